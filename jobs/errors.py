@@ -1,0 +1,29 @@
+"""Errors whose message is meant for the person at the keyboard: what was wrong, where, what to do."""
+
+
+class NightmillError(Exception):
+    """Something failed that the user can read about; the command ends with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(NightmillError):
+    """The command, an option or a setting was wrong; nothing was done. Exit code 2."""
+
+    exit_code = 2
+
+
+class ManifestError(UsageError):
+    """The manifest as a whole can't be read: missing, of an unknown format, or damaged."""
+
+
+class ServiceError(NightmillError):
+    """PostgreSQL, Redis or the object store can't be reached or refused."""
+
+
+class ObjectStoreError(ServiceError):
+    """The object store refused, or what it holds isn't what was sent."""
+
+
+class LeaseLostError(NightmillError):
+    """The job now belongs to somebody else: its lease ran out or it was cancelled; drop the work."""

@@ -1,0 +1,21 @@
+"""Errors of the models room; their text is meant for the person at the keyboard."""
+
+
+class ModelError(Exception):
+    """A model can't be found, read or run."""
+
+
+class UnknownModelError(ModelError):
+    """No card of the catalogue has this id or alias."""
+
+
+class CheckpointError(ModelError):
+    """The files of a checkpoint are missing, damaged or of a kind that is refused (pickles, remote code)."""
+
+
+class OutOfMemoryError(ModelError):
+    """The device has no memory left for a batch of this size."""
+
+
+class InterruptedRender(ModelError):  # noqa: N818 - not a failure: the caller asked to stop
+    """The caller asked to stop between two steps."""
