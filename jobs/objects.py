@@ -1,0 +1,80 @@
+"""Object stores by URI: a folder or S3 behind the same four verbs."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from jobs.errors import ObjectStoreError, UsageError
+from jobs.folder_store import FolderStore
+from jobs.object_types import MissingObjectError, ObjectStore, S3Options, StoredObject
+
+if TYPE_CHECKING:
+    from jobs.s3_store import S3Store
+
+__all__ = [
+    "MissingObjectError",
+    "ObjectStore",
+    "ObjectStoreError",
+    "S3Options",
+    "StoredObject",
+    "abort_stale_uploads",
+    "fetch_to_file",
+    "open_store",
+]
+
+
+def open_store(uri: str, s3: S3Options) -> ObjectStore:
+    """Return the store at a folder path, ``file:///path`` or ``s3://bucket/prefix``, contacting nothing yet.
+
+    Raises UsageError for any other scheme, and ObjectStoreError when the S3 options make no sense.
+    """
+    if uri.startswith("s3://"):
+        bucket, prefix = _bucket_and_path(uri)
+        return _s3_store(bucket, prefix.strip("/"), s3)
+    return FolderStore(_folder(uri))
+
+
+def fetch_to_file(uri: str, destination: Path, s3: S3Options) -> None:
+    """Stream an ``s3://bucket/key`` object into a local file, which appears whole or not at all.
+
+    Its folder must be there. Raises MissingObjectError when there is no such object, UsageError when the URI
+    names none, ObjectStoreError when S3 or the disk refuses.
+    """
+    bucket, key = _bucket_and_path(uri)
+    if not key:
+        raise UsageError(f"{uri} names a bucket and no object: write s3://bucket/path/to/file")
+    _s3_store(bucket, "", s3).download(key, destination)
+
+
+def abort_stale_uploads(store: ObjectStore, older_than: timedelta) -> int:
+    """Throw away uploads that were begun before that time and never finished; return how many."""
+    if isinstance(store, FolderStore):
+        return store.remove_temporaries(older_than)
+    from jobs.s3_store import S3Store  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
+
+    return store.abort_uploads(older_than) if isinstance(store, S3Store) else 0
+
+
+def _s3_store(bucket: str, prefix: str, options: S3Options) -> "S3Store":
+    from jobs.s3_store import S3Store, connect  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
+
+    return S3Store(connect(options), bucket, prefix)
+
+
+def _bucket_and_path(uri: str) -> tuple[str, str]:
+    bucket, _, path = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise UsageError(f"{uri!r} names no S3 bucket: write s3://bucket/path")
+    return bucket, path
+
+
+def _folder(uri: str) -> Path:
+    if uri.startswith("file:"):
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise UsageError(f"{uri!r} is no local folder: write file:///path or the path itself")
+        return Path(unquote(parts.path))
+    if "://" in uri or not uri:
+        raise UsageError(f"{uri!r} is no place for objects: use a folder, file:///path or s3://bucket/prefix")
+    return Path(uri).expanduser().absolute()

@@ -1,0 +1,70 @@
+"""A real S3 server over HTTP for tests: moto's, in a process of its own."""
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import boto3
+
+_SERVE = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "tests-secret",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server with one empty bucket."""
+
+    endpoint_url: str
+    bucket: str
+
+    @property
+    def uri(self) -> str:
+        """The bucket as nightmill's settings name it."""
+        return f"s3://{self.bucket}"
+
+
+@contextmanager
+def start_s3() -> Iterator[S3Server]:
+    """Run a server with a fresh bucket; while it runs, the environment holds credentials that it takes.
+
+    The server ends with the block, or with this process: it reads from our end of a pipe.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with patch.dict(os.environ, CREDENTIALS), process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        server = S3Server(
+            f"http://127.0.0.1:{process.stdout.readline().strip()}", f"t-{secrets.token_hex(4)}"
+        )
+        client = boto3.client("s3", endpoint_url=server.endpoint_url, region_name="us-east-1")
+        client.create_bucket(Bucket=server.bucket)
+        client.close()
+        try:
+            yield server
+        finally:
+            process.stdin.close()
+            process.wait(10)
