@@ -1,0 +1,20 @@
+"""Manifests: files of prompts, read as a stream of rows and rejects."""
+
+from jobs.manifest.columns import KNOWN_COLUMNS, SETTABLE_COLUMNS, parse_overrides, parse_renames
+from jobs.manifest.records import ManifestFile, ModelRules, Reject, Row, RowRules
+from jobs.manifest.rows import read_rows
+from jobs.manifest.source import open_source
+
+__all__ = [
+    "KNOWN_COLUMNS",
+    "SETTABLE_COLUMNS",
+    "ManifestFile",
+    "ModelRules",
+    "Reject",
+    "Row",
+    "RowRules",
+    "open_source",
+    "parse_overrides",
+    "parse_renames",
+    "read_rows",
+]

@@ -1,0 +1,153 @@
+"""The names that a manifest may use, and what is told to those who misspell one."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+
+from jobs.errors import ManifestError, UsageError
+from jobs.manifest.misspelt import suggest
+from jobs.manifest.values import NOT_STORABLE, printable, shown
+
+KNOWN_COLUMNS: tuple[str, ...] = (
+    "prompt",
+    "id",
+    "negative_prompt",
+    "model",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "sampler",
+    "seed",
+    "num_images",
+    "init_image",
+    "mask_image",
+    "strength",
+    "upscale",
+    "noise_level",
+    "tenant",
+)
+SETTABLE_COLUMNS: tuple[str, ...] = tuple(name for name in KNOWN_COLUMNS if name not in {"prompt", "id"})
+
+
+def parse_overrides(pairs: Sequence[str], known: Collection[str] = SETTABLE_COLUMNS) -> dict[str, str]:
+    """Read `--set column=value` arguments; UsageError for one that can't be set on every row."""
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        name, value = _split(pair, "--set", "column=value")
+        if name in KNOWN_COLUMNS and name not in known:
+            raise UsageError(
+                f"--set {pair}: {name} differs from row to row; it can't be set for all of them."
+            )
+        _check_name(name, known, f"--set {shown(pair)}")
+        if name in overrides:
+            raise UsageError(f"--set {pair}: {name} is set twice; keep one.")
+        overrides[name] = value
+    return overrides
+
+
+def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
+    """Read `--map column=Header` arguments: by known column, the header that the file has for it."""
+    renames: dict[str, str] = {}
+    for pair in pairs:
+        name, header = _split(pair, "--map", "column=Header")
+        _check_name(name, KNOWN_COLUMNS, f"--map {shown(pair)}")
+        if not header.strip():
+            raise UsageError(f"--map {pair}: name the header that holds {name}, as in --map {name}=Header.")
+        if name in renames:
+            raise UsageError(f"--map {pair}: {name} is mapped twice; keep one.")
+        if header in renames.values():
+            raise UsageError(f"--map {pair}: the header {shown(header)} is mapped twice; keep one.")
+        renames[name] = header
+    return renames
+
+
+def locate_columns(names: Sequence[str], renames: Mapping[str, str]) -> dict[str, str]:
+    """By known column, which of `names` holds it; ManifestError when two of them do."""
+    places = {column: _mapped(header, names) for column, header in renames.items()}
+    found = {column: name for column, name in places.items() if name is not None}
+    taken = set(found.values())
+    for name in names:
+        column = name.strip().lower()
+        if column not in KNOWN_COLUMNS or column in renames or name in taken:
+            continue
+        if column in found:
+            raise ManifestError(
+                f"columns {shown(found[column])} and {shown(name)} are both {column}; keep one"
+            )
+        found[column] = name
+    return found
+
+
+def find_misspelt(names: Sequence[str], located: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first of `names` that looks like a known column and isn't one, with that column."""
+    taken = set(located.values())
+    for name in names:
+        if name not in taken and name.strip().lower() not in KNOWN_COLUMNS:
+            meant = suggest(name, KNOWN_COLUMNS)
+            if meant is not None:
+                return name, meant
+    return None
+
+
+def check_header(names: Sequence[str], renames: Mapping[str, str], label: str) -> None:
+    """Raise ManifestError when no row under this header could be read: no prompt, or a name twice."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{label}: the header has {shown(twice[0])} twice; rename or remove one of them.")
+    if any(NOT_STORABLE.search(name) for name in names):
+        raise ManifestError(f"{label}: a column name holds a NUL character or invalid text; fix the header.")
+    try:
+        located = locate_columns(names, renames)
+    except ManifestError as error:
+        raise ManifestError(f"{label}: {error}.") from None
+    for column, header in renames.items():
+        if column not in located:
+            raise ManifestError(f"{label}: --map {column}={header}: no such column. {_seen(names, header)}")
+    misspelt = find_misspelt(names, located)
+    if "prompt" not in located and (misspelt is None or misspelt[1] != "prompt"):
+        raise ManifestError(
+            f"{label}: there is no 'prompt' column. {_seen(names, 'prompt')} "
+            "If one of them holds the prompts, say so with --map prompt=Column."
+        )
+
+
+def did_you_mean(text: str, choices: Collection[str]) -> str:
+    """` Did you mean 'x'?` when one of `choices` is near, else what there is to choose from."""
+    lowered = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}?"
+    return f"there are {', '.join(sorted(choices)[:30])}"
+
+
+def _split(pair: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"{option} {shown(pair)}: write it as {option} {form}.")
+    if NOT_STORABLE.search(value):
+        raise UsageError(f"{option} {shown(pair)}: holds a NUL character or isn't UTF-8.")
+    return name.strip().lower(), value
+
+
+def _check_name(name: str, known: Collection[str], where: str) -> None:
+    if name not in known:
+        meant = suggest(name, known)
+        hint = f"did you mean {meant!r}?" if meant else did_you_mean(name, known)
+        raise UsageError(f"{where}: {shown(name)} is not a column that can be named here; {hint}")
+
+
+def _mapped(header: str, names: Sequence[str]) -> str | None:
+    if header in names:
+        return header
+    same = [name for name in names if name.strip().lower() == header.strip().lower()]
+    return same[0] if same else None
+
+
+def _seen(names: Sequence[str], wanted: str) -> str:
+    listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
+    separator = len(names) == 1 and next((mark for mark in ";|" if mark in names[0]), None)
+    if separator:
+        return f"The header is {listed}; separate cells with commas (.csv) or tabs (.tsv), not {separator!r}."
+    near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1)
+    return f"The columns are: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,94 @@
+"""Tells a misspelt column from an ordinary one."""
+
+import re
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
+    {
+        "textprompt": "prompt",
+        "positiveprompt": "prompt",
+        "negprompt": "negative_prompt",
+        "uncondprompt": "negative_prompt",
+        "checkpoint": "model",
+        "ckpt": "model",
+        "sdmodelcheckpoint": "model",
+        "cfg": "guidance_scale",
+        "cfgscale": "guidance_scale",
+        "guidance": "guidance_scale",
+        "step": "steps",
+        "numsteps": "steps",
+        "nsteps": "steps",
+        "inferencesteps": "steps",
+        "numinferencesteps": "steps",
+        "samplingsteps": "steps",
+        "ddimsteps": "steps",
+        "scheduler": "sampler",
+        "samplername": "sampler",
+        "samplingmethod": "sampler",
+        "randomseed": "seed",
+        "noiseseed": "seed",
+        "rngseed": "seed",
+        "niter": "num_images",
+        "nsamples": "num_images",
+        "numsamples": "num_images",
+        "nimages": "num_images",
+        "imagecount": "num_images",
+        "batchsize": "num_images",
+        "batchcount": "num_images",
+        "numimagesperprompt": "num_images",
+        "initimg": "init_image",
+        "initimages": "init_image",
+        "maskimg": "mask_image",
+        "denoise": "strength",
+        "denoisingstrength": "strength",
+        "upscalefactor": "upscale",
+        "upscaleby": "upscale",
+        "upscaler": "upscale",
+    }
+)
+
+# One edit from a known column and yet a word of its own.
+ORDINARY = frozenset(
+    {"mode", "modal", "sample", "sampled", "speed", "seen", "with", "stops", "tenants", "steep"}
+)
+
+
+def suggest(header: str, known: Collection[str]) -> str | None:
+    """The known column that `header` looks like, or None for an ordinary column of the user's own.
+
+    Case, spaces, dashes, dots and underscores don't count. The first letter has to agree, and one edit
+    (insert, delete, replace, or swap neighbours) is allowed, two in names of 13 letters and more. Trailing
+    digits (`prompt_2`) make another column of it.
+    """
+    plain = _plain(header)
+    other = OTHER_TOOLS.get(plain)
+    if other in known:
+        return other
+    if plain in ORDINARY or len(plain) > 30:
+        return None
+    return next((name for name in known if _looks_like(plain, _plain(name))), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _looks_like(plain: str, known: str) -> bool:
+    if len(known) < 4 or plain[:1] != known[0] or plain.rstrip("0123456789") == known != plain:
+        return False
+    return _edits(plain, known) <= (2 if len(known) >= 13 else 1)
+
+
+def _edits(left: str, right: str) -> int:
+    """Optimal string alignment distance: Levenshtein's, with a swap of neighbours as one edit."""
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        before, last, row = row, before, [i]
+        for j, b in enumerate(right, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

@@ -1,0 +1,115 @@
+"""What goes into reading a manifest and what comes out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+Format = Literal["jsonl", "csv", "tsv", "parquet", "txt"]
+Compression = Literal["none", "gzip", "zstd"]
+
+SEED_SPACE = 2**64
+
+
+@dataclass(frozen=True)
+class ModelRules:
+    """What a row may ask of a model; sizes are pixels, `steps` … `sampler` the defaults of a silent row."""
+
+    id: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: frozenset[str]
+    size_multiple: int = 8
+    min_size: int = 64
+    max_size: int = 2048
+    modes: frozenset[str] = frozenset({"text2image"})
+    upscales: frozenset[int] = frozenset()
+    noise_level_max: int = 350
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How the rows of one batch are read.
+
+    `models` maps ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames` the
+    header of the file by known column (`--map`).
+    """
+
+    models: Mapping[str, ModelRules]
+    default_model: str
+    overrides: Mapping[str, str]
+    renames: Mapping[str, str]
+    batch_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A valid row, defaults filled in.
+
+    `ordinal` counts data rows from 0, rejected ones too; `line` is the physical line, from 1, on which the
+    row starts (the row's number in Parquet). `upscale` is 0 or 4; `meta` is JSON-able and storable as jsonb.
+    """
+
+    ordinal: int
+    line: int
+    id: str | None
+    prompt: str
+    negative_prompt: str
+    model: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seed: int | None
+    num_images: int
+    init_image: str | None
+    mask_image: str | None
+    strength: float | None
+    upscale: int
+    noise_level: int | None
+    tenant: str | None
+    meta: dict[str, Any]
+
+    def seeds(self, batch_seed: int) -> list[int]:
+        """One seed an image, each in [0, 2**64): `seed`, `seed + 1`, … modulo 2**64, or derived.
+
+        Derived seeds are the first 63 bits of SHA-256 over the ASCII text
+        `nightmill seed <batch_seed> <ordinal> <index>`, so they lie in [0, 2**63).
+        """
+        if self.seed is not None:
+            return [(self.seed + index) % SEED_SPACE for index in range(self.num_images)]
+        stem = f"nightmill seed {batch_seed} {self.ordinal} "
+        return [_derived(stem + str(index)) for index in range(self.num_images)]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that can't be a job; `excerpt` is at most 200 printable characters of it."""
+
+    ordinal: int
+    line: int
+    column: str | None
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's."""
+
+    label: str
+    stem: str
+    path: Path
+    format: Format
+    compression: Compression
+    sha256: str
+    bytes: int
+
+
+def _derived(text: str) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) >> 1
