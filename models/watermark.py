@@ -25,7 +25,7 @@ class MarkReading:
     """What was read where a payload was expected.
 
     `bits` is (n,) uint8 of 0 and 1; `bit_accuracy` the share of them that is as expected; `confidence` the
-    mean over the bits of how clearly each was read, 0 (its blocks contradict each other) to 1 (all in mid-band).
+    mean over the bits of how clearly each was read, from 0 (blocks contradict each other) to 1.
     """
 
     bits: Pixels

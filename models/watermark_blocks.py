@@ -1,4 +1,4 @@
-"""The watermark's arithmetic on all blocks at once; the blocks' axis is the last long one, for NumPy's speed."""
+"""The watermark's arithmetic on all blocks at once; their axis is the long one, for the speed of NumPy."""
 
 from typing import Any
 
