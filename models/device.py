@@ -1,0 +1,92 @@
+"""Where a model runs: the device, its number format and how many images it takes at once."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from models.catalogue import Precision
+from models.errors import ModelError, OutOfMemoryError
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class Device:
+    """`name` is torch's ("cpu", "cuda:0", "mps"), `label` a person's, `rows` the default images per batch."""
+
+    name: str
+    dtype: torch.dtype
+    label: str
+    rows: int
+
+
+def pick_device(name: str = "auto", index: int = 0, precision: Precision = "float32") -> Device:
+    """The device called `name`: "auto", "cpu", "cuda", "cuda:1", "mps"; `index` picks the GPU if none is.
+
+    `precision` is the card's; the CPU always takes float32. Raises ModelError if there is no such device.
+    """
+    if precision not in get_args(Precision):
+        raise ModelError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
+    kind, _, number = (_best_kind() if name == "auto" else name).partition(":")
+    if number and not number.isdecimal():
+        raise ModelError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:<number> and mps")
+    dtype: torch.dtype = getattr(torch, precision)
+    match kind:
+        case "cpu":
+            return Device("cpu", torch.float32, _cpu_label(), rows=4)
+        case "cuda":
+            return _cuda(int(number) if number else index, dtype)
+        case "mps" if torch.backends.mps.is_available():
+            return Device("mps", dtype, f"{platform.machine()} GPU", rows=8)
+        case "mps":
+            raise ModelError("no Apple GPU (mps) can be used here; choose the device cpu or auto")
+    raise ModelError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:<number> and mps")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the pixels: python, torch, diffusers, transformers; cuda if torch has it."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    found |= {name: version(name) for name in ("diffusers", "transformers")}
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+@contextmanager
+def memory_errors(device: Device) -> Iterator[None]:
+    """Turns what torch raises when memory runs out into OutOfMemoryError, and frees the device's cache."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            text in str(error) for text in _NO_MEMORY
+        ):
+            raise
+        if device.name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(f"no memory left on {device.label} ({device.name}): {error}") from error
+
+
+def _best_kind() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _cuda(index: int, dtype: torch.dtype) -> Device:
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise ModelError(f"no GPU cuda:{index} here: torch sees {count}; choose another one, cpu or auto")
+    return Device(f"cuda:{index}", dtype, torch.cuda.get_device_name(index), rows=8)
+
+
+def _cpu_label() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} threads"

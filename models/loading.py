@@ -1,0 +1,62 @@
+"""Loading a diffusers pipeline from a vetted checkpoint, and checking that it is what its card says."""
+
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+
+from models.checkpoint import Checkpoint
+from models.device import Device, memory_errors
+from models.errors import CheckpointError
+from models.quiet import quiet
+from models.vae_attention import chunk_attention
+
+PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
+
+_UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
+
+
+def load_pipeline(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:
+    """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
+
+    Raises CheckpointError when the files can't be loaded or disagree with the card, OutOfMemoryError.
+    """
+    with memory_errors(device):
+        try:
+            pipeline = _from_files(checkpoint, device, class_name)
+        except _UNLOADABLE as error:
+            raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
+        _check(pipeline, checkpoint)
+        if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
+            pipeline.vae.to(dtype=torch.float32)
+        pipeline.to(device.name)
+    chunk_attention(pipeline.vae)
+    return pipeline
+
+
+def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:
+    left_out: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+    if class_name == "StableDiffusionPipeline":
+        left_out |= {"requires_safety_checker": False, "image_encoder": None}
+    with quiet():
+        import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
+
+        return getattr(diffusers, class_name).from_pretrained(
+            checkpoint.path, dtype=device.dtype, local_files_only=True, use_safetensors=True, **left_out
+        )
+
+
+def _check(pipeline: Any, checkpoint: Checkpoint) -> None:
+    """A wrong prediction type or VAE factor would give noise or wrong sizes without any error."""
+    card = checkpoint.card
+    factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    if factor != card.vae_factor:
+        raise CheckpointError(
+            f"{checkpoint.path}: its VAE scales by {factor}, its card says {card.vae_factor}"
+        )
+    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if prediction != card.prediction_type:
+        raise CheckpointError(
+            f"{checkpoint.path / 'scheduler'}: its prediction type is {prediction!r},"
+            f" its card says {card.prediction_type!r}; one of them is wrong"
+        )

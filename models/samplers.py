@@ -1,0 +1,68 @@
+"""The samplers by their canonical names, and how each is made from a checkpoint's own configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.quiet import old_numpy_habits
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    viewer_name: str
+    scheduler_class: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SAMPLERS: dict[str, _Sampler] = {
+    "ddim": _Sampler(
+        "DDIM", "DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    ),
+    "pndm": _Sampler(
+        "PLMS", "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
+    ),
+    "dpmpp_2m": _Sampler(
+        "DPM++ 2M",
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+    ),
+    "dpmpp_2m_karras": _Sampler(
+        "DPM++ 2M Karras",
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "euler": _Sampler("Euler", "EulerDiscreteScheduler", {"use_karras_sigmas": False}),
+    "euler_a": _Sampler("Euler a", "EulerAncestralDiscreteScheduler"),
+    "unipc": _Sampler("UniPC", "UniPCMultistepScheduler", {"use_karras_sigmas": False}),
+    "heun": _Sampler("Heun", "HeunDiscreteScheduler", {"use_karras_sigmas": False, "clip_sample": False}),
+}
+
+SAMPLERS: tuple[str, ...] = tuple(_SAMPLERS)
+
+
+def viewer_name(name: str) -> str:
+    """The name that image viewers know the sampler `name` by, as they read it from a PNG: "Euler a"."""
+    return _sampler(name).viewer_name
+
+
+def make_scheduler(name: str, base_config: Mapping[str, Any], steps: int | None = None) -> Any:
+    """A fresh diffusers scheduler for the sampler `name`, with the noise schedule of `base_config`.
+
+    `base_config` is the checkpoint's own scheduler configuration. With `steps`, the timesteps are set, on the
+    CPU, where reading one never waits for a device. Raises ValueError for an unknown name.
+    """
+    import diffusers  # noqa: PLC0415 - names of samplers are needed where diffusers is not
+
+    sampler = _sampler(name)
+    scheduler_class = getattr(diffusers, sampler.scheduler_class)
+    with old_numpy_habits():
+        scheduler = scheduler_class.from_config(dict(base_config), **sampler.overrides)
+        if steps is not None:
+            scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def _sampler(name: str) -> _Sampler:
+    if name not in _SAMPLERS:
+        raise ValueError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}")
+    return _SAMPLERS[name]
