@@ -1,0 +1,157 @@
+"""The safety stage: Stable Diffusion's checker on copies of finished pictures, with every score kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch.nn.functional import normalize
+
+from models.checkpoint import Checkpoint
+from models.device import Device, memory_errors
+from models.errors import CheckpointError, ModelError
+from models.quiet import quiet
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+_EMBEDDINGS = ("special_care_embeds", "concept_embeds")
+_ADJUSTMENT = np.float32(0.01)
+_BLUR_CELLS = 24
+
+
+class SafetyUnknownError(ModelError):
+    """The safety checker gave no usable answer for a picture, which therefore must not leave."""
+
+
+@dataclass(frozen=True)
+class SafetyScores:
+    """What the checker says of one picture: `flagged` if any of the 17 `concepts` is above 0.
+
+    A score is a cosine less its threshold, rounded to 3 places; one of the 3 `special_care` above 0 adds 0.01
+    to all that follow it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
+    """
+
+    flagged: bool
+    concepts: tuple[float, ...]
+    special_care: tuple[float, ...]
+
+
+class SafetyChecker:
+    """A checker on its device. It knows sexual content only, and sees the middle square of a picture."""
+
+    def __init__(self, model: Any, processor: Any, device: Device) -> None:
+        """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
+
+        Where the device computes in half precision, the picture goes through float16, in which CLIP was
+        trained, since bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
+        """
+        known = [getattr(model, name).detach().float().to(device.name) for name in _EMBEDDINGS]
+        self._known = [normalize(embeddings) for embeddings in known]
+        self._thresholds = [getattr(model, f"{name}_weights").detach().numpy() for name in _EMBEDDINGS]
+        self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
+        self._model = model.to(device.name, self._dtype).eval()
+        self._processor = processor
+        self._device = device
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: Device) -> "SafetyChecker":
+        """Load it from local safetensors onto the device; raises CheckpointError, OutOfMemoryError."""
+        with memory_errors(device):
+            try:
+                model, processor = _from_files(checkpoint)
+            except _UNLOADABLE as error:
+                raise CheckpointError(
+                    f"{checkpoint.path}: can't be loaded as a safety checker: {error}"
+                ) from error
+            return cls(model, processor, device)
+
+    def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
+        """Score (H, W, 3) uint8 RGB pictures of any sizes in one batch, leaving them as they are.
+
+        Raises SafetyUnknownError if the checker computes nothing usable for one of them, OutOfMemoryError.
+        """
+        if not images:
+            return []
+        values = self._processor(
+            images=list(images), return_tensors="pt", input_data_format="channels_last"
+        ).pixel_values
+        with torch.inference_mode(), memory_errors(self._device):
+            pooled = self._model.vision_model(values.to(self._device.name, self._dtype)).pooler_output
+            return self.judge(self._model.visual_projection(pooled))
+
+    @torch.inference_mode()
+    def judge(self, embeddings: torch.Tensor) -> list[SafetyScores]:
+        """Score (N, D) image embeddings; raises SafetyUnknownError where one isn't finite or is zero."""
+        directions = normalize(embeddings.float())
+        cosines = [torch.mm(directions, known.t()) for known in self._known]
+        columns = [*cosines, directions.norm(dim=1, keepdim=True)]
+        special, concepts, length = np.split(torch.cat(columns, dim=1).cpu().numpy(), [3, 20], axis=1)
+        unusable = np.flatnonzero(~(np.isfinite(concepts).all(axis=1) & (length[:, 0] > 0.5)))
+        if len(unusable):
+            raise SafetyUnknownError(
+                f"the safety checker computed nothing usable for picture {unusable[0] + 1} of {len(length)}, "
+                "which must not leave; render it again, or on a device that computes in float32"
+            )
+        return _scores(special - self._thresholds[0], concepts - self._thresholds[1])
+
+
+def blacken(pixels: Pixels) -> Pixels:
+    """Return a black picture of the same size."""
+    return np.zeros_like(pixels)
+
+
+def blur(pixels: Pixels) -> Pixels:
+    """Return a copy with only broad patches of colour left, about a tenth of the shorter side wide."""
+    height, width = pixels.shape[:2]
+    scale = _BLUR_CELLS / min(height, width)
+    cells = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(pixels, cells, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(small, (0, 0), _BLUR_CELLS / 10)
+    blurred: Pixels = cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
+    return blurred
+
+
+def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    with quiet():
+        from diffusers.pipelines.stable_diffusion.safety_checker import (  # noqa: PLC0415 - chatters on import
+            StableDiffusionSafetyChecker,
+        )
+        from transformers import CLIPImageProcessorPil  # noqa: PLC0415
+
+        model, report = StableDiffusionSafetyChecker.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        processor = CLIPImageProcessorPil.from_pretrained(checkpoint.path, local_files_only=True)
+    missing = sorted({*report["missing_keys"], *report["mismatched_keys"]})
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: lacks {len(missing)} weights, among them {missing[0]}")
+    for name in _EMBEDDINGS:
+        if not all(torch.isfinite(getattr(model, name + end)).all() for end in ("", "_weights")):
+            raise CheckpointError(f"{checkpoint.path}: its {name} hold values that are not finite")
+    return model, processor
+
+
+def _scores(special: Floats, concepts: Floats) -> list[SafetyScores]:
+    """Turn (N, 3) and (N, 17) cosines less their thresholds into scores."""
+    above = np.round(special, 3) > 0
+    earlier = np.cumsum(above, axis=1) - above > 0
+    special = np.round(special + earlier * _ADJUSTMENT, 3)
+    concepts = np.round(concepts + above.any(axis=1, keepdims=True) * _ADJUSTMENT, 3)
+    return [
+        SafetyScores(bool((row > 0).any()), _decimals(row), _decimals(care))
+        for row, care in zip(concepts, special, strict=True)
+    ]
+
+
+def _decimals(row: Floats) -> tuple[float, ...]:
+    return tuple(round(value, 3) + 0.0 for value in row.tolist())
