@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models.catalogue import Card
 from models.errors import CheckpointError
 from models.quiet import quiet
@@ -31,7 +33,7 @@ def build(card: Card, folder: Path) -> None:
         raise CheckpointError(
             f"no random checkpoint is known for {card.id!r}; there are {', '.join(_BUILDERS)}"
         )
-    with quiet():
+    with quiet(), torch.random.fork_rng(devices=[]):
         _BUILDERS[card.id](card, folder)
 
 
@@ -80,7 +82,6 @@ def _build_upscaler(card: Card, folder: Path) -> None:
 
 
 def _build_safety_checker(_card: Card, folder: Path) -> None:
-    import torch  # noqa: PLC0415
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: PLC0415
     from transformers import CLIPConfig, CLIPImageProcessorPil  # noqa: PLC0415
 
@@ -169,13 +170,12 @@ def _vae(levels: int, scaling_factor: float, sample_size: int, seed: int) -> Any
         sample_size=sample_size,
     )
     fill(vae, seed)
-    balance(vae.decoder.conv_out.weight, gain=0.5)
+    _balance(vae.decoder.conv_out.weight, gain=0.5)
     return vae
 
 
-def balance(weight: Any, gain: float) -> None:
+def _balance(weight: Any, gain: float) -> None:
     """Makes each kernel of `weight` (out, in, h, w) sum to zero and scales it: constant input gives zero."""
-    import torch  # noqa: PLC0415
 
     with torch.no_grad():
         weight.sub_(weight.mean(dim=(1, 2, 3), keepdim=True)).mul_(gain)

@@ -1,6 +1,8 @@
 """A CLIP tokenizer of the real kind and format: bytes as letters, and merges for common words of prompts."""
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,21 @@ def build_tokenizer(folder: Path) -> Any:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """For each word its letters from left to right, once as the start of longer words and once ending it."""
-    pairs: dict[tuple[str, str], None] = {}
-    for word in _WORDS.split():
-        for last in ("", _WORD_END):
-            letters = [*word[:-1], word[-1] + last]
-            for end in range(1, len(letters)):
-                pairs["".join(letters[:end]), letters[end]] = None
-    return list(pairs)
+    """Byte-pair encoding (Sennrich et al. 2016) learnt from the words, until each of them is one token."""
+    words = [[*word[:-1], word[-1] + _WORD_END] for word in _WORDS.split()]
+    merges = []
+    while pairs := Counter(pair for word in words for pair in pairwise(word)):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in word:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged

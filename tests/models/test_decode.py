@@ -1,0 +1,35 @@
+"""Decoding in slices and attention in chunks change nothing."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from models import decode
+from models.text2image import Text2Image
+from models.vae_attention import ChunkedAttention
+
+
+def _latents(rows: int) -> torch.Tensor:
+    return torch.randn(rows, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_slices_of_a_batch_are_alike(tiny: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, latents = tiny._pipeline.vae, _latents(6)
+    with torch.inference_mode():
+        whole = [picture.pixels for picture in decode.decode(vae, latents)]
+        monkeypatch.setattr(decode, "_PIXELS_AT_ONCE", 4 * 64 * 64)
+        forth = [picture.pixels for picture in decode.decode(vae, latents)]
+        back = [picture.pixels for picture in decode.decode(vae, latents.flip(0))][::-1]
+    assert np.array_equal(forth, back)
+    assert np.abs(np.stack(whole).astype(int) - np.stack(forth)).max() <= 1
+
+
+@pytest.mark.parametrize("scores", [2**28, 1000, 1])
+def test_chunked_attention_is_exact(tiny: Text2Image, scores: int) -> None:
+    [attention] = tiny._pipeline.vae.decoder.mid_block.attentions
+    hidden = torch.randn(2, 16, 6, 5, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        chunked = ChunkedAttention(scores)(attention, hidden)
+        whole = AttnProcessor2_0()(attention, hidden)
+    assert torch.allclose(chunked, whole, atol=1e-5)
