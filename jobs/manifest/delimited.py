@@ -26,8 +26,11 @@ class _Record:
         """Add a physical line (without LF); True when the record is complete."""
         body = line.removesuffix("\r")
         at = 0 if self._open is None else self._close(line, body)
-        while 0 <= at <= len(body):
+        last = body.rfind('"')
+        while 0 <= at <= last:
             at = self._quoted(line, body, at) if body.startswith('"', at) else self._bare(body, at)
+        if last < at <= len(body):
+            self.cells.extend(body[at:].split(self._delimiter))
         return self._open is None
 
     def _bare(self, body: str, at: int) -> int:

@@ -12,7 +12,7 @@ from jobs.manifest.columns import check_header
 from jobs.manifest.delimited import BadQuotesError, read_quoted
 from jobs.manifest.records import ManifestFile
 from jobs.manifest.streams import MAX_LINE, Lines, read_chunks
-from jobs.manifest.values import NOT_STORABLE
+from jobs.manifest.values import SURROGATE
 
 _TOO_LONG = f"line is over {MAX_LINE:,} bytes; shorten it"
 _NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
@@ -108,7 +108,7 @@ def read_delimited(lines: Lines, delimiter: str, label: str, renames: Mapping[st
             reason = f"has {len(cells)} cells, the header has {width}; quote cells that hold the separator"
             yield Broken(line, reason, _loose(raw))
         else:
-            yield Record(line, dict(zip(header, cells, strict=True)), raw, b"\0" in raw or b'"' in raw)
+            yield Record(line, dict(zip(header, cells, strict=True)), raw, "\0" in "".join(cells))
 
 
 def _read_header(lines: Lines, delimiter: str, label: str) -> Sequence[str]:
@@ -134,7 +134,7 @@ def _read_cells(lines: Lines, raw: bytes, delimiter: str, width: int | None) -> 
         cells = read_quoted(lines, raw, delimiter, width)
     except BadQuotesError as error:
         return Broken(line, str(error), _loose(raw))
-    if any(bad[0] >= "\ud800" for bad in map(NOT_STORABLE.search, cells) if bad):
+    if SURROGATE.search("".join(cells)):
         return Broken(line, _NOT_UTF8, _loose(raw))
     return cells
 

@@ -21,7 +21,7 @@ from jobs.manifest.values import (
 )
 
 _MAX_PLANS = 1000
-_MAX_OPTIONS = 10_000
+_MAX_OPTIONS = 2_000
 
 Values = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from jobs.manifest.records import Compression
 
 MAX_LINE = 2**20
 CHUNK = 2**18
-# One KiB of zstd is at most 32 MiB of data (run-length blocks of 4 bytes for 128 KiB).
-ZSTD_CHUNK = 2**10
+# A zstd block of 4 bytes can stand for 128 KiB, so this much input is at most 8 MiB of output.
+ZSTD_CHUNK = 2**8
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 

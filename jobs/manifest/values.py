@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.errors import NightmillError
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DEPTH = 64
 EXACT_FLOAT = 2**53
