@@ -1,0 +1,68 @@
+"""`nightmill`: the command line."""
+
+import os
+import sys
+
+import typer
+
+from console.commands import batches, doctor, models, outputs, plan, processes, run
+from console.show import err
+from jobs.errors import NightmillError
+from models.errors import ModelError, UnknownModelError
+
+app = typer.Typer(
+    name="nightmill",
+    help="Prompt manifests in, finished image datasets out, overnight.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for command in (
+    run.run,
+    plan.plan,
+    batches.submit,
+    batches.status,
+    batches.rejects,
+    batches.pause,
+    batches.resume,
+    batches.cancel,
+    batches.retry,
+    outputs.export,
+    outputs.feed,
+    processes.worker,
+    processes.scheduler,
+    processes.up,
+    processes.down,
+    processes.migrate,
+    doctor.doctor,
+):
+    app.command()(command)
+app.add_typer(models.models, name="models")
+
+
+def main() -> None:
+    """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    try:
+        app()
+    except NightmillError as error:
+        _fail(str(error), error.exit_code)
+    except UnknownModelError as error:
+        _fail(str(error), 2)
+    except ModelError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print("[bold red]error:[/bold red]", end=" ")
+    err.print(message, markup=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

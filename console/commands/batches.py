@@ -1,0 +1,175 @@
+"""Commands on batches: submit, status, rejects, pause, resume, cancel, retry."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from console.commands.run import take_in
+from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict
+from console.progress import summary
+from console.session import Session, session
+from console.show import duration, err, note, print_facts, print_json, print_table
+from jobs import batches
+from jobs.batches import BatchStatus
+from jobs.errors import UsageError
+from jobs.states import RETRYABLE, ErrorKind, JobState
+
+Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
+
+
+def submit(
+    manifest: Manifest,
+    out: Out = None,
+    model: Model = None,
+    name: Name = None,
+    set_: Set = None,
+    map_: Map = None,
+    strict: Strict = False,
+    input_format: Format = None,
+    as_json: Json = False,
+) -> None:
+    """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
+    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    with session() as open_session:
+        ingested = take_in(open_session, ask)
+        status = batches.status(open_session.engine, ingested.name)
+    if as_json:
+        print_json(status.report() | {"is_new": ingested.is_new})
+    else:
+        note(f"`nightmill status {ingested.name}` tells where it stands")
+    if not ingested.jobs:
+        raise typer.Exit(1)
+
+
+def status(
+    batch: Annotated[str | None, typer.Argument(help="name or number; none: all batches")] = None,
+    watch: Annotated[bool, typer.Option(help="keep looking until it has ended")] = False,
+    as_json: Json = False,
+) -> None:
+    """Where batches stand."""
+    with session() as open_session:
+        if watch:
+            _watch(open_session, batch)
+        if batch is None:
+            _show_all(batches.statuses(open_session.engine), as_json)
+        else:
+            _show_one(open_session, batches.status(open_session.engine, batch), as_json)
+
+
+def rejects(batch: Batch, as_json: Json = False) -> None:
+    """The rows of the manifest that could not be used, and why."""
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        rows = batches.rejects(open_session.engine, found.id)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("line", "column", "reason", "row"),
+        [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in rows],
+    )
+    note(f"{len(rows):,} of {found.rows:,} rows of {found.manifest} rejected")
+
+
+def pause(batch: Batch, as_json: Json = False) -> None:
+    """Stop claiming jobs of a batch; workers finish the device batch that they are at."""
+    _change(batch, as_json, lambda s, found: batches.pause(s.engine, found.id))
+
+
+def resume(batch: Batch, as_json: Json = False) -> None:
+    """Go on with a paused batch."""
+    _change(batch, as_json, lambda s, found: batches.resume(s.engine, found.id))
+
+
+def cancel(batch: Batch, as_json: Json = False) -> None:
+    """End all jobs of a batch that aren't finished; finished images stay."""
+    _change(batch, as_json, lambda s, found: batches.cancel(s.engine, found.id))
+
+
+def retry(
+    batch: Batch,
+    only: Annotated[str | None, typer.Option(help="failed, blocked or cancelled; default: all three")] = None,
+    error: Annotated[
+        str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Queue jobs again that ended without an image."""
+    states = RETRYABLE if only is None else (_one_of("--only", only, RETRYABLE),)
+    kind = error and _one_of("--error", error, tuple(ErrorKind))
+    queued: list[int] = []
+    _change(batch, as_json, lambda s, found: queued.append(batches.retry(s.engine, found.id, states, kind)))
+    note(f"{queued[0]:,} jobs queued again")
+
+
+def _one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
+    return allowed[allowed.index(value)]
+
+
+def _change(batch: str, as_json: bool, change: Any) -> None:
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        change(open_session, found)
+        after = batches.status(open_session.engine, batch)
+    if as_json:
+        print_json(after.report())
+    else:
+        note(f"{after.name} is {after.state}: {summary(after)}")
+
+
+def _show_all(found: list[BatchStatus], as_json: bool) -> None:
+    if as_json:
+        print_json([status.report() for status in found])
+        return
+    columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA")
+    print_table(columns, [_row(status) for status in found])
+
+
+def _row(status: BatchStatus) -> tuple[object, ...]:
+    counts = (f"{status.counts[state]:,}" for state in JobState)
+    speed = f"{status.images_per_s:.2f}" if status.remaining else ""
+    left = duration(status.eta_s) if status.remaining else ""
+    return status.id, status.name, status.state, *counts, f"{status.rejected:,}", speed, left
+
+
+def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
+    troubles = batches.failures(open_session.engine, status.id)
+    if as_json:
+        print_json(status.report() | {"failures": troubles})
+        return
+    print_facts(
+        {
+            "batch": f"{status.name} (number {status.id})",
+            "state": status.state,
+            "jobs": summary(status),
+            "rows": f"{status.rows:,}, {status.rejected:,} rejected",
+            "manifest": status.manifest,
+            "output": f"{status.output}/{status.name}",
+        }
+    )
+    if troubles:
+        columns = ("job", "row", "state", "error", "text", "prompt")
+        rows = [
+            (t["job"], t["ordinal"], t["state"], t["error_kind"], t["error_text"], t["prompt"][:60])
+            for t in troubles
+        ]
+        print_table(columns, rows)
+
+
+def _watch(open_session: Session, batch: str | None) -> None:
+    with Live(console=err, refresh_per_second=4, transient=True) as live:
+        while True:
+            found = (
+                [batches.status(open_session.engine, batch)]
+                if batch
+                else batches.statuses(open_session.engine)
+            )
+            live.update(Text("\n".join(f"{s.name}: {s.state}, {summary(s)}" for s in found)))
+            if not any(s.remaining for s in found):
+                return
+            time.sleep(1)

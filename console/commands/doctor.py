@@ -1,0 +1,97 @@
+"""`nightmill doctor`: looks at everything that a run needs and says what is amiss."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from sqlalchemy import text
+
+import migrations
+from console.orders import Json
+from console.session import s3_options
+from console.show import print_json, print_table, size
+from jobs.database import check_reachable, connect, run
+from jobs.embedded import services
+from jobs.errors import NightmillError
+from jobs.objects import open_store
+from jobs.settings import Settings, load_settings, without_password
+from models.catalogue import Catalogue
+from models.errors import ModelError
+
+PROBE = "nightmill-doctor-probe"
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check Python, device, services, tables, output and models; exit 1 if something is amiss."""
+    settings = load_settings()
+    with services(settings) as configured:
+        checks = [
+            _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
+            _check("device", lambda: _device(settings)),
+            _check("PostgreSQL", lambda: _postgres(configured)),
+            _check("Redis", lambda: _redis(configured)),
+            _check("output", lambda: _output(configured)),
+            _check("models", lambda: _models(settings)),
+            _check("disk", lambda: f"{size(shutil.disk_usage(settings.data_dir).free)} free"),
+        ]
+    if as_json:
+        print_json(checks)
+    else:
+        print_table(
+            ("", "check", "finding"), [("ok" if c["ok"] else "!!", c["check"], c["finding"]) for c in checks]
+        )
+    if not all(check["ok"] for check in checks):
+        raise typer.Exit(1)
+
+
+def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "finding": look()}
+    except (NightmillError, ModelError, OSError) as error:
+        return {"check": name, "ok": False, "finding": str(error)}
+
+
+def _device(settings: Settings) -> str:
+    from models.device import pick_device  # noqa: PLC0415 - torch takes a second to import
+
+    return pick_device(settings.device).label
+
+
+def _versions() -> str:
+    from models.device import versions  # noqa: PLC0415
+
+    return ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
+
+
+def _postgres(settings: Settings) -> str:
+    engine = connect(settings.database)
+    check_reachable(engine)
+    version = run(engine, text("SHOW server_version"), {})[0].server_version
+    state = (
+        "tables up to date"
+        if migrations.is_current(engine)
+        else "tables missing or old: run `nightmill migrate`"
+    )
+    engine.dispose()
+    return f"{version} at {without_password(settings.database)}, {state}"
+
+
+def _redis(settings: Settings) -> str:
+    from scheduler.hints import redis_version  # noqa: PLC0415
+
+    return f"{redis_version(settings)} at {without_password(settings.broker)}"
+
+
+def _output(settings: Settings) -> str:
+    store = open_store(settings.output, s3_options(settings))
+    store.put(PROBE, b"nightmill", content_type="text/plain")
+    store.delete(PROBE)
+    return f"{store.uri} can be written"
+
+
+def _models(settings: Settings) -> str:
+    catalogue = Catalogue.load(settings.models_path)
+    catalogue.get(settings.default_model)
+    return f"{len(catalogue.cards())} cards, default {settings.default_model}, in {settings.models_path}"

@@ -1,0 +1,75 @@
+"""`nightmill plan`: what a submit would do, touching nothing."""
+
+from typing import Any
+
+import typer
+
+from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
+from console.progress import counting
+from console.show import duration, print_facts, print_json, print_table, size
+from jobs.settings import Settings, load_settings
+from models.catalogue import Catalogue
+from scheduler.plan import make_plan
+from scheduler.plan import report as plan_report
+
+
+def plan(
+    manifest: Manifest,
+    out: Out = None,
+    model: Model = None,
+    name: Name = None,
+    set_: Set = None,
+    map_: Map = None,
+    strict: Strict = False,
+    input_format: Format = None,
+    as_json: Json = False,
+) -> None:
+    """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
+    settings = load_settings()
+    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    with order_of(ask, settings) as (order, rules), counting("reading") as tell:
+        made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
+        seconds = made.gflop / _gflops(settings) if made.jobs else None
+        report = plan_report(made, order, seconds)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+    if not made.jobs or (strict and made.rejected):
+        raise typer.Exit(1)
+
+
+def _gflops(settings: Settings) -> float:
+    from models.device import pick_device  # noqa: PLC0415 - torch takes a second to import
+    from models.speed import usable_gflops  # noqa: PLC0415
+
+    return usable_gflops(pick_device(settings.device))
+
+
+def _show(report: dict[str, Any]) -> None:
+    print_facts(
+        {
+            "manifest": f"{report['manifest']} ({report['format']})",
+            "rows": f"{report['rows']:,}, {report['rejected']:,} rejected",
+            "jobs": f"{report['jobs']:,}",
+            "truncated": _truncated(report),
+            "time": f"about {duration(report['estimated_seconds'])} on this machine, by the models' arithmetic",
+            "size": f"about {size(report['estimated_bytes'])}",
+        }
+    )
+    columns = ("model", "size", "upscale", "jobs")
+    lanes = report["lanes"]
+    rows = [(i["model"], f"{i['width']}x{i['height']}", i["upscale"] or "", f"{i['jobs']:,}") for i in lanes]
+    print_table(columns, rows)
+    if report["rejects"]:
+        columns = ("line", "column", "reason", "row")
+        print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
+
+
+def _truncated(report: dict[str, Any]) -> str:
+    text = f"{report['truncated_prompts']:,} prompts are longer than their model reads"
+    if report["truncated_lines"]:
+        text += f", lines {', '.join(map(str, report['truncated_lines']))}"
+    if report["tokens_unknown"]:
+        text += f"; not counted for {', '.join(report['tokens_unknown'])}, whose files are not here"
+    return text

@@ -1,0 +1,98 @@
+"""Commands on processes and services: worker, scheduler, up, down, migrate."""
+
+import os
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+import migrations
+from console import background
+from console.orders import Json
+from console.session import session
+from console.show import note, print_json
+from console.supervise import crew
+from jobs.database import check_reachable, connect
+from jobs.embedded import services, stop_services
+from jobs.errors import NightmillError
+from jobs.process import stop_on_signals
+from jobs.settings import Settings, load_settings
+
+Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
+
+
+def worker(device: Device = None) -> None:
+    """Run a worker in the foreground: one child process per device, until told to stop."""
+    with session():
+        pass  # the tables are there before the worker looks
+    _become("worker", {"NIGHTMILL_DEVICE": device} if device else {})
+
+
+def scheduler() -> None:
+    """Run a scheduler in the foreground: hints to workers, rescue of lost jobs, until told to stop."""
+    with session():
+        pass
+    _become("scheduler", {})
+
+
+def up(
+    workers: Annotated[int, typer.Option(min=0, help="worker processes")] = 1,
+    foreground: Annotated[bool, typer.Option("--foreground", help="stay until Ctrl-C")] = False,
+) -> None:
+    """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
+    settings = load_settings()
+    if foreground:
+        _serve(settings, workers)
+    elif running := background.running(settings):
+        note(f"already up, as process {running}")
+    else:
+        background.start(settings, ["up", "--foreground", "--workers", str(workers)])
+        note(
+            f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; `nightmill down` stops them"
+        )
+
+
+def down() -> None:
+    """Stop what `up` started."""
+    settings = load_settings()
+    was_up = background.stop(settings)
+    users = stop_services(settings)
+    if users:
+        raise NightmillError(f"the private services are still used by processes {', '.join(map(str, users))}")
+    note("stopped" if was_up else "nothing was up")
+
+
+def migrate(
+    to: Annotated[str, typer.Option(help="revision, `head` or `base`")] = "head",
+    down_: Annotated[
+        bool, typer.Option("--down", help="go back to the revision; drops what came after it")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the tables to this version's form."""
+    with services(load_settings()) as configured:
+        engine = connect(configured.database)
+        check_reachable(engine)
+        before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
+        engine.dispose()
+    if as_json:
+        print_json({"before": before, "after": after})
+    else:
+        note(f"migrated from {before or 'an empty database'} to {after or 'an empty database'}")
+
+
+def _serve(settings: Settings, workers: int) -> None:
+    stopping = stop_on_signals()
+    with session(settings) as open_session, crew(open_session.settings, workers) as members:
+        background.announce(settings)
+        note(f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; Ctrl-C stops them")
+        while not stopping.is_set():
+            members.keep_alive()
+            time.sleep(0.5)
+    background.withdraw(settings)
+
+
+def _become(module: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.execv(sys.executable, [sys.executable, "-m", module])

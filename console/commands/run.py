@@ -1,0 +1,155 @@
+"""`nightmill run`: the main job, from a manifest to a finished image set."""
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import text
+
+from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
+from console.progress import counting, watching
+from console.results import effort, write_contact_sheet
+from console.session import Session, session
+from console.show import duration, note, print_facts, print_json, size
+from console.supervise import Crew, crew
+from jobs import batches
+from jobs.batches import BatchStatus
+from jobs.database import run as query
+from jobs.errors import UsageError
+from jobs.states import BatchState
+from scheduler.export import export
+from scheduler.ingest import Ingested, ingest
+
+POLL_S = 0.25
+
+
+def run(
+    manifest: Manifest,
+    out: Out = None,
+    model: Model = None,
+    name: Name = None,
+    set_: Set = None,
+    map_: Map = None,
+    strict: Strict = False,
+    input_format: Format = None,
+    workers: Annotated[int, typer.Option(min=0, help="worker processes to start; 0: others do the work")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Render a manifest: ingest, render, export, contact sheet. The same again goes on where it stopped."""
+    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    started = time.monotonic()
+    with session() as open_session:
+        ingested = take_in(open_session, ask)
+        report = _render(open_session, ingested, workers)
+    report["seconds"] = round(time.monotonic() - started, 1)
+    _tell(report, as_json)
+    if report["counts"]["failed"] or not report["counts"]["done"]:
+        raise typer.Exit(1)
+
+
+def take_in(open_session: Session, ask: Ask) -> Ingested:
+    """Ingest the manifest, with a counter for those who watch, and say what came of it."""
+    with order_of(ask, open_session.settings) as (order, rules), counting("ingesting") as tell:
+        ingested = ingest(open_session.engine, order, rules, tell)
+    if ingested.is_new:
+        note(
+            f"batch {ingested.name}: {ingested.rows:,} rows gave {ingested.jobs:,} jobs, {ingested.rejected:,} rejected"
+        )
+    else:
+        note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
+    return ingested
+
+
+def _render(open_session: Session, ingested: Ingested, workers: int) -> dict[str, Any]:
+    status = batches.status(open_session.engine, ingested.name)
+    _refuse_stopped(status)
+    figures: dict[str, Any] = {"rendered": 0}
+    if status.remaining:
+        figures = _work(open_session, status, workers)
+        status = batches.status(open_session.engine, ingested.name)
+    else:
+        note(
+            f"nothing to render: all {sum(status.counts.values()):,} jobs of {status.name} have ended already"
+        )
+    return status.report() | figures | _results(open_session, status)
+
+
+def _refuse_stopped(status: BatchStatus) -> None:
+    if status.state == BatchState.PAUSED:
+        raise UsageError(f"batch {status.name} is paused: `nightmill resume {status.name}` first")
+    if status.state == BatchState.CANCELLED:
+        raise UsageError(
+            f"batch {status.name} was cancelled: `nightmill retry {status.name}` brings its jobs back"
+        )
+
+
+def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str, Any]:
+    since: datetime = query(open_session.engine, text("SELECT now() AS now"), {})[0].now
+    with crew(open_session.settings, workers) as members:
+        _wait(open_session, status, members)
+        memory = members.peaks()
+    made = effort(open_session.engine, status.id, since)
+    seconds = max(made["seconds"], 1e-3)
+    return {
+        "rendered": int(made["images"]),
+        "rendering_s": round(seconds, 1),
+        "rendered_per_s": round(made["images"] / seconds, 3),
+        "model_share": round(made["model_s"] / seconds, 3),
+        "peak_memory": memory,
+    }
+
+
+def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
+    with watching(sum(status.counts.values())) as watch:
+        while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
+            time.sleep(POLL_S)
+            members.keep_alive()
+            status = batches.status(open_session.engine, status.name)
+            watch.show(status)
+
+
+def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
+    store = open_session.store(status.output)
+    with counting("exporting") as tell:
+        count = iter(range(1, 10**12))
+        export(
+            open_session.engine,
+            status,
+            "parquet",
+            store,
+            f"{status.name}/export/",
+            lambda _: tell(next(count)),
+        )
+    return {
+        "images": store.locate(f"{status.name}/images"),
+        "export": store.locate(f"{status.name}/export"),
+        "contact_sheet": write_contact_sheet(open_session.engine, store, status),
+    }
+
+
+def _tell(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    counts = ", ".join(f"{count:,} {state}" for state, count in report["counts"].items() if count)
+    facts = {"batch": report["name"], "jobs": counts or "none", "rejected rows": f"{report['rejected']:,}"}
+    if report["rendered"]:
+        memory = report["peak_memory"]
+        facts["rendered"] = (
+            f"{report['rendered']:,} images in {duration(report['rendering_s'])}, {report['rendered_per_s']:.2f}/s, "
+            f"{report['model_share']:.0%} of the time in models"
+        )
+        facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
+    facts |= {
+        name.replace("_", " "): report[name] for name in ("images", "export", "contact_sheet") if report[name]
+    }
+    print_facts(facts)
+    _hint(report)
+
+
+def _hint(report: dict[str, Any]) -> None:
+    if report["rejected"]:
+        note(f"`nightmill rejects {report['name']}` tells why rows were rejected")
+    if report["counts"]["failed"] or report["counts"]["blocked"]:
+        note(f"`nightmill status {report['name']}` tells why jobs failed or were blocked")

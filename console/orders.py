@@ -1,0 +1,79 @@
+"""From what was typed after a command to the order that the scheduler takes in."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.session import s3_options
+from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrides, parse_renames
+from jobs.objects import fetch_to_file
+from jobs.policy import Policy, parse_policy
+from jobs.settings import Settings
+from models.catalogue import Catalogue
+from scheduler.ingest import Order, checked_name
+from scheduler.rules import Reading, row_rules
+
+Manifest = Annotated[
+    str, typer.Argument(help="path, - or s3://…; .jsonl .csv .tsv .parquet .txt, also .gz .zst")
+]
+Out = Annotated[str | None, typer.Option(help="folder or s3://bucket/prefix for the batch")]
+Model = Annotated[str | None, typer.Option(help="model of all rows")]
+Name = Annotated[str | None, typer.Option(help="name of the batch; default: of the manifest")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a column of all rows, or a policy")
+]
+Map = Annotated[list[str] | None, typer.Option("--map", metavar="COLUMN=HEADER", help="prompt=Caption")]
+Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing is ingested")]
+Format = Annotated[
+    str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The options that `plan`, `submit` and `run` share, as typed."""
+
+    manifest: str
+    out: str | None = None
+    model: str | None = None
+    name: str | None = None
+    set: Sequence[str] = ()
+    map: Sequence[str] = ()
+    strict: bool = False
+    input_format: str | None = None
+
+
+@contextmanager
+def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
+    """The order and the rules for its rows; the manifest's file is there inside the block. UsageError if amiss."""
+    policy, columns = _split(ask)
+    reading = Reading(columns, parse_renames(ask.map), ask.strict)
+    name = ask.name and checked_name(ask.name)
+    catalogue = Catalogue.load(settings.models_path)
+    rules = row_rules(catalogue, settings.default_model, reading, policy.batch_seed)
+    options = s3_options(settings)
+    with open_source(
+        ask.manifest, format=ask.input_format, fetch=lambda uri, path: fetch_to_file(uri, path, options)
+    ) as manifest:
+        output = _output(ask.out) if ask.out else settings.output
+        yield Order(manifest, reading, policy, output, settings.default_model, name), rules
+
+
+def _split(ask: Ask) -> tuple[Policy, dict[str, str]]:
+    """What `--set` says of the batch, and what of its rows."""
+    given = [*ask.set, *([f"model={ask.model}"] if ask.model else [])]
+    of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
+    of_rows = [pair for pair in given if pair not in of_batch]
+    policy = parse_policy(
+        {key.strip(): value for key, _, value in (pair.partition("=") for pair in of_batch)}
+    )
+    return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *Policy.model_fields))
+
+
+def _output(out: str) -> str:
+    return out if "://" in out else str(Path(out).expanduser().absolute())

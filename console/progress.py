@@ -1,0 +1,70 @@
+"""What a long command shows while it works: a bar for people, a line now and then for logs."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from console.show import duration, err, note
+from jobs.batches import BatchStatus
+
+LINE_EVERY_S = 15
+
+
+@contextmanager
+def counting(verb: str) -> Iterator[Callable[[int], None]]:
+    """A counter of rows with rows/s; call it with the number so far. Silent where nobody watches."""
+    started = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(verb)
+
+        def tell(rows: int) -> None:
+            rate = rows / max(time.monotonic() - started, 1e-3)
+            progress.update(task, description=f"{verb} {rows:,} rows, {rate:,.0f}/s")
+
+        yield tell
+
+
+class Watch:
+    """Follows one batch: `show` is told its status again and again."""
+
+    def __init__(self, progress: Progress | None, jobs: int) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=max(jobs, 1)) if progress else None
+        self.next_line = time.monotonic() + LINE_EVERY_S
+
+    def show(self, status: BatchStatus) -> None:
+        """Move the bar, or where there is none, print a line now and then."""
+        if self.progress and self.task is not None:
+            done = sum(status.counts.values()) - status.remaining
+            self.progress.update(self.task, completed=done, description=summary(status))
+        elif time.monotonic() >= self.next_line:
+            self.next_line += LINE_EVERY_S
+            note(f"{status.name}: {summary(status)}")
+
+
+@contextmanager
+def watching(jobs: int) -> Iterator[Watch]:
+    """A bar over `jobs` on a terminal; elsewhere lines."""
+    if not err.is_terminal:
+        yield Watch(None, jobs)
+        return
+    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield Watch(progress, jobs)
+
+
+def summary(status: BatchStatus) -> str:
+    """One line: counts, speed, time left."""
+    counts = status.counts
+    parts = [f"{counts['done']:,} done"]
+    parts += [f"{counts[state]:,} {state}" for state in ("blocked", "failed", "cancelled") if counts[state]]
+    if status.remaining:
+        parts += [
+            f"{status.remaining:,} to go",
+            f"{status.images_per_s:.2f} images/s",
+            f"ETA {duration(status.eta_s)}",
+        ]
+    return ", ".join(parts)

@@ -1,0 +1,47 @@
+"""What a finished batch leaves beside its images: an export, a contact sheet, figures."""
+
+from sqlalchemy import Engine, text
+
+from console.contact_sheet import Tile, contact_sheet, evenly
+from jobs.batches import BatchStatus
+from jobs.database import run
+from jobs.job import BatchId
+from jobs.objects import ObjectStore
+
+TILES = 48
+
+_TILES = text("""
+    SELECT key, prompt FROM (
+        SELECT key, prompt, row_number() OVER (ORDER BY ordinal, index) - 1 AS position
+        FROM images WHERE batch_id = :batch) AS numbered
+    WHERE position = ANY (CAST(:positions AS bigint[])) ORDER BY position
+""")
+
+_EFFORT = text("""
+    SELECT count(*) AS images, coalesce(sum(
+        coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)
+        + coalesce((timings ->> 'safety')::float, 0)), 0) AS model_s,
+        coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds
+    FROM images WHERE batch_id = :batch AND created_at > :since
+""")
+
+
+def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) -> str | None:
+    """Put `<batch>/contact-sheet.png` beside the images and say where it is; None if there is no image."""
+    positions = evenly(batch.counts["done"], TILES)
+    tiles = [
+        Tile(row.key, row.prompt) for row in run(engine, _TILES, {"batch": batch.id, "positions": positions})
+    ]
+    if not tiles:
+        return None
+    shown = "" if len(tiles) == batch.counts["done"] else f", {len(tiles)} of them shown"
+    key = f"{batch.name}/contact-sheet.png"
+    title = f"{batch.name}: {batch.counts['done']:,} images{shown}"
+    store.put(key, contact_sheet(store, tiles, title), content_type="image/png")
+    return store.locate(key)
+
+
+def effort(engine: Engine, batch: BatchId, since: object) -> dict[str, float]:
+    """Images made since a moment, the seconds until the last of them, and those spent in models."""
+    row = run(engine, _EFFORT, {"batch": batch, "since": since})[0]
+    return {"images": row.images, "seconds": float(row.seconds), "model_s": float(row.model_s)}

@@ -1,0 +1,56 @@
+"""What every command that looks at the job table needs: settings, running services, tables up to date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+import migrations
+from jobs.database import check_reachable, connect
+from jobs.embedded import services
+from jobs.errors import ServiceError
+from jobs.objects import ObjectStore, S3Options, open_store
+from jobs.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Session:
+    """Configured settings (all URLs set) and a database with the right tables."""
+
+    settings: Settings
+    engine: Engine
+
+    def store(self, uri: str) -> ObjectStore:
+        """The object store at a folder or s3:// URI."""
+        return open_store(uri, s3_options(self.settings))
+
+
+def s3_options(settings: Settings) -> S3Options:
+    """How to reach S3."""
+    return S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+
+
+@contextmanager
+def session(settings: Settings | None = None) -> Iterator[Session]:
+    """A session for one command. A private database is migrated on the way, one of the user's own is only checked."""
+    settings = settings or load_settings()
+    is_private = settings.database_url is None
+    with services(settings) as configured:
+        engine = connect(configured.database)
+        try:
+            check_reachable(engine)
+            _check_tables(engine, is_private)
+            yield Session(configured, engine)
+        finally:
+            engine.dispose()
+
+
+def _check_tables(engine: Engine, is_private: bool) -> None:
+    if migrations.is_current(engine):
+        return
+    if not is_private:
+        raise ServiceError(
+            "the database lacks nightmill's tables or a newer form of them: run `nightmill migrate`"
+        )
+    migrations.upgrade(engine)

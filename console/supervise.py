@@ -1,0 +1,139 @@
+"""Starts the worker and the scheduler as processes of their own, keeps them alive, stops them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from jobs.errors import ServiceError
+from jobs.settings import Settings
+
+STOP_S = 30
+QUICK_DEATH_S = 5
+QUICK_DEATHS = 4
+
+
+@dataclass
+class Child:
+    """A process that is started again when it dies; `peak_bytes` is the most that it and its children held."""
+
+    role: str
+    log: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    quick_deaths: int = 0
+    peak_bytes: int = 0
+    peak_child_bytes: int = 0
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C reaches only us; it stops when we are gone."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+
+    def keep_alive(self) -> None:
+        """Start it again if it died; ServiceError with the end of its log if it keeps dying at once."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self._measure()
+            return
+        self.quick_deaths = self.quick_deaths + 1 if time.monotonic() - self.started < QUICK_DEATH_S else 0
+        if self.quick_deaths >= QUICK_DEATHS:
+            raise ServiceError(
+                f"the {self.role} process keeps dying; the end of {self.log}:\n{tail(self.log)}"
+            )
+        self.start()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, until: float) -> None:
+        """Wait for its end; kill it and its children when the time is over."""
+        assert self.process is not None
+        try:
+            self.process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def _measure(self) -> None:
+        assert self.process is not None
+        try:
+            parent = psutil.Process(self.process.pid)
+            self.peak_bytes = max(self.peak_bytes, parent.memory_info().rss)
+            for child in parent.children(recursive=True):
+                self.peak_child_bytes = max(self.peak_child_bytes, child.memory_info().rss)
+        except psutil.Error:
+            return
+
+
+@dataclass
+class Crew:
+    """The processes of one `run` or `up`."""
+
+    children: list[Child] = field(default_factory=list)
+
+    def keep_alive(self) -> None:
+        """Start again who died."""
+        for child in self.children:
+            child.keep_alive()
+
+    def peaks(self) -> dict[str, int]:
+        """The most memory (resident bytes) seen of the worker's parent and of a child."""
+        workers = [child for child in self.children if child.role == "worker"]
+        return {
+            "parent": max((child.peak_bytes for child in workers), default=0),
+            "child": max((child.peak_child_bytes for child in workers), default=0),
+        }
+
+
+@contextmanager
+def crew(settings: Settings, workers: int) -> Iterator[Crew]:
+    """A scheduler and `workers` workers on configured settings, stopped at the end of the block within 30 s."""
+    environment = settings.environment()
+    roles = ["scheduler"] + ["worker"] * workers
+    logs = settings.logs_path
+    names = ["scheduler"] + [f"worker-{number}" for number in range(1, workers + 1)]
+    members = [
+        Child(role, logs / f"{name}.log", environment) for role, name in zip(roles, names, strict=True)
+    ]
+    started: list[Child] = []
+    try:
+        for member in members:
+            member.start()
+            started.append(member)
+        yield Crew(members)
+    finally:
+        _stop(started)
+
+
+def _stop(children: list[Child]) -> None:
+    for child in children:
+        child.ask_to_stop()
+    until = time.monotonic() + STOP_S
+    for child in children:
+        child.wait(until)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

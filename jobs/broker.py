@@ -1,0 +1,43 @@
+"""How Celery is set up on both sides, as plain data: this room knows no Celery.
+
+A message is a hint that a lane has work. It carries no job, so losing, doubling or delaying one changes nothing:
+it is acknowledged early, expects no result, and Redis keeps nothing that the job table doesn't know better.
+"""
+
+from typing import Any
+
+from jobs.settings import Settings
+
+SHIFT_TASK = "nightmill.shift"
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for the sender and the worker."""
+    return {
+        "broker_url": settings.broker,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "socket_timeout": 5,
+            "socket_connect_timeout": 5,
+            "visibility_timeout": 3600,
+        },
+        "result_backend": None,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_accept_content": ["json"],
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_default_queue": settings.queue,
+        "task_create_missing_queues": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": False,
+        "worker_pool": "prefork",
+        "worker_pool_start_method": "spawn",
+        "worker_proc_alive_timeout": 120,
+        "worker_hijack_root_logger": False,
+        "imports": ("worker.tasks",),
+    }

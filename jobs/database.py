@@ -1,0 +1,64 @@
+"""Connections to the job table."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, Executable, Row, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from jobs.errors import ServiceError, UsageError
+from jobs.settings import without_password
+
+
+def connect(url: str, *, pool_size: int = 4) -> Engine:
+    """An engine on `postgresql://…`; connections are checked before use and time out in 10 s."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            "NIGHTMILL_DATABASE_URL is not a URL; write postgresql://user:password@host/database"
+        ) from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise UsageError(
+            f"NIGHTMILL_DATABASE_URL must be postgresql://…, not {parsed.get_backend_name()}://…"
+        )
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "nightmill"},
+    )
+
+
+def check_reachable(engine: Engine) -> None:
+    """Open one connection; ServiceError in plain words where PostgreSQL can't be reached."""
+    try:
+        engine.connect().close()
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        shown = without_password(engine.url.render_as_string())
+        raise ServiceError(f"can't reach PostgreSQL at {shown}: {reason}") from None
+
+
+def run(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+    """One statement in a transaction of its own, tried again for some seconds while the server restarts.
+
+    A statement whose commit was cut off may have happened: those that change a job name its lease, so that a second
+    time finds nothing.
+    """
+    for pause in (0.1, 0.3, 1.0, 3.0):
+        try:
+            return _once(engine, statement, values)
+        except DBAPIError as error:
+            if not (error.connection_invalidated or isinstance(error, OperationalError)):
+                raise
+            time.sleep(pause)
+    return _once(engine, statement, values)
+
+
+def _once(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+    with engine.begin() as connection:
+        return connection.execute(statement, values).all()

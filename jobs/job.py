@@ -1,0 +1,102 @@
+"""What a worker gets when it claims, and what it must bring to finish."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NewType
+from uuid import UUID
+
+from jobs.states import ErrorKind
+
+JobId = NewType("JobId", int)
+BatchId = NewType("BatchId", int)
+LaneId = NewType("LaneId", int)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job: one image to make. `lease` must be named by every later write."""
+
+    id: JobId
+    batch_id: BatchId
+    lane_id: LaneId
+    ordinal: int
+    index: int
+    attempt: int
+    lease: UUID
+    prompt: str
+    negative_prompt: str
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seed: int
+    noise_level: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Jobs of one batch that share model, size and chain, with the policy of their batch."""
+
+    id: LaneId
+    batch_id: BatchId
+    batch: str
+    output: str
+    model: str
+    width: int
+    height: int
+    upscale: int
+    safety: str
+    watermark: str
+    format: str
+    quality: int
+    parameters: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt gave no image."""
+
+    id: JobId
+    lease: UUID
+    kind: ErrorKind
+    text: str
+
+    def record(self) -> dict[str, Any]:
+        """As the fail and block statements take it."""
+        return {
+            "id": self.id,
+            "lease": str(self.lease),
+            "error_kind": self.kind,
+            "error_text": self.text[:2000].replace("\0", ""),
+            "is_retried": self.kind.is_retried,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What is written about a finished image beside what its job already says."""
+
+    id: JobId
+    lease: UUID
+    key: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    prompt_tokens: int
+    prompt_truncated: bool
+    model_revision: str
+    model_digest: str
+    upscaler_digest: str | None
+    safety_verdict: str
+    safety_reason: str | None
+    safety_scores: dict[str, Any] | None
+    watermark: str | None
+    watermark_bit_accuracy: float | None
+    device: str
+    batch_rows: int
+    versions: dict[str, str]
+    timings: dict[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """As the complete statement takes it."""
+        return asdict(self) | {"lease": str(self.lease)}

@@ -1,0 +1,34 @@
+"""How our long-running processes begin and end."""
+
+import logging
+import os
+import signal
+import threading
+import time
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; the process is expected to end soon after."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def stop_with_parent(parent: int | None) -> None:
+    """Send ourselves SIGTERM when process `parent`, which started us, is gone; None: live on."""
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent-watch").start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def start_logging(level: str) -> None:
+    """Plain lines to stderr with time and process."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s", force=True
+    )

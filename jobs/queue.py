@@ -1,0 +1,258 @@
+"""Every change of a job's state, each one guarded statement with a name.
+
+Time is the database's. A job that runs belongs to its lease: writes name id and lease, and where that finds
+nothing, somebody else owns the job by now and LeaseLostError says so. Each statement also writes to `tallies` by how
+much it moved the counts of its lane, so that nobody ever has to count jobs.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Engine, Row, text
+
+from jobs.database import run
+from jobs.errors import LeaseLostError
+from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+
+# `moved` holds (batch_id, lane_id, was, state) of each job that a statement moved.
+_COUNTED = """
+    counted AS (
+        INSERT INTO tallies (batch_id, lane_id, state, delta)
+        SELECT batch_id, lane_id, was, -count(*) FROM moved GROUP BY 1, 2, 3
+        UNION ALL
+        SELECT batch_id, lane_id, state, count(*) FROM moved GROUP BY 1, 2, 3
+    )"""
+
+# `moved` holds also what the attempt was, and its outcome where it gave no image.
+_REMEMBERED = """
+    remembered AS (
+        INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
+        SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM moved
+    )"""
+
+_CLAIM = text(f"""
+    WITH picked AS (
+        SELECT id FROM jobs
+        WHERE lane_id = :lane AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
+          AND (error_kind IS NOT DISTINCT FROM 'crash') = :crashed
+        ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), is_open AS (
+        SELECT 1 FROM lanes JOIN batches ON batches.id = batch_id
+        WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
+    ), moved AS (
+        UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
+            started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
+        FROM picked WHERE jobs.id = picked.id AND EXISTS (SELECT FROM is_open)
+        RETURNING jobs.*, 'queued' AS was
+    ), {_COUNTED}
+    SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
+        sampler, seed, noise_level
+    FROM moved ORDER BY id
+""")
+
+_EXTEND = text("""
+    UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_s)
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS held (id, lease)
+    WHERE jobs.id = held.id AND jobs.lease = held.lease RETURNING jobs.id
+""")
+
+_RELEASE = text(f"""
+    WITH moved AS (
+        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL
+        FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS held (id, lease)
+        WHERE jobs.id = held.id AND jobs.lease = held.lease
+        RETURNING jobs.*, 'running' AS was
+    ), {_COUNTED}
+    SELECT id FROM moved
+""")
+
+_COMPLETE = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, key text, format text, width int, height int, bytes bigint, sha256 text,
+            prompt_tokens int, prompt_truncated boolean, model_revision text, model_digest text,
+            upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
+            watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb)
+    ), moved AS (
+        UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
+            error_kind = NULL, error_text = NULL
+        FROM given WHERE jobs.id = given.id AND jobs.lease = given.lease
+        RETURNING jobs.*, 'running' AS was
+    ), {_COUNTED}, stored AS (
+        INSERT INTO images (job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
+            prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
+            generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
+            upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
+            watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta)
+        SELECT j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
+            j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
+            g.model_digest, l.width, l.height, j.steps, j.guidance_scale, j.sampler, j.seed, l.upscale,
+            j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
+            nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
+            g.versions, g.timings, j.worker, j.attempt, j.meta
+        FROM moved j JOIN given g USING (id) JOIN lanes l ON l.id = j.lane_id
+        ORDER BY j.id
+    )
+    SELECT id FROM moved
+""")
+
+_FAIL = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text, is_retried boolean)
+    ), held AS (
+        SELECT given.*, is_retried AND attempt < max_attempts AS is_again
+        FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id FOR UPDATE OF jobs
+    ), moved AS (
+        UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
+            not_before = now() + make_interval(secs => :delay_s * 2 ^ (attempt - 1) * (0.75 + random() / 2)),
+            finished_at = CASE WHEN NOT is_again THEN now() END,
+            lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_BLOCK = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text)
+    ), moved AS (
+        UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
+            error_kind = given.error_kind, error_text = given.error_text
+        FROM given WHERE jobs.id = given.id AND jobs.lease = given.lease
+        RETURNING jobs.*, 'running' AS was, 'blocked' AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_RESCUE = text(f"""
+    WITH expired AS (
+        SELECT jobs.id, attempt < max_attempts AS is_again
+        FROM jobs JOIN batches ON batches.id = jobs.batch_id
+        WHERE state = 'running' AND lease_until < now()
+        ORDER BY lease_until LIMIT :limit FOR UPDATE OF jobs SKIP LOCKED
+    ), moved AS (
+        UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
+            finished_at = CASE WHEN NOT is_again THEN now() END, lease = NULL, lease_until = NULL,
+            error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
+        FROM expired WHERE jobs.id = expired.id
+        RETURNING jobs.*, 'running' AS was, 'expired' AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_CANCEL = text(f"""
+    WITH picked AS (
+        SELECT id, state AS was FROM jobs
+        WHERE lane_id = :lane AND state IN ('queued', 'running')
+        ORDER BY id LIMIT :limit FOR UPDATE
+    ), moved AS (
+        UPDATE jobs SET state = 'cancelled', finished_at = now(), lease = NULL, lease_until = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
+    ), {_COUNTED}
+    SELECT id FROM moved
+""")
+
+_RETRY = text(f"""
+    WITH picked AS (
+        SELECT id, state AS was FROM jobs
+        WHERE batch_id = :batch AND state = ANY (CAST(:states AS text[]))
+          AND state IN ('failed', 'blocked', 'cancelled')
+          AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
+        ORDER BY id LIMIT :limit FOR UPDATE
+    ), moved AS (
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = NULL, finished_at = NULL,
+            error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
+    ), {_COUNTED}
+    SELECT id FROM moved
+""")
+
+_LANE = text("""
+    SELECT lanes.id, batch_id, name AS batch, output, model, width, height, upscale, safety, watermark, format, quality,
+        parameters
+    FROM lanes JOIN batches ON batches.id = batch_id
+    WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
+""")
+
+
+def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
+    """The lane and its batch's policy; None if it is gone, paused or cancelled."""
+    rows = run(engine, _LANE, {"lane": lane})
+    return Lane(**rows[0]._mapping) if rows else None
+
+
+def claim(engine: Engine, lane: LaneId, *, limit: int, worker: str, lease_s: float) -> list[Job]:
+    """Take up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
+
+    Jobs whose last attempt took its worker down come one at a time, when no others are left, so that a job that kills
+    workers takes no others with it.
+    """
+    values = {"lane": lane, "worker": worker, "lease_s": lease_s, "lease": uuid4()}
+    rows = run(engine, _CLAIM, values | {"limit": limit, "crashed": False})
+    rows = rows or run(engine, _CLAIM, values | {"limit": 1, "crashed": True})
+    return [Job(**{**row._mapping, "seed": int(row.seed)}) for row in rows]
+
+
+def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -> set[JobId]:
+    """Renew leases; returns the jobs that are still held, the others are lost."""
+    return _ids(run(engine, _EXTEND, _pairs(held) | {"lease_s": lease_s}))
+
+
+def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
+    """Give unfinished jobs back: running → queued, the attempt isn't charged. Lost ones are passed over."""
+    return _ids(run(engine, _RELEASE, _pairs(held)))
+
+
+def complete(engine: Engine, images: Sequence[Image]) -> None:
+    """Store the image rows: running → done. What is still held is stored even when LeaseLostError names others."""
+    records = json.dumps([image.record() for image in images])
+    _require(run(engine, _COMPLETE, {"records": records}), images)
+
+
+def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None:
+    """Record failed attempts: running → queued after a growing delay, or → failed. Raises as `complete` does."""
+    records = json.dumps([failure.record() for failure in failures])
+    _require(run(engine, _FAIL, {"records": records, "delay_s": delay_s}), failures)
+
+
+def block(engine: Engine, failures: Sequence[Failure]) -> None:
+    """Withhold jobs for safety: running → blocked. Raises LeaseLostError as `complete`."""
+    records = json.dumps([failure.record() for failure in failures])
+    _require(run(engine, _BLOCK, {"records": records}), failures)
+
+
+def rescue(engine: Engine, *, limit: int = 1000) -> int:
+    """Take jobs whose lease ran out from their workers: running → queued, or → failed when attempts are used up."""
+    return len(run(engine, _RESCUE, {"limit": limit}))
+
+
+def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:
+    """Cancel up to `limit` unfinished jobs of a lane: queued | running → cancelled. Returns how many."""
+    return len(run(engine, _CANCEL, {"lane": lane, "limit": limit}))
+
+
+def retry(
+    engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None, *, limit: int = 10_000
+) -> int:
+    """Queue up to `limit` finished jobs without an image again: failed | blocked | cancelled → queued."""
+    values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
+    return len(run(engine, _RETRY, values))
+
+
+def _pairs(held: Iterable[tuple[JobId, UUID]]) -> dict[str, object]:
+    pairs = list(held)
+    return {"ids": [job for job, _ in pairs], "leases": [lease for _, lease in pairs]}
+
+
+def _ids(rows: Sequence[Row[Any]]) -> set[JobId]:
+    return {row.id for row in rows}
+
+
+def _require(rows: Sequence[Row[Any]], wanted: Sequence[Image] | Sequence[Failure]) -> None:
+    if lost := sorted({item.id for item in wanted} - _ids(rows)):
+        raise LeaseLostError(f"jobs {', '.join(map(str, lost))} were given to another worker or cancelled")

@@ -1,0 +1,267 @@
+"""The tables. `jobs` is the only truth about a job; its changes are the statements of `jobs.queue`.
+
+`jobs` has no foreign keys: they are checked row by row and would cost a bulk ingest a good part of its speed.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import UserDefinedType
+
+from jobs.states import FINISHED, ImageFormat, JobState, Outcome, SafetyAction, WatermarkPolicy
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "xid8"
+
+
+def one_of(column: str, values: object) -> str:
+    """The CHECK expression that a column holds one of an enum's values."""
+    listed = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]
+    return f"{column} IN ({listed})"
+
+
+def key() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=False), primary_key=True)
+
+
+def moment(name: str, *, nullable: bool = True, default: str | None = None) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default and text(default))
+
+
+batches = Table(
+    "batches",
+    metadata,
+    key(),
+    Column("name", Text, nullable=False, unique=True),
+    Column(
+        "digest",
+        Text,
+        nullable=False,
+        unique=True,
+        comment="of manifest and settings: same again, same batch",
+    ),
+    Column("manifest", Text, nullable=False),
+    Column("manifest_sha256", Text, nullable=False),
+    Column("settings", JSONB, nullable=False, comment="as given: columns set, headers mapped"),
+    Column("output", Text, nullable=False, comment="folder or s3://bucket/prefix"),
+    Column("seed", BigInteger, nullable=False),
+    Column("safety", Text, nullable=False),
+    Column("watermark", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("quality", SmallInteger, nullable=False),
+    Column("parameters", Boolean, nullable=False, comment="write the generation parameters into the file"),
+    Column("max_attempts", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False, comment="higher first"),
+    Column("rows", BigInteger, nullable=False, server_default=text("0")),
+    Column("rejected", BigInteger, nullable=False, server_default=text("0")),
+    Column("jobs", BigInteger, nullable=False, server_default=text("0")),
+    moment("created_at", nullable=False, default="now()"),
+    moment("paused_at"),
+    moment("cancelled_at"),
+    CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
+    CheckConstraint(one_of("safety", SafetyAction), "safety"),
+    CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
+    CheckConstraint(one_of("format", ImageFormat), "format"),
+    CheckConstraint("quality BETWEEN 1 AND 100", "quality"),
+    CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("upscale", SmallInteger, nullable=False, comment="0 or 4"),
+    moment("hinted_at"),
+    UniqueConstraint("batch_id", "model", "width", "height", "upscale"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column(
+        "delta", BigInteger, nullable=False, comment="counts are sums of these; rows are folded now and then"
+    ),
+    Index("tallies_lane_id_idx", "batch_id", "lane_id", "state"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, nullable=False),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("ordinal", BigInteger, nullable=False, comment="0-based data row of the manifest"),
+    Column("index", Integer, nullable=False, comment="which of the row's images"),
+    Column("row_id", Text, comment="the manifest's own id"),
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text, nullable=False),
+    Column("steps", SmallInteger, nullable=False),
+    Column("guidance_scale", Float, nullable=False),
+    Column("sampler", Text, nullable=False),
+    Column("seed", Numeric(20, 0), nullable=False),
+    Column("noise_level", SmallInteger),
+    Column("tenant", Text),
+    Column("meta", JSONB, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    Column("lease", Uuid),
+    moment("lease_until"),
+    moment("not_before"),
+    Column("worker", Text),
+    moment("started_at"),
+    moment("finished_at"),
+    Column("error_kind", Text),
+    Column("error_text", Text),
+    CheckConstraint(one_of("state", JobState), "state"),
+    CheckConstraint("(state = 'running') = (lease IS NOT NULL)", "lease"),
+    CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
+    CheckConstraint(f"({one_of('state', FINISHED)}) = (finished_at IS NOT NULL)", "finished_at"),
+    CheckConstraint("state NOT IN ('failed', 'blocked') OR error_kind IS NOT NULL", "error_kind"),
+    CheckConstraint("attempt >= 0 AND (state NOT IN ('running', 'done') OR attempt > 0)", "attempt"),
+    CheckConstraint("seed >= 0 AND seed < 18446744073709551616", "seed"),
+    UniqueConstraint("batch_id", "ordinal", "index"),
+    Index("jobs_claim_idx", "lane_id", "id", postgresql_where=text("state = 'queued'")),
+    Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
+    Index(
+        "jobs_retry_idx",
+        "batch_id",
+        "id",
+        postgresql_where=text("state IN ('failed', 'blocked', 'cancelled')"),
+    ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    key(),
+    Column("job_id", BigInteger, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("worker", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_kind", Text),
+    Column("error_text", Text),
+    moment("started_at"),
+    moment("ended_at", nullable=False, default="now()"),
+    CheckConstraint(one_of("outcome", Outcome), "outcome"),
+    Index("attempts_job_id_idx", "job_id"),
+)
+
+images = Table(
+    "images",
+    metadata,
+    key(),
+    Column(
+        "xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()"), comment="orders the feed"
+    ),
+    Column("job_id", BigInteger, nullable=False, unique=True),
+    Column("batch_id", BigInteger, ForeignKey("batches.id"), nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("row_id", Text),
+    Column("key", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("prompt_truncated", Boolean, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_revision", Text, nullable=False),
+    Column("model_digest", Text, nullable=False),
+    Column("generated_width", Integer, nullable=False, comment="before upscaling"),
+    Column("generated_height", Integer, nullable=False),
+    Column("steps", SmallInteger, nullable=False),
+    Column("guidance_scale", Float, nullable=False),
+    Column("sampler", Text, nullable=False),
+    Column("seed", Numeric(20, 0), nullable=False),
+    Column("upscale", SmallInteger, nullable=False),
+    Column("noise_level", SmallInteger),
+    Column("upscaler_digest", Text),
+    Column("tenant", Text),
+    Column("safety_verdict", Text, nullable=False, comment="safe, flagged, blackened or blurred"),
+    Column("safety_reason", Text),
+    Column("safety_scores", JSONB, comment="score of every concept, so that a new policy needs no GPU"),
+    Column("watermark", Text, comment="payload; null: none embedded"),
+    Column("watermark_bit_accuracy", Float, comment="read back from the encoded file, 0 to 1"),
+    Column("device", Text, nullable=False),
+    Column("batch_rows", SmallInteger, nullable=False, comment="shape of the device batch"),
+    Column("versions", JSONB, nullable=False),
+    Column("timings", JSONB, nullable=False, comment="seconds a stage, the image's share"),
+    Column("worker", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("meta", JSONB, nullable=False),
+    moment("created_at", nullable=False, default="now()"),
+    CheckConstraint("length(sha256) = 64", "sha256"),
+    CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
+    CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
+    UniqueConstraint("batch_id", "ordinal", "index"),
+    Index("images_feed_idx", "xid", "id"),
+    Index("images_rate_idx", "batch_id", "created_at"),
+)
+
+rejects = Table(
+    "rejects",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("column", Text),
+    Column("reason", Text, nullable=False),
+    Column("excerpt", Text, nullable=False),
+    Index("rejects_batch_id_idx", "batch_id", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("device", Text, nullable=False),
+    moment("started_at", nullable=False, default="now()"),
+    moment("seen_at", nullable=False, default="now()"),
+)

@@ -1,0 +1,121 @@
+"""Settings: read once at an entry point from `NIGHTMILL_*`, then handed down."""
+
+import os
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured from outside; durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTMILL_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path(".nightmill"), description="private services, models, logs")
+    database_url: SecretStr | None = Field(None, description="postgresql://…; unset: a private PostgreSQL")
+    broker_url: SecretStr | None = Field(None, description="redis://…; unset: a private Redis")
+    output: str = Field("output", description="folder or s3://bucket/prefix for finished batches")
+    s3_endpoint_url: str | None = Field(None, description="for S3-compatible stores")
+    s3_region: str | None = None
+    models_dir: Path | None = Field(None, description="checkpoints and cards; default DATA_DIR/models")
+    default_model: str = Field("tiny-random", description="for rows that name none")
+    device: str = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
+    gpu_rows: int | None = Field(
+        None, ge=1, le=256, description="images in one device batch; unset: by device"
+    )
+    claim: int = Field(32, ge=1, le=1000, description="jobs that a worker takes at once")
+    lease_s: float = Field(
+        30, gt=0.5, description="a claim unrenewed for this long is given to another worker"
+    )
+    shift_s: float = Field(60, gt=0, description="time slice of one lane on a worker")
+    drain_s: float = Field(
+        20, gt=0, description="how long a stopping worker may still deliver what is rendered"
+    )
+    tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
+    retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
+    queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
+    watermark: str = Field("NMIL", min_length=1, max_length=16, description="invisible mark, ASCII")
+    prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("watermark")
+    @classmethod
+    def _ascii(cls, value: str) -> str:
+        if not value.isascii():
+            raise ValueError("must be ASCII")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return value if "://" in value else str(Path(value).expanduser().absolute())
+
+    @field_validator("data_dir", "models_dir", "prompt_terms")
+    @classmethod
+    def _absolute_path(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        """The PostgreSQL URL, password included, of settings whose services are known."""
+        assert self.database_url is not None
+        return self.database_url.get_secret_value()
+
+    @property
+    def broker(self) -> str:
+        """The Redis URL, password included, of settings whose services are known."""
+        assert self.broker_url is not None
+        return self.broker_url.get_secret_value()
+
+    @property
+    def models_path(self) -> Path:
+        """Where checkpoints and extra cards live."""
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def logs_path(self) -> Path:
+        """Where `run` and `up` send what their processes print."""
+        return self.data_dir / "logs"
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with these settings in it, for the processes that we start."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
+        return own | {f"NIGHTMILL_{name.upper()}": text for name, text in self._texts()}
+
+    def _texts(self) -> list[tuple[str, str]]:
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        shown = (
+            (name, value.get_secret_value() if isinstance(value, SecretStr) else value)
+            for name, value in values
+        )
+        return [(name, str(value)) for name, value in shown if value is not None]
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the settings of the environment, `given` over it; UsageError names the wrong variable."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(
+            f"NIGHTMILL_{name}: {first['msg']} (got {_safe(name, first.get('input'))})"
+        ) from None
+
+
+def _safe(name: str, value: object) -> str:
+    return "a value not shown" if name.endswith("_URL") else repr(value)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: without its password and query."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}{port}{parts.path}"

@@ -1,0 +1,96 @@
+"""The lifecycle of a job, and the words for how an attempt can end.
+
+queued ──claim──▶ running ──complete──▶ done
+  ▲                │  │ └──block──▶ blocked      (safety)
+  │                │  └──fail, attempts used up──▶ failed
+  └─retry, release,┘
+    lease ran out        queued | running ──cancel──▶ cancelled
+  ◀──────── retry by hand ──── failed | blocked | cancelled
+"""
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job stands; every change of it is one statement in `jobs.queue`."""
+
+    QUEUED = "queued"
+    """Waits for a worker, or for its retry delay to pass."""
+    RUNNING = "running"
+    """Claimed: has a lease that a worker must renew."""
+    DONE = "done"
+    """Its image is stored and has a row; never changes again."""
+    FAILED = "failed"
+    """All attempts used up, or an error that another attempt can't mend."""
+    BLOCKED = "blocked"
+    """Withheld by the prompt check or the safety checker."""
+    CANCELLED = "cancelled"
+    """Its batch was cancelled before it was done."""
+
+
+FINISHED = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.CANCELLED)
+RETRYABLE = (JobState.FAILED, JobState.BLOCKED, JobState.CANCELLED)
+
+
+class BatchState(StrEnum):
+    """Where a batch stands, derived from its marks and its jobs."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended that gave no image."""
+
+    RETRIED = "retried"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    EXPIRED = "expired"
+
+
+class ErrorKind(StrEnum):
+    """What went wrong in an attempt."""
+
+    OUT_OF_MEMORY = "oom"
+    NOT_FINITE = "nan"
+    BLACK = "black"
+    SAFETY = "safety"
+    WATERMARK = "watermark"
+    OBJECT_STORE = "io"
+    MODEL = "model"
+    BAD_INPUT = "bad-input"
+    CRASH = "crash"
+    EXCEPTION = "exception"
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether another attempt may end otherwise: the mark and a bad input can't change."""
+        return self not in (ErrorKind.WATERMARK, ErrorKind.BAD_INPUT)
+
+
+class SafetyAction(StrEnum):
+    """What happens to a picture that the prompt check or the safety checker flags."""
+
+    BLOCK = "block"
+    FLAG = "flag"
+    BLACKEN = "blacken"
+    BLUR = "blur"
+
+
+class WatermarkPolicy(StrEnum):
+    """What happens when a picture can't hold the invisible mark."""
+
+    REQUIRE = "require"
+    BEST_EFFORT = "best-effort"
+    OFF = "off"
+
+
+class ImageFormat(StrEnum):
+    """How a picture is encoded."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"

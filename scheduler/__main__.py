@@ -1,0 +1,31 @@
+"""`python -m scheduler`: dispatch, rescue and upkeep until told to stop."""
+
+import argparse
+import logging
+
+from jobs.database import check_reachable, connect
+from jobs.embedded import services
+from jobs.process import start_logging, stop_on_signals, stop_with_parent
+from jobs.settings import load_settings
+from scheduler.loop import run_duties
+
+
+def main() -> None:
+    """Settings come from NIGHTMILL_* in the environment."""
+    arguments = argparse.ArgumentParser(prog="nightmill scheduler", description=main.__doc__)
+    arguments.add_argument("--parent", type=int, help="stop when this process is gone")
+    options = arguments.parse_args()
+    settings = load_settings()
+    start_logging(settings.log_level)
+    stopping = stop_on_signals()
+    stop_with_parent(options.parent)
+    with services(settings) as configured:
+        engine = connect(configured.database)
+        check_reachable(engine)
+        logging.getLogger(__name__).info("scheduling")
+        run_duties(configured, engine, stopping)
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Dispatch: keeps as many hints in Redis as there are workers to follow them.
+
+Publishing may fail or hang while Redis is away: it is tried with short time-outs, and the next tick tries again.
+"""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from sqlalchemy import Engine, text
+
+from jobs.broker import SHIFT_TASK, celery_settings
+from jobs.database import run
+from jobs.errors import ServiceError
+from jobs.job import LaneId
+from jobs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_OPEN_LANES = text("""
+    WITH open AS (
+        SELECT lanes.id, priority, hinted_at FROM lanes JOIN batches ON batches.id = batch_id
+        WHERE paused_at IS NULL AND cancelled_at IS NULL AND EXISTS (
+            SELECT FROM jobs WHERE lane_id = lanes.id AND state = 'queued'
+              AND (not_before IS NULL OR not_before <= now()))
+        ORDER BY priority DESC, hinted_at NULLS FIRST, lanes.id LIMIT :limit
+    ), hinted AS (
+        UPDATE lanes SET hinted_at = now() FROM open WHERE lanes.id = open.id
+    )
+    SELECT id FROM open ORDER BY priority DESC, hinted_at NULLS FIRST, id
+""")
+
+_WORKERS = text("SELECT count(*) AS n FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)")
+
+
+class Dispatcher:
+    """Sends hints. Several may run at once: they look at the same list, and a hint too many is harmless."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.app = _sender(settings)
+
+    def top_up(self) -> int:
+        """Send what is missing; returns how many hints went out. A broker that is away costs a warning."""
+        try:
+            wanted = self._wanted() - self._waiting()
+            lanes = _spread(self._open_lanes(wanted), wanted) if wanted > 0 else []
+            for lane in lanes:
+                self._send(lane)
+        except (OperationalError, RedisError, OSError) as error:
+            log.warning("can't send hints, Redis is away: %s", error)
+            self._reconnect()
+            return 0
+        return len(lanes)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self.app.close()
+
+    def _reconnect(self) -> None:
+        self.app.close()
+        self.app = _sender(self.settings)
+
+    def _wanted(self) -> int:
+        seen_s = max(5.0, 2 * self.settings.lease_s)
+        return max(1, run(self.engine, _WORKERS, {"seen_s": seen_s})[0].n)
+
+    def _waiting(self) -> int:
+        with self.app.connection_for_read() as connection:
+            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
+            waiting: int = client.llen(self.settings.queue)
+            return waiting
+
+    def _open_lanes(self, limit: int) -> list[LaneId]:
+        return [row.id for row in run(self.engine, _OPEN_LANES, {"limit": limit})]
+
+    def _send(self, lane: LaneId) -> None:
+        self.app.send_task(SHIFT_TASK, (lane,), queue=self.settings.queue, retry=False, ignore_result=True)
+
+
+def _sender(settings: Settings) -> Celery:
+    app = Celery("nightmill")
+    app.conf.update(celery_settings(settings))
+    return app
+
+
+def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
+    """`wanted` hints over the lanes, the best first, again from the start if there are more hints than lanes."""
+    return [lanes[i % len(lanes)] for i in range(wanted)] if lanes else []
+
+
+def redis_version(settings: Settings) -> str:
+    """The broker's version; ServiceError in plain words where it can't be reached."""
+    app = _sender(settings)
+    try:
+        with app.connection_for_read(connect_timeout=5) as connection:
+            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
+            return str(client.info("server")["redis_version"])
+    except (OperationalError, RedisError, OSError) as error:
+        raise ServiceError(f"can't reach Redis: {error}") from None

@@ -1,0 +1,222 @@
+"""A manifest into the job table: all of it in one transaction, by COPY, once.
+
+The batch is known by the digest of the manifest's bytes and of everything given with it, so the same submit again
+finds the same batch, and a submit that is cut off leaves nothing.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from psycopg import Cursor
+from sqlalchemy import Connection, Engine, insert, text, update
+
+from jobs import schema
+from jobs.errors import ManifestError, UsageError
+from jobs.job import BatchId, LaneId
+from jobs.manifest import ManifestFile, Reject, Row, RowRules, read_rows
+from jobs.policy import Policy
+from scheduler.rules import Reading
+
+CHUNK_ROWS = 5_000
+_JOB_COLUMNS = (
+    "batch_id, lane_id, ordinal, index, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, seed, "
+    "noise_level, tenant, meta"
+)
+_REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a user submits: a manifest, how to read it, and the batch's policy."""
+
+    manifest: ManifestFile
+    reading: Reading
+    policy: Policy
+    output: str
+    default_model: str
+    name: str | None = None
+
+    def digest(self) -> str:
+        """SHA-256 that tells batches apart: the manifest's bytes and all that is given with it."""
+        identity = {
+            "manifest": self.manifest.sha256,
+            "format": self.manifest.format,
+            "reading": asdict(self.reading),
+            "policy": self.policy.model_dump(mode="json"),
+            "output": self.output,
+            "default_model": self.default_model,
+            "name": self.name,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """The batch that an order gave, or that it had given before."""
+
+    id: BatchId
+    name: str
+    is_new: bool
+    rows: int
+    rejected: int
+    jobs: int
+
+
+def ingest(
+    engine: Engine, order: Order, rules: RowRules, on_rows: Callable[[int], None] = lambda _: None
+) -> Ingested:
+    """Store the order's rows as queued jobs; the batch that is already there if it is known.
+
+    `on_rows` is told the number of rows read so far. Raises ManifestError if the file is damaged, or, when strict, at
+    the first row that can't be used; then nothing is stored. Raises UsageError if the name is taken.
+    """
+    with engine.begin() as connection:
+        if known := _known(connection, order):
+            return known
+        batch, name = _create(connection, order)
+        load = _Load(connection, batch, order.policy.batch_seed)
+        for chunk in _chunks(_checked(read_rows(order.manifest, rules), order)):
+            load.copy(chunk)
+            on_rows(load.rows)
+        return load.close(name)
+
+
+class _Load:
+    """One batch being filled."""
+
+    def __init__(self, connection: Connection, batch: BatchId, batch_seed: int) -> None:
+        self.connection = connection
+        self.batch = batch
+        self.batch_seed = batch_seed
+        self.lanes: dict[tuple[Any, ...], LaneId] = {}
+        self.queued: Counter[LaneId] = Counter()
+        self.rows = self.rejected = 0
+
+    def copy(self, chunk: list[Row | Reject]) -> None:
+        """Append rows and rejects to their tables."""
+        rows = [item for item in chunk if isinstance(item, Row)]
+        rejects = [item for item in chunk if isinstance(item, Reject)]
+        laned = [(row, self._lane(row)) for row in rows]
+        cursor = self.connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+        _copy(
+            cursor, "jobs", _JOB_COLUMNS, (record for row, lane in laned for record in self._jobs(row, lane))
+        )
+        _copy(cursor, "rejects", _REJECT_COLUMNS, (self._reject(reject) for reject in rejects))
+        self.rows += len(chunk)
+        self.rejected += len(rejects)
+
+    def close(self, name: str) -> Ingested:
+        """Write the counts."""
+        jobs = self.queued.total()
+        counts = {"rows": self.rows, "rejected": self.rejected, "jobs": jobs}
+        self.connection.execute(
+            update(schema.batches).where(schema.batches.c.id == self.batch).values(**counts)
+        )
+        if self.queued:
+            self.connection.execute(
+                insert(schema.tallies),
+                [
+                    {"batch_id": self.batch, "lane_id": lane, "state": "queued", "delta": count}
+                    for lane, count in self.queued.items()
+                ],
+            )
+        return Ingested(self.batch, name, True, self.rows, self.rejected, jobs)
+
+    def _lane(self, row: Row) -> LaneId:
+        shape = (row.model, row.width, row.height, row.upscale)
+        lane = self.lanes.get(shape)
+        if lane is None:
+            values = dict(zip(("model", "width", "height", "upscale"), shape, strict=True))
+            statement = (
+                insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
+            )
+            lane = self.lanes[shape] = self.connection.execute(statement).scalar_one()
+        self.queued[lane] += row.num_images
+        return lane
+
+    def _jobs(self, row: Row, lane: LaneId) -> Iterator[tuple[Any, ...]]:
+        meta = json.dumps(row.meta, ensure_ascii=False) if row.meta else "{}"
+        noise_level = row.noise_level if row.upscale else None
+        common = (row.id, row.prompt, row.negative_prompt, row.steps, row.guidance_scale, row.sampler)
+        for index, seed in enumerate(row.seeds(self.batch_seed)):
+            yield self.batch, lane, row.ordinal, index, *common, seed, noise_level, row.tenant, meta
+
+    def _reject(self, reject: Reject) -> tuple[Any, ...]:
+        return self.batch, reject.ordinal, reject.line, reject.column, reject.reason, reject.excerpt
+
+
+def _copy(cursor: Cursor[Any], table: str, columns: str, records: Iterable[tuple[Any, ...]]) -> None:
+    with cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
+        for record in records:
+            copy.write_row(record)
+
+
+def _checked(items: Iterator[Row | Reject], order: Order) -> Iterator[Row | Reject]:
+    for item in items:
+        if order.reading.strict and isinstance(item, Reject):
+            raise ManifestError(f"{describe(item, order.manifest.label)}; nothing was ingested (--strict)")
+        yield item
+
+
+def describe(reject: Reject, label: str) -> str:
+    """A rejected row in one line: file, line, column, reason."""
+    column = f", column {reject.column}" if reject.column else ""
+    return f"{label}, line {reject.line}{column}: {reject.reason}"
+
+
+def _chunks(items: Iterator[Row | Reject]) -> Iterator[list[Row | Reject]]:
+    while chunk := list(islice(items, CHUNK_ROWS)):
+        yield chunk
+
+
+def _known(connection: Connection, order: Order) -> Ingested | None:
+    statement = text("SELECT id, name, rows, rejected, jobs FROM batches WHERE digest = :digest")
+    row = connection.execute(statement, {"digest": order.digest()}).one_or_none()
+    return None if row is None else Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs)
+
+
+def _create(connection: Connection, order: Order) -> tuple[BatchId, str]:
+    digest = order.digest()
+    wanted = order.name or slug(order.manifest.stem)
+    for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
+        taken = text("SELECT 1 FROM batches WHERE name = :name")
+        if connection.execute(taken, {"name": name}).one_or_none() is None:
+            values = _batch_values(order) | {"name": name, "digest": digest}
+            statement = insert(schema.batches).values(values).returning(schema.batches.c.id)
+            return connection.execute(statement).scalar_one(), name
+    raise UsageError(
+        f"the name {wanted!r} belongs to a batch of another manifest or other settings; choose another --name"
+    )
+
+
+def _batch_values(order: Order) -> dict[str, Any]:
+    policy = order.policy.model_dump(mode="json")
+    return {
+        "manifest": order.manifest.label,
+        "manifest_sha256": order.manifest.sha256,
+        "settings": asdict(order.reading) | {"default_model": order.default_model},
+        "output": order.output,
+        "seed": policy.pop("batch_seed"),
+        **policy,
+    }
+
+
+def slug(text: str) -> str:
+    """A batch name made of a file's name: lower-case ASCII letters, digits, dots, dashes."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:90] or "batch"
+
+
+def checked_name(name: str) -> str:
+    """The name as given if it can name a batch, its folder and its keys; else UsageError."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"--name {name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "
+            f"starting with a letter or digit, at most 100, such as {slug(name)!r}"
+        )
+    return name

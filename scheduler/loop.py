@@ -1,0 +1,74 @@
+"""The scheduler's day: a list of duties, each with how often it is due."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs import batches, queue
+from jobs.database import run
+from jobs.settings import Settings
+from scheduler.hints import Dispatcher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Duty:
+    """Something to do every `every_s` seconds."""
+
+    name: str
+    every_s: float
+    do: Callable[[], int]
+    due: float = field(default=0.0)
+
+    def run_if_due(self) -> None:
+        """Do it if its time has come; trouble with a service is logged, the next time tries again."""
+        if time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + self.every_s
+        try:
+            if done := self.do():
+                log.debug("%s: %d", self.name, done)
+        except SQLAlchemyError as error:
+            log.warning("%s: %s", self.name, str(error).splitlines()[0])
+
+
+def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[Duty]:
+    """All that a scheduler does; several schedulers may do it at once."""
+    return [
+        Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), lambda: rescue_all(engine)),
+        Duty("hints sent", settings.tick_s, dispatcher.top_up),
+        Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
+        Duty("workers forgotten", 60, lambda: forget_workers(engine)),
+    ]
+
+
+def run_duties(settings: Settings, engine: Engine, stopping: threading.Event) -> None:
+    """Work until `stopping` is set."""
+    dispatcher = Dispatcher(settings, engine)
+    todo = duties(settings, engine, dispatcher)
+    while not stopping.is_set():
+        for duty in todo:
+            duty.run_if_due()
+        stopping.wait(max(0.01, min(duty.due for duty in todo) - time.monotonic()))
+    dispatcher.close()
+
+
+def rescue_all(engine: Engine) -> int:
+    """Rescue until no expired lease is left; returns how many jobs."""
+    total = 0
+    while rescued := queue.rescue(engine):
+        log.warning("%d jobs were claimed by workers that have stopped; they are queued again", rescued)
+        total += rescued
+    return total
+
+
+def forget_workers(engine: Engine) -> int:
+    """Drop workers that have not been seen for an hour."""
+    statement = text("DELETE FROM workers WHERE seen_at < now() - interval '1 hour' RETURNING name")
+    return len(run(engine, statement, {}))

@@ -1,0 +1,156 @@
+"""The stages off the device: watermark, encode, read the mark back, upload, complete."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine
+
+from jobs import queue
+from jobs.job import Image, Lane
+from jobs.objects import ObjectStore
+from jobs.states import ErrorKind, ImageFormat, WatermarkPolicy
+from models import watermark
+from models.samplers import viewer_name
+from worker.encode import decode, encode, parameters_text
+from worker.frame import Frame
+from worker.isolate import Stage
+from worker.studio import Kit
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """What the stages of one shift share. They run in background threads and touch no model."""
+
+    kit: Kit
+    lane: Lane
+    store: ObjectStore
+    engine: Engine
+    payload: str
+    versions: dict[str, str]
+
+    def stages(self) -> list[tuple[str, Stage]]:
+        """The pipeline's second half, in order; `complete` follows, outside of any isolation."""
+        return [
+            ("watermark", self.mark),
+            ("encode", self.encode),
+            ("readback", self.read_mark_back),
+            ("upload", self.upload),
+        ]
+
+    def mark(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Embed the invisible mark, last of all that changes pixels."""
+        if self.lane.watermark == WatermarkPolicy.OFF:
+            return list(frames)
+        return [self._mark(frame) for frame in frames]
+
+    def encode(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The file's bytes, with the generation parameters in them unless switched off."""
+        return [
+            replace(
+                frame,
+                encoded=encode(
+                    frame.picture,
+                    ImageFormat(self.lane.format).value,
+                    quality=self.lane.quality,
+                    parameters=self._parameters(frame) if self.lane.parameters else None,
+                ),
+            )
+            for frame in frames
+        ]
+
+    def read_mark_back(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Read the mark from what will be uploaded; where it doesn't hold, the policy decides."""
+        return [self._read_back(frame) if frame.watermark else frame for frame in frames]
+
+    def upload(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Store the files; their keys name their content, so nothing that a row points to is overwritten."""
+        return [self._upload(frame) for frame in frames]
+
+    def complete(self, frames: Sequence[Frame]) -> None:
+        """Image rows and jobs done, in one transaction; LeaseLostError names those that were no longer ours."""
+        if frames:
+            queue.complete(self.engine, [self._image(frame) for frame in frames])
+
+    def _mark(self, frame: Frame) -> Frame:
+        try:
+            pixels = watermark.embed(frame.picture, self.payload.encode())
+        except watermark.MarkTooSmallError as error:
+            if self.lane.watermark == WatermarkPolicy.REQUIRE:
+                return frame.ended(ErrorKind.WATERMARK, str(error))
+            return frame
+        return replace(frame, pixels=pixels, watermark=self.payload)
+
+    def _read_back(self, frame: Frame) -> Frame:
+        assert frame.encoded is not None
+        is_lossless = frame.encoded.format == "png"
+        pixels = frame.picture if is_lossless else decode(frame.encoded.body)
+        accuracy = watermark.bit_accuracy(pixels, self.payload.encode())
+        if (
+            accuracy < 1
+            and self.lane.watermark == WatermarkPolicy.REQUIRE
+            and frame.safety_verdict != "blackened"
+        ):
+            text = f"the mark reads back at {accuracy:.0%} of its bits; watermark=best-effort lets such images pass"
+            return frame.ended(ErrorKind.WATERMARK, text)
+        return replace(frame, bit_accuracy=accuracy)
+
+    def _upload(self, frame: Frame) -> Frame:
+        assert frame.encoded is not None
+        key = image_key(self.lane, frame)
+        self.store.put(key, frame.encoded.body, content_type=frame.encoded.content_type)
+        return replace(frame, key=key)
+
+    def _parameters(self, frame: Frame) -> str:
+        job, upscaling = frame.job, self.kit.upscaler_checkpoint
+        return parameters_text(
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            steps=job.steps,
+            sampler_label=viewer_name(job.sampler),
+            guidance_scale=job.guidance_scale,
+            seed=job.seed,
+            width=self.lane.width,
+            height=self.lane.height,
+            model=self.lane.model,
+            model_digest=self.kit.checkpoint.digest,
+            upscale=upscaling.card.id if upscaling else None,
+        )
+
+    def _image(self, frame: Frame) -> Image:
+        encoded, key = frame.encoded, frame.key
+        assert encoded is not None
+        assert key is not None
+        height, width = frame.picture.shape[:2]
+        upscaling = self.kit.upscaler_checkpoint
+        return Image(
+            id=frame.job.id,
+            lease=frame.job.lease,
+            key=key,
+            format=encoded.format,
+            width=width,
+            height=height,
+            bytes=len(encoded.body),
+            sha256=encoded.sha256,
+            prompt_tokens=frame.prompt_tokens,
+            prompt_truncated=frame.prompt_truncated,
+            model_revision=self.kit.checkpoint.revision,
+            model_digest=self.kit.checkpoint.digest,
+            upscaler_digest=upscaling.digest if upscaling else None,
+            safety_verdict=frame.safety_verdict,
+            safety_reason=frame.flagged_for,
+            safety_scores=frame.safety_scores,
+            watermark=frame.watermark,
+            watermark_bit_accuracy=frame.bit_accuracy,
+            device=self.kit.device.label,
+            batch_rows=frame.batch_rows,
+            versions=self.versions,
+            timings=dict(frame.timings),
+        )
+
+
+def image_key(lane: Lane, frame: Frame) -> str:
+    """`<batch>/images/<shard>/<ordinal>-<index>.<sha256's first 12>.<ext>`; sorts as the manifest does."""
+    assert frame.encoded is not None
+    job, encoded = frame.job, frame.encoded
+    name = f"{job.ordinal:09d}-{job.index:05d}.{encoded.sha256[:12]}.{encoded.extension}"
+    return f"{lane.batch}/images/{job.ordinal // 1000:06d}/{name}"

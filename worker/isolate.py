@@ -1,0 +1,49 @@
+"""One bad job must not take its batch-mates down: a stage that raises is tried again on each half."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from jobs.errors import LeaseLostError, ObjectStoreError
+from jobs.states import ErrorKind
+from models.errors import InterruptedRender, ModelError, OutOfMemoryError
+from worker.frame import Frame
+
+log = logging.getLogger(__name__)
+
+Stage = Callable[[Sequence[Frame]], list[Frame]]
+
+
+def run_stage(name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+    """The stage's frames, each with its share of the time; those that it fails on alone come back ended."""
+    started = time.perf_counter()
+    done = isolated(stage, frames)
+    share = (time.perf_counter() - started) / max(1, len(frames))
+    return [frame.spent(name, share) for frame in done]
+
+
+def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+    """The stage's result; on an error that of each half, down to the single frame that is to blame."""
+    try:
+        return stage(frames)
+    except (InterruptedRender, LeaseLostError):
+        raise
+    except Exception as error:  # whatever a library raises on one job is that job's failure
+        if len(frames) > 1:
+            middle = len(frames) // 2
+            return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])
+        log.warning("job %d: %s: %s", frames[0].job.id, type(error).__name__, error)
+        return [frames[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
+
+
+def kind_of(error: Exception) -> ErrorKind:
+    """The error kind that an exception stands for."""
+    match error:
+        case OutOfMemoryError():
+            return ErrorKind.OUT_OF_MEMORY
+        case ModelError():
+            return ErrorKind.MODEL
+        case ObjectStoreError():
+            return ErrorKind.OBJECT_STORE
+        case _:
+            return ErrorKind.EXCEPTION

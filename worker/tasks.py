@@ -1,0 +1,57 @@
+"""The one task, and the birth and death of the child process that runs it. The parent never renders."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import Any
+
+from billiard import current_process
+from celery import shared_task
+from celery.signals import worker_process_init, worker_process_shutdown
+
+from jobs.broker import SHIFT_TASK
+from jobs.database import connect
+from jobs.job import LaneId
+from jobs.process import start_logging
+from jobs.settings import load_settings
+from worker.leases import Leases
+from worker.shift import Desk, work
+from worker.studio import Studio
+
+log = logging.getLogger(__name__)
+
+_desk: Desk | None = None
+
+
+@shared_task(name=SHIFT_TASK, ignore_result=True)
+def shift(lane: int) -> None:
+    """Follow a hint: work one shift in the lane."""
+    assert _desk is not None
+    if taken := work(_desk, LaneId(lane)):
+        log.info("lane %d: %d jobs taken up", lane, taken)
+
+
+@worker_process_init.connect
+def begin(**_: Any) -> None:
+    """Set the child up: settings, connections, leases; SIGTERM asks it to finish what it is at."""
+    global _desk  # noqa: PLW0603 - Celery hands nothing from here to the task
+    settings = load_settings()
+    start_logging(settings.log_level)
+    index = getattr(current_process(), "index", 0)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    engine = connect(settings.database, pool_size=6)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
+    leases.start()
+    _desk = Desk(settings, engine, leases, Studio(settings, index), stopping, name)
+
+
+@worker_process_shutdown.connect
+def end(**_: Any) -> None:
+    """Leave the table of workers."""
+    if _desk is not None:
+        _desk.leases.stop()
+        _desk.engine.dispose()
