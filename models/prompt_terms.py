@@ -47,7 +47,7 @@ class PromptTerms:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text, without case, compatibility forms (NFKC), invisible characters, punctuation."""
+    """Return the words of a text without case, compatibility forms (NFKC), invisible marks, punctuation."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return _WORD.findall(_INVISIBLE.sub("", folded))
 
