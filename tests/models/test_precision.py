@@ -1,0 +1,57 @@
+"""Half precision, tried on the CPU: the same pictures, less exact."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import Checkpoint
+from models.device import Device
+from models.quiet import quiet
+from models.samplers import SAMPLERS
+from models.text2image import ImageRequest, Text2Image
+from models.upscale import Upscaler, UpscaleRequest
+
+
+def _half(dtype: torch.dtype) -> Device:
+    return Device("cpu", dtype, "a CPU made to compute in half precision", rows=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_draws_nearly_the_same(
+    tiny: Text2Image, tiny_checkpoint: Checkpoint, dtype: torch.dtype
+) -> None:
+    with quiet():
+        model = Text2Image.load(tiny_checkpoint, _half(dtype))
+    assert model._pipeline.unet.dtype == dtype
+    assert model._pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    for sampler in SAMPLERS:
+        requests = [
+            ImageRequest(
+                prompt="a", width=64, height=64, steps=3, guidance_scale=scale, sampler=sampler, seed=1
+            )
+            for scale in (7.3, 2.0)
+        ]
+        for half, full in zip(model.render(requests), tiny.render(requests, rows=2), strict=True):
+            assert half.defect is None
+            assert np.abs(half.pixels.astype(int) - full.pixels).mean() < 2.5
+
+
+def test_half_precision_enlarges_nearly_the_same(upscaler: Upscaler, upscaler_checkpoint: Checkpoint) -> None:
+    with quiet():
+        model = Upscaler.load(upscaler_checkpoint, _half(torch.bfloat16))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    request = UpscaleRequest(
+        pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="euler_a", seed=1
+    )
+    [half], [full] = model.upscale([request]), upscaler.upscale([request], rows=2)
+    assert np.abs(half.pixels.astype(int) - full.pixels).mean() < 2.5
+
+
+def test_the_libraries_may_chatter_again_afterwards() -> None:
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet():
+        assert logging.get_verbosity() == logging.ERROR
+        assert not logging.is_progress_bar_enabled()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
