@@ -20,6 +20,7 @@ from jobs.manifest.streams import read_chunks
 from jobs.manifest.values import ProblemError
 
 BATCH_ROWS = 1000
+_UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -58,12 +59,11 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
 
 
 def _column(column: Any) -> list[Any]:
-    if pa.types.is_timestamp(column.type) or pa.types.is_time(column.type):
-        # Python's datetime has no nanoseconds.
-        column = column.cast(pa.string())
+    # Python's datetime has no nanoseconds.
+    as_text = pa.types.is_timestamp(column.type) or pa.types.is_time(column.type)
     try:
-        values = column.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):
+        values = (column.cast(pa.string()) if as_text else column).to_pylist()
+    except _UNREADABLE:
         return [_value(scalar) for scalar in column]
     if _PLAIN.issuperset(map(type, values)):
         return list(values)
@@ -73,7 +73,7 @@ def _column(column: Any) -> list[Any]:
 def _value(scalar: Any) -> object:
     try:
         return _attempt(scalar.as_py())
-    except (ValueError, OverflowError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         return ProblemError(None, f"holds a {scalar.type} that can't be read ({error})")
 
 
