@@ -25,7 +25,7 @@ class _Record:
     def feed(self, line: str) -> bool:
         """Add a physical line (without LF); True when the record is complete."""
         body = line.removesuffix("\r")
-        at = 0 if self._open is None else self._close(line, body)
+        at = 0 if self._open is None else self._close(self._open, line, body)
         last = body.rfind('"')
         while 0 <= at <= last:
             at = self._quoted(line, body, at) if body.startswith('"', at) else self._bare(body, at)
@@ -54,15 +54,14 @@ class _Record:
         self.cells.append(match[1].replace('""', '"'))
         return end + 1
 
-    def _close(self, line: str, body: str) -> int:
-        assert self._open is not None  # noqa: S101 - the caller looked
+    def _close(self, parts: list[str], line: str, body: str) -> int:
         match = _REST_OF_QUOTED.match(line)
         if match is None:
-            self._open.append(line + "\n")
+            parts.append(line + "\n")
             return -1
         if match.end() < len(body) and body[match.end()] != self._delimiter:
             raise BadQuotesError("text follows a closing quote; double the quotes that belong to the text")
-        self.cells.append("".join([*self._open, match[1]]).replace('""', '"'))
+        self.cells.append("".join([*parts, match[1]]).replace('""', '"'))
         self._open = None
         return match.end() + 1
 
