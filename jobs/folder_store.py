@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from jobs.object_types import MissingObjectError, StoredObject, checked_key, che
 
 # No key may hold a tilde, so a temporary file can neither be listed nor be overwritten by an object.
 _TEMPORARY = "~nightmill-"
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class FolderStore:
         with _explained(f"read {path}"):
             try:
                 return path.read_bytes()
-            except FileNotFoundError:
+            except _ABSENT:
                 raise MissingObjectError(f"{path} does not exist") from None
 
     def delete(self, key: str) -> None:
         """Remove the file; one that isn't there is fine."""
         path = self.root / checked_key(key)
-        with _explained(f"delete {path}"):
-            path.unlink(missing_ok=True)
+        with _explained(f"delete {path}"), suppress(*_ABSENT):
+            path.unlink()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the files whose keys begin with these characters, sorted by key, a folder at a time."""

@@ -109,6 +109,14 @@ class TestEveryStore:
         with pytest.raises(MissingObjectError):
             store.get("a")
 
+    def test_what_lies_above_or_below_an_object_is_absent(self, store: ObjectStore) -> None:
+        store.put("a/b", b"1", content_type="text/plain")
+        for key in ("a", "a/b/c"):
+            store.delete(key)
+            with pytest.raises(MissingObjectError):
+                store.get(key)
+        assert store.get("a/b") == b"1"
+
     def test_lists_sorted_by_key_with_size_and_time(self, store: ObjectStore) -> None:
         keys = ["b/2", "a/1", "a-1", "a.1", "a/1-0", "a/0/9", "B", "a/10", "a0"]
         for index, key in enumerate(keys):
