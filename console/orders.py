@@ -58,7 +58,10 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     rules = row_rules(catalogue, settings.default_model, reading, policy.batch_seed)
     options = s3_options(settings)
     with open_source(
-        ask.manifest, format=ask.input_format, fetch=lambda uri, path: fetch_to_file(uri, path, options)
+        ask.manifest,
+        format=ask.input_format,
+        fetch=lambda uri, path: fetch_to_file(uri, path, options),
+        prompt_header=reading.renames.get("prompt", "prompt"),
     ) as manifest:
         output = _output(ask.out) if ask.out else settings.output
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules

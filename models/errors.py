@@ -17,5 +17,9 @@ class OutOfMemoryError(ModelError):
     """The device has no memory left for a batch of this size."""
 
 
+class SafetyUnknownError(ModelError):
+    """The safety checker computed nothing usable for a picture, so that it may not leave."""
+
+
 class InterruptedRender(ModelError):  # noqa: N818 - not a failure: the caller asked to stop
     """The caller asked to stop between two steps."""

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
-from models.errors import CheckpointError, ModelError
+from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,10 +23,6 @@ _UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Runtime
 _EMBEDDINGS = ("special_care_embeds", "concept_embeds")
 _ADJUSTMENT = np.float32(0.01)
 _BLUR_CELLS = 24
-
-
-class SafetyUnknownError(ModelError):
-    """The safety checker gave no usable answer for a picture, which therefore must not leave."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import time
 from models.device import Device
 
 SHARE = 0.3
-"""Of the matrix rate that a UNet reaches in plain PyTorch, text encoder and VAE counted in: a rough, cautious figure."""
+"""Of the matrix rate that a UNet reaches in plain PyTorch, text encoder and VAE counted in: rough and cautious."""
 
 
 def usable_gflops(device: Device) -> float:

@@ -5,7 +5,9 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import warnings
 from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
@@ -51,12 +53,14 @@ def _check(settings: Settings) -> None:
 
 
 def _serve(settings: Settings) -> None:
+    # Celery warns root of pickled messages; ours are JSON only.
+    warnings.filterwarnings("ignore", message=".*superuser privileges")
     app = build_app(settings)
     workers: list[Any] = []
     celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
     worker_shutting_down.connect(lambda **_: _ask_children_to_stop(workers), weak=False)
     worker = app.Worker(
-        hostname=f"nightmill-{os.getpid()}@%h",
+        hostname=f"nightmill-{os.getpid()}@{socket.gethostname()}",
         concurrency=device_count(settings.device),
         loglevel=settings.log_level,
         without_mingle=True,

@@ -85,11 +85,7 @@ class Finishing:
         is_lossless = frame.encoded.format == "png"
         pixels = frame.picture if is_lossless else decode(frame.encoded.body)
         accuracy = watermark.bit_accuracy(pixels, self.payload.encode())
-        if (
-            accuracy < 1
-            and self.lane.watermark == WatermarkPolicy.REQUIRE
-            and frame.safety_verdict != "blackened"
-        ):
+        if accuracy < 1 and self.lane.watermark == WatermarkPolicy.REQUIRE:
             text = f"the mark reads back at {accuracy:.0%} of its bits; watermark=best-effort lets such images pass"
             return frame.ended(ErrorKind.WATERMARK, text)
         return replace(frame, bit_accuracy=accuracy)

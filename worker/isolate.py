@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError, ObjectStoreError
 from jobs.states import ErrorKind
-from models.errors import InterruptedRender, ModelError, OutOfMemoryError
+from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
 from worker.frame import Frame
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def kind_of(error: Exception) -> ErrorKind:
     match error:
         case OutOfMemoryError():
             return ErrorKind.OUT_OF_MEMORY
+        case SafetyUnknownError():
+            return ErrorKind.SAFETY
         case ModelError():
             return ErrorKind.MODEL
         case ObjectStoreError():

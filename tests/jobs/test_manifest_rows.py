@@ -299,11 +299,10 @@ def test_given_seeds_count_up_and_wrap(tmp_path: Path) -> None:
     assert row.seeds(1) == [2**64 - 2, 2**64 - 1, 0]
 
 
-def test_derived_seeds_are_fixed_and_differ(tmp_path: Path) -> None:
+def test_derived_seeds_are_fixed_and_differ_where_torch_looks(tmp_path: Path) -> None:
     row = only_row(from_json(tmp_path, num_images=1000))
-    other = dataclasses.replace(row, ordinal=1)
-    seeds = row.seeds(0) + row.seeds(1) + other.seeds(0)
-    assert len(set(seeds)) == 3000
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert max(seeds) > 2**62
-    assert dataclasses.replace(row, num_images=2).seeds(0) == [3995004247311450872, 9124591521564546226]
+    rows = [dataclasses.replace(row, ordinal=ordinal) for ordinal in range(0, 100_000, 1009)]
+    seeds = [seed for row in rows for seed in row.seeds(0)]
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)
+    assert max(seeds) < 2**32
+    assert row.seeds(0)[:2] == rows[0].seeds(0)[:2] != row.seeds(1)[:2]

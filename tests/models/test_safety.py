@@ -11,9 +11,9 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
-from models.errors import CheckpointError
+from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
-from models.safety import SafetyChecker, SafetyUnknownError, blacken, blur
+from models.safety import SafetyChecker, blacken, blur
 
 CPU: Any = SimpleNamespace(name="cpu", dtype=torch.float32, label="this CPU", rows=4)
 VISION = {

@@ -1,0 +1,163 @@
+"""Real parts for every test: one PostgreSQL and one Redis of the run, a database of its own for each test."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+import migrations
+from jobs.database import connect
+from jobs.embedded import services
+from jobs.settings import Settings, load_settings
+from tests.s3 import S3Server, start_s3
+
+TEMPLATE = "nightmill_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    for name in [name for name in os.environ if name.startswith("NIGHTMILL_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def shared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder that tests share, so that the tiny checkpoints are built once."""
+    return tmp_path_factory.mktemp("shared-models")
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Running PostgreSQL and Redis; the template database has all tables."""
+    with services(load_settings(data_dir=tmp_path_factory.mktemp("services"))) as configured:
+        admin = connect(configured.database)
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for name in ("fsync", "full_page_writes", "synchronous_commit"):
+                connection.execute(text(f"ALTER SYSTEM SET {name} = off"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+            connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
+        template = connect(_database(configured, TEMPLATE))
+        migrations.upgrade(template)
+        template.dispose()
+        yield configured
+        admin.dispose()
+
+
+@pytest.fixture
+def empty_database(servers: Settings) -> Iterator[str]:
+    """The URL of a database without tables."""
+    yield from _create(servers, "")
+
+
+@pytest.fixture
+def database(servers: Settings) -> Iterator[str]:
+    """The URL of a database with all tables."""
+    yield from _create(servers, f"TEMPLATE {TEMPLATE}")
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """An engine on the test's own database."""
+    engine = connect(database, pool_size=10)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(servers: Settings, database: str, shared_models: Path, tmp_path: Path) -> Settings:
+    """Configured settings: own database, own queue, own folders, quick leases."""
+    return load_settings(
+        data_dir=tmp_path / "data",
+        database_url=SecretStr(database),
+        broker_url=servers.broker_url,
+        output=str(tmp_path / "output"),
+        models_dir=shared_models,
+        queue=f"q-{secrets.token_hex(4)}",
+        lease_s=3,
+        tick_s=0.1,
+        retry_delay_s=0.1,
+    )
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server over HTTP with a bucket."""
+    with start_s3() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.out)
+
+
+class Nightmill:
+    """Runs `nightmill` as a user would, with the test's settings in the environment."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 50) -> Ended:
+        process = subprocess.run(
+            [sys.executable, "-m", "console.cli", *arguments],
+            cwd=self.folder,
+            env=self.settings.environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Ended(process.returncode, process.stdout, process.stderr)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and leave it running; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "console.cli", *arguments],
+            cwd=self.folder,
+            env=self.settings.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def nightmill(settings: Settings, tmp_path: Path) -> Nightmill:
+    """The command line on the test's settings."""
+    return Nightmill(settings, tmp_path)
+
+
+def _create(servers: Settings, options: str) -> Iterator[str]:
+    name = f"t_{secrets.token_hex(6)}"
+    admin = connect(servers.database)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name} {options}"))
+        yield _database(servers, name)
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def _database(servers: Settings, name: str) -> str:
+    return make_url(servers.database).set(database=name).render_as_string(hide_password=False)
