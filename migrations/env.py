@@ -4,9 +4,12 @@ import os
 
 from alembic import context
 from sqlalchemy import Connection
+from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from jobs.database import connect
-from jobs.schema import metadata
+from jobs.schema import Xid8, metadata
+
+ischema_names["xid8"] = Xid8  # so that comparing the tables knows the type
 
 
 def migrate(connection: Connection) -> None:

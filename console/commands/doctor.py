@@ -34,7 +34,7 @@ def doctor(as_json: Json = False) -> None:
             _check("Redis", lambda: _redis(configured)),
             _check("output", lambda: _output(configured)),
             _check("models", lambda: _models(settings)),
-            _check("disk", lambda: f"{size(shutil.disk_usage(settings.data_dir).free)} free"),
+            _check("disk", lambda: _disk(settings)),
         ]
     if as_json:
         print_json(checks)
@@ -89,6 +89,11 @@ def _output(settings: Settings) -> str:
     store.put(PROBE, b"nightmill", content_type="text/plain")
     store.delete(PROBE)
     return f"{store.uri} can be written"
+
+
+def _disk(settings: Settings) -> str:
+    folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    return f"{size(shutil.disk_usage(folder).free)} free"
 
 
 def _models(settings: Settings) -> str:

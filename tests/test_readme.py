@@ -1,0 +1,95 @@
+"""The README's commands do what it says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from tests.s3 import S3Server
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def run_block(block: str, folder: Path, environment: dict[str, str]) -> str:
+    shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=folder,
+        env=environment | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout
+
+
+def block_with(words: str) -> str:
+    return next(block for block in BLOCKS if words in block)
+
+
+@pytest.mark.timeout(180)
+def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
+    environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(shared_models)}
+    printed = run_block(block_with("nightmill plan"), tmp_path, environment)
+    assert "46 done, 1 blocked" in printed
+    batch = tmp_path / "output" / "demo"
+    assert len([path for path in batch.glob("images/*/*.png") if path.is_file()]) == 46
+    assert (batch / "export" / "part-00000.parquet").is_file()
+    assert (batch / "export" / "_SUCCESS").is_file()
+    assert (batch / "contact-sheet.png").is_file()
+    again = run_block("nightmill run examples/demo.jsonl --out output --json", tmp_path, environment)
+    assert '"rendered": 0' in again
+
+
+@pytest.mark.timeout(120)
+def test_a_manifest_with_columns_of_its_own(tmp_path: Path, settings: Settings) -> None:
+    printed = run_block(block_with("toys.tsv"), tmp_path, settings.environment())
+    assert printed.count('"meta": {"Category": "toys"}') == 4
+    assert (tmp_path / "toys-export" / "part-00000.jsonl").is_file()
+
+
+@pytest.mark.timeout(120)
+def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Settings, s3: S3Server) -> None:
+    given = {
+        "postgresql://user:password@host/nightmill": empty_database,
+        "redis://host:6379/0": settings.broker,
+        "s3://bucket/prefix": f"{s3.uri}/readme",
+        "http://host:9000": s3.endpoint_url,
+    }
+    block = block_with("NIGHTMILL_DATABASE_URL")
+    for shown, real in given.items():
+        assert shown in block
+        block = block.replace(shown, f"'{real}'")
+    environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(settings.models_path)}
+    assert "46 done, 1 blocked" in run_block(block, tmp_path, environment | {"NIGHTMILL_QUEUE": settings.queue})
+
+
+def test_every_command_of_the_table_exists() -> None:
+    named = set(re.findall(r"`nightmill ([a-z]+)", README))
+    helped = subprocess.run(
+        [sys.executable, "-m", "console.cli", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    listed = set(re.findall(r"│ ([a-z]+) {2,}", helped))
+    assert named == listed
+
+
+def test_make_knows_the_targets() -> None:
+    for target in re.findall(r"make ([a-z]+)", README):
+        dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert dry.returncode == 0, dry.stderr
+
+
+def test_every_setting_named_is_one() -> None:
+    named = set(re.findall(r"NIGHTMILL_([A-Z0-9_]+)", README))
+    assert named <= {name.upper() for name in Settings.model_fields}
