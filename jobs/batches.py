@@ -28,6 +28,13 @@ _STATUS = text("""
     FROM batches b WHERE CAST(:name AS text) IS NULL OR name = :name ORDER BY b.id
 """)
 
+# Looks at what is queued, not at what this retry moved: an earlier one may have been cut off just before this.
+_REOPEN = text("""
+    UPDATE batches SET cancelled_at = NULL WHERE id = :id AND EXISTS (
+        SELECT FROM lanes JOIN jobs ON lane_id = lanes.id WHERE lanes.batch_id = :id AND state = 'queued')
+    RETURNING id
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
@@ -107,8 +114,7 @@ def retry(
 ) -> int:
     """Queue jobs without an image again, `kind` narrowing to one error; returns how many. Ends a cancellation."""
     queued = _until_none(lambda: queue.retry(engine, batch, states, kind))
-    if queued:
-        run(engine, text("UPDATE batches SET cancelled_at = NULL WHERE id = :id RETURNING id"), {"id": batch})
+    run(engine, _REOPEN, {"id": batch})
     return queued
 
 

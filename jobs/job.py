@@ -65,7 +65,7 @@ class Failure:
             "id": self.id,
             "lease": str(self.lease),
             "error_kind": self.kind,
-            "error_text": self.text[:2000].replace("\0", ""),
+            "error_text": self.text[:2000].replace("\0", "").encode(errors="replace").decode(),
             "is_retried": self.kind.is_retried,
         }
 

@@ -107,7 +107,8 @@ _FAIL = text(f"""
         FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id FOR UPDATE OF jobs
     ), moved AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
-            not_before = now() + make_interval(secs => :delay_s * 2 ^ (attempt - 1) * (0.75 + random() / 2)),
+            not_before = now() + make_interval(
+                secs => least(:delay_s * 2 ^ least(attempt - 1, 30), 3600) * (0.75 + random() / 2)),
             finished_at = CASE WHEN NOT is_again THEN now() END,
             lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
@@ -215,7 +216,10 @@ def complete(engine: Engine, images: Sequence[Image]) -> None:
 
 
 def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None:
-    """Record failed attempts: running → queued after a growing delay, or → failed. Raises as `complete` does."""
+    """Record failed attempts: running → queued, or → failed when attempts are used up. Raises as `complete` does.
+
+    A queued job waits `delay_s`, doubled with each attempt up to an hour, give or take a quarter.
+    """
     records = json.dumps([failure.record() for failure in failures])
     _require(run(engine, _FAIL, {"records": records, "delay_s": delay_s}), failures)
 

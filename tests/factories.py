@@ -1,0 +1,181 @@
+"""Batches, claimed jobs and what ends them, made through the real statements with consistent defaults."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, text
+
+from jobs import queue
+from jobs.job import BatchId, Failure, Image, Job, JobId, LaneId
+from jobs.manifest import open_source
+from jobs.policy import Policy
+from jobs.states import ErrorKind
+from scheduler.ingest import Ingested, Order, ingest
+from scheduler.rules import Reading
+from tests.jobs.manifest_kit import rules
+
+Rows = int | Sequence[Mapping[str, Any]]
+
+MODEL = "sketcher"
+
+
+@contextmanager
+def order_for(
+    manifest: Path,
+    *,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+    output: str = "/output",
+    **policy: Any,
+) -> Iterator[Order]:
+    """What a user submits, for a manifest on the disk."""
+    with open_source(str(manifest)) as opened:
+        yield Order(opened, Reading(columns or {}, {}, strict), Policy(**policy), output, MODEL, name)
+
+
+def submit(engine: Engine, order: Order) -> Ingested:
+    """Ingest by the rules of the tests' models."""
+    return ingest(engine, order, rules(order.reading.columns, model=MODEL))
+
+
+def make_batch(engine: Engine, rows: Rows = 1, **options: Any) -> Ingested:
+    """A batch of queued jobs; `rows` are manifest rows or how many of one lane. Each call gives a new batch."""
+    with engine.connect() as connection:
+        number = connection.execute(text("SELECT count(*) FROM batches")).scalar_one()
+    given = [{"prompt": f"fox {i}"} for i in range(rows)] if isinstance(rows, int) else rows
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"batch-{number}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+        with order_for(path, **{"name": path.stem} | options) as order:
+            return submit(engine, order)
+
+
+def lanes_of(engine: Engine, batch: Ingested) -> list[LaneId]:
+    """The batch's lanes in the order in which the manifest asked for them."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT id FROM lanes WHERE batch_id = :id ORDER BY id"), {"id": batch.id}
+        )
+        return list(found.scalars())
+
+
+def make_lane(engine: Engine, jobs: int = 1, **options: Any) -> LaneId:
+    """The only lane of a new batch of `jobs` queued jobs."""
+    (lane,) = lanes_of(engine, make_batch(engine, jobs, **options))
+    return lane
+
+
+def take(
+    engine: Engine, lane: LaneId, limit: int = 100, worker: str = "w1", lease_s: float = 60
+) -> list[Job]:
+    """Claim jobs of a lane."""
+    return queue.claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
+
+
+def take_one(engine: Engine, lane: LaneId, worker: str = "w1") -> Job:
+    """Claim one job, which must be there."""
+    (job,) = take(engine, lane, 1, worker)
+    return job
+
+
+def held(*jobs: Job) -> list[tuple[JobId, UUID]]:
+    """As `extend` and `release` take it."""
+    return [(job.id, job.lease) for job in jobs]
+
+
+def image(job: Job, **changes: Any) -> Image:
+    """What a worker brings for a claimed job that went well."""
+    digest = hashlib.sha256(f"{job.id} {job.lease}".encode()).hexdigest()
+    made = Image(
+        id=job.id,
+        lease=job.lease,
+        key=f"batch/images/00000/{job.ordinal:09d}-{job.index}.{digest[:12]}.png",
+        format="png",
+        width=64,
+        height=64,
+        bytes=12_345,
+        sha256=digest,
+        prompt_tokens=4,
+        prompt_truncated=False,
+        model_revision="main",
+        model_digest="0" * 64,
+        upscaler_digest=None,
+        safety_verdict="safe",
+        safety_reason=None,
+        safety_scores={"concepts": [-0.1, -0.2]},
+        watermark="NMIL",
+        watermark_bit_accuracy=1.0,
+        device="cpu",
+        batch_rows=4,
+        versions={"torch": "2"},
+        timings={"generate": 0.5},
+    )
+    return replace(made, **changes)
+
+
+def failure(job: Job, kind: ErrorKind = ErrorKind.MODEL, text: str = "it broke") -> Failure:
+    """Why a claimed job gave no image."""
+    return Failure(job.id, job.lease, kind, text)
+
+
+def expire(engine: Engine, *jobs: Job) -> None:
+    """Let leases run out, as if their workers had been silent for long."""
+    change(
+        engine,
+        "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = ANY(:ids) AND lease IS NOT NULL",
+        ids=[job.id for job in jobs],
+    )
+
+
+def change(engine: Engine, statement: str, **values: Any) -> None:
+    """Run one statement past the queue's own."""
+    with engine.begin() as connection:
+        connection.execute(text(statement), values)
+
+
+def look(engine: Engine, statement: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a query."""
+    with engine.connect() as connection:
+        return [dict(row._mapping) for row in connection.execute(text(statement), values)]
+
+
+def job_row(engine: Engine, job: Job | JobId) -> dict[str, Any]:
+    """One job as it stands in the table."""
+    (row,) = look(engine, "SELECT * FROM jobs WHERE id = :id", id=job.id if isinstance(job, Job) else job)
+    return row
+
+
+def states(engine: Engine, batch: BatchId | None = None) -> dict[str, int]:
+    """The truth: how many jobs each state has, those with none left out."""
+    where = "WHERE CAST(:batch AS bigint) IS NULL OR batch_id = :batch"
+    found = look(engine, f"SELECT state, count(*) AS n FROM jobs {where} GROUP BY 1", batch=batch)  # noqa: S608
+    return {row["state"]: row["n"] for row in found}
+
+
+def tallied(engine: Engine, batch: BatchId | None = None) -> dict[str, int]:
+    """What the tallies say of the same."""
+    where = "WHERE CAST(:batch AS bigint) IS NULL OR batch_id = :batch"
+    found = look(engine, f"SELECT state, sum(delta) AS n FROM tallies {where} GROUP BY 1", batch=batch)  # noqa: S608
+    return {row["state"]: int(row["n"]) for row in found if row["n"]}
+
+
+def lane_differences(engine: Engine) -> list[dict[str, Any]]:
+    """Lanes and states where the tallies are not the truth; expected to be empty."""
+    return look(
+        engine,
+        """
+        SELECT batch_id, lane_id, state, coalesce(told, 0) AS told, coalesce(found, 0) AS found FROM (
+            SELECT batch_id, lane_id, state, sum(delta) AS told FROM tallies GROUP BY 1, 2, 3) AS t
+        FULL JOIN (
+            SELECT batch_id, lane_id, state, count(*) AS found FROM jobs GROUP BY 1, 2, 3) AS j
+        USING (batch_id, lane_id, state) WHERE coalesce(told, 0) <> coalesce(found, 0)
+        """,
+    )
