@@ -11,8 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import batches, queue
 from jobs.database import run
+from jobs.errors import ServiceError
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
+from scheduler.sweep import sweep_uploads
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Duty:
         try:
             if done := self.do():
                 log.debug("%s: %d", self.name, done)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ServiceError) as error:
             log.warning("%s: %s", self.name, str(error).splitlines()[0])
 
 
@@ -45,6 +47,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
+        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine)),
     ]
 
 

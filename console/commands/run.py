@@ -8,7 +8,7 @@ import typer
 from sqlalchemy import text
 
 from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
-from console.progress import counting, watching
+from console.progress import counting, summary, watching
 from console.results import effort, write_contact_sheet
 from console.session import Session, session
 from console.show import duration, note, print_facts, print_json, size
@@ -44,7 +44,8 @@ def run(
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
     _tell(report, as_json)
-    if report["counts"]["failed"] or not report["counts"]["done"]:
+    counts = report["counts"]
+    if counts["failed"] or counts["queued"] or counts["running"] or not counts["done"]:
         raise typer.Exit(1)
 
 
@@ -69,9 +70,7 @@ def _render(open_session: Session, ingested: Ingested, workers: int) -> dict[str
         figures = _work(open_session, status, workers)
         status = batches.status(open_session.engine, ingested.name)
     else:
-        note(
-            f"nothing to render: all {sum(status.counts.values()):,} jobs of {status.name} have ended already"
-        )
+        note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
     return status.report() | figures | _results(open_session, status)
 
 
@@ -149,6 +148,8 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _hint(report: dict[str, Any]) -> None:
+    if report["state"] in (BatchState.PAUSED, BatchState.CANCELLED):
+        note(f"the batch was {report['state']} meanwhile")
     if report["rejected"]:
         note(f"`nightmill rejects {report['name']}` tells why rows were rejected")
     if report["counts"]["failed"] or report["counts"]["blocked"]:
