@@ -79,7 +79,7 @@ _COMPLETE = text(f"""
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
         FROM given WHERE jobs.id = given.id AND jobs.lease = given.lease
-        RETURNING jobs.*, 'running' AS was
+        RETURNING jobs.*, given.lease AS held, 'running' AS was
     ), {_COUNTED}, stored AS (
         INSERT INTO images (job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
@@ -92,7 +92,7 @@ _COMPLETE = text(f"""
             j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
             nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
             g.versions, g.timings, j.worker, j.attempt, j.meta
-        FROM moved j JOIN given g USING (id) JOIN lanes l ON l.id = j.lane_id
+        FROM moved j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
         ORDER BY j.id
     )
     SELECT id FROM moved
