@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from jobs.errors import LeaseLostError, ObjectStoreError
+from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
 from worker.frame import Frame
@@ -47,5 +47,7 @@ def kind_of(error: Exception) -> ErrorKind:
             return ErrorKind.MODEL
         case ObjectStoreError():
             return ErrorKind.OBJECT_STORE
+        case UsageError():
+            return ErrorKind.BAD_INPUT
         case _:
             return ErrorKind.EXCEPTION

@@ -69,11 +69,12 @@ class Leases:
         run(self.engine, text("DELETE FROM workers WHERE name = :name RETURNING name"), {"name": self.worker})
 
     def _give_back(self, held: list[tuple[JobId, UUID]]) -> None:
-        if held:
-            queue.release(self.engine, held)
+        """Whether or not PostgreSQL hears of it, they are renewed no more."""
         with self._lock:
             for job_id, _ in held:
                 self._held.pop(job_id, None)
+        if held:
+            queue.release(self.engine, held)
 
     def _renew_forever(self) -> None:
         while True:

@@ -3,12 +3,15 @@
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from worker.frame import Frame
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+
+GiveUp = Callable[[], bool]
 
 
 class FinishingLine:
@@ -25,22 +28,27 @@ class FinishingLine:
         for thread in self._threads:
             thread.start()
 
-    def put(self, frames: Sequence[Frame]) -> None:
-        """Deliver these; blocks while too many bundles wait."""
-        if frames:
-            self._bundles.put(frames)
+    def put(self, frames: Sequence[Frame], give_up: GiveUp = lambda: False) -> bool:
+        """Deliver these; waits while too many bundles wait, and is False if `give_up` said so before."""
+        return not frames or self._put(frames, give_up)
 
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until all is delivered and end the threads; False if the time ran out first."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for _ in self._threads:
-            try:
-                self._bundles.put(None, timeout=_left(deadline))
-            except queue.Full:
-                return False
+    def drain(self, give_up: GiveUp = lambda: False) -> bool:
+        """Wait until all is delivered and end the threads; False if `give_up` said so before."""
+        if not all(self._put(None, give_up) for _ in self._threads):
+            return False
         for thread in self._threads:
-            thread.join(_left(deadline))
+            while thread.is_alive() and not give_up():
+                thread.join(LOOK_S)
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _put(self, bundle: Sequence[Frame] | None, give_up: GiveUp) -> bool:
+        while True:
+            try:
+                self._bundles.put(bundle, timeout=LOOK_S)
+                return True
+            except queue.Full:
+                if give_up():
+                    return False
 
     def _work(self) -> None:
         while (frames := self._bundles.get()) is not None:
@@ -48,7 +56,3 @@ class FinishingLine:
                 self._deliver(frames)
             except Exception:
                 log.exception("%d images could not be delivered", len(frames))
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -14,11 +14,10 @@ from jobs.errors import LeaseLostError
 from jobs.job import Failure, Job, Lane, LaneId
 from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
-from jobs.states import ErrorKind
-from models.errors import InterruptedRender, ModelError
+from models.errors import InterruptedRender
 from worker.finishing import Finishing
 from worker.frame import Frame
-from worker.isolate import Stage, run_stage
+from worker.isolate import Stage, kind_of, run_stage
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
@@ -43,13 +42,15 @@ def work(desk: Desk, lane_id: LaneId) -> int:
     """Work one shift; returns how many jobs were taken up."""
     shift = Shift(desk, time.monotonic() + desk.settings.shift_s)
     taken = 0
-    while not shift.is_over() and (lane := queue.open_lane(desk.engine, lane_id)):
-        jobs = shift.claim(lane)
-        if not jobs:
-            break
-        taken += len(jobs)
-        shift.render(lane, jobs)
-    shift.close()
+    try:
+        while not shift.is_over() and (lane := queue.open_lane(desk.engine, lane_id)):
+            jobs = shift.claim(lane)
+            if not jobs:
+                break
+            taken += len(jobs)
+            shift.render(lane, jobs)
+    finally:
+        shift.close()
     return taken
 
 
@@ -59,6 +60,7 @@ class Shift:
     def __init__(self, desk: Desk, until: float) -> None:
         self.desk = desk
         self.until = until
+        self.leave_at: float | None = None
         self.finishing: Finishing | None = None
         self.line = FinishingLine(self._deliver)
 
@@ -80,8 +82,9 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.finishing = self.finishing or self._finishing(kit, lane)
-        except (ModelError, OSError) as error:
-            self._report([Frame(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
+        except Exception as error:  # whatever keeps a lane from starting is the failure of its jobs
+            log.warning("lane %d can't start: %s", lane.id, error)
+            self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return
         waiting = list(jobs)
         for group in groups(jobs, self.desk.studio.rows(lane)):
@@ -93,11 +96,17 @@ class Shift:
         self.desk.leases.release(waiting)
 
     def close(self) -> None:
-        """Wait for the deliveries; a worker that stops waits no longer than it may."""
-        limit = self.desk.settings.drain_s if self.desk.stopping.is_set() else None
-        if not self.line.drain(limit):
+        """Wait for the deliveries, in a worker that stops no longer than it may; what is still held goes back."""
+        if not self.line.drain(self._must_leave):
             log.warning("stopped with images undelivered; their jobs will be rendered again")
-            self.desk.leases.release_all()
+        self.desk.leases.release_all()
+
+    def _must_leave(self) -> bool:
+        """The worker was asked to stop, and the time that it may take for deliveries is over."""
+        if not self.desk.stopping.is_set():
+            return False
+        self.leave_at = self.leave_at or time.monotonic() + self.desk.settings.drain_s
+        return time.monotonic() >= self.leave_at
 
     def _make(self, kit: Kit, lane: Lane, group: Sequence[Job]) -> bool:
         making = Making(self.desk.studio, kit, lane, on_step=self._watch(group))
@@ -105,8 +114,7 @@ class Shift:
             frames = self._run(making.stages(), [Frame(job) for job in group if self.desk.leases.holds(job)])
         except InterruptedRender:
             return False
-        self.line.put(frames)
-        return True
+        return self.line.put(frames, self._must_leave)
 
     def _watch(self, group: Sequence[Job]) -> Callable[[int], None]:
         def check(_: int) -> None:
@@ -118,7 +126,8 @@ class Shift:
     def _deliver(self, frames: Sequence[Frame]) -> None:
         assert self.finishing is not None
         try:
-            self.finishing.complete(self._run(self.finishing.stages(), frames))
+            stages = self.finishing.stages()
+            self.finishing.complete([done for frame in frames for done in self._run(stages, [frame])])
         except LeaseLostError as error:
             log.warning("%s; their images were dropped", error)
         finally:
@@ -154,14 +163,15 @@ class Shift:
 
 
 def groups(jobs: Sequence[Job], rows: int) -> list[list[Job]]:
-    """Device batches: jobs that share steps, guidance and sampler, at most `rows` together."""
+    """Device batches: jobs that take the same steps with the same sampler, at most `rows` together."""
     ordered = sorted(jobs, key=_shape)
     alike = [list(members) for _, members in groupby(ordered, key=_shape)]
     return [members[start : start + rows] for members in alike for start in range(0, len(members), rows)]
 
 
-def _shape(job: Job) -> tuple[int, float, str]:
-    return job.steps, job.guidance_scale, job.sampler
+def _shape(job: Job) -> tuple[int, bool, str, int]:
+    is_guided = job.guidance_scale > 1
+    return job.steps, is_guided, job.sampler, -1 if job.noise_level is None else job.noise_level
 
 
 def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:

@@ -1,0 +1,85 @@
+"""A worker's desk inside the test's own process: real queue, real models, real stores."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from jobs.job import LaneId
+from jobs.manifest import open_source
+from jobs.policy import parse_policy
+from jobs.settings import Settings
+from models.catalogue import Catalogue
+from scheduler.ingest import Ingested, Order, ingest
+from scheduler.rules import Reading, row_rules
+from tests.factories import lanes_of, look
+from worker.leases import Leases
+from worker.shift import Desk, work
+from worker.studio import Studio
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@contextmanager
+def desk_for(settings: Settings, engine: Engine, studio: Studio) -> Iterator[Desk]:
+    """What a worker's child keeps, its leases renewed until the end of the block."""
+    leases = Leases(engine, "tester", "cpu", settings.lease_s)
+    leases.start()
+    try:
+        yield Desk(settings, engine, leases, studio, threading.Event(), "tester")
+    finally:
+        leases.stop()
+
+
+def submit(settings: Settings, engine: Engine, folder: Path, rows: Rows, **policy: str) -> Ingested:
+    """Ingest rows by the rules of the settings' own catalogue; `policy` as `--set` takes it."""
+    with engine.connect() as connection:
+        number = len(connection.exec_driver_sql("SELECT 1 FROM batches").all())
+    manifest = folder / f"batch-{number}.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model, output = settings.default_model, policy.pop("output", settings.output)
+    rules = row_rules(Catalogue.load(settings.models_path), model, Reading(), 0)
+    with open_source(str(manifest)) as opened:
+        order = Order(opened, Reading(), parse_policy(policy), output, model, manifest.stem)
+        return ingest(engine, order, rules)
+
+
+def render(desk: Desk, folder: Path, rows: Rows, **policy: str) -> Ingested:
+    """Submit the rows and work shifts until nothing of them is left that could be claimed."""
+    batch = submit(desk.settings, desk.engine, folder, rows, **policy)
+    while sum(work(desk, lane) for lane in lanes_of(desk.engine, batch)):
+        pass
+    return batch
+
+
+def images_of(engine: Engine, batch: Ingested) -> list[dict[str, Any]]:
+    """The batch's image rows in the order of its manifest."""
+    return look(engine, 'SELECT * FROM images WHERE batch_id = :id ORDER BY ordinal, "index"', id=batch.id)
+
+
+def jobs_of(engine: Engine, batch: Ingested) -> list[dict[str, Any]]:
+    """The batch's jobs in the order of its manifest."""
+    return look(engine, 'SELECT * FROM jobs WHERE batch_id = :id ORDER BY ordinal, "index"', id=batch.id)
+
+
+def attempts_of(engine: Engine, batch: Ingested) -> list[dict[str, Any]]:
+    """What is remembered of attempts that gave no image, oldest first."""
+    statement = """
+        SELECT attempts.* FROM attempts JOIN jobs ON jobs.id = job_id WHERE batch_id = :id ORDER BY attempts.id
+    """
+    return look(engine, statement, id=batch.id)
+
+
+def only_lane(engine: Engine, batch: Ingested) -> LaneId:
+    """The one lane of a batch."""
+    (lane,) = lanes_of(engine, batch)
+    return lane
+
+
+def files_in(folder: Path) -> list[str]:
+    """The paths of all files below a folder, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
