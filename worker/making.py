@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from jobs.job import Lane
 from jobs.states import ErrorKind, SafetyAction
@@ -11,10 +12,14 @@ from worker.frame import Frame, Pixels
 from worker.isolate import Stage
 from worker.studio import Kit, Studio
 
+if TYPE_CHECKING:
+    from models.safety import SafetyScores
+
 _DEFECTS = {
     "nan": (ErrorKind.NOT_FINITE, "the model gave values that are not numbers"),
     "black": (ErrorKind.BLACK, "the model gave a black picture"),
 }
+_WITHHELD = ("blackened", "blurred")
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,17 @@ class Making:
                 replace(
                     frame, safety_scores={"concepts": score.concepts, "special_care": score.special_care}
                 ),
-                frame.flagged_for or ("safety checker" if score.flagged else None),
+                frame.flagged_for or _finding(score),
             )
             for frame, score in zip(frames, scores, strict=True)
         ]
 
     def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Four times the width and height."""
+        """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
+        drawn = iter(self._upscaled([frame for frame in frames if frame.safety_verdict not in _WITHHELD]))
+        return [stretched(frame) if frame.safety_verdict in _WITHHELD else next(drawn) for frame in frames]
+
+    def _upscaled(self, frames: Sequence[Frame]) -> list[Frame]:
         from models.upscale import UpscaleRequest  # noqa: PLC0415
 
         upscaler, checkpoint = self.kit.upscaler, self.kit.upscaler_checkpoint
@@ -124,7 +133,7 @@ class Making:
         frame = replace(frame, flagged_for=reason)
         match SafetyAction(self.lane.safety):
             case SafetyAction.BLOCK:
-                return frame.ended(ErrorKind.SAFETY, f"flagged by the {reason}", is_block=True)
+                return frame.ended(ErrorKind.SAFETY, reason, is_block=True)
             case SafetyAction.FLAG:
                 return replace(frame, safety_verdict="flagged")
             case SafetyAction.BLACKEN:
@@ -146,6 +155,18 @@ class Making:
             _with_picture(replace(frame, batch_rows=rows), picture.pixels, picture.defect)
             for frame, picture in zip(frames, pictures, strict=True)
         ]
+
+
+def stretched(frame: Frame) -> Frame:
+    """The frame with each pixel four times as wide and high."""
+    return replace(frame, pixels=frame.picture.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def _finding(score: "SafetyScores") -> str | None:
+    if not score.flagged:
+        return None
+    above = (f"{number} at {value:+.3f}" for number, value in enumerate(score.concepts) if value > 0)
+    return f"safety checker: concept {', '.join(above)}"
 
 
 def _with_picture(frame: Frame, pixels: Pixels, defect: str | None) -> Frame:
