@@ -32,7 +32,12 @@ def _negative_prompt(value: object) -> str:
 
 
 def _optional_text(column: str, limit: int) -> Callable[[object], str | None]:
-    return lambda value: None if missing(value) else free_text(column, value, limit)
+    def read(value: object) -> str | None:
+        if type(value) is str and len(value) <= limit and value and not value.isspace():
+            return value
+        return None if missing(value) else free_text(column, value, limit)
+
+    return read
 
 
 def _seed(value: object) -> int | None:

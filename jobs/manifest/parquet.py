@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import ManifestError
 from jobs.manifest.columns import check_header
-from jobs.manifest.readers import Broken, Record, Records
+from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.records import ManifestFile
 from jobs.manifest.streams import read_chunks
 from jobs.manifest.values import ProblemError

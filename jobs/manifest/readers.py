@@ -2,43 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from json import JSONDecodeError, JSONDecoder
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 from jobs.errors import ManifestError
 from jobs.manifest.columns import check_header
 from jobs.manifest.delimited import BadQuotesError, read_quoted
+from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.records import ManifestFile
 from jobs.manifest.streams import MAX_LINE, Lines, read_chunks
 from jobs.manifest.values import SURROGATE
 
 _TOO_LONG = f"line is over {MAX_LINE:,} bytes; shorten it"
 _NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
+_JSON_SPACE = " \t\r\n"
+_LOOSE_COLONS = tuple(f"{space}:" for space in _JSON_SPACE)
 _RISKY_ESCAPE = re.compile(r"\\u(?:0000|[dD])")
-
-
-class Record(NamedTuple):
-    """Values by column name; `raw` is for excerpts; `suspect`: there may be text that can't be stored."""
-
-    line: int
-    values: dict[str, Any]
-    raw: object
-    suspect: bool
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A record that can't be read at all."""
-
-    line: int
-    reason: str
-    raw: object
-    column: str | None = None
-
-
-Records = Iterator[Record | Broken]
 
 
 def read_records(manifest: ManifestFile, renames: Mapping[str, str]) -> Records:
@@ -72,7 +52,7 @@ def read_text(lines: Lines, column: str) -> Records:
 
 def read_jsonl(lines: Lines) -> Records:
     """One JSON object a line (RFC 8259, so no NaN); blank lines are no rows."""
-    decode = _strict_decoder()
+    decode = _decoder()
     for raw in lines:
         text = _decoded(raw, lines.number)
         if isinstance(text, Broken):
@@ -152,8 +132,28 @@ def _loose(raw: bytes) -> str:
     return raw[:1000].decode("utf-8", "replace")
 
 
-def _strict_decoder() -> Callable[[str], Any]:
-    return JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
+def _decoder() -> Callable[[str], Any]:
+    """Decodes JSON without NaN and without keys that come twice; twice as fast where the text rules those out."""
+    decode_plain = JSONDecoder(parse_constant=_refuse_constant).raw_decode
+    decode_strictly = JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
+
+    def decode(text: str) -> Any:
+        try:
+            values, end = decode_plain(text)
+        except (ValueError, RecursionError):
+            return decode_strictly(text)
+        is_all = end == len(text) or not text[end:].strip(_JSON_SPACE)
+        is_sure = is_all and type(values) is dict and _has_keys(text, len(values))
+        return values if is_sure else decode_strictly(text)
+
+    return decode
+
+
+def _has_keys(text: str, count: int) -> bool:
+    """Whether JSON text surely has no more than `count` keys at any depth: what follows each is a colon."""
+    if text.count('":') != count:
+        return False
+    return text.count(":") == count or not any(gap in text for gap in _LOOSE_COLONS)
 
 
 def _refuse_constant(name: str) -> None:

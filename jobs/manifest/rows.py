@@ -8,7 +8,8 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.columns import find_misspelt, locate_columns
 from jobs.manifest.options import FREE_COLUMNS, MAX_PROMPT, OPTION_COLUMNS, check_overrides, read_options
-from jobs.manifest.readers import Broken, Record, read_records
+from jobs.manifest.raw import Broken, Record
+from jobs.manifest.readers import read_records
 from jobs.manifest.records import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (
     ProblemError,
@@ -86,11 +87,11 @@ class _Builder:
             prompt = _odd_prompt(prompt)
         meta = dict(zip(plan.meta_names, plan.meta(values), strict=True))
         check_meta(meta)
-        fields = self._fixed.copy()
+        fields = {"ordinal": ordinal, "line": line, "prompt": prompt, "meta": meta} | self._fixed
         for name, key, parse in plan.free:
             fields[name] = parse(values[key])
         fields.update(self._options(plan, values, fields))
-        return Row(ordinal=ordinal, line=line, prompt=prompt, meta=meta, **fields)
+        return Row.of(fields)
 
     def _options(self, plan: _Plan, values: Values, fields: Values) -> dict[str, Any]:
         raw = plan.options(values)
