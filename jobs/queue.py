@@ -32,12 +32,16 @@ _REMEMBERED = """
         SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM moved
     )"""
 
+# A range of one lane: with `=`, the planner takes the primary key for a good way to an order by id, and then reads
+# all jobs that are done before it finds one that is queued.
+_IN_LANE = "lane_id BETWEEN :lane AND :lane"
+
 _CLAIM = text(f"""
     WITH picked AS (
         SELECT id FROM jobs
-        WHERE lane_id = :lane AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
+        WHERE {_IN_LANE} AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
           AND (error_kind IS NOT DISTINCT FROM 'crash') = :crashed
-        ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ORDER BY lane_id, id LIMIT :limit FOR UPDATE SKIP LOCKED
     ), is_open AS (
         SELECT 1 FROM lanes JOIN batches ON batches.id = batch_id
         WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
@@ -148,8 +152,10 @@ _RESCUE = text(f"""
 
 _CANCEL = text(f"""
     WITH picked AS (
-        SELECT id, state AS was FROM jobs
-        WHERE lane_id = :lane AND state IN ('queued', 'running')
+        SELECT id, state AS was FROM jobs WHERE state IN ('queued', 'running') AND id IN (
+            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' ORDER BY lane_id, id LIMIT :limit)
+            UNION ALL
+            (SELECT id FROM jobs WHERE lane_id = :lane AND state = 'running' LIMIT :limit))
         ORDER BY id LIMIT :limit FOR UPDATE
     ), moved AS (
         UPDATE jobs SET state = 'cancelled', finished_at = now(), lease = NULL, lease_until = NULL
