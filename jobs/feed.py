@@ -41,7 +41,7 @@ def read(
 
 def parse_cursor(cursor: str) -> tuple[int, int]:
     """Transaction and image id of a cursor such as `812-40`."""
-    match = re.fullmatch(r"(\d{1,19})-(\d{1,18})", cursor)
+    match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", cursor)
     if match is None:
         raise UsageError(
             f"{cursor!r} is no cursor of the feed: give one that it printed, or {START} for the start"

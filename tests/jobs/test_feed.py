@@ -1,0 +1,180 @@
+"""The feed gives every image once, whatever order the writers' transactions end in."""
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from jobs import feed, queue
+from jobs.errors import UsageError
+from jobs.job import Job
+from tests.factories import image, lanes_of, look, make_batch, make_lane, take
+
+WRITERS = 8
+JOBS_EACH = 40
+
+Reader = Callable[[Engine, str], tuple[list[int], str]]
+
+
+def store(connection: Connection, *jobs: Job) -> None:
+    """Complete jobs inside a transaction that the caller ends."""
+    records = json.dumps([image(job).record() for job in jobs])
+    assert len(connection.execute(queue._COMPLETE, {"records": records}).all()) == len(jobs)
+
+
+def by_cursor(engine: Engine, since: str) -> tuple[list[int], str]:
+    """The feed's own way: the jobs after a cursor, and the next cursor."""
+    jobs = []
+    for record in feed.read(engine, since, limit=7):
+        jobs.append(record["job_id"])
+        since = record["cursor"]
+    return jobs, since
+
+
+def by_id(engine: Engine, since: str) -> tuple[list[int], str]:
+    """The way that suggests itself, and loses rows."""
+    after = int(since.partition("-")[2])
+    rows = look(engine, "SELECT id, job_id FROM images WHERE id > :after ORDER BY id", after=after)
+    return [row["job_id"] for row in rows], f"0-{rows[-1]['id'] if rows else after}"
+
+
+def settled(engine: Engine, count: int, since: str = feed.START) -> list[dict]:
+    """The feed once it has `count` images: the server's own upkeep may hold it back for a moment."""
+    deadline = time.monotonic() + 20
+    while len(records := list(feed.read(engine, since))) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return records
+
+
+def write(engine: Engine, jobs: list[Job], seed: int) -> None:
+    chance = random.Random(seed)
+    while jobs:
+        part = jobs[: chance.randint(1, 4)]
+        with engine.connect() as connection:
+            store(connection, *part)
+            time.sleep(chance.random() * 0.02)
+            if chance.random() < 0.2:
+                connection.rollback()
+                continue
+            connection.commit()
+        del jobs[: len(part)]
+
+
+def test_a_reader_beside_eight_writers_misses_and_doubles_nothing(engine: Engine) -> None:
+    lane = make_lane(engine, WRITERS * JOBS_EACH)
+    portions = [take(engine, lane, JOBS_EACH) for _ in range(WRITERS)]
+    expected = Counter(job.id for jobs in portions for job in jobs)
+    seen: Counter[int] = Counter()
+    cursor, polls = feed.START, 0
+    with ThreadPoolExecutor(WRITERS) as threads:
+        writers = [threads.submit(write, engine, jobs, seed) for seed, jobs in enumerate(portions)]
+        while not all(writer.done() for writer in writers):
+            jobs, cursor = by_cursor(engine, cursor)
+            seen.update(jobs)
+            polls += bool(jobs)
+        for writer in writers:
+            writer.result()
+    seen.update(record["job_id"] for record in settled(engine, expected.total() - seen.total(), cursor))
+    assert seen == expected
+    assert polls > 5, "the reader read while the writers wrote"
+
+
+@pytest.mark.parametrize(("reader", "expected"), [(by_cursor, [1, 2]), (by_id, [2])])
+def test_a_late_commit_is_seen_by_cursor_and_lost_by_id(
+    engine: Engine, reader: Reader, expected: list[int]
+) -> None:
+    """The first writer takes the lower id and commits after the reader has passed."""
+    first, second = take(engine, make_lane(engine, 2))
+    seen: list[int] = []
+    with engine.connect() as late:
+        store(late, first)
+        queue.complete(engine, [image(second)])
+        jobs, cursor = reader(engine, feed.START)
+        seen += jobs
+        late.commit()
+    settled(engine, 2)
+    jobs, _ = reader(engine, cursor)
+    assert sorted(seen + jobs) == expected
+
+
+def test_a_transaction_that_began_first_and_wrote_last_is_waited_for(engine: Engine) -> None:
+    first, second = take(engine, make_lane(engine, 2))
+    with engine.connect() as late:
+        late.execute(text("SELECT pg_current_xact_id()"))
+        queue.complete(engine, [image(second)])
+        assert list(feed.read(engine)) == [], "what comes later sorts before it"
+        store(late, first)
+        late.commit()
+    assert [record["job_id"] for record in settled(engine, 2)] == [first.id, second.id]
+
+
+def test_what_was_rolled_back_never_appears(engine: Engine) -> None:
+    first, second = take(engine, make_lane(engine, 2))
+    with engine.connect() as connection:
+        store(connection, first)
+        connection.rollback()
+    queue.complete(engine, [image(second)])
+    assert [record["job_id"] for record in settled(engine, 1)] == [second.id]
+
+
+def test_reading_goes_on_from_any_cursor(engine: Engine) -> None:
+    jobs = take(engine, make_lane(engine, 9))
+    for start in range(0, 9, 3):
+        queue.complete(engine, [image(job) for job in jobs[start : start + 3]])
+    records = settled(engine, 9)
+    assert len({record["cursor"] for record in records}) == 9
+    for place, record in enumerate(records):
+        assert list(feed.read(engine, record["cursor"], limit=2)) == records[place + 1 :]
+
+
+def test_one_batch_can_be_followed(engine: Engine) -> None:
+    batches = [make_batch(engine, 2, output=f"s3://bucket/{name}/") for name in "ab"]
+    for batch in batches:
+        queue.complete(engine, [image(job) for job in take(engine, lanes_of(engine, batch)[0])])
+    settled(engine, 4)
+    records = list(feed.read(engine, batch=batches[1].id, limit=1))
+    assert [record["batch"] for record in records] == [batches[1].name] * 2
+    assert records[0]["uri"] == f"s3://bucket/b/{records[0]['key']}"
+    assert list(feed.read(engine, records[0]["cursor"], batch=batches[1].id)) == records[1:]
+
+
+def test_a_record_tells_all_of_an_image_as_plain_values(engine: Engine) -> None:
+    row = {"prompt": "a", "seed": 2**64 - 1, "class": {"id": 7}}
+    (job,) = take(engine, lanes_of(engine, make_batch(engine, [row], name="foxes"))[0])
+    queue.complete(engine, [image(job)])
+    (record,) = settled(engine, 1)
+    assert (record["batch"], record["seed"], record["meta"]) == ("foxes", 2**64 - 1, {"class": {"id": 7}})
+    assert type(record["seed"]) is int
+    assert "feed_xid" not in record
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "0",
+        "1-",
+        "-1",
+        "1-2-3",
+        "a-b",
+        " 1-2",
+        "1-2\n",
+        "1.5-2",
+        "-1-2",
+        "1" * 20 + "-1",
+        "1-" + "1" * 19,
+        "٣-٤",
+    ],
+)
+def test_what_is_no_cursor_is_refused_in_plain_words(engine: Engine, cursor: str) -> None:
+    with pytest.raises(UsageError, match="is no cursor of the feed: give one that it printed, or 0-0"):
+        next(feed.read(engine, cursor), None)
+
+
+def test_the_largest_cursor_is_one(engine: Engine) -> None:
+    assert list(feed.read(engine, "9" * 19 + "-" + "9" * 18)) == []
