@@ -16,10 +16,12 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
     """An engine on `postgresql://…`; connections are checked before use and time out in 10 s."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UsageError(
             "NIGHTMILL_DATABASE_URL is not a URL; write postgresql://user:password@host/database"
         ) from None
+    if "@" in (parsed.host or ""):
+        raise UsageError("NIGHTMILL_DATABASE_URL has two '@'; write the one in the password as %40")
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise UsageError(
             f"NIGHTMILL_DATABASE_URL must be postgresql://…, not {parsed.get_backend_name()}://…"

@@ -1,0 +1,154 @@
+"""Settings come from NIGHTMILL_*; what is wrong there is said by name and without a password."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from jobs.database import check_reachable, connect
+from jobs.errors import ServiceError, UsageError
+from jobs.settings import Settings, load_settings, without_password
+
+SECRET = "hunter2"
+
+
+def test_nothing_set_means_a_private_installation_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.data_dir == tmp_path / ".nightmill"
+    assert settings.output == str(tmp_path / "output")
+    assert settings.models_path == tmp_path / ".nightmill" / "models"
+    assert (settings.database_url, settings.broker_url) == (None, None)
+
+
+def test_the_environment_is_read_and_what_is_given_goes_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_LEASE_S", "12.5")
+    monkeypatch.setenv("NIGHTMILL_QUEUE", "theirs")
+    settings = load_settings(queue="ours", tick_s=None)
+    assert (settings.lease_s, settings.queue, settings.tick_s) == (12.5, "ours", 0.5)
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/prefix", "file:///tmp/x"])
+def test_an_output_elsewhere_is_kept_as_it_is(output: str) -> None:
+    assert load_settings(output=output).output == output
+
+
+def test_home_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings(output="~/out").output == str(tmp_path / "out")
+    assert load_settings(data_dir="~/data").data_dir == tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("LEASE_S", "soon", "number"),
+        ("LEASE_S", "0.5", "greater than 0.5"),
+        ("LEASE_S", "nan", "greater than 0.5"),
+        ("CLAIM", "0", "greater than or equal to 1"),
+        ("CLAIM", "1001", "less than or equal to 1000"),
+        ("GPU_ROWS", "-1", "greater than or equal to 1"),
+        ("QUEUE", "a b", "match pattern"),
+        ("QUEUE", "", "match pattern"),
+        ("WATERMARK", "ä", "must be ASCII"),
+        ("WATERMARK", "", "at least 1 character"),
+        ("WATERMARK", "x" * 17, "at most 16 characters"),
+        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO'"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(f"NIGHTMILL_{name}", value)
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(f"NIGHTMILL_{name}: ")
+    assert reason in message
+    assert f"(got {value!r})" in message
+    assert "\n" not in message
+
+
+def test_a_wrong_url_is_named_without_its_value() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(database_url=["postgresql://user:" + SECRET + "@host/db"])
+    assert str(caught.value).startswith("NIGHTMILL_DATABASE_URL: ")
+    assert SECRET not in str(caught.value)
+
+
+def secretive() -> Settings:
+    return load_settings(
+        database_url=f"postgresql://user:{SECRET}@host/db", broker_url=f"redis://:{SECRET}@host/0"
+    )
+
+
+def test_passwords_are_not_printed_with_the_settings() -> None:
+    settings = secretive()
+    assert SECRET not in repr(settings) + str(settings) + str(settings.model_dump())
+    assert settings.database.count(SECRET) == settings.broker.count(SECRET) == 1
+
+
+def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_QUEUE", "from-outside")
+    monkeypatch.setenv("OTHER", "stays")
+    settings = load_settings(
+        data_dir="/data", queue="own", gpu_rows=4, prompt_terms="/terms", lease_s=7
+    ).model_copy(update={"database_url": SecretStr(f"postgresql://u:{SECRET}@h/d")})
+    environment = settings.environment()
+    assert environment["OTHER"] == "stays"
+    assert environment["NIGHTMILL_QUEUE"] == "own"
+    for name in [name for name in environment if name.startswith("NIGHTMILL_")]:
+        monkeypatch.setenv(name, environment[name])
+    assert load_settings() == settings
+    assert "NIGHTMILL_BROKER_URL" not in environment
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().queue = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"postgresql://user:{SECRET}@host:5432/db", "postgresql://user@host:5432/db"),
+        (f"redis://:{SECRET}@host:6379/0", "redis://host:6379/0"),
+        (f"postgresql:///db?host=/run&password={SECRET}", "postgresql:///db"),
+        (f"postgresql://user:a{SECRET}%40b@host/db", "postgresql://user@host/db"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (f"{SECRET} is no url", "is not a URL; write postgresql://"),
+        (f"mysql://user:{SECRET}@host/db", r"must be postgresql://…, not mysql://…"),
+        (f"postgresql://user:a@{SECRET}@host/db", "has two '@'; write the one in the password as %40"),
+        (f"postgresql://user:{SECRET}@host:port/db", "is not a URL; write postgresql://"),
+    ],
+)
+def test_a_database_url_of_another_kind_is_refused_in_plain_words(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"NIGHTMILL_DATABASE_URL {message}") as caught:
+        connect(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://user:{SECRET}@127.0.0.1:9/db",
+        f"postgresql://user@127.0.0.1:9/db?password={SECRET}",
+        f"postgresql://user:{SECRET}@/db?host=/nowhere",
+    ],
+)
+def test_a_database_that_is_away_is_said_without_its_password(url: str) -> None:
+    engine = connect(url)
+    with pytest.raises(ServiceError, match="can't reach PostgreSQL at postgresql") as caught:
+        check_reachable(engine)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
