@@ -7,28 +7,21 @@ finds the same batch, and a submit that is cut off leaves nothing.
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
-from psycopg import Cursor
-from sqlalchemy import Connection, Engine, insert, text, update
+from sqlalchemy import Connection, Engine, insert, text
 
 from jobs import schema
 from jobs.errors import ManifestError, UsageError
-from jobs.job import BatchId, LaneId
+from jobs.job import BatchId
 from jobs.manifest import ManifestFile, Reject, Row, RowRules, read_rows
 from jobs.policy import Policy
+from scheduler.load import Load
 from scheduler.rules import Reading
 
-CHUNK_ROWS = 5_000
-_JOB_COLUMNS = (
-    "batch_id, lane_id, ordinal, index, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, seed, "
-    "noise_level, tenant, meta"
-)
-_REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
+TELL_EVERY = 1_000
 
 
 @dataclass(frozen=True)
@@ -80,86 +73,19 @@ def ingest(
         if known := _known(connection, order):
             return known
         batch, name = _create(connection, order)
-        load = _Load(connection, batch, order.policy.batch_seed)
-        for chunk in _chunks(_checked(read_rows(order.manifest, rules), order)):
-            load.copy(chunk)
-            on_rows(load.rows)
-        return load.close(name)
+        with Load(connection, batch, order.policy.batch_seed) as load:
+            items = read_rows(order.manifest, rules)
+            for item in _strictly(items, order) if order.reading.strict else items:
+                load.add(item)
+                if load.rows % TELL_EVERY == 0:
+                    on_rows(load.rows)
+        on_rows(load.rows)
+        return Ingested(batch, name, True, load.rows, load.rejected, load.jobs)
 
 
-class _Load:
-    """One batch being filled."""
-
-    def __init__(self, connection: Connection, batch: BatchId, batch_seed: int) -> None:
-        self.connection = connection
-        self.batch = batch
-        self.batch_seed = batch_seed
-        self.lanes: dict[tuple[Any, ...], LaneId] = {}
-        self.queued: Counter[LaneId] = Counter()
-        self.rows = self.rejected = 0
-
-    def copy(self, chunk: list[Row | Reject]) -> None:
-        """Append rows and rejects to their tables."""
-        rows = [item for item in chunk if isinstance(item, Row)]
-        rejects = [item for item in chunk if isinstance(item, Reject)]
-        laned = [(row, self._lane(row)) for row in rows]
-        cursor = self.connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
-        _copy(
-            cursor, "jobs", _JOB_COLUMNS, (record for row, lane in laned for record in self._jobs(row, lane))
-        )
-        _copy(cursor, "rejects", _REJECT_COLUMNS, (self._reject(reject) for reject in rejects))
-        self.rows += len(chunk)
-        self.rejected += len(rejects)
-
-    def close(self, name: str) -> Ingested:
-        """Write the counts."""
-        jobs = self.queued.total()
-        counts = {"rows": self.rows, "rejected": self.rejected, "jobs": jobs}
-        self.connection.execute(
-            update(schema.batches).where(schema.batches.c.id == self.batch).values(**counts)
-        )
-        if self.queued:
-            self.connection.execute(
-                insert(schema.tallies),
-                [
-                    {"batch_id": self.batch, "lane_id": lane, "state": "queued", "delta": count}
-                    for lane, count in self.queued.items()
-                ],
-            )
-        return Ingested(self.batch, name, True, self.rows, self.rejected, jobs)
-
-    def _lane(self, row: Row) -> LaneId:
-        shape = (row.model, row.width, row.height, row.upscale)
-        lane = self.lanes.get(shape)
-        if lane is None:
-            values = dict(zip(("model", "width", "height", "upscale"), shape, strict=True))
-            statement = (
-                insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
-            )
-            lane = self.lanes[shape] = self.connection.execute(statement).scalar_one()
-        self.queued[lane] += row.num_images
-        return lane
-
-    def _jobs(self, row: Row, lane: LaneId) -> Iterator[tuple[Any, ...]]:
-        meta = json.dumps(row.meta, ensure_ascii=False) if row.meta else "{}"
-        noise_level = row.noise_level if row.upscale else None
-        common = (row.id, row.prompt, row.negative_prompt, row.steps, row.guidance_scale, row.sampler)
-        for index, seed in enumerate(row.seeds(self.batch_seed)):
-            yield self.batch, lane, row.ordinal, index, *common, seed, noise_level, row.tenant, meta
-
-    def _reject(self, reject: Reject) -> tuple[Any, ...]:
-        return self.batch, reject.ordinal, reject.line, reject.column, reject.reason, reject.excerpt
-
-
-def _copy(cursor: Cursor[Any], table: str, columns: str, records: Iterable[tuple[Any, ...]]) -> None:
-    with cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
-        for record in records:
-            copy.write_row(record)
-
-
-def _checked(items: Iterator[Row | Reject], order: Order) -> Iterator[Row | Reject]:
+def _strictly(items: Iterator[Row | Reject], order: Order) -> Iterator[Row | Reject]:
     for item in items:
-        if order.reading.strict and isinstance(item, Reject):
+        if isinstance(item, Reject):
             raise ManifestError(f"{describe(item, order.manifest.label)}; nothing was ingested (--strict)")
         yield item
 
@@ -168,11 +94,6 @@ def describe(reject: Reject, label: str) -> str:
     """A rejected row in one line: file, line, column, reason."""
     column = f", column {reject.column}" if reject.column else ""
     return f"{label}, line {reject.line}{column}: {reject.reason}"
-
-
-def _chunks(items: Iterator[Row | Reject]) -> Iterator[list[Row | Reject]]:
-    while chunk := list(islice(items, CHUNK_ROWS)):
-        yield chunk
 
 
 def _known(connection: Connection, order: Order) -> Ingested | None:

@@ -80,9 +80,9 @@ class Row:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
-        """The row with these fields, which must be all: a tenth of what a frozen dataclass takes to construct."""
+        """The row with these fields, which must be all, and are taken over; the constructor takes eight times as long."""
         row = cls.__new__(cls)
-        row.__dict__.update(fields)
+        object.__setattr__(row, "__dict__", fields)
         return row
 
     def seeds(self, batch_seed: int) -> list[int]:
@@ -95,6 +95,8 @@ class Row:
         if self.seed is not None:
             return [(self.seed + index) % SEED_SPACE for index in range(self.num_images)]
         first = _seed_offset(batch_seed) + self.ordinal
+        if self.num_images == 1:
+            return [first % _TORCH_SEEDS]
         return [(first + index * _GOLDEN) % _TORCH_SEEDS for index in range(self.num_images)]
 
 

@@ -48,12 +48,11 @@ class _Plan:
     """What to take from records with one set of column names."""
 
     complaint: tuple[str | None, str] | None
-    prompt: str
     free: tuple[tuple[str, str, Callable[[object], Any]], ...]
+    has_pictures: bool
     option_names: tuple[str, ...]
     options: Callable[[Values], tuple[Any, ...]]
     meta_names: tuple[str, ...]
-    meta: Callable[[Values], tuple[Any, ...]]
 
 
 class _Builder:
@@ -65,48 +64,52 @@ class _Builder:
         self._seen: dict[object, dict[str, Any]] = {}
         self._option_overrides = {k: v for k, v in rules.overrides.items() if k in OPTION_COLUMNS}
         self._fixed = {name: parse(rules.overrides.get(name)) for name, parse in FREE_COLUMNS.items()}
+        self._fixed_pictures = self._pictures({})
 
     def build(self, ordinal: int, record: Record | Broken) -> Row | Reject:
         if isinstance(record, Broken):
             return _reject(ordinal, record, record.column, record.reason)
-        names = tuple(record.values)
         try:
-            plan = self._plans.get(names) or self._plan(names)
-            return self._row(ordinal, record, plan)
+            return self._row(ordinal, record)
         except ProblemError as problem:
             return _reject(ordinal, record, problem.column, problem.reason)
 
-    def _row(self, ordinal: int, record: Record, plan: _Plan) -> Row:
+    def _row(self, ordinal: int, record: Record) -> Row:
         line, values, _, suspect = record
+        names = tuple(values)
+        plan = self._plans.get(names) or self._plan(names)
         if plan.complaint:
             raise ProblemError(*plan.complaint)
         if suspect:
             check_storable(values)
-        prompt = values[plan.prompt]
-        if type(prompt) is not str or len(prompt) > MAX_PROMPT or not prompt or prompt.isspace():
-            prompt = _odd_prompt(prompt)
-        meta = dict(zip(plan.meta_names, plan.meta(values), strict=True))
-        check_meta(meta)
-        fields = {"ordinal": ordinal, "line": line, "prompt": prompt, "meta": meta} | self._fixed
+        fields: dict[str, Any] = {"ordinal": ordinal, "line": line}
         for name, key, parse in plan.free:
             fields[name] = parse(values[key])
-        fields.update(self._options(plan, values, fields))
-        return Row.of(fields)
+        meta = fields["meta"] = {}
+        for name in plan.meta_names:
+            meta[name] = values[name]
+        check_meta(meta)
+        return Row.of(self._options(plan, values, fields) | fields)
 
     def _options(self, plan: _Plan, values: Values, fields: Values) -> dict[str, Any]:
+        """The options of a row, and those free columns that `--set` fixes or nobody gives."""
         raw = plan.options(values)
-        init, mask = fields["init_image"] is not None, fields["mask_image"] is not None
+        init, mask = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
         # True == 1 == 1.0 in Python, so the types belong to the key.
-        key = plan.option_names, raw, tuple(map(type, raw)), init, mask
+        key = plan.option_names, raw, *map(type, raw), init, mask
         try:
             return self._seen[key]
         except (KeyError, TypeError):
             given = dict(zip(plan.option_names, raw, strict=True)) | self._option_overrides
-            found = read_options(given, self._rules, init, mask)
+            found = self._fixed | read_options(given, self._rules, init, mask)
         if len(self._seen) >= _MAX_OPTIONS:
             self._seen.clear()
         self._seen[key] = found
         return found
+
+    def _pictures(self, free: Values) -> tuple[bool, bool]:
+        fields = {**self._fixed, **free}
+        return fields["init_image"] is not None, fields["mask_image"] is not None
 
     def _plan(self, names: tuple[str, ...]) -> _Plan:
         if len(self._plans) >= _MAX_PLANS:
@@ -124,15 +127,13 @@ def _make_plan(names: tuple[str, ...], rules: RowRules) -> _Plan:
     taken = set(located.values())
     given = {column: name for column, name in located.items() if column not in rules.overrides}
     options = tuple(column for column in OPTION_COLUMNS if column in given)
-    meta = tuple(name for name in names if name not in taken)
     return _Plan(
         complaint=complaint,
-        prompt=located.get("prompt", "prompt"),
-        free=tuple((name, given[name], parse) for name, parse in FREE_COLUMNS.items() if name in given),
+        free=tuple((name, given[name], parse) for name, parse in _FREE.items() if name in given),
+        has_pictures="init_image" in given or "mask_image" in given,
         option_names=options,
         options=_taker(tuple(given[column] for column in options)),
-        meta_names=meta,
-        meta=_taker(meta),
+        meta_names=tuple(name for name in names if name not in taken),
     )
 
 
@@ -153,12 +154,17 @@ def _taker(keys: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:
     return lambda values: tuple(values[key] for key in keys)
 
 
-def _odd_prompt(value: object) -> str:
+def _prompt(value: object) -> str:
+    if type(value) is str and len(value) <= MAX_PROMPT and value and not value.isspace():
+        return value
     if missing(value):
         raise ProblemError("prompt", "prompt is empty")
     if not isinstance(value, str):
         raise ProblemError("prompt", f"prompt must be text, not {shown(value)}")
     return free_text("prompt", value, MAX_PROMPT)
+
+
+_FREE: Mapping[str, Callable[[object], Any]] = {"prompt": _prompt, **FREE_COLUMNS}
 
 
 def _reject(ordinal: int, record: Record | Broken, column: str | None, reason: str) -> Reject:

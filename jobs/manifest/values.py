@@ -70,6 +70,8 @@ def decimal_number(column: str, value: object, low: float, high: float) -> float
 
 def free_text(column: str, value: object, limit: int) -> str:
     """Text of at most `limit` characters, unchanged; whole numbers are taken as their digits."""
+    if type(value) is str and len(value) <= limit:
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):

@@ -1,0 +1,124 @@
+"""One batch being filled: its rows become jobs, lanes and tallies, its bad rows rejects."""
+
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+from psycopg import Cursor
+from sqlalchemy import Connection, insert, update
+
+from jobs import schema
+from jobs.job import BatchId, LaneId
+from jobs.manifest import Reject, Row
+from scheduler.copying import NULL, CopyStream, cell, cells, to_json
+
+JOB_COLUMNS = (
+    "index, seed, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, ordinal, tenant, row_id, prompt, "
+    "negative_prompt, meta"
+)
+_REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
+_WAITING_REJECTS = 5_000
+_KINDS = 2_000
+
+
+class Load:
+    """Adds rows to a batch over one connection, which takes nothing else until the block is left."""
+
+    def __init__(self, connection: Connection, batch: BatchId, batch_seed: int) -> None:
+        cursor: Cursor[Any] = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+        self.connection = connection
+        self.batch = batch
+        self.batch_seed = batch_seed
+        self.rows = self.rejected = 0
+        self._lanes: dict[tuple[Any, ...], LaneId] = {}
+        self._kinds: dict[tuple[Any, ...], tuple[LaneId, str]] = {}
+        self._queued: Counter[LaneId] = Counter()
+        self._jobs = CopyStream(cursor, "jobs", JOB_COLUMNS)
+        self._rejects = CopyStream(cursor, "rejects", _REJECT_COLUMNS)
+        self._waiting: list[Reject] = []
+
+    @property
+    def jobs(self) -> int:
+        """Jobs added so far."""
+        return self._queued.total()
+
+    def add(self, item: Row | Reject) -> None:
+        """Append a row's jobs, or a reject, to their tables."""
+        self.rows += 1
+        if isinstance(item, Row):
+            self._add_row(item)
+            return
+        self.rejected += 1
+        self._waiting.append(item)
+        if len(self._waiting) >= _WAITING_REJECTS:
+            self._store_rejects()
+
+    def __enter__(self) -> Self:
+        self._jobs.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._jobs.__exit__(kind, error, trace)
+        if error is None:
+            self._store_rejects()
+            self._store_counts()
+
+    def _add_row(self, row: Row) -> None:
+        kind = (
+            row.model,
+            row.width,
+            row.height,
+            row.upscale,
+            row.steps,
+            row.guidance_scale,
+            row.sampler,
+            row.noise_level,
+        )
+        lane, shared = self._kinds.get(kind) or self._kind(row, kind)
+        texts = row.prompt, row.negative_prompt, to_json(row.meta)
+        named = f"{NULL}\t{cells(*texts)}" if row.id is None else cells(row.id, *texts)
+        tenant = NULL if row.tenant is None else cell(row.tenant)
+        rest = f"{shared}\t{row.ordinal}\t{tenant}\t{named}\n"
+        for index, seed in enumerate(row.seeds(self.batch_seed)):
+            self._jobs.add(f"{index}\t{seed}\t{rest}")
+        self._queued[lane] += row.num_images
+
+    def _kind(self, row: Row, kind: tuple[Any, ...]) -> tuple[LaneId, str]:
+        """The lane of rows like this one, and those of their cells that are the same for all."""
+        shape = row.model, row.width, row.height, row.upscale
+        lane = self._lanes.get(shape) or self._lane(shape)
+        noise_level = NULL if row.noise_level is None or not row.upscale else row.noise_level
+        if len(self._kinds) >= _KINDS:
+            self._kinds.clear()
+        shared = f"{self.batch}\t{lane}\t{row.steps}\t{row.guidance_scale}\t{row.sampler}\t{noise_level}"
+        self._kinds[kind] = lane, shared
+        return lane, shared
+
+    def _lane(self, shape: tuple[Any, ...]) -> LaneId:
+        self._jobs.finish()
+        values = dict(zip(("model", "width", "height", "upscale"), shape, strict=True))
+        statement = insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
+        lane: LaneId = self.connection.execute(statement).scalar_one()
+        self._lanes[shape] = lane
+        return lane
+
+    def _store_rejects(self) -> None:
+        self._jobs.finish()
+        with self._rejects:
+            for reject in self._waiting:
+                place = f"{self.batch}\t{reject.ordinal}\t{reject.line}\t{cell(reject.column)}"
+                self._rejects.add(f"{place}\t{cell(reject.reason)}\t{cell(reject.excerpt)}\n")
+        self._waiting.clear()
+
+    def _store_counts(self) -> None:
+        counts = {"rows": self.rows, "rejected": self.rejected, "jobs": self.jobs}
+        batches = schema.batches
+        self.connection.execute(update(batches).where(batches.c.id == self.batch).values(**counts))
+        tallies = [
+            {"batch_id": self.batch, "lane_id": lane, "state": "queued", "delta": count}
+            for lane, count in self._queued.items()
+        ]
+        if tallies:
+            self.connection.execute(insert(schema.tallies), tallies)
