@@ -27,26 +27,26 @@ _desk: Desk | None = None
 
 @shared_task(name=SHIFT_TASK, ignore_result=True)
 def shift(lane: int) -> None:
-    """Follow a hint: work one shift in the lane."""
+    """Follow a hint: work one shift in the lane. SIGTERM asks it to finish what it is at."""
     assert _desk is not None
+    # Here and not at the child's birth: the pool sets handlers of its own after that.
+    signal.signal(signal.SIGTERM, lambda *_: _desk.stopping.set())
     if taken := work(_desk, LaneId(lane)):
         log.info("lane %d: %d jobs taken up", lane, taken)
 
 
 @worker_process_init.connect
 def begin(**_: Any) -> None:
-    """Set the child up: settings, connections, leases; SIGTERM asks it to finish what it is at."""
+    """Set the child up: settings, connections, leases."""
     global _desk  # noqa: PLW0603 - Celery hands nothing from here to the task
     settings = load_settings()
     start_logging(settings.log_level)
     index = getattr(current_process(), "index", 0)
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
     leases.start()
-    _desk = Desk(settings, engine, leases, Studio(settings, index), stopping, name)
+    _desk = Desk(settings, engine, leases, Studio(settings, index), threading.Event(), name)
 
 
 @worker_process_shutdown.connect
