@@ -3,8 +3,13 @@
 import logging
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.errors import NightmillError
 
 
 def stop_on_signals() -> threading.Event:
@@ -32,3 +37,13 @@ def start_logging(level: str) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s", force=True
     )
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the process with the words of an error that is meant for people instead of with a traceback."""
+    try:
+        yield
+    except NightmillError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

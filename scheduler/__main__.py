@@ -5,7 +5,7 @@ import logging
 
 from jobs.database import check_reachable, connect
 from jobs.embedded import services
-from jobs.process import start_logging, stop_on_signals, stop_with_parent
+from jobs.process import plain_errors, start_logging, stop_on_signals, stop_with_parent
 from jobs.settings import load_settings
 from scheduler.loop import run_duties
 
@@ -28,4 +28,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()

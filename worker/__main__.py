@@ -8,14 +8,18 @@ import signal
 import socket
 import subprocess
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
 
 from jobs.database import check_reachable, connect
 from jobs.embedded import services
-from jobs.process import start_logging, stop_with_parent
+from jobs.errors import UsageError
+from jobs.process import plain_errors, start_logging, stop_with_parent
 from jobs.settings import Settings, load_settings
+from models.errors import ModelError
+from models.prompt_terms import PromptTerms
 from worker.app import build_app
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,11 @@ def device_count(device: str) -> int:
 
 
 def _check(settings: Settings) -> None:
+    """What a child would stumble over, said before there is one."""
+    try:
+        PromptTerms.load(settings.prompt_terms)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
     engine = connect(settings.database)
     check_reachable(engine)
     engine.dispose()
@@ -74,8 +83,10 @@ def _serve(settings: Settings) -> None:
 def _ask_children_to_stop(workers: list[Any]) -> None:
     for worker in workers:
         for child in worker.pool._pool._pool if worker.pool else []:
-            os.kill(child.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()
