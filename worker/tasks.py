@@ -14,7 +14,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from jobs.broker import SHIFT_TASK
 from jobs.database import connect
 from jobs.job import LaneId
-from jobs.process import start_logging
+from jobs.process import start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.leases import Leases
 from worker.shift import Desk, work
