@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     s3_region: str | None = None
     models_dir: Path | None = Field(None, description="checkpoints and cards; default DATA_DIR/models")
     default_model: str = Field("tiny-random", description="for rows that name none")
-    device: str = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
+    )
     gpu_rows: int | None = Field(
         None, ge=1, le=256, description="images in one device batch; unset: by device"
     )
