@@ -4,9 +4,11 @@ import os
 import sys
 
 import typer
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from console.commands import batches, doctor, models, outputs, plan, processes, run
 from console.show import err
+from console.stopping import Stopped, stop_on_signals
 from jobs.errors import NightmillError
 from models.errors import ModelError, UnknownModelError
 
@@ -43,6 +45,7 @@ app.add_typer(models.models, name="models")
 
 def main() -> None:
     """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    stop_on_signals()
     try:
         app()
     except NightmillError as error:
@@ -51,11 +54,17 @@ def main() -> None:
         _fail(str(error), 2)
     except ModelError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+    except DBAPIError as error:
+        if not (error.connection_invalidated or isinstance(error, OperationalError)):
+            raise
+        _fail(f"lost PostgreSQL: {str(error.orig).strip().splitlines()[0]}", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
 
 
 def _fail(message: str, code: int) -> None:

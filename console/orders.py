@@ -10,7 +10,7 @@ import typer
 
 from console.session import s3_options
 from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrides, parse_renames
-from jobs.objects import fetch_to_file
+from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
 from models.catalogue import Catalogue
@@ -64,6 +64,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
         prompt_header=reading.renames.get("prompt", "prompt"),
     ) as manifest:
         output = _output(ask.out) if ask.out else settings.output
+        open_store(output, options)
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
 
 

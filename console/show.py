@@ -16,7 +16,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def print_json(value: object) -> None:
     """One JSON document to stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_plain) + "\n")
+    print_line(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
 
 
 def print_line(text: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 import migrations
 from console.orders import Json
-from console.session import s3_options
+from console.session import check_writable, s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run
 from jobs.embedded import services
@@ -19,8 +19,6 @@ from jobs.objects import open_store
 from jobs.settings import Settings, load_settings, without_password
 from models.catalogue import Catalogue
 from models.errors import ModelError
-
-PROBE = "nightmill-doctor-probe"
 
 
 def doctor(as_json: Json = False) -> None:
@@ -86,8 +84,7 @@ def _redis(settings: Settings) -> str:
 
 def _output(settings: Settings) -> str:
     store = open_store(settings.output, s3_options(settings))
-    store.put(PROBE, b"nightmill", content_type="text/plain")
-    store.delete(PROBE)
+    check_writable(store)
     return f"{store.uri} can be written"
 
 

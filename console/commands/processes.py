@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 import typer
+from alembic.util import CommandError
 
 import migrations
 from console import background
@@ -15,7 +16,7 @@ from console.show import note, print_json
 from console.supervise import crew
 from jobs.database import check_reachable, connect
 from jobs.embedded import services, stop_services
-from jobs.errors import NightmillError
+from jobs.errors import NightmillError, UsageError
 from jobs.process import stop_on_signals
 from jobs.settings import Settings, load_settings
 
@@ -24,7 +25,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N
 
 def worker(device: Device = None) -> None:
     """Run a worker in the foreground: one child process per device, until told to stop."""
-    with session():
+    with session(load_settings(device=device)):
         pass  # the tables are there before the worker looks
     _become("worker", {"NIGHTMILL_DEVICE": device} if device else {})
 
@@ -71,11 +72,19 @@ def migrate(
     as_json: Json = False,
 ) -> None:
     """Bring the tables to this version's form."""
+    if down_ and to == "head":
+        raise UsageError(
+            "migrate --down: say where to with --to; `--to base` drops all tables and what is in them"
+        )
     with services(load_settings()) as configured:
         engine = connect(configured.database)
         check_reachable(engine)
-        before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
-        engine.dispose()
+        try:
+            before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
+        except CommandError as error:
+            raise UsageError(f"migrate --to {to}: {error}") from None
+        finally:
+            engine.dispose()
     if as_json:
         print_json({"before": before, "after": after})
     else:

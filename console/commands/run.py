@@ -10,8 +10,9 @@ from sqlalchemy import text
 from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
 from console.progress import counting, summary, watching
 from console.results import effort, write_contact_sheet
-from console.session import Session, session
+from console.session import Session, check_writable, session
 from console.show import duration, note, print_facts, print_json, size
+from console.stopping import Stopped
 from console.supervise import Crew, crew
 from jobs import batches
 from jobs.batches import BatchStatus
@@ -85,8 +86,15 @@ def _refuse_stopped(status: BatchStatus) -> None:
 
 def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str, Any]:
     since: datetime = query(open_session.engine, text("SELECT now() AS now"), {})[0].now
+    _check_services(open_session, status)
     with crew(open_session.settings, workers) as members:
-        _wait(open_session, status, members)
+        try:
+            _wait(open_session, status, members)
+        except Stopped:
+            note(
+                "stopping: what isn't finished goes back to the queue, and the same command goes on from there"
+            )
+            raise
         memory = members.peaks()
     made = effort(open_session.engine, status.id, since)
     seconds = max(made["seconds"], 1e-3)
@@ -97,6 +105,14 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
         "model_share": round(made["model_s"] / seconds, 3),
         "peak_memory": memory,
     }
+
+
+def _check_services(open_session: Session, status: BatchStatus) -> None:
+    """Say at once what would otherwise make the workers wait in silence, or fail job by job."""
+    from scheduler.hints import redis_version  # noqa: PLC0415 - Celery takes time to import
+
+    check_writable(open_session.store(status.output))
+    redis_version(open_session.settings)
 
 
 def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
@@ -148,6 +164,8 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _hint(report: dict[str, Any]) -> None:
+    if left := report["counts"]["queued"] + report["counts"]["running"]:
+        note(f"{left:,} jobs wait: `nightmill resume {report['name']}`, then the same command goes on")
     if report["state"] in (BatchState.PAUSED, BatchState.CANCELLED):
         note(f"the batch was {report['state']} meanwhile")
     if report["rejected"]:
