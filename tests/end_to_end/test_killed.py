@@ -1,0 +1,100 @@
+"""`kill -9` of each process in turn: the batch is finished all the same, every job exactly once."""
+
+from pathlib import Path
+
+import psutil
+from sqlalchemy import Engine
+
+from jobs.settings import Settings
+from tests.conftest import Nightmill
+from tests.end_to_end.kit import (
+    check_exactly_once,
+    child_of,
+    command,
+    descendants,
+    foxes,
+    gone,
+    kill,
+    manifest,
+    named,
+    said,
+    until,
+)
+from tests.factories import look
+
+ROWS = foxes(8, steps=40)
+
+
+def first_image(engine: Engine) -> bool:
+    return bool(look(engine, "SELECT 1 FROM images"))
+
+
+def worker_of(cli: psutil.Process) -> psutil.Process:
+    (worker,) = until(lambda: named(cli.children(), "worker"))
+    return worker
+
+
+def finish(cli: psutil.Popen, engine: Engine, settings: Settings, folder: Path) -> set[int]:
+    assert cli.wait(50) == 0, said(folder)
+    return check_exactly_once(engine, "foxes", settings.output).attempts()
+
+
+def test_the_child_that_renders(slow: Settings, engine: Engine, tmp_path: Path) -> None:
+    with command(slow, tmp_path, "run", manifest(tmp_path, ROWS)) as cli:
+        until(lambda: first_image(engine))
+        worker = worker_of(cli)
+        child = child_of(worker)
+        assert child is not None
+        kill(child)
+        attempts = finish(cli, engine, slow, tmp_path)
+    assert attempts == {1, 2}
+    crashed = look(engine, "SELECT outcome, error_kind, error_text FROM attempts")
+    assert {(row["outcome"], row["error_kind"]) for row in crashed} == {("expired", "crash")}
+    assert gone([worker, child])
+
+
+def test_the_parent_of_a_worker(slow: Settings, engine: Engine, tmp_path: Path) -> None:
+    with command(slow, tmp_path, "run", manifest(tmp_path, ROWS)) as cli:
+        until(lambda: first_image(engine))
+        worker = worker_of(cli)
+        family = descendants(worker)
+        kill(worker)
+        finish(cli, engine, slow, tmp_path)
+        assert gone(family)
+
+
+def test_the_scheduler(slow: Settings, engine: Engine, tmp_path: Path) -> None:
+    with command(slow, tmp_path, "run", manifest(tmp_path, ROWS)) as cli:
+        (scheduler,) = until(lambda: named(cli.children(), "scheduler"))
+        kill(scheduler)
+        until(lambda: first_image(engine))
+        (again,) = until(lambda: named(cli.children(), "scheduler"))
+        assert again.pid != scheduler.pid
+        kill(again)
+        attempts = finish(cli, engine, slow, tmp_path)
+    assert attempts == {1}
+
+
+def test_the_command_line(slow: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill) -> None:
+    path = manifest(tmp_path, ROWS)
+    with command(slow, tmp_path, "run", path) as cli:
+        until(lambda: first_image(engine))
+        family = descendants(cli)
+        assert len(named(family, "worker")) == len(named(family, "scheduler")) == 1
+        kill(cli)
+        assert gone(family), "processes outlive the command that started them"
+    assert not look(engine, "SELECT * FROM jobs WHERE state = 'running'")
+    assert look(engine, "SELECT * FROM jobs WHERE state = 'queued'")
+    ended = nightmill("run", path, "--json")
+    assert ended.code == 0, ended.err
+    assert 0 < ended.json["rendered"] < 8
+    assert check_exactly_once(engine, "foxes", slow.output).attempts() == {1}
+
+
+def test_a_worker_that_cannot_start_is_not_started_for_ever(slow: Settings, tmp_path: Path) -> None:
+    own = slow.model_copy(update={"prompt_terms": tmp_path / "terms.txt"})
+    with command(own, tmp_path, "run", manifest(tmp_path, ROWS)) as cli:
+        assert cli.wait(50) == 1
+    assert "Traceback" not in said(tmp_path)
+    assert "the worker process keeps dying" in said(tmp_path)
+    assert f"error: can't read the prompt terms in {tmp_path / 'terms.txt'}" in said(tmp_path)
