@@ -41,6 +41,7 @@ def begin(**_: Any) -> None:
     global _desk  # noqa: PLW0603 - Celery hands nothing from here to the task
     settings = load_settings()
     start_logging(settings.log_level)
+    stop_with_parent(os.getppid())
     index = getattr(current_process(), "index", 0)
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
