@@ -66,7 +66,8 @@ class Dispatcher:
 
     def _wanted(self) -> int:
         seen_s = max(5.0, 2 * self.settings.lease_s)
-        return max(1, run(self.engine, _WORKERS, {"seen_s": seen_s})[0].n)
+        alive: int = run(self.engine, _WORKERS, {"seen_s": seen_s})[0].n
+        return max(1, alive)
 
     def _waiting(self) -> int:
         with self.app.connection_for_read() as connection:
@@ -82,8 +83,10 @@ class Dispatcher:
 
 
 def _sender(settings: Settings) -> Celery:
+    """Tries once: the scheduler has other duties, and the next tick tries again."""
     app = Celery("nightmill")
     app.conf.update(celery_settings(settings))
+    app.conf.broker_transport_options = app.conf.broker_transport_options | {"max_retries": 0}
     return app
 
 

@@ -1,0 +1,227 @@
+"""Hints in Redis: as many as there are workers to follow them, and none that anything depends on."""
+
+import base64
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+import redis
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from jobs import batches
+from jobs.broker import SHIFT_TASK
+from jobs.embedded import redis_program
+from jobs.errors import ServiceError
+from jobs.job import LaneId
+from jobs.settings import Settings
+from scheduler.hints import Dispatcher, redis_version
+from tests.factories import change, lanes_of, make_batch, make_lane, take
+
+
+class Broker:
+    """Redis and the list of one queue in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.redis = redis.Redis(unix_socket_path=unquote(settings.broker.removeprefix("redis+socket://")))
+        self.queue = settings.queue
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """The messages, the next to be taken first."""
+        raw: Any = self.redis.lrange(self.queue, 0, -1)
+        return [json.loads(message) for message in reversed(raw)]
+
+    def lanes(self) -> list[LaneId]:
+        return [body(message)[0][0] for message in self.waiting()]
+
+    def take(self) -> None:
+        self.redis.rpop(self.queue)
+
+
+def body(message: dict[str, Any]) -> list[Any]:
+    """Positional arguments, keyword arguments and Celery's own options."""
+    assert message["content-type"] == "application/json"
+    return json.loads(base64.b64decode(message["body"]))
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[Broker]:
+    broker = Broker(settings)
+    yield broker
+    broker.redis.close()
+
+
+@pytest.fixture
+def dispatcher(settings: Settings, engine: Engine) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher(settings, engine)
+    yield dispatcher
+    dispatcher.close()
+
+
+def add_workers(engine: Engine, *ages_s: float) -> None:
+    for number, age in enumerate(ages_s):
+        change(
+            engine,
+            "INSERT INTO workers (name, device, seen_at) VALUES (:name, 'cpu', now() - make_interval(secs => :age))",
+            name=f"w{number}",
+            age=age,
+        )
+
+
+def test_one_hint_goes_out_for_the_worker_that_may_come(
+    engine: Engine, dispatcher: Dispatcher, broker: Broker
+) -> None:
+    assert dispatcher.top_up() == 0, "nothing to do"
+    lane = make_lane(engine, 5)
+    assert dispatcher.top_up() == 1
+    assert dispatcher.top_up() == 0
+    assert broker.lanes() == [lane]
+
+
+def test_there_are_as_many_hints_as_workers_alive(
+    engine: Engine, dispatcher: Dispatcher, broker: Broker
+) -> None:
+    add_workers(engine, 0, 1, 2, 3600)
+    lane = make_lane(engine, 5)
+    assert dispatcher.top_up() == 3
+    assert dispatcher.top_up() == 0
+    broker.take()
+    broker.take()
+    assert dispatcher.top_up() == 2
+    assert broker.lanes() == [lane] * 3
+
+
+def test_a_message_names_a_lane_and_nothing_of_a_job(
+    engine: Engine, dispatcher: Dispatcher, broker: Broker
+) -> None:
+    row = {"prompt": "a secret fox", "id": "row-77", "label": "red"}
+    (lane,) = lanes_of(engine, make_batch(engine, [row] * 3, name="confidential"))
+    dispatcher.top_up()
+    (message,) = broker.waiting()
+    arguments, named, options = body(message)
+    assert (arguments, named) == ([lane], {})
+    assert not any(options.values())
+    assert message["headers"]["task"] == SHIFT_TASK
+    everything = json.dumps(message) + json.dumps(body(message))
+    for word in ("secret", "row-77", "red", "confidential"):
+        assert word not in everything
+
+
+def test_a_flushed_redis_loses_nothing(engine: Engine, dispatcher: Dispatcher, broker: Broker) -> None:
+    lane = make_lane(engine, 2)
+    dispatcher.top_up()
+    broker.redis.flushall()
+    assert dispatcher.top_up() == 1
+    assert broker.lanes() == [lane]
+
+
+def test_the_higher_priority_comes_first_and_equals_take_turns(
+    engine: Engine, dispatcher: Dispatcher, broker: Broker
+) -> None:
+    low, high, also_high = (make_lane(engine, 2, priority=priority) for priority in (-1, 5, 5))
+    seen = []
+    for _ in range(4):
+        dispatcher.top_up()
+        seen += broker.lanes()
+        broker.take()
+    assert seen == [high, also_high, high, also_high]
+    add_workers(engine, 0, 0, 0, 0, 0)
+    dispatcher.top_up()
+    assert broker.lanes() == [high, also_high, low, high, also_high]
+
+
+def test_lanes_without_work_for_now_get_no_hint(
+    engine: Engine, dispatcher: Dispatcher, broker: Broker
+) -> None:
+    add_workers(engine, 0, 0, 0, 0, 0, 0, 0)
+    paused, cancelled = make_batch(engine, 2), make_batch(engine, 2)
+    batches.pause(engine, paused.id)
+    batches.cancel(engine, cancelled.id)
+    running, waiting = make_lane(engine, 2), make_lane(engine, 2)
+    take(engine, running)
+    change(
+        engine,
+        "UPDATE jobs SET not_before = now() + interval '1 hour' WHERE lane_id = :lane",
+        lane=waiting,
+    )
+    assert dispatcher.top_up() == 0
+    batches.resume(engine, paused.id)
+    assert dispatcher.top_up() == 7
+    assert set(broker.lanes()) == set(lanes_of(engine, paused))
+
+
+@contextmanager
+def silent_server(path: Path) -> Iterator[None]:
+    """Takes connections and never answers."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(8)
+        yield
+
+
+@contextmanager
+def redis_server(path: Path) -> Iterator[None]:
+    program = redis_program()
+    assert program is not None
+    arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(path.parent)]
+    process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "ready to accept connections" in line:
+            break
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+@pytest.fixture
+def away(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings whose Redis isn't there."""
+    path = tmp_path_factory.mktemp("r") / "sock"
+    return settings.model_copy(update={"broker_url": SecretStr(f"redis+socket://{quote(str(path))}")})
+
+
+def socket_of(settings: Settings) -> Path:
+    return Path(unquote(settings.broker.removeprefix("redis+socket://")))
+
+
+def test_no_redis_means_no_hints_until_it_comes(
+    engine: Engine, away: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane = make_lane(engine, 2)
+    dispatcher = Dispatcher(away, engine)
+    for _ in range(2):
+        assert dispatcher.top_up() == 0
+        assert "Redis is away" in caplog.text
+    with redis_server(socket_of(away)):
+        assert dispatcher.top_up() == 1
+        broker = Broker(away)
+        assert broker.lanes() == [lane]
+        broker.redis.close()
+    socket_of(away).unlink(missing_ok=True)
+    assert dispatcher.top_up() == 0, "it has gone again"
+    with redis_server(socket_of(away)):
+        assert dispatcher.top_up() == 1, "empty as it came back"
+    dispatcher.close()
+
+
+def test_a_redis_that_hangs_does_not_hang_the_scheduler(engine: Engine, away: Settings) -> None:
+    make_lane(engine, 2)
+    dispatcher = Dispatcher(away, engine)
+    with silent_server(socket_of(away)):
+        assert dispatcher.top_up() == 0
+    dispatcher.close()
+
+
+def test_the_version_of_redis_is_told_or_why_not(settings: Settings, away: Settings) -> None:
+    assert redis_version(settings).count(".") == 2
+    with pytest.raises(ServiceError, match="can't reach Redis: "):
+        redis_version(away)
