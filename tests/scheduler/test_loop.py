@@ -1,0 +1,154 @@
+"""The scheduler does all its duties, goes on through trouble, and stops when it is told."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from jobs import queue
+from jobs.database import connect
+from jobs.errors import ServiceError
+from jobs.settings import Settings
+from scheduler.hints import Dispatcher
+from scheduler.loop import Duty, duties, forget_workers, rescue_all, run_duties
+from tests.factories import change, look, make_batch, make_lane, states, take
+
+
+@contextmanager
+def scheduling(settings: Settings, engine: Engine) -> Iterator[threading.Thread]:
+    """A scheduler that runs beside the test; it must have ended by itself when told to stop."""
+    stopping = threading.Event()
+    thread = threading.Thread(target=run_duties, args=(settings, engine, stopping))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stopping.set()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def wait_for(true: Callable[[], object]) -> None:
+    """Until it is true; the test's time limit ends what never is."""
+    pause = threading.Event()
+    while not true():
+        pause.wait(0.02)
+
+
+def expire_all(engine: Engine) -> None:
+    change(engine, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running'")
+
+
+def test_a_scheduler_sends_hints_and_rescues(settings: Settings, engine: Engine) -> None:
+    lane = make_lane(engine, 3)
+    take(engine, lane, 2)
+    expire_all(engine)
+    with scheduling(settings, engine):
+        wait_for(lambda: states(engine) == {"queued": 3})
+        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes")[0]["hinted_at"])
+
+
+def test_two_schedulers_at_once_rescue_each_job_once(settings: Settings, engine: Engine) -> None:
+    lane = make_lane(engine, 50)
+    with scheduling(settings, engine), scheduling(settings, engine):
+        for _ in range(2):
+            take(engine, lane)
+            expire_all(engine)
+            wait_for(lambda: states(engine) == {"queued": 50})
+            change(engine, "UPDATE jobs SET error_kind = NULL")
+    attempts = look(engine, "SELECT attempt, count(*) AS n FROM attempts GROUP BY 1 ORDER BY 1")
+    assert [tuple(row.values()) for row in attempts] == [(1, 50), (2, 50)]
+
+
+def test_a_duty_in_trouble_does_not_end_the_day(
+    settings: Settings, database: str, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The table of jobs is away for a while, as after a wrong restore; then all goes on."""
+    own = connect(database)
+    change(engine, "ALTER TABLE jobs RENAME TO elsewhere")
+    with caplog.at_level(logging.WARNING), scheduling(settings, own) as thread:
+        wait_for(lambda: 'relation "jobs" does not exist' in caplog.text)
+        assert thread.is_alive()
+        change(engine, "ALTER TABLE elsewhere RENAME TO jobs")
+        make_batch(engine, 2)
+        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes")[0]["hinted_at"])
+    own.dispose()
+
+
+def test_connections_that_are_cut_are_opened_again(settings: Settings, database: str, engine: Engine) -> None:
+    own = connect(database)
+    lane = make_lane(engine, 1)
+    with scheduling(settings, own):
+        for _ in range(3):
+            with engine.connect() as connection:
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes WHERE id = :id", id=lane)[0]["hinted_at"])
+    own.dispose()
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("SELECT 1", {}, Exception("gone")), ServiceError("S3 is away")]
+)
+def test_trouble_with_a_service_is_logged_in_one_line(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> int:
+        raise error
+
+    Duty("something done", 1, fail).run_if_due()
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("something done: ")
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_mistake_of_ours_is_not_taken_for_trouble() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Duty("something done", 1, lambda: 1 // 0).run_if_due()
+
+
+def test_a_duty_is_done_when_it_is_due() -> None:
+    done = []
+    hourly, always = (
+        Duty("a", 3600, lambda: done.append("a") or 1),
+        Duty("b", 0, lambda: done.append("b") or 0),
+    )
+    for _ in range(3):
+        hourly.run_if_due()
+        always.run_if_due()
+    assert done == ["a", "b", "b", "b"]
+
+
+def test_every_duty_does_nothing_in_an_empty_installation(settings: Settings, engine: Engine) -> None:
+    dispatcher = Dispatcher(settings, engine)
+    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0, 0, 0, 0, 0]
+    dispatcher.close()
+
+
+def test_rescue_goes_on_past_what_one_statement_takes(engine: Engine) -> None:
+    lane = make_lane(engine, 2500)
+    take(engine, lane, 2400)
+    expire_all(engine)
+    assert queue.rescue(engine) == 1000, "a statement's limit"
+    assert rescue_all(engine) == 1400
+    assert states(engine) == {"queued": 2500}
+
+
+def test_workers_are_forgotten_after_an_hour(engine: Engine) -> None:
+    for name, minutes in (("now", 0), ("lately", 59), ("long ago", 61)):
+        change(
+            engine,
+            "INSERT INTO workers (name, device, seen_at) VALUES (:name, 'cpu', now() - make_interval(mins => :ago))",
+            name=name,
+            ago=minutes,
+        )
+    assert forget_workers(engine) == 1
+    assert [row["name"] for row in look(engine, "SELECT name FROM workers ORDER BY 1")] == ["lately", "now"]
