@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture
 def empty_database(servers: Settings) -> Iterator[str]:
     """The URL of a database without tables."""
-    yield from _create(servers, "")
+    with new_database(servers, "") as url:
+        yield url
 
 
 @pytest.fixture
 def database(servers: Settings) -> Iterator[str]:
     """The URL of a database with all tables."""
-    yield from _create(servers, f"TEMPLATE {TEMPLATE}")
+    with new_database(servers) as url:
+        yield url
 
 
 @pytest.fixture
@@ -149,7 +152,9 @@ def nightmill(settings: Settings, tmp_path: Path) -> Nightmill:
     return Nightmill(settings, tmp_path)
 
 
-def _create(servers: Settings, options: str) -> Iterator[str]:
+@contextmanager
+def new_database(servers: Settings, options: str = f"TEMPLATE {TEMPLATE}") -> Iterator[str]:
+    """The URL of a database that lasts as long as the block."""
     name = f"t_{secrets.token_hex(6)}"
     admin = connect(servers.database)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
