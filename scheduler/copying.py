@@ -12,6 +12,7 @@ from psycopg import Copy, Cursor
 from psycopg.copy import QueuedLibpqWriter
 
 BLOCK_LINES = 500
+BLOCK_CHARACTERS = 500_000
 NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -41,6 +42,14 @@ def cells(*texts: str) -> str:
     return joined.replace("\0", "\t")
 
 
+class _Writer(QueuedLibpqWriter):
+    """Sends from a thread of its own; where the server is slower than we, 8 MB wait instead of psycopg's 128."""
+
+    def __init__(self, cursor: Cursor[Any]) -> None:
+        super().__init__(cursor)
+        self._queue = type(self._queue)(maxsize=64)
+
+
 class CopyStream:
     """A COPY into one table that begins with the first lines, and again with those after a `finish`.
 
@@ -53,11 +62,13 @@ class CopyStream:
         self._open = ExitStack()
         self._copy: Copy | None = None
         self._lines: list[str] = []
+        self._characters = 0
 
     def add(self, line: str) -> None:
         """Send a line: cells between tabs, a newline at the end."""
         self._lines.append(line)
-        if len(self._lines) >= BLOCK_LINES:
+        self._characters += len(line)
+        if len(self._lines) >= BLOCK_LINES or self._characters >= BLOCK_CHARACTERS:
             self._send()
 
     def finish(self) -> None:
@@ -69,10 +80,11 @@ class CopyStream:
 
     def _send(self) -> None:
         self._copy = self._copy or self._open.enter_context(
-            self._cursor.copy(self._statement, writer=QueuedLibpqWriter(self._cursor))
+            self._cursor.copy(self._statement, writer=_Writer(self._cursor))
         )
         self._copy.write("".join(self._lines))
         self._lines.clear()
+        self._characters = 0
 
     def __enter__(self) -> Self:
         return self

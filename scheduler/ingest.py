@@ -8,10 +8,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.dialects.postgresql import insert
 
 from jobs import schema
 from jobs.errors import ManifestError, UsageError
@@ -70,17 +71,17 @@ def ingest(
     the first row that can't be used; then nothing is stored. Raises UsageError if the name is taken.
     """
     with engine.begin() as connection:
-        if known := _known(connection, order):
-            return known
-        batch, name = _create(connection, order)
-        with Load(connection, batch, order.policy.batch_seed) as load:
+        batch = _known(connection, order) or _create(connection, order)
+        if not batch.is_new:
+            return batch
+        with Load(connection, batch.id, order.policy.batch_seed) as load:
             items = read_rows(order.manifest, rules)
             for item in _strictly(items, order) if order.reading.strict else items:
                 load.add(item)
                 if load.rows % TELL_EVERY == 0:
                     on_rows(load.rows)
         on_rows(load.rows)
-        return Ingested(batch, name, True, load.rows, load.rejected, load.jobs)
+        return replace(batch, rows=load.rows, rejected=load.rejected, jobs=load.jobs)
 
 
 def _strictly(items: Iterator[Row | Reject], order: Order) -> Iterator[Row | Reject]:
@@ -102,15 +103,20 @@ def _known(connection: Connection, order: Order) -> Ingested | None:
     return None if row is None else Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs)
 
 
-def _create(connection: Connection, order: Order) -> tuple[BatchId, str]:
+def _create(connection: Connection, order: Order) -> Ingested:
+    """A new, empty batch; the same one where another process makes it at this moment, once that has finished."""
     digest = order.digest()
     wanted = order.name or slug(order.manifest.stem)
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
-        taken = text("SELECT 1 FROM batches WHERE name = :name")
-        if connection.execute(taken, {"name": name}).one_or_none() is None:
-            values = _batch_values(order) | {"name": name, "digest": digest}
-            statement = insert(schema.batches).values(values).returning(schema.batches.c.id)
-            return connection.execute(statement).scalar_one(), name
+        values = _batch_values(order) | {"name": name, "digest": digest}
+        statement = (
+            insert(schema.batches).values(values).on_conflict_do_nothing().returning(schema.batches.c.id)
+        )
+        batch = connection.execute(statement).scalar_one_or_none()
+        if batch is not None:
+            return Ingested(batch, name, True, 0, 0, 0)
+        if known := _known(connection, order):
+            return known
     raise UsageError(
         f"the name {wanted!r} belongs to a batch of another manifest or other settings; choose another --name"
     )

@@ -1,0 +1,326 @@
+"""A manifest becomes a batch of queued jobs: once, wholly or not at all, and in little memory."""
+
+import gzip
+import json
+import time
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.errors import ManifestError, UsageError
+from scheduler.ingest import Ingested, checked_name, ingest, slug
+from tests.factories import MODEL, look, make_batch, order_for, states, submit, tallied
+from tests.jobs.manifest_kit import rules
+
+Rows = list[dict[str, Any]]
+
+TABLES = ("batches", "lanes", "jobs", "rejects", "tallies")
+
+
+def write(path: Path, rows: Rows) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def take_in(engine: Engine, path: Path, **options: Any) -> Ingested:
+    with order_for(path, **options) as order:
+        return submit(engine, order)
+
+
+def sizes(engine: Engine) -> dict[str, int]:
+    """How many rows each table has."""
+    return {table: look(engine, f"SELECT count(*) AS n FROM {table}")[0]["n"] for table in TABLES}  # noqa: S608
+
+
+@pytest.fixture
+def foxes(tmp_path: Path) -> Path:
+    return write(tmp_path / "foxes.jsonl", [{"prompt": f"fox {i}"} for i in range(3)] + [{"prompt": ""}])
+
+
+def test_the_same_again_is_the_same_batch(engine: Engine, foxes: Path) -> None:
+    first = take_in(engine, foxes)
+    before = sizes(engine)
+    again = take_in(engine, foxes)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert (first.rows, first.rejected, first.jobs) == (again.rows, again.rejected, again.jobs) == (4, 1, 3)
+    assert (first.id, first.name) == (again.id, again.name)
+    assert sizes(engine) == before
+
+
+def test_the_same_bytes_under_another_name_are_the_same_batch(engine: Engine, foxes: Path) -> None:
+    copy = foxes.with_name("copy.jsonl")
+    copy.write_bytes(foxes.read_bytes())
+    assert take_in(engine, copy).id == take_in(engine, foxes).id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"columns": {"steps": "2"}},
+        {"output": "s3://elsewhere"},
+        {"quality": 80},
+        {"batch_seed": 1},
+        {"priority": 1},
+        {"name": "other"},
+    ],
+)
+def test_other_settings_are_another_batch(engine: Engine, foxes: Path, other: Mapping[str, Any]) -> None:
+    first, second = take_in(engine, foxes), take_in(engine, foxes, **other)
+    assert second.is_new
+    assert first.id != second.id
+    assert second.name == other.get("name", f"foxes-{second.name[-8:]}")
+    assert states(engine) == {"queued": 6}
+
+
+def test_other_bytes_are_another_batch(engine: Engine, foxes: Path) -> None:
+    first = take_in(engine, foxes)
+    foxes.write_bytes(foxes.read_bytes() + b"\n")
+    assert take_in(engine, foxes).id != first.id
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_is_left(engine: Engine, foxes: Path) -> None:
+    make_batch(engine, 1, name="taken")
+    before = sizes(engine)
+    with pytest.raises(UsageError, match="the name 'taken' belongs to a batch of another manifest"):
+        take_in(engine, foxes, name="taken")
+    assert sizes(engine) == before
+
+
+def wait_for_lock(engine: Engine) -> None:
+    """Until somebody waits for another's transaction."""
+    waiting = (
+        "SELECT 1 AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    while not look(engine, waiting):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("second", "outcome"),
+    [({}, "known"), ({"priority": 1}, "new"), ({"name": "foxes", "priority": 1}, "refused")],
+)
+def test_two_that_submit_at_once(engine: Engine, foxes: Path, second: dict[str, Any], outcome: str) -> None:
+    """The second comes while the first has written all and committed nothing."""
+    arrived, go = Event(), Event()
+
+    def pause(_: int) -> None:
+        arrived.set()
+        go.wait()
+
+    with ThreadPoolExecutor(2) as threads, ExitStack() as opened:
+        order = opened.enter_context(order_for(foxes))
+        earlier = threads.submit(ingest, engine, order, rules(model=MODEL), pause)
+        arrived.wait()
+        later = threads.submit(take_in, engine, foxes, **second)
+        wait_for_lock(engine)
+        go.set()
+        assert earlier.result().is_new
+        if outcome == "refused":
+            with pytest.raises(UsageError, match="the name 'foxes' belongs"):
+                later.result()
+        else:
+            assert later.result().is_new == (outcome == "new")
+            assert (later.result().id == earlier.result().id) == (outcome == "known")
+    assert sizes(engine)["batches"] == 1 + (outcome == "new")
+    assert states(engine) == tallied(engine) == {"queued": 3 * sizes(engine)["batches"]}
+
+
+def test_a_submit_goes_on_where_the_one_before_it_was_cut_off(engine: Engine, foxes: Path) -> None:
+    arrived, go = Event(), Event()
+
+    def die(_: int) -> None:
+        arrived.set()
+        go.wait()
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as threads, order_for(foxes) as order:
+        earlier = threads.submit(ingest, engine, order, rules(model=MODEL), die)
+        arrived.wait()
+        later = threads.submit(take_in, engine, foxes)
+        wait_for_lock(engine)
+        go.set()
+        assert isinstance(earlier.exception(), KeyboardInterrupt)
+        assert later.result().is_new
+    assert states(engine) == {"queued": 3}
+
+
+def broken(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Manifests that fail after thousands of good rows, and whether strictly read."""
+    rows: Rows = [{"prompt": f"fox {i}", "width": 64 + 8 * (i % 3)} for i in range(12_000)]
+    whole = write(folder / "cut.jsonl.gz", rows).read_bytes()
+    (folder / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    yield folder / "cut.jsonl.gz", False
+    (folder / "rot.jsonl.gz").write_bytes(whole[:-3000] + b"\0" * 100 + whole[-2900:])
+    yield folder / "rot.jsonl.gz", False
+    yield write(folder / "strict.jsonl", [*rows, {"prompt": "x", "steps": 0}]), True
+
+
+def test_what_breaks_in_the_middle_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    for path, strict in broken(tmp_path):
+        with pytest.raises(ManifestError, match=path.name):
+            take_in(engine, path, strict=strict)
+        assert sizes(engine) == dict.fromkeys(TABLES, 0), path.name
+
+
+def test_a_strict_submit_names_the_row_and_the_reason(engine: Engine, foxes: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        take_in(engine, foxes, strict=True)
+    assert (
+        str(caught.value)
+        == f"{foxes}, line 4, column prompt: prompt is empty; nothing was ingested (--strict)"
+    )
+
+
+def test_rejected_rows_are_kept_with_place_and_reason(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("prompt,steps,label\nfox,4,a\n,4,b\nhen,many,c\n\u00fc,4,d\n", "utf-8")
+    batch = take_in(engine, path)
+    assert (batch.rows, batch.rejected, batch.jobs) == (4, 2, 2)
+    rejects = look(engine, "SELECT * FROM rejects ORDER BY id")
+    assert [(row["ordinal"], row["line"], row["column"]) for row in rejects] == [
+        (1, 3, "prompt"),
+        (2, 4, "steps"),
+    ]
+    assert "must be a whole number, not 'many'" in rejects[1]["reason"]
+    assert "many" in rejects[1]["excerpt"]
+    assert [row["ordinal"] for row in look(engine, "SELECT ordinal FROM jobs ORDER BY id")] == [0, 3]
+
+
+def test_a_manifest_of_bad_rows_is_a_batch_without_jobs(engine: Engine, tmp_path: Path) -> None:
+    batch = take_in(engine, write(tmp_path / "bad.jsonl", [{"prompt": ""}] * 3))
+    assert (batch.rows, batch.rejected, batch.jobs) == (3, 3, 0)
+    assert sizes(engine) == {"batches": 1, "lanes": 0, "jobs": 0, "rejects": 3, "tallies": 0}
+
+
+def test_lanes_are_what_can_share_a_device_batch(engine: Engine, tmp_path: Path) -> None:
+    shapes: Rows = [
+        {"model": "painter", "width": 512, "num_images": 3},
+        {"model": "sd15", "steps": 9, "sampler": "euler"},
+        {"model": "painter", "upscale": 4, "noise_level": 20},
+        {"model": "painter", "upscale": 1},
+        {"model": "painter", "height": 256},
+        {"model": "sketcher"},
+    ]
+    batch = take_in(engine, write(tmp_path / "m.jsonl", [{"prompt": "a"} | shape for shape in shapes]))
+    assert batch.rejected == 0
+    lanes = look(
+        engine,
+        """SELECT model, width, height, upscale, sum(delta)::int AS n FROM lanes JOIN tallies ON lane_id = lanes.id
+        GROUP BY lanes.id ORDER BY lanes.id""",
+    )
+    assert [tuple(lane.values()) for lane in lanes] == [
+        ("painter", 512, 512, 0, 5),
+        ("painter", 512, 512, 4, 1),
+        ("painter", 512, 256, 0, 1),
+        ("sketcher", 64, 64, 0, 1),
+    ]
+    counted = look(engine, "SELECT lane_id, count(*) AS n FROM jobs GROUP BY 1 ORDER BY 1")
+    assert [row["n"] for row in counted] == [5, 1, 1, 1]
+
+
+def test_seeds_are_fixed_by_the_manifest(engine: Engine, tmp_path: Path) -> None:
+    rows: Rows = [{"prompt": "a", "seed": 2**64 - 1, "num_images": 2}] + [
+        {"prompt": "b", "num_images": 50}
+    ] * 40
+    path = write(tmp_path / "m.jsonl", rows)
+    batches = [take_in(engine, path, name=f"b{i}", batch_seed=seed) for i, seed in enumerate((7, 7, 8))]
+    seeds = [
+        [
+            int(row["seed"])
+            for row in look(engine, "SELECT seed FROM jobs WHERE batch_id = :id ORDER BY id", id=batch.id)
+        ]
+        for batch in batches
+    ]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert seeds[0][:2] == [2**64 - 1, 0]
+    assert len(set(seeds[0])) == 2002, "no two pictures of a batch are the same"
+
+
+def test_other_columns_travel_as_they_are(engine: Engine, tmp_path: Path) -> None:
+    meta = {
+        "class": 7,
+        "Überschrift": "naïve ☃ 🦊 \u2028",
+        "box": {"xyxy": [0.5, -1, 1e3, None, True], "deep": {"er": {}}},
+        "big": 2**70,
+        "quote'\"\\": "tab\tline\nreturn\r\\N",
+        "empty": "",
+        "none": None,
+    }
+    rows: Rows = [{"prompt": "a"} | meta, {"prompt": "b", "nul": "\0"}, {"prompt": "c", "half": "\ud800"}]
+    batch = take_in(engine, write(tmp_path / "m.jsonl", rows))
+    assert look(engine, "SELECT meta FROM jobs") == [{"meta": meta}]
+    assert batch.rejected == 2
+    assert [row["column"] for row in look(engine, 'SELECT "column" FROM rejects ORDER BY id')] == [
+        "nul",
+        "half",
+    ]
+
+
+def test_a_batch_remembers_what_was_given(engine: Engine, foxes: Path) -> None:
+    take_in(engine, foxes, columns={"steps": "3"}, output="s3://b/p", safety="flag", priority=4, batch_seed=9)
+    (row,) = look(engine, "SELECT * FROM batches")
+    assert (row["manifest"], row["output"], row["seed"]) == (str(foxes), "s3://b/p", 9)
+    assert (row["safety"], row["priority"], row["rows"], row["jobs"]) == ("flag", 4, 4, 3)
+    assert row["settings"] == {
+        "columns": {"steps": "3"},
+        "renames": {},
+        "strict": False,
+        "default_model": "sketcher",
+    }
+    assert {job["steps"] for job in look(engine, "SELECT steps FROM jobs")} == {3}
+
+
+def peak_mb(engine: Engine, path: Path) -> float:
+    tracemalloc.start()
+    try:
+        take_in(engine, path)
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_file(engine: Engine, tmp_path: Path) -> None:
+    short = write(tmp_path / "short.jsonl", [{"prompt": f"fox number {i}", "label": i} for i in range(2_000)])
+    long = write(tmp_path / "long.jsonl", [{"prompt": f"fox number {i}", "label": i} for i in range(100_000)])
+    peak_mb(engine, short)
+    assert peak_mb(engine, long) < 30
+    assert states(engine) == {"queued": 102_000}
+
+
+def test_memory_does_not_grow_with_the_images_of_a_row(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", [{"prompt": "a long prompt " * 70, "num_images": 100_000}])
+    assert peak_mb(engine, path) < 30
+    (row,) = look(engine, "SELECT count(*) AS n, min(index) AS low, max(index) AS high FROM jobs")
+    assert tuple(row.values()) == (100_000, 0, 99_999)
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("PartiPrompts", "partiprompts"),
+        ("My prompts (final).v2", "my-prompts-final-.v2"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("Füchse", "f-chse"),
+        ("狐", "batch"),
+        ("", "batch"),
+        ("---", "batch"),
+        ("x" * 300, "x" * 90),
+    ],
+)
+def test_a_files_name_becomes_one_that_a_batch_may_have(stem: str, expected: str) -> None:
+    assert slug(stem) == expected
+    assert checked_name(slug(stem)) == expected
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a b", "a/b", "..", "ü", "a\n", "x" * 101])
+def test_a_name_that_a_batch_can_not_have_is_refused_with_one_that_it_can(name: str) -> None:
+    with pytest.raises(UsageError, match=r"can't name a batch: .* such as '([a-z0-9._-]+)'"):
+        checked_name(name)
