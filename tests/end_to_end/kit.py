@@ -126,9 +126,14 @@ def maps_torch(process: psutil.Process) -> bool:
         return False
 
 
-def gone(processes: Sequence[psutil.Process], seconds: float = 30) -> bool:
-    """Whether all of them have ended within that time."""
-    return not psutil.wait_procs(processes, seconds)[1]
+def gone(processes: Sequence[psutil.Process], seconds: float = 20) -> bool:
+    """Whether all of them end within that time; one that waits for init to bury it has ended."""
+    deadline = time.monotonic() + seconds
+    while not all(_has_ended(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,13 @@ def _start(settings: Settings, log: Any, *arguments: str, cwd: str | None = None
         stderr=log,
         start_new_session=True,
     )
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or (process.status() == psutil.STATUS_ZOMBIE and process.ppid() == 1)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _words(process: psutil.Process) -> list[str]:

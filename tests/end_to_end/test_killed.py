@@ -22,7 +22,7 @@ from tests.end_to_end.kit import (
 )
 from tests.factories import look
 
-ROWS = foxes(8, steps=40)
+ROWS = foxes(6, steps=30)
 
 
 def first_image(engine: Engine) -> bool:
@@ -87,7 +87,7 @@ def test_the_command_line(slow: Settings, engine: Engine, tmp_path: Path, nightm
     assert look(engine, "SELECT * FROM jobs WHERE state = 'queued'")
     ended = nightmill("run", path, "--json")
     assert ended.code == 0, ended.err
-    assert 0 < ended.json["rendered"] < 8
+    assert 0 < ended.json["rendered"] < 6
     assert check_exactly_once(engine, "foxes", slow.output).attempts() == {1}
 
 
