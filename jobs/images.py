@@ -1,6 +1,6 @@
 """Image rows as others read them: the same record in the feed and in every export."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -29,7 +29,9 @@ def record(row: Row[Any]) -> dict[str, Any]:
     return values | {"uri": f"{output.rstrip('/')}/{values['key']}"}
 
 
-def images_of(connection: Connection, batch: BatchId) -> Iterator[dict[str, Any]]:
-    """All image records of a batch in manifest order, streamed from the server."""
+def images_of(connection: Connection, batch: BatchId) -> Generator[dict[str, Any], None, None]:
+    """All image records of a batch in manifest order, streamed from the server; close it if you leave it early."""
     streamed = connection.execution_options(stream_results=True, max_row_buffer=2000)
-    return (record(row) for row in streamed.execute(_OF_BATCH, {"batch": batch}))
+    with streamed.execute(_OF_BATCH, {"batch": batch}) as rows:
+        for row in rows:
+            yield record(row)

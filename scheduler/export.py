@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -48,8 +49,12 @@ def export(
     """
     _clear(store, prefix)
     files: list[ExportedFile] = []
-    with engine.connect() as connection, tempfile.TemporaryDirectory() as folder:
-        for number, rows in enumerate(_files(images_of(connection, batch.id))):
+    with (
+        engine.connect() as connection,
+        closing(images_of(connection, batch.id)) as images,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for number, rows in enumerate(_files(images)):
             path = Path(folder) / f"part-{number:05d}.{format}"
             count = _WRITERS[format](path, _told(rows, on_rows))
             files.append(_describe(path, count))
