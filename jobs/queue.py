@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Engine, Row, text
+from sqlalchemy import Engine, Row, TextClause, text
 
 from jobs.database import run
 from jobs.errors import LeaseLostError
@@ -36,25 +36,36 @@ _REMEMBERED = """
 # all jobs that are done before it finds one that is queued.
 _IN_LANE = "lane_id BETWEEN :lane AND :lane"
 
-_CLAIM = text(f"""
-    WITH picked AS (
-        SELECT id FROM jobs
-        WHERE {_IN_LANE} AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
-          AND (error_kind IS NOT DISTINCT FROM 'crash') = :crashed
-        ORDER BY lane_id, id LIMIT :limit FOR UPDATE SKIP LOCKED
-    ), is_open AS (
-        SELECT 1 FROM lanes JOIN batches ON batches.id = batch_id
-        WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
-    ), moved AS (
-        UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
-            started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
-        FROM picked WHERE jobs.id = picked.id AND EXISTS (SELECT FROM is_open)
-        RETURNING jobs.*, 'queued' AS was
-    ), {_COUNTED}
-    SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
-        sampler, seed, noise_level
-    FROM moved ORDER BY id
-""")
+
+def _claiming(which: str) -> TextClause:
+    return text(f"""
+        WITH open AS (
+            SELECT max_attempts FROM lanes JOIN batches ON batches.id = batch_id
+            WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
+        ), picked AS (
+            SELECT id FROM jobs
+            WHERE {_IN_LANE} AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
+              AND {which}
+            ORDER BY lane_id, id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), moved AS (
+            UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
+                started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
+            FROM picked WHERE jobs.id = picked.id AND EXISTS (SELECT FROM open)
+            RETURNING jobs.*, 'queued' AS was
+        ), {_COUNTED}
+        SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
+            sampler, seed, noise_level
+        FROM moved ORDER BY id
+    """)
+
+
+_HAS_SPARE = "attempt + 1 < (SELECT max_attempts FROM open)"
+# Which jobs, and what share of a claim's limit: conditions of their own, not a parameter, for the planner's sake.
+_CLAIMS = (
+    (_claiming("error_kind IS DISTINCT FROM 'crash'"), lambda limit: limit),
+    (_claiming(f"error_kind = 'crash' AND {_HAS_SPARE}"), lambda limit: max(1, limit // 8)),
+    (_claiming(f"error_kind = 'crash' AND NOT {_HAS_SPARE}"), lambda _: 1),
+)
 
 _EXTEND = text("""
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_s)
@@ -196,12 +207,13 @@ def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
 def claim(engine: Engine, lane: LaneId, *, limit: int, worker: str, lease_s: float) -> list[Job]:
     """Take up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
 
-    Jobs whose last attempt took its worker down come one at a time, when no others are left, so that a job that kills
-    workers takes no others with it.
+    Jobs whose last attempt ended with its worker's death come when no others are left, an eighth of `limit` at a time,
+    and in their last attempt alone: a job that kills workers fails by itself and takes no others with it.
     """
     values = {"lane": lane, "worker": worker, "lease_s": lease_s, "lease": uuid4()}
-    rows = run(engine, _CLAIM, values | {"limit": limit, "crashed": False})
-    rows = rows or run(engine, _CLAIM, values | {"limit": 1, "crashed": True})
+    for statement, share in _CLAIMS:
+        if rows := run(engine, statement, values | {"limit": share(limit)}):
+            break
     return [Job(**{**row._mapping, "seed": int(row.seed)}) for row in rows]
 
 

@@ -23,7 +23,7 @@ START = {"xid": "0", "id": 0, "batch": None, "limit": 100}
 
 # statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
 HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
-    "claim": (queue._CLAIM, CLAIM | {"crashed": False}, "jobs", {"jobs_claim_idx", "jobs_pkey"}, 64),
+    "claim": (queue._CLAIMS[0][0], CLAIM, "jobs", {"jobs_claim_idx", "jobs_pkey"}, 64),
     "rescue": (queue._RESCUE, {"limit": 1000}, "jobs", {"jobs_lease_idx", "jobs_pkey"}, 0),
     "cancel": (
         queue._CANCEL,

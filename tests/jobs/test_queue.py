@@ -210,13 +210,28 @@ def test_a_rescue_takes_no_more_than_its_limit_the_longest_expired_first(engine:
     assert [job_row(engine, job)["state"] for job in jobs] == ["queued", "queued", "running"]
 
 
-def test_jobs_that_took_their_worker_down_come_alone_and_last(engine: Engine) -> None:
+def test_jobs_that_took_their_worker_down_come_last_and_in_their_last_attempt_alone(engine: Engine) -> None:
     lane = make_lane(engine, 5)
     crashed = take(engine, lane, 3)
     expire(engine, *crashed)
     queue.rescue(engine)
-    claims = [[job.ordinal for job in take(engine, lane)] for _ in range(5)]
-    assert claims == [[3, 4], [0], [1], [2], []]
+    assert [job.ordinal for job in take(engine, lane, 16)] == [3, 4]
+    again = take(engine, lane, 16)
+    assert [job.ordinal for job in again] == [0, 1]
+    expire(engine, *again)
+    queue.rescue(engine)
+    assert [[job.ordinal for job in take(engine, lane, 16)] for _ in range(4)] == [[2], [0], [1], []]
+
+
+def test_a_job_that_kills_its_workers_fails_by_itself(engine: Engine) -> None:
+    lane = make_lane(engine, 32)
+    while jobs := take(engine, lane, 32):
+        if any(job.ordinal == 17 for job in jobs):
+            expire(engine, *jobs)
+            queue.rescue(engine)
+        else:
+            queue.complete(engine, [image(job) for job in jobs])
+    assert states(engine) == {"done": 31, "failed": 1}
 
 
 def test_cancel_ends_what_is_queued_and_what_runs(engine: Engine) -> None:
