@@ -1,0 +1,68 @@
+"""`python -m bench [NAME …]`: what nightmill costs, measured against limits of the same machine in the same run."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+
+from rich.console import Console
+
+from bench import cpu, ingest, queue
+from bench.figures import Figure, Result, print_result
+from bench.machine import this_machine
+from bench.place import Place, open_place
+from bench.progress import note
+
+Measure = Callable[[Place, bool], Mapping[str, Figure]]
+
+BENCHES: dict[str, Measure] = {"ingest": ingest.measure, "queue": queue.measure, "cpu": cpu.measure}
+
+
+def main() -> None:
+    """Run the benchmarks named, all of them if none is."""
+    options = _options()
+    signal.signal(signal.SIGTERM, _leave)
+    results = run_benches(options.name or list(BENCHES), options.quick)
+    if options.json:
+        reports = [result.report() for result in results]
+        sys.stdout.write(json.dumps(reports if len(reports) > 1 else reports[0], indent=2) + "\n")
+        return
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    for result in results:
+        print_result(console, result)
+
+
+def run_benches(names: Sequence[str], is_quick: bool) -> list[Result]:
+    """One after the other, on services that they share; each has databases of its own."""
+    with open_place() as place:
+        machine = this_machine(place.postgresql())
+        results = []
+        for name in names:
+            note(f"{name}:")
+            results.append(Result(name, machine, BENCHES[name](place, is_quick)))
+        return results
+
+
+def _options() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    arguments.add_argument("name", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; default: all")
+    arguments.add_argument("--json", action="store_true", help="print JSON: one object, a list for several")
+    arguments.add_argument(
+        "--quick", action="store_true", help="small sizes: does it run? The figures mean little"
+    )
+    options = arguments.parse_args()
+    for name in options.name:
+        if name not in BENCHES:
+            arguments.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHES)}")
+    return options
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Let the services be stopped on the way out."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""CPU time of a shift: of the stages, of this process, of PostgreSQL."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+from sqlalchemy import Engine, text
+
+from jobs.database import run
+from worker import shift
+from worker.frame import Frame
+from worker.isolate import Stage, run_stage
+
+
+@dataclass
+class StageClock:
+    """CPU seconds by stage, of the threads that ran it."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run_stage(self, name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+        """As the worker's own, with the thread's CPU time noted. Models must compute in the calling thread."""
+        started = time.thread_time()
+        try:
+            return run_stage(name, stage, frames)
+        finally:
+            with self.lock:
+                self.seconds[name] += time.thread_time() - started
+
+    def total(self, names: Sequence[str]) -> float:
+        """Seconds of several stages together."""
+        return sum(self.seconds[name] for name in names)
+
+
+@contextmanager
+def clocked_stages() -> Iterator[StageClock]:
+    """Have every stage of this process's shifts clocked for as long as the block runs."""
+    clock = StageClock()
+    vars(shift)["run_stage"] = clock.run_stage
+    try:
+        yield clock
+    finally:
+        vars(shift)["run_stage"] = run_stage
+
+
+class ServerClock:
+    """CPU time of the PostgreSQL server on this machine, all its processes, those that ended included."""
+
+    def __init__(self, engine: Engine) -> None:
+        backend = run(engine, text("SELECT pg_backend_pid() AS pid"), {})[0].pid
+        self._postmaster = psutil.Process(backend).parent()
+
+    def seconds(self) -> float:
+        """CPU seconds so far."""
+        assert self._postmaster is not None
+        times = self._postmaster.cpu_times()
+        total = times.user + times.system + times.children_user + times.children_system
+        for process in self._postmaster.children():
+            own = process.cpu_times()
+            total += own.user + own.system
+        return float(total)

@@ -1,0 +1,133 @@
+"""`ingest`: a manifest into the job table, held against PostgreSQL's own COPY of the same rows."""
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import Cursor
+from sqlalchemy import Connection, Engine, text
+
+from bench.figures import Figure, at_least, at_most
+from bench.manifests import write_manifest
+from bench.memory import Growth, watch_memory
+from bench.place import Place, engine_on, settle
+from bench.rounds import Samples, seconds, take_turns
+from jobs.manifest import RowRules, open_source, read_rows
+from jobs.policy import parse_policy
+from models.catalogue import Catalogue
+from scheduler.ingest import Order, ingest
+from scheduler.load import JOB_COLUMNS
+from scheduler.rules import Reading, row_rules
+
+MODEL = "tiny-random"
+
+
+def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
+    """Rows of JSONL a second: ingested, only read, and copied raw."""
+    rows = 3_000 if is_quick else 300_000
+    path = write_manifest(place.folder / "manifest.jsonl", rows)
+    rules = row_rules(Catalogue.load(place.folder / "models"), MODEL, Reading(), 0)
+    with place.database("bench_ingest") as settings, engine_on(settings.database) as engine:
+        intake = _Intake(engine, path, rules)
+        with watch_memory() as growth:
+            jobs = intake.ingest()
+        raw = _RawCopy(engine, intake.copied())
+        measurements = {
+            "ingest": lambda: rows / intake.timed(),
+            "copy": lambda: jobs / raw.timed(),
+            "read": lambda: rows / seconds(intake.read),
+            "json": lambda: rows / seconds(lambda: _parse(path)),
+        }
+        samples = take_turns(2 if is_quick else 5, measurements)
+    return _figures(samples, growth, rows, path.stat().st_size)
+
+
+def _figures(samples: Samples, growth: Growth, rows: int, size: int) -> dict[str, Figure]:
+    copy, parse = samples.median("copy"), samples.median("json")
+    raw = f"raw COPY of the same {rows:,} rows into the same table: {copy:,.0f}/s"
+    parsed = f"json.loads of the same lines: {parse:,.0f}/s"
+    return {
+        "ingest_per_copy": Figure(samples.ratio("ingest", "copy"), "ratio", raw, at_least(0.5)),
+        "ingest_rows_per_s": Figure(samples.median("ingest"), "rows/s"),
+        "read_per_json": Figure(samples.ratio("read", "json"), "ratio", parsed),
+        "read_rows_per_s": Figure(samples.median("read"), "rows/s"),
+        "memory_mb": Figure(
+            growth.megabytes, "MB", f"a manifest of {size / 1e6:,.1f} MB, read as a stream", at_most(64)
+        ),
+    }
+
+
+@dataclass
+class _Intake:
+    """Ingests one manifest again and again, each time as a new batch into an empty table."""
+
+    engine: Engine
+    path: Path
+    rules: RowRules
+    batches: int = 0
+
+    def timed(self) -> float:
+        _empty(self.engine, "jobs, rejects")
+        return seconds(self.ingest)
+
+    def ingest(self) -> int:
+        """Number of jobs; what the user waits for: digest of the file, checks, COPY, commit."""
+        with open_source(str(self.path)) as manifest:
+            self.batches += 1
+            order = Order(
+                manifest, Reading(), parse_policy({}), "output", MODEL, name=f"batch-{self.batches}"
+            )
+            return ingest(self.engine, order, self.rules).jobs
+
+    def read(self) -> None:
+        """Read and check every row, and keep none."""
+        with open_source(str(self.path)) as manifest:
+            for _ in read_rows(manifest, self.rules):
+                pass
+
+    def copied(self) -> list[bytes]:
+        """What COPY takes to make the jobs that are in the table now."""
+        statement = f"COPY jobs ({JOB_COLUMNS}) TO STDOUT"
+        with self.engine.connect() as connection, _cursor(connection).copy(statement) as copy:
+            return [bytes(block) for block in copy]
+
+
+class _RawCopy:
+    """COPY of rows that are formatted already, into a table with the columns, checks and indexes of `jobs`."""
+
+    def __init__(self, engine: Engine, lines: Sequence[bytes]) -> None:
+        self.engine = engine
+        self.blocks = [b"".join(lines[start : start + 1000]) for start in range(0, len(lines), 1000)]
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE raw_jobs (LIKE jobs INCLUDING ALL)"))
+
+    def timed(self) -> float:
+        _empty(self.engine, "raw_jobs")
+        return seconds(self.copy)
+
+    def copy(self) -> None:
+        statement = f"COPY raw_jobs ({JOB_COLUMNS}) FROM STDIN"
+        with self.engine.begin() as connection, _cursor(connection).copy(statement) as copy:
+            for block in self.blocks:
+                copy.write(block)
+
+
+def _cursor(connection: Connection) -> Cursor[Any]:
+    cursor: Cursor[Any] = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+    return cursor
+
+
+def _empty(engine: Engine, tables: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables}"))
+    settle(engine)
+    gc.collect()
+
+
+def _parse(path: Path) -> None:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            json.loads(line)

@@ -1,0 +1,77 @@
+"""Where benchmarks run: services of their own in a temporary folder, durable as PostgreSQL comes, gone afterwards."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+import migrations
+from jobs.database import connect, run
+from jobs.embedded import services
+from jobs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder and running services; `settings` are nightmill's defaults with both URLs set."""
+
+    folder: Path
+    settings: Settings
+
+    @contextmanager
+    def database(self, name: str) -> Iterator[Settings]:
+        """Settings with a new database that has all tables; it is dropped afterwards."""
+        url = make_url(self.settings.database).set(database=name).render_as_string(hide_password=False)
+        _command(self.settings.database, f"CREATE DATABASE {name}")
+        try:
+            with engine_on(url) as engine:
+                migrations.upgrade(engine)
+            yield self.settings.model_copy(update={"database_url": SecretStr(url)})
+        finally:
+            _command(self.settings.database, f"DROP DATABASE {name} WITH (FORCE)")
+
+    def postgresql(self) -> str:
+        """The server's version, such as 18.4."""
+        with engine_on(self.settings.database) as engine:
+            version: str = run(engine, text("SHOW server_version"), {})[0].server_version
+        return version.split(maxsplit=1)[0]
+
+
+@contextmanager
+def open_place() -> Iterator[Place]:
+    """Start everything; stop and remove it in the end. NIGHTMILL_* of the environment change nothing."""
+    with tempfile.TemporaryDirectory(prefix="nightmill-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        defaults = Settings.model_construct(data_dir=folder / "data", output=str(folder / "output"))
+        with services(defaults) as configured:
+            yield Place(folder, configured)
+
+
+@contextmanager
+def engine_on(url: str, *, pool_size: int = 4) -> Iterator[Engine]:
+    """An engine, disposed of afterwards."""
+    engine = connect(url, pool_size=pool_size)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def settle(engine: Engine) -> None:
+    """Write out what earlier rounds left dirty, so that it isn't charged to the next."""
+    _command(engine.url.render_as_string(hide_password=False), "CHECKPOINT")
+
+
+def vacuum(engine: Engine, table: str) -> None:
+    """Bring a table's statistics and visibility up to date, as autovacuum does in time."""
+    _command(engine.url.render_as_string(hide_password=False), f"VACUUM (ANALYZE) {table}")
+
+
+def _command(url: str, command: str) -> None:
+    with engine_on(url) as engine, engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(command))
