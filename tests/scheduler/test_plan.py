@@ -1,0 +1,197 @@
+"""A plan says what a submit would do, and does nothing of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.errors import ManifestError
+from models.catalogue import Catalogue
+from models.errors import UnknownModelError
+from scheduler.ingest import ingest
+from scheduler.plan import SHOWN, Plan, make_plan, report
+from scheduler.rules import Reading, row_rules
+from tests.factories import look, order_for
+
+Rows = list[dict[str, Any]]
+
+MIXED: Rows = [
+    {"prompt": "a cat", "num_images": 3},
+    {"prompt": "cat " * 75},
+    {"prompt": "cat " * 76},
+    {"prompt": "cat", "width": 128, "upscale": 4, "num_images": 2},
+    {"prompt": "cat", "steps": 0},
+    {"prompt": "cat", "steps": "many"},
+    {"prompt": ""},
+    {"prompt": "cat", "model": "TINY", "guidance_scale": 1.0},
+]
+
+OWN_CARD = """
+id = "mine"
+title = "Mine"
+family = "text2image"
+summary = "A model whose files are elsewhere."
+license = "MIT"
+limits = "None known."
+source = "mine"
+width = 512
+height = 256
+size_multiple = 8
+min_size = 64
+max_size = 1024
+vae_factor = 8
+sampler = "ddim"
+samplers = ["ddim"]
+steps = 50
+guidance_scale = 7.5
+modes = ["text2image"]
+gflop_per_step = 100.0
+"""
+
+
+@pytest.fixture(scope="module")
+def catalogue(shared_models: Path) -> Catalogue:
+    return Catalogue.load(shared_models)
+
+
+def write(folder: Path, rows: Rows) -> Path:
+    path = folder / "m.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def plan_of(catalogue: Catalogue, path: Path, model: str = "tiny-random", **options: Any) -> Plan:
+    with order_for(path, **options) as order:
+        return make_plan(order, row_rules(catalogue, model, order.reading, 0), catalogue)
+
+
+def test_rows_jobs_and_rejects_are_counted(catalogue: Catalogue, tmp_path: Path) -> None:
+    plan = plan_of(catalogue, write(tmp_path, MIXED))
+    assert (plan.rows, plan.jobs, plan.rejected) == (8, 8, 3)
+    assert [(reject.line, reject.column) for reject in plan.rejects] == [
+        (5, "steps"),
+        (6, "steps"),
+        (7, "prompt"),
+    ]
+    assert sum(plan.reasons.values()) == 3
+
+
+def test_lanes_have_the_jobs_that_can_share_a_device_batch(catalogue: Catalogue, tmp_path: Path) -> None:
+    plan = plan_of(catalogue, write(tmp_path, MIXED))
+    assert plan.lanes == {("tiny-random", 64, 64, 0): 6, ("tiny-random", 128, 64, 4): 2}
+
+
+def test_prompts_longer_than_the_model_reads_are_counted_with_their_lines(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    plan = plan_of(catalogue, write(tmp_path, MIXED))
+    assert (plan.truncated, plan.truncated_lines, plan.tokens_unknown) == (1, [3], [])
+
+
+def test_what_is_listed_stays_short_and_what_is_counted_does_not(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    rows: Rows = [{"prompt": "cat " * 80}] * 30 + [{"prompt": "cat", "seed": -1 - i} for i in range(30)]
+    plan = plan_of(catalogue, write(tmp_path, rows))
+    assert (plan.truncated, len(plan.truncated_lines)) == (30, SHOWN)
+    assert (plan.rejected, len(plan.rejects)) == (30, SHOWN)
+
+
+def test_size_grows_with_pixels_and_upscaling(catalogue: Catalogue, tmp_path: Path) -> None:
+    plain = plan_of(catalogue, write(tmp_path, [{"prompt": "cat"}]))
+    twice = plan_of(catalogue, write(tmp_path, [{"prompt": "cat", "num_images": 2}]))
+    large = plan_of(catalogue, write(tmp_path, [{"prompt": "cat", "upscale": 4}]))
+    assert (plain.pixels, twice.pixels, large.pixels) == (4096, 2 * 4096, 16 * 4096)
+    assert plain.bytes("png") > plain.bytes("jpeg") > plain.bytes("webp") > 0
+
+
+def test_work_grows_with_steps_guidance_size_and_upscaling(catalogue: Catalogue, tmp_path: Path) -> None:
+    """By the card: 0.011 GFLOP a step and UNet row at 64 x 64; guidance above 1 takes two rows."""
+
+    def gflop(**columns: Any) -> float:
+        return plan_of(catalogue, write(tmp_path, [{"prompt": "cat"} | columns])).gflop
+
+    assert gflop() == pytest.approx(10 * 2 * 0.011)
+    assert gflop(guidance_scale=1) == pytest.approx(10 * 0.011)
+    assert gflop(steps=40, num_images=3) == pytest.approx(3 * 40 * 2 * 0.011)
+    assert gflop(width=128, height=128) == pytest.approx(4 * 10 * 2 * 0.011)
+    assert gflop(upscale=4) == pytest.approx(10 * 2 * 0.011 + 4 * 2 * 0.659)
+
+
+def test_a_model_whose_files_are_elsewhere_is_planned_without_tokens(tmp_path: Path) -> None:
+    (tmp_path / "models" / "cards").mkdir(parents=True)
+    (tmp_path / "models" / "cards" / "mine.toml").write_text(OWN_CARD)
+    catalogue = Catalogue.load(tmp_path / "models")
+    plan = plan_of(catalogue, write(tmp_path, [{"prompt": "cat " * 90}]), "mine")
+    assert (plan.jobs, plan.truncated, plan.tokens_unknown) == (1, 0, ["mine"])
+    assert plan.lanes == {("mine", 512, 256, 0): 1}
+
+
+def test_a_plan_agrees_with_the_ingest(engine: Engine, catalogue: Catalogue, tmp_path: Path) -> None:
+    path = write(tmp_path, MIXED)
+    plan = plan_of(catalogue, path)
+    with order_for(path) as order:
+        batch = ingest(engine, order, row_rules(catalogue, "tiny-random", order.reading, 0))
+    assert (plan.rows, plan.jobs, plan.rejected) == (batch.rows, batch.jobs, batch.rejected)
+    lanes = look(
+        engine,
+        """SELECT model, width, height, upscale, count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
+        GROUP BY lanes.id""",
+    )
+    assert plan.lanes == {tuple(lane.values())[:4]: lane["n"] for lane in lanes}
+    rejects = look(engine, 'SELECT line, "column", reason, excerpt FROM rejects ORDER BY id')
+    assert [tuple(row.values()) for row in rejects] == [
+        (reject.line, reject.column, reject.reason, reject.excerpt) for reject in plan.rejects
+    ]
+
+
+def test_the_report_is_json_and_says_all(catalogue: Catalogue, tmp_path: Path) -> None:
+    path = write(tmp_path, MIXED)
+    plan = plan_of(catalogue, path)
+    with order_for(path, format="webp") as order:
+        told = json.loads(json.dumps(report(plan, order, 12.34)))
+    assert (told["manifest"], told["format"], told["rows"], told["jobs"]) == (str(path), "jsonl", 8, 8)
+    assert told["lanes"][1] == {"model": "tiny-random", "width": 128, "height": 64, "upscale": 4, "jobs": 2}
+    assert (told["truncated_prompts"], told["truncated_lines"]) == (1, [3])
+    assert (told["estimated_seconds"], told["estimated_bytes"]) == (12.3, plan.bytes("webp"))
+    assert told["rejects"][2]["reason"] == "prompt is empty"
+
+
+def test_a_file_that_can_not_be_read_is_said_so(catalogue: Catalogue, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("colour,size\nred,4\n")
+    with pytest.raises(ManifestError, match="prompt"):
+        plan_of(catalogue, path)
+
+
+def test_a_default_model_that_is_not_there_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(UnknownModelError, match="Did you mean 'tiny-random'"):
+        row_rules(catalogue, "tiny-randon", Reading(), 0)
+
+
+def test_only_what_makes_pictures_of_text_can_be_asked_for(catalogue: Catalogue) -> None:
+    rules = row_rules(catalogue, "tiny-random", Reading({"steps": "2"}, {"prompt": "Caption"}), 7)
+    assert set(rules.models) == {"tiny", "tiny-random"}
+    assert rules.models["tiny"].upscales == {4}
+    assert (rules.overrides, rules.renames, rules.batch_seed) == ({"steps": "2"}, {"prompt": "Caption"}, 7)
+
+
+def test_plan_starts_no_service_and_leaves_no_trace(tmp_path: Path, shared_models: Path) -> None:
+    path = write(tmp_path, MIXED)
+    own = {"NIGHTMILL_DATA_DIR": str(tmp_path / "data"), "NIGHTMILL_MODELS_DIR": str(shared_models)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "console.cli", "plan", str(path), "--out", str(tmp_path / "out"), "--json"],
+        env=os.environ | own,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["jobs"] == 8
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
