@@ -17,8 +17,9 @@ from sqlalchemy import text
 
 from jobs.broker import celery_settings
 from jobs.database import check_reachable, connect
-from jobs.embedded import redis_program, services, stop_services
+from jobs.embedded import services, stop_services
 from jobs.errors import ServiceError
+from jobs.private_redis import redis_program
 from jobs.settings import Settings, load_settings
 
 USER = """

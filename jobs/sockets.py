@@ -1,0 +1,27 @@
+"""Where unix sockets lie: their paths may be no longer than about a hundred bytes."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from jobs.errors import ServiceError
+
+SOCKET_PATH_LIMIT = 100  # of the 107 bytes that Linux allows, 103 on macOS
+
+
+def socket_path(wanted: Path) -> Path:
+    """`wanted`, or where that is too long for a socket, a path in a private folder of the temporary directory."""
+    if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
+        return wanted
+    return own_temporary_folder() / f"{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]}.sock"
+
+
+def own_temporary_folder() -> Path:
+    """A folder of this user in the temporary directory; ServiceError if somebody else has made it."""
+    folder = Path(tempfile.gettempdir()) / f"nightmill-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise ServiceError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
+    return folder
