@@ -9,15 +9,17 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench import cpu, ingest, queue
+from bench.cpu import measure as measure_cpu
 from bench.figures import Figure, Result, print_result
+from bench.ingest import measure as measure_ingest
 from bench.machine import this_machine
 from bench.place import Place, open_place
 from bench.progress import note
+from bench.queue import measure as measure_queue
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
-BENCHES: dict[str, Measure] = {"ingest": ingest.measure, "queue": queue.measure, "cpu": cpu.measure}
+BENCHES: dict[str, Measure] = {"ingest": measure_ingest, "queue": measure_queue, "cpu": measure_cpu}
 
 
 def main() -> None:
