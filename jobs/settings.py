@@ -85,9 +85,16 @@ class Settings(BaseSettings):
         return self.data_dir / "logs"
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with these settings in it, for the processes that we start."""
+        """This process's environment with these settings in it, for the processes that we start.
+
+        They import nothing from the folder that they run in, where the user may well have a `models` or `jobs`.
+        """
         own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
-        return own | {f"NIGHTMILL_{name.upper()}": text for name, text in self._texts()}
+        return (
+            own
+            | {"PYTHONSAFEPATH": "1"}
+            | {f"NIGHTMILL_{name.upper()}": text for name, text in self._texts()}
+        )
 
     def _texts(self) -> list[tuple[str, str]]:
         values = ((name, getattr(self, name)) for name in type(self).model_fields)

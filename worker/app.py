@@ -1,6 +1,11 @@
 """The Celery application of the worker."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 from celery import Celery
+from celery.loaders.app import AppLoader
 
 from jobs.broker import celery_settings
 from jobs.settings import Settings
@@ -8,9 +13,17 @@ from jobs.settings import Settings
 HANG_S = 1800  # a device batch that takes longer than this after its slice is taken for hung
 
 
+class InstalledLoader(AppLoader):
+    """Imports what is installed; Celery's own looks first into the folder that the user happens to be in."""
+
+    def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> ModuleType:  # noqa: ARG002
+        """As the import statement does it."""
+        return import_module(module, package)
+
+
 def build_app(settings: Settings) -> Celery:
     """The application; children build their own from the same environment."""
-    app = Celery("nightmill")
+    app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
     app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + HANG_S)
     return app

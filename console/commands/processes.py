@@ -25,16 +25,12 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N
 
 def worker(device: Device = None) -> None:
     """Run a worker in the foreground: one child process per device, until told to stop."""
-    with session(load_settings(device=device)):
-        pass  # the tables are there before the worker looks
-    _become("worker", {"NIGHTMILL_DEVICE": device} if device else {})
+    _become("worker", load_settings(device=device))
 
 
 def scheduler() -> None:
     """Run a scheduler in the foreground: hints to workers, rescue of lost jobs, until told to stop."""
-    with session():
-        pass
-    _become("scheduler", {})
+    _become("scheduler", load_settings())
 
 
 def up(
@@ -102,6 +98,7 @@ def _serve(settings: Settings, workers: int) -> None:
     background.withdraw(settings)
 
 
-def _become(module: str, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    os.execv(sys.executable, [sys.executable, "-m", module])
+def _become(module: str, settings: Settings) -> None:
+    with session(settings):
+        pass  # the tables are there before the process looks
+    os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())
