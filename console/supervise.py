@@ -109,7 +109,7 @@ class Crew:
 @contextmanager
 def crew(settings: Settings, workers: int) -> Iterator[Crew]:
     """A scheduler and `workers` workers on configured settings, stopped at the end of the block within 30 s."""
-    environment = settings.environment()
+    environment = settings.environment() | _fair_share(workers)
     roles = ["scheduler"] + ["worker"] * workers
     logs = settings.logs_path
     names = ["scheduler"] + [f"worker-{number}" for number in range(1, workers + 1)]
@@ -124,6 +124,13 @@ def crew(settings: Settings, workers: int) -> Iterator[Crew]:
         yield Crew(members)
     finally:
         _stop(started)
+
+
+def _fair_share(workers: int) -> dict[str, str]:
+    """Workers that render on the CPU divide its cores among themselves, unless the user has decided otherwise."""
+    if workers < 2 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
 
 
 def _stop(children: list[Child]) -> None:

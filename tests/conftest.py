@@ -22,6 +22,9 @@ from jobs.embedded import services
 from jobs.settings import Settings, load_settings
 from tests.s3 import S3Server, start_s3
 
+# Several tests at once share the cores: one thread each is faster than many that wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TEMPLATE = "nightmill_template"
 
 

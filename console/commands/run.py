@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import text
 
+from console import background
 from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
 from console.progress import counting, summary, watching
 from console.results import effort, write_contact_sheet
@@ -34,7 +35,9 @@ def run(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
-    workers: Annotated[int, typer.Option(min=0, help="worker processes to start; 0: others do the work")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="worker processes to start; default: 1, or those that are up")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Render a manifest: ingest, render, export, contact sheet. The same again goes on where it stopped."""
@@ -63,16 +66,23 @@ def take_in(open_session: Session, ask: Ask) -> Ingested:
     return ingested
 
 
-def _render(open_session: Session, ingested: Ingested, workers: int) -> dict[str, Any]:
+def _render(open_session: Session, ingested: Ingested, workers: int | None) -> dict[str, Any]:
     status = batches.status(open_session.engine, ingested.name)
     _refuse_stopped(status)
     figures: dict[str, Any] = {"rendered": 0}
     if status.remaining:
-        figures = _work(open_session, status, workers)
+        figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
         status = batches.status(open_session.engine, ingested.name)
     else:
         note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
     return status.report() | figures | _results(open_session, status)
+
+
+def _default_workers(open_session: Session) -> int:
+    if background.running(open_session.settings) is None:
+        return 1
+    note("the workers that are up do the work")
+    return 0
 
 
 def _refuse_stopped(status: BatchStatus) -> None:
