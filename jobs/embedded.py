@@ -36,23 +36,31 @@ def services(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     with _locked(settings.data_dir):
-        urls = _start(settings)
         _note(settings.data_dir, joined=True)
+        try:
+            urls = _start(settings)
+        except BaseException:
+            _leave(settings)
+            raise
     try:
         yield settings.model_copy(update=urls)
     finally:
         with _locked(settings.data_dir):
-            if not _note(settings.data_dir, joined=False).running:
-                _stop(settings)
+            _leave(settings)
 
 
 def stop_services(settings: Settings) -> list[int]:
     """Stop the private servers unless other processes use them, whose ids are returned."""
     with _locked(settings.data_dir):
-        users = _note(settings.data_dir, joined=False)
-        if not users.running:
-            _stop(settings)
-        return [pid for pid, _ in users.running]
+        return [pid for pid, _ in _leave(settings).running]
+
+
+def _leave(settings: Settings) -> _Users:
+    """Stop the servers if nobody else uses them; returns who does."""
+    users = _note(settings.data_dir, joined=False)
+    if not users.running:
+        _stop(settings)
+    return users
 
 
 def _start(settings: Settings) -> dict[str, SecretStr]:

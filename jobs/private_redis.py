@@ -26,7 +26,6 @@ def redis_program() -> str | None:
 
 def start_redis(folder: Path) -> str:
     """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't."""
-    folder.mkdir(parents=True, exist_ok=True)
     socket = socket_path(folder / "redis.sock")
     url = f"redis+socket://{quote(str(socket))}"
     if _answers(socket):
@@ -37,12 +36,19 @@ def start_redis(folder: Path) -> str:
             "no redis-server or valkey-server on the PATH: install one (Debian: redis-server, macOS: brew install "
             "redis), or set NIGHTMILL_BROKER_URL to a server of your own"
         )
-    _launch_redis(program, folder, socket)
+    try:
+        _launch_redis(program, folder, socket)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServiceError(
+            f"can't start the private Redis in {folder}: {error}; see {folder / 'log'}, "
+            "or set NIGHTMILL_BROKER_URL to a server of your own"
+        ) from error
     _await_redis(socket, folder / "log")
     return url
 
 
 def _launch_redis(program: str, folder: Path, socket: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     options = {
         "port": "0",
         "unixsocket": str(socket),

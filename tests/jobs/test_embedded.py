@@ -69,7 +69,7 @@ def other_user(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """Another process that uses the services until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", USER],
-        env=settings.environment(),
+        env=settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -113,10 +113,11 @@ def test_servers_run_while_they_are_used_and_keep_their_data(private: Settings) 
 
 
 def test_the_first_to_leave_stops_nothing(private: Settings) -> None:
-    with services(private), other_user(private) as other:
-        assert users(private) == [os.getpid(), other.pid]
+    with other_user(private) as other:
+        with services(private):
+            assert users(private) == [other.pid, os.getpid()]
+        assert users(private) == [other.pid]
         assert stop_services(private) == [other.pid]
-        assert running(private) == ["postgres", "redis"]
         print("?", file=other.stdin, flush=True)
         assert other.stdout.readline() == "works\n"
     assert running(private) == []
@@ -194,6 +195,18 @@ def test_a_server_that_can_not_start_is_told_with_its_folder(private: Settings) 
     ):
         services(private).__enter__()
     assert running(private) == []
+
+
+def test_half_of_the_services_is_not_left_running(private: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = private.data_dir.parent / "bin"
+    programs.mkdir()
+    broken = programs / "redis-server"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with pytest.raises(ServiceError, match=r"can't start the private Redis in .* exit status 3"):
+        services(private).__enter__()
+    assert (running(private), users(private)) == ([], [])
 
 
 def test_a_folder_that_no_command_can_name_is_refused(tmp_path: Path) -> None:
