@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Executable, Row, create_engine
+from sqlalchemy import Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
@@ -26,13 +26,22 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         raise UsageError(
             f"NIGHTMILL_DATABASE_URL must be postgresql://…, not {parsed.get_backend_name()}://…"
         )
-    return create_engine(
+    engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=4,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "nightmill"},
     )
+    event.listen(engine, "connect", _plan_once)
+    return engine
+
+
+def _plan_once(connection: Any, _: object) -> None:
+    """Keep the plan of a prepared statement: with many jobs queued, PostgreSQL would plan each claim anew."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET plan_cache_mode = force_generic_plan")
+    connection.commit()
 
 
 def check_reachable(engine: Engine) -> None:

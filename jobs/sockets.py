@@ -18,10 +18,15 @@ def socket_path(wanted: Path) -> Path:
 
 
 def own_temporary_folder() -> Path:
-    """A folder of this user in the temporary directory; ServiceError if somebody else has made it."""
+    """A folder of this user in the temporary directory; ServiceError if somebody else has made it.
+
+    Nobody else gets in; of root's, others can reach what they know the name of: its PostgreSQL runs as another user
+    and must take its socket away when it ends.
+    """
     folder = Path(tempfile.gettempdir()) / f"nightmill-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    folder.mkdir(mode=mode, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         raise ServiceError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
-    folder.chmod(0o700)
+    folder.chmod(mode)
     return folder
