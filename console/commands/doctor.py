@@ -14,7 +14,7 @@ from console.session import check_writable, s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run
 from jobs.embedded import services
-from jobs.errors import NightmillError
+from jobs.errors import NightmillError, ServiceError
 from jobs.objects import open_store
 from jobs.settings import Settings, load_settings, without_password
 from models.catalogue import Catalogue
@@ -28,7 +28,7 @@ def doctor(as_json: Json = False) -> None:
         checks = [
             _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
             _check("device", lambda: _device(settings)),
-            _check("PostgreSQL", lambda: _postgres(configured)),
+            _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
             _check("Redis", lambda: _redis(configured)),
             _check("output", lambda: _output(configured)),
             _check("models", lambda: _models(settings)),
@@ -63,17 +63,18 @@ def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
 
 
-def _postgres(settings: Settings) -> str:
+def _postgres(settings: Settings, *, is_private: bool) -> str:
     engine = connect(settings.database)
     check_reachable(engine)
     version = run(engine, text("SHOW server_version"), {})[0].server_version
-    state = (
-        "tables up to date"
-        if migrations.is_current(engine)
-        else "tables missing or old: run `nightmill migrate`"
-    )
+    is_current = migrations.is_current(engine)
     engine.dispose()
-    return f"{version} at {without_password(settings.database)}, {state}"
+    where = f"{version} at {without_password(settings.database)}"
+    if not is_current and not is_private:
+        raise ServiceError(f"{where}, tables missing or old: run `nightmill migrate`")
+    return (
+        f"{where}, tables {'up to date' if is_current else 'made or brought up to date by the next command'}"
+    )
 
 
 def _redis(settings: Settings) -> str:
