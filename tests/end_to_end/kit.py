@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -181,7 +180,7 @@ def _start(settings: Settings, log: Any, *arguments: str, cwd: str | None = None
     return psutil.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
-        env=settings.environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=settings.environment(),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

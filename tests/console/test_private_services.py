@@ -1,0 +1,89 @@
+"""`nightmill` with no settings at all, in an empty folder: services of its own, which end with it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Ended
+from tests.console.conftest import write_lines
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def nightmill(folder: Path, *arguments: str) -> Ended:
+    program = Path(sys.executable).parent / "nightmill"
+    ended = subprocess.run(
+        [program, *arguments],
+        cwd=folder,
+        env=dict(os.environ) | {"PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def belongs_to(process: psutil.Process, folder: Path) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.cwd().startswith(str(folder)) or any(str(folder) in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes that run in the folder or name it."""
+    return [process for process in psutil.process_iter() if belongs_to(process, folder)]
+
+
+def none_left(folder: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while processes_of(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_run_in_an_empty_folder(tmp_path: Path) -> None:
+    looked = nightmill(tmp_path, "doctor")
+    assert looked.code == 0, looked.out
+    assert "tables made or brought up to date by the next command" in looked.out
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox", "steps": 2}])
+    ended = nightmill(tmp_path, "run", "m.jsonl")
+    assert ended.code == 0, ended.err
+    assert "Warning" not in ended.err
+    assert "1 done" in ended.out
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", ".nightmill", "output"}
+    assert len(list(tmp_path.glob("output/m/images/*/*.png"))) == 1
+    assert none_left(tmp_path)
+    again = nightmill(tmp_path, "run", "m.jsonl")
+    assert again.code == 0
+    assert "nothing to render" in again.err
+    assert none_left(tmp_path)
+
+
+def test_up_and_down(tmp_path: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_MODELS_DIR", str(shared_models))
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox", "steps": 2}])
+    assert "nothing was up" in nightmill(tmp_path, "down").err
+    up = nightmill(tmp_path, "up")
+    try:
+        assert up.code == 0, up.err
+        assert "up: a scheduler and 1 workers" in up.err
+        assert "already up" in nightmill(tmp_path, "up").err
+        assert nightmill(tmp_path, "submit", "m.jsonl").code == 0
+        watched = nightmill(tmp_path, "status", "m", "--watch")
+        assert "1 done" in watched.out
+    finally:
+        down = nightmill(tmp_path, "down")
+    assert (down.code, down.err.strip()) == (0, "stopped")
+    assert none_left(tmp_path)

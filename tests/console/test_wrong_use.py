@@ -1,0 +1,168 @@
+"""Wrong use and missing services: one clear line on stderr, the right exit code, no traceback, nothing done."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from jobs.settings import Settings
+from tests.conftest import Ended, Nightmill
+from tests.console.conftest import Lab, write_lines
+
+in_lab = pytest.mark.xdist_group("console")
+
+
+def says(ended: Ended, code: int, *words: str) -> None:
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    line = ended.err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """An address where nobody listens and nobody else can begin to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def changed(nightmill: Nightmill, **settings: object) -> Nightmill:
+    return Nightmill(nightmill.settings.model_copy(update=settings), nightmill.folder)
+
+
+@in_lab
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("status nihgt", ["no batch 'nihgt': did you mean 'night'?"]),
+        ("pause zzz", ["no batch 'zzz': `nightmill status` lists those there are"]),
+        ("retry night --only done", ["--only done: must be one of failed, blocked, cancelled"]),
+        ("retry night --error sadness", ["--error sadness: must be one of oom, nan, black, "]),
+        ("feed --since yesterday", ["'yesterday' is no cursor of the feed", "0-0 for the start"]),
+        ("export night --to ftp://x/y", ["'ftp://x/y' is no place for objects"]),
+        ("run nigth.jsonl", ["nigth.jsonl: no such file. Did you mean night.jsonl?"]),
+        ("run night.jsonl --set stepps=4", ["'stepps'", "did you mean 'steps'?"]),
+        ("run night.jsonl --set steps", ["--set 'steps'"]),
+        ("run night.jsonl --set steps=many", ["steps must be a whole number, not 'many'"]),
+        ("run night.jsonl --set safety=never", ["--set safety=never: ", "'block', 'flag', 'blacken' or 'blur'"]),
+        ("run night.jsonl --set format=gif", ["--set format=gif: ", "'png', 'webp' or 'jpeg'"]),
+        ("run night.jsonl --model tiny-randon", ["unknown model 'tiny-randon'; did you mean 'tiny-random'?"]),
+        ("run night.jsonl --name Night!", ["--name 'Night!' can't name a batch", "such as 'night'"]),
+        ("run night.jsonl --name day", ["the name 'day' belongs to a batch of another manifest"]),
+        ("run night.jsonl --map propmt=Caption", ["propmt"]),
+        ("run night.jsonl --out ftp://x/y --name x1", ["'ftp://x/y' is no place for objects"]),
+        ("run night.jsonl --out s3:///y --name x2", ["names no S3 bucket: write s3://bucket/path"]),
+        ("run night.jsonl --strict --name x3", ["night.jsonl, line 5", "width must be 64 to 256", "nothing was"]),
+        ("run models", ["models"]),
+        ("plan nigth.jsonl", ["Did you mean night.jsonl?"]),
+        ("models show tiny-randon", ["no model is called 'tiny-randon'. Did you mean 'tiny-random'?"]),
+        ("migrate --down", ["say where to with --to", "`--to base` drops all tables"]),
+        ("migrate --to nowhere", ["migrate --to nowhere: ", "nowhere"]),
+        ("worker --device gpu", ["NIGHTMILL_DEVICE: "]),
+    ],
+)  # fmt: skip
+def test_wrong_use(lab: Lab, arguments: str, words: list[str]) -> None:
+    says(lab.nightmill(*arguments.split()), 2, *words)
+
+
+@in_lab
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "dance", "status --loud", "run", "run night.jsonl --workers -1", "export night --format gif"],
+)
+def test_wrong_words_are_shown_what_is_right(lab: Lab, arguments: str) -> None:
+    ended = lab.nightmill(*arguments.split())
+    assert ended.code == 2
+    assert "Usage: " in ended.err + ended.out
+    assert "Traceback" not in ended.err
+
+
+@in_lab
+def test_wrong_use_left_nothing_behind(lab: Lab) -> None:
+    assert {batch["name"] for batch in lab.nightmill("status", "--json").json} == {"night", "day"}
+    assert {path.name for path in lab.output.iterdir()} == {"night", "day"}
+
+
+def test_an_output_that_cannot_be_written(nightmill: Nightmill, tmp_path: Path) -> None:
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    (tmp_path / "file").write_text("not a folder")
+    ended = nightmill("run", "m.jsonl", "--out", "file/x")
+    says(ended, 1, f"can't write {tmp_path / 'file' / 'x'}", "check that the folder is there")
+    assert nightmill("status", "m", "--json").json["counts"]["queued"] == 1
+
+
+def test_an_unreachable_database(nightmill: Nightmill, closed: str) -> None:
+    url = SecretStr(f"postgresql://someone:very-secret@{closed}/x")
+    for arguments in (["status"], ["run", "x.txt"], ["migrate"], ["worker"]):
+        ended = changed(nightmill, database_url=url)(*arguments)
+        says(ended, 1, "can't reach PostgreSQL at postgresql", closed, "refused")
+        assert "very-secret" not in ended.err
+
+
+def test_an_unreachable_redis(nightmill: Nightmill, tmp_path: Path, closed: str) -> None:
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    away = changed(nightmill, broker_url=SecretStr(f"redis://:very-secret@{closed}/0"))
+    ended = away("run", "m.jsonl")
+    says(ended, 1, "can't reach Redis", closed, "refused")
+    assert "very-secret" not in ended.err
+    looked = away("doctor", "--json")
+    assert looked.code == 1
+    assert [check["check"] for check in looked.json if not check["ok"]] == ["Redis"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("DATABASE_URL", "mysql://a:very-secret@b/c", "NIGHTMILL_DATABASE_URL must be postgresql://…"),
+        ("DATABASE_URL", "very-secret", "NIGHTMILL_DATABASE_URL is not a URL"),
+        ("GPU_ROWS", "none", "NIGHTMILL_GPU_ROWS: "),
+        ("DEVICE", "gpu", "NIGHTMILL_DEVICE: "),
+        ("OUTPUT", "ftp://x/y", "'ftp://x/y' is no place for objects"),
+        ("DEFAULT_MODEL", "tiny-randon", "Did you mean 'tiny-random'?"),
+    ],
+)
+def test_wrong_settings(
+    nightmill: Nightmill,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    words: str,
+) -> None:
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    environment = nightmill.settings.environment() | {f"NIGHTMILL_{variable}": value}
+    monkeypatch.setattr(Settings, "environment", lambda _: environment)
+    ended = nightmill("run", "m.jsonl")
+    says(ended, 2, words)
+    assert "very-secret" not in ended.err
+
+
+def test_a_data_folder_that_cannot_be(nightmill: Nightmill, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    private = changed(nightmill, data_dir=tmp_path / "file" / "x", database_url=None)
+    says(private("status"), 1, str(tmp_path / "file"), "Not a directory")
+
+
+def test_a_database_without_tables(settings: Settings, empty_database: str, tmp_path: Path) -> None:
+    nightmill = Nightmill(settings.model_copy(update={"database_url": SecretStr(empty_database)}), tmp_path)
+    for command in ("status", "worker", "scheduler"):
+        says(nightmill(command), 1, "lacks nightmill's tables", "run `nightmill migrate`")
+    looked = nightmill("doctor", "--json")
+    assert looked.code == 1
+    assert [check["check"] for check in looked.json if not check["ok"]] == ["PostgreSQL"]
+    assert "run `nightmill migrate`" in next(c["finding"] for c in looked.json if c["check"] == "PostgreSQL")
+    migrated = nightmill("migrate", "--json")
+    assert (migrated.code, migrated.json["before"]) == (0, None)
+    assert nightmill("status", "--json").json == []
+    down = nightmill("migrate", "--down", "--to", "base")
+    assert down.code == 0
+    assert down.err.startswith("migrated from ")
+    assert down.err.strip().endswith("to an empty database")
+    says(nightmill("status"), 1, "run `nightmill migrate`")
+    assert nightmill("migrate").err.startswith("migrated from an empty database to ")
