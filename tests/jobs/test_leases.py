@@ -169,6 +169,15 @@ def test_a_claim_passes_over_jobs_that_another_is_taking(engine: Engine) -> None
     assert [job.ordinal for job in take(engine, lane)] == [0, 1]
 
 
+def test_a_rescue_passes_over_jobs_that_another_is_rescuing(engine: Engine) -> None:
+    expire(engine, *take(engine, make_lane(engine, 2)))
+    with engine.begin() as other:
+        assert len(other.execute(queue._RESCUE, {"limit": 1}).all()) == 1
+        assert queue.rescue(engine) == 1
+    assert states(engine) == {"queued": 2}
+    assert len(look(engine, "SELECT * FROM attempts")) == 2
+
+
 def test_a_cancel_waits_for_a_claim_and_still_ends_its_jobs(engine: Engine) -> None:
     """Otherwise a claim that began before the cancel would run on in a cancelled batch."""
     batch = make_batch(engine, 2)
