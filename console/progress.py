@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from console.show import duration, err, note
 from jobs.batches import BatchStatus
+from jobs.states import BatchState
 
 LINE_EVERY_S = 15
 
@@ -62,9 +63,11 @@ def summary(status: BatchStatus) -> str:
     parts = [f"{counts['done']:,} done"]
     parts += [f"{counts[state]:,} {state}" for state in ("blocked", "failed", "cancelled") if counts[state]]
     if status.remaining:
-        parts += [
-            f"{status.remaining:,} to go",
-            f"{status.images_per_s:.2f} images/s",
-            f"ETA {duration(status.eta_s)}",
-        ]
+        parts += [f"{status.remaining:,} to go", *_pace(status)]
     return ", ".join(parts)
+
+
+def _pace(status: BatchStatus) -> list[str]:
+    if status.state == BatchState.QUEUED and not status.images_per_s:
+        return ["waiting for a worker"]
+    return [f"{status.images_per_s:.2f} images/s", f"ETA {duration(status.eta_s)}"]
