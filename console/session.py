@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from alembic.util import CommandError
 from sqlalchemy import Engine
 
 import migrations
@@ -61,4 +62,10 @@ def _check_tables(engine: Engine, is_private: bool) -> None:
         raise ServiceError(
             "the database lacks nightmill's tables or a newer form of them: run `nightmill migrate`"
         )
-    migrations.upgrade(engine)
+    try:
+        migrations.upgrade(engine)
+    except CommandError as error:
+        raise ServiceError(
+            f"the private database was made by another version of nightmill ({error}): use that version, "
+            "or set NIGHTMILL_DATA_DIR to another folder"
+        ) from None
