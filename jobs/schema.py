@@ -23,7 +23,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
 from jobs.states import FINISHED, ImageFormat, JobState, Outcome, SafetyAction, WatermarkPolicy
@@ -143,7 +143,7 @@ jobs = Table(
     Column("seed", Numeric(20, 0), nullable=False),
     Column("noise_level", SmallInteger),
     Column("tenant", Text),
-    Column("meta", JSONB, nullable=False),
+    Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
     Column("state", Text, nullable=False, server_default=text("'queued'")),
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
     Column("lease", Uuid),
@@ -234,7 +234,7 @@ images = Table(
     Column("timings", JSONB, nullable=False, comment="seconds a stage, the image's share"),
     Column("worker", Text, nullable=False),
     Column("attempt", SmallInteger, nullable=False),
-    Column("meta", JSONB, nullable=False),
+    Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
     moment("created_at", nullable=False, default="now()"),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),

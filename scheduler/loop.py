@@ -47,7 +47,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
-        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine)),
+        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), time.monotonic() + 600),
     ]
 
 

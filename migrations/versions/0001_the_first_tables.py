@@ -99,7 +99,12 @@ def upgrade() -> None:
         sa.Column("seed", sa.Numeric(precision=20, scale=0), nullable=False),
         sa.Column("noise_level", sa.SmallInteger(), nullable=True),
         sa.Column("tenant", sa.Text(), nullable=True),
-        sa.Column("meta", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "meta",
+            postgresql.JSON(astext_type=sa.Text()),
+            nullable=False,
+            comment="as the manifest has it: order of keys, form of numbers",
+        ),
         sa.Column("state", sa.Text(), server_default=sa.text("'queued'"), nullable=False),
         sa.Column("attempt", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("lease", sa.Uuid(), nullable=True),
@@ -220,7 +225,12 @@ def upgrade() -> None:
         ),
         sa.Column("worker", sa.Text(), nullable=False),
         sa.Column("attempt", sa.SmallInteger(), nullable=False),
-        sa.Column("meta", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "meta",
+            postgresql.JSON(astext_type=sa.Text()),
+            nullable=False,
+            comment="as the manifest has it: order of keys, form of numbers",
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint(
             "safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')",

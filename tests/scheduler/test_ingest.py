@@ -264,6 +264,13 @@ def test_other_columns_travel_as_they_are(engine: Engine, tmp_path: Path) -> Non
     ]
 
 
+def test_other_columns_keep_their_order_and_the_form_of_their_numbers(engine: Engine) -> None:
+    make_batch(engine, [{"zebra": 1, "prompt": "a", "ape": 1e300, "half": 0.50}])
+    (row,) = look(engine, "SELECT meta::text AS meta FROM jobs")
+    assert list(json.loads(row["meta"]).items()) == [("zebra", 1), ("ape", 1e300), ("half", 0.5)]
+    assert isinstance(json.loads(row["meta"])["ape"], float)
+
+
 def test_a_batch_remembers_what_was_given(engine: Engine, foxes: Path) -> None:
     take_in(engine, foxes, columns={"steps": "3"}, output="s3://b/p", safety="flag", priority=4, batch_seed=9)
     (row,) = look(engine, "SELECT * FROM batches")

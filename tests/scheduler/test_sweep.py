@@ -8,7 +8,9 @@ from scheduler.sweep import sweep_uploads
 from tests.s3 import S3Server
 
 
-def test_stale_uploads_are_aborted_and_folders_left_alone(settings: Settings, engine: Engine, s3: S3Server) -> None:
+def test_stale_uploads_are_aborted_and_folders_left_alone(
+    settings: Settings, engine: Engine, s3: S3Server
+) -> None:
     client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
     # The server dates every upload to 2010.
     client.create_multipart_upload(Bucket=s3.bucket, Key="swept/part-00000.parquet")
