@@ -14,7 +14,9 @@ from jobs.settings import load_settings
 def main() -> None:
     """Migrate an empty private database up, down and up again, then compare (`alembic check`)."""
     with tempfile.TemporaryDirectory() as folder:
-        private = load_settings(data_dir=Path(folder)).model_copy(update={"database_url": None, "broker_url": None})
+        private = load_settings(data_dir=Path(folder)).model_copy(
+            update={"database_url": None, "broker_url": None}
+        )
         with services(private) as configured:
             engine = connect(configured.database)
             for revision in ("head", "base", "head"):

@@ -72,7 +72,9 @@ def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Sett
         assert shown in block
         block = block.replace(shown, f"'{real}'")
     environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(settings.models_path)}
-    assert "46 done, 1 blocked" in run_block(block, tmp_path, environment | {"NIGHTMILL_QUEUE": settings.queue})
+    assert "46 done, 1 blocked" in run_block(
+        block, tmp_path, environment | {"NIGHTMILL_QUEUE": settings.queue}
+    )
 
 
 def test_every_command_of_the_table_exists() -> None:
