@@ -3,15 +3,22 @@
 They are run in a folder that has a `models`, a `jobs` and a `worker` of its own, which must be left alone.
 """
 
+import io
 import json
+import os
 import secrets
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from pydantic import SecretStr
 
+from console.cli import main
 from jobs.settings import Settings
 from tests.conftest import Ended, Nightmill, new_database
 
@@ -46,6 +53,41 @@ safety_checker = "tiny-random-safety"
 """
 
 
+class Typed(Nightmill):
+    """Runs `nightmill` in the test's own process: as main() has it, without the second that a new Python takes."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        timeout: float = 50,  # noqa: ARG002 - nothing to kill here
+    ) -> Ended:
+        out, err, given = io.StringIO(), io.StringIO(), io.TextIOWrapper(io.BytesIO((stdin or "").encode()))
+        with (
+            patch.dict(os.environ, self.settings.environment(), clear=True),
+            patch.multiple(sys, argv=["nightmill", *arguments], stdin=given),
+            signals_kept(),
+            chdir(self.folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """What is done about signals is the same after the block."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class Lab:
     """The command line, the folder that it runs in, and how the two runs ended."""
@@ -67,10 +109,9 @@ def write_lines(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The batches `night`, of whose jobs one is blocked, and `day`, whose model is missing."""
-    folder = tmp_path_factory.mktemp("lab")
+@contextmanager
+def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
+    """Settings on a database of their own, for commands that are run in the folder; in it lie two manifests."""
     (folder / "models" / "cards").mkdir(parents=True)
     (folder / "models" / "cards" / "absent.toml").write_text(ABSENT)
     for own in ("jobs", "worker"):
@@ -79,7 +120,7 @@ def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     write_lines(folder / "night.jsonl", NIGHT)
     (folder / "day.txt").write_text("one fox\nanother fox\n")
     with new_database(servers) as database:
-        settings = servers.model_copy(
+        yield servers.model_copy(
             update={
                 "data_dir": folder / "data",
                 "database_url": SecretStr(database),
@@ -91,7 +132,31 @@ def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 "retry_delay_s": 0.1,
             }
         )
+
+
+@pytest.fixture(scope="module")
+def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The batches `night`, of whose jobs one is blocked, and `day`, whose model is missing, as `run` left them."""
+    folder = tmp_path_factory.mktemp("lab")
+    with bench(servers, folder) as settings:
         nightmill = Nightmill(settings, folder)
         night = nightmill("run", "night.jsonl")
         day = nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=2", "--json")
         yield Lab(nightmill, folder, night, day)
+
+
+@pytest.fixture(scope="module")
+def shelf(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+    """The command line where the batches `night` and `day` have been submitted."""
+    folder = tmp_path_factory.mktemp("shelf")
+    with bench(servers, folder) as settings:
+        typed = Typed(settings, folder)
+        assert typed("submit", "night.jsonl").code == 0
+        assert typed("submit", "day.txt").code == 0
+        yield typed
+
+
+@pytest.fixture
+def typed(settings: Settings, tmp_path: Path) -> Typed:
+    """The command line on the test's own settings, in the test's own process."""
+    return Typed(settings, tmp_path)

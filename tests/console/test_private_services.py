@@ -9,8 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+import migrations
+from jobs.database import connect
+from jobs.embedded import services
+from jobs.settings import load_settings
 from tests.conftest import Ended
 from tests.console.conftest import write_lines
+from tests.factories import change
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -86,4 +91,17 @@ def test_up_and_down(tmp_path: Path, shared_models: Path, monkeypatch: pytest.Mo
     finally:
         down = nightmill(tmp_path, "down")
     assert (down.code, down.err.strip()) == (0, "stopped")
+    assert none_left(tmp_path)
+
+
+def test_a_private_database_of_another_version(tmp_path: Path) -> None:
+    with services(load_settings(data_dir=tmp_path / ".nightmill")) as configured:
+        engine = connect(configured.database)
+        migrations.upgrade(engine)
+        change(engine, "UPDATE alembic_version SET version_num = '9999'")
+        engine.dispose()
+    ended = nightmill(tmp_path, "status")
+    assert ended.code == 1
+    assert "error: the private database was made by another version of nightmill" in ended.err
+    assert "Traceback" not in ended.err
     assert none_left(tmp_path)

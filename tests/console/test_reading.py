@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.console.conftest import Lab
 
-pytestmark = [pytest.mark.xdist_group("console"), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 
 STATUS = ["batch", "name", "state", "counts", "rejected", "images_per_s", "eta_s"]
 STATES = ["queued", "running", "done", "failed", "blocked", "cancelled"]

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
-from tests.conftest import Nightmill
-from tests.console.conftest import write_lines
+from tests.console.conftest import Typed, write_lines
 from tests.factories import look
 
 TSV = "Caption\tCategory\tseed\nA red fox\tAnimals\t5\nA blue door\tHouses\t6\n"
@@ -19,11 +18,9 @@ def prompts(engine: Engine) -> list[str]:
     return [row["prompt"] for row in look(engine, "SELECT prompt FROM jobs ORDER BY id")]
 
 
-def test_submit_and_submit_again(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
+def test_submit_and_submit_again(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "Toys & Games.tsv").write_text(TSV)
-    first = nightmill(
-        "submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--set", "num_images=2", "--json"
-    )
+    first = typed("submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--set", "num_images=2", "--json")
     assert first.code == 0, first.err
     assert (first.json["name"], first.json["is_new"], first.json["counts"]["queued"]) == (
         "toys-games",
@@ -31,57 +28,57 @@ def test_submit_and_submit_again(nightmill: Nightmill, engine: Engine, tmp_path:
         4,
     )
     assert "batch toys-games: 2 rows gave 4 jobs, 0 rejected" in first.err
-    again = nightmill("submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--set", "num_images=2")
+    again = typed("submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--set", "num_images=2")
     assert again.code == 0
     assert "nothing is ingested twice" in again.err
     assert prompts(engine) == ["A red fox"] * 2 + ["A blue door"] * 2
     assert look(engine, "SELECT meta FROM jobs LIMIT 1")[0]["meta"] == {"Category": "Animals"}
-    other = nightmill("submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--name", "toys-2", "--json")
+    other = typed("submit", "Toys & Games.tsv", "--map", "prompt=Caption", "--name", "toys-2", "--json")
     assert (other.json["name"], other.json["is_new"], other.json["batch"]) == ("toys-2", True, 2)
 
 
-def test_a_manifest_from_standard_input(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
-    ended = nightmill("submit", "-", "--name", "piped", "--input-format", "csv", stdin='prompt\n"a\nfox"\n')
+def test_a_manifest_from_standard_input(typed: Typed, engine: Engine, tmp_path: Path) -> None:
+    ended = typed("submit", "-", "--name", "piped", "--input-format", "csv", stdin='prompt\n"a\nfox"\n')
     assert ended.code == 0, ended.err
     assert prompts(engine) == ["a\nfox"]
-    guessed = nightmill("submit", "-", "--name", "guessed", stdin='{"prompt": "an owl"}\n')
+    guessed = typed("submit", "-", "--name", "guessed", stdin='{"prompt": "an owl"}\n')
     assert guessed.code == 0, guessed.err
     assert prompts(engine) == ["a\nfox", "an owl"]
 
 
-def test_a_packed_manifest(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
+def test_a_packed_manifest(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "m.txt.gz").write_bytes(gzip.compress("ein Fuchs\n狐狸\n".encode()))
-    assert nightmill("submit", "m.txt.gz").code == 0
+    assert typed("submit", "m.txt.gz").code == 0
     assert prompts(engine) == ["ein Fuchs", "狐狸"]
 
 
-def test_strict_ingests_all_or_nothing(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
+def test_strict_ingests_all_or_nothing(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}, {"prompt": "fox", "steps": -1}])
-    ended = nightmill("submit", "m.jsonl", "--strict")
+    ended = typed("submit", "m.jsonl", "--strict")
     assert ended.code == 2
     assert "m.jsonl, line 2, column steps: " in ended.err
     assert look(engine, "SELECT 1 FROM batches") == []
-    assert nightmill("submit", "m.jsonl").code == 0
+    assert typed("submit", "m.jsonl").code == 0
     assert len(prompts(engine)) == 1
 
 
-def test_rows_that_are_all_rejected(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_rows_that_are_all_rejected(typed: Typed, tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": ""}, {"prompt": "fox", "steps": "many"}])
     for command in ("plan", "submit", "run"):
-        ended = nightmill(command, "m.jsonl", "--json")
+        ended = typed(command, "m.jsonl", "--json")
         assert ended.code == 1, (command, ended.err)
         assert ended.json["rejected"] == 2
-    assert [row["line"] for row in nightmill("rejects", "m", "--json").json] == [1, 2]
+    assert [row["line"] for row in typed("rejects", "m", "--json").json] == [1, 2]
 
 
-def test_an_empty_manifest(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_an_empty_manifest(typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("")
-    ended = nightmill("run", "m.jsonl")
+    ended = typed("run", "m.jsonl")
     assert ended.code in (1, 2)
     assert "Traceback" not in ended.err
 
 
-def test_plan_touches_nothing(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
+def test_plan_touches_nothing(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"prompt": "fox", "num_images": 3},
         {"prompt": "a fox " * 100, "width": 128},
@@ -89,7 +86,7 @@ def test_plan_touches_nothing(nightmill: Nightmill, engine: Engine, tmp_path: Pa
     ]
     write_lines(tmp_path / "m.jsonl", rows)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    planned = nightmill("plan", "m.jsonl", "--json")
+    planned = typed("plan", "m.jsonl", "--json")
     assert planned.code == 0, planned.err
     assert (planned.json["rows"], planned.json["jobs"], planned.json["rejected"]) == (3, 4, 1)
     assert [(lane["width"], lane["jobs"]) for lane in planned.json["lanes"]] == [(64, 3), (128, 1)]
@@ -97,9 +94,9 @@ def test_plan_touches_nothing(nightmill: Nightmill, engine: Engine, tmp_path: Pa
     assert planned.json["estimated_bytes"] > 0
     (reject,) = planned.json["rejects"]
     assert (reject["line"], reject["column"]) == (3, "width")
-    shown = nightmill("plan", "m.jsonl")
+    shown = typed("plan", "m.jsonl")
     assert "1 prompts are longer than their model reads, lines 2" in shown.out
-    assert nightmill("plan", "m.jsonl", "--strict").code == 1
+    assert typed("plan", "m.jsonl", "--strict").code == 1
     assert look(engine, "SELECT 1 FROM batches") == []
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
@@ -109,30 +106,30 @@ def test_plan_needs_no_service(tmp_path: Path, settings: Settings) -> None:
         update={"database_url": None, "broker_url": None, "data_dir": tmp_path / "none"}
     )
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
-    assert Nightmill(own, tmp_path)("plan", "m.jsonl").code == 0
+    assert Typed(own, tmp_path)("plan", "m.jsonl").code == 0
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("change", ["pause", "cancel"])
 def test_a_batch_that_was_stopped_is_not_run(
-    nightmill: Nightmill, engine: Engine, tmp_path: Path, change: str
+    typed: Typed, engine: Engine, tmp_path: Path, change: str
 ) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
-    nightmill("submit", "m.jsonl")
+    typed("submit", "m.jsonl")
     state = {"pause": "paused", "cancel": "cancelled"}[change]
-    assert nightmill(change, "m", "--json").json["state"] == state
-    ended = nightmill("run", "m.jsonl")
+    assert typed(change, "m", "--json").json["state"] == state
+    ended = typed("run", "m.jsonl")
     assert ended.code == 2
     assert state in ended.err.splitlines()[-1]
     back = {"pause": "resume", "cancel": "retry"}[change]
     assert f"`nightmill {back} m`" in ended.err
-    queued = nightmill(back, "m", "--json")
+    queued = typed(back, "m", "--json")
     assert (queued.code, queued.json["state"], queued.json["counts"]["queued"]) == (0, "queued", 1)
 
 
-def test_nothing_but_json_on_stdout(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_nothing_but_json_on_stdout(typed: Typed, tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
-    nightmill("submit", "m.jsonl")
+    typed("submit", "m.jsonl")
     for arguments in (
         "status",
         "status m",
@@ -143,4 +140,4 @@ def test_nothing_but_json_on_stdout(nightmill: Nightmill, tmp_path: Path) -> Non
         "retry m",
         "models",
     ):
-        json.loads(nightmill(*arguments.split(), "--json").out)
+        json.loads(typed(*arguments.split(), "--json").out)

@@ -9,9 +9,7 @@ from pydantic import SecretStr
 
 from jobs.settings import Settings
 from tests.conftest import Ended, Nightmill
-from tests.console.conftest import Lab, write_lines
-
-in_lab = pytest.mark.xdist_group("console")
+from tests.console.conftest import Typed, write_lines
 
 
 def says(ended: Ended, code: int, *words: str) -> None:
@@ -32,11 +30,10 @@ def closed() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-def changed(nightmill: Nightmill, **settings: object) -> Nightmill:
-    return Nightmill(nightmill.settings.model_copy(update=settings), nightmill.folder)
+def changed(typed: Typed, **settings: object) -> Typed:
+    return Typed(typed.settings.model_copy(update=settings), typed.folder)
 
 
-@in_lab
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -67,47 +64,45 @@ def changed(nightmill: Nightmill, **settings: object) -> Nightmill:
         ("worker --device gpu", ["NIGHTMILL_DEVICE: "]),
     ],
 )  # fmt: skip
-def test_wrong_use(lab: Lab, arguments: str, words: list[str]) -> None:
-    says(lab.nightmill(*arguments.split()), 2, *words)
+def test_wrong_use(shelf: Typed, arguments: str, words: list[str]) -> None:
+    says(shelf(*arguments.split()), 2, *words)
 
 
-@in_lab
 @pytest.mark.parametrize(
     "arguments",
     ["", "dance", "status --loud", "run", "run night.jsonl --workers -1", "export night --format gif"],
 )
-def test_wrong_words_are_shown_what_is_right(lab: Lab, arguments: str) -> None:
-    ended = lab.nightmill(*arguments.split())
+def test_wrong_words_are_shown_what_is_right(shelf: Typed, arguments: str) -> None:
+    ended = shelf(*arguments.split())
     assert ended.code == 2
     assert "Usage: " in ended.err + ended.out
     assert "Traceback" not in ended.err
 
 
-@in_lab
-def test_wrong_use_left_nothing_behind(lab: Lab) -> None:
-    assert {batch["name"] for batch in lab.nightmill("status", "--json").json} == {"night", "day"}
-    assert {path.name for path in lab.output.iterdir()} == {"night", "day"}
+def test_wrong_use_left_nothing_behind(shelf: Typed) -> None:
+    assert {batch["name"] for batch in shelf("status", "--json").json} == {"night", "day"}
+    assert not (shelf.folder / "output").exists()
 
 
-def test_an_output_that_cannot_be_written(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written(typed: Typed, tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
     (tmp_path / "file").write_text("not a folder")
-    ended = nightmill("run", "m.jsonl", "--out", "file/x")
+    ended = typed("run", "m.jsonl", "--out", "file/x")
     says(ended, 1, f"can't write {tmp_path / 'file' / 'x'}", "check that the folder is there")
-    assert nightmill("status", "m", "--json").json["counts"]["queued"] == 1
+    assert typed("status", "m", "--json").json["counts"]["queued"] == 1
 
 
-def test_an_unreachable_database(nightmill: Nightmill, closed: str) -> None:
+def test_an_unreachable_database(typed: Typed, closed: str) -> None:
     url = SecretStr(f"postgresql://someone:very-secret@{closed}/x")
-    for arguments in (["status"], ["run", "x.txt"], ["migrate"], ["worker"]):
-        ended = changed(nightmill, database_url=url)(*arguments)
+    for arguments in (["status"], ["run", "x.txt"], ["migrate"]):
+        ended = changed(typed, database_url=url)(*arguments)
         says(ended, 1, "can't reach PostgreSQL at postgresql", closed, "refused")
         assert "very-secret" not in ended.err
 
 
-def test_an_unreachable_redis(nightmill: Nightmill, tmp_path: Path, closed: str) -> None:
+def test_an_unreachable_redis(typed: Typed, tmp_path: Path, closed: str) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
-    away = changed(nightmill, broker_url=SecretStr(f"redis://:very-secret@{closed}/0"))
+    away = changed(typed, broker_url=SecretStr(f"redis://:very-secret@{closed}/0"))
     ended = away("run", "m.jsonl")
     says(ended, 1, "can't reach Redis", closed, "refused")
     assert "very-secret" not in ended.err
@@ -128,7 +123,7 @@ def test_an_unreachable_redis(nightmill: Nightmill, tmp_path: Path, closed: str)
     ],
 )
 def test_wrong_settings(
-    nightmill: Nightmill,
+    typed: Typed,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
@@ -136,33 +131,34 @@ def test_wrong_settings(
     words: str,
 ) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
-    environment = nightmill.settings.environment() | {f"NIGHTMILL_{variable}": value}
+    environment = typed.settings.environment() | {f"NIGHTMILL_{variable}": value}
     monkeypatch.setattr(Settings, "environment", lambda _: environment)
-    ended = nightmill("run", "m.jsonl")
+    ended = typed("run", "m.jsonl")
     says(ended, 2, words)
     assert "very-secret" not in ended.err
 
 
-def test_a_data_folder_that_cannot_be(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be(typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    private = changed(nightmill, data_dir=tmp_path / "file" / "x", database_url=None)
+    private = changed(typed, data_dir=tmp_path / "file" / "x", database_url=None)
     says(private("status"), 1, str(tmp_path / "file"), "Not a directory")
 
 
 def test_a_database_without_tables(settings: Settings, empty_database: str, tmp_path: Path) -> None:
-    nightmill = Nightmill(settings.model_copy(update={"database_url": SecretStr(empty_database)}), tmp_path)
-    for command in ("status", "worker", "scheduler"):
-        says(nightmill(command), 1, "lacks nightmill's tables", "run `nightmill migrate`")
-    looked = nightmill("doctor", "--json")
+    empty = settings.model_copy(update={"database_url": SecretStr(empty_database)})
+    typed = Typed(empty, tmp_path)
+    says(typed("status"), 1, "lacks nightmill's tables", "run `nightmill migrate`")
+    says(Nightmill(empty, tmp_path)("worker"), 1, "run `nightmill migrate`")
+    looked = typed("doctor", "--json")
     assert looked.code == 1
     assert [check["check"] for check in looked.json if not check["ok"]] == ["PostgreSQL"]
     assert "run `nightmill migrate`" in next(c["finding"] for c in looked.json if c["check"] == "PostgreSQL")
-    migrated = nightmill("migrate", "--json")
+    migrated = typed("migrate", "--json")
     assert (migrated.code, migrated.json["before"]) == (0, None)
-    assert nightmill("status", "--json").json == []
-    down = nightmill("migrate", "--down", "--to", "base")
+    assert typed("status", "--json").json == []
+    down = typed("migrate", "--down", "--to", "base")
     assert down.code == 0
     assert down.err.startswith("migrated from ")
     assert down.err.strip().endswith("to an empty database")
-    says(nightmill("status"), 1, "run `nightmill migrate`")
-    assert nightmill("migrate").err.startswith("migrated from an empty database to ")
+    says(typed("status"), 1, "run `nightmill migrate`")
+    assert typed("migrate").err.startswith("migrated from an empty database to ")
