@@ -17,13 +17,14 @@ from tests.conftest import Ended
 from tests.console.conftest import write_lines
 from tests.factories import change
 
+PROGRAM = Path(sys.executable).parent / "nightmill"
+
 pytestmark = pytest.mark.timeout(120)
 
 
 def nightmill(folder: Path, *arguments: str) -> Ended:
-    program = Path(sys.executable).parent / "nightmill"
     ended = subprocess.run(
-        [program, *arguments],
+        [PROGRAM, *arguments],
         cwd=folder,
         env=dict(os.environ) | {"PATH": os.environ["PATH"]},
         stdin=subprocess.DEVNULL,
@@ -33,6 +34,20 @@ def nightmill(folder: Path, *arguments: str) -> Ended:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def killed_run(folder: Path) -> None:
+    """Begin a run and kill it, the command alone, once its batch is there."""
+    with (folder / "killed.log").open("wb") as log:
+        process = psutil.Popen([PROGRAM, "run", "m.jsonl"], cwd=folder, stdin=subprocess.DEVNULL, stderr=log)
+    deadline = time.monotonic() + 60
+    while b"rows gave" not in (folder / "killed.log").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    (folder / "killed.log").unlink()
 
 
 def belongs_to(process: psutil.Process, folder: Path) -> bool:
@@ -73,6 +88,20 @@ def test_a_run_in_an_empty_folder(tmp_path: Path) -> None:
     again = nightmill(tmp_path, "run", "m.jsonl")
     assert again.code == 0
     assert "nothing to render" in again.err
+    assert none_left(tmp_path)
+
+
+def test_a_run_after_one_that_was_killed(
+    tmp_path: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_MODELS_DIR", str(shared_models))
+    write_lines(tmp_path / "m.jsonl", [{"prompt": f"fox {number}", "steps": 30} for number in range(8)])
+    killed_run(tmp_path)
+    assert processes_of(tmp_path), "the private services should have outlived the command"
+    ended = nightmill(tmp_path, "run", "m.jsonl", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["counts"]["done"] == 8
+    assert len(list(tmp_path.glob("output/m/images/*/*.png"))) == 8
     assert none_left(tmp_path)
 
 
