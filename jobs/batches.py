@@ -191,7 +191,7 @@ def _status(row: Any) -> BatchStatus:
 
 
 def _state(row: Any, counts: dict[str, int], remaining: int) -> BatchState:
-    if row.cancelled_at:
+    if row.cancelled_at and (remaining or counts["cancelled"]):
         return BatchState.CANCELLED
     if remaining == 0:
         return BatchState.DONE

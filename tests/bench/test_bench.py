@@ -32,7 +32,8 @@ def check(result: dict[str, Any]) -> None:
     for key, figure in result["figures"].items():
         assert figure.keys() == FIGURE, key
         assert math.isfinite(figure["value"]), key
-        assert figure["value"] > 0, key
+        # The processor time of other processes is told in ticks of 10 ms, which a small run may not fill.
+        assert figure["value"] > 0 or (key == "postgres_ms" and figure["value"] == 0), key
         assert (figure["goal"] is None) == (figure["holds"] is None), key
 
 

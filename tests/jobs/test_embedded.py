@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,3 +222,15 @@ def test_redis_is_the_wheels_where_the_path_has_none(monkeypatch: pytest.MonkeyP
     own = tmp_path / "valkey-server"
     own.touch(0o755)
     assert redis_program() == str(own)
+
+
+def test_a_long_path_of_temporary_files_will_do(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("x") / ("deep" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    private = load_settings(data_dir=folder / "data")
+    with services(private) as configured:
+        assert works(configured)
+    assert running(private) == []
