@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from jobs import queue
+from jobs.job import LaneId
 from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines
-from tests.factories import look
+from tests.factories import image, look, take
 
 TSV = "Caption\tCategory\tseed\nA red fox\tAnimals\t5\nA blue door\tHouses\t6\n"
 
@@ -141,3 +143,12 @@ def test_nothing_but_json_on_stdout(typed: Typed, tmp_path: Path) -> None:
         "models",
     ):
         json.loads(typed(*arguments.split(), "--json").out)
+
+
+def test_a_batch_that_has_ended_cannot_be_cancelled(typed: Typed, engine: Engine, tmp_path: Path) -> None:
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    typed("submit", "m.jsonl")
+    (job,) = take(engine, LaneId(look(engine, "SELECT id FROM lanes")[0]["id"]))
+    queue.complete(engine, [image(job)])
+    assert typed("cancel", "m", "--json").json["state"] == "done"
+    assert typed("status", "m", "--json").json["counts"]["done"] == 1
