@@ -57,6 +57,7 @@ def changed(typed: Typed, **settings: object) -> Typed:
         ("run night.jsonl --out s3:///y --name x2", ["names no S3 bucket: write s3://bucket/path"]),
         ("run night.jsonl --strict --name x3", ["night.jsonl, line 5", "width must be 64 to 256", "nothing was"]),
         ("run models", ["models"]),
+        ("run night.jsonl --input-format xml", ["xml", "jsonl"]),
         ("plan nigth.jsonl", ["Did you mean night.jsonl?"]),
         ("models show tiny-randon", ["no model is called 'tiny-randon'. Did you mean 'tiny-random'?"]),
         ("migrate --down", ["say where to with --to", "`--to base` drops all tables"]),

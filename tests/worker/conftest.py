@@ -1,6 +1,5 @@
 """Models that misbehave in known ways, and a desk to work at."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +71,6 @@ def models_folder(shared_models: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def studio(models_folder: Path) -> Studio:
     """The models of a worker, loaded once for all tests; device batches hold four images."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return Studio(load_settings(models_dir=models_folder, gpu_rows=4), 0)
 
 
