@@ -49,7 +49,7 @@ def run(
     report["seconds"] = round(time.monotonic() - started, 1)
     _tell(report, as_json)
     counts = report["counts"]
-    if counts["failed"] or counts["queued"] or counts["running"] or not counts["done"]:
+    if counts["failed"] or counts["queued"] or counts["running"] or not counts["done"] + counts["blocked"]:
         raise typer.Exit(1)
 
 
