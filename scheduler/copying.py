@@ -1,4 +1,4 @@
-"""Rows in the text format of PostgreSQL's COPY, written by hand: a third of what a driver's adaptation costs.
+"""Rows in the text format of PostgreSQL's COPY, written by hand, which costs less than a driver's adaptation.
 
 https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
 """
