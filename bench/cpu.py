@@ -78,7 +78,7 @@ def _figures(samples: Samples) -> dict[str, Figure]:
         "images_per_bare_render": Figure(
             samples.ratio("whole", "bare"),
             "ratio",
-            f"Text2Image.render of the same rows, 64 px, 10 steps: {middle['bare']:.1f} images/s",
+            f"StableDiffusion.render of the same rows, 64 px, 10 steps: {middle['bare']:.1f} images/s",
             at_least(0.8),
         ),
         "images_per_s": Figure(
@@ -132,7 +132,7 @@ def _work(desk: Desk, backlog: Backlog, count: int) -> float:
 
 def _render(desk: Desk, backlog: Backlog, count: int) -> float:
     """Seconds of the model alone for rows of the backlog that are done, in the same device batches."""
-    from models.text2image import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
 
     lane = queue.open_lane(desk.engine, backlog.lane)
     assert lane is not None

@@ -1,5 +1,6 @@
 """Loading a diffusers pipeline from a vetted checkpoint, and checking that it is what its card says."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
 from models.errors import CheckpointError
 from models.quiet import quiet
+from models.saving import FULL, Saving
 from models.vae_attention import chunk_attention
 
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
@@ -16,7 +18,14 @@ PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeli
 _UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
 
 
-def load_pipeline(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:
+def load_pipeline(
+    checkpoint: Checkpoint,
+    device: Device,
+    class_name: PipelineClass,
+    *,
+    loras: Sequence[tuple[Checkpoint, float]] = (),  # noqa: ARG001 - not read yet
+    saving: Saving = FULL,  # noqa: ARG001 - not read yet
+) -> Any:
     """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
 
     Raises CheckpointError when the files can't be loaded or disagree with the card, OutOfMemoryError.

@@ -17,6 +17,7 @@ from models.device import Device, memory_errors
 from models.loading import load_pipeline
 from models.picture import Picture
 from models.samplers import make_scheduler
+from models.saving import FULL, Saving
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,9 +47,10 @@ class Upscaler:
     _pipeline: Any
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, device: Device) -> Self:
+    def load(cls, checkpoint: Checkpoint, device: Device, *, saving: Saving = FULL) -> Self:
         """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
-        return cls(checkpoint, device, load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline"))
+        pipeline = load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline", saving=saving)
+        return cls(checkpoint, device, pipeline)
 
     def upscale(
         self,
@@ -59,8 +61,8 @@ class Upscaler:
     ) -> list[Picture]:
         """One picture of four times the height and width per request, in order.
 
-        Batches, `on_step` and errors are as in `Text2Image.render`; ValueError too for pixels of another kind
-        or a noise level out of range, and when requests differ in noise level.
+        Batches, `on_step` and errors are as in `StableDiffusion.render`; ValueError too for pixels of
+        another kind or a noise level out of range, and when requests differ in noise level.
         """
         if not requests:
             return []

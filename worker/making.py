@@ -52,7 +52,7 @@ class Making:
 
     def generate(self, frames: Sequence[Frame]) -> list[Frame]:
         """Pixels for every frame; all frames share steps, guidance and sampler."""
-        from models.text2image import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
+        from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
 
         lane = self.lane
         requests = [

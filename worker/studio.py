@@ -14,7 +14,7 @@ from models.prompt_terms import PromptTerms
 if TYPE_CHECKING:
     from models.device import Device
     from models.safety import SafetyChecker
-    from models.text2image import Text2Image
+    from models.stable_diffusion import StableDiffusion
     from models.tokens import TokenCounter
     from models.upscale import Upscaler
 
@@ -30,7 +30,7 @@ class Kit:
     device: "Device"
     terms: PromptTerms
     tokens: "TokenCounter"
-    text2image: "Text2Image"
+    text2image: "StableDiffusion"
     safety: "SafetyChecker"
     upscaler: "Upscaler | None"
     upscaler_checkpoint: Checkpoint | None
@@ -76,7 +76,7 @@ class Studio:
     def _load(self, model: str, is_upscaled: bool) -> Kit:
         from models.device import pick_device  # noqa: PLC0415 - torch is imported by the child that renders, when it does
         from models.safety import SafetyChecker  # noqa: PLC0415
-        from models.text2image import Text2Image  # noqa: PLC0415
+        from models.stable_diffusion import StableDiffusion  # noqa: PLC0415
         from models.tokens import TokenCounter  # noqa: PLC0415
         from models.upscale import Upscaler  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ class Studio:
             device=device,
             terms=self.terms,
             tokens=TokenCounter.load(checkpoint),
-            text2image=Text2Image.load(checkpoint, device),
+            text2image=StableDiffusion.load(checkpoint, device),
             safety=SafetyChecker.load(checking, device),
             upscaler=Upscaler.load(upscaling, device) if upscaling else None,
             upscaler_checkpoint=upscaling,

@@ -10,7 +10,7 @@ import pytest
 from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.device import Device, pick_device
-from models.text2image import ImageRequest, Text2Image
+from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler
 
 
@@ -45,8 +45,8 @@ def safety_checkpoint(catalogue: Catalogue, models_dir: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_checkpoint: Checkpoint, device: Device) -> Text2Image:
-    return Text2Image.load(tiny_checkpoint, device)
+def tiny(tiny_checkpoint: Checkpoint, device: Device) -> StableDiffusion:
+    return StableDiffusion.load(tiny_checkpoint, device)
 
 
 @pytest.fixture(scope="session")

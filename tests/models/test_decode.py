@@ -6,7 +6,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from models import decode
-from models.text2image import Text2Image
+from models.stable_diffusion import StableDiffusion
 from models.vae_attention import ChunkedAttention
 
 
@@ -14,7 +14,7 @@ def _latents(rows: int) -> torch.Tensor:
     return torch.randn(rows, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_slices_of_a_batch_are_alike(tiny: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_a_batch_are_alike(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, latents = tiny._pipeline.vae, _latents(6)
     with torch.inference_mode():
         whole = [picture.pixels for picture in decode.decode(vae, latents)]
@@ -26,7 +26,7 @@ def test_slices_of_a_batch_are_alike(tiny: Text2Image, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("scores", [2**28, 1000, 1])
-def test_chunked_attention_is_exact(tiny: Text2Image, scores: int) -> None:
+def test_chunked_attention_is_exact(tiny: StableDiffusion, scores: int) -> None:
     [attention] = tiny._pipeline.vae.decoder.mid_block.attentions
     hidden = torch.randn(2, 16, 6, 5, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

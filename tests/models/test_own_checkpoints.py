@@ -16,7 +16,7 @@ from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.device import Device
 from models.errors import CheckpointError
-from models.text2image import ImageRequest, Text2Image
+from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler
 
 _SD15_SCHEDULER = {
@@ -45,14 +45,14 @@ def _rewrite(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def _load(root: Path, device: Device) -> Text2Image:
-    return Text2Image.load(resolve(Catalogue.load(root).get("own"), root), device)
+def _load(root: Path, device: Device) -> StableDiffusion:
+    return StableDiffusion.load(resolve(Catalogue.load(root).get("own"), root), device)
 
 
 def test_a_v_prediction_checkpoint_draws_what_the_library_draws(
     *,
     tmp_path: Path,
-    tiny: Text2Image,
+    tiny: StableDiffusion,
     device: Device,
     card_text: Callable[..., str],
     image: Callable[..., ImageRequest],
@@ -158,7 +158,7 @@ def test_says_that_a_damaged_checkpoint_cannot_be_loaded(
 ) -> None:
     damage(copied.path)
     with pytest.raises(CheckpointError, match="can't be loaded as a StableDiffusionPipeline"):
-        Text2Image.load(copied, device)
+        StableDiffusion.load(copied, device)
 
 
 def test_refuses_a_pipeline_of_another_kind(tiny_checkpoint: Checkpoint, device: Device) -> None:
@@ -172,7 +172,7 @@ from pathlib import Path
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
 from models.device import pick_device
-from models.text2image import ImageRequest, Text2Image
+from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 
 folder = Path(sys.argv[1])
@@ -180,7 +180,7 @@ catalogue, device = Catalogue.load(folder), pick_device("cpu")
 for card in catalogue.cards():
     resolve(card, folder)
 how = dict(prompt="long " * 200, steps=2, guidance_scale=5.0, sampler="unipc", seed=3)
-model = Text2Image.load(resolve(catalogue.get("tiny"), folder), device)
+model = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device)
 [picture] = model.render([ImageRequest(**how, width=64, height=64)])
 upscaler = Upscaler.load(resolve(catalogue.get("tiny-x4"), folder), device)
 [large] = upscaler.upscale([UpscaleRequest(**how, pixels=picture.pixels[:16, :16])])

@@ -8,7 +8,7 @@ from models.checkpoint import Checkpoint
 from models.device import Device
 from models.quiet import quiet
 from models.samplers import SAMPLERS
-from models.text2image import ImageRequest, Text2Image
+from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 
 
@@ -18,10 +18,10 @@ def _half(dtype: torch.dtype) -> Device:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_draws_nearly_the_same(
-    tiny: Text2Image, tiny_checkpoint: Checkpoint, dtype: torch.dtype
+    tiny: StableDiffusion, tiny_checkpoint: Checkpoint, dtype: torch.dtype
 ) -> None:
     with quiet():
-        model = Text2Image.load(tiny_checkpoint, _half(dtype))
+        model = StableDiffusion.load(tiny_checkpoint, _half(dtype))
     assert model._pipeline.unet.dtype == dtype
     assert model._pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
     for sampler in SAMPLERS:

@@ -12,12 +12,12 @@ from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.errors import CheckpointError
 from models.quiet import quiet
-from models.text2image import Text2Image
+from models.stable_diffusion import StableDiffusion
 from models.upscale import Upscaler
 
 
 def test_is_built_in_less_than_two_seconds_and_leaves_torchs_randomness_alone(
-    tmp_path: Path, tiny_card: Card, tiny: Text2Image
+    tmp_path: Path, tiny_card: Card, tiny: StableDiffusion
 ) -> None:
     state, start = torch.get_rng_state(), time.perf_counter()
     resolve(tiny_card, tmp_path)
@@ -34,7 +34,7 @@ def test_no_builder_for_a_foreign_id(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".building-*"))
 
 
-def test_cards_name_the_work_of_a_step(tiny: Text2Image, upscaler: Upscaler) -> None:
+def test_cards_name_the_work_of_a_step(tiny: StableDiffusion, upscaler: Upscaler) -> None:
     text = torch.zeros(1, 77, 32)
     label = torch.zeros(1, dtype=torch.long)
     for model, shape, labels in ((tiny, (1, 4, 8, 8), None), (upscaler, (1, 7, 64, 64), label)):

@@ -8,7 +8,7 @@ from jobs.errors import UsageError
 from jobs.job import Lane
 from models.errors import OutOfMemoryError
 from models.picture import Picture
-from models.text2image import ImageRequest
+from models.stable_diffusion import ImageRequest
 from worker.studio import Kit, Studio
 
 

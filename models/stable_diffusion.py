@@ -1,10 +1,12 @@
-"""Stable Diffusion, text to image."""
+"""Stable Diffusion: pictures from a prompt, and from pictures, masks and depth maps beside it."""
 
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.checkpoint import Checkpoint
@@ -15,13 +17,16 @@ from models.device import Device, memory_errors
 from models.loading import load_pipeline
 from models.picture import Picture
 from models.samplers import make_scheduler
+from models.saving import FULL, Saving
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ImageRequest:
     """One image to draw. Sizes are pixels, multiples of the model's VAE factor; `seed` is 0..2**64-1.
 
-    A `guidance_scale` of 1 or less leaves the negative prompt unread and takes half the time.
+    A `guidance_scale` of 1 or less leaves the negative prompt unread and takes half the time. `image` is
+    (height, width, 3) RGB, `mask` (height, width) from 0, keep, to 255, repaint, `depth` (height, width) of
+    any finite scale, larger being nearer. `strength`, above 0 up to 1, is how far to go from `image`.
     """
 
     prompt: str
@@ -32,20 +37,32 @@ class ImageRequest:
     guidance_scale: float
     sampler: str
     seed: int
+    image: npt.NDArray[np.uint8] | None = None
+    mask: npt.NDArray[np.uint8] | None = None
+    depth: npt.NDArray[np.float32] | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Text2Image:
-    """A loaded text-to-image model. Not for several threads at once."""
+class StableDiffusion:
+    """A loaded model. Not for several threads at once."""
 
     checkpoint: Checkpoint
     device: Device
     _pipeline: Any
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, device: Device) -> Self:
-        """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
-        return cls(checkpoint, device, load_pipeline(checkpoint, device, "StableDiffusionPipeline"))
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        device: Device,
+        *,
+        loras: Sequence[tuple[Checkpoint, float]] = (),
+        saving: Saving = FULL,
+    ) -> Self:
+        """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
+        pipeline = load_pipeline(checkpoint, device, "StableDiffusionPipeline", loras=loras, saving=saving)
+        return cls(checkpoint, device, pipeline)
 
     def render(
         self,

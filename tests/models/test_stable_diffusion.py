@@ -12,7 +12,7 @@ from models.checkpoint import Checkpoint
 from models.device import Device
 from models.errors import InterruptedRender
 from models.samplers import SAMPLERS
-from models.text2image import ImageRequest, Text2Image
+from models.stable_diffusion import ImageRequest, StableDiffusion
 
 Make = Callable[..., ImageRequest]
 
@@ -39,7 +39,7 @@ def reference(tiny_checkpoint: Checkpoint) -> Any:
 
 
 @pytest.fixture(scope="module")
-def base_config(tiny: Text2Image) -> dict[str, Any]:
+def base_config(tiny: StableDiffusion) -> dict[str, Any]:
     return dict(tiny._pipeline.scheduler.config)
 
 
@@ -48,7 +48,7 @@ def base_config(tiny: Text2Image) -> dict[str, Any]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_draws_what_the_library_draws(
     *,
-    tiny: Text2Image,
+    tiny: StableDiffusion,
     reference: Any,
     base_config: dict[str, Any],
     image: Make,
@@ -86,7 +86,7 @@ def test_draws_what_the_library_draws(
     assert all(picture.defect is None for picture in pictures)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(tiny: Text2Image, image: Make) -> None:
+def test_a_picture_does_not_depend_on_its_neighbours(tiny: StableDiffusion, image: Make) -> None:
     wanted = image(prompt="a blue house", seed=42, sampler="euler_a")
     others = [image(prompt=f"dog {i}", seed=i, sampler="euler_a", guidance_scale=3.0 + i) for i in range(9)]
     mixes = [
@@ -104,7 +104,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(tiny: Text2Image, image: Ma
         assert np.array_equal(picture, pictures[0])
 
 
-def test_prompts_seeds_and_guidance_make_different_pictures(tiny: Text2Image, image: Make) -> None:
+def test_prompts_seeds_and_guidance_make_different_pictures(tiny: StableDiffusion, image: Make) -> None:
     requests = [
         image(),
         image(prompt="a green lake"),
@@ -118,7 +118,7 @@ def test_prompts_seeds_and_guidance_make_different_pictures(tiny: Text2Image, im
         assert all(np.abs(picture - other).mean() > 0.5 for other in pictures[:index])
 
 
-def test_noise_pictures_are_neither_flat_nor_clipped(tiny: Text2Image, image: Make) -> None:
+def test_noise_pictures_are_neither_flat_nor_clipped(tiny: StableDiffusion, image: Make) -> None:
     pictures = tiny.render([image(prompt=f"{seed} cats", seed=seed, steps=10) for seed in range(16)], rows=8)
     for picture in pictures:
         pixels = picture.pixels
@@ -131,21 +131,21 @@ def test_noise_pictures_are_neither_flat_nor_clipped(tiny: Text2Image, image: Ma
 @pytest.mark.parametrize("steps", [1, 2, 50])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_takes_few_and_many_steps(
-    tiny: Text2Image, image: Make, sampler: str, steps: int
+    tiny: StableDiffusion, image: Make, sampler: str, steps: int
 ) -> None:
     [picture] = tiny.render([image(sampler=sampler, steps=steps, guidance_scale=1)], rows=1)
     assert picture.defect is None
 
 
 @pytest.mark.parametrize("seed", [0, 2**32, 2**63, 2**64 - 1])
-def test_takes_seeds_of_64_bits(tiny: Text2Image, image: Make, seed: int) -> None:
+def test_takes_seeds_of_64_bits(tiny: StableDiffusion, image: Make, seed: int) -> None:
     [picture] = tiny.render([image(seed=seed, steps=1)], rows=1)
     [same] = tiny.render([image(seed=seed % 2**32, steps=1)], rows=1)
     assert np.array_equal(picture.pixels, same.pixels), "torch's CPU generator reads the lower 32 bits only"
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
-def test_refuses_other_seeds(tiny: Text2Image, image: Make, seed: int) -> None:
+def test_refuses_other_seeds(tiny: StableDiffusion, image: Make, seed: int) -> None:
     with pytest.raises(ValueError, match="a seed is a whole number"):
         tiny.render([image(seed=seed)])
 
@@ -161,31 +161,33 @@ def test_refuses_other_seeds(tiny: Text2Image, image: Make, seed: int) -> None:
     ],
 )
 def test_refuses_requests_that_share_no_batch(
-    tiny: Text2Image, image: Make, other: dict[str, object], name: str
+    tiny: StableDiffusion, image: Make, other: dict[str, object], name: str
 ) -> None:
     with pytest.raises(ValueError, match=f"must share {name}"):
         tiny.render([image(), image(**other)])
 
 
-def test_refuses_a_size_that_the_vae_cannot_have(tiny: Text2Image, image: Make) -> None:
+def test_refuses_a_size_that_the_vae_cannot_have(tiny: StableDiffusion, image: Make) -> None:
     with pytest.raises(ValueError, match="multiples of 8, not 68x64"):
         tiny.render([image(width=68)])
 
 
-def test_refuses_an_empty_batch_shape_and_renders_nothing_from_nothing(tiny: Text2Image, image: Make) -> None:
+def test_refuses_an_empty_batch_shape_and_renders_nothing_from_nothing(
+    tiny: StableDiffusion, image: Make
+) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         tiny.render([image()], rows=-1)
     assert tiny.render([]) == []
 
 
-def test_pictures_keep_their_order_and_shape(tiny: Text2Image, image: Make) -> None:
+def test_pictures_keep_their_order_and_shape(tiny: StableDiffusion, image: Make) -> None:
     requests = [image(width=136, height=72, seed=seed) for seed in (5, 6, 7)]
     pictures = tiny.render(requests, rows=2)
     assert [picture.pixels.shape for picture in pictures] == [(72, 136, 3)] * 3
     assert np.array_equal(pictures[2].pixels, tiny.render(requests[2:], rows=2)[0].pixels)
 
 
-def test_can_be_interrupted_between_steps_and_used_again(tiny: Text2Image, image: Make) -> None:
+def test_can_be_interrupted_between_steps_and_used_again(tiny: StableDiffusion, image: Make) -> None:
     before = tiny.render([image(sampler="dpmpp_2m")])[0]
     seen = []
 
@@ -201,9 +203,9 @@ def test_can_be_interrupted_between_steps_and_used_again(tiny: Text2Image, image
 
 
 def test_marks_pictures_that_are_not_finite_without_harming_others(
-    tiny: Text2Image, tiny_checkpoint: Checkpoint, device: Device, image: Make
+    tiny: StableDiffusion, tiny_checkpoint: Checkpoint, device: Device, image: Make
 ) -> None:
-    broken = Text2Image.load(tiny_checkpoint, device)
+    broken = StableDiffusion.load(tiny_checkpoint, device)
     tokenizer, encoder = broken._pipeline.tokenizer, broken._pipeline.text_encoder
     [token] = tokenizer("cat", add_special_tokens=False).input_ids
     with torch.no_grad():
@@ -217,7 +219,7 @@ def test_marks_pictures_that_are_not_finite_without_harming_others(
 def test_marks_pictures_that_overflow_in_the_decoder_or_are_black(
     tiny_checkpoint: Checkpoint, device: Device, image: Make
 ) -> None:
-    broken = Text2Image.load(tiny_checkpoint, device)
+    broken = StableDiffusion.load(tiny_checkpoint, device)
     bias = broken._pipeline.vae.decoder.conv_out.bias
     for value, defect in ((-9.0, "black"), (float("inf"), "nan")):
         with torch.no_grad():
