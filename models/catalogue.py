@@ -5,35 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from models.card_checks import link_problem, problem
 from models.cardfile import read_fields
 from models.errors import ModelError, UnknownModelError
-from models.samplers import SAMPLERS
 
-Family = Literal["text2image", "upscaler", "safety-checker"]
+Family = Literal["text2image", "upscaler", "safety-checker", "clip", "lora"]
 PredictionType = Literal["epsilon", "v_prediction"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 _PACKAGE_CARDS = Path(__file__).parent / "cards"
-_SAMPLED = (
-    "width",
-    "height",
-    "size_multiple",
-    "min_size",
-    "max_size",
-    "vae_factor",
-    "steps",
-    "samplers",
-    "modes",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What nightmill knows of a model. Sizes are pixels; `gflop_per_step` is one UNet row at native size.
 
-    `source` is the checkpoint's folder name under the models folder. `builder` "random" has it built on first
-    use, None says that it must be there. `upscaler` and `safety_checker` are ids of other cards.
-    A safety checker has no sizes, steps or samplers.
+    Its files: `path`, an absolute folder or .safetensors file of the user's, or else the folder `source` under
+    the models folder. `builder` "random" has that folder built on first use; "package" finds it in nightmill
+    itself, under models/shapes/weights; None says that it is pulled or put there. `sources` are where it is
+    pulled from, in that order, as "repository" or "repository@commit"; `withdrawn` are never asked again.
+
+    `upscaler`, `safety_checker`, `clip` and `base` are ids of other cards; a single file and a LoRA take from
+    `base` what they don't hold themselves. Only the families text2image and upscaler have sizes, steps and
+    samplers. `strength` is of image2image; noise levels are of upscalers.
     """
 
     id: str
@@ -42,9 +36,13 @@ class Card:
     summary: str
     license: str
     limits: str
-    source: str
+    source: str = ""
+    path: str | None = None
+    builder: Literal["random", "package"] | None = None
+    sources: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+    base: str | None = None
     aliases: tuple[str, ...] = ()
-    builder: Literal["random"] | None = None
     width: int = 0
     height: int = 0
     size_multiple: int = 0
@@ -56,11 +54,21 @@ class Card:
     samplers: tuple[str, ...] = ()
     steps: int = 0
     guidance_scale: float = 0.0
+    strength: float = 0.8
+    noise_level: int = 20
+    max_noise_level: int = 350
     modes: tuple[str, ...] = ()
     precision: Precision = "float32"
     upscaler: str | None = None
     safety_checker: str | None = None
+    clip: str | None = None
     gflop_per_step: float = 0.0
+    license_url: str = ""
+    use_restrictions: str = ""
+    training_data: str = ""
+    hardware: str = ""
+    hardware_hours: int = 0
+    co2_kg: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,9 @@ class Catalogue:
                     raise ModelError(f"{path}: the name {name!r} is taken by {origin[name.casefold()]}")
                 names[name.casefold()], origin[name.casefold()] = card, path
         for card in names.values():
-            _check_links(card, names, origin[card.id.casefold()])
+            amiss = link_problem(card, names)
+            if amiss:
+                raise ModelError(f"{origin[card.id.casefold()]}: {amiss}")
         return cls(names, models_dir)
 
     def get(self, id_or_alias: str) -> Card:
@@ -114,47 +124,11 @@ class Catalogue:
 def read_card(path: Path) -> Card:
     """Reads one card. Raises ModelError saying which file and field is wrong."""
     card = Card(**read_fields(path, Card))
-    problem = _problem(card)
-    if problem:
-        raise ModelError(f"{path}: {problem}")
+    amiss = problem(card)
+    if amiss:
+        raise ModelError(f"{path}: {amiss}")
     return card
 
 
 def _card_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.toml"), key=lambda path: path.stem)
-
-
-def _problem(card: Card) -> str | None:
-    if card.source in {"", ".", ".."} or any(sign in card.source for sign in "/\\\0"):
-        return f"source must be the name of a folder under the models folder, not {card.source!r}"
-    if card.family == "safety-checker":
-        return None
-    missing = [name for name in (*_SAMPLED, "sampler") if not getattr(card, name)]
-    if missing:
-        return f"a model of the family {card.family} needs {', '.join(missing)}"
-    unknown = [name for name in card.samplers if name not in SAMPLERS]
-    if unknown:
-        return f"unknown sampler {unknown[0]!r}; there are {', '.join(SAMPLERS)}"
-    if card.sampler not in card.samplers:
-        return f"sampler {card.sampler!r} is not one of its samplers"
-    return _size_problem(card)
-
-
-def _size_problem(card: Card) -> str | None:
-    if card.size_multiple % card.vae_factor:
-        return f"size_multiple {card.size_multiple} must be a multiple of vae_factor {card.vae_factor}"
-    for name in ("width", "height"):
-        size = getattr(card, name)
-        if size % card.size_multiple or not card.min_size <= size <= card.max_size:
-            allowed = f"a multiple of {card.size_multiple} in {card.min_size}..{card.max_size}"
-            return f"{name} {size} must be {allowed}"
-    return None
-
-
-def _check_links(card: Card, names: dict[str, Card], path: Path) -> None:
-    for field, family in (("upscaler", "upscaler"), ("safety_checker", "safety-checker")):
-        target = getattr(card, field)
-        if target is not None and (
-            target.casefold() not in names or names[target.casefold()].family != family
-        ):
-            raise ModelError(f"{path}: {field} {target!r} is not the id of a card of the family {family}")

@@ -3,25 +3,26 @@
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.catalogue import Card
-from models.digests import folder_digest
+from models.digests import FileDigest, file_digests, total_digest
 from models.errors import CheckpointError
-from models.vetting import vetted_files
+from models.vetting import vetted_file, vetted_files
 
+_PACKAGE_WEIGHTS = Path(__file__).parent / "shapes" / "weights"
 _REVISION_FILE = "nightmill-revision.txt"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A card with its files at `path`.
+    """A card with its files at `path`: a folder, or one .safetensors file.
 
-    `revision` is the commit that `hf download --local-dir` noted, "random-<version>" for one that nightmill
-    built, else "local". `digest` is the SHA-256 in hex over all paths and file digests.
+    `revision` is the commit that it was pulled from, what nightmill's own note in the folder says, or "local".
+    `digest` is the SHA-256 in hex over all paths and file digests.
     """
 
     card: Card
@@ -31,30 +32,59 @@ class Checkpoint:
 
 
 def resolve(card: Card, models_dir: Path) -> Checkpoint:
-    """Finds the checkpoint of `card` under `models_dir`, or builds it when its builder is "random".
+    """Finds the checkpoint of `card`, or builds it when its builder is "random".
 
-    Safe to call from several processes at once. Raises CheckpointError when the folder is missing, can't be
-    written to, or holds what is refused (see `models.vetting`).
+    Safe to call from several processes at once. Raises CheckpointError when it is missing, can't be written
+    to, or holds what is refused (see `models.vetting`).
     """
-    path = models_dir / card.source
-    if not path.is_dir():
-        if card.builder is None:
-            raise CheckpointError(
-                f"the model {card.id!r} is not there: expected a folder in diffusers format at {path}"
-            )
+    path = checkpoint_path(card, models_dir)
+    if card.builder == "random" and not path.is_dir():
         _build(card, models_dir)
-    files = vetted_files(path)
-    required = "config.json" if card.family == "safety-checker" else "model_index.json"
+    digests = vetted_digests(card, path, models_dir)
+    return Checkpoint(card, path, _revision(path), total_digest(digests))
+
+
+def checkpoint_path(card: Card, models_dir: Path) -> Path:
+    """Where the files of `card` are, or will be."""
+    if card.path is not None:
+        return Path(card.path)
+    return (_PACKAGE_WEIGHTS if card.builder == "package" else models_dir) / card.source
+
+
+def vetted_digests(card: Card, path: Path, models_dir: Path) -> list[FileDigest]:
+    """The digests of all files at `path`. Raises CheckpointError where they are missing or refused."""
+    if path.is_file():
+        files = [vetted_file(path)]
+    elif path.is_dir():
+        files = vetted_files(path)
+        _check_kind(card, path, files)
+    else:
+        raise CheckpointError(_missing(card, path))
+    return file_digests(path if path.is_dir() else path.parent, files, models_dir)
+
+
+def _missing(card: Card, path: Path) -> str:
+    if card.builder == "package":
+        return f"the model {card.id!r} should have come with nightmill at {path}: install nightmill again"
+    how = f"; fetch it with: nightmill models pull {card.id}" if card.sources else ""
+    return f"the model {card.id!r} is not there: expected a folder in diffusers format at {path}{how}"
+
+
+def _check_kind(card: Card, path: Path, files: Sequence[Path]) -> None:
+    if card.family == "lora":
+        if len([file for file in files if file.suffix == ".safetensors"]) != 1:
+            raise CheckpointError(f"{path}: a LoRA's folder must hold one .safetensors file, no more")
+        return
+    required = "model_index.json" if card.family in {"text2image", "upscaler"} else "config.json"
     if path / required not in files:
         raise CheckpointError(f"{path}: holds no {required}, so it is not in diffusers format")
-    return Checkpoint(card, path, _revision(path), folder_digest(path, files))
 
 
 def _build(card: Card, models_dir: Path) -> None:
     from models.tiny import REVISION, build  # noqa: PLC0415 - imports torch
 
     with _build_lock(models_dir):
-        path = models_dir / card.source
+        path = checkpoint_path(card, models_dir)
         if path.is_dir():
             return
         unfinished = Path(tempfile.mkdtemp(dir=models_dir, prefix=".building-"))

@@ -6,32 +6,52 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _MEMORY = ".digests.json"
 _Remembered = dict[str, list[int | str]]
 
 
-def folder_digest(folder: Path, files: Sequence[Path]) -> str:
-    """The SHA-256, in hex, over one "<relative path>\\0<sha256 of the file>\\n" per file, sorted by path.
+@dataclass(frozen=True)
+class FileDigest:
+    """A file of a checkpoint: `name` is its path within the folder, with slashes; `size` is bytes."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path) -> list[FileDigest]:
+    """The SHA-256, in hex, of every one of the `files` of `folder`, sorted by name.
 
     What was hashed before is not read again while size and mtime_ns stay; that memory is `.digests.json`
-    beside the folder. Where that can't be written, there is no memory.
+    in `memory_dir`. Where that can't be written, there is no memory.
     """
-    memory_file = folder.parent / _MEMORY
+    memory_file = memory_dir / _MEMORY
     memory = _recall(memory_file)
     fresh: _Remembered = {}
-    lines = []
-    for file in sorted(files):
+    digests = []
+    for file in files:
         stat = file.stat()
-        key = file.relative_to(folder.parent).as_posix()
+        key = _key(file, memory_dir)
         known = memory.get(key)
         if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
             known = fresh[key] = [stat.st_size, stat.st_mtime_ns, _sha256(file)]
-        lines.append(f"{file.relative_to(folder).as_posix()}\0{known[2]}\n")
+        digests.append(FileDigest(file.relative_to(folder).as_posix(), stat.st_size, str(known[2])))
     if fresh:
         _remember(memory_file, fresh)
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return sorted(digests, key=lambda digest: digest.name)
+
+
+def total_digest(digests: Sequence[FileDigest]) -> str:
+    """The SHA-256, in hex, over one "<name>\\0<sha256 of the file>\\n" per file, these lines being sorted."""
+    lines = sorted(f"{digest.name}\0{digest.sha256}\n" for digest in digests)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _key(file: Path, memory_dir: Path) -> str:
+    return (file.relative_to(memory_dir) if file.is_relative_to(memory_dir) else file.absolute()).as_posix()
 
 
 def _sha256(file: Path) -> str:

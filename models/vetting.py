@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from models.errors import CheckpointError
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
@@ -29,6 +31,18 @@ def vetted_files(folder: Path) -> list[Path]:
             f"{folder}: holds no .safetensors file, so it is no checkpoint that can be read"
         )
     return files
+
+
+def vetted_file(file: Path) -> Path:
+    """The single file of weights `file` itself. Raises CheckpointError unless it is whole safetensors."""
+    _refuse_by_name(file)
+    if file.suffix.casefold() != ".safetensors":
+        raise CheckpointError(f"{file}: is no .safetensors file, and no other weights are read")
+    try:
+        with safe_open(file, "numpy"):
+            return file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: can't be read as safetensors ({error}); fetch it again") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:
