@@ -8,6 +8,8 @@ import torch
 
 MAX_SEED = 2**64 - 1
 
+_PIXELS_AT_ONCE = 2**20
+
 Request = TypeVar("Request")
 
 
@@ -53,3 +55,14 @@ def seeded(seed: int) -> torch.Generator:
 def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> torch.Tensor:
     """Standard normal noise (N, *shape), float32 on the CPU, each row from its own one of N generators."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def in_slices(batch: torch.Tensor, area: int) -> tuple[torch.Tensor, ...]:
+    """Cuts a batch of pictures of `area` pixels into the fewest slices of equal shape that bound the pixels at once."""
+    rows = len(batch)
+    number = next(
+        number
+        for number in range(1, rows + 1)
+        if rows % number == 0 and (number == rows or rows // number * area <= _PIXELS_AT_ONCE)
+    )
+    return batch.chunk(number)

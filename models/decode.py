@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 
+from models.chunks import in_slices
 from models.picture import Defect, Picture
-
-_PIXELS_AT_ONCE = 2**20
 
 
 def decode(vae: Any, latents: torch.Tensor) -> list[Picture]:
@@ -16,7 +15,7 @@ def decode(vae: Any, latents: torch.Tensor) -> list[Picture]:
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     area = latents.shape[2] * latents.shape[3] * factor**2
-    slices = (latents / vae.config.scaling_factor).chunk(_slices(len(latents), area))
+    slices = in_slices(latents / vae.config.scaling_factor, area)
     decoded = [_pixels(vae, part) for part in slices]
     pixels = torch.cat([part for part, _ in decoded])
     finite = torch.cat([good for _, good in decoded]) & _all_finite(latents)
@@ -36,15 +35,6 @@ def _pixels(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 def _all_finite(values: torch.Tensor) -> torch.Tensor:
     return torch.isfinite(values).flatten(1).all(dim=1)
-
-
-def _slices(rows: int, area: int) -> int:
-    """The least number of equal slices of `rows` pictures of `area` pixels that bounds the pixels at once."""
-    return next(
-        number
-        for number in range(1, rows + 1)
-        if rows % number == 0 and (number == rows or rows // number * area <= _PIXELS_AT_ONCE)
-    )
 
 
 def _defect(finite: bool, black: bool) -> Defect | None:

@@ -14,7 +14,8 @@ class Conditions:
 
     `text` is (N, tokens, width), or with guidance (2N, tokens, width), the unconditional half first.
     `guidance` is (N, 1, 1, 1) float32, or None to run without the unconditional half. `image`, (N, C, H, W),
-    is put beside the latents, `labels`, (N,), are class labels; only the upscaler has these two.
+    is put beside the latents: a small picture, a mask and what it leaves of a picture, or a depth map. `labels`,
+    (N,), are the upscaler's class labels.
     """
 
     text: torch.Tensor
@@ -57,20 +58,20 @@ def denoise(
     unet: Any,
     scheduler: Any,
     *,
-    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    latents: torch.Tensor,
     given: Conditions,
     generators: list[torch.Generator],
     before_step: Callable[[], None],
 ) -> torch.Tensor:
-    """Latents (N, 4, H, W) float32 after the timesteps set in `scheduler`, from standard normal `noise`.
+    """Latents (N, 4, H, W) float32 after these `timesteps` of `scheduler`, from `latents` noisy as it has them.
 
     `before_step` is called before every UNet call; samplers that draw noise take it from `generators`, one a
     row. Latents stay float32, whatever the UNet computes in. Classifier-free guidance: Ho & Salimans 2022.
     """
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if "generator" in takes else {}
-    latents: torch.Tensor = noise * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    for timestep in timesteps:
         before_step()
         model_input = scheduler.scale_model_input(latents, timestep)
         prediction = _predict(unet, model_input, timestep, given)

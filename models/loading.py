@@ -9,13 +9,16 @@ from safetensors import SafetensorError
 from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
 from models.errors import CheckpointError
+from models.modes import SERVED
 from models.quiet import quiet
 from models.saving import FULL, Saving
 from models.vae_attention import chunk_attention
 
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
 
-_UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
+_SERVED: dict[int, tuple[str, ...]] = {**SERVED, 7: ("upscale",)}
+
+UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
 
 
 def load_pipeline(
@@ -33,7 +36,7 @@ def load_pipeline(
     with memory_errors(device):
         try:
             pipeline = _from_files(checkpoint, device, class_name)
-        except _UNLOADABLE as error:
+        except UNLOADABLE as error:
             raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
         _check(pipeline, checkpoint)
         if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
@@ -62,6 +65,13 @@ def _check(pipeline: Any, checkpoint: Checkpoint) -> None:
     if factor != card.vae_factor:
         raise CheckpointError(
             f"{checkpoint.path}: its VAE scales by {factor}, its card says {card.vae_factor}"
+        )
+    channels = pipeline.unet.config.in_channels
+    unserved = set(card.modes) - set(_SERVED.get(channels, ()))
+    if unserved:
+        raise CheckpointError(
+            f"{checkpoint.path / 'unet'}: it takes {channels} channels, with which there is no {min(unserved)},"
+            " which its card promises"
         )
     prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if prediction != card.prediction_type:

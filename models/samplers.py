@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.quiet import old_numpy_habits
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,30 @@ def make_scheduler(name: str, base_config: Mapping[str, Any], steps: int | None 
         if steps is not None:
             scheduler.set_timesteps(steps)
     return scheduler
+
+
+def steps_left(steps: int, strength: float) -> int:
+    """How many of `steps` are taken from a picture at `strength`, above 0 up to 1, as diffusers counts them.
+
+    Raises ValueError if it is out of range, or too small for a single step.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, not {strength:g}")
+    left = int(steps * strength)
+    if not left:
+        raise ValueError(
+            f"strength {strength:g} leaves no step of {steps}: it must be {1 / steps:.4g} or more, or steps higher"
+        )
+    return left
+
+
+def start_late(scheduler: Any, steps: int, strength: float) -> "torch.Tensor":
+    """The timesteps that are left of the `steps` set in `scheduler`, which is told where it begins."""
+    skipped = (steps - steps_left(steps, strength)) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    timesteps: torch.Tensor = scheduler.timesteps[skipped:]
+    return timesteps
 
 
 def _sampler(name: str) -> _Sampler:

@@ -14,6 +14,7 @@ from models.chunks import check_alike, draw, padded, seeded
 from models.decode import decode
 from models.denoise import conditions, denoise
 from models.device import Device, memory_errors
+from models.encode import signed
 from models.loading import load_pipeline
 from models.picture import Picture
 from models.samplers import make_scheduler
@@ -90,24 +91,21 @@ class Upscaler:
         height, width = first.pixels.shape[:2]
         image_noise = draw(generators, (3, height, width)).to(self.device.name)
         noise = draw(generators, (pipeline.vae.config.latent_channels, height, width)).to(self.device.name)
+        pictures = signed([row.pixels for row in rows], self.device.name)
         labels = torch.full((len(rows),), first.noise_level, device=self.device.name)
-        image = pipeline.low_res_scheduler.add_noise(self._signed(rows), image_noise, labels)
+        image = pipeline.low_res_scheduler.add_noise(pictures, image_noise, labels)
         scheduler = make_scheduler(first.sampler, pipeline.scheduler.config, first.steps)
         beside = replace(given, image=image, labels=labels)
         latents = denoise(
             pipeline.unet,
             scheduler,
-            noise=noise,
+            timesteps=scheduler.timesteps,
+            latents=noise * scheduler.init_noise_sigma,
             given=beside,
             generators=generators,
             before_step=before_step,
         )
         return decode(pipeline.vae, latents)
-
-    def _signed(self, rows: Sequence[UpscaleRequest]) -> torch.Tensor:
-        """The pixels as (N, 3, H, W) float32 in -1..1."""
-        pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(self.device.name)
-        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def _check(self, request: UpscaleRequest) -> None:
         pixels, highest = request.pixels, self._pipeline.config.max_noise_level
