@@ -1,0 +1,60 @@
+"""A recipe together with the files that it names, all of them local and told apart by one digest."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from jobs.errors import ManifestError
+from jobs.manifest.recipe_parse import parse_recipe
+from jobs.manifest.records import Format, ManifestFile
+from jobs.manifest.streams import read_chunks
+
+MAX_BYTES = 2**20
+
+Open = Callable[[str, Format | None], AbstractContextManager[ManifestFile]]
+
+
+@contextmanager
+def with_recipe(manifest: ManifestFile, open_source: Open, prompt_header: str) -> Iterator[ManifestFile]:
+    """`manifest` with its recipe in it, for as long as the block runs.
+
+    `open_source(location, format)` opens the files that it names, relative to itself. The digest becomes that of the
+    recipe and of all of them, so that a changed file makes another manifest. Raises ManifestError.
+    """
+    files: list[ManifestFile] = []
+    with ExitStack() as stack:
+
+        def open_file(name: str, format: Format | None) -> ManifestFile:
+            file = stack.enter_context(open_source(_beside(manifest.folder, name), format))
+            files.append(replace(file, label=name))
+            return files[-1]
+
+        recipe = parse_recipe(_text(manifest), manifest.label, open_file, prompt_header)
+        yield replace(manifest, recipe=recipe, sha256=_digest(manifest, files))
+
+
+def _beside(folder: str, name: str) -> str:
+    if "://" in name:
+        return name
+    return f"{folder}/{name}" if "://" in folder else str(Path(folder, name))
+
+
+def _text(manifest: ManifestFile) -> str:
+    body = b""
+    for chunk in read_chunks(manifest.path, manifest.compression, manifest.label):
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ManifestError(f"{manifest.label}: is over {MAX_BYTES:,} bytes; put long lists into files.")
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{manifest.label}, line {line}: is not valid UTF-8; save it as UTF-8.") from None
+
+
+def _digest(manifest: ManifestFile, files: list[ManifestFile]) -> str:
+    if not files:
+        return manifest.sha256
+    return sha256("\n".join([manifest.sha256, *(file.sha256 for file in files)]).encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""YAML as a tree of values that know their places, so that every complaint about a recipe can name one.
+
+Plain values are read by YAML 1.2's core schema: `no`, `on` and `1:30` are text, `010` is ten.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from jobs.errors import ManifestError
+from jobs.manifest.values import NOT_STORABLE, shown
+
+_PREFIX = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A text, number, truth value, None, a list of nodes or the pairs of a mapping; line and column from 1."""
+
+    value: "str | int | float | bool | list[Node] | dict[str, tuple[Node, Node]] | None"
+    label: str
+    line: int
+    column: int
+
+    def error(self, reason: str) -> ManifestError:
+        """The ManifestError that names file, line and column."""
+        return ManifestError(f"{self.label}:{self.line}:{self.column}: {reason}.")
+
+    def plain(self) -> Any:
+        """The value without places, as JSON has it."""
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        if isinstance(self.value, dict):
+            return {name: node.plain() for name, (_, node) in self.value.items()}
+        return self.value
+
+    @property
+    def text(self) -> str:
+        """A key, as it is written."""
+        assert isinstance(self.value, str)
+        return self.value
+
+    def pairs(self, what: str) -> "Pairs":
+        """Keys and values of a mapping."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"{what} has to be a mapping, written as 'key: value'")
+        return list(self.value.values())
+
+    def distinct(self, what: str) -> "list[Node]":
+        """The values of a list, which isn't empty and has none twice."""
+        assert isinstance(self.value, list)
+        if not self.value:
+            raise self.error(f"{what} has no values")
+        lines: dict[str, int] = {}
+        for node in self.value:
+            text = repr(node.plain())
+            if text in lines:
+                raise node.error(
+                    f"{what} has {shown(node.plain())} twice, first on line {lines[text]}; keep one"
+                )
+            lines[text] = node.line
+        return self.value
+
+    def distinct_scalars(self, what: str) -> list[Any]:
+        """The values of such a list without places, none of them a list or mapping itself."""
+        for node in self.distinct(what):
+            if isinstance(node.value, list | dict):
+                raise node.error(f"{what} takes single values, no list or mapping")
+        return [node.value for node in self.distinct(what)]
+
+
+Pairs = list[tuple[Node, Node]]
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes; plain values get the types of the core schema."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
+):
+    _Loader.add_implicit_resolver(_PREFIX + _tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def read_yaml(text: str, label: str) -> Node:
+    """The one document of `text`; ManifestError with line and column when it isn't well formed.
+
+    Anchors, aliases, tags and keys that come twice are refused.
+    """
+    try:
+        _refuse_aliases(text, label)
+        root = yaml.compose(text, Loader=_Loader)
+        if root is not None:
+            return _node(root, label)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ManifestError(f"{label}{place}: is not YAML: {error.problem or error.context}.") from None
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{label}: is not YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise ManifestError(f"{label}: is nested too deeply; flatten it.") from None
+    raise ManifestError(f"{label}: is empty; it needs at least the key 'prompts'.")
+
+
+def _refuse_aliases(text: str, label: str) -> None:
+    """An alias of an alias of an alias … would be read as a tree of any size."""
+    for event in yaml.parse(text, Loader=_Loader):
+        if getattr(event, "anchor", None) is not None:
+            mark = event.start_mark
+            raise ManifestError(
+                f"{label}:{mark.line + 1}:{mark.column + 1}: anchors (&) and aliases (*) are not read; write it out, "
+                "or put quotes around the text."
+            )
+
+
+def _node(raw: Any, label: str) -> Node:
+    empty = Node(None, label, raw.start_mark.line + 1, raw.start_mark.column + 1)
+    kind = raw.tag.removeprefix(_PREFIX)
+    if isinstance(raw, yaml.MappingNode) and kind == "map":
+        value: Any = dict(_pairs(raw, label))
+    elif isinstance(raw, yaml.SequenceNode) and kind == "seq":
+        value = [_node(part, label) for part in raw.value]
+    elif isinstance(raw, yaml.ScalarNode):
+        value = _scalar(kind, raw.value, empty)
+    else:
+        raise empty.error(f"the tag {shown(raw.tag)} is not read; leave it out")
+    return Node(value, label, empty.line, empty.column)
+
+
+def _pairs(raw: Any, label: str) -> Iterator[tuple[str, tuple[Node, Node]]]:
+    lines: dict[str, int] = {}
+    for raw_key, raw_value in raw.value:
+        name = raw_key.value
+        key = Node(name, label, raw_key.start_mark.line + 1, raw_key.start_mark.column + 1)
+        if not isinstance(raw_key, yaml.ScalarNode):
+            raise key.error("a key has to be a text")
+        _scalar("str", name, key)
+        if name in lines:
+            raise key.error(f"has the key {shown(name)} twice, first on line {lines[name]}; keep one")
+        lines[name] = key.line
+        yield name, (key, _node(raw_value, label))
+
+
+def _scalar(kind: str, text: str, place: Node) -> str | int | float | bool | None:
+    if NOT_STORABLE.search(text):
+        raise place.error("holds a NUL character or half of a surrogate pair, which can't be stored")
+    match kind:
+        case "str":
+            return text
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int" | "float":
+            return _number(kind, text, place)
+    raise place.error(f"the tag {shown(kind)} is not read; leave it out")
+
+
+def _number(kind: str, text: str, place: Node) -> int | float:
+    try:
+        number: int | float = int(text) if kind == "int" and len(text) < 1000 else float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise place.error(f"{shown(text)} is no number that can be used; put quotes around a text")
+    return number
