@@ -6,7 +6,7 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from console.commands import batches, doctor, models, outputs, plan, processes, run
+from console.commands import batches, doctor, models, outputs, plan, processes, recipe, run
 from console.show import err
 from console.stopping import Stopped, stop_on_signals
 from jobs.errors import NightmillError
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     run.run,
     plan.plan,
+    recipe.recipe,
     batches.submit,
     batches.status,
     batches.rejects,

@@ -14,16 +14,21 @@ LINE_EVERY_S = 15
 
 
 @contextmanager
-def counting(verb: str) -> Iterator[Callable[[int], None]]:
-    """A counter of rows with rows/s; call it with the number so far. Silent where nobody watches."""
+def counting(verb: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A counter of rows with rows/s, with a bar where the total is known; call it with the number so far.
+
+    Silent where nobody watches.
+    """
     started = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
+    columns = (*bar, TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(verb)
+        task = progress.add_task(verb, total=total)
+        of_all = f" of {total:,}" if total else ""
 
         def tell(rows: int) -> None:
             rate = rows / max(time.monotonic() - started, 1e-3)
-            progress.update(task, description=f"{verb} {rows:,} rows, {rate:,.0f}/s")
+            progress.update(task, completed=rows, description=f"{verb} {rows:,}{of_all} rows, {rate:,.0f}/s")
 
         yield tell
 

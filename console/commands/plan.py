@@ -27,7 +27,7 @@ def plan(
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
     ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
-    with order_of(ask, settings) as (order, rules), counting("reading") as tell:
+    with order_of(ask, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
         seconds = made.gflop / _gflops(settings) if made.jobs else None
         report = plan_report(made, order, seconds)
@@ -52,18 +52,31 @@ def _show(report: dict[str, Any]) -> None:
             "manifest": f"{report['manifest']} ({report['format']})",
             "rows": f"{report['rows']:,}, {report['rejected']:,} rejected",
             "jobs": f"{report['jobs']:,}",
+            **_pictures(report),
             "truncated": _truncated(report),
             "time": f"about {duration(report['estimated_seconds'])} on this machine, by the models' arithmetic",
             "size": f"about {size(report['estimated_bytes'])}",
         }
     )
-    columns = ("model", "size", "upscale", "jobs")
-    lanes = report["lanes"]
-    rows = [(i["model"], f"{i['width']}x{i['height']}", i["upscale"] or "", f"{i['jobs']:,}") for i in lanes]
-    print_table(columns, rows)
+    columns = ("model", "mode", "LoRA", "size", "upscale", "jobs")
+    print_table(columns, [_lane(lane) for lane in report["lanes"]])
     if report["rejects"]:
         columns = ("line", "column", "reason", "row")
         print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
+
+
+def _lane(lane: dict[str, Any]) -> tuple[object, ...]:
+    size = f"{lane['width']}x{lane['height']}" if lane["width"] else "its own"
+    return lane["model"], lane["mode"], lane["lora"], size, lane["upscale"] or "", f"{lane['jobs']:,}"
+
+
+def _pictures(report: dict[str, Any]) -> dict[str, str]:
+    """Only where a row names one."""
+    if not report["pictures"] and not report["missing_pictures"]:
+        return {}
+    return {
+        "pictures": f"{report['pictures']:,} to start from; {report['missing_pictures']:,} rows name one that isn't there"
+    }
 
 
 def _truncated(report: dict[str, Any]) -> str:

@@ -55,7 +55,10 @@ def run(
 
 def take_in(open_session: Session, ask: Ask) -> Ingested:
     """Ingest the manifest, with a counter for those who watch, and say what came of it."""
-    with order_of(ask, open_session.settings) as (order, rules), counting("ingesting") as tell:
+    with (
+        order_of(ask, open_session.settings) as (order, rules),
+        counting("ingesting", order.manifest.rows) as tell,
+    ):
         ingested = ingest(open_session.engine, order, rules, tell)
     if ingested.is_new:
         note(
