@@ -13,12 +13,13 @@ from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrid
 from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
+from jobs.states import Scoring
 from models.catalogue import Catalogue
 from scheduler.ingest import Order, checked_name
 from scheduler.rules import Reading, row_rules
 
 Manifest = Annotated[
-    str, typer.Argument(help="path, - or s3://…; .jsonl .csv .tsv .parquet .txt, also .gz .zst")
+    str, typer.Argument(help="path, - or s3://…; .jsonl .csv .tsv .parquet .txt .yaml, also .gz .zst")
 ]
 Out = Annotated[str | None, typer.Option(help="folder or s3://bucket/prefix for the batch")]
 Model = Annotated[str | None, typer.Option(help="model of all rows")]
@@ -55,7 +56,14 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     reading = Reading(columns, parse_renames(ask.map), ask.strict)
     name = ask.name and checked_name(ask.name)
     catalogue = Catalogue.load(settings.models_path)
-    rules = row_rules(catalogue, settings.default_model, reading, policy.batch_seed)
+    rules = row_rules(
+        catalogue,
+        settings.default_model,
+        reading,
+        policy.batch_seed,
+        image_roots=settings.image_roots,
+        needs_clip=policy.clip_score == Scoring.ON,
+    )
     options = s3_options(settings)
     with open_source(
         ask.manifest,

@@ -13,7 +13,10 @@ LaneId = NewType("LaneId", int)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job: one image to make. `lease` must be named by every later write."""
+    """A claimed job: one image to make. `lease` must be named by every later write.
+
+    The pictures are absolute paths or s3:// URIs.
+    """
 
     id: JobId
     batch_id: BatchId
@@ -29,17 +32,26 @@ class Job:
     sampler: str
     seed: int
     noise_level: int | None
+    init_image: str | None = None
+    mask_image: str | None = None
+    depth_image: str | None = None
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Jobs of one batch that share model, size and chain, with the policy of their batch."""
+    """Jobs of one batch that share model, mode, LoRAs, size and chain, with the policy of their batch.
+
+    A `width` and `height` of 0 stand for those of the picture that a job starts from.
+    """
 
     id: LaneId
     batch_id: BatchId
     batch: str
     output: str
     model: str
+    mode: str
+    lora: str
     width: int
     height: int
     upscale: int
@@ -48,6 +60,7 @@ class Lane:
     format: str
     quality: int
     parameters: bool
+    clip_score: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,9 @@ class Image:
     batch_rows: int
     versions: dict[str, str]
     timings: dict[str, float]
+    init_image_sha256: str | None = None
+    lora_digest: str | None = None
+    quality: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """As the complete statement takes it."""

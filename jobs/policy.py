@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import UsageError
-from jobs.states import ImageFormat, SafetyAction, WatermarkPolicy
+from jobs.states import ImageFormat, SafetyAction, Scoring, WatermarkPolicy
 
 
 class Policy(BaseModel):
@@ -23,6 +23,7 @@ class Policy(BaseModel):
     parameters: bool = Field(True, description="write the generation parameters into the files")
     max_attempts: int = Field(3, ge=1, le=100)
     priority: int = Field(0, ge=-1000, le=1000, description="higher first")
+    clip_score: Scoring = Field(Scoring.AUTO, description="auto (where the model's CLIP is there), on or off")
 
 
 def parse_policy(given: Mapping[str, str]) -> Policy:

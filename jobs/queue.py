@@ -54,7 +54,7 @@ def _claiming(which: str) -> TextClause:
             RETURNING jobs.*, 'queued' AS was
         ), {_COUNTED}
         SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
-            sampler, seed, noise_level
+            sampler, seed, noise_level, init_image, mask_image, depth_image, strength
         FROM moved ORDER BY id
     """)
 
@@ -89,7 +89,8 @@ _COMPLETE = text(f"""
             id bigint, lease uuid, key text, format text, width int, height int, bytes bigint, sha256 text,
             prompt_tokens int, prompt_truncated boolean, model_revision text, model_digest text,
             upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
-            watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb)
+            watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
+            init_image_sha256 text, lora_digest text, quality jsonb)
     ), moved AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
@@ -100,13 +101,16 @@ _COMPLETE = text(f"""
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
             generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
             upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
-            watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta)
+            watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
+            init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality)
         SELECT j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
             j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
-            g.model_digest, l.width, l.height, j.steps, j.guidance_scale, j.sampler, j.seed, l.upscale,
-            j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
+            g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
+            coalesce(nullif(l.height, 0), g.height / greatest(l.upscale, 1)), j.steps, j.guidance_scale, j.sampler,
+            j.seed, l.upscale, j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
             nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
-            g.versions, g.timings, j.worker, j.attempt, j.meta
+            g.versions, g.timings, j.worker, j.attempt, j.meta, l.mode, j.init_image, g.init_image_sha256,
+            j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null')
         FROM moved j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
         ORDER BY j.id
     )
@@ -191,8 +195,8 @@ _RETRY = text(f"""
 """)
 
 _LANE = text("""
-    SELECT lanes.id, batch_id, name AS batch, output, model, width, height, upscale, safety, watermark, format, quality,
-        parameters
+    SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
+        format, quality, parameters, clip_score
     FROM lanes JOIN batches ON batches.id = batch_id
     WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
 """)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
-from jobs.states import FINISHED, ImageFormat, JobState, Outcome, SafetyAction, WatermarkPolicy
+from jobs.states import FINISHED, ImageFormat, JobState, Mode, Outcome, SafetyAction, Scoring, WatermarkPolicy
 
 metadata = MetaData(
     naming_convention={
@@ -92,12 +92,14 @@ batches = Table(
     moment("created_at", nullable=False, default="now()"),
     moment("paused_at"),
     moment("cancelled_at"),
+    Column("clip_score", Text, nullable=False, server_default=text("'auto'")),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
     CheckConstraint(one_of("format", ImageFormat), "format"),
     CheckConstraint("quality BETWEEN 1 AND 100", "quality"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
+    CheckConstraint(one_of("clip_score", Scoring), "clip_score"),
 )
 
 lanes = Table(
@@ -106,11 +108,14 @@ lanes = Table(
     key(),
     Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
     Column("model", Text, nullable=False),
-    Column("width", Integer, nullable=False),
+    Column("width", Integer, nullable=False, comment="0, and height too: as the picture to start from"),
     Column("height", Integer, nullable=False),
     Column("upscale", SmallInteger, nullable=False, comment="0 or 4"),
     moment("hinted_at"),
-    UniqueConstraint("batch_id", "model", "width", "height", "upscale"),
+    Column("mode", Text, nullable=False, server_default=text("'text2image'")),
+    Column("lora", Text, nullable=False, server_default=text("''"), comment="as id:weight+id:weight"),
+    CheckConstraint(one_of("mode", Mode), "mode"),
+    UniqueConstraint("batch_id", "model", "mode", "lora", "width", "height", "upscale"),
 )
 
 tallies = Table(
@@ -154,6 +159,10 @@ jobs = Table(
     moment("finished_at"),
     Column("error_kind", Text),
     Column("error_text", Text),
+    Column("init_image", Text, comment="absolute path or s3://bucket/key, as the next two"),
+    Column("mask_image", Text),
+    Column("depth_image", Text),
+    Column("strength", Float),
     CheckConstraint(one_of("state", JobState), "state"),
     CheckConstraint("(state = 'running') = (lease IS NOT NULL)", "lease"),
     CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
@@ -161,6 +170,7 @@ jobs = Table(
     CheckConstraint("state NOT IN ('failed', 'blocked') OR error_kind IS NOT NULL", "error_kind"),
     CheckConstraint("attempt >= 0 AND (state NOT IN ('running', 'done') OR attempt > 0)", "attempt"),
     CheckConstraint("seed >= 0 AND seed < 18446744073709551616", "seed"),
+    CheckConstraint("strength > 0 AND strength <= 1", "strength"),
     UniqueConstraint("batch_id", "ordinal", "index"),
     Index("jobs_claim_idx", "lane_id", "id", postgresql_where=text("state = 'queued'")),
     Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
@@ -236,6 +246,15 @@ images = Table(
     Column("attempt", SmallInteger, nullable=False),
     Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
     moment("created_at", nullable=False, default="now()"),
+    Column("mode", Text, nullable=False, server_default=text("'text2image'")),
+    Column("init_image", Text),
+    Column("init_image_sha256", Text, comment="of the file that the picture started from"),
+    Column("mask_image", Text),
+    Column("depth_image", Text),
+    Column("strength", Float),
+    Column("lora", Text, nullable=False, server_default=text("''")),
+    Column("lora_digest", Text, comment="one a LoRA, joined by + in the order of lora"),
+    Column("quality", JSONB, comment="clip_score and clip_model; null: not computed"),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),

@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
 
@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
     watermark: str = Field("NMIL", min_length=1, max_length=16, description="invisible mark, ASCII")
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
+    image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
+    )
+    weights: Literal["full", "int8", "int4"] = Field("full", description="how a model's weights are held")
+    low_memory: Literal["auto", "on", "off"] = Field(
+        "auto", description="trade time for memory: attention and VAE in slices and tiles"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("watermark")
@@ -51,6 +58,17 @@ class Settings(BaseSettings):
         if not value.isascii():
             raise ValueError("must be ASCII")
         return value
+
+    @field_validator("image_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Folders become absolute; what is no text is left for the type to refuse."""
+        if not isinstance(value, str):
+            return value
+        roots = (root.strip() for root in value.split(","))
+        return tuple(
+            root if "://" in root else str(Path(root).expanduser().absolute()) for root in roots if root
+        )
 
     @field_validator("output")
     @classmethod
@@ -98,11 +116,7 @@ class Settings(BaseSettings):
 
     def _texts(self) -> list[tuple[str, str]]:
         values = ((name, getattr(self, name)) for name in type(self).model_fields)
-        shown = (
-            (name, value.get_secret_value() if isinstance(value, SecretStr) else value)
-            for name, value in values
-        )
-        return [(name, str(value)) for name, value in shown if value is not None]
+        return [(name, _text(value)) for name, value in values if value is not None]
 
 
 def load_settings(**given: object) -> Settings:
@@ -115,6 +129,12 @@ def load_settings(**given: object) -> Settings:
         raise UsageError(
             f"NIGHTMILL_{name}: {first['msg']} (got {_safe(name, first.get('input'))})"
         ) from None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _safe(name: str, value: object) -> str:

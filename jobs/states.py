@@ -71,6 +71,25 @@ class ErrorKind(StrEnum):
         return self not in (ErrorKind.WATERMARK, ErrorKind.BAD_INPUT)
 
 
+class Mode(StrEnum):
+    """What a picture is made from."""
+
+    TEXT2IMAGE = "text2image"
+    IMAGE2IMAGE = "image2image"
+    INPAINT = "inpaint"
+    DEPTH = "depth"
+    UPSCALE = "upscale"
+
+
+class Scoring(StrEnum):
+    """Whether the CLIP score of a picture and its prompt is computed."""
+
+    AUTO = "auto"
+    """Where the model names a CLIP whose files are there."""
+    ON = "on"
+    OFF = "off"
+
+
 class SafetyAction(StrEnum):
     """What happens to a picture that the prompt check or the safety checker flags."""
 

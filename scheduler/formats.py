@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 ROW_GROUP = 20_000
 
-JSON_COLUMNS = frozenset({"safety_scores", "versions", "timings", "meta"})
+JSON_COLUMNS = frozenset({"safety_scores", "versions", "timings", "meta", "quality"})
 
 SCHEMA = pa.schema(
     [
@@ -59,6 +59,15 @@ SCHEMA = pa.schema(
         ("attempt", pa.int16()),
         ("meta", pa.string()),
         ("created_at", pa.timestamp("us", tz="UTC")),
+        ("mode", pa.string()),
+        ("init_image", pa.string()),
+        ("init_image_sha256", pa.string()),
+        ("mask_image", pa.string()),
+        ("depth_image", pa.string()),
+        ("strength", pa.float64()),
+        ("lora", pa.string()),
+        ("lora_digest", pa.string()),
+        ("quality", pa.string()),
     ]
 )
 

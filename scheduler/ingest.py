@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs import schema
 from jobs.errors import ManifestError, UsageError
 from jobs.job import BatchId
-from jobs.manifest import ManifestFile, Reject, Row, RowRules, read_rows
+from jobs.manifest import ManifestFile, Reject, RowRules, read_rows
+from jobs.manifest import Row as ManifestRow
 from jobs.policy import Policy
+from jobs.states import Scoring
 from scheduler.load import Load
 from scheduler.rules import Reading
 
 TELL_EVERY = 1_000
+_FOLDER = "pictures_from"
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,24 @@ class Order:
     default_model: str
     name: str | None = None
 
-    def digest(self) -> str:
-        """SHA-256 that tells batches apart: the manifest's bytes and all that is given with it."""
+    def digest(self, folder: str | None = None) -> str:
+        """SHA-256 that tells batches apart: the manifest's bytes and all that is given with it.
+
+        `folder` is the manifest's where another of the same bytes means other pictures. A policy added later counts
+        where it isn't the default, so that orders from before keep their digest.
+        """
+        policy = self.policy.model_dump(mode="json")
+        if policy["clip_score"] == Scoring.AUTO:
+            del policy["clip_score"]
         identity = {
             "manifest": self.manifest.sha256,
             "format": self.manifest.format,
             "reading": asdict(self.reading),
-            "policy": self.policy.model_dump(mode="json"),
+            "policy": policy,
             "output": self.output,
             "default_model": self.default_model,
             "name": self.name,
-        }
+        } | ({"folder": folder} if folder else {})
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -81,10 +91,12 @@ def ingest(
                 if load.rows % TELL_EVERY == 0:
                     on_rows(load.rows)
         on_rows(load.rows)
+        if load.has_pictures:
+            _note_folder(connection, batch.id, order)
         return replace(batch, rows=load.rows, rejected=load.rejected, jobs=load.jobs)
 
 
-def _strictly(items: Iterator[Row | Reject], order: Order) -> Iterator[Row | Reject]:
+def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
     for item in items:
         if isinstance(item, Reject):
             raise ManifestError(f"{describe(item, order.manifest.label)}; nothing was ingested (--strict)")
@@ -98,14 +110,30 @@ def describe(reject: Reject, label: str) -> str:
 
 
 def _known(connection: Connection, order: Order) -> Ingested | None:
-    statement = text("SELECT id, name, rows, rejected, jobs FROM batches WHERE digest = :digest")
-    row = connection.execute(statement, {"digest": order.digest()}).one_or_none()
-    return None if row is None else Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs)
+    """The order's batch; one of the same digest isn't it where its pictures came from another folder."""
+    folder = order.manifest.folder
+    for digest in (order.digest(), order.digest(folder)):
+        row = _with_digest(connection, digest)
+        if row is not None and row.settings.get(_FOLDER, folder) == folder:
+            return Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs)
+    return None
+
+
+def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
+    statement = text("SELECT id, name, rows, rejected, jobs, settings FROM batches WHERE digest = :digest")
+    return connection.execute(statement, {"digest": digest}).one_or_none()
+
+
+def _note_folder(connection: Connection, batch: BatchId, order: Order) -> None:
+    statement = text("UPDATE batches SET settings = settings || CAST(:more AS jsonb) WHERE id = :id")
+    connection.execute(statement, {"id": batch, "more": json.dumps({_FOLDER: order.manifest.folder})})
 
 
 def _create(connection: Connection, order: Order) -> Ingested:
     """A new, empty batch; the same one where another process makes it at this moment, once that has finished."""
     digest = order.digest()
+    if _with_digest(connection, digest):
+        digest = order.digest(order.manifest.folder)
     wanted = order.name or slug(order.manifest.stem)
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
         values = _batch_values(order) | {"name": name, "digest": digest}

@@ -13,12 +13,14 @@ from jobs.manifest import Reject, Row
 from scheduler.copying import NULL, CopyStream, cell, cells, to_json
 
 JOB_COLUMNS = (
-    "index, seed, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, ordinal, tenant, row_id, prompt, "
-    "negative_prompt, meta"
+    "index, seed, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, ordinal, init_image, "
+    "mask_image, depth_image, tenant, row_id, prompt, negative_prompt, meta"
 )
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000
 _KINDS = 2_000
+_LANE = ("model", "mode", "lora", "width", "height", "upscale")
+_NO_PICTURES = f"{NULL}\t{NULL}\t{NULL}"
 
 
 class Load:
@@ -30,6 +32,7 @@ class Load:
         self.batch = batch
         self.batch_seed = batch_seed
         self.rows = self.rejected = 0
+        self.has_pictures = False
         self._lanes: dict[tuple[Any, ...], LaneId] = {}
         self._kinds: dict[tuple[Any, ...], tuple[LaneId, str]] = {}
         self._queued: Counter[LaneId] = Counter()
@@ -68,6 +71,8 @@ class Load:
     def _add_row(self, row: Row) -> None:
         kind = (
             row.model,
+            row.mode,
+            row.lora,
             row.width,
             row.height,
             row.upscale,
@@ -75,30 +80,34 @@ class Load:
             row.guidance_scale,
             row.sampler,
             row.noise_level,
+            row.strength,
         )
         lane, shared = self._kinds.get(kind) or self._kind(row, kind)
         texts = row.prompt, row.negative_prompt, to_json(row.meta)
         named = f"{NULL}\t{cells(*texts)}" if row.id is None else cells(row.id, *texts)
         tenant = NULL if row.tenant is None else cell(row.tenant)
-        rest = f"{shared}\t{row.ordinal}\t{tenant}\t{named}\n"
+        pictures = _NO_PICTURES if row.mode == "text2image" else _pictures(row)
+        rest = f"{shared}\t{row.ordinal}\t{pictures}\t{tenant}\t{named}\n"
         for index, seed in enumerate(row.seeds(self.batch_seed)):
             self._jobs.add(f"{index}\t{seed}\t{rest}")
         self._queued[lane] += row.num_images
 
     def _kind(self, row: Row, kind: tuple[Any, ...]) -> tuple[LaneId, str]:
         """The lane of rows like this one, and those of their cells that are the same for all."""
-        shape = row.model, row.width, row.height, row.upscale
+        self.has_pictures |= row.mode != "text2image"
+        shape = row.model, row.mode, row.lora, row.width, row.height, row.upscale
         lane = self._lanes.get(shape) or self._lane(shape)
-        noise_level = NULL if row.noise_level is None or not row.upscale else row.noise_level
+        noise_level = NULL if row.noise_level is None else row.noise_level
+        strength = NULL if row.strength is None else row.strength
         if len(self._kinds) >= _KINDS:
             self._kinds.clear()
-        shared = f"{self.batch}\t{lane}\t{row.steps}\t{row.guidance_scale}\t{row.sampler}\t{noise_level}"
+        shared = f"{self.batch}\t{lane}\t{row.steps}\t{row.guidance_scale}\t{row.sampler}\t{noise_level}\t{strength}"
         self._kinds[kind] = lane, shared
         return lane, shared
 
     def _lane(self, shape: tuple[Any, ...]) -> LaneId:
         self._jobs.finish()
-        values = dict(zip(("model", "width", "height", "upscale"), shape, strict=True))
+        values = dict(zip(_LANE, shape, strict=True))
         statement = insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
         lane: LaneId = self.connection.execute(statement).scalar_one()
         self._lanes[shape] = lane
@@ -122,3 +131,7 @@ class Load:
         ]
         if tallies:
             self.connection.execute(insert(schema.tallies), tallies)
+
+
+def _pictures(row: Row) -> str:
+    return f"{cell(row.init_image)}\t{cell(row.mask_image)}\t{cell(row.depth_image)}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from jobs.manifest import Reject, Row, RowRules, read_rows
+from jobs.manifest import PICTURE_COLUMNS, Reject, Row, RowRules, read_rows
+from jobs.pictures import ABSENT
 from models.catalogue import Card, Catalogue
 from models.checkpoint import resolve
 from models.errors import CheckpointError
@@ -17,12 +18,18 @@ CHUNK_ROWS = 2_000
 SHOWN = 20
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG
 
-Shape = tuple[str, int, int, int]
+_LANE = ("model", "mode", "lora", "width", "height", "upscale")
+
+Shape = tuple[str, str, str, int, int, int]
 
 
 @dataclass
 class Plan:
-    """Counts over a manifest; `tokens_unknown` names models whose tokenizer isn't on this machine."""
+    """Counts over a manifest; `tokens_unknown` names models whose tokenizer isn't on this machine.
+
+    `pictures` holds hashes of those that rows start from, `missing_pictures` counts rows that name one that isn't
+    there. Pixels and work of a picture whose own size is taken are those of the model's native size.
+    """
 
     rows: int = 0
     jobs: int = 0
@@ -30,6 +37,8 @@ class Plan:
     rejects: list[Reject] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     lanes: Counter[Shape] = field(default_factory=Counter)
+    pictures: set[int] = field(default_factory=set)
+    missing_pictures: int = 0
     gflop: float = 0.0
     pixels: int = 0
     truncated: int = 0
@@ -64,30 +73,35 @@ def make_plan(
 def _count_reject(plan: Plan, reject: Reject) -> None:
     plan.rejected += 1
     plan.reasons[reject.reason] += 1
+    plan.missing_pictures += reject.column in PICTURE_COLUMNS and reject.reason.startswith(ABSENT)
     if len(plan.rejects) < SHOWN:
         plan.rejects.append(reject)
 
 
 def _count_row(plan: Plan, row: Row, catalogue: Catalogue) -> None:
     plan.jobs += row.num_images
-    plan.lanes[row.model, row.width, row.height, row.upscale] += row.num_images
-    scale = max(1, row.upscale)
-    plan.pixels += row.num_images * row.width * row.height * scale * scale
-    plan.gflop += row.num_images * _gflop(row, catalogue)
-
-
-def _gflop(row: Row, catalogue: Catalogue) -> float:
+    plan.lanes[row.model, row.mode, row.lora, row.width, row.height, row.upscale] += row.num_images
+    given = row.init_image, row.mask_image, row.depth_image
+    plan.pictures.update(hash(picture) for picture in given if picture)
     card = catalogue.get(row.model)
-    passes = row.steps * (2 if row.guidance_scale > 1 else 1)
-    cost = card.gflop_per_step * passes * row.width * row.height / (card.width * card.height)
+    size = row.width * row.height or card.width * card.height
+    scale = max(1, row.upscale)
+    plan.pixels += row.num_images * size * scale * scale
+    plan.gflop += row.num_images * _gflop(row, card, size, catalogue)
+
+
+def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue) -> float:
+    drawn = max(1, int(row.steps * (row.strength or 1)))
+    cost = _passes_gflop(card, drawn, row.guidance_scale, size)
     if row.upscale and card.upscaler:
-        cost += _upscaling_gflop(row, catalogue.get(card.upscaler))
+        upscaler = catalogue.get(card.upscaler)
+        cost += _passes_gflop(upscaler, upscaler.steps, upscaler.guidance_scale, size)
     return cost
 
 
-def _upscaling_gflop(row: Row, card: Card) -> float:
-    passes = card.steps * (2 if card.guidance_scale > 1 else 1)
-    return card.gflop_per_step * passes * row.width * row.height / (card.width * card.height)
+def _passes_gflop(card: Card, steps: int, guidance_scale: float, size: int) -> float:
+    passes = steps * (2 if guidance_scale > 1 else 1)
+    return card.gflop_per_step * passes * size / (card.width * card.height)
 
 
 class _Truncation:
@@ -140,12 +154,24 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
             for reject in plan.rejects
         ],
         "lanes": [
-            {"model": model, "width": width, "height": height, "upscale": upscale, "jobs": jobs}
-            for (model, width, height, upscale), jobs in sorted(plan.lanes.items())
+            dict(zip(_LANE, shape, strict=True)) | {"jobs": jobs}
+            for shape, jobs in sorted(plan.lanes.items())
         ],
+        "modes": _by(plan, 1),
+        "loras": {lora: jobs for lora, jobs in _by(plan, 2).items() if lora},
+        "pictures": len(plan.pictures),
+        "missing_pictures": plan.missing_pictures,
         "truncated_prompts": plan.truncated,
         "truncated_lines": plan.truncated_lines,
         "tokens_unknown": plan.tokens_unknown,
         "estimated_seconds": seconds and round(seconds, 1),
         "estimated_bytes": plan.bytes(order.policy.format),
     }
+
+
+def _by(plan: Plan, place: int) -> dict[str, int]:
+    """Jobs by one part of their lane's shape."""
+    counts: Counter[str] = Counter()
+    for shape, jobs in sorted(plan.lanes.items()):
+        counts[str(shape[place])] += jobs
+    return dict(counts)

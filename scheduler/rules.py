@@ -1,9 +1,10 @@
 """What the catalogue's models let a row ask for, in the manifest's terms."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.manifest import ModelRules, RowRules
+from jobs.manifest import LoraRules, ModelRules, RowRules
 from models.catalogue import Card, Catalogue
 
 
@@ -16,12 +17,21 @@ class Reading:
     strict: bool = False
 
 
-def row_rules(catalogue: Catalogue, default_model: str, reading: Reading, batch_seed: int) -> RowRules:
+def row_rules(
+    catalogue: Catalogue,
+    default_model: str,
+    reading: Reading,
+    batch_seed: int,
+    *,
+    image_roots: tuple[str, ...] = (),
+    needs_clip: bool = False,
+) -> RowRules:
     """The rules that rows are checked by."""
+    names = catalogue.ids_and_aliases()
     models = {
         name: model_rules(card, catalogue)
-        for name, card in catalogue.ids_and_aliases().items()
-        if card.family == "text2image"
+        for name, card in names.items()
+        if card.family in ("text2image", "upscaler")
     }
     catalogue.get(default_model)
     return RowRules(
@@ -30,12 +40,15 @@ def row_rules(catalogue: Catalogue, default_model: str, reading: Reading, batch_
         overrides=reading.columns,
         renames=reading.renames,
         batch_seed=batch_seed,
+        loras={name: lora_rules(card, catalogue) for name, card in names.items() if card.family == "lora"},
+        image_roots=image_roots,
+        needs_clip=needs_clip,
     )
 
 
 def model_rules(card: Card, catalogue: Catalogue) -> ModelRules:
-    """One model's limits; it upscales if its card names an upscaler."""
-    upscaler = card.upscaler and catalogue.get(card.upscaler)
+    """One model's limits; it upscales if it is an upscaler or its card names one."""
+    upscaler = catalogue.get(card.upscaler) if card.upscaler else card
     return ModelRules(
         id=card.id,
         width=card.width,
@@ -48,5 +61,30 @@ def model_rules(card: Card, catalogue: Catalogue) -> ModelRules:
         min_size=card.min_size,
         max_size=card.max_size,
         modes=frozenset(card.modes),
-        upscales=frozenset({4}) if upscaler else frozenset(),
+        upscales=frozenset({4}) if upscaler.family == "upscaler" else frozenset(),
+        noise_level_max=upscaler.max_noise_level,
+        noise_level=upscaler.noise_level,
+        strength=card.strength,
+        has_clip=card.clip is not None,
     )
+
+
+def lora_rules(card: Card, catalogue: Catalogue) -> LoraRules:
+    """One LoRA, which fits the models that are of the kind of its base."""
+    base = catalogue.get(card.base or "")
+    fits = frozenset(
+        model.id
+        for model in catalogue.cards()
+        if model.family == "text2image" and _kind(model, catalogue) == _kind(base, catalogue)
+    )
+    return LoraRules(card.id, base.id, fits)
+
+
+def _kind(card: Card, catalogue: Catalogue) -> str:
+    """What models have in common whose LoRAs can be exchanged: the UNet and text encoder of a generation."""
+    seen = {card.id}
+    while card.base and (base := catalogue.get(card.base)).id not in seen:
+        card = base
+        seen.add(card.id)
+    generation = re.match(r"sd-(v1|2)(?=-|$)", card.id)
+    return generation[0] if generation else card.id

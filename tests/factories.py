@@ -117,6 +117,7 @@ def image(job: Job, **changes: Any) -> Image:
         batch_rows=4,
         versions={"torch": "2"},
         timings={"generate": 0.5},
+        quality={"clip_score": 31.25, "clip_model": "judge"},
     )
     return replace(made, **changes)
 

@@ -74,9 +74,8 @@ def _pictures(report: dict[str, Any]) -> dict[str, str]:
     """Only where a row names one."""
     if not report["pictures"] and not report["missing_pictures"]:
         return {}
-    return {
-        "pictures": f"{report['pictures']:,} to start from; {report['missing_pictures']:,} rows name one that isn't there"
-    }
+    missing = f"{report['missing_pictures']:,} rows name one that isn't there"
+    return {"pictures": f"{report['pictures']:,} to start from; {missing}"}
 
 
 def _truncated(report: dict[str, Any]) -> str:

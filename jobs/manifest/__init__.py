@@ -1,13 +1,17 @@
 """Manifests: files of prompts, read as a stream of rows and rejects."""
 
 from jobs.manifest.columns import KNOWN_COLUMNS, SETTABLE_COLUMNS, parse_overrides, parse_renames
-from jobs.manifest.records import ManifestFile, ModelRules, Reject, Row, RowRules
+from jobs.manifest.loras import split_loras
+from jobs.manifest.pictures import PICTURE_COLUMNS
+from jobs.manifest.records import LoraRules, ManifestFile, ModelRules, Reject, Row, RowRules
 from jobs.manifest.rows import read_rows
 from jobs.manifest.source import open_source
 
 __all__ = [
     "KNOWN_COLUMNS",
+    "PICTURE_COLUMNS",
     "SETTABLE_COLUMNS",
+    "LoraRules",
     "ManifestFile",
     "ModelRules",
     "Reject",
@@ -17,4 +21,5 @@ __all__ = [
     "parse_overrides",
     "parse_renames",
     "read_rows",
+    "split_loras",
 ]

@@ -40,6 +40,8 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
         "initimg": "init_image",
         "initimages": "init_image",
         "maskimg": "mask_image",
+        "depthmap": "depth_image",
+        "depthimg": "depth_image",
         "denoise": "strength",
         "denoisingstrength": "strength",
         "upscalefactor": "upscale",
@@ -50,7 +52,20 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
 
 # One edit from a known column and yet a word of its own.
 ORDINARY = frozenset(
-    {"mode", "modal", "sample", "sampled", "speed", "seen", "with", "stops", "tenants", "steep"}
+    {
+        "lord",
+        "lore",
+        "mode",
+        "modal",
+        "sample",
+        "sampled",
+        "speed",
+        "seen",
+        "with",
+        "stops",
+        "tenants",
+        "steep",
+    }
 )
 
 

@@ -5,13 +5,23 @@ from typing import Any
 
 from jobs.errors import UsageError
 from jobs.manifest.columns import did_you_mean
+from jobs.manifest.loras import check_form, read_loras
+from jobs.manifest.modes import (
+    Pictures,
+    check_strength,
+    check_upscale,
+    find_mode,
+    read_noise_level,
+    read_strength,
+    read_upscale,
+)
 from jobs.manifest.records import SEED_SPACE, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown, whole_number
+from jobs.states import Mode
 
 MAX_PROMPT = 10_000
 MAX_ID = 500
 MAX_TENANT = 100
-MAX_LOCATION = 2_000
 
 OPTION_COLUMNS = (
     "model",
@@ -22,6 +32,7 @@ OPTION_COLUMNS = (
     "sampler",
     "num_images",
     "strength",
+    "lora",
     "upscale",
     "noise_level",
 )
@@ -48,31 +59,39 @@ FREE_COLUMNS: Mapping[str, Callable[[object], Any]] = {
     "id": _optional_text("id", MAX_ID),
     "negative_prompt": _negative_prompt,
     "seed": _seed,
-    "init_image": _optional_text("init_image", MAX_LOCATION),
-    "mask_image": _optional_text("mask_image", MAX_LOCATION),
     "tenant": _optional_text("tenant", MAX_TENANT),
 }
 
 
-def read_options(given: Mapping[str, object], rules: RowRules, init: bool, mask: bool) -> dict[str, Any]:
-    """The OPTION_COLUMNS of a row as Row fields; ProblemError names the column that can't be.
-
-    `init` and `mask` say whether the row has an init_image and a mask_image.
-    """
+def read_options(given: Mapping[str, object], rules: RowRules, pictures: Pictures) -> dict[str, Any]:
+    """The OPTION_COLUMNS of a row, and its mode, as Row fields; ProblemError names the column that can't be."""
     model = find_model(given.get("model"), rules)
-    upscale = _upscale(given.get("upscale"), model)
-    _check_mode(model, init, mask)
+    if rules.needs_clip and not model.has_clip:
+        raise ProblemError(
+            "model", f"clip_score=on, and model {model.id!r} names no CLIP; use clip_score=auto"
+        )
+    mode = find_mode(model, pictures, rules)
+    upscale = read_upscale(given.get("upscale"), mode, model)
+    width, height = _size(given, mode, model)
+    steps = _whole("steps", given.get("steps"), 1, 1000, model.steps)
+    strength = read_strength(given.get("strength"), mode, model, pictures.init)
+    if strength is not None and int(steps * strength) < 1:
+        raise ProblemError(
+            "strength", f"strength {strength:g} of {steps} steps leaves none to take; raise one"
+        )
     return {
         "model": model.id,
-        "width": _side("width", given.get("width"), model.width, model),
-        "height": _side("height", given.get("height"), model.height, model),
-        "steps": _whole("steps", given.get("steps"), 1, 1000, model.steps),
+        "mode": mode.value,
+        "lora": read_loras(given.get("lora"), model, rules),
+        "width": width,
+        "height": height,
+        "steps": steps,
         "guidance_scale": _guidance_scale(given.get("guidance_scale"), model.guidance_scale),
         "sampler": _sampler(given.get("sampler"), model),
         "num_images": _whole("num_images", given.get("num_images"), 1, 100_000, 1),
-        "strength": _strength(given.get("strength"), init),
+        "strength": strength,
         "upscale": upscale,
-        "noise_level": _noise_level(given.get("noise_level"), upscale, model),
+        "noise_level": read_noise_level(given.get("noise_level"), upscale, model),
     }
 
 
@@ -89,18 +108,23 @@ def find_model(value: object, rules: RowRules) -> ModelRules:
     return found
 
 
-def check_overrides(rules: RowRules) -> None:
-    """Raise UsageError for an override that no row could take, so that it isn't a million rejects."""
+def check_overrides(rules: RowRules, pictures: Mapping[str, Callable[[object], Any]]) -> None:
+    """Raise UsageError for an override that no row could take, so that it isn't a million rejects.
+
+    `pictures` are what reads the picture columns.
+    """
     checks: dict[str, Callable[[object], object]] = {
         **FREE_COLUMNS,
+        **pictures,
         "model": lambda value: find_model(value, rules),
         "steps": lambda value: _whole("steps", value, 1, 1000, 1),
         "guidance_scale": lambda value: _guidance_scale(value, 0),
         "num_images": lambda value: _whole("num_images", value, 1, 100_000, 1),
-        "strength": lambda value: _strength(value, init=True),
+        "strength": lambda value: missing(value) or check_strength(value),
+        "lora": lambda value: check_form(value, rules),
         "width": lambda value: _whole("width", value, 1, 100_000, 1),
         "height": lambda value: _whole("height", value, 1, 100_000, 1),
-        "upscale": _upscale_factor,
+        "upscale": check_upscale,
         "noise_level": lambda value: _whole("noise_level", value, 0, 100_000, 0),
     }
     for column, text in rules.overrides.items():
@@ -112,6 +136,16 @@ def check_overrides(rules: RowRules) -> None:
 
 def _whole(column: str, value: object, low: int, high: int, default: int) -> int:
     return default if missing(value) else whole_number(column, value, low, high)
+
+
+def _size(given: Mapping[str, object], mode: Mode, model: ModelRules) -> tuple[int, int]:
+    width, height = given.get("width"), given.get("height")
+    if mode == Mode.UPSCALE and missing(width) and missing(height):
+        return 0, 0
+    if mode == Mode.UPSCALE and (missing(width) or missing(height)):
+        column = "width" if missing(width) else "height"
+        raise ProblemError(column, "give width and height, or neither for the size that the picture has")
+    return _side("width", width, model.width, model), _side("height", height, model.height, model)
 
 
 def _side(column: str, value: object, default: int, model: ModelRules) -> int:
@@ -143,47 +177,3 @@ def _sampler(value: object, model: ModelRules) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_").replace(" ", "_")
-
-
-def _strength(value: object, init: bool) -> float | None:
-    if missing(value):
-        return None
-    strength = decimal_number("strength", value, 0, 1)
-    if not init:
-        raise ProblemError("strength", "strength needs an init_image; add one or leave strength empty")
-    return strength
-
-
-def _upscale_factor(value: object) -> int:
-    factor = _whole("upscale", value, 0, 4, 0)
-    if factor not in {0, 1, 4}:
-        raise ProblemError("upscale", f"upscale must be 0 (none) or 4, not {factor}")
-    return 0 if factor == 1 else factor
-
-
-def _upscale(value: object, model: ModelRules) -> int:
-    factor = _upscale_factor(value)
-    if factor and factor not in model.upscales:
-        raise ProblemError("upscale", f"model {model.id!r} has no {factor}x upscaler; leave upscale at 0")
-    return factor
-
-
-def _noise_level(value: object, upscale: int, model: ModelRules) -> int | None:
-    if missing(value):
-        return None
-    level = whole_number("noise_level", value, 0, model.noise_level_max)
-    if not upscale:
-        raise ProblemError("noise_level", "noise_level is the upscaler's; set upscale to 4 or leave it empty")
-    return level
-
-
-def _check_mode(model: ModelRules, init: bool, mask: bool) -> None:
-    if mask and not init:
-        raise ProblemError("mask_image", "mask_image needs an init_image to lie on")
-    serves = f"model {model.id!r} serves {', '.join(sorted(model.modes))} only"
-    if mask and "inpaint" not in model.modes:
-        raise ProblemError("mask_image", f"{serves}; choose one that serves inpaint or leave out mask_image")
-    if init and not mask and not model.modes - {"text2image", "inpaint"}:
-        raise ProblemError("init_image", f"{serves}; choose one that takes an init_image or leave it out")
-    if not init and "text2image" not in model.modes:
-        raise ProblemError("init_image", f"{serves}; give an init_image")

@@ -6,12 +6,16 @@ from typing import Any, NamedTuple
 
 
 class Record(NamedTuple):
-    """Values by column name; `raw` is for excerpts; `suspect`: there may be text that can't be stored."""
+    """Values by column name; `raw` is for excerpts; `suspect`: there may be text that can't be stored.
+
+    Records with the same `seed_ordinal` derive the same seeds; None: this one has seeds of its own.
+    """
 
     line: int
     values: dict[str, Any]
     raw: object
     suspect: bool
+    seed_ordinal: int | None = None
 
 
 @dataclass(frozen=True)

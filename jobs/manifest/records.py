@@ -1,13 +1,16 @@
 """What goes into reading a manifest and what comes out of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-Format = Literal["jsonl", "csv", "tsv", "parquet", "txt"]
+if TYPE_CHECKING:
+    from jobs.manifest.recipe import Recipe
+
+Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]
 
 SEED_SPACE = 2**64
@@ -17,7 +20,11 @@ _GOLDEN = 0x9E3779B1
 
 @dataclass(frozen=True)
 class ModelRules:
-    """What a row may ask of a model; sizes are pixels, `steps` … `sampler` the defaults of a silent row."""
+    """What a row may ask of a model; sizes are pixels.
+
+    `width` … `sampler`, `strength` and `noise_level` are the defaults of a silent row; the noise levels are the
+    upscaler's. `has_clip` says whether it names a CLIP to score pictures by.
+    """
 
     id: str
     width: int
@@ -32,14 +39,27 @@ class ModelRules:
     modes: frozenset[str] = frozenset({"text2image"})
     upscales: frozenset[int] = frozenset()
     noise_level_max: int = 350
+    noise_level: int = 20
+    strength: float = 0.8
+    has_clip: bool = False
+
+
+@dataclass(frozen=True)
+class LoraRules:
+    """A LoRA that rows may name: the model that it was made for, and ids of the models that it fits."""
+
+    id: str
+    base: str
+    fits: frozenset[str]
 
 
 @dataclass(frozen=True)
 class RowRules:
     """How the rows of one batch are read.
 
-    `models` maps ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames` the
-    header of the file by known column (`--map`).
+    `models` and `loras` map ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames`
+    the header of the file by known column (`--map`). Pictures lie below one of `image_roots`, none for anywhere.
+    `needs_clip` asks for models that name a CLIP.
     """
 
     models: Mapping[str, ModelRules]
@@ -47,6 +67,9 @@ class RowRules:
     overrides: Mapping[str, str]
     renames: Mapping[str, str]
     batch_seed: int = 0
+    loras: Mapping[str, LoraRules] = field(default_factory=dict)
+    image_roots: tuple[str, ...] = ()
+    needs_clip: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,9 @@ class Row:
     """A valid row, defaults filled in.
 
     `ordinal` counts data rows from 0, rejected ones too; `line` is the physical line, from 1, on which the
-    row starts (the row's number in Parquet). `upscale` is 0 or 4; `meta` is JSON-able and storable as jsonb.
+    row starts (the row's number in Parquet). Pictures are absolute paths or s3:// URIs; a `width` and `height`
+    of 0 are the picture's own. `lora` is `id:weight+…` or empty, `upscale` 0 or 4; `meta` is JSON-able and storable
+    as jsonb. Rows with the same `seed_ordinal` share their derived seeds; None: the ordinal.
     """
 
     ordinal: int
@@ -63,6 +88,8 @@ class Row:
     prompt: str
     negative_prompt: str
     model: str
+    mode: str
+    lora: str
     width: int
     height: int
     steps: int
@@ -72,11 +99,13 @@ class Row:
     num_images: int
     init_image: str | None
     mask_image: str | None
+    depth_image: str | None
     strength: float | None
     upscale: int
     noise_level: int | None
     tenant: str | None
     meta: dict[str, Any]
+    seed_ordinal: int | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
@@ -88,13 +117,14 @@ class Row:
     def seeds(self, batch_seed: int) -> list[int]:
         """One seed an image, each in [0, 2**64): `seed`, `seed + 1`, … modulo 2**64, or derived.
 
-        A derived seed is `hash(batch_seed) + ordinal + index * 0x9E3779B1` modulo 2**32, because torch's generator
+        A derived seed is `hash(batch_seed) + seed_ordinal + index * 0x9E3779B1` modulo 2**32, because torch's generator
         on the CPU looks at no more than the lower 32 bits. Multiples of the golden ratio keep apart (Hurwitz), so
         that a batch repeats no seed while rows times images a row stay under 2**32 / √5, 1.9 billion.
         """
         if self.seed is not None:
             return [(self.seed + index) % SEED_SPACE for index in range(self.num_images)]
-        first = _seed_offset(batch_seed) + self.ordinal
+        own = self.ordinal if self.seed_ordinal is None else self.seed_ordinal
+        first = _seed_offset(batch_seed) + own
         if self.num_images == 1:
             return [first % _TORCH_SEEDS]
         return [(first + index * _GOLDEN) % _TORCH_SEEDS for index in range(self.num_images)]
@@ -113,7 +143,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's."""
+    """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's.
+
+    `folder` is where relative paths in it start: an absolute path or an s3:// prefix. The digest of a recipe covers the
+    files that it names.
+    """
 
     label: str
     stem: str
@@ -122,6 +156,13 @@ class ManifestFile:
     compression: Compression
     sha256: str
     bytes: int
+    folder: str = "/"
+    recipe: "Recipe | None" = None
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows it has, where that is known without reading them."""
+        return self.recipe and self.recipe.rows
 
 
 @cache

@@ -7,7 +7,9 @@ from typing import Any
 
 from jobs.errors import ManifestError
 from jobs.manifest.columns import find_misspelt, locate_columns
+from jobs.manifest.modes import Pictures
 from jobs.manifest.options import FREE_COLUMNS, MAX_PROMPT, OPTION_COLUMNS, check_overrides, read_options
+from jobs.manifest.pictures import PICTURE_COLUMNS, PictureFinder
 from jobs.manifest.raw import Broken, Record
 from jobs.manifest.readers import read_records
 from jobs.manifest.records import ManifestFile, Reject, Row, RowRules
@@ -25,6 +27,7 @@ _MAX_PLANS = 1000
 _MAX_OPTIONS = 2_000
 
 Values = Mapping[str, Any]
+Readers = Mapping[str, Callable[[object], Any]]
 
 
 def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]:
@@ -34,8 +37,9 @@ def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]
     the damage have been yielded by then), has no prompt column or no rows, and UsageError for an override
     that no row could take.
     """
-    check_overrides(rules)
-    builder = _Builder(rules)
+    pictures = PictureFinder(manifest.folder, rules.image_roots).readers()
+    check_overrides(rules, pictures)
+    builder = _Builder(rules, {**FREE_COLUMNS, **pictures})
     ordinal = -1
     for ordinal, record in enumerate(read_records(manifest, rules.renames)):
         yield builder.build(ordinal, record)
@@ -58,12 +62,13 @@ class _Plan:
 class _Builder:
     """Turns records into rows; remembers plans by column names and options by their raw values."""
 
-    def __init__(self, rules: RowRules) -> None:
+    def __init__(self, rules: RowRules, free: Readers) -> None:
         self._rules = rules
+        self._free = {"prompt": _prompt, **free}
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._seen: dict[object, dict[str, Any]] = {}
         self._option_overrides = {k: v for k, v in rules.overrides.items() if k in OPTION_COLUMNS}
-        self._fixed = {name: parse(rules.overrides.get(name)) for name, parse in FREE_COLUMNS.items()}
+        self._fixed = {name: parse(rules.overrides.get(name)) for name, parse in free.items()}
         self._fixed_pictures = self._pictures({})
 
     def build(self, ordinal: int, record: Record | Broken) -> Row | Reject:
@@ -75,14 +80,14 @@ class _Builder:
             return _reject(ordinal, record, problem.column, problem.reason)
 
     def _row(self, ordinal: int, record: Record) -> Row:
-        line, values, _, suspect = record
+        line, values, _, suspect, seed_ordinal = record
         names = tuple(values)
         plan = self._plans.get(names) or self._plan(names)
         if plan.complaint:
             raise ProblemError(*plan.complaint)
         if suspect:
             check_storable(values)
-        fields: dict[str, Any] = {"ordinal": ordinal, "line": line}
+        fields: dict[str, Any] = {"ordinal": ordinal, "line": line, "seed_ordinal": seed_ordinal}
         for name, key, parse in plan.free:
             fields[name] = parse(values[key])
         meta = fields["meta"] = {}
@@ -94,31 +99,31 @@ class _Builder:
     def _options(self, plan: _Plan, values: Values, fields: Values) -> dict[str, Any]:
         """The options of a row, and those free columns that `--set` fixes or nobody gives."""
         raw = plan.options(values)
-        init, mask = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
+        pictures = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
         # True == 1 == 1.0 in Python, so the types belong to the key.
-        key = plan.option_names, raw, *map(type, raw), init, mask
+        key = plan.option_names, raw, *map(type, raw), pictures
         try:
             return self._seen[key]
         except (KeyError, TypeError):
             given = dict(zip(plan.option_names, raw, strict=True)) | self._option_overrides
-            found = self._fixed | read_options(given, self._rules, init, mask)
+            found = self._fixed | read_options(given, self._rules, pictures)
         if len(self._seen) >= _MAX_OPTIONS:
             self._seen.clear()
         self._seen[key] = found
         return found
 
-    def _pictures(self, free: Values) -> tuple[bool, bool]:
+    def _pictures(self, free: Values) -> Pictures:
         fields = {**self._fixed, **free}
-        return fields["init_image"] is not None, fields["mask_image"] is not None
+        return Pictures(*(fields[column] is not None for column in PICTURE_COLUMNS))
 
     def _plan(self, names: tuple[str, ...]) -> _Plan:
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
-        plan = self._plans[names] = _make_plan(names, self._rules)
+        plan = self._plans[names] = _make_plan(names, self._rules, self._free)
         return plan
 
 
-def _make_plan(names: tuple[str, ...], rules: RowRules) -> _Plan:
+def _make_plan(names: tuple[str, ...], rules: RowRules, free: Readers) -> _Plan:
     try:
         located = locate_columns(names, rules.renames)
         complaint = _complaint(names, located, rules)
@@ -129,8 +134,8 @@ def _make_plan(names: tuple[str, ...], rules: RowRules) -> _Plan:
     options = tuple(column for column in OPTION_COLUMNS if column in given)
     return _Plan(
         complaint=complaint,
-        free=tuple((name, given[name], parse) for name, parse in _FREE.items() if name in given),
-        has_pictures="init_image" in given or "mask_image" in given,
+        free=tuple((name, given[name], parse) for name, parse in free.items() if name in given),
+        has_pictures=any(column in given for column in PICTURE_COLUMNS),
         option_names=options,
         options=_taker(tuple(given[column] for column in options)),
         meta_names=tuple(name for name in names if name not in taken),
@@ -162,9 +167,6 @@ def _prompt(value: object) -> str:
     if not isinstance(value, str):
         raise ProblemError("prompt", f"prompt must be text, not {shown(value)}")
     return free_text("prompt", value, MAX_PROMPT)
-
-
-_FREE: Mapping[str, Callable[[object], Any]] = {"prompt": _prompt, **FREE_COLUMNS}
 
 
 def _reject(ordinal: int, record: Record | Broken, column: str | None, reason: str) -> Reject:

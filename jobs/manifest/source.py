@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,8 @@ _FORMATS: dict[str, Format] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".txt": "txt",
+    ".yaml": "recipe",
+    ".yml": "recipe",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
@@ -41,7 +43,17 @@ def open_source(
     """
     with tempfile.TemporaryDirectory(prefix="nightmill-manifest-") as folder:
         path = _local_file(location, Path(folder) / "manifest", fetch)
-        yield _describe(location, path, format, prompt_header)
+        manifest = _describe(location, path, format, prompt_header)
+        if manifest.format != "recipe":
+            yield manifest
+            return
+        from jobs.manifest.recipe_files import with_recipe  # noqa: PLC0415 - YAML is for recipes only
+
+        def open_named(name: str, format: str | None) -> AbstractContextManager[ManifestFile]:
+            return open_source(name, format=format, fetch=fetch, prompt_header=prompt_header)
+
+        with with_recipe(manifest, open_named, prompt_header) as recipe:
+            yield recipe
 
 
 def _local_file(location: str, spool: Path, fetch: Fetch | None) -> Path:
@@ -107,7 +119,13 @@ def _describe(location: str, path: Path, format: str | None, prompt_header: str)
     found = _known_format(format) or named_format
     if found is None:
         found = sniff_format(read_head(path, compression, label), prompt_header)
-    return ManifestFile(label, stem, path, found, compression, digest, size)
+    return ManifestFile(label, stem, path, found, compression, digest, size, _folder(location))
+
+
+def _folder(location: str) -> str:
+    if location.startswith("s3://"):
+        return location.rpartition("/")[0]
+    return str(Path.cwd() if location == "-" else Path(location).absolute().parent)
 
 
 def _from_name(location: str) -> tuple[str, Format | None, Compression]:

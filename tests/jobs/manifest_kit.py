@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs.manifest import ModelRules, Reject, Row, RowRules, open_source, read_rows
+from jobs.manifest import LoraRules, ModelRules, Reject, Row, RowRules, open_source, read_rows
 
 PAINTER = ModelRules(
     id="painter",
@@ -21,6 +21,10 @@ FILLER = ModelRules(
     "filler", 512, 512, 50, 7.5, "ddim", frozenset({"ddim"}), modes=frozenset({"text2image", "inpaint"})
 )
 MODELS = {"painter": PAINTER, "sd15": PAINTER, "sketcher": SKETCHER, "filler": FILLER}
+LORAS = {
+    "cat": LoraRules("cat", "painter", frozenset({"painter", "filler"})),
+    "fog": LoraRules("fog", "painter", frozenset({"painter"})),
+}
 
 
 def rules(
@@ -28,7 +32,7 @@ def rules(
     renames: Mapping[str, str] | None = None,
     model: str = "painter",
 ) -> RowRules:
-    return RowRules(MODELS, model, overrides or {}, renames or {})
+    return RowRules(MODELS, model, overrides or {}, renames or {}, loras=LORAS)
 
 
 def read(path: Path, given: RowRules | None = None, format: str | None = None) -> list[Row | Reject]:

@@ -31,6 +31,8 @@ def test_a_silent_row_has_the_models_defaults(tmp_path: Path) -> None:
         prompt="a fox",
         negative_prompt="",
         model="painter",
+        mode="text2image",
+        lora="",
         width=512,
         height=512,
         steps=50,
@@ -40,6 +42,7 @@ def test_a_silent_row_has_the_models_defaults(tmp_path: Path) -> None:
         num_images=1,
         init_image=None,
         mask_image=None,
+        depth_image=None,
         strength=None,
         upscale=0,
         noise_level=None,
@@ -63,6 +66,7 @@ def test_every_column_is_read(tmp_path: Path) -> None:
         "num_images": 3,
         "init_image": "s3://b/i.png",
         "strength": 0.5,
+        "lora": "fog + CAT:-.5",
         "upscale": 4,
         "noise_level": 20,
         "tenant": "ann",
@@ -76,7 +80,11 @@ def test_every_column_is_read(tmp_path: Path) -> None:
         "model": "painter",
         "height": 640,
         "sampler": "euler_ancestral",
+        "mode": "image2image",
+        "lora": "cat:-0.5+fog:1",
         "mask_image": None,
+        "depth_image": None,
+        "seed_ordinal": None,
         "meta": {"label": 3},
     }
     del expected["label"]
@@ -138,7 +146,8 @@ def test_whole_numbers_in_text(tmp_path: Path, text: str) -> None:
         ("noise_level", 5, "set upscale to 4"),
         ("strength", 0.5, "needs an init_image"),
         ("strength", 1.5, "0 to 1"),
-        ("mask_image", "m.png", "needs an init_image"),
+        ("strength", 0, "above 0"),
+        ("mask_image", "s3://b/m.png", "needs an init_image"),
         ("tenant", "x" * 101, "at most 100"),
     ],
 )
@@ -156,9 +165,17 @@ def test_a_value_that_cant_be_is_a_reject(tmp_path: Path, column: str, value: ob
         ({"model": "sketcher", "upscale": 4}, "upscale", "model 'sketcher' has no 4x upscaler"),
         ({"model": "sketcher", "width": 512}, "width", "64 to 128"),
         ({"model": "sketcher", "sampler": "ddim"}, "sampler", "unknown sampler 'ddim'; there are euler"),
-        ({"model": "sketcher", "init_image": "i.png"}, "init_image", "'sketcher' serves text2image only"),
-        ({"model": "filler", "init_image": "i.png"}, "init_image", "serves inpaint, text2image only"),
-        ({"init_image": "i.png", "mask_image": "m.png"}, "mask_image", "serves image2image, text2image only"),
+        (
+            {"model": "sketcher", "init_image": "s3://b/i.png"},
+            "init_image",
+            "'sketcher' serves text2image only",
+        ),
+        ({"model": "filler", "init_image": "s3://b/i.png"}, "init_image", "serves inpaint, text2image only"),
+        (
+            {"init_image": "s3://b/i.png", "mask_image": "s3://b/m.png"},
+            "mask_image",
+            "text2image only; leave the pictures out, or choose another: inpaint is served by filler",
+        ),
         ({"upscale": 4, "noise_level": 351}, "noise_level", "0 to 350"),
     ],
 )
@@ -178,8 +195,9 @@ def test_a_model_of_images_alone_needs_one(tmp_path: Path) -> None:
 
 
 def test_inpainting_is_accepted(tmp_path: Path) -> None:
-    row = only_row(from_json(tmp_path, model="filler", init_image="i.png", mask_image="m.png", strength=1))
-    assert (row.init_image, row.mask_image, row.strength) == ("i.png", "m.png", 1.0)
+    pictures = {"init_image": "s3://b/i.png", "mask_image": "s3://b/m.png"}
+    row = only_row(from_json(tmp_path, model="filler", **pictures))
+    assert (row.mode, row.strength, row.init_image, row.mask_image) == ("inpaint", 1.0, *pictures.values())
 
 
 def test_upscale_1_means_none(tmp_path: Path) -> None:

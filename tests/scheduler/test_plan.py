@@ -83,7 +83,8 @@ def test_rows_jobs_and_rejects_are_counted(catalogue: Catalogue, tmp_path: Path)
 
 def test_lanes_have_the_jobs_that_can_share_a_device_batch(catalogue: Catalogue, tmp_path: Path) -> None:
     plan = plan_of(catalogue, write(tmp_path, MIXED))
-    assert plan.lanes == {("tiny-random", 64, 64, 0): 6, ("tiny-random", 128, 64, 4): 2}
+    plain = "tiny-random", "text2image", ""
+    assert plan.lanes == {(*plain, 64, 64, 0): 6, (*plain, 128, 64, 4): 2}
 
 
 def test_prompts_longer_than_the_model_reads_are_counted_with_their_lines(
@@ -129,7 +130,7 @@ def test_a_model_whose_files_are_elsewhere_is_planned_without_tokens(tmp_path: P
     catalogue = Catalogue.load(tmp_path / "models")
     plan = plan_of(catalogue, write(tmp_path, [{"prompt": "cat " * 90}]), "mine")
     assert (plan.jobs, plan.truncated, plan.tokens_unknown) == (1, 0, ["mine"])
-    assert plan.lanes == {("mine", 512, 256, 0): 1}
+    assert plan.lanes == {("mine", "text2image", "", 512, 256, 0): 1}
 
 
 def test_a_plan_agrees_with_the_ingest(engine: Engine, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -140,10 +141,10 @@ def test_a_plan_agrees_with_the_ingest(engine: Engine, catalogue: Catalogue, tmp
     assert (plan.rows, plan.jobs, plan.rejected) == (batch.rows, batch.jobs, batch.rejected)
     lanes = look(
         engine,
-        """SELECT model, width, height, upscale, count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
+        """SELECT model, mode, lora, width, height, upscale, count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
         GROUP BY lanes.id""",
     )
-    assert plan.lanes == {tuple(lane.values())[:4]: lane["n"] for lane in lanes}
+    assert plan.lanes == {tuple(lane.values())[:6]: lane["n"] for lane in lanes}
     rejects = look(engine, 'SELECT line, "column", reason, excerpt FROM rejects ORDER BY id')
     assert [tuple(row.values()) for row in rejects] == [
         (reject.line, reject.column, reject.reason, reject.excerpt) for reject in plan.rejects
@@ -156,7 +157,15 @@ def test_the_report_is_json_and_says_all(catalogue: Catalogue, tmp_path: Path) -
     with order_for(path, format="webp") as order:
         told = json.loads(json.dumps(report(plan, order, 12.34)))
     assert (told["manifest"], told["format"], told["rows"], told["jobs"]) == (str(path), "jsonl", 8, 8)
-    assert told["lanes"][1] == {"model": "tiny-random", "width": 128, "height": 64, "upscale": 4, "jobs": 2}
+    shape = {
+        "model": "tiny-random",
+        "mode": "text2image",
+        "lora": "",
+        "width": 128,
+        "height": 64,
+        "upscale": 4,
+    }
+    assert told["lanes"][1] == shape | {"jobs": 2}
     assert (told["truncated_prompts"], told["truncated_lines"]) == (1, [3])
     assert (told["estimated_seconds"], told["estimated_bytes"]) == (12.3, plan.bytes("webp"))
     assert told["rejects"][2]["reason"] == "prompt is empty"
@@ -174,10 +183,12 @@ def test_a_default_model_that_is_not_there_is_refused(catalogue: Catalogue) -> N
         row_rules(catalogue, "tiny-randon", Reading(), 0)
 
 
-def test_only_what_makes_pictures_of_text_can_be_asked_for(catalogue: Catalogue) -> None:
+def test_only_what_makes_pictures_can_be_asked_for(catalogue: Catalogue) -> None:
     rules = row_rules(catalogue, "tiny-random", Reading({"steps": "2"}, {"prompt": "Caption"}), 7)
-    assert set(rules.models) == {"tiny", "tiny-random"}
-    assert rules.models["tiny"].upscales == {4}
+    assert {"tiny", "tiny-random", "tiny-x4", "tiny-random-x4"} <= set(rules.models)
+    assert "tiny-random-safety" not in rules.models
+    assert rules.models["tiny"].upscales == rules.models["tiny-x4"].upscales == {4}
+    assert rules.models["tiny-x4"].modes == {"upscale"}
     assert (rules.overrides, rules.renames, rules.batch_seed) == ({"steps": "2"}, {"prompt": "Caption"}, 7)
 
 
