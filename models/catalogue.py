@@ -24,10 +24,12 @@ class Card:
     the models folder. `builder` "random" has that folder built on first use; "package" finds it in nightmill
     itself, under models/shapes/weights; None says that it is pulled or put there. `sources` are where it is
     pulled from, in that order, as "repository" or "repository@commit"; `withdrawn` are never asked again.
+    `parts` are the folders of a repository that this model is, laid together; `variant` is the one to take of
+    its weights where there are no others in safetensors.
 
     `upscaler`, `safety_checker`, `clip` and `base` are ids of other cards; a single file and a LoRA take from
     `base` what they don't hold themselves. Only the families text2image and upscaler have sizes, steps and
-    samplers. `strength` is of image2image; noise levels are of upscalers.
+    samplers. `strength` is how far a picture goes from the given one; noise levels are of upscalers.
     """
 
     id: str
@@ -41,6 +43,8 @@ class Card:
     builder: Literal["random", "package"] | None = None
     sources: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    variant: Literal["fp16"] | None = None
     base: str | None = None
     aliases: tuple[str, ...] = ()
     width: int = 0

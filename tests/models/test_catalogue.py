@@ -20,7 +20,6 @@ def _add_card(models_dir: Path, text: str, name: str = "own.toml") -> Path:
 
 
 def test_ships_the_tiny_models_and_says_that_they_draw_noise(catalogue: Catalogue) -> None:
-    assert [card.id for card in catalogue.cards()] == ["tiny-random", "tiny-random-safety", "tiny-random-x4"]
     card = catalogue.get("tiny-random")
     assert (card.width, card.steps, card.guidance_scale, card.prediction_type) == (64, 10, 7.5, "epsilon")
     assert catalogue.get(card.upscaler or "").family == "upscaler"
@@ -37,7 +36,7 @@ def test_finds_ids_and_aliases_in_any_case(catalogue: Catalogue) -> None:
 def test_suggests_the_nearest_name(catalogue: Catalogue) -> None:
     with pytest.raises(UnknownModelError, match="Did you mean 'tiny-random'"):
         catalogue.get("tiny-randon")
-    with pytest.raises(UnknownModelError, match="There are tiny-random"):
+    with pytest.raises(UnknownModelError, match=r"There are .*sd-v1-4, .*tiny-random"):
         catalogue.get("zzz")
 
 
@@ -71,6 +70,18 @@ def test_reads_a_users_card(tmp_path: Path, card_text: Callable[..., str]) -> No
         ({"safety_checker": "tiny-random"}, "is not the id of a card of the family safety-checker"),
         ({"aliases": ["TINY"]}, "the name 'TINY' is taken by"),
         ({"guidance_scale": "7"}, "is not a number of 0 or more"),
+        ({"id": "a b"}, "id 'a b' must be letters"),
+        ({"modes": ["paint"]}, "unknown mode 'paint'; there are text2image"),
+        ({"strength": 1.5}, "strength 1.5 must be above 0 and at most 1"),
+        ({"noise_level": 400}, "noise_level 400 is above max_noise_level 350"),
+        ({"sources": ["https://host/a/b"]}, "must be OWNER/NAME or OWNER/NAME@COMMIT"),
+        ({"sources": ["a/b@main"]}, "a commit being 40 hexadecimal digits"),
+        ({"withdrawn": ["a"]}, "'a' must be OWNER/NAME"),
+        ({"path": "/a/b"}, "source and builder must be left out"),
+        ({"path": "a/b", "source": None}, "path must be absolute, not 'a/b'"),
+        ({"clip": "tiny-random"}, "is not the id of a card of the family clip"),
+        ({"base": "tiny-random-x4"}, "is not the id of a card of the family text2image"),
+        ({"family": "lora"}, "a LoRA needs base"),
     ],
 )
 def test_says_what_is_wrong_with_a_card(
