@@ -12,6 +12,7 @@ from models.checkpoint import Checkpoint, resolve
 from models.device import Device, pick_device
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler
+from tests.models import checkpoints
 
 
 @pytest.fixture(scope="session")
@@ -119,3 +120,16 @@ def _toml(value: object) -> str:
 @pytest.fixture(scope="session")
 def tiny_card(catalogue: Catalogue) -> Card:
     return catalogue.get("tiny-random")
+
+
+@pytest.fixture(scope="session")
+def load(models_dir: Path, device: Device) -> Callable[[str], StableDiffusion]:
+    """Loads a system of `checkpoints`, each once."""
+    loaded: dict[str, StableDiffusion] = {}
+
+    def get(system: str) -> StableDiffusion:
+        if system not in loaded:
+            loaded[system] = StableDiffusion.load(checkpoints.checkpoint(system, models_dir), device)
+        return loaded[system]
+
+    return get

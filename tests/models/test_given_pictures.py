@@ -1,0 +1,126 @@
+"""What a request may give beside its prompt, what it may not, and what that does to the picture."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import chunks
+from models.device import Device
+from models.stable_diffusion import ImageRequest, StableDiffusion
+from tests.models import checkpoints
+
+Make = Callable[..., ImageRequest]
+
+_RNG = np.random.default_rng(0)
+_IMAGES = _RNG.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+_MASKS = np.zeros((4, 64, 64), np.uint8)
+_MASKS[:, 16:56, 20:] = 255
+_IMAGE, _MASK = _IMAGES[0], _MASKS[0]
+_DEPTH = _RNG.random((64, 64), dtype=np.float32)
+
+
+def test_depth_alone_draws_from_noise(load: Callable[[str], StableDiffusion], image: Make) -> None:
+    near, far = np.tile(np.linspace(0, 9, 64, dtype=np.float32), (2, 64, 1))
+    far = far[:, ::-1].copy()
+    requests = [
+        image(depth=near),
+        image(depth=near * 100 - 3, strength=0.5),
+        image(depth=far),
+        image(depth=np.full((64, 64), 5, np.float32)),
+    ]
+    ramp, scaled, other, flat = load("v2-depth").render(requests, rows=4)
+    assert ramp.defect is None
+    assert flat.defect is None
+    assert np.abs(ramp.pixels.astype(int) - scaled.pixels).max() <= 1, "only the order of depths counts"
+    assert np.abs(ramp.pixels.astype(int) - other.pixels).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("system", "names"), [("v1", ["image"]), ("v2-inpainting", ["image", "mask"]), ("v2-depth", ["image"])]
+)
+def test_a_picture_does_not_depend_on_its_neighbours(
+    load: Callable[[str], StableDiffusion], image: Make, system: str, names: list[str]
+) -> None:
+    model = load(system)
+    arrays = {"image": _IMAGES, "mask": _MASKS}
+
+    def make(number: int) -> ImageRequest:
+        given = {name: arrays[name][number % 4] for name in names}
+        return image(prompt=f"dog {number}", seed=number, sampler="euler_a", strength=0.7, **given)
+
+    wanted, *others = [make(number) for number in range(7)]
+    mixes = [[wanted], [wanted, *others[:3]], [*others[:3], wanted], [*others, wanted], [others[5], wanted]]
+    pictures = [model.render(mix)[mix.index(wanted)].pixels for mix in mixes]
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
+
+
+def test_large_pictures_are_encoded_in_slices_that_are_alike(
+    load: Callable[[str], StableDiffusion], image: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [image(image=picture, seed=seed, strength=0.7) for seed, picture in enumerate(_IMAGES)]
+
+    def pixels(requests: list[ImageRequest]) -> np.ndarray:
+        return np.stack([picture.pixels for picture in load("v1").render(requests, rows=4)])
+
+    whole = pixels(requests)
+    monkeypatch.setattr(chunks, "_PIXELS_AT_ONCE", 2 * 64 * 64)
+    sliced = pixels(requests)
+    assert np.array_equal(sliced, pixels(requests[::-1])[::-1])
+    assert np.abs(whole.astype(int) - sliced).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("system", "given", "message"),
+    [
+        ("v1", {"image": _IMAGE, "mask": _MASK}, "'v1' takes no mask"),
+        ("v1", {"depth": _DEPTH}, "'v1' takes no depth map"),
+        ("v1-inpainting", {}, "'v1-inpainting' repaints pictures: give it an image and a mask"),
+        ("v1-inpainting", {"image": _IMAGE}, "give it an image and a mask"),
+        ("v1-inpainting", {"image": _IMAGE, "mask": _MASK, "depth": _DEPTH}, "takes no depth map"),
+        ("v2-depth", {}, "'v2-depth' draws from depth"),
+        ("v2-depth", {"image": _IMAGE, "mask": _MASK}, "takes no mask"),
+        ("v1", {"image": _IMAGE[:32]}, r"image must be \(64, 64, 3\) uint8, not \(32, 64, 3\) uint8"),
+        ("v1", {"image": _IMAGE / 255}, r"not \(64, 64, 3\) float64"),
+        ("v1-inpainting", {"image": _IMAGE, "mask": _IMAGE}, r"mask must be \(64, 64\) uint8"),
+        ("v2-depth", {"depth": _DEPTH.astype(float)}, r"depth must be \(64, 64\) float32"),
+        ("v2-depth", {"depth": _DEPTH * np.float32("inf")}, "depth holds values that are not finite"),
+        (
+            "v1",
+            {"image": _IMAGE, "strength": 0.3},
+            "strength 0.3 leaves no step of 3: it must be 0.3333 or more",
+        ),
+        ("v1", {"image": _IMAGE, "strength": 0.0}, "strength must be above 0 and at most 1, not 0"),
+        ("v1", {"image": _IMAGE, "strength": 1.01}, "not 1.01"),
+    ],
+)
+def test_refuses_what_the_model_does_not_take(
+    load: Callable[[str], StableDiffusion], image: Make, system: str, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(system).render([image(**given)])
+
+
+def test_a_depth_model_without_an_estimator_needs_maps(
+    models_dir: Path, tmp_path: Path, device: Device, image: Make
+) -> None:
+    found = checkpoints.checkpoint("v2-depth", models_dir)
+    folder = shutil.copytree(found.path, tmp_path / "depth", ignore=shutil.ignore_patterns("depth_estimator"))
+    model = StableDiffusion.load(replace(found, path=folder), device)
+    with pytest.raises(ValueError, match="its checkpoint has no depth estimator to make one: give a map"):
+        model.render([image(image=_IMAGE)])
+    assert model.render([image(image=_IMAGE, depth=_DEPTH)], rows=1)[0].defect is None
+
+
+@pytest.mark.parametrize(
+    ("other", "name"), [({"strength": 0.6}, "strength"), ({"image": None}, "which pictures are given")]
+)
+def test_refuses_requests_that_share_no_batch(
+    load: Callable[[str], StableDiffusion], image: Make, other: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"must share {name}"):
+        load("v1").render([image(image=_IMAGE), image(**({"image": _IMAGE} | other))])
