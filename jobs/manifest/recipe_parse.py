@@ -79,7 +79,7 @@ def _prompt_file(prompts: dict[str, Node], open_file: OpenFile, header: str) -> 
     file = _opened(node, open_file, None)
     if file.format == "recipe":
         raise node.error(f"{file.label} is a recipe itself; name a file of prompts")
-    most = limit and _whole(limit, "limit", 1, MAX_COUNT)
+    most = _whole(limit, "limit", 1, MAX_COUNT) if limit else None
     renames = {} if header == "prompt" else {"prompt": header}
     count = sum(1 for _ in islice(read_records(file, renames), most))
     if not count:

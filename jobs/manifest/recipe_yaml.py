@@ -6,13 +6,13 @@ Plain values are read by YAML 1.2's core schema: `no`, `on` and `1:30` are text,
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from jobs.errors import ManifestError
-from jobs.manifest.values import NOT_STORABLE, shown
+from jobs.manifest.values import MAX_DEPTH, NOT_STORABLE, SURROGATE, shown
 
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -76,7 +76,7 @@ class Node:
 Pairs = list[tuple[Node, Node]]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Composes nodes; plain values get the types of the core schema."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
@@ -98,7 +98,7 @@ def read_yaml(text: str, label: str) -> Node:
     Anchors, aliases, tags and keys that come twice are refused.
     """
     try:
-        _refuse_aliases(text, label)
+        _refuse_traps(text, label)
         root = yaml.compose(text, Loader=_Loader)
         if root is not None:
             return _node(root, label)
@@ -108,20 +108,21 @@ def read_yaml(text: str, label: str) -> Node:
         raise ManifestError(f"{label}{place}: is not YAML: {error.problem or error.context}.") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{label}: is not YAML: {' '.join(str(error).split())}.") from None
-    except RecursionError:
-        raise ManifestError(f"{label}: is nested too deeply; flatten it.") from None
     raise ManifestError(f"{label}: is empty; it needs at least the key 'prompts'.")
 
 
-def _refuse_aliases(text: str, label: str) -> None:
-    """An alias of an alias of an alias … would be read as a tree of any size."""
+def _refuse_traps(text: str, label: str) -> None:
+    """An alias of an alias of an alias … would be read as a tree of any size, and a deep one takes the stack."""
+    depth = 0
     for event in yaml.parse(text, Loader=_Loader):
+        place = Node(None, label, event.start_mark.line + 1, event.start_mark.column + 1)
         if getattr(event, "anchor", None) is not None:
-            mark = event.start_mark
-            raise ManifestError(
-                f"{label}:{mark.line + 1}:{mark.column + 1}: anchors (&) and aliases (*) are not read; write it out, "
-                "or put quotes around the text."
+            raise place.error(
+                "anchors (&) and aliases (*) are not read; write it out, or put quotes around the text"
             )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise place.error(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
 
 
 def _node(raw: Any, label: str) -> Node:
@@ -141,11 +142,11 @@ def _node(raw: Any, label: str) -> Node:
 def _pairs(raw: Any, label: str) -> Iterator[tuple[str, tuple[Node, Node]]]:
     lines: dict[str, int] = {}
     for raw_key, raw_value in raw.value:
-        name = raw_key.value
-        key = Node(name, label, raw_key.start_mark.line + 1, raw_key.start_mark.column + 1)
+        key = Node(None, label, raw_key.start_mark.line + 1, raw_key.start_mark.column + 1)
         if not isinstance(raw_key, yaml.ScalarNode):
             raise key.error("a key has to be a text")
-        _scalar("str", name, key)
+        name = _text(raw_key.value, key)
+        key = replace(key, value=name)
         if name in lines:
             raise key.error(f"has the key {shown(name)} twice, first on line {lines[name]}; keep one")
         lines[name] = key.line
@@ -153,8 +154,7 @@ def _pairs(raw: Any, label: str) -> Iterator[tuple[str, tuple[Node, Node]]]:
 
 
 def _scalar(kind: str, text: str, place: Node) -> str | int | float | bool | None:
-    if NOT_STORABLE.search(text):
-        raise place.error("holds a NUL character or half of a surrogate pair, which can't be stored")
+    text = _text(text, place)
     match kind:
         case "str":
             return text
@@ -165,6 +165,15 @@ def _scalar(kind: str, text: str, place: Node) -> str | int | float | bool | Non
         case "int" | "float":
             return _number(kind, text, place)
     raise place.error(f"the tag {shown(kind)} is not read; leave it out")
+
+
+def _text(text: str, place: Node) -> str:
+    if SURROGATE.search(text):
+        # JSON writes what lies beyond 16 bits as two escapes, which PyYAML doesn't join.
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    if NOT_STORABLE.search(text):
+        raise place.error("holds a NUL character or half of a surrogate pair, which can't be stored")
+    return text
 
 
 def _number(kind: str, text: str, place: Node) -> int | float:
