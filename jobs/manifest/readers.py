@@ -27,6 +27,11 @@ def read_records(manifest: ManifestFile, renames: Mapping[str, str]) -> Records:
         from jobs.manifest.parquet import read_parquet  # noqa: PLC0415 - pyarrow takes long to import
 
         return read_parquet(manifest, renames)
+    if manifest.format == "recipe":
+        from jobs.manifest.recipe_rows import read_recipe  # noqa: PLC0415 - reads its prompts by this module
+
+        assert manifest.recipe
+        return read_recipe(manifest.recipe, renames)
     lines = Lines(read_chunks(manifest.path, manifest.compression, manifest.label), manifest.label)
     match manifest.format:
         case "jsonl":

@@ -41,19 +41,27 @@ def open_source(
     regular file is spooled to a temporary one. The format comes from `format`, else from the suffix, else
     from the first bytes, where `prompt_header` is the header to look for. Raises ManifestError.
     """
-    with tempfile.TemporaryDirectory(prefix="nightmill-manifest-") as folder:
-        path = _local_file(location, Path(folder) / "manifest", fetch)
-        manifest = _describe(location, path, format, prompt_header)
+
+    def open_file(location: str, format: str | None) -> AbstractContextManager[ManifestFile]:
+        return _open_file(location, format, fetch, prompt_header)
+
+    with open_file(location, format) as manifest:
         if manifest.format != "recipe":
             yield manifest
             return
         from jobs.manifest.recipe_files import with_recipe  # noqa: PLC0415 - YAML is for recipes only
 
-        def open_named(name: str, format: str | None) -> AbstractContextManager[ManifestFile]:
-            return open_source(name, format=format, fetch=fetch, prompt_header=prompt_header)
-
-        with with_recipe(manifest, open_named, prompt_header) as recipe:
+        with with_recipe(manifest, open_file, prompt_header) as recipe:
             yield recipe
+
+
+@contextmanager
+def _open_file(
+    location: str, format: str | None, fetch: Fetch | None, prompt_header: str
+) -> Iterator[ManifestFile]:
+    with tempfile.TemporaryDirectory(prefix="nightmill-manifest-") as folder:
+        path = _local_file(location, Path(folder) / "manifest", fetch)
+        yield _describe(location, path, format, prompt_header)
 
 
 def _local_file(location: str, spool: Path, fetch: Fetch | None) -> Path:
