@@ -1,16 +1,16 @@
 """From a card to the files of its checkpoint, vetted and named by a digest."""
 
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.catalogue import Card
 from models.digests import FileDigest, file_digests, total_digest
 from models.errors import CheckpointError
+from models.guard import exclusive
+from models.lock import LOCAL, Locked, compare, read_lock
 from models.vetting import vetted_file, vetted_files
 
 _PACKAGE_WEIGHTS = Path(__file__).parent / "shapes" / "weights"
@@ -34,14 +34,31 @@ class Checkpoint:
 def resolve(card: Card, models_dir: Path) -> Checkpoint:
     """Finds the checkpoint of `card`, or builds it when its builder is "random".
 
-    Safe to call from several processes at once. Raises CheckpointError when it is missing, can't be written
-    to, or holds what is refused (see `models.vetting`).
+    Safe to call from several processes at once. Raises CheckpointError when it is missing, holds what is
+    refused (see `models.vetting`) or differs from the lock file, ModelError where that can't be read.
     """
     path = checkpoint_path(card, models_dir)
     if card.builder == "random" and not path.is_dir():
         _build(card, models_dir)
     digests = vetted_digests(card, path, models_dir)
-    return Checkpoint(card, path, _revision(path), total_digest(digests))
+    locked = read_lock(models_dir).get(card.id)
+    if locked is None:
+        return Checkpoint(card, path, noted_revision(path), total_digest(digests))
+    compare(card.id, locked, path, digests)
+    return Checkpoint(card, path, locked.revision, locked.digest)
+
+
+def seal(card: Card, models_dir: Path) -> Locked:
+    """What the lock file should say of the checkpoint of `card` as it is now, every byte read anew.
+
+    Raises CheckpointError when it is missing or holds what is refused.
+    """
+    path = checkpoint_path(card, models_dir)
+    digests = vetted_digests(card, path, None)
+    before = read_lock(models_dir).get(card.id)
+    if before is not None and before.digest == total_digest(digests):
+        return before
+    return Locked(LOCAL, noted_revision(path), tuple(digests))
 
 
 def checkpoint_path(card: Card, models_dir: Path) -> Path:
@@ -51,8 +68,11 @@ def checkpoint_path(card: Card, models_dir: Path) -> Path:
     return (_PACKAGE_WEIGHTS if card.builder == "package" else models_dir) / card.source
 
 
-def vetted_digests(card: Card, path: Path, models_dir: Path) -> list[FileDigest]:
-    """The digests of all files at `path`. Raises CheckpointError where they are missing or refused."""
+def vetted_digests(card: Card, path: Path, memory_dir: Path | None) -> list[FileDigest]:
+    """The digests of all files at `path`, remembered in `memory_dir` if one is given.
+
+    Raises CheckpointError where they are missing or refused.
+    """
     if path.is_file():
         files = [vetted_file(path)]
     elif path.is_dir():
@@ -60,7 +80,7 @@ def vetted_digests(card: Card, path: Path, models_dir: Path) -> list[FileDigest]
         _check_kind(card, path, files)
     else:
         raise CheckpointError(_missing(card, path))
-    return file_digests(path if path.is_dir() else path.parent, files, models_dir)
+    return file_digests(path if path.is_dir() else path.parent, files, memory_dir)
 
 
 def _missing(card: Card, path: Path) -> str:
@@ -83,7 +103,7 @@ def _check_kind(card: Card, path: Path, files: Sequence[Path]) -> None:
 def _build(card: Card, models_dir: Path) -> None:
     from models.tiny import REVISION, build  # noqa: PLC0415 - imports torch
 
-    with _build_lock(models_dir):
+    with exclusive(models_dir, ".build.lock"):
         path = checkpoint_path(card, models_dir)
         if path.is_dir():
             return
@@ -99,22 +119,10 @@ def _build(card: Card, models_dir: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-@contextmanager
-def _build_lock(models_dir: Path) -> Iterator[None]:
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        lock = (models_dir / ".build.lock").open("w")
-    except OSError as error:
-        raise CheckpointError(f"can't build a model under {models_dir}: {error}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _revision(path: Path) -> str:
+def noted_revision(path: Path) -> str:
     """The first line of our own note, or of the one that `hf download --local-dir` leaves for a file."""
     notes = path / ".cache" / "huggingface" / "download"
     for note in (path / _REVISION_FILE, notes / "model_index.json.metadata", notes / "config.json.metadata"):
         if note.is_file():
             return note.read_text(encoding="utf-8").partition("\n")[0].strip()[:64]
-    return "local"
+    return LOCAL

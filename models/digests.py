@@ -22,14 +22,14 @@ class FileDigest:
     sha256: str
 
 
-def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path) -> list[FileDigest]:
+def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path | None) -> list[FileDigest]:
     """The SHA-256, in hex, of every one of the `files` of `folder`, sorted by name.
 
     What was hashed before is not read again while size and mtime_ns stay; that memory is `.digests.json`
-    in `memory_dir`. Where that can't be written, there is no memory.
+    in `memory_dir`. Where that is None or can't be written, there is no memory.
     """
-    memory_file = memory_dir / _MEMORY
-    memory = _recall(memory_file)
+    memory_file = memory_dir and memory_dir / _MEMORY
+    memory = _recall(memory_file) if memory_file else {}
     fresh: _Remembered = {}
     digests = []
     for file in files:
@@ -39,7 +39,7 @@ def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path) -> list[
         if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
             known = fresh[key] = [stat.st_size, stat.st_mtime_ns, _sha256(file)]
         digests.append(FileDigest(file.relative_to(folder).as_posix(), stat.st_size, str(known[2])))
-    if fresh:
+    if fresh and memory_file:
         _remember(memory_file, fresh)
     return sorted(digests, key=lambda digest: digest.name)
 
@@ -50,8 +50,9 @@ def total_digest(digests: Sequence[FileDigest]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _key(file: Path, memory_dir: Path) -> str:
-    return (file.relative_to(memory_dir) if file.is_relative_to(memory_dir) else file.absolute()).as_posix()
+def _key(file: Path, memory_dir: Path | None) -> str:
+    is_inside = memory_dir is not None and file.is_relative_to(memory_dir)
+    return (file.relative_to(memory_dir) if memory_dir and is_inside else file.absolute()).as_posix()
 
 
 def _sha256(file: Path) -> str:

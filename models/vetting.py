@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.errors import CheckpointError
 
-_PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
+PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 _CODE = frozenset({".py", ".pyc", ".so"})
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 
@@ -59,7 +59,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_by_name(file: Path) -> None:
-    if file.suffix.casefold() in _PICKLES:
+    if file.suffix.casefold() in PICKLES:
         raise CheckpointError(
             f"{file}: pickled weights can run code when they are read and are refused;"
             " keep the .safetensors files and remove this one"

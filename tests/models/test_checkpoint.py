@@ -11,7 +11,7 @@ import pytest
 
 from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
-from models.errors import CheckpointError
+from models.errors import CheckpointError, ModelError
 
 
 def test_digest_is_over_paths_and_file_digests(copied: Checkpoint) -> None:
@@ -132,7 +132,7 @@ def test_says_that_a_folder_is_no_checkpoint(copied: Checkpoint, tmp_path: Path)
 
 def test_says_that_it_cannot_build(tmp_path: Path, tiny_card: Card) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="can't build a model under"):
+    with pytest.raises(ModelError, match="can't write to the models folder"):
         resolve(tiny_card, tmp_path / "file")
 
 
