@@ -141,7 +141,8 @@ def _render(desk: Desk, backlog: Backlog, count: int) -> float:
         ImageRequest(**{**row._mapping, "seed": int(row.seed)}, width=lane.width, height=lane.height)
         for row in rows
     ]
-    model, shape = desk.studio.kit(lane).text2image, desk.studio.rows(lane)
+    model, shape = desk.studio.kit(lane).diffusion, desk.studio.rows(lane)
+    assert model is not None
     return seconds(lambda: model.render(requests, rows=shape))
 
 

@@ -20,7 +20,7 @@ _TILES = text("""
 _EFFORT = text("""
     SELECT count(*) AS images, coalesce(sum(
         coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)
-        + coalesce((timings ->> 'safety')::float, 0)), 0) AS model_s,
+        + coalesce((timings ->> 'safety')::float, 0) + coalesce((timings ->> 'clip_score')::float, 0)), 0) AS model_s,
         coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds
     FROM images WHERE batch_id = :batch AND created_at > :since
 """)

@@ -1,6 +1,7 @@
 """Object stores by URI: a folder or S3 behind the same four verbs."""
 
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,7 @@ __all__ = [
     "abort_stale_uploads",
     "fetch_to_file",
     "open_store",
+    "read_object",
 ]
 
 
@@ -47,6 +49,18 @@ def fetch_to_file(uri: str, destination: Path, s3: S3Options) -> None:
     _s3_store(bucket, "", s3).download(key, destination)
 
 
+def read_object(uri: str, limit: int, s3: S3Options) -> bytes:
+    """Return the bytes of an ``s3://bucket/key`` object.
+
+    Raises MissingObjectError when there is no such object, UsageError when the URI names none or it has more than
+    `limit` bytes, ObjectStoreError when S3 refuses.
+    """
+    bucket, key = _bucket_and_path(uri)
+    if not key:
+        raise UsageError(f"{uri} names a bucket and no object: write s3://bucket/path/to/file")
+    return _bucket(bucket, s3).read(key, limit)
+
+
 def abort_stale_uploads(store: ObjectStore, older_than: timedelta) -> int:
     """Throw away uploads that were begun before that time and never finished; return how many."""
     if isinstance(store, FolderStore):
@@ -60,6 +74,12 @@ def _s3_store(bucket: str, prefix: str, options: S3Options) -> "S3Store":
     from jobs.s3_store import S3Store, connect  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
 
     return S3Store(connect(options), bucket, prefix)
+
+
+@cache
+def _bucket(bucket: str, options: S3Options) -> "S3Store":
+    """A whole bucket; making the client anew takes longer than a small object does."""
+    return _s3_store(bucket, "", options)
 
 
 def _bucket_and_path(uri: str) -> tuple[str, str]:

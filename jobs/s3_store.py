@@ -12,7 +12,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from jobs.errors import ObjectStoreError
+from jobs.errors import ObjectStoreError, UsageError
 from jobs.object_types import S3Options, StoredObject, checked_key, checked_prefix, is_key
 from jobs.s3_errors import explained
 
@@ -99,6 +99,18 @@ class S3Store:
         """Stream the object of this full name (any characters) into a local file."""
         with self._explained("read", name):
             self._client.download_file(self._bucket, name, str(destination))
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of the object of this full name (any characters); UsageError if there are more."""
+        with self._explained("read", name):
+            answer = self._client.get_object(Bucket=self._bucket, Key=name)
+            size = answer["ContentLength"]
+            if size > limit:
+                raise UsageError(
+                    f"s3://{self._bucket}/{name} has {size / 2**20:.0f} MiB; at most {limit >> 20} are read"
+                )
+            body: bytes = answer["Body"].read()
+        return body
 
     def abort_uploads(self, older_than: timedelta) -> int:
         """Abort the multipart uploads below the prefix that were begun before that time; return how many."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -94,12 +95,16 @@ def parameters_text(
     model: str,
     model_digest: str,
     upscale: str | None = None,
+    strength: float | None = None,
+    loras: Sequence[tuple[str, float, str]] = (),
 ) -> str:
     """Return the generation parameters in the form of the AUTOMATIC1111 web UI, which image viewers read.
 
     Prompt; "Negative prompt: …" unless empty; then one line of "Name: value" pairs, values with commas quoted.
-    `upscale` is the id of the upscaling model.
+    `upscale` is the id of the upscaling model, `strength` that of a picture to start from. `loras` are ids, weights and
+    digests; the prompt ends in a tag for each, which is how that program is asked for them.
     """
+    tags = "".join(f" <lora:{id}:{weight:g}>" for id, weight, _ in loras)
     pairs = {
         "Steps": str(steps),
         "Sampler": sampler_label,
@@ -108,10 +113,12 @@ def parameters_text(
         "Size": f"{width}x{height}",
         "Model hash": model_digest[:10],
         "Model": model,
+        "Denoising strength": "" if strength is None else f"{strength:g}",
         "Hires upscaler": upscale or "",
+        "Lora hashes": ", ".join(f"{id}: {digest[:12]}" for id, _, digest in loras),
         "Version": f"nightmill {_version()}",
     }
-    lines = [_line_breaks(prompt)]
+    lines = [_line_breaks(prompt) + tags]
     if negative_prompt:
         lines.append(f"Negative prompt: {_line_breaks(negative_prompt)}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value))

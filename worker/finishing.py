@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from jobs import queue
 from jobs.job import Image, Lane
+from jobs.manifest import split_loras
 from jobs.objects import ObjectStore
 from jobs.states import ErrorKind, ImageFormat, WatermarkPolicy
 from models import watermark
@@ -97,7 +98,10 @@ class Finishing:
         return replace(frame, key=key)
 
     def _parameters(self, frame: Frame) -> str:
-        job, upscaling = frame.job, self.kit.upscaler_checkpoint
+        job, upscaling, lane = frame.job, self.kit.upscaler_checkpoint, self.lane
+        height, width = frame.picture.shape[:2]
+        scale = max(1, lane.upscale)
+        asked = zip(split_loras(lane.lora), self.kit.loras, strict=True)
         return parameters_text(
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
@@ -105,11 +109,13 @@ class Finishing:
             sampler_label=viewer_name(job.sampler),
             guidance_scale=job.guidance_scale,
             seed=job.seed,
-            width=self.lane.width,
-            height=self.lane.height,
-            model=self.lane.model,
+            width=width // scale,
+            height=height // scale,
+            model=lane.model,
             model_digest=self.kit.checkpoint.digest,
             upscale=upscaling.card.id if upscaling else None,
+            strength=job.strength,
+            loras=[(id, weight, checkpoint.digest) for (id, weight), checkpoint in asked],
         )
 
     def _image(self, frame: Frame) -> Image:
@@ -141,6 +147,9 @@ class Finishing:
             batch_rows=frame.batch_rows,
             versions=self.versions,
             timings=dict(frame.timings),
+            init_image_sha256=frame.image_sha256,
+            lora_digest="+".join(lora.digest for lora in self.kit.loras) or None,
+            quality=frame.quality,
         )
 
 

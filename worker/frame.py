@@ -23,11 +23,31 @@ class End:
     is_block: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a job starts from.
+
+    `image` is (height, width, 3) uint8 RGB, `mask` (height, width) uint8 from 0, keep, to 255, repaint, `depth`
+    (height, width) float32, larger being nearer; `image_sha256` is that of the image's file.
+    """
+
+    image: Pixels | None = None
+    mask: Pixels | None = None
+    depth: NDArray[np.float32] | None = None
+    image_sha256: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage."""
+    """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage.
+
+    `inputs` are there until the picture is drawn.
+    """
 
     job: Job
+    inputs: Inputs = Inputs()
+    image_sha256: str | None = None
+    quality: dict[str, Any] | None = None
     prompt_tokens: int = 0
     prompt_truncated: bool = False
     flagged_for: str | None = None

@@ -1,24 +1,27 @@
-"""The stages on the device: prompt check, generate, safety, upscale."""
+"""The stages on the device: prompt check, pictures, generate, safety, CLIP score, upscale."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.job import Lane
-from jobs.states import ErrorKind, SafetyAction
-from models.errors import OutOfMemoryError
-from models.picture import Picture
-from worker.frame import Frame, Pixels
+from jobs.job import Job, Lane
+from jobs.states import ErrorKind, Mode, SafetyAction, Scoring
+from models.errors import ModelError
+from worker.device_batches import DeviceBatches
+from worker.enlarging import Enlarging, stretched
+from worker.frame import Frame, Inputs
 from worker.isolate import Stage
+from worker.opening import PictureError
+from worker.pictures import Pictures
 from worker.studio import Kit, Studio
 
 if TYPE_CHECKING:
     from models.safety import SafetyScores
+    from models.stable_diffusion import ImageRequest
 
-_DEFECTS = {
-    "nan": (ErrorKind.NOT_FINITE, "the model gave values that are not numbers"),
-    "black": (ErrorKind.BLACK, "the model gave a black picture"),
-}
+log = logging.getLogger(__name__)
+
 _WITHHELD = ("blackened", "blurred")
 
 
@@ -29,16 +32,23 @@ class Making:
     studio: Studio
     kit: Kit
     lane: Lane
+    pictures: Pictures
     on_step: Callable[[int], None]
 
     def stages(self) -> list[tuple[str, Stage]]:
         """The pipeline's first half, in order."""
-        upscale: list[tuple[str, Stage]] = [("upscale", self.upscale)] if self.lane.upscale else []
+        lane = self.lane
+        is_drawn = lane.mode != Mode.UPSCALE
+        given: list[tuple[str, Stage]] = [("pictures", self.open_pictures)]
+        score: list[tuple[str, Stage]] = [("clip_score", self.score)]
+        upscale: list[tuple[str, Stage]] = [("upscale", self.upscale)]
         return [
             ("prompt", self.check_prompts),
-            ("generate", self.generate),
+            *(given if lane.mode != Mode.TEXT2IMAGE else []),
+            ("generate", self.generate) if is_drawn else ("upscale", self.enlarge),
             ("safety", self.check_safety),
-            *upscale,
+            *(score if self.kit.clip else []),
+            *(upscale if is_drawn and lane.upscale else []),
         ]
 
     def check_prompts(self, frames: Sequence[Frame]) -> list[Frame]:
@@ -50,28 +60,23 @@ class Making:
         ]
         return [self._check_prompt(frame) for frame in counted]
 
-    def generate(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Pixels for every frame; all frames share steps, guidance and sampler."""
-        from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
+    def open_pictures(self, frames: Sequence[Frame]) -> list[Frame]:
+        """What the jobs start from; one that can't be used ends its own jobs for good."""
+        return [self._opened(frame) for frame in frames]
 
-        lane = self.lane
-        requests = [
-            ImageRequest(
-                prompt=job.prompt,
-                negative_prompt=job.negative_prompt,
-                width=lane.width,
-                height=lane.height,
-                steps=job.steps,
-                guidance_scale=job.guidance_scale,
-                sampler=job.sampler,
-                seed=job.seed,
-            )
-            for job in (frame.job for frame in frames)
-        ]
-        pictures = self._within_memory(
-            lambda rows: self.kit.text2image.render(requests, rows=rows, on_step=self.on_step)
+    def generate(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Pixels for every frame; all frames share steps, guidance, sampler, strength and which pictures they have."""
+        diffusion = self.kit.diffusion
+        assert diffusion is not None
+        requests = [_request(frame.job, frame.inputs, self.lane) for frame in frames]
+        return self._batches().run(
+            frames, lambda rows: diffusion.render(requests, rows=rows, on_step=self.on_step)
         )
-        return self._with_pictures(frames, pictures)
+
+    def enlarge(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Pixels for every frame by the upscaler alone."""
+        enlarging = self._enlarging()
+        return enlarging.brought(frames) if self.lane.width else enlarging.brought_as_they_are(frames)
 
     def check_safety(self, frames: Sequence[Frame]) -> list[Frame]:
         """Score every picture and act on what is flagged; the checker failing is the job failing."""
@@ -86,35 +91,48 @@ class Making:
             for frame, score in zip(frames, scores, strict=True)
         ]
 
-    def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
-        drawn = iter(self._upscaled([frame for frame in frames if frame.safety_verdict not in _WITHHELD]))
-        return [stretched(frame) if frame.safety_verdict in _WITHHELD else next(drawn) for frame in frames]
-
-    def _upscaled(self, frames: Sequence[Frame]) -> list[Frame]:
-        from models.upscale import UpscaleRequest  # noqa: PLC0415
-
-        upscaler, checkpoint = self.kit.upscaler, self.kit.upscaler_checkpoint
-        assert upscaler is not None
-        assert checkpoint is not None
-        card = checkpoint.card
-        requests = [
-            UpscaleRequest(
-                pixels=frame.picture,
-                prompt=frame.job.prompt,
-                negative_prompt=frame.job.negative_prompt,
-                noise_level=20 if frame.job.noise_level is None else frame.job.noise_level,
-                steps=card.steps,
-                guidance_scale=card.guidance_scale,
-                sampler=card.sampler,
-                seed=frame.job.seed,
-            )
+    def score(self, frames: Sequence[Frame]) -> list[Frame]:
+        """How well pictures fit their prompts, but for those withheld; a CLIP that fails fails no job unasked."""
+        shown = [frame for frame in frames if frame.safety_verdict not in _WITHHELD]
+        try:
+            scores = self._scores(shown)
+        except ModelError as error:
+            if self.lane.clip_score == Scoring.ON:
+                raise
+            log.warning("no CLIP score for %d pictures: %s", len(shown), error)
+            return list(frames)
+        return [
+            frame if frame.safety_verdict in _WITHHELD else replace(frame, quality=next(scores))
             for frame in frames
         ]
-        pictures = self._within_memory(
-            lambda rows: upscaler.upscale(requests, rows=rows, on_step=self.on_step)
+
+    def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
+        shown = [frame for frame in frames if frame.safety_verdict not in _WITHHELD]
+        drawn = iter(self._enlarging().drawn(shown))
+        return [stretched(frame) if frame.safety_verdict in _WITHHELD else next(drawn) for frame in frames]
+
+    def _opened(self, frame: Frame) -> Frame:
+        lane = self.lane
+        try:
+            inputs = self.pictures.inputs(frame.job, (lane.width, lane.height) if lane.width else None)
+        except PictureError as error:
+            return frame.ended(ErrorKind.BAD_INPUT, str(error))
+        return replace(frame, inputs=inputs, image_sha256=inputs.image_sha256)
+
+    def _scores(self, frames: Sequence[Frame]) -> Iterator[dict[str, object]]:
+        clip = self.kit.clip
+        assert clip is not None
+        scores = clip.scorer.score(
+            [frame.picture for frame in frames], [frame.job.prompt for frame in frames]
         )
-        return self._with_pictures(frames, pictures)
+        return iter([{"clip_score": round(score, 4), "clip_model": clip.model} for score in scores])
+
+    def _batches(self) -> DeviceBatches:
+        return DeviceBatches(self.studio, self.lane)
+
+    def _enlarging(self) -> Enlarging:
+        return Enlarging(self.kit, self._batches(), self.on_step)
 
     def _check_prompt(self, frame: Frame) -> Frame:
         found = self.kit.terms.find(frame.job.prompt)
@@ -141,25 +159,24 @@ class Making:
             case SafetyAction.BLUR:
                 return replace(frame, safety_verdict="blurred", pixels=blur(frame.picture))
 
-    def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
-        while True:
-            try:
-                return render(self.studio.rows(self.lane))
-            except OutOfMemoryError:
-                if not self.studio.lower_rows(self.lane):
-                    raise
 
-    def _with_pictures(self, frames: Sequence[Frame], pictures: Sequence[Picture]) -> list[Frame]:
-        rows = self.studio.rows(self.lane)
-        return [
-            _with_picture(replace(frame, batch_rows=rows), picture.pixels, picture.defect)
-            for frame, picture in zip(frames, pictures, strict=True)
-        ]
+def _request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
+    from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
 
-
-def stretched(frame: Frame) -> Frame:
-    """The frame with each pixel four times as wide and high."""
-    return replace(frame, pixels=frame.picture.repeat(4, axis=0).repeat(4, axis=1))
+    return ImageRequest(
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        width=lane.width,
+        height=lane.height,
+        steps=job.steps,
+        guidance_scale=job.guidance_scale,
+        sampler=job.sampler,
+        seed=job.seed,
+        image=inputs.image,
+        mask=inputs.mask,
+        depth=inputs.depth,
+        strength=1.0 if job.strength is None else job.strength,
+    )
 
 
 def _finding(score: "SafetyScores") -> str | None:
@@ -167,7 +184,3 @@ def _finding(score: "SafetyScores") -> str | None:
         return None
     above = (f"{number} at {value:+.3f}" for number, value in enumerate(score.concepts) if value > 0)
     return f"safety checker: concept {', '.join(above)}"
-
-
-def _with_picture(frame: Frame, pixels: Pixels, defect: str | None) -> Frame:
-    return replace(frame, pixels=pixels) if defect is None else frame.ended(*_DEFECTS[defect])

@@ -21,6 +21,7 @@ from worker.isolate import Stage, kind_of, run_stage
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
+from worker.pictures import Pictures
 from worker.studio import Kit, Studio
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Shift:
         self.until = until
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
+        self.pictures = Pictures(desk.settings)
         self.line = FinishingLine(self._deliver)
 
     def is_over(self) -> bool:
@@ -109,7 +111,7 @@ class Shift:
         return time.monotonic() >= self.leave_at
 
     def _make(self, kit: Kit, lane: Lane, group: Sequence[Job]) -> bool:
-        making = Making(self.desk.studio, kit, lane, on_step=self._watch(group))
+        making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch(group))
         try:
             frames = self._run(making.stages(), [Frame(job) for job in group if self.desk.leases.holds(job)])
         except InterruptedRender:
@@ -163,15 +165,17 @@ class Shift:
 
 
 def groups(jobs: Sequence[Job], rows: int) -> list[list[Job]]:
-    """Device batches: jobs that take the same steps with the same sampler, at most `rows` together."""
+    """Device batches: jobs that take the same steps from the same kinds of pictures, at most `rows` together."""
     ordered = sorted(jobs, key=_shape)
     alike = [list(members) for _, members in groupby(ordered, key=_shape)]
     return [members[start : start + rows] for members in alike for start in range(0, len(members), rows)]
 
 
-def _shape(job: Job) -> tuple[int, bool, str, int]:
+def _shape(job: Job) -> tuple[int | bool | str | float, ...]:
     is_guided = job.guidance_scale > 1
-    return job.steps, is_guided, job.sampler, -1 if job.noise_level is None else job.noise_level
+    noise_level = -1 if job.noise_level is None else job.noise_level
+    given = tuple(picture is not None for picture in (job.init_image, job.mask_image, job.depth_image))
+    return job.steps, is_guided, job.sampler, noise_level, job.strength or 0.0, *given
 
 
 def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:

@@ -41,7 +41,7 @@ class NarrowStudio(Studio):
 
     def kit(self, lane: Lane) -> Kit:
         kit = self.real.kit(lane)
-        return replace(kit, text2image=Narrow(kit.text2image, self.limit, self.asked))  # type: ignore[arg-type]
+        return replace(kit, diffusion=Narrow(kit.diffusion, self.limit, self.asked))  # type: ignore[arg-type]
 
 
 class BrokenStudio(Studio):
@@ -85,8 +85,8 @@ class RingingStudio(Studio):
 
     def kit(self, lane: Lane) -> Kit:
         kit = self.real.kit(lane)
-        ringing: Any = Ringing(kit.text2image, self.step, self.happen)
-        return replace(kit, text2image=ringing)
+        ringing: Any = Ringing(kit.diffusion, self.step, self.happen)
+        return replace(kit, diffusion=ringing)
 
 
 class PickyStudio(Studio):
@@ -98,8 +98,8 @@ class PickyStudio(Studio):
 
     def kit(self, lane: Lane) -> Kit:
         kit = self.real.kit(lane)
-        picky: Any = Picky(kit.text2image, self.poison)
-        return replace(kit, text2image=picky)
+        picky: Any = Picky(kit.diffusion, self.poison)
+        return replace(kit, diffusion=picky)
 
 
 @dataclass
