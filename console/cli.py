@@ -6,7 +6,7 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from console.commands import batches, doctor, models, outputs, plan, processes, recipe, run
+from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run
 from console.show import err
 from console.stopping import Stopped, stop_on_signals
 from jobs.errors import NightmillError
@@ -33,6 +33,7 @@ for command in (
     batches.retry,
     outputs.export,
     outputs.feed,
+    evaluate.evaluate,
     processes.worker,
     processes.scheduler,
     processes.up,

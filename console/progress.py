@@ -14,10 +14,10 @@ LINE_EVERY_S = 15
 
 
 @contextmanager
-def counting(verb: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A counter of rows with rows/s, with a bar where the total is known; call it with the number so far.
+def counting(verb: str, total: int | None = None, things: str = "rows") -> Iterator[Callable[[int], None]]:
+    """A counter of things and their number a second, with a bar where the total is known. Silent where nobody watches.
 
-    Silent where nobody watches.
+    Call it with the number so far.
     """
     started = time.monotonic()
     bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
@@ -28,7 +28,9 @@ def counting(verb: str, total: int | None = None) -> Iterator[Callable[[int], No
 
         def tell(rows: int) -> None:
             rate = rows / max(time.monotonic() - started, 1e-3)
-            progress.update(task, completed=rows, description=f"{verb} {rows:,}{of_all} rows, {rate:,.0f}/s")
+            progress.update(
+                task, completed=rows, description=f"{verb} {rows:,}{of_all} {things}, {rate:,.0f}/s"
+            )
 
         yield tell
 
