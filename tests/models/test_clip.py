@@ -13,11 +13,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from models.clip import ClipScorer
 from models.errors import CheckpointError, ModelError
 from models.quiet import quiet
-from models.tiny_tokenizer import build_tokenizer
+from tests.models.tiny_clip import build_clip
 
 CPU: Any = SimpleNamespace(name="cpu", dtype=torch.float32, label="this CPU", rows=4)
 HALF: Any = SimpleNamespace(name="cpu", dtype=torch.bfloat16, label="this CPU", rows=4)
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 PROMPTS = [
     "a red fox",
     "",
@@ -43,31 +42,7 @@ def pictures(count: int) -> list[npt.NDArray[np.uint8]]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A tiny random CLIP of the real classes."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = build_tokenizer(folder / "built")
-    config = CLIPConfig(
-        text_config=SMALL
-        | {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "max_position_embeddings": 77,
-        },
-        vision_config=SMALL | {"image_size": 32, "patch_size": 8},
-        projection_dim=16,
-    )
-    with quiet():
-        model = CLIPModel(config)
-        torch.manual_seed(0)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.5)
-        model.save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
-    size = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder / "clip")
-    return SimpleNamespace(path=folder / "clip")
+    return SimpleNamespace(path=build_clip(tmp_path_factory.mktemp("clip")))
 
 
 @pytest.fixture(scope="module")
