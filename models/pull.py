@@ -20,8 +20,9 @@ _SPARE_BYTES = 100_000_000
 def pull(card: Card, models_dir: Path, *, say: Callable[[str], None], show_progress: bool = False) -> bool:
     """Fetches `card` from the first source that has it, and locks it; False when it was here already.
 
-    Interrupted, it leaves nothing where models are looked for, and goes on when it is called again. Raises
-    ModelError where no source has it or the hub can't be reached, CheckpointError where what came is refused.
+    Interrupted, it leaves nothing where models are looked for, and fetches what is missing when it is called
+    again. Raises ModelError where no source has it or the hub can't be reached, CheckpointError where what
+    came is refused.
     """
     if not card.sources:
         raise ModelError(f"{card.id} has no source to pull from: {_whence(card)}")
@@ -91,6 +92,8 @@ def _unfinished(folder: Path, listing: Listing) -> Path:
     note = folder / _ORIGIN
     if folder.is_dir() and not (note.is_file() and note.read_text(encoding="utf-8") == origin):
         shutil.rmtree(folder)
+    for piece in folder.rglob("*.incomplete"):  # the hub's client starts these files anew
+        piece.unlink()
     folder.mkdir(exist_ok=True)
     note.write_text(origin, encoding="utf-8")
     return folder

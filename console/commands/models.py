@@ -1,16 +1,24 @@
 """`nightmill models`: the catalogue."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from console.commands import model_files
 from console.orders import Json
 from console.show import print_facts, print_json, print_table
 from jobs.settings import load_settings
 from models.catalogue import Card, Catalogue
+from models.checkpoint import checkpoint_path
+from models.lock import Locked, read_lock
 
 models = typer.Typer(help="The models that a manifest can name.", invoke_without_command=True)
+for command in (model_files.pull, model_files.lock, model_files.add, model_files.remove):
+    models.command()(command)
+
+_Locks = dict[str, Locked]
 
 
 @models.callback()
@@ -19,51 +27,78 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
     catalogue = _catalogue()
+    locks = read_lock(catalogue.models_dir)
     cards = catalogue.cards()
     if as_json:
-        print_json([_fields(catalogue, card) for card in cards])
+        print_json([_fields(catalogue, card, locks) for card in cards])
         return
-    columns = ("id", "family", "size", "sampler", "steps", "here", "title")
-    print_table(columns, [_row(catalogue, card) for card in cards])
+    columns = ("id", "family", "size", "modes", "sampler", "steps", "here", "locked", "title")
+    print_table(columns, [_row(catalogue, card, locks) for card in cards])
 
 
 @models.command()
 def show(model: Annotated[str, typer.Argument(help="id or alias")], as_json: Json = False) -> None:
-    """One model's card: what it is, what it takes, what it can't do."""
+    """One model's card: what it is, what it takes, what it can't do, what may be done with it."""
     catalogue = _catalogue()
-    fields = _fields(catalogue, catalogue.get(model))
+    fields = _fields(catalogue, catalogue.get(model), read_lock(catalogue.models_dir))
     if as_json:
         print_json(fields)
-    else:
-        print_facts(
-            {
-                name.replace("_", " "): _text(value)
-                for name, value in fields.items()
-                if value not in ("", 0, [])
-            }
-        )
+        return
+    print_facts(
+        {
+            name.replace("_", " "): _text(value)
+            for name, value in fields.items()
+            if value not in ("", 0, [], (), None)
+        }
+    )
 
 
 def _catalogue() -> Catalogue:
     return Catalogue.load(load_settings().models_path)
 
 
-def _fields(catalogue: Catalogue, card: Card) -> dict[str, object]:
-    return asdict(card) | {
-        "path": str(catalogue.models_dir / card.source),
-        "is_here": _is_here(catalogue, card),
+def _fields(catalogue: Catalogue, card: Card, locks: _Locks) -> dict[str, object]:
+    locked = locks.get(card.id)
+    lock = locked and {
+        "source": locked.source,
+        "revision": locked.revision,
+        "digest": locked.digest,
+        "files": len(locked.files),
     }
+    where = _path(catalogue, card)
+    return asdict(card) | {"path": str(where), "is_here": where.exists(), "lock": lock}
 
 
-def _is_here(catalogue: Catalogue, card: Card) -> bool:
-    return (catalogue.models_dir / card.source).is_dir()
+def _path(catalogue: Catalogue, card: Card) -> Path:
+    return checkpoint_path(card, catalogue.models_dir)
 
 
-def _row(catalogue: Catalogue, card: Card) -> tuple[object, ...]:
-    where = "yes" if _is_here(catalogue, card) else ("built on first use" if card.builder else "no")
+def _row(catalogue: Catalogue, card: Card, locks: _Locks) -> tuple[object, ...]:
     size = f"{card.width}x{card.height}" if card.width else ""
-    return card.id, card.family, size, card.sampler, card.steps or "", where, card.title
+    is_locked = "yes" if card.id in locks else "no"
+    modes = ", ".join(card.modes)
+    return (
+        card.id,
+        card.family,
+        size,
+        modes,
+        card.sampler,
+        card.steps or "",
+        _here(catalogue, card),
+        is_locked,
+        card.title,
+    )
+
+
+def _here(catalogue: Catalogue, card: Card) -> str:
+    if _path(catalogue, card).exists():
+        return "yes"
+    if card.builder == "random":
+        return "built on first use"
+    return "can be pulled" if card.sources else "no"
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

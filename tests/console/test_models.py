@@ -1,0 +1,322 @@
+"""`nightmill models`: pulling from a hub, locking, adding and removing."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jobs.settings import load_settings
+from models.catalogue import Catalogue
+from models.checkpoint import resolve
+from models.errors import CheckpointError
+from tests.conftest import Ended
+from tests.console.conftest import Typed
+from tests.hub import COMMIT, Hub, start_hub
+
+CARD = """
+id = "lab"
+title = "Lab"
+family = "text2image"
+aliases = ["old/gone"]
+summary = "A test."
+license = "CC0"
+limits = "All."
+source = "lab"
+modes = ["text2image"]
+width = 64
+height = 64
+size_multiple = 8
+min_size = 64
+max_size = 256
+vae_factor = 8
+sampler = "ddim"
+samplers = ["ddim"]
+steps = 2
+guidance_scale = 5.0
+withdrawn = ["old/gone"]
+"""
+CHECKER = """
+id = "lab-safety"
+title = "Lab"
+family = "safety-checker"
+summary = "A test."
+license = "CC0"
+limits = "All."
+source = "lab-safety"
+"""
+
+
+@dataclass
+class Shop:
+    """The command line with a models folder and a hub of its own."""
+
+    folder: Path
+    hub: Hub
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        process = subprocess.run(
+            self._command(arguments),
+            env=self._env(environment),
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        return Ended(process.returncode, process.stdout, process.stderr)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(self._command(arguments), env=self._env({}), text=True)
+
+    def card(self, text: str, *rows: str, name: str = "lab") -> None:
+        (self.models / "cards").mkdir(parents=True, exist_ok=True)
+        (self.models / "cards" / f"{name}.toml").write_text(text + "\n".join(rows) + "\n")
+
+    def _command(self, arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "console.cli", "models", *arguments]
+
+    def _env(self, extra: dict[str, str]) -> dict[str, str]:
+        settings = load_settings(data_dir=self.folder / "data", models_dir=self.models)
+        hub = {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "hf"), "PYTHONSAFEPATH": ""}
+        return settings.environment() | hub | extra
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, shared_models: Path) -> Path:
+    """The tiny checkpoint as people publish them: with pickles, variants, single files and a safety checker."""
+    catalogue = Catalogue.load(shared_models)
+    folder = tmp_path_factory.mktemp("repository") / "tiny"
+    shutil.copytree(resolve(catalogue.get("tiny"), shared_models).path, folder)
+    (folder / "nightmill-revision.txt").unlink()
+    safety = resolve(catalogue.get("tiny-random-safety"), shared_models).path
+    shutil.copytree(safety, folder / "safety_checker")
+    (folder / "feature_extractor").mkdir()
+    preprocessor = "preprocessor_config.json"
+    (folder / "safety_checker" / preprocessor).rename(folder / "feature_extractor" / preprocessor)
+    (folder / "safety_checker" / "nightmill-revision.txt").unlink()
+    for name in ("unet/diffusion_pytorch_model.bin", "v1-pruned.safetensors", "README.md", "v1.ckpt"):
+        (folder / name).write_bytes(b"not for us")
+    weights = folder / "unet" / "diffusion_pytorch_model"
+    shutil.copy(f"{weights}.safetensors", f"{weights}.non_ema.safetensors")
+    return folder
+
+
+@pytest.fixture
+def shop(tmp_path: Path, repository: Path) -> Iterator[Shop]:
+    with start_hub() as hub:
+        hub.repositories["lab/tiny"] = repository
+        yield Shop(tmp_path, hub)
+
+
+def test_pulls_what_the_pipeline_needs_and_locks_it(shop: Shop) -> None:
+    shop.card(CARD, f'sources = ["lab/tiny@{COMMIT}"]', 'safety_checker = "lab-safety"')
+    shop.card(CHECKER, 'sources = ["lab/tiny"]', 'parts = ["safety_checker", "feature_extractor"]', name="s")
+    pulled = shop("pull", "lab", "--json", HF_TOKEN="hf_secretsecret")
+    assert (pulled.code, [entry["id"] for entry in pulled.json]) == (0, ["lab", "lab-safety"])
+    assert pulled.json[0]["revision"] == pulled.json[1]["revision"] == COMMIT
+    names = {
+        path.relative_to(shop.models).as_posix() for path in shop.models.glob("lab*/**/*") if path.is_file()
+    }
+    assert {"lab/model_index.json", "lab/unet/diffusion_pytorch_model.safetensors"} <= names
+    assert {
+        "lab-safety/config.json",
+        "lab-safety/model.safetensors",
+        "lab-safety/preprocessor_config.json",
+    } <= names
+    assert not [
+        name for name in names if name.endswith((".bin", ".ckpt", "non_ema.safetensors", "README.md"))
+    ]
+    assert not [name for name in names if "safety_checker" in name and "/.cache/" not in name]
+    assert "Bearer hf_secretsecret" in shop.hub.tokens
+    assert "hf_secretsecret" not in pulled.out + pulled.err + (shop.models / "nightmill.lock").read_text()
+    checkpoint = resolve(Catalogue.load(shop.models).get("lab"), shop.models)
+    assert (checkpoint.revision, checkpoint.digest) == (COMMIT, pulled.json[0]["digest"])
+
+    lock = json.loads((shop.models / "nightmill.lock").read_text())["models"]["lab"]
+    unet = shop.models / "lab" / "unet" / "diffusion_pytorch_model.safetensors"
+    assert lock["source"] == "lab/tiny"
+    assert lock["files"]["unet/diffusion_pytorch_model.safetensors"] == {
+        "sha256": hashlib.sha256(unet.read_bytes()).hexdigest(),
+        "size": unet.stat().st_size,
+    }
+
+    shop.hub.requests.clear()
+    again = shop("pull", "lab", "--json")
+    assert [entry["is_new"] for entry in again.json] == [False, False]
+    assert shop.hub.requests == []
+
+
+def test_goes_from_a_dead_repository_to_its_mirror_and_never_asks_a_withdrawn_one(shop: Shop) -> None:
+    shop.card(CARD, f'sources = ["dead/tiny@{COMMIT}", "lab/tiny"]')
+    pulled = shop("pull", "old/gone")
+    assert pulled.code == 0
+    assert "old/gone was withdrawn from the hub" in pulled.err
+    assert "dead/tiny is withdrawn, or private" in pulled.err
+    assert len(shop.hub.asked("dead/tiny")) == 1
+    assert not shop.hub.asked("old/gone")
+
+
+def test_says_that_no_source_is_left(shop: Shop) -> None:
+    shop.card(CARD, f'sources = ["dead/tiny", "lab/tiny@{"f" * 40}"]')
+    pulled = shop("pull", "lab")
+    assert (pulled.code, pulled.out) == (1, "")
+    assert "dead/tiny is withdrawn, or private" in pulled.err
+    assert "lab/tiny doesn't hold the pinned commit any more" in pulled.err
+    assert "Traceback" not in pulled.err
+    assert not (shop.models / "lab").exists()
+
+
+def test_says_that_the_hub_can_t_be_reached_or_may_not_be_asked(shop: Shop) -> None:
+    shop.card(CARD, 'sources = ["lab/tiny"]')
+    unreachable = shop("pull", "lab", HF_ENDPOINT="http://127.0.0.1:9")
+    assert unreachable.code == 1
+    assert "can't get lab/tiny from the hub" in unreachable.err
+    offline = shop("pull", "lab", HF_HUB_OFFLINE="1")
+    assert (offline.code, "HF_HUB_OFFLINE is set" in offline.err) == (1, True)
+    assert "Traceback" not in unreachable.err + offline.err
+    assert shop.hub.requests == []
+
+
+def test_refuses_pickles_and_takes_the_variant_that_is_safe(shop: Shop, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(shop.hub.repositories["lab/tiny"], folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for file in list(folder.glob("*/*model.safetensors")):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    shop.hub.repositories["lab/tiny"] = folder
+    shop.card(CARD, 'sources = ["lab/tiny"]')
+    pulled = shop("pull", "lab")
+    assert pulled.code == 1
+    assert "holds pickled weights only in unet" in pulled.err
+    shop.card(CARD, 'sources = ["lab/tiny"]', 'variant = "fp16"')
+    assert shop("pull", "lab").code == 0
+    assert (shop.models / "lab" / "unet" / weights.name).is_file()
+
+
+def test_refuses_what_is_not_what_the_hub_says(shop: Shop) -> None:
+    shop.card(CARD, 'sources = ["lab/tiny"]')
+    shop.hub.lies = True
+    pulled = shop("pull", "lab")
+    assert pulled.code == 1
+    assert "came other than the hub says" in pulled.err
+    assert not list(shop.models.glob("*lab"))
+
+
+def test_goes_on_after_an_interruption(shop: Shop, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(shop.hub.repositories["lab/tiny"], folder)
+    large = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({"weights": np.arange(8_000_000, dtype=np.float32)}, large)
+    shop.hub.repositories["lab/tiny"] = folder
+    shop.hub.stalls = "vae/diffusion_pytorch_model.safetensors"
+    shop.card(CARD, 'sources = ["lab/tiny"]')
+    process = shop.start("pull", "lab")
+    assert shop.hub.is_stalling.wait(30)
+    _wait_for(lambda: (shop.models / ".pulling-lab" / "unet" / large.name).is_file())
+    process.kill()
+    process.wait()
+    assert not (shop.models / "lab").exists()
+    shop.hub.requests.clear()
+    shop.hub.go_on.set()
+    assert shop("pull", "lab").code == 0
+    fetched = {path for method, path, _ in shop.hub.asked("resolve") if method == "GET"}
+    assert f"lab/tiny/resolve/{COMMIT}/vae/{large.name}" in fetched
+    assert f"lab/tiny/resolve/{COMMIT}/unet/{large.name}" not in fetched
+    assert (shop.models / "lab" / large.relative_to(folder)).read_bytes() == large.read_bytes()
+    assert not list(shop.models.rglob("*.incomplete")) + list(shop.models.glob(".pulling-*"))
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def own(tmp_path: Path, shared_models: Path) -> Path:
+    """A fine-tune of the user's own."""
+    folder = tmp_path / "dog"
+    shutil.copytree(resolve(Catalogue.load(shared_models).get("tiny"), shared_models).path, folder)
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Typed:
+    """The command line in the test's own process, for what needs no hub."""
+    return Typed(load_settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"), tmp_path)
+
+
+def test_adds_locks_checks_and_removes_a_model_of_one_s_own(desk: Typed, own: Path) -> None:
+    models = desk.folder / "models"
+    added = desk("models", "add", str(own), "--id", "dog", "--base", "tiny", "--json")
+    assert (added.code, added.json["id"], added.json["source"]) == (0, "dog", "local")
+    shown = desk("models", "show", "dog", "--json").json
+    assert (shown["base"], shown["width"], shown["path"]) == ("tiny-random", 64, str(own))
+    assert shown["lock"]["digest"] == added.json["digest"]
+    before = (models / "nightmill.lock").read_bytes()
+    assert desk("models", "lock", "--check").code == 0
+    assert desk("models", "lock").code == 0
+    assert (models / "nightmill.lock").read_bytes() == before
+
+    file = own / "unet" / "config.json"
+    status, text = file.stat(), file.read_text()
+    file.write_text(text.replace("\n", " "))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    checked = desk("models", "lock", "--check")
+    assert (checked.code, str(file) in checked.err) == (1, True)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in checked.err
+    assert hashlib.sha256(text.encode()).hexdigest() in checked.err
+    assert (models / "nightmill.lock").read_bytes() == before
+    file.touch()
+    catalogue = Catalogue.load(models)
+    with pytest.raises(
+        CheckpointError, match=r"unet/config.json: has the SHA-256 .*nightmill models lock dog"
+    ):
+        resolve(catalogue.get("dog"), models)
+    assert desk("models", "lock", "dog").code == 0
+    resolve(catalogue.get("dog"), models)
+
+    asked = desk("models", "remove", "dog")
+    assert (asked.code, "say --yes" in asked.err) == (2, True)
+    assert desk("models", "remove", "dog", "--yes").code == 0
+    assert own.is_dir()
+    assert desk("models", "show", "dog").code == 2
+    assert json.loads((models / "nightmill.lock").read_text())["models"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["add", "{own}", "--id", "tiny", "--base", "tiny"], 1, "the name 'tiny' is taken"),
+        (["add", "{own}", "--id", "a b", "--base", "tiny"], 1, "id 'a b' must be letters"),
+        (["add", "{own}", "--id", "dog", "--base", "nothing"], 2, "no model is called 'nothing'"),
+        (["add", "{own}", "--id", "dog", "--base", "tiny-x4"], 1, "must be of text2image"),
+        (["add", "{own}", "--id", "dog", "--base", "tiny", "--lora"], 1, "must hold one .safetensors"),
+        (["add", "nowhere", "--id", "dog", "--base", "tiny"], 2, "there is no such file"),
+        (["add", __file__, "--id", "dog", "--base", "tiny"], 1, "a checkpoint may not bring code"),
+        (["pull", "tiny"], 1, "it is built on first use"),
+        (["pull", "nothing"], 2, "no model is called 'nothing'"),
+        (["lock", "sd15"], 1, "nightmill models pull sd-v1-5"),
+        (["lock", "--check", "tiny"], 1, "is not there"),
+        (["remove", "sd15", "--yes"], 1, "there is nothing to remove"),
+    ],
+)
+def test_says_what_is_wrong(desk: Typed, own: Path, arguments: list[str], code: int, message: str) -> None:
+    ended = desk("models", *[argument.format(own=own) for argument in arguments])
+    assert (ended.code, message in ended.err, ended.out) == (code, True, ""), ended.err
+    assert "Traceback" not in ended.err
+    assert not (desk.folder / "models" / "cards" / "dog.toml").exists()
