@@ -45,6 +45,17 @@ def print_facts(facts: Mapping[str, object]) -> None:
         out.print(f"[bold]{name:<{width}}[/bold]  {escape(str(value))}")
 
 
+def lane_cells(lane: Mapping[str, Any]) -> tuple[object, ...]:
+    """What the jobs of a lane share: model, mode, LoRAs, size, upscaling."""
+    size = f"{lane['width']}x{lane['height']}" if lane["width"] else "its own"
+    return lane["model"], lane["mode"], lane["lora"], size, lane["upscale"] or ""
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name, as in: 3 done, 1 failed."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people: 42s, 3m05s, 7h12m; unknown: ?."""
     if seconds is None:

@@ -127,7 +127,8 @@ def rejects(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
 def failures(engine: Engine, batch: BatchId, *, limit: int = 20) -> list[dict[str, Any]]:
     """The first jobs that ended failed or blocked, with why."""
     statement = text("""
-        SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt FROM jobs
+        SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt,
+            init_image FROM jobs
         WHERE batch_id = :id AND state IN ('failed', 'blocked') ORDER BY id LIMIT :limit
     """)
     return [dict(row._mapping) for row in run(engine, statement, {"id": batch, "limit": limit})]

@@ -11,10 +11,11 @@ from console.commands.run import take_in
 from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict
 from console.progress import summary
 from console.session import Session, session
-from console.show import duration, err, note, print_facts, print_json, print_table
+from console.show import counted, duration, err, lane_cells, note, print_facts, print_json, print_table
 from jobs import batches
 from jobs.batches import BatchStatus
 from jobs.errors import UsageError
+from jobs.lanes import lanes
 from jobs.states import RETRYABLE, ErrorKind, JobState
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
@@ -139,8 +140,9 @@ def _row(status: BatchStatus) -> tuple[object, ...]:
 
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
     troubles = batches.failures(open_session.engine, status.id)
+    found = lanes(open_session.engine, status.id)
     if as_json:
-        print_json(status.report() | {"failures": troubles})
+        print_json(status.report() | {"lanes": found, "failures": troubles})
         return
     print_facts(
         {
@@ -151,6 +153,10 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             "manifest": status.manifest,
             "output": f"{status.output}/{status.name}",
         }
+    )
+    print_table(
+        ("model", "mode", "LoRA", "size", "upscale", "jobs"),
+        [(*lane_cells(lane), counted(lane["counts"])) for lane in found],
     )
     if troubles:
         columns = ("job", "row", "state", "error", "text", "prompt")

@@ -6,7 +6,7 @@ import typer
 
 from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
 from console.progress import counting
-from console.show import duration, print_facts, print_json, print_table, size
+from console.show import duration, lane_cells, print_facts, print_json, print_table, size
 from jobs.settings import Settings, load_settings
 from models.catalogue import Catalogue
 from scheduler.plan import make_plan
@@ -58,16 +58,13 @@ def _show(report: dict[str, Any]) -> None:
             "size": f"about {size(report['estimated_bytes'])}",
         }
     )
-    columns = ("model", "mode", "LoRA", "size", "upscale", "jobs")
-    print_table(columns, [_lane(lane) for lane in report["lanes"]])
+    print_table(
+        ("model", "mode", "LoRA", "size", "upscale", "jobs"),
+        [(*lane_cells(lane), f"{lane['jobs']:,}") for lane in report["lanes"]],
+    )
     if report["rejects"]:
         columns = ("line", "column", "reason", "row")
         print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
-
-
-def _lane(lane: dict[str, Any]) -> tuple[object, ...]:
-    size = f"{lane['width']}x{lane['height']}" if lane["width"] else "its own"
-    return lane["model"], lane["mode"], lane["lora"], size, lane["upscale"] or "", f"{lane['jobs']:,}"
 
 
 def _pictures(report: dict[str, Any]) -> dict[str, str]:
