@@ -25,6 +25,8 @@ def draw(points: Sequence[dict[str, Any]], by: str, title: str) -> bytes:
     for panel, (name, label, scale) in zip(panels, measures, strict=False):
         _plot(panel, points, name, scale)
         panel.set_ylabel(label, color=INK)
+        if name == "prompt_match":
+            panel.set_ylim(-3, 103)
     _name_values(panels[-1], points)
     panels[-1].set_xlabel(by.replace("_", " "), color=INK, parse_math=False)
     return _png(figure)
