@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
+import psutil
 import torch
 
 from models.catalogue import Precision
@@ -25,6 +26,14 @@ class Device:
     dtype: torch.dtype
     label: str
     rows: int
+
+    def memory(self) -> int:
+        """All the memory of the device in bytes; of an Apple GPU what the system recommends as the most."""
+        if self.name == "cpu":
+            return int(psutil.virtual_memory().total)
+        if self.name == "mps":
+            return int(torch.mps.recommended_max_memory())
+        return int(torch.cuda.get_device_properties(self.name).total_memory)
 
 
 def pick_device(name: str = "auto", index: int = 0, precision: Precision = "float32") -> Device:

@@ -9,9 +9,11 @@ from safetensors import SafetensorError
 from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
 from models.errors import CheckpointError
+from models.lora import load_loras
 from models.modes import SERVED
 from models.quiet import quiet
 from models.saving import FULL, Saving
+from models.single_file import load_single_file
 from models.vae_attention import chunk_attention
 
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
@@ -26,8 +28,8 @@ def load_pipeline(
     device: Device,
     class_name: PipelineClass,
     *,
-    loras: Sequence[tuple[Checkpoint, float]] = (),  # noqa: ARG001 - not read yet
-    saving: Saving = FULL,  # noqa: ARG001 - not read yet
+    loras: Sequence[tuple[Checkpoint, float]] = (),
+    saving: Saving = FULL,
 ) -> Any:
     """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
 
@@ -39,9 +41,12 @@ def load_pipeline(
         except UNLOADABLE as error:
             raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
         _check(pipeline, checkpoint)
+        load_loras(pipeline, loras)
         if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
             pipeline.vae.to(dtype=torch.float32)
+        saving.quantise(pipeline, device)
         pipeline.to(device.name)
+    saving.slice(pipeline)
     chunk_attention(pipeline.vae)
     return pipeline
 
@@ -53,7 +58,10 @@ def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClas
     with quiet():
         import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
 
-        return getattr(diffusers, class_name).from_pretrained(
+        pipeline_class = getattr(diffusers, class_name)
+        if checkpoint.path.is_file():
+            return load_single_file(checkpoint, pipeline_class, torch_dtype=device.dtype, **left_out)
+        return pipeline_class.from_pretrained(
             checkpoint.path, dtype=device.dtype, local_files_only=True, use_safetensors=True, **left_out
         )
 

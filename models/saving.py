@@ -1,7 +1,7 @@
-"""How a model is kept in little memory."""
+"""How a model is kept in little memory, and what that costs."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from models.errors import ModelError
 
@@ -11,10 +11,17 @@ if TYPE_CHECKING:
 Weights = Literal["full", "int8", "int4"]
 LowMemory = Literal["auto", "on", "off"]
 
+_LITTLE = 7_000_000_000
+"""Bytes of a device that is short of memory: a GPU sold with 6 GB is, one with 8 GB isn't."""
+
 
 @dataclass(frozen=True)
 class Saving:
-    """What is given up for memory. `weights` other than "full" change the pixels; the rest only takes time."""
+    """What is done to need less memory.
+
+    `weights` of the UNet and the text encoder in 8 or 4 bits change every picture a little, `vae_tiling` only
+    those larger than the VAE was trained on; the other two change nothing but take time.
+    """
 
     weights: Weights = "full"
     attention_slicing: bool = False
@@ -22,14 +29,44 @@ class Saving:
     vae_tiling: bool = False
 
     @classmethod
-    def choose(cls, weights: str, low_memory: str, device: "Device") -> Self:  # noqa: ARG003 - read from here on
-        """By the settings' words for `weights` and `low_memory`; raises ModelError for unknown ones."""
-        if weights not in get_args(Weights):
-            raise ModelError(f"unknown weights {weights!r}; there are {', '.join(get_args(Weights))}")
-        if low_memory not in get_args(LowMemory):
-            raise ModelError(f"unknown low_memory {low_memory!r}; there are {', '.join(get_args(LowMemory))}")
-        is_low = low_memory == "on"
-        return cls(weights, attention_slicing=is_low, vae_slicing=is_low, vae_tiling=is_low)  # type: ignore[arg-type]
+    def choose(cls, weights: str, low_memory: str, device: "Device") -> Self:
+        """By words of the settings: `weights` full, int8 or int4, `low_memory` auto (by the device), on or off.
+
+        Attention is sliced on Apple's GPUs alone: elsewhere torch never holds all of its scores, and slices would
+        hold more. Raises ModelError for other words.
+        """
+        _check("weights", weights, get_args(Weights))
+        _check("low_memory", low_memory, get_args(LowMemory))
+        is_low = low_memory == "on" or (low_memory == "auto" and device.memory() < _LITTLE)
+        return cls(
+            cast(Weights, weights),
+            attention_slicing=is_low and device.name == "mps",
+            vae_slicing=is_low,
+            vae_tiling=is_low,
+        )
+
+    def quantise(self, pipeline: Any, device: "Device") -> None:
+        """Packs the weights of the UNet and the text encoder onto the device."""
+        if self.weights == "full":
+            return
+        from models.quantised import quantise  # noqa: PLC0415 - brings torch, which settings don't need
+
+        for network in (pipeline.unet, pipeline.text_encoder):
+            quantise(network, 8 if self.weights == "int8" else 4, device.name)
+
+    def slice(self, pipeline: Any) -> None:
+        """Has the pipeline compute attention and pictures in parts."""
+        if self.attention_slicing:
+            pipeline.enable_attention_slicing()
+        if self.vae_slicing:
+            pipeline.vae.enable_slicing()
+        if self.vae_tiling:
+            pipeline.vae.enable_tiling()
 
 
 FULL = Saving()
+
+
+def _check(name: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise ModelError(f"unknown {name} {word!r}; there are {', '.join(words)}")

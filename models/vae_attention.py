@@ -1,4 +1,4 @@
-"""The attention in the middle of the VAE's decoder, with bounded memory."""
+"""The attention in the middle of the VAE's encoder and decoder, with bounded memory."""
 
 from typing import Any
 
@@ -9,13 +9,14 @@ _SCORES_AT_ONCE = 2**28
 
 
 def chunk_attention(vae: Any) -> None:
-    """Has the decoder's mid-block attention take its queries in chunks: the same values, bounded memory.
+    """Has the mid-block attentions take their queries in chunks: the same values, bounded memory.
 
     At once, a picture of 2048x2048 pixels from the x4 upscaler would need 256 GiB for its attention scores.
     """
-    for attention in vae.decoder.mid_block.attentions:
-        if attention is not None:
-            attention.set_processor(ChunkedAttention())
+    for part in (vae.encoder, vae.decoder):
+        for attention in part.mid_block.attentions:
+            if attention is not None:
+                attention.set_processor(ChunkedAttention())
 
 
 class ChunkedAttention:

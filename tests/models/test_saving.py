@@ -1,0 +1,175 @@
+"""Little memory: what is chosen, what it saves, and what it does to the pictures."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import SlicedAttnProcessor
+
+from models.device import Device
+from models.errors import ModelError
+from models.quantised import quantise, stored_bytes
+from models.saving import FULL, Saving
+from models.stable_diffusion import ImageRequest, StableDiffusion
+from models.upscale import Upscaler, UpscaleRequest
+from tests.models import checkpoints
+
+Make = Callable[..., ImageRequest]
+
+
+def _pixels(model: StableDiffusion, request: ImageRequest) -> np.ndarray:
+    [picture] = model.render([request], rows=2)
+    assert picture.defect is None
+    return picture.pixels.astype(int)
+
+
+@pytest.mark.parametrize(("bits", "share", "error"), [(8, 0.27, 0.02), (4, 0.16, 0.15)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(torch.nn.Linear(320, 64), (3, 320)), (torch.nn.Conv2d(32, 64, 3, padding=1), (2, 32, 8, 8))],
+)
+def test_packed_layers_compute_nearly_the_same_from_a_part_of_the_bytes(
+    *,
+    bits: Any,
+    share: float,
+    error: float,
+    dtype: torch.dtype,
+    layer: torch.nn.Module,
+    shape: tuple[int, ...],
+) -> None:
+    whole = torch.nn.Sequential(layer).to(dtype)
+    packed = torch.nn.Sequential(type(layer)(*_sizes(layer))).to(dtype)
+    packed.load_state_dict(whole.state_dict())
+    quantise(packed, bits, "cpu")
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        expected, drawn = whole(values).float(), packed(values)
+    assert drawn.dtype == dtype
+    assert 0 < (drawn.float() - expected).norm() / expected.norm() < error
+    assert stored_bytes(packed) <= share * stored_bytes(whole.float())
+    assert not any(name.endswith("weight") for name, _ in packed.named_parameters())
+
+
+def _sizes(layer: Any) -> tuple[Any, ...]:
+    if isinstance(layer, torch.nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+
+
+@pytest.mark.parametrize(("weights", "share", "difference"), [("int8", 0.32, 2), ("int4", 0.22, 20)])
+def test_a_model_is_loaded_with_packed_weights(
+    *,
+    load: Callable[[str], StableDiffusion],
+    device: Device,
+    image: Make,
+    weights: str,
+    share: float,
+    difference: float,
+) -> None:
+    whole = load("v2")
+    packed = StableDiffusion.load(whole.checkpoint, device, saving=Saving.choose(weights, "off", device))
+    for name in ("unet", "text_encoder"):
+        before, after = (stored_bytes(getattr(model._pipeline, name)) for model in (whole, packed))
+        assert after < (share if name == "unet" else 0.45) * before
+    difference_seen = np.abs(_pixels(packed, image()) - _pixels(whole, image())).mean()
+    assert 0 < difference_seen < difference
+    assert np.array_equal(_pixels(packed, image()), _pixels(packed, image()))
+
+
+def test_the_upscaler_takes_packed_weights_and_slices(models_dir: Path, device: Device) -> None:
+    checkpoint = checkpoints.checkpoint("x4", models_dir)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    request = UpscaleRequest(pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="ddim", seed=1)
+    savings = [FULL, Saving("int8"), Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)]
+    full, packed, sliced = (
+        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0] for saving in savings
+    )
+    assert full.pixels.shape == (96, 96, 3)
+    for other in (packed, sliced):
+        assert other.defect is None
+        assert np.abs(other.pixels.astype(int) - full.pixels).mean() < 8
+
+
+def test_slices_change_nothing_and_tiles_only_large_pictures(
+    load: Callable[[str], StableDiffusion], device: Device, image: Make
+) -> None:
+    whole = load("v1")
+    saving = Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)
+    sliced = StableDiffusion.load(whole.checkpoint, device, saving=saving)
+    processors = sliced._pipeline.unet.attn_processors.values()
+    assert all(isinstance(processor, SlicedAttnProcessor) for processor in processors)
+    assert sliced._pipeline.vae.use_slicing
+    same, large = image(), image(width=128, height=128)
+    assert np.abs(_pixels(sliced, same) - _pixels(whole, same)).max() <= 1
+    assert 0 < np.abs(_pixels(sliced, large) - _pixels(whole, large)).mean() < 10
+
+
+class _Sized(Device):
+    """A device of a known size."""
+
+    def memory(self) -> int:
+        return int(self.label)
+
+
+def _sized(name: str, gigabytes: float) -> Device:
+    return _Sized(name, torch.float16, str(int(gigabytes * 1e9)), rows=1)
+
+
+@pytest.mark.parametrize(
+    ("low_memory", "device", "expected"),
+    [
+        ("auto", _sized("cuda:0", 6.2), Saving(vae_slicing=True, vae_tiling=True)),
+        ("auto", _sized("cuda:0", 8.2), FULL),
+        ("auto", _sized("mps", 5.3), Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)),
+        ("off", _sized("mps", 5.3), FULL),
+        ("on", _sized("cpu", 500), Saving(vae_slicing=True, vae_tiling=True)),
+    ],
+)
+def test_chooses_by_the_devices_memory(low_memory: str, device: Device, expected: Saving) -> None:
+    assert Saving.choose("full", low_memory, device) == expected
+
+
+def test_the_cpu_tells_its_memory(device: Device) -> None:
+    assert device.memory() > 2**30
+    assert Saving.choose("int4", "off", device) == Saving("int4")
+
+
+@pytest.mark.parametrize(
+    ("weights", "low_memory", "message"),
+    [
+        ("int6", "auto", "unknown weights 'int6'; there are full, int8, int4"),
+        ("full", "yes", "unknown low_memory 'yes'; there are auto, on, off"),
+    ],
+)
+def test_refuses_other_words(device: Device, weights: str, low_memory: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Saving.choose(weights, low_memory, device)
+
+
+_LOAD = """
+import sys
+from pathlib import Path
+from models.catalogue import Catalogue
+from models.checkpoint import resolve
+from models.device import pick_device
+from models.saving import Saving
+from models.stable_diffusion import ImageRequest, StableDiffusion
+
+folder, device = Path(sys.argv[1]), pick_device("cpu")
+checkpoint = resolve(Catalogue.load(folder).get("tiny"), folder)
+model = StableDiffusion.load(checkpoint, device, saving=Saving("int4"))
+how = dict(steps=1, guidance_scale=5.0, sampler="unipc", seed=3, width=64, height=64)
+model.render([ImageRequest(prompt="a", **how)], rows=1)
+"""
+
+
+def test_the_library_that_packs_does_not_chatter(models_dir: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", _LOAD, str(models_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("", "")
