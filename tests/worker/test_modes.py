@@ -1,0 +1,242 @@
+"""Rows that start from pictures, all the way to their image rows: every mode on real queue, models and stores."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import Engine
+
+from jobs.settings import Settings, load_settings
+from tests.models.checkpoints import build
+from tests.models.tiny_clip import build_clip
+from tests.worker.conftest import CARD
+from tests.worker.desk import desk_for, images_of, jobs_of, render
+from worker.encode import Pixels, decode
+from worker.shift import Desk
+from worker.studio import Studio
+
+CLIP = """
+id = "judge"
+title = "A test"
+family = "clip"
+summary = "A test."
+license = "CC0"
+limits = "All."
+source = "judge"
+"""
+FOX = {"prompt": "a red fox", "steps": 4, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def studio(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """The tiny models, and beside them ones that inpaint, take depth and name a CLIP."""
+    folder = tmp_path_factory.mktemp("models-of-all-modes")
+    shutil.copytree(shared_models, folder, dirs_exist_ok=True)
+    (folder / "cards").mkdir(exist_ok=True)
+    for id, system, mode in (("filler", "v1-inpainting", "inpaint"), ("relief", "v2-depth", "depth")):
+        build(system, folder / id)
+        text = CARD.format(id=id, source=id, checker="tiny-random-safety")
+        (folder / "cards" / f"{id}.toml").write_text(text.replace('"text2image"]', f'"{mode}"]'))
+    shutil.move(build_clip(tmp_path_factory.mktemp("clip")), folder / "judge")
+    (folder / "cards" / "judge.toml").write_text(CLIP)
+    for id, clip in (("judged", "judge"), ("unscored", "absent")):
+        text = CARD.format(id=id, source="tiny-random", checker="tiny-random-safety")
+        (folder / "cards" / f"{id}.toml").write_text(f'{text}clip = "{clip}"\n')
+    (folder / "cards" / "absent.toml").write_text(CLIP.replace("judge", "absent"))
+    return Studio(load_settings(models_dir=folder, gpu_rows=2), 0)
+
+
+@pytest.fixture
+def desk(settings: Settings, studio: Studio, engine: Engine) -> Iterator[Desk]:
+    own = settings.model_copy(update={"models_dir": studio.settings.models_dir, "retry_delay_s": 0})
+    with desk_for(own, engine, studio) as desk:
+        yield desk
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A gradient with a bright square, twice as wide as high."""
+    pixels = np.zeros((80, 160, 3), np.uint8)
+    pixels[..., 0] = np.arange(160)
+    pixels[20:50, 60:100] = 240
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def drawn(desk: Desk, folder: Path, rows: list[dict[str, Any]], **policy: str) -> list[Pixels]:
+    """The pixels of a batch without the mark."""
+    batch = render(desk, folder, rows, **{"watermark": "off"} | policy)
+    return [
+        decode((Path(desk.settings.output) / row["key"]).read_bytes())
+        for row in images_of(desk.engine, batch)
+    ]
+
+
+def apart(left: Pixels, right: Pixels) -> float:
+    return float(np.abs(left.astype(int) - right).mean())
+
+
+def test_a_picture_is_where_image2image_starts(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    rows = [FOX | {"init_image": "photo.png", "strength": 0.25}, FOX | {"init_image": str(photo)}, FOX]
+    batch = render(desk, tmp_path, rows)
+    near, far, free = images_of(desk.engine, batch)
+    assert [row["mode"] for row in (near, far, free)] == ["image2image", "image2image", "text2image"]
+    assert near["init_image"] == far["init_image"] == str(photo)
+    assert near["init_image_sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert (near["strength"], far["strength"]) == (0.25, 0.8), "the card's default where the row is silent"
+    assert (free["init_image"], free["init_image_sha256"], free["strength"]) == (None, None, None)
+    assert "pictures" in near["timings"]
+    assert len({row["sha256"] for row in (near, far, free)}) == 3
+    body = (Path(desk.settings.output) / near["key"]).read_bytes()
+    assert b"Denoising strength: 0.25" in body
+    lanes = {job["lane_id"] for job in jobs_of(desk.engine, batch)}
+    assert len(lanes) == 2
+
+
+@pytest.mark.usefixtures("photo")
+def test_company_changes_nothing_in_a_picture(desk: Desk, tmp_path: Path) -> None:
+    row = FOX | {"init_image": "photo.png", "strength": 0.5}
+    (alone,) = drawn(desk, tmp_path, [row])
+    among = drawn(desk, tmp_path, [row | {"seed": 8}, row | {"strength": 0.75}, row, row | {"prompt": "b"}])
+    assert np.array_equal(among[2], alone)
+
+
+def test_inpainting_keeps_what_the_mask_keeps(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    mask = np.zeros((80, 160), np.uint8)
+    mask[:, 80:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    row = FOX | {"model": "filler", "init_image": "photo.png", "mask_image": "mask.png"}
+    (picture,) = drawn(desk, tmp_path, [row])
+    with Image.open(photo) as opened:
+        middle = np.asarray(opened.crop((40, 0, 120, 80)).resize((64, 64), Image.Resampling.LANCZOS))
+    assert np.array_equal(picture[:, :32], middle[:, :32])
+    assert apart(picture[:, 32:], middle[:, 32:]) > 10
+    (row,) = images_of(desk.engine, render(desk, tmp_path, [row]))
+    assert (row["mode"], row["strength"], row["mask_image"]) == ("inpaint", 1.0, str(tmp_path / "mask.png"))
+
+
+def test_depth_is_given_or_found_in_the_picture(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16)
+    Image.fromarray(np.tile(ramp, (64, 1))).save(tmp_path / "ramp.png")
+    Image.fromarray(np.tile(ramp[::-1], (64, 1))).save(tmp_path / "back.png")
+    row = FOX | {"model": "relief"}
+    rows = [
+        row | {"depth_image": "ramp.png"},
+        row | {"depth_image": "back.png"},
+        row | {"init_image": "photo.png"},
+    ]
+    first, second, _ = drawn(desk, tmp_path, rows)
+    assert apart(first, second) > 0
+    given, _, found = images_of(desk.engine, render(desk, tmp_path, rows))
+    assert (given["mode"], given["depth_image"], given["strength"]) == (
+        "depth", str(tmp_path / "ramp.png"), None,
+    )  # fmt: skip
+    assert (found["mode"], found["depth_image"], found["strength"]) == ("depth", None, 0.8)
+
+
+def test_an_upscaler_alone_enlarges_pictures_as_they_are(desk: Desk, tmp_path: Path) -> None:
+    for name, size in (("odd", (75, 66)), ("even", (64, 72)), ("large", (300, 64)), ("small", (70, 50))):
+        Image.new("RGB", size, (200, 30, 60)).save(tmp_path / f"{name}.png")
+    row = {"prompt": "a red fox", "model": "tiny-x4", "steps": 2, "seed": 7}
+    names = ("odd", "even", "large", "small")
+    batch = render(desk, tmp_path, [row | {"init_image": f"{name}.png"} for name in names], safety="flag")
+    odd, even = images_of(desk.engine, batch)
+    assert (odd["width"], odd["height"], even["width"], even["height"]) == (300, 264, 256, 288)
+    assert (odd["generated_width"], odd["generated_height"], odd["upscale"]) == (75, 66, 4)
+    assert (odd["mode"], odd["model"], odd["noise_level"]) == ("upscale", "tiny-random-x4", 20)
+    assert odd["upscaler_digest"] == odd["model_digest"]
+    assert odd["safety_scores"]
+    assert len(odd["init_image_sha256"]) == 64
+    _, _, large, small = jobs_of(desk.engine, batch)
+    for job, size in ((large, "300x64"), (small, "70x50")):
+        assert (job["state"], job["error_kind"], job["attempt"]) == ("failed", "bad-input", 1)
+        assert f"init_image has {size} pixels; tiny-random-x4 enlarges 64 to 256 a side" in job["error_text"]
+
+
+def test_an_upscaler_takes_a_size(desk: Desk, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), (200, 30, 60)).save(tmp_path / "large.png")
+    row = {"prompt": "a fox", "model": "tiny-x4", "steps": 2, "seed": 7, "init_image": "large.png"}
+    sized = row | {"width": 96, "height": 64, "noise_level": 5}
+    (image,) = images_of(desk.engine, render(desk, tmp_path, [sized]))
+    assert (image["width"], image["height"], image["generated_width"]) == (384, 256, 96)
+    assert (image["noise_level"], image["batch_rows"]) == (5, 2)
+
+
+def test_what_was_drawn_from_a_picture_is_enlarged_too(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    row = FOX | {"init_image": "photo.png", "upscale": 4}
+    (image,) = images_of(desk.engine, render(desk, tmp_path, [row]))
+    assert (image["mode"], image["width"], image["generated_width"]) == ("image2image", 256, 64)
+    assert image["upscaler_digest"] not in (None, image["model_digest"])
+
+
+def test_a_broken_picture_fails_its_own_jobs_alone(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:200])
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.new("L", (10, 90)).save(tmp_path / "narrow.png")
+    rows = [FOX | {"init_image": name, "num_images": 2} for name in ("photo.png", "cut.png", "text.png")] + [
+        FOX | {"model": "filler", "init_image": "photo.png", "mask_image": "narrow.png"}
+    ]
+    jobs = jobs_of(desk.engine, render(desk, tmp_path, rows))
+    assert [job["state"] for job in jobs] == ["done"] * 2 + ["failed"] * 5
+    for job, words in (
+        (jobs[2], f"init_image: {tmp_path / 'cut.png'} is damaged or cut off"),
+        (jobs[4], f"init_image: {tmp_path / 'text.png'} is no PNG, JPEG or WebP picture"),
+        (jobs[6], "mask_image has 10x90 pixels and init_image 160x80: give both the same proportions"),
+    ):
+        assert (job["error_kind"], job["attempt"]) == ("bad-input", 1)
+        assert words in job["error_text"]
+
+
+def test_a_worker_looks_at_the_roots_again(desk: Desk, photo: Path, tmp_path: Path) -> None:
+    """The worker's own setting counts, and where a symbolic link leads to."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link.png").symlink_to(photo)
+    shutil.copy(photo, inside / "own.png")
+    narrow = desk.settings.model_copy(update={"image_roots": (str(inside),)})
+    with desk_for(narrow, desk.engine, desk.studio) as strict:
+        rows = [FOX | {"init_image": f"inside/{name}.png"} for name in ("link", "own")]
+        # What submits is not bound to these roots; what renders is.
+        batch = render(strict, tmp_path, rows)
+    refused, done = jobs_of(desk.engine, batch)
+    assert (refused["state"], refused["error_kind"], done["state"]) == ("failed", "bad-input", "done")
+    assert "link.png lies outside of the folders of NIGHTMILL_IMAGE_ROOTS" in refused["error_text"]
+
+
+def test_pictures_are_scored_by_the_clip_that_the_model_names(desk: Desk, tmp_path: Path) -> None:
+    judged = FOX | {"model": "judged"}
+    batch = render(desk, tmp_path, [judged, judged | {"prompt": "a blue bird"}, FOX])
+    first, second, plain = images_of(desk.engine, batch)
+    assert first["quality"]["clip_model"] == "judge"
+    assert 0 <= first["quality"]["clip_score"] <= 100
+    assert "clip_score" in first["timings"]
+    assert second["quality"] is not None
+    assert plain["quality"] is None
+
+
+@pytest.mark.parametrize(
+    ("row", "policy"),
+    [
+        ({"model": "judged"}, {"clip_score": "off"}),
+        ({"model": "unscored"}, {"clip_score": "auto"}),
+        ({"model": "judged", "prompt": "explicit nudity"}, {"safety": "blacken", "clip_score": "on"}),
+    ],
+)
+def test_no_score_where_none_is_wanted_or_possible_or_the_picture_was_withheld(
+    desk: Desk, tmp_path: Path, row: dict[str, Any], policy: dict[str, str]
+) -> None:
+    (image,) = images_of(desk.engine, render(desk, tmp_path, [FOX | row], **policy))
+    assert image["quality"] is None
+    assert image["safety_verdict"] == ("blackened" if "safety" in policy else "safe")
+
+
+def test_a_score_that_is_insisted_on_and_can_not_be_had_fails_the_jobs(desk: Desk, tmp_path: Path) -> None:
+    batch = render(desk, tmp_path, [FOX | {"model": "unscored"}], clip_score="on", max_attempts="1")
+    (job,) = jobs_of(desk.engine, batch)
+    assert (job["state"], job["error_kind"]) == ("failed", "model")
+    assert "the model 'absent' is not there" in job["error_text"]
