@@ -162,7 +162,7 @@ class ManifestFile:
     @property
     def rows(self) -> int | None:
         """How many rows it has, where that is known without reading them."""
-        return self.recipe and self.recipe.rows
+        return self.recipe.rows if self.recipe else None
 
 
 @cache
