@@ -153,9 +153,8 @@ def _x4(folder: Path) -> Any:
         vae=parts.vae(levels=3, scaling_factor=0.08333),
         low_res_scheduler=diffusers.DDPMScheduler(beta_schedule="scaled_linear"),
         scheduler=diffusers.DDIMScheduler(
-            beta_schedule="scaled_linear",
+            **_SCHEDULE | {"beta_start": 0.0001, "beta_end": 0.02},
             clip_sample=False,
-            set_alpha_to_one=False,
             prediction_type="v_prediction",
         ),
         max_noise_level=350,
