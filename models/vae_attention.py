@@ -41,13 +41,9 @@ class ChunkedAttention:
             for project in (attention.to_q, attention.to_k, attention.to_v)
         )
         chunks = -(-rows * attention.heads * (height * width) ** 2 // self._scores_at_once)
-        mixed = torch.cat(
-            [
-                functional.scaled_dot_product_attention(part, key, value)
-                for part in query.chunk(chunks, dim=2)
-            ],
-            dim=2,
-        )
+        mixed = torch.empty_like(query)
+        for part, into in zip(query.chunk(chunks, dim=2), mixed.chunk(chunks, dim=2), strict=True):
+            into.copy_(functional.scaled_dot_product_attention(part, key, value))
         out = attention.to_out[0](mixed.transpose(1, 2).flatten(2)).transpose(1, 2)
         image: torch.Tensor = (out.reshape(hidden.shape) + hidden) / attention.rescale_output_factor
         return image

@@ -55,3 +55,33 @@ def test_the_libraries_may_chatter_again_afterwards() -> None:
         assert logging.get_verbosity() == logging.ERROR
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_on_the_device_is_float64(tiny: StableDiffusion, sampler: str) -> None:
+    """Apple's GPUs have no float64, to which NumPy and the samplers tend."""
+    seen: list[tuple[str, torch.dtype]] = []
+
+    def look(module: torch.nn.Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
+        given = (*arguments, *named.values())
+        seen.extend((type(module).__name__, x.dtype) for x in given if isinstance(x, torch.Tensor))
+
+    networks = (tiny._pipeline.unet, tiny._pipeline.vae.encoder, tiny._pipeline.vae.decoder)
+    hooks = [network.register_forward_pre_hook(look, with_kwargs=True) for network in networks]
+    image = np.zeros((64, 64, 3), np.uint8)
+    request = ImageRequest(
+        prompt="a",
+        width=64,
+        height=64,
+        steps=4,
+        guidance_scale=3,
+        sampler=sampler,
+        seed=1,
+        strength=0.8,
+        image=image,
+    )
+    tiny.render([request, request], rows=2)
+    for hook in hooks:
+        hook.remove()
+    assert {name for name, _ in seen} == {"UNet2DConditionModel", "Encoder", "Decoder"}
+    assert {dtype for _, dtype in seen} <= {torch.float32, torch.int64}
