@@ -62,7 +62,10 @@ def _place_problem(card: "Card") -> str | None:
     if card.path is not None:
         if card.source or card.builder:
             return "path says where the files are, so that source and builder must be left out"
-        return None if Path(card.path).is_absolute() else f"path must be absolute, not {card.path!r}"
+        if not Path(card.path).is_absolute():
+            return f"path must be absolute, not {card.path!r}"
+        needs_base = card.path.endswith(".safetensors") and card.base is None
+        return "a single file needs base, the id of the model that it was made from" if needs_base else None
     if card.source in {"", ".", ".."} or any(sign in card.source for sign in "/\\\0"):
         return f"source must be the name of a folder under the models folder, not {card.source!r}"
     for source in (*card.sources, *card.withdrawn):

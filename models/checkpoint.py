@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.catalogue import Card
+from models.catalogue import Card, Catalogue
 from models.digests import FileDigest, file_digests, total_digest
 from models.errors import CheckpointError
 from models.guard import exclusive
@@ -22,13 +22,20 @@ class Checkpoint:
     """A card with its files at `path`: a folder, or one .safetensors file.
 
     `revision` is the commit that it was pulled from, what nightmill's own note in the folder says, or "local".
-    `digest` is the SHA-256 in hex over all paths and file digests.
+    `digest` is the SHA-256 in hex over all paths and file digests. `base` is the folder that a single file
+    takes its configuration and tokenizer from.
     """
 
     card: Card
     path: Path
     revision: str
     digest: str
+    base: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the configurations and the tokenizer are, in diffusers format."""
+        return self.base or self.path
 
 
 def resolve(card: Card, models_dir: Path) -> Checkpoint:
@@ -41,11 +48,12 @@ def resolve(card: Card, models_dir: Path) -> Checkpoint:
     if card.builder == "random" and not path.is_dir():
         _build(card, models_dir)
     digests = vetted_digests(card, path, models_dir)
+    base = _base(card, path, models_dir)
     locked = read_lock(models_dir).get(card.id)
     if locked is None:
-        return Checkpoint(card, path, noted_revision(path), total_digest(digests))
+        return Checkpoint(card, path, noted_revision(path), total_digest(digests), base)
     compare(card.id, locked, path, digests)
-    return Checkpoint(card, path, locked.revision, locked.digest)
+    return Checkpoint(card, path, locked.revision, locked.digest, base)
 
 
 def seal(card: Card, models_dir: Path) -> Locked:
@@ -59,6 +67,12 @@ def seal(card: Card, models_dir: Path) -> Locked:
     if before is not None and before.digest == total_digest(digests):
         return before
     return Locked(LOCAL, noted_revision(path), tuple(digests))
+
+
+def _base(card: Card, path: Path, models_dir: Path) -> Path | None:
+    if card.family == "lora" or card.base is None or path.is_dir():
+        return None
+    return resolve(Catalogue.load(models_dir).get(card.base), models_dir).folder
 
 
 def checkpoint_path(card: Card, models_dir: Path) -> Path:

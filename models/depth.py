@@ -25,7 +25,7 @@ class DepthEstimator:
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> Self | None:
         """The estimator in the checkpoint's folder, None if it has none. Raises CheckpointError."""
-        folder = checkpoint.path / "depth_estimator"
+        folder = checkpoint.folder / "depth_estimator"
         if not folder.is_dir():
             return None
         try:
@@ -36,7 +36,7 @@ class DepthEstimator:
                     folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
                 )
                 processor = DPTImageProcessorPil.from_pretrained(
-                    checkpoint.path / "feature_extractor", local_files_only=True
+                    checkpoint.folder / "feature_extractor", local_files_only=True
                 )
         except UNLOADABLE as error:
             raise CheckpointError(f"{folder}: can't be loaded as a depth estimator: {error}") from error

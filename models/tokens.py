@@ -22,7 +22,7 @@ class TokenCounter:
         """Reads the tokenizer of `checkpoint`. Raises CheckpointError when it is missing or damaged."""
         from transformers import CLIPTokenizer  # noqa: PLC0415 - a second to import, and not every command counts
 
-        folder = checkpoint.path / "tokenizer"
+        folder = checkpoint.folder / "tokenizer"
         try:
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
