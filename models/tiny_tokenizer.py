@@ -26,27 +26,30 @@ fruit apple cup bottle book clock hat shirt dress shoe shape circle square trian
 """
 
 
-def build_tokenizer(folder: Path) -> Any:
-    """Writes vocab.json and merges.txt into `folder` and gives the CLIPTokenizer made from them."""
+def build_tokenizer(folder: Path, extra_words: str = "", limit: int = _LIMIT) -> Any:
+    """Writes vocab.json and merges.txt into `folder` and gives the CLIPTokenizer made from them.
+
+    `extra_words` are to be one token each beside the common ones; `limit` is the most tokens of a prompt.
+    """
     from tokenizers.pre_tokenizers import ByteLevel  # noqa: PLC0415 - only where a tokenizer is built
     from transformers import CLIPTokenizer  # noqa: PLC0415
 
     letters = sorted(ByteLevel.alphabet())
-    merges = _merges()
+    merges = _merges(f"{_WORDS} {extra_words}")
     pieces = [*letters, *(letter + _WORD_END for letter in letters), *("".join(pair) for pair in merges)]
     vocab = {piece: number for number, piece in enumerate([*pieces, START, END])}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
     return CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=_LIMIT
+        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=limit
     )
 
 
-def _merges() -> list[tuple[str, str]]:
+def _merges(text: str) -> list[tuple[str, str]]:
     """Byte-pair encoding (Sennrich et al. 2016) learnt from the words, until each of them is one token."""
-    words = [[*word[:-1], word[-1] + _WORD_END] for word in _WORDS.split()]
+    words = [[*word[:-1], word[-1] + _WORD_END] for word in text.split()]
     merges = []
     while pairs := Counter(pair for word in words for pair in pairwise(word)):
         best = max(pairs, key=lambda pair: (pairs[pair], pair))

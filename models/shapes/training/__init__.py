@@ -1,0 +1,1 @@
+"""How the shapes models are trained: `python -m models.shapes.train`."""

@@ -1,0 +1,79 @@
+"""Pictures with captions, true ones and ones that are wrong in one word."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.shapes.drawing import draw
+from models.shapes.grammar import caption
+from models.shapes.world import BACKGROUNDS, COLOURS, KINDS, SIZES, Scene, pick, random_scene
+
+_OPPOSITE = {
+    "above": "below",
+    "below": "above",
+    "over": "under",
+    "under": "over",
+    "left": "right",
+    "right": "left",
+    "top": "bottom",
+    "bottom": "top",
+}
+_CLASSES: tuple[tuple[str, ...], ...] = (COLOURS, KINDS, SIZES)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N scenes, their pictures (N, side, side, 3) uint8 and a caption each."""
+
+    scenes: list[Scene]
+    pixels: npt.NDArray[np.uint8]
+    captions: list[str]
+
+
+def sample(rng: np.random.Generator, rows: int, detail: float = 0.75) -> Samples:
+    """Scenes at random, drawn at 64 pixels."""
+    drawn = [random_scene(rng) for _ in range(rows)]
+    captions = [caption(*said, rng, detail) for said in drawn]
+    return Samples(
+        [scene for scene, _, _ in drawn], np.stack([draw(scene) for scene, _, _ in drawn]), captions
+    )
+
+
+def pictures(rng: np.random.Generator, rows: int) -> npt.NDArray[np.uint8]:
+    """Pictures (rows, 64, 64, 3) uint8 alone."""
+    return np.stack([draw(random_scene(rng)[0]) for _ in range(rows)])
+
+
+def crops(rng: np.random.Generator, rows: int, side: int = 64) -> npt.NDArray[np.uint8]:
+    """Crops (rows, side, side, 3) uint8 of pictures of 256 pixels, on a grid of 4 pixels, most with an edge."""
+    found: list[Any] = []
+    while len(found) < rows:
+        picture = draw(random_scene(rng)[0], 256)
+        for _ in range(2):
+            y, x = rng.integers(0, (256 - side) // 4 + 1, 2) * 4
+            crop = picture[y : y + side, x : x + side]
+            if np.ptp(crop) > 40 or rng.random() < 0.15:
+                found.append(crop)
+    return np.stack(found[:rows])
+
+
+def wrong(text: str, rng: np.random.Generator) -> str:
+    """The caption with one word changed so that it is no longer true."""
+    words = text.replace(",", " ,").split()
+    places = [place for place, word in enumerate(words) if _others(word, words, place)]
+    place = places[int(rng.integers(len(places)))]
+    words[place] = pick(rng, _others(words[place], words, place))
+    return " ".join(words).replace(" ,", ",")
+
+
+def _others(word: str, words: list[str], place: int) -> tuple[str, ...]:
+    if word in _OPPOSITE and words[place + 1 : place + 2] != ["background"]:
+        return (_OPPOSITE[word],) if words[max(0, place - 1)] != "on" or word != "top" else ()
+    group: tuple[str, ...] = ()
+    if words[place + 1 : place + 2] == ["background"]:
+        group = BACKGROUNDS
+    else:
+        group = next((known for known in _CLASSES if word in known), ())
+    return tuple(other for other in group if other != word)

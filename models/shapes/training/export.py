@@ -1,0 +1,106 @@
+"""Trained modules as checkpoints in the real formats, weights in float16."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.shapes.training.clip import DEVIATION, MEAN
+from models.shapes.training.denoiser import noise_schedule
+from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
+
+if TYPE_CHECKING:
+    from models.shapes.train import Workshop
+
+
+def export(workshop: "Workshop", to: Path) -> None:
+    """Writes shapes, shapes-x4, shapes-clip and shapes-safety under `to`, each with its training log."""
+    _fresh(to)
+    _text2image(workshop, to / "shapes")
+    _upscaler(workshop, to / "shapes-x4")
+    _clip(workshop, to / "shapes-clip")
+    _safety(workshop, to / "shapes-safety")
+    stages = {
+        "shapes": ("autoencoder", "decoder", "text2image"),
+        "shapes-x4": ("upscaler-autoencoder", "upscaler"),
+        "shapes-clip": ("clip",),
+        "shapes-safety": ("clip", "safety"),
+    }
+    for name, trained in stages.items():
+        _training_log(workshop.folder, to / name, trained)
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _text2image(workshop: "Workshop", to: Path) -> None:
+    from diffusers import StableDiffusionPipeline  # noqa: PLC0415
+
+    model = workshop.text2image
+    StableDiffusionPipeline(
+        vae=workshop.decoder.half(),
+        text_encoder=model.text_encoder.half(),
+        tokenizer=workshop.tokenizer,
+        unet=model.unet.half(),
+        scheduler=noise_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(to)
+    _slim_tokenizer(to / "tokenizer")
+
+
+def _upscaler(workshop: "Workshop", to: Path) -> None:
+    from diffusers import StableDiffusionUpscalePipeline  # noqa: PLC0415
+
+    model = workshop.upscaler
+    StableDiffusionUpscalePipeline(
+        vae=workshop.upscaler_autoencoder.half(),
+        text_encoder=model.text_encoder.half(),
+        tokenizer=workshop.tokenizer,
+        unet=model.unet.half(),
+        low_res_scheduler=low_res_schedule(),
+        scheduler=noise_schedule("v_prediction"),
+        max_noise_level=MAX_NOISE_LEVEL,
+    ).save_pretrained(to)
+    _slim_tokenizer(to / "tokenizer")
+
+
+def _clip(workshop: "Workshop", to: Path) -> None:
+    workshop.clip.half().save_pretrained(to)
+    workshop.tokenizer.save_pretrained(to)
+    _slim_tokenizer(to)
+    _processor().save_pretrained(to)
+
+
+def _safety(workshop: "Workshop", to: Path) -> None:
+    workshop.safety.half().save_pretrained(to)
+    _processor().save_pretrained(to)
+
+
+def _processor() -> Any:
+    from transformers import CLIPImageProcessorPil  # noqa: PLC0415
+
+    size = {"height": 64, "width": 64}
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size=size, image_mean=list(MEAN), image_std=list(DEVIATION)
+    )
+
+
+def _slim_tokenizer(folder: Path) -> None:
+    """vocab.json and merges.txt say it all; tokenizer.json would say it again in 60 kB."""
+    vocab = folder / "tokenizer.json"
+    if vocab.exists() and not (folder / "vocab.json").exists():
+        model = json.loads(vocab.read_text(encoding="utf-8"))["model"]
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    vocab.unlink(missing_ok=True)
+
+
+def _training_log(work: Path, to: Path, stages: tuple[str, ...]) -> None:
+    for stage in stages:
+        for ending in ("json", "jsonl"):
+            shutil.copyfile(work / f"{stage}.{ending}", to / f"training-{stage}.{ending}")

@@ -1,0 +1,74 @@
+"""Training the x4 upscaler: a UNet on the f4 autoencoder's latents, beside the small picture itself."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool2d, mse_loss
+
+from models.shapes.training.autoencoder import signed
+from models.shapes.training.clip import LIMIT, text_settings
+from models.shapes.training.data import crops
+from models.shapes.training.denoiser import Denoiser
+from models.shapes.training.loop import Plan, fit, half
+
+MAX_NOISE_LEVEL = 100
+_WIDTH = 32
+
+
+def low_res_schedule() -> Any:
+    """The noise put on the small picture (Ho et al. 2020, "linear"), of which the first steps are used."""
+    from diffusers import DDPMScheduler  # noqa: PLC0415
+
+    return DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+
+
+def train_upscaler(
+    vae: Any, schedule: Any, tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path
+) -> Denoiser:
+    """Predicts v (Salimans & Ho 2022) of the latents of a crop, given it at a quarter of its size, with noise.
+
+    Text is read by an encoder of one layer and dropped always: in this world a small picture says it all.
+    """
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415
+    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        in_channels=7,
+        out_channels=4,
+        block_out_channels=(32, 48),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=_WIDTH,
+        num_class_embeds=128,
+    )
+    text = CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer, _WIDTH, layers=1), projection_dim=_WIDTH))
+    model = Denoiser(unet, text).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    low_res = low_res_schedule()
+    empty = tokenizer([""], padding="max_length", max_length=LIMIT, return_tensors="pt").input_ids.to(device)
+    scale = vae.config.scaling_factor
+
+    def loss_of(_: int) -> dict[str, torch.Tensor]:
+        large = signed(crops(rng, plan.rows), device)
+        with torch.no_grad(), half(device):
+            latents = vae.encode(large).latent_dist.sample().float() * scale
+        levels = torch.randint(0, MAX_NOISE_LEVEL, (plan.rows,), device=device)
+        small = avg_pool2d(large, 4)
+        small = low_res.add_noise(small, torch.randn_like(small), levels)
+        steps = torch.randint(0, 1000, (plan.rows,), device=device)
+        noise = torch.randn_like(latents)
+        given = torch.cat([schedule.add_noise(latents, noise, steps), small], dim=1)
+        with half(device, on_cpu=False):
+            text = model.text_encoder(empty)[0].expand(plan.rows, -1, -1)
+            predicted = model.unet(given, steps, encoder_hidden_states=text, class_labels=levels).sample
+        return {"velocity": mse_loss(predicted.float(), schedule.get_velocity(latents, noise, steps))}
+
+    trained: Denoiser = fit(model, plan, loss_of, log)
+    return trained
