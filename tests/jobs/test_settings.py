@@ -94,7 +94,13 @@ def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.Mo
     monkeypatch.setenv("NIGHTMILL_QUEUE", "from-outside")
     monkeypatch.setenv("OTHER", "stays")
     settings = load_settings(
-        data_dir="/data", queue="own", gpu_rows=4, prompt_terms="/terms", lease_s=7
+        data_dir="/data",
+        queue="own",
+        gpu_rows=4,
+        prompt_terms="/terms",
+        lease_s=7,
+        image_roots="/a,s3://b/c",
+        weights="int8",
     ).model_copy(update={"database_url": SecretStr(f"postgresql://u:{SECRET}@h/d")})
     environment = settings.environment()
     assert environment["OTHER"] == "stays"
@@ -103,6 +109,23 @@ def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, environment[name])
     assert load_settings() == settings
     assert "NIGHTMILL_BROKER_URL" not in environment
+
+
+def test_roots_of_pictures_are_folders_and_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().image_roots == ()
+    monkeypatch.setenv("NIGHTMILL_IMAGE_ROOTS", " /pictures , s3://bucket/ours,,own ")
+    assert load_settings().image_roots == ("/pictures", "s3://bucket/ours", str(Path.cwd() / "own"))
+    monkeypatch.setenv("NIGHTMILL_IMAGE_ROOTS", "")
+    assert load_settings().image_roots == ()
+
+
+@pytest.mark.parametrize(("name", "value"), [("WEIGHTS", "int2"), ("LOW_MEMORY", "yes")])
+def test_unknown_ways_to_save_memory_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"NIGHTMILL_{name}", value)
+    with pytest.raises(UsageError, match=f"NIGHTMILL_{name}"):
+        load_settings()
 
 
 def test_settings_do_not_change() -> None:

@@ -1,6 +1,7 @@
 """A manifest becomes a batch of queued jobs: once, wholly or not at all, and in little memory."""
 
 import gzip
+import hashlib
 import json
 import time
 import tracemalloc
@@ -331,3 +332,70 @@ def test_a_files_name_becomes_one_that_a_batch_may_have(stem: str, expected: str
 def test_a_name_that_a_batch_can_not_have_is_refused_with_one_that_it_can(name: str) -> None:
     with pytest.raises(UsageError, match=r"can't name a batch: .* such as '([a-z0-9._-]+)'"):
         checked_name(name)
+
+
+def picture_manifest(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "i.png").write_bytes(folder.name.encode())
+    return write(folder / "m.jsonl", [{"prompt": "a fox", "model": "painter", "init_image": "i.png"}])
+
+
+def test_the_same_bytes_beside_other_pictures_are_another_batch(engine: Engine, tmp_path: Path) -> None:
+    here, there = (picture_manifest(tmp_path / name) for name in ("here", "there"))
+    first, second = take_in(engine, here), take_in(engine, there)
+    assert (first.is_new, second.is_new, second.id != first.id) == (True, True, True)
+    assert [row["init_image"] for row in look(engine, "SELECT init_image FROM jobs ORDER BY id")] == [
+        str(here.with_name("i.png")),
+        str(there.with_name("i.png")),
+    ]
+    for path, batch in ((here, first), (there, second)):
+        again = take_in(engine, path)
+        assert (again.id, again.is_new) == (batch.id, False)
+
+
+def test_scores_are_part_of_a_batch_only_where_they_are_asked_for(engine: Engine, foxes: Path) -> None:
+    with order_for(foxes) as silent, order_for(foxes, clip_score="auto") as auto:
+        assert silent.digest() == auto.digest()
+    with order_for(foxes, clip_score="off") as off:
+        assert off.digest() != silent.digest()
+
+
+def test_an_order_from_before_pictures_keeps_its_digest(engine: Engine, tmp_path: Path) -> None:
+    """As version 0.1.0 made it for this manifest."""
+    with order_for(write(tmp_path / "m.jsonl", [{"prompt": "a fox"}])) as order:
+        identity = {
+            "manifest": order.manifest.sha256,
+            "format": "jsonl",
+            "reading": {"columns": {}, "renames": {}, "strict": False},
+            "policy": {
+                "batch_seed": 0,
+                "safety": "block",
+                "watermark": "require",
+                "format": "png",
+                "quality": 95,
+                "parameters": True,
+                "max_attempts": 3,
+                "priority": 0,
+            },
+            "output": "/output",
+            "default_model": MODEL,
+            "name": None,
+        }
+        assert order.digest() == hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def test_pictures_strengths_and_loras_reach_their_jobs(engine: Engine, tmp_path: Path) -> None:
+    row = {"prompt": "a", "model": "filler", "init_image": "s3://b/i\\.png", "mask_image": "s3://b/m.png"}
+    rows = [row | {"strength": 0.5, "lora": "cat:0.5"}, row, {"prompt": "b", "model": "filler"}]
+    take_in(engine, write(tmp_path / "m.jsonl", rows))
+    found = look(
+        engine,
+        """SELECT mode, lora, init_image, mask_image, depth_image, strength FROM jobs JOIN lanes ON lane_id = lanes.id
+        ORDER BY ordinal""",
+    )
+    pictures = (row["init_image"], row["mask_image"], None)
+    assert [tuple(job.values()) for job in found] == [
+        ("inpaint", "cat:0.5", *pictures, 0.5),
+        ("inpaint", "", *pictures, 1.0),
+        ("text2image", "", None, None, None, None),
+    ]

@@ -206,3 +206,25 @@ def test_plan_starts_no_service_and_leaves_no_trace(tmp_path: Path, shared_model
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads(ended.stdout)["jobs"] == 8
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_pictures_modes_and_loras_are_counted(catalogue: Catalogue, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    rows: Rows = [
+        {"prompt": "cat", "init_image": "one.png", "num_images": 3, "strength": 0.5},
+        {"prompt": "cat", "init_image": "./one.png"},
+        {"prompt": "cat", "init_image": "two.png", "model": "tiny-x4"},
+        {"prompt": "cat", "init_image": "none.png"},
+        {"prompt": "cat"},
+    ]
+    path = write(tmp_path, rows)
+    plan = plan_of(catalogue, path)
+    with order_for(path) as order:
+        told = report(plan, order, None)
+    assert told["modes"] == {"image2image": 4, "text2image": 1, "upscale": 1}
+    assert (told["pictures"], told["missing_pictures"], told["rejected"], told["loras"]) == (2, 1, 1, {})
+    assert told["rejects"][0]["reason"] == f"there is no file {tmp_path}/none.png"
+    assert plan.lanes["tiny-random-x4", "upscale", "", 0, 0, 4] == 1
+    only = plan_of(catalogue, write(tmp_path, rows[:1]))
+    assert only.gflop == pytest.approx(3 * 5 * 2 * 0.011), "half of ten steps"
