@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench.cpu import measure as measure_cpu
 from bench.figures import Figure, Result, print_result
+from bench.footprint import measure as measure_memory
 from bench.ingest import measure as measure_ingest
 from bench.machine import this_machine
 from bench.place import Place, open_place
@@ -19,7 +20,12 @@ from bench.queue import measure as measure_queue
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
-BENCHES: dict[str, Measure] = {"ingest": measure_ingest, "queue": measure_queue, "cpu": measure_cpu}
+BENCHES: dict[str, Measure] = {
+    "ingest": measure_ingest,
+    "queue": measure_queue,
+    "cpu": measure_cpu,
+    "memory": measure_memory,
+}
 
 
 def main() -> None:

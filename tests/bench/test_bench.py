@@ -42,12 +42,14 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     ended = bench(tmp_path, "--quick", "--json")
     assert ended.returncode == 0, ended.stderr
     results = json.loads(ended.stdout)
-    assert [result["name"] for result in results] == ["ingest", "queue", "cpu"]
+    assert [result["name"] for result in results] == ["ingest", "queue", "cpu", "memory"]
     for result in results:
         check(result)
     assert "ingest_per_copy" in results[0]["figures"]
     assert "claim_64_long_per_short" in results[1]["figures"]
     assert "orchestration_ms" in results[2]["figures"]
+    assert results[3]["figures"]["int8_bytes"]["holds"]
+    assert results[3]["figures"]["int4_bytes"]["holds"]
     assert not list(tmp_path.glob("nightmill-bench-*"))
 
 
