@@ -114,7 +114,7 @@ class Pool:
             self._refill()
         places = self.rng.integers(0, len(self.latents), rows)
         captions = [
-            "" if self.rng.random() < _UNGUIDED else caption(*self.said[place], self.rng, 0.75)
+            "" if self.rng.random() < _UNGUIDED else caption(*self.said[int(place)], self.rng, 0.75)
             for place in places
         ]
         mean, deviation = self.latents[torch.from_numpy(places)].chunk(2, dim=1)

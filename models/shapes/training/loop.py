@@ -48,7 +48,7 @@ def fit(
                 group["lr"] = rate
             losses = loss_of(step)
             optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(losses.values())).sum().backward()
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             _average(average, module, min(plan.decay, (step + 1) / (step + 10)))

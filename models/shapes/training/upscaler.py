@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, mse_loss
 
+from models.shapes.grammar import caption
 from models.shapes.training.autoencoder import signed
 from models.shapes.training.clip import LIMIT, text_settings
 from models.shapes.training.data import crops
 from models.shapes.training.denoiser import Denoiser
 from models.shapes.training.loop import Plan, fit, half
+from models.shapes.world import random_scene
 
 MAX_NOISE_LEVEL = 100
 _WIDTH = 32
@@ -29,7 +31,7 @@ def train_upscaler(
 ) -> Denoiser:
     """Predicts v (Salimans & Ho 2022) of the latents of a crop, given it at a quarter of its size, with noise.
 
-    Text is read by an encoder of one layer and dropped always: in this world a small picture says it all.
+    In this world a small picture says it all: captions are of any scene or none, so that they change nothing.
     """
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
@@ -52,7 +54,6 @@ def train_upscaler(
     text = CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer, _WIDTH, layers=1), projection_dim=_WIDTH))
     model = Denoiser(unet, text).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     low_res = low_res_schedule()
-    empty = tokenizer([""], padding="max_length", max_length=LIMIT, return_tensors="pt").input_ids.to(device)
     scale = vae.config.scaling_factor
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
@@ -65,8 +66,12 @@ def train_upscaler(
         steps = torch.randint(0, 1000, (plan.rows,), device=device)
         noise = torch.randn_like(latents)
         given = torch.cat([schedule.add_noise(latents, noise, steps), small], dim=1)
+        captions = [caption(*random_scene(rng), rng, 0.7) if rng.random() < 0.7 else "" for _ in steps]
+        tokens = tokenizer(
+            captions, padding="max_length", max_length=LIMIT, truncation=True, return_tensors="pt"
+        )
         with half(device, on_cpu=False):
-            text = model.text_encoder(empty)[0].expand(plan.rows, -1, -1)
+            text = model.text_encoder(tokens.input_ids.to(device))[0]
             predicted = model.unet(given, steps, encoder_hidden_states=text, class_labels=levels).sample
         return {"velocity": mse_loss(predicted.float(), schedule.get_velocity(latents, noise, steps))}
 
