@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
 from jobs.settings import Settings, load_settings
+from models.catalogue import Catalogue
+from models.checkpoint import resolve
 from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.worker.conftest import CARD
@@ -28,6 +32,16 @@ summary = "A test."
 license = "CC0"
 limits = "All."
 source = "judge"
+"""
+LORA = """
+id = "{id}"
+title = "A test"
+family = "lora"
+summary = "A test."
+license = "CC0"
+limits = "All."
+source = "{id}"
+base = "tiny-random"
 """
 FOX = {"prompt": "a red fox", "steps": 4, "seed": 7}
 
@@ -48,7 +62,24 @@ def studio(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
         text = CARD.format(id=id, source="tiny-random", checker="tiny-random-safety")
         (folder / "cards" / f"{id}.toml").write_text(f'{text}clip = "{clip}"\n')
     (folder / "cards" / "absent.toml").write_text(CLIP.replace("judge", "absent"))
+    tiny = resolve(Catalogue.load(folder).get("tiny-random"), folder).path
+    for number, id in enumerate(("ink", "fog", "strange")):
+        _lora(folder / id, tiny / "unet" / "diffusion_pytorch_model.safetensors", number)
+        (folder / "cards" / f"{id}.toml").write_text(LORA.format(id=id))
     return Studio(load_settings(models_dir=folder, gpu_rows=2), 0)
+
+
+def _lora(folder: Path, unet: Path, number: int) -> None:
+    """One of rank 2 on the queries of the tiny UNet; the last is for other layers."""
+    generator = torch.Generator().manual_seed(number)
+    weights = {}
+    for name, matrix in load_file(unet).items():
+        if name.endswith(".to_q.weight"):
+            layer = f"unet.{name.removesuffix('.weight')}" + ("x" if number == 2 else "")
+            weights[f"{layer}.lora_A.weight"] = torch.randn(2, matrix.shape[1], generator=generator)
+            weights[f"{layer}.lora_B.weight"] = torch.randn(matrix.shape[0], 2, generator=generator)
+    folder.mkdir()
+    save_file(weights, folder / "lora.safetensors")
 
 
 @pytest.fixture
@@ -240,3 +271,27 @@ def test_a_score_that_is_insisted_on_and_can_not_be_had_fails_the_jobs(desk: Des
     (job,) = jobs_of(desk.engine, batch)
     assert (job["state"], job["error_kind"]) == ("failed", "model")
     assert "the model 'absent' is not there" in job["error_text"]
+
+
+def test_a_lora_changes_the_picture_by_its_weight(desk: Desk, tmp_path: Path) -> None:
+    rows = [FOX, FOX | {"lora": "ink"}, FOX | {"lora": "ink:0.5"}, FOX | {"lora": "ink:0.5+fog:-1"}]
+    plain, full, half, both = drawn(desk, tmp_path, rows)
+    assert apart(plain, full) > apart(plain, half) > 0
+    assert apart(half, both) > 0
+    batch = render(desk, tmp_path, [*rows, FOX | {"lora": "fog:-1 + INK:0.50"}])
+    first, one, _, two, again = images_of(desk.engine, batch)
+    assert (first["lora"], first["lora_digest"], one["lora"]) == ("", None, "ink:1")
+    assert two["lora"] == again["lora"] == "fog:-1+ink:0.5"
+    assert two["sha256"] == again["sha256"]
+    assert one["lora_digest"] == two["lora_digest"].split("+")[1]
+    body = (Path(desk.settings.output) / two["key"]).read_bytes().decode("latin-1")
+    assert "a red fox <lora:fog:-1> <lora:ink:0.5>" in body
+    fog, ink = (digest[:12] for digest in two["lora_digest"].split("+"))
+    assert f'Lora hashes: "fog: {fog}, ink: {ink}"' in body
+
+
+def test_a_lora_of_another_shape_fails_its_own_jobs(desk: Desk, tmp_path: Path) -> None:
+    batch = render(desk, tmp_path, [FOX | {"lora": "strange"}, FOX], max_attempts="1")
+    strange, fine = jobs_of(desk.engine, batch)
+    assert (strange["state"], strange["error_kind"], fine["state"]) == ("failed", "model", "done")
+    assert "was it trained on another one?" in strange["error_text"]
