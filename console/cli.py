@@ -10,6 +10,7 @@ from console.commands import batches, doctor, evaluate, models, outputs, plan, p
 from console.show import err
 from console.stopping import Stopped, stop_on_signals
 from jobs.errors import NightmillError
+from jobs.process import work_offline
 from models.errors import ModelError, UnknownModelError
 
 app = typer.Typer(
@@ -48,6 +49,8 @@ app.add_typer(models.models, name="models")
 def main() -> None:
     """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
     stop_on_signals()
+    if sys.argv[1:3] != ["models", "pull"]:
+        work_offline()
     try:
         app()
     except NightmillError as error:

@@ -32,6 +32,12 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def work_offline() -> None:
+    """Let nothing in this process and its children reach a hub of models; to be called before its client's import."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
 def start_logging(level: str) -> None:
     """Plain lines to stderr with time and process."""
     logging.basicConfig(

@@ -5,7 +5,7 @@ import logging
 
 from jobs.database import check_reachable, connect
 from jobs.embedded import services
-from jobs.process import plain_errors, start_logging, stop_on_signals, stop_with_parent
+from jobs.process import plain_errors, start_logging, stop_on_signals, stop_with_parent, work_offline
 from jobs.settings import load_settings
 from scheduler.loop import run_duties
 
@@ -15,6 +15,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="nightmill scheduler", description=main.__doc__)
     arguments.add_argument("--parent", type=int, help="stop when this process is gone")
     options = arguments.parse_args()
+    work_offline()
     settings = load_settings()
     start_logging(settings.log_level)
     stopping = stop_on_signals()

@@ -16,7 +16,7 @@ from celery.signals import celeryd_after_setup, worker_shutting_down
 from jobs.database import check_reachable, connect
 from jobs.embedded import services
 from jobs.errors import UsageError
-from jobs.process import plain_errors, start_logging, stop_with_parent
+from jobs.process import plain_errors, start_logging, stop_with_parent, work_offline
 from jobs.settings import Settings, load_settings
 from models.errors import ModelError
 from models.prompt_terms import PromptTerms
@@ -30,6 +30,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="nightmill worker", description=main.__doc__)
     arguments.add_argument("--parent", type=int, help="stop when this process is gone")
     options = arguments.parse_args()
+    work_offline()
     settings = load_settings()
     start_logging(settings.log_level)
     stop_with_parent(options.parent)
