@@ -59,6 +59,19 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_another_batch_shape_changes_a_grey_level_at_most(
+    load: Callable[[str], StableDiffusion], image: Make, rows: int
+) -> None:
+    requests = [
+        image(image=picture, mask=mask, seed=seed, sampler="euler_a")
+        for seed, (picture, mask) in enumerate(zip(_IMAGES, _MASKS, strict=True))
+    ]
+    usual, others = (load("v2-inpainting").render(requests, rows=number) for number in (4, rows))
+    for picture, other in zip(usual, others, strict=True):
+        assert np.abs(picture.pixels.astype(int) - other.pixels).max() <= 1
+
+
 def test_large_pictures_are_encoded_in_slices_that_are_alike(
     load: Callable[[str], StableDiffusion], image: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

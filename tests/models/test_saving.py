@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import SlicedAttnProcessor
+from safetensors.torch import save_file
 
 from models.device import Device
 from models.errors import ModelError
@@ -80,6 +82,29 @@ def test_a_model_is_loaded_with_packed_weights(
     difference_seen = np.abs(_pixels(packed, image()) - _pixels(whole, image())).mean()
     assert 0 < difference_seen < difference
     assert np.array_equal(_pixels(packed, image()), _pixels(packed, image()))
+
+
+def test_loras_are_merged_before_weights_are_packed(
+    load: Callable[[str], StableDiffusion], device: Device, image: Make, tmp_path: Path
+) -> None:
+    plain = load("v1")
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    for name, layer in plain._pipeline.unet.named_modules():
+        if name.endswith((".to_q", ".to_v")):
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, layer.in_features, generator=generator) / 4
+            weights[f"unet.{name}.lora_B.weight"] = (
+                torch.randn(layer.out_features, 2, generator=generator) / 4
+            )
+    save_file(weights, tmp_path / "lora.safetensors")
+    loras = [(replace(plain.checkpoint, path=tmp_path / "lora.safetensors"), 1.0)]
+    whole = StableDiffusion.load(plain.checkpoint, device, loras=loras)
+    packed = StableDiffusion.load(plain.checkpoint, device, loras=loras, saving=Saving("int8"))
+    unchanged = StableDiffusion.load(plain.checkpoint, device, saving=Saving("int8"))
+    assert stored_bytes(packed._pipeline.unet) == stored_bytes(unchanged._pipeline.unet)
+    drawn = _pixels(packed, image())
+    by_packing = np.abs(drawn - _pixels(whole, image())).mean()
+    assert by_packing < np.abs(drawn - _pixels(plain, image())).mean() / 3
 
 
 def test_the_upscaler_takes_packed_weights_and_slices(models_dir: Path, device: Device) -> None:
