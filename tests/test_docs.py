@@ -1,9 +1,11 @@
-"""The references name every column, and none that isn't there."""
+"""The references name every column and every card, and none that isn't there."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from jobs.manifest import KNOWN_COLUMNS
+from models.catalogue import Card, Catalogue
 from models.samplers import SAMPLERS
 from scheduler.formats import SCHEMA
 
@@ -26,3 +28,33 @@ def test_the_outputs_page_names_every_column() -> None:
 def test_the_manifest_page_names_every_sampler() -> None:
     page = (DOCS / "manifest.md").read_text(encoding="utf-8")
     assert all(f"`{sampler}`" in page for sampler in SAMPLERS)
+
+
+def test_the_models_page_names_every_card_and_what_it_says(tmp_path: Path) -> None:
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1:] for row in map(_cells, page.splitlines()) if len(row) == 6}
+    for card in Catalogue.load(tmp_path).cards():
+        about, size, modes, sampler, precision = rows[f"`{card.id}`"]
+        assert about
+        if card.builder != "package":
+            assert [size, modes, sampler] == [
+                str(card.width or ""),
+                ", ".join(card.modes),
+                card.sampler,
+            ], card.id
+            assert precision == card.precision, card.id
+
+
+def test_the_models_page_names_every_field_of_a_card_and_every_dead_repository(tmp_path: Path) -> None:
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    assert [field.name for field in fields(Card) if f"`{field.name}`" not in page] == []
+    cards = Catalogue.load(tmp_path).cards()
+    unpinned = [card.id for card in cards if any("@" not in source for source in card.sources)]
+    assert unpinned == ["sd-v1-1", "sd-v1-2", "sd-v1-3"]
+    for dead in (dead for card in cards for dead in card.withdrawn):
+        owner, name = dead.split("/")
+        assert f"`{dead}`" in page or f"`{name.removeprefix('stable-diffusion')}`" in page, owner
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("| `") else []
