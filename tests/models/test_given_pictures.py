@@ -1,5 +1,6 @@
 """What a request may give beside its prompt, what it may not, and what that does to the picture."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -127,6 +128,23 @@ def test_a_depth_model_without_an_estimator_needs_maps(
     with pytest.raises(ValueError, match="its checkpoint has no depth estimator to make one: give a map"):
         model.render([image(image=_IMAGE)])
     assert model.render([image(image=_IMAGE, depth=_DEPTH)], rows=1)[0].defect is None
+
+
+def test_a_depth_model_of_an_older_library_loads(
+    load: Callable[[str], StableDiffusion], tmp_path: Path, device: Device, image: Make
+) -> None:
+    """The published one names a class that transformers no longer has."""
+    model = load("v2-depth")
+    folder = shutil.copytree(model.checkpoint.path, tmp_path / "depth")
+    for file, change in (
+        ("model_index.json", {"feature_extractor": ["transformers", "DPTFeatureExtractor"]}),
+        ("feature_extractor/preprocessor_config.json", {"image_processor_type": "DPTFeatureExtractor"}),
+    ):
+        fields = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(fields | change))
+    older = StableDiffusion.load(replace(model.checkpoint, path=folder), device)
+    [drawn], [expected] = (each.render([image(image=_IMAGE)], rows=1) for each in (older, model))
+    assert np.array_equal(drawn.pixels, expected.pixels)
 
 
 @pytest.mark.parametrize(

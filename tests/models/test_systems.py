@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, resolve
@@ -116,6 +117,25 @@ def test_a_system_draws_nearly_the_same_in_its_own_precision(
     ):
         assert drawn.defect is None
         assert np.abs(drawn.pixels.astype(int) - full.pixels).mean() < 3
+
+
+def test_a_vae_with_the_old_names_of_its_attention_is_the_same(
+    checkpoint: Callable[[str], Checkpoint], device: Device, tmp_path: Path
+) -> None:
+    """As the published checkpoints have them."""
+    found = checkpoint("sd-v1-4")
+    folder = shutil.copytree(found.path, tmp_path / "old")
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        weights = {
+            name.replace(f"attentions.0.{new}", f"attentions.0.{old}"): weights[name] for name in weights
+        }
+    assert "decoder.mid_block.attentions.0.proj_attn.weight" in weights
+    save_file(weights, file)
+    drawn = _draw(_load(replace(found, path=folder), device), "pndm")
+    for picture, expected in zip(drawn, _draw(_load(found, device), "pndm"), strict=True):
+        assert np.array_equal(picture.pixels, expected.pixels)
 
 
 def test_the_upscaler_draws_what_the_library_draws(
