@@ -1,5 +1,6 @@
 """The one place that speaks to a hub of models: what a repository holds, and fetching it."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
     import httpx2  # noqa: PLC0415
     from huggingface_hub import errors  # noqa: PLC0415
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would tell of every try
     try:
         yield
     except errors.GatedRepoError:

@@ -69,6 +69,7 @@ def _pull_from(
     repository, _, pinned = source.partition("@")
     locked = read_lock(models_dir).get(card.id)
     is_same = locked is not None and locked.source == repository
+    say(f"{card.id}: asking for {repository}")
     listing = list_files(repository, locked.revision if locked and is_same else pinned or None)
     try:
         names = wanted_files(card, repository, [file.name for file in listing.files])

@@ -17,14 +17,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Repositories by name, each a folder at COMMIT; all others are withdrawn, or private, as one can't tell.
 
-    A file of the name `stalls` is sent by half, until `go_on` is set.
+    Of a gated one it wants the terms accepted. It lies about digests, or states a size of its own for every file,
+    where it is told to. A file of the name `stalls` is sent by half, until `go_on` is set.
     """
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    gated: set[str] = field(default_factory=set)
     lies: bool = False
+    states_bytes: int | None = None
     stalls: str | None = None
     is_stalling: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -71,7 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.tokens.add(self.headers.get("Authorization", ""))
         parts = path.removeprefix("api/models/").split("/")
         folder = self.hub.repositories.get("/".join(parts[:2]))
-        if folder is None:
+        if "/".join(parts[:2]) in self.hub.gated:
+            self._refuse(403, "GatedRepo")
+        elif folder is None:
             self._refuse(401, "RepoNotFound")
         elif path.startswith("api/models/"):
             self._answer_api(folder, "/".join(parts[:2]), parts[2:])
@@ -93,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         entry: dict[str, object] = {
             "type": "file",
             "path": file.relative_to(folder).as_posix(),
-            "size": file.stat().st_size,
+            "size": self.hub.states_bytes or file.stat().st_size,
             "oid": _digest(file)[:40],
         }
         if file.suffix == ".safetensors":

@@ -48,9 +48,17 @@ def show(model: Annotated[str, typer.Argument(help="id or alias")], as_json: Jso
         {
             name.replace("_", " "): _text(value)
             for name, value in fields.items()
-            if value not in ("", 0, [], (), None)
+            if value not in ("", 0, [], (), None) and name not in _unread(str(fields["family"]))
         }
     )
+
+
+def _unread(family: str) -> set[str]:
+    """The fields that say nothing of a model of this family."""
+    if family == "text2image":
+        return {"noise_level", "max_noise_level"}
+    of_pictures = {"strength", "prediction_type", "noise_level", "max_noise_level"}
+    return {"strength"} if family == "upscaler" else of_pictures
 
 
 def _catalogue() -> Catalogue:

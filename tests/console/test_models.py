@@ -215,6 +215,21 @@ def test_refuses_what_is_not_what_the_hub_says(shop: Shop) -> None:
     assert not list(shop.models.glob("*lab"))
 
 
+def test_says_that_there_is_no_room_before_it_fetches(shop: Shop) -> None:
+    shop.card(CARD, 'sources = ["lab/tiny"]')
+    shop.hub.states_bytes = 10**15
+    pulled = shop("pull", "lab")
+    assert (pulled.code, "GB are needed for lab/tiny" in pulled.err) == (1, True)
+    assert not shop.hub.asked("resolve")
+
+
+def test_says_that_terms_are_to_be_accepted(shop: Shop) -> None:
+    shop.card(CARD, 'sources = ["lab/gated"]')
+    shop.hub.gated.add("lab/gated")
+    pulled = shop("pull", "lab")
+    assert (pulled.code, "lab/gated asks for its terms to be accepted" in pulled.err) == (1, True)
+
+
 def test_goes_on_after_an_interruption(shop: Shop, tmp_path: Path) -> None:
     folder = tmp_path / "large"
     shutil.copytree(shop.hub.repositories["lab/tiny"], folder)
@@ -225,7 +240,7 @@ def test_goes_on_after_an_interruption(shop: Shop, tmp_path: Path) -> None:
     shop.card(CARD, 'sources = ["lab/tiny"]')
     process = shop.start("pull", "lab")
     assert shop.hub.is_stalling.wait(30)
-    _wait_for(lambda: (shop.models / ".pulling-lab" / "unet" / large.name).is_file())
+    _wait_for((shop.models / ".pulling-lab" / "unet" / large.name).is_file)
     process.kill()
     process.wait()
     assert not (shop.models / "lab").exists()
