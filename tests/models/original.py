@@ -31,9 +31,22 @@ _VAE_ATTENTION = {
     "to_out.0": "proj_out",
 }
 
+_OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "encoder.layers": "transformer.resblocks",
+    "final_layer_norm": "ln_final",
+    "layer_norm": "ln_",
+    "self_attn": "attn",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 
-def write_single_file(folder: Path, file: Path) -> None:
-    """Writes the checkpoint in `folder`, whose UNet has one resnet a block, as the single `file`."""
+
+def write_single_file(folder: Path, file: Path, *, is_version_2: bool = False) -> None:
+    """Writes the checkpoint in `folder`, whose UNet has one resnet a block, as the single `file`.
+
+    The text encoder is CLIP as version 1 has it, or OpenCLIP as version 2.
+    """
     unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(folder / "text_encoder" / "model.safetensors")
@@ -43,10 +56,39 @@ def write_single_file(folder: Path, file: Path) -> None:
     for key, value in vae.items():
         is_linear = ".attentions." in key and value.ndim == 2
         weights[f"first_stage_model.{_vae_key(key)}"] = value[:, :, None, None] if is_linear else value
-    for key, value in text.items():
-        name = key if key.startswith("text_model.") else f"text_model.{key}"
-        weights[f"cond_stage_model.transformer.{name}"] = value
+    weights |= _open_clip(text) if is_version_2 else _clip(text)
     save_file({key: value.contiguous() for key, value in weights.items()}, file, metadata={"format": "pt"})
+
+
+def _clip(text: Weights) -> Weights:
+    return {f"cond_stage_model.transformer.{_wrapped(key)}": value for key, value in text.items()}
+
+
+def _open_clip(text: Weights) -> Weights:
+    weights: Weights = {}
+    for key, value in text.items():
+        stem, _, end = _wrapped(key).removeprefix("text_model.").rpartition(".")
+        if stem.endswith("q_proj"):
+            others = [text[key.replace("q_proj", other)] for other in ("k_proj", "v_proj")]
+            weights[_open_clip_key(stem.removesuffix(".q_proj"), f"in_proj_{end}")] = torch.cat(
+                [value, *others]
+            )
+        elif not stem.endswith(("k_proj", "v_proj")):
+            weights[_open_clip_key(stem, end)] = value
+    weights["cond_stage_model.model.text_projection"] = torch.eye(value.shape[-1])
+    return weights
+
+
+def _open_clip_key(stem: str, end: str) -> str:
+    if stem == "embeddings.position_embedding":
+        return "cond_stage_model.model.positional_embedding"
+    for ours, theirs in _OPEN_CLIP.items():
+        stem = stem.replace(ours, theirs)
+    return f"cond_stage_model.model.{stem}.{end}"
+
+
+def _wrapped(key: str) -> str:
+    return key if key.startswith("text_model.") else f"text_model.{key}"
 
 
 def _unet_key(key: str) -> str:

@@ -29,15 +29,19 @@ def _add(path: Path, models_dir: Path) -> Checkpoint:
     return resolve(Catalogue.load(models_dir).get("dog"), models_dir)
 
 
+@pytest.mark.parametrize("is_version_2", [False, True])
 def test_a_single_file_draws_the_pixels_of_the_folder_that_it_was_made_from(
     *,
     tmp_path: Path,
-    file: Path,
+    tiny_checkpoint: Checkpoint,
+    is_version_2: bool,
     tiny: StableDiffusion,
     device: Device,
     image: Callable[..., ImageRequest],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    file = tmp_path / "dog.safetensors"
+    write_single_file(tiny_checkpoint.path, file, is_version_2=is_version_2)
     checkpoint = _add(file, tmp_path)
     assert (checkpoint.path, checkpoint.revision) == (file, "local")
     [picture] = StableDiffusion.load(checkpoint, device).render([image()], rows=1)

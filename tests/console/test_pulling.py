@@ -1,97 +1,20 @@
-"""`nightmill models`: pulling from a hub, locking, adding and removing."""
+"""`nightmill models pull`, from a hub over HTTP."""
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jobs.settings import load_settings
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
-from models.errors import CheckpointError
-from tests.conftest import Ended
-from tests.console.conftest import Typed
-from tests.hub import COMMIT, Hub, start_hub
-
-CARD = """
-id = "lab"
-title = "Lab"
-family = "text2image"
-aliases = ["old/gone"]
-summary = "A test."
-license = "CC0"
-limits = "All."
-source = "lab"
-modes = ["text2image"]
-width = 64
-height = 64
-size_multiple = 8
-min_size = 64
-max_size = 256
-vae_factor = 8
-sampler = "ddim"
-samplers = ["ddim"]
-steps = 2
-guidance_scale = 5.0
-withdrawn = ["old/gone"]
-"""
-CHECKER = """
-id = "lab-safety"
-title = "Lab"
-family = "safety-checker"
-summary = "A test."
-license = "CC0"
-limits = "All."
-source = "lab-safety"
-"""
-
-
-@dataclass
-class Shop:
-    """The command line with a models folder and a hub of its own."""
-
-    folder: Path
-    hub: Hub
-
-    @property
-    def models(self) -> Path:
-        return self.folder / "models"
-
-    def __call__(self, *arguments: str, **environment: str) -> Ended:
-        process = subprocess.run(
-            self._command(arguments),
-            env=self._env(environment),
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        return Ended(process.returncode, process.stdout, process.stderr)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(self._command(arguments), env=self._env({}), text=True)
-
-    def card(self, text: str, *rows: str, name: str = "lab") -> None:
-        (self.models / "cards").mkdir(parents=True, exist_ok=True)
-        (self.models / "cards" / f"{name}.toml").write_text(text + "\n".join(rows) + "\n")
-
-    def _command(self, arguments: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "console.cli", "models", *arguments]
-
-    def _env(self, extra: dict[str, str]) -> dict[str, str]:
-        settings = load_settings(data_dir=self.folder / "data", models_dir=self.models)
-        hub = {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "hf"), "PYTHONSAFEPATH": ""}
-        return settings.environment() | hub | extra
+from tests.console.shop import CARD, CHECKER, Shop
+from tests.hub import COMMIT, start_hub
 
 
 @pytest.fixture(scope="module")
@@ -259,79 +182,3 @@ def _wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.fixture
-def own(tmp_path: Path, shared_models: Path) -> Path:
-    """A fine-tune of the user's own."""
-    folder = tmp_path / "dog"
-    shutil.copytree(resolve(Catalogue.load(shared_models).get("tiny"), shared_models).path, folder)
-    return folder
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Typed:
-    """The command line in the test's own process, for what needs no hub."""
-    return Typed(load_settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"), tmp_path)
-
-
-def test_adds_locks_checks_and_removes_a_model_of_one_s_own(desk: Typed, own: Path) -> None:
-    models = desk.folder / "models"
-    added = desk("models", "add", str(own), "--id", "dog", "--base", "tiny", "--json")
-    assert (added.code, added.json["id"], added.json["source"]) == (0, "dog", "local")
-    shown = desk("models", "show", "dog", "--json").json
-    assert (shown["base"], shown["width"], shown["path"]) == ("tiny-random", 64, str(own))
-    assert shown["lock"]["digest"] == added.json["digest"]
-    before = (models / "nightmill.lock").read_bytes()
-    assert desk("models", "lock", "--check").code == 0
-    assert desk("models", "lock").code == 0
-    assert (models / "nightmill.lock").read_bytes() == before
-
-    file = own / "unet" / "config.json"
-    status, text = file.stat(), file.read_text()
-    file.write_text(text.replace("\n", " "))
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    checked = desk("models", "lock", "--check")
-    assert (checked.code, str(file) in checked.err) == (1, True)
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in checked.err
-    assert hashlib.sha256(text.encode()).hexdigest() in checked.err
-    assert (models / "nightmill.lock").read_bytes() == before
-    file.touch()
-    catalogue = Catalogue.load(models)
-    with pytest.raises(
-        CheckpointError, match=r"unet/config.json: has the SHA-256 .*nightmill models lock dog"
-    ):
-        resolve(catalogue.get("dog"), models)
-    assert desk("models", "lock", "dog").code == 0
-    resolve(catalogue.get("dog"), models)
-
-    asked = desk("models", "remove", "dog")
-    assert (asked.code, "say --yes" in asked.err) == (2, True)
-    assert desk("models", "remove", "dog", "--yes").code == 0
-    assert own.is_dir()
-    assert desk("models", "show", "dog").code == 2
-    assert json.loads((models / "nightmill.lock").read_text())["models"] == {}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["add", "{own}", "--id", "tiny", "--base", "tiny"], 1, "the name 'tiny' is taken"),
-        (["add", "{own}", "--id", "a b", "--base", "tiny"], 1, "id 'a b' must be letters"),
-        (["add", "{own}", "--id", "dog", "--base", "nothing"], 2, "no model is called 'nothing'"),
-        (["add", "{own}", "--id", "dog", "--base", "tiny-x4"], 1, "must be of text2image"),
-        (["add", "{own}", "--id", "dog", "--base", "tiny", "--lora"], 1, "must hold one .safetensors"),
-        (["add", "nowhere", "--id", "dog", "--base", "tiny"], 2, "there is no such file"),
-        (["add", __file__, "--id", "dog", "--base", "tiny"], 1, "a checkpoint may not bring code"),
-        (["pull", "tiny"], 1, "it is built on first use"),
-        (["pull", "nothing"], 2, "no model is called 'nothing'"),
-        (["lock", "sd15"], 1, "nightmill models pull sd-v1-5"),
-        (["lock", "--check", "tiny"], 1, "is not there"),
-        (["remove", "sd15", "--yes"], 1, "there is nothing to remove"),
-    ],
-)
-def test_says_what_is_wrong(desk: Typed, own: Path, arguments: list[str], code: int, message: str) -> None:
-    ended = desk("models", *[argument.format(own=own) for argument in arguments])
-    assert (ended.code, message in ended.err, ended.out) == (code, True, ""), ended.err
-    assert "Traceback" not in ended.err
-    assert not (desk.folder / "models" / "cards" / "dog.toml").exists()
