@@ -1,5 +1,6 @@
 """A scheduler and two workers that run all the time, as on hosts of their own, with S3 as the object store."""
 
+import hashlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs import batches
 from jobs.database import connect
-from jobs.objects import S3Options
+from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
 from tests.conftest import Ended, Nightmill, new_database
 from tests.end_to_end.kit import (
@@ -118,6 +120,35 @@ def test_the_same_manifest_in_two_batches_gives_the_same_pictures(farm: Farm) ->
     again = farm.wait(farm.submit(rows, "--name", f"again-{secrets.token_hex(3)}"))
     assert len(set(first.digests().values())) == 7
     assert again.digests() == first.digests()
+
+
+def test_rows_start_from_pictures_on_the_disk_and_on_s3(farm: Farm) -> None:
+    """By name and by URI; one that turns out to be none fails alone."""
+    path = farm.nightmill.folder / "start.png"
+    Image.new("RGB", (90, 70), (180, 40, 40)).save(path)
+    (farm.nightmill.folder / "none.png").write_text("no picture")
+    s3 = S3Options(endpoint_url=farm.settings.s3_endpoint_url, region=farm.settings.s3_region)
+    open_store(farm.settings.output, s3).put("brought/start.png", path, content_type="image/png")
+    remote = f"{farm.settings.output}/brought/start.png"
+    rows = [
+        *foxes(1, init_image="start.png"),
+        *foxes(1, init_image=remote, strength=0.5),
+        *foxes(1, init_image=remote, model="tiny-x4"),
+        *foxes(1, init_image="none.png"),
+    ]
+    name = farm.submit(rows)
+    until(lambda: not batches.status(farm.engine, name).remaining)
+    found = truth(farm.engine, name)
+    assert [(job["state"], job["error_kind"]) for job in found.jobs] == [("done", None)] * 3 + [
+        ("failed", "bad-input")
+    ]
+    assert [(row["mode"], row["generated_width"], row["init_image"]) for row in found.images] == [
+        ("image2image", 64, str(path)),
+        ("image2image", 64, remote),
+        ("upscale", 90, remote),
+    ]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert {row["init_image_sha256"] for row in found.images} == {digest}
 
 
 def test_redis_forgets_everything(farm: Farm) -> None:
