@@ -43,16 +43,18 @@ _OPEN_CLIP = {
 
 
 def write_single_file(folder: Path, file: Path, *, is_version_2: bool = False) -> None:
-    """Writes the checkpoint in `folder`, whose UNet has one resnet a block, as the single `file`.
+    """Writes the checkpoint in `folder` as the single `file`.
 
     The text encoder is CLIP as version 1 has it, or OpenCLIP as version 2.
     """
     unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(folder / "text_encoder" / "model.safetensors")
+    layers = len({key.split(".")[3] for key in unet if key.startswith("down_blocks.0.resnets.")})
     weights: Weights = {}
     for key, value in unet.items():
-        weights[f"model.diffusion_model.{_unet_key(key)}"] = value
+        has_attention = f"{'.'.join(key.split('.')[:2])}.attentions.0.norm.weight" in unet
+        weights[f"model.diffusion_model.{_unet_key(key, layers, has_attention)}"] = value
     for key, value in vae.items():
         is_linear = ".attentions." in key and value.ndim == 2
         weights[f"first_stage_model.{_vae_key(key)}"] = value[:, :, None, None] if is_linear else value
@@ -91,7 +93,7 @@ def _wrapped(key: str) -> str:
     return key if key.startswith("text_model.") else f"text_model.{key}"
 
 
-def _unet_key(key: str) -> str:
+def _unet_key(key: str, layers: int, has_attention: bool) -> str:
     for ours, theirs in _UNET_ENDS.items():
         if key.startswith(f"{ours}."):
             return key.replace(ours, theirs, 1)
@@ -100,14 +102,16 @@ def _unet_key(key: str) -> str:
         place = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}[".".join(rest[:2])]
         return f"middle_block.{place}.{_resnet(rest[2:], _UNET_RESNET)}"
     block, part, item, tail = int(rest[0]), rest[1], int(rest[2]), rest[3:]
+    # Upwards, a block has one resnet more than downwards.
     if kind == "down_blocks":
+        first = block * (layers + 1)
         if part == "downsamplers":
-            return f"input_blocks.{2 * block + 2}.0.op.{tail[-1]}"
-        return f"input_blocks.{2 * block + item + 1}.{part == 'attentions':d}.{_resnet(tail, _UNET_RESNET)}"
-    number = 2 * block + item
+            return f"input_blocks.{first + layers + 1}.0.op.{tail[-1]}"
+        return f"input_blocks.{first + item + 1}.{part == 'attentions':d}.{_resnet(tail, _UNET_RESNET)}"
+    first = block * (layers + 1)
     if part == "upsamplers":
-        return f"output_blocks.{2 * block + 1}.1.conv.{tail[-1]}"
-    return f"output_blocks.{number}.{part == 'attentions':d}.{_resnet(tail, _UNET_RESNET)}"
+        return f"output_blocks.{first + layers}.{has_attention + 1}.conv.{tail[-1]}"
+    return f"output_blocks.{first + item}.{part == 'attentions':d}.{_resnet(tail, _UNET_RESNET)}"
 
 
 def _vae_key(key: str) -> str:

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from models.adding import add_model
@@ -13,8 +15,10 @@ from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.device import Device
 from models.errors import CheckpointError
+from models.loading import load_pipeline
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.tokens import TokenCounter
+from tests.models import checkpoints
 from tests.models.original import write_single_file
 
 
@@ -48,6 +52,22 @@ def test_a_single_file_draws_the_pixels_of_the_folder_that_it_was_made_from(
     assert np.array_equal(picture.pixels, tiny.render([image()], rows=1)[0].pixels)
     assert TokenCounter.load(checkpoint).count(["a red bird"]) == [5]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("system", ["v1", "v2", "v1-inpainting", "v2-inpainting"])
+def test_a_single_file_of_every_system_is_read_whole(tmp_path: Path, device: Device, system: str) -> None:
+    folder = checkpoints.checkpoint(system, tmp_path)
+    file = tmp_path / "one.safetensors"
+    write_single_file(folder.path, file, is_version_2=system.startswith("v2"))
+    single = replace(folder, path=file, base=folder.path)
+    one = load_pipeline(single, device, "StableDiffusionPipeline")
+    other = load_pipeline(folder, device, "StableDiffusionPipeline")
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(other, part).state_dict()
+        found = getattr(one, part).state_dict()
+        assert found.keys() == expected.keys()
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert one.scheduler.config.prediction_type == other.scheduler.config.prediction_type
 
 
 def test_other_weights_draw_other_pixels(
