@@ -13,9 +13,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
     libraries = (diffusers_logging, transformers_logging)
-    packing = logging.getLogger(
-        "bitsandbytes"
-    )  # diffusers imports it, and it misses kernels that nothing here uses
+    packing = logging.getLogger("bitsandbytes")  # it misses kernels that nothing here uses
     packing_level = packing.level
     packing.setLevel(logging.ERROR)
     before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]

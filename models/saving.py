@@ -1,6 +1,7 @@
 """How a model is kept in little memory, and what that costs."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from models.errors import ModelError
@@ -46,9 +47,11 @@ class Saving:
         )
 
     def quantise(self, pipeline: Any, device: "Device") -> None:
-        """Packs the weights of the UNet and the text encoder onto the device."""
+        """Packs the weights of the UNet and the text encoder onto the device. Raises ModelError without a packer."""
         if self.weights == "full":
             return
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(f"weights {self.weights!r} need bitsandbytes: pip install 'nightmill[packed]'")
         from models.quantised import quantise  # noqa: PLC0415 - brings torch, which settings don't need
 
         for network in (pipeline.unet, pipeline.text_encoder):

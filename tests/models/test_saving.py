@@ -13,6 +13,7 @@ import torch
 from diffusers.models.attention_processor import SlicedAttnProcessor
 from safetensors.torch import save_file
 
+from models import saving
 from models.device import Device
 from models.errors import ModelError
 from models.quantised import quantise, stored_bytes
@@ -198,3 +199,9 @@ def test_the_library_that_packs_does_not_chatter(models_dir: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", _LOAD, str(models_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_without_the_packer_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match=r"pip install 'nightmill\[packed\]'"):
+        Saving(weights="int8").quantise(None, Device("cpu", torch.float32, "CPU", rows=1))
