@@ -31,8 +31,8 @@ PLANS = {
     "text2image": Plan(steps=5000, rows=64, rate=2e-3),
     "clip": Plan(steps=1800, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
-    "upscaler-autoencoder": Plan(steps=1500, rows=24, rate=2e-3),
-    "upscaler": Plan(steps=2500, rows=24, rate=2e-3),
+    "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
+    "upscaler": Plan(steps=1800, rows=24, rate=2e-3),
     "decoder": Plan(steps=1000, rows=32, rate=7e-4),
 }
 _SEEDS = {name: number for number, name in enumerate(PLANS, start=11)}

@@ -101,6 +101,43 @@ def _slim_tokenizer(folder: Path) -> None:
 
 
 def _training_log(work: Path, to: Path, stages: tuple[str, ...]) -> None:
+    """Copies what was noted while these stages were trained, and writes the model card from it."""
     for stage in stages:
         for ending in ("json", "jsonl"):
             shutil.copyfile(work / f"{stage}.{ending}", to / f"training-{stage}.{ending}")
+    (to / "README.md").write_text(model_card(to, stages), encoding="utf-8")
+
+
+def model_card(folder: Path, stages: tuple[str, ...]) -> str:
+    """What the notes in `folder` say of the training, as Markdown."""
+    lines = [
+        f"# {folder.name}",
+        "",
+        "Made by `python -m models.shapes.train`; `docs/shapes.md` says what it is and how well it does.",
+        "Losses of every 50 steps are in `training-*.jsonl`, versions in `training-*.json`.",
+        "",
+        "| stage | steps | batch | rate | seed | first losses | last losses | hours | on |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for stage in stages:
+        note = json.loads((folder / f"training-{stage}.json").read_text(encoding="utf-8"))
+        logged = (folder / f"training-{stage}.jsonl").read_text(encoding="utf-8").splitlines()
+        plan = note["plan"]
+        cells = (
+            stage,
+            plan["steps"],
+            plan["rows"],
+            plan["rate"],
+            note["seed"],
+            _losses(logged[0]),
+            _losses(logged[-1]),
+            note["hours"],
+            f"{note['device']}, {note['threads']} used",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _losses(line: str) -> str:
+    known = {"step", "seconds", "rate"}
+    return ", ".join(f"{name} {value:g}" for name, value in json.loads(line).items() if name not in known)
