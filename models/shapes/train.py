@@ -19,7 +19,7 @@ from models.device import pick_device, versions
 from models.shapes.training import data
 from models.shapes.training.autoencoder import train_autoencoder, train_decoder
 from models.shapes.training.clip import clip_tokenizer, train_clip
-from models.shapes.training.denoiser import noise_schedule, train_denoiser
+from models.shapes.training.denoiser import new_denoiser, noise_schedule, train_denoiser
 from models.shapes.training.export import export
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Plan
@@ -28,12 +28,13 @@ from models.shapes.training.upscaler import train_upscaler
 
 PLANS = {
     "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),
-    "text2image": Plan(steps=5000, rows=64, rate=2e-3),
+    "text2image": Plan(steps=3810, rows=64, rate=2e-3, horizon=5000),
     "clip": Plan(steps=1800, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
     "upscaler": Plan(steps=1800, rows=24, rate=2e-3),
     "decoder": Plan(steps=1000, rows=32, rate=7e-4),
+    "layout": Plan(steps=2600, rows=64, rate=1.5e-3),
 }
 _SEEDS = {name: number for number, name in enumerate(PLANS, start=11)}
 
@@ -72,13 +73,25 @@ class Workshop:
 
     @cached_property
     def text2image(self) -> Any:
-        """UNet and text encoder."""
-        return self._stage(
-            "text2image",
-            lambda plan, seed, log: train_denoiser(
-                self.autoencoder, self.tokenizer, plan, self.device, seed, log
-            ),
-        )
+        """UNet and text encoder: what things look like."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            fresh = new_denoiser(self.tokenizer, seed)
+            return train_denoiser(fresh, self.autoencoder, self.tokenizer, plan, self.device, seed, log)
+
+        return self._stage("text2image", train)
+
+    @cached_property
+    def layout(self) -> Any:
+        """The same, trained on: where things go."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            given = self.text2image.train().requires_grad_(True)
+            return train_denoiser(
+                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, noise_weight=8.0
+            )
+
+        return self._stage("layout", train)
 
     @cached_property
     def clip(self) -> Any:

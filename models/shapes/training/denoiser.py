@@ -52,14 +52,11 @@ def make_text_encoder(tokenizer: Any) -> Any:
     return CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer, _WIDTH, layers=3), projection_dim=_WIDTH))
 
 
-def train_denoiser(
-    vae: Any, tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path
-) -> Denoiser:
-    """Predicts the noise in latents of 8x8 (Ho et al. 2020), weighted by min(SNR, 5)/SNR (Hang et al. 2023)."""
+def new_denoiser(tokenizer: Any, seed: int) -> Denoiser:
+    """An untrained UNet for latents of 8x8 with its text encoder."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -72,7 +69,27 @@ def train_denoiser(
         attention_head_dim=4,
         cross_attention_dim=_WIDTH,
     )
-    model = Denoiser(unet, make_text_encoder(tokenizer)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Denoiser(unet, make_text_encoder(tokenizer))
+
+
+def train_denoiser(
+    model: Denoiser,
+    vae: Any,
+    tokenizer: Any,
+    plan: Plan,
+    device: torch.device,
+    seed: int,
+    log: Path,
+    noise_weight: float = 1.0,
+) -> Denoiser:
+    """Trains `model`, or trains it on, to predict the noise in latents (Ho et al. 2020).
+
+    A row counts min(5/SNR, `noise_weight`): 1 is the min-SNR weighting of Hang et al. 2023; more teaches what is
+    decided while there is little but noise, where things go.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     schedule = noise_schedule()
     alphas = schedule.alphas_cumprod.to(device)
     pool = Pool(vae, rng, device)
@@ -89,7 +106,7 @@ def train_denoiser(
             text = model.text_encoder(tokens.input_ids.to(device))[0]
             predicted = model.unet(noisy, steps, encoder_hidden_states=text).sample.float()
         ratio = alphas[steps] / (1 - alphas[steps])
-        weight = ratio.clamp(max=_SNR_CAP) / ratio
+        weight = (_SNR_CAP / ratio).clamp(max=noise_weight)
         return {"noise": (weight * mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))).mean()}
 
     trained: Denoiser = fit(model, plan, loss_of, log)

@@ -18,12 +18,17 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how hard to train: `steps` batches of `rows`, learning rate `rate` with cosine decay."""
+    """How long and how hard to train: `steps` batches of `rows`, at learning rate `rate`.
+
+    The rate decays by a cosine that ends after `horizon` steps, which are `steps` if it is 0; `decay` is of the
+    averaged weights.
+    """
 
     steps: int
     rows: int
     rate: float
     decay: float = 0.999
+    horizon: int = 0
 
 
 def fit(
@@ -43,7 +48,7 @@ def fit(
     module.train()
     with log.open("w", encoding="utf-8") as lines:
         for step in range(plan.steps):
-            rate = plan.rate * _schedule(step, plan.steps)
+            rate = plan.rate * _schedule(step, plan.horizon or plan.steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             losses = loss_of(step)
