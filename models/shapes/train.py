@@ -19,7 +19,12 @@ from models.device import pick_device, versions
 from models.shapes.training import data
 from models.shapes.training.autoencoder import train_autoencoder, train_decoder
 from models.shapes.training.clip import clip_tokenizer, train_clip
-from models.shapes.training.denoiser import new_denoiser, noise_schedule, train_denoiser
+from models.shapes.training.denoiser import (
+    new_denoiser,
+    noise_schedule,
+    train_denoiser,
+    with_whole_captions,
+)
 from models.shapes.training.export import export
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Plan
@@ -34,7 +39,7 @@ PLANS = {
     "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
     "upscaler": Plan(steps=1800, rows=24, rate=2e-3),
     "decoder": Plan(steps=1000, rows=32, rate=7e-4),
-    "layout": Plan(steps=2600, rows=64, rate=1.5e-3),
+    "layout": Plan(steps=2000, rows=64, rate=1.5e-3),
 }
 _SEEDS = {name: number for number, name in enumerate(PLANS, start=11)}
 
@@ -86,9 +91,9 @@ class Workshop:
         """The same, trained on: where things go."""
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = self.text2image.train().requires_grad_(True)
+            given = with_whole_captions(self.text2image).train().requires_grad_(True)
             return train_denoiser(
-                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, noise_weight=8.0
+                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, noise_weight=100.0
             )
 
         return self._stage("layout", train)

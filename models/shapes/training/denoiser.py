@@ -54,10 +54,25 @@ def make_text_encoder(tokenizer: Any) -> Any:
 
 def new_denoiser(tokenizer: Any, seed: int) -> Denoiser:
     """An untrained UNet for latents of 8x8 with its text encoder."""
+    torch.manual_seed(seed)
+    return Denoiser(_unet(), make_text_encoder(tokenizer))
+
+
+def with_whole_captions(model: Denoiser) -> Denoiser:
+    """The model with a second way for text: the caption as a whole is added to what every layer knows of time.
+
+    It starts as nothing, so that the model is the same until it is trained on.
+    """
+    unet = _unet(addition_embed_type="text", addition_embed_type_num_heads=4)
+    unet.load_state_dict(model.unet.state_dict(), strict=False)
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)
+    return Denoiser(unet, model.text_encoder)
+
+
+def _unet(**more: Any) -> Any:
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
-    torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -68,8 +83,8 @@ def new_denoiser(tokenizer: Any, seed: int) -> Denoiser:
         norm_num_groups=16,
         attention_head_dim=4,
         cross_attention_dim=_WIDTH,
+        **more,
     )
-    return Denoiser(unet, make_text_encoder(tokenizer))
 
 
 def train_denoiser(
@@ -84,8 +99,8 @@ def train_denoiser(
 ) -> Denoiser:
     """Trains `model`, or trains it on, to predict the noise in latents (Ho et al. 2020).
 
-    A row counts min(5/SNR, `noise_weight`): 1 is the min-SNR weighting of Hang et al. 2023; more teaches what is
-    decided while there is little but noise, where things go.
+    A row counts min(5/SNR, `noise_weight`): 1 is the min-SNR weighting of Hang et al. 2023; 100 comes near to an
+    error of the picture itself and teaches what is decided while there is little but noise, where things go.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
