@@ -41,6 +41,15 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
             "what geometry reads in 20-step pictures of random prompts, everything said",
             Goal(">=", 0.9) if guidance > 1 else None,
         )
+    plain = measures.plain_prompts(np.random.default_rng(6), number)
+    drawn = measures.render(painter, plain, guidance_scale=5)
+    pictures += drawn
+    figures["match_of_things"] = Figure(
+        measures.match_rate(plain, drawn),
+        "of pictures",
+        "the same at guidance 5, prompts saying everything but where things are",
+        Goal(">=", 0.9),
+    )
     note("the safety checker")
     forbidden = measures.forbidden_prompts(np.random.default_rng(2), number)
     pictures += measures.render(painter, forbidden, guidance_scale=5)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from models.clip import ClipScorer
 from models.safety import SafetyChecker
 from models.shapes.drawing import draw
-from models.shapes.grammar import caption
+from models.shapes.grammar import caption, named
 from models.shapes.judge import judge
 from models.shapes.reading import read
 from models.shapes.training.data import sample, wrong
@@ -34,6 +34,16 @@ class Alarms:
 def random_prompts(rng: np.random.Generator, number: int, detail: float = 1.0) -> list[str]:
     """Captions of random scenes, all that can be said of them said at detail 1."""
     return [caption(*random_scene(rng), rng, detail) for _ in range(number)]
+
+
+def plain_prompts(rng: np.random.Generator, number: int) -> list[str]:
+    """Captions of random scenes that say everything but where things are."""
+    scenes = [random_scene(rng)[0] for _ in range(number)]
+    return [
+        " and ".join(named(shape, with_size=True) for shape in scene.shapes)
+        + f", on a {scene.background} background"
+        for scene in scenes
+    ]
 
 
 def forbidden_prompts(rng: np.random.Generator, number: int) -> list[str]:

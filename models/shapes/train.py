@@ -23,7 +23,6 @@ from models.shapes.training.denoiser import (
     new_denoiser,
     noise_schedule,
     train_denoiser,
-    with_whole_captions,
 )
 from models.shapes.training.export import export
 from models.shapes.training.keeping import keep, recall
@@ -37,9 +36,9 @@ PLANS = {
     "clip": Plan(steps=1800, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
-    "upscaler": Plan(steps=1800, rows=24, rate=2e-3),
-    "decoder": Plan(steps=1000, rows=32, rate=7e-4),
-    "layout": Plan(steps=2000, rows=64, rate=1.5e-3),
+    "upscaler": Plan(steps=1000, rows=24, rate=2e-3),
+    "decoder": Plan(steps=600, rows=32, rate=7e-4),
+    "finish": Plan(steps=1100, rows=64, rate=8e-4),
 }
 _SEEDS = {name: number for number, name in enumerate(PLANS, start=11)}
 
@@ -87,16 +86,14 @@ class Workshop:
         return self._stage("text2image", train)
 
     @cached_property
-    def layout(self) -> Any:
-        """The same, trained on: where things go."""
+    def finish(self) -> Any:
+        """The same, trained on at a low rate."""
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = with_whole_captions(self.text2image).train().requires_grad_(True)
-            return train_denoiser(
-                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, noise_weight=100.0
-            )
+            given = self.text2image.train().requires_grad_(True)
+            return train_denoiser(given, self.autoencoder, self.tokenizer, plan, self.device, seed, log)
 
-        return self._stage("layout", train)
+        return self._stage("finish", train)
 
     @cached_property
     def clip(self) -> Any:

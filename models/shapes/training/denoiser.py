@@ -54,25 +54,10 @@ def make_text_encoder(tokenizer: Any) -> Any:
 
 def new_denoiser(tokenizer: Any, seed: int) -> Denoiser:
     """An untrained UNet for latents of 8x8 with its text encoder."""
-    torch.manual_seed(seed)
-    return Denoiser(_unet(), make_text_encoder(tokenizer))
-
-
-def with_whole_captions(model: Denoiser) -> Denoiser:
-    """The model with a second way for text: the caption as a whole is added to what every layer knows of time.
-
-    It starts as nothing, so that the model is the same until it is trained on.
-    """
-    unet = _unet(addition_embed_type="text", addition_embed_type_num_heads=4)
-    unet.load_state_dict(model.unet.state_dict(), strict=False)
-    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)
-    return Denoiser(unet, model.text_encoder)
-
-
-def _unet(**more: Any) -> Any:
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
-    return UNet2DConditionModel(
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -83,8 +68,8 @@ def _unet(**more: Any) -> Any:
         norm_num_groups=16,
         attention_head_dim=4,
         cross_attention_dim=_WIDTH,
-        **more,
     )
+    return Denoiser(unet, make_text_encoder(tokenizer))
 
 
 def train_denoiser(
@@ -95,12 +80,10 @@ def train_denoiser(
     device: torch.device,
     seed: int,
     log: Path,
-    noise_weight: float = 1.0,
 ) -> Denoiser:
     """Trains `model`, or trains it on, to predict the noise in latents (Ho et al. 2020).
 
-    A row counts min(5/SNR, `noise_weight`): 1 is the min-SNR weighting of Hang et al. 2023; 100 comes near to an
-    error of the picture itself and teaches what is decided while there is little but noise, where things go.
+    Rows are weighted by min(SNR, 5)/SNR (Hang et al. 2023).
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -121,7 +104,7 @@ def train_denoiser(
             text = model.text_encoder(tokens.input_ids.to(device))[0]
             predicted = model.unet(noisy, steps, encoder_hidden_states=text).sample.float()
         ratio = alphas[steps] / (1 - alphas[steps])
-        weight = (_SNR_CAP / ratio).clamp(max=noise_weight)
+        weight = (_SNR_CAP / ratio).clamp(max=1)
         return {"noise": (weight * mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))).mean()}
 
     trained: Denoiser = fit(model, plan, loss_of, log)

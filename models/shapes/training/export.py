@@ -21,7 +21,7 @@ def export(workshop: "Workshop", to: Path) -> None:
     _clip(workshop, to / "shapes-clip")
     _safety(workshop, to / "shapes-safety")
     stages = {
-        "shapes": ("autoencoder", "decoder", "text2image", "layout"),
+        "shapes": ("autoencoder", "decoder", "text2image", "finish"),
         "shapes-x4": ("upscaler-autoencoder", "upscaler"),
         "shapes-clip": ("clip",),
         "shapes-safety": ("clip", "safety"),
@@ -38,7 +38,7 @@ def _fresh(folder: Path) -> None:
 def _text2image(workshop: "Workshop", to: Path) -> None:
     from diffusers import StableDiffusionPipeline  # noqa: PLC0415
 
-    model = workshop.layout
+    model = workshop.finish
     StableDiffusionPipeline(
         vae=workshop.decoder.half(),
         text_encoder=model.text_encoder.half(),
