@@ -20,11 +20,20 @@ from bench.queue import measure as measure_queue
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
+
+def measure_shapes(place: Place, is_quick: bool) -> Mapping[str, Figure]:
+    """Do the shapes models draw what they are told?"""
+    from bench.shapes import measure  # noqa: PLC0415 - brings torch, which other benchmarks don't need
+
+    return measure(place, is_quick)
+
+
 BENCHES: dict[str, Measure] = {
     "ingest": measure_ingest,
     "queue": measure_queue,
     "cpu": measure_cpu,
     "memory": measure_memory,
+    "shapes": measure_shapes,
 }
 
 

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="for S3-compatible stores")
     s3_region: str | None = None
     models_dir: Path | None = Field(None, description="checkpoints and cards; default DATA_DIR/models")
-    default_model: str = Field("tiny-random", description="for rows that name none")
+    default_model: str = Field("shapes", description="for rows that name none")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
     )

@@ -1,5 +1,6 @@
 """The README's commands do what it says."""
 
+import json
 import os
 import re
 import shutil
@@ -42,14 +43,26 @@ def block_with(words: str) -> str:
 def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
     environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(shared_models)}
     printed = run_block(block_with("nightmill plan"), tmp_path, environment)
-    assert "46 done, 1 blocked" in printed
+    assert "42 done, 3 blocked" in printed
     batch = tmp_path / "output" / "demo"
-    assert len([path for path in batch.glob("images/*/*.png") if path.is_file()]) == 46
+    assert len([path for path in batch.glob("images/*/*.png") if path.is_file()]) == 42
     assert (batch / "export" / "part-00000.parquet").is_file()
     assert (batch / "export" / "_SUCCESS").is_file()
     assert (batch / "contact-sheet.png").is_file()
     again = run_block("nightmill run examples/demo.jsonl --out output --json", tmp_path, environment)
     assert '"rendered": 0' in again
+
+
+@pytest.mark.timeout(180)
+def test_a_sweep_and_its_evaluation(tmp_path: Path, settings: Settings) -> None:
+    environment = settings.environment() | {"NIGHTMILL_DEFAULT_MODEL": "shapes"}
+    printed = run_block(block_with("nightmill evaluate"), tmp_path, environment)
+    assert "Trained at 64x64 pixels" in " ".join(printed.split())
+    folder = tmp_path / "output" / "guidance-sweep"
+    assert (folder / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert [point["value"] for point in found["points"]] == [1.5, 2, 3, 4, 5, 6, 7, 8]
+    assert all(8 <= point["n"] <= 16 and point["clip_score"] > 50 for point in found["points"])
 
 
 @pytest.mark.timeout(120)
@@ -72,7 +85,7 @@ def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Sett
         assert shown in block
         block = block.replace(shown, f"'{real}'")
     environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(settings.models_path)}
-    assert "46 done, 1 blocked" in run_block(
+    assert "42 done, 3 blocked" in run_block(
         block, tmp_path, environment | {"NIGHTMILL_QUEUE": settings.queue}
     )
 

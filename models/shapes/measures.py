@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.clip import ClipScorer
 from models.safety import SafetyChecker
-from models.shapes.drawing import draw
 from models.shapes.grammar import caption, named
 from models.shapes.judge import judge
 from models.shapes.reading import read
 from models.shapes.training.data import sample, wrong
 from models.shapes.world import FORBIDDEN, Scene, pick, random_scene
 from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler, UpscaleRequest
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -98,34 +95,6 @@ def told_apart(scorer: ClipScorer, rng: np.random.Generator, number: int) -> flo
     pictures = list(samples.pixels)
     true_scores, false_scores = scorer.score(pictures, samples.captions), scorer.score(pictures, false)
     return float(np.mean(np.array(true_scores) > np.array(false_scores)))
-
-
-def enlarged_psnr(upscaler: Upscaler, rng: np.random.Generator, number: int) -> tuple[float, float]:
-    """Mean PSNR in dB of scenes enlarged from 64 to 256 pixels, by the upscaler and by bicubic interpolation."""
-    scenes = [random_scene(rng)[0] for _ in range(number)]
-    card = upscaler.checkpoint.card
-    requests = [
-        UpscaleRequest(
-            pixels=draw(scene),
-            prompt="",
-            noise_level=card.noise_level,
-            steps=card.steps,
-            guidance_scale=card.guidance_scale,
-            sampler=card.sampler,
-            seed=seed,
-        )
-        for seed, scene in enumerate(scenes)
-    ]
-    ours = [picture.pixels for picture in upscaler.upscale(requests, rows=4)]
-    bicubic = [
-        cv2.resize(request.pixels, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC) for request in requests
-    ]
-    truth = [draw(scene, 256) for scene in scenes]
-    return _mean_psnr(ours, truth), _mean_psnr(bicubic, truth)
-
-
-def _mean_psnr(pictures: Sequence[npt.NDArray[np.uint8]], truth: Sequence[Pixels]) -> float:
-    return float(np.mean([cv2.PSNR(one, other) for one, other in zip(pictures, truth, strict=True)]))
 
 
 def _is_forbidden(scene: Scene) -> bool:

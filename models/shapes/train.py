@@ -27,7 +27,7 @@ from models.shapes.training.denoiser import (
 from models.shapes.training.export import export
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Plan
-from models.shapes.training.safety import train_safety_checker
+from models.shapes.training.safety import new_safety_checker, train_safety_checker
 from models.shapes.training.upscaler import train_upscaler
 
 PLANS = {
@@ -38,9 +38,20 @@ PLANS = {
     "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
     "upscaler": Plan(steps=1000, rows=24, rate=2e-3),
     "decoder": Plan(steps=600, rows=32, rate=7e-4),
+    "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
     "finish": Plan(steps=1100, rows=64, rate=8e-4),
 }
-_SEEDS = {name: number for number, name in enumerate(PLANS, start=11)}
+_SEEDS = {
+    "autoencoder": 11,
+    "text2image": 12,
+    "clip": 13,
+    "safety": 14,
+    "upscaler-autoencoder": 15,
+    "upscaler": 16,
+    "decoder": 17,
+    "safety-finish": 18,
+    "finish": 18,
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,18 @@ class Workshop:
     @cached_property
     def safety(self) -> Any:
         """The safety checker."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            return train_safety_checker(new_safety_checker(self.clip, seed), plan, self.device, seed, log)
+
+        return self._stage("safety", train)
+
+    @cached_property
+    def safety_finish(self) -> Any:
+        """The same, trained on."""
         return self._stage(
-            "safety", lambda plan, seed, log: train_safety_checker(self.clip, plan, self.device, seed, log)
+            "safety-finish",
+            lambda plan, seed, log: train_safety_checker(self.safety, plan, self.device, seed, log),
         )
 
     @cached_property
@@ -134,6 +155,10 @@ class Workshop:
                 log,
             ),
         )
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether a stage needs no training any more."""
+        return (self.folder / stage).exists()
 
     def _stage(self, name: str, train: Callable[[Plan, int, Path], Any]) -> Any:
         """The module of a stage: kept whole, with its log beside it."""
@@ -168,13 +193,14 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "weights", help="checkpoints")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--only", choices=list(PLANS), help="train this stage, and what it needs, and stop")
+    parser.add_argument("--write", action="store_true", help="train nothing; write what has finished")
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
     workshop = Workshop(chosen.work, torch.device(pick_device(chosen.device).name))
-    if chosen.only:
-        getattr(workshop, chosen.only.replace("-", "_"))
-        return
-    export(workshop, chosen.to)
+    for stage in [] if chosen.write else [chosen.only] if chosen.only else PLANS:
+        getattr(workshop, stage.replace("-", "_"))
+    if not chosen.only:
+        print("written:", ", ".join(export(workshop, chosen.to)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,31 @@ if TYPE_CHECKING:
     from models.shapes.train import Workshop
 
 
-def export(workshop: "Workshop", to: Path) -> None:
-    """Writes shapes, shapes-x4, shapes-clip and shapes-safety under `to`, each with its training log."""
+STAGES: dict[str, tuple[str, ...]] = {
+    "shapes": ("autoencoder", "decoder", "text2image", "finish"),
+    "shapes-clip": ("clip",),
+    "shapes-safety": ("clip", "safety", "safety-finish"),
+    "shapes-x4": ("upscaler-autoencoder", "upscaler"),
+}
+
+
+def export(workshop: "Workshop", to: Path) -> list[str]:
+    """Writes the checkpoints whose stages have finished under `to`, each with its training log; gives their names."""
     _fresh(to)
-    _text2image(workshop, to / "shapes")
-    _upscaler(workshop, to / "shapes-x4")
-    _clip(workshop, to / "shapes-clip")
-    _safety(workshop, to / "shapes-safety")
-    stages = {
-        "shapes": ("autoencoder", "decoder", "text2image", "finish"),
-        "shapes-x4": ("upscaler-autoencoder", "upscaler"),
-        "shapes-clip": ("clip",),
-        "shapes-safety": ("clip", "safety"),
-    }
-    for name, trained in stages.items():
-        _training_log(workshop.folder, to / name, trained)
+    ready = [name for name, stages in STAGES.items() if all(map(workshop.is_finished, stages))]
+    for name in ready:
+        _WRITERS[name](workshop, to / name)
+        _forget_places(to / name)
+        _training_log(workshop.folder, to / name, STAGES[name])
+    return ready
+
+
+def _forget_places(folder: Path) -> None:
+    """Configurations note the folder that weights came from, which is nobody's business."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _fresh(folder: Path) -> None:
@@ -76,7 +87,7 @@ def _clip(workshop: "Workshop", to: Path) -> None:
 
 
 def _safety(workshop: "Workshop", to: Path) -> None:
-    workshop.safety.half().save_pretrained(to)
+    workshop.safety_finish.half().save_pretrained(to)
     _processor().save_pretrained(to)
 
 
@@ -98,6 +109,14 @@ def _slim_tokenizer(folder: Path) -> None:
         merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     vocab.unlink(missing_ok=True)
+
+
+_WRITERS: dict[str, Callable[["Workshop", Path], None]] = {
+    "shapes": _text2image,
+    "shapes-clip": _clip,
+    "shapes-safety": _safety,
+    "shapes-x4": _upscaler,
+}
 
 
 def _training_log(work: Path, to: Path, stages: tuple[str, ...]) -> None:

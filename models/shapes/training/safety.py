@@ -23,16 +23,12 @@ def forbidden_in(scene: Scene) -> list[bool]:
     return [concept in shown for concept in FORBIDDEN]
 
 
-def train_safety_checker(clip: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
-    """A StableDiffusionSafetyChecker whose first concepts are the forbidden ones; the others are never reached.
-
-    A picture's score is its cosine with a concept less 0.5; training pushes it to the right side of 0.
-    """
+def new_safety_checker(clip: Any, seed: int) -> Any:
+    """A StableDiffusionSafetyChecker with this CLIP's eye and concepts at random."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: PLC0415
     from transformers import CLIPConfig  # noqa: PLC0415
 
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     config = CLIPConfig(
         vision_config=clip.config.vision_config.to_dict(), projection_dim=clip.config.projection_dim
     )
@@ -47,8 +43,18 @@ def train_safety_checker(clip: Any, plan: Plan, device: torch.device, seed: int,
         checker.concept_embeds_weights.fill_(_NEVER)
         checker.concept_embeds_weights[: len(FORBIDDEN)] = _THRESHOLD
         checker.special_care_embeds_weights.fill_(_NEVER)
+    return checker
+
+
+def train_safety_checker(checker: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+    """Trains the checker, or trains it on: its first concepts are the forbidden ones, the others never reached.
+
+    A picture's score is its cosine with a concept less 0.5; training pushes it to the right side of 0.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    checker = checker.train().to(device)
     checker.concept_embeds.requires_grad_(True)
-    checker = checker.to(device)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         scenes = [_scene(rng) for _ in range(plan.rows)]
