@@ -32,6 +32,8 @@ TEMPLATE = "nightmill_template"
 def _no_settings_from_outside() -> None:
     for name in [name for name in os.environ if name.startswith("NIGHTMILL_")]:
         del os.environ[name]
+    # It draws in no time and takes any prompt; tests of the default model say so.
+    os.environ["NIGHTMILL_DEFAULT_MODEL"] = "tiny-random"
 
 
 @pytest.fixture(scope="session")
@@ -81,14 +83,13 @@ def engine(database: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def settings(servers: Settings, database: str, shared_models: Path, tmp_path: Path) -> Settings:
-    """Configured settings: own database, queue and folders, quick leases, a model that draws in no time."""
+    """Configured settings: own database, own queue, own folders, quick leases."""
     return load_settings(
         data_dir=tmp_path / "data",
         database_url=SecretStr(database),
         broker_url=servers.broker_url,
         output=str(tmp_path / "output"),
         models_dir=shared_models,
-        default_model="tiny-random",
         queue=f"q-{secrets.token_hex(4)}",
         lease_s=3,
         tick_s=0.1,

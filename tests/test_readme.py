@@ -15,6 +15,7 @@ from tests.s3 import S3Server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHAPES = {"NIGHTMILL_DEFAULT_MODEL": Settings.model_fields["default_model"].default}
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 
 
@@ -41,7 +42,7 @@ def block_with(words: str) -> str:
 
 @pytest.mark.timeout(180)
 def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
-    environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(shared_models)}
+    environment = os.environ | {"NIGHTMILL_MODELS_DIR": str(shared_models)} | SHAPES
     printed = run_block(block_with("nightmill plan"), tmp_path, environment)
     assert "42 done, 3 blocked" in printed
     batch = tmp_path / "output" / "demo"
@@ -55,7 +56,7 @@ def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_sweep_and_its_evaluation(tmp_path: Path, settings: Settings) -> None:
-    environment = settings.environment() | {"NIGHTMILL_DEFAULT_MODEL": "shapes"}
+    environment = settings.environment() | SHAPES
     printed = run_block(block_with("nightmill evaluate"), tmp_path, environment)
     assert "Trained at 64x64 pixels" in " ".join(printed.split())
     folder = tmp_path / "output" / "guidance-sweep"
@@ -84,7 +85,7 @@ def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Sett
     for shown, real in given.items():
         assert shown in block
         block = block.replace(shown, f"'{real}'")
-    environment = dict(os.environ) | {"NIGHTMILL_MODELS_DIR": str(settings.models_path)}
+    environment = os.environ | {"NIGHTMILL_MODELS_DIR": str(settings.models_path)} | SHAPES
     assert "42 done, 3 blocked" in run_block(
         block, tmp_path, environment | {"NIGHTMILL_QUEUE": settings.queue}
     )

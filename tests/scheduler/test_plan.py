@@ -194,11 +194,7 @@ def test_only_what_makes_pictures_can_be_asked_for(catalogue: Catalogue) -> None
 
 def test_plan_starts_no_service_and_leaves_no_trace(tmp_path: Path, shared_models: Path) -> None:
     path = write(tmp_path, MIXED)
-    own = {
-        "NIGHTMILL_DATA_DIR": str(tmp_path / "data"),
-        "NIGHTMILL_MODELS_DIR": str(shared_models),
-        "NIGHTMILL_DEFAULT_MODEL": "tiny-random",
-    }
+    own = {"NIGHTMILL_DATA_DIR": str(tmp_path / "data"), "NIGHTMILL_MODELS_DIR": str(shared_models)}
     ended = subprocess.run(
         [sys.executable, "-m", "console.cli", "plan", str(path), "--out", str(tmp_path / "out"), "--json"],
         env=os.environ | own,
