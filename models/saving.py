@@ -1,6 +1,7 @@
 """How a model is kept in little memory, and what that costs."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
@@ -45,6 +46,13 @@ class Saving:
             vae_slicing=is_low,
             vae_tiling=is_low,
         )
+
+    def notes(self) -> dict[str, str]:
+        """Of what is done, that which can change pixels: packed weights and what packed them, a tiled VAE."""
+        found = {"vae": "tiled"} if self.vae_tiling else {}
+        if self.weights != "full":
+            found |= {"weights": self.weights, "bitsandbytes": version("bitsandbytes")}
+        return found
 
     def quantise(self, pipeline: Any, device: "Device") -> None:
         """Packs the weights of the UNet and the text encoder onto the device. Raises ModelError without a packer."""

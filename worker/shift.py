@@ -159,9 +159,8 @@ class Shift:
 
         settings = self.desk.settings
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        return Finishing(
-            kit, lane, open_store(lane.output, s3), self.desk.engine, settings.watermark, versions()
-        )
+        store, made_with = open_store(lane.output, s3), versions() | kit.saving.notes()
+        return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)
 
 
 def groups(jobs: Sequence[Job], rows: int) -> list[list[Job]]:

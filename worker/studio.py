@@ -46,6 +46,7 @@ class Kit:
     terms: PromptTerms
     tokens: "TokenCounter"
     safety: "SafetyChecker"
+    saving: "Saving"
     diffusion: "StableDiffusion | None" = None
     loras: tuple[Checkpoint, ...] = ()
     upscaler: "Upscaler | None" = None
@@ -110,26 +111,27 @@ class Studio:
             terms=self.terms,
             tokens=TokenCounter.load(checkpoint),
             safety=SafetyChecker.load(checking, device),
+            saving=saving,
             clip=self._clip(card, lane, catalogue, device),
         )
         if card.family != "upscaler":
-            kit = self._with_model(kit, lane, catalogue, saving)
-        return self._with_upscaler(kit, catalogue, saving) if lane.upscale else kit
+            kit = self._with_model(kit, lane, catalogue)
+        return self._with_upscaler(kit, catalogue) if lane.upscale else kit
 
-    def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue, saving: "Saving") -> Kit:
+    def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue) -> Kit:
         from models.stable_diffusion import StableDiffusion  # noqa: PLC0415
 
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
-        diffusion = StableDiffusion.load(kit.checkpoint, kit.device, loras=loras, saving=saving)
+        diffusion = StableDiffusion.load(kit.checkpoint, kit.device, loras=loras, saving=kit.saving)
         return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
 
-    def _with_upscaler(self, kit: Kit, catalogue: Catalogue, saving: "Saving") -> Kit:
+    def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
         from models.upscale import Upscaler  # noqa: PLC0415
 
         card, checkpoint = kit.card, kit.checkpoint
         if card.family != "upscaler":
             checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
-        upscaler = Upscaler.load(checkpoint, kit.device, saving=saving)
+        upscaler = Upscaler.load(checkpoint, kit.device, saving=kit.saving)
         return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)
 
     def _clip(self, card: Card, lane: Lane, catalogue: Catalogue, device: "Device") -> Clip | None:

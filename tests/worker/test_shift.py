@@ -203,3 +203,13 @@ def test_two_desks_at_one_lane_share_it(
     assert len(images_of(engine, batch)) == 8
     assert json.dumps(look(engine, "SELECT * FROM attempts")) == "[]"
     assert np.unique([row["sha256"] for row in images_of(engine, batch)]).size == 8
+
+
+def test_what_saves_memory_and_changes_pixels_is_told(desk: Desk, engine: Engine, tmp_path: Path) -> None:
+    little = desk.settings.model_copy(update={"weights": "int8", "low_memory": "on"})
+    with desk_for(little, engine, Studio(little, 0)) as other:
+        (packed,) = images_of(engine, render(other, tmp_path, [{"prompt": "a fox", "steps": 2}]))
+    (whole,) = images_of(engine, render(desk, tmp_path, [{"prompt": "a fox", "steps": 2}]))
+    assert (packed["versions"]["weights"], packed["versions"]["vae"]) == ("int8", "tiled")
+    assert {"weights", "bitsandbytes", "vae"} & set(whole["versions"]) == set()
+    assert packed["sha256"] != whole["sha256"]
