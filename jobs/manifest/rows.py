@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from jobs.errors import ManifestError
+from jobs.errors import ManifestError, UsageError
 from jobs.manifest.columns import find_misspelt, locate_columns
 from jobs.manifest.modes import Pictures
 from jobs.manifest.options import FREE_COLUMNS, MAX_PROMPT, OPTION_COLUMNS, check_overrides, read_options
@@ -35,8 +35,9 @@ def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]
 
     Streams: memory doesn't grow with the file. Raises ManifestError when the file can't be read (rows before
     the damage have been yielded by then), has no prompt column or no rows, and UsageError for an override
-    that no row could take.
+    that no row could take or that a recipe sweeps.
     """
+    _check_sweep(manifest, rules)
     pictures = PictureFinder(manifest.folder, rules.image_roots).readers()
     check_overrides(rules, pictures)
     builder = _Builder(rules, {**FREE_COLUMNS, **pictures})
@@ -45,6 +46,15 @@ def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]
         yield builder.build(ordinal, record)
     if ordinal < 0:
         raise ManifestError(f"{manifest.label}: has no rows; nothing to render.")
+
+
+def _check_sweep(manifest: ManifestFile, rules: RowRules) -> None:
+    """One value for a swept column would make the same rows again and again."""
+    swept = sorted(rules.overrides.keys() & (manifest.recipe.sweep.keys() if manifest.recipe else ()))
+    if swept:
+        raise UsageError(
+            f"--set {swept[0]}: {manifest.label} sweeps {swept[0]}; take it out of there or leave --set out."
+        )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import ManifestError
+from jobs.errors import ManifestError, UsageError
 from jobs.manifest import open_source
+from tests.jobs.manifest_kit import read, rules
 from tests.jobs.recipe_kit import prompts, values, write
 
 WRONG = [
@@ -113,6 +114,13 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         ManifestError, match=r"r\.yaml:1:17: .*promts\.txt: no such file\. Did you mean .*/prompts\.txt\?"
     ):
         values(path)
+
+
+def test_a_swept_column_cannot_be_set_for_all_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "prompts: {template: a fox}\nsweep: {steps: [1, 2]}\n")
+    with pytest.raises(UsageError, match=r"--set steps: .*r\.yaml sweeps steps; take it out of there"):
+        read(path, rules({"steps": "5"}))
+    assert len(read(path, rules({"guidance_scale": "5"}))) == 2
 
 
 def test_what_is_not_text(tmp_path: Path) -> None:
