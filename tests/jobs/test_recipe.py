@@ -251,11 +251,11 @@ def test_packed_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "r.yml.gz").write_bytes(gzip.compress(text.encode()))
     monkeypatch.chdir(tmp_path)
     with open_source("r.yml.gz", prompt_header="Caption") as manifest:
-        made = list(read_rows(manifest, rules({"steps": "7"}, {"prompt": "Caption"})))
+        made = list(read_rows(manifest, rules({"guidance_scale": "3"}, {"prompt": "Caption"})))
     assert (manifest.format, manifest.stem, manifest.rows) == ("recipe", "r", 2)
-    assert [(row.prompt, row.steps, row.meta) for row in made if isinstance(row, Row)] == [
-        ("fox a", 7, {"n": "1", "x": "a"})
-    ] * 2
+    assert [
+        (row.prompt, row.steps, row.guidance_scale, row.meta) for row in made if isinstance(row, Row)
+    ] == [("fox a", steps, 3, {"n": "1", "x": "a"}) for steps in (1, 2)]
     bare = write(tmp_path, "prompts: {template: a fox}\n")
     assert [
         row.prompt for row in read(bare, rules(renames={"prompt": "Caption"})) if isinstance(row, Row)
