@@ -72,7 +72,7 @@ def caption(
     def says() -> bool:
         return bool(rng.random() < detail)
 
-    things = [named(shape, says()) for shape in scene.shapes]
+    things = [_named(shape, says()) for shape in scene.shapes]
     text = things[0]
     if relation is not None:
         text += f" {pick(rng, _RELATION_WORDS[relation]) if says() else 'and'} {things[1]}"
@@ -96,7 +96,7 @@ def parse(prompt: str) -> Request | None:
     )
 
 
-def named(shape: Shape, with_size: bool) -> str:
+def _named(shape: Shape, with_size: bool) -> str:
     """The shape as captions call it: "a small red circle", "an orange cross"."""
     words = [shape.size] * with_size + [shape.colour, shape.kind]
     article = "an" if words[0][0] in "aeiou" else "a"

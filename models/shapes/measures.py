@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.clip import ClipScorer
 from models.safety import SafetyChecker
-from models.shapes.grammar import caption, named
+from models.shapes.drawing import draw
+from models.shapes.grammar import caption
 from models.shapes.judge import judge
 from models.shapes.reading import read
 from models.shapes.training.data import sample, wrong
 from models.shapes.world import FORBIDDEN, Scene, pick, random_scene
 from models.stable_diffusion import ImageRequest, StableDiffusion
+from models.upscale import Upscaler, UpscaleRequest
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,16 +34,6 @@ class Alarms:
 def random_prompts(rng: np.random.Generator, number: int, detail: float = 1.0) -> list[str]:
     """Captions of random scenes, all that can be said of them said at detail 1."""
     return [caption(*random_scene(rng), rng, detail) for _ in range(number)]
-
-
-def plain_prompts(rng: np.random.Generator, number: int) -> list[str]:
-    """Captions of random scenes that say everything but where things are."""
-    scenes = [random_scene(rng)[0] for _ in range(number)]
-    return [
-        " and ".join(named(shape, with_size=True) for shape in scene.shapes)
-        + f", on a {scene.background} background"
-        for scene in scenes
-    ]
 
 
 def forbidden_prompts(rng: np.random.Generator, number: int) -> list[str]:
@@ -95,6 +88,34 @@ def told_apart(scorer: ClipScorer, rng: np.random.Generator, number: int) -> flo
     pictures = list(samples.pixels)
     true_scores, false_scores = scorer.score(pictures, samples.captions), scorer.score(pictures, false)
     return float(np.mean(np.array(true_scores) > np.array(false_scores)))
+
+
+def enlarged_psnr(upscaler: Upscaler, rng: np.random.Generator, number: int) -> tuple[float, float]:
+    """Mean PSNR in dB of scenes enlarged from 64 to 256 pixels, by the upscaler and by bicubic interpolation."""
+    scenes = [random_scene(rng)[0] for _ in range(number)]
+    card = upscaler.checkpoint.card
+    requests = [
+        UpscaleRequest(
+            pixels=draw(scene),
+            prompt="",
+            noise_level=card.noise_level,
+            steps=card.steps,
+            guidance_scale=card.guidance_scale,
+            sampler=card.sampler,
+            seed=seed,
+        )
+        for seed, scene in enumerate(scenes)
+    ]
+    ours = [picture.pixels for picture in upscaler.upscale(requests, rows=4)]
+    bicubic = [
+        cv2.resize(request.pixels, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC) for request in requests
+    ]
+    truth = [draw(scene, 256) for scene in scenes]
+    return _mean_psnr(ours, truth), _mean_psnr(bicubic, truth)
+
+
+def _mean_psnr(pictures: Sequence[Pixels], truth: Sequence[Pixels]) -> float:
+    return float(np.mean([cv2.PSNR(one, other) for one, other in zip(pictures, truth, strict=True)]))
 
 
 def _is_forbidden(scene: Scene) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m models.shapes.train`: trains every shapes model, an hour or two on two cores, and writes checkpoints.
+"""`python -m models.shapes.train`: trains every shapes model, some hours on two cores, and writes checkpoints.
 
 A stage that has finished is not trained again; remove its folder under the work folder to have it anew.
 """
@@ -6,9 +6,9 @@ A stage that has finished is not trained again; remove its folder under the work
 import argparse
 import json
 import platform
-import time
+import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,42 +16,52 @@ from typing import Any
 import torch
 
 from models.device import pick_device, versions
-from models.shapes.training import data
-from models.shapes.training.autoencoder import train_autoencoder, train_decoder
-from models.shapes.training.clip import clip_tokenizer, train_clip
-from models.shapes.training.denoiser import (
-    new_denoiser,
-    noise_schedule,
-    train_denoiser,
+from models.shapes.training import data, together
+from models.shapes.training.autoencoder import (
+    Weights,
+    new_autoencoder,
+    train_autoencoder,
+    train_decoder,
+    without_coarsest,
 )
+from models.shapes.training.clip import clip_tokenizer, train_clip
+from models.shapes.training.denoiser import new_denoiser, train_denoiser
 from models.shapes.training.export import export
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Plan
 from models.shapes.training.safety import new_safety_checker, train_safety_checker
-from models.shapes.training.upscaler import train_upscaler
+from models.shapes.training.text import train_text_encoder
+from models.shapes.training.upscaler import new_upscaler, train_upscaler
 
 PLANS = {
     "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),
-    "text2image": Plan(steps=3810, rows=64, rate=2e-3, horizon=5000),
-    "clip": Plan(steps=1800, rows=128, rate=1.5e-3),
+    "text": Plan(steps=600, rows=128, rate=2e-3),
+    "text2image": Plan(steps=9_500, rows=64, rate=2e-3, horizon=18_000),
+    "clip": Plan(steps=1500, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
-    "upscaler-autoencoder": Plan(steps=1200, rows=24, rate=2e-3),
-    "upscaler": Plan(steps=1000, rows=24, rate=2e-3),
+    "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
+    "upscaler": Plan(steps=2000, rows=24, rate=2e-3),
+    "upscaler-finish": Plan(steps=2000, rows=4, rate=1.5e-3),
     "decoder": Plan(steps=600, rows=32, rate=7e-4),
+    "finish": Plan(steps=7_000, rows=64, rate=1e-3),
     "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
-    "finish": Plan(steps=1100, rows=64, rate=8e-4),
 }
 _SEEDS = {
     "autoencoder": 11,
+    "text": 19,
     "text2image": 12,
     "clip": 13,
     "safety": 14,
     "upscaler-autoencoder": 15,
     "upscaler": 16,
+    "upscaler-finish": 21,
     "decoder": 17,
+    "finish": 20,
     "safety-finish": 18,
-    "finish": 18,
 }
+
+_GUIDANCE = 2.6
+"""Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +74,18 @@ class Workshop:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of all of them."""
-        return clip_tokenizer(self.folder / "tokenizer")
+        with tempfile.TemporaryDirectory() as folder:
+            return clip_tokenizer(Path(folder))
 
     @cached_property
     def autoencoder(self) -> Any:
         """f8, for pictures of 64 pixels."""
-        return self._stage(
-            "autoencoder",
-            lambda plan, seed, log: train_autoencoder(
-                (32, 32, 64, 64), 64, 0.18215, data.pictures, plan, self.device, seed, log
-            ),
-        )
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            fresh = new_autoencoder((32, 32, 64, 64), 64, seed)
+            return train_autoencoder(fresh, 0.18215, Weights(), data.pictures, plan, self.device, seed, log)
+
+        return self._stage("autoencoder", train)
 
     @cached_property
     def decoder(self) -> Any:
@@ -87,22 +98,36 @@ class Workshop:
         )
 
     @cached_property
+    def text(self) -> Any:
+        """The text encoder: what captions say."""
+        return self._stage(
+            "text",
+            lambda plan, seed, log: train_text_encoder(
+                self.autoencoder, self.tokenizer, plan, self.device, seed, log
+            ),
+        )
+
+    @cached_property
     def text2image(self) -> Any:
-        """UNet and text encoder: what things look like."""
+        """UNet and text encoder: what pictures look like."""
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
-            fresh = new_denoiser(self.tokenizer, seed)
+            fresh = new_denoiser(self.text, seed)
             return train_denoiser(fresh, self.autoencoder, self.tokenizer, plan, self.device, seed, log)
 
         return self._stage("text2image", train)
 
     @cached_property
     def finish(self) -> Any:
-        """The same, trained on at a low rate."""
+        """The same, trained on to be guided as strongly as Stable Diffusion is."""
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = self.text2image.train().requires_grad_(True)
-            return train_denoiser(given, self.autoencoder, self.tokenizer, plan, self.device, seed, log)
+            given = self.text2image
+            given.unet.train().requires_grad_(True)
+            given.text_encoder.requires_grad_(False)
+            return train_denoiser(
+                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, _GUIDANCE
+            )
 
         return self._stage("finish", train)
 
@@ -132,29 +157,34 @@ class Workshop:
 
     @cached_property
     def upscaler_autoencoder(self) -> Any:
-        """f4, for pictures of 256 pixels."""
-        return self._stage(
-            "upscaler-autoencoder",
-            lambda plan, seed, log: train_autoencoder(
-                (16, 24, 32), 256, 0.08333, data.crops, plan, self.device, seed, log
-            ),
-        )
+        """f4, for pictures of 256 pixels; begins from the f8 one."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            given = without_coarsest(self.decoder.cpu(), data.crops, 256, seed)
+            weights = Weights(squared=5.0, divergence=1e-4)
+            return train_autoencoder(given, 0.08333, weights, data.crops, plan, self.device, seed, log)
+
+        return self._stage("upscaler-autoencoder", train)
 
     @cached_property
     def upscaler(self) -> Any:
-        """The upscaler's UNet and text encoder."""
-        return self._stage(
-            "upscaler",
-            lambda plan, seed, log: train_upscaler(
-                self.upscaler_autoencoder,
-                noise_schedule("v_prediction"),
-                self.tokenizer,
-                plan,
-                self.device,
-                seed,
-                log,
-            ),
-        )
+        """The upscaler's UNet and text encoder, by small crops, which are quick to learn from."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            fresh, vae = new_upscaler(self.tokenizer, seed), self.upscaler_autoencoder
+            return train_upscaler(fresh, 64, vae, self.tokenizer, plan, self.device, seed, log)
+
+        return self._stage("upscaler", train)
+
+    @cached_property
+    def upscaler_finish(self) -> Any:
+        """The same, trained on by large ones: norms count whole pictures, which are mostly background."""
+
+        def train(plan: Plan, seed: int, log: Path) -> Any:
+            given, vae = self.upscaler.train().requires_grad_(True), self.upscaler_autoencoder
+            return train_upscaler(given, 192, vae, self.tokenizer, plan, self.device, seed, log)
+
+        return self._stage("upscaler-finish", train)
 
     def is_finished(self, stage: str) -> bool:
         """Whether a stage needs no training any more."""
@@ -164,10 +194,13 @@ class Workshop:
         """The module of a stage: kept whole, with its log beside it."""
         kept = self.folder / name
         if not kept.exists():
-            started = time.monotonic()
-            module = train(PLANS[name], _SEEDS[name], self.folder / f"{name}.jsonl")
-            self._note(name, time.monotonic() - started)
-            keep(module, kept)
+            log = self.folder / f"{name}.jsonl"
+            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // together.size()))
+            module = train(plan, together.own_seed(_SEEDS[name]), log)
+            if together.is_first():
+                self._note(name, json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"])
+                keep(module, kept)
+            together.wait()
         return recall(kept).to(self.device).eval()
 
     def _note(self, name: str, seconds: float) -> None:
@@ -179,6 +212,7 @@ class Workshop:
             "seed": _SEEDS[name],
             "hours": round(seconds / 3600, 3),
             "device": device.label,
+            "processes": together.size(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "versions": versions(),
@@ -192,15 +226,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("shapes-training"), help="logs and finished stages")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "weights", help="checkpoints")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--processes", type=int, help="how many train; on a CPU one a core, four at most, else one"
+    )
     parser.add_argument("--only", choices=list(PLANS), help="train this stage, and what it needs, and stop")
     parser.add_argument("--write", action="store_true", help="train nothing; write what has finished")
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
-    workshop = Workshop(chosen.work, torch.device(pick_device(chosen.device).name))
-    for stage in [] if chosen.write else [chosen.only] if chosen.only else PLANS:
-        getattr(workshop, stage.replace("-", "_"))
+    device = pick_device(chosen.device).name
+    if not chosen.write:
+        cores = min(4, torch.get_num_threads()) if device == "cpu" else 1
+        stages = [chosen.only] if chosen.only else list(PLANS)
+        together.run(chosen.processes or cores, train, chosen.work, device, stages)
     if not chosen.only:
-        print("written:", ", ".join(export(workshop, chosen.to)))
+        print("written:", ", ".join(export(Workshop(chosen.work, torch.device(device)), chosen.to)))
+
+
+def train(folder: Path, device: str, stages: list[str]) -> None:
+    """Trains these stages and what they need, where they haven't finished."""
+    workshop = Workshop(folder, torch.device(device))
+    for stage in stages:
+        getattr(workshop, stage.replace("-", "_"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Training the autoencoders: f8 for pictures of 64 pixels, f4 for the upscaler's crops of large ones."""
 
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,16 @@ import torch
 from models.shapes.training.loop import Plan, fit, half
 
 Batch = Callable[[np.random.Generator, int], np.ndarray[Any, np.dtype[np.uint8]]]
-_KL_WEIGHT = 1e-3
 _OFF = 0.2
+_LITTLE_NOISE = -5.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What squared errors and the divergence of latents from a unit normal count beside absolute errors."""
+
+    squared: float = 2.0
+    divergence: float = 1e-3
 
 
 def signed(pixels: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> torch.Tensor:
@@ -21,22 +31,12 @@ def signed(pixels: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) ->
     return values.contiguous(memory_format=torch.channels_last)
 
 
-def train_autoencoder(
-    channels: tuple[int, ...],
-    sample_size: int,
-    scaling_factor: float,
-    batch: Batch,
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    log: Path,
-) -> Any:
-    """An AutoencoderKL of `channels` by level, whose latents `scaling_factor` brings to deviation 1."""
+def new_autoencoder(channels: tuple[int, ...], sample_size: int, seed: int) -> Any:
+    """An untrained AutoencoderKL of `channels` by level, finest first."""
     from diffusers import AutoencoderKL  # noqa: PLC0415
 
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
@@ -44,7 +44,45 @@ def train_autoencoder(
         norm_num_groups=8,
         latent_channels=4,
         sample_size=sample_size,
-    ).to(device, memory_format=torch.channels_last)
+    )
+
+
+def without_coarsest(vae: Any, batch: Batch, sample_size: int, seed: int) -> Any:
+    """An autoencoder of one level less that has the other layers of this one, to be trained on.
+
+    It knows colours and edges already, which took most of the time to learn.
+    """
+    shorter = new_autoencoder(vae.config.block_out_channels[:-1], sample_size, seed)
+    known = vae.state_dict()
+    weights = {name: known.get(_in_longer(name), fresh) for name, fresh in shorter.state_dict().items()}
+    shorter.load_state_dict(weights)
+    with torch.no_grad():
+        shorter.quant_conv.bias[shorter.config.latent_channels :] = _LITTLE_NOISE
+    pixels = batch(np.random.default_rng(seed), 64)
+    fold_scale(shorter, signed(pixels, torch.device("cpu")), 1.0)
+    return shorter
+
+
+def _in_longer(name: str) -> str:
+    """The decoder begins at the coarsest level, so that its blocks are counted one further there."""
+    block = re.match(r"decoder\.up_blocks\.(\d+)\.", name)
+    return f"decoder.up_blocks.{int(block[1]) + 1}.{name[block.end() :]}" if block else name
+
+
+def train_autoencoder(
+    vae: Any,
+    scaling_factor: float,
+    weights: Weights,
+    batch: Batch,
+    plan: Plan,
+    device: torch.device,
+    seed: int,
+    log: Path,
+) -> Any:
+    """Trains an AutoencoderKL, whose latents `scaling_factor` brings to deviation 1 in the end."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vae = vae.to(device, memory_format=torch.channels_last)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         pixels = signed(batch(rng, plan.rows), device)
@@ -57,8 +95,8 @@ def train_autoencoder(
         )
         return {
             "absolute": error.abs().mean(),
-            "squared": 2 * error.square().mean(),
-            "divergence": _KL_WEIGHT * divergence.mean(),
+            "squared": weights.squared * error.square().mean(),
+            "divergence": weights.divergence * divergence.mean(),
         }
 
     trained = fit(vae, plan, loss_of, log)
@@ -95,7 +133,7 @@ def train_decoder(vae: Any, batch: Batch, plan: Plan, device: torch.device, seed
     return fit(vae, plan, loss_of, log)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fold_scale(vae: Any, pixels: torch.Tensor, scaling_factor: float) -> None:
     """Scales the latents, in the two 1x1 convolutions around them, so that `scaling_factor` makes them unit.
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from models.shapes.grammar import WORDS
+from models.shapes.training.answers import Said, Shown
 from models.shapes.training.data import sample, wrong
 from models.shapes.training.loop import Plan, fit
 from models.tiny_tokenizer import END, START, build_tokenizer
@@ -52,8 +53,21 @@ def seen(
     return (values - mean) / deviation
 
 
+class Lesson(torch.nn.Module):
+    """A CLIPModel with a head on the features of each tower, which answers what is shown and what is said."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.clip = clip
+        self.shown = Shown(clip.config.projection_dim)
+        self.said = Said(clip.config.projection_dim)
+
+
 def train_clip(tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
-    """A CLIPModel that tells captions apart by single words: every picture also meets one wrong in a word."""
+    """A CLIPModel that tells captions apart by single words: every picture also meets one wrong in a word.
+
+    Its features also have to answer what is shown and said; without that, they pass over where things are.
+    """
     from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415
 
     torch.manual_seed(seed)
@@ -67,14 +81,16 @@ def train_clip(tokenizer: Any, plan: Plan, device: torch.device, seed: int, log:
         "patch_size": 8,
     }
     text = text_settings(tokenizer, width=64, layers=3)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).to(device)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    lesson = Lesson(model).to(device)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         samples = sample(rng, plan.rows)
         captions = samples.captions + [wrong(text, rng) for text in samples.captions]
         tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        images = normalize(model.get_image_features(seen(samples.pixels, device)).pooler_output, dim=1)
-        texts = normalize(model.get_text_features(**tokens.to(device)).pooler_output, dim=1)
+        seen_ones = model.get_image_features(seen(samples.pixels, device)).pooler_output
+        read_ones = model.get_text_features(**tokens.to(device)).pooler_output
+        images, texts = normalize(seen_ones, dim=1), normalize(read_ones, dim=1)
         scale = model.logit_scale.exp().clamp(max=50)
         logits = scale * images @ texts.t()
         logits = logits + _repeated(samples.captions, captions).to(device)
@@ -84,9 +100,11 @@ def train_clip(tokenizer: Any, plan: Plan, device: torch.device, seed: int, log:
             "image": cross_entropy(logits, labels),
             "text": cross_entropy(logits[:, : plan.rows].t(), labels),
             "pair": torch.nn.functional.softplus(other - own).mean(),
+            "shown": 0.3 * lesson.shown.loss(seen_ones, samples.scenes),
+            "said": lesson.said.loss(read_ones, captions),
         }
 
-    return fit(model, plan, loss_of, log)
+    return fit(lesson, plan, loss_of, log).clip
 
 
 def _repeated(captions: list[str], all_captions: list[str]) -> torch.Tensor:

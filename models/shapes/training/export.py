@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 STAGES: dict[str, tuple[str, ...]] = {
-    "shapes": ("autoencoder", "decoder", "text2image", "finish"),
+    "shapes": ("autoencoder", "decoder", "text", "text2image", "finish"),
     "shapes-clip": ("clip",),
     "shapes-safety": ("clip", "safety", "safety-finish"),
-    "shapes-x4": ("upscaler-autoencoder", "upscaler"),
+    "shapes-x4": ("upscaler-autoencoder", "upscaler", "upscaler-finish"),
 }
 
 
@@ -66,14 +66,14 @@ def _text2image(workshop: "Workshop", to: Path) -> None:
 def _upscaler(workshop: "Workshop", to: Path) -> None:
     from diffusers import StableDiffusionUpscalePipeline  # noqa: PLC0415
 
-    model = workshop.upscaler
+    model = workshop.upscaler_finish
     StableDiffusionUpscalePipeline(
         vae=workshop.upscaler_autoencoder.half(),
         text_encoder=model.text_encoder.half(),
         tokenizer=workshop.tokenizer,
         unet=model.unet.half(),
         low_res_scheduler=low_res_schedule(),
-        scheduler=noise_schedule("v_prediction"),
+        scheduler=noise_schedule(),
         max_noise_level=MAX_NOISE_LEVEL,
     ).save_pretrained(to)
     _slim_tokenizer(to / "tokenizer")

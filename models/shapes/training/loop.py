@@ -3,17 +3,21 @@
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
+from models.shapes.training import together
+
 _WARM_UP = 100
 _LOG_EVERY = 50
+_SAVE_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,28 @@ def fit(
 ) -> Any:
     """Minimises the sum of what `loss_of(step)` gives; returns a copy with averaged weights (Polyak 1992).
 
-    AdamW (Loshchilov & Hutter 2019), gradients clipped at norm 1. Every 50 steps
-    a JSON line {"step", "seconds", "rate", losses…} goes to `log`.
+    Where several processes train, `loss_of` is of this one's rows, and all take the same steps.
+
+    AdamW (Loshchilov & Hutter 2019), gradients clipped at norm 1. Every 50 steps a JSON line {"step", "seconds",
+    "rate", losses…} goes to `log`, every 500 all that is needed to go on lies beside it. A training that was cut off
+    goes on from there, and draws its scenes from the first again.
     """
+    together.begin_alike(module)
     optimiser = torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=1e-4)
     average = copy.deepcopy(module).eval().requires_grad_(False)
-    started = time.monotonic()
+    saved = _Saved(log.with_suffix(".pt"), module, average, optimiser)
+    first, spent = saved.restore()
+    started = time.monotonic() - spent
     module.train()
-    with log.open("w", encoding="utf-8") as lines:
-        for step in range(plan.steps):
+    with _lines(log, bool(first)) as lines:
+        for step in range(first, plan.steps):
             rate = plan.rate * _schedule(step, plan.horizon or plan.steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             losses = loss_of(step)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            together.average_gradients(module)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             _average(average, module, min(plan.decay, (step + 1) / (step + 10)))
@@ -61,7 +72,47 @@ def fit(
                 values = {name: round(value.item(), 5) for name, value in losses.items()}
                 line = {"step": step, "seconds": round(time.monotonic() - started), "rate": rate} | values
                 print(json.dumps(line), file=lines, flush=True)
+            if (step + 1) % _SAVE_EVERY == 0 and together.is_first():
+                saved.save(step + 1, time.monotonic() - started)
+    together.wait()
+    saved.forget()
     return average
+
+
+def _lines(log: Path, goes_on: bool) -> TextIO:
+    """Where losses are written, by one of the processes: those of its own rows."""
+    path = log if together.is_first() else Path(os.devnull)
+    return path.open("a" if goes_on else "w", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A training in the middle of it, on disk."""
+
+    path: Path
+    module: torch.nn.Module
+    average: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+
+    def save(self, step: int, seconds: float) -> None:
+        parts = {name: part.state_dict() for name, part in self._parts()}
+        torch.save(parts | {"step": step, "seconds": seconds}, self.path.with_suffix(".new"))
+        self.path.with_suffix(".new").rename(self.path)
+
+    def restore(self) -> tuple[int, float]:
+        """The step with which to go on and the seconds spent; 0 and 0 where nothing is saved."""
+        if not self.path.exists():
+            return 0, 0
+        kept = torch.load(self.path, weights_only=True)
+        for name, part in self._parts():
+            part.load_state_dict(kept[name])
+        return int(kept["step"]), float(kept["seconds"])
+
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return [("module", self.module), ("average", self.average), ("optimiser", self.optimiser)]
 
 
 def half(device: torch.device, on_cpu: bool = True) -> AbstractContextManager[Any]:

@@ -9,10 +9,11 @@ from torch.nn.functional import avg_pool2d, mse_loss
 
 from models.shapes.grammar import caption
 from models.shapes.training.autoencoder import signed
-from models.shapes.training.clip import LIMIT, text_settings
+from models.shapes.training.clip import text_settings
 from models.shapes.training.data import crops
-from models.shapes.training.denoiser import Denoiser
+from models.shapes.training.denoiser import Denoiser, noise_schedule
 from models.shapes.training.loop import Plan, fit, half
+from models.shapes.training.text import token_ids
 from models.shapes.world import random_scene
 
 MAX_NOISE_LEVEL = 100
@@ -26,23 +27,17 @@ def low_res_schedule() -> Any:
     return DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
 
 
-def train_upscaler(
-    vae: Any, schedule: Any, tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path
-) -> Denoiser:
-    """Predicts v (Salimans & Ho 2022) of the latents of a crop, given it at a quarter of its size, with noise.
-
-    In this world a small picture says it all: captions are of any scene or none, so that they change nothing.
-    """
+def new_upscaler(tokenizer: Any, seed: int) -> Denoiser:
+    """An untrained UNet for the latents and the small picture, which counts seven channels."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     unet = UNet2DConditionModel(
         sample_size=64,
         in_channels=7,
         out_channels=4,
-        block_out_channels=(32, 48),
+        block_out_channels=(32, 32),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -52,28 +47,52 @@ def train_upscaler(
         num_class_embeds=128,
     )
     text = CLIPTextModel(CLIPTextConfig(**text_settings(tokenizer, _WIDTH, layers=1), projection_dim=_WIDTH))
-    model = Denoiser(unet, text).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    low_res = low_res_schedule()
+    return Denoiser(unet, text)
+
+
+def train_upscaler(
+    model: Denoiser,
+    side: int,
+    vae: Any,
+    tokenizer: Any,
+    plan: Plan,
+    device: torch.device,
+    seed: int,
+    log: Path,
+) -> Denoiser:
+    """Trains `model`, or trains it on, to predict v (Salimans & Ho 2022) of the latents of a crop of `side` pixels.
+
+    It is given the crop at a quarter of its size, with noise; half of the small pictures are a little soft, as
+    generated ones are. In this world a small picture says it all: captions are of any scene or none, so that they
+    change nothing.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    schedule, low_res = noise_schedule(), low_res_schedule()
     scale = vae.config.scaling_factor
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
-        large = signed(crops(rng, plan.rows), device)
+        large = signed(crops(rng, plan.rows, side), device)
         with torch.no_grad(), half(device):
             latents = vae.encode(large).latent_dist.sample().float() * scale
         levels = torch.randint(0, MAX_NOISE_LEVEL, (plan.rows,), device=device)
-        small = avg_pool2d(large, 4)
+        small = _softened(avg_pool2d(large, 4))
         small = low_res.add_noise(small, torch.randn_like(small), levels)
         steps = torch.randint(0, 1000, (plan.rows,), device=device)
         noise = torch.randn_like(latents)
         given = torch.cat([schedule.add_noise(latents, noise, steps), small], dim=1)
         captions = [caption(*random_scene(rng), rng, 0.7) if rng.random() < 0.7 else "" for _ in steps]
-        tokens = tokenizer(
-            captions, padding="max_length", max_length=LIMIT, truncation=True, return_tensors="pt"
-        )
         with half(device, on_cpu=False):
-            text = model.text_encoder(tokens.input_ids.to(device))[0]
+            text = model.text_encoder(token_ids(tokenizer, captions, device))[0]
             predicted = model.unet(given, steps, encoder_hidden_states=text, class_labels=levels).sample
         return {"velocity": mse_loss(predicted.float(), schedule.get_velocity(latents, noise, steps))}
 
     trained: Denoiser = fit(model, plan, loss_of, log)
     return trained
+
+
+def _softened(small: torch.Tensor) -> torch.Tensor:
+    soft = avg_pool2d(small, 3, stride=1, padding=1, count_include_pad=False)
+    amount = (torch.rand(len(small), 1, 1, 1, device=small.device) * 1.2 - 0.6).clamp(min=0)
+    return torch.lerp(small, soft, amount)

@@ -17,6 +17,7 @@ from models.shapes.training.data import sample
 from models.shapes.training.export import STAGES
 from models.shapes.world import FORBIDDEN, Scene, Shape
 from models.stable_diffusion import ImageRequest, StableDiffusion
+from models.upscale import Upscaler
 
 WEIGHTS = Path(measures.__file__).parent / "weights"
 CPU = pick_device("cpu")
@@ -47,12 +48,12 @@ def test_all_of_them_are_ten_megabytes_of_float16_with_their_logs() -> None:
 
 
 def test_pictures_show_what_their_prompts_say(painter: StableDiffusion) -> None:
-    prompts = measures.plain_prompts(np.random.default_rng(5), 48)
+    prompts = measures.random_prompts(np.random.default_rng(5), 64)
     rates = [
         measures.match_rate(prompts, measures.render(painter, prompts, guidance_scale=guidance))
         for guidance in (1.0, 5.0)
     ]
-    assert rates[1] >= 0.7
+    assert rates[1] >= 0.65
     assert rates[1] > rates[0]
 
 
@@ -91,6 +92,12 @@ def test_the_safety_checker_catches_forbidden_shapes_and_no_others(
     assert made.forbidden >= 15
     assert made.caught >= 0.9 * made.forbidden
     assert made.false <= 1
+
+
+def test_the_upscaler_is_nearer_to_the_truth_than_interpolation(tmp_path: Path) -> None:
+    upscaler = Upscaler.load(checkpoint("shapes-x4", tmp_path), CPU)
+    ours, bicubic = measures.enlarged_psnr(upscaler, np.random.default_rng(3), 40)
+    assert ours > bicubic
 
 
 def test_clip_tells_true_captions_from_those_wrong_in_one_word(tmp_path: Path) -> None:

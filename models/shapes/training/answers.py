@@ -1,0 +1,84 @@
+"""Heads that answer what a caption says and what a picture shows: they teach an encoder, and are thrown away then."""
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+from models.shapes.grammar import Request, parse
+from models.shapes.world import BACKGROUNDS, COLOURS, KINDS, PLACES, RELATIONS, SIZES, Scene
+
+_UNSAID = -100
+_THING = (KINDS, COLOURS, ("any", *SIZES))
+_QUESTIONS: tuple[tuple[str, ...], ...] = (
+    *_THING,
+    *_THING,
+    ("any", *PLACES),
+    ("any", *RELATIONS),
+    ("any", *BACKGROUNDS),
+)
+_OF_A_COLOUR = (1, len(KINDS), len(SIZES), 2)
+
+
+class Said(torch.nn.Linear):
+    """What a caption of the grammar says, one question for each thing that can be said."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, sum(map(len, _QUESTIONS)))
+
+    def loss(self, features: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        """Mean cross entropy of the answers from `features` (N, width); captions of another kind don't count."""
+        wanted = torch.tensor([_answers(parse(text)) for text in captions], device=features.device)
+        given = self(features).split([len(choices) for choices in _QUESTIONS], dim=1)
+        return torch.stack(
+            [
+                cross_entropy(one, right, ignore_index=_UNSAID)
+                for one, right in zip(given, wanted.unbind(dim=1), strict=True)
+            ]
+        ).mean()
+
+
+class Shown(torch.nn.Linear):
+    """What a scene shows: its background and, of each colour, if there is a shape, which, how large and where."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, len(COLOURS) * sum(_OF_A_COLOUR) + len(BACKGROUNDS))
+
+    def loss(self, features: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+        """Cross entropies, and 10 squared errors of places in picture widths, from `features` (N, width)."""
+        device = features.device
+        of_colours, background = self(features).tensor_split([-len(BACKGROUNDS)], dim=1)
+        there, kind, size, where = of_colours.view(len(scenes), len(COLOURS), -1).split(_OF_A_COLOUR, dim=2)
+        found = [
+            (row, COLOURS.index(shape.colour), KINDS.index(shape.kind), SIZES.index(shape.size))
+            for row, scene in enumerate(scenes)
+            for shape in scene.shapes
+        ]
+        rows, colours, kinds, sizes = torch.tensor(found, device=device).unbind(dim=1)
+        places = torch.tensor(
+            [(shape.x, shape.y) for scene in scenes for shape in scene.shapes], device=device
+        )
+        present = torch.zeros(there.shape[:2], device=device)
+        present[rows, colours] = 1
+        backgrounds = [BACKGROUNDS.index(scene.background) for scene in scenes]
+        losses = (
+            binary_cross_entropy_with_logits(there.squeeze(2), present),
+            cross_entropy(kind[rows, colours], kinds),
+            cross_entropy(size[rows, colours], sizes),
+            10 * mse_loss(where[rows, colours], places),
+            cross_entropy(background, torch.tensor(backgrounds, device=device)),
+        )
+        return torch.stack(losses).sum()
+
+
+def _answers(request: Request | None) -> list[int]:
+    """The number of the right answer to each question; -100 where there is none, as of a second shape of one."""
+    if request is None:
+        return [_UNSAID] * len(_QUESTIONS)
+    said: list[str | None] = []
+    for wanted in request.shapes:
+        said += [wanted.kind, wanted.colour, wanted.size or "any"]
+    said += [None] * (2 * len(_THING) - len(said))
+    said += [request.place or "any", request.relation or "any", request.background or "any"]
+    return [
+        _UNSAID if answer is None else choices.index(answer)
+        for answer, choices in zip(said, _QUESTIONS, strict=True)
+    ]

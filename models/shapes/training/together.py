@@ -1,0 +1,72 @@
+"""Training in several processes, each with a share of every batch: on CPUs much faster than threads are here."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+_SEEDS_APART = 1000
+
+
+def run(number: int, work: Callable[..., None], *given: object) -> None:
+    """Calls `work(*given)` in `number` processes that know of each other; in this one, if that is one."""
+    if number == 1:
+        work(*given)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_join, (number, str(Path(folder) / "meeting"), work, given), number)  # type: ignore[no-untyped-call]
+
+
+def _join(rank: int, number: int, meeting: str, work: Callable[..., None], given: tuple[object, ...]) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // number))
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=number)
+    try:
+        work(*given)
+    finally:
+        distributed.destroy_process_group()
+
+
+def size() -> int:
+    """How many processes train."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def own_seed(seed: int) -> int:
+    """Another seed in each process, so that their rows differ."""
+    return seed + (_SEEDS_APART * distributed.get_rank() if distributed.is_initialized() else 0)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+@torch.no_grad()
+def begin_alike(module: torch.nn.Module) -> None:
+    """Gives all processes the first one's weights."""
+    if distributed.is_initialized():
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+@torch.no_grad()
+def average_gradients(module: torch.nn.Module) -> None:
+    """Makes each gradient the mean of all processes' ones, in one message."""
+    if size() == 1:
+        return
+    found = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in found])
+    distributed.all_reduce(flat)
+    flat /= size()
+    means = flat.split_with_sizes([gradient.numel() for gradient in found])
+    for gradient, mean in zip(found, means, strict=True):
+        gradient.copy_(mean.view_as(gradient))
