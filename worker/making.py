@@ -92,8 +92,8 @@ class Making:
         ]
 
     def score(self, frames: Sequence[Frame]) -> list[Frame]:
-        """How well pictures fit their prompts, but for those withheld; a CLIP that fails fails no job unasked."""
-        shown = [frame for frame in frames if frame.safety_verdict not in _WITHHELD]
+        """How well pictures fit their prompts, where there is one; a CLIP that fails fails no job unasked."""
+        shown = [frame for frame in frames if _has_a_score(frame)]
         try:
             scores = self._scores(shown)
         except ModelError as error:
@@ -101,10 +101,7 @@ class Making:
                 raise
             log.warning("no CLIP score for %d pictures: %s", len(shown), error)
             return list(frames)
-        return [
-            frame if frame.safety_verdict in _WITHHELD else replace(frame, quality=next(scores))
-            for frame in frames
-        ]
+        return [replace(frame, quality=next(scores)) if _has_a_score(frame) else frame for frame in frames]
 
     def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
         """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
@@ -158,6 +155,10 @@ class Making:
                 return replace(frame, safety_verdict="blackened", pixels=blacken(frame.picture))
             case SafetyAction.BLUR:
                 return replace(frame, safety_verdict="blurred", pixels=blur(frame.picture))
+
+
+def _has_a_score(frame: Frame) -> bool:
+    return frame.safety_verdict not in _WITHHELD and bool(frame.job.prompt)
 
 
 def _request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":

@@ -93,7 +93,7 @@ def find_misspelt(names: Sequence[str], located: Mapping[str, str]) -> tuple[str
 
 
 def check_header(names: Sequence[str], renames: Mapping[str, str], label: str) -> None:
-    """Raise ManifestError when no row under this header could be read: no prompt, or a name twice."""
+    """Raise ManifestError when no row under this header could be read: no prompt nor picture, or a name twice."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ManifestError(f"{label}: the header has {shown(twice[0])} twice; rename or remove one of them.")
@@ -107,7 +107,7 @@ def check_header(names: Sequence[str], renames: Mapping[str, str], label: str) -
         if column not in located:
             raise ManifestError(f"{label}: --map {column}={header}: no such column. {_seen(names, header)}")
     misspelt = find_misspelt(names, located)
-    if "prompt" not in located and (misspelt is None or misspelt[1] != "prompt"):
+    if not {"prompt", "init_image"} & located.keys() and (misspelt is None or misspelt[1] != "prompt"):
         raise ManifestError(
             f"{label}: there is no 'prompt' column. {_seen(names, 'prompt')} "
             "If one of them holds the prompts, say so with --map prompt=Column."

@@ -22,6 +22,7 @@ from jobs.manifest.values import (
     printable,
     shown,
 )
+from jobs.states import Mode
 
 _MAX_PLANS = 1000
 _MAX_OPTIONS = 2_000
@@ -62,6 +63,7 @@ class _Plan:
     """What to take from records with one set of column names."""
 
     complaint: tuple[str | None, str] | None
+    promptless: tuple[str, str]
     free: tuple[tuple[str, str, Callable[[object], Any]], ...]
     has_pictures: bool
     option_names: tuple[str, ...]
@@ -104,7 +106,10 @@ class _Builder:
         for name in plan.meta_names:
             meta[name] = values[name]
         check_meta(meta)
-        return Row.of(self._options(plan, values, fields) | fields)
+        row = self._options(plan, values, fields) | fields
+        if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
+            raise ProblemError(*plan.promptless)
+        return Row.of(row)
 
     def _options(self, plan: _Plan, values: Values, fields: Values) -> dict[str, Any]:
         """The options of a row, and those free columns that `--set` fixes or nobody gives."""
@@ -136,14 +141,18 @@ class _Builder:
 def _make_plan(names: tuple[str, ...], rules: RowRules, free: Readers) -> _Plan:
     try:
         located = locate_columns(names, rules.renames)
-        complaint = _complaint(names, located, rules)
+        complaint = _complaint(names, located)
     except ManifestError as error:
         located, complaint = {}, (None, str(error))
+    header = rules.renames.get("prompt", "prompt")
     taken = set(located.values())
     given = {column: name for column, name in located.items() if column not in rules.overrides}
     options = tuple(column for column in OPTION_COLUMNS if column in given)
     return _Plan(
         complaint=complaint,
+        promptless=("prompt", "prompt is empty")
+        if "prompt" in located
+        else (header, f"there is no {shown(header)} in this row"),
         free=tuple((name, given[name], parse) for name, parse in free.items() if name in given),
         has_pictures=any(column in given for column in PICTURE_COLUMNS),
         option_names=options,
@@ -152,15 +161,12 @@ def _make_plan(names: tuple[str, ...], rules: RowRules, free: Readers) -> _Plan:
     )
 
 
-def _complaint(names: tuple[str, ...], located: Values, rules: RowRules) -> tuple[str | None, str] | None:
+def _complaint(names: tuple[str, ...], located: Values) -> tuple[str | None, str] | None:
     misspelt = find_misspelt(names, located)
-    if misspelt:
-        name, meant = misspelt
-        return name, f"column {shown(name)} is not known; did you mean {meant!r}? Rename it in the file"
-    if "prompt" not in located:
-        header = rules.renames.get("prompt", "prompt")
-        return header, f"there is no {shown(header)} in this row"
-    return None
+    if misspelt is None:
+        return None
+    name, meant = misspelt
+    return name, f"column {shown(name)} is not known; did you mean {meant!r}? Rename it in the file"
 
 
 def _taker(keys: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:
@@ -170,10 +176,11 @@ def _taker(keys: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:
 
 
 def _prompt(value: object) -> str:
+    """Empty where there is none: what is only enlarged needs none."""
     if type(value) is str and len(value) <= MAX_PROMPT and value and not value.isspace():
         return value
     if missing(value):
-        raise ProblemError("prompt", "prompt is empty")
+        return ""
     if not isinstance(value, str):
         raise ProblemError("prompt", f"prompt must be text, not {shown(value)}")
     return free_text("prompt", value, MAX_PROMPT)

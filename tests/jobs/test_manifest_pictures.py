@@ -85,6 +85,18 @@ def test_an_upscaler_takes_pictures_as_they_are_or_at_a_size(tmp_path: Path) -> 
     assert (drawn.mode, drawn.noise_level) == ("text2image", 20)
 
 
+def test_what_is_only_enlarged_needs_no_prompt(tmp_path: Path) -> None:
+    text = "init_image,model\ns3://b/a.png,enlarger\ns3://b/b.png,painter\n"
+    row, refused_one = read_bytes(tmp_path, "m.csv", text.encode(), given())
+    assert isinstance(row, Row)
+    assert (row.prompt, row.mode) == ("", "upscale")
+    assert isinstance(refused_one, Reject)
+    assert (refused_one.column, refused_one.reason) == ("prompt", "there is no 'prompt' in this row")
+    assert one(tmp_path, {"model": "enlarger", "prompt": " "}, INIT).prompt == ""
+    assert one(tmp_path, {"model": "enlarger", "prompt": "fur"}, INIT).prompt == "fur"
+    assert refused(tmp_path, {"model": "painter", "prompt": None}, INIT).reason == "prompt is empty"
+
+
 @pytest.mark.parametrize(
     ("columns", "column", "words"),
     [

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
 from jobs.settings import Settings, load_settings
+from models import catalogue
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
 from tests.models.checkpoints import build
@@ -43,6 +44,7 @@ limits = "All."
 source = "{id}"
 base = "tiny-random"
 """
+CARDS = Path(catalogue.__file__).parent / "cards"
 FOX = {"prompt": "a red fox", "steps": 4, "seed": 7}
 
 
@@ -61,6 +63,9 @@ def studio(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
     for id, clip in (("judged", "judge"), ("unscored", "absent")):
         text = CARD.format(id=id, source="tiny-random", checker="tiny-random-safety")
         (folder / "cards" / f"{id}.toml").write_text(f'{text}clip = "{clip}"\n')
+    enlarger = (CARDS / "tiny-random-x4.toml").read_text().replace('id = "tiny-random-x4"', 'id = "enlarger"')
+    kept = [line for line in enlarger.splitlines() if not line.startswith(("aliases", "builder"))]
+    (folder / "cards" / "enlarger.toml").write_text("\n".join([*kept, 'clip = "judge"', ""]))
     (folder / "cards" / "absent.toml").write_text(CLIP.replace("judge", "absent"))
     tiny = resolve(Catalogue.load(folder).get("tiny-random"), folder).path
     for number, id in enumerate(("ink", "fog", "strange")):
@@ -248,6 +253,14 @@ def test_pictures_are_scored_by_the_clip_that_the_model_names(desk: Desk, tmp_pa
     assert "clip_score" in first["timings"]
     assert second["quality"] is not None
     assert plain["quality"] is None
+
+
+def test_pictures_without_a_prompt_are_enlarged_and_not_scored(desk: Desk, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 60)).save(tmp_path / "red.png")
+    row = {"model": "enlarger", "steps": 2, "seed": 7, "init_image": "red.png"}
+    plain, scored = images_of(desk.engine, render(desk, tmp_path, [row, row | {"prompt": "red"}]))
+    assert (plain["prompt"], plain["width"], plain["quality"]) == ("", 256, None)
+    assert scored["quality"]["clip_model"] == "judge"
 
 
 @pytest.mark.parametrize(
