@@ -19,6 +19,7 @@ from models.device import pick_device, versions
 from models.shapes.training import data, together
 from models.shapes.training.autoencoder import (
     Weights,
+    even_out,
     new_autoencoder,
     train_autoencoder,
     train_decoder,
@@ -35,8 +36,9 @@ from models.shapes.training.upscaler import new_upscaler, train_upscaler
 
 PLANS = {
     "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),
+    "evening": Plan(steps=1800, rows=32, rate=1.5e-3),
     "text": Plan(steps=600, rows=128, rate=2e-3),
-    "text2image": Plan(steps=9_500, rows=64, rate=2e-3, horizon=18_000),
+    "text2image": Plan(steps=18_000, rows=64, rate=2e-3, horizon=30_000),
     "clip": Plan(steps=1500, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
@@ -48,6 +50,7 @@ PLANS = {
 }
 _SEEDS = {
     "autoencoder": 11,
+    "evening": 22,
     "text": 19,
     "text2image": 12,
     "clip": 13,
@@ -88,13 +91,19 @@ class Workshop:
         return self._stage("autoencoder", train)
 
     @cached_property
+    def evening(self) -> Any:
+        """The same with latent channels that each say something of their own."""
+        return self._stage(
+            "evening",
+            lambda plan, seed, log: even_out(self.autoencoder, plan, self.device, seed, log),
+        )
+
+    @cached_property
     def decoder(self) -> Any:
         """The f8 autoencoder with a decoder that was trained on."""
         return self._stage(
             "decoder",
-            lambda plan, seed, log: train_decoder(
-                self.autoencoder, data.pictures, plan, self.device, seed, log
-            ),
+            lambda plan, seed, log: train_decoder(self.evening, plan, self.device, seed, log),
         )
 
     @cached_property
@@ -103,7 +112,7 @@ class Workshop:
         return self._stage(
             "text",
             lambda plan, seed, log: train_text_encoder(
-                self.autoencoder, self.tokenizer, plan, self.device, seed, log
+                self.evening, self.tokenizer, plan, self.device, seed, log
             ),
         )
 
@@ -113,7 +122,7 @@ class Workshop:
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
             fresh = new_denoiser(self.text, seed)
-            return train_denoiser(fresh, self.autoencoder, self.tokenizer, plan, self.device, seed, log)
+            return train_denoiser(fresh, self.evening, self.tokenizer, plan, self.device, seed, log)
 
         return self._stage("text2image", train)
 
@@ -126,7 +135,7 @@ class Workshop:
             given.unet.train().requires_grad_(True)
             given.text_encoder.requires_grad_(False)
             return train_denoiser(
-                given, self.autoencoder, self.tokenizer, plan, self.device, seed, log, _GUIDANCE
+                given, self.evening, self.tokenizer, plan, self.device, seed, log, _GUIDANCE
             )
 
         return self._stage("finish", train)

@@ -11,9 +11,12 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
+from models.catalogue import Catalogue
+from models.checkpoint import resolve
 from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
 from models.safety import SafetyChecker, blacken, blur
+from models.shapes.training.data import sample
 
 CPU: Any = SimpleNamespace(name="cpu", dtype=torch.float32, label="this CPU", rows=4)
 VISION = {
@@ -77,6 +80,21 @@ def test_decides_as_diffusers_does_on_pictures(
     scores = checker.score(images)
     assert [score.flagged for score in scores] == flagged
     assert 16 < sum(flagged) < 48
+
+
+def test_the_trained_checker_decides_as_diffusers_does_on_drawn_scenes(tmp_path: Path) -> None:
+    trained = resolve(Catalogue.load(tmp_path).get("shapes-safety"), tmp_path)
+    random = np.random.default_rng(3)
+    clean = sample(random, 1000).pixels
+    images = list((clean + random.normal(0, 20, clean.shape)).clip(0, 255).astype(np.uint8))
+    processor = CLIPImageProcessorPil.from_pretrained(trained.path)
+    with quiet():
+        reference: Any = StableDiffusionSafetyChecker.from_pretrained(trained.path).float().eval()
+        values = processor(images=images, return_tensors="pt").pixel_values
+        _, flagged = reference(clip_input=values, images=np.zeros((1000, 1)))
+    scores = SafetyChecker.load(trained, SimpleNamespace(**vars(CPU) | {"rows": 100})).score(images)
+    assert [score.flagged for score in scores] == flagged
+    assert 50 < sum(flagged) < 500
 
 
 class Passed(torch.nn.Module):

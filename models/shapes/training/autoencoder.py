@@ -3,17 +3,18 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from models.shapes.training.data import weighed_pictures
 from models.shapes.training.loop import Plan, fit, half
 
 Batch = Callable[[np.random.Generator, int], np.ndarray[Any, np.dtype[np.uint8]]]
-_OFF = 0.2
+_MOST_NOISE = 0.3
 _LITTLE_NOISE = -5.0
 
 
@@ -104,11 +105,43 @@ def train_autoencoder(
     return trained
 
 
-def train_decoder(vae: Any, batch: Batch, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
-    """Trains the decoder on, for latents as they are and for such as a UNet gives, which are a little off.
+def even_out(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+    """Trains the f8 autoencoder on until its latent channels are uncorrelated, of one deviation, and stand noise.
 
-    The encoder stays, and with it what latents mean: a UNet may be trained beside this. Differences of
-    neighbouring pixels count too, for sharp edges.
+    The divergence alone leaves channels that say the same, mostly how bright it is: colours then lie within a few
+    tenths of a deviation, which squared errors of a UNet hardly count. Covariances are penalised as by Bardes et al.
+    (2022, VICReg); noise keeps what differs in a picture apart in its latents.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vae = vae.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
+    channels, scaling_factor = vae.config.latent_channels, vae.config.scaling_factor
+    unit = torch.eye(channels, device=device)
+
+    def loss_of(_: int) -> dict[str, torch.Tensor]:
+        pixels, weights = _weighed(rng, plan, device)
+        with half(device):
+            means = vae.encode(pixels).latent_dist.mean
+            decoded = vae.decode(_noisy(means, means.std().detach())).sample
+        cells = means.float().movedim(1, -1).flatten(0, 2)
+        correlation = torch.cov(cells.t()) / cells.var().detach()
+        return _errors(decoded, pixels, weights) | {
+            "uneven": 0.05 * (correlation - unit).square().sum(),
+            "large": 1e-3 * cells.square().mean(),
+        }
+
+    trained = fit(vae, plan, loss_of, log)
+    with torch.no_grad():
+        trained.quant_conv.weight[channels:] = 0
+        trained.quant_conv.bias[channels:] = _LITTLE_NOISE
+    fold_scale(trained, _weighed(rng, replace(plan, rows=256), device)[0], scaling_factor)
+    return trained
+
+
+def train_decoder(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+    """Trains the f8 decoder on, for latents as they are and for such as a UNet gives, which are a little off.
+
+    The encoder stays, and with it what latents mean: a UNet may be trained beside this.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -117,20 +150,36 @@ def train_decoder(vae: Any, batch: Batch, plan: Plan, device: torch.device, seed
     vae.quant_conv.requires_grad_(False)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
-        pixels = signed(batch(rng, plan.rows), device)
+        pixels, weights = _weighed(rng, plan, device)
         with half(device):
             with torch.no_grad():
                 latents = vae.encode(pixels).latent_dist.sample()
-                off = _OFF / vae.config.scaling_factor * torch.rand(len(latents), 1, 1, 1, device=device)
-            decoded = vae.decode(latents + off * torch.randn_like(latents)).sample
-        error = decoded.float() - pixels
-        return {
-            "absolute": error.abs().mean(),
-            "squared": 2 * error.square().mean(),
-            "edges": error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean(),
-        }
+            decoded = vae.decode(_noisy(latents, 1 / vae.config.scaling_factor)).sample
+        return _errors(decoded, pixels, weights)
 
     return fit(vae, plan, loss_of, log)
+
+
+def _weighed(rng: np.random.Generator, plan: Plan, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, weights = weighed_pictures(rng, plan.rows)
+    return signed(pixels, device), torch.from_numpy(weights).to(device).unsqueeze(1)
+
+
+def _noisy(latents: torch.Tensor, deviation: torch.Tensor | float) -> torch.Tensor:
+    """With noise of another strength in each picture, up to 0.3 of the deviation of latents."""
+    amount = _MOST_NOISE * deviation * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+    return latents + amount * torch.randn_like(latents)
+
+
+def _errors(decoded: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of pixels and, for sharp edges, of differences of neighbours."""
+    error = decoded.float() - pixels
+    return {
+        "absolute": (weights * error.abs()).mean(),
+        "squared": 2 * (weights * error.square()).mean(),
+        "edges": (weights[..., 1:, :] * error.diff(dim=2).abs()).mean()
+        + (weights[..., 1:] * error.diff(dim=3).abs()).mean(),
+    }
 
 
 @torch.no_grad()

@@ -46,6 +46,29 @@ def pictures(rng: np.random.Generator, rows: int) -> npt.NDArray[np.uint8]:
     return np.stack([draw(random_scene(rng)[0]) for _ in range(rows)])
 
 
+def weighed_pictures(
+    rng: np.random.Generator, rows: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Pictures (rows, 64, 64, 3) uint8, and what each pixel counts (rows, 64, 64) float32, 1 in the mean.
+
+    A quarter goes to the whole picture and the rest to the surroundings of shapes, as much to small ones as to large.
+    """
+    scenes = [random_scene(rng)[0] for _ in range(rows)]
+    return np.stack([draw(scene) for scene in scenes]), np.stack([_weights(scene) for scene in scenes])
+
+
+def _weights(scene: Scene, side: int = 64) -> npt.NDArray[np.float32]:
+    weights = np.full((side, side), 0.25, np.float32)
+    for shape in scene.shapes:
+        rows, columns = (
+            slice(max(0, int((middle - shape.radius) * side) - 2), int((middle + shape.radius) * side) + 3)
+            for middle in (shape.y, shape.x)
+        )
+        near = weights[rows, columns]
+        near += 0.75 * side**2 / near.size / len(scene.shapes)
+    return weights
+
+
 def crops(rng: np.random.Generator, rows: int, side: int = 64) -> npt.NDArray[np.uint8]:
     """Crops (rows, side, side, 3) uint8 of pictures of 256 pixels, on a grid of 4 pixels, most with an edge."""
     found: list[Any] = []

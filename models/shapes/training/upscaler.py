@@ -11,7 +11,7 @@ from models.shapes.grammar import caption
 from models.shapes.training.autoencoder import signed
 from models.shapes.training.clip import text_settings
 from models.shapes.training.data import crops
-from models.shapes.training.denoiser import Denoiser, noise_schedule
+from models.shapes.training.denoiser import Denoiser, noise_schedule, spread_steps
 from models.shapes.training.loop import Plan, fit, half
 from models.shapes.training.text import token_ids
 from models.shapes.world import random_scene
@@ -79,7 +79,7 @@ def train_upscaler(
         levels = torch.randint(0, MAX_NOISE_LEVEL, (plan.rows,), device=device)
         small = _softened(avg_pool2d(large, 4))
         small = low_res.add_noise(small, torch.randn_like(small), levels)
-        steps = torch.randint(0, 1000, (plan.rows,), device=device)
+        steps = spread_steps(plan.rows, device)
         noise = torch.randn_like(latents)
         given = torch.cat([schedule.add_noise(latents, noise, steps), small], dim=1)
         captions = [caption(*random_scene(rng), rng, 0.7) if rng.random() < 0.7 else "" for _ in steps]
