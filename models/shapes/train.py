@@ -1,4 +1,4 @@
-"""`python -m models.shapes.train`: trains every shapes model, some hours on two cores, and writes checkpoints.
+"""`python -m models.shapes.train`: trains every shapes model, about four hours on two cores, and writes checkpoints.
 
 A stage that has finished is not trained again; remove its folder under the work folder to have it anew.
 """
@@ -28,6 +28,7 @@ from models.shapes.training.autoencoder import (
 from models.shapes.training.clip import clip_tokenizer, train_clip
 from models.shapes.training.denoiser import new_denoiser, train_denoiser
 from models.shapes.training.export import export
+from models.shapes.training.guided import train_guided
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Plan
 from models.shapes.training.safety import new_safety_checker, train_safety_checker
@@ -38,14 +39,14 @@ PLANS = {
     "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),
     "evening": Plan(steps=1800, rows=32, rate=1.5e-3),
     "text": Plan(steps=600, rows=128, rate=2e-3),
-    "text2image": Plan(steps=18_000, rows=64, rate=2e-3, horizon=30_000),
+    "text2image": Plan(steps=12_000, rows=64, rate=2e-3, horizon=18_000),
     "clip": Plan(steps=1500, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
     "upscaler": Plan(steps=2000, rows=24, rate=2e-3),
     "upscaler-finish": Plan(steps=2000, rows=4, rate=1.5e-3),
-    "decoder": Plan(steps=600, rows=32, rate=7e-4),
-    "finish": Plan(steps=7_000, rows=64, rate=1e-3),
+    "decoder": Plan(steps=400, rows=32, rate=7e-4),
+    "finish": Plan(steps=5_000, rows=64, rate=7e-4),
     "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
 }
 _SEEDS = {
@@ -131,12 +132,8 @@ class Workshop:
         """The same, trained on to be guided as strongly as Stable Diffusion is."""
 
         def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = self.text2image
-            given.unet.train().requires_grad_(True)
-            given.text_encoder.requires_grad_(False)
-            return train_denoiser(
-                given, self.evening, self.tokenizer, plan, self.device, seed, log, _GUIDANCE
-            )
+            given = self.text2image.train().requires_grad_(True)
+            return train_guided(given, self.evening, self.tokenizer, plan, self.device, seed, log, _GUIDANCE)
 
         return self._stage("finish", train)
 

@@ -76,12 +76,8 @@ def train_denoiser(
     device: torch.device,
     seed: int,
     log: Path,
-    guidance: float = 1.0,
 ) -> Denoiser:
-    """Trains the UNet, or trains it on, to predict v (Salimans & Ho 2022) of latents; the text encoder stays as it is.
-
-    What has to be right is the prediction under classifier-free guidance (Ho & Salimans 2022) of this strength:
-    u + guidance (c - u), with c for the caption and u, taken as given, for none. At 1 that is c itself.
+    """Trains the UNet to predict v (Salimans & Ho 2022) of latents; the text encoder stays as it is.
 
     Noise as a target leaves places unlearnt: from latents of 8x8, at noise levels where places are decided, a small
     UNet cannot pass its input on exactly enough (docs/decisions/0010).
@@ -91,8 +87,6 @@ def train_denoiser(
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     schedule = noise_schedule()
     pool = Pool(vae, rng, device, plan)
-    with torch.no_grad():
-        empty = model.text_encoder(token_ids(tokenizer, [""], device))[0]
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
@@ -102,13 +96,6 @@ def train_denoiser(
             text = model.text_encoder(token_ids(tokenizer, captions, device))[0]
             noisy = schedule.add_noise(latents, noise, steps)
             predicted = model.unet(noisy, steps, encoder_hidden_states=text).sample.float()
-            if guidance != 1:
-                with torch.no_grad():
-                    plain = model.unet(
-                        noisy, steps, encoder_hidden_states=empty.expand_as(text)
-                    ).sample.float()
-                said = torch.tensor([bool(words) for words in captions], device=device).view(-1, 1, 1, 1)
-                predicted = torch.where(said, plain + guidance * (predicted - plain), predicted)
         return {"velocity": mse_loss(predicted, schedule.get_velocity(latents, noise, steps))}
 
     trained: Denoiser = fit(model, plan, loss_of, log)
