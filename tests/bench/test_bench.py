@@ -58,7 +58,7 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     assert "orchestration_ms" in results[2]["figures"]
     assert results[3]["figures"]["int8_bytes"]["holds"]
     assert results[3]["figures"]["int4_bytes"]["holds"]
-    assert {"match_of_things", "captions_told_apart"} <= results[4]["figures"].keys()
+    assert {"upscaler_gain", "captions_told_apart"} <= results[4]["figures"].keys()
     assert not list(tmp_path.glob("nightmill-bench-*"))
 
 
