@@ -37,6 +37,44 @@ class Text:
         return Text(self.states[which], self.is_said[which])
 
 
+class Guided:
+    """What a model predicts under classifier-free guidance (Ho & Salimans 2022), and where that leads."""
+
+    def __init__(self, unet: Any, empty: torch.Tensor) -> None:
+        alphas = noise_schedule().alphas_cumprod.to(empty.device).view(-1, 1, 1, 1)
+        self.unet, self.empty = unet, empty
+        self.signal: torch.Tensor = alphas.sqrt()
+        self.noise: torch.Tensor = (1 - self.signal**2).sqrt()
+
+    def noisy(self, latents: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Latents (N, 4, H, W) with the noise of these steps (N,)."""
+        return self.signal[steps] * latents + self.noise[steps] * torch.randn_like(latents)
+
+    def velocity(self, noisy: torch.Tensor, steps: torch.Tensor, text: Text, strength: float) -> torch.Tensor:
+        """u + strength (c - u), with c for the caption and u, taken as given, for none; c where none is said."""
+        told = self.unet(noisy, steps, encoder_hidden_states=text.states).sample.float()
+        with torch.no_grad():
+            plain = self.empty.expand_as(text.states)
+            untold = self.unet(noisy, steps, encoder_hidden_states=plain).sample.float()
+        guided: torch.Tensor = torch.where(text.is_said, untold + strength * (told - untold), told)
+        return guided
+
+    @torch.no_grad()
+    def arrived(
+        self, latents: torch.Tensor, steps: torch.Tensor, text: Text, rng: np.random.Generator, least: float
+    ) -> torch.Tensor:
+        """Latents with the noise of these steps, by a step of DDIM (Song et al. 2021) from noisier ones.
+
+        It is guided by `least` to twice as much.
+        """
+        before = (steps + torch.randint_like(steps, 1, _LONGEST_STRIDE)).clamp(max=999)
+        noisy = self.noisy(latents, before)
+        found = self.velocity(noisy, before, text, least * (1 + float(rng.random())))
+        picture = self.signal[before] * noisy - self.noise[before] * found
+        noise = self.signal[before] * found + self.noise[before] * noisy
+        return self.signal[steps] * picture + self.noise[steps] * noise
+
+
 def train_guided(
     model: Denoiser,
     vae: Any,
@@ -47,12 +85,11 @@ def train_guided(
     log: Path,
     guidance: float,
 ) -> Denoiser:
-    """Trains the UNet on so that classifier-free guidance (Ho & Salimans 2022) of this strength predicts v.
+    """Trains the UNet on so that classifier-free guidance of this strength predicts v.
 
-    The loss is of u + guidance (c - u), with c for the caption and u, taken as given, for none. Half of the noisy
-    latents aren't made from the picture but come from noisier ones by a step of DDIM (Song et al. 2021) with the model
-    as it is; the picture stays what is wanted. Sampling meets nothing else, and colours that got mixed there stay
-    mixed where a UNet has only seen pure ones (exposure bias: Ning et al. 2023).
+    Half of the noisy latents aren't made from the picture but come from noisier ones by a step of the model as it is;
+    the picture stays what is wanted. Sampling meets nothing else, and colours that got mixed there stay mixed where a
+    UNet has only seen pure ones (exposure bias: Ning et al. 2023).
 
     A tenth of the weights it began from is mixed into the result (Wortsman et al. 2022, WiSE-FT).
     """
@@ -60,40 +97,21 @@ def train_guided(
     rng = np.random.default_rng(seed)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.text_encoder.requires_grad_(False)
-    schedule, pool = noise_schedule(), Pool(vae, rng, device, plan)
-    signal: torch.Tensor = schedule.alphas_cumprod.to(device).sqrt().view(-1, 1, 1, 1)
-    noise_of = (1 - signal**2).sqrt()
+    pool = Pool(vae, rng, device, plan)
     with torch.no_grad():
-        empty = model.text_encoder(token_ids(tokenizer, [""], device))[0]
-
-    def velocity(noisy: torch.Tensor, steps: torch.Tensor, text: Text, strength: float) -> torch.Tensor:
-        told = model.unet(noisy, steps, encoder_hidden_states=text.states).sample.float()
-        with torch.no_grad():
-            untold = model.unet(
-                noisy, steps, encoder_hidden_states=empty.expand_as(text.states)
-            ).sample.float()
-        guided: torch.Tensor = torch.where(text.is_said, untold + strength * (told - untold), told)
-        return guided
-
-    @torch.no_grad()
-    def drifted(latents: torch.Tensor, steps: torch.Tensor, text: Text) -> torch.Tensor:
-        before = (steps + torch.randint_like(steps, 1, _LONGEST_STRIDE)).clamp(max=999)
-        noisy = signal[before] * latents + noise_of[before] * torch.randn_like(latents)
-        found = velocity(noisy, before, text, guidance * (1 + float(rng.random())))
-        picture = signal[before] * noisy - noise_of[before] * found
-        noise = signal[before] * found + noise_of[before] * noisy
-        return signal[steps] * picture + noise_of[steps] * noise
+        guided = Guided(model.unet, model.text_encoder(token_ids(tokenizer, [""], device))[0])
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
         steps = spread_steps(plan.rows, device)
         with half(device, on_cpu=False):
             text = Text.of(model.text_encoder(token_ids(tokenizer, captions, device))[0], captions)
-            noisy = signal[steps] * latents + noise_of[steps] * torch.randn_like(latents)
+            noisy = guided.noisy(latents, steps)
             own = torch.arange(plan.rows, device=device) % 2 * (steps >= _LEAST_STEP) > 0
-            noisy[own] = drifted(latents[own], steps[own], text.rows(own))
-            predicted = velocity(noisy, steps, text, guidance)
-        return {"velocity": mse_loss(predicted, (signal[steps] * noisy - latents) / noise_of[steps])}
+            noisy[own] = guided.arrived(latents[own], steps[own], text.rows(own), rng, guidance)
+            predicted = guided.velocity(noisy, steps, text, guidance)
+        wanted = (guided.signal[steps] * noisy - latents) / guided.noise[steps]
+        return {"velocity": mse_loss(predicted, wanted)}
 
     begun = copy.deepcopy(model)
     trained: Denoiser = fit(model, plan, loss_of, log)
