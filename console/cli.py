@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run
 from console.show import err
-from console.stopping import Stopped, stop_on_signals
+from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.errors import NightmillError
 from jobs.process import work_offline
 from models.errors import ModelError, UnknownModelError
@@ -52,7 +52,8 @@ def main() -> None:
     if sys.argv[1:3] != ["models", "pull"]:
         work_offline()
     try:
-        app()
+        with stopping():
+            app()
     except NightmillError as error:
         _fail(str(error), error.exit_code)
     except UnknownModelError as error:

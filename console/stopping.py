@@ -1,7 +1,14 @@
 """Ctrl-C, SIGTERM and a closed terminal all stop a command in the same way: what it started ends with it."""
 
+import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+_AGAIN_S = 0.05
 
 
 class Stopped(BaseException):
@@ -9,6 +16,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -16,8 +24,35 @@ def stop_on_signals() -> None:
     """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGHUP, except for those that are to be ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, raise_stopped)
+    sys.unraisablehook = _again_if_stopped
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+@contextmanager
+def stopping() -> Iterator[None]:
+    """A stop is the end of the block whatever it broke on its way, such as a query, of which drivers then complain."""
+    try:
+        yield
+    except Exception as error:
+        if stopped := _behind(error):
+            raise stopped from None
+        raise
+
+
+def raise_stopped(number: int, _: FrameType | None) -> None:
+    """What is done about a signal."""
     raise Stopped(number)
+
+
+def _behind(error: BaseException | None) -> Stopped | None:
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _again_if_stopped(failed: "sys.UnraisableHookArgs") -> None:
+    """Send the signal once more where nothing could be raised, as in a callback of the garbage collector."""
+    if isinstance(failed.exc_value, Stopped):
+        threading.Timer(_AGAIN_S, os.kill, (os.getpid(), failed.exc_value.number)).start()
+    else:
+        sys.__unraisablehook__(failed)

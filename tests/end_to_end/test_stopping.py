@@ -40,7 +40,7 @@ def test_a_run_that_is_stopped_goes_on_later(
         time.sleep(random.uniform(0, 2))
         family = descendants(cli)
         cli.send_signal(number)
-        assert cli.wait(30) == code
+        assert cli.wait(30) == code, said(tmp_path)
         assert gone(family, 3), "processes outlive the command that started them"
     assert "what isn't finished goes back to the queue, and the same command goes on from there" in said(
         tmp_path
@@ -65,7 +65,7 @@ def test_before_any_worker_is_ready(slow: Settings, engine: Engine, tmp_path: Pa
             time.sleep(pause)
             family = descendants(cli)
             cli.send_signal(number)
-            assert cli.wait(30) == 128 + number
+            assert cli.wait(30) == 128 + number, said(tmp_path)
             assert gone(family, 3)
         assert "Traceback" not in said(tmp_path)
     assert truth(engine, "foxes").attempts() == {0}
