@@ -30,7 +30,7 @@ from models.shapes.training.denoiser import new_denoiser, train_denoiser
 from models.shapes.training.export import export
 from models.shapes.training.guided import train_guided
 from models.shapes.training.keeping import keep, recall
-from models.shapes.training.loop import Plan
+from models.shapes.training.loop import Course, Plan
 from models.shapes.training.safety import new_safety_checker, train_safety_checker
 from models.shapes.training.text import train_text_encoder
 from models.shapes.training.upscaler import new_upscaler, train_upscaler
@@ -40,6 +40,7 @@ PLANS = {
     "evening": Plan(steps=1800, rows=32, rate=1.5e-3),
     "text": Plan(steps=600, rows=128, rate=2e-3),
     "text2image": Plan(steps=12_000, rows=64, rate=2e-3, horizon=18_000),
+    "pairs": Plan(steps=15_000, rows=64, rate=1e-3),
     "clip": Plan(steps=1500, rows=128, rate=1.5e-3),
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
@@ -54,6 +55,7 @@ _SEEDS = {
     "evening": 22,
     "text": 19,
     "text2image": 12,
+    "pairs": 23,
     "clip": 13,
     "safety": 14,
     "upscaler-autoencoder": 15,
@@ -66,6 +68,9 @@ _SEEDS = {
 
 _GUIDANCE = 2.6
 """Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
+
+
+_PAIRS = 0.75
 
 
 @dataclass(frozen=True)
@@ -85,90 +90,79 @@ class Workshop:
     def autoencoder(self) -> Any:
         """f8, for pictures of 64 pixels."""
 
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            fresh = new_autoencoder((32, 32, 64, 64), 64, seed)
-            return train_autoencoder(fresh, 0.18215, Weights(), data.pictures, plan, self.device, seed, log)
+        def train(course: Course) -> Any:
+            fresh = new_autoencoder((32, 32, 64, 64), 64, course.seed)
+            return train_autoencoder(fresh, 0.18215, Weights(), data.pictures, course)
 
         return self._stage("autoencoder", train)
 
     @cached_property
     def evening(self) -> Any:
         """The same with latent channels that each say something of their own."""
-        return self._stage(
-            "evening",
-            lambda plan, seed, log: even_out(self.autoencoder, plan, self.device, seed, log),
-        )
+        return self._stage("evening", lambda course: even_out(self.autoencoder, course))
 
     @cached_property
     def decoder(self) -> Any:
         """The f8 autoencoder with a decoder that was trained on."""
-        return self._stage(
-            "decoder",
-            lambda plan, seed, log: train_decoder(self.evening, plan, self.device, seed, log),
-        )
+        return self._stage("decoder", lambda course: train_decoder(self.evening, course))
 
     @cached_property
     def text(self) -> Any:
         """The text encoder: what captions say."""
-        return self._stage(
-            "text",
-            lambda plan, seed, log: train_text_encoder(
-                self.evening, self.tokenizer, plan, self.device, seed, log
-            ),
-        )
+        return self._stage("text", lambda course: train_text_encoder(self.evening, self.tokenizer, course))
 
     @cached_property
     def text2image(self) -> Any:
         """UNet and text encoder: what pictures look like."""
 
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            fresh = new_denoiser(self.text, seed)
-            return train_denoiser(fresh, self.evening, self.tokenizer, plan, self.device, seed, log)
+        def train(course: Course) -> Any:
+            fresh = new_denoiser(self.text, course.seed)
+            return train_denoiser(fresh, self.evening, self.tokenizer, course, pairs=0.5)
 
         return self._stage("text2image", train)
 
     @cached_property
+    def pairs(self) -> Any:
+        """The same, trained on by more scenes of two shapes, which take longer to learn."""
+        return self._stage(
+            "pairs",
+            lambda course: train_denoiser(self.text2image, self.evening, self.tokenizer, course, _PAIRS),
+        )
+
+    @cached_property
     def finish(self) -> Any:
         """The same, trained on to be guided as strongly as Stable Diffusion is."""
-
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = self.text2image.train().requires_grad_(True)
-            return train_guided(given, self.evening, self.tokenizer, plan, self.device, seed, log, _GUIDANCE)
-
-        return self._stage("finish", train)
+        return self._stage(
+            "finish",
+            lambda course: train_guided(self.pairs, self.evening, self.tokenizer, course, _GUIDANCE, _PAIRS),
+        )
 
     @cached_property
     def clip(self) -> Any:
         """The small CLIP."""
-        return self._stage(
-            "clip", lambda plan, seed, log: train_clip(self.tokenizer, plan, self.device, seed, log)
-        )
+        return self._stage("clip", lambda course: train_clip(self.tokenizer, course))
 
     @cached_property
     def safety(self) -> Any:
         """The safety checker."""
-
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            return train_safety_checker(new_safety_checker(self.clip, seed), plan, self.device, seed, log)
-
-        return self._stage("safety", train)
+        return self._stage(
+            "safety",
+            lambda course: train_safety_checker(new_safety_checker(self.clip, course.seed), course),
+        )
 
     @cached_property
     def safety_finish(self) -> Any:
         """The same, trained on."""
-        return self._stage(
-            "safety-finish",
-            lambda plan, seed, log: train_safety_checker(self.safety, plan, self.device, seed, log),
-        )
+        return self._stage("safety-finish", lambda course: train_safety_checker(self.safety, course))
 
     @cached_property
     def upscaler_autoencoder(self) -> Any:
         """f4, for pictures of 256 pixels; begins from the f8 one."""
 
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            given = without_coarsest(self.decoder.cpu(), data.crops, 256, seed)
+        def train(course: Course) -> Any:
+            given = without_coarsest(self.decoder.cpu(), data.crops, 256, course.seed)
             weights = Weights(squared=5.0, divergence=1e-4)
-            return train_autoencoder(given, 0.08333, weights, data.crops, plan, self.device, seed, log)
+            return train_autoencoder(given, 0.08333, weights, data.crops, course)
 
         return self._stage("upscaler-autoencoder", train)
 
@@ -176,33 +170,33 @@ class Workshop:
     def upscaler(self) -> Any:
         """The upscaler's UNet and text encoder, by small crops, which are quick to learn from."""
 
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            fresh, vae = new_upscaler(self.tokenizer, seed), self.upscaler_autoencoder
-            return train_upscaler(fresh, 64, vae, self.tokenizer, plan, self.device, seed, log)
+        def train(course: Course) -> Any:
+            fresh = new_upscaler(self.tokenizer, course.seed)
+            return train_upscaler(fresh, 64, self.upscaler_autoencoder, self.tokenizer, course)
 
         return self._stage("upscaler", train)
 
     @cached_property
     def upscaler_finish(self) -> Any:
         """The same, trained on by large ones: norms count whole pictures, which are mostly background."""
-
-        def train(plan: Plan, seed: int, log: Path) -> Any:
-            given, vae = self.upscaler.train().requires_grad_(True), self.upscaler_autoencoder
-            return train_upscaler(given, 192, vae, self.tokenizer, plan, self.device, seed, log)
-
-        return self._stage("upscaler-finish", train)
+        return self._stage(
+            "upscaler-finish",
+            lambda course: train_upscaler(
+                self.upscaler, 192, self.upscaler_autoencoder, self.tokenizer, course
+            ),
+        )
 
     def is_finished(self, stage: str) -> bool:
         """Whether a stage needs no training any more."""
         return (self.folder / stage).exists()
 
-    def _stage(self, name: str, train: Callable[[Plan, int, Path], Any]) -> Any:
+    def _stage(self, name: str, train: Callable[[Course], Any]) -> Any:
         """The module of a stage: kept whole, with its log beside it."""
         kept = self.folder / name
         if not kept.exists():
             log = self.folder / f"{name}.jsonl"
             plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // together.size()))
-            module = train(plan, together.own_seed(_SEEDS[name]), log)
+            module = train(Course(plan, self.device, together.own_seed(_SEEDS[name]), log))
             if together.is_first():
                 self._note(name, json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"])
                 keep(module, kept)

@@ -66,10 +66,13 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def random_scene(rng: np.random.Generator) -> tuple[Scene, Place | None, Relation | None]:
-    """A scene of one shape, with its place if it has one of the named ones, or two, with their relation."""
+def random_scene(rng: np.random.Generator, pairs: float = 0.5) -> tuple[Scene, Place | None, Relation | None]:
+    """A scene of one shape, with its place if it has one of the named ones, or two, with their relation.
+
+    `pairs` is how probable two are.
+    """
     background = pick(rng, BACKGROUNDS)
-    if rng.random() < 0.5:
+    if rng.random() < 1 - pairs:
         place = pick(rng, PLACES) if rng.random() < 0.6 else None
         return Scene(background, (_single(rng, background, place),)), place, None
     relation = pick(rng, RELATIONS)

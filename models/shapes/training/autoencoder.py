@@ -4,14 +4,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from models.shapes.training.data import weighed_pictures
-from models.shapes.training.loop import Plan, fit, half
+from models.shapes.training.loop import Course, Plan, fit, half
 
 Batch = Callable[[np.random.Generator, int], np.ndarray[Any, np.dtype[np.uint8]]]
 _MOST_NOISE = 0.3
@@ -75,14 +74,10 @@ def train_autoencoder(
     scaling_factor: float,
     weights: Weights,
     batch: Batch,
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    log: Path,
+    course: Course,
 ) -> Any:
     """Trains an AutoencoderKL, whose latents `scaling_factor` brings to deviation 1 in the end."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.to(device, memory_format=torch.channels_last)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
@@ -100,20 +95,19 @@ def train_autoencoder(
             "divergence": weights.divergence * divergence.mean(),
         }
 
-    trained = fit(vae, plan, loss_of, log)
+    trained = fit(vae, course, loss_of)
     fold_scale(trained, signed(batch(rng, 256), device), scaling_factor)
     return trained
 
 
-def even_out(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+def even_out(vae: Any, course: Course) -> Any:
     """Trains the f8 autoencoder on until its latent channels are uncorrelated, of one deviation, and stand noise.
 
     The divergence alone leaves channels that say the same, mostly how bright it is: colours then lie within a few
     tenths of a deviation, which squared errors of a UNet hardly count. Covariances are penalised as by Bardes et al.
     (2022, VICReg); noise keeps what differs in a picture apart in its latents.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
     channels, scaling_factor = vae.config.latent_channels, vae.config.scaling_factor
     unit = torch.eye(channels, device=device)
@@ -130,7 +124,7 @@ def even_out(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -
             "large": 1e-3 * cells.square().mean(),
         }
 
-    trained = fit(vae, plan, loss_of, log)
+    trained = fit(vae, course, loss_of)
     with torch.no_grad():
         trained.quant_conv.weight[channels:] = 0
         trained.quant_conv.bias[channels:] = _LITTLE_NOISE
@@ -138,13 +132,12 @@ def even_out(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -
     return trained
 
 
-def train_decoder(vae: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+def train_decoder(vae: Any, course: Course) -> Any:
     """Trains the f8 decoder on, for latents as they are and for such as a UNet gives, which are a little off.
 
     The encoder stays, and with it what latents mean: a UNet may be trained beside this.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
@@ -157,7 +150,7 @@ def train_decoder(vae: Any, plan: Plan, device: torch.device, seed: int, log: Pa
             decoded = vae.decode(_noisy(latents, 1 / vae.config.scaling_factor)).sample
         return _errors(decoded, pixels, weights)
 
-    return fit(vae, plan, loss_of, log)
+    return fit(vae, course, loss_of)
 
 
 def _weighed(rng: np.random.Generator, plan: Plan, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from models.shapes.grammar import WORDS
 from models.shapes.training.answers import Said, Shown
 from models.shapes.training.data import sample, wrong
-from models.shapes.training.loop import Plan, fit
+from models.shapes.training.loop import Course, fit
 from models.tiny_tokenizer import END, START, build_tokenizer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -63,15 +63,14 @@ class Lesson(torch.nn.Module):
         self.said = Said(clip.config.projection_dim)
 
 
-def train_clip(tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+def train_clip(tokenizer: Any, course: Course) -> Any:
     """A CLIPModel that tells captions apart by single words: every picture also meets one wrong in a word.
 
     Its features also have to answer what is shown and said; without that, they pass over where things are.
     """
     from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415
 
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     vision = {
         "hidden_size": 96,
         "intermediate_size": 288,
@@ -104,7 +103,7 @@ def train_clip(tokenizer: Any, plan: Plan, device: torch.device, seed: int, log:
             "said": lesson.said.loss(read_ones, captions),
         }
 
-    return fit(lesson, plan, loss_of, log).clip
+    return fit(lesson, course, loss_of).clip
 
 
 def _repeated(captions: list[str], all_captions: list[str]) -> torch.Tensor:

@@ -1,13 +1,11 @@
 """Training the text-to-image model: a UNet on the autoencoder's latents that listens to a text encoder."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from models.shapes.training.loop import Plan, fit, half
+from models.shapes.training.loop import Course, fit, half
 from models.shapes.training.pool import Pool
 from models.shapes.training.text import WIDTH, token_ids
 
@@ -65,28 +63,28 @@ def new_denoiser(text_encoder: Any, seed: int) -> Denoiser:
         attention_head_dim=4,
         cross_attention_dim=WIDTH,
     )
-    return Denoiser(unet, text_encoder.eval().requires_grad_(False))
+    return Denoiser(unet, text_encoder)
 
 
 def train_denoiser(
     model: Denoiser,
     vae: Any,
     tokenizer: Any,
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    log: Path,
+    course: Course,
+    pairs: float,
 ) -> Denoiser:
     """Trains the UNet to predict v (Salimans & Ho 2022) of latents; the text encoder stays as it is.
+
+    Of the scenes, this share of `pairs` have two shapes.
 
     Noise as a target leaves places unlearnt: from latents of 8x8, at noise levels where places are decided, a small
     UNet cannot pass its input on exactly enough (docs/decisions/0010).
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.text_encoder.requires_grad_(False)
     schedule = noise_schedule()
-    pool = Pool(vae, rng, device, plan)
+    pool = Pool(vae, rng, device, plan, pairs)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
@@ -98,5 +96,5 @@ def train_denoiser(
             predicted = model.unet(noisy, steps, encoder_hidden_states=text).sample.float()
         return {"velocity": mse_loss(predicted, schedule.get_velocity(latents, noise, steps))}
 
-    trained: Denoiser = fit(model, plan, loss_of, log)
+    trained: Denoiser = fit(model, course, loss_of)
     return trained

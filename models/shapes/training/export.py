@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 STAGES: dict[str, tuple[str, ...]] = {
-    "shapes": ("autoencoder", "evening", "decoder", "text", "text2image", "finish"),
+    "shapes": ("autoencoder", "evening", "decoder", "text", "text2image", "pairs", "finish"),
     "shapes-clip": ("clip",),
     "shapes-safety": ("clip", "safety", "safety-finish"),
     "shapes-x4": ("upscaler-autoencoder", "upscaler", "upscaler-finish"),

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from models.shapes.training.denoiser import Denoiser, noise_schedule, spread_steps
-from models.shapes.training.loop import Plan, fit, half
+from models.shapes.training.loop import Course, fit, half
 from models.shapes.training.pool import Pool
 from models.shapes.training.text import token_ids
 
@@ -79,11 +78,9 @@ def train_guided(
     model: Denoiser,
     vae: Any,
     tokenizer: Any,
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    log: Path,
+    course: Course,
     guidance: float,
+    pairs: float,
 ) -> Denoiser:
     """Trains the UNet on so that classifier-free guidance of this strength predicts v.
 
@@ -93,11 +90,10 @@ def train_guided(
 
     A tenth of the weights it began from is mixed into the result (Wortsman et al. 2022, WiSE-FT).
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.text_encoder.requires_grad_(False)
-    pool = Pool(vae, rng, device, plan)
+    pool = Pool(vae, rng, device, plan, pairs)
     with torch.no_grad():
         guided = Guided(model.unet, model.text_encoder(token_ids(tokenizer, [""], device))[0])
 
@@ -114,7 +110,7 @@ def train_guided(
         return {"velocity": mse_loss(predicted, wanted)}
 
     begun = copy.deepcopy(model)
-    trained: Denoiser = fit(model, plan, loss_of, log)
+    trained: Denoiser = fit(model, course, loss_of)
     return mixed(trained, begun, _OF_BEFORE)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from models.shapes.training import together
@@ -35,20 +36,31 @@ class Plan:
     horizon: int = 0
 
 
-def fit(
-    module: torch.nn.Module,
-    plan: Plan,
-    loss_of: Callable[[int], dict[str, torch.Tensor]],
-    log: Path,
-) -> Any:
+@dataclass(frozen=True)
+class Course:
+    """One training: its plan, where it happens, with which seed chance begins, and where losses are written."""
+
+    plan: Plan
+    device: torch.device
+    seed: int
+    log: Path
+
+    def chance(self) -> np.random.Generator:
+        """Random numbers that begin with the seed; torch's own ones do from here too."""
+        torch.manual_seed(self.seed)
+        return np.random.default_rng(self.seed)
+
+
+def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[str, torch.Tensor]]) -> Any:
     """Minimises the sum of what `loss_of(step)` gives; returns a copy with averaged weights (Polyak 1992).
 
     Where several processes train, `loss_of` is of this one's rows, and all take the same steps.
 
     AdamW (Loshchilov & Hutter 2019), gradients clipped at norm 1. Every 50 steps a JSON line {"step", "seconds",
-    "rate", losses…} goes to `log`, every 500 all that is needed to go on lies beside it. A training that was cut off
+    "rate", losses…} goes to the log, every 500 all that is needed to go on lies beside it. A training that was cut off
     goes on from there, and draws its scenes from the first again.
     """
+    plan, log = course.plan, course.log
     together.begin_alike(module)
     optimiser = torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=1e-4)
     average = copy.deepcopy(module).eval().requires_grad_(False)

@@ -22,12 +22,14 @@ _REFILL_EVERY = 10
 class Pool:
     """Encoded scenes, of which the oldest are replaced all the time; captions are worded anew at each draw.
 
-    It holds 8,192 of them, or no more than the `plan` takes.
+    It holds 8,192 of them, or no more than the `plan` takes; this share of them are of two shapes.
     """
 
-    def __init__(self, vae: Any, rng: np.random.Generator, device: torch.device, plan: Plan) -> None:
+    def __init__(
+        self, vae: Any, rng: np.random.Generator, device: torch.device, plan: Plan, pairs: float = 0.5
+    ) -> None:
         size = min(_SIZE, _REFILL * math.ceil(plan.steps * plan.rows / _REFILL))
-        self.vae, self.rng, self.device = vae, rng, device
+        self.vae, self.rng, self.device, self.pairs = vae, rng, device, pairs
         self.said: list[tuple[Scene, Place | None, Relation | None]] = []
         self.latents = torch.empty(size, 8, 8, 8, device=device)
         self.oldest = self.draws = 0
@@ -51,7 +53,7 @@ class Pool:
     @torch.no_grad()
     def _refill(self) -> None:
         places = range(self.oldest, self.oldest + _REFILL)
-        scenes = [random_scene(self.rng) for _ in places]
+        scenes = [random_scene(self.rng, self.pairs) for _ in places]
         pixels = np.stack([draw(scene) for scene, _, _ in scenes])
         with half(self.device):
             known = self.vae.encode(signed(pixels, self.device)).latent_dist

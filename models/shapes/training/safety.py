@@ -1,6 +1,5 @@
 """From the small CLIP's eye to a safety checker with the real one's form: cosines against concepts."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from models.shapes.drawing import draw
 from models.shapes.training.clip import seen
-from models.shapes.training.loop import Plan, fit
+from models.shapes.training.loop import Course, fit
 from models.shapes.world import FORBIDDEN, Scene, random_scene
 
 _SCALE = 30.0
@@ -46,13 +45,12 @@ def new_safety_checker(clip: Any, seed: int) -> Any:
     return checker
 
 
-def train_safety_checker(checker: Any, plan: Plan, device: torch.device, seed: int, log: Path) -> Any:
+def train_safety_checker(checker: Any, course: Course) -> Any:
     """Trains the checker, or trains it on: its first concepts are the forbidden ones, the others never reached.
 
     A picture's score is its cosine with a concept less 0.5; training pushes it to the right side of 0.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     checker = checker.train().to(device)
     checker.concept_embeds.requires_grad_(True)
 
@@ -66,7 +64,7 @@ def train_safety_checker(checker: Any, plan: Plan, device: torch.device, seed: i
         logits = _SCALE * (cosines - _THRESHOLD)
         return {"concepts": binary_cross_entropy_with_logits(logits, labels)}
 
-    return fit(checker, plan, loss_of, log)
+    return fit(checker, course, loss_of)
 
 
 def _without_prefix(weights: dict[str, Any], target: Any) -> dict[str, Any]:

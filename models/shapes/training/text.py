@@ -1,15 +1,13 @@
 """Teaching the text encoder to read before a UNet listens to it: in minutes, where the UNet alone takes hours."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
 from models.shapes.training.answers import Said
 from models.shapes.training.clip import LIMIT, text_settings
-from models.shapes.training.loop import Plan, fit
+from models.shapes.training.loop import Course, fit
 from models.shapes.training.pool import Pool
 
 WIDTH = 96
@@ -25,9 +23,7 @@ class Reader(torch.nn.Module):
         self.latents = torch.nn.Linear(WIDTH, 4 * 8 * 8)
 
 
-def train_text_encoder(
-    vae: Any, tokenizer: Any, plan: Plan, device: torch.device, seed: int, log: Path
-) -> Any:
+def train_text_encoder(vae: Any, tokenizer: Any, course: Course) -> Any:
     """A CLIPTextModel of 96 channels whose last token knows all that a caption of the grammar says.
 
     It answers one question for each thing that can be said, and guesses the latents: their mean over all pictures
@@ -35,11 +31,11 @@ def train_text_encoder(
     """
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
-    torch.manual_seed(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     settings = text_settings(tokenizer, WIDTH, layers=3)
     encoder = CLIPTextModel(CLIPTextConfig(**settings, projection_dim=WIDTH))
     reader = Reader(encoder).to(device)
-    pool = Pool(vae, np.random.default_rng(seed), device, plan)
+    pool = Pool(vae, rng, device, plan)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
@@ -49,7 +45,7 @@ def train_text_encoder(
             "latents": mse_loss(reader.latents(last), latents.flatten(1)),
         }
 
-    return fit(reader, plan, loss_of, log).text_encoder
+    return fit(reader, course, loss_of).text_encoder
 
 
 def token_ids(tokenizer: Any, captions: list[str], device: torch.device) -> torch.Tensor:

@@ -1,9 +1,7 @@
 """Training the x4 upscaler: a UNet on the f4 autoencoder's latents, beside the small picture itself."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, mse_loss
 
@@ -12,7 +10,7 @@ from models.shapes.training.autoencoder import signed
 from models.shapes.training.clip import text_settings
 from models.shapes.training.data import crops
 from models.shapes.training.denoiser import Denoiser, noise_schedule, spread_steps
-from models.shapes.training.loop import Plan, fit, half
+from models.shapes.training.loop import Course, fit, half
 from models.shapes.training.text import token_ids
 from models.shapes.world import random_scene
 
@@ -55,10 +53,7 @@ def train_upscaler(
     side: int,
     vae: Any,
     tokenizer: Any,
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    log: Path,
+    course: Course,
 ) -> Denoiser:
     """Trains `model`, or trains it on, to predict v (Salimans & Ho 2022) of the latents of a crop of `side` pixels.
 
@@ -66,8 +61,7 @@ def train_upscaler(
     generated ones are. In this world a small picture says it all: captions are of any scene or none, so that they
     change nothing.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     schedule, low_res = noise_schedule(), low_res_schedule()
     scale = vae.config.scaling_factor
@@ -88,7 +82,7 @@ def train_upscaler(
             predicted = model.unet(given, steps, encoder_hidden_states=text, class_labels=levels).sample
         return {"velocity": mse_loss(predicted.float(), schedule.get_velocity(latents, noise, steps))}
 
-    trained: Denoiser = fit(model, plan, loss_of, log)
+    trained: Denoiser = fit(model, course, loss_of)
     return trained
 
 

@@ -15,7 +15,7 @@ from models.safety import SafetyChecker
 from models.shapes import train
 from models.shapes.training import together
 from models.shapes.training.export import STAGES, export
-from models.shapes.training.loop import Plan, fit
+from models.shapes.training.loop import Course, Plan, fit
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 
@@ -79,11 +79,11 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
         points = torch.randn(16, 2)
         return {"squared": (line(points) - points @ torch.tensor([[2.0], [-1.0]]) - 3).square().mean()}
 
-    plan = Plan(steps=1000, rows=16, rate=3e-2, decay=0.9)
+    course = Course(Plan(steps=1000, rows=16, rate=3e-2, decay=0.9), torch.device("cpu"), 1, log)
     with pytest.raises(KeyboardInterrupt):
-        fit(line, plan, loss_of, log)
+        fit(line, course, loss_of)
     torch.nn.init.zeros_(line.weight)
-    trained = fit(line, plan, loss_of, log)
+    trained = fit(line, course, loss_of)
     assert steps == [*range(621), *range(500, 1000)]
     assert trained.weight.tolist()[0] == pytest.approx([2, -1], abs=0.01)
     assert trained.bias.item() == pytest.approx(3, abs=0.01)
@@ -117,5 +117,6 @@ def fit_a_line(folder: Path) -> None:
         points = points.tensor_split(together.size())[own]
         return {"squared": (line(points) - points @ torch.tensor([[2.0], [-1.0]]) - 3).square().mean()}
 
-    fit(line, Plan(steps=20, rows=8, rate=3e-2), loss_of, folder / "line.jsonl")
+    plan = Plan(steps=20, rows=8, rate=3e-2)
+    fit(line, Course(plan, torch.device("cpu"), 1, folder / "line.jsonl"), loss_of)
     torch.save(line.state_dict(), folder / f"{own}.weights")

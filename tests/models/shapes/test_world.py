@@ -116,3 +116,10 @@ def test_scenes_lie_within_the_picture_and_apart() -> None:
             assert apart >= one.radius + other.radius + 0.04
             assert one.colour != other.colour
             assert replace(one, colour=other.colour) != other
+
+
+@pytest.mark.parametrize("pairs", [0.0, 0.5, 0.75, 1.0])
+def test_as_many_scenes_have_two_shapes_as_are_asked_for(pairs: float) -> None:
+    rng = np.random.default_rng(11)
+    two = [len(random_scene(rng, pairs)[0].shapes) == 2 for _ in range(1000)]
+    assert np.mean(two) == pytest.approx(pairs, abs=0.06)
