@@ -45,7 +45,7 @@ PLANS = {
     "safety": Plan(steps=900, rows=96, rate=7e-4),
     "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
     "upscaler": Plan(steps=2000, rows=24, rate=2e-3),
-    "upscaler-finish": Plan(steps=2000, rows=4, rate=1.5e-3),
+    "upscaler-finish": Plan(steps=4000, rows=4, rate=1.5e-3),
     "decoder": Plan(steps=400, rows=32, rate=7e-4),
     "finish": Plan(steps=5_000, rows=64, rate=7e-4),
     "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
@@ -172,7 +172,9 @@ class Workshop:
 
         def train(course: Course) -> Any:
             fresh = new_upscaler(self.tokenizer, course.seed)
-            return train_upscaler(fresh, 64, self.upscaler_autoencoder, self.tokenizer, course)
+            return train_upscaler(
+                fresh, 64, self.upscaler_autoencoder, self.tokenizer, course, as_sampled=False
+            )
 
         return self._stage("upscaler", train)
 
@@ -182,7 +184,7 @@ class Workshop:
         return self._stage(
             "upscaler-finish",
             lambda course: train_upscaler(
-                self.upscaler, 192, self.upscaler_autoencoder, self.tokenizer, course
+                self.upscaler, 192, self.upscaler_autoencoder, self.tokenizer, course, as_sampled=True
             ),
         )
 

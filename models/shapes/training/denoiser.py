@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from models.shapes.training.loop import Course, fit, half
+from models.shapes.training.noising import Noising, spread_steps
 from models.shapes.training.pool import Pool
 from models.shapes.training.text import WIDTH, token_ids
 
@@ -17,30 +18,6 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
-
-
-def noise_schedule() -> Any:
-    """Stable Diffusion's noise schedule (Rombach et al. 2022), for UNets that predict v."""
-    from diffusers import DDIMScheduler  # noqa: PLC0415
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type="v_prediction",
-    )
-
-
-def spread_steps(rows: int, device: torch.device) -> torch.Tensor:
-    """Random time steps (rows,) of 0 to 999, one in each of as many equal parts (Kingma et al. 2021, appendix I.1).
-
-    Batches then differ less in how hard they are than with steps drawn one by one.
-    """
-    parts = torch.arange(rows, device=device) + torch.rand(rows, device=device)
-    return (parts * (1000 / rows)).long().clamp(max=999)
 
 
 def new_denoiser(text_encoder: Any, seed: int) -> Denoiser:
@@ -83,18 +60,17 @@ def train_denoiser(
     rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.text_encoder.requires_grad_(False)
-    schedule = noise_schedule()
+    noising = Noising(device)
     pool = Pool(vae, rng, device, plan, pairs)
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
         steps = spread_steps(plan.rows, device)
-        noise = torch.randn_like(latents)
+        noisy = noising.noisy(latents, steps)
         with half(device, on_cpu=False):
             text = model.text_encoder(token_ids(tokenizer, captions, device))[0]
-            noisy = schedule.add_noise(latents, noise, steps)
             predicted = model.unet(noisy, steps, encoder_hidden_states=text).sample.float()
-        return {"velocity": mse_loss(predicted, schedule.get_velocity(latents, noise, steps))}
+        return {"velocity": mse_loss(predicted, noising.velocity(noisy, latents, steps))}
 
     trained: Denoiser = fit(model, course, loss_of)
     return trained

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.shapes.training.clip import DEVIATION, MEAN
-from models.shapes.training.denoiser import noise_schedule
+from models.shapes.training.noising import noise_schedule
 from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _upscaler(workshop: "Workshop", to: Path) -> None:
         tokenizer=workshop.tokenizer,
         unet=model.unet.half(),
         low_res_scheduler=low_res_schedule(),
-        scheduler=noise_schedule(),
+        scheduler=noise_schedule("trailing"),
         max_noise_level=MAX_NOISE_LEVEL,
     ).save_pretrained(to)
     _slim_tokenizer(to / "tokenizer")

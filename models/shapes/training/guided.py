@@ -4,17 +4,15 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from models.shapes.training.denoiser import Denoiser, noise_schedule, spread_steps
+from models.shapes.training.denoiser import Denoiser
 from models.shapes.training.loop import Course, fit, half
+from models.shapes.training.noising import Noising, spread_steps
 from models.shapes.training.pool import Pool
 from models.shapes.training.text import token_ids
 
-_LEAST_STEP = 100
-_LONGEST_STRIDE = 250
 _OF_BEFORE = 0.1
 
 
@@ -36,42 +34,19 @@ class Text:
         return Text(self.states[which], self.is_said[which])
 
 
-class Guided:
-    """What a model predicts under classifier-free guidance (Ho & Salimans 2022), and where that leads."""
+def guided(
+    unet: Any, noisy: torch.Tensor, steps: torch.Tensor, text: Text, empty: torch.Tensor, strength: float
+) -> torch.Tensor:
+    """v under classifier-free guidance (Ho & Salimans 2022): u + strength (c - u), or c where the caption says nothing.
 
-    def __init__(self, unet: Any, empty: torch.Tensor) -> None:
-        alphas = noise_schedule().alphas_cumprod.to(empty.device).view(-1, 1, 1, 1)
-        self.unet, self.empty = unet, empty
-        self.signal: torch.Tensor = alphas.sqrt()
-        self.noise: torch.Tensor = (1 - self.signal**2).sqrt()
-
-    def noisy(self, latents: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """Latents (N, 4, H, W) with the noise of these steps (N,)."""
-        return self.signal[steps] * latents + self.noise[steps] * torch.randn_like(latents)
-
-    def velocity(self, noisy: torch.Tensor, steps: torch.Tensor, text: Text, strength: float) -> torch.Tensor:
-        """u + strength (c - u), with c for the caption and u, taken as given, for none; c where none is said."""
-        told = self.unet(noisy, steps, encoder_hidden_states=text.states).sample.float()
-        with torch.no_grad():
-            plain = self.empty.expand_as(text.states)
-            untold = self.unet(noisy, steps, encoder_hidden_states=plain).sample.float()
-        guided: torch.Tensor = torch.where(text.is_said, untold + strength * (told - untold), told)
-        return guided
-
-    @torch.no_grad()
-    def arrived(
-        self, latents: torch.Tensor, steps: torch.Tensor, text: Text, rng: np.random.Generator, least: float
-    ) -> torch.Tensor:
-        """Latents with the noise of these steps, by a step of DDIM (Song et al. 2021) from noisier ones.
-
-        It is guided by `least` to twice as much.
-        """
-        before = (steps + torch.randint_like(steps, 1, _LONGEST_STRIDE)).clamp(max=999)
-        noisy = self.noisy(latents, before)
-        found = self.velocity(noisy, before, text, least * (1 + float(rng.random())))
-        picture = self.signal[before] * noisy - self.noise[before] * found
-        noise = self.signal[before] * found + self.noise[before] * noisy
-        return self.signal[steps] * picture + self.noise[steps] * noise
+    c is predicted for the caption, u for `empty`, the encoded empty one; u is taken as given.
+    """
+    told = unet(noisy, steps, encoder_hidden_states=text.states).sample.float()
+    with torch.no_grad():
+        plain = empty.expand_as(text.states)
+        untold = unet(noisy, steps, encoder_hidden_states=plain).sample.float()
+    velocity: torch.Tensor = torch.where(text.is_said, untold + strength * (told - untold), told)
+    return velocity
 
 
 def train_guided(
@@ -84,30 +59,29 @@ def train_guided(
 ) -> Denoiser:
     """Trains the UNet on so that classifier-free guidance of this strength predicts v.
 
-    Half of the noisy latents aren't made from the picture but come from noisier ones by a step of the model as it is;
-    the picture stays what is wanted. Sampling meets nothing else, and colours that got mixed there stay mixed where a
-    UNet has only seen pure ones (exposure bias: Ning et al. 2023).
-
+    Half of the noisy latents come from noisier ones by a step of the model as it is, guided by up to twice as much.
     A tenth of the weights it began from is mixed into the result (Wortsman et al. 2022, WiSE-FT).
     """
     rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.text_encoder.requires_grad_(False)
-    pool = Pool(vae, rng, device, plan, pairs)
+    pool, noising = Pool(vae, rng, device, plan, pairs), Noising(device)
     with torch.no_grad():
-        guided = Guided(model.unet, model.text_encoder(token_ids(tokenizer, [""], device))[0])
+        empty = model.text_encoder(token_ids(tokenizer, [""], device))[0]
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
         latents, captions = pool.take(plan.rows)
         steps = spread_steps(plan.rows, device)
+        text = Text.of(model.text_encoder(token_ids(tokenizer, captions, device))[0], captions)
+
+        def predict(noisy: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            strength = guidance * (1 + float(rng.random()))
+            return guided(model.unet, noisy, steps, text.rows(rows), empty, strength)
+
         with half(device, on_cpu=False):
-            text = Text.of(model.text_encoder(token_ids(tokenizer, captions, device))[0], captions)
-            noisy = guided.noisy(latents, steps)
-            own = torch.arange(plan.rows, device=device) % 2 * (steps >= _LEAST_STEP) > 0
-            noisy[own] = guided.arrived(latents[own], steps[own], text.rows(own), rng, guidance)
-            predicted = guided.velocity(noisy, steps, text, guidance)
-        wanted = (guided.signal[steps] * noisy - latents) / guided.noise[steps]
-        return {"velocity": mse_loss(predicted, wanted)}
+            noisy = noising.as_sampled(latents, steps, predict)
+            predicted = guided(model.unet, noisy, steps, text, empty, guidance)
+        return {"velocity": mse_loss(predicted, noising.velocity(noisy, latents, steps))}
 
     begun = copy.deepcopy(model)
     trained: Denoiser = fit(model, course, loss_of)

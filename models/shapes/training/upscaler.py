@@ -9,8 +9,9 @@ from models.shapes.grammar import caption
 from models.shapes.training.autoencoder import signed
 from models.shapes.training.clip import text_settings
 from models.shapes.training.data import crops
-from models.shapes.training.denoiser import Denoiser, noise_schedule, spread_steps
+from models.shapes.training.denoiser import Denoiser
 from models.shapes.training.loop import Course, fit, half
+from models.shapes.training.noising import Noising, spread_steps
 from models.shapes.training.text import token_ids
 from models.shapes.world import random_scene
 
@@ -49,21 +50,17 @@ def new_upscaler(tokenizer: Any, seed: int) -> Denoiser:
 
 
 def train_upscaler(
-    model: Denoiser,
-    side: int,
-    vae: Any,
-    tokenizer: Any,
-    course: Course,
+    model: Denoiser, side: int, vae: Any, tokenizer: Any, course: Course, *, as_sampled: bool
 ) -> Denoiser:
     """Trains `model`, or trains it on, to predict v (Salimans & Ho 2022) of the latents of a crop of `side` pixels.
 
     It is given the crop at a quarter of its size, with noise; half of the small pictures are a little soft, as
     generated ones are. In this world a small picture says it all: captions are of any scene or none, so that they
-    change nothing.
+    change nothing. With `as_sampled`, half of the noisy latents come from noisier ones by a step of the model.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    schedule, low_res = noise_schedule(), low_res_schedule()
+    noising, low_res = Noising(device), low_res_schedule()
     scale = vae.config.scaling_factor
 
     def loss_of(_: int) -> dict[str, torch.Tensor]:
@@ -73,14 +70,22 @@ def train_upscaler(
         levels = torch.randint(0, MAX_NOISE_LEVEL, (plan.rows,), device=device)
         small = _softened(avg_pool2d(large, 4))
         small = low_res.add_noise(small, torch.randn_like(small), levels)
+        captions = [caption(*random_scene(rng), rng, 0.7) if rng.random() < 0.7 else "" for _ in levels]
+        text = model.text_encoder(token_ids(tokenizer, captions, device))[0]
         steps = spread_steps(plan.rows, device)
-        noise = torch.randn_like(latents)
-        given = torch.cat([schedule.add_noise(latents, noise, steps), small], dim=1)
-        captions = [caption(*random_scene(rng), rng, 0.7) if rng.random() < 0.7 else "" for _ in steps]
+
+        def predict(noisy: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            given, said = torch.cat([noisy, small[rows]], dim=1), text[rows]
+            found = model.unet(given, steps, encoder_hidden_states=said, class_labels=levels[rows])
+            velocity: torch.Tensor = found.sample.float()
+            return velocity
+
         with half(device, on_cpu=False):
-            text = model.text_encoder(token_ids(tokenizer, captions, device))[0]
-            predicted = model.unet(given, steps, encoder_hidden_states=text, class_labels=levels).sample
-        return {"velocity": mse_loss(predicted.float(), schedule.get_velocity(latents, noise, steps))}
+            noisy = (
+                noising.as_sampled(latents, steps, predict) if as_sampled else noising.noisy(latents, steps)
+            )
+            predicted = predict(noisy, steps, torch.ones_like(steps, dtype=torch.bool))
+        return {"velocity": mse_loss(predicted, noising.velocity(noisy, latents, steps))}
 
     trained: Denoiser = fit(model, course, loss_of)
     return trained
