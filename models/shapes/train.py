@@ -19,18 +19,18 @@ from models.device import pick_device, versions
 from models.shapes.training import data, together
 from models.shapes.training.autoencoder import (
     Weights,
-    even_out,
     new_autoencoder,
     train_autoencoder,
-    train_decoder,
     without_coarsest,
 )
 from models.shapes.training.clip import clip_tokenizer, train_clip
+from models.shapes.training.decoding import even_out, train_decoder
 from models.shapes.training.denoiser import new_denoiser, train_denoiser
 from models.shapes.training.export import export
-from models.shapes.training.guided import train_guided
+from models.shapes.training.guided import mixed, train_guided
 from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Course, Plan
+from models.shapes.training.redrawing import Redrawing
 from models.shapes.training.safety import new_safety_checker, train_safety_checker
 from models.shapes.training.text import train_text_encoder
 from models.shapes.training.upscaler import new_upscaler, train_upscaler
@@ -48,6 +48,7 @@ PLANS = {
     "upscaler-finish": Plan(steps=4000, rows=4, rate=1.5e-3),
     "decoder": Plan(steps=400, rows=32, rate=7e-4),
     "finish": Plan(steps=5_000, rows=64, rate=7e-4),
+    "decoder-finish": Plan(steps=500, rows=32, rate=7e-4),
     "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
 }
 _SEEDS = {
@@ -63,6 +64,7 @@ _SEEDS = {
     "upscaler-finish": 21,
     "decoder": 17,
     "finish": 20,
+    "decoder-finish": 25,
     "safety-finish": 18,
 }
 
@@ -70,6 +72,7 @@ _GUIDANCE = 2.6
 """Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
 
 
+_OF_BEFORE = 0.1
 _PAIRS = 0.75
 
 
@@ -132,10 +135,23 @@ class Workshop:
     @cached_property
     def finish(self) -> Any:
         """The same, trained on to be guided as strongly as Stable Diffusion is."""
-        return self._stage(
-            "finish",
-            lambda course: train_guided(self.pairs, self.evening, self.tokenizer, course, _GUIDANCE, _PAIRS),
-        )
+
+        def train(course: Course) -> Any:
+            given = self.pairs
+            trained = train_guided(given, self.evening, self.tokenizer, course, _GUIDANCE, _PAIRS)
+            return mixed(trained, given, _OF_BEFORE)
+
+        return self._stage("finish", train)
+
+    @cached_property
+    def decoder_finish(self) -> Any:
+        """The decoder, trained on for latents as this model draws them."""
+
+        def train(course: Course) -> Any:
+            redraw = Redrawing(self.finish, self.tokenizer, self.device)
+            return train_decoder(self.decoder, course, redraw)
+
+        return self._stage("decoder-finish", train)
 
     @cached_property
     def clip(self) -> Any:

@@ -46,15 +46,12 @@ def pictures(rng: np.random.Generator, rows: int) -> npt.NDArray[np.uint8]:
     return np.stack([draw(random_scene(rng)[0]) for _ in range(rows)])
 
 
-def weighed_pictures(
-    rng: np.random.Generator, rows: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Pictures (rows, 64, 64, 3) uint8, and what each pixel counts (rows, 64, 64) float32, 1 in the mean.
+def weights_of(scenes: list[Scene]) -> npt.NDArray[np.float32]:
+    """What each pixel of pictures of 64 pixels counts (N, 64, 64), 1 in the mean.
 
     A quarter goes to the whole picture and the rest to the surroundings of shapes, as much to small ones as to large.
     """
-    scenes = [random_scene(rng)[0] for _ in range(rows)]
-    return np.stack([draw(scene) for scene in scenes]), np.stack([_weights(scene) for scene in scenes])
+    return np.stack([_weights(scene) for scene in scenes])
 
 
 def _weights(scene: Scene, side: int = 64) -> npt.NDArray[np.float32]:

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 
 STAGES: dict[str, tuple[str, ...]] = {
-    "shapes": ("autoencoder", "evening", "decoder", "text", "text2image", "pairs", "finish"),
+    "shapes": (
+        "autoencoder",
+        "evening",
+        "decoder",
+        "text",
+        "text2image",
+        "pairs",
+        "finish",
+        "decoder-finish",
+    ),
     "shapes-clip": ("clip",),
     "shapes-safety": ("clip", "safety", "safety-finish"),
     "shapes-x4": ("upscaler-autoencoder", "upscaler", "upscaler-finish"),
@@ -51,7 +60,7 @@ def _text2image(workshop: "Workshop", to: Path) -> None:
 
     model = workshop.finish
     StableDiffusionPipeline(
-        vae=workshop.decoder.half(),
+        vae=workshop.decoder_finish.half(),
         text_encoder=model.text_encoder.half(),
         tokenizer=workshop.tokenizer,
         unet=model.unet.half(),

@@ -13,8 +13,6 @@ from models.shapes.training.noising import Noising, spread_steps
 from models.shapes.training.pool import Pool
 from models.shapes.training.text import token_ids
 
-_OF_BEFORE = 0.1
-
 
 @dataclass(frozen=True)
 class Text:
@@ -57,13 +55,13 @@ def train_guided(
     guidance: float,
     pairs: float,
 ) -> Denoiser:
-    """Trains the UNet on so that classifier-free guidance of this strength predicts v.
+    """Trains a copy of the model on so that classifier-free guidance of this strength predicts v.
 
-    Half of the noisy latents come from noisier ones by a step of the model as it is, guided by up to twice as much.
-    A tenth of the weights it began from is mixed into the result (Wortsman et al. 2022, WiSE-FT).
+    Half of the noisy latents come from noisier ones by a step of the model as it is, guided by up
+    to twice as much.
     """
     rng, plan, device = course.chance(), course.plan, course.device
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = copy.deepcopy(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.text_encoder.requires_grad_(False)
     pool, noising = Pool(vae, rng, device, plan, pairs), Noising(device)
     with torch.no_grad():
@@ -83,14 +81,13 @@ def train_guided(
             predicted = guided(model.unet, noisy, steps, text, empty, guidance)
         return {"velocity": mse_loss(predicted, noising.velocity(noisy, latents, steps))}
 
-    begun = copy.deepcopy(model)
     trained: Denoiser = fit(model, course, loss_of)
-    return mixed(trained, begun, _OF_BEFORE)
+    return trained
 
 
 @torch.no_grad()
 def mixed(trained: Denoiser, begun: Denoiser, share: float) -> Denoiser:
-    """`trained` with each weight moved by this share of the way to that of `begun`."""
+    """`trained` with each weight moved by this share of the way to that of `begun` (Wortsman et al. 2022, WiSE-FT)."""
     for new, old in zip(trained.parameters(), begun.parameters(), strict=True):
         new.lerp_(old, share)
     return trained
