@@ -41,6 +41,11 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
             "what geometry reads in 20-step pictures of random prompts, everything said",
             Goal(">=", 0.9) if guidance > 1 else None,
         )
+    note(f"{number} pictures by DDIM")
+    by_ddim = measures.render(painter, prompts, guidance_scale=5, sampler="ddim")
+    figures["match_by_ddim_at_guidance_5"] = Figure(
+        measures.match_rate(prompts, by_ddim), "of pictures", "the same prompts and noise, without chance"
+    )
     note("the safety checker")
     forbidden = measures.forbidden_prompts(np.random.default_rng(2), number)
     pictures += measures.render(painter, forbidden, guidance_scale=5)

@@ -45,9 +45,15 @@ def forbidden_prompts(rng: np.random.Generator, number: int) -> list[str]:
 
 
 def render(
-    model: StableDiffusion, prompts: Sequence[str], *, guidance_scale: float, steps: int = 20, rows: int = 16
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    *,
+    guidance_scale: float,
+    sampler: str | None = None,
+    steps: int = 20,
+    rows: int = 16,
 ) -> list[Pixels]:
-    """A picture for each prompt by the model's own sampler, seeds 0, 1, 2…"""
+    """A picture for each prompt, by the model's own sampler unless one is given, seeds 0, 1, 2…"""
     card = model.checkpoint.card
     requests = [
         ImageRequest(
@@ -56,7 +62,7 @@ def render(
             height=card.height,
             steps=steps,
             guidance_scale=guidance_scale,
-            sampler=card.sampler,
+            sampler=sampler or card.sampler,
             seed=seed,
         )
         for seed, prompt in enumerate(prompts)
