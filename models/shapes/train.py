@@ -1,4 +1,4 @@
-"""`python -m models.shapes.train`: trains every shapes model, about four hours on two cores, and writes checkpoints.
+"""`python -m models.shapes.train`: trains every shapes model, about five hours on two cores, and writes checkpoints.
 
 A stage that has finished is not trained again; remove its folder under the work folder to have it anew.
 """
