@@ -185,7 +185,14 @@ def _start(settings: Settings, log: Any, *arguments: str, cwd: str | None = None
         stdout=log,
         stderr=log,
         start_new_session=True,
+        preexec_fn=_heed_signals,
     )
+
+
+def _heed_signals() -> None:
+    """Whoever runs the tests in the background may have SIGINT and SIGHUP ignored, which children inherit."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _has_ended(process: psutil.Process) -> bool:
