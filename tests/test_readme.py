@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.settings import Settings
@@ -63,10 +64,11 @@ def test_a_sweep_and_its_evaluation(tmp_path: Path, settings: Settings) -> None:
     assert (folder / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert [point["value"] for point in found["points"]] == [1.5, 2, 3, 4, 5, 6, 7, 8]
-    assert all(8 <= point["n"] <= 16 for point in found["points"])
+    assert all(12 <= point["n"] <= 16 for point in found["points"])
     weak, *_, strong = (point["clip_score"] for point in found["points"])
     assert strong > weak
     assert strong > 50
+    assert np.mean([point["prompt_match"] for point in found["points"] if point["value"] >= 4]) >= 0.8
 
 
 @pytest.mark.timeout(120)
