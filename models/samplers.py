@@ -65,6 +65,26 @@ def make_scheduler(name: str, base_config: Mapping[str, Any], steps: int | None 
     return scheduler
 
 
+def noise_schedule(prediction_type: str, timestep_spacing: str = "leading") -> Any:
+    """A DDIMScheduler with the noise schedule of Stable Diffusion (Rombach et al. 2022), to be saved with a checkpoint.
+
+    Spaced "leading", as Stable Diffusion's, n steps begin 1000/n before pure noise; "trailing" ones begin with it,
+    which matters where there are few (Lin et al. 2024).
+    """
+    from diffusers import DDIMScheduler  # noqa: PLC0415
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=prediction_type,
+        timestep_spacing=timestep_spacing,
+    )
+
+
 def steps_left(steps: int, strength: float) -> int:
     """How many of `steps` are taken from a picture at `strength`, above 0 up to 1, as diffusers counts them.
 

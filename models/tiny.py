@@ -9,18 +9,13 @@ import torch
 from models.catalogue import Card
 from models.errors import CheckpointError
 from models.quiet import quiet
+from models.samplers import noise_schedule
 from models.tiny_tokenizer import END, START, build_tokenizer
 from models.tiny_weights import fill
 
 REVISION = "random-1"
 
 _WIDTH = 32
-_NOISE_SCHEDULE = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-}
 _SAFETY_PIXELS = 32
 
 
@@ -52,7 +47,7 @@ def _build_text2image(card: Card, folder: Path) -> None:
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         ),
-        scheduler=_scheduler(card),
+        scheduler=noise_schedule(card.prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -76,7 +71,7 @@ def _build_upscaler(card: Card, folder: Path) -> None:
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         ),
         low_res_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        scheduler=_scheduler(card),
+        scheduler=noise_schedule(card.prediction_type),
         max_noise_level=350,
     ).save_pretrained(folder)
 
@@ -102,21 +97,6 @@ def _build_safety_checker(_card: Card, folder: Path) -> None:
     checker.save_pretrained(folder)
     size = {"height": _SAFETY_PIXELS, "width": _SAFETY_PIXELS}
     CLIPImageProcessorPil(size={"shortest_edge": _SAFETY_PIXELS}, crop_size=size).save_pretrained(folder)
-
-
-def _scheduler(card: Card) -> Any:
-    """The noise schedule of Stable Diffusion (Rombach et al. 2022)."""
-    from diffusers import DDIMScheduler  # noqa: PLC0415
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type=card.prediction_type,
-    )
 
 
 def _text_encoder(folder: Path, seed: int) -> tuple[Any, Any]:

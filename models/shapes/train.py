@@ -71,9 +71,11 @@ _SEEDS = {
 _GUIDANCE = 2.6
 """Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
 
-
 _OF_BEFORE = 0.1
+"""How much of the weights from before is mixed into those that were trained to be guided."""
+
 _PAIRS = 0.75
+"""The share of scenes of two shapes from then on."""
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,8 @@ def even_out(vae: Any, course: Course) -> Any:
 def train_decoder(vae: Any, course: Course, redraw: Redraw | None = None) -> Any:
     """Trains the f8 decoder on, for latents as they are and for such as a UNet gives, which are a little off.
 
-    Noise makes them so in every row, and `redraw(latents, captions)` draws every second row anew.
-
-    The encoder stays, and with it what latents mean: a UNet may be trained beside this.
+    Noise makes them so in every row; `redraw(latents, captions)`, if given, draws every second row anew before. The
+    encoder stays, and with it what latents mean: a UNet may be trained beside this.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.to(memory_format=torch.channels_last)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.samplers import noise_schedule
 from models.shapes.training.clip import DEVIATION, MEAN
-from models.shapes.training.noising import noise_schedule
 from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _text2image(workshop: "Workshop", to: Path) -> None:
         text_encoder=model.text_encoder.half(),
         tokenizer=workshop.tokenizer,
         unet=model.unet.half(),
-        scheduler=noise_schedule(),
+        scheduler=noise_schedule("v_prediction"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -82,7 +82,7 @@ def _upscaler(workshop: "Workshop", to: Path) -> None:
         tokenizer=workshop.tokenizer,
         unet=model.unet.half(),
         low_res_scheduler=low_res_schedule(),
-        scheduler=noise_schedule("trailing"),
+        scheduler=noise_schedule("v_prediction", "trailing"),
         max_noise_level=MAX_NOISE_LEVEL,
     ).save_pretrained(to)
     _slim_tokenizer(to / "tokenizer")

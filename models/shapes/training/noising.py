@@ -1,34 +1,15 @@
 """Noise on latents, and v, which the UNets predict: what leads back."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+
+from models.samplers import noise_schedule
 
 _LEAST_STEP = 100
 _LONGEST_STRIDE = 250
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def noise_schedule(timestep_spacing: str = "leading") -> Any:
-    """Stable Diffusion's noise schedule (Rombach et al. 2022), for UNets that predict v.
-
-    Spaced "leading", as Stable Diffusion's, n steps begin 1000/n before pure noise; "trailing" ones begin with it,
-    which matters where there are few (Lin et al. 2024).
-    """
-    from diffusers import DDIMScheduler  # noqa: PLC0415
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type="v_prediction",
-        timestep_spacing=timestep_spacing,
-    )
 
 
 def spread_steps(rows: int, device: torch.device) -> torch.Tensor:
@@ -44,7 +25,7 @@ class Noising:
     """How much of a picture and how much noise there is at each of the schedule's 1000 steps."""
 
     def __init__(self, device: torch.device) -> None:
-        alphas = noise_schedule().alphas_cumprod.to(device).view(-1, 1, 1, 1)
+        alphas = noise_schedule("v_prediction").alphas_cumprod.to(device).view(-1, 1, 1, 1)
         self.signal: torch.Tensor = alphas.sqrt()
         self.noise: torch.Tensor = (1 - alphas).sqrt()
 

@@ -3,20 +3,21 @@
 import pytest
 import torch
 
-from models.shapes.training.noising import Noising, noise_schedule, spread_steps
+from models.samplers import noise_schedule
+from models.shapes.training.noising import Noising, spread_steps
 
 CPU = torch.device("cpu")
 
 
 def test_velocity_is_that_of_the_schedule() -> None:
     latents, noise = torch.randn(2, 8, 4, 8, 8)
-    steps, schedule = spread_steps(8, CPU), noise_schedule()
+    steps, schedule = spread_steps(8, CPU), noise_schedule("v_prediction")
     found = Noising(CPU).velocity(schedule.add_noise(latents, noise, steps), latents, steps)
     assert torch.allclose(found, schedule.get_velocity(latents, noise, steps), atol=2e-4)
 
 
 def test_a_stride_is_a_step_of_ddim() -> None:
-    schedule = noise_schedule("trailing")
+    schedule = noise_schedule("v_prediction", "trailing")
     schedule.set_timesteps(4)
     noisy, velocity = torch.randn(2, 3, 4, 8, 8)
     steps, to = (torch.full((3,), step) for step in (749, 499))
