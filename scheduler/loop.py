@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import batches, queue
 from jobs.database import run
 from jobs.errors import ServiceError
+from jobs.lanes import raise_floors
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
 from scheduler.sweep import sweep_uploads
@@ -45,6 +46,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
     return [
         Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), lambda: rescue_all(engine)),
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
+        Duty("floors raised", 5, lambda: raise_floors(engine)),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
         Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), time.monotonic() + 600),
