@@ -1,6 +1,6 @@
 """What a worker gets when it claims, and what it must bring to finish."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NewType
 from uuid import UUID
 
@@ -117,4 +117,8 @@ class Image:
 
     def record(self) -> dict[str, Any]:
         """As the complete statement takes it."""
-        return asdict(self) | {"lease": str(self.lease)}
+        return {name: getattr(self, name) for name in _IMAGE_FIELDS} | {"lease": str(self.lease)}
+
+
+# dataclasses.asdict copies every value in depth, which costs more than all else that completing a job does.
+_IMAGE_FIELDS = tuple(field.name for field in fields(Image))

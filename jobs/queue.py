@@ -7,9 +7,11 @@ much it moved the counts of its lane, so that nobody ever has to count jobs.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from jobs.conditions import IS_OPEN, IS_PAST_CANARY
@@ -52,6 +54,9 @@ _TAKEN = f"""
     SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
         sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh
     FROM moved ORDER BY id"""
+
+# The columns of a claim are the fields of a Job, in their order.
+_JOB_FIELDS = tuple(field.name for field in fields(Job))
 
 # No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
 # are limited is open to those only who have looked how many there are.
@@ -275,7 +280,12 @@ def claim(
     rows = transact(engine, take)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
-    return [Job(**{**row._mapping, "seed": int(row.seed)}) for row in rows]
+    return [_job(row) for row in rows]
+
+
+def _job(row: Row[Any]) -> Job:
+    values = dict(zip(_JOB_FIELDS, row, strict=True))
+    return Job(**values | {"seed": int(values["seed"])})
 
 
 def _take(connection: Connection, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
@@ -307,7 +317,7 @@ def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:
     """Store the image rows: running → done. What is still held is stored even when LeaseLostError names others."""
-    records = json.dumps([image.record() for image in images])
+    records = orjson.dumps([image.record() for image in images]).decode()
     _require(run(engine, _COMPLETE, {"records": records}), images)
 
 
