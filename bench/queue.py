@@ -8,7 +8,7 @@ from statistics import median
 
 from sqlalchemy import Engine, text
 
-from bench.backlog import Backlog, open_backlog
+from bench.backlog import START, Backlog, open_backlog
 from bench.crowd import Crowd
 from bench.figures import Figure, at_least, at_most
 from bench.peers import pgqueuer_rate, procrastinate_rate
