@@ -6,7 +6,7 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run
+from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run, sweep
 from console.show import err
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.errors import NightmillError
@@ -35,6 +35,7 @@ for command in (
     outputs.export,
     outputs.feed,
     evaluate.evaluate,
+    sweep.sweep,
     processes.worker,
     processes.scheduler,
     processes.up,

@@ -23,7 +23,7 @@ from jobs.object_types import ObjectStore, StoredObject
 from jobs.states import FINISHED
 
 OLD = timedelta(hours=1)
-PAGE = 500
+PAGE = 100
 _PORTION = 50
 _GRAIN = timedelta(seconds=2)
 """Stores tell the time of writing in whole seconds."""
