@@ -6,7 +6,20 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run, sweep
+from console.commands import (
+    batches,
+    doctor,
+    evaluate,
+    models,
+    outputs,
+    plan,
+    processes,
+    recipe,
+    removing,
+    run,
+    sharing,
+    sweep,
+)
 from console.show import err
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.errors import NightmillError
@@ -28,10 +41,14 @@ for command in (
     batches.submit,
     batches.status,
     batches.rejects,
+    batches.failures,
     batches.pause,
     batches.resume,
     batches.cancel,
     batches.retry,
+    sharing.change,
+    removing.archive,
+    removing.delete,
     outputs.export,
     outputs.feed,
     evaluate.evaluate,
@@ -45,6 +62,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(models.models, name="models")
+app.add_typer(sharing.tenants, name="tenants")
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ WALKS = 60
 _LEASE = "jobs.lease = given.lease"
 _HELD = "jobs.lease = held.lease"
 _UNCOUNTED = "SELECT batch_id, lane_id, state, count(*) FROM moved"
+_MOST = "least(max_attempts, most_attempts)"
+_DUE = "not_before <= (SELECT due FROM open)"
 _KEPT = "outcome, error_kind, error_text FROM moved"
 
 MUTANTS = (
@@ -21,9 +23,9 @@ MUTANTS = (
     Mutant("complete by id", "_COMPLETE", f"AND {_LEASE}", ""),
     Mutant("complete without an image row", "_COMPLETE", "l.id = j.lane_id", "l.id = j.lane_id AND false"),
     Mutant("complete that isn't counted", "_COMPLETE", _UNCOUNTED, f"{_UNCOUNTED} WHERE false"),
-    Mutant("fail beyond max_attempts", "_FAIL", "is_retried AND attempt < max_attempts", "is_retried"),
-    Mutant("fail an attempt too early", "_FAIL", "attempt < max_attempts", "attempt + 1 < max_attempts"),
-    Mutant("fail that retries what can't be mended", "_FAIL", "is_retried AND attempt", "attempt"),
+    Mutant("fail beyond max_attempts", "_FAIL", _MOST, "most_attempts"),
+    Mutant("fail an attempt too early", "_FAIL", "attempt < least(", "attempt + 1 < least("),
+    Mutant("fail that retries what can't be mended", "_FAIL", _MOST, "max_attempts"),
     Mutant("fail that forgets the attempt", "_FAIL", _KEPT, f"{_KEPT} WHERE false"),
     Mutant("extend by id", "_EXTEND", _HELD, "jobs.state = 'running'"),
     Mutant("extend that doesn't", "_EXTEND", "lease_until = now() +", "lease_until = lease_until + 0 *"),
@@ -36,7 +38,7 @@ MUTANTS = (
     Mutant("cancel of what is queued alone", "_CANCEL", "IN ('queued', 'running')", "= 'queued'"),
     Mutant("claim that isn't charged", "_CLAIMS", "attempt = attempt + 1", "attempt = greatest(attempt, 1)"),
     Mutant("claim of a paused batch", "_CLAIMS", "paused_at IS NULL AND", ""),
-    Mutant("claim before its time", "_CLAIMS", "not_before <= now()", "true"),
+    Mutant("claim before its time", "_CLAIMS", _DUE, "not_before > CAST('-infinity' AS timestamptz)"),
     Mutant("claim of what runs", "_CLAIMS", "state = 'queued'", "state IN ('queued', 'running')"),
     Mutant("retry of what is done", "_RETRY", "AND state IN ('failed'", "OR state IN ('done'"),
     Mutant("retry that keeps the charges", "_RETRY", "attempt = 0", "attempt = attempt"),

@@ -14,6 +14,7 @@ from jobs.states import RETRYABLE, ErrorKind
 from tests.jobs.test_lifecycle import ROWS, Lifecycle, on
 
 STEPS = 60
+KINDS = [*ErrorKind, *[ErrorKind.MODEL] * 8]
 
 
 def walk(engine: Engine, seed: int) -> None:
@@ -59,13 +60,14 @@ class Walker:
 
     def end(self) -> None:
         lost = [job for job in self.claims if not self._owns(job)]
-        job = self.chance.choice(lost if lost and self.chance.random() < 0.5 else self.claims)
+        most_tried = [max(self.claims, key=lambda job: job.attempt)]
+        job = self.chance.choice(self.chance.choice([lost or most_tried, most_tried, self.claims]))
         self.claims.remove(job)
-        match self.chance.choice(["complete", "fail", "fail", "block"]):
+        match self.chance.choice(["complete", "fail", "fail", "fail", "block"]):
             case "complete":
                 self.machine.complete(job)
             case "fail":
-                self.machine.fail(job, self.chance.choice(list(ErrorKind)), self.chance.choice([0, 0, 3600]))
+                self.machine.fail(job, self.chance.choice(KINDS), self.chance.choice([0, 0, 0, 0, 3600]))
             case _:
                 self.machine.block(job)
 

@@ -115,7 +115,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job=consumes(claims), kind=st.sampled_from(ErrorKind), delay_s=st.sampled_from([0, 0, 3600]))
     def fail(self, job: Job, kind: ErrorKind, delay_s: float) -> None:
         if self._is_still_his(job, lambda: queue.fail(self.engine, [failure(job, kind)], delay_s=delay_s)):
-            again = kind.is_retried and job.attempt < MAX_ATTEMPTS
+            again = job.attempt < min(MAX_ATTEMPTS, kind.most_attempts)
             assert job_row(self.engine, job)["state"] == ("queued" if again else "failed")
             self.outcomes["retried" if again else "failed"] += 1
             if again and delay_s:
