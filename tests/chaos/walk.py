@@ -59,7 +59,7 @@ class Walker:
         self.claims += found.values
 
     def end(self) -> None:
-        lost = [job for job in self.claims if not self._owns(job)]
+        lost = self._lost()
         most_tried = [max(self.claims, key=lambda job: job.attempt)]
         job = self.chance.choice(self.chance.choice([lost or most_tried, most_tried, self.claims]))
         self.claims.remove(job)
@@ -103,10 +103,14 @@ class Walker:
     def _owns(self, job: Job) -> bool:
         return bool(self.machine.owners.get(job.id) == job)
 
+    def _lost(self) -> list[Job]:
+        return [job for job in self.claims if not self._owns(job)]
+
     def _one_that_is_held(self) -> list[Job]:
         held = [job for job in self.claims if self._owns(job)]
         return [self.chance.choice(held)] if held else []
 
     def _some(self) -> list[Job]:
-        jobs = self.chance.sample(self.claims, min(len(self.claims), self.chance.randint(1, 3)))
+        known = self.chance.choice([self._lost() or self.claims, self.claims])
+        jobs = self.chance.sample(known, min(len(known), self.chance.randint(1, 3)))
         return list({job.id: job for job in jobs}.values())

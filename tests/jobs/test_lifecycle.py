@@ -259,7 +259,7 @@ def test_any_order_of_events_keeps_the_table_true(engine: Engine) -> None:
         run_state_machine_as_test(
             Lifecycle,
             settings=settings(
-                max_examples=40,
+                max_examples=15,
                 stateful_step_count=40,
                 deadline=None,
                 derandomize=True,
