@@ -10,7 +10,9 @@ from celery.loaders.app import AppLoader
 from jobs.broker import celery_settings
 from jobs.settings import Settings
 
-HANG_S = 1800  # a device batch that takes longer than this after its slice is taken for hung
+LAST_NET_S = (
+    86_400  # a shift that is this much over its slice; what hangs is found by `worker.watchdog` long before
+)
 
 
 class InstalledLoader(AppLoader):
@@ -25,5 +27,5 @@ def build_app(settings: Settings) -> Celery:
     """The application; children build their own from the same environment."""
     app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
-    app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + HANG_S)
+    app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + LAST_NET_S)
     return app
