@@ -1,0 +1,143 @@
+"""What must be true of a batch after anything that may have happened to it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from jobs.job import BatchId
+from jobs.objects import MissingObjectError, ObjectStore, S3Options, open_store
+from jobs.states import FINISHED
+from scheduler.unreferenced import sweep_batch
+from tests.end_to_end.kit import Truth, truth
+from tests.factories import lane_differences, look
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was counted on the way; `swept` are objects that no row named."""
+
+    jobs: int
+    states: Mapping[str, int]
+    attempts: int
+    swept: int
+
+
+def check(
+    engine: Engine,
+    name: str,
+    *,
+    places: Iterable[Place] | None = None,
+    s3: S3Options = S3Options(),  # noqa: B008
+    with_objects: bool = True,
+) -> Facts:
+    """Judge a batch whose workers have ended; AssertionError lists all that is wrong.
+
+    `places` are the (ordinal, index) that its manifest asked for. Sweeps the batch's store of what no row names,
+    whatever its age. `with_objects=False` is for experiments that store none.
+    """
+    found = truth(engine, name)
+    (batch,) = look(engine, "SELECT id, output FROM batches WHERE name = :name", name=name)
+    wrong = [
+        *_unfinished(found),
+        *_misplaced(found, places),
+        *_wrong_rows(found),
+        *_written_without_the_lease(engine, found),
+        *(
+            f"the tallies are wrong: {row}"
+            for row in lane_differences(engine)
+            if row["batch_id"] == batch["id"]
+        ),
+    ]
+    swept = 0
+    if with_objects:
+        store = open_store(batch["output"], s3)
+        wrong += _wrong_objects(store, found)
+        swept = _sweep(engine, store, batch["id"]) if not wrong else 0
+        wrong += _left_over(store, name, found) if not wrong else []
+    assert not wrong, f"{len(wrong)} things are wrong:\n" + "\n".join(wrong[:20])
+    counted = Counter(job["state"] for job in found.jobs)
+    return Facts(len(found.jobs), counted, sum(job["attempt"] for job in found.jobs), swept)
+
+
+def _unfinished(found: Truth) -> list[str]:
+    return [f"job {job['id']} is {job['state']}" for job in found.jobs if job["state"] not in FINISHED]
+
+
+def _misplaced(found: Truth, places: Iterable[Place] | None) -> list[str]:
+    if places is None:
+        return []
+    there, wanted = Counter(_place(job) for job in found.jobs), Counter(places)
+    missing, surplus = wanted - there, there - wanted
+    return [f"no job for {place}" for place in missing] + [f"a job too many for {place}" for place in surplus]
+
+
+def _wrong_rows(found: Truth) -> list[str]:
+    """Done jobs have one image row each, of their own place and last attempt; no other job has one."""
+    rows = Counter(row["job_id"] for row in found.images)
+    done = {job["id"]: job for job in found.jobs if job["state"] == "done"}
+    wrong = [f"job {job} is done and has {rows[job]} image rows" for job in done if rows[job] != 1]
+    wrong += [f"job {job} isn't done and has {rows[job]} image rows" for job in rows if job not in done]
+    for row in found.images:
+        job = done.get(row["job_id"])
+        if job and (_place(row), row["attempt"]) != (_place(job), job["attempt"]):
+            wrong.append(
+                f"job {job['id']} of {_place(job)}, attempt {job['attempt']}, has an image of {_place(row)}, "
+                f"attempt {row['attempt']}"
+            )
+    return wrong
+
+
+def _written_without_the_lease(engine: Engine, found: Truth) -> list[str]:
+    """Where tests.chaos.ledger keeps the leases, the lease that a row was signed with is the job's last one."""
+    if look(engine, "SELECT to_regclass('chaos_leases') AS ledger")[0]["ledger"] is None:
+        return []
+    rows = look(
+        engine, "SELECT DISTINCT ON (job_id) job_id, lease FROM chaos_leases ORDER BY job_id, id DESC"
+    )
+    last = {row["job_id"]: str(row["lease"]) for row in rows}
+    signed = [(row["job_id"], row["versions"].get("lease")) for row in found.images]
+    signed += [(job["id"], _signature(job["error_text"])) for job in found.jobs]
+    return [
+        f"job {job} was ended by lease {lease}, and belonged to {last.get(job)}"
+        for job, lease in signed
+        if lease and lease != last.get(job)
+    ]
+
+
+def _signature(error_text: str | None) -> str | None:
+    """The lease in the text of a failure that `tests.chaos.ledger.signed_failure` made."""
+    words = (error_text or "").split()
+    return words[1] if words[:1] == ["lease"] else None
+
+
+def _wrong_objects(store: ObjectStore, found: Truth) -> list[str]:
+    return [wrong for row in found.images if (wrong := _wrong_object(store, row["key"], row["sha256"]))]
+
+
+def _wrong_object(store: ObjectStore, key: str, sha256: str) -> str | None:
+    try:
+        body = store.get(key)
+    except MissingObjectError:
+        return f"{key} is missing"
+    return None if hashlib.sha256(body).hexdigest() == sha256 else f"{key} isn't what its row says"
+
+
+def _sweep(engine: Engine, store: ObjectStore, batch: BatchId) -> int:
+    return sum(map(len, sweep_batch(engine, store, batch, older_than=timedelta(seconds=-5))))
+
+
+def _left_over(store: ObjectStore, name: str, found: Truth) -> list[str]:
+    there, named = {item.key for item in store.list(f"{name}/images/")}, {row["key"] for row in found.images}
+    return [f"{key} is unreferenced after a sweep" for key in sorted(there - named)] + [
+        f"{key} was swept, and a row names it" for key in sorted(named - there)
+    ]
+
+
+def _place(row: Mapping[str, int]) -> Place:
+    return row["ordinal"], row["index"]
