@@ -1,0 +1,98 @@
+"""SIGTERM to a worker at random moments: it ends in time, gives its jobs back at once, and charges none for it."""
+
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.settings import Settings
+from tests.chaos.invariant import check
+from tests.chaos.mill import Mill, mill, settle
+from tests.chaos.scale import scaled
+from tests.end_to_end.kit import descendants, end, foxes, gone, until
+from tests.factories import look
+from tests.worker.desk import submit
+
+STOPS, JOBS = scaled(6, 200), scaled(150, 5000)
+EXIT_S, RELEASE_S = 30, 1
+
+pytestmark = pytest.mark.timeout(scaled(90, 3600))
+
+
+@pytest.fixture
+def patient(settings: Settings) -> Settings:
+    """Many jobs in a claim, and leases that don't run out while the test looks."""
+    return settings.model_copy(update={"gpu_rows": 4, "claim": 16, "lease_s": 30})
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop: the exit code, the seconds until then, and the jobs that were still the worker's a second later."""
+
+    code: int
+    took_s: float
+    kept: int
+
+
+def stop_somewhen(running: Mill, engine: Engine) -> Stop:
+    """Stop the only worker, at work in four of five cases, else as it starts; the keeper starts another."""
+    (worker,) = until(running.workers)
+    if random.random() < 0.8:
+        until(lambda: held(engine))
+    time.sleep(random.uniform(0, 1.5))
+    family, began = descendants(worker), time.monotonic()
+    with running.hands_off():
+        code = end(worker, seconds=EXIT_S)
+        ended = time.monotonic()
+        assert gone(family, 3), "processes outlive the worker that started them"
+        while (kept := held(engine)) and time.monotonic() < ended + RELEASE_S:
+            time.sleep(0.05)
+    return Stop(code, ended - began, kept)
+
+
+def held(engine: Engine) -> int:
+    """How many jobs are running."""
+    return len(look(engine, "SELECT FROM jobs WHERE state = 'running'"))
+
+
+def test_stops_are_quick_and_free(patient: Settings, engine: Engine, tmp_path: Path) -> None:
+    batch = submit(patient, engine, tmp_path, foxes(JOBS, steps=10))
+    with mill(patient, tmp_path / "mill", workers=1) as running:
+        stops = [stop_somewhen(running, engine) for _ in range(STOPS)]
+        print(f"{STOPS} stops took {max(stop.took_s for stop in stops):.1f} s at most")
+        assert [stop.kept for stop in stops] == [0] * STOPS
+        # One that is asked to stop while Python starts has no handler yet, and nothing to give back.
+        assert {stop.code for stop in stops} <= {0, -signal.SIGTERM}
+        assert {
+            row["attempt"] for row in look(engine, "SELECT attempt FROM jobs WHERE state = 'queued'")
+        } <= {0}
+        assert settle(engine, quiet_s=20), running.log()[-3000:]
+        assert "Traceback" not in running.log()
+    assert look(engine, "SELECT * FROM attempts") == []
+    facts = check(engine, batch.name, places=[(row, 0) for row in range(JOBS)])
+    assert (facts.states, facts.attempts) == ({"done": JOBS}, JOBS)
+
+
+def test_a_worker_whose_device_hangs_stops_in_time(patient: Settings, engine: Engine, tmp_path: Path) -> None:
+    own = patient.model_copy(update={"drain_s": 2, "lease_s": 2})
+    submit(own, engine, tmp_path, [{"prompt": "fault:hang:once", "steps": 2}])
+    with mill(own, tmp_path / "mill", workers=1) as running:
+        until(lambda: list((tmp_path / "mill").glob("had-*")))
+        (worker,) = running.workers()
+        family = descendants(worker)
+        with running.hands_off():
+            end(worker, seconds=EXIT_S)
+            assert gone(family, 3)
+        assert settle(engine, quiet_s=20)
+    assert {row["error_kind"] for row in look(engine, "SELECT error_kind FROM attempts")} == {"crash"}
+
+
+def test_without_release_a_stop_keeps_its_jobs(patient: Settings, engine: Engine, tmp_path: Path) -> None:
+    submit(patient, engine, tmp_path, foxes(60, steps=50))
+    with mill(patient, tmp_path / "mill", workers=1, twin="no-release") as running:
+        until(lambda: held(engine))
+        assert stop_somewhen(running, engine).kept > 0
