@@ -87,7 +87,10 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.finishing = self.finishing or self._finishing(kit, lane)
-        except Exception as error:  # whatever keeps a lane from starting is the failure of its jobs
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever keeps a lane from starting is the failure of its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return

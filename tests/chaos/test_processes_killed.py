@@ -62,7 +62,7 @@ def test_without_rescue_jobs_are_lost(quick: Settings, engine: Engine, tmp_path:
         until(lambda: look(engine, RUNNING))
         for child in running.children():
             child.kill()
-        assert not settle(engine, quiet_s=6)
+        assert not settle(engine, quiet_s=4)
     with pytest.raises(AssertionError, match="is running"):
         check(engine, batch.name)
 

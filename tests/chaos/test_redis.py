@@ -24,7 +24,7 @@ from tests.factories import look
 from tests.worker.desk import submit
 
 FLUSHES, RESTARTS, FROZEN_S = scaled(3, 20), scaled(2, 10), scaled(6, 60)
-JOBS = scaled(400, 6000)
+JOBS = scaled(300, 6000)
 BACK_S = 10
 
 pytestmark = pytest.mark.timeout(scaled(120, 3600))
@@ -118,6 +118,6 @@ def test_hints_that_are_sent_once_are_lost(
     with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, twin="hint-once") as running:
         until(running.renders)
         own_redis.flush()
-        assert not settle(engine, quiet_s=5)
+        assert not settle(engine, quiet_s=3)
     with pytest.raises(AssertionError, match="is queued"):
         check(engine, batch.name)

@@ -81,17 +81,17 @@ def test_stops_are_quick_and_free(patient: Settings, engine: Engine, tmp_path: P
 
 
 def test_a_worker_whose_device_hangs_stops_in_time(patient: Settings, engine: Engine, tmp_path: Path) -> None:
-    own = patient.model_copy(update={"drain_s": 2, "lease_s": 2})
-    submit(own, engine, tmp_path, [{"prompt": "fault:hang:once", "steps": 2}])
+    own = patient.model_copy(update={"drain_s": 1})
+    submit(own, engine, tmp_path, [{"prompt": "fault:hang", "steps": 2}])
     with mill(own, tmp_path / "mill", workers=1) as running:
-        until(lambda: list((tmp_path / "mill").glob("had-*")))
+        until(lambda: held(engine))
         (worker,) = running.workers()
         family = descendants(worker)
         with running.hands_off():
-            end(worker, seconds=EXIT_S)
+            assert end(worker, seconds=EXIT_S) == 0
             assert gone(family, 3)
-        assert settle(engine, quiet_s=20)
-    assert {row["error_kind"] for row in look(engine, "SELECT error_kind FROM attempts")} == {"crash"}
+        assert "did not stop: killed" in running.log()
+    assert held(engine) == 1, "nobody could give it back; its lease runs out"
 
 
 def test_without_release_a_stop_keeps_its_jobs(patient: Settings, engine: Engine, tmp_path: Path) -> None:
