@@ -6,7 +6,19 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from console.commands import batches, doctor, evaluate, models, outputs, plan, processes, recipe, run
+from console.commands import (
+    batches,
+    doctor,
+    evaluate,
+    models,
+    outputs,
+    plan,
+    processes,
+    recipe,
+    removing,
+    run,
+    sharing,
+)
 from console.show import err
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.errors import NightmillError
@@ -28,10 +40,14 @@ for command in (
     batches.submit,
     batches.status,
     batches.rejects,
+    batches.failures,
     batches.pause,
     batches.resume,
     batches.cancel,
     batches.retry,
+    sharing.change,
+    removing.archive,
+    removing.delete,
     outputs.export,
     outputs.feed,
     evaluate.evaluate,
@@ -44,6 +60,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(models.models, name="models")
+app.add_typer(sharing.tenants, name="tenants")
 
 
 def main() -> None:

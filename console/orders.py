@@ -1,8 +1,8 @@
 """From what was typed after a command to the order that the scheduler takes in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +28,20 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a column of all rows, or a policy")
 ]
 Map = Annotated[list[str] | None, typer.Option("--map", metavar="COLUMN=HEADER", help="prompt=Caption")]
+Priority = Annotated[int | None, typer.Option(help="-1000 to 1000, higher first among the tenant's batches")]
+Window = Annotated[
+    str | None, typer.Option(metavar="WINDOW", help='when to work at it: "22:00-07:00 Europe/Berlin"')
+]
+NotBefore = Annotated[
+    str | None, typer.Option(metavar="MOMENT", help='"18:00", "2026-11-22 18:00 Europe/Berlin"')
+]
+Deadline = Annotated[
+    str | None, typer.Option(metavar="MOMENT", help="`status` warns when it is going to be missed")
+]
+Canary = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="the first N rows go ahead; too many bad ones pause the batch"),
+]
 Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing is ingested")]
 Format = Annotated[
     str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")
@@ -37,7 +51,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 @dataclass(frozen=True)
 class Ask:
-    """The options that `plan`, `submit` and `run` share, as typed."""
+    """The options that `plan`, `submit` and `run` share, as typed; `schedule`: policies with options of their own."""
 
     manifest: str
     out: str | None = None
@@ -47,6 +61,7 @@ class Ask:
     map: Sequence[str] = ()
     strict: bool = False
     input_format: str | None = None
+    schedule: Mapping[str, object] = field(default_factory=dict)
 
 
 @contextmanager
@@ -79,6 +94,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
 def _split(ask: Ask) -> tuple[Policy, dict[str, str]]:
     """What `--set` says of the batch, and what of its rows."""
     given = [*ask.set, *([f"model={ask.model}"] if ask.model else [])]
+    given += [f"{key}={value}" for key, value in ask.schedule.items() if value is not None]
     of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
     of_rows = [pair for pair in given if pair not in of_batch]
     policy = parse_policy(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from console.schedule import clock
 from console.show import duration, err, note
 from jobs.batches import BatchStatus
 from jobs.states import BatchState
@@ -75,6 +76,8 @@ def summary(status: BatchStatus) -> str:
 
 
 def _pace(status: BatchStatus) -> list[str]:
+    if status.starts_at and not status.counts["running"]:
+        return [f"waits until {clock(status.starts_at)}"]
     if status.state == BatchState.QUEUED and not status.images_per_s:
         return ["waiting for a worker"]
     return [f"{status.images_per_s:.2f} images/s", f"ETA {duration(status.eta_s)}"]

@@ -1,15 +1,17 @@
 """Connections to the job table."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from jobs.errors import ServiceError, UsageError
 from jobs.settings import without_password
+
+T = TypeVar("T")
 
 
 def connect(url: str, *, pool_size: int = 4) -> Engine:
@@ -55,21 +57,26 @@ def check_reachable(engine: Engine) -> None:
 
 
 def run(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
-    """One statement in a transaction of its own, tried again for some seconds while the server restarts.
+    """One statement in a transaction of its own, tried again as `transact` does."""
+    return transact(engine, lambda connection: connection.execute(statement, values).all())
 
-    A statement whose commit was cut off may have happened: those that change a job name its lease, so that a second
+
+def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Do all of `work` in one transaction, again for some seconds while the server restarts.
+
+    What was cut off in its commit may have happened: statements that change a job name its lease, so that a second
     time finds nothing.
     """
     for pause in (0.1, 0.3, 1.0, 3.0):
         try:
-            return _once(engine, statement, values)
+            return _once(engine, work)
         except DBAPIError as error:
             if not (error.connection_invalidated or isinstance(error, OperationalError)):
                 raise
             time.sleep(pause)
-    return _once(engine, statement, values)
+    return _once(engine, work)
 
 
-def _once(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+def _once(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
-        return connection.execute(statement, values).all()
+        return work(connection)

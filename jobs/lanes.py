@@ -7,13 +7,33 @@ from sqlalchemy import Engine, text
 from jobs.database import run
 from jobs.job import BatchId
 
+ABOVE_ALL = 2**63 - 1
+
+# Ids of a lane's jobs only grow, and what comes back to the queue is found otherwise: below the lowest job that waits
+# for its first claim, none will ever wait again.
+_RAISE_FLOORS = text("""
+    WITH found AS (
+        SELECT id, coalesce((
+            SELECT jobs.id - 1 FROM jobs
+            WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued' AND not_before IS NULL AND jobs.id > floor
+            ORDER BY lane_id, jobs.id LIMIT 1), :top) AS lowest
+        FROM lanes WHERE floor < :top
+    )
+    UPDATE lanes SET floor = lowest FROM found WHERE lanes.id = found.id AND lowest > floor RETURNING lanes.id
+""")
+
 _LANES = text("""
-    SELECT model, mode, lora, width, height, upscale, coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0),
-        '{}') AS counts
+    SELECT tenant, model, mode, lora, width, height, upscale,
+        coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0), '{}') AS counts
     FROM lanes LEFT JOIN (
         SELECT lane_id, state, sum(delta) AS total FROM tallies WHERE batch_id = :batch GROUP BY 1, 2) AS t
     ON lane_id = lanes.id WHERE batch_id = :batch GROUP BY lanes.id ORDER BY lanes.id LIMIT :limit
 """)
+
+
+def raise_floors(engine: Engine) -> int:
+    """Let claims begin where jobs still wait, so that they needn't step over what was claimed; returns how many."""
+    return len(run(engine, _RAISE_FLOORS, {"top": ABOVE_ALL}))
 
 
 def lanes(engine: Engine, batch: BatchId, *, limit: int = 50) -> list[dict[str, Any]]:

@@ -6,15 +6,21 @@ much it moved the counts of its lane, so that nobody ever has to count jobs.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Engine, Row, TextClause, text
+import orjson
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 
-from jobs.database import run
+from jobs.conditions import IS_OPEN, IS_PAST_CANARY
+from jobs.database import run, transact
 from jobs.errors import LeaseLostError
 from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+
+EVERYBODY = "*"
+CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
 
 # `moved` holds (batch_id, lane_id, was, state) of each job that a statement moved.
 _COUNTED = """
@@ -37,35 +43,72 @@ _REMEMBERED = """
 _IN_LANE = "lane_id BETWEEN :lane AND :lane"
 
 
-def _claiming(which: str) -> TextClause:
+# Not a statement of its own but what each claim ends with: `picked` holds the ids, `open` says what the lane allows.
+_TAKEN = f"""
+    moved AS (
+        UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
+            started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
+        FROM picked WHERE jobs.id = picked.id
+        RETURNING jobs.*, 'queued' AS was
+    ), {_COUNTED}
+    SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
+        sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh
+    FROM moved ORDER BY id"""
+
+# The columns of a claim are the fields of a Job, in their order.
+_JOB_FIELDS = tuple(field.name for field in fields(Job))
+
+# No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
+# are limited is open to those only who have looked how many there are.
+_OPEN = f"""
+    open AS MATERIALIZED (
+        SELECT now() AS due, CASE WHEN {IS_PAST_CANARY} THEN greatest(floor, :after) END AS floor, max_attempts
+        FROM lanes JOIN batches ON batches.id = batch_id
+        WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room OR NOT EXISTS (
+            SELECT FROM tenants WHERE name IN (lanes.tenant, '{EVERYBODY}') AND max_running IS NOT NULL))
+    )"""
+
+_DUE = f"{_IN_LANE} AND state = 'queued' AND not_before <= (SELECT due FROM open)"
+
+_CLAIM = text(f"""
+    WITH {_OPEN}, again AS (
+        SELECT id FROM jobs WHERE {_DUE} AND error_kind IS DISTINCT FROM 'crash'
+        ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), fresh AS (
+        SELECT id FROM jobs
+        WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL AND id > (SELECT floor FROM open)
+        ORDER BY lane_id, id LIMIT CAST(:limit AS bigint) - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
+    ), picked AS (
+        SELECT id FROM again UNION ALL SELECT id FROM fresh
+    ), {_TAKEN}
+""")
+
+
+def _claiming_crashed(which: str) -> TextClause:
     return text(f"""
-        WITH open AS (
-            SELECT max_attempts FROM lanes JOIN batches ON batches.id = batch_id
-            WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
-        ), picked AS (
-            SELECT id FROM jobs
-            WHERE {_IN_LANE} AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
-              AND {which}
-            ORDER BY lane_id, id LIMIT :limit FOR UPDATE SKIP LOCKED
-        ), moved AS (
-            UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
-                started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
-            FROM picked WHERE jobs.id = picked.id AND EXISTS (SELECT FROM open)
-            RETURNING jobs.*, 'queued' AS was
-        ), {_COUNTED}
-        SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
-            sampler, seed, noise_level, init_image, mask_image, depth_image, strength
-        FROM moved ORDER BY id
+        WITH {_OPEN}, picked AS (
+            SELECT id FROM jobs WHERE {_DUE} AND error_kind = 'crash' AND {which}
+            ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), {_TAKEN}
     """)
 
 
 _HAS_SPARE = "attempt + 1 < (SELECT max_attempts FROM open)"
 # Which jobs, and what share of a claim's limit: conditions of their own, not a parameter, for the planner's sake.
 _CLAIMS = (
-    (_claiming("error_kind IS DISTINCT FROM 'crash'"), lambda limit: limit),
-    (_claiming(f"error_kind = 'crash' AND {_HAS_SPARE}"), lambda limit: max(1, limit // 8)),
-    (_claiming(f"error_kind = 'crash' AND NOT {_HAS_SPARE}"), lambda _: 1),
+    (_CLAIM, lambda limit: limit),
+    (_claiming_crashed(_HAS_SPARE), lambda limit: max(1, limit // 8)),
+    (_claiming_crashed(f"NOT {_HAS_SPARE}"), lambda _: 1),
 )
+
+# How many more jobs may run; null: any number. Those who ask take turns, so that no two see the same room.
+_TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:key)")
+_ROOM = text(f"""
+    SELECT min(max_running - (
+        SELECT count(*) FROM jobs JOIN lanes ON lanes.id = lane_id
+        WHERE jobs.state = 'running' AND (tenants.name = '{EVERYBODY}' OR lanes.tenant = tenants.name))) AS room
+    FROM tenants WHERE max_running IS NOT NULL AND name IN ('{EVERYBODY}', (SELECT tenant FROM lanes WHERE id = :lane))
+""")
 
 _EXTEND = text("""
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_s)
@@ -75,7 +118,8 @@ _EXTEND = text("""
 
 _RELEASE = text(f"""
     WITH moved AS (
-        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL
+        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
+            not_before = now()
         FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS held (id, lease)
         WHERE jobs.id = held.id AND jobs.lease = held.lease
         RETURNING jobs.*, 'running' AS was
@@ -120,9 +164,9 @@ _COMPLETE = text(f"""
 _FAIL = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
-            id bigint, lease uuid, error_kind text, error_text text, is_retried boolean)
+            id bigint, lease uuid, error_kind text, error_text text, most_attempts int)
     ), held AS (
-        SELECT given.*, is_retried AND attempt < max_attempts AS is_again
+        SELECT given.*, attempt < least(max_attempts, most_attempts) AS is_again
         FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id FOR UPDATE OF jobs
     ), moved AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
@@ -157,7 +201,7 @@ _RESCUE = text(f"""
         ORDER BY lease_until LIMIT :limit FOR UPDATE OF jobs SKIP LOCKED
     ), moved AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
-            finished_at = CASE WHEN NOT is_again THEN now() END, lease = NULL, lease_until = NULL,
+            finished_at = CASE WHEN NOT is_again THEN now() END, lease = NULL, lease_until = NULL, not_before = now(),
             error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
         FROM expired WHERE jobs.id = expired.id
         RETURNING jobs.*, 'running' AS was, 'expired' AS outcome
@@ -168,7 +212,11 @@ _RESCUE = text(f"""
 _CANCEL = text(f"""
     WITH picked AS (
         SELECT id, state AS was FROM jobs WHERE state IN ('queued', 'running') AND id IN (
-            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' ORDER BY lane_id, id LIMIT :limit)
+            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL
+             ORDER BY lane_id, id LIMIT :limit)
+            UNION ALL
+            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NOT NULL
+             ORDER BY lane_id, not_before, id LIMIT :limit)
             UNION ALL
             (SELECT id FROM jobs WHERE lane_id = :lane AND state = 'running' LIMIT :limit))
         ORDER BY id LIMIT :limit FOR UPDATE
@@ -187,38 +235,74 @@ _RETRY = text(f"""
           AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
         ORDER BY id LIMIT :limit FOR UPDATE
     ), moved AS (
-        UPDATE jobs SET state = 'queued', attempt = 0, not_before = NULL, finished_at = NULL,
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
             error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
     ), {_COUNTED}
     SELECT id FROM moved
 """)
 
-_LANE = text("""
+_LANE = text(f"""
     SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
         format, quality, parameters, clip_score
-    FROM lanes JOIN batches ON batches.id = batch_id
-    WHERE lanes.id = :lane AND paused_at IS NULL AND cancelled_at IS NULL
+    FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
 """)
 
 
 def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
-    """The lane and its batch's policy; None if it is gone, paused or cancelled."""
+    """The lane and its batch's policy; None if it is gone, paused, cancelled, or closes too soon for a device batch."""
     rows = run(engine, _LANE, {"lane": lane})
     return Lane(**rows[0]._mapping) if rows else None
 
 
-def claim(engine: Engine, lane: LaneId, *, limit: int, worker: str, lease_s: float) -> list[Job]:
+def claim(
+    engine: Engine,
+    lane: LaneId,
+    *,
+    limit: int,
+    worker: str,
+    lease_s: float,
+    after: JobId = JobId(0),  # noqa: B008 - a number
+) -> list[Job]:
     """Take up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
 
-    Jobs whose last attempt ended with its worker's death come when no others are left, an eighth of `limit` at a time,
-    and in their last attempt alone: a job that kills workers fails by itself and takes no others with it.
+    Those that have come back to the queue go first. Jobs whose last attempt ended with its worker's death come when no
+    others are left, an eighth of `limit` at a time, and in their last attempt alone: a job that kills workers fails by
+    itself and takes no others with it. A worker that goes on in a lane says `after` which id: what it has claimed
+    itself needn't be looked at again. No more are given than the tenant's and the common limit of running jobs allow.
     """
-    values = {"lane": lane, "worker": worker, "lease_s": lease_s, "lease": uuid4()}
+    lease = {"lane": lane, "worker": worker, "lease_s": lease_s, "lease": uuid4()}
+    values = lease | {"after": after, "has_room": False}
+
+    def take(connection: Connection) -> Sequence[Row[Any]]:
+        return _take(connection, values, limit) or _take_what_there_is_room_for(connection, values, limit)
+
+    rows = transact(engine, take)
+    if not rows and after:
+        return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
+    return [_job(row) for row in rows]
+
+
+def _job(row: Row[Any]) -> Job:
+    values = dict(zip(_JOB_FIELDS, row, strict=True))
+    return Job(**values | {"seed": int(values["seed"])})
+
+
+def _take(connection: Connection, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
     for statement, share in _CLAIMS:
-        if rows := run(engine, statement, values | {"limit": share(limit)}):
-            break
-    return [Job(**{**row._mapping, "seed": int(row.seed)}) for row in rows]
+        if rows := connection.execute(statement, {**values, "limit": share(limit)}).all():
+            return rows
+    return []
+
+
+def _take_what_there_is_room_for(
+    connection: Connection, values: Mapping[str, Any], limit: int
+) -> Sequence[Row[Any]]:
+    if connection.execute(_ROOM, {"lane": values["lane"]}).scalar_one() is None:
+        return []
+    connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
+    room = connection.execute(_ROOM, {"lane": values["lane"]}).scalar_one()
+    return _take(connection, {**values, "has_room": True}, min(limit, room)) if room > 0 else []
 
 
 def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -> set[JobId]:
@@ -233,7 +317,7 @@ def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:
     """Store the image rows: running → done. What is still held is stored even when LeaseLostError names others."""
-    records = json.dumps([image.record() for image in images])
+    records = orjson.dumps([image.record() for image in images]).decode()
     _require(run(engine, _COMPLETE, {"records": records}), images)
 
 

@@ -26,7 +26,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
-from jobs.states import FINISHED, ImageFormat, JobState, Mode, Outcome, SafetyAction, Scoring, WatermarkPolicy
+from jobs.states import (
+    FINISHED,
+    CanaryVerdict,
+    ImageFormat,
+    JobState,
+    Mode,
+    Outcome,
+    SafetyAction,
+    Scoring,
+    WatermarkPolicy,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -93,6 +103,21 @@ batches = Table(
     moment("paused_at"),
     moment("cancelled_at"),
     Column("clip_score", Text, nullable=False, server_default=text("'auto'")),
+    Column("stopped_because", Text, comment="why it was paused by nightmill itself"),
+    Column("window", Text, comment="HH:MM-HH:MM Zone: when it may be worked at"),
+    moment("opens_at"),
+    moment("closes_at"),
+    moment("not_before"),
+    moment("deadline"),
+    Column("canary", Integer, nullable=False, server_default=text("0"), comment="rows that go ahead of all"),
+    Column("canary_bound", Float, nullable=False, server_default=text("0.5")),
+    Column("canary_verdict", Text, comment="null while the first rows are on their way"),
+    Column("target", Integer, comment="accepted images wanted for each value of target_per"),
+    Column("target_per", Text, comment="key of meta; null: the batch as a whole"),
+    Column(
+        "top_up", Float, nullable=False, server_default=text("1"), comment="replacements at most, per target"
+    ),
+    moment("archived_at"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
@@ -100,6 +125,10 @@ batches = Table(
     CheckConstraint("quality BETWEEN 1 AND 100", "quality"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint(one_of("clip_score", Scoring), "clip_score"),
+    CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
+    CheckConstraint("canary >= 0 AND canary_bound BETWEEN 0 AND 1", "canary"),
+    CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
+    CheckConstraint("target > 0 AND top_up >= 0", "target"),
 )
 
 lanes = Table(
@@ -111,11 +140,40 @@ lanes = Table(
     Column("width", Integer, nullable=False, comment="0, and height too: as the picture to start from"),
     Column("height", Integer, nullable=False),
     Column("upscale", SmallInteger, nullable=False, comment="0 or 4"),
-    moment("hinted_at"),
+    moment("chosen_at"),
     Column("mode", Text, nullable=False, server_default=text("'text2image'")),
     Column("lora", Text, nullable=False, server_default=text("''"), comment="as id:weight+id:weight"),
+    Column("tenant", Text, nullable=False, server_default=text("''"), comment="whose jobs; empty: nobody's"),
+    Column(
+        "floor",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="no job up to this id waits for its first claim",
+    ),
+    Column("image_s", Float, comment="seconds of one worker for an image, as measured"),
+    Column(
+        "batch_s", Float, comment="seconds from the begin of a device batch until it is stored, slow ones"
+    ),
     CheckConstraint(one_of("mode", Mode), "mode"),
-    UniqueConstraint("batch_id", "model", "mode", "lora", "width", "height", "upscale"),
+    UniqueConstraint("batch_id", "tenant", "model", "mode", "lora", "width", "height", "upscale"),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True, comment="empty: of rows without one; *: all together"),
+    Column("weight", Integer, nullable=False, server_default=text("1")),
+    Column("max_running", Integer, comment="jobs that may run at once; null: any number"),
+    Column(
+        "used_s",
+        Float,
+        nullable=False,
+        server_default=text("0"),
+        comment="worker seconds per weight; of *: of the tenant whose turn it was last",
+    ),
+    CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),
+    CheckConstraint("max_running >= 0", "max_running"),
 )
 
 tallies = Table(
@@ -153,7 +211,11 @@ jobs = Table(
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
     Column("lease", Uuid),
     moment("lease_until"),
-    moment("not_before"),
+    Column(
+        "not_before",
+        DateTime(timezone=True),
+        comment="null: never claimed, found by id; else found by this, as all that come back to the queue",
+    ),
     Column("worker", Text),
     moment("started_at"),
     moment("finished_at"),
@@ -163,6 +225,7 @@ jobs = Table(
     Column("mask_image", Text),
     Column("depth_image", Text),
     Column("strength", Float),
+    Column("replaces", BigInteger, comment="the job without an image that this one makes up for"),
     CheckConstraint(one_of("state", JobState), "state"),
     CheckConstraint("(state = 'running') = (lease IS NOT NULL)", "lease"),
     CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
@@ -172,7 +235,17 @@ jobs = Table(
     CheckConstraint("seed >= 0 AND seed < 18446744073709551616", "seed"),
     CheckConstraint("strength > 0 AND strength <= 1", "strength"),
     UniqueConstraint("batch_id", "ordinal", "index"),
-    Index("jobs_claim_idx", "lane_id", "id", postgresql_where=text("state = 'queued'")),
+    Index("jobs_replaces_key", "replaces", unique=True, postgresql_where=text("replaces IS NOT NULL")),
+    Index(
+        "jobs_fresh_idx", "lane_id", "id", postgresql_where=text("state = 'queued' AND not_before IS NULL")
+    ),
+    Index(
+        "jobs_due_idx",
+        "lane_id",
+        "not_before",
+        "id",
+        postgresql_where=text("state = 'queued' AND not_before IS NOT NULL"),
+    ),
     Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
     Index(
         "jobs_retry_idx",

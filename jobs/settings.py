@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         30, gt=0.5, description="a claim unrenewed for this long is given to another worker"
     )
     shift_s: float = Field(60, gt=0, description="time slice of one lane on a worker")
+    warm_s: float = Field(
+        300, ge=0, description="how long lanes of other models wait behind those whose model is loaded"
+    )
     drain_s: float = Field(
         20, gt=0, description="how long a stopping worker may still deliver what is rendered"
     )

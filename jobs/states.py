@@ -42,6 +42,16 @@ class BatchState(StrEnum):
     DONE = "done"
 
 
+class CanaryVerdict(StrEnum):
+    """What became of a batch's first rows, which go ahead of the others."""
+
+    PASSED = "passed"
+    STOPPED = "stopped"
+    """Too many of them failed or were blocked: the batch was paused."""
+    OVERRULED = "overruled"
+    """Somebody resumed the batch nevertheless."""
+
+
 class Outcome(StrEnum):
     """How an attempt ended that gave no image."""
 
@@ -66,9 +76,18 @@ class ErrorKind(StrEnum):
     EXCEPTION = "exception"
 
     @property
-    def is_retried(self) -> bool:
-        """Whether another attempt may end otherwise: the mark and a bad input can't change."""
-        return self not in (ErrorKind.WATERMARK, ErrorKind.BAD_INPUT)
+    def most_attempts(self) -> int:
+        """How many attempts an error of this kind allows, whatever the batch would."""
+        return _MOST_ATTEMPTS.get(self, 100)
+
+
+# The mark and a bad input can't change; pixels only where a neighbour's, a driver's or a memory's fault spoilt them.
+_MOST_ATTEMPTS = {
+    ErrorKind.WATERMARK: 1,
+    ErrorKind.BAD_INPUT: 1,
+    ErrorKind.NOT_FINITE: 2,
+    ErrorKind.BLACK: 2,
+}
 
 
 class Mode(StrEnum):

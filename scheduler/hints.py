@@ -16,21 +16,9 @@ from jobs.database import run
 from jobs.errors import ServiceError
 from jobs.job import LaneId
 from jobs.settings import Settings
+from jobs.turns import waiting_lanes
 
 log = logging.getLogger(__name__)
-
-_OPEN_LANES = text("""
-    WITH open AS (
-        SELECT lanes.id, priority, hinted_at FROM lanes JOIN batches ON batches.id = batch_id
-        WHERE paused_at IS NULL AND cancelled_at IS NULL AND EXISTS (
-            SELECT FROM jobs WHERE lane_id = lanes.id AND state = 'queued'
-              AND (not_before IS NULL OR not_before <= now()))
-        ORDER BY priority DESC, hinted_at NULLS FIRST, lanes.id LIMIT :limit
-    ), hinted AS (
-        UPDATE lanes SET hinted_at = now() FROM open WHERE lanes.id = open.id
-    )
-    SELECT id FROM open ORDER BY priority DESC, hinted_at NULLS FIRST, id
-""")
 
 _WORKERS = text("SELECT count(*) AS n FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)")
 
@@ -47,7 +35,7 @@ class Dispatcher:
         """Send what is missing; returns how many hints went out. A broker that is away costs a warning."""
         try:
             wanted = self._wanted() - self._waiting()
-            lanes = _spread(self._open_lanes(wanted), wanted) if wanted > 0 else []
+            lanes = _spread(waiting_lanes(self.engine, wanted), wanted) if wanted > 0 else []
             for lane in lanes:
                 self._send(lane)
         except (OperationalError, RedisError, OSError) as error:
@@ -74,9 +62,6 @@ class Dispatcher:
             client: Any = connection.default_channel.client  # type: ignore[attr-defined]
             waiting: int = client.llen(self.settings.queue)
             return waiting
-
-    def _open_lanes(self, limit: int) -> list[LaneId]:
-        return [row.id for row in run(self.engine, _OPEN_LANES, {"limit": limit})]
 
     def _send(self, lane: LaneId) -> None:
         self.app.send_task(SHIFT_TASK, (lane,), queue=self.settings.queue, retry=False, ignore_result=True)

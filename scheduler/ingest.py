@@ -9,18 +9,19 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs import schema
+from jobs import canaries, schema, targets
 from jobs.errors import ManifestError, UsageError
 from jobs.job import BatchId
 from jobs.manifest import ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.policy import Policy
-from jobs.states import Scoring
+from jobs.windows import span
 from scheduler.load import Load
 from scheduler.rules import Reading
 
@@ -42,17 +43,13 @@ class Order:
     def digest(self, folder: str | None = None) -> str:
         """SHA-256 that tells batches apart: the manifest's bytes and all that is given with it.
 
-        `folder` is the manifest's where another of the same bytes means other pictures. A policy added later counts
-        where it isn't the default, so that orders from before keep their digest.
+        `folder` is the manifest's where another of the same bytes means other pictures.
         """
-        policy = self.policy.model_dump(mode="json")
-        if policy["clip_score"] == Scoring.AUTO:
-            del policy["clip_score"]
         identity = {
             "manifest": self.manifest.sha256,
             "format": self.manifest.format,
             "reading": asdict(self.reading),
-            "policy": policy,
+            "policy": self.policy.identity(),
             "output": self.output,
             "default_model": self.default_model,
             "name": self.name,
@@ -93,7 +90,10 @@ def ingest(
         on_rows(load.rows)
         if load.has_pictures:
             _note_folder(connection, batch.id, order)
-        return replace(batch, rows=load.rows, rejected=load.rejected, jobs=load.jobs)
+        added = targets.fill_up(connection, batch.id) if order.policy.target else 0
+        if order.policy.canary:
+            canaries.send_ahead(connection, batch.id)
+        return replace(batch, rows=load.rows, rejected=load.rejected, jobs=load.jobs + added)
 
 
 def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
@@ -151,8 +151,14 @@ def _create(connection: Connection, order: Order) -> Ingested:
 
 
 def _batch_values(order: Order) -> dict[str, Any]:
-    policy = order.policy.model_dump(mode="json")
+    policy = order.policy.model_dump(mode="json") | {
+        "not_before": order.policy.not_before,
+        "deadline": order.policy.deadline,
+    }
+    opens_at, closes_at = span(order.policy.window, datetime.now(UTC))
     return {
+        "opens_at": opens_at,
+        "closes_at": closes_at,
         "manifest": order.manifest.label,
         "manifest_sha256": order.manifest.sha256,
         "settings": asdict(order.reading) | {"default_model": order.default_model},

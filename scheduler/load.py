@@ -19,7 +19,7 @@ JOB_COLUMNS = (
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000
 _KINDS = 2_000
-_LANE = ("model", "mode", "lora", "width", "height", "upscale")
+_LANE = ("tenant", "model", "mode", "lora", "width", "height", "upscale")
 _NO_PICTURES = f"{NULL}\t{NULL}\t{NULL}"
 
 
@@ -70,6 +70,7 @@ class Load:
 
     def _add_row(self, row: Row) -> None:
         kind = (
+            row.tenant,
             row.model,
             row.mode,
             row.lora,
@@ -95,7 +96,7 @@ class Load:
     def _kind(self, row: Row, kind: tuple[Any, ...]) -> tuple[LaneId, str]:
         """The lane of rows like this one, and those of their cells that are the same for all."""
         self.has_pictures |= row.mode != "text2image"
-        shape = row.model, row.mode, row.lora, row.width, row.height, row.upscale
+        shape = row.tenant or "", row.model, row.mode, row.lora, row.width, row.height, row.upscale
         lane = self._lanes.get(shape) or self._lane(shape)
         noise_level = NULL if row.noise_level is None else row.noise_level
         strength = NULL if row.strength is None else row.strength

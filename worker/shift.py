@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from jobs import queue
 from jobs.errors import LeaseLostError
-from jobs.job import Failure, Job, Lane, LaneId
+from jobs.job import Failure, Job, JobId, Lane, LaneId
 from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
 from models.errors import InterruptedRender
@@ -44,30 +44,41 @@ class Desk:
 
 def work(desk: Desk, lane_id: LaneId) -> int:
     """Work one shift; returns how many jobs were taken up."""
-    shift = Shift(desk, time.monotonic() + desk.settings.shift_s)
-    taken = 0
-    try:
-        while not shift.is_over() and (lane := queue.open_lane(desk.engine, lane_id)):
-            jobs = shift.claim(lane)
-            if not jobs:
-                break
-            taken += len(jobs)
-            shift.render(lane, jobs)
-    finally:
-        shift.close()
-    return taken
+    return Shift(desk).work(lane_id)
 
 
 class Shift:
-    """One shift's claims, stages and deliveries."""
+    """One shift's claims, stages and deliveries.
 
-    def __init__(self, desk: Desk, until: float) -> None:
+    `delivered` counts the images stored, `slowest_s` is the longest time from the begin of a device batch until then.
+    """
+
+    def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.until = until
+        self.until = time.monotonic() + desk.settings.shift_s
+        self.delivered = 0
+        self.slowest_s = 0.0
+        self._begun: dict[JobId, float] = {}
+        self._after = JobId(0)
+        self._counting = threading.Lock()
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
         self.pictures = Pictures(desk.settings)
         self.line = FinishingLine(self._deliver)
+
+    def work(self, lane_id: LaneId) -> int:
+        """Claim and render until the lane gives no more or the shift is over; returns how many jobs were taken up."""
+        taken = 0
+        try:
+            while not self.is_over() and (lane := queue.open_lane(self.desk.engine, lane_id)):
+                jobs = self.claim(lane)
+                if not jobs:
+                    break
+                taken += len(jobs)
+                self.render(lane, jobs)
+        finally:
+            self.close()
+        return taken
 
     def is_over(self) -> bool:
         """The time slice is over, or the worker is to stop."""
@@ -77,8 +88,14 @@ class Shift:
         """Jobs of the lane, their leases renewed from now on."""
         desk = self.desk
         jobs = queue.claim(
-            desk.engine, lane.id, limit=desk.settings.claim, worker=desk.worker, lease_s=desk.settings.lease_s
+            desk.engine,
+            lane.id,
+            limit=desk.settings.claim,
+            worker=desk.worker,
+            lease_s=desk.settings.lease_s,
+            after=self._after,
         )
+        self._after = max((job.id for job in jobs if job.is_fresh), default=self._after)
         desk.leases.add(jobs)
         return jobs
 
@@ -117,6 +134,7 @@ class Shift:
         return time.monotonic() >= self.leave_at
 
     def _make(self, kit: Kit, lane: Lane, group: Sequence[Job]) -> bool:
+        self._begun |= dict.fromkeys((job.id for job in group), time.monotonic())
         making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch(group))
         try:
             with self.desk.pulse.device_batch(kit, lane.id, making.stages()) as stages:
@@ -137,12 +155,21 @@ class Shift:
         assert self.finishing is not None
         try:
             stages = self.finishing.stages()
-            self.finishing.complete([done for frame in frames for done in self._run(stages, [frame])])
+            finished = [done for frame in frames for done in self._run(stages, [frame])]
+            self.finishing.complete(finished)
+            self._note(finished)
         except LeaseLostError as error:
             log.warning("%s; their images were dropped", error)
         finally:
             # Whatever went wrong, an unrenewed lease runs out and the jobs are rendered again.
             self.desk.leases.drop(frame.job for frame in frames)
+
+    def _note(self, finished: Sequence[Frame]) -> None:
+        now = time.monotonic()
+        with self._counting:
+            self.delivered += len(finished)
+            took_s = (now - self._begun.pop(frame.job.id, now) for frame in finished)
+            self.slowest_s = max([self.slowest_s, *took_s])
 
     def _run(self, stages: Sequence[tuple[str, Stage]], frames: Sequence[Frame]) -> list[Frame]:
         going = list(frames)

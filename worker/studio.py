@@ -72,6 +72,10 @@ class Studio:
             self._kits[wanted] = self._load(lane)
         return self._kits[wanted]
 
+    def models(self) -> set[str]:
+        """The models that are loaded."""
+        return {model for model, *_ in self._kits}
+
     def rows(self, lane: Lane) -> int:
         """Images in one device batch of the lane."""
         default = self.settings.gpu_rows or self.kit(lane).device.rows

@@ -18,8 +18,9 @@ from jobs.process import start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.leases import Leases
 from worker.pulse import Pulse
-from worker.shift import Desk, work
+from worker.shift import Desk
 from worker.studio import Studio
+from worker.turn import follow
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ _desk: Desk | None = None
 
 @shared_task(name=SHIFT_TASK, ignore_result=True)
 def shift(lane: int) -> None:
-    """Follow a hint: work one shift in the lane. SIGTERM asks it to finish what it is at."""
+    """Follow a hint: work one shift, in the lane whose turn it is. SIGTERM asks it to finish what it is at."""
     assert _desk is not None
     # Here and not at the child's birth: the pool sets handlers of its own after that.
     signal.signal(signal.SIGTERM, lambda *_: _desk.stopping.set())
     with _desk.pulse.at_work():
-        taken = work(_desk, LaneId(lane))
+        taken = follow(_desk, LaneId(lane))
     if taken:
-        log.info("lane %d: %d jobs taken up", lane, taken)
+        log.info("%d jobs taken up", taken)
 
 
 @worker_process_init.connect

@@ -1,4 +1,4 @@
-"""Commands on batches: submit, status, rejects, pause, resume, cancel, retry."""
+"""Commands on batches: submit, status, rejects, failures, pause, resume, cancel, retry."""
 
 import time
 from typing import Annotated, Any
@@ -8,13 +8,32 @@ from rich.live import Live
 from rich.text import Text
 
 from console.commands.run import take_in
-from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict
+from console.orders import (
+    Ask,
+    Canary,
+    Deadline,
+    Format,
+    Json,
+    Manifest,
+    Map,
+    Model,
+    Name,
+    NotBefore,
+    Out,
+    Priority,
+    Set,
+    Strict,
+    Window,
+)
 from console.progress import summary
+from console.schedule import schedule_facts, warn_of_deadline
 from console.session import Session, session
 from console.show import counted, duration, err, lane_cells, note, print_facts, print_json, print_table
 from jobs import batches
 from jobs.batches import BatchStatus
 from jobs.errors import UsageError
+from jobs.failures import failures as dead_letters
+from jobs.failures import kinds
 from jobs.lanes import lanes
 from jobs.states import RETRYABLE, ErrorKind, JobState
 
@@ -30,10 +49,22 @@ def submit(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
+    priority: Priority = None,
+    window: Window = None,
+    not_before: NotBefore = None,
+    deadline: Deadline = None,
+    canary: Canary = None,
     as_json: Json = False,
 ) -> None:
     """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
-    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    schedule = {
+        "priority": priority,
+        "window": window,
+        "not_before": not_before,
+        "deadline": deadline,
+        "canary": canary,
+    }
+    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format, schedule)
     with session() as open_session:
         ingested = take_in(open_session, ask)
         status = batches.status(open_session.engine, ingested.name)
@@ -75,34 +106,71 @@ def rejects(batch: Batch, as_json: Json = False) -> None:
     note(f"{len(rows):,} of {found.rows:,} rows of {found.manifest} rejected")
 
 
+def failures(
+    batch: Batch,
+    error: Annotated[
+        str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many to show")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Jobs that failed for good or were blocked, with the history of their attempts."""
+    kind = error and _one_of("--error", error, tuple(ErrorKind))
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        dead = dead_letters(open_session.engine, found.id, kind, limit=limit)
+        by_kind = kinds(open_session.engine, found.id)
+    if as_json:
+        print_json({"kinds": by_kind, "failures": dead})
+        return
+    print_table(
+        ("error", "state", "jobs"), [(k["error_kind"], k["state"], f"{k['jobs']:,}") for k in by_kind]
+    )
+    for job in dead:
+        note(f"job {job['job']}, row {job['ordinal']}, {job['state']}: {job['prompt'][:60]}")
+        for tried in job["history"]:
+            took = f"{tried['outcome']} on {tried['worker'] or 'no worker'}, {tried['ended_at'][:19]}"
+            note(f"  attempt {tried['attempt']}: {took}: {tried['error_kind']}: {tried['error_text']}")
+    if dead:
+        note(f"`nightmill retry {found.name} --only KIND` queues them again")
+
+
 def pause(batch: Batch, as_json: Json = False) -> None:
     """Stop claiming jobs of a batch; workers finish the device batch that they are at."""
-    _change(batch, as_json, lambda s, found: batches.pause(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: batches.pause(s.engine, found.id))
 
 
 def resume(batch: Batch, as_json: Json = False) -> None:
     """Go on with a paused batch."""
-    _change(batch, as_json, lambda s, found: batches.resume(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: batches.resume(s.engine, found.id))
 
 
 def cancel(batch: Batch, as_json: Json = False) -> None:
     """End all jobs of a batch that aren't finished; finished images stay."""
-    _change(batch, as_json, lambda s, found: batches.cancel(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: batches.cancel(s.engine, found.id))
 
 
 def retry(
     batch: Batch,
-    only: Annotated[str | None, typer.Option(help="failed, blocked or cancelled; default: all three")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="WHICH", help="failed, blocked, cancelled, or a kind of error")
+    ] = None,
     error: Annotated[
         str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Queue jobs again that ended without an image."""
-    states = RETRYABLE if only is None else (_one_of("--only", only, RETRYABLE),)
+    """Queue jobs again that ended without an image, with all their attempts before them."""
+    if only is not None:
+        _one_of("--only", only, (*RETRYABLE, *ErrorKind))
+        if only not in RETRYABLE:
+            error, only = error or only, None
+    states = RETRYABLE if only is None else (JobState(only),)
     kind = error and _one_of("--error", error, tuple(ErrorKind))
     queued: list[int] = []
-    _change(batch, as_json, lambda s, found: queued.append(batches.retry(s.engine, found.id, states, kind)))
+    change_batch(
+        batch, as_json, lambda s, found: queued.append(batches.retry(s.engine, found.id, states, kind))
+    )
     note(f"{queued[0]:,} jobs queued again")
 
 
@@ -112,7 +180,7 @@ def _one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
     return allowed[allowed.index(value)]
 
 
-def _change(batch: str, as_json: bool, change: Any) -> None:
+def change_batch(batch: str, as_json: bool, change: Any) -> None:
     with session() as open_session:
         found = batches.status(open_session.engine, batch)
         change(open_session, found)
@@ -127,6 +195,8 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
     if as_json:
         print_json([status.report() for status in found])
         return
+    for status in found:
+        warn_of_deadline(status)
     columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA")
     print_table(columns, [_row(status) for status in found])
 
@@ -139,7 +209,7 @@ def _row(status: BatchStatus) -> tuple[object, ...]:
 
 
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
-    troubles = batches.failures(open_session.engine, status.id)
+    troubles = dead_letters(open_session.engine, status.id)
     found = lanes(open_session.engine, status.id)
     if as_json:
         print_json(status.report() | {"lanes": found, "failures": troubles})
@@ -153,10 +223,12 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             "manifest": status.manifest,
             "output": f"{status.output}/{status.name}",
         }
+        | schedule_facts(status)
     )
+    warn_of_deadline(status)
     print_table(
-        ("model", "mode", "LoRA", "size", "upscale", "jobs"),
-        [(*lane_cells(lane), counted(lane["counts"])) for lane in found],
+        ("tenant", "model", "mode", "LoRA", "size", "upscale", "jobs"),
+        [(lane["tenant"], *lane_cells(lane), counted(lane["counts"])) for lane in found],
     )
     if troubles:
         columns = ("job", "row", "state", "error", "text", "prompt")

@@ -8,7 +8,24 @@ import typer
 from sqlalchemy import text
 
 from console import background
-from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
+from console.orders import (
+    Ask,
+    Canary,
+    Deadline,
+    Format,
+    Json,
+    Manifest,
+    Map,
+    Model,
+    Name,
+    NotBefore,
+    Out,
+    Priority,
+    Set,
+    Strict,
+    Window,
+    order_of,
+)
 from console.progress import counting, summary, watching
 from console.results import effort, write_contact_sheet
 from console.session import Session, check_writable, session
@@ -20,6 +37,7 @@ from jobs.batches import BatchStatus
 from jobs.database import run as query
 from jobs.errors import UsageError
 from jobs.states import BatchState
+from jobs.targets import make_up
 from scheduler.export import export
 from scheduler.ingest import Ingested, ingest
 
@@ -35,13 +53,25 @@ def run(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
+    priority: Priority = None,
+    window: Window = None,
+    not_before: NotBefore = None,
+    deadline: Deadline = None,
+    canary: Canary = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="worker processes to start; default: 1, or those that are up")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Render a manifest: ingest, render, export, contact sheet. The same again goes on where it stopped."""
-    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    schedule = {
+        "priority": priority,
+        "window": window,
+        "not_before": not_before,
+        "deadline": deadline,
+        "canary": canary,
+    }
+    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format, schedule)
     started = time.monotonic()
     with session() as open_session:
         ingested = take_in(open_session, ask)
@@ -66,6 +96,10 @@ def take_in(open_session: Session, ask: Ask) -> Ingested:
         )
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
+        if given := [key for key, value in ask.schedule.items() if value is not None]:
+            note(
+                f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
+            )
     return ingested
 
 
@@ -90,7 +124,8 @@ def _default_workers(open_session: Session) -> int:
 
 def _refuse_stopped(status: BatchStatus) -> None:
     if status.state == BatchState.PAUSED:
-        raise UsageError(f"batch {status.name} is paused: `nightmill resume {status.name}` first")
+        why = f" ({status.stopped_because})" if status.stopped_because else ""
+        raise UsageError(f"batch {status.name} is paused{why}: `nightmill resume {status.name}` first")
     if status.state == BatchState.CANCELLED:
         raise UsageError(
             f"batch {status.name} was cancelled: `nightmill retry {status.name}` brings its jobs back"
@@ -134,6 +169,8 @@ def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
             time.sleep(POLL_S)
             members.keep_alive()
             status = batches.status(open_session.engine, status.name)
+            if not status.remaining and make_up(open_session.engine, status.id):
+                status = batches.status(open_session.engine, status.name)
             watch.show(status)
 
 
@@ -180,7 +217,7 @@ def _hint(report: dict[str, Any]) -> None:
     if left := report["counts"]["queued"] + report["counts"]["running"]:
         note(f"{left:,} jobs wait: `nightmill resume {report['name']}`, then the same command goes on")
     if report["state"] in (BatchState.PAUSED, BatchState.CANCELLED):
-        note(f"the batch was {report['state']} meanwhile")
+        note(report["stopped_because"] or f"the batch was {report['state']} meanwhile")
     if report["rejected"]:
         note(f"`nightmill rejects {report['name']}` tells why rows were rejected")
     if report["counts"]["failed"] or report["counts"]["blocked"]:

@@ -82,9 +82,9 @@ def test_stops_are_quick_and_free(patient: Settings, engine: Engine, tmp_path: P
 
 def test_a_worker_whose_device_hangs_stops_in_time(patient: Settings, engine: Engine, tmp_path: Path) -> None:
     own = patient.model_copy(update={"drain_s": 1})
-    submit(own, engine, tmp_path, [{"prompt": "fault:hang", "steps": 2}])
+    submit(own, engine, tmp_path, [{"prompt": "fault:hang:once", "steps": 2}])
     with mill(own, tmp_path / "mill", workers=1) as running:
-        until(lambda: held(engine))
+        until(lambda: list((tmp_path / "mill").glob("had-*")))
         (worker,) = running.workers()
         family = descendants(worker)
         with running.hands_off():

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from jobs import batches, queue
 from jobs.errors import LeaseLostError, UsageError
+from jobs.failures import failures
 from jobs.job import Job
 from jobs.states import RETRYABLE, BatchState, ErrorKind
 from tests.factories import (
@@ -122,13 +123,13 @@ def test_failures_are_told_with_their_reason(engine: Engine) -> None:
     failed, blocked = take(engine, lanes_of(engine, batch)[0])
     queue.fail(engine, [failure(failed, ErrorKind.OBJECT_STORE, "disk full")], delay_s=0)
     queue.block(engine, [failure(blocked, ErrorKind.SAFETY, "concept 1")])
-    told = batches.failures(engine, batch.id)
+    told = failures(engine, batch.id)
     assert [(row["state"], row["error_kind"], row["error_text"]) for row in told] == [
         ("failed", "io", "disk full"),
         ("blocked", "safety", "concept 1"),
     ]
     assert (told[0]["row_id"], len(told[0]["prompt"])) == ("r1", 200)
-    assert len(batches.failures(engine, batch.id, limit=1)) == 1
+    assert len(failures(engine, batch.id, limit=1)) == 1
 
 
 def test_folding_keeps_the_sums_and_drops_the_rows(engine: Engine) -> None:

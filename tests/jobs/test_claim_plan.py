@@ -9,27 +9,35 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, Table, TextClause, text
 
-from jobs import feed, queue, schema
-from scheduler import hints
+from jobs import feed, lanes, queue, schema, turns
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
 MANY = 10_000  # jobs of each lane that are queued, and as many that are done
 
 PAIRS = {"ids": [1, 2], "leases": [uuid4(), uuid4()]}
-CLAIM = {"lane": 3, "limit": 32, "worker": "w", "lease": uuid4(), "lease_s": 30}
+CLAIM = {
+    "lane": 3,
+    "limit": 32,
+    "worker": "w",
+    "lease": uuid4(),
+    "lease_s": 30,
+    "after": 0,
+    "has_room": False,
+}
+TURN = {"hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60}
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
 START = {"xid": "0", "id": 0, "batch": None, "limit": 100}
 
 # statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
 HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
-    "claim": (queue._CLAIMS[0][0], CLAIM, "jobs", {"jobs_claim_idx", "jobs_pkey"}, 64),
+    "claim": (queue._CLAIM, CLAIM, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_pkey"}, 64),
     "rescue": (queue._RESCUE, {"limit": 1000}, "jobs", {"jobs_lease_idx", "jobs_pkey"}, 0),
     "cancel": (
         queue._CANCEL,
         {"lane": 3, "limit": 50},
         "jobs",
-        {"jobs_claim_idx", "jobs_lease_idx", "jobs_pkey"},
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx", "jobs_pkey"},
         400,
     ),
     "retry": (
@@ -44,7 +52,9 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     "complete": (queue._COMPLETE, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
     "fail": (queue._FAIL, {"records": GIVEN, "delay_s": 1}, "jobs", {"jobs_pkey"}, 1),
     "block": (queue._BLOCK, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
-    "open lanes": (hints._OPEN_LANES, {"limit": 3}, "jobs", {"jobs_claim_idx"}, LANES),
+    "waiting lanes": (turns._WAITING, {"limit": 3}, "jobs", {"jobs_fresh_idx", "jobs_due_idx"}, 2 * LANES),
+    "choose": (turns._CHOOSE, TURN, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2 * LANES),
+    "floors": (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}, "jobs", {"jobs_fresh_idx"}, 2 * LANES),
     "feed": (feed._NEXT, START, "images", {"images_feed_idx"}, 100),
 }
 
@@ -142,12 +152,20 @@ def test_prepared_plans_are_as_good(crowded: Engine) -> None:
         assert {node.get("Index Name", node["Node Type"]) for node in scans} <= indexes, name
 
 
-def test_a_claim_sorts_no_more_than_what_it_took(crowded: Engine) -> None:
-    """The claim walks its index in order; where it would sort, it would read the whole lane for each claim."""
+@pytest.mark.parametrize("part", ["again", "fresh"])
+def test_a_claim_sorts_no_more_than_what_it_took(crowded: Engine, part: str) -> None:
+    """The claim walks its indexes in order; where it would sort, it would read the whole lane for each claim."""
     statement, values, *_ = HOT["claim"]
     nodes = plan_of(crowded, statement.text, values)
-    (picked,) = [node for node in nodes if node.get("Subplan Name") == "CTE picked"]
-    assert [node["Node Type"] for node in nodes_under(picked)] == ["Limit", "LockRows", "Index Scan"]
+    (picked,) = [
+        node for node in nodes if node["Node Type"] == "Limit" and part in node.get("Subplan Name", "")
+    ]
+    walk = [
+        node["Node Type"]
+        for node in nodes_under(picked)
+        if not node.get("Subplan Name", "").startswith("InitPlan")
+    ]
+    assert [kind for kind in walk if kind != "CTE Scan"] == ["Limit", "LockRows", "Index Scan"]
 
 
 def test_claims_are_planned_well_before_the_server_has_statistics(engine: Engine) -> None:

@@ -81,7 +81,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job=consumes(claims), kind=st.sampled_from(ErrorKind))
     def fail(self, job: Job, kind: ErrorKind) -> None:
         if self._is_still_his(job, lambda: queue.fail(self.engine, [failure(job, kind)], delay_s=0)):
-            again = kind.is_retried and job.attempt < MAX_ATTEMPTS
+            again = job.attempt < min(MAX_ATTEMPTS, kind.most_attempts)
             assert job_row(self.engine, job)["state"] == ("queued" if again else "failed")
 
     @rule(job=consumes(claims))

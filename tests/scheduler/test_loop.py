@@ -16,6 +16,7 @@ from jobs.settings import Settings
 from scheduler.hints import Dispatcher
 from scheduler.loop import Duty, duties, forget_workers, rescue_all, run_duties
 from tests.factories import change, look, make_batch, make_lane, states, take
+from tests.scheduler.broker import Broker
 
 
 @contextmanager
@@ -43,13 +44,13 @@ def expire_all(engine: Engine) -> None:
     change(engine, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running'")
 
 
-def test_a_scheduler_sends_hints_and_rescues(settings: Settings, engine: Engine) -> None:
+def test_a_scheduler_sends_hints_and_rescues(settings: Settings, engine: Engine, broker: Broker) -> None:
     lane = make_lane(engine, 3)
     take(engine, lane, 2)
     expire_all(engine)
     with scheduling(settings, engine):
         wait_for(lambda: states(engine) == {"queued": 3})
-        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes")[0]["hinted_at"])
+        wait_for(broker.lanes)
 
 
 def test_two_schedulers_at_once_rescue_each_job_once(settings: Settings, engine: Engine) -> None:
@@ -65,7 +66,7 @@ def test_two_schedulers_at_once_rescue_each_job_once(settings: Settings, engine:
 
 
 def test_a_duty_in_trouble_does_not_end_the_day(
-    settings: Settings, database: str, engine: Engine, caplog: pytest.LogCaptureFixture
+    settings: Settings, database: str, engine: Engine, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The table of jobs is away for a while, as after a wrong restore; then all goes on."""
     own = connect(database)
@@ -75,13 +76,15 @@ def test_a_duty_in_trouble_does_not_end_the_day(
         assert thread.is_alive()
         change(engine, "ALTER TABLE elsewhere RENAME TO jobs")
         make_batch(engine, 2)
-        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes")[0]["hinted_at"])
+        wait_for(broker.lanes)
     own.dispose()
 
 
-def test_connections_that_are_cut_are_opened_again(settings: Settings, database: str, engine: Engine) -> None:
+def test_connections_that_are_cut_are_opened_again(
+    settings: Settings, database: str, engine: Engine, broker: Broker
+) -> None:
     own = connect(database)
-    lane = make_lane(engine, 1)
+    make_lane(engine, 1)
     with scheduling(settings, own):
         for _ in range(3):
             with engine.connect() as connection:
@@ -91,7 +94,7 @@ def test_connections_that_are_cut_are_opened_again(settings: Settings, database:
                         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                     )
                 )
-        wait_for(lambda: look(engine, "SELECT hinted_at FROM lanes WHERE id = :id", id=lane)[0]["hinted_at"])
+        wait_for(broker.lanes)
     own.dispose()
 
 
@@ -129,7 +132,7 @@ def test_a_duty_is_done_when_it_is_due() -> None:
 
 def test_every_duty_does_nothing_in_an_empty_installation(settings: Settings, engine: Engine) -> None:
     dispatcher = Dispatcher(settings, engine)
-    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0, 0, 0, 0, 0]
+    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0] * 9
     dispatcher.close()
 
 

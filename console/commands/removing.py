@@ -1,0 +1,59 @@
+"""`nightmill archive` and `nightmill delete`: ended batches out of the tables."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from console.commands.batches import Batch
+from console.orders import Json
+from console.progress import counting
+from console.session import session
+from console.show import counted, err, note, print_json
+from jobs import batches
+from jobs.errors import UsageError
+from jobs.removal import archive as archive_batch
+from jobs.removal import delete as delete_batch
+
+
+def archive(batch: Batch, as_json: Json = False) -> None:
+    """Drop the jobs of an ended batch and keep its counts, image rows and files; nothing of it can be queued again."""
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        with counting("archiving", sum(found.counts.values()), "jobs") as tell:
+            jobs = archive_batch(open_session.engine, found, tell)
+        after = batches.status(open_session.engine, found.name)
+    if as_json:
+        print_json(after.report() | {"archived_jobs": jobs})
+    note(f"{found.name} is archived: {jobs:,} jobs dropped, {found.counts['done']:,} images stay")
+
+
+def delete(
+    batch: Batch,
+    files: Annotated[
+        bool, typer.Option("--files", help="everything under its name in the output too")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget an ended batch: jobs, image rows, rejected rows, and with --files its images, exports, contact sheet."""
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        what = f"{found.name} ({counted(found.counts) or 'no jobs'})"
+        if files:
+            what += f" and all of {found.output}/{found.name}"
+        if not yes:
+            _ask(what)
+        store = open_session.store(found.output) if files else None
+        with counting("deleting", None, "rows") as tell:
+            rows = delete_batch(open_session.engine, found, store, tell)
+    if as_json:
+        print_json({"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files})
+    note(f"{what} deleted")
+
+
+def _ask(what: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(f"this deletes {what} for good: say --yes where nobody can be asked")
+    err.print(f"Delete {what} for good?", markup=False)
+    typer.confirm("Sure?", abort=True, err=True)

@@ -1,0 +1,107 @@
+"""Taking batches out of the tables, by statements that each end soon, so that claims go on beside them.
+
+What was begun and cut off is continued by the same call again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine, TextClause, text
+
+from jobs.database import run
+from jobs.errors import UsageError
+from jobs.objects import ObjectStore
+from jobs.standing import BatchStatus
+
+CHUNK = 5_000
+
+_MARK = text("UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch RETURNING id")
+
+# Each goes on after the place that the one before has reached: beginning anew, it would step over what was deleted.
+_JOBS = text("""
+    WITH chosen AS (
+        SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit
+    ), gone AS (
+        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id
+    ), history AS (
+        DELETE FROM attempts USING chosen WHERE job_id = chosen.id
+    )
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
+_IMAGES = text("""
+    WITH chosen AS (
+        SELECT id, ordinal, "index" FROM images WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit
+    ), gone AS (
+        DELETE FROM images USING chosen WHERE images.id = chosen.id
+    )
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
+_REJECTS = text("""
+    WITH chosen AS (
+        SELECT id FROM rejects WHERE batch_id = :batch AND id > :ordinal AND :index <= 0
+        ORDER BY batch_id, id LIMIT :limit
+    ), gone AS (
+        DELETE FROM rejects USING chosen WHERE rejects.id = chosen.id
+    )
+    SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
+""")
+
+_BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
+
+
+def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
+    """Drop an ended batch's jobs and the history of their attempts; counts and image rows stay. Returns how many jobs.
+
+    Such a batch is exported, fed and verified as before; nothing of it can be queued again.
+    """
+    _require_ended(batch)
+    run(engine, _MARK, {"batch": batch.id})
+    return _in_chunks(engine, _JOBS, batch.id, on_rows)
+
+
+def delete(
+    engine: Engine,
+    batch: BatchStatus,
+    files: ObjectStore | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Forget an ended batch: jobs, image rows, rejects; where `files` is given, everything under its name there too.
+
+    Returns how many rows went. The files go first: a row without its file can be told, a file without a row is lost.
+    """
+    _require_ended(batch)
+    run(engine, _MARK, {"batch": batch.id})
+    gone = 0
+    for stored in files.list(f"{batch.name}/") if files else ():
+        assert files is not None
+        files.delete(stored.key)
+    for statement in (_JOBS, _IMAGES, _REJECTS):
+        gone += _in_chunks(engine, statement, batch.id, partial(_tell, on_rows, gone))
+    run(engine, _BATCH, {"batch": batch.id})
+    return gone
+
+
+def _require_ended(batch: BatchStatus) -> None:
+    if batch.remaining:
+        raise UsageError(
+            f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+        )
+
+
+def _tell(on_rows: Callable[[int], None], before: int, rows: int) -> None:
+    on_rows(before + rows)
+
+
+def _in_chunks(engine: Engine, statement: TextClause, batch: int, on_rows: Callable[[int], None]) -> int:
+    total, place = 0, {"ordinal": -1, "index": -(2**31)}
+    while rows := run(engine, statement, {"batch": batch, "limit": CHUNK} | place):
+        last: Any = rows[-1]
+        place = {"ordinal": last.ordinal, "index": last.index}
+        total += len(rows)
+        on_rows(total)
+    return total

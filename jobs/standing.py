@@ -1,0 +1,187 @@
+"""Where batches stand: counts, speed, when they will be done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.database import run
+from jobs.errors import UsageError
+from jobs.forecast import LaneWork, finish, seconds_left
+from jobs.job import BatchId
+from jobs.states import BatchState, JobState
+
+RATE_WINDOW_S = 60
+SEEN_S = 60  # a worker that was silent for longer is not counted
+
+_STATUS = text("""
+    WITH told AS (
+        SELECT batch_id, lane_id, state, sum(delta) AS total FROM tallies
+        WHERE CAST(:name AS text) IS NULL OR batch_id = (SELECT id FROM batches WHERE name = :name)
+        GROUP BY 1, 2, 3
+    ), lane AS (
+        SELECT batch_id, lane_id, sum(total) FILTER (WHERE state IN ('queued', 'running')) AS remaining,
+            coalesce(sum(total) FILTER (WHERE state = 'running'), 0) AS running
+        FROM told GROUP BY 1, 2
+    )
+    SELECT b.*, now() AS now,
+        coalesce((SELECT jsonb_object_agg(state, total) FROM (
+            SELECT state, sum(total) AS total FROM told WHERE batch_id = b.id GROUP BY state) AS t), '{}') AS counts,
+        (SELECT jsonb_agg(jsonb_build_array(remaining, running, image_s)) FROM lane JOIN lanes ON lanes.id = lane_id
+         WHERE lane.batch_id = b.id AND remaining > 0) AS work,
+        (SELECT count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) FROM images
+         WHERE batch_id = b.id AND created_at > now() - make_interval(secs => :rate_s)) AS images_per_s,
+        (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)) AS workers
+    FROM batches b WHERE CAST(:name AS text) IS NULL OR name = :name ORDER BY b.id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """Where a batch stands; `images_per_s` is over the last minute, `eta_s` None while nobody knows."""
+
+    id: BatchId
+    name: str
+    state: BatchState
+    counts: dict[str, int]
+    rows: int
+    rejected: int
+    images_per_s: float
+    eta_s: float | None
+    manifest: str
+    output: str
+    created_at: datetime
+    now: datetime
+    priority: int
+    window: str | None
+    opens_at: datetime | None
+    closes_at: datetime | None
+    not_before: datetime | None
+    deadline: datetime | None
+    canary_verdict: str | None
+    stopped_because: str | None
+    archived_at: datetime | None
+
+    @property
+    def remaining(self) -> int:
+        """Jobs that are neither done nor ended otherwise."""
+        return self.counts["queued"] + self.counts["running"]
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """When it may be worked at next; None if it may be now."""
+        moments = [moment for moment in (self.not_before, self.opens_at) if moment and moment > self.now]
+        return max(moments, default=None)
+
+    @property
+    def misses_deadline(self) -> bool:
+        """Whether it is, or is going to be, late."""
+        if self.deadline is None or not self.remaining:
+            return False
+        return self.now + timedelta(seconds=self.eta_s or 0) > self.deadline
+
+    def report(self) -> dict[str, Any]:
+        """As `status --json` prints it."""
+        return {
+            "batch": self.id,
+            "name": self.name,
+            "state": self.state,
+            "counts": self.counts,
+            "rejected": self.rejected,
+            "images_per_s": round(self.images_per_s, 3),
+            "eta_s": self.eta_s and round(self.eta_s, 1),
+            "rows": self.rows,
+            "manifest": self.manifest,
+            "output": self.output,
+            "created_at": self.created_at.isoformat(),
+            "priority": self.priority,
+            "window": self.window,
+            "starts_at": _iso(self.starts_at),
+            "not_before": _iso(self.not_before),
+            "deadline": _iso(self.deadline),
+            "misses_deadline": self.misses_deadline,
+            "canary": self.canary_verdict,
+            "stopped_because": self.stopped_because,
+            "archived_at": _iso(self.archived_at),
+        }
+
+
+def statuses(engine: Engine) -> list[BatchStatus]:
+    """All batches, oldest first."""
+    return [_status(row) for row in _look(engine, None)]
+
+
+def status(engine: Engine, batch: str) -> BatchStatus:
+    """One batch by name or id; UsageError with near names if there is none."""
+    return _status(_look(engine, _name_of(engine, batch))[0])
+
+
+def _look(engine: Engine, name: str | None) -> Sequence[Any]:
+    return run(engine, _STATUS, {"name": name, "rate_s": RATE_WINDOW_S, "seen_s": SEEN_S})
+
+
+def _name_of(engine: Engine, batch: str) -> str:
+    names: dict[str, str] = {}
+    rows = run(engine, text("SELECT id, name FROM batches ORDER BY id"), {})
+    names |= {row.name: row.name for row in rows}
+    names |= {str(row.id): row.name for row in rows if str(row.id) not in names}
+    if batch not in names:
+        near = get_close_matches(batch, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`nightmill status` lists those there are"
+        raise UsageError(f"no batch {batch!r}: {hint}")
+    return names[batch]
+
+
+def _status(row: Any) -> BatchStatus:
+    counts = {state.value: int(row.counts.get(state, 0)) for state in JobState}
+    remaining = counts["queued"] + counts["running"]
+    rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
+    return BatchStatus(
+        id=row.id,
+        name=row.name,
+        state=state,
+        counts=counts,
+        rows=row.rows,
+        rejected=row.rejected,
+        images_per_s=rate,
+        eta_s=_eta_s(row, rate, state) if remaining else 0.0,
+        manifest=row.manifest,
+        output=row.output,
+        created_at=row.created_at,
+        now=row.now,
+        priority=row.priority,
+        window=row.window,
+        opens_at=row.opens_at,
+        closes_at=row.closes_at,
+        not_before=row.not_before,
+        deadline=row.deadline,
+        canary_verdict=row.canary_verdict,
+        stopped_because=row.stopped_because,
+        archived_at=row.archived_at,
+    )
+
+
+def _eta_s(row: Any, images_per_s: float, state: BatchState) -> float | None:
+    if state in (BatchState.PAUSED, BatchState.CANCELLED):
+        return None
+    lanes = [LaneWork(int(left), int(running), image_s) for left, running, image_s in row.work or ()]
+    open_s = seconds_left(lanes, images_per_s, row.workers)
+    end = None if open_s is None else finish(open_s, row.now, row.not_before, row.window)
+    return None if end is None else (end - row.now).total_seconds()
+
+
+def _state(row: Any, counts: dict[str, int], remaining: int) -> BatchState:
+    if row.cancelled_at and (remaining or counts["cancelled"]):
+        return BatchState.CANCELLED
+    if remaining == 0:
+        return BatchState.DONE
+    if row.paused_at:
+        return BatchState.PAUSED
+    return BatchState.RUNNING if counts["running"] else BatchState.QUEUED
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

@@ -1,0 +1,158 @@
+"""The night shift from the command line: schedules, tenants, dead letters, archives."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs import canaries, queue
+from jobs.job import LaneId
+from jobs.states import ErrorKind
+from tests.console.conftest import Typed, write_lines
+from tests.factories import change, failure, image, look, take
+
+NIGHT = "22:00-07:00 Europe/Berlin"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    write_lines(tmp_path / "foxes.jsonl", [{"prompt": f"fox {i}", "tenant": "ada"} for i in range(4)])
+    return "foxes.jsonl"
+
+
+def test_submit_with_a_schedule_and_change_it(typed: Typed, engine: Engine, manifest: str) -> None:
+    options = ("--priority", "5", "--window", NIGHT, "--not-before", "2126-01-01 18:00 UTC")
+    first = typed("submit", manifest, *options, "--deadline", "2126-01-02T07:00Z", "--canary", "2", "--json")
+    assert first.code == 0, first.err
+    assert (first.json["priority"], first.json["window"]) == (5, NIGHT)
+    assert (first.json["not_before"], first.json["deadline"]) == (
+        "2126-01-01T18:00:00+00:00",
+        "2126-01-02T07:00:00+00:00",
+    )
+    assert look(engine, "SELECT canary FROM batches") == [{"canary": 2}]
+    again = typed("submit", manifest, "--priority", "9")
+    assert "its priority is as it was: `nightmill change foxes`" in again.err
+    changed = typed(
+        "change", "foxes", "--priority", "-3", "--window", "none", "--not-before", "none", "--json"
+    )
+    assert changed.code == 0, changed.err
+    assert (changed.json["priority"], changed.json["window"], changed.json["not_before"]) == (-3, None, None)
+    assert changed.json["deadline"] == "2126-01-02T07:00:00+00:00"
+    shown = typed("status", "foxes")
+    assert "deadline" in shown.out
+    assert "-3" in shown.out
+
+
+def test_status_warns_of_a_deadline(typed: Typed, engine: Engine, manifest: str) -> None:
+    assert typed("submit", manifest, "--deadline", "2126-01-02T07:00Z").code == 0
+    change(engine, "UPDATE batches SET deadline = now() + interval '10 s'; UPDATE lanes SET image_s = 100")
+    change(engine, "INSERT INTO workers (name, device) VALUES ('w', 'cpu')")
+    for arguments in (("status",), ("status", "foxes")):
+        assert "warning: foxes will miss its deadline" in typed(*arguments).err
+    assert typed("status", "foxes", "--json").json["misses_deadline"] is True
+    change(engine, "UPDATE batches SET deadline = now() - interval '10 s'")
+    assert "foxes is late" in typed("status", "foxes").err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--window", "22-7"), "--set window=22-7: '22-7' is no window: write it like"),
+        (("--window", "22:00-07:00 Europe/Bärlin"), "no time zone"),
+        (("--not-before", "soon"), "--set not_before=soon: 'soon' is no moment"),
+        (
+            ("--deadline", "2026-01-01 07:00 UTC", "--not-before", "2026-01-02 07:00 UTC"),
+            "not after not_before",
+        ),
+        (("--priority", "1001"), "priority=1001"),
+        (("--set", "target_per=label"), "target_per needs a target"),
+        (("--set", "canary_bound=2"), "canary_bound=2"),
+    ],
+)
+def test_a_wrong_schedule_is_told_and_nothing_is_ingested(
+    typed: Typed, engine: Engine, manifest: str, options: tuple[str, ...], said: str
+) -> None:
+    ended = typed("submit", manifest, *options)
+    assert ended.code == 2
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert look(engine, "SELECT id FROM batches") == []
+
+
+def test_change_needs_something_to_change(typed: Typed, manifest: str) -> None:
+    typed("submit", manifest)
+    ended = typed("change", "foxes")
+    assert (ended.code, "say what to change" in ended.err) == (2, True)
+    assert typed("change", "boxes", "--priority", "1").code == 2
+
+
+def test_a_batch_that_its_canary_stopped_says_so(typed: Typed, engine: Engine, manifest: str) -> None:
+    assert typed("submit", manifest, "--canary", "2", "--set", "canary_bound=0").code == 0
+    queue.block(engine, [failure(job, ErrorKind.SAFETY) for job in take(engine, LaneId(1))[:1]])
+    canaries.judge(engine)
+    said = "canary: 1 of the first 2 jobs failed or were blocked, more than 0.0 %"
+    assert said in typed("status", "foxes").out
+    refused = typed("run", manifest, "--canary", "2", "--set", "canary_bound=0")
+    assert refused.code == 2
+    assert f"paused ({said})" in refused.err
+    assert typed("resume", "foxes", "--json").json["canary"] == "overruled"
+
+
+def test_tenants(typed: Typed, manifest: str) -> None:
+    typed("submit", manifest)
+    assert typed("tenants", "--json").json == [
+        {"name": "ada", "weight": 1, "max_running": None, "queued": 4, "running": 0, "done": 0}
+    ]
+    changed = typed("tenants", "set", "ada", "--weight", "3", "--max-running", "10", "--json").json
+    assert (changed[0]["weight"], changed[0]["max_running"]) == (3, 10)
+    assert typed("tenants", "set", "ada", "--max-running", "none", "--json").json[0]["max_running"] is None
+    assert "ada" in typed("tenants").out
+    assert typed("tenants", "forget", "ada", "--json").json[0]["weight"] == 1
+    for wrong in (
+        ("tenants", "set", "ada"),
+        ("tenants", "set", "ada", "--weight", "0"),
+        ("tenants", "set", "ada", "--max-running", "many"),
+        ("tenants", "forget", "eve"),
+    ):
+        ended = typed(*wrong)
+        assert ended.code == 2, wrong
+        assert "error:" in ended.err
+
+
+def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest: str) -> None:
+    typed("submit", manifest)
+    jobs = take(engine, LaneId(1))
+    queue.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT, "no such picture")], delay_s=0)
+    queue.block(engine, [failure(jobs[1], ErrorKind.SAFETY, "nudity")])
+    told = typed("failures", "foxes", "--json").json
+    assert told["kinds"] == [
+        {"error_kind": "bad-input", "state": "failed", "jobs": 1},
+        {"error_kind": "safety", "state": "blocked", "jobs": 1},
+    ]
+    assert [job["history"][0]["error_text"] for job in told["failures"]] == ["no such picture", "nudity"]
+    shown = typed("failures", "foxes", "--error", "bad-input")
+    assert "attempt 1: failed on w1" in shown.err
+    assert "nudity" not in shown.err
+    assert "1 jobs queued again" in typed("retry", "foxes", "--only", "safety").err
+    assert "1 jobs queued again" in typed("retry", "foxes", "--only", "failed", "--error", "bad-input").err
+    wrong = typed("retry", "foxes", "--only", "sadness")
+    assert (wrong.code, "must be one of failed, blocked" in wrong.err) == (2, True)
+
+
+def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_path: Path) -> None:
+    typed("submit", manifest)
+    assert "haven't ended" in typed("archive", "foxes").err
+    jobs = take(engine, LaneId(1))
+    queue.complete(engine, [image(job) for job in jobs])
+    archived = typed("archive", "foxes", "--json")
+    assert (archived.json["archived_jobs"], archived.json["counts"]["done"]) == (4, 4)
+    assert "archived" in typed("status", "foxes").out
+    refused = typed("delete", "foxes")
+    assert (refused.code, "say --yes" in refused.err) == (2, True)
+    folder = Path(archived.json["output"]) / "foxes" / "images"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"x")
+    deleted = typed("delete", "foxes", "--files", "--yes", "--json")
+    assert deleted.json == {"batch": 1, "name": "foxes", "deleted_rows": 4, "files": True}
+    assert not (folder / "a.png").exists()
+    assert typed("status", "foxes").code == 2
