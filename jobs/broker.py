@@ -21,7 +21,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
-            # Without these a worker whose Redis was away may wait for ever, for an answer or with an unacknowledged hint.
+            # Without these a worker whose Redis was away may wait for ever: for an answer, or for leave to take a hint.
             "health_check_interval": 4,
             "ack_emulation": False,
         },

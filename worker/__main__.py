@@ -101,8 +101,9 @@ def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -
 
 
 def _children(workers: list[Any]) -> list[int]:
-    """The process ids of the pool's children."""
-    return [child.pid for worker in workers for child in list(worker.pool._pool._pool if worker.pool else [])]
+    """The process ids of the pool's children; none before there is a pool, and when it is gone."""
+    pools = [getattr(worker.pool, "_pool", None) for worker in workers]
+    return [child.pid for pool in pools if pool is not None for child in list(pool._pool) if child.pid]
 
 
 if __name__ == "__main__":

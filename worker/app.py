@@ -11,10 +11,7 @@ from kombu import Connection
 from jobs.broker import celery_settings
 from jobs.settings import Settings
 
-LAST_NET_S = (
-    86_400  # a shift that is this much over its slice; what hangs is found by `worker.watchdog` long before
-)
-
+LAST_NET_S = 86_400  # over its slice; what hangs is found by `worker.watchdog` long before
 RECONNECT_S = 2
 
 

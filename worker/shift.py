@@ -104,10 +104,7 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.finishing = self.finishing or self._finishing(kit, lane)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # whatever keeps a lane from starting is the failure of its jobs
+        except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return

@@ -51,6 +51,7 @@ def test_nothing_is_lost_and_little_is_drawn_twice(quick: Settings, engine: Engi
     assert facts.attempts == JOBS + len(lost)
     assert {(row["outcome"], row["error_kind"]) for row in lost} <= {("expired", "crash")}
     repeated = running.renders().total() - JOBS
+    assert struck.total() == KILLS, "the jobs were done before all was killed"
     print(f"killed {dict(struck)}: {len(lost)} attempts lost, {repeated} pictures of {JOBS} drawn again")
     assert len(running.renders()) == JOBS
     assert repeated <= (struck["child"] + struck["parent"]) * CLAIM

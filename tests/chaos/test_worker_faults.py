@@ -22,9 +22,9 @@ GENTLE = {
     "fault:narrow": ("done", 1, []),
     "fault:oom": ("failed", 3, ["oom"] * 3),
     "fault:nan:once": ("done", 2, ["nan"]),
-    "fault:nan": ("failed", 3, ["nan"] * 3),
+    "fault:nan": ("failed", 2, ["nan"] * 2),
     "fault:black:once": ("done", 2, ["black"]),
-    "fault:black": ("failed", 3, ["black"] * 3),
+    "fault:black": ("failed", 2, ["black"] * 2),
     # A device batch that raises is tried again in halves at once: what fails once in company is no fault of a job.
     "fault:exception:once": ("done", 1, []),
     "fault:exception": ("failed", 3, ["exception"] * 3),
