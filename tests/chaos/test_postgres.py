@@ -24,7 +24,7 @@ from tests.factories import look
 from tests.worker.desk import submit
 
 CRASHES, CUTS, COMMITS = scaled(3, 30), scaled(5, 100), scaled(3, 30)
-JOBS = scaled(250, 6000)
+JOBS = scaled(200, 6000)
 
 pytestmark = pytest.mark.timeout(scaled(120, 3600))
 
@@ -108,10 +108,10 @@ def test_a_completion_that_asks_not_whose_the_job_is_counts_twice(
     quick: Settings, tmp_path: Path, own_postgres: OwnPostgres
 ) -> None:
     engine = own_postgres.engine
-    batch = submit(quick, engine, tmp_path, foxes(80), max_attempts="50")
+    batch = submit(quick, engine, tmp_path, foxes(64), max_attempts="50")
     with mill(quick, tmp_path / "mill", workers=1, step_s=0.05, twin="no-fence") as running:
         until(running.renders)
-        for _ in range(6):
+        for _ in range(4):
             own_postgres.cut_in_commit()
         settle(engine, quiet_s=10)
     with pytest.raises(AssertionError, match="tallies are wrong"):

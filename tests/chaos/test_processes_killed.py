@@ -58,7 +58,7 @@ def test_nothing_is_lost_and_little_is_drawn_twice(quick: Settings, engine: Engi
 
 
 def test_without_rescue_jobs_are_lost(quick: Settings, engine: Engine, tmp_path: Path) -> None:
-    batch = submit(quick, engine, tmp_path, foxes(60), max_attempts="50")
+    batch = submit(quick, engine, tmp_path, foxes(24), max_attempts="50")
     with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, twin="no-rescue") as running:
         until(lambda: look(engine, RUNNING))
         for child in running.children():
@@ -69,6 +69,7 @@ def test_without_rescue_jobs_are_lost(quick: Settings, engine: Engine, tmp_path:
 
 
 def test_without_renewal_live_workers_draw_twice(quick: Settings, engine: Engine, tmp_path: Path) -> None:
-    batch = submit(quick, engine, tmp_path, foxes(8, steps=120), max_attempts="50")
-    with mill(quick, tmp_path / "mill", workers=1, twin="no-renewal") as running:
+    hasty = quick.model_copy(update={"lease_s": 0.8})
+    batch = submit(hasty, engine, tmp_path, foxes(4, steps=100), max_attempts="50")
+    with mill(hasty, tmp_path / "mill", workers=1, twin="no-renewal") as running:
         until(lambda: running.renders().total() > batch.jobs)

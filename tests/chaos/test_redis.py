@@ -24,7 +24,7 @@ from tests.factories import look
 from tests.worker.desk import submit
 
 FLUSHES, RESTARTS, FROZEN_S = scaled(3, 20), scaled(2, 10), scaled(6, 60)
-JOBS = scaled(300, 6000)
+JOBS = scaled(240, 6000)
 BACK_S = 10
 
 pytestmark = pytest.mark.timeout(scaled(120, 3600))
@@ -93,7 +93,7 @@ def test_whatever_redis_does(quick: Settings, engine: Engine, tmp_path: Path, ow
             waits.append(resumed(engine))
         for _ in range(RESTARTS):
             own_redis.kill()
-            time.sleep(random.uniform(0, scaled(4, 40)))
+            time.sleep(random.uniform(0, scaled(2, 40)))
             own_redis.start()
             waits.append(resumed(engine))
         own_redis.process().suspend()

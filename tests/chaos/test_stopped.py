@@ -17,7 +17,7 @@ from tests.end_to_end.kit import descendants, end, foxes, gone, until
 from tests.factories import look
 from tests.worker.desk import submit
 
-STOPS, JOBS = scaled(6, 200), scaled(120, 5000)
+STOPS, JOBS = scaled(6, 200), scaled(90, 5000)
 EXIT_S, RELEASE_S = 30, 1
 
 pytestmark = pytest.mark.timeout(scaled(90, 3600))
