@@ -45,6 +45,6 @@ clean:  ## Remove .venv, private services and their data, and caches; finished p
 
 # The reference decoder of the watermark tests asks for a second OpenCV and more; it runs with what is there.
 .venv/.installed-dev: .venv/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,bench]'
 	$(PIP) --no-deps invisible-watermark==0.2.0
 	@touch $@

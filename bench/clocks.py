@@ -4,7 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -61,6 +61,7 @@ class ServerClock:
         times = self._postmaster.cpu_times()
         total = times.user + times.system + times.children_user + times.children_system
         for process in self._postmaster.children():
-            own = process.cpu_times()
-            total += own.user + own.system
+            with suppress(psutil.NoSuchProcess):  # autovacuum's come and go
+                own = process.cpu_times()
+                total += own.user + own.system
         return float(total)

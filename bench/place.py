@@ -26,12 +26,18 @@ class Place:
     @contextmanager
     def database(self, name: str) -> Iterator[Settings]:
         """Settings with a new database that has all tables; it is dropped afterwards."""
-        url = make_url(self.settings.database).set(database=name).render_as_string(hide_password=False)
-        _command(self.settings.database, f"CREATE DATABASE {name}")
-        try:
+        with self.empty_database(name) as url:
             with engine_on(url) as engine:
                 migrations.upgrade(engine)
             yield self.settings.model_copy(update={"database_url": SecretStr(url)})
+
+    @contextmanager
+    def empty_database(self, name: str) -> Iterator[str]:
+        """URL of a new database without tables; it is dropped afterwards."""
+        url = make_url(self.settings.database).set(database=name).render_as_string(hide_password=False)
+        _command(self.settings.database, f"CREATE DATABASE {name}")
+        try:
+            yield url
         finally:
             _command(self.settings.database, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -49,7 +49,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("windows moved", 1, lambda: move_windows(engine)),
         Duty("canaries judged", 1, lambda: canaries.judge(engine)),
-        Duty("replacements queued", 1, lambda: targets.make_up(engine)),
+        Duty("replacements queued", 5, lambda: targets.make_up(engine)),
         Duty("floors raised", 5, lambda: raise_floors(engine)),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
