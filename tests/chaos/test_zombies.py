@@ -69,7 +69,7 @@ class Workers:
             queue.complete(self.engine, [upload(self.store, self.batch.name, job)])
 
     def _sleep_until_another_has(self, job: Job) -> None:
-        deadline = time.monotonic() + scaled(10, 100)
+        deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             row = job_row(self.engine, job)
             if row["finished_at"] or row["lease"] not in (None, job.lease):
