@@ -23,7 +23,7 @@ from jobs.object_types import ObjectStore, StoredObject
 from jobs.states import FINISHED
 
 OLD = timedelta(hours=1)
-PAGE = 500
+PAGE = 100
 _PORTION = 50
 _GRAIN = timedelta(seconds=2)
 """Stores tell the time of writing in whole seconds."""
@@ -63,19 +63,20 @@ def sweep_batch(
 ) -> Iterator[list[StoredObject]]:
     """Delete a batch's unreferenced objects that are older; yields what went, a page of the listing at a time.
 
-    Jobs that haven't ended keep all theirs. With `dry_run` nothing is deleted. May be left after any page, and any
-    number of processes may do it at once. Raises ObjectStoreError when the store refuses.
+    Jobs that haven't ended keep all theirs, and so do archived batches, whose jobs aren't known any more. With
+    `dry_run` nothing is deleted. May be left after any page, and any number of processes may do it at once. Raises
+    ObjectStoreError when the store refuses.
     """
-    (row,) = run(engine, _BATCH, {"batch": batch})
-    listing = store.list(f"{row.name}/images/")
-    while page := list(islice(listing, PAGE)):
-        candidates = _candidates(page, row.created_at - _GRAIN, row.now - older_than)
-        with engine.begin() as connection:
-            suspects = _unnamed(connection, batch, candidates)
-        if dry_run:
-            yield [candidate.object for candidate, _ in suspects]
-        else:
-            yield list(_delete(engine, store, batch, suspects))
+    for row in run(engine, _BATCH, {"batch": batch}):
+        listing = store.list(f"{row.name}/images/")
+        while page := list(islice(listing, PAGE)):
+            candidates = _candidates(page, row.created_at - _GRAIN, row.now - older_than)
+            with engine.begin() as connection:
+                suspects = _unnamed(connection, batch, candidates)
+            if dry_run:
+                yield [candidate.object for candidate, _ in suspects]
+            else:
+                yield list(_delete(engine, store, batch, suspects))
 
 
 def _candidates(page: Sequence[StoredObject], after: datetime, before: datetime) -> list[_Candidate]:

@@ -9,13 +9,22 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from jobs.job import BatchId
-from jobs.objects import MissingObjectError, ObjectStore, S3Options, open_store
+from jobs.objects import MissingObjectError, ObjectStore, ObjectStoreError, S3Options, open_store
 from jobs.states import FINISHED
 from scheduler.unreferenced import sweep_batch
 from tests.end_to_end.kit import Truth, truth
 from tests.factories import lane_differences, look
 
 Place = tuple[int, int]
+
+NEXT = {
+    "queued": {"running", "cancelled"},
+    "running": {"queued", "done", "failed", "blocked", "cancelled"},
+    "done": set[str](),
+    "failed": {"queued"},
+    "blocked": {"queued"},
+    "cancelled": {"queued"},
+}
 
 
 @dataclass(frozen=True)
@@ -94,19 +103,24 @@ def _wrong_rows(found: Truth) -> list[str]:
 
 
 def _written_without_the_lease(engine: Engine, found: Truth) -> list[str]:
-    """Where tests.chaos.ledger keeps the leases, the lease that a row was signed with is the job's last one."""
-    if look(engine, "SELECT to_regclass('chaos_leases') AS ledger")[0]["ledger"] is None:
+    """Where `tests.chaos.ledger` was kept: every end was signed by the lease that the job had at that moment."""
+    if look(engine, "SELECT to_regclass('chaos_steps') AS ledger")[0]["ledger"] is None:
         return []
-    rows = look(
-        engine, "SELECT DISTINCT ON (job_id) job_id, lease FROM chaos_leases ORDER BY job_id, id DESC"
-    )
-    last = {row["job_id"]: str(row["lease"]) for row in rows}
-    signed = [(row["job_id"], row["versions"].get("lease")) for row in found.images]
-    signed += [(job["id"], _signature(job["error_text"])) for job in found.jobs]
-    return [
-        f"job {job} was ended by lease {lease}, and belonged to {last.get(job)}"
-        for job, lease in signed
-        if lease and lease != last.get(job)
+    ids = {"ids": [job["id"] for job in found.jobs]}
+    steps = look(engine, "SELECT * FROM chaos_steps WHERE job_id = ANY (:ids) ORDER BY id", **ids)
+    failed = look(engine, "SELECT job_id, attempt, error_text FROM attempts WHERE job_id = ANY (:ids)", **ids)
+    signed = [(row["job_id"], row["attempt"], row["versions"].get("lease")) for row in found.images]
+    signed += [(row["job_id"], row["attempt"], _signature(row["error_text"])) for row in failed]
+    held = {(step["job_id"], step["attempt"], str(step["lease"])) for step in steps if step["lease"]}
+    wrong = [
+        f"attempt {attempt} of job {job} was ended by lease {lease}, which no longer had it"
+        for job, attempt, lease in signed
+        if lease and (job, attempt, lease) not in held
+    ]
+    return wrong + [
+        f"job {step['job_id']} went from {step['was']} to {step['state']}"
+        for step in steps
+        if step["state"] not in NEXT[step["was"]]
     ]
 
 
@@ -125,6 +139,8 @@ def _wrong_object(store: ObjectStore, key: str, sha256: str) -> str | None:
         body = store.get(key)
     except MissingObjectError:
         return f"{key} is missing"
+    except ObjectStoreError as error:
+        return f"{key} isn't what its row says: {error}"
     return None if hashlib.sha256(body).hexdigest() == sha256 else f"{key} isn't what its row says"
 
 

@@ -5,6 +5,9 @@ from typing import TypeVar
 
 Size = TypeVar("Size", int, float)
 
+# Read once: a fixture of all tests takes NIGHTMILL_* out of the environment.
+_LONG = os.environ.get("NIGHTMILL_CHAOS") == "long"
+
 
 def is_long() -> bool:
     """Whether NIGHTMILL_CHAOS=long was set when the tests began."""
@@ -14,7 +17,3 @@ def is_long() -> bool:
 def scaled(short: Size, long: Size) -> Size:
     """A number of an experiment: `short` in every test run, `long` by `make chaos`."""
     return long if _LONG else short
-
-
-# Read once: a fixture of all tests takes NIGHTMILL_* out of the environment.
-_LONG = os.environ.get("NIGHTMILL_CHAOS") == "long"
