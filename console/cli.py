@@ -42,6 +42,7 @@ for command in (
     batches.status,
     batches.rejects,
     batches.failures,
+    batches.targets,
     batches.pause,
     batches.resume,
     batches.cancel,

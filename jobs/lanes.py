@@ -23,7 +23,7 @@ _RAISE_FLOORS = text("""
 """)
 
 _LANES = text("""
-    SELECT tenant, model, mode, lora, width, height, upscale,
+    SELECT tenant, model, mode, lora, width, height, upscale, image_s,
         coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0), '{}') AS counts
     FROM lanes LEFT JOIN (
         SELECT lane_id, state, sum(delta) AS total FROM tallies WHERE batch_id = :batch GROUP BY 1, 2) AS t
@@ -37,7 +37,10 @@ def raise_floors(engine: Engine) -> int:
 
 
 def lanes(engine: Engine, batch: BatchId, *, limit: int = 50) -> list[dict[str, Any]]:
-    """The first lanes in the order of the manifest; `counts` holds jobs by state, those with none left out."""
+    """The first lanes in the order of the manifest; `counts` holds jobs by state, those with none left out.
+
+    `image_s` is how many seconds of one worker an image takes, None before that was measured.
+    """
     rows = run(engine, _LANES, {"batch": batch, "limit": limit})
     return [
         dict(row._mapping) | {"counts": {state: int(n) for state, n in row.counts.items()}} for row in rows

@@ -36,6 +36,7 @@ from jobs.failures import failures as dead_letters
 from jobs.failures import kinds
 from jobs.lanes import lanes
 from jobs.states import RETRYABLE, ErrorKind, JobState
+from jobs.targets import short
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
 
@@ -135,6 +136,23 @@ def failures(
         note(f"`nightmill retry {found.name} --only KIND` queues them again")
 
 
+def targets(
+    batch: Batch,
+    limit: Annotated[int, typer.Option(min=1, help="how many to show")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Values of a batch's column that lack accepted images, the emptiest first; reads all its jobs."""
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        lacking = short(open_session.engine, found.id, limit=limit)
+    if as_json:
+        print_json(lacking)
+        return
+    columns = ("value", "accepted", "target", "on their way")
+    print_table(columns, [(s["value"], s["accepted"], s["target"], s["on_their_way"]) for s in lacking])
+    note(f"{len(lacking)} values lack images" if lacking else "no value lacks images")
+
+
 def pause(batch: Batch, as_json: Json = False) -> None:
     """Stop claiming jobs of a batch; workers finish the device batch that they are at."""
     change_batch(batch, as_json, lambda s, found: batches.pause(s.engine, found.id))
@@ -227,8 +245,8 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
     )
     warn_of_deadline(status)
     print_table(
-        ("tenant", "model", "mode", "LoRA", "size", "upscale", "jobs"),
-        [(lane["tenant"], *lane_cells(lane), counted(lane["counts"])) for lane in found],
+        ("tenant", "model", "mode", "LoRA", "size", "upscale", "s/image", "jobs"),
+        [(lane["tenant"], *lane_cells(lane), _pace(lane), counted(lane["counts"])) for lane in found],
     )
     if troubles:
         columns = ("job", "row", "state", "error", "text", "prompt")
@@ -237,6 +255,10 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             for t in troubles
         ]
         print_table(columns, rows)
+
+
+def _pace(lane: dict[str, Any]) -> str:
+    return "" if lane["image_s"] is None else f"{lane['image_s']:.3g}"
 
 
 def _watch(open_session: Session, batch: str | None) -> None:

@@ -139,6 +139,16 @@ def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest
     assert (wrong.code, "must be one of failed, blocked" in wrong.err) == (2, True)
 
 
+def test_targets(typed: Typed, engine: Engine, manifest: str) -> None:
+    typed("submit", manifest, "--set", "target=6", "--set", "top_up=0")
+    jobs = take(engine, LaneId(1))
+    queue.block(engine, [failure(jobs[0], ErrorKind.SAFETY)])
+    queue.complete(engine, [image(job) for job in jobs[1:4]])
+    lacking = {"value": "", "target": 6, "accepted": 3, "on_their_way": 2}
+    assert typed("targets", "foxes", "--json").json == [lacking]
+    assert "1 values lack images" in typed("targets", "foxes").err
+
+
 def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_path: Path) -> None:
     typed("submit", manifest)
     assert "haven't ended" in typed("archive", "foxes").err
