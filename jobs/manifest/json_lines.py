@@ -28,8 +28,12 @@ def read_jsonl(lines: Lines) -> Records:
             values = None
         if type(values) is dict:
             shape = shapes.of(values)
+            # Nothing doubtful and nothing escaped, so that a key that comes twice shows by its quotation marks.
+            if raw.count(b'"') == shape.quotes and b"\\" not in raw:
+                yield Record(line, values, raw, False, None, shape)
+                continue
             if _is_sure(raw, values, shape):
-                yield Record(line, values, raw, b"\\" in raw and b"\\u0000" in raw, None, shape)
+                yield Record(line, values, raw, b"\\u0000" in raw, None, shape)
                 continue
         record = _read_carefully(line, raw)
         if record:
@@ -42,9 +46,7 @@ def _is_sure(raw: bytes, values: Mapping[str, Any], shape: Shape) -> bool:
         value = values[name]
         if not _are_exact(value if type(value) is list else (value,)):
             return False
-    if shape.quotes is None or b"\\" in raw:
-        return _has_keys(raw, len(values))
-    return raw.count(b'"') == shape.quotes
+    return _has_keys(raw, len(values))
 
 
 def _are_exact(values: Iterable[object]) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from jobs.manifest.values import PLAIN_TYPES
@@ -10,25 +9,21 @@ from jobs.manifest.values import PLAIN_TYPES
 _MAX_SHAPES = 1000
 
 
-@dataclass(frozen=True, eq=False)
 class Shape:
-    """What many records have in common: the names of their columns and the types of their values, in order."""
+    """What many records have in common: the names of their columns and the types of their values, in order.
 
-    names: tuple[str, ...]
-    types: tuple[type, ...]
+    `doubtful` columns hold other things than text, whole numbers, booleans and null. `quotes` is how many quotation
+    marks the JSON of such a record has if none is escaped; None where there are doubtful columns.
+    """
 
-    @cached_property
-    def doubtful(self) -> tuple[str, ...]:
-        """Columns whose values, unlike text, whole numbers, booleans and null, may not be what JSON can hold."""
-        pairs = zip(self.names, self.types, strict=True)
-        return tuple(name for name, kind in pairs if kind not in PLAIN_TYPES)
+    __slots__ = ("doubtful", "names", "quotes", "types")
 
-    @cached_property
-    def quotes(self) -> int | None:
-        """How many quotation marks a flat JSON object of this shape has, if none is escaped; None if it isn't flat."""
-        if list in self.types or dict in self.types:
-            return None
-        return 2 * (len(self.names) + self.types.count(str))
+    def __init__(self, names: tuple[str, ...], types: tuple[type, ...]) -> None:
+        self.names = names
+        self.types = types
+        pairs = zip(names, types, strict=True)
+        self.doubtful = tuple(name for name, kind in pairs if kind not in PLAIN_TYPES)
+        self.quotes = None if self.doubtful else 2 * (len(names) + types.count(str))
 
 
 class Shapes:
