@@ -35,7 +35,7 @@ def read_jsonl(lines: Lines) -> Records:
             if _is_sure(raw, values, shape):
                 yield Record(line, values, raw, b"\\u0000" in raw, None, shape)
                 continue
-        record = _read_carefully(line, raw)
+        record = read_carefully(line, raw)
         if record:
             yield record
 
@@ -63,7 +63,8 @@ def _has_keys(raw: bytes, count: int) -> bool:
     return raw.count(b":") == count or not any(gap in raw for gap in _LOOSE_COLONS)
 
 
-def _read_carefully(line: int, raw: bytes) -> Record | Broken | None:
+def read_carefully(line: int, raw: bytes) -> Record | Broken | None:
+    """What is on a line, in a tenth of the speed, or why it can't be used; None if it is blank."""
     text = decoded(raw, line)
     if isinstance(text, Broken):
         return text
