@@ -98,27 +98,26 @@ class _Builder:
             meta[name] = values[name]
         if not plan.has_plain_meta:
             check_meta(meta)
-        row = self._options(plan, values, fields) | fields
+        raw = plan.options(values)
+        key = (raw, self._pictures(fields)) if plan.has_pictures else raw
+        try:
+            row = plan.found[key] | fields
+        except (KeyError, TypeError):
+            found = plan.found[key] = self._options(plan, raw, fields)
+            row = found | fields
         if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
             raise ProblemError(*plan.promptless)
         return Row.of(row)
 
-    def _options(self, plan: Plan, values: Values, fields: Values) -> dict[str, Any]:
+    def _options(self, plan: Plan, raw: tuple[Any, ...], fields: Values) -> dict[str, Any]:
         """The options of a row, and those free columns that `--set` fixes or nobody gives."""
-        raw = plan.options(values)
-        pictures = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
-        key = (raw, pictures) if plan.has_pictures else raw
-        try:
-            return plan.found[key]
-        except (KeyError, TypeError):
-            given = dict(zip(plan.option_names, raw, strict=True)) | self._option_overrides
-            found = self._fixed | read_options(given, self._rules, pictures)
         if self._remembered >= _MAX_OPTIONS:
             self._plans.clear()
             self._remembered = 0
         self._remembered += 1
-        plan.found[key] = found
-        return found
+        given = dict(zip(plan.option_names, raw, strict=True)) | self._option_overrides
+        pictures = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
+        return self._fixed | read_options(given, self._rules, pictures)
 
     def _pictures(self, free: Values) -> Pictures:
         fields = {**self._fixed, **free}
