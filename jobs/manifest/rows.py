@@ -99,11 +99,11 @@ class _Builder:
         if not plan.has_plain_meta:
             check_meta(meta)
         raw = plan.options(values)
-        key = (raw, self._pictures(fields)) if plan.has_pictures else raw
+        known = (raw, self._pictures(fields)) if plan.has_pictures else raw
         try:
-            row = plan.found[key] | fields
+            row = plan.found[known] | fields
         except (KeyError, TypeError):
-            found = plan.found[key] = self._options(plan, raw, fields)
+            found = plan.found[known] = self._options(plan, raw, fields)
             row = found | fields
         if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
             raise ProblemError(*plan.promptless)
