@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench chaos clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -25,6 +25,9 @@ lint: .venv/.installed-dev  ## ruff, mypy, import-linter, alembic check
 
 bench: .venv/.installed-dev  ## All benchmarks; `python -m bench queue --json` for one of them
 	$(BIN)/python -m bench
+
+chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guarantees.md` tells what each shows
+	NIGHTMILL_CHAOS=long $(BIN)/python -m pytest tests/chaos --timeout 3600
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay
 	-[ -x $(BIN)/nightmill ] && $(BIN)/nightmill down

@@ -1,5 +1,7 @@
 """A job table with as many queued jobs as wanted, filled by the server itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert, text
@@ -7,10 +9,12 @@ from sqlalchemy import Engine, insert, text
 from bench.place import settle, vacuum
 from jobs import queue, schema
 from jobs.database import run
-from jobs.job import BatchId, Image, Job, LaneId
+from jobs.job import BatchId, Image, Job, JobId, LaneId
 from jobs.policy import parse_policy
 
 LEASE_S = 3600
+START = JobId(0)
+MANY = 1_000_000  # added by one statement at most
 
 _FILL = text("""
     WITH added AS (
@@ -26,6 +30,16 @@ _FILL = text("""
 """)
 
 
+_KEYS = text("""
+    SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+    WHERE conrelid = 'jobs'::regclass AND contype IN ('p', 'u') ORDER BY contype
+""")
+_INDEXES = text("""
+    SELECT pg_get_indexdef(indexrelid) AS indexdef FROM pg_index
+    WHERE indrelid = 'jobs'::regclass AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+""")
+
+
 @dataclass
 class Backlog:
     """One lane of one batch; `added` jobs have been put into it."""
@@ -37,29 +51,54 @@ class Backlog:
     steps: int
     added: int = 0
     claimed: int = 0
+    after: JobId = START
 
     def fill(self, queued: int) -> None:
         """Add what is missing to `queued` jobs that wait."""
         missing = queued - (self.added - self.claimed)
-        last = self.added + missing - 1
-        values = {
-            "batch": self.batch,
-            "lane": self.lane,
-            "steps": self.steps,
-            "first": self.added,
-            "last": last,
-        }
-        run(self.engine, _FILL, values)
-        if not self.added:
-            vacuum(self.engine, "jobs")
-            settle(self.engine)
-        self.added += missing
+        if missing <= 0:
+            return
+        with _without_indexes(self.engine) if missing >= MANY else nullcontext():
+            while missing:
+                missing -= self._add(min(missing, MANY))
+        vacuum(self.engine, "jobs")
+        settle(self.engine)
 
     def claim(self, limit: int) -> list[Job]:
-        """Claim as a worker does."""
-        jobs = queue.claim(self.engine, self.lane, limit=limit, worker="bench", lease_s=LEASE_S)
+        """Claim as a worker does that goes on in its lane."""
+        jobs = queue.claim(
+            self.engine, self.lane, limit=limit, worker="bench", lease_s=LEASE_S, after=self.after
+        )
+        self.after = max((job.id for job in jobs), default=self.after)
         self.claimed += len(jobs)
         return jobs
+
+    def _add(self, count: int) -> int:
+        place = {"first": self.added, "last": self.added + count - 1}
+        run(self.engine, _FILL, {"batch": self.batch, "lane": self.lane, "steps": self.steps} | place)
+        self.added += count
+        return count
+
+
+@contextmanager
+def _without_indexes(engine: Engine) -> Iterator[None]:
+    """Take the indexes of `jobs` away and build them anew afterwards, which is quicker than keeping them up to date."""
+    indexes = [row.indexdef for row in run(engine, _INDEXES, {})]
+    keys = run(engine, _KEYS, {})
+    with engine.begin() as connection:
+        for name in [
+            definition.split()[2 + definition.startswith("CREATE UNIQUE")] for definition in indexes
+        ]:
+            connection.exec_driver_sql(f"DROP INDEX {name}")
+        for key in keys:
+            connection.exec_driver_sql(f"ALTER TABLE jobs DROP CONSTRAINT {key.conname}")
+    yield
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET maintenance_work_mem = '1GB'")
+        for key in keys:
+            connection.exec_driver_sql(f"ALTER TABLE jobs ADD CONSTRAINT {key.conname} {key.definition}")
+        for definition in indexes:
+            connection.exec_driver_sql(definition)
 
 
 def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> Backlog:

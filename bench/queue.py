@@ -1,124 +1,64 @@
-"""`queue`: claims from a short and a long backlog, whole jobs, several claimers, and the status of a large batch."""
+"""`queue`: claims from a short and a long backlog, by many, beside an archive, under an old transaction; whole jobs."""
 
-import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 from sqlalchemy import Engine, text
 
-from bench.backlog import Backlog, image_of, open_backlog
+from bench.backlog import START, Backlog, open_backlog
+from bench.crowd import Crowd
 from bench.figures import Figure, at_least, at_most
+from bench.peers import pgqueuer_rate, procrastinate_rate
 from bench.place import Place, engine_on
 from bench.progress import note
-from bench.rounds import Samples, seconds, take_turns
-from jobs import batches, queue
+from bench.rounds import seconds, take_turns
+from jobs import batches
 from jobs.database import run
+from jobs.lanes import raise_floors
+from jobs.removal import archive
 
 AT_ONCE = 64
 CLAIMERS = 8
+RENDERERS = 2
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Queued jobs of the two backlogs, rounds, and calls a measurement."""
+    """Jobs of both backlogs, rounds, calls a round, claims under an old transaction, jobs archived, jobs of peers."""
 
     short: int = 10_000
-    long: int = 1_000_000
-    rounds: int = 7
-    calls: int = 30
-    single_calls: int = 300
+    long: int = 10_000_000
+    rounds: int = 5
+    calls: int = 100
+    crowd_calls: int = 60
+    pinned: int = 200_000
+    archived: int = 100_000
+    peers: int = 5_000
 
 
-QUICK = _Sizes(short=1_000, long=5_000, rounds=2, calls=3, single_calls=20)
+QUICK = _Sizes(
+    short=2_000, long=12_000, rounds=2, calls=3, crowd_calls=2, pinned=640, archived=1_000, peers=50
+)
 
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Jobs a second from both backlogs, call by call in turns."""
+    """Jobs a second from both backlogs, claim by claim in turns, and what might disturb them."""
     sizes = QUICK if is_quick else _Sizes()
     with ExitStack() as stack:
         short = _backlog(stack, place, "bench_short", sizes.short)
         long = _backlog(stack, place, "bench_long", sizes.long)
-        many = _Race(short, long, sizes, AT_ONCE, sizes.calls)
-        single = _Race(short, long, sizes, 1, sizes.single_calls)
-        measurements = {
-            "64_short": many.run,
-            "64_long": lambda: many.long_rate,
-            "1_short": single.run,
-            "1_long": lambda: single.long_rate,
-            "1_claimer": lambda: _together(long, sizes.long, 1, CLAIMERS * sizes.calls),
-            "8_claimers": lambda: _together(long, sizes.long, CLAIMERS, sizes.calls),
-            "whole": lambda: _whole_jobs(long, sizes.long, sizes.calls),
-            "status": lambda: 1000 * seconds(lambda: batches.status(long.engine, long.name)),
-            "count": lambda: 1000 * seconds(lambda: _count(long.engine)),
+        return {
+            **_race(short, long, sizes, AT_ONCE),
+            **_race(short, long, sizes, 1),
+            **_status(long, sizes),
+            **_crowd(long, sizes),
+            **_beside_an_archive(short, sizes),
+            **_under_an_old_transaction(long, sizes),
+            **_whole_jobs(place, long, sizes),
         }
-        return _figures(take_turns(sizes.rounds, measurements), sizes)
-
-
-@dataclass
-class _Race:
-    """Claims of `limit` jobs from both backlogs in turns: A B B A, so that both meet the same disturbances."""
-
-    short: Backlog
-    long: Backlog
-    sizes: _Sizes
-    limit: int
-    calls: int
-    long_rate: float = 0.0
-
-    def run(self) -> float:
-        """Jobs a second by the median claim from the short backlog; `long_rate` is that of the long one."""
-        self.short.fill(self.sizes.short)
-        self.long.fill(self.sizes.long)
-        taken: dict[str, list[float]] = {"short": [], "long": []}
-        turns = [("short", self.short), ("long", self.long)]
-        for _ in range(self.calls):
-            for name, backlog in turns:
-                taken[name].append(_timed_claim(backlog, self.limit))
-            turns.reverse()
-        self.long_rate = self.limit / median(taken["long"])
-        return self.limit / median(taken["short"])
-
-
-def _timed_claim(backlog: Backlog, limit: int) -> float:
-    return seconds(lambda: backlog.claim(limit))
-
-
-def _figures(samples: Samples, sizes: _Sizes) -> dict[str, Figure]:
-    middle = {name: samples.median(name) for name in samples.values}
-    long, short = f"{sizes.long:,} queued", f"{sizes.short:,} queued"
-    return {
-        "claim_64_long_per_short": Figure(
-            samples.ratio("64_long", "64_short"),
-            "ratio",
-            f"{short}: {middle['64_short']:,.0f} jobs/s",
-            at_least(0.9),
-        ),
-        "claim_64_jobs_per_s": Figure(middle["64_long"], "jobs/s", f"{long}, 64 a claim"),
-        "claim_1_long_per_short": Figure(
-            samples.ratio("1_long", "1_short"),
-            "ratio",
-            f"{short}: {middle['1_short']:,.0f} jobs/s",
-            at_least(0.9),
-        ),
-        "claim_1_jobs_per_s": Figure(middle["1_long"], "jobs/s", f"{long}, one a claim"),
-        "claimers_8_per_1": Figure(
-            samples.ratio("8_claimers", "1_claimer"),
-            "ratio",
-            f"one claimer: {middle['1_claimer']:,.0f} jobs/s",
-            at_least(1),
-        ),
-        "whole_jobs_per_s": Figure(middle["whole"], "jobs/s", f"claim 64 and complete 4 at a time, {long}"),
-        "status_per_count": Figure(
-            samples.ratio("status", "count"),
-            "ratio",
-            f"counting the jobs by state: {middle['count']:,.0f} ms",
-            at_most(0.1),
-        ),
-        "status_ms": Figure(middle["status"], "ms", f"status of a batch with {long}"),
-    }
 
 
 def _backlog(stack: ExitStack, place: Place, name: str, queued: int) -> Backlog:
@@ -129,31 +69,167 @@ def _backlog(stack: ExitStack, place: Place, name: str, queued: int) -> Backlog:
     return backlog
 
 
-def _together(backlog: Backlog, queued: int, claimers: int, calls: int) -> float:
-    """Jobs a second of several claimers at once."""
-    backlog.fill(queued)
-    started, before = time.perf_counter(), backlog.claimed
-    with ThreadPoolExecutor(claimers) as pool:
-        each = list(pool.map(lambda _: _claim_often(backlog, calls), range(claimers)))
-    elapsed = time.perf_counter() - started
-    backlog.claimed = before + sum(each)
-    return sum(each) / elapsed
+def _race(short: Backlog, long: Backlog, sizes: _Sizes, limit: int) -> dict[str, Figure]:
+    """Claims of `limit` jobs from both backlogs in turns: A B B A, so that both meet the same disturbances."""
+    ratios, rates, short_rates = [], [], []
+    for number in range(1, sizes.rounds + 1):
+        short.fill(sizes.short)
+        taken: dict[str, list[float]] = {"short": [], "long": []}
+        turns = [("short", short), ("long", long)]
+        for _ in range(sizes.calls):
+            for name, backlog in turns:
+                taken[name].append(_claim_s(backlog, limit))
+            turns.reverse()
+        middle = {name: median(times) for name, times in taken.items()}
+        ratios.append(middle["short"] / middle["long"])
+        rates.append(limit / middle["long"])
+        short_rates.append(limit / middle["short"])
+        note(
+            f"round {number} of {sizes.rounds}: claims of {limit}: {rates[-1]:,.0f} jobs/s, ratio {ratios[-1]:.3f}"
+        )
+    against = f"{sizes.short:,} queued: {median(short_rates):,.0f} jobs/s"
+    return {
+        f"claim_{limit}_long_per_short": Figure(median(ratios), "ratio", against, at_least(0.9)),
+        f"claim_{limit}_jobs_per_s": Figure(
+            median(rates), "jobs/s", f"{sizes.long:,} queued, {limit} a claim"
+        ),
+    }
 
 
-def _claim_often(backlog: Backlog, calls: int) -> int:
-    return sum(len(backlog.claim(AT_ONCE)) for _ in range(calls))
+def _claim_s(backlog: Backlog, limit: int = AT_ONCE) -> float:
+    return seconds(lambda: backlog.claim(limit))
 
 
-def _whole_jobs(backlog: Backlog, queued: int, calls: int) -> float:
-    """Jobs a second from queued to done, delivered as a worker does: by device batch of four."""
-    backlog.fill(queued)
-    started, before = time.perf_counter(), backlog.claimed
-    for _ in range(max(1, calls // 5)):
-        jobs = backlog.claim(AT_ONCE)
-        for start in range(0, len(jobs), 4):
-            queue.complete(backlog.engine, [image_of(job) for job in jobs[start : start + 4]])
-    return (backlog.claimed - before) / (time.perf_counter() - started)
+def _status(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
+    measurements = {
+        "status": lambda: 1000 * seconds(lambda: batches.status(long.engine, long.name)),
+        "count": lambda: 1000 * seconds(lambda: _count(long.engine)),
+    }
+    samples = take_turns(2 if sizes.rounds < 3 else 3, measurements)
+    counting = f"counting the jobs by state: {samples.median('count'):,.0f} ms"
+    return {
+        "status_per_count": Figure(samples.ratio("status", "count"), "ratio", counting, at_most(0.1)),
+        "status_ms": Figure(
+            samples.median("status"), "ms", f"status of a batch with {sizes.long:,} jobs", at_most(50)
+        ),
+    }
 
 
 def _count(engine: Engine) -> None:
     run(engine, text("SELECT state, count(*) FROM jobs GROUP BY state"), {})
+
+
+def _crowd(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
+    """Processes that claim at once against one, in turns; a job given to two of them would end the benchmark."""
+    url = long.engine.url.render_as_string(hide_password=False)
+    crowd = Crowd(url, long.lane, AT_ONCE, sizes.crowd_calls)
+    measurements = {
+        "one": lambda: _joined(long, crowd, 1),
+        "many": lambda: _joined(long, crowd, CLAIMERS),
+    }
+    samples = take_turns(2 if sizes.rounds < 3 else 3, measurements)
+    alone = f"one claimer: {samples.median('one'):,.0f} jobs/s"
+    return {"claimers_8_per_1": Figure(samples.ratio("many", "one"), "ratio", alone, at_least(2))}
+
+
+def _joined(backlog: Backlog, crowd: Crowd, members: int) -> float:
+    jobs, rate = crowd.run(members)
+    backlog.claimed += jobs
+    return rate
+
+
+def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
+    """Claims while the jobs of an ended batch are dropped by the chunk, against claims before and after that."""
+    old = open_backlog(short.engine, "ended", "output")
+    old.fill(sizes.archived)
+    with short.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE jobs SET state = 'failed', finished_at = now(), error_kind = 'oom' "
+                "WHERE lane_id = :lane"
+            ),
+            {"lane": old.lane},
+        )
+        connection.execute(
+            text("UPDATE tallies SET state = 'failed' WHERE lane_id = :lane"), {"lane": old.lane}
+        )
+    short.fill(sizes.short)
+    alone = [_claim_s(short) for _ in range(sizes.calls // 2)]
+    status = batches.status(short.engine, "ended")
+    beside: list[float] = []
+    for _ in _while(lambda: archive(short.engine, status)):
+        short.fill(AT_ONCE)
+        beside.append(_claim_s(short))
+    short.fill(sizes.short)
+    alone += [_claim_s(short) for _ in range(sizes.calls // 2)]
+    against = (
+        f"claims alone: {AT_ONCE / median(alone):,.0f} jobs/s; {sizes.archived:,} jobs dropped meanwhile"
+    )
+    return {"claims_beside_archive": Figure(median(alone) / median(beside), "ratio", against)}
+
+
+def _while(work: Callable[[], object]) -> Iterator[None]:
+    """Again and again until `work`, in a thread, has ended; at least once."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    while thread.is_alive():
+        yield
+    thread.join()
+
+
+def _under_an_old_transaction(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
+    """The last of many claims while somebody keeps a transaction open that began before them all, against the first.
+
+    The upkeep that the scheduler does every five seconds is done between; claims of a worker that begins anew in the
+    lane, and so starts from the lane's floor, are measured too.
+    """
+    calls = sizes.pinned // AT_ONCE
+    edge = max(2, calls // 20)
+    with _old_transaction(long.engine):
+        times = []
+        for number in range(calls):
+            times.append(_claim_s(long))
+            if number % 500 == 0:
+                raise_floors(long.engine)
+        raise_floors(long.engine)
+        first, last = median(times[:edge]), median(times[-edge:])
+        anew = median(_claim_anew_s(long) for _ in range(9))
+    against = f"the first {edge} claims of {AT_ONCE}: {AT_ONCE / first:,.0f} jobs/s"
+    return {
+        "claim_old_transaction": Figure(
+            first / last, "ratio", f"{against}; after {sizes.pinned:,}", at_least(0.8)
+        ),
+        "claim_anew_old_transaction": Figure(first / anew, "ratio", "a worker that begins in the lane then"),
+    }
+
+
+def _claim_anew_s(long: Backlog) -> float:
+    long.after = START
+    return _claim_s(long)
+
+
+@contextmanager
+def _old_transaction(engine: Engine) -> Iterator[None]:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        connection.execute(text("SELECT pg_current_xact_id()"))
+        yield
+        connection.rollback()
+
+
+def _whole_jobs(place: Place, long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
+    """Jobs from queued to done with their image rows, claimed and completed by 64, beside what public queues do."""
+    url = long.engine.url.render_as_string(hide_password=False)
+    one = Crowd(url, long.lane, AT_ONCE, sizes.crowd_calls, completes=True)
+    own = median(_joined(long, one, RENDERERS) for _ in range(3))
+    figures = {
+        "whole_jobs_per_s": Figure(
+            own, "jobs/s", f"{RENDERERS} stub renderers, claims and completions of {AT_ONCE}", at_least(5000)
+        )
+    }
+    for name, rate in (("procrastinate", procrastinate_rate), ("pgqueuer", pgqueuer_rate)):
+        if peer := rate(place, sizes.peers):
+            figures[f"whole_per_{name}"] = Figure(
+                own / peer, "ratio", f"{name}, no-op jobs: {peer:,.0f} jobs/s"
+            )
+    return figures

@@ -18,6 +18,7 @@ from console.commands import (
     removing,
     run,
     sharing,
+    sweep,
 )
 from console.show import err
 from console.stopping import Stopped, stop_on_signals, stopping
@@ -51,6 +52,7 @@ for command in (
     outputs.export,
     outputs.feed,
     evaluate.evaluate,
+    sweep.sweep,
     processes.worker,
     processes.scheduler,
     processes.up,

@@ -1,7 +1,8 @@
 """How Celery is set up on both sides, as plain data: this room knows no Celery.
 
 A message is a hint that a lane has work. It carries no job, so losing, doubling or delaying one changes nothing:
-it is acknowledged early, expects no result, and Redis keeps nothing that the job table doesn't know better.
+taking it off the list is all there is to it, it expects no result, and Redis keeps nothing that the job table doesn't
+know better.
 """
 
 from typing import Any
@@ -20,7 +21,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
-            "visibility_timeout": 3600,
+            # Without these a worker whose Redis was away may wait for ever: for an answer, or for leave to take a hint.
+            "health_check_interval": 4,
+            "ack_emulation": False,
         },
         "result_backend": None,
         "accept_content": ["json"],

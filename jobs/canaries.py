@@ -11,16 +11,16 @@ from jobs.job import BatchId
 
 _SEND_AHEAD = text("""
     UPDATE jobs SET not_before = now() FROM batches
-    WHERE batches.id = :batch AND batch_id = batches.id AND ordinal < canary AND state = 'queued'
+    WHERE batches.id = :batch AND batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND state = 'queued'
 """)
 
 _JUDGE = text("""
     WITH tried AS (
-        SELECT batches.id, canary_bound, count(jobs.id) AS sent,
-            count(*) FILTER (WHERE state IN ('failed', 'blocked')) AS bad,
-            count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
-        FROM batches LEFT JOIN jobs ON batch_id = batches.id AND ordinal < canary AND replaces IS NULL
-        WHERE canary > 0 AND canary_verdict IS NULL AND cancelled_at IS NULL GROUP BY batches.id
+        SELECT batches.id, canary_bound, sent, bad, on_their_way FROM batches CROSS JOIN LATERAL (
+            SELECT count(*) AS sent, count(*) FILTER (WHERE state IN ('failed', 'blocked')) AS bad,
+                count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
+            FROM jobs WHERE batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND replaces IS NULL) AS jobs
+        WHERE canary > 0 AND canary_verdict IS NULL AND cancelled_at IS NULL
     ), judged AS (
         SELECT id, bad > canary_bound * sent AS is_stopped,
             format('canary: %s of the first %s jobs failed or were blocked, more than %s %%', bad, sent,

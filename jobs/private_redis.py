@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,10 +26,13 @@ def redis_program() -> str | None:
 
 
 def start_redis(folder: Path) -> str:
-    """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't."""
+    """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't.
+
+    One that runs and doesn't answer is left to recover: a second would take its socket, and nobody would end the first.
+    """
     socket = socket_path(folder / "redis.sock")
     url = f"redis+socket://{quote(str(socket))}"
-    if _answers(socket):
+    if _answers(socket) or _running(folder):
         return url
     program = redis_program()
     if program is None:
@@ -90,14 +94,20 @@ def _answers(socket: Path) -> bool:
 
 def stop_redis(folder: Path) -> None:
     """Stop the server of this folder if it is running."""
-    pidfile = folder / "redis.pid"
-    try:
-        process = psutil.Process(int(pidfile.read_text()))
-        if any("redis" in part or "valkey" in part for part in process.cmdline()[:1]):
+    if process := _running(folder):
+        with suppress(psutil.Error):
             process.terminate()
             _await_end(process)
+
+
+def _running(folder: Path) -> psutil.Process | None:
+    try:
+        process = psutil.Process(int((folder / "redis.pid").read_text()))
+        is_redis = any("redis" in part or "valkey" in part for part in process.cmdline()[:1])
+        is_ours = is_redis and Path(process.cwd()) == folder.resolve()
+        return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
     except (OSError, ValueError, psutil.Error):
-        return
+        return None
 
 
 def _await_end(process: psutil.Process) -> None:

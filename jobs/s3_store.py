@@ -67,10 +67,14 @@ class S3Store:
                 self._put_bytes(name, body, content_type)
 
     def get(self, key: str) -> bytes:
-        """Return the object's bytes; raise MissingObjectError when there is none."""
+        """Return the object's bytes; raise MissingObjectError when there is none, ObjectStoreError if damaged."""
         name = self._root + checked_key(key)
         with self._explained("read", key):
-            body: bytes = self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+            answer = self._client.get_object(Bucket=self._bucket, Key=name)
+            body: bytes = answer["Body"].read()
+        meant = answer["Metadata"].get("sha256")
+        if meant and hashlib.sha256(body).hexdigest() != meant:
+            raise ObjectStoreError(f"{self.uri}/{key} was damaged on the way or in the store: read it again")
         return body
 
     def delete(self, key: str) -> None:

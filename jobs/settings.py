@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         20, gt=0, description="how long a stopping worker may still deliver what is rendered"
     )
+    hang_s: float = Field(
+        300,
+        gt=0,
+        description="a worker's child that makes no step for this long is killed; loading: six times",
+    )
     tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
     retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")

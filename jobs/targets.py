@@ -51,11 +51,14 @@ _FILL_UP = text(f"""
 
 _REPLACE = text(f"""
     WITH lost AS (
-        SELECT jobs.*, {_VALUE} AS value, CAST(floor(target * top_up) AS bigint) AS most
-        FROM batches JOIN jobs ON batch_id = batches.id AND state IN ('failed', 'blocked')
+        SELECT ended.*, {_VALUE} AS value, CAST(floor(target * top_up) AS bigint) AS most
+        FROM batches CROSS JOIN LATERAL (
+            SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ('failed', 'blocked')
+              AND error_kind <> 'bad-input' AND NOT EXISTS (
+                SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
+            OFFSET 0) AS ended  -- batch by batch: few have a target, and those may be looked at first
         WHERE target IS NOT NULL AND cancelled_at IS NULL AND archived_at IS NULL
-          AND (CAST(:batch AS bigint) IS NULL OR batches.id = :batch) AND error_kind <> 'bad-input'
-          AND NOT EXISTS (SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
+          AND (CAST(:batch AS bigint) IS NULL OR batches.id = :batch)
     ), made AS (
         SELECT batch_id, {_VALUE} AS value, count(*) AS n FROM jobs JOIN batches ON batches.id = batch_id
         WHERE replaces IS NOT NULL AND target IS NOT NULL GROUP BY 1, 2

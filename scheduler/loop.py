@@ -15,7 +15,7 @@ from jobs.errors import ServiceError
 from jobs.lanes import raise_floors
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
-from scheduler.sweep import sweep_uploads
+from scheduler.sweep import ROUND_S, ImageSweeper, sweep_uploads
 from scheduler.windows import move_windows
 
 log = logging.getLogger(__name__)
@@ -44,16 +44,19 @@ class Duty:
 
 def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[Duty]:
     """All that a scheduler does; several schedulers may do it at once."""
+    sweeper, later = ImageSweeper(settings, engine), time.monotonic() + 600
     return [
         Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), lambda: rescue_all(engine)),
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("windows moved", 1, lambda: move_windows(engine)),
         Duty("canaries judged", 1, lambda: canaries.judge(engine)),
-        Duty("replacements queued", 1, lambda: targets.make_up(engine)),
+        Duty("replacements queued", 5, lambda: targets.make_up(engine)),
         Duty("floors raised", 5, lambda: raise_floors(engine)),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
-        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), time.monotonic() + 600),
+        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
+        Duty("batches to sweep", ROUND_S, sweeper.begin, later),
+        Duty("unreferenced objects swept", 1, sweeper.step),
     ]
 
 

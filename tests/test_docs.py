@@ -58,3 +58,9 @@ def test_the_models_page_names_every_field_of_a_card_and_every_dead_repository(t
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("| `") else []
+
+
+def test_the_guarantees_page_names_every_experiment() -> None:
+    page = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    chaos = DOCS.parent / "tests" / "chaos"
+    assert [path.name for path in chaos.glob("test_*.py") if f"`{path.name}`" not in page] == []

@@ -7,8 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
@@ -21,8 +23,12 @@ from jobs.settings import Settings, load_settings
 from models.errors import ModelError
 from models.prompt_terms import PromptTerms
 from worker.app import build_app
+from worker.pulse import FOLDER
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+STOP_S = 6  # what a child that stops may take beside its deliveries: a step, giving its jobs back
 
 
 def main() -> None:
@@ -67,27 +73,37 @@ def _check(settings: Settings) -> None:
 def _serve(settings: Settings) -> None:
     # Celery warns root of pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", message=".*superuser privileges")
-    app = build_app(settings)
-    workers: list[Any] = []
-    celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
-    worker_shutting_down.connect(lambda **_: _ask_children_to_stop(workers), weak=False)
-    worker = app.Worker(
-        hostname=f"nightmill-{os.getpid()}@{socket.gethostname()}",
-        concurrency=device_count(settings.device),
-        loglevel=settings.log_level,
-        without_mingle=True,
-        without_gossip=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    worker.start()
+    with tempfile.TemporaryDirectory(prefix="nightmill-worker-", ignore_cleanup_errors=True) as folder:
+        os.environ[FOLDER] = folder
+        app = build_app(settings)
+        workers: list[Any] = []
+        watchdog = Watchdog(Path(folder), lambda: _children(workers))
+        celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
+        worker_shutting_down.connect(lambda **_: _stop_children(workers, watchdog, settings), weak=False)
+        worker = app.Worker(
+            hostname=f"nightmill-{os.getpid()}@{socket.gethostname()}",
+            concurrency=device_count(settings.device),
+            loglevel=settings.log_level,
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            quiet=True,
+        )
+        watchdog.start()
+        worker.start()
 
 
-def _ask_children_to_stop(workers: list[Any]) -> None:
-    for worker in workers:
-        for child in worker.pool._pool._pool if worker.pool else []:
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGTERM)
+def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -> None:
+    watchdog.stop_within(settings.drain_s + STOP_S)
+    for pid in _children(workers):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _children(workers: list[Any]) -> list[int]:
+    """The process ids of the pool's children; none before there is a pool, and when it is gone."""
+    pools = [getattr(worker.pool, "_pool", None) for worker in workers]
+    return [child.pid for pool in pools if pool is not None for child in list(pool._pool) if child.pid]
 
 
 if __name__ == "__main__":

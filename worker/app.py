@@ -6,11 +6,13 @@ from typing import Any
 
 from celery import Celery
 from celery.loaders.app import AppLoader
+from kombu import Connection
 
 from jobs.broker import celery_settings
 from jobs.settings import Settings
 
-HANG_S = 1800  # a device batch that takes longer than this after its slice is taken for hung
+LAST_NET_S = 86_400  # over its slice; what hangs is found by `worker.watchdog` long before
+RECONNECT_S = 2
 
 
 class InstalledLoader(AppLoader):
@@ -21,9 +23,20 @@ class InstalledLoader(AppLoader):
         return import_module(module, package)
 
 
+class PromptConnection(Connection):
+    """Tries again every other second, however long Redis has been away; Celery itself would wait up to 30."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        """As kombu does it, with short pauses."""
+        return super().ensure_connection(
+            *args, **{"interval_start": 1, "interval_max": RECONNECT_S} | options
+        )
+
+
 def build_app(settings: Settings) -> Celery:
     """The application; children build their own from the same environment."""
     app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
-    app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + HANG_S)
+    app.amqp.Connection = PromptConnection
+    app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + LAST_NET_S)
     return app

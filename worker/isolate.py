@@ -28,7 +28,7 @@ def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
         return stage(frames)
     except (InterruptedRender, LeaseLostError):
         raise
-    except Exception as error:  # whatever a library raises on one job is that job's failure
+    except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
         if len(frames) > 1:
             middle = len(frames) // 2
             return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])
@@ -36,7 +36,7 @@ def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
         return [frames[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
 
 
-def kind_of(error: Exception) -> ErrorKind:
+def kind_of(error: BaseException) -> ErrorKind:
     """The error kind that an exception stands for."""
     match error:
         case OutOfMemoryError():

@@ -1,10 +1,11 @@
 """A shift: claim and render in one lane until it is empty, its time slice is over, or the worker stops."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from sqlalchemy import Engine
@@ -22,6 +23,7 @@ from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
 from worker.pictures import Pictures
+from worker.pulse import Pulse
 from worker.studio import Kit, Studio
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Desk:
     studio: Studio
     stopping: threading.Event
     worker: str
+    pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
 
 
 def work(desk: Desk, lane_id: LaneId) -> int:
@@ -101,7 +104,7 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.finishing = self.finishing or self._finishing(kit, lane)
-        except Exception as error:  # whatever keeps a lane from starting is the failure of its jobs
+        except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return
@@ -131,13 +134,15 @@ class Shift:
         self._begun |= dict.fromkeys((job.id for job in group), time.monotonic())
         making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch(group))
         try:
-            frames = self._run(making.stages(), [Frame(job) for job in group if self.desk.leases.holds(job)])
+            with self.desk.pulse.device_batch(kit, lane.id, making.stages()) as stages:
+                frames = self._run(stages, [Frame(job) for job in group if self.desk.leases.holds(job)])
         except InterruptedRender:
             return False
         return self.line.put(frames, self._must_leave)
 
     def _watch(self, group: Sequence[Job]) -> Callable[[int], None]:
         def check(_: int) -> None:
+            self.desk.pulse.beat()
             if self.desk.stopping.is_set() or not any(self.desk.leases.holds(job) for job in group):
                 raise InterruptedRender("asked to stop")
 

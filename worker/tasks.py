@@ -17,6 +17,7 @@ from jobs.job import LaneId
 from jobs.process import start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.leases import Leases
+from worker.pulse import Pulse
 from worker.shift import Desk
 from worker.studio import Studio
 from worker.turn import follow
@@ -32,7 +33,9 @@ def shift(lane: int) -> None:
     assert _desk is not None
     # Here and not at the child's birth: the pool sets handlers of its own after that.
     signal.signal(signal.SIGTERM, lambda *_: _desk.stopping.set())
-    if taken := follow(_desk, LaneId(lane)):
+    with _desk.pulse.at_work():
+        taken = follow(_desk, LaneId(lane))
+    if taken:
         log.info("%d jobs taken up", taken)
 
 
@@ -48,7 +51,8 @@ def begin(**_: Any) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
     leases.start()
-    _desk = Desk(settings, engine, leases, Studio(settings, index), threading.Event(), name)
+    pulse = Pulse.of_child(settings.hang_s)
+    _desk = Desk(settings, engine, leases, Studio(settings, index), threading.Event(), name, pulse)
 
 
 @worker_process_shutdown.connect

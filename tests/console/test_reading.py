@@ -94,7 +94,15 @@ def test_status_of_one(lab: Lab) -> None:
     assert (status.json["name"], status.json["state"], status.json["rejected"]) == ("night", "done", 2)
     (failure,) = status.json["failures"]
     assert (failure["row_id"], failure["error_kind"]) == ("n3", "safety")
-    lane = {"model": "tiny-random", "mode": "text2image", "lora": "", "width": 64, "height": 64, "upscale": 0}
+    lane = {
+        "tenant": "",
+        "model": "tiny-random",
+        "mode": "text2image",
+        "lora": "",
+        "width": 64,
+        "height": 64,
+        "upscale": 0,
+    }
     assert status.json["lanes"] == [
         lane | {"counts": {"done": 2, "blocked": 1}},
         lane | {"width": 96, "counts": {"done": 2}},

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, Table, TextClause, text
 
-from jobs import feed, lanes, queue, schema, turns
+from jobs import canaries, feed, lanes, queue, removal, schema, targets, turns
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -55,6 +55,21 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     "waiting lanes": (turns._WAITING, {"limit": 3}, "jobs", {"jobs_fresh_idx", "jobs_due_idx"}, 2 * LANES),
     "choose": (turns._CHOOSE, TURN, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2 * LANES),
     "floors": (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}, "jobs", {"jobs_fresh_idx"}, 2 * LANES),
+    "judge": (canaries._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
+    "replace": (
+        targets._REPLACE,
+        {"batch": None, "limit": 100},
+        "jobs",
+        {"jobs_retry_idx", "jobs_replaces_key", "jobs_batch_id_ordinal_index_key"},
+        0,
+    ),
+    "archive": (
+        removal._JOBS,
+        {"batch": 1, "ordinal": 5, "index": 0, "limit": 50},
+        "jobs",
+        {"jobs_batch_id_ordinal_index_key", "jobs_pkey"},
+        100,
+    ),
     "feed": (feed._NEXT, START, "images", {"images_feed_idx"}, 100),
 }
 

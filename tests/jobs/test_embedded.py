@@ -20,7 +20,7 @@ from jobs.broker import celery_settings
 from jobs.database import check_reachable, connect
 from jobs.embedded import services, stop_services
 from jobs.errors import ServiceError
-from jobs.private_redis import redis_program
+from jobs.private_redis import redis_program, start_redis
 from jobs.settings import Settings, load_settings
 
 USER = """
@@ -233,4 +233,18 @@ def test_a_long_path_of_temporary_files_will_do(
     private = load_settings(data_dir=folder / "data")
     with services(private) as configured:
         assert works(configured)
+    assert running(private) == []
+
+
+def test_a_redis_that_does_not_answer_is_not_started_twice(private: Settings) -> None:
+    """As when the machine is out of memory: the second would take the first one's socket, and both would stay."""
+    pidfile = private.data_dir / "redis" / "redis.pid"
+    with services(private):
+        process = psutil.Process(int(pidfile.read_text()))
+        process.suspend()
+        try:
+            start_redis(pidfile.parent)
+            assert int(pidfile.read_text()) == process.pid
+        finally:
+            process.resume()
     assert running(private) == []

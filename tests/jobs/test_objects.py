@@ -252,6 +252,18 @@ class TestS3:
         with pytest.raises(ObjectStoreError, match="isn't what was sent"):
             store.put("a", b"mine!", content_type="text/plain")
 
+    def test_an_object_that_was_damaged_later_is_not_handed_out(
+        self, server: S3Server, s3: S3Options, client
+    ) -> None:
+        store = open_store(f"{server.uri}/damaged", s3)
+        store.put("a", b"mine!", content_type="text/plain")
+        meant = client.head_object(Bucket=server.bucket, Key="damaged/a")["Metadata"]
+        client.put_object(Bucket=server.bucket, Key="damaged/a", Body=b"mime!", Metadata=meant)
+        with pytest.raises(ObjectStoreError, match="damaged/a was damaged on the way or in the store"):
+            store.get("a")
+        client.put_object(Bucket=server.bucket, Key="damaged/a", Body=b"of another program")
+        assert store.get("a") == b"of another program"
+
     def test_fetches_any_object_to_a_file(
         self, server: S3Server, s3: S3Options, client, tmp_path: Path
     ) -> None:

@@ -69,7 +69,7 @@ def test_the_same_bytes_under_another_name_are_the_same_batch(engine: Engine, fo
         {"output": "s3://elsewhere"},
         {"quality": 80},
         {"batch_seed": 1},
-        {"priority": 1},
+        {"max_attempts": 1},
         {"name": "other"},
     ],
 )
@@ -106,7 +106,7 @@ def wait_for_lock(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("second", "outcome"),
-    [({}, "known"), ({"priority": 1}, "new"), ({"name": "foxes", "priority": 1}, "refused")],
+    [({}, "known"), ({"max_attempts": 1}, "new"), ({"name": "foxes", "max_attempts": 1}, "refused")],
 )
 def test_two_that_submit_at_once(engine: Engine, foxes: Path, second: dict[str, Any], outcome: str) -> None:
     """The second comes while the first has written all and committed nothing."""

@@ -44,7 +44,7 @@ def frames(count: int) -> list[Frame]:
 class Stage:
     """Passes frames on, except for those that it can't stand; remembers how many it was given at a time."""
 
-    def __init__(self, bad: set[int], error: Exception) -> None:
+    def __init__(self, bad: set[int], error: BaseException) -> None:
         self.bad = bad
         self.error = error
         self.sizes: list[int] = []
@@ -108,3 +108,14 @@ def test_a_stage_notes_the_share_of_its_time() -> None:
 def test_no_frames_no_trouble() -> None:
     nothing: list[Any] = run_stage("stage", Stage(set(), ValueError()), [])
     assert nothing == []
+
+
+def test_a_library_that_wants_to_end_the_process_fails_one_job() -> None:
+    """Were it let through, the worker would end and give the job back uncharged, to the next one."""
+    done = isolated(Stage({1}, SystemExit(0)), frames(3))
+    ends = [frame.end for frame in done]
+    assert [end and (end.kind, end.text) for end in ends] == [
+        None,
+        (ErrorKind.EXCEPTION, "SystemExit: 0"),
+        None,
+    ]

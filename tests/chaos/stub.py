@@ -1,0 +1,182 @@
+"""Models for the real worker that draw without torch, and go wrong where a job's prompt asks for it.
+
+`fault:KIND` in a prompt does it at every attempt, `fault:KIND:once` only at the first. `install` puts the
+stubs in place, in a worker's parent and in each of its children.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from jobs.job import Lane
+from models.catalogue import Catalogue
+from models.checkpoint import Checkpoint
+from models.errors import OutOfMemoryError
+from models.picture import Picture
+from models.saving import FULL
+from worker import studio
+from worker.studio import Kit
+
+FOLDER = "CHAOS_FOLDER"
+STEP_S = "CHAOS_STEP_S"
+RENDERS = "renders"
+FAULT = "fault:"
+
+
+class Fault:
+    """The fault that a prompt asks for."""
+
+    def __init__(self, prompt: str) -> None:
+        asked = next((word for word in prompt.split() if word.startswith(FAULT)), FAULT)
+        _, self.kind, *once = asked.split(":")
+        self._mark = Path(os.environ[FOLDER]) / f"had-{prompt.replace(' ', '-')}"
+        self._is_once = bool(once)
+
+    def strikes(self, kind: str) -> bool:
+        """Whether it is of this kind and still to come; asking for one that comes once uses it up."""
+        if self.kind != kind or (self._is_once and self._mark.exists()):
+            return False
+        if self._is_once:
+            self._mark.touch()
+        return True
+
+
+@dataclass(frozen=True)
+class StubDiffusion:
+    """Noise by the job's seed; notes each picture that it drew, and how it fared with those it shall fail on."""
+
+    folder: Path
+    step_s: float
+
+    def render(
+        self,
+        requests: Sequence[Any],
+        *,
+        rows: int,  # noqa: ARG002 - the number of rows changes nothing here
+        on_step: Callable[[int], None],
+    ) -> list[Picture]:
+        faults = [Fault(request.prompt) for request in requests]
+        for step in range(requests[0].steps):
+            on_step(step)
+            time.sleep(self.step_s)
+            if step == 0:
+                for fault in faults:
+                    _break(fault, len(requests))
+        self._note(requests)
+        return [_picture(request, fault) for request, fault in zip(requests, faults, strict=True)]
+
+    def _note(self, requests: Sequence[Any]) -> None:
+        lines = "".join(f"{os.getpid()} {request.seed}\n" for request in requests)
+        number = os.open(self.folder / RENDERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(number, lines.encode())
+        os.close(number)
+
+
+def _break(fault: Fault, company: int) -> None:
+    if fault.strikes("oom") or (company > 1 and fault.kind == "narrow"):
+        raise OutOfMemoryError(f"no memory left for {company} images")
+    for kind, happen in _BREAKS.items():
+        if fault.strikes(kind):
+            happen()
+
+
+def _raise() -> None:
+    raise RuntimeError("index out of range in self")
+
+
+def _hang() -> None:
+    """Holds the interpreter, as a hung call to a device may; a signal only wakes C's sleep."""
+    while True:
+        ctypes.PyDLL(None).sleep(3600)
+
+
+_BREAKS: dict[str, Callable[[], object]] = {
+    "exception": _raise,
+    "sys-exit": lambda: sys.exit(0),
+    "exit": lambda: os._exit(0),
+    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "hang": _hang,
+    "stall": lambda: time.sleep(
+        3600
+    ),  # lets go of the interpreter, so that the leases are renewed all the time
+}
+
+
+def _picture(request: Any, fault: Fault) -> Picture:
+    noise = np.random.default_rng(request.seed)
+    pixels = noise.integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
+    if fault.strikes("nan"):
+        return Picture(pixels, "nan")
+    return Picture(pixels, "black" if fault.strikes("black") else None)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    flagged: bool = False
+    concepts: tuple[float, ...] = (-0.1,) * 17
+    special_care: tuple[float, ...] = (-0.1,) * 3
+
+
+@dataclass(frozen=True)
+class _Safety:
+    def score(self, pictures: Sequence[Any]) -> list[_Scores]:
+        return [_Scores() for _ in pictures]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    limit: int = 77
+
+    def count(self, prompts: Sequence[str]) -> list[int]:
+        return [len(prompt.split()) + 2 for prompt in prompts]
+
+
+@dataclass(frozen=True)
+class _Device:
+    name: str = "cpu"
+    label: str = "stub"
+    rows: int = 4
+
+
+class StubStudio(studio.Studio):
+    """The real one, which loads stubs."""
+
+    def _load(self, lane: Lane) -> Kit:
+        card = Catalogue.load(self.settings.models_path).get(lane.model)
+        stubs: dict[str, Any] = {
+            "device": _Device(),
+            "tokens": _Tokens(),
+            "safety": _Safety(),
+            "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
+        }
+        checkpoint = Checkpoint(card, Path("/"), "stub", "0" * 64)
+        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, **stubs)
+
+
+def _module(name: str, **contents: object) -> None:
+    module = ModuleType(name)
+    module.__dict__.update(contents)
+    sys.modules[name] = module
+
+
+def _unused(*_: object) -> None:
+    raise AssertionError("no picture of these is flagged")
+
+
+def install() -> None:
+    """Put stubs where the worker looks for models, before it does."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _module("models.device", versions=lambda: {"stub": "1"})
+    _module("models.safety", blacken=_unused, blur=_unused)
+    _module("models.stable_diffusion", ImageRequest=SimpleNamespace)
+    studio.Studio = StubStudio  # type: ignore[misc]

@@ -1,0 +1,93 @@
+"""Broken twins: the product with one guard taken out, to see that the experiment misses it.
+
+A process of the tests takes out the guard that CHAOS_TWIN names; the product knows nothing of it. Each imports what it
+breaks by itself: processes that are no twins start faster without.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+TWIN = "CHAOS_TWIN"
+
+
+def _no_rescue() -> None:
+    """Jobs of dead workers stay theirs."""
+    from scheduler import loop
+
+    loop.rescue_all = lambda _: 0
+
+
+def _no_renewal() -> None:
+    """Leases run out under workers that live."""
+    from jobs import queue
+
+    queue.extend = lambda _, held, __: {job for job, _ in held}
+
+
+def _hint_once() -> None:
+    """Redis is believed to keep what it was told."""
+    from scheduler.hints import Dispatcher
+
+    send, sent = Dispatcher._send, set[int]()
+
+    def once(self: Any, lane: Any) -> None:
+        if lane not in sent:
+            send(self, lane)
+        sent.add(lane)
+
+    Dispatcher._send = once  # type: ignore[method-assign]
+
+
+def _no_fence() -> None:
+    """A statement that is tried again doesn't ask whose the job is by now."""
+    from sqlalchemy import text
+
+    from jobs import queue
+
+    open_to_all = str(queue._COMPLETE).replace(" AND jobs.lease = given.lease", "")
+    queue._COMPLETE = text(open_to_all.replace("ORDER BY j.id", "ORDER BY j.id ON CONFLICT DO NOTHING"))
+
+
+def _no_release() -> None:
+    """A worker that stops keeps what it holds."""
+    from worker.leases import Leases
+
+    Leases._give_back = lambda *_: None  # type: ignore[method-assign]
+
+
+def _no_watchdog() -> None:
+    """Nobody looks whether children make steps."""
+    from worker import watchdog
+
+    watchdog.Watchdog.start = lambda _: None  # type: ignore[method-assign]
+
+
+def _no_small_company() -> None:
+    """Jobs whose worker died are claimed with all others."""
+    from sqlalchemy import text
+
+    from jobs import queue
+
+    everything, share = (
+        str(queue._CLAIMS[0][0]).replace("error_kind IS DISTINCT FROM 'crash'", "true"),
+        queue._CLAIMS[0][1],
+    )
+    queue._CLAIMS = ((text(everything), share),)
+
+
+_TWINS: dict[str, Callable[[], None]] = {
+    "no-rescue": _no_rescue,
+    "no-renewal": _no_renewal,
+    "hint-once": _hint_once,
+    "no-fence": _no_fence,
+    "no-release": _no_release,
+    "no-watchdog": _no_watchdog,
+    "no-small-company": _no_small_company,
+}
+
+
+def become_twin() -> None:
+    """Take out the guard that the environment names, if it names one."""
+    if name := os.environ.get(TWIN):
+        _TWINS[name]()

@@ -1,0 +1,60 @@
+"""Turns on real models: the lane that a worker picks, and what it leaves behind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from jobs import batches
+from jobs.job import LaneId
+from tests.factories import change, lanes_of, look, states
+from tests.worker.desk import submit
+from worker.shift import Desk
+from worker.studio import Studio
+from worker.turn import follow
+
+FOXES = [{"prompt": f"fox {number}", "steps": 2} for number in range(6)]
+
+
+def test_a_turn_is_worked_charged_and_measured(desk: Desk, tmp_path: Path) -> None:
+    batch = submit(desk.settings, desk.engine, tmp_path, FOXES)
+    assert follow(desk, LaneId(4711)) == 6, "the hint is old, the work is there"
+    assert states(desk.engine) == {"done": 6}
+    (lane,) = look(desk.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
+    assert 0 < lane["image_s"] < lane["batch_s"] + lane["image_s"] < 60
+    (own, _) = look(desk.engine, "SELECT * FROM tenants ORDER BY name")
+    assert 0 < own["used_s"] < desk.settings.shift_s
+    assert follow(desk, lane["id"]) == 0
+
+
+def test_a_worker_stays_with_the_model_that_it_holds(desk: Desk, tmp_path: Path) -> None:
+    sizes = [("tiny-random", 64), ("gives-black", 64), ("tiny-random", 96)]
+    rows = [FOXES[0] | {"model": model, "tenant": model, "width": width} for model, width in sizes]
+    batch = submit(desk.settings, desk.engine, tmp_path, rows, safety="flag", max_attempts="1")
+    first, other, second = lanes_of(desk.engine, batch)
+    own = replace(desk, studio=Studio(desk.settings, 0))
+    assert own.studio.models() == set()
+    assert follow(own, first) == 1
+    assert own.studio.models() == {"tiny-random"}
+    assert follow(own, other) == 1
+    assert not open_jobs(desk.engine, second), (
+        "the hint named the other lane, but its tenant's turn could wait"
+    )
+    assert open_jobs(desk.engine, other)
+    assert follow(own, second) == 1
+    assert own.studio.models() == {"gives-black"}
+    assert states(desk.engine) == {"done": 2, "failed": 1}
+
+
+def open_jobs(engine: Engine, lane: LaneId) -> list[dict[str, object]]:
+    return look(engine, "SELECT id FROM jobs WHERE lane_id = :lane AND state = 'queued'", lane=lane)
+
+
+def test_nothing_starts_that_would_not_finish_before_the_window_closes(desk: Desk, tmp_path: Path) -> None:
+    batch = submit(desk.settings, desk.engine, tmp_path, FOXES, window="00:00-23:59 UTC")
+    opened = "UPDATE batches SET opens_at = now() - interval '1 h', closes_at = now() + interval '1 min'"
+    change(desk.engine, opened)
+    assert follow(desk, LaneId(1)) == 0, "nobody knows how long it takes"
+    change(desk.engine, "UPDATE lanes SET batch_s = 30")
+    assert follow(desk, LaneId(1)) == 6
+    assert batches.status(desk.engine, batch.name).counts["done"] == 6
