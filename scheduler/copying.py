@@ -37,7 +37,9 @@ def cell(text: str | None) -> str:
 
 def cells(*texts: str) -> str:
     """Texts without NUL as cells of COPY with tabs between, looked at all together."""
-    joined = cell("\0".join(texts))
+    joined = "\0".join(texts)
+    if "\\" in joined or "\t" in joined or "\n" in joined or "\r" in joined:
+        joined = joined.translate(_ESCAPES)
     return joined.replace("\0", "\t")
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, text
@@ -83,11 +84,9 @@ def ingest(
             return batch
         with Load(connection, batch.id, order.policy.batch_seed) as load:
             items = read_rows(order.manifest, rules)
-            for item in _strictly(items, order) if order.reading.strict else items:
-                load.add(item)
-                if load.rows % TELL_EVERY == 0:
-                    on_rows(load.rows)
-        on_rows(load.rows)
+            items = _strictly(items, order) if order.reading.strict else items
+            while load.add(islice(items, TELL_EVERY)):
+                on_rows(load.rows)
         if load.has_pictures:
             _note_folder(connection, batch.id, order)
         added = targets.fill_up(connection, batch.id) if order.policy.target else 0

@@ -1,6 +1,7 @@
 """One batch being filled: its rows become jobs, lanes and tallies, its bad rows rejects."""
 
 from collections import Counter
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,14 +14,13 @@ from jobs.manifest import Reject, Row
 from scheduler.copying import NULL, CopyStream, cell, cells, to_json
 
 JOB_COLUMNS = (
-    "index, seed, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, ordinal, init_image, "
-    "mask_image, depth_image, tenant, row_id, prompt, negative_prompt, meta"
+    "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "
+    "init_image, mask_image, depth_image, row_id, prompt, negative_prompt, meta"
 )
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000
 _KINDS = 2_000
 _LANE = ("tenant", "model", "mode", "lora", "width", "height", "upscale")
-_NO_PICTURES = f"{NULL}\t{NULL}\t{NULL}"
 
 
 class Load:
@@ -45,16 +45,16 @@ class Load:
         """Jobs added so far."""
         return self._queued.total()
 
-    def add(self, item: Row | Reject) -> None:
-        """Append a row's jobs, or a reject, to their tables."""
-        self.rows += 1
-        if isinstance(item, Row):
-            self._add_row(item)
-            return
-        self.rejected += 1
-        self._waiting.append(item)
-        if len(self._waiting) >= _WAITING_REJECTS:
-            self._store_rejects()
+    def add(self, items: Iterable[Row | Reject]) -> int:
+        """Append rows' jobs, and rejects, to their tables; how many items there were."""
+        before = self.rows
+        for item in items:
+            self.rows += 1
+            if isinstance(item, Row):
+                self._add_row(item)
+            else:
+                self._add_reject(item)
+        return self.rows - before
 
     def __enter__(self) -> Self:
         self._jobs.__enter__()
@@ -84,14 +84,22 @@ class Load:
             row.strength,
         )
         lane, shared = self._kinds.get(kind) or self._kind(row, kind)
+        pictures = "" if row.mode == "text2image" else _pictures(row)
         texts = row.prompt, row.negative_prompt, to_json(row.meta)
         named = f"{NULL}\t{cells(*texts)}" if row.id is None else cells(row.id, *texts)
-        tenant = NULL if row.tenant is None else cell(row.tenant)
-        pictures = _NO_PICTURES if row.mode == "text2image" else _pictures(row)
-        rest = f"{shared}\t{row.ordinal}\t{pictures}\t{tenant}\t{named}\n"
-        for index, seed in enumerate(row.seeds(self.batch_seed)):
-            self._jobs.add(f"{index}\t{seed}\t{rest}")
+        rest = f"{row.ordinal}\t{shared}\t{pictures}{named}\n"
+        if row.num_images == 1:
+            self._jobs.add(f"0\t{row.first_seed(self.batch_seed)}\t{rest}")
+        else:
+            for index, seed in enumerate(row.seeds(self.batch_seed)):
+                self._jobs.add(f"{index}\t{seed}\t{rest}")
         self._queued[lane] += row.num_images
+
+    def _add_reject(self, reject: Reject) -> None:
+        self.rejected += 1
+        self._waiting.append(reject)
+        if len(self._waiting) >= _WAITING_REJECTS:
+            self._store_rejects()
 
     def _kind(self, row: Row, kind: tuple[Any, ...]) -> tuple[LaneId, str]:
         """The lane of rows like this one, and those of their cells that are the same for all."""
@@ -102,7 +110,10 @@ class Load:
         strength = NULL if row.strength is None else row.strength
         if len(self._kinds) >= _KINDS:
             self._kinds.clear()
-        shared = f"{self.batch}\t{lane}\t{row.steps}\t{row.guidance_scale}\t{row.sampler}\t{noise_level}\t{strength}"
+        options = f"{row.steps}\t{row.guidance_scale}\t{row.sampler}\t{noise_level}\t{strength}"
+        shared = f"{self.batch}\t{lane}\t{options}\t{cell(row.tenant)}"
+        if row.mode == "text2image":
+            shared = f"{shared}\t{NULL}\t{NULL}\t{NULL}"
         self._kinds[kind] = lane, shared
         return lane, shared
 
@@ -135,4 +146,4 @@ class Load:
 
 
 def _pictures(row: Row) -> str:
-    return f"{cell(row.init_image)}\t{cell(row.mask_image)}\t{cell(row.depth_image)}"
+    return f"{cell(row.init_image)}\t{cell(row.mask_image)}\t{cell(row.depth_image)}\t"

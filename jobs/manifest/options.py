@@ -44,8 +44,6 @@ def _negative_prompt(value: object) -> str:
 
 def _optional_text(column: str, limit: int) -> Callable[[object], str | None]:
     def read(value: object) -> str | None:
-        if type(value) is str and len(value) <= limit and value and not value.isspace():
-            return value
         return None if missing(value) else free_text(column, value, limit)
 
     return read
@@ -60,6 +58,14 @@ FREE_COLUMNS: Mapping[str, Callable[[object], Any]] = {
     "negative_prompt": _negative_prompt,
     "seed": _seed,
     "tenant": _optional_text("tenant", MAX_TENANT),
+}
+
+# Text that isn't blank and no longer than this is taken as it is, which what reads the column needn't be asked.
+PLAIN_LENGTHS: Mapping[str, int] = {
+    "prompt": MAX_PROMPT,
+    "id": MAX_ID,
+    "negative_prompt": MAX_PROMPT,
+    "tenant": MAX_TENANT,
 }
 
 

@@ -1,14 +1,55 @@
 """A row as it stands in the file, before its values are looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from jobs.manifest.values import PLAIN_TYPES
+
+_MAX_SHAPES = 1000
+
+
+class Shape:
+    """What many records have in common: the names of their columns and the types of their values, in order.
+
+    `doubtful` columns hold other things than text, whole numbers, booleans and null. `quotes` is how many quotation
+    marks the JSON of such a record has if none is escaped; None where there are doubtful columns.
+    """
+
+    __slots__ = ("doubtful", "names", "quotes", "types")
+
+    def __init__(self, names: tuple[str, ...], types: tuple[type, ...]) -> None:
+        self.names = names
+        self.types = types
+        pairs = zip(names, types, strict=True)
+        self.doubtful = tuple(name for name, kind in pairs if kind not in PLAIN_TYPES)
+        self.quotes = None if self.doubtful else 2 * (len(names) + types.count(str))
+
+
+class Shapes:
+    """Gives all records of the same shape the same object, so that others can remember things by it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Shape] = {}
+
+    def of(self, values: Mapping[str, Any]) -> Shape:
+        """The shape of a record."""
+        key = (*values, *map(type, values.values()))
+        return self._known.get(key) or self._add(key)
+
+    def _add(self, key: tuple[Any, ...]) -> Shape:
+        if len(self._known) >= _MAX_SHAPES:
+            self._known.clear()
+        half = len(key) // 2
+        shape = self._known[key] = Shape(key[:half], key[half:])
+        return shape
 
 
 class Record(NamedTuple):
     """Values by column name; `raw` is for excerpts; `suspect`: there may be text that can't be stored.
 
-    Records with the same `seed_ordinal` derive the same seeds; None: this one has seeds of its own.
+    Records with the same `seed_ordinal` derive the same seeds; None: this one has seeds of its own. A reader that
+    knows the `shape` of the values says it.
     """
 
     line: int
@@ -16,6 +57,7 @@ class Record(NamedTuple):
     raw: object
     suspect: bool
     seed_ordinal: int | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)

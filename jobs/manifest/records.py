@@ -16,6 +16,8 @@ Compression = Literal["none", "gzip", "zstd"]
 SEED_SPACE = 2**64
 _TORCH_SEEDS = 2**32
 _GOLDEN = 0x9E3779B1
+_new = object.__new__
+_set = object.__setattr__
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class Row:
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
         """The row with these fields, which must be all and are taken over; the constructor is eight times slower."""
-        row = cls.__new__(cls)
-        object.__setattr__(row, "__dict__", fields)
+        row = _new(cls)
+        _set(row, "__dict__", fields)
         return row
 
     def seeds(self, batch_seed: int) -> list[int]:
@@ -121,13 +123,17 @@ class Row:
         on the CPU looks at no more than the lower 32 bits. Multiples of the golden ratio keep apart (Hurwitz), so
         that a batch repeats no seed while rows times images a row stay under 2**32 / √5, 1.9 billion.
         """
+        first = self.first_seed(batch_seed)
         if self.seed is not None:
-            return [(self.seed + index) % SEED_SPACE for index in range(self.num_images)]
-        own = self.ordinal if self.seed_ordinal is None else self.seed_ordinal
-        first = _seed_offset(batch_seed) + own
-        if self.num_images == 1:
-            return [first % _TORCH_SEEDS]
+            return [(first + index) % SEED_SPACE for index in range(self.num_images)]
         return [(first + index * _GOLDEN) % _TORCH_SEEDS for index in range(self.num_images)]
+
+    def first_seed(self, batch_seed: int) -> int:
+        """The first of `seeds`."""
+        if self.seed is not None:
+            return self.seed
+        own = self.ordinal if self.seed_ordinal is None else self.seed_ordinal
+        return (_seed_offset(batch_seed) + own) % _TORCH_SEEDS
 
 
 @dataclass(frozen=True)

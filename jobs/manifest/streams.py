@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,6 +86,10 @@ class Lines:
         line = self._waiting.popleft() if self._waiting else next(self._lines)
         self.number += 1
         return line
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that are left with their numbers, several times as fast; none of them can be put back."""
+        return enumerate(chain(self._waiting, self._lines), self.number + 1)
 
     def put_back(self, lines: list[bytes]) -> None:
         """Give back the last lines that were taken, in the order in which they came."""

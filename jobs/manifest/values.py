@@ -3,6 +3,7 @@
 import math
 import re
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 from jobs.errors import NightmillError
@@ -14,7 +15,7 @@ EXACT_FLOAT = 2**53
 _WHOLE = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
 _SHORT = reprlib.Repr()
-_PLAIN_TYPES = frozenset({str, int, bool, type(None)})
+PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 
 
 class ProblemError(NightmillError):
@@ -88,10 +89,13 @@ def check_storable(values: dict[str, Any]) -> None:
         _check(column, value, 0)
 
 
+def are_plain(types: Iterable[type]) -> bool:
+    """Whether `check_meta` takes all values of these types."""
+    return PLAIN_TYPES.issuperset(types)
+
+
 def check_meta(meta: dict[str, Any]) -> None:
     """Refuse NaN, infinities and excessive depth; strings are taken as checked."""
-    if _PLAIN_TYPES.issuperset(map(type, meta.values())):
-        return
     for column, value in meta.items():
         _check(column, value, 0)
 
