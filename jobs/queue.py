@@ -51,12 +51,12 @@ _TAKEN = f"""
         FROM picked WHERE jobs.id = picked.id
         RETURNING jobs.*, 'queued' AS was
     ), {_COUNTED}
-    SELECT id, batch_id, lane_id, ordinal, index, attempt, lease, prompt, negative_prompt, steps, guidance_scale,
+    SELECT id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
         sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh
     FROM moved ORDER BY id"""
 
-# The columns of a claim are the fields of a Job, in their order.
-_JOB_FIELDS = tuple(field.name for field in fields(Job))
+# The columns of a claim are the fields of a Job, in their order, but for the lease, which is the same for all of them.
+_JOB_FIELDS = tuple(field.name for field in fields(Job) if field.name != "lease")
 
 # No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
 # are limited is open to those only who have looked how many there are.
@@ -271,8 +271,14 @@ def claim(
     itself and takes no others with it. A worker that goes on in a lane says `after` which id: what it has claimed
     itself needn't be looked at again. No more are given than the tenant's and the common limit of running jobs allow.
     """
-    lease = {"lane": lane, "worker": worker, "lease_s": lease_s, "lease": uuid4()}
-    values = lease | {"after": after, "has_room": False}
+    values: dict[str, Any] = {
+        "lane": lane,
+        "worker": worker,
+        "lease_s": lease_s,
+        "lease": uuid4(),
+        "after": after,
+        "has_room": False,
+    }
 
     def take(connection: Connection) -> Sequence[Row[Any]]:
         return _take(connection, values, limit) or _take_what_there_is_room_for(connection, values, limit)
@@ -280,12 +286,12 @@ def claim(
     rows = transact(engine, take)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
-    return [_job(row) for row in rows]
+    return [_job(row, values["lease"]) for row in rows]
 
 
-def _job(row: Row[Any]) -> Job:
+def _job(row: Row[Any], lease: UUID) -> Job:
     values = dict(zip(_JOB_FIELDS, row, strict=True))
-    return Job(**values | {"seed": int(values["seed"])})
+    return Job(**values | {"seed": int(values["seed"]), "lease": lease})
 
 
 def _take(connection: Connection, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:

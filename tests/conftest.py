@@ -26,6 +26,14 @@ from tests.s3 import S3Server, start_s3
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = "nightmill_template"
+LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/bench/", "tests/console/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: with one of them last, all processes but one would wait for it."""
+    items.sort(
+        key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

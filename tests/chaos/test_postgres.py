@@ -42,6 +42,7 @@ class OwnPostgres:
         process.send_signal(signal.SIGQUIT)
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
         start_postgres(self.folder)
+        self.engine.dispose()
 
     def cut(self) -> int:
         """End about half of the connections, whatever they are at; how many."""

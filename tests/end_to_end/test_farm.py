@@ -162,7 +162,7 @@ def test_redis_forgets_everything(farm: Farm) -> None:
 
 
 def test_pause_resume_and_cancel(farm: Farm) -> None:
-    name = farm.submit(foxes(30, steps=80))
+    name = farm.submit(foxes(120, steps=80))
     until(lambda: len(truth(farm.engine, name).images) >= 2)
     paused = farm.nightmill("pause", name, "--json")
     assert (paused.code, paused.json["state"]) == (0, "paused")
@@ -180,7 +180,7 @@ def test_pause_resume_and_cancel(farm: Farm) -> None:
     assert f"{name} is cancelled: " in cancelled.err
     images = len(truth(farm.engine, name).images)
     counts = batches.status(farm.engine, name).counts
-    assert (counts["done"], counts["cancelled"]) == (images, 30 - images)
+    assert (counts["done"], counts["cancelled"]) == (images, 120 - images)
     queued = farm.nightmill("retry", name, "--only", "cancelled", "--json")
     assert queued.json["counts"]["queued"] + queued.json["counts"]["running"] > 0
     farm.nightmill("cancel", name)
