@@ -6,8 +6,9 @@ much it moved the counts of its lane, so that nobody ever has to count jobs.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,8 @@ from jobs.conditions import IS_OPEN, IS_PAST_CANARY
 from jobs.database import run, transact
 from jobs.errors import LeaseLostError
 from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+
+Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
 EVERYBODY = "*"
 CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
@@ -56,7 +59,8 @@ _TAKEN = f"""
     FROM moved ORDER BY id"""
 
 # The columns of a claim are the fields of a Job, in their order, but for the lease, which is the same for all of them.
-_JOB_FIELDS = tuple(field.name for field in fields(Job) if field.name != "lease")
+_FIELDS = [field.name for field in fields(Job)]
+_LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 
 # No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
 # are limited is open to those only who have looked how many there are.
@@ -280,35 +284,41 @@ def claim(
         "has_room": False,
     }
 
-    def take(connection: Connection) -> Sequence[Row[Any]]:
-        return _take(connection, values, limit) or _take_what_there_is_room_for(connection, values, limit)
-
-    rows = transact(engine, take)
+    rows = _take(partial(run, engine), values, limit) or _take_what_there_is_room_for(engine, values, limit)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
     return [_job(row, values["lease"]) for row in rows]
 
 
 def _job(row: Row[Any], lease: UUID) -> Job:
-    values = dict(zip(_JOB_FIELDS, row, strict=True))
-    return Job(**values | {"seed": int(values["seed"]), "lease": lease})
+    make: Callable[..., Job] = Job
+    return make(*row[:_LEASE], lease, *row[_LEASE:_SEED], int(row[_SEED]), *row[_SEED + 1 :])
 
 
-def _take(connection: Connection, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+def _take(execute: Execute, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
     for statement, share in _CLAIMS:
-        if rows := connection.execute(statement, {**values, "limit": share(limit)}).all():
+        if rows := execute(statement, {**values, "limit": share(limit)}):
             return rows
     return []
 
 
-def _take_what_there_is_room_for(
-    connection: Connection, values: Mapping[str, Any], limit: int
-) -> Sequence[Row[Any]]:
-    if connection.execute(_ROOM, {"lane": values["lane"]}).scalar_one() is None:
+def _take_what_there_is_room_for(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+    lane = {"lane": values["lane"]}
+    if run(engine, _ROOM, lane)[0].room is None:
         return []
-    connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
-    room = connection.execute(_ROOM, {"lane": values["lane"]}).scalar_one()
-    return _take(connection, {**values, "has_room": True}, min(limit, room)) if room > 0 else []
+
+    def take(connection: Connection) -> Sequence[Row[Any]]:
+        connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
+        room = connection.execute(_ROOM, lane).scalar_one()
+        execute = partial(_all, connection)
+        most = limit if room is None else min(limit, room)
+        return _take(execute, {**values, "has_room": True}, most) if most > 0 else []
+
+    return transact(engine, take)
+
+
+def _all(connection: Connection, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    return connection.execute(statement, values).all()
 
 
 def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -> set[JobId]:
