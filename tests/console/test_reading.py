@@ -103,8 +103,9 @@ def test_status_of_one(lab: Lab) -> None:
         "height": 64,
         "upscale": 0,
     }
-    assert all(0 < told.pop("image_s") < 60 for told in status.json["lanes"])
-    assert status.json["lanes"] == [
+    lanes = status.json["lanes"]
+    assert all(0 < told.pop("image_s") < 60 for told in lanes)
+    assert lanes == [
         lane | {"counts": {"done": 2, "blocked": 1}},
         lane | {"width": 96, "counts": {"done": 2}},
     ]
