@@ -1,23 +1,25 @@
 """Several processes at one lane at once, each with a connection of its own: claimers, or stub renderers."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 
 from sqlalchemy import Engine
 
-from bench.backlog import LEASE_S, image_of
+from bench.backlog import LEASE_S, START, image_of
 from jobs import queue
 from jobs.database import connect
 from jobs.job import JobId, LaneId
 
 START_S = 120
+WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers live for hours
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """What each member does: `calls` claims of `at_once` jobs, and whether it completes them as a worker would."""
+    """What each member does in its turn: `calls` claims of `at_once` jobs, completed as by a worker or not."""
 
     url: str
     lane: LaneId
@@ -25,34 +27,56 @@ class Crowd:
     calls: int
     completes: bool = False
 
-    def run(self, members: int) -> tuple[int, float]:
-        """Jobs that all members got together, and jobs a second from the first begin to the last end."""
+    def take_turns(self, turns: Sequence[int]) -> tuple[int, list[float]]:
+        """Jobs that were taken in all, and of each turn, in which so many work at once, the jobs a second.
+
+        The same processes work in all turns, so that turns of one and of many meet the same machine. A turn lasts
+        from the first begin to the last end. A few further calls of each member come before and aren't timed.
+        """
         context = get_context("spawn")
+        members = max(turns)
         with context.Manager() as manager:
             barrier = manager.Barrier(members)
             with context.Pool(members) as pool:
-                spans = pool.starmap(_work, [(self, barrier)] * members)
-        jobs = [job for _, _, taken in spans for job in taken]
+                arguments = [(self, tuple(turns), rank, barrier) for rank in range(members)]
+                shares = [share for part in pool.starmap(_work, arguments) for share in part]
+        jobs = [job for share in shares for job in share.jobs]
         if len(set(jobs)) != len(jobs):
             raise AssertionError("a job was given to two claimers")
-        elapsed = max(ended for _, ended, _ in spans) - min(began for began, _, _ in spans)
-        return len(jobs), len(jobs) / elapsed
+        return len(jobs), [
+            _rate([share for share in shares if share.turn == turn]) for turn in range(len(turns))
+        ]
 
 
-def _work(crowd: Crowd, barrier: Barrier) -> tuple[float, float, list[JobId]]:
+@dataclass(frozen=True)
+class _Share:
+    """What one member took in one turn; turn -1 is the warm-up."""
+
+    turn: int
+    began: float
+    ended: float
+    jobs: list[JobId]
+
+
+def _rate(shares: list[_Share]) -> float:
+    elapsed = max(share.ended for share in shares) - min(share.began for share in shares)
+    return sum(len(share.jobs) for share in shares) / elapsed
+
+
+def _work(crowd: Crowd, turns: tuple[int, ...], rank: int, barrier: Barrier) -> list[_Share]:
     engine = connect(crowd.url, pool_size=1)
-    engine.connect().close()
-    barrier.wait(START_S)
-    began, taken = time.monotonic(), _take_often(crowd, engine)
-    ended = time.monotonic()
+    shares = [_share(crowd, engine, -1, min(WARM_UP, crowd.calls), START)]
+    for turn, members in enumerate(turns):
+        barrier.wait(START_S)
+        if rank < members:
+            shares.append(_share(crowd, engine, turn, crowd.calls, max(shares[-1].jobs)))
     engine.dispose()
-    return began, ended, taken
+    return shares
 
 
-def _take_often(crowd: Crowd, engine: Engine) -> list[JobId]:
-    taken: list[JobId] = []
-    after = JobId(0)
-    for _ in range(crowd.calls):
+def _share(crowd: Crowd, engine: Engine, turn: int, calls: int, after: JobId) -> _Share:
+    began, taken = time.monotonic(), list[JobId]()
+    for _ in range(calls):
         jobs = queue.claim(
             engine, crowd.lane, limit=crowd.at_once, worker="crowd", lease_s=LEASE_S, after=after
         )
@@ -60,4 +84,4 @@ def _take_often(crowd: Crowd, engine: Engine) -> list[JobId]:
         taken += [job.id for job in jobs]
         if crowd.completes:
             queue.complete(engine, [image_of(job) for job in jobs])
-    return taken
+    return _Share(turn, began, time.monotonic(), taken)

@@ -9,6 +9,7 @@ from statistics import median
 from sqlalchemy import Engine, text
 
 from bench.backlog import START, Backlog, open_backlog
+from bench.cores import gain_of_all_cores
 from bench.crowd import Crowd
 from bench.figures import Figure, at_least, at_most
 from bench.peers import pgqueuer_rate, procrastinate_rate
@@ -19,6 +20,7 @@ from jobs import batches
 from jobs.database import run
 from jobs.lanes import raise_floors
 from jobs.removal import archive
+from jobs.settings import Settings
 
 AT_ONCE = 64
 CLAIMERS = 8
@@ -41,7 +43,7 @@ class _Sizes:
 
 
 QUICK = _Sizes(
-    short=2_000, long=14_000, rounds=2, calls=3, crowd_calls=2, pinned=640, archived=1_000, peers=50
+    short=2_000, long=40_000, rounds=2, calls=3, crowd_calls=2, pinned=640, archived=1_000, peers=50
 )
 
 
@@ -121,22 +123,27 @@ def _count(engine: Engine) -> None:
 
 
 def _crowd(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
-    """Processes that claim at once against one, in turns; a job given to two of them would end the benchmark."""
+    """Processes that claim at once against one of them, in turns, as many jobs a claim as a worker takes.
+
+    A job given to two of them would end the benchmark.
+    """
     url = long.engine.url.render_as_string(hide_password=False)
-    crowd = Crowd(url, long.lane, AT_ONCE, sizes.crowd_calls)
-    measurements = {
-        "one": lambda: _joined(long, crowd, 1),
-        "many": lambda: _joined(long, crowd, CLAIMERS),
-    }
-    samples = take_turns(2 if sizes.rounds < 3 else 3, measurements)
-    alone = f"one claimer: {samples.median('one'):,.0f} jobs/s"
-    return {"claimers_8_per_1": Figure(samples.ratio("many", "one"), "ratio", alone, at_least(2))}
+    crowd = Crowd(url, long.lane, Settings.model_fields["claim"].default, sizes.crowd_calls)
+    rates = _rates(long, crowd, [1, CLAIMERS, CLAIMERS, 1] * sizes.rounds)
+    one, many = rates[::4] + rates[3::4], rates[1::4] + rates[2::4]
+    ratio = median(all_ / alone for all_, alone in zip(many, one, strict=True))
+    against = f"one claimer: {median(one):,.0f} jobs/s; pure computing gains {gain_of_all_cores():.2f} from all cores"
+    return {"claimers_8_per_1": Figure(ratio, "ratio", against, at_least(2))}
 
 
-def _joined(backlog: Backlog, crowd: Crowd, members: int) -> float:
-    jobs, rate = crowd.run(members)
+def _rates(backlog: Backlog, crowd: Crowd, turns: list[int]) -> list[float]:
+    raise_floors(backlog.engine)
+    jobs, rates = crowd.take_turns(turns)
     backlog.claimed += jobs
-    return rate
+    note(
+        f"{' and '.join(map(str, sorted(set(turns))))} at once: {', '.join(f'{rate:,.0f}' for rate in rates)} jobs/s"
+    )
+    return rates
 
 
 def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
@@ -222,7 +229,7 @@ def _whole_jobs(place: Place, long: Backlog, sizes: _Sizes) -> dict[str, Figure]
     """Jobs from queued to done with their image rows, beside public queues, which keep only that a job was done."""
     url = long.engine.url.render_as_string(hide_password=False)
     one = Crowd(url, long.lane, RENDERED_AT_ONCE, sizes.crowd_calls, completes=True)
-    own = median(_joined(long, one, RENDERERS) for _ in range(3))
+    own = median(_rates(long, one, [RENDERERS] * 3))
     figures = {
         "whole_jobs_per_s": Figure(
             own,
