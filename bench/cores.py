@@ -3,7 +3,7 @@
 import os
 import time
 from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
+from threading import Barrier
 
 COUNT = 10_000_000
 START_S = 120

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
+from threading import Barrier
 
 from sqlalchemy import Engine
 
