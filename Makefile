@@ -14,7 +14,7 @@ demo: .venv/.installed  ## Render examples/demo.jsonl with services of its own a
 	$(BIN)/nightmill run examples/demo.jsonl --out output
 
 test: .venv/.installed-dev  ## The whole suite, on real PostgreSQL, Redis, Celery workers and an S3 server
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev  ## ruff, mypy, import-linter, alembic check
 	$(BIN)/ruff check

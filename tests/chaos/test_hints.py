@@ -1,5 +1,6 @@
 """Hints that come ten times, or never: Redis and Celery are real, every job is rendered once."""
 
+import logging
 import random
 import threading
 import time
@@ -64,7 +65,8 @@ def workers(settings: Settings, engine: Engine, folder: Path) -> Iterator[None]:
                 with suppress(LeaseLostError):
                     queue.complete(engine, [upload(store, lane.batch, job)])
 
-    with start_worker(app, pool="threads", concurrency=8, perform_ping_check=False, shutdown_timeout=20):
+    quiet = {"perform_ping_check": False, "loglevel": logging.getLogger().level}  # the level stays after it
+    with start_worker(app, pool="threads", concurrency=8, shutdown_timeout=20, **quiet):
         yield
     app.close()
 
