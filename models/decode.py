@@ -1,24 +1,34 @@
-"""From latents to pixels: the VAE's decoder in fixed slices, and a look at what came out."""
+"""From latents to pixels: the VAE's decoder on batches of one shape, and a look at what came out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from models.chunks import in_slices
 from models.picture import Defect, Picture
 
+PIXELS_AT_ONCE = 2**20
 
-def decode(vae: Any, latents: torch.Tensor) -> list[Picture]:
-    """Decodes latents (N, 4, H, W) float32 into N pictures, whose defects are found on the device.
 
-    Large pictures are decoded in slices of equal shape, so that none depends on its place in the batch.
+def decode(vae: Any, latents: Sequence[torch.Tensor], *, at_once: int) -> list[Picture]:
+    """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
+
+    They are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch is
+    filled up, so that no picture depends on how many there are.
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    area = latents.shape[2] * latents.shape[3] * factor**2
-    slices = in_slices(latents / vae.config.scaling_factor, area)
-    decoded = [_pixels(vae, part) for part in slices]
-    pixels = torch.cat([part for part, _ in decoded])
-    finite = torch.cat([good for _, good in decoded]) & _all_finite(latents)
+    area = latents[0].shape[1] * latents[0].shape[2] * factor**2
+    at_once = max(1, min(at_once, PIXELS_AT_ONCE // area))
+    pictures: list[Picture] = []
+    for start in range(0, len(latents), at_once):
+        part = list(latents[start : start + at_once])
+        pictures += _decoded(vae, torch.stack(part + part[-1:] * (at_once - len(part))))[: len(part)]
+    return pictures
+
+
+def _decoded(vae: Any, latents: torch.Tensor) -> list[Picture]:
+    pixels, finite = _pixels(vae, latents / vae.config.scaling_factor)
+    finite &= _all_finite(latents)
     black = pixels.flatten(1).amax(dim=1) <= 2
     return [
         Picture(array, _defect(good, dark))

@@ -1,6 +1,5 @@
 """From pixels to what a model reads: latents of a picture, of what a mask leaves of it, and depth maps."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,40 +7,35 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from models.chunks import draw, in_slices
+from models.chunks import draw, moved
 
 
-def signed(pictures: Sequence[npt.NDArray[np.uint8]], device: str) -> torch.Tensor:
-    """Pictures (H, W, 3) uint8 of one size as (N, 3, H, W) float32 in -1..1."""
-    pixels = torch.from_numpy(np.stack(pictures)).to(device)
+def signed(picture: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
+    """A picture (H, W, 3) uint8 as (1, 3, H, W) float32 in -1..1."""
+    pixels = moved(torch.from_numpy(picture)[None], device)
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def encode(vae: Any, images: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Latents (N, C, h, w) float32 of images (N, 3, H, W) in -1..1, sampled with one generator a row.
+def encode(vae: Any, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Latents (1, C, h, w) float32, drawn with the generator, of an image (1, 3, H, W) in -1..1.
 
-    Large images are encoded in slices of equal shape, so that none depends on its place in the batch.
+    One image at a time, so that its latents depend on it alone.
     """
-    found = [vae.encode(part.to(vae.dtype)).latent_dist for part in in_slices(images, images[0, 0].numel())]
-    mean = torch.cat([one.mean for one in found]).float()
-    deviation = torch.cat([one.std for one in found]).float()
-    noise = draw(generators, tuple(mean.shape[1:])).to(mean.device)
-    latents: torch.Tensor = (mean + deviation * noise) * vae.config.scaling_factor
+    found = vae.encode(image.to(vae.dtype)).latent_dist
+    noise = moved(draw(generator, found.mean.shape), image.device)
+    latents: torch.Tensor = (found.mean.float() + found.std.float() * noise) * vae.config.scaling_factor
     return latents
 
 
 def encode_masked(
-    vae: Any,
-    images: torch.Tensor,
-    masks: Sequence[npt.NDArray[np.uint8]],
-    generators: Sequence[torch.Generator],
+    vae: Any, image: torch.Tensor, mask: npt.NDArray[np.uint8], generator: torch.Generator
 ) -> torch.Tensor:
-    """What an inpainting UNet reads beside the latents: (N, 1 + C, h, w), the mask and the masked picture.
+    """What an inpainting UNet reads beside the latents: (1, 1 + C, h, w), the mask and the masked picture.
 
-    Masks are (H, W), at 128 and above to be repainted: 1 in the first channel, black to the encoder.
+    The mask is (H, W), at 128 and above to be repainted: 1 in the first channel, black to the encoder.
     """
-    repainted = torch.from_numpy(np.stack(masks)).to(images.device)[:, None] >= 128
-    kept = encode(vae, images * ~repainted, generators)
+    repainted = moved(torch.from_numpy(mask)[None, None], image.device) >= 128
+    kept = encode(vae, image * ~repainted, generator)
     small = functional.interpolate(repainted.float(), size=kept.shape[2:])
     return torch.cat([small, kept], dim=1)
 

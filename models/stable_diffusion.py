@@ -1,7 +1,7 @@
 """Stable Diffusion: pictures from a prompt, and from pictures, masks and depth maps beside it."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,20 +10,17 @@ import numpy.typing as npt
 import torch
 
 from models.checkpoint import Checkpoint
-from models.chunks import check_alike, padded, seeded
-from models.decode import decode
-from models.denoise import conditions, denoise
+from models.chunks import check_seed
 from models.depth import DepthEstimator
 from models.device import Device, memory_errors
 from models.encode import paste
+from models.engine.engine import Beginning, Drawn, Engine
+from models.engine.recurrence import Recurrence
 from models.loading import load_pipeline
 from models.modes import Mode, check_pictures, mode_of
 from models.picture import Picture
-from models.samplers import make_scheduler, steps_left
 from models.saving import FULL, Saving
 from models.starting import start
-
-_PICTURES = ("image", "mask", "depth")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +54,7 @@ class StableDiffusion:
     checkpoint: Checkpoint
     device: Device
     _pipeline: Any
+    _engine: Engine
     _depth: DepthEstimator | None
 
     @classmethod
@@ -71,7 +69,8 @@ class StableDiffusion:
         """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionPipeline", loras=loras, saving=saving)
         with memory_errors(device):
-            return cls(checkpoint, device, pipeline, DepthEstimator.load(checkpoint, device))
+            engine = Engine(pipeline, device)
+            return cls(checkpoint, device, pipeline, engine, DepthEstimator.load(checkpoint, device))
 
     def render(
         self,
@@ -80,64 +79,77 @@ class StableDiffusion:
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
     ) -> list[Picture]:
-        """One picture per request, in order, rendered in batches of exactly `rows` (default: the device's).
+        """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
 
-        On one device and for one `rows`, a picture depends on its request alone. `on_step(i)` is called
-        before the i-th UNet call of this render, from 0 on; what it raises (InterruptedRender) comes out.
-        Raises ValueError if the requests differ in size, steps, sampler, strength, in which pictures they give or
-        in whether guidance is above 1, if the model doesn't take those pictures, or if strength leaves no step;
-        OutOfMemoryError if the device has no memory left.
+        Raises ValueError, before anything is drawn, where `stream` would.
         """
         if not requests:
             return []
-        for request in requests:
-            check_pictures(request)
-        check_alike(requests, _shared)
-        self._check_size(requests[0])
-        mode = self._mode(requests[0])
-        calls = itertools.count()
-        pictures: list[Picture] = []
-        with torch.inference_mode(), memory_errors(self.device):
-            for chunk in padded(requests, rows or self.device.rows):
-                pictures += self._render_chunk(chunk.rows, mode, lambda: on_step(next(calls)))[: chunk.real]
-        return pictures
+        calls = [len(self._checked(request, requests[0])[1]) for request in requests]
+        order = sorted(range(len(requests)), key=lambda number: -calls[number])
+        found: dict[int, Picture] = {}
+        for some in self.stream([requests[number] for number in order], rows=rows, on_step=on_step):
+            found |= {order[drawn.number]: drawn.picture for drawn in some}
+        return [found[number] for number in range(len(requests))]
 
-    def _render_chunk(
-        self, rows: Sequence[ImageRequest], mode: Mode, before_step: Callable[[], None]
-    ) -> list[Picture]:
-        first, pipeline = rows[0], self._pipeline
-        given = conditions(
-            pipeline,
-            [row.prompt for row in rows],
-            [row.negative_prompt for row in rows],
-            [row.guidance_scale for row in rows],
-        )
-        generators = [seeded(row.seed) for row in rows]
-        scheduler = make_scheduler(first.sampler, pipeline.scheduler.config, first.steps)
-        begun = start(
-            rows,
+    def stream(
+        self,
+        requests: Iterable[ImageRequest],
+        *,
+        rows: int | None = None,
+        on_step: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[list[Drawn]]:
+        """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
+
+        `rows` images with guidance are drawn at once (default: the device's), or twice as many without, whatever
+        their steps, samplers and guidance. A request is asked for when there is room for it, a few ahead. On one
+        device and for one `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet
+        call, from 0 on; what it raises (InterruptedRender) comes out. Raises ValueError where sizes differ, for what
+        the model doesn't take, and where strength leaves no step; OutOfMemoryError.
+        """
+        waiting = iter(requests)
+        if (first := next(waiting, None)) is None:
+            return
+        factor = self.checkpoint.card.vae_factor
+        shape = self._pipeline.vae.config.latent_channels, first.height // factor, first.width // factor
+        asked: dict[int, ImageRequest] = {}
+        for some in self._engine.draw(
+            _noted(itertools.chain([first], waiting), asked),
+            lambda request, generator: self._begin(request, first, generator),
+            shape,
+            rows or self.device.rows,
+            on_step,
+        ):
+            yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
+
+    def _begin(self, request: ImageRequest, first: ImageRequest, generator: torch.Generator) -> Beginning:
+        mode, recurrence = self._checked(request, first)
+        latents, beside = start(
+            request,
             mode,
-            vae=pipeline.vae,
-            scheduler=scheduler,
-            generators=generators,
+            vae=self._pipeline.vae,
+            recurrence=recurrence,
+            generator=generator,
             estimator=self._depth,
             device=self.device.name,
         )
-        latents = denoise(
-            pipeline.unet,
-            scheduler,
-            timesteps=begun.timesteps,
-            latents=begun.latents,
-            given=replace(given, image=begun.beside),
-            generators=generators,
-            before_step=before_step,
-        )
-        pictures = decode(pipeline.vae, latents)
-        return [_kept(picture, row) for picture, row in zip(pictures, rows, strict=True)]
+        return Beginning(recurrence, latents, beside)
+
+    def _checked(self, request: ImageRequest, first: ImageRequest) -> tuple[Mode, Recurrence]:
+        """The request's mode and steps; ValueError if it can't be drawn, or not together with `first`."""
+        check_pictures(request)
+        self._check_size(request)
+        if (request.width, request.height) != (first.width, first.height):
+            raise ValueError(
+                f"requests of one call must share their size, but have {first.width}x{first.height} "
+                f"and {request.width}x{request.height}"
+            )
+        check_seed(request.seed)
+        strength = None if request.image is None else request.strength
+        recurrence = self._engine.recurrences.of(request.sampler, request.steps, strength)
+        return self._mode(request), recurrence
 
     def _mode(self, request: ImageRequest) -> Mode:
-        if request.image is not None:
-            steps_left(request.steps, request.strength)
         return mode_of(
             request,
             self._pipeline.unet.config.in_channels,
@@ -165,13 +177,8 @@ def _kept(picture: Picture, row: ImageRequest) -> Picture:
     return replace(picture, pixels=paste(picture.pixels, row.image, row.mask))
 
 
-def _shared(request: ImageRequest) -> dict[str, object]:
-    return {
-        "width": request.width,
-        "height": request.height,
-        "steps": request.steps,
-        "guidance above 1": request.guidance_scale > 1,
-        "sampler": request.sampler,
-        "which pictures are given": [name for name in _PICTURES if getattr(request, name) is not None],
-        "strength": request.strength if request.image is not None else None,
-    }
+def _noted(requests: Iterator[ImageRequest], asked: dict[int, ImageRequest]) -> Iterator[ImageRequest]:
+    """The requests, each put down under its number when it is asked for."""
+    for number, request in enumerate(requests):
+        asked[number] = request
+        yield request

@@ -1,69 +1,54 @@
 """Where denoising starts: from noise or from a picture with noise on it, and what the UNet reads beside that."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from models.chunks import draw
+from models.chunks import draw, moved
 from models.depth import DepthEstimator
 from models.encode import encode, encode_masked, scaled_depth, signed
+from models.engine.recurrence import Recurrence
 from models.modes import Mode
-from models.samplers import start_late
 
 if TYPE_CHECKING:
     from models.stable_diffusion import ImageRequest
 
 
-@dataclass(frozen=True)
-class Start:
-    """`latents` (N, C, h, w) float32, as noisy as the sampler has them at the first of `timesteps`.
-
-    `beside`, (N, D, h, w), is put beside them for the UNet, if it takes more.
-    """
-
-    latents: torch.Tensor
-    timesteps: torch.Tensor
-    beside: torch.Tensor | None
-
-
 def start(
-    rows: Sequence["ImageRequest"],
+    request: "ImageRequest",
     mode: Mode,
     *,
     vae: Any,
-    scheduler: Any,
-    generators: Sequence[torch.Generator],
+    recurrence: Recurrence,
+    generator: torch.Generator,
     estimator: DepthEstimator | None,
     device: str,
-) -> Start:
-    """The start of a batch. Each row draws from its generator what diffusers' pipeline would, in that order."""
-    first = rows[0]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Latents (C, h, w) float32 as noisy as the recurrence begins, and what is put beside them, (D, h, w), if anything.
+
+    What is random is drawn from `generator` in the order in which diffusers' pipeline does.
+    """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    size = (first.height // factor, first.width // factor)
-    pictures = [row.image for row in rows if row.image is not None]
-    images = signed(pictures, device) if pictures else None
-    is_from_image = images is not None and not (mode == "inpaint" and first.strength == 1)
-    encoded = encode(vae, images, generators) if images is not None and is_from_image else None
-    noise = draw(generators, (vae.config.latent_channels, *size)).to(device)
+    size = (request.height // factor, request.width // factor)
+    image = None if request.image is None else signed(request.image, device)
+    is_from_image = image is not None and not (mode == "inpaint" and request.strength == 1)
+    encoded = encode(vae, image, generator) if image is not None and is_from_image else None
+    noise = moved(draw(generator, (1, vae.config.latent_channels, *size)), device)
     beside: torch.Tensor | None = None
-    if mode == "inpaint" and images is not None:
-        masks = [row.mask for row in rows if row.mask is not None]
-        beside = encode_masked(vae, images, masks, generators)
+    if mode == "inpaint" and image is not None and request.mask is not None:
+        beside = encode_masked(vae, image, request.mask, generator)[0]
     elif mode == "depth":
-        beside = scaled_depth(_depths(rows, estimator), *size).to(device)
-    timesteps = scheduler.timesteps if images is None else start_late(scheduler, first.steps, first.strength)
+        beside = scaled_depth(_depth(request, estimator), *size).to(device)[0]
+    scheduler = recurrence.scheduler
     if encoded is None:
-        return Start(noise * scheduler.init_noise_sigma, timesteps, beside)
-    return Start(scheduler.add_noise(encoded, noise, timesteps[:1]), timesteps, beside)
+        return (noise * scheduler.init_noise_sigma)[0], beside
+    return scheduler.add_noise(encoded, noise, recurrence.first)[0], beside
 
 
-def _depths(rows: Sequence["ImageRequest"], estimator: DepthEstimator | None) -> torch.Tensor:
-    """The maps given, or else estimates, (N, h, w) on the CPU."""
-    maps = [row.depth for row in rows if row.depth is not None]
-    if maps:
-        return torch.from_numpy(np.stack(maps))
+def _depth(request: "ImageRequest", estimator: DepthEstimator | None) -> torch.Tensor:
+    """The map given, or else an estimate, (1, h, w) on the CPU."""
+    if request.depth is not None:
+        return torch.from_numpy(request.depth)[None]
     assert estimator is not None
-    return estimator.estimate([row.image for row in rows if row.image is not None]).cpu()
+    assert request.image is not None
+    return estimator.estimate([request.image]).cpu()

@@ -1,8 +1,7 @@
 """Stable Diffusion's x4 upscaler."""
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -10,14 +9,13 @@ import numpy.typing as npt
 import torch
 
 from models.checkpoint import Checkpoint
-from models.chunks import check_alike, draw, padded, seeded
-from models.decode import decode
-from models.denoise import conditions, denoise
-from models.device import Device, memory_errors
+from models.chunks import check_seed, draw, moved
+from models.device import Device
 from models.encode import signed
+from models.engine.engine import Beginning, Engine
+from models.engine.recurrence import Recurrence
 from models.loading import load_pipeline
 from models.picture import Picture
-from models.samplers import make_scheduler
 from models.saving import FULL, Saving
 
 
@@ -46,12 +44,13 @@ class Upscaler:
     checkpoint: Checkpoint
     device: Device
     _pipeline: Any
+    _engine: Engine
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device, *, saving: Saving = FULL) -> Self:
         """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline", saving=saving)
-        return cls(checkpoint, device, pipeline)
+        return cls(checkpoint, device, pipeline, Engine(pipeline, device))
 
     def upscale(
         self,
@@ -62,64 +61,49 @@ class Upscaler:
     ) -> list[Picture]:
         """One picture of four times the height and width per request, in order.
 
-        Batches, `on_step` and errors are as in `StableDiffusion.render`; ValueError too for pixels of
-        another kind or a noise level out of range, and when requests differ in noise level.
+        Batches, `on_step` and errors are as in `StableDiffusion.stream`; ValueError too for pixels of another
+        kind or a noise level out of range.
         """
         if not requests:
             return []
         for request in requests:
-            self._check(request)
-        check_alike(requests, _shared)
-        calls = itertools.count()
-        pictures: list[Picture] = []
-        with torch.inference_mode(), memory_errors(self.device):
-            for chunk in padded(requests, rows or self.device.rows):
-                pictures += self._upscale_chunk(chunk.rows, lambda: on_step(next(calls)))[: chunk.real]
-        return pictures
+            self._check(request, requests[0])
+        height, width = requests[0].pixels.shape[:2]
+        calls = [len(self._recurrence(request)) for request in requests]
+        order = sorted(range(len(requests)), key=lambda number: -calls[number])
+        pictures: dict[int, Picture] = {}
+        for some in self._engine.draw(
+            (requests[number] for number in order),
+            self._begin,
+            (self._pipeline.vae.config.latent_channels, height, width),
+            rows or self.device.rows,
+            on_step,
+        ):
+            pictures |= {order[drawn.number]: drawn.picture for drawn in some}
+        return [pictures[number] for number in range(len(requests))]
 
-    def _upscale_chunk(
-        self, rows: Sequence[UpscaleRequest], before_step: Callable[[], None]
-    ) -> list[Picture]:
-        first, pipeline = rows[0], self._pipeline
-        given = conditions(
-            pipeline,
-            [row.prompt for row in rows],
-            [row.negative_prompt for row in rows],
-            [row.guidance_scale for row in rows],
-        )
-        generators = [seeded(row.seed) for row in rows]
-        height, width = first.pixels.shape[:2]
-        image_noise = draw(generators, (3, height, width)).to(self.device.name)
-        noise = draw(generators, (pipeline.vae.config.latent_channels, height, width)).to(self.device.name)
-        pictures = signed([row.pixels for row in rows], self.device.name)
-        labels = torch.full((len(rows),), first.noise_level, device=self.device.name)
-        image = pipeline.low_res_scheduler.add_noise(pictures, image_noise, labels)
-        scheduler = make_scheduler(first.sampler, pipeline.scheduler.config, first.steps)
-        beside = replace(given, image=image, labels=labels)
-        latents = denoise(
-            pipeline.unet,
-            scheduler,
-            timesteps=scheduler.timesteps,
-            latents=noise * scheduler.init_noise_sigma,
-            given=beside,
-            generators=generators,
-            before_step=before_step,
-        )
-        return decode(pipeline.vae, latents)
+    def _begin(self, request: UpscaleRequest, generator: torch.Generator) -> Beginning:
+        pipeline, device = self._pipeline, self.device.name
+        height, width = request.pixels.shape[:2]
+        image_noise = moved(draw(generator, (1, 3, height, width)), device)
+        noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
+        level = torch.tensor([request.noise_level])
+        image = pipeline.low_res_scheduler.add_noise(signed(request.pixels, device), image_noise, level)
+        recurrence = self._recurrence(request)
+        latents = (noise * recurrence.scheduler.init_noise_sigma)[0]
+        return Beginning(recurrence, latents, image[0], request.noise_level)
 
-    def _check(self, request: UpscaleRequest) -> None:
+    def _recurrence(self, request: UpscaleRequest) -> Recurrence:
+        return self._engine.recurrences.of(request.sampler, request.steps)
+
+    def _check(self, request: UpscaleRequest, first: UpscaleRequest) -> None:
         pixels, highest = request.pixels, self._pipeline.config.max_noise_level
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ValueError(f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+        if pixels.shape != first.pixels.shape:
+            raise ValueError(
+                f"requests of one call must share their size, but have {first.pixels.shape} and {pixels.shape}"
+            )
         if not 0 <= request.noise_level <= highest:
             raise ValueError(f"noise_level must be in 0..{highest}, not {request.noise_level}")
-
-
-def _shared(request: UpscaleRequest) -> dict[str, object]:
-    return {
-        "size": request.pixels.shape,
-        "noise_level": request.noise_level,
-        "steps": request.steps,
-        "guidance above 1": request.guidance_scale > 1,
-        "sampler": request.sampler,
-    }
+        check_seed(request.seed)

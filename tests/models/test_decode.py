@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from models import chunks
+from models import decode as decoding
 from models.decode import decode
 from models.stable_diffusion import StableDiffusion
 from models.vae_attention import ChunkedAttention
@@ -15,13 +15,13 @@ def _latents(rows: int) -> torch.Tensor:
     return torch.randn(rows, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_slices_of_a_batch_are_alike(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_pictures_are_decoded_by_fewer(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, latents = tiny._pipeline.vae, _latents(6)
     with torch.inference_mode():
-        whole = [picture.pixels for picture in decode(vae, latents)]
-        monkeypatch.setattr(chunks, "_PIXELS_AT_ONCE", 4 * 64 * 64)
-        forth = [picture.pixels for picture in decode(vae, latents)]
-        back = [picture.pixels for picture in decode(vae, latents.flip(0))][::-1]
+        whole = [picture.pixels for picture in decode(vae, list(latents), at_once=6)]
+        monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 4 * 64 * 64)
+        forth = [picture.pixels for picture in decode(vae, list(latents), at_once=6)]
+        back = [picture.pixels for picture in decode(vae, list(latents.flip(0)), at_once=6)][::-1]
     assert np.array_equal(forth, back)
     assert np.abs(np.stack(whole).astype(int) - np.stack(forth)).max() <= 1
 

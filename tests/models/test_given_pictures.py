@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import chunks
 from models.device import Device
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from tests.models import checkpoints
@@ -73,21 +72,6 @@ def test_another_batch_shape_changes_a_grey_level_at_most(
         assert np.abs(picture.pixels.astype(int) - other.pixels).max() <= 1
 
 
-def test_large_pictures_are_encoded_in_slices_that_are_alike(
-    load: Callable[[str], StableDiffusion], image: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requests = [image(image=picture, seed=seed, strength=0.7) for seed, picture in enumerate(_IMAGES)]
-
-    def pixels(requests: list[ImageRequest]) -> np.ndarray:
-        return np.stack([picture.pixels for picture in load("v1").render(requests, rows=4)])
-
-    whole = pixels(requests)
-    monkeypatch.setattr(chunks, "_PIXELS_AT_ONCE", 2 * 64 * 64)
-    sliced = pixels(requests)
-    assert np.array_equal(sliced, pixels(requests[::-1])[::-1])
-    assert np.abs(whole.astype(int) - sliced).max() <= 1
-
-
 @pytest.mark.parametrize(
     ("system", "given", "message"),
     [
@@ -147,11 +131,17 @@ def test_a_depth_model_of_an_older_library_loads(
     assert np.array_equal(drawn.pixels, expected.pixels)
 
 
-@pytest.mark.parametrize(
-    ("other", "name"), [({"strength": 0.6}, "strength"), ({"image": None}, "which pictures are given")]
-)
-def test_refuses_requests_that_share_no_batch(
-    load: Callable[[str], StableDiffusion], image: Make, other: dict[str, Any], name: str
+def test_starts_from_noise_and_from_pictures_stand_beside_each_other(
+    load: Callable[[str], StableDiffusion], image: Make
 ) -> None:
-    with pytest.raises(ValueError, match=f"must share {name}"):
-        load("v1").render([image(image=_IMAGE), image(**({"image": _IMAGE} | other))])
+    requests = [
+        image(image=_IMAGE),
+        image(image=_IMAGE, strength=0.6, sampler="heun"),
+        image(seed=9, guidance_scale=1.0, steps=7),
+        image(image=_IMAGES[1], strength=1.0, sampler="unipc", steps=5),
+        image(image=_IMAGES[2], strength=0.5, sampler="pndm", steps=9),
+    ]
+    together = load("v1").render(requests, rows=2)
+    for request, picture in zip(requests, together, strict=True):
+        [alone] = load("v1").render([request], rows=2)
+        assert np.array_equal(picture.pixels, alone.pixels)

@@ -1,6 +1,7 @@
 """Text to image: the library's pictures, whatever stands beside them."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -10,6 +11,7 @@ import torch
 
 from models.checkpoint import Checkpoint
 from models.device import Device
+from models.engine.embeddings import AT_ONCE
 from models.errors import InterruptedRender
 from models.samplers import SAMPLERS
 from models.stable_diffusion import ImageRequest, StableDiffusion
@@ -86,9 +88,24 @@ def test_draws_what_the_library_draws(
     assert all(picture.defect is None for picture in pictures)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(tiny: StableDiffusion, image: Make) -> None:
-    wanted = image(prompt="a blue house", seed=42, sampler="euler_a")
-    others = [image(prompt=f"dog {i}", seed=i, sampler="euler_a", guidance_scale=3.0 + i) for i in range(9)]
+def _neighbour(image: Make, number: int) -> ImageRequest:
+    """Every sampler, with steps and guidance that differ."""
+    return image(
+        prompt=f"dog {number}",
+        seed=number,
+        sampler=SAMPLERS[number % len(SAMPLERS)],
+        steps=2 + number % 5,
+        guidance_scale=(1.0, 4.0, 7.5)[number % 3],
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_a_picture_does_not_depend_on_its_neighbours(
+    tiny: StableDiffusion, image: Make, sampler: str, guidance: float
+) -> None:
+    wanted = image(prompt="a blue house", seed=42, sampler=sampler, guidance_scale=guidance, steps=4)
+    others = [_neighbour(image, number) for number in range(12)]
     mixes = [
         [wanted],
         [wanted, *others[:3]],
@@ -98,10 +115,42 @@ def test_a_picture_does_not_depend_on_its_neighbours(tiny: StableDiffusion, imag
         [others[8], wanted, others[0]],
         [wanted, wanted],
         [*others, wanted],
+        [*others[::-1], wanted, *others],
     ]
-    pictures = [tiny.render(mix)[mix.index(wanted)].pixels for mix in mixes]
-    for picture in pictures[1:]:
-        assert np.array_equal(picture, pictures[0])
+    for mix in mixes:
+        drawn = {one.number: one.picture for some in tiny.stream(mix, rows=2) for one in some}
+        assert _hash(drawn[mix.index(wanted)].pixels) == _hash(tiny.render([wanted], rows=2)[0].pixels)
+
+
+def _hash(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_a_stream_asks_for_requests_as_rows_come_free(tiny: StableDiffusion, image: Make) -> None:
+    asked = []
+
+    def requests() -> Iterator[ImageRequest]:
+        for number in range(20):
+            asked.append(number)
+            yield image(seed=number, steps=2 + number % 3)
+
+    finished: list[int] = []
+    for some in tiny.stream(requests(), rows=2):
+        assert len(asked) - len(finished) <= 2 + 2 + AT_ONCE + 1
+        finished += [one.number for one in some]
+    assert sorted(finished) == list(range(20))
+    assert finished != list(range(20)), "those with fewer steps overtake others"
+
+
+def test_images_without_guidance_take_half_the_rows(tiny: StableDiffusion, image: Make) -> None:
+    def calls(guidance: float) -> int:
+        steps: list[int] = []
+        requests = [image(seed=seed, steps=3, guidance_scale=guidance) for seed in range(4)]
+        tiny.render(requests, rows=2, on_step=steps.append)
+        assert steps == list(range(len(steps)))
+        return len(steps)
+
+    assert (calls(1.0), calls(7.5)) == (3, 6)
 
 
 def test_prompts_seeds_and_guidance_make_different_pictures(tiny: StableDiffusion, image: Make) -> None:
@@ -150,20 +199,11 @@ def test_refuses_other_seeds(tiny: StableDiffusion, image: Make, seed: int) -> N
         tiny.render([image(seed=seed)])
 
 
-@pytest.mark.parametrize(
-    ("other", "name"),
-    [
-        ({"width": 128}, "width"),
-        ({"height": 128}, "height"),
-        ({"steps": 4}, "steps"),
-        ({"sampler": "heun"}, "sampler"),
-        ({"guidance_scale": 1.0}, "guidance above 1"),
-    ],
-)
-def test_refuses_requests_that_share_no_batch(
-    tiny: StableDiffusion, image: Make, other: dict[str, object], name: str
+@pytest.mark.parametrize("other", [{"width": 128}, {"height": 128}])
+def test_refuses_sizes_that_share_no_batch(
+    tiny: StableDiffusion, image: Make, other: dict[str, object]
 ) -> None:
-    with pytest.raises(ValueError, match=f"must share {name}"):
+    with pytest.raises(ValueError, match="must share their size"):
         tiny.render([image(), image(**other)])
 
 

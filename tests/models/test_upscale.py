@@ -118,15 +118,24 @@ def test_refuses_what_it_cannot_enlarge(
         upscaler.upscale([small(**given)])
 
 
-@pytest.mark.parametrize(
-    ("other", "name"),
-    [({"pixels": _small(0, 32, 32)}, "size"), ({"noise_level": 5}, "noise_level"), ({"steps": 9}, "steps")],
-)
-def test_refuses_requests_that_share_no_batch(
-    upscaler: Upscaler, small: Make, other: dict[str, object], name: str
+def test_refuses_sizes_that_share_no_batch(upscaler: Upscaler, small: Make) -> None:
+    with pytest.raises(ValueError, match="must share their size"):
+        upscaler.upscale([small(), small(pixels=_small(0, 32, 32))])
+
+
+def test_noise_levels_steps_samplers_and_guidance_stand_beside_each_other(
+    upscaler: Upscaler, small: Make
 ) -> None:
-    with pytest.raises(ValueError, match=f"must share {name}"):
-        upscaler.upscale([small(), small(**other)])
+    requests = [
+        small(),
+        small(noise_level=5),
+        small(steps=5, sampler="heun"),
+        small(guidance_scale=1.0, seed=8),
+    ]
+    together = upscaler.upscale(requests, rows=2)
+    for request, picture in zip(requests, together, strict=True):
+        [alone] = upscaler.upscale([request], rows=2)
+        assert np.array_equal(picture.pixels, alone.pixels)
 
 
 def test_can_be_interrupted(upscaler: Upscaler, small: Make) -> None:

@@ -1,0 +1,141 @@
+"""A model's UNet kept full: images come as their rows come free, and leave as pictures."""
+
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from models.chunks import seeded
+from models.decode import decode
+from models.device import Device, memory_errors
+from models.engine.embeddings import AT_ONCE, Embeddings
+from models.engine.flow import flow
+from models.engine.recurrence import Recurrence, Recurrences
+from models.engine.ticket import Ticket
+from models.engine.unet_batch import Finished, LatentShape, UNetBatch
+from models.picture import Picture
+
+
+class Request(Protocol):
+    """What every request has; a `guidance_scale` of 1 or less is drawn without guidance."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def guidance_scale(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+R = TypeVar("R", bound=Request)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Where an image's calls begin, as `Ticket` has it."""
+
+    recurrence: Recurrence
+    latents: torch.Tensor
+    beside: torch.Tensor | None = None
+    label: int = 0
+
+
+Begin = Callable[[R, torch.Generator], Beginning]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A picture, with the number of its ticket."""
+
+    number: int
+    picture: Picture
+
+
+class Engine:
+    """The UNet, text encoder and VAE of a diffusers pipeline. Not for several threads at once.
+
+    On one device and for one `rows`, a picture depends on its ticket alone.
+    """
+
+    def __init__(self, pipeline: Any, device: Device) -> None:
+        self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
+        self.recurrences = Recurrences(dict(pipeline.scheduler.config))
+        self._pipeline, self._device = pipeline, device
+        self._batch: UNetBatch | None = None
+
+    def draw(
+        self,
+        requests: Iterator[R],
+        begin: Begin[R],
+        shape: LatentShape,
+        rows: int,
+        on_call: Callable[[int], None],
+    ) -> Iterator[list[Drawn]]:
+        """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
+
+        Requests are asked for when there may be room for them, a few ahead, and begun in that order, each with the
+        generator of its seed. `on_call(i)` is called before the i-th UNet call. What one of these raises comes out, and
+        OutOfMemoryError if the device has no memory left.
+        """
+        if rows < 1:
+            raise ValueError(f"a batch needs at least one row, not {rows}")
+        drawn = self._drawn(self._tickets(requests, begin), shape, rows, on_call)
+        try:
+            while some := self._next(drawn):
+                yield some
+        finally:
+            drawn.close()
+
+    @torch.inference_mode()
+    def _next(self, drawn: Iterator[list[Drawn]]) -> list[Drawn] | None:
+        with memory_errors(self._device):
+            return next(drawn, None)
+
+    def _drawn(
+        self, tickets: Iterator[Ticket], shape: LatentShape, rows: int, on_call: Callable[[int], None]
+    ) -> Generator[list[Drawn], None, None]:
+        waiting: list[Finished] = []
+        for finished in flow(self._batch_of(shape, rows), tickets, on_call):
+            waiting += finished
+            while len(waiting) >= rows:
+                yield self._develop(waiting[:rows], rows)
+                del waiting[:rows]
+        if waiting:
+            yield self._develop(waiting, rows)
+
+    def _tickets(self, requests: Iterator[R], begin: Begin[R]) -> Iterator[Ticket]:
+        numbers = itertools.count()
+        while some := list(itertools.islice(requests, AT_ONCE)):
+            guided = [request.guidance_scale > 1 for request in some]
+            negative = [request.negative_prompt for request in itertools.compress(some, guided)]
+            texts = self.embeddings.of([request.prompt for request in some] + negative)
+            unguided = iter(texts[len(some) :])
+            for request, is_guided, text in zip(some, guided, texts, strict=False):
+                generator = seeded(request.seed)
+                begun = begin(request, generator)
+                yield Ticket(
+                    number=next(numbers),
+                    recurrence=begun.recurrence,
+                    latents=begun.latents,
+                    text=text,
+                    unguided=next(unguided) if is_guided else None,
+                    guidance=request.guidance_scale,
+                    generator=generator,
+                    beside=begun.beside,
+                    label=begun.label,
+                )
+
+    def _develop(self, finished: Sequence[Finished], rows: int) -> list[Drawn]:
+        pictures = decode(self._pipeline.vae, [image.latents for image in finished], at_once=rows)
+        return [Drawn(image.number, picture) for image, picture in zip(finished, pictures, strict=True)]
+
+    def _batch_of(self, shape: LatentShape, rows: int) -> UNetBatch:
+        batch = self._batch
+        if batch is None or (batch.rows, batch.latents) != (2 * rows, shape):
+            self._batch = None
+            self._batch = batch = UNetBatch(self._pipeline.unet, 2 * rows, shape, self.embeddings.shape)
+        return batch

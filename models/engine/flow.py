@@ -1,0 +1,28 @@
+"""Images through a UNet batch: rows that come free are taken by the next ones at once."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from models.engine.ticket import Ticket
+from models.engine.unet_batch import Finished, UNetBatch
+
+
+def flow(
+    batch: UNetBatch, tickets: Iterator[Ticket], on_call: Callable[[int], None]
+) -> Iterator[list[Finished]]:
+    """What each UNet call finishes, until no ticket is left; one is asked for whenever there may be room for it.
+
+    `on_call(i)` is called before the i-th UNet call, from 0 on. Whatever is raised on the way leaves the batch empty.
+    """
+    calls = itertools.count()
+    waiting = next(tickets, None)
+    try:
+        while waiting or not batch.is_empty:
+            while waiting and batch.has_room(waiting):
+                batch.admit(waiting)
+                waiting = next(tickets, None)
+            on_call(next(calls))
+            if finished := batch.call():
+                yield finished
+    finally:
+        batch.clear()

@@ -1,0 +1,121 @@
+"""A UNet call of one fixed shape, whose rows are at different steps of different images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.chunks import draw, moved
+from models.engine.plan import Plan, Seat, plan_of
+from models.engine.recurrence import REGISTERS
+from models.engine.ticket import Ticket
+
+LatentShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """An image's last latents (C, h, w), float32."""
+
+    number: int
+    latents: torch.Tensor
+
+
+class UNetBatch:
+    """`rows` rows of latents of one shape; an image takes two of them, or one without guidance.
+
+    All tensors have the same shapes at every call, empty rows hold whatever was in them, and no operation mixes
+    rows but an image's own two. So the device computes an image in the same way whatever stands beside it. Nothing
+    waits for the device: what the host knows goes there, and only finished latents are handed out, still there.
+    """
+
+    def __init__(self, unet: Any, rows: int, latents: LatentShape, text: tuple[int, int]) -> None:
+        self._unet = unet
+        self._device, self.rows, self.latents = unet.device, rows, latents
+        beside = unet.config.in_channels - latents[0]
+        self._registers = self._zeros(rows, REGISTERS, *latents, dtype=torch.float32)
+        self._noise = self._zeros(rows, *latents, dtype=torch.float32)
+        self._text = self._zeros(rows, *text, dtype=unet.dtype)
+        self._beside = self._zeros(rows, beside, *latents[1:], dtype=unet.dtype) if beside else None
+        self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
+        self._seats: list[Seat] = []
+        self._empty_rows = list(range(rows))
+        self._empty_slots = list(range(rows))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no image is on its way."""
+        return not self._seats
+
+    def has_room(self, ticket: Ticket) -> bool:
+        """Whether the ticket's rows are free; ValueError if there are never as many."""
+        if ticket.rows > self.rows:
+            raise ValueError(f"a batch of {self.rows} rows has no room for an image with guidance")
+        return ticket.rows <= len(self._empty_rows)
+
+    def admit(self, ticket: Ticket) -> None:
+        """Give the ticket its rows, from the next call on."""
+        slot = self._empty_slots.pop(0)
+        seat = Seat(ticket, slot, [self._empty_rows.pop(0) for _ in range(ticket.rows)])
+        self._registers[slot].zero_()
+        self._registers[slot, 0] = ticket.latents
+        for row, text in zip(seat.rows, (ticket.text, ticket.unguided), strict=False):
+            assert text is not None
+            self._text[row] = text
+            if self._beside is not None:
+                assert ticket.beside is not None
+                self._beside[row] = ticket.beside
+            if self._labels is not None:
+                self._labels[row] = ticket.label
+        self._seats.append(seat)
+
+    def clear(self) -> None:
+        """Send away all that are on their way."""
+        for seat in list(self._seats):
+            self._leave(seat)
+
+    def call(self) -> list[Finished]:
+        """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
+        plan = plan_of(self._seats, self.rows, self._device)
+        self._draw_noise()
+        prediction = self._unet(
+            self._model_input(plan),
+            plan.timesteps,
+            encoder_hidden_states=self._text,
+            class_labels=self._labels,
+            return_dict=False,
+        )[0].float()
+        self._step(plan, prediction)
+        for seat in self._seats:
+            seat.calls += 1
+        return [self._finish(seat) for seat in list(self._seats) if seat.calls == len(seat.ticket.recurrence)]
+
+    def _model_input(self, plan: Plan) -> torch.Tensor:
+        scaled = (self._registers[plan.slots, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._unet.dtype)
+        return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
+
+    def _step(self, plan: Plan, prediction: torch.Tensor) -> None:
+        """Guidance (Ho & Salimans 2022), then all samplers at once; without an unguided row, both are the same one."""
+        guided, unguided = prediction[plan.guided], prediction[plan.unguided]
+        output = unguided + plan.guidance.view(-1, 1, 1, 1) * (guided - unguided)
+        known = torch.cat([self._registers, output[:, None], self._noise[:, None]], dim=1)
+        torch.bmm(plan.matrices, known.flatten(2), out=self._registers.flatten(2))
+
+    def _draw_noise(self) -> None:
+        for seat in self._seats:
+            if seat.ticket.recurrence.is_noisy[seat.calls]:
+                drawn = draw(seat.ticket.generator, self.latents)
+                self._noise[seat.slot] = moved(drawn, self._device)
+
+    def _finish(self, seat: Seat) -> Finished:
+        latents = self._registers[seat.slot, 0].clone()
+        self._leave(seat)
+        return Finished(seat.ticket.number, latents)
+
+    def _leave(self, seat: Seat) -> None:
+        self._seats.remove(seat)
+        self._empty_rows += seat.rows
+        self._empty_slots.append(seat.slot)
+
+    def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self._device)
