@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from jobs.database import run
 from worker import shift
 from worker.frame import Frame
-from worker.isolate import Stage, run_stage
+from worker.isolate import Stage, aside, run_stage
 
 
 @dataclass
@@ -22,15 +22,30 @@ class StageClock:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     lock: threading.Lock = field(default_factory=threading.Lock)
+    away: threading.local = field(default_factory=threading.local)
 
     def run_stage(self, name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
         """As the worker's own, with the thread's CPU time noted. Models must compute in the calling thread."""
-        started = time.thread_time()
+        started, before = time.thread_time(), self._away_s()
         try:
             return run_stage(name, stage, frames)
         finally:
             with self.lock:
-                self.seconds[name] += time.thread_time() - started
+                self.seconds[name] += time.thread_time() - started - (self._away_s() - before)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """As the worker's own, of the CPU time too."""
+        started, before = time.thread_time(), self._away_s()
+        try:
+            with aside():
+                yield
+        finally:
+            self.away.seconds = before + time.thread_time() - started
+
+    def _away_s(self) -> float:
+        seconds: float = getattr(self.away, "seconds", 0.0)
+        return seconds
 
     def total(self, names: Sequence[str]) -> float:
         """Seconds of several stages together."""
@@ -41,11 +56,11 @@ class StageClock:
 def clocked_stages() -> Iterator[StageClock]:
     """Have every stage of this process's shifts clocked for as long as the block runs."""
     clock = StageClock()
-    vars(shift)["run_stage"] = clock.run_stage
+    vars(shift).update(run_stage=clock.run_stage, aside=clock.aside)
     try:
         yield clock
     finally:
-        vars(shift)["run_stage"] = run_stage
+        vars(shift).update(run_stage=run_stage, aside=aside)
 
 
 class ServerClock:

@@ -29,10 +29,7 @@ class DeviceBatches:
         """The frames with what `render(rows)` gives for them; `rows` fixes the shape."""
         pictures = self._within_memory(render) if rows is None else render(rows)
         shape = rows or self.studio.rows(self.lane)
-        return [
-            _with_picture(replace(frame, batch_rows=shape, inputs=Inputs()), picture)
-            for frame, picture in zip(frames, pictures, strict=True)
-        ]
+        return [with_picture(frame, picture, shape) for frame, picture in zip(frames, pictures, strict=True)]
 
     def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
         while True:
@@ -43,7 +40,8 @@ class DeviceBatches:
                     raise
 
 
-def _with_picture(frame: Frame, picture: Picture) -> Frame:
+def with_picture(frame: Frame, picture: Picture, rows: int) -> Frame:
+    """The frame with what was drawn for it in a batch of `rows`, or ended by what is wrong with that."""
     if picture.defect is not None:
         return frame.ended(*_DEFECTS[picture.defect])
-    return replace(frame, pixels=picture.pixels)
+    return replace(frame, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())

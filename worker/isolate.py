@@ -1,8 +1,10 @@
 """One bad job must not take its batch-mates down: a stage that raises is tried again on each half."""
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
@@ -14,12 +16,30 @@ log = logging.getLogger(__name__)
 Stage = Callable[[Sequence[Frame]], list[Frame]]
 
 
+_aside = threading.local()
+
+
 def run_stage(name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
     """The stage's frames, each with its share of the time; those that it fails on alone come back ended."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _aside_s()
     done = isolated(stage, frames)
-    share = (time.perf_counter() - started) / max(1, len(frames))
-    return [frame.spent(name, share) for frame in done]
+    took_s = time.perf_counter() - started - (_aside_s() - before)
+    return [frame.spent(name, took_s / len(done)) for frame in done]
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is done within it takes none of the time of the stage that it is done in."""
+    started, before = time.perf_counter(), _aside_s()
+    try:
+        yield
+    finally:
+        _aside.seconds = before + time.perf_counter() - started
+
+
+def _aside_s() -> float:
+    seconds: float = getattr(_aside, "seconds", 0.0)
+    return seconds
 
 
 def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
@@ -29,6 +49,8 @@ def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
     except (InterruptedRender, LeaseLostError):
         raise
     except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
+        if not frames:
+            raise
         if len(frames) > 1:
             middle = len(frames) // 2
             return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])

@@ -35,21 +35,25 @@ class Making:
     pictures: Pictures
     on_step: Callable[[int], None]
 
-    def stages(self) -> list[tuple[str, Stage]]:
-        """The pipeline's first half, in order."""
-        lane = self.lane
-        is_drawn = lane.mode != Mode.UPSCALE
+    def before_drawing(self) -> list[tuple[str, Stage]]:
+        """What a job needs before a model may have it."""
         given: list[tuple[str, Stage]] = [("pictures", self.open_pictures)]
+        return [("prompt", self.check_prompts), *(given if self.lane.mode != Mode.TEXT2IMAGE else [])]
+
+    def after_drawing(self) -> list[tuple[str, Stage]]:
+        """What is done with a picture on the device, in order."""
         score: list[tuple[str, Stage]] = [("clip_score", self.score)]
         upscale: list[tuple[str, Stage]] = [("upscale", self.upscale)]
+        is_chain = self.lane.mode != Mode.UPSCALE and self.lane.upscale
         return [
-            ("prompt", self.check_prompts),
-            *(given if lane.mode != Mode.TEXT2IMAGE else []),
-            ("generate", self.generate) if is_drawn else ("upscale", self.enlarge),
             ("safety", self.check_safety),
             *(score if self.kit.clip else []),
-            *(upscale if is_drawn and lane.upscale else []),
+            *(upscale if is_chain else []),
         ]
+
+    def enlarging(self) -> list[tuple[str, Stage]]:
+        """All that is done in a lane whose pictures are brought and only enlarged."""
+        return [*self.before_drawing(), ("upscale", self.enlarge), *self.after_drawing()]
 
     def check_prompts(self, frames: Sequence[Frame]) -> list[Frame]:
         """Count tokens; find terms that no prompt may hold."""
@@ -65,10 +69,10 @@ class Making:
         return [self._opened(frame) for frame in frames]
 
     def generate(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Pixels for every frame; all frames share steps, guidance, sampler, strength and which pictures they have."""
+        """Pixels for every frame, all at once: for a few that shall not be drawn in other company."""
         diffusion = self.kit.diffusion
         assert diffusion is not None
-        requests = [_request(frame.job, frame.inputs, self.lane) for frame in frames]
+        requests = [image_request(frame.job, frame.inputs, self.lane) for frame in frames]
         return self._batches().run(
             frames, lambda rows: diffusion.render(requests, rows=rows, on_step=self.on_step)
         )
@@ -161,7 +165,8 @@ def _has_a_score(frame: Frame) -> bool:
     return frame.safety_verdict not in _WITHHELD and bool(frame.job.prompt)
 
 
-def _request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
+def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
+    """The job as the lane's model takes it."""
     from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
 
     return ImageRequest(

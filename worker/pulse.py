@@ -103,6 +103,16 @@ class Pulse:
         ]
         self._warm.add(lane)
 
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Within it, in the middle of a stage, what has time limits of its own is done."""
+        patience_s = self._record.read().patience_s
+        self._record.beat(max(patience_s, UNHURRIED * self._hang_s))
+        try:
+            yield
+        finally:
+            self._record.beat(patience_s)
+
     def _judged(self, stage: Stage, patience_s: float) -> Stage:
         def judged(frames: Sequence[Frame]) -> list[Frame]:
             self._record.beat(patience_s)

@@ -4,9 +4,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from sqlalchemy import Engine
 
@@ -15,16 +16,19 @@ from jobs.errors import LeaseLostError
 from jobs.job import Failure, Job, JobId, Lane, LaneId
 from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
+from jobs.states import Mode
 from models.errors import InterruptedRender
+from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
-from worker.isolate import Stage, kind_of, run_stage
+from worker.isolate import Stage, aside, kind_of, run_stage
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
 from worker.pictures import Pictures
 from worker.pulse import Pulse
 from worker.studio import Kit, Studio
+from worker.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,8 @@ def work(desk: Desk, lane_id: LaneId) -> int:
 class Shift:
     """One shift's claims, stages and deliveries.
 
-    `delivered` counts the images stored, `slowest_s` is the longest time from the begin of a device batch until then.
+    `taken` counts the jobs claimed, `delivered` the images stored; `slowest_s` is the longest time from when a job
+    begins until its image is.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -58,8 +63,12 @@ class Shift:
         self.until = time.monotonic() + desk.settings.shift_s
         self.delivered = 0
         self.slowest_s = 0.0
+        self.taken = 0
         self._begun: dict[JobId, float] = {}
+        self._going: dict[JobId, Job] = {}
+        self._left: list[Job] = []
         self._after = JobId(0)
+        self._is_checked = self._is_open = False
         self._counting = threading.Lock()
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
@@ -68,17 +77,12 @@ class Shift:
 
     def work(self, lane_id: LaneId) -> int:
         """Claim and render until the lane gives no more or the shift is over; returns how many jobs were taken up."""
-        taken = 0
         try:
-            while not self.is_over() and (lane := queue.open_lane(self.desk.engine, lane_id)):
-                jobs = self.claim(lane)
-                if not jobs:
-                    break
-                taken += len(jobs)
+            while (lane := self._open(lane_id)) and (jobs := self._jobs(lane)):
                 self.render(lane, jobs)
         finally:
             self.close()
-        return taken
+        return self.taken
 
     def is_over(self) -> bool:
         """The time slice is over, or the worker is to stop."""
@@ -97,10 +101,11 @@ class Shift:
         )
         self._after = max((job.id for job in jobs if job.is_fresh), default=self._after)
         desk.leases.add(jobs)
+        self.taken += len(jobs)
         return jobs
 
     def render(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        """Render the jobs, device batch by device batch; what is not begun when the shift must stop is given back."""
+        """Render the jobs, and what else the lane gives meanwhile; what has not begun at a stop is given back."""
         try:
             kit = self.desk.studio.kit(lane)
             self.finishing = self.finishing or self._finishing(kit, lane)
@@ -108,14 +113,11 @@ class Shift:
             log.warning("lane %d can't start: %s", lane.id, error)
             self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return
-        waiting = list(jobs)
-        for group in groups(jobs, self.desk.studio.rows(lane)):
-            if self.desk.stopping.is_set() or queue.open_lane(self.desk.engine, lane.id) is None:
-                break
-            if not self._make(kit, lane, group):
-                break
-            waiting = [job for job in waiting if job not in group]
-        self.desk.leases.release(waiting)
+        making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch)
+        with suppress(InterruptedRender):
+            self._enlarge(making, jobs) if lane.mode == Mode.UPSCALE else self._draw(making, jobs)
+        self.desk.leases.release(self._going.values())
+        self._going.clear()
 
     def close(self) -> None:
         """Wait for the deliveries, in a worker that stops no longer than it may; what is still held goes back."""
@@ -130,23 +132,94 @@ class Shift:
         self.leave_at = self.leave_at or time.monotonic() + self.desk.settings.drain_s
         return time.monotonic() >= self.leave_at
 
-    def _make(self, kit: Kit, lane: Lane, group: Sequence[Job]) -> bool:
-        self._begun |= dict.fromkeys((job.id for job in group), time.monotonic())
-        making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch(group))
+    def _draw(self, making: Making, jobs: Sequence[Job]) -> None:
+        """Keep the model full until no job is left that may begin."""
+        lane = making.lane
+        supply = Supply(
+            jobs,
+            claim=lambda: [] if self.is_over() else self.claim(lane),
+            is_open=lambda: self._may_begin(lane),
+        )
         try:
-            with self.desk.pulse.device_batch(kit, lane.id, making.stages()) as stages:
-                frames = self._run(stages, [Frame(job) for job in group if self.desk.leases.holds(job)])
-        except InterruptedRender:
+            with closing(Drawing(making).run(self._prepared(supply, making))) as drawn:
+                while frames := self._next(making, drawn):
+                    if not self._hand_over(frames, self._on_device(making, making.after_drawing(), frames)):
+                        break
+        finally:
+            self._left = supply.left
+            self.desk.leases.release(supply.rest())
+
+    def _prepared(self, supply: Supply, making: Making) -> Iterator[Frame]:
+        """Frames for the model, as it asks for them."""
+        while True:
+            with aside(), self.desk.pulse.unhurried():
+                job = supply.next()
+                frames = self._run(making.before_drawing(), self._begin([job] if job else []))
+            if job is None:
+                return
+            yield from frames
+
+    def _next(self, making: Making, drawn: Iterator[list[Frame]]) -> list[Frame]:
+        """The next pictures; none when there are no more."""
+        stage: Stage = lambda _: next(drawn, [])  # noqa: E731
+        with self.desk.pulse.device_batch(making.kit, making.lane.id, [("generate", stage)]) as [
+            (name, judged)
+        ]:
+            return run_stage(name, judged, [])
+
+    def _enlarge(self, making: Making, jobs: Sequence[Job]) -> None:
+        """Pictures that are brought, a device batch at a time."""
+        rows, waiting = self.desk.studio.rows(making.lane), deque(jobs)
+        try:
+            while waiting and self._may_begin(making.lane):
+                self._is_checked = False
+                frames = self._begin([waiting.popleft() for _ in range(min(rows, len(waiting)))])
+                if not self._hand_over(frames, self._on_device(making, making.enlarging(), frames)):
+                    break
+        finally:
+            self.desk.leases.release(waiting)
+
+    def _begin(self, jobs: Sequence[Job]) -> list[Frame]:
+        """Frames of those jobs that are still ours."""
+        ours = [job for job in jobs if self.desk.leases.holds(job)]
+        self._begun |= dict.fromkeys((job.id for job in ours), time.monotonic())
+        self._going |= {job.id: job for job in ours}
+        return [Frame(job) for job in ours]
+
+    def _on_device(
+        self, making: Making, stages: Sequence[tuple[str, Stage]], frames: Sequence[Frame]
+    ) -> list[Frame]:
+        with self.desk.pulse.device_batch(making.kit, making.lane.id, stages) as judged:
+            return self._run(judged, self._sorted_out(frames))
+
+    def _hand_over(self, begun: Sequence[Frame], frames: Sequence[Frame]) -> bool:
+        """Have the frames delivered, all that is left of those begun; False if the worker can't wait for it."""
+        if not self.line.put(frames, self._must_leave):
             return False
-        return self.line.put(frames, self._must_leave)
+        for frame in begun:
+            self._going.pop(frame.job.id, None)
+        return True
 
-    def _watch(self, group: Sequence[Job]) -> Callable[[int], None]:
-        def check(_: int) -> None:
-            self.desk.pulse.beat()
-            if self.desk.stopping.is_set() or not any(self.desk.leases.holds(job) for job in group):
-                raise InterruptedRender("asked to stop")
+    def _open(self, lane_id: LaneId) -> Lane | None:
+        return None if self.desk.stopping.is_set() else queue.open_lane(self.desk.engine, lane_id)
 
-        return check
+    def _jobs(self, lane: Lane) -> list[Job]:
+        """Jobs to go on with: such as are claimed already, else more."""
+        left, self._left = self._left, []
+        return left or ([] if self.is_over() else self.claim(lane))
+
+    def _may_begin(self, lane: Lane) -> bool:
+        """Whether the lane is still open; asked once for all that begin before the next step."""
+        if not self._is_checked:
+            self._is_checked, self._is_open = True, self._open(lane.id) is not None
+        return self._is_open
+
+    def _watch(self, _: int) -> None:
+        """Between two steps."""
+        self._is_checked = False
+        self.desk.pulse.beat()
+        if self.desk.stopping.is_set() or not any(map(self.desk.leases.holds, self._going.values())):
+            raise InterruptedRender("asked to stop")
 
     def _deliver(self, frames: Sequence[Frame]) -> None:
         assert self.finishing is not None
@@ -173,10 +246,13 @@ class Shift:
         for name, stage in stages:
             if not going:
                 break
-            done = run_stage(name, stage, going)
-            self._report([frame for frame in done if frame.end])
-            going = [frame for frame in done if frame.end is None]
+            going = self._sorted_out(run_stage(name, stage, going))
         return going
+
+    def _sorted_out(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames that go on; those that have ended are reported."""
+        self._report([frame for frame in frames if frame.end])
+        return [frame for frame in frames if frame.end is None]
 
     def _report(self, ended: Sequence[Frame]) -> None:
         blocked = [frame.failure() for frame in ended if frame.end and frame.end.is_block]
@@ -185,6 +261,8 @@ class Shift:
         _tell(blocked, lambda: queue.block(self.desk.engine, blocked))
         _tell(failed, lambda: queue.fail(self.desk.engine, failed, delay_s=delay_s))
         self.desk.leases.drop(frame.job for frame in ended)
+        for frame in ended:
+            self._going.pop(frame.job.id, None)
 
     def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
         from models.device import versions  # noqa: PLC0415 - brings torch
@@ -193,20 +271,6 @@ class Shift:
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         store, made_with = open_store(lane.output, s3), versions() | kit.saving.notes()
         return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)
-
-
-def groups(jobs: Sequence[Job], rows: int) -> list[list[Job]]:
-    """Device batches: jobs that take the same steps from the same kinds of pictures, at most `rows` together."""
-    ordered = sorted(jobs, key=_shape)
-    alike = [list(members) for _, members in groupby(ordered, key=_shape)]
-    return [members[start : start + rows] for members in alike for start in range(0, len(members), rows)]
-
-
-def _shape(job: Job) -> tuple[int | bool | str | float, ...]:
-    is_guided = job.guidance_scale > 1
-    noise_level = -1 if job.noise_level is None else job.noise_level
-    given = tuple(picture is not None for picture in (job.init_image, job.mask_image, job.depth_image))
-    return job.steps, is_guided, job.sampler, noise_level, job.strength or 0.0, *given
 
 
 def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:

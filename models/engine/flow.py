@@ -10,18 +10,19 @@ from models.engine.unet_batch import Finished, UNetBatch
 def flow(
     batch: UNetBatch, tickets: Iterator[Ticket], on_call: Callable[[int], None]
 ) -> Iterator[list[Finished]]:
-    """What each UNet call finishes, until no ticket is left; one is asked for whenever there may be room for it.
+    """What each UNet call finishes, until no ticket is left; one is asked for when a row is empty.
 
     `on_call(i)` is called before the i-th UNet call, from 0 on. Whatever is raised on the way leaves the batch empty.
     """
-    calls = itertools.count()
-    waiting = next(tickets, None)
+    waiting: Ticket | None = None
     try:
-        while waiting or not batch.is_empty:
-            while waiting and batch.has_room(waiting):
+        for call in itertools.count():
+            while batch.is_open and (waiting := waiting or next(tickets, None)) and batch.has_room(waiting):
                 batch.admit(waiting)
-                waiting = next(tickets, None)
-            on_call(next(calls))
+                waiting = None
+            if batch.is_empty:
+                return
+            on_call(call)
             if finished := batch.call():
                 yield finished
     finally:

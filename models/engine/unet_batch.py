@@ -47,6 +47,11 @@ class UNetBatch:
         """Whether no image is on its way."""
         return not self._seats
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a row is empty."""
+        return bool(self._empty_rows)
+
     def has_room(self, ticket: Ticket) -> bool:
         """Whether the ticket's rows are free; ValueError if there are never as many."""
         if ticket.rows > self.rows:

@@ -10,8 +10,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -74,6 +75,16 @@ class StubDiffusion:
                     _break(fault, len(requests))
         self._note(requests)
         return [_picture(request, fault) for request, fault in zip(requests, faults, strict=True)]
+
+    def stream(
+        self, requests: Iterator[Any], *, rows: int, on_step: Callable[[int], None]
+    ) -> Iterator[list[SimpleNamespace]]:
+        """Device batch after device batch, which take their time together."""
+        number = 0
+        while some := list(islice(requests, rows)):
+            pictures = self.render(some, rows=rows, on_step=on_step)
+            yield [SimpleNamespace(number=n, picture=picture) for n, picture in enumerate(pictures, number)]
+            number += len(some)
 
     def _note(self, requests: Sequence[Any]) -> None:
         lines = "".join(f"{os.getpid()} {request.seed}\n" for request in requests)

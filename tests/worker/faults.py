@@ -1,11 +1,13 @@
 """Parts that fail in known ways, around the real ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from jobs.errors import UsageError
 from jobs.job import Lane
+from models.engine.engine import Drawn
 from models.errors import OutOfMemoryError
 from models.picture import Picture
 from models.stable_diffusion import ImageRequest
@@ -23,11 +25,21 @@ class Narrow:
     def render(
         self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None]
     ) -> list[Picture]:
+        self._ask(rows)
+        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step)
+        return pictures
+
+    def stream(
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+    ) -> Iterator[list[Drawn]]:
+        for first in requests:
+            self._ask(rows)
+            yield from self.model.stream(chain([first], requests), rows=rows, on_step=on_step)
+
+    def _ask(self, rows: int) -> None:
         self.asked.append(rows)
         if rows > self.limit:
             raise OutOfMemoryError(f"no memory left for {rows} images")
-        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step)
-        return pictures
 
 
 class NarrowStudio(Studio):
@@ -61,31 +73,37 @@ class LosingStudio(Studio):
 class Ringing:
     """A model at whose n-th step something happens."""
 
-    def __init__(self, model: Any, step: int, happen: Callable[[], object]) -> None:
+    def __init__(self, model: Any, step: int, happen: Callable[[], object], steps: list[int]) -> None:
         self.model = model
         self.step = step
         self.happen = happen
+        self.steps = steps
 
-    def render(
-        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None]
-    ) -> list[Picture]:
+    def stream(
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+    ) -> Iterator[list[Drawn]]:
         def stepped(number: int) -> None:
+            self.steps.append(number)
             if number == self.step:
                 self.happen()
             on_step(number)
 
-        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=stepped)
-        return pictures
+        yield from self.model.stream(requests, rows=rows, on_step=stepped)
 
 
 class RingingStudio(Studio):
-    def __init__(self, studio: Studio, step: int, happen: Callable[[], object]) -> None:
+    """A studio at whose model's n-th step something happens; `steps` are all that it made."""
+
+    def __init__(
+        self, studio: Studio, step: int, happen: Callable[[], object], steps: list[int] | None = None
+    ) -> None:
         super().__init__(studio.settings, 0)
         self.real, self.step, self.happen = studio, step, happen
+        self.steps = [] if steps is None else steps
 
     def kit(self, lane: Lane) -> Kit:
         kit = self.real.kit(lane)
-        ringing: Any = Ringing(kit.diffusion, self.step, self.happen)
+        ringing: Any = Ringing(kit.diffusion, self.step, self.happen, self.steps)
         return replace(kit, diffusion=ringing)
 
 
@@ -112,7 +130,16 @@ class Picky:
     def render(
         self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None]
     ) -> list[Picture]:
-        if any(request.prompt == self.poison for request in requests):
-            raise RuntimeError("index out of range in self")
-        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step)
+        pictures: list[Picture] = self.model.render(list(self._tasted(requests)), rows=rows, on_step=on_step)
         return pictures
+
+    def stream(
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+    ) -> Iterator[list[Drawn]]:
+        yield from self.model.stream(self._tasted(requests), rows=rows, on_step=on_step)
+
+    def _tasted(self, requests: Iterable[ImageRequest]) -> Iterator[ImageRequest]:
+        for request in requests:
+            if request.prompt == self.poison:
+                raise RuntimeError("index out of range in self")
+            yield request

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import pytest
 from PIL import Image
 from sqlalchemy import Engine
 
-from jobs.job import Lane
+from jobs import queue
 from jobs.settings import Settings
 from models import watermark
-from tests.factories import lanes_of, look, states
+from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import RingingStudio
 from worker.encode import decode
-from worker.shift import Desk, groups, work
-from worker.studio import Kit, Studio
+from worker.shift import Desk, work
+from worker.studio import Studio
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 
@@ -143,16 +144,38 @@ def test_neighbours_and_sizes_of_claims_change_no_pixel(desk: Desk, tmp_path: Pa
         assert {prompt: again[prompt] for prompt in digests} == digests
 
 
-def test_groups_are_alike_and_no_larger_than_the_device_takes(desk: Desk, tmp_path: Path) -> None:
-    rows = [FOX | {"steps": 2 + number % 2, "num_images": 3} for number in range(4)]
-    lane = only_lane(desk.engine, submit(desk.settings, desk.engine, tmp_path, rows))
-    from jobs import queue
+def test_steps_samplers_and_guidance_share_the_model_and_change_no_pixel(desk: Desk, tmp_path: Path) -> None:
+    rows = [
+        FOX
+        | {"prompt": f"fox {number}", "steps": 2 + number % 3, "sampler": sampler, "guidance_scale": scale}
+        for number, (sampler, scale) in enumerate(product(["ddim", "euler_a", "heun"], [1, 4, 7.5]))
+    ]
+    together = images_of(desk.engine, render(desk, tmp_path, rows))
+    for row, image in zip(rows, together, strict=True):
+        (alone,) = images_of(desk.engine, render(desk, tmp_path, [row]))
+        assert (alone["prompt"], alone["sha256"]) == (image["prompt"], image["sha256"])
 
-    jobs = queue.claim(desk.engine, lane, limit=100, worker="w", lease_s=60)
-    made = groups(jobs, 4)
-    assert [len(group) for group in made] == [4, 2, 4, 2]
-    assert all(len({job.steps for job in group}) == 1 for group in made)
-    assert sorted(job.id for group in made for job in group) == [job.id for job in jobs]
+
+def test_claims_follow_one_another_without_a_gap(desk: Desk, tmp_path: Path) -> None:
+    """Nine images of three steps, four at once, take nine steps in claims of three too."""
+    steps: list[int] = []
+    counting = RingingStudio(desk.studio, -1, int, steps)
+    by_three = replace(desk, studio=counting, settings=desk.settings.model_copy(update={"claim": 3}))
+    render(by_three, tmp_path, [FOX | {"steps": 3, "num_images": 9}])
+    assert steps == list(range(9))
+    assert states(desk.engine) == {"done": 9}
+
+
+def test_what_came_back_is_drawn_without_others(desk: Desk, tmp_path: Path) -> None:
+    """A job that is claimed again begins when those before it are done, and none joins it."""
+    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"num_images": 4}])
+    change(
+        desk.engine, "UPDATE jobs SET not_before = now(), error_kind = 'crash', attempt = 2 WHERE index > 1"
+    )
+    steps: list[int] = []
+    work(replace(desk, studio=RingingStudio(desk.studio, -1, int, steps)), only_lane(desk.engine, batch))
+    assert steps == [0, 1, 0, 1, 0, 1]
+    assert states(desk.engine) == {"done": 4}
 
 
 def test_a_lane_of_each_shape_and_an_upscaled_one(desk: Desk, tmp_path: Path) -> None:
@@ -183,16 +206,14 @@ def test_two_desks_at_one_lane_share_it(
     batch = submit(desk.settings, engine, tmp_path, [FOX | {"num_images": 8}])
     lane = only_lane(engine, batch)
     few = desk.settings.model_copy(update={"claim": 2})
-    lock = threading.Lock()
-
-    class OneAtATime(RingingStudio):
-        def kit(self, lane: Lane) -> Kit:
-            with lock:
-                return super().kit(lane)
-
+    second = Studio(few, 0)
+    shape = queue.open_lane(engine, lane)
+    assert shape is not None
+    second.kit(shape)
+    studio.kit(shape)
     taken: list[int] = []
-    with desk_for(few, engine, studio) as other:
-        desks = [replace(one, settings=few, studio=OneAtATime(studio, 0, int)) for one in (desk, other)]
+    with desk_for(few, engine, second) as other:
+        desks = [replace(one, settings=few) for one in (desk, other)]
         threads = [threading.Thread(target=lambda one=one: taken.append(work(one, lane))) for one in desks]
         for thread in threads:
             thread.start()
