@@ -22,7 +22,7 @@ from tests.end_to_end.kit import (
 )
 from tests.factories import look
 
-ROWS = foxes(6, steps=30)
+ROWS = foxes(5, steps=30)
 
 
 def images(engine: Engine) -> int:
@@ -42,7 +42,7 @@ def finish(cli: psutil.Popen, engine: Engine, settings: Settings, folder: Path) 
 def test_the_scheduler_the_child_that_renders_and_its_parent(
     slow: Settings, engine: Engine, tmp_path: Path
 ) -> None:
-    with command(slow, tmp_path, "run", manifest(tmp_path, foxes(12, steps=30))) as cli:
+    with command(slow, tmp_path, "run", manifest(tmp_path, foxes(9, steps=30))) as cli:
         (scheduler,) = until(lambda: named(cli.children(), "scheduler"))
         kill(scheduler)
         until(lambda: images(engine) > 0)
@@ -75,7 +75,7 @@ def test_the_command_line(slow: Settings, engine: Engine, tmp_path: Path, nightm
     assert look(engine, "SELECT * FROM jobs WHERE state = 'queued'")
     ended = nightmill("run", path, "--json")
     assert ended.code == 0, ended.err
-    assert 0 < ended.json["rendered"] < 6
+    assert 0 < ended.json["rendered"] < 5
     assert check_exactly_once(engine, "foxes", slow.output).attempts() == {1}
 
 

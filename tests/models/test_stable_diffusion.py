@@ -94,7 +94,7 @@ def _neighbour(image: Make, number: int) -> ImageRequest:
         prompt=f"dog {number}",
         seed=number,
         sampler=SAMPLERS[number % len(SAMPLERS)],
-        steps=2 + number % 5,
+        steps=2 + number % 3,
         guidance_scale=(1.0, 4.0, 7.5)[number % 3],
     )
 
@@ -104,8 +104,8 @@ def _neighbour(image: Make, number: int) -> ImageRequest:
 def test_a_picture_does_not_depend_on_its_neighbours(
     tiny: StableDiffusion, image: Make, sampler: str, guidance: float
 ) -> None:
-    wanted = image(prompt="a blue house", seed=42, sampler=sampler, guidance_scale=guidance, steps=4)
-    others = [_neighbour(image, number) for number in range(12)]
+    wanted = image(prompt="a blue house", seed=42, sampler=sampler, guidance_scale=guidance, steps=3)
+    others = [_neighbour(image, number) for number in range(9)]
     mixes = [
         [wanted],
         [wanted, *others[:3]],
@@ -115,11 +115,11 @@ def test_a_picture_does_not_depend_on_its_neighbours(
         [others[8], wanted, others[0]],
         [wanted, wanted],
         [*others, wanted],
-        [*others[::-1], wanted, *others],
     ]
+    expected = _hash(tiny.render([wanted], rows=2)[0].pixels)
     for mix in mixes:
         drawn = {one.number: one.picture for some in tiny.stream(mix, rows=2) for one in some}
-        assert _hash(drawn[mix.index(wanted)].pixels) == _hash(tiny.render([wanted], rows=2)[0].pixels)
+        assert _hash(drawn[mix.index(wanted)].pixels) == expected
 
 
 def _hash(pixels: np.ndarray) -> str:

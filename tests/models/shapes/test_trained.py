@@ -96,7 +96,7 @@ def test_the_safety_checker_catches_forbidden_shapes_and_no_others(
 
 def test_the_upscaler_is_nearer_to_the_truth_than_interpolation(tmp_path: Path) -> None:
     upscaler = Upscaler.load(checkpoint("shapes-x4", tmp_path), CPU)
-    ours, bicubic = measures.enlarged_psnr(upscaler, np.random.default_rng(3), 40)
+    ours, bicubic = measures.enlarged_psnr(upscaler, np.random.default_rng(3), 12)
     assert ours > bicubic
 
 

@@ -1,0 +1,118 @@
+"""A shuffled manifest through the engine, beside diffusers' own pipeline: row by row, and identical rows together."""
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from bench.figures import Figure, at_least
+from bench.rounds import seconds, take_turns
+
+if TYPE_CHECKING:
+    from models.checkpoint import Checkpoint
+    from models.stable_diffusion import ImageRequest, StableDiffusion
+
+SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
+STEPS = (6, 10, 14, 20)
+GUIDANCE = (1.0, 4.0, 7.5)
+ROWS = 16
+OF_EACH = 2
+
+
+def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = STEPS) -> dict[str, Figure]:
+    """Images a second of all combinations of samplers, steps and guidance, shuffled, by each way of drawing them."""
+    mixed = _requests(product(SAMPLERS, steps, GUIDANCE))
+    alike = _requests([("ddim", 10, 7.5)] * len(mixed))
+    pipe = _Pipe(model.checkpoint)
+    rates = take_turns(
+        rounds,
+        {
+            "engine": lambda: len(mixed) / seconds(lambda: model.render(mixed, rows=ROWS)),
+            "single": lambda: len(mixed) / seconds(lambda: [pipe.draw([request]) for request in mixed]),
+            "grouped": lambda: len(mixed) / seconds(lambda: [pipe.draw(group) for group in _groups(mixed)]),
+            "mixed rows": lambda: _unet_rows(model, mixed),
+            "alike rows": lambda: _unet_rows(model, alike),
+        },
+    )
+    what = f"{len(mixed)} images: {len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales, shuffled"
+    return {
+        "mixed_images_per_s": Figure(rates.median("engine"), "images/s", f"{what}; {ROWS} at once"),
+        "mixed_per_single": Figure(
+            rates.ratio("engine", "single"),
+            "ratio",
+            f"diffusers' pipeline, one at a time: {rates.median('single'):.1f} images/s",
+            at_least(4),
+        ),
+        "mixed_per_grouped": Figure(
+            rates.ratio("engine", "grouped"),
+            "ratio",
+            f"diffusers' pipeline, identical rows together: {rates.median('grouped'):.1f} images/s",
+            at_least(2),
+        ),
+        "mixed_per_alike": Figure(
+            rates.ratio("mixed rows", "alike rows"),
+            "ratio",
+            f"as many images that are alike: {rates.median('alike rows'):,.0f} UNet rows/s",
+            at_least(0.95),
+        ),
+    }
+
+
+def _requests(settings: Iterable[tuple[str, int, float]]) -> "list[ImageRequest]":
+    from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
+
+    requests = [
+        ImageRequest(
+            prompt=f"a red circle, take {number}",
+            width=64,
+            height=64,
+            steps=steps,
+            guidance_scale=scale,
+            sampler=sampler,
+            seed=number,
+        )
+        for number, (sampler, steps, scale) in enumerate(list(settings) * OF_EACH)
+    ]
+    random.Random(0).shuffle(requests)
+    return requests
+
+
+def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
+    groups: dict[tuple[str, int, float], list[ImageRequest]] = {}
+    for request in requests:
+        groups.setdefault((request.sampler, request.steps, request.guidance_scale), []).append(request)
+    return list(groups.values())
+
+
+def _unet_rows(model: "StableDiffusion", requests: "Sequence[ImageRequest]") -> float:
+    """Rows of the UNet that images needed, a second; two a step with guidance."""
+    rows = sum(request.steps * (2 if request.guidance_scale > 1 else 1) for request in requests)
+    return rows / seconds(lambda: model.render(requests, rows=ROWS))
+
+
+class _Pipe:
+    """The library's pipeline on the same checkpoint, with the same samplers."""
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        from models.device import pick_device  # noqa: PLC0415
+        from models.loading import load_pipeline  # noqa: PLC0415
+
+        self._pipeline: Any = load_pipeline(checkpoint, pick_device("cpu"), "StableDiffusionPipeline")
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._config = dict(self._pipeline.scheduler.config)
+
+    def draw(self, requests: "Sequence[ImageRequest]") -> object:
+        from models.chunks import seeded  # noqa: PLC0415
+        from models.samplers import make_scheduler  # noqa: PLC0415
+
+        first = requests[0]
+        self._pipeline.scheduler = make_scheduler(first.sampler, self._config)
+        return self._pipeline(
+            [request.prompt for request in requests],
+            negative_prompt=[request.negative_prompt for request in requests],
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.steps,
+            guidance_scale=first.guidance_scale,
+            generator=[seeded(request.seed) for request in requests],
+        ).images
