@@ -1,9 +1,10 @@
 """A shuffled manifest through the engine, beside diffusers' own pipeline: row by row, and identical rows together."""
 
-import random
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.figures import Figure, at_least
 from bench.rounds import seconds, take_turns
@@ -34,7 +35,8 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
             "alike rows": lambda: _unet_rows(model, alike),
         },
     )
-    what = f"{len(mixed)} images: {len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales, shuffled"
+    kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales"
+    what = f"{len(mixed)} images, {kinds}, shuffled"
     return {
         "mixed_images_per_s": Figure(rates.median("engine"), "images/s", f"{what}; {ROWS} at once"),
         "mixed_per_single": Figure(
@@ -73,8 +75,8 @@ def _requests(settings: Iterable[tuple[str, int, float]]) -> "list[ImageRequest]
         )
         for number, (sampler, steps, scale) in enumerate(list(settings) * OF_EACH)
     ]
-    random.Random(0).shuffle(requests)
-    return requests
+    order = np.random.default_rng(0).permutation(len(requests))
+    return [requests[number] for number in order]
 
 
 def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":

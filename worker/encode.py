@@ -10,11 +10,11 @@ from importlib.metadata import version
 from typing import Literal, assert_never
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-Pixels = npt.NDArray[np.uint8]
+from worker.png import Pixels, encode_png
+
 ImageFormat = Literal["png", "webp", "jpeg"]
 
 _EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
@@ -41,7 +41,7 @@ class UnreadableImageError(ValueError):
 
 
 def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters: str | None) -> Encoded:
-    """Encode an (H, W, 3) uint8 RGB picture; the same input gives the same bytes with the same Pillow.
+    """Encode an (H, W, 3) uint8 RGB picture; the same input gives the same bytes with the same Pillow and isal.
 
     `quality` is 1 to 100: PNG takes no notice of it, WebP is exact at 100, JPEG keeps full colour resolution.
     `parameters` go into PNG's text chunk "parameters", else into the EXIF UserComment; those of more than 32,000
@@ -51,10 +51,16 @@ def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters
         raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is 1 to 100, not {quality}")
+    body = _body(pixels, format, quality, parameters)
+    sha256 = hashlib.sha256(body).hexdigest()
+    return Encoded(body, format, f"image/{format}", _EXTENSIONS[format], sha256)
+
+
+def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None) -> bytes:
     image, file = Image.fromarray(pixels), io.BytesIO()
     match format:
         case "png":
-            image.save(file, "PNG", compress_level=1, pnginfo=_text_chunk(parameters))
+            return encode_png(pixels, _text_chunk(parameters))
         case "webp" if quality == 100:
             image.save(file, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(parameters))
         case "webp":
@@ -63,9 +69,7 @@ def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters
             image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif_of_jpeg(parameters))
         case _:
             assert_never(format)
-    body = file.getvalue()
-    sha256 = hashlib.sha256(body).hexdigest()
-    return Encoded(body, format, f"image/{format}", _EXTENSIONS[format], sha256)
+    return file.getvalue()
 
 
 def decode(body: bytes) -> Pixels:
