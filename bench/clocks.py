@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ import psutil
 from sqlalchemy import Engine, text
 
 from jobs.database import run
-from worker import shift
+from worker import passage, shift
 from worker.frame import Frame
 from worker.isolate import Stage, aside, run_stage
 
@@ -56,11 +56,16 @@ class StageClock:
 def clocked_stages() -> Iterator[StageClock]:
     """Have every stage of this process's shifts clocked for as long as the block runs."""
     clock = StageClock()
-    vars(shift).update(run_stage=clock.run_stage, aside=clock.aside)
+    _install(clock.run_stage, clock.aside)
     try:
         yield clock
     finally:
-        vars(shift).update(run_stage=run_stage, aside=aside)
+        _install(run_stage, aside)
+
+
+def _install(run: Callable[..., list[Frame]], away: Callable[..., object]) -> None:
+    vars(shift).update(run_stage=run, aside=away)
+    vars(passage).update(run_stage=run)
 
 
 class ServerClock:

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from bench.backlog import Backlog, open_backlog
 from bench.clocks import ServerClock, StageClock, clocked_stages
 from bench.figures import Figure, at_least, at_most
-from bench.files import measure_files
+from bench.files import SIDES, measure_files
 from bench.mixed import STEPS, measure_mixed
 from bench.place import Place, engine_on
 from bench.rounds import Samples, seconds, take_turns
@@ -59,8 +59,8 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         assert lane is not None
         model = desk.studio.kit(lane).diffusion
         assert model is not None
-        mixed = measure_mixed(model, rounds, STEPS[:1] if is_quick else STEPS)
-    return _figures(rates) | mixed | measure_files(rounds)
+        mixed = measure_mixed(model, rounds, (2,) if is_quick else STEPS)
+    return _figures(rates) | mixed | measure_files(rounds, SIDES[:1] if is_quick else SIDES)
 
 
 def _figures(samples: Samples) -> dict[str, Figure]:

@@ -102,7 +102,7 @@ class StableDiffusion:
         """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
 
         `rows` images with guidance are drawn at once (default: the device's), or twice as many without, whatever
-        their steps, samplers and guidance. A request is asked for when there is room for it, a few ahead. On one
+        their steps, samplers and guidance. A request is asked for when there is room for it. On one
         device and for one `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet
         call, from 0 on; what it raises (InterruptedRender) comes out. Raises ValueError where sizes differ, for what
         the model doesn't take, and where strength leaves no step; OutOfMemoryError.

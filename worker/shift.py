@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from jobs import queue
 from jobs.errors import LeaseLostError
-from jobs.job import Failure, Job, JobId, Lane, LaneId
+from jobs.job import Job, JobId, Lane, LaneId
 from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
 from jobs.states import Mode
@@ -25,6 +25,7 @@ from worker.isolate import Stage, aside, kind_of, run_stage
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
+from worker.passage import Passage
 from worker.pictures import Pictures
 from worker.pulse import Pulse
 from worker.studio import Kit, Studio
@@ -73,6 +74,7 @@ class Shift:
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
         self.pictures = Pictures(desk.settings)
+        self.passage = Passage(desk.engine, desk.leases, desk.settings.retry_delay_s)
         self.line = FinishingLine(self._deliver)
 
     def work(self, lane_id: LaneId) -> int:
@@ -111,7 +113,7 @@ class Shift:
             self.finishing = self.finishing or self._finishing(kit, lane)
         except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
-            self._report([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
+            self.passage.end([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return
         making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch)
         with suppress(InterruptedRender):
@@ -154,9 +156,12 @@ class Shift:
         while True:
             with aside(), self.desk.pulse.unhurried():
                 job = supply.next()
-                frames = self._run(making.before_drawing(), self._begin([job] if job else []))
+                begun = self._begin([job] if job else [])
+                frames = self.passage.through(making.before_drawing(), begun)
             if job is None:
                 return
+            if not frames:
+                self._going.pop(job.id, None)
             yield from frames
 
     def _next(self, making: Making, drawn: Iterator[list[Frame]]) -> list[Frame]:
@@ -190,7 +195,7 @@ class Shift:
         self, making: Making, stages: Sequence[tuple[str, Stage]], frames: Sequence[Frame]
     ) -> list[Frame]:
         with self.desk.pulse.device_batch(making.kit, making.lane.id, stages) as judged:
-            return self._run(judged, self._sorted_out(frames))
+            return self.passage.through(judged, frames)
 
     def _hand_over(self, begun: Sequence[Frame], frames: Sequence[Frame]) -> bool:
         """Have the frames delivered, all that is left of those begun; False if the worker can't wait for it."""
@@ -225,7 +230,7 @@ class Shift:
         assert self.finishing is not None
         try:
             stages = self.finishing.stages()
-            finished = [done for frame in frames for done in self._run(stages, [frame])]
+            finished = [done for frame in frames for done in self.passage.through(stages, [frame])]
             self.finishing.complete(finished)
             self._note(finished)
         except LeaseLostError as error:
@@ -241,29 +246,6 @@ class Shift:
             took_s = (now - self._begun.pop(frame.job.id, now) for frame in finished)
             self.slowest_s = max([self.slowest_s, *took_s])
 
-    def _run(self, stages: Sequence[tuple[str, Stage]], frames: Sequence[Frame]) -> list[Frame]:
-        going = list(frames)
-        for name, stage in stages:
-            if not going:
-                break
-            going = self._sorted_out(run_stage(name, stage, going))
-        return going
-
-    def _sorted_out(self, frames: Sequence[Frame]) -> list[Frame]:
-        """The frames that go on; those that have ended are reported."""
-        self._report([frame for frame in frames if frame.end])
-        return [frame for frame in frames if frame.end is None]
-
-    def _report(self, ended: Sequence[Frame]) -> None:
-        blocked = [frame.failure() for frame in ended if frame.end and frame.end.is_block]
-        failed = [frame.failure() for frame in ended if frame.end and not frame.end.is_block]
-        delay_s = self.desk.settings.retry_delay_s
-        _tell(blocked, lambda: queue.block(self.desk.engine, blocked))
-        _tell(failed, lambda: queue.fail(self.desk.engine, failed, delay_s=delay_s))
-        self.desk.leases.drop(frame.job for frame in ended)
-        for frame in ended:
-            self._going.pop(frame.job.id, None)
-
     def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
         from models.device import versions  # noqa: PLC0415 - brings torch
 
@@ -271,12 +253,3 @@ class Shift:
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         store, made_with = open_store(lane.output, s3), versions() | kit.saving.notes()
         return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)
-
-
-def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:
-    if not failures:
-        return
-    try:
-        write()
-    except LeaseLostError as error:
-        log.warning("%s", error)

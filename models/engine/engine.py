@@ -77,13 +77,13 @@ class Engine:
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
-        Requests are asked for when there may be room for them, a few ahead, and begun in that order, each with the
-        generator of its seed. `on_call(i)` is called before the i-th UNet call. What one of these raises comes out, and
-        OutOfMemoryError if the device has no memory left.
+        Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
+        with the generator of its seed. `on_call(i)` is called before the i-th UNet call. What one of these raises
+        comes out, and OutOfMemoryError if the device has no memory left.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
-        drawn = self._drawn(self._tickets(requests, begin), shape, rows, on_call)
+        drawn = self._drawn(requests, begin, shape, rows, on_call)
         try:
             while some := self._next(drawn):
                 yield some
@@ -96,10 +96,16 @@ class Engine:
             return next(drawn, None)
 
     def _drawn(
-        self, tickets: Iterator[Ticket], shape: LatentShape, rows: int, on_call: Callable[[int], None]
+        self,
+        requests: Iterator[R],
+        begin: Begin[R],
+        shape: LatentShape,
+        rows: int,
+        on_call: Callable[[int], None],
     ) -> Generator[list[Drawn], None, None]:
+        batch = self._batch_of(shape, rows)
         waiting: list[Finished] = []
-        for finished in flow(self._batch_of(shape, rows), tickets, on_call):
+        for finished in flow(batch, self._tickets(requests, begin, batch), on_call):
             waiting += finished
             while len(waiting) >= rows:
                 yield self._develop(waiting[:rows], rows)
@@ -107,9 +113,10 @@ class Engine:
         if waiting:
             yield self._develop(waiting, rows)
 
-    def _tickets(self, requests: Iterator[R], begin: Begin[R]) -> Iterator[Ticket]:
+    def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[Ticket]:
+        """Tickets of as many requests as the batch has room for, some at a time for their prompts' sake."""
         numbers = itertools.count()
-        while some := list(itertools.islice(requests, AT_ONCE)):
+        while some := list(itertools.islice(requests, min(AT_ONCE, max(1, batch.empty_rows // 2)))):
             guided = [request.guidance_scale > 1 for request in some]
             negative = [request.negative_prompt for request in itertools.compress(some, guided)]
             texts = self.embeddings.of([request.prompt for request in some] + negative)

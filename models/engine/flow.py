@@ -17,7 +17,9 @@ def flow(
     waiting: Ticket | None = None
     try:
         for call in itertools.count():
-            while batch.is_open and (waiting := waiting or next(tickets, None)) and batch.has_room(waiting):
+            while (
+                batch.empty_rows and (waiting := waiting or next(tickets, None)) and batch.has_room(waiting)
+            ):
                 batch.admit(waiting)
                 waiting = None
             if batch.is_empty:

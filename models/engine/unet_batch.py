@@ -39,7 +39,7 @@ class UNetBatch:
         self._beside = self._zeros(rows, beside, *latents[1:], dtype=unet.dtype) if beside else None
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
         self._seats: list[Seat] = []
-        self._empty_rows = list(range(rows))
+        self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
 
     @property
@@ -48,20 +48,20 @@ class UNetBatch:
         return not self._seats
 
     @property
-    def is_open(self) -> bool:
-        """Whether a row is empty."""
-        return bool(self._empty_rows)
+    def empty_rows(self) -> int:
+        """How many rows are empty."""
+        return len(self._empty)
 
     def has_room(self, ticket: Ticket) -> bool:
         """Whether the ticket's rows are free; ValueError if there are never as many."""
         if ticket.rows > self.rows:
             raise ValueError(f"a batch of {self.rows} rows has no room for an image with guidance")
-        return ticket.rows <= len(self._empty_rows)
+        return ticket.rows <= len(self._empty)
 
     def admit(self, ticket: Ticket) -> None:
         """Give the ticket its rows, from the next call on."""
         slot = self._empty_slots.pop(0)
-        seat = Seat(ticket, slot, [self._empty_rows.pop(0) for _ in range(ticket.rows)])
+        seat = Seat(ticket, slot, [self._empty.pop(0) for _ in range(ticket.rows)])
         self._registers[slot].zero_()
         self._registers[slot, 0] = ticket.latents
         for row, text in zip(seat.rows, (ticket.text, ticket.unguided), strict=False):
@@ -119,7 +119,7 @@ class UNetBatch:
 
     def _leave(self, seat: Seat) -> None:
         self._seats.remove(seat)
-        self._empty_rows += seat.rows
+        self._empty += seat.rows
         self._empty_slots.append(seat.slot)
 
     def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:

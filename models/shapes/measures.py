@@ -67,7 +67,7 @@ def render(
         )
         for seed, prompt in enumerate(prompts)
     ]
-    return [picture.pixels for picture in model.render(requests, rows=rows)]
+    return [picture.pixels for picture in model.render(requests, rows=min(rows, len(requests)))]
 
 
 def match_rate(prompts: Sequence[str], pictures: Sequence[Pixels]) -> float:
