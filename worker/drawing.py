@@ -68,6 +68,7 @@ def _noted(frames: Iterator[Frame], flight: dict[int, Frame]) -> Iterator[Frame]
 
 def _marked(frames: Iterator[Frame]) -> Iterator[Frame]:
     try:
-        yield from frames
+        for frame in frames:  # noqa: UP028 - `yield from` would end them with the stream that failed
+            yield frame
     except (Exception, SystemExit) as error:
         raise _SupplyError(error) from error

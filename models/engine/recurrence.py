@@ -21,6 +21,8 @@ from models.samplers import make_scheduler, start_late
 REGISTERS = 6
 """Latents, and what samplers remember beside them: of PNDM's four outputs, and for a step the latents before."""
 
+KEPT = 256
+
 _OUTPUT, _NOISE, WIDTH = REGISTERS, REGISTERS + 1, REGISTERS + 2
 _UNITS = torch.eye(WIDTH).view(WIDTH, 1, WIDTH, 1, 1)
 _PROBING = threading.Lock()
@@ -49,7 +51,7 @@ class Recurrence:
 
 @dataclass(frozen=True, eq=False)
 class Recurrences:
-    """Those of one checkpoint, whose own scheduler has `config`, kept once computed."""
+    """Those of one checkpoint, whose own scheduler has `config`; the last 256 that were computed are kept."""
 
     config: Mapping[str, Any]
     _kept: dict[tuple[str, int, float | None], Recurrence] = field(default_factory=dict)
@@ -62,7 +64,10 @@ class Recurrences:
         key = sampler, steps, strength
         if key not in self._kept:
             self._kept[key] = self._computed(sampler, steps, strength)
-        return self._kept[key]
+        found = self._kept[key]
+        if len(self._kept) > KEPT:  # rows may have any strength
+            self._kept.pop(next(iter(self._kept)))
+        return found
 
     def _computed(self, sampler: str, steps: int, strength: float | None) -> Recurrence:
         scheduler, timesteps = self._ready(sampler, steps, strength)
