@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.database import run
-from jobs.job import BatchId
+from jobs.job import BatchId, Lane
 
 ABOVE_ALL = 2**63 - 1
 
@@ -29,6 +29,15 @@ _LANES = text("""
         SELECT lane_id, state, sum(delta) AS total FROM tallies WHERE batch_id = :batch GROUP BY 1, 2) AS t
     ON lane_id = lanes.id WHERE batch_id = :batch GROUP BY lanes.id ORDER BY lanes.id LIMIT :limit
 """)
+
+_JOBS = text("""
+    SELECT coalesce(sum(delta), 0) AS total FROM tallies WHERE batch_id = :batch AND lane_id = :lane
+""")
+
+
+def job_count(engine: Engine, lane: Lane) -> int:
+    """All jobs of the lane, whatever became of them."""
+    return int(run(engine, _JOBS, {"batch": lane.batch_id, "lane": lane.id})[0].total)
 
 
 def raise_floors(engine: Engine) -> int:

@@ -28,7 +28,13 @@ class Settings(BaseSettings):
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
     )
     gpu_rows: int | None = Field(
-        None, ge=1, le=256, description="images in one device batch; unset: by device"
+        None, ge=1, le=256, description="images drawn at once; unset: found by trying, or by device"
+    )
+    kept_models: int = Field(
+        2, ge=1, le=32, description="lanes whose models stay loaded, as long as they fit"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the UNet: on CUDA devices, everywhere, nowhere"
     )
     claim: int = Field(32, ge=1, le=1000, description="jobs that a worker takes at once")
     lease_s: float = Field(

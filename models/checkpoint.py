@@ -33,6 +33,12 @@ class Checkpoint:
     base: Path | None = None
 
     @property
+    def weight_bytes(self) -> int:
+        """Size of all its weights on disk."""
+        files = [self.path] if self.path.is_file() else self.path.rglob("*.safetensors")
+        return sum(file.stat().st_size for file in files)
+
+    @property
     def folder(self) -> Path:
         """Where the configurations and the tokenizer are, in diffusers format."""
         return self.base or self.path

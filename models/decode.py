@@ -5,42 +5,79 @@ from typing import Any
 
 import torch
 
+from models.engine.device_work import event_now
 from models.picture import Defect, Picture
 
 PIXELS_AT_ONCE = 2**20
 
+Part = tuple[torch.Tensor, torch.Tensor]
 
-def decode(vae: Any, latents: Sequence[torch.Tensor], *, at_once: int) -> list[Picture]:
+
+class Development:
+    """Pictures on their way from the device."""
+
+    def __init__(self, parts: Sequence[Part], count: int) -> None:
+        """`parts` are on the host, or will be: uint8 pixels (N, H, W, 3), and (2, N) whether finite and black."""
+        self._parts, self._count, self._event = parts, count, _event(parts)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether they are there."""
+        return self._event is None or bool(self._event.query())
+
+    def pictures(self) -> list[Picture]:
+        """All of them, waited for."""
+        if self._event is not None:
+            self._event.synchronize()
+        found = [
+            Picture(array, _defect(good, dark))
+            for pixels, flags in self._parts
+            for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
+        ]
+        return found[: self._count]
+
+
+def decode(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> list[Picture]:
+    """As `develop`, waited for."""
+    return develop(vae, latents, at_once=at_once).pictures()
+
+
+def develop(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> Development:
     """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
 
     They are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch is
-    filled up, so that no picture depends on how many there are.
+    filled up, so that no picture depends on how many there are. Nothing waits for the device.
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     area = latents[0].shape[1] * latents[0].shape[2] * factor**2
     at_once = max(1, min(at_once, PIXELS_AT_ONCE // area))
-    pictures: list[Picture] = []
-    for start in range(0, len(latents), at_once):
-        part = list(latents[start : start + at_once])
-        pictures += _decoded(vae, torch.stack(part + part[-1:] * (at_once - len(part))))[: len(part)]
-    return pictures
-
-
-def _decoded(vae: Any, latents: torch.Tensor) -> list[Picture]:
-    pixels, finite = _pixels(vae, latents / vae.config.scaling_factor)
-    finite &= _all_finite(latents)
-    black = pixels.flatten(1).amax(dim=1) <= 2
-    return [
-        Picture(array, _defect(good, dark))
-        for array, good, dark in zip(pixels.cpu().numpy(), finite.tolist(), black.tolist(), strict=True)
+    filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
+    parts = [
+        _decoded(vae, torch.stack(filled[start : start + at_once]))
+        for start in range(0, len(filled), at_once)
     ]
+    return Development([(_to_host(pixels), _to_host(flags)) for pixels, flags in parts], len(latents))
 
 
-def _pixels(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 pixels (N, H, W, 3) of scaled latents, and (N,) whether all decoded values were finite."""
-    image = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
+def _decoded(vae: Any, latents: torch.Tensor) -> Part:
+    image = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
     unit = (image.nan_to_num(0.0) / 2 + 0.5).clamp(0, 1)
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), _all_finite(image)
+    pixels = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    finite = _all_finite(image) & _all_finite(latents)
+    return pixels, torch.stack([finite, pixels.flatten(1).amax(dim=1) <= 2])
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    if values.device.type != "cuda":
+        return values.cpu()
+    return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+
+
+def _event(parts: Sequence[Part]) -> Any:
+    """What tells that copies to pinned memory are done, None where they are."""
+    if not any(pixels.is_pinned() for pixels, _ in parts):
+        return None
+    return event_now()
 
 
 def _all_finite(values: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Where a model runs: the device, its number format and how many images it takes at once."""
 
+import gc
 import os
 import platform
 from collections.abc import Iterator
@@ -34,6 +35,29 @@ class Device:
         if self.name == "mps":
             return int(torch.mps.recommended_max_memory())
         return int(torch.cuda.get_device_properties(self.name).total_memory)
+
+    def free_memory(self) -> int:
+        """Bytes that nobody holds, nor torch for later use."""
+        if self.name == "cpu":
+            return int(psutil.virtual_memory().available)
+        if self.name == "mps":
+            return self.memory() - int(torch.mps.driver_allocated_memory())
+        return int(torch.cuda.mem_get_info(self.name)[0])
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.name.startswith("cuda"):
+            torch.cuda.synchronize(self.name)
+        elif self.name == "mps":
+            torch.mps.synchronize()
+
+    def give_back(self) -> None:
+        """What torch holds for later use goes back to the device."""
+        gc.collect()
+        if self.name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        elif self.name == "mps":
+            torch.mps.empty_cache()
 
 
 def pick_device(name: str = "auto", index: int = 0, precision: Precision = "float32") -> Device:
@@ -76,8 +100,7 @@ def memory_errors(device: Device) -> Iterator[None]:
             text in str(error) for text in _NO_MEMORY
         ):
             raise
-        if device.name.startswith("cuda"):
-            torch.cuda.empty_cache()
+        device.give_back()
         raise OutOfMemoryError(f"no memory left on {device.label} ({device.name}): {error}") from error
 
 

@@ -16,10 +16,12 @@ from models.device import Device, memory_errors
 from models.encode import paste
 from models.engine.engine import Beginning, Drawn, Engine
 from models.engine.recurrence import Recurrence
+from models.engine.unet_batch import LatentShape
 from models.loading import load_pipeline
 from models.modes import Mode, check_pictures, mode_of
 from models.picture import Picture
 from models.saving import FULL, Saving
+from models.speedup import PLAIN, Speedup
 from models.starting import start
 
 
@@ -65,11 +67,12 @@ class StableDiffusion:
         *,
         loras: Sequence[tuple[Checkpoint, float]] = (),
         saving: Saving = FULL,
+        speedup: Speedup = PLAIN,
     ) -> Self:
         """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionPipeline", loras=loras, saving=saving)
         with memory_errors(device):
-            engine = Engine(pipeline, device)
+            engine = Engine(pipeline, device, speedup)
             return cls(checkpoint, device, pipeline, engine, DepthEstimator.load(checkpoint, device))
 
     def render(
@@ -110,17 +113,23 @@ class StableDiffusion:
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
             return
-        factor = self.checkpoint.card.vae_factor
-        shape = self._pipeline.vae.config.latent_channels, first.height // factor, first.width // factor
         asked: dict[int, ImageRequest] = {}
         for some in self._engine.draw(
             _noted(itertools.chain([first], waiting), asked),
             lambda request, generator: self._begin(request, first, generator),
-            shape,
+            self._shape(first.width, first.height),
             rows or self.device.rows,
             on_step,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
+
+    def try_rows(self, width: int, height: int, rows: int) -> float:
+        """Images' steps a second of `rows` images with guidance at once, tried; raises OutOfMemoryError."""
+        return self._engine.try_rows(self._shape(width, height), rows)
+
+    def _shape(self, width: int, height: int) -> LatentShape:
+        factor = self.checkpoint.card.vae_factor
+        return self._pipeline.vae.config.latent_channels, height // factor, width // factor
 
     def _begin(self, request: ImageRequest, first: ImageRequest, generator: torch.Generator) -> Beginning:
         mode, recurrence = self._checked(request, first)

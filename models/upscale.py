@@ -14,9 +14,11 @@ from models.device import Device
 from models.encode import signed
 from models.engine.engine import Beginning, Engine
 from models.engine.recurrence import Recurrence
+from models.engine.unet_batch import LatentShape
 from models.loading import load_pipeline
 from models.picture import Picture
 from models.saving import FULL, Saving
+from models.speedup import PLAIN, Speedup
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,10 +49,12 @@ class Upscaler:
     _engine: Engine
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, device: Device, *, saving: Saving = FULL) -> Self:
+    def load(
+        cls, checkpoint: Checkpoint, device: Device, *, saving: Saving = FULL, speedup: Speedup = PLAIN
+    ) -> Self:
         """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline", saving=saving)
-        return cls(checkpoint, device, pipeline, Engine(pipeline, device))
+        return cls(checkpoint, device, pipeline, Engine(pipeline, device, speedup))
 
     def upscale(
         self,
@@ -75,12 +79,19 @@ class Upscaler:
         for some in self._engine.draw(
             (requests[number] for number in order),
             self._begin,
-            (self._pipeline.vae.config.latent_channels, height, width),
+            self._shape(width, height),
             rows or self.device.rows,
             on_step,
         ):
             pictures |= {order[drawn.number]: drawn.picture for drawn in some}
         return [pictures[number] for number in range(len(requests))]
+
+    def try_rows(self, width: int, height: int, rows: int) -> float:
+        """Pictures' steps a second of `rows` small pictures of this size at once, tried; raises OutOfMemoryError."""
+        return self._engine.try_rows(self._shape(width, height), rows)
+
+    def _shape(self, width: int, height: int) -> LatentShape:
+        return self._pipeline.vae.config.latent_channels, height, width
 
     def _begin(self, request: UpscaleRequest, generator: torch.Generator) -> Beginning:
         pipeline, device = self._pipeline, self.device.name

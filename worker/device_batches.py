@@ -8,6 +8,7 @@ from jobs.states import ErrorKind
 from models.errors import OutOfMemoryError
 from models.picture import Picture
 from worker.frame import Frame, Inputs
+from worker.kit import Role
 from worker.studio import Studio
 
 _DEFECTS = {
@@ -22,21 +23,22 @@ class DeviceBatches:
 
     studio: Studio
     lane: Lane
+    role: Role = "draw"
 
     def run(
         self, frames: Sequence[Frame], render: Callable[[int], list[Picture]], rows: int | None = None
     ) -> list[Frame]:
         """The frames with what `render(rows)` gives for them; `rows` fixes the shape."""
         pictures = self._within_memory(render) if rows is None else render(rows)
-        shape = rows or self.studio.rows(self.lane)
+        shape = rows or self.studio.rows(self.lane, self.role)
         return [with_picture(frame, picture, shape) for frame, picture in zip(frames, pictures, strict=True)]
 
     def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
         while True:
             try:
-                return render(self.studio.rows(self.lane))
+                return render(self.studio.rows(self.lane, self.role))
             except OutOfMemoryError:
-                if not self.studio.lower_rows(self.lane):
+                if not self.studio.lower_rows(self.lane, self.role):
                     raise
 
 

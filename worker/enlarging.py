@@ -10,7 +10,7 @@ from jobs.states import ErrorKind
 from models.catalogue import Card
 from worker.device_batches import DeviceBatches
 from worker.frame import Frame, Pixels
-from worker.studio import Kit
+from worker.kit import Kit
 
 if TYPE_CHECKING:
     from models.upscale import UpscaleRequest
@@ -33,7 +33,11 @@ class Enlarging:
             _request(frame, frame.picture, card, card.steps, card.guidance_scale, card.sampler)
             for frame in frames
         ]
-        return self._enlarged(frames, requests)
+        enlarged = self._enlarged(frames, requests)
+        return [
+            replace(after, batch_rows=before.batch_rows, upscaler_rows=after.batch_rows)
+            for before, after in zip(frames, enlarged, strict=True)
+        ]
 
     def brought(self, frames: Sequence[Frame]) -> list[Frame]:
         """Pictures that rows brought, all at the lane's size."""

@@ -15,7 +15,7 @@ from models.samplers import viewer_name
 from worker.encode import decode, encode, parameters_text
 from worker.frame import Frame
 from worker.isolate import Stage
-from worker.studio import Kit
+from worker.kit import Kit
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,16 @@ class Finishing:
             watermark_bit_accuracy=frame.bit_accuracy,
             device=self.kit.device.label,
             batch_rows=frame.batch_rows,
-            versions=self.versions,
+            versions=self.versions | _upscaler_rows(frame),
             timings=dict(frame.timings),
             init_image_sha256=frame.image_sha256,
             lora_digest="+".join(lora.digest for lora in self.kit.loras) or None,
             quality=frame.quality,
         )
+
+
+def _upscaler_rows(frame: Frame) -> dict[str, str]:
+    return {"upscaler_rows": str(frame.upscaler_rows)} if frame.upscaler_rows else {}
 
 
 def image_key(lane: Lane, frame: Frame) -> str:

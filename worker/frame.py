@@ -41,6 +41,8 @@ class Inputs:
 class Frame:
     """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage.
 
+    `batch_rows` are the images that were drawn at once, or enlarged where that is all; `upscaler_rows` those that were
+    enlarged after drawing.
     `inputs` are there until the picture is drawn.
     """
 
@@ -53,6 +55,7 @@ class Frame:
     flagged_for: str | None = None
     pixels: Pixels | None = None
     batch_rows: int = 0
+    upscaler_rows: int = 0
     safety_scores: dict[str, Any] | None = None
     safety_verdict: str = "safe"
     watermark: str | None = None

@@ -12,9 +12,10 @@ from worker.device_batches import DeviceBatches
 from worker.enlarging import Enlarging, stretched
 from worker.frame import Frame, Inputs
 from worker.isolate import Stage
+from worker.kit import Kit
 from worker.opening import PictureError
 from worker.pictures import Pictures
-from worker.studio import Kit, Studio
+from worker.studio import Studio
 
 if TYPE_CHECKING:
     from models.safety import SafetyScores
@@ -73,7 +74,7 @@ class Making:
         diffusion = self.kit.diffusion
         assert diffusion is not None
         requests = [image_request(frame.job, frame.inputs, self.lane) for frame in frames]
-        return self._batches().run(
+        return DeviceBatches(self.studio, self.lane).run(
             frames, lambda rows: diffusion.render(requests, rows=rows, on_step=self.on_step)
         )
 
@@ -129,11 +130,8 @@ class Making:
         )
         return iter([{"clip_score": round(score, 4), "clip_model": clip.model} for score in scores])
 
-    def _batches(self) -> DeviceBatches:
-        return DeviceBatches(self.studio, self.lane)
-
     def _enlarging(self) -> Enlarging:
-        return Enlarging(self.kit, self._batches(), self.on_step)
+        return Enlarging(self.kit, DeviceBatches(self.studio, self.lane, "enlarge"), self.on_step)
 
     def _check_prompt(self, frame: Frame) -> Frame:
         found = self.kit.terms.find(frame.job.prompt)

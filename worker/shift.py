@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from jobs import queue
+from jobs import lanes, queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId, Lane, LaneId
 from jobs.objects import S3Options, open_store
@@ -22,13 +22,14 @@ from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
 from worker.isolate import Stage, aside, kind_of, run_stage
+from worker.kit import Kit
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
 from worker.passage import Passage
 from worker.pictures import Pictures
 from worker.pulse import Pulse
-from worker.studio import Kit, Studio
+from worker.studio import Studio
 from worker.supply import Supply
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Shift:
         """Render the jobs, and what else the lane gives meanwhile; what has not begun at a stop is given back."""
         try:
             kit = self.desk.studio.kit(lane)
+            self.desk.studio.prepare(lane, lanes.job_count(self.desk.engine, lane))
             self.finishing = self.finishing or self._finishing(kit, lane)
         except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
@@ -174,7 +176,7 @@ class Shift:
 
     def _enlarge(self, making: Making, jobs: Sequence[Job]) -> None:
         """Pictures that are brought, a device batch at a time."""
-        rows, waiting = self.desk.studio.rows(making.lane), deque(jobs)
+        rows, waiting = self.desk.studio.rows(making.lane, "enlarge"), deque(jobs)
         try:
             while waiting and self._may_begin(making.lane):
                 self._is_checked = False
@@ -251,5 +253,5 @@ class Shift:
 
         settings = self.desk.settings
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        store, made_with = open_store(lane.output, s3), versions() | kit.saving.notes()
+        store, made_with = open_store(lane.output, s3), versions() | kit.notes()
         return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)

@@ -1,10 +1,14 @@
 """The models that this process has loaded, ready for a lane."""
 
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
-from jobs.job import Lane
+from jobs.job import Lane, LaneId
 from jobs.manifest import split_loras
 from jobs.settings import Settings
 from jobs.states import Scoring
@@ -12,99 +16,86 @@ from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.errors import ModelError
 from models.prompt_terms import PromptTerms
+from worker.kit import Clip, Kit, Kits, Role, Wanted
+from worker.rows import WORTH_TRYING, Rows
 
 if TYPE_CHECKING:
-    from models.clip import ClipScorer
     from models.device import Device
-    from models.safety import SafetyChecker
-    from models.saving import Saving
-    from models.stable_diffusion import StableDiffusion
-    from models.tokens import TokenCounter
-    from models.upscale import Upscaler
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Clip:
-    """What scores pictures, and the id of its card."""
-
-    model: str
-    scorer: "ClipScorer"
-
-
-@dataclass(frozen=True)
-class Kit:
-    """All that a lane's pictures need: a model that draws, or an upscaler, or both, and what checks them.
-
-    `loras` are those mixed into the model, in the lane's order.
-    """
-
-    card: Card
-    checkpoint: Checkpoint
-    device: "Device"
-    terms: PromptTerms
-    tokens: "TokenCounter"
-    safety: "SafetyChecker"
-    saving: "Saving"
-    diffusion: "StableDiffusion | None" = None
-    loras: tuple[Checkpoint, ...] = ()
-    upscaler: "Upscaler | None" = None
-    upscaler_checkpoint: Checkpoint | None = None
-    clip: Clip | None = None
+Part = TypeVar("Part")
 
 
 class Studio:
-    """Loads models when a lane first needs them. One lane's models are kept: the next lane's replace them."""
+    """Loads models when a lane first needs them, and keeps those of the last few lanes for as long as they fit."""
 
     def __init__(self, settings: Settings, device_index: int) -> None:
         self.settings = settings
         self.device_index = device_index
         self.terms = PromptTerms.load(settings.prompt_terms)
-        self._kits: dict[tuple[str, str, bool, str], Kit] = {}
-        self._rows: dict[tuple[str, int, int], int] = {}
+        self._rows = Rows(settings)
+        self._jobs: tuple[LaneId, int] = LaneId(0), 0
+        self._kits = Kits(settings.kept_models)
+        self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 
     def kit(self, lane: Lane) -> Kit:
         """The lane's kit; ModelError says what is missing."""
-        wanted = lane.model, lane.lora, bool(lane.upscale), lane.clip_score
-        if wanted not in self._kits:
-            self._kits.clear()
-            self._kits[wanted] = self._load(lane)
-        return self._kits[wanted]
+        return self._kits.get(Wanted.of(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
     def models(self) -> set[str]:
         """The models that are loaded."""
-        return {model for model, *_ in self._kits}
+        return {wanted.model for wanted in self._kits}
 
-    def rows(self, lane: Lane) -> int:
+    def rows(self, lane: Lane, role: Role = "draw") -> int:
         """Images in one device batch of the lane."""
-        default = self.settings.gpu_rows or self.kit(lane).device.rows
-        return self._rows.get((lane.model, lane.width, lane.height), default)
+        kit = self.kit(lane)
+        known, jobs = self._jobs
+        return self._rows.of(kit.site(lane, role), kit.device.rows, jobs if known == lane.id else None)
 
-    def lower_rows(self, lane: Lane) -> bool:
-        """Halve the lane's device batch after memory ran out; False when it holds one image already."""
-        rows = self.rows(lane)
+    def lower_rows(self, lane: Lane, role: Role = "draw") -> bool:
+        """Make room after memory ran out: other lanes' models go first, then the device batch is halved.
+
+        False when it holds one image already.
+        """
+        if self._kits.drop_all_but(Wanted.of(lane)):
+            return True
+        rows = self.rows(lane, role)
         if rows > 1:
-            self._rows[lane.model, lane.width, lane.height] = rows // 2
-            log.warning(
-                "out of memory: %s at %dx%d goes on with %d rows",
-                lane.model,
-                lane.width,
-                lane.height,
-                rows // 2,
-            )
+            self._rows.lower(self.kit(lane).site(lane, role), rows // 2)
         return rows > 1
 
+    def prepare(self, lane: Lane, jobs: int) -> None:
+        """Get ready for a lane of so many jobs: load its models, try how many are best drawn at once if that pays."""
+        kit = self.kit(lane)
+        self._jobs = lane.id, jobs
+        if jobs >= WORTH_TRYING:
+            for role in kit.roles(lane):
+                self._rows.measure(kit.site(lane, role), partial(kit.try_rows, lane, role))
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether the lane's models, and as much again to compute with, fit beside those that are kept."""
+        card = Catalogue.load(self.settings.models_path).get(lane.model)
+        device, checkpoint = self._device(card), self._resolve(card)
+        # Weights are mostly kept in 16 bits, which the CPU makes 32 of.
+        needed = 2 * checkpoint.weight_bytes * (2 if device.name == "cpu" else 1)
+        return device.free_memory() > needed
+
+    def _device(self, card: Card) -> "Device":
+        from models.device import pick_device  # noqa: PLC0415
+
+        return pick_device(self.settings.device, index=self.device_index, precision=card.precision)
+
     def _load(self, lane: Lane) -> Kit:
-        from models.device import pick_device  # noqa: PLC0415 - torch is imported by the child that renders, when it does
-        from models.safety import SafetyChecker  # noqa: PLC0415
+        from models.safety import SafetyChecker  # noqa: PLC0415 - torch is imported by the child that renders, when it does
         from models.saving import Saving  # noqa: PLC0415
+        from models.speedup import Speedup  # noqa: PLC0415
         from models.tokens import TokenCounter  # noqa: PLC0415
 
         settings = self.settings
         catalogue = Catalogue.load(settings.models_path)
         card = catalogue.get(lane.model)
-        device = pick_device(settings.device, index=self.device_index, precision=card.precision)
+        device = self._device(card)
         saving = Saving.choose(settings.weights, settings.low_memory, device)
         checkpoint = self._resolve(card)
         checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
@@ -114,10 +105,14 @@ class Studio:
             device=device,
             terms=self.terms,
             tokens=TokenCounter.load(checkpoint),
-            safety=SafetyChecker.load(checking, device),
+            safety=self._part(
+                ("safety", checking.digest, str(device.dtype)), lambda: SafetyChecker.load(checking, device)
+            ),
             saving=saving,
+            speedup=Speedup.choose(settings.compile, saving, device),
             clip=self._clip(card, lane, catalogue, device),
         )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
             kit = self._with_model(kit, lane, catalogue)
         return self._with_upscaler(kit, catalogue) if lane.upscale else kit
@@ -126,7 +121,13 @@ class Studio:
         from models.stable_diffusion import StableDiffusion  # noqa: PLC0415
 
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
-        diffusion = StableDiffusion.load(kit.checkpoint, kit.device, loras=loras, saving=kit.saving)
+        mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
+        diffusion = self._part(
+            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, *mixed),
+            lambda: StableDiffusion.load(
+                kit.checkpoint, kit.device, loras=loras, saving=kit.saving, speedup=kit.speedup
+            ),
+        )
         return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
 
     def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
@@ -135,7 +136,10 @@ class Studio:
         card, checkpoint = kit.card, kit.checkpoint
         if card.family != "upscaler":
             checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
-        upscaler = Upscaler.load(checkpoint, kit.device, saving=kit.saving)
+        upscaler = self._part(
+            ("upscaler", checkpoint.digest, str(kit.device.dtype)),
+            lambda: Upscaler.load(checkpoint, kit.device, saving=kit.saving, speedup=kit.speedup),
+        )
         return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)
 
     def _clip(self, card: Card, lane: Lane, catalogue: Catalogue, device: "Device") -> Clip | None:
@@ -147,12 +151,23 @@ class Studio:
             return None
         try:
             checkpoint = self._resolve(catalogue.get(_named(card.clip, card, "clip")))
-            return Clip(checkpoint.card.id, ClipScorer.load(checkpoint, device))
+            scorer = self._part(
+                ("clip", checkpoint.digest, str(device.dtype)), lambda: ClipScorer.load(checkpoint, device)
+            )
+            return Clip(checkpoint.card.id, scorer)
         except ModelError as error:
             if is_needed:
                 raise
             log.info("no CLIP scores: %s", error)
             return None
+
+    def _part(self, key: tuple[str, ...], load: Callable[[], Part]) -> Part:
+        """A model that a kept kit has already, else loaded now."""
+        found = self._parts.get(key)
+        if found is None:
+            self._parts[key] = found = load()
+        part: Part = found
+        return part
 
     def _resolve(self, card: Card) -> Checkpoint:
         return resolve(card, self.settings.models_path)

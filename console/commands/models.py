@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 
 from console.commands import model_files
+from console.commands.tuning import capacities, tune
 from console.orders import Json
 from console.show import print_facts, print_json, print_table
 from jobs.settings import load_settings
+from models.capacity import Profile
 from models.catalogue import Card, Catalogue
 from models.checkpoint import checkpoint_path
 from models.lock import Locked, read_lock
 
 models = typer.Typer(help="The models that a manifest can name.", invoke_without_command=True)
-for command in (model_files.pull, model_files.lock, model_files.add, model_files.remove):
+for command in (model_files.pull, model_files.lock, model_files.add, model_files.remove, tune):
     models.command()(command)
 
 _Locks = dict[str, Locked]
@@ -74,7 +76,8 @@ def _fields(catalogue: Catalogue, card: Card, locks: _Locks) -> dict[str, object
         "files": len(locked.files),
     }
     where = _path(catalogue, card)
-    return asdict(card) | {"path": str(where), "is_here": where.exists(), "lock": lock}
+    drawn = capacities(Profile(catalogue.models_dir), card)
+    return asdict(card) | {"path": str(where), "is_here": where.exists(), "lock": lock, "at_once": drawn}
 
 
 def _path(catalogue: Catalogue, card: Card) -> Path:
@@ -107,6 +110,8 @@ def _here(catalogue: Catalogue, card: Card) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "; ".join(f"{found['rows']} of {found['site']} ({found['device']})" for found in value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,6 +1,7 @@
 """A model's UNet kept full: images come as their rows come free, and leave as pictures."""
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -8,14 +9,17 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from models.chunks import seeded
-from models.decode import decode
+from models.decode import Development, develop
 from models.device import Device, memory_errors
+from models.engine.device_work import on, side_stream
 from models.engine.embeddings import AT_ONCE, Embeddings
 from models.engine.flow import flow
 from models.engine.recurrence import Recurrence, Recurrences
 from models.engine.ticket import Ticket
+from models.engine.trial import try_rows
 from models.engine.unet_batch import Finished, LatentShape, UNetBatch
 from models.picture import Picture
+from models.speedup import PLAIN, Speedup
 
 
 class Request(Protocol):
@@ -32,6 +36,9 @@ class Request(Protocol):
 
 
 R = TypeVar("R", bound=Request)
+
+IN_THE_BATH = 2
+"""Bundles of pictures that are decoded while the UNet goes on; more are waited for, lest they fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,16 +62,30 @@ class Drawn:
     picture: Picture
 
 
+@dataclass(frozen=True, eq=False)
+class _Bundle:
+    """Finished images that are being decoded together."""
+
+    numbers: Sequence[int]
+    development: Development
+
+    def drawn(self) -> list[Drawn]:
+        pictures = self.development.pictures()
+        return [Drawn(number, picture) for number, picture in zip(self.numbers, pictures, strict=True)]
+
+
 class Engine:
     """The UNet, text encoder and VAE of a diffusers pipeline. Not for several threads at once.
 
     On one device and for one `rows`, a picture depends on its ticket alone.
     """
 
-    def __init__(self, pipeline: Any, device: Device) -> None:
+    def __init__(self, pipeline: Any, device: Device, speedup: Speedup = PLAIN) -> None:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
-        self._pipeline, self._device = pipeline, device
+        self._pipeline, self._device, self._speedup = pipeline, device, speedup
+        self._unet = speedup.applied(pipeline)
+        self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
     def draw(
@@ -90,6 +111,14 @@ class Engine:
         finally:
             drawn.close()
 
+    def try_rows(self, shape: LatentShape, rows: int) -> float:
+        """Images' steps a second, as `models.engine.trial` has it; the batch makes room for it."""
+        self._batch = None
+        try:
+            return try_rows(self._pipeline, self._device, shape, self.embeddings.shape, rows)
+        finally:
+            self._device.give_back()
+
     @torch.inference_mode()
     def _next(self, drawn: Iterator[list[Drawn]]) -> list[Drawn] | None:
         with memory_errors(self._device):
@@ -105,13 +134,18 @@ class Engine:
     ) -> Generator[list[Drawn], None, None]:
         batch = self._batch_of(shape, rows)
         waiting: list[Finished] = []
+        bundles: deque[_Bundle] = deque()
         for finished in flow(batch, self._tickets(requests, begin, batch), on_call):
             waiting += finished
             while len(waiting) >= rows:
-                yield self._develop(waiting[:rows], rows)
+                bundles.append(self._develop(waiting[:rows], rows))
                 del waiting[:rows]
+            while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
+                yield bundles.popleft().drawn()
         if waiting:
-            yield self._develop(waiting, rows)
+            bundles.append(self._develop(waiting, rows))
+        while bundles:
+            yield bundles.popleft().drawn()
 
     def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[Ticket]:
         """Tickets of as many requests as the batch has room for, some at a time for their prompts' sake."""
@@ -136,13 +170,18 @@ class Engine:
                     label=begun.label,
                 )
 
-    def _develop(self, finished: Sequence[Finished], rows: int) -> list[Drawn]:
-        pictures = decode(self._pipeline.vae, [image.latents for image in finished], at_once=rows)
-        return [Drawn(image.number, picture) for image, picture in zip(finished, pictures, strict=True)]
+    def _develop(self, finished: Sequence[Finished], rows: int) -> _Bundle:
+        """Decode them beside the UNet's next calls, where the device can do both."""
+        latents = [image.latents for image in finished]
+        with on(self._beside, latents):
+            development = develop(self._pipeline.vae, latents, at_once=rows)
+        return _Bundle([image.number for image in finished], development)
 
     def _batch_of(self, shape: LatentShape, rows: int) -> UNetBatch:
         batch = self._batch
         if batch is None or (batch.rows, batch.latents) != (2 * rows, shape):
             self._batch = None
-            self._batch = batch = UNetBatch(self._pipeline.unet, 2 * rows, shape, self.embeddings.shape)
+            self._batch = batch = UNetBatch(
+                self._unet, 2 * rows, shape, self.embeddings.shape, is_recorded=self._speedup.recorded
+            )
         return batch

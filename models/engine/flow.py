@@ -10,7 +10,7 @@ from models.engine.unet_batch import Finished, UNetBatch
 def flow(
     batch: UNetBatch, tickets: Iterator[Ticket], on_call: Callable[[int], None]
 ) -> Iterator[list[Finished]]:
-    """What each UNet call finishes, until no ticket is left; one is asked for when a row is empty.
+    """What each UNet call finishes, mostly nothing, until no ticket is left; one is asked for when a row is empty.
 
     `on_call(i)` is called before the i-th UNet call, from 0 on. Whatever is raised on the way leaves the batch empty.
     """
@@ -25,7 +25,6 @@ def flow(
             if batch.is_empty:
                 return
             on_call(call)
-            if finished := batch.call():
-                yield finished
+            yield batch.call()
     finally:
         batch.clear()

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from models.chunks import draw, moved
-from models.engine.plan import Plan, Seat, plan_of
+from models.engine.device_work import Pace, recorded
+from models.engine.plan import Plan, Seat
 from models.engine.recurrence import REGISTERS
 from models.engine.ticket import Ticket
 
@@ -29,7 +30,10 @@ class UNetBatch:
     waits for the device: what the host knows goes there, and only finished latents are handed out, still there.
     """
 
-    def __init__(self, unet: Any, rows: int, latents: LatentShape, text: tuple[int, int]) -> None:
+    def __init__(
+        self, unet: Any, rows: int, latents: LatentShape, text: tuple[int, int], *, is_recorded: bool = False
+    ) -> None:
+        """On a CUDA device, what a call does there may be recorded as one graph."""
         self._unet = unet
         self._device, self.rows, self.latents = unet.device, rows, latents
         beside = unet.config.in_channels - latents[0]
@@ -38,9 +42,12 @@ class UNetBatch:
         self._text = self._zeros(rows, *text, dtype=unet.dtype)
         self._beside = self._zeros(rows, beside, *latents[1:], dtype=unet.dtype) if beside else None
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
+        self._plan = Plan(rows, self._device)
+        self._pace = Pace(self._device)
         self._seats: list[Seat] = []
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
+        self._compute = recorded(self._work, self._device) if is_recorded else self._work
 
     @property
     def is_empty(self) -> bool:
@@ -81,26 +88,33 @@ class UNetBatch:
 
     def call(self) -> list[Finished]:
         """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
-        plan = plan_of(self._seats, self.rows, self._device)
+        self._plan.write(self._seats)
         self._draw_noise()
-        prediction = self._unet(
-            self._model_input(plan),
-            plan.timesteps,
-            encoder_hidden_states=self._text,
-            class_labels=self._labels,
-            return_dict=False,
-        )[0].float()
-        self._step(plan, prediction)
+        self._compute()
+        self._pace.called()
         for seat in self._seats:
             seat.calls += 1
         return [self._finish(seat) for seat in list(self._seats) if seat.calls == len(seat.ticket.recurrence)]
 
-    def _model_input(self, plan: Plan) -> torch.Tensor:
+    def _work(self) -> None:
+        """All of a call that the device does."""
+        prediction = self._unet(
+            self._model_input(),
+            self._plan.timesteps,
+            encoder_hidden_states=self._text,
+            class_labels=self._labels,
+            return_dict=False,
+        )[0].float()
+        self._step(prediction)
+
+    def _model_input(self) -> torch.Tensor:
+        plan = self._plan
         scaled = (self._registers[plan.slots, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._unet.dtype)
         return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
 
-    def _step(self, plan: Plan, prediction: torch.Tensor) -> None:
+    def _step(self, prediction: torch.Tensor) -> None:
         """Guidance (Ho & Salimans 2022), then all samplers at once; without an unguided row, both are the same one."""
+        plan = self._plan
         guided, unguided = prediction[plan.guided], prediction[plan.unguided]
         output = unguided + plan.guidance.view(-1, 1, 1, 1) * (guided - unguided)
         known = torch.cat([self._registers, output[:, None], self._noise[:, None]], dim=1)

@@ -25,8 +25,9 @@ from models.checkpoint import Checkpoint
 from models.errors import OutOfMemoryError
 from models.picture import Picture
 from models.saving import FULL
+from models.speedup import PLAIN
 from worker import studio
-from worker.studio import Kit
+from worker.kit import Kit
 
 FOLDER = "CHAOS_FOLDER"
 STEP_S = "CHAOS_STEP_S"
@@ -156,6 +157,7 @@ class _Tokens:
 class _Device:
     name: str = "cpu"
     label: str = "stub"
+    dtype: str = "float32"
     rows: int = 4
 
 
@@ -171,7 +173,7 @@ class StubStudio(studio.Studio):
             "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
         }
         checkpoint = Checkpoint(card, Path("/"), "stub", "0" * 64)
-        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, **stubs)
+        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, speedup=PLAIN, **stubs)
 
 
 def _module(name: str, **contents: object) -> None:

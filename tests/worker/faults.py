@@ -11,7 +11,8 @@ from models.engine.engine import Drawn
 from models.errors import OutOfMemoryError
 from models.picture import Picture
 from models.stable_diffusion import ImageRequest
-from worker.studio import Kit, Studio
+from worker.kit import Kit, Role
+from worker.studio import Studio
 
 
 @dataclass
@@ -66,8 +67,8 @@ class BrokenStudio(Studio):
 class LosingStudio(Studio):
     """A studio in whose shift something goes wrong that no stage answers for."""
 
-    def rows(self, lane: Lane) -> int:
-        raise UsageError(f"who would have thought that of {lane.model}")
+    def rows(self, lane: Lane, role: Role = "draw") -> int:
+        raise UsageError(f"who would have thought that {lane.model} can't {role}")
 
 
 class Ringing:

@@ -32,7 +32,7 @@ def test_a_worker_stays_with_the_model_that_it_holds(desk: Desk, tmp_path: Path)
     rows = [FOXES[0] | {"model": model, "tenant": model, "width": width} for model, width in sizes]
     batch = submit(desk.settings, desk.engine, tmp_path, rows, safety="flag", max_attempts="1")
     first, other, second = lanes_of(desk.engine, batch)
-    own = replace(desk, studio=Studio(desk.settings, 0))
+    own = replace(desk, studio=Studio(desk.settings.model_copy(update={"kept_models": 1}), 0))
     assert own.studio.models() == set()
     assert follow(own, first) == 1
     assert own.studio.models() == {"tiny-random"}

@@ -1,0 +1,66 @@
+"""What makes the UNet faster on a CUDA device and leaves its arithmetic as it is."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from models.errors import ModelError
+from models.saving import Saving
+
+if TYPE_CHECKING:
+    from models.device import Device
+
+Compile = Literal["auto", "on", "off"]
+
+_SHAPES = 256
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """`compiled`: the UNet as one graph by torch's compiler; its kernels round differently, so image rows say so.
+
+    `recorded`: each call as one CUDA graph. `channels_last`: convolutions read their pixels one after the other.
+    """
+
+    compiled: bool = False
+    recorded: bool = False
+    channels_last: bool = False
+
+    @classmethod
+    def choose(cls, word: str, saving: Saving, device: "Device") -> Self:
+        """`word` of the settings: auto compiles on CUDA devices, on everywhere, off nowhere.
+
+        Packed weights are unpacked by a library that neither compiles nor records, slices of attention are for
+        devices that can't either. Raises ModelError for other words, and for `on` with what can't be compiled.
+        """
+        if word not in get_args(Compile):
+            raise ModelError(f"unknown compile {word!r}; there are {', '.join(get_args(Compile))}")
+        is_plain = saving.weights == "full" and not saving.attention_slicing
+        is_cuda = device.name.startswith("cuda")
+        if word == "on" and not is_plain:
+            raise ModelError(
+                "packed weights and sliced attention can't be compiled: set compile to auto or off"
+            )
+        return cls(
+            compiled=is_plain and (word == "on" or (word == "auto" and is_cuda)),
+            recorded=is_plain and is_cuda,
+            channels_last=is_plain and is_cuda,
+        )
+
+    def notes(self) -> dict[str, str]:
+        """Of what is done, that which can change a grey level."""
+        return {"unet": "compiled"} if self.compiled else {}
+
+    def applied(self, pipeline: Any) -> Any:
+        """The UNet to call, that of the pipeline or made from it."""
+        import torch  # noqa: PLC0415 - settings don't need it
+
+        if self.channels_last:
+            for network in (pipeline.unet, pipeline.vae):
+                network.to(memory_format=torch.channels_last)
+        if not self.compiled:
+            return pipeline.unet
+        torch._dynamo.config.recompile_limit = _SHAPES  # one for each size and number of rows
+        return torch.compile(pipeline.unet, fullgraph=True, dynamic=False)
+
+
+PLAIN = Speedup()

@@ -1,0 +1,59 @@
+"""What may be compiled and recorded, and that a compiled UNet is one graph that draws the same."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import Checkpoint
+from models.device import Device, pick_device
+from models.errors import ModelError
+from models.saving import FULL, Saving
+from models.speedup import PLAIN, Speedup
+from models.stable_diffusion import ImageRequest, StableDiffusion
+
+GPU = Device("cuda:0", torch.bfloat16, "a GPU", rows=8)
+ALL = Speedup(compiled=True, recorded=True, channels_last=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "saving", "device", "expected"),
+    [
+        ("auto", FULL, "cpu", PLAIN),
+        ("on", FULL, "cpu", Speedup(compiled=True)),
+        ("off", FULL, "cpu", PLAIN),
+        ("auto", FULL, "cuda", ALL),
+        ("off", FULL, "cuda", Speedup(recorded=True, channels_last=True)),
+        ("auto", Saving("int8"), "cuda", PLAIN),
+        ("auto", Saving(attention_slicing=True), "cpu", PLAIN),
+    ],
+)
+def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Speedup) -> None:
+    found = Speedup.choose(word, saving, GPU if device == "cuda" else pick_device("cpu"))
+    assert found == expected
+    assert found.notes() == ({"unet": "compiled"} if expected.compiled else {})
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(ModelError, match="unknown compile 'fast'; there are auto, on, off"):
+        Speedup.choose("fast", FULL, GPU)
+    with pytest.raises(ModelError, match="packed weights and sliced attention can't be compiled"):
+        Speedup.choose("on", Saving("int4"), GPU)
+
+
+def test_the_unet_compiles_as_one_graph(
+    tiny: StableDiffusion,
+    tiny_checkpoint: Checkpoint,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a backend that only looks at the graph: making kernels of it takes half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = StableDiffusion.load(tiny_checkpoint, device, speedup=Speedup(compiled=True))
+    requests = [image(seed=seed, sampler=sampler) for seed, sampler in enumerate(["ddim", "heun", "euler_a"])]
+    for rows in (1, 2):
+        expected = [picture.pixels for picture in tiny.render(requests, rows=rows)]
+        assert np.array_equal([picture.pixels for picture in compiled.render(requests, rows=rows)], expected)
