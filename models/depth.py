@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from models.checkpoint import Checkpoint
+from models.chunks import moved
 from models.device import Device
 from models.errors import CheckpointError
 from models.loading import UNLOADABLE
@@ -48,5 +49,5 @@ class DepthEstimator:
 
     def _depth(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         values = self._processor(images=[image], return_tensors="pt", input_data_format="channels_last")
-        depth: torch.Tensor = self._model(values.pixel_values.to(self._device.name)).predicted_depth
+        depth: torch.Tensor = self._model(moved(values.pixel_values, self._device.name)).predicted_depth
         return depth

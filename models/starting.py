@@ -38,17 +38,16 @@ def start(
     if mode == "inpaint" and image is not None and request.mask is not None:
         beside = encode_masked(vae, image, request.mask, generator)[0]
     elif mode == "depth":
-        beside = scaled_depth(_depth(request, estimator), *size).to(device)[0]
-    scheduler = recurrence.scheduler
+        beside = scaled_depth(_depth(request, estimator, device), *size)[0]
     if encoded is None:
-        return (noise * scheduler.init_noise_sigma)[0], beside
-    return scheduler.add_noise(encoded, noise, recurrence.first)[0], beside
+        return (noise * recurrence.of_noise_alone)[0], beside
+    return (recurrence.of_picture * encoded + recurrence.of_noise * noise)[0], beside
 
 
-def _depth(request: "ImageRequest", estimator: DepthEstimator | None) -> torch.Tensor:
-    """The map given, or else an estimate, (1, h, w) on the CPU."""
+def _depth(request: "ImageRequest", estimator: DepthEstimator | None, device: str) -> torch.Tensor:
+    """The map given, or else an estimate, (1, h, w)."""
     if request.depth is not None:
-        return torch.from_numpy(request.depth)[None]
+        return moved(torch.from_numpy(request.depth)[None], device)
     assert estimator is not None
     assert request.image is not None
-    return estimator.estimate([request.image]).cpu()
+    return estimator.estimate([request.image])

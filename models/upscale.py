@@ -13,7 +13,7 @@ from models.chunks import check_seed, draw, moved
 from models.device import Device
 from models.encode import signed
 from models.engine.engine import Beginning, Engine
-from models.engine.recurrence import Recurrence
+from models.engine.recurrence import Recurrence, noise_shares
 from models.engine.unet_batch import LatentShape
 from models.loading import load_pipeline
 from models.picture import Picture
@@ -98,10 +98,10 @@ class Upscaler:
         height, width = request.pixels.shape[:2]
         image_noise = moved(draw(generator, (1, 3, height, width)), device)
         noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
-        level = torch.tensor([request.noise_level])
-        image = pipeline.low_res_scheduler.add_noise(signed(request.pixels, device), image_noise, level)
+        of_picture, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
+        image = of_picture * signed(request.pixels, device) + of_noise * image_noise
         recurrence = self._recurrence(request)
-        latents = (noise * recurrence.scheduler.init_noise_sigma)[0]
+        latents = (noise * recurrence.of_noise_alone)[0]
         return Beginning(recurrence, latents, image[0], request.noise_level)
 
     def _recurrence(self, request: UpscaleRequest) -> Recurrence:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from models.chunks import moved
+
 AT_ONCE = 4
 KEPT = 512
 
@@ -55,6 +57,6 @@ class Embeddings:
         )
         device = self._encoder.device
         takes_mask = getattr(self._encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if takes_mask else None
-        embeddings: torch.Tensor = self._encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+        mask = moved(tokens.attention_mask, device) if takes_mask else None
+        embeddings: torch.Tensor = self._encoder(moved(tokens.input_ids, device), attention_mask=mask)[0]
         return embeddings

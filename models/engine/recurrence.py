@@ -34,15 +34,17 @@ class Recurrence:
 
     Call n reads `scales[n]` times register 0 at `timesteps[n]`. The registers after it are `matrices[n]`, (REGISTERS,
     REGISTERS + 2), times registers, output and noise; noise is drawn where `is_noisy[n]`. Before the first call,
-    register 0 holds the latents, as noisy as `scheduler` has them at `first`, and the others zeros. All float32.
+    register 0 holds the latents, and the others zeros: noise times `of_noise_alone`, or where it starts from a
+    picture, its latents times `of_picture` and noise times `of_noise`. All float32.
     """
 
     timesteps: npt.NDArray[np.float32]
     scales: npt.NDArray[np.float32]
     matrices: npt.NDArray[np.float32]
     is_noisy: npt.NDArray[np.bool_]
-    scheduler: Any
-    first: torch.Tensor
+    of_noise_alone: float
+    of_picture: float
+    of_noise: float
 
     def __len__(self) -> int:
         """UNet calls: as many as steps, or more with samplers that look twice."""
@@ -76,18 +78,26 @@ class Recurrences:
                 f"the sampler {sampler!r} of this checkpoint cuts values off, which isn't served"
             )
         scales, matrices = _probe(self._ready(sampler, steps, strength)[0], timesteps)
+        of_picture, of_noise = noise_shares(scheduler, timesteps[:1])
         return Recurrence(
             timesteps=timesteps.numpy().astype(np.float32),
             scales=scales,
             matrices=matrices,
             is_noisy=np.asarray(matrices[:, :, _NOISE].any(axis=1)),
-            scheduler=scheduler,
-            first=timesteps[:1],
+            of_noise_alone=float(scheduler.init_noise_sigma),
+            of_picture=of_picture,
+            of_noise=of_noise,
         )
 
     def _ready(self, sampler: str, steps: int, strength: float | None) -> tuple[Any, torch.Tensor]:
         scheduler = make_scheduler(sampler, self.config, steps)
         return scheduler, scheduler.timesteps if strength is None else start_late(scheduler, steps, strength)
+
+
+def noise_shares(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
+    """What the scheduler multiplies a picture and noise by to make the one as noisy as at `timestep`, (1,)."""
+    mixed = scheduler.add_noise(_UNITS[:1, :, :2], _UNITS[1:2, :, :2], timestep).flatten()
+    return float(mixed[0]), float(mixed[1])
 
 
 def _probe(
