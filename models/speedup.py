@@ -1,5 +1,6 @@
 """What makes the UNet faster on a CUDA device and leaves its arithmetic as it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -50,17 +51,23 @@ class Speedup:
         """Of what is done, that which can change a grey level."""
         return {"unet": "compiled"} if self.compiled else {}
 
-    def applied(self, pipeline: Any) -> Any:
-        """The UNet to call, that of the pipeline or made from it."""
+    def arrange(self, pipeline: Any) -> None:
+        """Lay the weights of the UNet and the VAE out as convolutions read them."""
         import torch  # noqa: PLC0415 - settings don't need it
 
         if self.channels_last:
             for network in (pipeline.unet, pipeline.vae):
                 network.to(memory_format=torch.channels_last)
+
+    def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` itself, or compiled when it is first done with tensors of a shape."""
+        import torch  # noqa: PLC0415
+
         if not self.compiled:
-            return pipeline.unet
+            return work
         torch._dynamo.config.recompile_limit = _SHAPES  # one for each size and number of rows
-        return torch.compile(pipeline.unet, fullgraph=True, dynamic=False)
+        compiled: Callable[..., Any] = torch.compile(work, fullgraph=True, dynamic=False)
+        return compiled
 
 
 PLAIN = Speedup()

@@ -81,6 +81,7 @@ class StableDiffusion:
         *,
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
+        whole_every: int = 1,
     ) -> list[Picture]:
         """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
 
@@ -91,7 +92,8 @@ class StableDiffusion:
         calls = [len(self._checked(request, requests[0])[1]) for request in requests]
         order = sorted(range(len(requests)), key=lambda number: -calls[number])
         found: dict[int, Picture] = {}
-        for some in self.stream([requests[number] for number in order], rows=rows, on_step=on_step):
+        ordered = [requests[number] for number in order]
+        for some in self.stream(ordered, rows=rows, on_step=on_step, whole_every=whole_every):
             found |= {order[drawn.number]: drawn.picture for drawn in some}
         return [found[number] for number in range(len(requests))]
 
@@ -101,14 +103,16 @@ class StableDiffusion:
         *,
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
+        whole_every: int = 1,
     ) -> Iterator[list[Drawn]]:
         """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
 
         `rows` images with guidance are drawn at once (default: the device's), or twice as many without, whatever
-        their steps, samplers and guidance. A request is asked for when there is room for it. On one
-        device and for one `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet
-        call, from 0 on; what it raises (InterruptedRender) comes out. Raises ValueError where sizes differ, for what
-        the model doesn't take, and where strength leaves no step; OutOfMemoryError.
+        their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
+        `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on; what
+        it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's calls
+        computes the whole UNet: quicker, and another picture. Raises ValueError where sizes differ, for what the model
+        doesn't take, and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
@@ -120,6 +124,7 @@ class StableDiffusion:
             self._shape(first.width, first.height),
             rows or self.device.rows,
             on_step,
+            whole_every,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 

@@ -84,7 +84,7 @@ class Engine:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
-        self._unet = speedup.applied(pipeline)
+        speedup.arrange(pipeline)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
@@ -95,16 +95,19 @@ class Engine:
         shape: LatentShape,
         rows: int,
         on_call: Callable[[int], None],
+        whole_every: int = 1,
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
-        with the generator of its seed. `on_call(i)` is called before the i-th UNet call. What one of these raises
-        comes out, and OutOfMemoryError if the device has no memory left.
+        with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
+        first and then one in `whole_every` compute the whole UNet (`models.engine.deep_cache`). What one of these
+        raises comes out, and OutOfMemoryError if the device has no memory left.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
-        drawn = self._drawn(requests, begin, shape, rows, on_call)
+        batch = self._ready(shape, rows, whole_every)
+        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call)
         try:
             while some := self._next(drawn):
                 yield some
@@ -125,17 +128,11 @@ class Engine:
             return next(drawn, None)
 
     def _drawn(
-        self,
-        requests: Iterator[R],
-        begin: Begin[R],
-        shape: LatentShape,
-        rows: int,
-        on_call: Callable[[int], None],
+        self, batch: UNetBatch, tickets: Iterator[Ticket], rows: int, on_call: Callable[[int], None]
     ) -> Generator[list[Drawn], None, None]:
-        batch = self._batch_of(shape, rows)
         waiting: list[Finished] = []
         bundles: deque[_Bundle] = deque()
-        for finished in flow(batch, self._tickets(requests, begin, batch), on_call):
+        for finished in flow(batch, tickets, on_call):
             waiting += finished
             while len(waiting) >= rows:
                 bundles.append(self._develop(waiting[:rows], rows))
@@ -177,11 +174,20 @@ class Engine:
             development = develop(self._pipeline.vae, latents, at_once=rows)
         return _Bundle([image.number for image in finished], development)
 
-    def _batch_of(self, shape: LatentShape, rows: int) -> UNetBatch:
+    @torch.inference_mode()
+    def _ready(self, shape: LatentShape, rows: int, whole_every: int) -> UNetBatch:
+        """The batch as it was, if it fits."""
         batch = self._batch
-        if batch is None or (batch.rows, batch.latents) != (2 * rows, shape):
+        if batch is None or (batch.rows, batch.latents, batch.whole_every) != (2 * rows, shape, whole_every):
             self._batch = None
-            self._batch = batch = UNetBatch(
-                self._unet, 2 * rows, shape, self.embeddings.shape, is_recorded=self._speedup.recorded
-            )
+            with memory_errors(self._device):
+                batch = UNetBatch(
+                    self._pipeline.unet,
+                    2 * rows,
+                    shape,
+                    self.embeddings.shape,
+                    whole_every=whole_every,
+                    speedup=self._speedup,
+                )
+            self._batch = batch
         return batch

@@ -18,7 +18,10 @@ def flow(
     try:
         for call in itertools.count():
             while (
-                batch.empty_rows and (waiting := waiting or next(tickets, None)) and batch.has_room(waiting)
+                batch.is_open
+                and batch.empty_rows
+                and (waiting := waiting or next(tickets, None))
+                and batch.has_room(waiting)
             ):
                 batch.admit(waiting)
                 waiting = None

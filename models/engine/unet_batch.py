@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from models.chunks import draw, moved
-from models.engine.device_work import Pace, recorded
+from models.engine.calls import Inputs, cycle
+from models.engine.device_work import Pace
 from models.engine.plan import Plan, Seat
 from models.engine.recurrence import REGISTERS
 from models.engine.ticket import Ticket
+from models.speedup import PLAIN, Speedup
 
 LatentShape = tuple[int, int, int]
 
@@ -31,10 +33,17 @@ class UNetBatch:
     """
 
     def __init__(
-        self, unet: Any, rows: int, latents: LatentShape, text: tuple[int, int], *, is_recorded: bool = False
+        self,
+        unet: Any,
+        rows: int,
+        latents: LatentShape,
+        text: tuple[int, int],
+        *,
+        whole_every: int = 1,
+        speedup: Speedup = PLAIN,
     ) -> None:
-        """On a CUDA device, what a call does there may be recorded as one graph."""
-        self._unet = unet
+        """One call in `whole_every` computes the whole UNet, the others as `models.engine.deep_cache` has it."""
+        self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self._device, self.rows, self.latents = unet.device, rows, latents
         beside = unet.config.in_channels - latents[0]
         self._registers = self._zeros(rows, REGISTERS, *latents, dtype=torch.float32)
@@ -47,12 +56,17 @@ class UNetBatch:
         self._seats: list[Seat] = []
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
-        self._compute = recorded(self._work, self._device) if is_recorded else self._work
+        self._works = cycle(unet, whole_every, self._inputs, self._step, speedup)
 
     @property
     def is_empty(self) -> bool:
         """Whether no image is on its way."""
         return not self._seats
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an image may begin: each begins with a whole call."""
+        return self.is_empty or self._phase == 0
 
     @property
     def empty_rows(self) -> int:
@@ -66,7 +80,9 @@ class UNetBatch:
         return ticket.rows <= len(self._empty)
 
     def admit(self, ticket: Ticket) -> None:
-        """Give the ticket its rows, from the next call on."""
+        """Give the ticket its rows, from the next call on, which is a whole one."""
+        assert self.is_open
+        self._phase = 0
         slot = self._empty_slots.pop(0)
         seat = Seat(ticket, slot, [self._empty.pop(0) for _ in range(ticket.rows)])
         self._registers[slot].zero_()
@@ -90,22 +106,15 @@ class UNetBatch:
         """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
         self._plan.write(self._seats)
         self._draw_noise()
-        self._compute()
+        self._works[self._phase]()
+        self._phase = (self._phase + 1) % self.whole_every
         self._pace.called()
         for seat in self._seats:
             seat.calls += 1
         return [self._finish(seat) for seat in list(self._seats) if seat.calls == len(seat.ticket.recurrence)]
 
-    def _work(self) -> None:
-        """All of a call that the device does."""
-        prediction = self._unet(
-            self._model_input(),
-            self._plan.timesteps,
-            encoder_hidden_states=self._text,
-            class_labels=self._labels,
-            return_dict=False,
-        )[0].float()
-        self._step(prediction)
+    def _inputs(self) -> Inputs:
+        return Inputs(self._model_input(), self._plan.timesteps, self._text, self._labels)
 
     def _model_input(self) -> torch.Tensor:
         plan = self._plan
@@ -114,7 +123,7 @@ class UNetBatch:
 
     def _step(self, prediction: torch.Tensor) -> None:
         """Guidance (Ho & Salimans 2022), then all samplers at once; without an unguided row, both are the same one."""
-        plan = self._plan
+        plan, prediction = self._plan, prediction.float()
         guided, unguided = prediction[plan.guided], prediction[plan.unguided]
         output = unguided + plan.guidance.view(-1, 1, 1, 1) * (guided - unguided)
         known = torch.cat([self._registers, output[:, None], self._noise[:, None]], dim=1)

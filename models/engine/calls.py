@@ -1,0 +1,65 @@
+"""The UNet calls of a batch, one after the other: each whole, or only one in a few."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from models.engine import deep_cache
+from models.engine.device_work import Work, recorded
+from models.speedup import Speedup
+
+
+class Inputs(NamedTuple):
+    """What a UNet reads: (N, C, h, w), (N,), (N, tokens, width), and (N,) class labels if it takes them."""
+
+    sample: torch.Tensor
+    timesteps: torch.Tensor
+    text: torch.Tensor
+    labels: torch.Tensor | None
+
+
+def cycle(
+    unet: Any,
+    whole_every: int,
+    read: Callable[[], Inputs],
+    step: Callable[[torch.Tensor], None],
+    speedup: Speedup,
+) -> list[Work]:
+    """The work of `whole_every` calls, the first of them whole: `step` takes what the UNet makes of what is `read`.
+
+    Where `speedup` says so, they are recorded on the spot, which does them a few times.
+    """
+    works = [_exact(unet, read, step, speedup)] if whole_every == 1 else _cached(unet, read, step, speedup)
+    if speedup.recorded:
+        works = [recorded(work, unet.device) for work in works]
+    return works + works[1:] * (whole_every - 2)
+
+
+def _exact(
+    unet: Any, read: Callable[[], Inputs], step: Callable[[torch.Tensor], None], speedup: Speedup
+) -> Work:
+    predict = speedup.compile(unet)
+
+    def work() -> None:
+        sample, timesteps, text, labels = read()
+        step(
+            predict(sample, timesteps, encoder_hidden_states=text, class_labels=labels, return_dict=False)[0]
+        )
+
+    return work
+
+
+def _cached(
+    unet: Any, read: Callable[[], Inputs], step: Callable[[torch.Tensor], None], speedup: Speedup
+) -> list[Work]:
+    whole, shallow = speedup.compile(deep_cache.whole), speedup.compile(deep_cache.shallow)
+    rows, _, height, width = read().sample.shape
+    kept = torch.zeros(rows, deep_cache.width(unet), height, width, dtype=unet.dtype, device=unet.device)
+
+    def first() -> None:
+        prediction, found = whole(unet, *read())
+        kept.copy_(found)
+        step(prediction)
+
+    return [first, lambda: step(shallow(unet, *read(), kept))]
