@@ -109,10 +109,10 @@ class StableDiffusion:
 
         `rows` images with guidance are drawn at once (default: the device's), or twice as many without, whatever
         their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
-        `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on; what
-        it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's calls
-        computes the whole UNet: quicker, and another picture. Raises ValueError where sizes differ, for what the model
-        doesn't take, and where strength leaves no step; OutOfMemoryError.
+        `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
+        what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
+        calls computes the whole UNet: quicker, and another picture. Raises ValueError where sizes differ, for what the
+        model doesn't take, and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
