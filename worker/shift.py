@@ -230,7 +230,8 @@ class Shift:
         assert self.finishing is not None
         try:
             stages = self.finishing.stages()
-            finished = [done for frame in frames for done in self.passage.through(stages, [frame])]
+            marked = self.passage.through(stages[:1], frames)
+            finished = [done for frame in marked for done in self.passage.through(stages[1:], [frame])]
             self.finishing.complete(finished)
             self._note(finished)
         except LeaseLostError as error:
@@ -252,4 +253,6 @@ class Shift:
         settings = self.desk.settings
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         store, made_with = open_store(lane.output, s3), versions() | kit.saving.notes()
-        return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)
+        return Finishing(
+            kit, lane, store, self.desk.engine, settings.watermark, settings.watermark_method, made_with
+        )
