@@ -103,10 +103,13 @@ class Finishing:
         assert frame.encoded is not None
         is_lossless = frame.encoded.format == "png"
         pixels = frame.picture if is_lossless else decode(frame.encoded.body)
-        accuracy = watermark.bit_accuracy(pixels, self.payload.encode(), self._method)
-        if accuracy < NEEDED[self.method] and self.lane.watermark == WatermarkPolicy.REQUIRE:
-            text = f"the mark reads back at {accuracy:.0%} of its bits; watermark=best-effort lets such images pass"
-            return frame.ended(ErrorKind.WATERMARK, text)
+        accuracy, needed = (
+            watermark.bit_accuracy(pixels, self.payload.encode(), self._method),
+            NEEDED[self.method],
+        )
+        if accuracy < needed and self.lane.watermark == WatermarkPolicy.REQUIRE:
+            found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
+            return frame.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
         return replace(frame, bit_accuracy=accuracy)
 
     @property
