@@ -92,11 +92,13 @@ def _move(pixels: Array, bits: Array, *, far: bool = False, filling: bool = Fals
     xp = namespace(pixels)
     strength, left, right = top_singular(_low_band(pixels))
     wanted = bits.reshape(-1)
-    step = (_way(strength, wanted, far=far) / 2 * left)[:, None] * right
+    nearest = _way(strength, wanted)
+    way = _way(strength, wanted, far=True) if far else nearest
+    step = (way / 2 * left)[:, None] * right
     count, height, width = pixels.shape[:3]
     change = by_picture(step, (count, height // 2, width // 2))
     moved = fill(pixels, change) if filling else tint(pixels, change)
-    before = xp.abs(_way(strength, wanted))
+    before = xp.abs(nearest)
     after = xp.abs(_way(top_singular(_low_band(moved), right, rounds=3)[0], wanted))
     replace_blocks(moved, (after > before).reshape(bits.shape), pixels)
     return moved, (xp.minimum(before, after) <= _TOLERANCE).reshape(bits.shape)

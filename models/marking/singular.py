@@ -9,7 +9,9 @@ def top_singular(band: Array, right: Array | None = None, *, rounds: int = 6) ->
     By power iteration. It begins near the answer, as all entries are positive and most blocks nearly flat, or at
     `right`, where that is known.
     """
-    square = sum(row[:, None] * row for row in band)
+    square = band[0][:, None] * band[0]
+    for row in band[1:]:
+        square += row[:, None] * row
     square /= square[0, 0] + square[1, 1] + square[2, 2] + square[3, 3]
     for _ in range(rounds):
         right = _times(square, right) if right is not None else square.sum(axis=1)

@@ -128,3 +128,11 @@ def test_strips_cover_every_row_once_and_cut_no_block(shape: tuple[int, int, int
         assert strip.rows.stop % 8 == 0 or strip.rows.stop == shape[1]
     assert (pixels == 1).all()
     assert len(list(arrays.strips(torch.from_numpy(pixels)))) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_waits_for_the_device(method: Method) -> None:
+    """Tensors without values let nothing through that would look at them."""
+    pixels = torch.empty((3, 72, 100, 3), dtype=torch.uint8, device="meta")
+    marked = embed(pixels, b"NMIL", method)
+    assert (marked.shape, marked.dtype, marked.device) == (pixels.shape, pixels.dtype, pixels.device)
