@@ -146,6 +146,7 @@ def image_of(job: Job) -> Image:
         safety_scores={"concepts": [-0.25] * 17, "special_care": [-0.25] * 3},
         watermark="NMIL",
         watermark_bit_accuracy=1.0,
+        watermark_method="dwtDctSvd",
         device="bench",
         batch_rows=4,
         versions={"python": "3", "torch": "2", "diffusers": "0", "transformers": "5"},

@@ -17,6 +17,7 @@ from bench.backlog import Backlog, open_backlog
 from bench.clocks import ServerClock, StageClock, clocked_stages
 from bench.figures import Figure, at_least, at_most
 from bench.files import SIDES, measure_files
+from bench.marks import measure_marks
 from bench.mixed import STEPS, measure_mixed
 from bench.place import Place, engine_on
 from bench.rounds import Samples, seconds, take_turns
@@ -60,7 +61,9 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         model = desk.studio.kit(lane).diffusion
         assert model is not None
         mixed = measure_mixed(model, rounds, (2,) if is_quick else STEPS)
-    return _figures(rates) | mixed | measure_files(rounds, SIDES[:1] if is_quick else SIDES)
+        sides = SIDES[:1] if is_quick else SIDES
+        beside = measure_files(rounds, sides) | measure_marks(rounds, sides)
+    return _figures(rates) | mixed | beside
 
 
 def _figures(samples: Samples) -> dict[str, Figure]:

@@ -21,7 +21,7 @@ def measure_files(rounds: int, sides: Sequence[int] = SIDES) -> dict[str, Figure
 
 
 def _png(side: int, rounds: int) -> dict[str, Figure]:
-    pixels = _grainy(side)
+    pixels = grainy(side)
     times = take_turns(
         rounds,
         {
@@ -44,7 +44,7 @@ def _by_pillow(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
-def _grainy(side: int) -> Pixels:
+def grainy(side: int) -> Pixels:
     """Soft shapes of all sizes, and noise of two grey levels."""
     rng = np.random.default_rng(side)
     image = rng.normal(scale=2, size=(side, side, 3)) + 128

@@ -14,7 +14,7 @@ COLUMNS = """
     i.seed, i.upscale, i.noise_level, i.upscaler_digest, i.tenant, i.safety_verdict, i.safety_reason, i.safety_scores,
     i.watermark, i.watermark_bit_accuracy, i.device, i.batch_rows, i.versions, i.timings, i.worker, i.attempt, i.meta,
     i.created_at, i.mode, i.init_image, i.init_image_sha256, i.mask_image, i.depth_image, i.strength, i.lora,
-    i.lora_digest, i.quality"""
+    i.lora_digest, i.quality, i.watermark_method"""
 
 _OF_BATCH = text(f"""
     SELECT {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id

@@ -114,6 +114,7 @@ class Image:
     init_image_sha256: str | None = None
     lora_digest: str | None = None
     quality: dict[str, Any] | None = None
+    watermark_method: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As the complete statement takes it."""

@@ -138,7 +138,7 @@ _COMPLETE = text(f"""
             prompt_tokens int, prompt_truncated boolean, model_revision text, model_digest text,
             upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
             watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
-            init_image_sha256 text, lora_digest text, quality jsonb)
+            init_image_sha256 text, lora_digest text, quality jsonb, watermark_method text)
     ), moved AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
@@ -150,7 +150,8 @@ _COMPLETE = text(f"""
             generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
             upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
             watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
-            init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality)
+            init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality,
+            watermark_method)
         SELECT j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
             j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
             g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
@@ -158,7 +159,8 @@ _COMPLETE = text(f"""
             j.seed, l.upscale, j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
             nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
             g.versions, g.timings, j.worker, j.attempt, j.meta, l.mode, j.init_image, g.init_image_sha256,
-            j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null')
+            j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null'),
+            g.watermark_method
         FROM moved j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
         ORDER BY j.id
     )

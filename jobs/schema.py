@@ -35,6 +35,7 @@ from jobs.states import (
     Outcome,
     SafetyAction,
     Scoring,
+    WatermarkMethod,
     WatermarkPolicy,
 )
 
@@ -328,8 +329,12 @@ images = Table(
     Column("lora", Text, nullable=False, server_default=text("''")),
     Column("lora_digest", Text, comment="one a LoRA, joined by + in the order of lora"),
     Column("quality", JSONB, comment="clip_score and clip_model; null: not computed"),
+    Column(
+        "watermark_method", Text, comment="null: none embedded, or by a version that knew dwtDctSvd alone"
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
+    CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
     CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
     UniqueConstraint("batch_id", "ordinal", "index"),
     Index("images_feed_idx", "xid", "id"),

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
+from jobs.states import WatermarkMethod
 
 
 class Settings(BaseSettings):
@@ -55,7 +56,10 @@ class Settings(BaseSettings):
     tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
     retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
-    watermark: str = Field("NMIL", min_length=1, max_length=16, description="invisible mark, ASCII")
+    watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
+    watermark_method: WatermarkMethod = Field(
+        WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: dwtDctSvd or dwtDct"
+    )
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"

@@ -126,6 +126,13 @@ class WatermarkPolicy(StrEnum):
     OFF = "off"
 
 
+class WatermarkMethod(StrEnum):
+    """How the invisible mark gets into a picture, by the names of the package `invisible-watermark`."""
+
+    DWT_DCT_SVD = "dwtDctSvd"
+    DWT_DCT = "dwtDct"
+
+
 class ImageFormat(StrEnum):
     """How a picture is encoded."""
 

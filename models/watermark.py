@@ -1,19 +1,31 @@
-"""The invisible watermark: bits in the blue-difference channel, as `invisible-watermark` reads them.
+"""The invisible watermark, in the two ways that the package `invisible-watermark` reads.
 
-The scheme is that package's `dwtDctSvd`, as its decoder has it. Of OpenCV's U channel, the low band of a
-Haar transform (half the sum of 2x2 pixels) is cut into 4x4 blocks, row by row; block k carries bit k mod n in
-its largest singular value s: the bit is 1 where s mod 36 > 18. The DCT is orthonormal and so leaves s alone.
+Of OpenCV's U channel, the blue-difference, blocks of 8x8 pixels carry a bit each, row by row: block k that of the
+payload's bit k mod n. `dwtDctSvd` is read in full from lossless files and mostly after lossy compression; `dwtDct` is
+to the bit what the package writes, which is what the published Stable Diffusion pipelines mark with, and reads worse.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
-from models.watermark_blocks import SCALE, SIDE, Floats, Pixels, cut, join, move, singular_values
+from models.marking import dwt_dct, dwt_dct_svd
+from models.marking.arrays import SIDE, Array, beside
 
-# How to try again where colours were clipped, as (far, fill): the nearest band once more, then the band on
-# the other side, then whichever channel has room.
-_RETRIES = ((False, False), (True, False), (False, True), (False, True), (True, True))
+Pixels = npt.NDArray[np.uint8]
+
+# The package takes a bit for 1 if over 127 of 255 of its blocks say so; as the mean of votes of -1 and 1.
+_EVEN = 2 * 127 / 255 - 1
+
+
+class Method(StrEnum):
+    """How bits get into a picture."""
+
+    DWT_DCT = "dwtDct"
+    DWT_DCT_SVD = "dwtDctSvd"
 
 
 class MarkTooSmallError(ValueError):
@@ -38,63 +50,77 @@ def capacity(width: int, height: int) -> int:
     return (width // SIDE) * (height // SIDE)
 
 
-def embed(pixels: Pixels, payload: bytes) -> Pixels:
-    """Return a copy of an (H, W, 3) uint8 RGB picture that carries the payload, first bit first.
+def embed(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> Array:
+    """Return a copy of (H, W, 3) or (N, H, W, 3) uint8 RGB pictures that carry the payload, first bit first.
 
-    Blocks that don't read back are tried again in other ways; any that still don't lower the `bit_accuracy`.
-    Raises MarkTooSmallError.
+    The pictures are an array, or a torch tensor that is marked where it lies, without waiting for its device. None
+    depends on the others. Blocks that can't hold their bit lower the `bit_accuracy`. Raises MarkTooSmallError.
     """
-    bits = np.unpackbits(np.frombuffer(payload, np.uint8))
+    bits = _bits(payload)
     _check_room(pixels, len(bits))
-    blocks = cut(pixels)
-    wanted = np.resize(bits, blocks.shape[2])
-    blocks, holds = move(blocks, wanted, far=False, fill=False)
-    for far, fill in _RETRIES:
-        todo = np.flatnonzero(~holds)
-        if not len(todo):
-            break
-        blocks[:, :, todo], holds[todo] = move(blocks[:, :, todo], wanted[todo], far=far, fill=fill)
-    return join(blocks, pixels)
+    rows, columns = pixels.shape[-3] // SIDE, pixels.shape[-2] // SIDE
+    wanted = beside(np.resize(bits, (rows, columns)), pixels)
+    return _embedders[method](pixels.reshape(-1, *pixels.shape[-3:]), wanted).reshape(pixels.shape)
 
 
-def read(pixels: Pixels, payload_bits: int) -> Pixels:
-    """Return the (payload_bits,) bits, 0 or 1, that an (H, W, 3) uint8 RGB picture carries.
+def read(pixels: Array, payload_bits: int, method: Method = Method.DWT_DCT_SVD) -> Pixels:
+    """Return the (payload_bits,) bits, 0 or 1, that a picture carries, or (N, payload_bits) of a batch.
 
     Any picture gives bits: only a comparison tells whether it was marked. Raises MarkTooSmallError.
     """
-    return (_votes(pixels, payload_bits) > 0).astype(np.uint8)
+    return _told(_shares(pixels, payload_bits, method))
 
 
-def examine(pixels: Pixels, payload: bytes) -> MarkReading:
+def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> MarkReading:
     """Read an (H, W, 3) uint8 RGB picture where this payload is expected. Raises MarkTooSmallError."""
-    expected = np.unpackbits(np.frombuffer(payload, np.uint8))
-    votes = _votes(pixels, len(expected))
-    bits = (votes > 0).astype(np.uint8)
-    return MarkReading(bits, float((bits == expected).mean()), float(np.abs(votes).mean()))
+    expected = _bits(payload)
+    shares = _shares(pixels, len(expected), method)
+    bits = _told(shares)
+    return MarkReading(bits, float((bits == expected).mean()), float(np.abs(shares).mean()))
 
 
-def bit_accuracy(pixels: Pixels, payload: bytes) -> float:
+def bit_accuracy(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> float:
     """Return the share, 0 to 1, of the payload's bits that the picture reads; about 0.5 without a mark."""
-    return examine(pixels, payload).bit_accuracy
+    return examine(pixels, payload, method).bit_accuracy
 
 
-def _votes(pixels: Pixels, bits: int) -> Floats:
-    """Return for each bit the mean vote of its blocks, -1 to 1; a block counts the more the clearer it reads.
+def _bits(payload: bytes) -> Pixels:
+    return np.unpackbits(np.frombuffer(payload, np.uint8))
 
-    The package counts every block alike, which loses more after lossy compression.
+
+def _shares(pixels: Array, bits: int, method: Method) -> npt.NDArray[np.float64]:
+    """Return for each bit the mean vote of its blocks, -1 to 1.
+
+    By dwtDctSvd a block counts the more the clearer it reads; the package counts every block alike, which loses more
+    after lossy compression. By dwtDct they count alike, so that this reads what the package reads.
     """
     _check_room(pixels, bits)
-    votes = -np.sin(singular_values(cut(pixels)) * (2 * np.pi / SCALE))
-    index = np.arange(len(votes)) % bits
-    mean = np.bincount(index, votes, bits) / np.bincount(index, minlength=bits)
-    return mean.astype(np.float32)
+    found = _voters[method](pixels.reshape(-1, *pixels.shape[-3:]))
+    votes = np.asarray(found if isinstance(found, np.ndarray) else found.cpu()).reshape(len(found), -1)
+    index = np.arange(votes.shape[1]) % bits
+    sums = np.stack([np.bincount(index, row, bits) for row in votes])
+    return (sums / np.bincount(index, minlength=bits)).reshape(*pixels.shape[:-3], bits)
 
 
-def _check_room(pixels: Pixels, bits: int) -> None:
-    height, width = pixels.shape[:2]
+def _told(shares: npt.NDArray[np.float64]) -> Pixels:
+    return (shares > _EVEN).astype(np.uint8)
+
+
+def _check_room(pixels: Array, bits: int) -> None:
+    height, width = pixels.shape[-3:-1]
     room = capacity(width, height)
     if not 0 < bits <= room:
         raise MarkTooSmallError(
             f"{width}x{height} pixels hold a mark of 1 to {room} bits, not {bits}: "
             "render larger, or take a shorter mark"
         )
+
+
+_embedders: dict[Method, Callable[[Array, Array], Array]] = {
+    Method.DWT_DCT: dwt_dct.embed,
+    Method.DWT_DCT_SVD: dwt_dct_svd.embed,
+}
+_voters: dict[Method, Callable[[Array], Array]] = {
+    Method.DWT_DCT: dwt_dct.votes,
+    Method.DWT_DCT_SVD: dwt_dct_svd.votes,
+}

@@ -68,6 +68,7 @@ SCHEMA = pa.schema(
         ("lora", pa.string()),
         ("lora_digest", pa.string()),
         ("quality", pa.string()),
+        ("watermark_method", pa.string()),
     ]
 )
 

@@ -113,6 +113,7 @@ def image(job: Job, **changes: Any) -> Image:
         safety_scores={"concepts": [-0.1, -0.2]},
         watermark="NMIL",
         watermark_bit_accuracy=1.0,
+        watermark_method="dwtDctSvd",
         device="cpu",
         batch_rows=4,
         versions={"torch": "2"},

@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from jobs import lanes, queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId, Lane, LaneId
-from jobs.objects import S3Options, open_store
 from jobs.settings import Settings
 from jobs.states import Mode
 from models.errors import InterruptedRender
@@ -22,7 +21,6 @@ from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
 from worker.isolate import Stage, aside, kind_of, run_stage
-from worker.kit import Kit
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
@@ -112,7 +110,7 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.desk.studio.prepare(lane, lanes.job_count(self.desk.engine, lane))
-            self.finishing = self.finishing or self._finishing(kit, lane)
+            self.finishing = self.finishing or Finishing.open(kit, lane, self.desk.settings, self.desk.engine)
         except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self.passage.end([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
@@ -232,7 +230,8 @@ class Shift:
         assert self.finishing is not None
         try:
             stages = self.finishing.stages()
-            finished = [done for frame in frames for done in self.passage.through(stages, [frame])]
+            marked = self.passage.through(stages[:1], frames)
+            finished = [done for frame in marked for done in self.passage.through(stages[1:], [frame])]
             self.finishing.complete(finished)
             self._note(finished)
         except LeaseLostError as error:
@@ -247,11 +246,3 @@ class Shift:
             self.delivered += len(finished)
             took_s = (now - self._begun.pop(frame.job.id, now) for frame in finished)
             self.slowest_s = max([self.slowest_s, *took_s])
-
-    def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
-        from models.device import versions  # noqa: PLC0415 - brings torch
-
-        settings = self.desk.settings
-        s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        store, made_with = open_store(lane.output, s3), versions() | kit.notes()
-        return Finishing(kit, lane, store, self.desk.engine, settings.watermark, made_with)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.marks import measure_marks
 from bench.peers import pgqueuer_rate, procrastinate_rate
 from bench.place import Place, open_place
 from jobs.settings import Settings
@@ -24,9 +25,12 @@ def test_a_missing_peer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("bench.peers.find_spec", lambda _: None)
+    monkeypatch.setattr("bench.marks.find_spec", lambda _: None)
     nowhere = Place(tmp_path, Settings.model_construct())
     assert procrastinate_rate(nowhere, 50) is None
     assert pgqueuer_rate(nowhere, 50) is None
+    assert measure_marks(1) == {}
     said = capsys.readouterr().err
     assert "procrastinate: not measured" in said
     assert "pgqueuer: not measured" in said
+    assert "invisible-watermark: not measured, imwatermark is not installed" in said

@@ -54,7 +54,8 @@ def test_home_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("QUEUE", "", "match pattern"),
         ("WATERMARK", "ä", "must be ASCII"),
         ("WATERMARK", "", "at least 1 character"),
-        ("WATERMARK", "x" * 17, "at most 16 characters"),
+        ("WATERMARK", "x" * 33, "at most 32 characters"),
+        ("WATERMARK_METHOD", "rivaGan", "dwtDct"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO'"),
     ],
 )

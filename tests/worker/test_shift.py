@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from jobs import queue
 from jobs.settings import Settings
+from jobs.states import WatermarkMethod
 from models import watermark
 from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
@@ -71,6 +72,7 @@ def test_an_image_row_holds_what_made_it(desk: Desk, tmp_path: Path) -> None:
     assert (row["worker"], row["attempt"], row["watermark"], row["watermark_bit_accuracy"]) == (
         "tester", 1, "NMIL", 1,
     )  # fmt: skip
+    assert row["watermark_method"] == "dwtDctSvd"
     assert row["device"]
 
 
@@ -116,7 +118,11 @@ def test_a_mark_that_does_not_fit(desk: Desk, tmp_path: Path) -> None:
     assert images_of(desk.engine, required) == []
     best = render(desk, tmp_path, small, safety="flag", watermark="best-effort")
     (image,) = images_of(desk.engine, best)
-    assert (image["watermark"], image["watermark_bit_accuracy"]) == (None, None)
+    assert (image["watermark"], image["watermark_method"], image["watermark_bit_accuracy"]) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_mark_that_does_not_survive_the_format(desk: Desk, tmp_path: Path) -> None:
@@ -129,6 +135,22 @@ def test_a_mark_that_does_not_survive_the_format(desk: Desk, tmp_path: Path) -> 
     (image,) = images_of(desk.engine, best)
     assert image["watermark"] == "NMIL"
     assert image["watermark_bit_accuracy"] < 1
+
+
+def test_the_other_method_needs_three_quarters_of_the_bits(desk: Desk, tmp_path: Path) -> None:
+    changes = {"watermark_method": WatermarkMethod.DWT_DCT, "watermark": "SDV2"}
+    desk = replace(desk, settings=desk.settings.model_copy(update=changes))
+    batch = render(desk, tmp_path, [FOX | {"width": 128, "height": 128, "num_images": 3}])
+    images = images_of(desk.engine, batch)
+    assert len(images) == 3
+    for image, body in zip(images, bodies(desk, images), strict=True):
+        accuracy = watermark.bit_accuracy(decode(body), b"SDV2", watermark.Method.DWT_DCT)
+        assert (image["watermark"], image["watermark_method"]) == ("SDV2", "dwtDct")
+        assert image["watermark_bit_accuracy"] == accuracy >= 0.75
+    lossy = render(desk, tmp_path, [FOX], format="jpeg", quality="50")
+    (job,) = jobs_of(desk.engine, lossy)
+    assert (job["state"], job["error_kind"]) == ("failed", "watermark")
+    assert "of its bits, 75% are needed" in job["error_text"]
 
 
 def test_neighbours_and_sizes_of_claims_change_no_pixel(desk: Desk, tmp_path: Path) -> None:
