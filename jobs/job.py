@@ -63,6 +63,7 @@ class Lane:
     quality: int
     parameters: bool
     clip_score: str
+    deep_cache: int
 
 
 @dataclass(frozen=True, slots=True)

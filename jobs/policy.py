@@ -34,6 +34,9 @@ class Policy(BaseModel):
     max_attempts: int = Field(3, ge=1, le=100)
     priority: int = Field(0, ge=-1000, le=1000, description="higher first")
     clip_score: Scoring = Field(Scoring.AUTO, description="auto (where the model's CLIP is there), on or off")
+    deep_cache: int = Field(
+        1, ge=1, le=10, description="of so many UNet calls one is whole: above 1 quicker, and other pictures"
+    )
     window: str | None = Field(None, description='when to work at it: "22:00-07:00 Europe/Berlin"')
     not_before: datetime | None = Field(None, description='"2026-11-22 18:00 Europe/Berlin" or "18:00"')
     deadline: datetime | None = Field(
@@ -83,6 +86,8 @@ class Policy(BaseModel):
             values = {key: value for key, value in values.items() if key not in _TARGET}
         if self.clip_score == Scoring.AUTO:
             del values["clip_score"]
+        if self.deep_cache == 1:
+            del values["deep_cache"]
         return values
 
 

@@ -119,6 +119,13 @@ batches = Table(
         "top_up", Float, nullable=False, server_default=text("1"), comment="replacements at most, per target"
     ),
     moment("archived_at"),
+    Column(
+        "deep_cache",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="of so many UNet calls, one is whole",
+    ),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
@@ -130,6 +137,7 @@ batches = Table(
     CheckConstraint("canary >= 0 AND canary_bound BETWEEN 0 AND 1", "canary"),
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
     CheckConstraint("target > 0 AND top_up >= 0", "target"),
+    CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
 )
 
 lanes = Table(

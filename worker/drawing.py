@@ -56,7 +56,9 @@ class Drawing:
         assert diffusion is not None
         rows = making.studio.rows(making.lane)
         requests = (image_request(frame.job, frame.inputs, making.lane) for frame in _noted(frames, flight))
-        for some in diffusion.stream(requests, rows=rows, on_step=making.on_step):
+        for some in diffusion.stream(
+            requests, rows=rows, on_step=making.on_step, whole_every=making.lane.deep_cache
+        ):
             yield [with_picture(flight.pop(drawn.number), drawn.picture, rows) for drawn in some]
 
 

@@ -181,7 +181,7 @@ class Finishing:
             watermark_bit_accuracy=frame.bit_accuracy,
             device=self.kit.device.label,
             batch_rows=frame.batch_rows,
-            versions=self.versions | _upscaler_rows(frame),
+            versions=self.versions | _notes(self.lane, frame),
             timings=dict(frame.timings),
             init_image_sha256=frame.image_sha256,
             lora_digest="+".join(lora.digest for lora in self.kit.loras) or None,
@@ -190,8 +190,13 @@ class Finishing:
         )
 
 
-def _upscaler_rows(frame: Frame) -> dict[str, str]:
-    return {"upscaler_rows": str(frame.upscaler_rows)} if frame.upscaler_rows else {}
+def _notes(lane: Lane, frame: Frame) -> dict[str, str]:
+    """Of how the picture was made, that which not every picture's row says."""
+    notes = {
+        "upscaler_rows": frame.upscaler_rows,
+        "deep_cache": lane.deep_cache if lane.deep_cache > 1 else 0,
+    }
+    return {name: str(value) for name, value in notes.items() if value}
 
 
 def image_key(lane: Lane, frame: Frame) -> str:

@@ -75,7 +75,10 @@ class Making:
         assert diffusion is not None
         requests = [image_request(frame.job, frame.inputs, self.lane) for frame in frames]
         return DeviceBatches(self.studio, self.lane).run(
-            frames, lambda rows: diffusion.render(requests, rows=rows, on_step=self.on_step)
+            frames,
+            lambda rows: diffusion.render(
+                requests, rows=rows, on_step=self.on_step, whole_every=self.lane.deep_cache
+            ),
         )
 
     def enlarge(self, frames: Sequence[Frame]) -> list[Frame]:

@@ -66,6 +66,7 @@ class StubDiffusion:
         *,
         rows: int,  # noqa: ARG002 - the number of rows changes nothing here
         on_step: Callable[[int], None],
+        **_: int,
     ) -> list[Picture]:
         faults = [Fault(request.prompt) for request in requests]
         for step in range(requests[0].steps):
@@ -78,7 +79,7 @@ class StubDiffusion:
         return [_picture(request, fault) for request, fault in zip(requests, faults, strict=True)]
 
     def stream(
-        self, requests: Iterator[Any], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Iterator[Any], *, rows: int, on_step: Callable[[int], None], **_: int
     ) -> Iterator[list[SimpleNamespace]]:
         """Device batch after device batch, which take their time together."""
         number = 0

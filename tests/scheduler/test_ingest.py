@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import ManifestError, UsageError
+from jobs.policy import parse_policy
 from scheduler.ingest import Ingested, checked_name, ingest, slug
 from tests.factories import MODEL, look, make_batch, order_for, states, submit, tallied
 from tests.jobs.manifest_kit import rules
@@ -358,6 +359,15 @@ def test_scores_are_part_of_a_batch_only_where_they_are_asked_for(engine: Engine
         assert silent.digest() == auto.digest()
     with order_for(foxes, clip_score="off") as off:
         assert off.digest() != silent.digest()
+
+
+def test_only_batches_that_ask_for_it_are_told_apart_by_deep_cache(engine: Engine, foxes: Path) -> None:
+    with order_for(foxes) as silent, order_for(foxes, deep_cache="1") as one:
+        assert silent.digest() == one.digest()
+    with order_for(foxes, deep_cache="2") as two:
+        assert two.digest() != silent.digest()
+    with pytest.raises(UsageError, match=r"--set deep_cache=11: .* less than or equal to 10"):
+        parse_policy({"deep_cache": "11"})
 
 
 def test_an_order_from_before_pictures_keeps_its_digest(engine: Engine, tmp_path: Path) -> None:

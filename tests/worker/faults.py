@@ -24,18 +24,18 @@ class Narrow:
     asked: list[int]
 
     def render(
-        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
     ) -> list[Picture]:
         self._ask(rows)
-        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step)
+        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step, **more)
         return pictures
 
     def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
     ) -> Iterator[list[Drawn]]:
         for first in requests:
             self._ask(rows)
-            yield from self.model.stream(chain([first], requests), rows=rows, on_step=on_step)
+            yield from self.model.stream(chain([first], requests), rows=rows, on_step=on_step, **more)
 
     def _ask(self, rows: int) -> None:
         self.asked.append(rows)
@@ -81,7 +81,7 @@ class Ringing:
         self.steps = steps
 
     def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
     ) -> Iterator[list[Drawn]]:
         def stepped(number: int) -> None:
             self.steps.append(number)
@@ -89,7 +89,7 @@ class Ringing:
                 self.happen()
             on_step(number)
 
-        yield from self.model.stream(requests, rows=rows, on_step=stepped)
+        yield from self.model.stream(requests, rows=rows, on_step=stepped, **more)
 
 
 class RingingStudio(Studio):
@@ -129,15 +129,17 @@ class Picky:
     poison: str
 
     def render(
-        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
     ) -> list[Picture]:
-        pictures: list[Picture] = self.model.render(list(self._tasted(requests)), rows=rows, on_step=on_step)
+        pictures: list[Picture] = self.model.render(
+            list(self._tasted(requests)), rows=rows, on_step=on_step, **more
+        )
         return pictures
 
     def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None]
+        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
     ) -> Iterator[list[Drawn]]:
-        yield from self.model.stream(self._tasted(requests), rows=rows, on_step=on_step)
+        yield from self.model.stream(self._tasted(requests), rows=rows, on_step=on_step, **more)
 
     def _tasted(self, requests: Iterable[ImageRequest]) -> Iterator[ImageRequest]:
         for request in requests:

@@ -52,6 +52,14 @@ def test_a_lane_is_rendered_to_its_end(desk: Desk, tmp_path: Path) -> None:
     assert work(desk, only_lane(desk.engine, batch)) == 0
 
 
+def test_deep_cache_is_for_those_who_ask_and_their_rows_say_so(desk: Desk, tmp_path: Path) -> None:
+    rows = [FOX | {"steps": 4, "seed": seed} for seed in range(3)]
+    exact = images_of(desk.engine, render(desk, tmp_path, rows))
+    cached = images_of(desk.engine, render(desk, tmp_path, rows, deep_cache="2"))
+    assert [row["versions"].get("deep_cache") for row in exact + cached] == [None] * 3 + ["2"] * 3
+    assert not {row["sha256"] for row in exact} & {row["sha256"] for row in cached}
+
+
 def test_an_image_row_holds_what_made_it(desk: Desk, tmp_path: Path) -> None:
     batch = render(desk, tmp_path, [FOX | {"prompt": "a red fox " * 40, "sampler": "euler"}])
     (row,) = images_of(desk.engine, batch)

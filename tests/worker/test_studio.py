@@ -20,7 +20,7 @@ from worker.studio import Studio
 
 LANE = Lane(
     LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, "block", "off", "png", 95,
-    True, "off",
+    True, "off", 1,
 )  # fmt: skip
 
 
