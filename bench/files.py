@@ -1,7 +1,7 @@
-"""PNG files of pictures with the grain of photographs, beside Pillow's."""
+"""Files of pictures with the grain of photographs, beside the PNG files that Pillow writes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -10,32 +10,49 @@ from PIL.PngImagePlugin import PngInfo
 
 from bench.figures import Figure, at_least, at_most
 from bench.rounds import seconds, take_turns
+from worker.encode import encode
 from worker.png import Pixels, encode_png
 
 SIDES = (512, 2048)
+_FORMATS = {"png": "a PNG", "webp": "a lossless WebP", "jpeg": "a JPEG of quality 95"}
 
 
 def measure_files(rounds: int, sides: Sequence[int] = SIDES) -> dict[str, Figure]:
-    """How much faster than Pillow's default a PNG is written, and how large it is."""
-    return {name: figure for side in sides for name, figure in _png(side, rounds).items()}
+    """How much faster than Pillow's default PNG files are written, and how large they are."""
+    return {name: figure for side in sides for name, figure in _files(side, rounds).items()}
 
 
-def _png(side: int, rounds: int) -> dict[str, Figure]:
+def _files(side: int, rounds: int) -> dict[str, Figure]:
     pixels = grainy(side)
-    times = take_turns(
-        rounds,
-        {
-            "pillow": lambda: 1000 * seconds(lambda: _by_pillow(pixels)),
-            "ours": lambda: 1000 * seconds(lambda: encode_png(pixels, PngInfo())),
-        },
-    )
-    size = len(encode_png(pixels, PngInfo())) / len(_by_pillow(pixels))
-    against = f"Pillow's default, {side} x {side}: {times.median('pillow'):,.1f} ms"
-    return {
-        f"png_{side}_per_pillow": Figure(times.ratio("pillow", "ours"), "ratio", against, at_least(8)),
-        f"png_{side}_ms": Figure(times.median("ours"), "ms", f"a picture of {side} x {side}"),
-        f"png_{side}_size": Figure(size, "ratio", "the file that Pillow writes by default", at_most(1.15)),
+    writers: dict[str, Callable[[], bytes]] = {
+        "pillow": lambda: _by_pillow(pixels),
+        "png": lambda: encode_png(pixels, PngInfo()),
+        "webp": lambda: encode(pixels, "webp", quality=100, parameters=None).body,
+        "jpeg": lambda: encode(pixels, "jpeg", quality=95, parameters=None).body,
     }
+    times = take_turns(rounds, {name: _milliseconds(write) for name, write in writers.items()})
+    bytes_ = {name: len(write()) for name, write in writers.items()}
+    against = f"Pillow's default PNG, {side} x {side}: {times.median('pillow'):,.1f} ms"
+    found: dict[str, Figure] = {}
+    for name, what in _FORMATS.items():
+        is_png = name == "png"
+        found |= {
+            f"{name}_{side}_per_pillow": Figure(
+                times.ratio("pillow", name), "ratio", against, at_least(8) if is_png else None
+            ),
+            f"{name}_{side}_ms": Figure(times.median(name), "ms", f"{what} of {side} x {side}"),
+            f"{name}_{side}_size": Figure(
+                bytes_[name] / bytes_["pillow"],
+                "ratio",
+                "Pillow's default PNG",
+                at_most(1.15) if is_png else None,
+            ),
+        }
+    return found
+
+
+def _milliseconds(write: Callable[[], bytes]) -> Callable[[], float]:
+    return lambda: 1000 * seconds(write)
 
 
 def _by_pillow(pixels: Pixels) -> bytes:
