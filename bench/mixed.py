@@ -61,9 +61,9 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
 
 
 def shuffled(
-    settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH
+    settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
 ) -> "list[ImageRequest]":
-    """Requests of each sampler, steps and guidance, shuffled."""
+    """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
     from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
 
     found = [
@@ -76,7 +76,7 @@ def shuffled(
             sampler=sampler,
             seed=number,
         )
-        for number, (sampler, steps, scale) in enumerate(list(settings) * of_each)
+        for number, (sampler, steps, scale) in enumerate(list(settings) * of_each, first)
     ]
     order = np.random.default_rng(0).permutation(len(found))
     return [found[number] for number in order]

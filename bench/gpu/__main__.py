@@ -5,8 +5,10 @@ It needs torch, diffusers and transformers, no weights (they are random, in the 
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from bench.figures import Result
 from bench.gpu.architectures import ARCHITECTURES
@@ -19,6 +21,7 @@ from models.errors import ModelError
 def main() -> int:
     """Measure, print a table, save JSON; 1 if something failed, 2 for wrong use."""
     options = _options()
+    signal.signal(signal.SIGTERM, _leave)
 
     def save(result: Result) -> None:
         if options.json:
@@ -64,6 +67,11 @@ def _options() -> argparse.Namespace:
     if options.device.name == "cpu" and not options.tiny:
         arguments.error("real sizes need a GPU; `--tiny --device cpu` tries it without one")
     return options
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Let a worker's services be stopped on the way out."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

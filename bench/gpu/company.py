@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product
@@ -11,6 +12,7 @@ import numpy as np
 
 from bench.gpu.drawing import Ours
 from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_rows
+from models.errors import InterruptedRender
 from models.stable_diffusion import ImageRequest, StableDiffusion
 
 STEPS = (10, 20, 30, 40)
@@ -33,8 +35,10 @@ def shuffled_per_alike(
     of_each = max(1, min(math.ceil(_WAVES * rows / len(settings)), affordable))
     mixed = shuffled(settings, side=side, of_each=of_each)
     mean = round(of_each_rows / len(settings) / 2)
-    alike = shuffled([("ddim", mean, 7.5)] * len(settings), side=side, of_each=of_each)
-    unet_rows(model, alike[: 2 * rows], rows)
+    uniform = [("ddim", mean, 7.5)]
+    alike = shuffled(uniform, side=side, of_each=len(mixed), first=len(mixed))
+    _prepare(model, mixed, rows)
+    unet_rows(model, shuffled(uniform, side=side, of_each=rows, first=2 * len(mixed)), rows)
     alike_rate = unet_rows(model, alike, rows)
     ratio = unet_rows(model, mixed, rows) / alike_rate
     kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} guidance scales"
@@ -63,6 +67,16 @@ def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
     return sum(times for _, times in usual) / total, (
         f"sha256 of the pixels of {len(jobs)} jobs, each alone and in {COMPANIES} companies of up to {3 * rows}"
     )
+
+
+def _prepare(model: StableDiffusion, requests: Sequence[ImageRequest], rows: int) -> None:
+    """Have the steps of all requests ready, as they are in a worker that has drawn for a while."""
+
+    def stop(_: int) -> None:
+        raise InterruptedRender
+
+    with suppress(InterruptedRender):
+        model.render(requests, rows=rows, on_step=stop)
 
 
 def _jobs(side: int, longest: int) -> list[ImageRequest]:

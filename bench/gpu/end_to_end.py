@@ -77,6 +77,9 @@ def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) ->
             out, err = running.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"took over {limit_s:.0f} s: {_stop(running)[-2000:]}") from None
+        except BaseException:
+            _stop(running)
+            raise
     if running.returncode:
         raise RuntimeError(f"ended with {running.returncode}: {err[-2000:]}")
     return out

