@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from bench.progress import note
 
+_LEAST_S = 12.0
+
 
 @dataclass
 class Budget:
@@ -21,6 +23,10 @@ class Budget:
     def left(self, share: float = 1.0) -> float:
         """Seconds until that share of the whole is over, 0 after it."""
         return max(0.0, self._started + share * self.total_s - time.monotonic())
+
+    def allowance(self, share: float) -> float:
+        """Seconds for one of about three measurements until that share is over; some even if it is."""
+        return max(self.left(share) / 3, min(_LEAST_S, self.left() / 4))
 
     def leave_out(self, what: str, why: str) -> None:
         """Put it down and say so."""

@@ -31,7 +31,7 @@ _NEEDED = (
     "typer",
     "zstandard",
 )
-_STOPPING_S = 20.0
+STOPPING_S = 20.0
 
 
 def missing_packages() -> list[str]:
@@ -89,7 +89,7 @@ def _stop(running: "subprocess.Popen[str]") -> str:
     """Have it stop its services; what it printed."""
     running.send_signal(signal.SIGINT)
     try:
-        return running.communicate(timeout=_STOPPING_S)[1]
+        return running.communicate(timeout=STOPPING_S)[1]
     except subprocess.TimeoutExpired:
         running.kill()
         return running.communicate()[1]

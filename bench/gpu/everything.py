@@ -9,7 +9,7 @@ from bench.gpu.architectures import ARCHITECTURES, SD_1_5, Architecture, tiny
 from bench.gpu.budget import Budget
 from bench.gpu.checkpoints import save_models
 from bench.gpu.drawing import fresh
-from bench.gpu.end_to_end import missing_packages, steady_rate
+from bench.gpu.end_to_end import STOPPING_S, missing_packages, steady_rate
 from bench.gpu.machine import this_gpu
 from bench.gpu.model import measure_model
 from bench.gpu.pace import Pace
@@ -19,7 +19,8 @@ from models.device import Device
 BUDGET_S = 540.0
 
 _WAVES = 4
-_FIRST_SHARE = 0.5
+_UNTIL = (0.4, 0.6, 0.9, 0.98)
+"""Shares of the time until which the models are measured, one after the other; end to end comes after the second."""
 _END_TO_END = "end to end"
 
 
@@ -43,13 +44,14 @@ def measure_gpu(
 def _measure_everything(run: Run, architectures: Sequence[Architecture]) -> None:
     """Ceiling, models and end to end, as far as time goes; the figure `left_out` says what wasn't measured and why."""
     run.budget.attempt("the ceiling", run.measure_ceiling)
-    shares = _shares(len(architectures))
-    in_company = next((found.name for found in architectures if not found.is_upscaler), None)
-    for architecture, until in zip(architectures, shares, strict=True):
+    in_company = next((found for found in architectures if not found.is_upscaler), None)
+    bare: Pace | None = None
+    for number, architecture in enumerate(architectures):
         built = tiny(architecture) if run.is_tiny else architecture
-        pace = measure_model(run, built, until, in_company=architecture.name == in_company)
-        if architecture is SD_1_5 and pace is not None:
-            measure_end_to_end(run, built, pace)
+        pace = measure_model(run, built, _UNTIL[number], in_company=architecture is in_company)
+        bare = pace if architecture is SD_1_5 else bare
+        if bare is not None and number == min(1, len(architectures) - 1):
+            measure_end_to_end(run, tiny(SD_1_5) if run.is_tiny else SD_1_5, bare)
     _say_what_is_missing(run)
     told = "; ".join(run.budget.left_out) or "nothing"
     run.figures["left_out"] = Figure(len(run.budget.left_out), "parts", told)
@@ -61,13 +63,6 @@ def _say_what_is_missing(run: Run) -> None:
     for ending, what in (("_peak_gb", "peak memory"), ("_joules_per_image", "joules an image")):
         if not any(key.endswith(ending) for key in run.figures):
             run.budget.leave_out(what, why)
-
-
-def _shares(count: int) -> list[float]:
-    """Until which share of the time each model may be measured: the first half is the first one's."""
-    if count == 1:
-        return [0.7]
-    return [_FIRST_SHARE, *(0.95 - 0.15 * (count - 1 - number) for number in range(1, count))]
 
 
 def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None:
@@ -83,7 +78,8 @@ def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None
             folder = Path(name)
             save_models(folder / "models", architecture, run.device, is_tiny=run.is_tiny)
             fresh()
-            rate = steady_rate(folder, run.device.name, images, bare.rows, run.budget.left())
+            limit_s = max(10.0, run.budget.left() - STOPPING_S)
+            rate = steady_rate(folder, run.device.name, images, bare.rows, limit_s)
         what = (
             f"`nightmill run` of {images} images with private services, from the first {bare.rows} stored on"
         )

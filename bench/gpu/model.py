@@ -51,10 +51,10 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
 def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours | None, Pace]:
     """The quickest number of images at once, and the model that it was measured with if it is still there."""
     best: tuple[Ours | None, Pace] | None = None
-    taken_s = 0.0
+    taken_s, stop_at_s = 0.0, run.budget.left() - _SWEEP * run.budget.left(until)
     for rows in run.rows or architecture.rows:
         what = f"{architecture.title}, {rows} at once"
-        if best and run.budget.left(_SWEEP * until) < taken_s:
+        if best and run.budget.left() - taken_s < stop_at_s:
             run.budget.leave_out(what, "no time to try")
             continue
         best = best and (None, best[1])
@@ -76,9 +76,8 @@ def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tup
     """A new model and its pace; None if memory runs out."""
     try:
         ours = Ours(architecture, run.device)
-        return ours, measure_pace(
-            ours.at(rows), rows, architecture.steps, run.device.name, run.budget.left(until) / 3
-        )
+        allowance_s = run.budget.allowance(until)
+        return ours, measure_pace(ours.at(rows), rows, architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:
         return None
 
@@ -146,20 +145,18 @@ def _diffusers(run: Run, architecture: Architecture, ours: Pace, until: float) -
 
 def _quickest_stock(run: Run, stock: Stock, equal: Pace, until: float) -> Pace:
     """Of the numbers of images that were tried with nightmill, as far as time goes."""
-    best, taken_s = equal, 0.0
+    best = equal
     for rows in run.rows or stock.architecture.rows:
-        if rows == equal.rows or run.budget.left(until) < taken_s:
+        if rows == equal.rows or run.budget.left(until) < 2 * rows / equal.images_per_s:
             continue
-        started = time.monotonic()
         pace = _stock_pace(run, stock, rows, until)
-        taken_s = time.monotonic() - started
         if pace is not None and pace.images_per_s > best.images_per_s:
             best = pace
     return best
 
 
 def _stock_pace(run: Run, stock: Stock, rows: int, until: float) -> Pace | None:
-    allowance_s = run.budget.left(until) / 3
+    allowance_s = run.budget.allowance(until)
     try:
         return measure_pace(stock.at(rows), rows, stock.architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:

@@ -25,7 +25,7 @@ from bench.gpu.pace import Pace, measure_pace
 from bench.gpu.run import Run
 from bench.table import print_result
 from models.catalogue import read_card
-from models.device import pick_device
+from models.device import Device, pick_device
 from tests.chaos.scale import is_long
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_figures_agree_with_one_another(bare: Ended) -> None:
 @pytest.mark.skipif(not is_long(), reason="a worker's start: with NIGHTMILL_CHAOS=long")
 @pytest.mark.slow
 def test_a_manifest_goes_through_worker_and_services() -> None:
-    run = Run(pick_device("cpu"), Budget(55), is_tiny=True)
+    run = Run(pick_device("cpu"), Budget(75), is_tiny=True)
     measure_end_to_end(run, tiny(SD_1_5), Pace(2, 10.0, "said", None, None))
     assert run.budget.left_out == []
     rate, ratio = (run.figures[f"end_to_end_{name}"].value for name in ("images_per_s", "per_bare"))
@@ -171,6 +171,22 @@ def test_neighbours_that_leak_are_noticed() -> None:
 
     unet.forward = leaking
     assert identical_hashes(ours, 2, 3)[0] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("label", "is_tiny", "holds"),
+    [
+        ("NVIDIA H200", False, [False, True]),
+        ("NVIDIA L4", False, [None, True]),
+        ("NVIDIA H200", True, [None, None]),
+    ],
+)
+def test_goals_are_of_a_gpu_and_of_real_sizes(label: str, is_tiny: bool, holds: list[bool | None]) -> None:
+    run = Run(Device("cuda:0", torch.bfloat16, label, rows=8), Budget(60), is_tiny=is_tiny)
+    run.add("sd_1_5_images_per_s", 5.1, "images/s")
+    run.add("sd_1_5_of_ceiling", 0.56, "ratio")
+    run.add("identical_hashes", 1, "of pictures")
+    assert [figure.holds for figure in run.figures.values()] == [*holds, True]
 
 
 def test_a_part_that_fails_costs_no_other_part(capsys: pytest.CaptureFixture[str]) -> None:
