@@ -57,9 +57,7 @@ class Upscaler:
         return cls.of(checkpoint, pipeline, device, speedup=speedup)
 
     @classmethod
-    def of(
-        cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN
-    ) -> Self:
+    def of(cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN) -> Self:
         """The upscaler of a diffusers pipeline that was `put_on` the device."""
         return cls(checkpoint, device, pipeline, Engine(pipeline, device, speedup))
 

@@ -32,6 +32,7 @@ def main() -> int:
         is_tiny=options.tiny,
         names=options.models,
         rows=options.rows,
+        compile=options.compile,
         budget_s=options.budget_s,
         save=save,
     )
@@ -49,6 +50,9 @@ def _options() -> argparse.Namespace:
     arguments.add_argument("--precision", default="bfloat16", help="of nightmill's models; default: bfloat16")
     arguments.add_argument(
         "--rows", default="", help="images at once to try, such as 8,16; default: by model"
+    )
+    arguments.add_argument(
+        "--compile", default="auto", choices=("auto", "on", "off"), help="as NIGHTMILL_COMPILE; default: auto"
     )
     arguments.add_argument("--tiny", action="store_true", help="tiny networks: does it run?")
     arguments.add_argument(

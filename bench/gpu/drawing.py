@@ -19,6 +19,7 @@ from models.catalogue import read_card
 from models.checkpoint import Checkpoint
 from models.device import Device
 from models.loading import put_on
+from models.speedup import PLAIN, Speedup
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 
@@ -28,7 +29,7 @@ PROMPT = "a photo of an astronaut riding a horse on mars"
 class Ours:
     """A model of nightmill with random weights, as a worker draws with it."""
 
-    def __init__(self, architecture: Architecture, device: Device) -> None:
+    def __init__(self, architecture: Architecture, device: Device, speedup: Speedup = PLAIN) -> None:
         self.architecture = architecture
         fresh()
         card = read_card(Path(models.__file__).parent / "cards" / f"{architecture.card}.toml")
@@ -36,7 +37,7 @@ class Ours:
         pipeline = pipeline_of(architecture, device.name, device.dtype)
         put_on(pipeline, device)
         kind = Upscaler if architecture.is_upscaler else StableDiffusion
-        self.model: Any = kind.of(checkpoint, pipeline, device)
+        self.model: Any = kind.of(checkpoint, pipeline, device, speedup=speedup)
         self._numbers = count()
 
     def at(self, rows: int) -> Draw:

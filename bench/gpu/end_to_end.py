@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,15 +39,16 @@ def missing_packages() -> list[str]:
     return [name for name in _NEEDED if not _is_there(name)]
 
 
-def steady_rate(folder: Path, device: str, images: int, rows: int, limit_s: float) -> float:
+def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: int, limit_s: float) -> float:
     """Images a second from when the first `rows` were stored until the last was, of a manifest of that many.
 
-    Models are in `folder`/models. Raises RuntimeError with what was printed if the run fails or takes too long.
+    Models are in `folder`/models; `settings` are nightmill's own, by their names.
+    Raises RuntimeError with what was printed if the run fails or takes too long.
     """
     manifest = folder / "manifest.jsonl"
     lines = [json.dumps({"prompt": f"a heron in morning fog, take {number}"}) for number in range(images)]
     manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    report = json.loads(_run(_command(manifest), _environment(folder, device, rows), limit_s))
+    report = json.loads(_run(_command(manifest), _environment(folder, settings), limit_s))
     if report["counts"]["done"] != images:
         raise RuntimeError(f"of {images} jobs: {report['counts']}")
     return _rate(_stored(Path(report["export"])), rows)
@@ -57,15 +58,14 @@ def _command(manifest: Path) -> list[str]:
     return [sys.executable, "-m", "console.cli", "run", str(manifest), "--model", MODEL, "--json"]
 
 
-def _environment(folder: Path, device: str, rows: int) -> dict[str, str]:
+def _environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
     return own | {
         "PYTHONPATH": str(Path(str(bench.__file__)).parents[1]),
         "NIGHTMILL_DATA_DIR": str(folder / "data"),
         "NIGHTMILL_MODELS_DIR": str(folder / "models"),
         "NIGHTMILL_OUTPUT": str(folder / "output"),
-        "NIGHTMILL_DEVICE": device,
-        "NIGHTMILL_GPU_ROWS": str(rows),
+        **{f"NIGHTMILL_{name.upper()}": value for name, value in settings.items()},
     }
 
 

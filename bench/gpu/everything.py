@@ -30,11 +30,12 @@ def measure_gpu(
     is_tiny: bool,
     names: Sequence[str] = tuple(ARCHITECTURES),
     rows: Sequence[int] = (),
+    compile: str = "auto",
     budget_s: float = BUDGET_S,
     save: Callable[[Result], None] = lambda _: None,
 ) -> tuple[Result, bool]:
     """The figures of the architectures named, and whether a part failed; `save` is called with every new figure."""
-    run = Run(device, Budget(budget_s), is_tiny=is_tiny, rows=rows)
+    run = Run(device, Budget(budget_s), is_tiny=is_tiny, rows=rows, compile=compile)
     result = Result("gpu", this_gpu(device.name), run.figures)
     run.report = lambda: save(result)
     _measure_everything(run, [ARCHITECTURES[name] for name in names])
@@ -79,7 +80,8 @@ def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None
             save_models(folder / "models", architecture, run.device, is_tiny=run.is_tiny)
             fresh()
             limit_s = max(10.0, run.budget.left() - STOPPING_S)
-            rate = steady_rate(folder, run.device.name, images, bare.rows, limit_s)
+            given = {"device": run.device.name, "gpu_rows": str(bare.rows), "compile": run.compile}
+            rate = steady_rate(folder, given, images, bare.rows, limit_s)
         what = (
             f"`nightmill run` of {images} images with private services, from the first {bare.rows} stored on"
         )

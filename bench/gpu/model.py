@@ -1,6 +1,7 @@
 """One model's figures: nightmill's, diffusers' own, and the images in company."""
 
 import time
+from dataclasses import asdict
 
 import torch
 
@@ -42,7 +43,7 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
     _tell(run, architecture, pace, cost)
     if in_company:
         if ours is None:
-            ours = Ours(architecture, run.device)
+            ours = Ours(architecture, run.device, run.speedup)
             ours.at(pace.rows)(pace.rows, 2)
         _company(run, ours, pace, cost)
     return pace
@@ -75,7 +76,7 @@ def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours 
 def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tuple[Ours, Pace] | None:
     """A new model and its pace; None if memory runs out."""
     try:
-        ours = Ours(architecture, run.device)
+        ours = Ours(architecture, run.device, run.speedup)
         allowance_s = run.budget.allowance(until)
         return ours, measure_pace(ours.at(rows), rows, architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:
@@ -84,7 +85,10 @@ def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tup
 
 def _tell(run: Run, architecture: Architecture, pace: Pace, cost: Cost) -> None:
     key, flop = architecture.key, cost.image(architecture)
-    what = f"{architecture.title}, {architecture.sampler}, {pace.rows} at once; {pace.how}"
+    manner = (
+        ", ".join(name.replace("_", " ") for name, is_so in asdict(run.speedup).items() if is_so) or "eager"
+    )
+    what = f"{architecture.title}, {architecture.sampler}, {pace.rows} at once, {manner}; {pace.how}"
     run.add(f"{key}_images_per_s", pace.images_per_s, "images/s", what)
     if run.ceiling:
         run.add(
@@ -102,7 +106,7 @@ def _tell_costs(run: Run, key: str, pace: Pace, who: str) -> None:
             f"{key}_peak_gb",
             pace.peak_bytes / 1e9,
             "GB",
-            f"the most that torch held; {who}, {pace.rows} at once",
+            f"the most that torch took; {who}, {pace.rows} at once",
         )
     if pace.joules_per_image is not None:
         what = f"the GPU's own counter; {who}, {pace.rows} at once"
@@ -157,6 +161,7 @@ def _quickest_stock(run: Run, stock: Stock, equal: Pace, until: float) -> Pace:
 
 def _stock_pace(run: Run, stock: Stock, rows: int, until: float) -> Pace | None:
     allowance_s = run.budget.allowance(until)
+    run.device.give_back()
     try:
         return measure_pace(stock.at(rows), rows, stock.architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:

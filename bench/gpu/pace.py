@@ -17,7 +17,7 @@ Draw = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pace:
-    """`how` says in words what was measured. Memory is the most that torch held, in bytes; None without a GPU."""
+    """`how` says in words what was measured. Memory is the most that torch took, in bytes; None without a GPU."""
 
     rows: int
     images_per_s: float
@@ -61,7 +61,7 @@ class _Meter:
         self._before = self._read() if self._read else 0.0
 
     def peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self._device) if self._is_gpu else None
+        return torch.cuda.max_memory_reserved(self._device) if self._is_gpu else None
 
     def joules(self, images: int) -> float | None:
         return (self._read() - self._before) / images if self._read else None

@@ -8,6 +8,8 @@ from bench.gpu.budget import Budget
 from bench.gpu.ceiling import matmul_ceiling
 from bench.progress import note
 from models.device import Device
+from models.saving import FULL
+from models.speedup import Speedup
 
 GOALS: Mapping[str, Goal] = {
     "sd_1_5_of_ceiling": at_least(0.55),
@@ -28,18 +30,24 @@ ALWAYS: Mapping[str, Goal] = {"identical_hashes": at_least(1)}
 class Run:
     """What is measured on one device; `rows` are tried instead of the architectures' own if any are given.
 
-    `report` is called whenever a figure was added. `ceiling` is FLOP/s, 0 until it is measured; `start_s` is about how
-    long a model takes until its first figure, 0 until one was measured.
+    `compile` is a word of NIGHTMILL_COMPILE. `report` is called whenever a figure was added. `ceiling` is FLOP/s, 0
+    until it is measured; `start_s` is about how long a model takes until its first figure, 0 until one was measured.
     """
 
     device: Device
     budget: Budget
     is_tiny: bool = False
     rows: Sequence[int] = ()
+    compile: str = "auto"
     report: Callable[[], None] = lambda: None
     figures: dict[str, Figure] = field(default_factory=dict)
     ceiling: float = 0.0
     start_s: float = 0.0
+
+    @property
+    def speedup(self) -> Speedup:
+        """As a worker has it. Raises ModelError for a word that there isn't."""
+        return Speedup.choose(self.compile, FULL, self.device)
 
     def add(self, key: str, value: float, unit: str, against: str | None = None) -> None:
         """A figure with its goal, if it has one on this device."""
