@@ -191,7 +191,7 @@ _TINY_TEXT: Config = {
 
 
 def tiny(architecture: Architecture) -> Architecture:
-    """The same in small: two levels of a UNet, 64 pixels, six steps, two or three images at once."""
+    """The same in small: two levels of a UNet, 64 pixels, six steps, two or four images at once."""
     unet = {
         "sample_size": 8,
         "in_channels": architecture.unet["in_channels"],
@@ -216,5 +216,5 @@ def tiny(architecture: Architecture) -> Architecture:
         text=_TINY_TEXT,
         side=16 if architecture.is_upscaler else 64,
         steps=6,
-        rows=(2, 3) if architecture is SD_1_5 else (2,),
+        rows=(2, 4) if architecture is SD_1_5 else (2,),
     )
