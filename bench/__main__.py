@@ -5,18 +5,18 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import FrameType
 
-from rich.console import Console
-
 from bench.cpu import measure as measure_cpu
-from bench.figures import Figure, Result, print_result
+from bench.figures import Figure, Result
 from bench.footprint import measure as measure_memory
 from bench.ingest import measure as measure_ingest
 from bench.machine import this_machine
 from bench.place import Place, open_place
 from bench.progress import note
 from bench.queue import measure as measure_queue
+from bench.table import print_result
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
@@ -35,10 +35,12 @@ BENCHES: dict[str, Measure] = {
     "memory": measure_memory,
     "shapes": measure_shapes,
 }
+GPU = "gpu"
+"""Run only where it is named."""
 
 
 def main() -> None:
-    """Run the benchmarks named, all of them if none is."""
+    """Run the benchmarks named; if none is, all but `gpu`."""
     options = _options()
     signal.signal(signal.SIGTERM, _leave)
     results = run_benches(options.name or list(BENCHES), options.quick)
@@ -46,33 +48,50 @@ def main() -> None:
         reports = [result.report() for result in results]
         sys.stdout.write(json.dumps(reports if len(reports) > 1 else reports[0], indent=2) + "\n")
         return
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     for result in results:
-        print_result(console, result)
+        print_result(result)
 
 
 def run_benches(names: Sequence[str], is_quick: bool) -> list[Result]:
     """One after the other, on services that they share; each has databases of its own."""
-    with open_place() as place:
-        machine = this_machine(place.postgresql())
-        results = []
+    results = []
+    with open_place() if set(names) != {GPU} else nullcontext() as place:
         for name in names:
             note(f"{name}:")
-            results.append(Result(name, machine, BENCHES[name](place, is_quick)))
+            if place is None or name == GPU:
+                results.append(run_gpu(is_quick))
+            else:
+                results.append(Result(name, this_machine(place.postgresql()), BENCHES[name](place, is_quick)))
         return results
+
+
+def run_gpu(is_quick: bool) -> Result:
+    """As `python -m bench.gpu` does; `is_quick` needs no GPU."""
+    from bench.gpu.everything import measure_gpu  # noqa: PLC0415 - brings torch
+    from models.device import pick_device  # noqa: PLC0415
+    from models.errors import ModelError  # noqa: PLC0415
+
+    try:
+        device = pick_device("auto" if is_quick else "cuda", precision="bfloat16")
+    except ModelError as error:
+        sys.exit(f"{error}; `--quick` tries it without a GPU")
+    return measure_gpu(device, is_tiny=is_quick)[0]
 
 
 def _options() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
-    arguments.add_argument("name", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; default: all")
+    names = [*BENCHES, GPU]
+    arguments.add_argument(
+        "name", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all but {GPU}"
+    )
     arguments.add_argument("--json", action="store_true", help="print JSON: one object, a list for several")
     arguments.add_argument(
         "--quick", action="store_true", help="small sizes: does it run? The figures mean little"
     )
     options = arguments.parse_args()
     for name in options.name:
-        if name not in BENCHES:
-            arguments.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHES)}")
+        if name not in names:
+            arguments.error(f"there is no benchmark {name!r}; there are {', '.join(names)}")
     return options
 
 

@@ -1,16 +1,12 @@
-"""What a benchmark found: figures with their goals, as JSON and as a table."""
+"""What a benchmark found: figures with their goals, as JSON tells them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from bench.machine import Machine
-
-_VERDICTS = {True: "[green]holds[/]", False: "[red]missed[/]", None: ""}
+if TYPE_CHECKING:
+    from bench.gpu.machine import GPUMachine
+    from bench.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Result:
     """One benchmark's figures by key, and the machine that they are of."""
 
     name: str
-    machine: Machine
+    machine: "Machine | GPUMachine"
     figures: Mapping[str, Figure]
 
     def report(self) -> dict[str, Any]:
@@ -75,20 +71,6 @@ def at_least(bound: float) -> Goal:
 def at_most(bound: float) -> Goal:
     """Less is better."""
     return Goal("<=", bound)
-
-
-def print_result(console: Console, result: Result) -> None:
-    """A table of the figures under the benchmark's name and the machine."""
-    console.print(f"[bold]{result.name}[/]  {escape(str(result.machine))}")
-    table = Table(
-        "figure", "value", "unit", "goal", "", "against", box=None, header_style="bold", pad_edge=False
-    )
-    for key, figure in result.figures.items():
-        goal = "" if figure.goal is None else str(figure.goal)
-        verdict = _VERDICTS[figure.holds]
-        table.add_row(key, shown(figure.value), figure.unit, goal, verdict, escape(figure.against or ""))
-    console.print(table)
-    console.print()
 
 
 def shown(value: float) -> str:

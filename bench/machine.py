@@ -5,8 +5,6 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -27,17 +25,21 @@ class Machine:
 
 def this_machine(postgresql: str) -> Machine:
     """The machine that this runs on, `postgresql` being the server's version."""
+    import psutil  # noqa: PLC0415 - `gpu` does without it
+
     memory = psutil.virtual_memory().total / 1e9
-    return Machine(_cpu(), _cores(), round(memory, 1), platform.python_version(), postgresql)
+    return Machine(processor(), cores(), round(memory, 1), platform.python_version(), postgresql)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Its name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -22,8 +22,8 @@ OF_EACH = 2
 
 def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = STEPS) -> dict[str, Figure]:
     """Images a second of all combinations of samplers, steps and guidance, shuffled, by each way of drawing them."""
-    mixed = _requests(product(SAMPLERS, steps, GUIDANCE))
-    alike = _requests([("ddim", 10, 7.5)] * len(mixed))
+    mixed = shuffled(product(SAMPLERS, steps, GUIDANCE))
+    alike = shuffled([("ddim", 10, 7.5)] * len(mixed))
     pipe = _Pipe(model.checkpoint)
     rates = take_turns(
         rounds,
@@ -31,8 +31,8 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
             "engine": lambda: len(mixed) / seconds(lambda: model.render(mixed, rows=ROWS)),
             "single": lambda: len(mixed) / seconds(lambda: [pipe.draw([request]) for request in mixed]),
             "grouped": lambda: len(mixed) / seconds(lambda: [pipe.draw(group) for group in _groups(mixed)]),
-            "mixed rows": lambda: _unet_rows(model, mixed),
-            "alike rows": lambda: _unet_rows(model, alike),
+            "mixed rows": lambda: unet_rows(model, mixed, ROWS),
+            "alike rows": lambda: unet_rows(model, alike, ROWS),
         },
     )
     kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales"
@@ -60,23 +60,26 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
     }
 
 
-def _requests(settings: Iterable[tuple[str, int, float]]) -> "list[ImageRequest]":
+def shuffled(
+    settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
+) -> "list[ImageRequest]":
+    """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
     from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
 
-    requests = [
+    found = [
         ImageRequest(
             prompt=f"a red circle, take {number}",
-            width=64,
-            height=64,
+            width=side,
+            height=side,
             steps=steps,
             guidance_scale=scale,
             sampler=sampler,
             seed=number,
         )
-        for number, (sampler, steps, scale) in enumerate(list(settings) * OF_EACH)
+        for number, (sampler, steps, scale) in enumerate(list(settings) * of_each, first)
     ]
-    order = np.random.default_rng(0).permutation(len(requests))
-    return [requests[number] for number in order]
+    order = np.random.default_rng(0).permutation(len(found))
+    return [found[number] for number in order]
 
 
 def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
@@ -86,10 +89,10 @@ def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
     return list(groups.values())
 
 
-def _unet_rows(model: "StableDiffusion", requests: "Sequence[ImageRequest]") -> float:
+def unet_rows(model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int) -> float:
     """Rows of the UNet that images needed, a second; two a step with guidance."""
     rows = sum(request.steps * (2 if request.guidance_scale > 1 else 1) for request in requests)
-    return rows / seconds(lambda: model.render(requests, rows=ROWS))
+    return rows / seconds(lambda: model.render(requests, rows=at_once))
 
 
 class _Pipe:

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-import psutil
 import torch
 
 from models.catalogue import Precision
@@ -31,6 +30,8 @@ class Device:
     def memory(self) -> int:
         """All the memory of the device in bytes; of an Apple GPU what the system recommends as the most."""
         if self.name == "cpu":
+            import psutil  # noqa: PLC0415 - drawing itself needs torch, diffusers and transformers alone
+
             return int(psutil.virtual_memory().total)
         if self.name == "mps":
             return int(torch.mps.recommended_max_memory())
@@ -39,6 +40,8 @@ class Device:
     def free_memory(self) -> int:
         """Bytes that nobody holds, nor torch for later use."""
         if self.name == "cpu":
+            import psutil  # noqa: PLC0415
+
             return int(psutil.virtual_memory().available)
         if self.name == "mps":
             return self.memory() - int(torch.mps.driver_allocated_memory())

@@ -42,13 +42,19 @@ def load_pipeline(
             raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
         _check(pipeline, checkpoint)
         load_loras(pipeline, loras)
+    put_on(pipeline, device, saving)
+    return pipeline
+
+
+def put_on(pipeline: Any, device: Device, saving: Saving = FULL) -> None:
+    """Move a diffusers pipeline to the device, as it is drawn with there. Raises OutOfMemoryError."""
+    with memory_errors(device):
         if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
             pipeline.vae.to(dtype=torch.float32)
         saving.quantise(pipeline, device)
         pipeline.to(device.name)
     saving.slice(pipeline)
     chunk_attention(pipeline.vae)
-    return pipeline
 
 
 def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:

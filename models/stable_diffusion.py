@@ -71,6 +71,11 @@ class StableDiffusion:
     ) -> Self:
         """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionPipeline", loras=loras, saving=saving)
+        return cls.of(checkpoint, pipeline, device, speedup=speedup)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN) -> Self:
+        """The model of a diffusers pipeline that was `put_on` the device. Raises as `load` does."""
         with memory_errors(device):
             engine = Engine(pipeline, device, speedup)
             return cls(checkpoint, device, pipeline, engine, DepthEstimator.load(checkpoint, device))

@@ -54,6 +54,11 @@ class Upscaler:
     ) -> Self:
         """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline", saving=saving)
+        return cls.of(checkpoint, pipeline, device, speedup=speedup)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN) -> Self:
+        """The upscaler of a diffusers pipeline that was `put_on` the device."""
         return cls(checkpoint, device, pipeline, Engine(pipeline, device, speedup))
 
     def upscale(

@@ -1,0 +1,129 @@
+"""Images in company: a shuffled manifest beside one of a kind, and whether neighbours change a picture."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
+from itertools import product
+
+import numpy as np
+
+from bench.gpu.drawing import Ours
+from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_rows
+from models.errors import InterruptedRender
+from models.stable_diffusion import ImageRequest, StableDiffusion
+
+STEPS = (10, 20, 30, 40)
+COMPANIES = 8
+_WAVES = 6
+
+
+def shuffled_per_alike(
+    ours: Ours, rows: int, steps: Sequence[int], rows_per_s: float, allowance_s: float
+) -> tuple[float, str]:
+    """UNet rows a second of a shuffled manifest, divided by those of as many images that are alike; and in words.
+
+    The images that are alike take as many UNet rows each as those of the manifest do on average, so that both
+    decode equally often. `rows_per_s` is about how fast it goes.
+    """
+    side, model = ours.architecture.side, ours.model
+    settings = list(product(SAMPLERS, steps, GUIDANCE))
+    of_each_rows = sum(count * (2 if scale > 1 else 1) for _, count, scale in settings)
+    affordable = int(allowance_s * rows_per_s / (2 * of_each_rows))
+    of_each = max(1, min(math.ceil(_WAVES * rows / len(settings)), affordable))
+    mixed = shuffled(settings, side=side, of_each=of_each)
+    mean = round(of_each_rows / len(settings) / 2)
+    uniform = [("ddim", mean, 7.5)]
+    alike = shuffled(uniform, side=side, of_each=len(mixed), first=len(mixed))
+    _prepare(model, mixed, rows)
+    unet_rows(model, shuffled(uniform, side=side, of_each=rows, first=2 * len(mixed)), rows)
+    alike_rate = unet_rows(model, alike, rows)
+    ratio = unet_rows(model, mixed, rows) / alike_rate
+    kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} guidance scales"
+    return ratio, (
+        f"UNet rows/s of {len(mixed)} images, {kinds}, {rows} at once; as many alike, {mean} steps: {alike_rate:,.0f}"
+    )
+
+
+def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
+    """Share of pictures that are, pixel by pixel, what most companies give for the same job; and in words.
+
+    Three jobs, of `longest` steps or fewer, are drawn alone and in eight companies: other strangers before and
+    beside them, other rows, other moments. Raises RuntimeError where pictures can't show a difference.
+    """
+    jobs = _jobs(ours.architecture.side, longest)
+    streams = [[job] for job in jobs]
+    streams += [_company(jobs, rows, longest, seed) for seed in range(COMPANIES)]
+    found: dict[int, list[str]] = {number: [] for number in range(len(jobs))}
+    for stream in streams:
+        for number, digest in _hashes(ours.model, stream, jobs, rows):
+            found[number].append(digest)
+    usual = [Counter(digests).most_common(1)[0] for digests in found.values()]
+    if len({digest for digest, _ in usual}) < len(jobs):
+        raise RuntimeError("different jobs gave the same picture: its hash says nothing")
+    total = sum(map(len, found.values()))
+    return sum(times for _, times in usual) / total, (
+        f"sha256 of the pixels of {len(jobs)} jobs, each alone and in {COMPANIES} companies of up to {3 * rows}"
+    )
+
+
+def _prepare(model: StableDiffusion, requests: Sequence[ImageRequest], rows: int) -> None:
+    """Have the steps of all requests ready, as they are in a worker that has drawn for a while."""
+
+    def stop(_: int) -> None:
+        raise InterruptedRender
+
+    with suppress(InterruptedRender):
+        model.render(requests, rows=rows, on_step=stop)
+
+
+def _jobs(side: int, longest: int) -> list[ImageRequest]:
+    plain = ImageRequest(
+        prompt="a heron in morning fog",
+        width=side,
+        height=side,
+        steps=longest,
+        guidance_scale=7.5,
+        sampler="euler_a",
+        seed=100,
+    )
+    return [
+        plain,
+        replace(plain, sampler="dpmpp_2m", steps=max(2, longest - 2), guidance_scale=4.0, seed=101),
+        replace(plain, sampler="ddim", guidance_scale=1.0, seed=102),
+    ]
+
+
+def _company(jobs: Sequence[ImageRequest], rows: int, longest: int, seed: int) -> list[ImageRequest]:
+    """The jobs at random places among `rows` to three times as many strangers."""
+    random = np.random.default_rng(seed)
+    stream = [
+        replace(
+            jobs[0],
+            prompt=f"a stranger, take {random.integers(1000)}",
+            steps=int(random.integers(2, longest + 1)),
+            guidance_scale=float(random.choice(GUIDANCE)),
+            sampler=str(random.choice(SAMPLERS)),
+            seed=int(random.integers(1000, 2**32)),
+        )
+        for _ in range(int(random.integers(rows, 3 * rows)))
+    ]
+    for job in jobs:
+        stream.insert(int(random.integers(len(stream) + 1)), job)
+    return stream
+
+
+def _hashes(
+    model: StableDiffusion, stream: Sequence[ImageRequest], jobs: Sequence[ImageRequest], rows: int
+) -> list[tuple[int, str]]:
+    """The jobs that were in the stream, by their places in `jobs`, with their pictures' hashes."""
+    found = []
+    for some in model.stream(stream, rows=rows):
+        for drawn in some:
+            if (request := stream[drawn.number]) in jobs:
+                if drawn.picture.defect is not None:
+                    raise RuntimeError(f"a picture came out {drawn.picture.defect}: its hash says nothing")
+                found.append((jobs.index(request), sha256(drawn.picture.pixels.tobytes()).hexdigest()))
+    return found

