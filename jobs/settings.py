@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
     )
     gpu_rows: int | None = Field(
-        None, ge=1, le=256, description="images drawn at once; unset: found by trying, or by device"
+        None, ge=1, le=256, description="images drawn at once, a power of two; unset: found by trying"
     )
     kept_models: int = Field(
         2, ge=1, le=32, description="lanes whose models stay loaded, as long as they fit"
@@ -69,6 +69,13 @@ class Settings(BaseSettings):
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("gpu_rows")
+    @classmethod
+    def _is_even(cls, value: int | None) -> int | None:
+        if value is not None and value & (value - 1):
+            raise ValueError("must be a power of two: in others, images depend on their places")
+        return value
 
     @field_validator("watermark")
     @classmethod

@@ -14,6 +14,7 @@ from models.modes import SERVED
 from models.quiet import quiet
 from models.saving import FULL, Saving
 from models.single_file import load_single_file
+from models.steady import make_steady
 from models.vae_attention import chunk_attention
 
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
@@ -55,6 +56,9 @@ def put_on(pipeline: Any, device: Device, saving: Saving = FULL) -> None:
         pipeline.to(device.name)
     saving.slice(pipeline)
     chunk_attention(pipeline.vae)
+    if device.name == "cpu":
+        for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            make_steady(network)
 
 
 def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:

@@ -50,6 +50,7 @@ def test_home_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("CLAIM", "0", "greater than or equal to 1"),
         ("CLAIM", "1001", "less than or equal to 1000"),
         ("GPU_ROWS", "-1", "greater than or equal to 1"),
+        ("GPU_ROWS", "12", "must be a power of two"),
         ("QUEUE", "a b", "match pattern"),
         ("QUEUE", "", "match pattern"),
         ("WATERMARK", "ä", "must be ASCII"),

@@ -1,0 +1,58 @@
+"""Activations on the CPU that give a row the same bits wherever it stands in its batch.
+
+Torch cuts the values of an activation into a chunk a thread, and computes what is left at the end of a chunk, less than
+two vectors, one by one, which rounds differently. Where a chunk ends depends on the number of rows and of threads: on
+three cores, or with pictures of 72 pixels, in the middle of a picture.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+_AT_LEAST = 32768
+"""Values of a chunk, if there are as many (`at::internal::GRAIN_SIZE`)."""
+_VECTORS = 64
+"""More values than two vectors of any processor hold, and a multiple of all of them."""
+_KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
+
+
+def make_steady(network: torch.nn.Module) -> None:
+    """Has all activations of `network` take a batch row by row where chunks would end inside of vectors."""
+    module: Any
+    for module in network.modules():
+        if type(module).__name__ in _KINDS:
+            module.forward = steady(module.forward)
+        elif type(module).__name__ == "GEGLU":
+            module.gelu = steady(module.gelu)
+        elif type(module).__name__ == "GroupNorm":
+            module.forward = steady(module.forward, partial(_groups_are_even, module.num_groups))
+
+
+def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | None = None) -> Activation:
+    """`activation`, of values (N, …) on the CPU, whose result for a row doesn't depend on where it stands."""
+
+    def by_row(values: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling() or (is_even or _is_even)(values):
+            return activation(values)
+        return torch.cat([activation(row) for row in torch.split(values, 1)])
+
+    return by_row
+
+
+def _is_even(values: torch.Tensor) -> bool:
+    """Whether all chunks are whole vectors."""
+    if values.shape[0] == 1:
+        return True
+    threads, count = torch.get_num_threads(), values.numel()
+    few = min(threads, -(-count // _AT_LEAST))  # GELU has as many as threads, others fewer of small tensors
+    is_one_line = values.is_contiguous() or values.shape[-1] % _VECTORS == 0
+    return is_one_line and count % (_VECTORS * few) == 0 == count % (_VECTORS * threads)
+
+
+def _groups_are_even(groups: int, values: torch.Tensor) -> bool:
+    """Whether all threads have as many groups of channels."""
+    return values.shape[0] == 1 or values.shape[0] * groups % torch.get_num_threads() == 0

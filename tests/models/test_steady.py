@@ -1,0 +1,60 @@
+"""A row of a network has the same bits wherever it stands, on any number of threads; with the activations as torch has
+them it hasn't."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from models.stable_diffusion import StableDiffusion
+from models.steady import make_steady
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def is_steady(tiny: StableDiffusion, sides: tuple[int, int], rows: int) -> bool:
+    """Whether the UNet and the VAE's decoder give the first of some rows the same at other places."""
+    unet, vae = tiny._pipeline.unet, tiny._pipeline.vae
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(rows, 4, *sides, generator=generator)
+    text = torch.randn(rows, 77, unet.config.cross_attention_dim, generator=generator)
+    timesteps = 900 * torch.rand(rows, generator=generator)
+    found = []
+    with torch.inference_mode():
+        for place in (0, 1, rows // 2, rows - 1):
+            moved = [values.roll(place, 0) for values in (latents, timesteps, text)]
+            drawn = unet(*moved[:2], encoder_hidden_states=moved[2]).sample[place]
+            found.append(torch.cat([drawn.flatten(), vae.decode(moved[0]).sample[place].flatten()]))
+    return all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (12, 16)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.usefixtures("threads")
+def test_rows_are_the_same_anywhere(tiny: StableDiffusion, sides: tuple[int, int], count: int) -> None:
+    torch.set_num_threads(count)
+    assert all(is_steady(tiny, sides, rows) for rows in (2, 8, 16))
+
+
+@pytest.mark.usefixtures("threads")
+def test_as_torch_has_them_they_are_not(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    monkeypatch.setattr("models.steady._is_even", lambda _: True)
+    assert not is_steady(tiny, (8, 8), 8)
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_values_are_those_of_torch() -> None:
+    torch.set_num_threads(3)
+    layers = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.GroupNorm(8, 16), torch.nn.GELU())
+    ours = copy.deepcopy(layers)
+    make_steady(ours)
+    values = torch.randn(5, 16, 31, 17, generator=torch.Generator().manual_seed(0))
+    assert (ours(values) - layers(values)).abs().max() < 1e-5
+    assert torch.equal(ours(values)[4:], ours(values[4:]))
