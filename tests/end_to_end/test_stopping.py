@@ -23,38 +23,39 @@ from tests.end_to_end.kit import (
 )
 from tests.factories import lane_differences, look
 
-ROWS = foxes(5, steps=40)
+ROWS = foxes(8, steps=40)
 
 
 def running_jobs(engine: Engine) -> bool:
     return bool(look(engine, "SELECT 1 FROM jobs WHERE state = 'running'"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.timeout(120)
 def test_a_run_that_is_stopped_goes_on_later(
-    slow: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill, number: signal.Signals, code: int
+    slow: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
 ) -> None:
     path = manifest(tmp_path, ROWS)
-    with command(slow, tmp_path, "run", path) as cli:
-        until(lambda: running_jobs(engine))
-        time.sleep(random.uniform(0, 2))
-        family = descendants(cli)
-        cli.send_signal(number)
-        assert cli.wait(30) == code, said(tmp_path)
-        assert gone(family, 3), "processes outlive the command that started them"
-    assert "what isn't finished goes back to the queue, and the same command goes on from there" in said(
-        tmp_path
-    )
-    assert "Traceback" not in said(tmp_path)
-    stopped = truth(engine, "foxes")
-    assert stopped.states() <= {"queued", "done"}
-    assert {job["attempt"] for job in stopped.jobs if job["state"] == "queued"} <= {0}
-    assert look(engine, "SELECT * FROM workers") == []
-    assert look(engine, "SELECT * FROM attempts") == []
-    assert lane_differences(engine) == []
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with command(slow, tmp_path, "run", path) as cli:
+            until(lambda: running_jobs(engine))
+            time.sleep(random.uniform(0, 2))
+            family = descendants(cli)
+            cli.send_signal(number)
+            assert cli.wait(30) == code, said(tmp_path)
+            assert gone(family, 3), "processes outlive the command that started them"
+        assert "what isn't finished goes back to the queue, and the same command goes on from there" in said(
+            tmp_path
+        )
+        assert "Traceback" not in said(tmp_path)
+        stopped = truth(engine, "foxes")
+        assert stopped.states() <= {"queued", "done"}
+        assert {job["attempt"] for job in stopped.jobs if job["state"] == "queued"} <= {0}
+        assert look(engine, "SELECT * FROM workers") == []
+        assert look(engine, "SELECT * FROM attempts") == []
+        assert lane_differences(engine) == []
     ended = nightmill("run", path, "--json")
     assert ended.code == 0, ended.err
-    assert ended.json["rendered"] == 5 - len(stopped.images)
+    assert ended.json["rendered"] == len(ROWS) - len(stopped.images)
     assert check_exactly_once(engine, "foxes", slow.output).attempts() == {1}
 
 
