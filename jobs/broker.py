@@ -42,5 +42,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_pool_start_method": "spawn",
         "worker_proc_alive_timeout": 120,
         "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,  # what a child says would end in the proxy that it is redirected to
         "imports": ("worker.tasks",),
     }

@@ -56,6 +56,8 @@ def test_a_run_that_is_stopped_goes_on_later(
     ended = nightmill("run", path, "--json")
     assert ended.code == 0, ended.err
     assert ended.json["rendered"] == len(ROWS) - len(stopped.images)
+    logged = (slow.logs_path / "worker-1.log").read_text(encoding="utf-8")
+    assert "worker.tasks: " in logged, "what the child that renders says is in its worker's log"
     assert check_exactly_once(engine, "foxes", slow.output).attempts() == {1}
 
 
