@@ -37,6 +37,9 @@ class Request(Protocol):
 
 R = TypeVar("R", bound=Request)
 
+BUNDLE = 16
+"""Images at most that are decoded together: a VAE is no faster with more, and those that wait are lost at a stop."""
+
 IN_THE_BATH = 2
 """Bundles of pictures that are decoded while the UNet goes on; more are waited for, lest they fill the memory."""
 
@@ -130,17 +133,17 @@ class Engine:
     def _drawn(
         self, batch: UNetBatch, tickets: Iterator[Ticket], rows: int, on_call: Callable[[int], None]
     ) -> Generator[list[Drawn], None, None]:
-        waiting: list[Finished] = []
+        size, waiting = min(rows, BUNDLE), list[Finished]()
         bundles: deque[_Bundle] = deque()
         for finished in flow(batch, tickets, on_call):
             waiting += finished
-            while len(waiting) >= rows:
-                bundles.append(self._develop(waiting[:rows], rows))
-                del waiting[:rows]
+            while len(waiting) >= size:
+                bundles.append(self._develop(waiting[:size], size))
+                del waiting[:size]
             while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
                 yield bundles.popleft().drawn()
         if waiting:
-            bundles.append(self._develop(waiting, rows))
+            bundles.append(self._develop(waiting, size))
         while bundles:
             yield bundles.popleft().drawn()
 
@@ -167,11 +170,11 @@ class Engine:
                     label=begun.label,
                 )
 
-    def _develop(self, finished: Sequence[Finished], rows: int) -> _Bundle:
+    def _develop(self, finished: Sequence[Finished], size: int) -> _Bundle:
         """Decode them beside the UNet's next calls, where the device can do both."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
-            development = develop(self._pipeline.vae, latents, at_once=rows)
+            development = develop(self._pipeline.vae, latents, at_once=size)
         return _Bundle([image.number for image in finished], development)
 
     @torch.inference_mode()
