@@ -4,7 +4,6 @@ It runs real shifts in this process: real job table, lane, leases, stages and fo
 the thread that calls them, so that thread clocks see them.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from bench.place import Place, engine_on
 from bench.rounds import Samples, seconds, take_turns
 from jobs import queue
 from jobs.database import run
+from jobs.process import Latch
 from worker.leases import Leases
 from worker.shift import Desk, work
 from worker.studio import Studio
@@ -163,7 +163,7 @@ def _desk(place: Place) -> Iterator[Desk]:
         leases = Leases(engine, "bench", "cpu:0", settings.lease_s)
         leases.start()
         try:
-            yield Desk(settings, engine, leases, Studio(settings, 0), threading.Event(), "bench")
+            yield Desk(settings, engine, leases, Studio(settings, 0), Latch(), "bench")
         finally:
             leases.stop()
 

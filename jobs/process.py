@@ -7,14 +7,39 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 
 from jobs.errors import NightmillError
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set; the process is expected to end soon after."""
-    stopping = threading.Event()
+class Latch:
+    """An event that a signal's handler may set; `threading.Event` deadlocks where one interrupts its `wait`."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._tokens: SimpleQueue[None] = SimpleQueue()  # the one queue that handlers may put into
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it for ever, from any thread."""
+        self._is_set = True
+        self._tokens.put(None)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, `timeout_s` seconds at most; whether it is."""
+        with suppress(Empty):
+            self._tokens.get(timeout=max(0.0, timeout_s))
+            self._tokens.put(None)  # for whoever else waits
+        return self._is_set
+
+
+def stop_on_signals() -> Latch:
+    """What SIGTERM and SIGINT set; the process is expected to end soon after."""
+    stopping = Latch()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     return stopping

@@ -1,7 +1,6 @@
 """The scheduler's day: a list of duties, each with how often it is due."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from jobs import batches, canaries, queue, targets
 from jobs.database import run
 from jobs.errors import ServiceError
 from jobs.lanes import raise_floors
+from jobs.process import Latch
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
 from scheduler.sweep import ROUND_S, ImageSweeper, sweep_uploads
@@ -60,7 +60,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
     ]
 
 
-def run_duties(settings: Settings, engine: Engine, stopping: threading.Event) -> None:
+def run_duties(settings: Settings, engine: Engine, stopping: Latch) -> None:
     """Work until `stopping` is set."""
     dispatcher = Dispatcher(settings, engine)
     todo = duties(settings, engine, dispatcher)

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from jobs import lanes, queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId, Lane, LaneId
+from jobs.process import Latch
 from jobs.settings import Settings
 from jobs.states import Mode
 from models.errors import InterruptedRender
@@ -41,7 +42,7 @@ class Desk:
     engine: Engine
     leases: Leases
     studio: Studio
-    stopping: threading.Event
+    stopping: Latch
     worker: str
     pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
 

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from typing import Any
 
 from billiard import current_process
@@ -14,7 +13,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from jobs.broker import SHIFT_TASK
 from jobs.database import connect
 from jobs.job import LaneId
-from jobs.process import start_logging, stop_with_parent
+from jobs.process import Latch, start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.leases import Leases
 from worker.pulse import Pulse
@@ -52,7 +51,7 @@ def begin(**_: Any) -> None:
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
     leases.start()
     pulse = Pulse.of_child(settings.hang_s)
-    _desk = Desk(settings, engine, leases, Studio(settings, index), threading.Event(), name, pulse)
+    _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse)
 
 
 @worker_process_shutdown.connect

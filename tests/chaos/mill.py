@@ -36,6 +36,7 @@ class Mill:
             FOLDER: str(folder),
             STEP_S: str(step_s),
             TWIN: twin,
+            "PYTHONFAULTHANDLER": "1",
         }
         self._roles = [SCHEDULER] * schedulers + [WORKER] * workers
         self._lock = threading.Lock()
@@ -139,6 +140,9 @@ def mill(
         family = [child for worker in running.workers() for child in descendants(worker)]
         try:
             running.close()
+        except AssertionError:
+            print(running.log()[-10_000:])
+            raise
         finally:
             for member in family:
                 kill(member)

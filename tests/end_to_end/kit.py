@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,19 @@ def said(folder: Path) -> str:
 
 
 def end(process: psutil.Popen, number: int = signal.SIGTERM, seconds: float = 30) -> int:
-    """Send a signal and return the exit code; a process that takes longer is killed, which is a failure."""
+    """Send a signal and return the exit code; a process that takes longer is killed, which is a failure.
+
+    It is killed by SIGABRT, at which one with PYTHONFAULTHANDLER says where it hung.
+    """
     if process.poll() is None:
         process.send_signal(number)
     try:
         return int(process.wait(seconds))
     except psutil.TimeoutExpired:
         family = descendants(process)
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGABRT)
+            process.wait(5)
         for member in (process, *family):
             kill(member)
         raise AssertionError(f"{process.args} did not end within {seconds} s") from None

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from jobs import queue
 from jobs.database import connect
 from jobs.errors import ServiceError
+from jobs.process import Latch
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
 from scheduler.loop import Duty, duties, forget_workers, rescue_all, run_duties
@@ -22,7 +23,7 @@ from tests.scheduler.broker import Broker
 @contextmanager
 def scheduling(settings: Settings, engine: Engine) -> Iterator[threading.Thread]:
     """A scheduler that runs beside the test; it must have ended by itself when told to stop."""
-    stopping = threading.Event()
+    stopping = Latch()
     thread = threading.Thread(target=run_duties, args=(settings, engine, stopping))
     thread.start()
     try:

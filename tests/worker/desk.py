@@ -1,7 +1,6 @@
 """A worker's desk inside the test's own process: real queue, real models, real stores."""
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy import Engine
 from jobs.job import LaneId
 from jobs.manifest import open_source
 from jobs.policy import parse_policy
+from jobs.process import Latch
 from jobs.settings import Settings
 from models.catalogue import Catalogue
 from scheduler.ingest import Ingested, Order, ingest
@@ -30,7 +30,7 @@ def desk_for(settings: Settings, engine: Engine, studio: Studio) -> Iterator[Des
     leases = Leases(engine, "tester", "cpu", settings.lease_s)
     leases.start()
     try:
-        yield Desk(settings, engine, leases, studio, threading.Event(), "tester")
+        yield Desk(settings, engine, leases, studio, Latch(), "tester")
     finally:
         leases.stop()
 
