@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -20,7 +22,7 @@ from console.commands import (
     sharing,
     sweep,
 )
-from console.show import err
+from console.show import err, print_line
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.errors import NightmillError
 from jobs.process import work_offline
@@ -64,6 +66,15 @@ for command in (
     app.command()(command)
 app.add_typer(models.models, name="models")
 app.add_typer(sharing.tenants, name="tenants")
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="say which nightmill this is")] = False,
+) -> None:
+    if version:
+        print_line(f"nightmill {metadata.version('nightmill')}")
+        raise typer.Exit
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from console.measures import Instruments, Pixels
+from console.measures import Instruments
 from console.session import Session
 from console.show import note
 from jobs.batches import BatchStatus
@@ -14,7 +14,10 @@ from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.errors import CheckpointError, UnknownModelError
 
-Scorer = Callable[[Sequence[Pixels], Sequence[str]], list[float]]
+if TYPE_CHECKING:
+    from models.safety import Pixels
+
+Scorer = Callable[[Sequence["Pixels"], Sequence[str]], list[float]]
 
 
 def instruments_for(
@@ -83,7 +86,7 @@ def _scorer(clip: Checkpoint, device: str) -> Scorer:
     """Scores pictures by the CLIP, which is loaded for the first of them: recorded scores need none."""
     loaded: list[Any] = []
 
-    def score(images: Sequence[Pixels], prompts: Sequence[str]) -> list[float]:
+    def score(images: Sequence["Pixels"], prompts: Sequence[str]) -> list[float]:
         from models.clip import ClipScorer  # noqa: PLC0415 - torch takes seconds to import
         from models.device import pick_device  # noqa: PLC0415
 
@@ -95,7 +98,7 @@ def _scorer(clip: Checkpoint, device: str) -> Scorer:
     return score
 
 
-def _judge() -> Callable[[str, Pixels], bool | None]:
+def _judge() -> Callable[[str, "Pixels"], bool | None]:
     from models.shapes.judge import judge  # noqa: PLC0415 - only some batches need it
 
     return judge

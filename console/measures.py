@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from jobs.errors import UsageError
 
-Pixels = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from models.safety import Pixels
+
 Value = str | int | float | bool | None
 
 COLUMNS = (
@@ -43,8 +43,8 @@ class Instruments:
 
     read: Callable[[dict[str, Any]], bytes]
     clip_model: str | None = None
-    score: Callable[[Sequence[Pixels], Sequence[str]], list[float]] | None = None
-    judge: Callable[[str, Pixels], bool | None] | None = None
+    score: Callable[[Sequence["Pixels"], Sequence[str]], list[float]] | None = None
+    judge: Callable[[str, "Pixels"], bool | None] | None = None
     judges: Callable[[str], bool] = lambda _: False
 
 
@@ -183,7 +183,9 @@ def _point(measured: Measured, by: str, record: dict[str, Any]) -> Point:
     return measured.points[key]
 
 
-def _pixels(body: bytes) -> Pixels:
+def _pixels(body: bytes) -> "Pixels":
+    import numpy as np  # noqa: PLC0415 - a tenth of a second that other commands needn't spend
+
     with Image.open(BytesIO(body)) as image:
         return np.asarray(image.convert("RGB"))
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from models.checkpoint import Checkpoint
 from models.chunks import padded
 from models.device import Device, memory_errors
+from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, ModelError
 from models.quiet import quiet
 
@@ -37,6 +38,7 @@ class ClipScorer:
         self._processor = processor
         self._tokenizer = tokenizer
         self._device = device
+        self._stream = own_stream(torch.device(device.name))
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> Self:
@@ -56,7 +58,7 @@ class ClipScorer:
         as many prompts as pictures, ModelError if CLIP computes nothing usable, OutOfMemoryError.
         """
         scores: list[float] = []
-        with torch.inference_mode(), memory_errors(self._device):
+        with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             for chunk in padded(list(zip(images, prompts, strict=True)), self._device.rows):
                 pictures, texts = zip(*chunk.rows, strict=True)
                 cosines = cosine_similarity(self._see(pictures), self._read(texts))

@@ -1,18 +1,19 @@
 """Keeps the libraries from chattering while nightmill uses them."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Within it, diffusers, transformers and bitsandbytes show errors only and draw no progress bars."""
-    from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415 - slow to import
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
-
-    libraries = (diffusers_logging, transformers_logging)
+    libraries = _libraries()
     packing = logging.getLogger("bitsandbytes")  # it misses kernels that nothing here uses
     packing_level = packing.level
     packing.setLevel(logging.ERROR)
@@ -28,6 +29,28 @@ def quiet() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
+
+
+@cache
+def _libraries() -> tuple[Any, ...]:
+    """What sets the tone of the libraries, which are imported at the first call.
+
+    diffusers and peft would import bitsandbytes, which compiles at its import: a second and 50 MB that only those who
+    pack weights need, and they import it themselves.
+    """
+    is_here = find_spec("bitsandbytes") is not None and "bitsandbytes" not in sys.modules
+    if is_here:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # as if it weren't installed
+    try:
+        from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415 - slow to import
+        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+        if find_spec("peft"):
+            import peft  # noqa: F401, PLC0415 - now, so that it doesn't find it either
+    finally:
+        if is_here:
+            del sys.modules["bitsandbytes"]
+    return diffusers_logging, transformers_logging
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
+from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
 
@@ -54,6 +55,7 @@ class SafetyChecker:
         self._model = model.to(device.name, self._dtype).eval()
         self._processor = processor
         self._device = device
+        self._stream = own_stream(torch.device(device.name))
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> "SafetyChecker":
@@ -77,7 +79,7 @@ class SafetyChecker:
         values = self._processor(
             images=list(images), return_tensors="pt", input_data_format="channels_last"
         ).pixel_values
-        with torch.inference_mode(), memory_errors(self._device):
+        with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             pooled = self._model.vision_model(values.to(self._device.name, self._dtype)).pooler_output
             return self.judge(self._model.visual_projection(pooled))
 

@@ -16,12 +16,10 @@ from sqlalchemy import Engine
 from jobs.batches import BatchStatus
 from jobs.images import images_of
 from jobs.objects import ObjectStore
-from scheduler.formats import write_jsonl, write_parquet
 
 ROWS_PER_FILE = 500_000
 
 ExportFormat = Literal["parquet", "jsonl"]
-_WRITERS = {"parquet": write_parquet, "jsonl": write_jsonl}
 _TYPES = {"parquet": "application/vnd.apache.parquet", "jsonl": "application/x-ndjson"}
 
 
@@ -47,6 +45,9 @@ def export(
 
     Readers wait for `_SUCCESS`: it goes first and comes last, and holds the counts and every file's digest.
     """
+    from scheduler import formats  # noqa: PLC0415 - brings pyarrow, which no other command needs
+
+    write = {"parquet": formats.write_parquet, "jsonl": formats.write_jsonl}[format]
     _clear(store, prefix)
     files: list[ExportedFile] = []
     with (
@@ -56,7 +57,7 @@ def export(
     ):
         for number, rows in enumerate(_files(images)):
             path = Path(folder) / f"part-{number:05d}.{format}"
-            count = _WRITERS[format](path, _told(rows, on_rows))
+            count = write(path, _told(rows, on_rows))
             files.append(_describe(path, count))
             store.put(prefix + path.name, path, content_type=_TYPES[format])
             path.unlink()

@@ -14,7 +14,6 @@ from console.show import note, print_json, print_line
 from jobs import batches
 from jobs import feed as feeding
 from scheduler.export import export as write_export
-from scheduler.formats import to_json
 
 FOLLOW_S = 1
 
@@ -69,6 +68,8 @@ def feed(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, as always")] = True,  # noqa: ARG001
 ) -> None:
     """Finished images as JSON lines, each exactly once; go on later from the last line's cursor."""
+    from scheduler.formats import to_json  # noqa: PLC0415 - brings pyarrow, which other commands don't need
+
     with session() as open_session:
         found = batches.status(open_session.engine, batch).id if batch else None
         while True:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -57,6 +57,19 @@ def side_stream(device: torch.device) -> Any:
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
+def own_stream(device: torch.device) -> Any:
+    """As `side_stream`, for a model that is loaded: it begins when all asked for so far is done."""
+    stream = side_stream(device)
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
+
+
+def beside(stream: Any) -> AbstractContextManager[Any]:
+    """Within it, work goes to `stream`, and who asks for its results waits for that alone; None changes nothing."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
 @contextmanager
 def on(stream: Any, reads: Sequence[torch.Tensor]) -> Iterator[None]:
     """Within it, work goes to `stream`, after what was asked for so far; None changes nothing.
@@ -67,5 +80,5 @@ def on(stream: Any, reads: Sequence[torch.Tensor]) -> Iterator[None]:
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         for values in reads:
             values.record_stream(stream)
-    with nullcontext() if stream is None else torch.cuda.stream(stream):
+    with beside(stream):
         yield

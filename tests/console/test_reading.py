@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -230,3 +231,8 @@ def test_retry_of_what_failed(lab: Lab) -> None:
     assert "the model 'absent' is not there: expected a folder in diffusers format at" in shown.out
     none = lab.nightmill("retry", "day", "--error", "oom")
     assert "0 jobs queued again" in none.err
+
+
+def test_the_version(lab: Lab) -> None:
+    ended = lab.typed("--version")
+    assert (ended.code, ended.out) == (0, f"nightmill {metadata.version('nightmill')}\n")
