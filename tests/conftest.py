@@ -24,6 +24,7 @@ from tests.s3 import S3Server, start_s3
 
 # Several tests at once share the cores: one thread each is faster than many that wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TEMPLATE = "nightmill_template"
 LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/bench/", "tests/console/")

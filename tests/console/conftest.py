@@ -100,6 +100,11 @@ class Lab:
     day: Ended
 
     @property
+    def typed(self) -> Typed:
+        """The command line without a process for it."""
+        return Typed(self.nightmill.settings, self.folder)
+
+    @property
     def output(self) -> Path:
         """Where the batches lie."""
         return self.folder / "output"

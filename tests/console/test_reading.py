@@ -87,7 +87,7 @@ def test_the_same_run_again_renders_nothing_and_says_so(lab: Lab) -> None:
 
 
 def test_status_of_one(lab: Lab) -> None:
-    status = lab.nightmill("status", "night", "--json")
+    status = lab.typed("status", "night", "--json")
     assert status.code == 0
     assert list(status.json)[:7] == STATUS
     assert list(status.json["counts"]) == STATES
@@ -111,35 +111,35 @@ def test_status_of_one(lab: Lab) -> None:
         lane | {"width": 96, "counts": {"done": 2}},
     ]
     assert datetime.fromisoformat(status.json["created_at"]).tzinfo
-    shown = lab.nightmill("status", "night")
+    shown = lab.typed("status", "night")
     assert "jobs      4 done, 1 blocked" in shown.out
     assert "prompt holds 'naked man'" in shown.out
-    by_number = lab.nightmill("status", str(status.json["batch"]), "--json")
+    by_number = lab.typed("status", str(status.json["batch"]), "--json")
     assert by_number.json["name"] == "night"
 
 
 def test_status_of_all(lab: Lab) -> None:
-    listed = lab.nightmill("status", "--json")
+    listed = lab.typed("status", "--json")
     assert [status["name"] for status in listed.json][:2] == ["night", "day"]
     assert all(list(status)[:7] == STATUS for status in listed.json)
-    shown = lab.nightmill("status")
+    shown = lab.typed("status")
     heading, *lines = [line.split() for line in shown.out.splitlines()]
     assert heading[:3] == ["batch", "name", "state"]
     assert ["night", "done", "0", "0", "4", "0", "1", "0", "2"] in [line[1:] for line in lines]
 
 
 def test_watching_a_batch_that_has_ended(lab: Lab) -> None:
-    watched = lab.nightmill("status", "night", "--watch")
+    watched = lab.typed("status", "night", "--watch")
     assert watched.code == 0
     assert "4 done, 1 blocked" in watched.out
 
 
 def test_rejects(lab: Lab) -> None:
-    rejects = lab.nightmill("rejects", "night", "--json").json
+    rejects = lab.typed("rejects", "night", "--json").json
     assert [(row["line"], row["column"]) for row in rejects] == [(5, "width"), (6, "num_imagse")]
     assert rejects[0]["reason"] == "width must be 64 to 256, not 63"
     assert "did you mean 'num_images'?" in rejects[1]["reason"]
-    shown = lab.nightmill("rejects", "night")
+    shown = lab.typed("rejects", "night")
     heading, *lines = shown.out.splitlines()
     assert heading.split() == ["line", "column", "reason", "row"]
     assert [line.split()[0] for line in lines] == ["5", "6"]
@@ -147,7 +147,7 @@ def test_rejects(lab: Lab) -> None:
 
 
 def test_export_as_jsonl_elsewhere(lab: Lab) -> None:
-    exported = lab.nightmill("export", "night", "--format", "jsonl", "--to", "elsewhere/deep", "--json")
+    exported = lab.typed("export", "night", "--format", "jsonl", "--to", "elsewhere/deep", "--json")
     assert exported.code == 0, exported.err
     (file,) = exported.json["files"]
     assert file == str(lab.folder / "elsewhere" / "deep" / "part-00000.jsonl")
@@ -155,20 +155,20 @@ def test_export_as_jsonl_elsewhere(lab: Lab) -> None:
     assert [row["prompt"] for row in rows[:2]] == ["a red fox", "[bold]füchse[/bold], 狐狸\nat night"]
     assert rows[0]["meta"] == {"label": "fox"}
     assert (lab.folder / "elsewhere" / "deep" / "_SUCCESS").is_file()
-    shown = lab.nightmill("export", "day")
+    shown = lab.typed("export", "day")
     assert shown.out.split("\t")[1:] == ["0 rows", shown.out.split("\t")[2]]
     assert (lab.output / "day" / "export" / "part-00000.parquet").is_file()
 
 
 def test_the_feed_goes_on_from_a_cursor(lab: Lab) -> None:
-    rows = [json.loads(line) for line in lab.nightmill("feed").out.splitlines()]
+    rows = [json.loads(line) for line in lab.typed("feed").out.splitlines()]
     assert sorted(row["row_id"] for row in rows) == ["n0", "n1", "n2", "n2"]
-    rest = lab.nightmill("feed", "--since", rows[1]["cursor"], "--batch", "night")
+    rest = lab.typed("feed", "--since", rows[1]["cursor"], "--batch", "night")
     assert [json.loads(line)["image_id"] for line in rest.out.splitlines()] == [
         row["image_id"] for row in rows[2:]
     ]
-    assert lab.nightmill("feed", "--since", rows[-1]["cursor"]).out == ""
-    assert lab.nightmill("feed", "--batch", "day").out == ""
+    assert lab.typed("feed", "--since", rows[-1]["cursor"]).out == ""
+    assert lab.typed("feed", "--batch", "day").out == ""
 
 
 @pytest.mark.parametrize("arguments", ["feed", "status night --json", "models --json", "rejects night"])
@@ -191,45 +191,45 @@ def test_a_reader_that_has_seen_enough(lab: Lab, arguments: str) -> None:
 
 
 def test_models(lab: Lab) -> None:
-    listed = lab.nightmill("models", "--json")
+    listed = lab.typed("models", "--json")
     assert {card["id"] for card in listed.json} >= {"tiny-random", "absent"}
     here = {card["id"]: card["is_here"] for card in listed.json}
     assert (here["tiny-random"], here["absent"]) == (True, False)
-    assert "absent" in lab.nightmill("models").out
-    shown = lab.nightmill("models", "show", "TINY", "--json")
+    assert "absent" in lab.typed("models").out
+    shown = lab.typed("models", "show", "TINY", "--json")
     assert (shown.json["id"], shown.json["license"]) == ("tiny-random", "Apache-2.0")
-    assert "Its weights are random" in lab.nightmill("models", "show", "tiny").out
+    assert "Its weights are random" in lab.typed("models", "show", "tiny").out
 
 
 def test_doctor(lab: Lab) -> None:
-    looked = lab.nightmill("doctor", "--json")
+    looked = lab.typed("doctor", "--json")
     assert looked.code == 0, looked.out
     assert all(check["ok"] for check in looked.json)
     names = [check["check"] for check in looked.json]
     assert names == ["python", "device", "PostgreSQL", "Redis", "output", "models", "disk"]
-    shown = lab.nightmill("doctor")
+    shown = lab.typed("doctor")
     assert shown.code == 0
     assert "tables up to date" in shown.out
 
 
 def test_help_tells_every_command(lab: Lab) -> None:
-    told = lab.nightmill("--help").out
+    told = lab.typed("--help").out
     batches = "run plan submit status rejects pause resume cancel retry export feed"
     for command in f"{batches} models worker scheduler up down migrate doctor".split():
         assert f" {command} " in told
 
 
 def test_retry_of_what_failed(lab: Lab) -> None:
-    queued = lab.nightmill("retry", "day", "--only", "failed", "--error", "model", "--json")
+    queued = lab.typed("retry", "day", "--only", "failed", "--error", "model", "--json")
     assert queued.code == 0
     assert queued.json["counts"]["queued"] == 2
     assert "2 jobs queued again" in queued.err
     ended = lab.nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=2")
     assert ended.code == 1
     assert "jobs           2 failed" in ended.out
-    shown = lab.nightmill("status", "day")
+    shown = lab.typed("status", "day")
     assert "the model 'absent' is not there: expected a folder in diffusers format at" in shown.out
-    none = lab.nightmill("retry", "day", "--error", "oom")
+    none = lab.typed("retry", "day", "--error", "oom")
     assert "0 jobs queued again" in none.err
 
 
