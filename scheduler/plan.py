@@ -18,6 +18,9 @@ CHUNK_ROWS = 2_000
 SHOWN = 20
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG
 
+SHALLOW = 0.25
+"""Of a whole UNet call, what one between costs with `deep_cache`: 0.22 of the FLOP for SD 1.5, 0.27 for SD 2.1."""
+
 _LANE = ("model", "mode", "lora", "width", "height", "upscale")
 
 Shape = tuple[str, str, str, int, int, int]
@@ -63,7 +66,7 @@ def make_plan(
             if isinstance(item, Reject):
                 _count_reject(plan, item)
         for row in rows:
-            _count_row(plan, row, catalogue)
+            _count_row(plan, row, catalogue, order.policy.deep_cache)
         truncation.count(rows)
         plan.rows += len(chunk)
         on_rows(plan.rows)
@@ -78,7 +81,7 @@ def _count_reject(plan: Plan, reject: Reject) -> None:
         plan.rejects.append(reject)
 
 
-def _count_row(plan: Plan, row: Row, catalogue: Catalogue) -> None:
+def _count_row(plan: Plan, row: Row, catalogue: Catalogue, deep_cache: int) -> None:
     plan.jobs += row.num_images
     plan.lanes[row.model, row.mode, row.lora, row.width, row.height, row.upscale] += row.num_images
     given = row.init_image, row.mask_image, row.depth_image
@@ -87,12 +90,13 @@ def _count_row(plan: Plan, row: Row, catalogue: Catalogue) -> None:
     size = row.width * row.height or card.width * card.height
     scale = max(1, row.upscale)
     plan.pixels += row.num_images * size * scale * scale
-    plan.gflop += row.num_images * _gflop(row, card, size, catalogue)
+    plan.gflop += row.num_images * _gflop(row, card, size, catalogue, deep_cache)
 
 
-def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue) -> float:
+def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue, deep_cache: int) -> float:
     drawn = max(1, int(row.steps * (row.strength or 1)))
-    cost = _passes_gflop(card, drawn, row.guidance_scale, size)
+    whole = (1 + SHALLOW * (deep_cache - 1)) / deep_cache
+    cost = whole * _passes_gflop(card, drawn, row.guidance_scale, size)
     if row.upscale and card.upscaler:
         upscaler = catalogue.get(card.upscaler)
         cost += _passes_gflop(upscaler, upscaler.steps, upscaler.guidance_scale, size)

@@ -14,7 +14,7 @@ from jobs.errors import ManifestError
 from models.catalogue import Catalogue
 from models.errors import UnknownModelError
 from scheduler.ingest import ingest
-from scheduler.plan import SHOWN, Plan, make_plan, report
+from scheduler.plan import SHALLOW, SHOWN, Plan, make_plan, report
 from scheduler.rules import Reading, row_rules
 from tests.factories import look, order_for
 
@@ -122,6 +122,8 @@ def test_work_grows_with_steps_guidance_size_and_upscaling(catalogue: Catalogue,
     assert gflop(steps=40, num_images=3) == pytest.approx(3 * 40 * 2 * 0.011)
     assert gflop(width=128, height=128) == pytest.approx(4 * 10 * 2 * 0.011)
     assert gflop(upscale=4) == pytest.approx(10 * 2 * 0.011 + 4 * 2 * 0.659)
+    cached = plan_of(catalogue, write(tmp_path, [{"prompt": "cat"}]), deep_cache="5").gflop
+    assert cached == pytest.approx(10 * 2 * 0.011 * (1 + 4 * SHALLOW) / 5)
 
 
 def test_a_model_whose_files_are_elsewhere_is_planned_without_tokens(tmp_path: Path) -> None:
