@@ -37,6 +37,7 @@ from jobs.states import (
     Scoring,
     WatermarkMethod,
     WatermarkPolicy,
+    Weights,
 )
 
 metadata = MetaData(
@@ -126,6 +127,7 @@ batches = Table(
         server_default=text("1"),
         comment="of so many UNet calls, one is whole",
     ),
+    Column("weights", Text, comment="how the model's weights are held; null: as the worker's settings say"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
@@ -138,6 +140,7 @@ batches = Table(
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
     CheckConstraint("target > 0 AND top_up >= 0", "target"),
     CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
+    CheckConstraint(one_of("weights", Weights), "weights"),
 )
 
 lanes = Table(

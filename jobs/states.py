@@ -109,6 +109,15 @@ class Scoring(StrEnum):
     OFF = "off"
 
 
+class Weights(StrEnum):
+    """How the weights of a model are held."""
+
+    FULL = "full"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class SafetyAction(StrEnum):
     """What happens to a picture that the prompt check or the safety checker flags."""
 

@@ -35,11 +35,12 @@ class Wanted(NamedTuple):
     lora: str
     is_enlarged: bool
     clip_score: str
+    weights: str
 
     @classmethod
-    def of(cls, lane: Lane) -> "Wanted":
-        """What this lane needs."""
-        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score)
+    def of(cls, lane: Lane, weights: str) -> "Wanted":
+        """What this lane needs; `weights` where it doesn't say."""
+        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, lane.weights or weights)
 
 
 @dataclass(frozen=True)

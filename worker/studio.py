@@ -41,7 +41,7 @@ class Studio:
 
     def kit(self, lane: Lane) -> Kit:
         """The lane's kit; ModelError says what is missing."""
-        return self._kits.get(Wanted.of(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+        return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
     def models(self) -> set[str]:
         """The models that are loaded."""
@@ -58,7 +58,7 @@ class Studio:
 
         False when it holds one image already.
         """
-        if self._kits.drop_all_but(Wanted.of(lane)):
+        if self._kits.drop_all_but(self._wanted(lane)):
             return True
         rows = self.rows(lane, role)
         if rows > 1:
@@ -72,6 +72,9 @@ class Studio:
         if jobs >= WORTH_TRYING:
             for role in kit.roles(lane):
                 self._rows.measure(kit.site(lane, role), partial(kit.try_rows, lane, role))
+
+    def _wanted(self, lane: Lane) -> Wanted:
+        return Wanted.of(lane, self.settings.weights)
 
     def _has_room(self, lane: Lane) -> bool:
         """Whether the lane's models, and as much again to compute with, fit beside those that are kept."""
@@ -96,7 +99,7 @@ class Studio:
         catalogue = Catalogue.load(settings.models_path)
         card = catalogue.get(lane.model)
         device = self._device(card)
-        saving = Saving.choose(settings.weights, settings.low_memory, device)
+        saving = Saving.choose(self._wanted(lane).weights, settings.low_memory, device)
         checkpoint = self._resolve(card)
         checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
         kit = Kit(
@@ -123,7 +126,7 @@ class Studio:
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
         mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
         diffusion = self._part(
-            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, *mixed),
+            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, kit.saving.weights, *mixed),
             lambda: StableDiffusion.load(
                 kit.checkpoint, kit.device, loras=loras, saving=kit.saving, speedup=kit.speedup
             ),
@@ -137,7 +140,7 @@ class Studio:
         if card.family != "upscaler":
             checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
         upscaler = self._part(
-            ("upscaler", checkpoint.digest, str(kit.device.dtype)),
+            ("upscaler", checkpoint.digest, str(kit.device.dtype), kit.saving.weights),
             lambda: Upscaler.load(checkpoint, kit.device, saving=kit.saving, speedup=kit.speedup),
         )
         return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)
