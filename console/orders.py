@@ -14,7 +14,7 @@ from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrid
 from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
-from jobs.states import Scoring
+from jobs.states import Decoder, Scoring
 from models.catalogue import Catalogue
 from models.errors import ModelError
 from models.saving import require_packer
@@ -82,6 +82,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
         policy.batch_seed,
         image_roots=settings.image_roots,
         needs_clip=policy.clip_score == Scoring.ON,
+        needs_decoder=policy.decoder == Decoder.TINY,
     )
     options = s3_options(settings)
     with open_source(

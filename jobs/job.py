@@ -66,6 +66,7 @@ class Lane:
     deep_cache: int
     weights: str | None
     """How the model's weights are held; None: as the worker's settings say."""
+    decoder: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from sqlalchemy.types import UserDefinedType
 from jobs.states import (
     FINISHED,
     CanaryVerdict,
+    Decoder,
     ImageFormat,
     JobState,
     Mode,
@@ -128,6 +129,7 @@ batches = Table(
         comment="of so many UNet calls, one is whole",
     ),
     Column("weights", Text, comment="how the model's weights are held; null: as the worker's settings say"),
+    Column("decoder", Text, nullable=False, server_default=text("'full'"), comment="full or tiny"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
@@ -141,6 +143,7 @@ batches = Table(
     CheckConstraint("target > 0 AND top_up >= 0", "target"),
     CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
     CheckConstraint(one_of("weights", Weights), "weights"),
+    CheckConstraint(one_of("decoder", Decoder), "decoder"),
 )
 
 lanes = Table(

@@ -118,6 +118,15 @@ class Weights(StrEnum):
     INT4 = "int4"
 
 
+class Decoder(StrEnum):
+    """What makes pictures of a model's latents."""
+
+    FULL = "full"
+    """The model's own VAE."""
+    TINY = "tiny"
+    """A small autoencoder that the model's card names."""
+
+
 class SafetyAction(StrEnum):
     """What happens to a picture that the prompt check or the safety checker flags."""
 

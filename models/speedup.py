@@ -55,12 +55,12 @@ class Speedup:
         """Of what is done, that which can change a grey level."""
         return {"unet": "compiled"} if self.compiled else {}
 
-    def arrange(self, pipeline: Any) -> None:
-        """Lay the weights of the UNet and the VAE out as convolutions read them."""
+    def arrange(self, *networks: Any) -> None:
+        """Lay weights out as convolutions read them."""
         import torch  # noqa: PLC0415 - settings don't need it
 
         if self.channels_last:
-            for network in (pipeline.unet, pipeline.vae):
+            for network in networks:
                 network.to(memory_format=torch.channels_last)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:

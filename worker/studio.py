@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from jobs.job import Lane, LaneId
 from jobs.manifest import split_loras
 from jobs.settings import Settings
-from jobs.states import Scoring
+from jobs.states import Decoder, Scoring
 from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.errors import ModelError
@@ -118,6 +118,8 @@ class Studio:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
             kit = self._with_model(kit, lane, catalogue)
+        if lane.decoder == Decoder.TINY:
+            kit = self._with_decoder(kit, catalogue)
         return self._with_upscaler(kit, catalogue) if lane.upscale else kit
 
     def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue) -> Kit:
@@ -132,6 +134,17 @@ class Studio:
             ),
         )
         return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
+
+    def _with_decoder(self, kit: Kit, catalogue: Catalogue) -> Kit:
+        from models.small_decoder import SmallDecoder  # noqa: PLC0415
+
+        card, device = kit.card, kit.device
+        checkpoint = self._resolve(catalogue.get(_named(card.decoder, card, "small decoder")))
+        decoder = self._part(
+            ("decoder", checkpoint.digest, str(device.dtype), str(kit.speedup.channels_last)),
+            lambda: SmallDecoder.load(checkpoint, device, vae_factor=card.vae_factor, speedup=kit.speedup),
+        )
+        return replace(kit, decoder=decoder)
 
     def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
         from models.upscale import Upscaler  # noqa: PLC0415

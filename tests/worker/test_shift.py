@@ -74,6 +74,22 @@ def test_weights_in_fewer_bits_are_for_those_who_ask_and_their_rows_say_so(
     assert not {row["sha256"] for row in full} & {row["sha256"] for row in held}
 
 
+def test_small_decoders_are_for_those_who_ask_and_their_rows_say_so(desk: Desk, tmp_path: Path) -> None:
+    rows = [FOX | {"seed": seed} for seed in range(3)]
+    full = images_of(desk.engine, render(desk, tmp_path, rows))
+    tiny = images_of(desk.engine, render(desk, tmp_path, rows, decoder="tiny"))
+    assert [row["versions"].get("decoder") for row in full + tiny] == [None] * 3 + ["tiny"] * 3
+    assert {len(row["versions"]["decoder_digest"]) for row in tiny} == {64}
+    assert not {row["sha256"] for row in full} & {row["sha256"] for row in tiny}
+
+
+def test_without_the_decoders_files_jobs_say_how_to_get_them(desk: Desk, tmp_path: Path) -> None:
+    (job,) = jobs_of(desk.engine, render(desk, tmp_path, [FOX | {"model": "undecoded"}], decoder="tiny"))
+    assert (job["state"], job["error_kind"]) == ("failed", "model")
+    assert "the model 'taesd' is not there" in job["error_text"]
+    assert job["error_text"].endswith("fetch it with: nightmill models pull taesd")
+
+
 def test_what_holds_no_such_weights_here_ends_the_jobs(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from worker.studio import Studio
 
 LANE = Lane(
     LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, "block", "off", "png", 95,
-    True, "off", 1, None,
+    True, "off", 1, None, "full",
 )  # fmt: skip
 
 
@@ -64,6 +64,16 @@ def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Setti
     assert (one.diffusion, other.diffusion) == (silent.diffusion, held.diffusion)
     assert one.upscaler is not other.upscaler
     assert [kit.notes() for kit in (silent, held)] == [{}, {"weights": "fp8"}]
+
+
+def test_a_small_decoder_is_loaded_for_the_lanes_that_ask_and_the_rest_is_shared(found: Settings) -> None:
+    studio = Studio(found, 0)
+    full, tiny = studio.kit(LANE), studio.kit(replace(LANE, decoder="tiny"))
+    assert (full.decoder, tiny.diffusion) == (None, full.diffusion)
+    assert tiny.decoder is not None
+    assert tiny.notes() == {"decoder": "tiny", "decoder_digest": tiny.decoder.checkpoint.digest}
+    held = studio.kit(replace(LANE, decoder="tiny", weights="fp8"))
+    assert held.decoder is tiny.decoder
 
 
 def test_what_does_not_fit_makes_the_oldest_go(found: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
