@@ -9,7 +9,6 @@ from models.errors import CheckpointError
 from models.loading import UNLOADABLE
 from models.quiet import quiet
 from models.speedup import PLAIN, Speedup
-from models.steady import steady
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +35,6 @@ class SmallDecoder:
                 )
             network.to(device.name)
         speedup.arrange(network)
-        if device.name == "cpu":  # its first step is a tanh of all latents
-            network.decoder.forward = steady(network.decoder.forward)
         return cls(checkpoint, network)
 
 

@@ -151,16 +151,17 @@ def test_loras_are_merged_before_weights_are_packed(
     assert by_packing < np.abs(drawn - _pixels(plain, image())).mean() / 3
 
 
-def test_the_upscaler_takes_packed_weights_and_slices(models_dir: Path, device: Device) -> None:
+def test_the_upscaler_takes_weights_in_fewer_bits_and_slices(models_dir: Path, device: Device) -> None:
     checkpoint = checkpoints.checkpoint("x4", models_dir)
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     request = UpscaleRequest(pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="ddim", seed=1)
-    savings = [FULL, Saving("int8"), Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)]
-    full, packed, sliced = (
-        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0] for saving in savings
+    sliced = Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)
+    full, *others = (
+        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0]
+        for saving in (FULL, Saving("int8"), Saving("fp8"), sliced)
     )
     assert full.pixels.shape == (96, 96, 3)
-    for other in (packed, sliced):
+    for other in others:
         assert other.defect is None
         assert np.abs(other.pixels.astype(int) - full.pixels).mean() < 8
 
