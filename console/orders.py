@@ -75,6 +75,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     name = ask.name and checked_name(ask.name)
     _check_weights(policy, settings)
     catalogue = Catalogue.load(settings.models_path)
+    _check_decoder(policy, columns.get("model", ""), catalogue)
     rules = row_rules(
         catalogue,
         settings.default_model,
@@ -116,6 +117,13 @@ def _check_weights(policy: Policy, settings: Settings) -> None:
         require_packer(policy.weights)
     except ModelError as error:
         raise UsageError(f"--set weights={policy.weights}: {error}") from None
+
+
+def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
+    """Where one model is set for all rows; what rows name themselves is their own matter."""
+    card = catalogue.ids_and_aliases().get(model.strip().casefold())
+    if policy.decoder == Decoder.TINY and card is not None and card.decoder is None:
+        raise UsageError(f"--set decoder=tiny: model {card.id!r} names no small decoder; use decoder=full")
 
 
 def _output(out: str) -> str:

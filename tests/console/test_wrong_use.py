@@ -50,7 +50,7 @@ def changed(typed: Typed, **settings: object) -> Typed:
         ("run night.jsonl --set steps=many", ["steps must be a whole number, not 'many'"]),
         ("run night.jsonl --set safety=never", ["--set safety=never: ", "'block', 'flag', 'blacken' or 'blur'"]),
         ("run night.jsonl --set weights=int6", ["--set weights=int6: ", "'full', 'fp8', 'int8' or 'int4'"]),
-        ("run night.jsonl --set decoder=tiny --model absent --strict --name x4", ["'absent' names no small decoder"]),
+        ("run night.jsonl --set decoder=tiny --model absent", ["decoder=tiny: model 'absent' names no small decoder"]),
         ("run night.jsonl --set format=gif", ["--set format=gif: ", "'png', 'webp' or 'jpeg'"]),
         ("run night.jsonl --model tiny-randon", ["unknown model 'tiny-randon'; did you mean 'tiny-random'?"]),
         ("run night.jsonl --name Night!", ["--name 'Night!' can't name a batch", "such as 'night'"]),
