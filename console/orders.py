@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from console.session import s3_options
+from jobs.errors import UsageError
 from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrides, parse_renames
 from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
-from jobs.states import Scoring
+from jobs.states import Decoder, Scoring
 from models.catalogue import Catalogue
+from models.errors import ModelError
+from models.saving import require_packer
 from scheduler.ingest import Order, checked_name
 from scheduler.rules import Reading, row_rules
 
@@ -70,7 +73,9 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     policy, columns = _split(ask)
     reading = Reading(columns, parse_renames(ask.map), ask.strict)
     name = ask.name and checked_name(ask.name)
+    _check_weights(policy, settings)
     catalogue = Catalogue.load(settings.models_path)
+    _check_decoder(policy, columns.get("model", ""), catalogue)
     rules = row_rules(
         catalogue,
         settings.default_model,
@@ -78,6 +83,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
         policy.batch_seed,
         image_roots=settings.image_roots,
         needs_clip=policy.clip_score == Scoring.ON,
+        needs_decoder=policy.decoder == Decoder.TINY,
     )
     options = s3_options(settings)
     with open_source(
@@ -101,6 +107,23 @@ def _split(ask: Ask) -> tuple[Policy, dict[str, str]]:
         {key.strip(): value for key, _, value in (pair.partition("=") for pair in of_batch)}
     )
     return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *Policy.model_fields))
+
+
+def _check_weights(policy: Policy, settings: Settings) -> None:
+    """With private services, the workers are this installation's."""
+    if policy.weights is None or settings.database_url is not None:
+        return
+    try:
+        require_packer(policy.weights)
+    except ModelError as error:
+        raise UsageError(f"--set weights={policy.weights}: {error}") from None
+
+
+def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
+    """Where one model is set for all rows; what rows name themselves is their own matter."""
+    card = catalogue.ids_and_aliases().get(model.strip().casefold())
+    if policy.decoder == Decoder.TINY and card is not None and card.decoder is None:
+        raise UsageError(f"--set decoder=tiny: model {card.id!r} names no small decoder; use decoder=full")
 
 
 def _output(out: str) -> str:

@@ -64,6 +64,9 @@ class Lane:
     parameters: bool
     clip_score: str
     deep_cache: int
+    weights: str | None
+    """How the model's weights are held; None: as the worker's settings say."""
+    decoder: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import UsageError
-from jobs.states import ImageFormat, SafetyAction, Scoring, WatermarkPolicy
+from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPolicy, Weights
 from jobs.windows import parse_moment, parse_window
 
 T = TypeVar("T")
@@ -36,6 +36,13 @@ class Policy(BaseModel):
     clip_score: Scoring = Field(Scoring.AUTO, description="auto (where the model's CLIP is there), on or off")
     deep_cache: int = Field(
         1, ge=1, le=10, description="of so many UNet calls one is whole: above 1 quicker, and other pictures"
+    )
+    weights: Weights | None = Field(
+        None,
+        description="full, fp8, int8 or int4: how the model's weights are held; default: as the workers do",
+    )
+    decoder: Decoder = Field(
+        Decoder.FULL, description="full (the model's VAE) or tiny (the small decoder that its card names)"
     )
     window: str | None = Field(None, description='when to work at it: "22:00-07:00 Europe/Berlin"')
     not_before: datetime | None = Field(None, description='"2026-11-22 18:00 Europe/Berlin" or "18:00"')
@@ -88,6 +95,10 @@ class Policy(BaseModel):
             del values["clip_score"]
         if self.deep_cache == 1:
             del values["deep_cache"]
+        if self.weights is None:
+            del values["weights"]
+        if self.decoder == Decoder.FULL:
+            del values["decoder"]
         return values
 
 

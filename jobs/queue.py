@@ -250,7 +250,7 @@ _RETRY = text(f"""
 
 _LANE = text(f"""
     SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
-        format, quality, parameters, clip_score, deep_cache
+        format, quality, parameters, clip_score, deep_cache, weights, decoder
     FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
 """)
 

@@ -29,6 +29,7 @@ from sqlalchemy.types import UserDefinedType
 from jobs.states import (
     FINISHED,
     CanaryVerdict,
+    Decoder,
     ImageFormat,
     JobState,
     Mode,
@@ -37,6 +38,7 @@ from jobs.states import (
     Scoring,
     WatermarkMethod,
     WatermarkPolicy,
+    Weights,
 )
 
 metadata = MetaData(
@@ -126,6 +128,8 @@ batches = Table(
         server_default=text("1"),
         comment="of so many UNet calls, one is whole",
     ),
+    Column("weights", Text, comment="how the model's weights are held; null: as the worker's settings say"),
+    Column("decoder", Text, nullable=False, server_default=text("'full'"), comment="full or tiny"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint(one_of("safety", SafetyAction), "safety"),
     CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
@@ -138,6 +142,8 @@ batches = Table(
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
     CheckConstraint("target > 0 AND top_up >= 0", "target"),
     CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
+    CheckConstraint(one_of("weights", Weights), "weights"),
+    CheckConstraint(one_of("decoder", Decoder), "decoder"),
 )
 
 lanes = Table(

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
-from jobs.states import WatermarkMethod
+from jobs.states import WatermarkMethod, Weights
 
 
 class Settings(BaseSettings):
@@ -64,7 +64,10 @@ class Settings(BaseSettings):
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
     )
-    weights: Literal["full", "int8", "int4"] = Field("full", description="how a model's weights are held")
+    weights: Weights = Field(
+        Weights.FULL,
+        description="how a model's weights are held, where a batch doesn't say: full, fp8, int8, int4",
+    )
     low_memory: Literal["auto", "on", "off"] = Field(
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )

@@ -109,6 +109,24 @@ class Scoring(StrEnum):
     OFF = "off"
 
 
+class Weights(StrEnum):
+    """How the weights of a model are held."""
+
+    FULL = "full"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Decoder(StrEnum):
+    """What makes pictures of a model's latents."""
+
+    FULL = "full"
+    """The model's own VAE."""
+    TINY = "tiny"
+    """A small autoencoder that the model's card names."""
+
+
 class SafetyAction(StrEnum):
     """What happens to a picture that the prompt check or the safety checker flags."""
 

@@ -31,6 +31,7 @@ _LINKS = {
     "upscaler": "upscaler",
     "safety_checker": "safety-checker",
     "clip": "clip",
+    "decoder": "decoder",
     "base": "text2image",
 }
 
@@ -40,7 +41,7 @@ def problem(card: "Card") -> str | None:
     if not _ID.fullmatch(card.id):
         return f"id {card.id!r} must be letters, digits, dots, dashes and underscores, at most 64"
     amiss = _place_problem(card)
-    if amiss or card.family in {"safety-checker", "clip"}:
+    if amiss or card.family in {"safety-checker", "clip", "decoder"}:
         return amiss
     if card.family == "lora":
         return None if card.base else "a LoRA needs base, the id of the model that it was trained on"

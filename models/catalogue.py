@@ -9,7 +9,7 @@ from models.card_checks import link_problem, problem
 from models.cardfile import read_fields
 from models.errors import ModelError, UnknownModelError
 
-Family = Literal["text2image", "upscaler", "safety-checker", "clip", "lora"]
+Family = Literal["text2image", "upscaler", "safety-checker", "clip", "decoder", "lora"]
 PredictionType = Literal["epsilon", "v_prediction"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -27,9 +27,10 @@ class Card:
     `parts` are the folders of a repository that this model is, laid together; `variant` is the one to take of
     its weights where there are no others in safetensors.
 
-    `upscaler`, `safety_checker`, `clip` and `base` are ids of other cards; a single file and a LoRA take from
-    `base` what they don't hold themselves. Only the families text2image and upscaler have sizes, steps and
-    samplers. `strength` is how far a picture goes from the given one; noise levels are of upscalers.
+    `upscaler`, `safety_checker`, `clip`, `decoder` and `base` are ids of other cards; a single file and a LoRA take
+    from `base` what they don't hold themselves. A `decoder` makes pictures of the same latents, quicker. Only the
+    families text2image and upscaler have sizes, steps and samplers. `strength` is how far a picture goes from the
+    given one; noise levels are of upscalers.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Card:
     upscaler: str | None = None
     safety_checker: str | None = None
     clip: str | None = None
+    decoder: str | None = None
     gflop_per_step: float = 0.0
     license_url: str = ""
     use_restrictions: str = ""

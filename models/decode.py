@@ -45,8 +45,9 @@ def decode(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> list[Pictu
 def develop(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> Development:
     """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
 
-    They are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch is
-    filled up, so that no picture depends on how many there are. Nothing waits for the device.
+    `vae` is diffusers' AutoencoderKL or AutoencoderTiny. Latents are taken by `at_once`, fewer where that many have
+    more than a million pixels together. The last batch is filled up, so that no picture depends on how many there are.
+    Nothing waits for the device.
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     area = latents[0].shape[1] * latents[0].shape[2] * factor**2

@@ -47,6 +47,10 @@ class Device:
             return self.memory() - int(torch.mps.driver_allocated_memory())
         return int(torch.cuda.mem_get_info(self.name)[0])
 
+    def compiles_float8(self) -> bool:
+        """Whether torch's compiler makes kernels that read float8: on NVIDIA's GPUs from compute capability 8.9 on."""
+        return not self.name.startswith("cuda") or torch.cuda.get_device_capability(self.name) >= (8, 9)
+
     def wait(self) -> None:
         """Until the device has done what it was given."""
         if self.name.startswith("cuda"):

@@ -41,6 +41,8 @@ def wanted_files(card: Card, repository: str, names: Sequence[str]) -> dict[str,
 def _is_part(card: Card, name: str, folder: str) -> bool:
     if card.parts:
         return folder in card.parts
+    if card.family == "decoder" and name.endswith(_WEIGHTS):  # its halves lie beside it once more
+        return name == "diffusion_pytorch_model.safetensors"
     if card.family in {"text2image", "upscaler"}:
         return name == "model_index.json" or folder in _COMPONENTS
     return not folder

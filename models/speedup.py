@@ -30,19 +30,23 @@ class Speedup:
     def choose(cls, word: str, saving: Saving, device: "Device") -> Self:
         """`word` of the settings: auto compiles on CUDA devices, on everywhere, off nowhere.
 
-        Packed weights are unpacked by a library that neither compiles nor records, slices of attention are for
-        devices that can't either. Raises ModelError for other words, and for `on` with what can't be compiled.
+        Weights in int8 and int4 are unpacked by a library that neither compiles nor records, slices of attention are
+        for devices that can't either; those in fp8 are compiled where the compiler knows the format. Raises ModelError
+        for other words, and for `on` with what can't be compiled.
         """
         if word not in get_args(Compile):
             raise ModelError(f"unknown compile {word!r}; there are {', '.join(get_args(Compile))}")
-        is_plain = saving.weights == "full" and not saving.attention_slicing
+        is_plain = saving.weights in {"full", "fp8"} and not saving.attention_slicing
         is_cuda = device.name.startswith("cuda")
-        if word == "on" and not is_plain:
+        can_compile = is_plain and (saving.weights == "full" or device.compiles_float8())
+        if word == "on" and not can_compile:
             raise ModelError(
                 "packed weights and sliced attention can't be compiled: set compile to auto or off"
+                if not is_plain
+                else f"weights 'fp8' can't be compiled for {device.label}: set compile to auto or off"
             )
         return cls(
-            compiled=is_plain and (word == "on" or (word == "auto" and is_cuda)),
+            compiled=can_compile and (word == "on" or (word == "auto" and is_cuda)),
             recorded=is_plain and is_cuda,
             channels_last=is_plain and is_cuda,
         )
@@ -51,12 +55,12 @@ class Speedup:
         """Of what is done, that which can change a grey level."""
         return {"unet": "compiled"} if self.compiled else {}
 
-    def arrange(self, pipeline: Any) -> None:
-        """Lay the weights of the UNet and the VAE out as convolutions read them."""
+    def arrange(self, *networks: Any) -> None:
+        """Lay weights out as convolutions read them."""
         import torch  # noqa: PLC0415 - settings don't need it
 
         if self.channels_last:
-            for network in (pipeline.unet, pipeline.vae):
+            for network in networks:
                 network.to(memory_format=torch.channels_last)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:

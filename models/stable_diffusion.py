@@ -21,6 +21,7 @@ from models.loading import load_pipeline
 from models.modes import Mode, check_pictures, mode_of
 from models.picture import Picture
 from models.saving import FULL, Saving
+from models.small_decoder import SmallDecoder
 from models.speedup import PLAIN, Speedup
 from models.starting import start
 
@@ -87,6 +88,7 @@ class StableDiffusion:
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
+        decoder: SmallDecoder | None = None,
     ) -> list[Picture]:
         """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
 
@@ -98,7 +100,9 @@ class StableDiffusion:
         order = sorted(range(len(requests)), key=lambda number: -calls[number])
         found: dict[int, Picture] = {}
         ordered = [requests[number] for number in order]
-        for some in self.stream(ordered, rows=rows, on_step=on_step, whole_every=whole_every):
+        for some in self.stream(
+            ordered, rows=rows, on_step=on_step, whole_every=whole_every, decoder=decoder
+        ):
             found |= {order[drawn.number]: drawn.picture for drawn in some}
         return [found[number] for number in range(len(requests))]
 
@@ -109,6 +113,7 @@ class StableDiffusion:
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
+        decoder: SmallDecoder | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
 
@@ -116,8 +121,8 @@ class StableDiffusion:
         their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
         `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
         what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
-        calls computes the whole UNet: quicker, and another picture. Raises ValueError where sizes differ, for what the
-        model doesn't take, and where strength leaves no step; OutOfMemoryError.
+        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes. Raises ValueError
+        where sizes differ, for what the model doesn't take, and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
@@ -130,6 +135,7 @@ class StableDiffusion:
             rows or self.device.rows,
             on_step,
             whole_every,
+            decoder.network if decoder else None,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 

@@ -99,6 +99,23 @@ def _build_safety_checker(_card: Card, folder: Path) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": _SAFETY_PIXELS}, crop_size=size).save_pretrained(folder)
 
 
+def _build_decoder(_card: Card, folder: Path) -> None:
+    from diffusers import AutoencoderTiny  # noqa: PLC0415
+
+    network = AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 4,
+        decoder_block_out_channels=(16,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    )
+    fill(network, seed=41)
+    last = network.decoder.layers[-1]
+    _balance(last.weight, gain=0.5)
+    with torch.no_grad():
+        last.bias.fill_(0.5)
+    network.save_pretrained(folder)
+
+
 def _text_encoder(folder: Path, seed: int) -> tuple[Any, Any]:
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
@@ -165,4 +182,5 @@ _BUILDERS: Mapping[str, Callable[[Card, Path], None]] = {
     "tiny-random": _build_text2image,
     "tiny-random-x4": _build_upscaler,
     "tiny-random-safety": _build_safety_checker,
+    "tiny-random-decoder": _build_decoder,
 }

@@ -25,6 +25,7 @@ def row_rules(
     *,
     image_roots: tuple[str, ...] = (),
     needs_clip: bool = False,
+    needs_decoder: bool = False,
 ) -> RowRules:
     """The rules that rows are checked by."""
     names = catalogue.ids_and_aliases()
@@ -43,6 +44,7 @@ def row_rules(
         loras={name: lora_rules(card, catalogue) for name, card in names.items() if card.family == "lora"},
         image_roots=image_roots,
         needs_clip=needs_clip,
+        needs_decoder=needs_decoder,
     )
 
 
@@ -66,6 +68,7 @@ def model_rules(card: Card, catalogue: Catalogue) -> ModelRules:
         noise_level=upscaler.noise_level,
         strength=card.strength,
         has_clip=card.clip is not None,
+        has_decoder=card.decoder is not None,
     )
 
 

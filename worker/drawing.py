@@ -57,7 +57,11 @@ class Drawing:
         rows = making.studio.rows(making.lane)
         requests = (image_request(frame.job, frame.inputs, making.lane) for frame in _noted(frames, flight))
         for some in diffusion.stream(
-            requests, rows=rows, on_step=making.on_step, whole_every=making.lane.deep_cache
+            requests,
+            rows=rows,
+            on_step=making.on_step,
+            whole_every=making.lane.deep_cache,
+            decoder=making.kit.decoder,
         ):
             yield [with_picture(flight.pop(drawn.number), drawn.picture, rows) for drawn in some]
 

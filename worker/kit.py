@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.device import Device
     from models.safety import SafetyChecker
     from models.saving import Saving
+    from models.small_decoder import SmallDecoder
     from models.speedup import Speedup
     from models.stable_diffusion import StableDiffusion
     from models.tokens import TokenCounter
@@ -35,11 +36,14 @@ class Wanted(NamedTuple):
     lora: str
     is_enlarged: bool
     clip_score: str
+    weights: str
+    decoder: str
 
     @classmethod
-    def of(cls, lane: Lane) -> "Wanted":
-        """What this lane needs."""
-        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score)
+    def of(cls, lane: Lane, weights: str) -> "Wanted":
+        """What this lane needs; `weights` where it doesn't say."""
+        how = lane.weights or weights, lane.decoder
+        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, *how)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Kit:
     upscaler: "Upscaler | None" = None
     upscaler_checkpoint: Checkpoint | None = None
     clip: Clip | None = None
+    decoder: "SmallDecoder | None" = None
 
     def site(self, lane: Lane, role: Role) -> Site:
         """Where the lane's pictures are drawn or enlarged."""
@@ -90,7 +95,10 @@ class Kit:
 
     def notes(self) -> dict[str, str]:
         """Of how the models are held and run, that which can change pixels."""
-        return self.saving.notes() | self.speedup.notes()
+        notes = self.saving.notes() | self.speedup.notes()
+        if self.decoder:
+            notes |= {"decoder": "tiny", "decoder_digest": self.decoder.checkpoint.digest}
+        return notes
 
 
 class Kits:

@@ -77,7 +77,11 @@ class Making:
         return DeviceBatches(self.studio, self.lane).run(
             frames,
             lambda rows: diffusion.render(
-                requests, rows=rows, on_step=self.on_step, whole_every=self.lane.deep_cache
+                requests,
+                rows=rows,
+                on_step=self.on_step,
+                whole_every=self.lane.deep_cache,
+                decoder=self.kit.decoder,
             ),
         )
 

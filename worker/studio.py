@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from jobs.job import Lane, LaneId
 from jobs.manifest import split_loras
 from jobs.settings import Settings
-from jobs.states import Scoring
+from jobs.states import Decoder, Scoring
 from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
 from models.errors import ModelError
@@ -41,7 +41,7 @@ class Studio:
 
     def kit(self, lane: Lane) -> Kit:
         """The lane's kit; ModelError says what is missing."""
-        return self._kits.get(Wanted.of(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+        return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
     def models(self) -> set[str]:
         """The models that are loaded."""
@@ -58,7 +58,7 @@ class Studio:
 
         False when it holds one image already.
         """
-        if self._kits.drop_all_but(Wanted.of(lane)):
+        if self._kits.drop_all_but(self._wanted(lane)):
             return True
         rows = self.rows(lane, role)
         if rows > 1:
@@ -72,6 +72,9 @@ class Studio:
         if jobs >= WORTH_TRYING:
             for role in kit.roles(lane):
                 self._rows.measure(kit.site(lane, role), partial(kit.try_rows, lane, role))
+
+    def _wanted(self, lane: Lane) -> Wanted:
+        return Wanted.of(lane, self.settings.weights)
 
     def _has_room(self, lane: Lane) -> bool:
         """Whether the lane's models, and as much again to compute with, fit beside those that are kept."""
@@ -96,7 +99,7 @@ class Studio:
         catalogue = Catalogue.load(settings.models_path)
         card = catalogue.get(lane.model)
         device = self._device(card)
-        saving = Saving.choose(settings.weights, settings.low_memory, device)
+        saving = Saving.choose(self._wanted(lane).weights, settings.low_memory, device)
         checkpoint = self._resolve(card)
         checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
         kit = Kit(
@@ -115,6 +118,8 @@ class Studio:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
             kit = self._with_model(kit, lane, catalogue)
+        if lane.decoder == Decoder.TINY:
+            kit = self._with_decoder(kit, catalogue)
         return self._with_upscaler(kit, catalogue) if lane.upscale else kit
 
     def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue) -> Kit:
@@ -123,12 +128,23 @@ class Studio:
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
         mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
         diffusion = self._part(
-            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, *mixed),
+            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, kit.saving.weights, *mixed),
             lambda: StableDiffusion.load(
                 kit.checkpoint, kit.device, loras=loras, saving=kit.saving, speedup=kit.speedup
             ),
         )
         return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
+
+    def _with_decoder(self, kit: Kit, catalogue: Catalogue) -> Kit:
+        from models.small_decoder import SmallDecoder  # noqa: PLC0415
+
+        card, device = kit.card, kit.device
+        checkpoint = self._resolve(catalogue.get(_named(card.decoder, card, "small decoder")))
+        decoder = self._part(
+            ("decoder", checkpoint.digest, str(device.dtype), str(kit.speedup.channels_last)),
+            lambda: SmallDecoder.load(checkpoint, device, vae_factor=card.vae_factor, speedup=kit.speedup),
+        )
+        return replace(kit, decoder=decoder)
 
     def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
         from models.upscale import Upscaler  # noqa: PLC0415
@@ -137,7 +153,7 @@ class Studio:
         if card.family != "upscaler":
             checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
         upscaler = self._part(
-            ("upscaler", checkpoint.digest, str(kit.device.dtype)),
+            ("upscaler", checkpoint.digest, str(kit.device.dtype), kit.saving.weights),
             lambda: Upscaler.load(checkpoint, kit.device, saving=kit.saving, speedup=kit.speedup),
         )
         return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)

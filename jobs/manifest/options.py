@@ -76,6 +76,10 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
         raise ProblemError(
             "model", f"clip_score=on, and model {model.id!r} names no CLIP; use clip_score=auto"
         )
+    if rules.needs_decoder and not model.has_decoder:
+        raise ProblemError(
+            "model", f"decoder=tiny, and model {model.id!r} names no small decoder; use decoder=full"
+        )
     mode = find_mode(model, pictures, rules)
     upscale = read_upscale(given.get("upscale"), mode, model)
     width, height = _size(given, mode, model)

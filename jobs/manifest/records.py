@@ -25,7 +25,8 @@ class ModelRules:
     """What a row may ask of a model; sizes are pixels.
 
     `width` … `sampler`, `strength` and `noise_level` are the defaults of a silent row; the noise levels are the
-    upscaler's. `has_clip` says whether it names a CLIP to score pictures by.
+    upscaler's. `has_clip` says whether it names a CLIP to score pictures by, `has_decoder` whether a small
+    decoder.
     """
 
     id: str
@@ -44,6 +45,7 @@ class ModelRules:
     noise_level: int = 20
     strength: float = 0.8
     has_clip: bool = False
+    has_decoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class RowRules:
 
     `models` and `loras` map ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames`
     the header of the file by known column (`--map`). Pictures lie below one of `image_roots`, none for anywhere.
-    `needs_clip` asks for models that name a CLIP.
+    `needs_clip` asks for models that name a CLIP, `needs_decoder` for those that name a small decoder.
     """
 
     models: Mapping[str, ModelRules]
@@ -72,6 +74,7 @@ class RowRules:
     loras: Mapping[str, LoraRules] = field(default_factory=dict)
     image_roots: tuple[str, ...] = ()
     needs_clip: bool = False
+    needs_decoder: bool = False
 
 
 @dataclass(frozen=True)

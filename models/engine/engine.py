@@ -87,7 +87,7 @@ class Engine:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
-        speedup.arrange(pipeline)
+        speedup.arrange(pipeline.unet, pipeline.vae)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
@@ -99,18 +99,21 @@ class Engine:
         rows: int,
         on_call: Callable[[int], None],
         whole_every: int = 1,
+        decoder: Any = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
         with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
-        first and then one in `whole_every` compute the whole UNet (`models.engine.deep_cache`). What one of these
-        raises comes out, and OutOfMemoryError if the device has no memory left.
+        first and then one in `whole_every` compute the whole UNet (`models.engine.deep_cache`). A
+        `decoder` makes the pictures in the VAE's stead. What one of these raises comes out, and OutOfMemoryError if
+        the device has no memory left.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
         batch = self._ready(shape, rows, whole_every)
-        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call)
+        vae = self._pipeline.vae if decoder is None else decoder
+        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, vae)
         try:
             while some := self._next(drawn):
                 yield some
@@ -131,19 +134,24 @@ class Engine:
             return next(drawn, None)
 
     def _drawn(
-        self, batch: UNetBatch, tickets: Iterator[Ticket], rows: int, on_call: Callable[[int], None]
+        self,
+        batch: UNetBatch,
+        tickets: Iterator[Ticket],
+        rows: int,
+        on_call: Callable[[int], None],
+        vae: Any,
     ) -> Generator[list[Drawn], None, None]:
         size, waiting = min(rows, BUNDLE), list[Finished]()
         bundles: deque[_Bundle] = deque()
         for finished in flow(batch, tickets, on_call):
             waiting += finished
             while len(waiting) >= size:
-                bundles.append(self._develop(waiting[:size], size))
+                bundles.append(self._develop(vae, waiting[:size], size))
                 del waiting[:size]
             while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
                 yield bundles.popleft().drawn()
         if waiting:
-            bundles.append(self._develop(waiting, size))
+            bundles.append(self._develop(vae, waiting, size))
         while bundles:
             yield bundles.popleft().drawn()
 
@@ -170,11 +178,11 @@ class Engine:
                     label=begun.label,
                 )
 
-    def _develop(self, finished: Sequence[Finished], size: int) -> _Bundle:
+    def _develop(self, vae: Any, finished: Sequence[Finished], size: int) -> _Bundle:
         """Decode them beside the UNet's next calls, where the device can do both."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
-            development = develop(self._pipeline.vae, latents, at_once=size)
+            development = develop(vae, latents, at_once=size)
         return _Bundle([image.number for image in finished], development)
 
     @torch.inference_mode()

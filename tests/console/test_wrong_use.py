@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from jobs.settings import Settings
+from models import saving
 from tests.conftest import Ended, Nightmill
 from tests.console.conftest import Typed, write_lines
 
@@ -48,6 +49,8 @@ def changed(typed: Typed, **settings: object) -> Typed:
         ("run night.jsonl --set steps", ["--set 'steps'"]),
         ("run night.jsonl --set steps=many", ["steps must be a whole number, not 'many'"]),
         ("run night.jsonl --set safety=never", ["--set safety=never: ", "'block', 'flag', 'blacken' or 'blur'"]),
+        ("run night.jsonl --set weights=int6", ["--set weights=int6: ", "'full', 'fp8', 'int8' or 'int4'"]),
+        ("run night.jsonl --set decoder=tiny --model absent", ["decoder=tiny: model 'absent' names no small decoder"]),
         ("run night.jsonl --set format=gif", ["--set format=gif: ", "'png', 'webp' or 'jpeg'"]),
         ("run night.jsonl --model tiny-randon", ["unknown model 'tiny-randon'; did you mean 'tiny-random'?"]),
         ("run night.jsonl --name Night!", ["--name 'Night!' can't name a batch", "such as 'night'"]),
@@ -67,6 +70,19 @@ def changed(typed: Typed, **settings: object) -> Typed:
 )  # fmt: skip
 def test_wrong_use(shelf: Typed, arguments: str, words: list[str]) -> None:
     says(shelf(*arguments.split()), 2, *words)
+
+
+def test_weights_that_private_workers_could_not_pack(shelf: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "find_spec", lambda _: None)
+    asked = ["plan", "day.txt", "--set", "weights=int4"]
+    alone = changed(shelf, database_url=None)
+    says(
+        alone(*asked),
+        2,
+        "--set weights=int4: weights 'int4' need bitsandbytes: pip install 'nightmill[packed]'",
+    )
+    assert alone("plan", "day.txt", "--set", "weights=fp8").code == 0
+    assert shelf(*asked).code == 0, "its workers may be elsewhere"
 
 
 @pytest.mark.parametrize(

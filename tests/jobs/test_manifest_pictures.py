@@ -271,6 +271,19 @@ def test_a_lora_fits_the_models_of_its_base(tmp_path: Path) -> None:
     assert LORAS["cat"].fits == {"painter", "filler"}
 
 
+def test_a_small_decoder_must_be_one_that_the_model_names(tmp_path: Path) -> None:
+    by = given(needs_decoder=True)
+    reject = only_reject(rows(tmp_path, {}, by=by))
+    assert (reject.column, reject.reason) == (
+        "model",
+        "decoder=tiny, and model 'painter' names no small decoder; use decoder=full",
+    )
+    quick = dataclasses.replace(MODELS["painter"], has_decoder=True)
+    assert (
+        only_row(rows(tmp_path, {}, by=dataclasses.replace(by, models={"painter": quick}))).model == "painter"
+    )
+
+
 def test_a_score_that_is_insisted_on_needs_a_model_that_names_a_clip(tmp_path: Path) -> None:
     by = given(needs_clip=True)
     reject = only_reject(rows(tmp_path, {}, by=by))

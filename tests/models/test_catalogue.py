@@ -80,6 +80,7 @@ def test_reads_a_users_card(tmp_path: Path, card_text: Callable[..., str]) -> No
         ({"path": "/a/b"}, "source and builder must be left out"),
         ({"path": "a/b", "source": None}, "path must be absolute, not 'a/b'"),
         ({"clip": "tiny-random"}, "is not the id of a card of the family clip"),
+        ({"decoder": "tiny-random"}, "is not the id of a card of the family decoder"),
         ({"base": "tiny-random-x4"}, "is not the id of a card of the family text2image"),
         ({"family": "lora"}, "a LoRA needs base"),
     ],

@@ -55,6 +55,12 @@ def test_of_the_safety_checker_two_folders_laid_together(catalogue: Catalogue) -
     }
 
 
+def test_of_the_small_decoder_its_whole_and_not_its_halves(catalogue: Catalogue) -> None:
+    names = ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "taesd_decoder.safetensors"]
+    taken = wanted_files(catalogue.get("taesd"), "lab/taesd", [*names, "taesd_encoder.safetensors"])
+    assert sorted(taken) == names[1:3]
+
+
 def test_of_the_v1_inpainting_model_the_only_safe_variant_under_plain_names(catalogue: Catalogue) -> None:
     names = [name for name in _V15 if name.endswith((".json", ".txt", ".bin", ".fp16.safetensors"))]
     taken = wanted_files(catalogue.get("sd-v1-5-inpainting"), "lab/inpainting", names)

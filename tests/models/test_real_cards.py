@@ -39,12 +39,13 @@ def _pulled(catalogue: Catalogue) -> list[Card]:
 
 
 def test_every_pulled_model_says_what_may_be_done_with_it(catalogue: Catalogue) -> None:
-    assert len(_pulled(catalogue)) == 15
+    assert len(_pulled(catalogue)) == 16
     for card in _pulled(catalogue):
         assert card.license_url.startswith("https://")
         assert all([card.use_restrictions, card.limits, card.training_data, card.summary, card.license])
         if card.family in {"text2image", "upscaler"}:
             assert card.safety_checker == "sd-safety-checker"
+            assert card.decoder == ("taesd" if card.family == "text2image" else None)
             assert card.gflop_per_step > 0
 
 
@@ -68,6 +69,7 @@ def test_withdrawn_repositories_are_names_and_no_sources(catalogue: Catalogue) -
         ("sd21", "sd-2-1"),
         ("openai/clip-vit-large-patch14", "clip-vit-l-14"),
         ("x4-upscaler", "sd-x4-upscaler"),
+        ("madebyollin/taesd", "taesd"),
     ],
 )
 def test_people_s_names_find_their_model(catalogue: Catalogue, name: str, id: str) -> None:

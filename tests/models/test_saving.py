@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from safetensors.torch import save_file
 from models import saving
 from models.device import Device
 from models.errors import ModelError
+from models.float8 import hold
 from models.quantised import quantise, stored_bytes
 from models.saving import FULL, Saving
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 from tests.models import checkpoints
+
+_PARTS = ("unet", "text_encoder", "vae")
 
 Make = Callable[..., ImageRequest]
 
@@ -85,6 +89,45 @@ def test_a_model_is_loaded_with_packed_weights(
     assert np.array_equal(_pixels(packed, image()), _pixels(packed, image()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(torch.nn.Linear(320, 64), (3, 320)), (torch.nn.Conv2d(32, 64, 3, padding=1), (2, 32, 8, 8))],
+)
+def test_layers_compute_nearly_the_same_from_float8(
+    dtype: torch.dtype, layer: torch.nn.Module, shape: tuple[int, ...]
+) -> None:
+    whole = torch.nn.Sequential(deepcopy(layer)).to(dtype)
+    with torch.no_grad():
+        whole[0].weight[0] = 0
+        for parameter in whole.parameters():
+            parameter.mul_(1e-2)  # the format has no numbers as small as that
+    held = deepcopy(whole)
+    hold(held)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    compiled = torch.compile(held, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        expected, drawn = whole(values).float(), held(values)
+        assert torch.equal(compiled(values), drawn)
+    assert drawn.dtype == dtype
+    assert 0 < (drawn.float() - expected).norm() / expected.norm() < 0.04
+    assert stored_bytes(held) <= 0.27 * stored_bytes(whole.float())
+    assert held[0].held.dtype == torch.float8_e4m3fn
+
+
+def test_a_unet_is_held_in_float8_and_nothing_else(
+    load: Callable[[str], StableDiffusion], device: Device, image: Make
+) -> None:
+    whole = load("v2")
+    held = StableDiffusion.load(whole.checkpoint, device, saving=Saving("fp8"))
+    sizes = [[stored_bytes(getattr(model._pipeline, name)) for model in (whole, held)] for name in _PARTS]
+    assert sizes[0][1] < 0.32 * sizes[0][0]
+    assert [before == after for before, after in sizes[1:]] == [True, True]
+    assert held._pipeline.unet.dtype == whole._pipeline.unet.dtype
+    assert 0 < np.abs(_pixels(held, image()) - _pixels(whole, image())).mean() < 6
+    assert np.array_equal(_pixels(held, image()), _pixels(held, image()))
+
+
 def test_loras_are_merged_before_weights_are_packed(
     load: Callable[[str], StableDiffusion], device: Device, image: Make, tmp_path: Path
 ) -> None:
@@ -108,16 +151,17 @@ def test_loras_are_merged_before_weights_are_packed(
     assert by_packing < np.abs(drawn - _pixels(plain, image())).mean() / 3
 
 
-def test_the_upscaler_takes_packed_weights_and_slices(models_dir: Path, device: Device) -> None:
+def test_the_upscaler_takes_weights_in_fewer_bits_and_slices(models_dir: Path, device: Device) -> None:
     checkpoint = checkpoints.checkpoint("x4", models_dir)
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     request = UpscaleRequest(pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="ddim", seed=1)
-    savings = [FULL, Saving("int8"), Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)]
-    full, packed, sliced = (
-        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0] for saving in savings
+    sliced = Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)
+    full, *others = (
+        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0]
+        for saving in (FULL, Saving("int8"), Saving("fp8"), sliced)
     )
     assert full.pixels.shape == (96, 96, 3)
-    for other in (packed, sliced):
+    for other in others:
         assert other.defect is None
         assert np.abs(other.pixels.astype(int) - full.pixels).mean() < 8
 
@@ -169,7 +213,7 @@ def test_the_cpu_tells_its_memory(device: Device) -> None:
 @pytest.mark.parametrize(
     ("weights", "low_memory", "message"),
     [
-        ("int6", "auto", "unknown weights 'int6'; there are full, int8, int4"),
+        ("int6", "auto", "unknown weights 'int6'; there are full, fp8, int8, int4"),
         ("full", "yes", "unknown low_memory 'yes'; there are auto, on, off"),
     ],
 )
@@ -199,6 +243,11 @@ def test_the_library_that_packs_does_not_chatter(models_dir: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", _LOAD, str(models_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_apples_gpus_hold_no_float8() -> None:
+    with pytest.raises(ModelError, match="'fp8' can't be held on Apple's GPUs"):
+        Saving.choose("fp8", "off", _sized("mps", 16))
 
 
 def test_without_the_packer_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

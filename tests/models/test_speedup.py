@@ -14,7 +14,17 @@ from models.saving import FULL, Saving
 from models.speedup import PLAIN, Speedup
 from models.stable_diffusion import ImageRequest, StableDiffusion
 
-GPU = Device("cuda:0", torch.bfloat16, "a GPU", rows=8)
+
+class _GPU(Device):
+    """A device of a known age."""
+
+    def compiles_float8(self) -> bool:
+        return self.label != "an old GPU"
+
+
+GPU = _GPU("cuda:0", torch.bfloat16, "a GPU", rows=8)
+OLD = _GPU("cuda:0", torch.bfloat16, "an old GPU", rows=8)
+_GPUS = {"cuda": GPU, "old": OLD}
 ALL = Speedup(compiled=True, recorded=True, channels_last=True)
 
 
@@ -27,11 +37,14 @@ ALL = Speedup(compiled=True, recorded=True, channels_last=True)
         ("auto", FULL, "cuda", ALL),
         ("off", FULL, "cuda", Speedup(recorded=True, channels_last=True)),
         ("auto", Saving("int8"), "cuda", PLAIN),
+        ("on", Saving("fp8"), "cpu", Speedup(compiled=True)),
+        ("auto", Saving("fp8"), "cuda", ALL),
+        ("auto", Saving("fp8"), "old", Speedup(recorded=True, channels_last=True)),
         ("auto", Saving(attention_slicing=True), "cpu", PLAIN),
     ],
 )
 def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Speedup) -> None:
-    found = Speedup.choose(word, saving, GPU if device == "cuda" else pick_device("cpu"))
+    found = Speedup.choose(word, saving, _GPUS.get(device) or pick_device("cpu"))
     assert found == expected
     assert found.notes() == ({"unet": "compiled"} if expected.compiled else {})
 
@@ -41,6 +54,8 @@ def test_what_cannot_be_done_is_said() -> None:
         Speedup.choose("fast", FULL, GPU)
     with pytest.raises(ModelError, match="packed weights and sliced attention can't be compiled"):
         Speedup.choose("on", Saving("int4"), GPU)
+    with pytest.raises(ModelError, match="weights 'fp8' can't be compiled for an old GPU"):
+        Speedup.choose("on", Saving("fp8"), OLD)
 
 
 def test_the_unet_compiles_as_one_graph(

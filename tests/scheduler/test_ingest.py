@@ -370,6 +370,26 @@ def test_only_batches_that_ask_for_it_are_told_apart_by_deep_cache(engine: Engin
         parse_policy({"deep_cache": "11"})
 
 
+def test_only_batches_that_ask_for_it_are_told_apart_by_weights(engine: Engine, foxes: Path) -> None:
+    with order_for(foxes) as silent, order_for(foxes, weights="full") as full:
+        assert full.digest() != silent.digest(), "the workers' settings may say otherwise"
+    for given in ({}, {"weights": "full"}):
+        take_in(engine, foxes, **given)
+    found = look(engine, "SELECT weights FROM batches ORDER BY id")
+    assert [row["weights"] for row in found] == [None, "full"]
+    with pytest.raises(UsageError, match=r"--set weights=int6: .* 'full', 'fp8', 'int8' or 'int4'"):
+        parse_policy({"weights": "int6"})
+
+
+def test_only_batches_that_ask_for_it_are_told_apart_by_their_decoder(engine: Engine, foxes: Path) -> None:
+    with order_for(foxes) as silent, order_for(foxes, decoder="full") as full:
+        assert silent.digest() == full.digest()
+    with order_for(foxes, decoder="tiny") as tiny:
+        assert tiny.digest() != silent.digest()
+    with pytest.raises(UsageError, match=r"--set decoder=small: .* 'full' or 'tiny'"):
+        parse_policy({"decoder": "small"})
+
+
 def test_an_order_from_before_pictures_keeps_its_digest(engine: Engine, tmp_path: Path) -> None:
     """As version 0.1.0 made it for this manifest."""
     with order_for(write(tmp_path / "m.jsonl", [{"prompt": "a fox"}])) as order:

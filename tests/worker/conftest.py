@@ -52,7 +52,7 @@ source = "{id}"
 
 @pytest.fixture(scope="session")
 def models_folder(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models, and beside them ones that flag all, can't judge, give NaN, give black."""
+    """The tiny models, and beside them ones that flag all, can't judge, lack a decoder, give NaN, give black."""
     folder = tmp_path_factory.mktemp("models-that-misbehave")
     catalogue = Catalogue.load(shared_models)
     for card in catalogue.cards():
@@ -64,6 +64,9 @@ def models_folder(shared_models: Path, tmp_path_factory: pytest.TempPathFactory)
     _model(folder, "flagged", "tiny-random", "flags-all")
     _model(folder, "unjudged", "tiny-random", "cannot-tell")
     _model(folder, "no-checker", "tiny-random", None)
+    _model(folder, "undecoded", "tiny-random", "tiny-random-safety")
+    with (folder / "cards" / "undecoded.toml").open("a") as card:
+        card.write('decoder = "taesd"\n')
     _altered(folder, "gives-nan", "unet", lambda weights: weights["conv_out.bias"].fill_(float("nan")))
     _altered(folder, "gives-black", "vae", lambda weights: weights["decoder.conv_out.bias"].fill_(-1e6))
     return folder

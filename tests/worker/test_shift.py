@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from jobs import queue
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
-from models import watermark
+from models import saving, watermark
 from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import RingingStudio
@@ -58,6 +58,45 @@ def test_deep_cache_is_for_those_who_ask_and_their_rows_say_so(desk: Desk, tmp_p
     cached = images_of(desk.engine, render(desk, tmp_path, rows, deep_cache="2"))
     assert [row["versions"].get("deep_cache") for row in exact + cached] == [None] * 3 + ["2"] * 3
     assert not {row["sha256"] for row in exact} & {row["sha256"] for row in cached}
+
+
+def test_weights_in_fewer_bits_are_for_those_who_ask_and_their_rows_say_so(
+    desk: Desk, tmp_path: Path
+) -> None:
+    rows = [FOX | {"seed": seed} for seed in range(3)]
+    wanted = [None, "full", "fp8"]
+    silent, full, held = (
+        images_of(desk.engine, render(desk, tmp_path, rows, **({"weights": weights} if weights else {})))
+        for weights in wanted
+    )
+    assert [row["versions"].get("weights") for row in silent + full + held] == [None] * 6 + ["fp8"] * 3
+    assert [row["sha256"] for row in silent] == [row["sha256"] for row in full]
+    assert not {row["sha256"] for row in full} & {row["sha256"] for row in held}
+
+
+def test_small_decoders_are_for_those_who_ask_and_their_rows_say_so(desk: Desk, tmp_path: Path) -> None:
+    rows = [FOX | {"seed": seed} for seed in range(3)]
+    full = images_of(desk.engine, render(desk, tmp_path, rows))
+    tiny = images_of(desk.engine, render(desk, tmp_path, rows, decoder="tiny"))
+    assert [row["versions"].get("decoder") for row in full + tiny] == [None] * 3 + ["tiny"] * 3
+    assert {len(row["versions"]["decoder_digest"]) for row in tiny} == {64}
+    assert not {row["sha256"] for row in full} & {row["sha256"] for row in tiny}
+
+
+def test_without_the_decoders_files_jobs_say_how_to_get_them(desk: Desk, tmp_path: Path) -> None:
+    (job,) = jobs_of(desk.engine, render(desk, tmp_path, [FOX | {"model": "undecoded"}], decoder="tiny"))
+    assert (job["state"], job["error_kind"]) == ("failed", "model")
+    assert "the model 'taesd' is not there" in job["error_text"]
+    assert job["error_text"].endswith("fetch it with: nightmill models pull taesd")
+
+
+def test_what_holds_no_such_weights_here_ends_the_jobs(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "find_spec", lambda _: None)
+    (job,) = jobs_of(desk.engine, render(desk, tmp_path, [FOX], weights="int8"))
+    assert (job["state"], job["error_kind"]) == ("failed", "model")
+    assert job["error_text"].endswith("weights 'int8' need bitsandbytes: pip install 'nightmill[packed]'")
 
 
 def test_an_image_row_holds_what_made_it(desk: Desk, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from worker.studio import Studio
 
 LANE = Lane(
     LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, "block", "off", "png", 95,
-    True, "off", 1,
+    True, "off", 1, None, "full",
 )  # fmt: skip
 
 
@@ -47,6 +47,33 @@ def test_the_last_models_are_kept_and_share_what_they_can(found: Settings) -> No
     assert scored.diffusion is first.diffusion
     assert studio.kit(upscaled) is second, "the one that was used before is gone"
     assert studio.kit(plain) is not first
+
+
+def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Settings) -> None:
+    studio = Studio(found.model_copy(update={"kept_models": 4}), 0)
+    silent, held = studio.kit(LANE), studio.kit(replace(LANE, weights="fp8"))
+    assert studio.kit(replace(LANE, weights="full")) is silent, "that is what the settings say"
+    assert held.diffusion is not silent.diffusion
+    assert held.safety is silent.safety
+    assert [str(kit.site(LANE, "draw")) for kit in (silent, held)] == [
+        "tiny-random 64x64 float32 full",
+        "tiny-random 64x64 float32 fp8",
+    ]
+    enlarging = replace(LANE, upscale=4)
+    one, other = studio.kit(enlarging), studio.kit(replace(enlarging, weights="fp8"))
+    assert (one.diffusion, other.diffusion) == (silent.diffusion, held.diffusion)
+    assert one.upscaler is not other.upscaler
+    assert [kit.notes() for kit in (silent, held)] == [{}, {"weights": "fp8"}]
+
+
+def test_a_small_decoder_is_loaded_for_the_lanes_that_ask_and_the_rest_is_shared(found: Settings) -> None:
+    studio = Studio(found, 0)
+    full, tiny = studio.kit(LANE), studio.kit(replace(LANE, decoder="tiny"))
+    assert (full.decoder, tiny.diffusion) == (None, full.diffusion)
+    assert tiny.decoder is not None
+    assert tiny.notes() == {"decoder": "tiny", "decoder_digest": tiny.decoder.checkpoint.digest}
+    held = studio.kit(replace(LANE, decoder="tiny", weights="fp8"))
+    assert held.decoder is tiny.decoder
 
 
 def test_what_does_not_fit_makes_the_oldest_go(found: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
