@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import torch
 
+from models.quiet import quiet
+
 Bits = Literal[4, 8]
 
 _BLOCK = 64
@@ -16,7 +18,8 @@ def quantise(network: torch.nn.Module, bits: Bits, device: str) -> None:
     block-wise quantization), 4 bits NF4 (Dettmers et al. 2023, QLoRA). Layers compute in the number format that
     they had, in which a weight exists while its layer computes. Those of sizes that fill no blocks stay whole.
     """
-    from bitsandbytes import functional  # noqa: PLC0415 - of use to those who pack alone
+    with quiet():
+        from bitsandbytes import functional  # noqa: PLC0415 - of use to those who pack alone
 
     layer: Any
     for layer in list(network.modules()):

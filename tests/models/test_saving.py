@@ -233,13 +233,15 @@ from models.stable_diffusion import ImageRequest, StableDiffusion
 
 folder, device = Path(sys.argv[1]), pick_device("cpu")
 checkpoint = resolve(Catalogue.load(folder).get("tiny"), folder)
+StableDiffusion.load(checkpoint, device)
+assert "bitsandbytes" not in sys.modules
 model = StableDiffusion.load(checkpoint, device, saving=Saving("int4"))
 how = dict(steps=1, guidance_scale=5.0, sampler="unipc", seed=3, width=64, height=64)
 model.render([ImageRequest(prompt="a", **how)], rows=1)
 """
 
 
-def test_the_library_that_packs_does_not_chatter(models_dir: Path) -> None:
+def test_the_library_that_packs_is_loaded_when_it_packs_and_does_not_chatter(models_dir: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", _LOAD, str(models_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("", "")
