@@ -15,6 +15,7 @@ from models.device import Device, memory_errors
 from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, ModelError
 from models.quiet import quiet
+from models.steady import make_steady
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,6 +36,8 @@ class ClipScorer:
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
         self._limit = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
         self._model = model.to(device.name, self._dtype).eval()
+        if device.name == "cpu":
+            make_steady(self._model)
         self._processor = processor
         self._tokenizer = tokenizer
         self._device = device

@@ -12,10 +12,12 @@ from safetensors import SafetensorError
 from torch.nn.functional import normalize
 
 from models.checkpoint import Checkpoint
+from models.chunks import moved, padded
 from models.device import Device, memory_errors
 from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
+from models.steady import make_steady
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -53,6 +55,8 @@ class SafetyChecker:
         self._thresholds = [getattr(model, f"{name}_weights").detach().numpy() for name in _EMBEDDINGS]
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
         self._model = model.to(device.name, self._dtype).eval()
+        if device.name == "cpu":
+            make_steady(self._model)
         self._processor = processor
         self._device = device
         self._stream = own_stream(torch.device(device.name))
@@ -70,26 +74,41 @@ class SafetyChecker:
             return cls(model, processor, device)
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
-        """Score (H, W, 3) uint8 RGB pictures of any sizes in one batch, leaving them as they are.
+        """Score (H, W, 3) uint8 RGB pictures of any sizes, leaving them as they are.
 
-        Raises SafetyUnknownError if the checker computes nothing usable for one of them, OutOfMemoryError.
+        Computed in batches of one shape, so that what is said of a picture doesn't depend on its neighbours. Raises
+        SafetyUnknownError if the checker computes nothing usable for one of them, OutOfMemoryError.
         """
         if not images:
             return []
-        values = self._processor(
-            images=list(images), return_tensors="pt", input_data_format="channels_last"
-        ).pixel_values
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
-            pooled = self._model.vision_model(values.to(self._device.name, self._dtype)).pooler_output
-            return self.judge(self._model.visual_projection(pooled))
+            parts = [
+                self._compare(self._see(chunk.rows))[: chunk.real]
+                for chunk in padded(images, self._device.rows)
+            ]
+            return self._judge(torch.cat(parts).cpu().numpy())
 
     @torch.inference_mode()
     def judge(self, embeddings: torch.Tensor) -> list[SafetyScores]:
         """Score (N, D) image embeddings; raises SafetyUnknownError where one isn't finite or is zero."""
+        return self._judge(self._compare(embeddings).cpu().numpy())
+
+    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+        values = self._processor(
+            images=list(images), return_tensors="pt", input_data_format="channels_last"
+        ).pixel_values
+        pooled = self._model.vision_model(moved(values.to(self._dtype), self._device.name)).pooler_output
+        embeddings: torch.Tensor = self._model.visual_projection(pooled)
+        return embeddings
+
+    def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Of (N, D) embeddings the cosines with all that is known, and their length once they are normalised."""
         directions = normalize(embeddings.float())
         cosines = [torch.mm(directions, known.t()) for known in self._known]
-        columns = [*cosines, directions.norm(dim=1, keepdim=True)]
-        special, concepts, length = np.split(torch.cat(columns, dim=1).cpu().numpy(), [3, 20], axis=1)
+        return torch.cat([*cosines, directions.norm(dim=1, keepdim=True)], dim=1)
+
+    def _judge(self, compared: Floats) -> list[SafetyScores]:
+        special, concepts, length = np.split(compared, [3, 20], axis=1)
         unusable = np.flatnonzero(~(np.isfinite(concepts).all(axis=1) & (length[:, 0] > 0.5)))
         if len(unusable):
             raise SafetyUnknownError(

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +24,21 @@ VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "image_size": 32,
     "patch_size": 8,
     "projection_dim": 16,
 }
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pictures(count: int, height: int = 48, width: int = 64) -> list[npt.NDArray[np.uint8]]:
@@ -138,10 +149,24 @@ def test_scores_follow_the_formula(checker: SafetyChecker, reference: Any) -> No
 
 def test_pictures_of_many_sizes_go_together(checker: SafetyChecker) -> None:
     images = [*pictures(2), *pictures(1, 3, 200), *pictures(1, 33, 32), *pictures(1, 3, 3)]
-    alone = [checker.score([image])[0].concepts for image in images]
-    for one, together in zip(alone, checker.score(images), strict=True):
-        assert one == pytest.approx(together.concepts, abs=1.1e-3)
+    assert checker.score(images) == [checker.score([image])[0] for image in images]
     assert checker.score([]) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_score_is_the_same_in_any_company(
+    checker: SafetyChecker, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(checker, "_judge", list)  # before anything is rounded
+    images = pictures(7)
+    with on_threads(threads):
+        alone = [checker.score([image])[0] for image in images]
+        for place in range(len(images)):
+            together = checker.score([*images[place:], *images[:place]])
+            assert all(
+                np.array_equal(found, alone[(place + number) % len(images)])
+                for number, found in enumerate(together)
+            )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0])
