@@ -45,11 +45,12 @@ class UNetBatch:
         """One call in `whole_every` computes the whole UNet, the others as `models.engine.deep_cache` has it."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self._device, self.rows, self.latents = unet.device, rows, latents
+        self._dtype = unet.dtype  # diffusers looks through all modules for it
         beside = unet.config.in_channels - latents[0]
         self._registers = self._zeros(rows, REGISTERS, *latents, dtype=torch.float32)
         self._noise = self._zeros(rows, *latents, dtype=torch.float32)
-        self._text = self._zeros(rows, *text, dtype=unet.dtype)
-        self._beside = self._zeros(rows, beside, *latents[1:], dtype=unet.dtype) if beside else None
+        self._text = self._zeros(rows, *text, dtype=self._dtype)
+        self._beside = self._zeros(rows, beside, *latents[1:], dtype=self._dtype) if beside else None
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
         self._plan = Plan(rows, self._device)
         self._pace = Pace(self._device)
@@ -118,7 +119,7 @@ class UNetBatch:
 
     def _model_input(self) -> torch.Tensor:
         plan = self._plan
-        scaled = (self._registers[plan.slots, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._unet.dtype)
+        scaled = (self._registers[plan.slots, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._dtype)
         return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
 
     def _step(self, prediction: torch.Tensor) -> None:
