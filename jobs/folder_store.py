@@ -62,7 +62,10 @@ class FolderStore:
             path.unlink()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the files whose keys begin with these characters, sorted by key, a folder at a time."""
+        """Yield the files whose keys begin with these characters, sorted by key, a folder at a time.
+
+        What is deleted meanwhile is left out.
+        """
         folder, _, name = checked_prefix(prefix).rpartition("/")
         with _explained(f"list {self.root / folder}"):
             for entry in _entries(self.root / folder, name):
@@ -78,9 +81,10 @@ class FolderStore:
         removed = 0
         with _explained(f"clean up {self.root}"):
             for path in self.root.rglob(_TEMPORARY + "*"):
-                if _modified(path.stat()) < limit:
-                    path.unlink(missing_ok=True)
-                    removed += 1
+                with suppress(*_ABSENT):  # written to its end or removed by somebody else
+                    if _modified(path.stat()) < limit:
+                        path.unlink()
+                        removed += 1
         return removed
 
     def _objects(self, entry: os.DirEntry[str]) -> Iterator[StoredObject]:
@@ -89,8 +93,7 @@ class FolderStore:
                 yield from self._objects(below)
             return
         key = Path(entry.path).relative_to(self.root).as_posix()
-        if is_key(key) and entry.is_file():
-            state = entry.stat()
+        if is_key(key) and entry.is_file() and (state := _state(entry)):
             yield StoredObject(key, state.st_size, _modified(state))
 
 
@@ -102,6 +105,13 @@ def _entries(folder: Path, beginning: str) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(chosen, key=lambda entry: entry.name + "/" * entry.is_dir())
+
+
+def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _write(path: Path, body: bytes | Path) -> str:

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -160,6 +161,16 @@ class TestFolder:
         for wrong in ("gs://bucket/a", "", "file://host/a", "file:a", "s3://", "s3:///a"):
             with pytest.raises(UsageError, match=r"write|use"):
                 open_store(wrong, S3Options())
+
+    def test_what_is_deleted_while_it_is_listed_is_left_out(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path), S3Options())
+        for key in ("a/1", "a/2", "a/3", "b/1"):
+            store.put(key, b"1", content_type="text/plain")
+        listing = store.list("")
+        assert next(listing).key == "a/1"
+        store.delete("a/2")
+        shutil.rmtree(tmp_path / "b")
+        assert [found.key for found in listing] == ["a/3"]
 
     def test_temporary_and_foreign_files_are_not_listed(self, tmp_path: Path) -> None:
         store = open_store(str(tmp_path), S3Options())
