@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from jobs.errors import ObjectStoreError
 from jobs.object_types import MissingObjectError, StoredObject, checked_key, checked_prefix, is_key
@@ -33,13 +34,13 @@ class FolderStore:
         """Write a temporary file, force it to the disk, rename it, and read it back."""
         target = self.root / checked_key(key)
         with _explained(f"write {target}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(_TEMPORARY + secrets.token_hex(8))
             try:
                 sent = _write(temporary, body)
                 temporary.replace(target)
-            finally:
+            except BaseException:
                 temporary.unlink(missing_ok=True)
+                raise
             _force_to_disk(target.parent)
             if _digest(target) != sent:
                 raise ObjectStoreError(
@@ -115,7 +116,7 @@ def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _write(path: Path, body: bytes | Path) -> str:
-    with path.open("xb") as file:
+    with _new(path) as file:
         if isinstance(body, Path):
             with body.open("rb") as source:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -124,6 +125,14 @@ def _write(path: Path, body: bytes | Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return _digest(body) if isinstance(body, Path) else hashlib.sha256(body).hexdigest()
+
+
+def _new(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except FileNotFoundError:  # the first file there
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
 
 
 def _digest(path: Path) -> str:
