@@ -16,6 +16,7 @@ from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, ModelError
 from models.quiet import quiet
 from models.steady import make_steady
+from models.vetting import check_whole
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -100,9 +101,7 @@ def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
         )
         processor = CLIPImageProcessorPil.from_pretrained(path, local_files_only=True)
         tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    missing = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
-    if missing:
-        raise CheckpointError(f"{path}: lacks {len(missing)} weights, among them {missing[0]}")
+    check_whole(path, report)
     _check(path, model, tokenizer)
     return model, processor, tokenizer
 

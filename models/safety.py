@@ -18,6 +18,7 @@ from models.engine.device_work import beside, own_stream
 from models.errors import CheckpointError, SafetyUnknownError
 from models.quiet import quiet
 from models.steady import make_steady
+from models.vetting import check_whole
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -149,9 +150,7 @@ def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any]:
             output_loading_info=True,
         )
         processor = CLIPImageProcessorPil.from_pretrained(checkpoint.path, local_files_only=True)
-    missing = sorted({*report["missing_keys"], *report["mismatched_keys"]})
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: lacks {len(missing)} weights, among them {missing[0]}")
+    check_whole(checkpoint.path, report)
     for name in _EMBEDDINGS:
         if not all(torch.isfinite(getattr(model, name + end)).all() for end in ("", "_weights")):
             raise CheckpointError(f"{checkpoint.path}: its {name} hold values that are not finite")

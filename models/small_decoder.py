@@ -9,6 +9,7 @@ from models.errors import CheckpointError
 from models.loading import UNLOADABLE
 from models.quiet import quiet
 from models.speedup import PLAIN, Speedup
+from models.vetting import check_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,5 @@ def _from_files(checkpoint: Checkpoint, device: Device) -> Any:
             )
     except UNLOADABLE as error:
         raise CheckpointError(f"{checkpoint.path}: can't be loaded as an AutoencoderTiny: {error}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(f"{checkpoint.path}: lacks {len(missing)} weights, among them {missing[0]}")
+    check_whole(checkpoint.path, report)
     return network.eval()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ def vetted_files(folder: Path) -> list[Path]:
             f"{folder}: holds no .safetensors file, so it is no checkpoint that can be read"
         )
     return files
+
+
+def check_whole(path: Path, report: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where the report of a loading by diffusers or transformers tells of missing weights."""
+    missing = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
+    if missing:
+        raise CheckpointError(f"{path}: lacks {len(missing)} weights, among them {missing[0]}")
 
 
 def vetted_file(file: Path) -> Path:
