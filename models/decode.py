@@ -1,12 +1,14 @@
 """From latents to pixels: the VAE's decoder on batches of one shape, and a look at what came out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from models.engine.device_work import event_now
 from models.picture import Defect, Picture
+from models.speedup import PLAIN, Speedup
 
 PIXELS_AT_ONCE = 2**20
 
@@ -16,9 +18,12 @@ Part = tuple[torch.Tensor, torch.Tensor]
 class Development:
     """Pictures on their way from the device."""
 
-    def __init__(self, parts: Sequence[Part], count: int) -> None:
-        """`parts` are on the host, or will be: uint8 pixels (N, H, W, 3), and (2, N) whether finite and black."""
-        self._parts, self._count, self._event = parts, count, _event(parts)
+    def __init__(self, parts: Sequence[Part], count: int, again: Callable[[int], Picture] | None) -> None:
+        """`parts` are on the host, or will be: uint8 pixels (N, H, W, 3), and (2, N) whether finite and black.
+
+        `again` makes the picture of that number anew, in a format that holds more.
+        """
+        self._parts, self._count, self._again, self._event = parts, count, again, _event(parts)
 
     @property
     def is_done(self) -> bool:
@@ -34,30 +39,58 @@ class Development:
             for pixels, flags in self._parts
             for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
         ]
-        return found[: self._count]
+        return [self._mended(number, picture) for number, picture in enumerate(found[: self._count])]
+
+    def _mended(self, number: int, picture: Picture) -> Picture:
+        return self._again(number) if self._again and picture.defect == "nan" else picture
 
 
-def decode(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> list[Picture]:
-    """As `develop`, waited for."""
-    return develop(vae, latents, at_once=at_once).pictures()
+class Decoder:
+    """The decoder of diffusers' AutoencoderKL or AutoencoderTiny.
 
-
-def develop(vae: Any, latents: list[torch.Tensor], *, at_once: int) -> Development:
-    """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
-
-    `vae` is diffusers' AutoencoderKL or AutoencoderTiny. Latents are taken by `at_once`, fewer where that many have
-    more than a million pixels together. The last batch is filled up, so that no picture depends on how many there are.
-    Nothing waits for the device.
+    A VAE in float32 beside a UNet in float16 `dtype` (its configuration doesn't say that float16 holds its values) decodes
+    in float16 all the same, which is quicker, and once more in float32 what that did not hold.
     """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    area = latents[0].shape[1] * latents[0].shape[2] * factor**2
-    at_once = max(1, min(at_once, PIXELS_AT_ONCE // area))
-    filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
-    parts = [
-        _decoded(vae, torch.stack(filled[start : start + at_once]))
-        for start in range(0, len(filled), at_once)
-    ]
-    return Development([(_to_host(pixels), _to_host(flags)) for pixels, flags in parts], len(latents))
+
+    def __init__(self, vae: Any, dtype: torch.dtype, speedup: Speedup = PLAIN) -> None:
+        is_half = dtype == torch.float16 != vae.dtype
+        self._vae = _in_half(vae) if is_half else vae
+        self._wide = Decoder(vae, vae.dtype) if is_half else None
+        self._decode = speedup.compile(_decoded) if speedup.vae_compiled else _decoded
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def decode(self, latents: list[torch.Tensor], *, at_once: int) -> list[Picture]:
+        """As `develop`, waited for."""
+        return self.develop(latents, at_once=at_once).pictures()
+
+    def develop(self, latents: list[torch.Tensor], *, at_once: int) -> Development:
+        """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
+
+        Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
+        is filled up, so that no picture depends on how many there are. Nothing waits for the device.
+        """
+        area = latents[0].shape[1] * latents[0].shape[2] * self._factor**2
+        at_once = max(1, min(at_once, PIXELS_AT_ONCE // area))
+        filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
+        parts = [
+            self._decode(self._vae, torch.stack(filled[start : start + at_once]))
+            for start in range(0, len(filled), at_once)
+        ]
+        sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
+        return Development(sent, len(latents), self._again(latents, at_once))
+
+    def _again(self, latents: list[torch.Tensor], at_once: int) -> Callable[[int], Picture] | None:
+        wide = self._wide
+        return None if wide is None else lambda number: wide.decode([latents[number]], at_once=at_once)[0]
+
+
+def _in_half(vae: Any) -> Any:
+    """A copy of what decodes, in float16."""
+    encoder, vae.encoder = vae.encoder, None
+    try:
+        return deepcopy(vae).half()
+    finally:
+        vae.encoder = encoder
 
 
 def _decoded(vae: Any, latents: torch.Tensor) -> Part:

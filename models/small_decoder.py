@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from models.checkpoint import Checkpoint
+from models.decode import Decoder
 from models.device import Device, memory_errors
 from models.errors import CheckpointError
 from models.loading import UNLOADABLE
@@ -21,6 +22,7 @@ class SmallDecoder:
 
     checkpoint: Checkpoint
     network: Any
+    decoder: Decoder
 
     @classmethod
     def load(
@@ -36,7 +38,7 @@ class SmallDecoder:
                 )
             network.to(device.name)
         speedup.arrange(network)
-        return cls(checkpoint, network)
+        return cls(checkpoint, network, Decoder(network, device.dtype, speedup))
 
 
 def _from_files(checkpoint: Checkpoint, device: Device) -> Any:

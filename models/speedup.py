@@ -1,4 +1,4 @@
-"""What makes the UNet faster on a CUDA device and leaves its arithmetic as it is."""
+"""What makes UNet and VAE faster on a CUDA device and leaves their arithmetic as it is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ _SHAPES = 256
 class Speedup:
     """`compiled`: the UNet as one graph by torch's compiler; its kernels round differently, so image rows say so.
 
-    `recorded`: each call as one CUDA graph. `channels_last`: convolutions read their pixels one after the other.
+    `vae_compiled`: the VAE's decoder, too. `recorded`: each UNet call as one CUDA graph. `channels_last`: convolutions
+    read their pixels one after the other.
     """
 
     compiled: bool = False
+    vae_compiled: bool = False
     recorded: bool = False
     channels_last: bool = False
 
@@ -45,23 +47,30 @@ class Speedup:
                 if not is_plain
                 else f"weights 'fp8' can't be compiled for {device.label}: set compile to auto or off"
             )
+        compiled = can_compile and (word == "on" or (word == "auto" and is_cuda))
         return cls(
-            compiled=can_compile and (word == "on" or (word == "auto" and is_cuda)),
+            compiled=compiled,
+            vae_compiled=compiled and not (saving.vae_slicing or saving.vae_tiling),
             recorded=is_plain and is_cuda,
             channels_last=is_plain and is_cuda,
         )
 
     def notes(self) -> dict[str, str]:
         """Of what is done, that which can change a grey level."""
-        return {"unet": "compiled"} if self.compiled else {}
+        parts = {"unet": self.compiled, "vae": self.vae_compiled}
+        return {name: "compiled" for name, is_compiled in parts.items() if is_compiled}
 
     def arrange(self, *networks: Any) -> None:
-        """Lay weights out as convolutions read them."""
+        """Lay weights out as convolutions and compiled self-attentions read them."""
         import torch  # noqa: PLC0415 - settings don't need it
 
-        if self.channels_last:
-            for network in networks:
+        from models.joined_projections import join_projections  # noqa: PLC0415
+
+        for network in networks:
+            if self.channels_last:
                 network.to(memory_format=torch.channels_last)
+            if self.compiled:
+                join_projections(network)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """`work` itself, or compiled when it is first done with tensors of a shape."""

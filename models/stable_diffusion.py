@@ -135,7 +135,7 @@ class StableDiffusion:
             rows or self.device.rows,
             on_step,
             whole_every,
-            decoder.network if decoder else None,
+            decoder.decoder if decoder else None,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 

@@ -47,7 +47,6 @@ def _options() -> argparse.Namespace:
         "--models", default=",".join(ARCHITECTURES), help="of %(default)s (the default), with commas between"
     )
     arguments.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu; default: cuda")
-    arguments.add_argument("--precision", default="bfloat16", help="of nightmill's models; default: bfloat16")
     arguments.add_argument(
         "--rows", default="", help="images at once to try, such as 8,16; default: by model"
     )
@@ -65,7 +64,7 @@ def _options() -> argparse.Namespace:
     options.models = [name for name in ARCHITECTURES if name in wanted]
     options.rows = [int(rows) for rows in options.rows.split(",") if rows]
     try:
-        options.device = pick_device(options.device, precision=options.precision)
+        options.device = pick_device(options.device, precision="bfloat16")
     except ModelError as error:
         arguments.error(f"{error}; `--tiny --device cpu` tries it without a GPU")
     if options.device.name == "cpu" and not options.tiny:

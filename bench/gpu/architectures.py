@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models.catalogue import Precision
+
 Config = Mapping[str, Any]
 
 TOKENS = 77
@@ -15,8 +17,8 @@ class Architecture:
     """A model to measure: what its networks are built from, and how it is drawn with.
 
     `card` is the id of the card whose VAE factor it has; `side` is the pixels of the picture that is drawn, of the
-    picture that is given for an upscaler. `sampler`, `steps` and `guidance_scale` are those of its model card.
-    `rows` are the numbers of images at once that are tried.
+    picture that is given for an upscaler. `precision`, `sampler`, `steps` and `guidance_scale` are those of its model
+    card. `rows` are the numbers of images at once that are tried.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Architecture:
     vae: Config
     text: Config
     prediction_type: str = "epsilon"
+    precision: Precision = "bfloat16"
     side: int
     sampler: str
     steps: int = 50
@@ -101,6 +104,7 @@ SD_1_5 = Architecture(
     unet={**_UNET, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     vae=_vae(128, 256, 512, 512, sample_size=512),
     text=_CLIP_L,
+    precision="float16",
     side=512,
     sampler="pndm",
     rows=(16, 32, 8),

@@ -60,8 +60,9 @@ def _command(manifest: Path) -> list[str]:
 
 def _environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
+    paths = [str(Path(str(bench.__file__)).parents[1]), *filter(None, [own.get("PYTHONPATH")])]
     return own | {
-        "PYTHONPATH": str(Path(str(bench.__file__)).parents[1]),
+        "PYTHONPATH": os.pathsep.join(paths),
         "NIGHTMILL_DATA_DIR": str(folder / "data"),
         "NIGHTMILL_MODELS_DIR": str(folder / "models"),
         "NIGHTMILL_OUTPUT": str(folder / "output"),

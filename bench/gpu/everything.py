@@ -77,7 +77,7 @@ def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None
         images = bare.rows * (12 if run.is_tiny else _WAVES)
         with TemporaryDirectory(prefix="nightmill-bench-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
-            save_models(folder / "models", architecture, run.device, is_tiny=run.is_tiny)
+            save_models(folder / "models", architecture, run.device_of(architecture), is_tiny=run.is_tiny)
             fresh()
             limit_s = max(10.0, run.budget.left() - STOPPING_S)
             given = {"device": run.device.name, "gpu_rows": str(bare.rows), "compile": run.compile}

@@ -43,7 +43,7 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
     _tell(run, architecture, pace, cost)
     if in_company:
         if ours is None:
-            ours = Ours(architecture, run.device, run.speedup)
+            ours = Ours(architecture, run.device_of(architecture), run.speedup)
             ours.at(pace.rows)(pace.rows, 2)
         _company(run, ours, pace, cost)
     return pace
@@ -76,7 +76,7 @@ def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours 
 def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tuple[Ours, Pace] | None:
     """A new model and its pace; None if memory runs out."""
     try:
-        ours = Ours(architecture, run.device, run.speedup)
+        ours = Ours(architecture, run.device_of(architecture), run.speedup)
         allowance_s = run.budget.allowance(until)
         return ours, measure_pace(ours.at(rows), rows, architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:

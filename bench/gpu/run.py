@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.figures import Figure, Goal, at_least
+from bench.gpu.architectures import Architecture
 from bench.gpu.budget import Budget
 from bench.gpu.ceiling import matmul_ceiling
 from bench.progress import note
-from models.device import Device
+from models.device import Device, pick_device
 from models.saving import FULL
 from models.speedup import Speedup
 
@@ -48,6 +49,10 @@ class Run:
     def speedup(self) -> Speedup:
         """As a worker has it. Raises ModelError for a word that there isn't."""
         return Speedup.choose(self.compile, FULL, self.device)
+
+    def device_of(self, architecture: Architecture) -> Device:
+        """The device as a worker has it for that model: with the precision of its card."""
+        return pick_device(self.device.name, precision=architecture.precision)
 
     def add(self, key: str, value: float, unit: str, against: str | None = None) -> None:
         """A figure with its goal, if it has one on this device."""

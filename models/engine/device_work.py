@@ -16,7 +16,8 @@ AHEAD = 4
 def recorded(work: Work, device: torch.device) -> Work:
     """`work`, which reads and writes the same tensors each time, as one CUDA graph: one launch instead of thousands.
 
-    It is done four times now: thrice for what libraries set up at first, once for the recording.
+    It is done four times now: thrice for what libraries set up at first, once for the recording. Other threads may use
+    the device meanwhile.
     """
     beside = side_stream(device)
     with on(beside, ()):
@@ -24,7 +25,7 @@ def recorded(work: Work, device: torch.device) -> Work:
             work()
     torch.cuda.current_stream(device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from models.chunks import seeded
-from models.decode import Development, develop
+from models.decode import Decoder, Development
 from models.device import Device, memory_errors
 from models.engine.device_work import on, side_stream
 from models.engine.embeddings import AT_ONCE, Embeddings
@@ -88,6 +88,7 @@ class Engine:
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
         speedup.arrange(pipeline.unet, pipeline.vae)
+        self._decoder = Decoder(pipeline.vae, device.dtype, speedup)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
@@ -99,7 +100,7 @@ class Engine:
         rows: int,
         on_call: Callable[[int], None],
         whole_every: int = 1,
-        decoder: Any = None,
+        decoder: Decoder | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
@@ -111,9 +112,9 @@ class Engine:
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
-        batch = self._ready(shape, rows, whole_every)
-        vae = self._pipeline.vae if decoder is None else decoder
-        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, vae)
+        decoder = decoder or self._decoder
+        batch = self._ready(shape, rows, whole_every, decoder)
+        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, decoder)
         try:
             while some := self._next(drawn):
                 yield some
@@ -139,19 +140,19 @@ class Engine:
         tickets: Iterator[Ticket],
         rows: int,
         on_call: Callable[[int], None],
-        vae: Any,
+        decoder: Decoder,
     ) -> Generator[list[Drawn], None, None]:
-        size, waiting = min(rows, BUNDLE), list[Finished]()
+        size, waiting = _bundle_size(rows), list[Finished]()
         bundles: deque[_Bundle] = deque()
         for finished in flow(batch, tickets, on_call):
             waiting += finished
             while len(waiting) >= size:
-                bundles.append(self._develop(vae, waiting[:size], size))
+                bundles.append(self._develop(decoder, waiting[:size], size))
                 del waiting[:size]
             while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
                 yield bundles.popleft().drawn()
         if waiting:
-            bundles.append(self._develop(vae, waiting, size))
+            bundles.append(self._develop(decoder, waiting, size))
         while bundles:
             yield bundles.popleft().drawn()
 
@@ -178,16 +179,16 @@ class Engine:
                     label=begun.label,
                 )
 
-    def _develop(self, vae: Any, finished: Sequence[Finished], size: int) -> _Bundle:
+    def _develop(self, decoder: Decoder, finished: Sequence[Finished], size: int) -> _Bundle:
         """Decode them beside the UNet's next calls, where the device can do both."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
-            development = develop(vae, latents, at_once=size)
+            development = decoder.develop(latents, at_once=size)
         return _Bundle([image.number for image in finished], development)
 
     @torch.inference_mode()
-    def _ready(self, shape: LatentShape, rows: int, whole_every: int) -> UNetBatch:
-        """The batch as it was, if it fits."""
+    def _ready(self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder) -> UNetBatch:
+        """The batch as it was, if it fits; for a new one all is compiled now, and not when its first pictures wait."""
         batch = self._batch
         if batch is None or (batch.rows, batch.latents, batch.whole_every) != (2 * rows, shape, whole_every):
             self._batch = None
@@ -200,5 +201,12 @@ class Engine:
                     whole_every=whole_every,
                     speedup=self._speedup,
                 )
+                if self._speedup.vae_compiled:
+                    size = _bundle_size(rows)
+                    decoder.decode([torch.zeros(shape, device=self._device.name)] * size, at_once=size)
             self._batch = batch
         return batch
+
+
+def _bundle_size(rows: int) -> int:
+    return min(rows, BUNDLE)

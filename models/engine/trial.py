@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.decode import develop
+from models.decode import Decoder
 from models.device import Device, memory_errors
 from models.engine.unet_batch import LatentShape, UNetBatch
 from models.errors import OutOfMemoryError
@@ -24,7 +24,7 @@ def try_rows(pipeline: Any, device: Device, latents: LatentShape, text: tuple[in
         batch = UNetBatch(pipeline.unet, 2 * rows, latents, text)
         batch.call()
         empty = torch.zeros(latents, device=pipeline.unet.device)
-        develop(pipeline.vae, [empty] * rows, at_once=rows).pictures()
+        Decoder(pipeline.vae, pipeline.unet.dtype).decode([empty] * rows, at_once=rows)
         if device.free_memory() < device.memory() / 10:
             raise OutOfMemoryError(f"less than a tenth of the memory is left with {rows} images at once")
         return rows / _fastest(batch, device)

@@ -159,6 +159,7 @@ def test_a_step_costs_what_the_card_says(architecture: Architecture) -> None:
     assert cost.image(architecture) == cost.unet * calls * 2 + cost.decode
     assert (card.width, card.vae_factor) == (architecture.side, architecture.factor)
     assert (card.prediction_type, card.steps) == (architecture.prediction_type, architecture.steps)
+    assert card.precision == architecture.precision
 
 
 def test_neighbours_that_leak_are_noticed() -> None:

@@ -6,7 +6,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from models import decode as decoding
-from models.decode import decode
+from models.decode import Decoder
 from models.stable_diffusion import StableDiffusion
 from models.vae_attention import ChunkedAttention
 
@@ -16,14 +16,31 @@ def _latents(rows: int) -> torch.Tensor:
 
 
 def test_large_pictures_are_decoded_by_fewer(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, latents = tiny._pipeline.vae, _latents(6)
+    decoder, latents = Decoder(tiny._pipeline.vae, torch.float32), _latents(6)
     with torch.inference_mode():
-        whole = [picture.pixels for picture in decode(vae, list(latents), at_once=6)]
+        whole = [picture.pixels for picture in decoder.decode(list(latents), at_once=6)]
         monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 4 * 64 * 64)
-        forth = [picture.pixels for picture in decode(vae, list(latents), at_once=6)]
-        back = [picture.pixels for picture in decode(vae, list(latents.flip(0)), at_once=6)][::-1]
+        forth = [picture.pixels for picture in decoder.decode(list(latents), at_once=6)]
+        back = [picture.pixels for picture in decoder.decode(list(latents.flip(0)), at_once=6)][::-1]
     assert np.array_equal(forth, back)
     assert np.abs(np.stack(whole).astype(int) - np.stack(forth)).max() <= 1
+
+
+def test_what_half_precision_cannot_hold_is_decoded_again(tiny: StableDiffusion) -> None:
+    """A VAE in float32 beside a UNet in float16, as Stable Diffusion 1.x is loaded."""
+    latents = list(_latents(5))
+    latents[1], latents[4] = latents[1] * 1e5, latents[4] * torch.nan
+    vae = tiny._pipeline.vae
+    with torch.inference_mode():
+        whole = Decoder(vae, torch.float32).decode(latents, at_once=2)
+        half = Decoder(vae, torch.float16).decode(latents, at_once=2)
+    assert (
+        [picture.defect for picture in whole] == [picture.defect for picture in half] == [None] * 4 + ["nan"]
+    )
+    assert vae.dtype == torch.float32
+    assert np.array_equal(whole[1].pixels, half[1].pixels)
+    others = [np.abs(whole[n].pixels.astype(int) - half[n].pixels) for n in (0, 2, 3)]
+    assert 0 < np.max(others) <= 2
 
 
 @pytest.mark.parametrize("scores", [2**28, 1000, 1])

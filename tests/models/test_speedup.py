@@ -1,4 +1,4 @@
-"""What may be compiled and recorded, and that a compiled UNet is one graph that draws the same."""
+"""What may be compiled and recorded, and that what is compiled is one graph that draws the same."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,19 +25,21 @@ class _GPU(Device):
 GPU = _GPU("cuda:0", torch.bfloat16, "a GPU", rows=8)
 OLD = _GPU("cuda:0", torch.bfloat16, "an old GPU", rows=8)
 _GPUS = {"cuda": GPU, "old": OLD}
-ALL = Speedup(compiled=True, recorded=True, channels_last=True)
+COMPILED = Speedup(compiled=True, vae_compiled=True)
+ALL = Speedup(compiled=True, vae_compiled=True, recorded=True, channels_last=True)
 
 
 @pytest.mark.parametrize(
     ("word", "saving", "device", "expected"),
     [
         ("auto", FULL, "cpu", PLAIN),
-        ("on", FULL, "cpu", Speedup(compiled=True)),
+        ("on", FULL, "cpu", COMPILED),
         ("off", FULL, "cpu", PLAIN),
         ("auto", FULL, "cuda", ALL),
         ("off", FULL, "cuda", Speedup(recorded=True, channels_last=True)),
         ("auto", Saving("int8"), "cuda", PLAIN),
-        ("on", Saving("fp8"), "cpu", Speedup(compiled=True)),
+        ("on", Saving("fp8"), "cpu", COMPILED),
+        ("on", Saving(vae_tiling=True), "cpu", Speedup(compiled=True)),
         ("auto", Saving("fp8"), "cuda", ALL),
         ("auto", Saving("fp8"), "old", Speedup(recorded=True, channels_last=True)),
         ("auto", Saving(attention_slicing=True), "cpu", PLAIN),
@@ -46,7 +48,8 @@ ALL = Speedup(compiled=True, recorded=True, channels_last=True)
 def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Speedup) -> None:
     found = Speedup.choose(word, saving, _GPUS.get(device) or pick_device("cpu"))
     assert found == expected
-    assert found.notes() == ({"unet": "compiled"} if expected.compiled else {})
+    parts = {"unet": expected.compiled, "vae": expected.vae_compiled}
+    assert found.notes() == {name: "compiled" for name, is_so in parts.items() if is_so}
 
 
 def test_what_cannot_be_done_is_said() -> None:
@@ -58,7 +61,7 @@ def test_what_cannot_be_done_is_said() -> None:
         Speedup.choose("on", Saving("fp8"), OLD)
 
 
-def test_the_unet_compiles_as_one_graph(
+def test_unet_and_decoder_compile_as_one_graph_each(
     tiny: StableDiffusion,
     tiny_checkpoint: Checkpoint,
     device: Device,
@@ -67,7 +70,7 @@ def test_the_unet_compiles_as_one_graph(
 ) -> None:
     """By a backend that only looks at the graph: making kernels of it takes half a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiled = StableDiffusion.load(tiny_checkpoint, device, speedup=Speedup(compiled=True))
+    compiled = StableDiffusion.load(tiny_checkpoint, device, speedup=COMPILED)
     requests = [image(seed=seed, sampler=sampler) for seed, sampler in enumerate(["ddim", "heun", "euler_a"])]
     for rows in (1, 2):
         expected = [picture.pixels for picture in tiny.render(requests, rows=rows)]

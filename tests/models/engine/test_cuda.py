@@ -1,7 +1,9 @@
 """What only a CUDA device can show: nothing waits for it, and graphs, compiled or not, keep images apart."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,21 +11,37 @@ import torch
 
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
-from models.device import pick_device
+from models.device import Device, pick_device
 from models.engine.unet_batch import UNetBatch
+from models.errors import OutOfMemoryError
+from models.safety import SafetyChecker
 from models.samplers import SAMPLERS
-from models.saving import FULL
+from models.saving import FULL, Saving
 from models.speedup import Speedup
 from models.stable_diffusion import ImageRequest, StableDiffusion
+from models.upscale import Upscaler, UpscaleRequest
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.timeout(600),
+]
+
+_SMALL = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cuda() -> Device:
+    return pick_device("cuda")
 
 
 @pytest.fixture(scope="module", params=["off", "on"])
-def model(request: pytest.FixtureRequest, catalogue: Catalogue) -> StableDiffusion:
-    device = pick_device("cuda")
+def model(request: pytest.FixtureRequest, catalogue: Catalogue, cuda: Device) -> StableDiffusion:
     checkpoint = resolve(catalogue.get("tiny-random"), catalogue.models_dir)
-    return StableDiffusion.load(checkpoint, device, speedup=Speedup.choose(request.param, FULL, device))
+    return StableDiffusion.load(checkpoint, cuda, speedup=Speedup.choose(request.param, FULL, cuda))
+
+
+def uncompiled(device: Device) -> Speedup:
+    return Speedup.choose("off", FULL, device)
 
 
 @contextmanager
@@ -35,7 +53,6 @@ def nothing_waits() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.timeout(600)
 def test_calls_wait_for_nothing(
     model: StableDiffusion, image: Callable[..., ImageRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +70,6 @@ def test_calls_wait_for_nothing(
     assert len(calls) > 8
 
 
-@pytest.mark.timeout(600)
 def test_a_picture_does_not_depend_on_its_neighbours(
     model: StableDiffusion, image: Callable[..., ImageRequest]
 ) -> None:
@@ -66,7 +82,6 @@ def test_a_picture_does_not_depend_on_its_neighbours(
             assert np.array_equal(model.render(mixed, rows=4)[place].pixels, alone.pixels)
 
 
-@pytest.mark.timeout(600)
 def test_the_device_draws_what_the_cpu_draws(
     model: StableDiffusion, tiny: StableDiffusion, image: Callable[..., ImageRequest]
 ) -> None:
@@ -74,3 +89,95 @@ def test_the_device_draws_what_the_cpu_draws(
     here, there = tiny.render(requests, rows=4), model.render(requests, rows=4)
     for one, other in zip(here, there, strict=True):
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
+
+
+def test_small_pictures_are_enlarged_alike(upscaler: Upscaler, cuda: Device) -> None:
+    model = Upscaler.load(upscaler.checkpoint, cuda, speedup=uncompiled(cuda))
+    requests = [
+        UpscaleRequest(
+            pixels=_SMALL[n],
+            prompt=f"a red bird {n}",
+            steps=2 + n,
+            guidance_scale=4.0 * n,
+            sampler="ddim",
+            seed=n,
+        )
+        for n in range(3)
+    ]
+    for one, other in zip(upscaler.upscale(requests, rows=2), model.upscale(requests, rows=2), strict=True):
+        assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
+    (alone,) = model.upscale(requests[1:2], rows=2)
+    assert np.array_equal(model.upscale(requests, rows=2)[1].pixels, alone.pixels)
+
+
+@pytest.mark.parametrize("system", ["v1", "v2-inpainting", "v2-depth"])
+def test_given_pictures_are_read_alike(
+    load: Callable[[str], StableDiffusion], image: Callable[..., ImageRequest], cuda: Device, system: str
+) -> None:
+    here = load(system)
+    there = StableDiffusion.load(here.checkpoint, cuda, speedup=uncompiled(cuda))
+    picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:, 20:] = 255
+    given: dict[str, Any] = {"image": picture, "strength": 0.7, "steps": 5}
+    requests = [
+        image(seed=n, sampler=SAMPLERS[n], **given, **({"mask": mask} if "paint" in system else {}))
+        for n in range(4)
+    ]
+    for one, other in zip(here.render(requests, rows=2), there.render(requests, rows=2), strict=True):
+        assert other.defect is None
+        assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 3
+    (alone,) = there.render(requests[2:3], rows=2)
+    assert np.array_equal(there.render(requests, rows=2)[2].pixels, alone.pixels)
+
+
+def test_approximations_are_recorded(
+    catalogue: Catalogue, image: Callable[..., ImageRequest], tiny: StableDiffusion, cuda: Device
+) -> None:
+    held = Saving("fp8")
+    model = StableDiffusion.load(
+        tiny.checkpoint, cuda, saving=held, speedup=Speedup.choose("auto", held, cuda)
+    )
+    requests = [image(seed=n, steps=4 + n, sampler=SAMPLERS[n]) for n in range(5)]
+    for whole_every in (1, 2):
+        together = model.render(requests, rows=2, whole_every=whole_every)
+        (alone,) = model.render(requests[3:4], rows=2, whole_every=whole_every)
+        assert np.array_equal(together[3].pixels, alone.pixels)
+
+
+def test_a_batch_is_recorded_while_other_threads_use_the_device(
+    catalogue: Catalogue, image: Callable[..., ImageRequest], tiny: StableDiffusion, cuda: Device
+) -> None:
+    checker = SafetyChecker.load(resolve(catalogue.get("tiny-random-safety"), catalogue.models_dir), cuda)
+    model = StableDiffusion.load(tiny.checkpoint, cuda, speedup=uncompiled(cuda))
+    pixels, over, found = list(_SMALL), threading.Event(), list[object]()
+
+    def score() -> None:
+        while not over.is_set():
+            try:
+                found.append(checker.score(pixels))
+                torch.zeros(2**20 + len(found) * 512, pin_memory=True)
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                found.append(error)
+                return
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    try:
+        for side in (64, 72, 80, 88, 96, 104):
+            (picture,) = model.render([image(width=side, height=side)], rows=1)
+            assert picture.defect is None
+    finally:
+        over.set()
+        thread.join()
+    assert len(found) > 3
+    assert all(scores == found[0] for scores in found), found[-1]
+
+
+def test_rows_are_tried_until_memory_runs_out(tiny: StableDiffusion, cuda: Device) -> None:
+    model = StableDiffusion.load(tiny.checkpoint, cuda, speedup=uncompiled(cuda))
+    assert model.try_rows(64, 64, 4) > 0
+    with pytest.raises(OutOfMemoryError):
+        model.try_rows(2048, 2048, 2**14)
+    assert model.try_rows(64, 64, 4) > 0
