@@ -61,16 +61,17 @@ class Speedup:
         return {name: "compiled" for name, is_compiled in parts.items() if is_compiled}
 
     def arrange(self, *networks: Any) -> None:
-        """Lay weights out as convolutions and compiled self-attentions read them."""
+        """Lay weights out as convolutions read them, and have norms read pictures as they are laid out then."""
         import torch  # noqa: PLC0415 - settings don't need it
 
-        from models.joined_projections import join_projections  # noqa: PLC0415
+        from models.grouped_norm import order_norms  # noqa: PLC0415
 
+        if not self.channels_last:
+            return
         for network in networks:
-            if self.channels_last:
-                network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)
             if self.compiled:
-                join_projections(network)
+                order_norms(network)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """`work` itself, or compiled when it is first done with tensors of a shape."""

@@ -88,7 +88,7 @@ class Engine:
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
         speedup.arrange(pipeline.unet, pipeline.vae)
-        self._decoder = Decoder(pipeline.vae, device.dtype, speedup)
+        self._decoder = Decoder(pipeline.vae, device, speedup)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 

@@ -1,12 +1,18 @@
 """Decoding in slices and attention in chunks change nothing."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from models import decode as decoding
+from models.checkpoint import Checkpoint
 from models.decode import Decoder
+from models.device import Device
+from models.grouped_norm import order_norms
 from models.stable_diffusion import StableDiffusion
 from models.vae_attention import ChunkedAttention
 
@@ -16,24 +22,29 @@ def _latents(rows: int) -> torch.Tensor:
 
 
 def test_large_pictures_are_decoded_by_fewer(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, latents = Decoder(tiny._pipeline.vae, torch.float32), _latents(6)
+    decoder, latents = Decoder(tiny._pipeline.vae, tiny.device), _latents(6)
     with torch.inference_mode():
         whole = [picture.pixels for picture in decoder.decode(list(latents), at_once=6)]
-        monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 4 * 64 * 64)
+        monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 5 * 64 * 64)
+        decoder = Decoder(tiny._pipeline.vae, tiny.device)
         forth = [picture.pixels for picture in decoder.decode(list(latents), at_once=6)]
         back = [picture.pixels for picture in decoder.decode(list(latents.flip(0)), at_once=6)][::-1]
     assert np.array_equal(forth, back)
     assert np.abs(np.stack(whole).astype(int) - np.stack(forth)).max() <= 1
 
 
-def test_what_half_precision_cannot_hold_is_decoded_again(tiny: StableDiffusion) -> None:
+@pytest.mark.parametrize("arrange", [lambda _: None, order_norms])
+def test_what_half_precision_cannot_hold_is_decoded_again(
+    tiny_checkpoint: Checkpoint, device: Device, arrange: Callable[[torch.nn.Module], None]
+) -> None:
     """A VAE in float32 beside a UNet in float16, as Stable Diffusion 1.x is loaded."""
     latents = list(_latents(5))
     latents[1], latents[4] = latents[1] * 1e5, latents[4] * torch.nan
-    vae = tiny._pipeline.vae
+    vae = StableDiffusion.load(tiny_checkpoint, device)._pipeline.vae
+    arrange(vae)
     with torch.inference_mode():
-        whole = Decoder(vae, torch.float32).decode(latents, at_once=2)
-        half = Decoder(vae, torch.float16).decode(latents, at_once=2)
+        whole = Decoder(vae, device).decode(latents, at_once=1)
+        half = Decoder(vae, replace(device, dtype=torch.float16)).decode(latents, at_once=2)
     assert (
         [picture.defect for picture in whole] == [picture.defect for picture in half] == [None] * 4 + ["nan"]
     )
