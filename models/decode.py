@@ -2,19 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from models.device import Device
+from models.engine import places
 from models.engine.device_work import event_now
 from models.picture import Defect, Picture
 from models.speedup import PLAIN, Speedup
 
 PIXELS_AT_ONCE = 2**20
-_LARGE = 32 * 10**9
-"""Bytes of a GPU that decodes three times as many pixels at once: with few, much of it is idle."""
 
 Part = tuple[torch.Tensor, torch.Tensor]
 
@@ -52,18 +49,25 @@ class Development:
 class Decoder:
     """The decoder of diffusers' AutoencoderKL or AutoencoderTiny.
 
-    A VAE in float32 on a device that computes in float16 (its configuration doesn't say that this holds its values)
-    decodes in float16 all the same, which is quicker, and once more in float32 what that did not hold.
+    A VAE in float32 beside a UNet in float16 `dtype` (its configuration doesn't say that this holds its values) decodes
+    in float16 all the same, which is quicker, and once more in float32 what that did not hold.
     """
 
-    def __init__(self, vae: Any, device: Device, speedup: Speedup = PLAIN) -> None:
-        is_half = device.dtype == torch.float16 != vae.dtype
+    def __init__(self, vae: Any, dtype: torch.dtype, speedup: Speedup = PLAIN) -> None:
+        is_half = dtype == torch.float16 != vae.dtype
         self._vae = _in_half(vae) if is_half else vae
-        self._wide = Decoder(vae, replace(device, dtype=vae.dtype)) if is_half else None
+        self._wide = Decoder(vae, vae.dtype) if is_half else None
+        self._is_compiled = speedup.vae_compiled
         self._decode = speedup.compile(_decoded) if speedup.vae_compiled else _decoded
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        is_large = device.name.startswith("cuda") and device.memory() >= _LARGE
-        self._pixels = PIXELS_AT_ONCE * (3 if is_large else 1)
+
+    def prepare(self, shape: Sequence[int], *, at_once: int) -> None:
+        """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
+        latents = torch.zeros(self._at_once(at_once, shape), *shape, device=self._vae.device)
+        if places.matter(latents.device):
+            places.level(self._vae, lambda: _decoded(self._vae, latents))
+        if self._is_compiled:
+            self._decode(self._vae, latents)
 
     def decode(self, latents: list[torch.Tensor], *, at_once: int) -> list[Picture]:
         """As `develop`, waited for."""
@@ -72,13 +76,10 @@ class Decoder:
     def develop(self, latents: list[torch.Tensor], *, at_once: int) -> Development:
         """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
 
-        Latents are taken by `at_once`, or by a power of two where that many have more than a million pixels together,
-        or three on large GPUs. The last batch is filled up, so that no picture depends on how many there are. Nothing
-        waits for the device.
+        Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
+        is filled up, so that no picture depends on how many there are. Nothing waits for the device.
         """
-        area = latents[0].shape[1] * latents[0].shape[2] * self._factor**2
-        most = max(1, self._pixels // area)
-        at_once = min(at_once, 2 ** (most.bit_length() - 1))
+        at_once = self._at_once(at_once, latents[0].shape)
         filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
         parts = [
             self._decode(self._vae, torch.stack(filled[start : start + at_once]))
@@ -86,6 +87,10 @@ class Decoder:
         ]
         sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
         return Development(sent, len(latents), self._again(latents))
+
+    def _at_once(self, most: int, shape: Sequence[int]) -> int:
+        area: int = shape[1] * shape[2] * self._factor**2
+        return max(1, min(most, PIXELS_AT_ONCE // area))
 
     def _again(self, latents: list[torch.Tensor]) -> Callable[[int], Picture] | None:
         wide = self._wide

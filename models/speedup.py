@@ -60,17 +60,18 @@ class Speedup:
         parts = {"unet": self.compiled, "vae": self.vae_compiled}
         return {name: "compiled" for name, is_compiled in parts.items() if is_compiled}
 
-    def arrange(self, *networks: Any) -> None:
-        """Lay weights out as convolutions read them, and have norms read pictures as they are laid out then."""
+    def arrange(self, network: Any, *, orders_norms: bool = False) -> None:
+        """Lay weights out as convolutions read them; with `orders_norms`, compiled norms read pictures so, too.
+
+        That pays where pictures times channels are many, as in a UNet's batch.
+        """
         import torch  # noqa: PLC0415 - settings don't need it
 
         from models.grouped_norm import order_norms  # noqa: PLC0415
 
-        if not self.channels_last:
-            return
-        for network in networks:
+        if self.channels_last:
             network.to(memory_format=torch.channels_last)
-            if self.compiled:
+            if self.compiled and orders_norms:
                 order_norms(network)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,6 +32,7 @@ _NEEDED = (
     "zstandard",
 )
 STOPPING_S = 20.0
+_SHORTLY_S = 10.0
 
 
 def missing_packages() -> list[str]:
@@ -48,14 +49,31 @@ def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: in
     manifest = folder / "manifest.jsonl"
     lines = [json.dumps({"prompt": f"a heron in morning fog, take {number}"}) for number in range(images)]
     manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    report = json.loads(_run(_command(manifest), _environment(folder, settings), limit_s))
+    environment = _environment(folder, settings)
+    # What is drawn by random weights may hold no mark; it is embedded and read back all the same.
+    options = ["--model", MODEL, "--set", "watermark=best-effort", "--json"]
+    try:
+        report = json.loads(_run(_command("run", str(manifest), *options), environment, limit_s))
+    except RuntimeError as error:  # some may have failed before it took too long
+        raise RuntimeError(f"{error}{_why_jobs_failed(manifest, environment)}") from None
     if report["counts"]["done"] != images:
-        raise RuntimeError(f"of {images} jobs: {report['counts']}")
+        why = _why_jobs_failed(manifest, environment)
+        raise RuntimeError(f"of {images} jobs: {report['counts']}{why}")
     return _rate(_stored(Path(report["export"])), rows)
 
 
-def _command(manifest: Path) -> list[str]:
-    return [sys.executable, "-m", "console.cli", "run", str(manifest), "--model", MODEL, "--json"]
+def _why_jobs_failed(manifest: Path, environment: dict[str, str]) -> str:
+    """What the job table has of it, to be put at an error's end; nothing where it has nothing."""
+    try:
+        told = json.loads(_run(_command("failures", manifest.stem, "--json"), environment, _SHORTLY_S))
+    except (RuntimeError, ValueError):
+        return ""
+    first = next((f"; the first: {job['error_text']}" for job in told["failures"]), "")
+    return f"; jobs failed: {told['kinds']}{first}"[:2000]
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "console.cli", *words]
 
 
 def _environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:

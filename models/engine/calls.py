@@ -1,13 +1,16 @@
 """The UNet calls of a batch, one after the other: each whole, or only one in a few."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-from models.engine import deep_cache
+from models.engine import deep_cache, places
 from models.engine.device_work import Work, recorded
 from models.speedup import Speedup
+
+log = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
@@ -28,26 +31,42 @@ def cycle(
 ) -> list[Work]:
     """The work of `whole_every` calls, the first of them whole: `step` takes what the UNet makes of what is `read`.
 
-    Where `speedup` says so, they are recorded on the spot, which does them a few times.
+    Before, on a device where convolutions may show places, they are leveled; what is read has no values yet. Where
+    `speedup` says so, calls are recorded on the spot, which does them a few times.
     """
+    if places.matter(unet.device):
+        _level(unet, read())
     works = [_exact(unet, read, step, speedup)] if whole_every == 1 else _cached(unet, read, step, speedup)
     if speedup.recorded:
         works = [recorded(work, unet.device) for work in works]
     return works + works[1:] * (whole_every - 2)
 
 
+def _level(unet: Any, inputs: Inputs) -> None:
+    def predict(sample: torch.Tensor) -> torch.Tensor:
+        return _call(unet, inputs._replace(sample=sample))
+
+    sample = inputs.sample
+    changed = places.level(unet, lambda: predict(sample))
+    log.debug("%d convolutions are done as products", changed)
+    if places.shows_place(predict, sample):
+        rows, device = len(sample), unet.device
+        log.warning("a picture's last bits tell its place in a batch of %d rows on %s", rows, device)
+
+
+def _call(unet: Callable[..., Any], inputs: Inputs) -> torch.Tensor:
+    sample, timesteps, text, labels = inputs
+    prediction: torch.Tensor = unet(
+        sample, timesteps, encoder_hidden_states=text, class_labels=labels, return_dict=False
+    )[0]
+    return prediction
+
+
 def _exact(
     unet: Any, read: Callable[[], Inputs], step: Callable[[torch.Tensor], None], speedup: Speedup
 ) -> Work:
     predict = speedup.compile(unet)
-
-    def work() -> None:
-        sample, timesteps, text, labels = read()
-        step(
-            predict(sample, timesteps, encoder_hidden_states=text, class_labels=labels, return_dict=False)[0]
-        )
-
-    return work
+    return lambda: step(_call(predict, read()))
 
 
 def _cached(

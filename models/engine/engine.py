@@ -87,8 +87,9 @@ class Engine:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.recurrences = Recurrences(dict(pipeline.scheduler.config))
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
-        speedup.arrange(pipeline.unet, pipeline.vae)
-        self._decoder = Decoder(pipeline.vae, device, speedup)
+        speedup.arrange(pipeline.unet, orders_norms=True)
+        speedup.arrange(pipeline.vae)
+        self._decoder = Decoder(pipeline.vae, device.dtype, speedup)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
@@ -188,7 +189,7 @@ class Engine:
 
     @torch.inference_mode()
     def _ready(self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder) -> UNetBatch:
-        """The batch as it was, if it fits; for a new one all is compiled now, and not when its first pictures wait."""
+        """The batch as it was, if it fits; with a new one, the decoder gets ready before its first pictures wait."""
         batch = self._batch
         if batch is None or (batch.rows, batch.latents, batch.whole_every) != (2 * rows, shape, whole_every):
             self._batch = None
@@ -201,9 +202,7 @@ class Engine:
                     whole_every=whole_every,
                     speedup=self._speedup,
                 )
-                if self._speedup.vae_compiled:
-                    size = _bundle_size(rows)
-                    decoder.decode([torch.zeros(shape, device=self._device.name)] * size, at_once=size)
+                decoder.prepare(shape, at_once=_bundle_size(rows))
             self._batch = batch
         return batch
 

@@ -24,7 +24,7 @@ def try_rows(pipeline: Any, device: Device, latents: LatentShape, text: tuple[in
         batch = UNetBatch(pipeline.unet, 2 * rows, latents, text)
         batch.call()
         empty = torch.zeros(latents, device=pipeline.unet.device)
-        Decoder(pipeline.vae, device).decode([empty] * rows, at_once=rows)
+        Decoder(pipeline.vae, device.dtype).decode([empty] * rows, at_once=rows)
         if device.free_memory() < device.memory() / 10:
             raise OutOfMemoryError(f"less than a tenth of the memory is left with {rows} images at once")
         return rows / _fastest(batch, device)

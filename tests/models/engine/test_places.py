@@ -1,0 +1,141 @@
+"""Convolutions that show a picture's place are found, and replaced by products that don't."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from models.checkpoint import Checkpoint
+from models.device import Device
+from models.engine import places
+from models.engine.places import level, shows_place
+from models.stable_diffusion import ImageRequest, StableDiffusion
+
+Settings = dict[str, Any]
+
+
+class Segmented(torch.nn.Conv2d):
+    """Adds up the products of the last pictures of a large batch in two parts, as cuDNN may do."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if values.shape[0] < 4:
+            return super().forward(values)
+        half = values.shape[1] // 2
+        ones, others = values[-1:].split([half, values.shape[1] - half], dim=1)
+        pair = self.weight.split([half, values.shape[1] - half], dim=1)
+        parts = [
+            functional.conv2d(part, weight, None, self.stride, self.padding)
+            for part, weight in zip((ones, others), pair, strict=True)
+        ]
+        assert self.bias is not None
+        return torch.cat([super().forward(values[:-1]), sum(parts) + self.bias.view(-1, 1, 1)])
+
+
+def _network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(4, 24, 3, padding=1), Segmented(24, 24, 3, padding=1), Segmented(24, 8, 1)
+    )
+
+
+@torch.inference_mode()
+def test_a_place_shows_no_longer() -> None:
+    network, values = _network(), torch.randn(4, 4, 9, 7)
+    before = network(values)
+    assert shows_place(network, values)
+    assert level(network, lambda: network(values)) == 2
+    assert not shows_place(network, values)
+    assert torch.allclose(network(values), before, atol=1e-5)
+    assert level(network, lambda: network(values)) == 0
+
+
+@torch.inference_mode()
+def test_other_shapes_stay_as_they_are() -> None:
+    network, few, many = _network(), torch.randn(2, 4, 9, 7), torch.randn(6, 4, 8, 8)
+    before, original = network(few), network[1].forward
+    assert level(network, lambda: network(few)) == 0
+    assert network[1].forward == original
+    level(network, lambda: network(many))
+    assert torch.equal(network(few), before)
+    assert level(network, lambda: network(torch.randn(4, 4, 9, 7))) == 2
+    assert not shows_place(network, many)
+
+
+@pytest.mark.parametrize("at_once", [2**30, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 1, "bias": False},
+        {"kernel_size": (3, 5), "padding": (0, 2), "stride": (1, 2)},
+    ],
+)
+@torch.inference_mode()
+def test_a_product_is_the_convolution(
+    settings: Settings, layout: torch.memory_format, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(6, 10, **settings).to(memory_format=layout)
+    values = torch.randn(4, 6, 9, 8).contiguous(memory_format=layout)
+    expected = convolution(values)
+    found = places._product(convolution, values)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not shows_place(lambda given: places._product(convolution, given), values)
+
+
+@torch.inference_mode()
+def test_what_is_compiled_is_leveled_too() -> None:
+    torch._dynamo.reset()
+    network, values = _network(), torch.randn(4, 4, 9, 7)
+    level(network, lambda: network(values))
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
+    assert torch.allclose(compiled(values), network(values), atol=1e-6)
+    assert not shows_place(compiled, values)
+
+
+def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
+    tiny_checkpoint: Checkpoint,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In UNet and decoder; without being leveled, they do."""
+
+    def hashes(matters: bool) -> set[bytes]:
+        monkeypatch.setattr(places, "matter", lambda _: matters)
+        model = StableDiffusion.load(tiny_checkpoint, device)
+        pipeline = model._pipeline
+        for network in (pipeline.unet.mid_block.resnets[0], pipeline.vae.decoder.mid_block.resnets[0]):
+            network.conv1.__class__ = Segmented
+        asked, others = image(), [image(seed=seed) for seed in range(10, 13)]
+        mixes = [[*others[:place], asked, *others[place:]] for place in range(4)]
+        return {model.render(mix, rows=4)[mix.index(asked)].pixels.tobytes() for mix in mixes}
+
+    assert len(hashes(matters=True)) == 1
+    assert not caplog.records
+    assert len(hashes(matters=False)) > 1
+
+
+def test_what_shows_places_all_the_same_is_said(
+    tiny_checkpoint: Checkpoint,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(places, "matter", lambda _: True)
+    model = StableDiffusion.load(tiny_checkpoint, device)
+    norm = model._pipeline.unet.conv_norm_out
+    original = norm.forward
+    norm.forward = lambda values: original(values) + torch.arange(len(values)).view(-1, 1, 1, 1)
+    model.render([image(steps=1)], rows=2)
+    assert [record.message for record in caplog.records] == [
+        "a picture's last bits tell its place in a batch of 4 rows on cpu"
+    ]
