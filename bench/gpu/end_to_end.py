@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,8 +37,9 @@ _SHORTLY_S = 10.0
 
 
 def missing_packages() -> list[str]:
-    """Of those that a worker and its services need."""
-    return [name for name in _NEEDED if not _is_there(name)]
+    """Of those that a worker and its services need, nightmill itself among them: pictures tell its version."""
+    missing = [name for name in _NEEDED if not _is_there(name)]
+    return missing if any(distributions(name="nightmill")) else [*missing, "nightmill"]
 
 
 def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: int, limit_s: float) -> float:
@@ -50,10 +52,9 @@ def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: in
     lines = [json.dumps({"prompt": f"a heron in morning fog, take {number}"}) for number in range(images)]
     manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
     environment = _environment(folder, settings)
-    # What is drawn by random weights may hold no mark; it is embedded and read back all the same.
-    options = ["--model", MODEL, "--set", "watermark=best-effort", "--json"]
+    command = _command("run", str(manifest), "--model", MODEL, "--json")
     try:
-        report = json.loads(_run(_command("run", str(manifest), *options), environment, limit_s))
+        report = json.loads(_run(command, environment, limit_s))
     except RuntimeError as error:  # some may have failed before it took too long
         raise RuntimeError(f"{error}{_why_jobs_failed(manifest, environment)}") from None
     if report["counts"]["done"] != images:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import torch
 
 import models
 from bench.figures import Result
+from bench.gpu import end_to_end
 from bench.gpu.__main__ import main
 from bench.gpu.architectures import ARCHITECTURES, SD_1_5, SD_2_1, SD_2_1_BASE, X4, Architecture, tiny
 from bench.gpu.budget import Budget
+from bench.gpu.checkpoints import MODEL, save_models
 from bench.gpu.company import identical_hashes
 from bench.gpu.drawing import Ours
 from bench.gpu.everything import measure_end_to_end
@@ -253,3 +256,20 @@ def test_a_table_is_printed_with_rich_too(capsys: pytest.CaptureFixture[str]) ->
     run.measure_ceiling()
     print_result(Result("gpu", this_gpu("cpu"), run.figures))
     assert "ceiling_tflops" in capsys.readouterr().out
+
+
+def test_end_to_end_needs_nightmill_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end_to_end.missing_packages() == []
+    monkeypatch.setattr(end_to_end, "distributions", lambda **_: iter([]))
+    assert end_to_end.missing_packages() == ["nightmill"]
+
+
+@pytest.mark.skipif(not is_long(), reason="a worker's start: with NIGHTMILL_CHAOS=long")
+@pytest.mark.slow
+def test_why_jobs_failed_is_told(tmp_path: Path) -> None:
+    """The model's files aren't there."""
+    save_models(tmp_path / "models", tiny(SD_1_5), pick_device("cpu"), is_tiny=True)
+    shutil.rmtree(tmp_path / "models" / MODEL)
+    given = {"device": "cpu", "retry_delay_s": "0"}
+    with pytest.raises(RuntimeError, match=r"jobs failed: .*'error_kind': 'model'.*; the first: "):
+        end_to_end.steady_rate(tmp_path, given, images=1, rows=1, limit_s=50)
