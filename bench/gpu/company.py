@@ -64,9 +64,12 @@ def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
     if len({digest for digest, _ in usual}) < len(jobs):
         raise RuntimeError("different jobs gave the same picture: its hash says nothing")
     total = sum(map(len, found.values()))
-    return sum(times for _, times in usual) / total, (
-        f"sha256 of the pixels of {len(jobs)} jobs, each alone and in {COMPANIES} companies of up to {3 * rows}"
+    alike = ", ".join(
+        f"{job.sampler} at guidance {job.guidance_scale:g} {times} of {len(digests)} times"
+        for job, (_, times), digests in zip(jobs, usual, found.values(), strict=True)
     )
+    what = f"sha256 of the pixels of {len(jobs)} jobs, each alone and in {COMPANIES} companies of up to {3 * rows}"
+    return sum(times for _, times in usual) / total, f"{what}: {alike}"
 
 
 def _prepare(model: StableDiffusion, requests: Sequence[ImageRequest], rows: int) -> None:

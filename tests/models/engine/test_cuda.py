@@ -12,6 +12,7 @@ import torch
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
 from models.device import Device, pick_device
+from models.engine.places import level, shows_place
 from models.engine.unet_batch import UNetBatch
 from models.errors import OutOfMemoryError
 from models.safety import SafetyChecker
@@ -89,6 +90,22 @@ def test_the_device_draws_what_the_cpu_draws(
     here, there = tiny.render(requests, rows=4), model.render(requests, rows=4)
     for one, other in zip(here, there, strict=True):
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", [8, 16, 32])
+@torch.inference_mode()
+def test_convolutions_show_no_places(side: int, dtype: torch.dtype) -> None:
+    """Those of Stable Diffusion's UNet, of which cuDNN adds up some in parts."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(1280, 1280, 3, padding=1, device="cuda", dtype=dtype)
+    network = torch.nn.Sequential(convolution).to(memory_format=torch.channels_last)
+    values = torch.randn(32, 1280, side, side, device="cuda", dtype=dtype)
+    values = values.contiguous(memory_format=torch.channels_last)
+    before = network(values)
+    level(network, lambda: network(values))
+    assert not shows_place(network, values)
+    assert torch.allclose(network(values), before, atol=0.02)
 
 
 def test_small_pictures_are_enlarged_alike(upscaler: Upscaler, cuda: Device) -> None:
