@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         2, ge=1, le=32, description="lanes whose models stay loaded, as long as they fit"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="compile the UNet: on CUDA devices, everywhere, nowhere"
+        "auto", description="compile UNet and decoder: of large lanes on CUDA devices, everywhere, nowhere"
     )
     claim: int = Field(32, ge=1, le=1000, description="jobs that a worker takes at once")
     lease_s: float = Field(

@@ -53,27 +53,26 @@ class Decoder:
     in float16 all the same, which is quicker, and once more in float32 what that did not hold.
     """
 
-    def __init__(self, vae: Any, dtype: torch.dtype, speedup: Speedup = PLAIN) -> None:
+    def __init__(self, vae: Any, dtype: torch.dtype) -> None:
         is_half = dtype == torch.float16 != vae.dtype
         self._vae = _in_half(vae) if is_half else vae
         self._wide = Decoder(vae, vae.dtype) if is_half else None
-        self._is_compiled = speedup.vae_compiled
-        self._decode = speedup.compile(_decoded) if speedup.vae_compiled else _decoded
+        self._compiled: Callable[[Any, torch.Tensor], Part] | None = None
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def prepare(self, shape: Sequence[int], *, at_once: int) -> None:
+    def prepare(self, shape: Sequence[int], *, at_once: int, speedup: Speedup) -> None:
         """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
         latents = torch.zeros(self._at_once(at_once, shape), *shape, device=self._vae.device)
         if places.matter(latents.device):
             places.level(self._vae, lambda: _decoded(self._vae, latents))
-        if self._is_compiled:
-            self._decode(self._vae, latents)
+        if speedup.vae_compiled:
+            self._work(speedup)(self._vae, latents)
 
-    def decode(self, latents: list[torch.Tensor], *, at_once: int) -> list[Picture]:
+    def decode(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> list[Picture]:
         """As `develop`, waited for."""
-        return self.develop(latents, at_once=at_once).pictures()
+        return self.develop(latents, at_once=at_once, speedup=speedup).pictures()
 
-    def develop(self, latents: list[torch.Tensor], *, at_once: int) -> Development:
+    def develop(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> Development:
         """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
 
         Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
@@ -81,12 +80,19 @@ class Decoder:
         """
         at_once = self._at_once(at_once, latents[0].shape)
         filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
+        work = self._work(speedup)
         parts = [
-            self._decode(self._vae, torch.stack(filled[start : start + at_once]))
+            work(self._vae, torch.stack(filled[start : start + at_once]))
             for start in range(0, len(filled), at_once)
         ]
         sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
         return Development(sent, len(latents), self._again(latents))
+
+    def _work(self, speedup: Speedup) -> Callable[[Any, torch.Tensor], Part]:
+        if not speedup.vae_compiled:
+            return _decoded
+        self._compiled = self._compiled or speedup.compile(_decoded)
+        return self._compiled
 
     def _at_once(self, most: int, shape: Sequence[int]) -> int:
         area: int = shape[1] * shape[2] * self._factor**2

@@ -38,7 +38,7 @@ class SmallDecoder:
                 )
             network.to(device.name)
         speedup.arrange(network)
-        return cls(checkpoint, network, Decoder(network, device.dtype, speedup))
+        return cls(checkpoint, network, Decoder(network, device.dtype))
 
 
 def _from_files(checkpoint: Checkpoint, device: Device) -> Any:

@@ -1,7 +1,7 @@
 """What makes UNet and VAE faster on a CUDA device and leaves their arithmetic as it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from models.errors import ModelError
@@ -54,6 +54,10 @@ class Speedup:
             recorded=is_plain and is_cuda,
             channels_last=is_plain and is_cuda,
         )
+
+    def uncompiled(self) -> Self:
+        """The same but for what is compiled: for so few images that compiling takes longer than it spares."""
+        return replace(self, compiled=False, vae_compiled=False)
 
     def notes(self) -> dict[str, str]:
         """Of what is done, that which can change a grey level."""

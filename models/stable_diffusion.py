@@ -89,6 +89,7 @@ class StableDiffusion:
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
         decoder: SmallDecoder | None = None,
+        speedup: Speedup | None = None,
     ) -> list[Picture]:
         """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
 
@@ -101,7 +102,7 @@ class StableDiffusion:
         found: dict[int, Picture] = {}
         ordered = [requests[number] for number in order]
         for some in self.stream(
-            ordered, rows=rows, on_step=on_step, whole_every=whole_every, decoder=decoder
+            ordered, rows=rows, on_step=on_step, whole_every=whole_every, decoder=decoder, speedup=speedup
         ):
             found |= {order[drawn.number]: drawn.picture for drawn in some}
         return [found[number] for number in range(len(requests))]
@@ -114,6 +115,7 @@ class StableDiffusion:
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
         decoder: SmallDecoder | None = None,
+        speedup: Speedup | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
 
@@ -121,8 +123,9 @@ class StableDiffusion:
         their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
         `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
         what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
-        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes. Raises ValueError
-        where sizes differ, for what the model doesn't take, and where strength leaves no step; OutOfMemoryError.
+        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes. With `speedup`,
+        less is done than the model's own says. Raises ValueError where sizes differ, for what the model doesn't take,
+        and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
@@ -136,6 +139,7 @@ class StableDiffusion:
             on_step,
             whole_every,
             decoder.decoder if decoder else None,
+            speedup,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 

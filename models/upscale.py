@@ -67,11 +67,12 @@ class Upscaler:
         *,
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
+        speedup: Speedup | None = None,
     ) -> list[Picture]:
         """One picture of four times the height and width per request, in order.
 
-        Batches, `on_step` and errors are as in `StableDiffusion.stream`; ValueError too for pixels of another
-        kind or a noise level out of range.
+        Batches, `on_step`, `speedup` and errors are as in `StableDiffusion.stream`; ValueError too for pixels of
+        another kind or a noise level out of range.
         """
         if not requests:
             return []
@@ -87,6 +88,7 @@ class Upscaler:
             self._shape(width, height),
             rows or self.device.rows,
             on_step,
+            speedup=speedup,
         ):
             pictures |= {order[drawn.number]: drawn.picture for drawn in some}
         return [pictures[number] for number in range(len(requests))]

@@ -62,6 +62,7 @@ class Drawing:
             on_step=making.on_step,
             whole_every=making.lane.deep_cache,
             decoder=making.kit.decoder,
+            speedup=making.studio.speedup(making.lane),
         ):
             yield [with_picture(flight.pop(drawn.number), drawn.picture, rows) for drawn in some]
 

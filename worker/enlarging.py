@@ -70,8 +70,11 @@ class Enlarging:
     ) -> list[Frame]:
         upscaler = self.kit.upscaler
         assert upscaler is not None
+        speedup = self.batches.studio.speedup(self.batches.lane)
         return self.batches.run(
-            frames, lambda shape: upscaler.upscale(requests, rows=shape, on_step=self.on_step), rows
+            frames,
+            lambda shape: upscaler.upscale(requests, rows=shape, on_step=self.on_step, speedup=speedup),
+            rows,
         )
 
     def _card(self) -> Card:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from sqlalchemy import Engine
@@ -20,6 +20,9 @@ from worker.encode import decode, encode, parameters_text
 from worker.frame import Frame
 from worker.isolate import Stage
 from worker.kit import Kit
+
+if TYPE_CHECKING:
+    from models.speedup import Speedup
 
 # The share of the mark's bits that must read back where the mark is required. What dwtDct writes doesn't read back
 # in full even from lossless files; 36 of 48 bits are what Stable Diffusion XL's documentation calls "very likely".
@@ -42,12 +45,12 @@ class Finishing:
     versions: dict[str, str]
 
     @classmethod
-    def open(cls, kit: Kit, lane: Lane, settings: Settings, engine: Engine) -> Self:
-        """For a lane's shift; raises UsageError or ObjectStoreError where its output is none."""
+    def open(cls, kit: Kit, lane: Lane, settings: Settings, engine: Engine, speedup: "Speedup") -> Self:
+        """For a lane's shift, drawn with `speedup`; raises UsageError or ObjectStoreError where its output is none."""
         from models.device import versions  # noqa: PLC0415 - brings torch
 
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        store, made_with = open_store(lane.output, s3), versions() | kit.notes()
+        store, made_with = open_store(lane.output, s3), versions() | kit.notes(speedup)
         return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self) -> list[tuple[str, Stage]]:

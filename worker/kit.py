@@ -93,9 +93,9 @@ class Kit:
         assert model is not None
         return model.try_rows(lane.width, lane.height, rows)
 
-    def notes(self) -> dict[str, str]:
-        """Of how the models are held and run, that which can change pixels."""
-        notes = self.saving.notes() | self.speedup.notes()
+    def notes(self, speedup: "Speedup | None" = None) -> dict[str, str]:
+        """Of how the models are held and run, that which can change pixels; a lane may have a `speedup` of its own."""
+        notes = self.saving.notes() | (speedup or self.speedup).notes()
         if self.decoder:
             notes |= {"decoder": "tiny", "decoder_digest": self.decoder.checkpoint.digest}
         return notes

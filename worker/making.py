@@ -82,6 +82,7 @@ class Making:
                 on_step=self.on_step,
                 whole_every=self.lane.deep_cache,
                 decoder=self.kit.decoder,
+                speedup=self.studio.speedup(self.lane),
             ),
         )
 

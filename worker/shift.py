@@ -111,7 +111,9 @@ class Shift:
         try:
             kit = self.desk.studio.kit(lane)
             self.desk.studio.prepare(lane, lanes.job_count(self.desk.engine, lane))
-            self.finishing = self.finishing or Finishing.open(kit, lane, self.desk.settings, self.desk.engine)
+            self.finishing = self.finishing or Finishing.open(
+                kit, lane, self.desk.settings, self.desk.engine, self.desk.studio.speedup(lane)
+            )
         except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self.passage.end([Frame(job).ended(kind_of(error), str(error)) for job in jobs])

@@ -17,10 +17,11 @@ from models.checkpoint import Checkpoint, resolve
 from models.errors import ModelError
 from models.prompt_terms import PromptTerms
 from worker.kit import Clip, Kit, Kits, Role, Wanted
-from worker.rows import WORTH_TRYING, Rows
+from worker.rows import WORTH_COMPILING, WORTH_TRYING, Rows
 
 if TYPE_CHECKING:
     from models.device import Device
+    from models.speedup import Speedup
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,12 @@ class Studio:
         if rows > 1:
             self._rows.lower(self.kit(lane).site(lane, role), rows // 2)
         return rows > 1
+
+    def speedup(self, lane: Lane) -> "Speedup":
+        """What is done to be quick in this lane: compiled is only what has images enough, but where settings insist."""
+        own, (known, jobs) = self.kit(lane).speedup, self._jobs
+        is_small = known == lane.id and jobs < WORTH_COMPILING
+        return own.uncompiled() if is_small and self.settings.compile == "auto" else own
 
     def prepare(self, lane: Lane, jobs: int) -> None:
         """Get ready for a lane of so many jobs: load its models, try how many are best drawn at once if that pays."""

@@ -89,7 +89,7 @@ class Engine:
         self._pipeline, self._device, self._speedup = pipeline, device, speedup
         speedup.arrange(pipeline.unet, orders_norms=True)
         speedup.arrange(pipeline.vae)
-        self._decoder = Decoder(pipeline.vae, device.dtype, speedup)
+        self._decoder = Decoder(pipeline.vae, device.dtype)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
@@ -102,19 +102,20 @@ class Engine:
         on_call: Callable[[int], None],
         whole_every: int = 1,
         decoder: Decoder | None = None,
+        speedup: Speedup | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
         with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
         first and then one in `whole_every` compute the whole UNet (`models.engine.deep_cache`). A
-        `decoder` makes the pictures in the VAE's stead. What one of these raises comes out, and OutOfMemoryError if
-        the device has no memory left.
+        `decoder` makes the pictures in the VAE's stead. `speedup` may be less than the engine's own. What one of these
+        raises comes out, and OutOfMemoryError if the device has no memory left.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
         decoder = decoder or self._decoder
-        batch = self._ready(shape, rows, whole_every, decoder)
+        batch = self._ready(shape, rows, whole_every, decoder, speedup or self._speedup)
         drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, decoder)
         try:
             while some := self._next(drawn):
@@ -148,12 +149,12 @@ class Engine:
         for finished in flow(batch, tickets, on_call):
             waiting += finished
             while len(waiting) >= size:
-                bundles.append(self._develop(decoder, waiting[:size], size))
+                bundles.append(self._develop(decoder, waiting[:size], size, batch.speedup))
                 del waiting[:size]
             while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
                 yield bundles.popleft().drawn()
         if waiting:
-            bundles.append(self._develop(decoder, waiting, size))
+            bundles.append(self._develop(decoder, waiting, size, batch.speedup))
         while bundles:
             yield bundles.popleft().drawn()
 
@@ -180,18 +181,23 @@ class Engine:
                     label=begun.label,
                 )
 
-    def _develop(self, decoder: Decoder, finished: Sequence[Finished], size: int) -> _Bundle:
+    def _develop(
+        self, decoder: Decoder, finished: Sequence[Finished], size: int, speedup: Speedup
+    ) -> _Bundle:
         """Decode them beside the UNet's next calls, where the device can do both."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
-            development = decoder.develop(latents, at_once=size)
+            development = decoder.develop(latents, at_once=size, speedup=speedup)
         return _Bundle([image.number for image in finished], development)
 
     @torch.inference_mode()
-    def _ready(self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder) -> UNetBatch:
+    def _ready(
+        self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder, speedup: Speedup
+    ) -> UNetBatch:
         """The batch as it was, if it fits; with a new one, the decoder gets ready before its first pictures wait."""
         batch = self._batch
-        if batch is None or (batch.rows, batch.latents, batch.whole_every) != (2 * rows, shape, whole_every):
+        wanted = 2 * rows, shape, whole_every, speedup
+        if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.speedup) != wanted:
             self._batch = None
             with memory_errors(self._device):
                 batch = UNetBatch(
@@ -200,9 +206,9 @@ class Engine:
                     shape,
                     self.embeddings.shape,
                     whole_every=whole_every,
-                    speedup=self._speedup,
+                    speedup=speedup,
                 )
-                decoder.prepare(shape, at_once=_bundle_size(rows))
+                decoder.prepare(shape, at_once=_bundle_size(rows), speedup=speedup)
             self._batch = batch
         return batch
 

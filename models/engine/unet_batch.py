@@ -44,6 +44,7 @@ class UNetBatch:
     ) -> None:
         """One call in `whole_every` computes the whole UNet, the others as `models.engine.deep_cache` has it."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
+        self.speedup = speedup
         self._device, self.rows, self.latents = unet.device, rows, latents
         self._dtype = unet.dtype  # diffusers looks through all modules for it
         beside = unet.config.in_channels - latents[0]

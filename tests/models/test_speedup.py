@@ -75,3 +75,6 @@ def test_unet_and_decoder_compile_as_one_graph_each(
     for rows in (1, 2):
         expected = [picture.pixels for picture in tiny.render(requests, rows=rows)]
         assert np.array_equal([picture.pixels for picture in compiled.render(requests, rows=rows)], expected)
+    monkeypatch.setattr(torch, "compile", None)
+    uncompiled = compiled.render(requests, rows=2, speedup=COMPILED.uncompiled())
+    assert np.array_equal([picture.pixels for picture in uncompiled], expected)

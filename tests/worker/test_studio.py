@@ -12,6 +12,7 @@ from jobs.job import BatchId, Lane, LaneId
 from jobs.settings import Settings, load_settings
 from models.capacity import Capacity, Profile
 from models.errors import OutOfMemoryError
+from models.speedup import Speedup
 from tests.worker.desk import desk_for, images_of, render
 from worker import rows as rows_of
 from worker import studio as studios
@@ -64,6 +65,23 @@ def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Setti
     assert (one.diffusion, other.diffusion) == (silent.diffusion, held.diffusion)
     assert one.upscaler is not other.upscaler
     assert [kit.notes() for kit in (silent, held)] == [{}, {"weights": "fp8"}]
+
+
+@pytest.mark.parametrize(
+    ("word", "jobs", "is_compiled"),
+    [("auto", 511, False), ("auto", 512, True), ("on", 1, True), ("auto", None, True)],
+)
+def test_what_is_compiled_has_images_enough(
+    found: Settings, monkeypatch: pytest.MonkeyPatch, word: str, jobs: int | None, is_compiled: bool
+) -> None:
+    """As on a GPU, where `auto` compiles; another lane's number of jobs says nothing."""
+    fast = Speedup(compiled=True, vae_compiled=True)
+    monkeypatch.setattr(Speedup, "choose", lambda *_: fast)
+    studio = Studio(found.model_copy(update={"compile": word, "gpu_rows": 2}), 0)
+    studio.prepare(LANE if jobs else replace(LANE, id=LaneId(2)), jobs or 1)
+    assert studio.speedup(LANE) == (fast if is_compiled else Speedup())
+    notes = studio.kit(LANE).notes(studio.speedup(LANE))
+    assert notes == ({"unet": "compiled", "vae": "compiled"} if is_compiled else {})
 
 
 def test_a_small_decoder_is_loaded_for_the_lanes_that_ask_and_the_rest_is_shared(found: Settings) -> None:
