@@ -58,15 +58,20 @@ class Decoder:
         self._vae = _in_half(vae) if is_half else vae
         self._wide = Decoder(vae, vae.dtype) if is_half else None
         self._compiled: Callable[[Any, torch.Tensor], Part] | None = None
+        self._prepared: set[tuple[Speedup, int, tuple[int, ...]]] = set()
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def prepare(self, shape: Sequence[int], *, at_once: int, speedup: Speedup) -> None:
+    def prepare(self, shape: tuple[int, ...], *, at_once: int, speedup: Speedup) -> None:
         """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
-        latents = torch.zeros(self._at_once(at_once, shape), *shape, device=self._vae.device)
+        rows = self._at_once(at_once, shape)
+        if (speedup, rows, shape) in self._prepared:
+            return
+        latents = torch.zeros(rows, *shape, device=self._vae.device)
         if places.matter(latents.device):
             places.level(self._vae, lambda: _decoded(self._vae, latents))
         if speedup.vae_compiled:
             self._work(speedup)(self._vae, latents)
+        self._prepared.add((speedup, rows, shape))
 
     def decode(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> list[Picture]:
         """As `develop`, waited for."""

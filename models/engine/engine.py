@@ -194,7 +194,7 @@ class Engine:
     def _ready(
         self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder, speedup: Speedup
     ) -> UNetBatch:
-        """The batch as it was, if it fits; with a new one, the decoder gets ready before its first pictures wait."""
+        """The batch as it was, if it fits; and the decoder gets ready, before the first pictures wait for it."""
         batch = self._batch
         wanted = 2 * rows, shape, whole_every, speedup
         if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.speedup) != wanted:
@@ -208,8 +208,9 @@ class Engine:
                     whole_every=whole_every,
                     speedup=speedup,
                 )
-                decoder.prepare(shape, at_once=_bundle_size(rows), speedup=speedup)
             self._batch = batch
+        with memory_errors(self._device):
+            decoder.prepare(shape, at_once=_bundle_size(rows), speedup=speedup)
         return batch
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.checkpoint import Checkpoint
+from models.catalogue import Catalogue
+from models.checkpoint import Checkpoint, resolve
 from models.device import Device
 from models.engine import places
 from models.engine.places import level, shows_place
+from models.small_decoder import SmallDecoder
 from models.stable_diffusion import ImageRequest, StableDiffusion
 
 Settings = dict[str, Any]
@@ -121,6 +123,27 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
     assert len(hashes(matters=True)) == 1
     assert not caplog.records
     assert len(hashes(matters=False)) > 1
+
+
+def test_another_decoder_of_the_same_batch_is_leveled_too(
+    tiny_checkpoint: Checkpoint,
+    catalogue: Catalogue,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "matter", lambda _: True)
+    model = StableDiffusion.load(tiny_checkpoint, device)
+    checkpoint = resolve(catalogue.get("tiny-random-decoder"), catalogue.models_dir)
+    decoder = SmallDecoder.load(checkpoint, device, vae_factor=8)
+    convolutions = [each for each in decoder.network.decoder.modules() if type(each) is torch.nn.Conv2d]
+    convolutions[1].__class__ = Segmented
+    asked, others = image(), [image(seed=seed) for seed in range(10, 13)]
+    model.render(others, rows=4)
+    mixes = [[*others[:place], asked, *others[place:]] for place in range(4)]
+    drawn = [model.render(mix, rows=4, decoder=decoder)[mix.index(asked)] for mix in mixes]
+    assert len({picture.pixels.tobytes() for picture in drawn}) == 1
+    assert convolutions[1].as_product
 
 
 def test_what_shows_places_all_the_same_is_said(
