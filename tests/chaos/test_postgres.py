@@ -44,21 +44,26 @@ class OwnPostgres:
         start_postgres(self.folder)
         self.engine.dispose()
 
-    def cut(self) -> int:
-        """End about half of the connections, whatever they are at; how many."""
-        return self._terminate("random() < 0.5")
+    def cut(self) -> None:
+        """End about half of the connections, whatever they are at."""
+        self._terminate("random() < 0.5")
 
-    def cut_in_commit(self) -> int:
-        """End connections whose COMMIT has happened but wasn't answered yet; how many. They wait for a standby."""
+    def cut_in_commit(self) -> list[str]:
+        """End connections whose COMMIT has happened but wasn't answered yet; how their statements begin.
+
+        They wait for a standby.
+        """
         self._set("synchronous_standby_names = 'nobody'")
         try:
-            return int(until(lambda: self._terminate("wait_event = 'SyncRep'"), 15))
+            ended: list[str] = until(lambda: self._terminate("wait_event = 'SyncRep'"), 15)
+            return ended
         finally:
             self._set("synchronous_standby_names = ''")
 
-    def _terminate(self, which: str) -> int:
+    def _terminate(self, which: str) -> list[str]:
         where = f"application_name = 'nightmill' AND pid <> pg_backend_pid() AND {which}"
-        return len(look(self.engine, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {where}"))  # noqa: S608
+        ended = f"SELECT query, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {where}"  # noqa: S608
+        return [row["query"] for row in look(self.engine, ended)]
 
     def _set(self, setting: str) -> None:
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -112,8 +117,11 @@ def test_a_completion_that_asks_not_whose_the_job_is_counts_twice(
     batch = submit(quick, engine, tmp_path, foxes(64), max_attempts="50")
     with mill(quick, tmp_path / "mill", workers=1, step_s=0.05, twin="no-fence") as running:
         until(running.renders)
-        for _ in range(4):
-            own_postgres.cut_in_commit()
+        until(lambda: any(map(_is_completion, own_postgres.cut_in_commit())))
         settle(engine, quiet_s=10)
     with pytest.raises(AssertionError, match="tallies are wrong"):
         check(engine, batch.name)
+
+
+def _is_completion(statement: str) -> bool:
+    return "lease uuid, key text" in statement
