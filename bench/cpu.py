@@ -4,6 +4,7 @@ It runs real shifts in this process: real job table, lane, leases, stages and fo
 the thread that calls them, so that thread clocks see them.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ MODEL = ("generate", "safety", "upscale")
 FILE = ("watermark", "encode", "readback")
 REST = ("prompt", "upload")
 
+_times = itertools.count(1)
 _ROWS = text("""
     SELECT prompt, negative_prompt, steps, guidance_scale, sampler, seed FROM jobs
     WHERE lane_id = :lane AND state = 'done' ORDER BY id LIMIT :count
@@ -141,14 +143,21 @@ def _work(desk: Desk, backlog: Backlog, count: int) -> float:
 
 
 def _render(desk: Desk, backlog: Backlog, count: int) -> float:
-    """Seconds of the model alone for rows of the backlog that are done, in the same device batches."""
+    """Seconds of the model alone for rows of the backlog that are done, in the same device batches.
+
+    Their prompts are changed: the model keeps what it has encoded.
+    """
     from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
 
     lane = queue.open_lane(desk.engine, backlog.lane)
     assert lane is not None
     rows = run(desk.engine, _ROWS, {"lane": lane.id, "count": count})
     requests = [
-        ImageRequest(**{**row._mapping, "seed": int(row.seed)}, width=lane.width, height=lane.height)
+        ImageRequest(
+            **{**row._mapping, "prompt": f"{row.prompt} once more ({next(_times)})", "seed": int(row.seed)},
+            width=lane.width,
+            height=lane.height,
+        )
         for row in rows
     ]
     model, shape = desk.studio.kit(lane).diffusion, desk.studio.rows(lane)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NewType
 from uuid import UUID
 
-from jobs.states import ErrorKind
+from jobs.states import ErrorKind, Mode
 
 JobId = NewType("JobId", int)
 BatchId = NewType("BatchId", int)
@@ -67,6 +67,11 @@ class Lane:
     weights: str | None
     """How the model's weights are held; None: as the worker's settings say."""
     decoder: str
+
+    @property
+    def upscales_drawn(self) -> bool:
+        """Whether pictures are drawn and then enlarged."""
+        return bool(self.upscale) and self.mode != Mode.UPSCALE
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,15 @@ def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) 
     return MarkReading(bits, float((bits == expected).mean()), float(np.abs(shares).mean()))
 
 
-def bit_accuracy(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> float:
-    """Return the share, 0 to 1, of the payload's bits that the picture reads; about 0.5 without a mark."""
-    return examine(pixels, payload, method).bit_accuracy
+def bit_accuracy(
+    pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD
+) -> npt.NDArray[np.float64]:
+    """Return the share, 0 to 1, of the payload's bits that a picture reads; about 0.5 without a mark.
+
+    It has the shape () for (H, W, 3) uint8 RGB, and (N,) for a batch. Raises MarkTooSmallError.
+    """
+    expected = _bits(payload)
+    return np.asarray((read(pixels, len(expected), method) == expected).mean(axis=-1))
 
 
 def _bits(payload: bytes) -> Pixels:

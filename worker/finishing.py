@@ -1,7 +1,7 @@
 """The stages off the device: watermark, encode, read the mark back, upload, complete."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +17,7 @@ from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkPolicy
 from models import watermark
 from models.samplers import viewer_name
 from worker.encode import decode, encode, parameters_text
-from worker.frame import Frame
+from worker.frame import Frame, Pixels
 from worker.isolate import Stage
 from worker.kit import Kit
 
@@ -54,10 +54,7 @@ class Finishing:
         return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self) -> list[tuple[str, Stage]]:
-        """The pipeline's second half, in order; `complete` follows, outside of any isolation.
-
-        The first is for all frames together, the others are for one at a time.
-        """
+        """The pipeline's second half, in order; `complete` follows, outside of any isolation."""
         return [
             ("watermark", self.mark),
             ("encode", self.encode),
@@ -66,18 +63,10 @@ class Finishing:
         ]
 
     def mark(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Embed the invisible mark, last of all that changes pixels; pictures of one size go as one batch."""
+        """Embed the invisible mark, last of all that changes pixels."""
         if self.lane.watermark == WatermarkPolicy.OFF:
             return list(frames)
-        alike = defaultdict(list)
-        for frame in frames:
-            alike[frame.picture.shape].append(frame)
-        marked: list[Frame] = []
-        for (height, width, _), group in alike.items():
-            size = max(1, _PIXELS // (height * width))
-            for start in range(0, len(group), size):
-                marked += self._marked(group[start : start + size])
-        return marked
+        return [marked for alike in _of_one_size(frames) for marked in self._marked(alike)]
 
     def encode(self, frames: Sequence[Frame]) -> list[Frame]:
         """The file's bytes, with the generation parameters in them unless switched off."""
@@ -96,7 +85,9 @@ class Finishing:
 
     def read_mark_back(self, frames: Sequence[Frame]) -> list[Frame]:
         """Read the mark from what will be uploaded; where it doesn't hold, the policy decides."""
-        return [self._read_back(frame) if frame.watermark else frame for frame in frames]
+        unmarked = [frame for frame in frames if not frame.watermark]
+        marked = [frame for frame in frames if frame.watermark]
+        return unmarked + [read for alike in _of_one_size(marked) for read in self._read_back(alike)]
 
     def upload(self, frames: Sequence[Frame]) -> list[Frame]:
         """Store the files; their keys name their content, so nothing that a row points to is overwritten."""
@@ -121,14 +112,14 @@ class Finishing:
             for frame, pixels in zip(frames, marked, strict=True)
         ]
 
-    def _read_back(self, frame: Frame) -> Frame:
-        assert frame.encoded is not None
-        is_lossless = frame.encoded.format == "png"
-        pixels = frame.picture if is_lossless else decode(frame.encoded.body)
-        accuracy, needed = (
-            watermark.bit_accuracy(pixels, self.payload.encode(), self._method),
-            NEEDED[self.method],
-        )
+    def _read_back(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Frames whose pictures have one size, as one batch."""
+        batch = np.stack([_as_read(frame) for frame in frames])
+        accuracies = watermark.bit_accuracy(batch, self.payload.encode(), self._method).tolist()
+        return [self._judged(frame, accuracy) for frame, accuracy in zip(frames, accuracies, strict=True)]
+
+    def _judged(self, frame: Frame, accuracy: float) -> Frame:
+        needed = NEEDED[self.method]
         if accuracy < needed and self.lane.watermark == WatermarkPolicy.REQUIRE:
             found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
             return frame.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
@@ -199,6 +190,23 @@ class Finishing:
             quality=frame.quality,
             watermark_method=self.method if frame.watermark else None,
         )
+
+
+def _of_one_size(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
+    """Batches of frames whose pictures have one size, not too many pixels together."""
+    alike = defaultdict(list)
+    for frame in frames:
+        alike[frame.picture.shape].append(frame)
+    for (height, width, _), group in alike.items():
+        size = max(1, _PIXELS // (height * width))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _as_read(frame: Frame) -> Pixels:
+    """The pixels that the file holds."""
+    encoded = frame.encoded
+    assert encoded is not None
+    return frame.picture if encoded.format == "png" else decode(encoded.body)
 
 
 def _notes(lane: Lane, frame: Frame) -> dict[str, str]:

@@ -1,29 +1,23 @@
-"""The stages on the device: prompt check, pictures, generate, safety, CLIP score, upscale."""
+"""The stages that end in a picture: prompt check, pictures, generate, upscale."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.job import Job, Lane
-from jobs.states import ErrorKind, Mode, SafetyAction, Scoring
-from models.errors import ModelError
+from jobs.states import ErrorKind, Mode, SafetyAction
 from worker.device_batches import DeviceBatches
 from worker.enlarging import Enlarging, stretched
 from worker.frame import Frame, Inputs
 from worker.isolate import Stage
+from worker.judging import Judging, is_withheld
 from worker.kit import Kit
 from worker.opening import PictureError
 from worker.pictures import Pictures
 from worker.studio import Studio
 
 if TYPE_CHECKING:
-    from models.safety import SafetyScores
     from models.stable_diffusion import ImageRequest
-
-log = logging.getLogger(__name__)
-
-_WITHHELD = ("blackened", "blurred")
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,7 @@ class Making:
     kit: Kit
     lane: Lane
     pictures: Pictures
+    judging: Judging
     on_step: Callable[[int], None]
 
     def before_drawing(self) -> list[tuple[str, Stage]]:
@@ -42,19 +37,15 @@ class Making:
         return [("prompt", self.check_prompts), *(given if self.lane.mode != Mode.TEXT2IMAGE else [])]
 
     def after_drawing(self) -> list[tuple[str, Stage]]:
-        """What is done with a picture on the device, in order."""
-        score: list[tuple[str, Stage]] = [("clip_score", self.score)]
-        upscale: list[tuple[str, Stage]] = [("upscale", self.upscale)]
-        is_chain = self.lane.mode != Mode.UPSCALE and self.lane.upscale
-        return [
-            ("safety", self.check_safety),
-            *(score if self.kit.clip else []),
-            *(upscale if is_chain else []),
-        ]
+        """What is done with a picture that was drawn before the next ones are waited for.
+
+        One that is to be upscaled is judged first; others are when they are finished.
+        """
+        return [*self.judging.stages(), ("upscale", self.upscale)] if self.lane.upscales_drawn else []
 
     def enlarging(self) -> list[tuple[str, Stage]]:
-        """All that is done in a lane whose pictures are brought and only enlarged."""
-        return [*self.before_drawing(), ("upscale", self.enlarge), *self.after_drawing()]
+        """What is done in a lane whose pictures are brought and only enlarged."""
+        return [*self.before_drawing(), ("upscale", self.enlarge)]
 
     def check_prompts(self, frames: Sequence[Frame]) -> list[Frame]:
         """Count tokens; find terms that no prompt may hold."""
@@ -91,36 +82,10 @@ class Making:
         enlarging = self._enlarging()
         return enlarging.brought(frames) if self.lane.width else enlarging.brought_as_they_are(frames)
 
-    def check_safety(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Score every picture and act on what is flagged; the checker failing is the job failing."""
-        scores = self.kit.safety.score([frame.picture for frame in frames])
-        return [
-            self._act(
-                replace(
-                    frame, safety_scores={"concepts": score.concepts, "special_care": score.special_care}
-                ),
-                frame.flagged_for or _finding(score),
-            )
-            for frame, score in zip(frames, scores, strict=True)
-        ]
-
-    def score(self, frames: Sequence[Frame]) -> list[Frame]:
-        """How well pictures fit their prompts, where there is one; a CLIP that fails fails no job unasked."""
-        shown = [frame for frame in frames if _has_a_score(frame)]
-        try:
-            scores = self._scores(shown)
-        except ModelError as error:
-            if self.lane.clip_score == Scoring.ON:
-                raise
-            log.warning("no CLIP score for %d pictures: %s", len(shown), error)
-            return list(frames)
-        return [replace(frame, quality=next(scores)) if _has_a_score(frame) else frame for frame in frames]
-
     def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
         """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
-        shown = [frame for frame in frames if frame.safety_verdict not in _WITHHELD]
-        drawn = iter(self._enlarging().drawn(shown))
-        return [stretched(frame) if frame.safety_verdict in _WITHHELD else next(drawn) for frame in frames]
+        drawn = iter(self._enlarging().drawn([frame for frame in frames if not is_withheld(frame)]))
+        return [stretched(frame) if is_withheld(frame) else next(drawn) for frame in frames]
 
     def _opened(self, frame: Frame) -> Frame:
         lane = self.lane
@@ -129,14 +94,6 @@ class Making:
         except PictureError as error:
             return frame.ended(ErrorKind.BAD_INPUT, str(error))
         return replace(frame, inputs=inputs, image_sha256=inputs.image_sha256)
-
-    def _scores(self, frames: Sequence[Frame]) -> Iterator[dict[str, object]]:
-        clip = self.kit.clip
-        assert clip is not None
-        scores = clip.scorer.score(
-            [frame.picture for frame in frames], [frame.job.prompt for frame in frames]
-        )
-        return iter([{"clip_score": round(score, 4), "clip_model": clip.model} for score in scores])
 
     def _enlarging(self) -> Enlarging:
         return Enlarging(self.kit, DeviceBatches(self.studio, self.lane, "enlarge"), self.on_step)
@@ -149,26 +106,6 @@ class Making:
         if self.lane.safety == SafetyAction.BLOCK:
             return frame.ended(ErrorKind.SAFETY, reason, is_block=True)
         return replace(frame, flagged_for=reason)
-
-    def _act(self, frame: Frame, reason: str | None) -> Frame:
-        from models.safety import blacken, blur  # noqa: PLC0415
-
-        if reason is None:
-            return frame
-        frame = replace(frame, flagged_for=reason)
-        match SafetyAction(self.lane.safety):
-            case SafetyAction.BLOCK:
-                return frame.ended(ErrorKind.SAFETY, reason, is_block=True)
-            case SafetyAction.FLAG:
-                return replace(frame, safety_verdict="flagged")
-            case SafetyAction.BLACKEN:
-                return replace(frame, safety_verdict="blackened", pixels=blacken(frame.picture))
-            case SafetyAction.BLUR:
-                return replace(frame, safety_verdict="blurred", pixels=blur(frame.picture))
-
-
-def _has_a_score(frame: Frame) -> bool:
-    return frame.safety_verdict not in _WITHHELD and bool(frame.job.prompt)
 
 
 def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
@@ -189,10 +126,3 @@ def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
         depth=inputs.depth,
         strength=1.0 if job.strength is None else job.strength,
     )
-
-
-def _finding(score: "SafetyScores") -> str | None:
-    if not score.flagged:
-        return None
-    above = (f"{number} at {value:+.3f}" for number, value in enumerate(score.concepts) if value > 0)
-    return f"safety checker: concept {', '.join(above)}"

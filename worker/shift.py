@@ -22,6 +22,7 @@ from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
 from worker.isolate import Stage, aside, kind_of, run_stage
+from worker.judging import Judging
 from worker.leases import Leases
 from worker.line import FinishingLine
 from worker.making import Making
@@ -73,6 +74,7 @@ class Shift:
         self._counting = threading.Lock()
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
+        self.judging: Judging | None = None
         self.pictures = Pictures(desk.settings)
         self.passage = Passage(desk.engine, desk.leases, desk.settings.retry_delay_s)
         self.line = FinishingLine(self._deliver)
@@ -114,11 +116,12 @@ class Shift:
             self.finishing = self.finishing or Finishing.open(
                 kit, lane, self.desk.settings, self.desk.engine, self.desk.studio.speedup(lane)
             )
+            self.judging = self.judging or Judging(kit, lane)
         except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
             log.warning("lane %d can't start: %s", lane.id, error)
             self.passage.end([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
             return
-        making = Making(self.desk.studio, kit, lane, self.pictures, on_step=self._watch)
+        making = Making(self.desk.studio, kit, lane, self.pictures, self.judging, on_step=self._watch)
         with suppress(InterruptedRender):
             self._enlarge(making, jobs) if lane.mode == Mode.UPSCALE else self._draw(making, jobs)
         self.desk.leases.release(self._going.values())
@@ -231,10 +234,11 @@ class Shift:
 
     def _deliver(self, frames: Sequence[Frame]) -> None:
         assert self.finishing is not None
+        assert self.judging is not None
+        judging = [] if self.finishing.lane.upscales_drawn else self.judging.stages()
+        stages = [*judging, *self.finishing.stages()]
         try:
-            stages = self.finishing.stages()
-            marked = self.passage.through(stages[:1], frames)
-            finished = [done for frame in marked for done in self.passage.through(stages[1:], [frame])]
+            finished = self.passage.through(stages, frames, alone=("encode", "upload"))
             self.finishing.complete(finished)
             self._note(finished)
         except LeaseLostError as error:
