@@ -41,7 +41,7 @@ _ROWS = text("""
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Milliseconds of CPU an image, and images a second."""
-    count, rounds = (8, 1) if is_quick else (300, 3)
+    count, rounds = (8, 1) if is_quick else (300, 5)
     with _single_threaded(), _desk(place) as desk:
         one_step = open_backlog(desk.engine, "one-step", desk.settings.output, steps=1)
         default = open_backlog(desk.engine, "default", desk.settings.output, steps=10)

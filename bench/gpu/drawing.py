@@ -36,6 +36,7 @@ class Ours:
         checkpoint = Checkpoint(card, Path("nowhere"), "random", "")
         pipeline = pipeline_of(architecture, device.name, device.dtype)
         put_on(pipeline, device)
+        self.vae = pipeline.vae
         kind = Upscaler if architecture.is_upscaler else StableDiffusion
         self.model: Any = kind.of(checkpoint, pipeline, device, speedup=speedup)
         self._numbers = count()

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from bench.gpu.architectures import Architecture
 from bench.gpu.company import STEPS, identical_hashes, shuffled_per_alike
+from bench.gpu.decoding import measure_decoding
 from bench.gpu.drawing import Ours, Stock
 from bench.gpu.networks import Cost, cost_of
 from bench.gpu.pace import Pace, measure_pace
@@ -46,6 +48,11 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
             ours = Ours(architecture, run.device_of(architecture), run.speedup)
             ours.at(pace.rows)(pace.rows, 2)
         _company(run, ours, pace, cost)
+    if ours is not None and not architecture.is_upscaler:
+        vae = ours.vae
+        run.budget.attempt(
+            f"{architecture.title}: decoding", lambda: _decoding(run, architecture, vae, pace.rows, cost)
+        )
     return pace
 
 
@@ -127,6 +134,14 @@ def _company(run: Run, ours: Ours, pace: Pace, cost: Cost) -> None:
 
     run.budget.attempt("identical hashes", identical)
     run.budget.attempt("a shuffled manifest", shuffled)
+
+
+def _decoding(run: Run, architecture: Architecture, vae: Any, rows: int, cost: Cost) -> None:
+    found = measure_decoding(architecture, vae, run.device_of(architecture), rows, run.speedup)
+    key, flop = architecture.key, f"{cost.decode / 1e12:.3g} TFLOP an image"
+    told = f"diffusers' VAE, {rows} at once: {found.stock_ms:.3g} ms/image"
+    run.add(f"{key}_decode_ms", found.ours_ms, "ms/image", f"latents to pixels on the host; {flop}")
+    run.add(f"{key}_decode_per_stock", found.stock_ms / found.ours_ms, "ratio", told)
 
 
 def _in(found: tuple[float, str], unit: str) -> tuple[float, str, str]:

@@ -105,6 +105,7 @@ def test_every_figure_is_there_or_said_to_be_left_out(bare: Ended) -> None:
     names = ("images_per_s", "of_ceiling", "stock_1_images_per_s", "per_stock_1", "per_stock_equal")
     wanted = {f"{key}_{name}" for key in ("sd_1_5", "x4_upscaler") for name in names}
     wanted |= {"ceiling_tflops", "identical_hashes", "shuffled_per_alike", "left_out"}
+    wanted |= {"sd_1_5_decode_ms", "sd_1_5_decode_per_stock"}
     assert wanted <= figures.keys()
     for key, figure in figures.items():
         assert math.isfinite(figure["value"]), key

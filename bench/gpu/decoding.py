@@ -1,0 +1,55 @@
+"""What decoding costs: by nightmill's decoder, and by the VAE as diffusers' pipeline calls it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.gpu.architectures import Architecture
+from bench.gpu.networks import vae_of
+from bench.rounds import seconds
+from models.decode import Decoder
+from models.device import Device
+from models.speedup import Speedup
+
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Milliseconds an image, from latents on the device to pixels on the host."""
+
+    ours_ms: float
+    stock_ms: float
+
+
+def measure_decoding(
+    architecture: Architecture, vae: Any, device: Device, rows: int, speedup: Speedup
+) -> Decoding:
+    """Of `rows` images at a time; `vae` is one that was put on the device for nightmill's model.
+
+    Diffusers' is in float16 on a GPU, as the model cards have it.
+    """
+    shape = vae.config.latent_channels, architecture.latent_side, architecture.latent_side
+    latents = [torch.randn(shape, device=device.name) for _ in range(rows)]
+    decoder = Decoder(vae, device.dtype)
+    decoder.prepare(shape, at_once=rows, speedup=speedup)
+    ours_ms = _milliseconds(lambda: decoder.decode(latents, at_once=rows, speedup=speedup))
+    stock = vae_of(
+        architecture, device.name, torch.float16 if device.name.startswith("cuda") else torch.float32
+    )
+    given = torch.stack(latents).to(stock.dtype) / stock.config.scaling_factor
+
+    def as_diffusers_does() -> torch.Tensor:
+        decoded: torch.Tensor = stock.decode(given, return_dict=False)[0]
+        return decoded.cpu()
+
+    return Decoding(ours_ms / rows, _milliseconds(as_diffusers_does) / rows)
+
+
+@torch.inference_mode()
+def _milliseconds(decode: Callable[[], object]) -> float:
+    """The shortest of some; the first isn't counted."""
+    decode()
+    return 1000 * min(seconds(decode) for _ in range(_ROUNDS))
