@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.shapes.training.loop import Course, fit, half
+from models.shapes.training.loop import Course, Plan, fit, half
 
 Batch = Callable[[np.random.Generator, int], np.ndarray[Any, np.dtype[np.uint8]]]
 LITTLE_NOISE = -5.0
@@ -94,8 +94,13 @@ def train_autoencoder(
         }
 
     trained = fit(vae, course, loss_of)
-    fold_scale(trained, signed(batch(rng, 256), device), scaling_factor)
+    fold_scale(trained, signed(batch(rng, enough(plan)), device), scaling_factor)
     return trained
+
+
+def enough(plan: Plan) -> int:
+    """Pictures whose latents say how large latents are; no more than the plan takes."""
+    return min(256, plan.steps * plan.rows)
 
 
 @torch.no_grad()

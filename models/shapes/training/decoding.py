@@ -9,7 +9,7 @@ import torch
 
 from models.shapes.drawing import draw
 from models.shapes.grammar import caption
-from models.shapes.training.autoencoder import LITTLE_NOISE, fold_scale, signed
+from models.shapes.training.autoencoder import LITTLE_NOISE, enough, fold_scale, signed
 from models.shapes.training.data import weights_of
 from models.shapes.training.loop import Course, fit, half
 from models.shapes.world import Place, Relation, Scene, random_scene
@@ -46,7 +46,7 @@ def even_out(vae: Any, course: Course) -> Any:
     with torch.no_grad():
         trained.quant_conv.weight[channels:] = 0
         trained.quant_conv.bias[channels:] = LITTLE_NOISE
-    fold_scale(trained, _weighed(rng, 256, device).pixels, scaling_factor)
+    fold_scale(trained, _weighed(rng, enough(plan), device).pixels, scaling_factor)
     return trained
 
 

@@ -28,12 +28,14 @@ class Pool:
     def __init__(
         self, vae: Any, rng: np.random.Generator, device: torch.device, plan: Plan, pairs: float = 0.5
     ) -> None:
-        size = min(_SIZE, _REFILL * math.ceil(plan.steps * plan.rows / _REFILL))
+        wanted = plan.steps * plan.rows
+        self.refill = min(_REFILL, wanted)
+        size = min(_SIZE, self.refill * math.ceil(wanted / self.refill))
         self.vae, self.rng, self.device, self.pairs = vae, rng, device, pairs
         self.said: list[tuple[Scene, Place | None, Relation | None]] = []
         self.latents = torch.empty(size, 8, 8, 8, device=device)
         self.oldest = self.draws = 0
-        for _ in range(0, size, _REFILL):
+        for _ in range(0, size, self.refill):
             self._refill()
 
     def take(self, rows: int) -> tuple[torch.Tensor, list[str]]:
@@ -52,11 +54,13 @@ class Pool:
 
     @torch.no_grad()
     def _refill(self) -> None:
-        places = range(self.oldest, self.oldest + _REFILL)
+        places = range(self.oldest, self.oldest + self.refill)
         scenes = [random_scene(self.rng, self.pairs) for _ in places]
         pixels = np.stack([draw(scene) for scene, _, _ in scenes])
         with half(self.device):
             known = self.vae.encode(signed(pixels, self.device)).latent_dist
-        self.latents[self.oldest : self.oldest + _REFILL] = torch.cat([known.mean, known.std], dim=1).float()
-        self.said[self.oldest : self.oldest + _REFILL] = scenes
-        self.oldest = (self.oldest + _REFILL) % len(self.latents)
+        self.latents[self.oldest : self.oldest + self.refill] = torch.cat(
+            [known.mean, known.std], dim=1
+        ).float()
+        self.said[self.oldest : self.oldest + self.refill] = scenes
+        self.oldest = (self.oldest + self.refill) % len(self.latents)
