@@ -143,6 +143,10 @@ class StableDiffusion:
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 
+    def forget_prompts(self) -> None:
+        """Encode prompts anew that were encoded already: what is kept of them may hide what an encoder depends on."""
+        self._engine.embeddings.forget()
+
     def try_rows(self, width: int, height: int, rows: int) -> float:
         """Images' steps a second of `rows` images with guidance at once, tried; raises OutOfMemoryError."""
         return self._engine.try_rows(self._shape(width, height), rows)

@@ -51,13 +51,15 @@ def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
     """Share of pictures that are, pixel by pixel, what most companies give for the same job; and in words.
 
     Three jobs, of `longest` steps or fewer, are drawn alone and in eight companies: other strangers before and
-    beside them, other rows, other moments. Raises RuntimeError where pictures can't show a difference.
+    beside them, other rows, other moments, their prompts encoded anew. Raises RuntimeError where pictures
+    can't show a difference.
     """
     jobs = _jobs(ours.architecture.side, longest)
     streams = [[job] for job in jobs]
     streams += [_company(jobs, rows, longest, seed) for seed in range(COMPANIES)]
     found: dict[int, list[str]] = {number: [] for number in range(len(jobs))}
     for stream in streams:
+        ours.model.forget_prompts()
         for number, digest in _hashes(ours.model, stream, jobs, rows):
             found[number].append(digest)
     usual = [Counter(digests).most_common(1)[0] for digests in found.values()]

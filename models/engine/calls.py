@@ -31,26 +31,26 @@ def cycle(
 ) -> list[Work]:
     """The work of `whole_every` calls, the first of them whole: `step` takes what the UNet makes of what is `read`.
 
-    Before, on a device where convolutions may show places, they are leveled; what is read has no values yet. Where
-    `speedup` says so, calls are recorded on the spot, which does them a few times.
+    Before, on a device where convolutions may show places, they are leveled, and a call is tried; what is read has no
+    values yet. Where `speedup` says so, calls are recorded on the spot, which does them a few times.
     """
     if places.matter(unet.device):
-        _level(unet, read())
+        inputs = read()
+        changed = places.level(unet, lambda: _call(unet, inputs))
+        log.debug("%d convolutions are done as products", changed)
     works = [_exact(unet, read, step, speedup)] if whole_every == 1 else _cached(unet, read, step, speedup)
     if speedup.recorded:
         works = [recorded(work, unet.device) for work in works]
     return works + works[1:] * (whole_every - 2)
 
 
-def _level(unet: Any, inputs: Inputs) -> None:
-    def predict(sample: torch.Tensor) -> torch.Tensor:
-        return _call(unet, inputs._replace(sample=sample))
-
+def _look(predict: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> None:
+    """Say in the log if a call, as it is done from now on, shows places all the same."""
     sample = inputs.sample
-    changed = places.level(unet, lambda: predict(sample))
-    log.debug("%d convolutions are done as products", changed)
-    if places.shows_place(predict, sample):
-        rows, device = len(sample), unet.device
+    if not places.matter(sample.device):
+        return
+    if places.shows_place(lambda values: predict(inputs._replace(sample=values)), sample):
+        rows, device = len(sample), sample.device
         log.warning("a picture's last bits tell its place in a batch of %d rows on %s", rows, device)
 
 
@@ -66,6 +66,7 @@ def _exact(
     unet: Any, read: Callable[[], Inputs], step: Callable[[torch.Tensor], None], speedup: Speedup
 ) -> Work:
     predict = speedup.compile(unet)
+    _look(lambda inputs: _call(predict, inputs), read())
     return lambda: step(_call(predict, read()))
 
 
@@ -73,6 +74,7 @@ def _cached(
     unet: Any, read: Callable[[], Inputs], step: Callable[[torch.Tensor], None], speedup: Speedup
 ) -> list[Work]:
     whole, shallow = speedup.compile(deep_cache.whole), speedup.compile(deep_cache.shallow)
+    _look(lambda inputs: whole(unet, *inputs)[0], read())
     rows, _, height, width = read().sample.shape
     kept = torch.zeros(rows, deep_cache.width(unet), height, width, dtype=unet.dtype, device=unet.device)
 

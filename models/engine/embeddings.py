@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from models.chunks import moved
+from models.engine import places
 
 AT_ONCE = 4
 KEPT = 512
@@ -15,13 +16,15 @@ KEPT = 512
 class Embeddings:
     """A checkpoint's tokenizer and text encoder, and the embeddings that were asked for last.
 
-    Prompts are encoded in batches of one shape, so that an embedding doesn't depend on what is asked for beside it.
+    Prompts are encoded in batches of one shape, so that an embedding doesn't depend on what is asked for beside it; on
+    devices where its place in a batch might show, in batches of one.
     """
 
     def __init__(self, tokenizer: Any, encoder: Any, *, kept: int = KEPT) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._most = kept
+        self._at_once = 1 if places.matter(encoder.device) else AT_ONCE
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @property
@@ -41,10 +44,14 @@ class Embeddings:
             self._kept.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
+    def forget(self) -> None:
+        """Encode every prompt anew."""
+        self._kept.clear()
+
     def _encoded(self, prompts: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        for start in range(0, len(prompts), AT_ONCE):
-            part = prompts[start : start + AT_ONCE]
-            filled = [*part, *[""] * (AT_ONCE - len(part))]
+        for start in range(0, len(prompts), self._at_once):
+            part = prompts[start : start + self._at_once]
+            filled = [*part, *[""] * (self._at_once - len(part))]
             yield from zip(part, self._encode(filled), strict=False)
 
     def _encode(self, prompts: Sequence[str]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from models.device import Device
 from models.engine import places
 from models.engine.places import level, shows_place
 from models.small_decoder import SmallDecoder
+from models.speedup import Speedup
 from models.stable_diffusion import ImageRequest, StableDiffusion
 
 Settings = dict[str, Any]
@@ -162,3 +163,52 @@ def test_what_shows_places_all_the_same_is_said(
     assert [record.message for record in caplog.records] == [
         "a picture's last bits tell its place in a batch of 4 rows on cpu"
     ]
+
+
+@pytest.mark.parametrize("whole_every", [1, 2])
+def test_a_compiled_call_is_looked_at_as_it_is_done(
+    whole_every: int,
+    tiny_checkpoint: Checkpoint,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a compiler makes of a network may show what the network itself doesn't."""
+
+    def compile(_: Speedup, work: Callable[..., Any]) -> Callable[..., Any]:
+        def compiled(*given: Any, **named: Any) -> Any:
+            first, *rest = work(*given, **named)
+            return first + torch.arange(len(first)).view(-1, 1, 1, 1), *rest
+
+        return compiled
+
+    monkeypatch.setattr(places, "matter", lambda _: True)
+    monkeypatch.setattr(Speedup, "compile", compile)
+    model = StableDiffusion.load(tiny_checkpoint, device)
+    model.render([image(steps=1)], rows=2, whole_every=whole_every)
+    assert [record.message for record in caplog.records] == [
+        "a picture's last bits tell its place in a batch of 4 rows on cpu"
+    ]
+
+
+def test_prompts_are_encoded_alone_where_places_would_show(
+    tiny_checkpoint: Checkpoint, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "matter", lambda _: True)
+    engine = StableDiffusion.load(tiny_checkpoint, device)._engine
+    encoder, seen = engine.embeddings._encoder, []
+    original = encoder.forward
+
+    def forward(ids: torch.Tensor, **named: Any) -> Any:
+        seen.append(len(ids))
+        return original(ids, **named)
+
+    encoder.forward = forward
+    prompts = [f"fox {number}" for number in range(6)]
+    first = engine.embeddings.of(prompts)
+    assert seen == [1] * 6
+    assert all(map(torch.equal, engine.embeddings.of(prompts[::-1]), first[::-1]))
+    engine.embeddings.forget()
+    assert torch.equal(engine.embeddings.of(prompts[3:])[0], first[3])
+    assert seen == [1] * 9
