@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
@@ -24,6 +25,8 @@ from tests.factories import look
 
 ROWS = foxes(5, steps=30)
 
+pytestmark = pytest.mark.timeout(180)  # workers start up to four times
+
 
 def images(engine: Engine) -> int:
     return len(look(engine, "SELECT 1 FROM images"))
@@ -35,7 +38,7 @@ def worker_of(cli: psutil.Process) -> psutil.Process:
 
 
 def finish(cli: psutil.Popen, engine: Engine, settings: Settings, folder: Path) -> set[int]:
-    assert cli.wait(50) == 0, said(folder)
+    assert cli.wait(100) == 0, said(folder)
     return check_exactly_once(engine, "foxes", settings.output).attempts()
 
 

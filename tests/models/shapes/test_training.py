@@ -30,6 +30,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.Workshop:
     return train.Workshop(tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.timeout(120)
 def test_every_stage_trains_and_what_is_written_draws(workshop: train.Workshop, tmp_path: Path) -> None:
     for stage in train.PLANS:
         getattr(workshop, stage.replace("-", "_"))
