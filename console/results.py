@@ -19,8 +19,7 @@ _TILES = text("""
 
 _EFFORT = text("""
     SELECT count(*) AS images, coalesce(sum(
-        coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)
-        + coalesce((timings ->> 'safety')::float, 0) + coalesce((timings ->> 'clip_score')::float, 0)), 0) AS model_s,
+        coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)), 0) AS drawing_s,
         coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds
     FROM images WHERE batch_id = :batch AND created_at > :since
 """)
@@ -42,6 +41,6 @@ def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) 
 
 
 def effort(engine: Engine, batch: BatchId, since: object) -> dict[str, float]:
-    """Images made since a moment, the seconds until the last of them, and those spent in models."""
+    """Images made since a moment, the seconds until the last of them, and those that workers drew and upscaled."""
     row = run(engine, _EFFORT, {"batch": batch, "since": since})[0]
-    return {"images": row.images, "seconds": float(row.seconds), "model_s": float(row.model_s)}
+    return {"images": row.images, "seconds": float(row.seconds), "drawing_s": float(row.drawing_s)}

@@ -150,7 +150,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
         "rendered": int(made["images"]),
         "rendering_s": round(seconds, 1),
         "rendered_per_s": round(made["images"] / seconds, 3),
-        "model_share": round(made["model_s"] / seconds, 3),
+        "drawing_share": round(made["drawing_s"] / (seconds * max(1, workers)), 3),
         "peak_memory": memory,
     }
 
@@ -203,7 +203,7 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
         memory = report["peak_memory"]
         facts["rendered"] = (
             f"{report['rendered']:,} images in {duration(report['rendering_s'])}, {report['rendered_per_s']:.2f}/s, "
-            f"{report['model_share']:.0%} of the time in models"
+            f"{report['drawing_share']:.0%} of the time drawing"
         )
         facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
     facts |= {
