@@ -116,7 +116,9 @@ class Finishing:
         """Frames whose pictures have one size, as one batch."""
         batch = np.stack([_as_read(frame) for frame in frames])
         accuracies = watermark.bit_accuracy(batch, self.payload.encode(), self._method).tolist()
-        return [self._with_accuracy(frame, accuracy) for frame, accuracy in zip(frames, accuracies, strict=True)]
+        return [
+            self._with_accuracy(frame, accuracy) for frame, accuracy in zip(frames, accuracies, strict=True)
+        ]
 
     def _with_accuracy(self, frame: Frame, accuracy: float) -> Frame:
         needed = NEEDED[self.method]
