@@ -34,15 +34,15 @@ class MarkTooSmallError(ValueError):
 
 @dataclass(frozen=True)
 class MarkReading:
-    """What was read where a payload was expected.
+    """What was read where a payload was expected, of one picture or of each of a batch (N, …).
 
-    `bits` is (n,) uint8 of 0 and 1; `bit_accuracy` the share of them that is as expected; `confidence` the
+    `bits` is (…, n) uint8 of 0 and 1; `bit_accuracy` (…) the share of them that is as expected; `confidence` (…) the
     mean over the bits of how clearly each was read, from 0 (blocks contradict each other) to 1.
     """
 
     bits: Pixels
-    bit_accuracy: float
-    confidence: float
+    bit_accuracy: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
 
 
 def capacity(width: int, height: int) -> int:
@@ -72,11 +72,12 @@ def read(pixels: Array, payload_bits: int, method: Method = Method.DWT_DCT_SVD) 
 
 
 def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> MarkReading:
-    """Read an (H, W, 3) uint8 RGB picture where this payload is expected. Raises MarkTooSmallError."""
+    """Read (H, W, 3) or (N, H, W, 3) uint8 RGB where this payload is expected. Raises MarkTooSmallError."""
     expected = _bits(payload)
     shares = _shares(pixels, len(expected), method)
     bits = _told(shares)
-    return MarkReading(bits, float((bits == expected).mean()), float(np.abs(shares).mean()))
+    accuracy, confidence = (bits == expected).mean(axis=-1), np.abs(shares).mean(axis=-1)
+    return MarkReading(bits, np.asarray(accuracy), np.asarray(confidence))
 
 
 def bit_accuracy(
@@ -86,8 +87,7 @@ def bit_accuracy(
 
     It has the shape () for (H, W, 3) uint8 RGB, and (N,) for a batch. Raises MarkTooSmallError.
     """
-    expected = _bits(payload)
-    return np.asarray((read(pixels, len(expected), method) == expected).mean(axis=-1))
+    return examine(pixels, payload, method).bit_accuracy
 
 
 def _bits(payload: bytes) -> Pixels:

@@ -147,29 +147,36 @@ def test_another_decoder_of_the_same_batch_is_leveled_too(
     assert convolutions[1].as_product
 
 
-def test_what_shows_places_all_the_same_is_said(
-    tiny_checkpoint: Checkpoint,
-    device: Device,
-    image: Callable[..., ImageRequest],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def model(
+    tiny_checkpoint: Checkpoint, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], StableDiffusion]:
+    """What loads a model on a device where places may show."""
     monkeypatch.setattr(places, "matter", lambda _: True)
-    model = StableDiffusion.load(tiny_checkpoint, device)
-    norm = model._pipeline.unet.conv_norm_out
-    original = norm.forward
-    norm.forward = lambda values: original(values) + torch.arange(len(values)).view(-1, 1, 1, 1)
-    model.render([image(steps=1)], rows=2)
-    assert [record.message for record in caplog.records] == [
+    return lambda: StableDiffusion.load(tiny_checkpoint, device)
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> bool:
+    return [record.message for record in caplog.records] == [
         "a picture's last bits tell its place in a batch of 4 rows on cpu"
     ]
+
+
+def test_what_shows_places_all_the_same_is_said(
+    model: Callable[[], StableDiffusion], image: Callable[..., ImageRequest], caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = model()
+    norm = loaded._pipeline.unet.conv_norm_out
+    original = norm.forward
+    norm.forward = lambda values: original(values) + torch.arange(len(values)).view(-1, 1, 1, 1)
+    loaded.render([image(steps=1)], rows=2)
+    assert _said(caplog)
 
 
 @pytest.mark.parametrize("whole_every", [1, 2])
 def test_a_compiled_call_is_looked_at_as_it_is_done(
     whole_every: int,
-    tiny_checkpoint: Checkpoint,
-    device: Device,
+    model: Callable[[], StableDiffusion],
     image: Callable[..., ImageRequest],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -183,20 +190,13 @@ def test_a_compiled_call_is_looked_at_as_it_is_done(
 
         return compiled
 
-    monkeypatch.setattr(places, "matter", lambda _: True)
     monkeypatch.setattr(Speedup, "compile", compile)
-    model = StableDiffusion.load(tiny_checkpoint, device)
-    model.render([image(steps=1)], rows=2, whole_every=whole_every)
-    assert [record.message for record in caplog.records] == [
-        "a picture's last bits tell its place in a batch of 4 rows on cpu"
-    ]
+    model().render([image(steps=1)], rows=2, whole_every=whole_every)
+    assert _said(caplog)
 
 
-def test_prompts_are_encoded_alone_where_places_would_show(
-    tiny_checkpoint: Checkpoint, device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(places, "matter", lambda _: True)
-    engine = StableDiffusion.load(tiny_checkpoint, device)._engine
+def test_prompts_are_encoded_alone_where_places_would_show(model: Callable[[], StableDiffusion]) -> None:
+    engine = model()._engine
     encoder, seen = engine.embeddings._encoder, []
     original = encoder.forward
 
