@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.figures import Figure, at_least
 from bench.rounds import seconds, take_turns
+from bench.work import Work, count_work
 
 if TYPE_CHECKING:
     from models.checkpoint import Checkpoint
@@ -25,14 +26,15 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
     mixed = shuffled(product(SAMPLERS, steps, GUIDANCE))
     alike = shuffled([("ddim", 10, 7.5)] * len(mixed))
     pipe = _Pipe(model.checkpoint)
+    work = pipe.work(mixed[0].width)
     rates = take_turns(
         rounds,
         {
             "engine": lambda: len(mixed) / seconds(lambda: model.render(mixed, rows=ROWS)),
             "single": lambda: len(mixed) / seconds(lambda: [pipe.draw([request]) for request in mixed]),
             "grouped": lambda: len(mixed) / seconds(lambda: [pipe.draw(group) for group in _groups(mixed)]),
-            "mixed rows": lambda: unet_rows(model, mixed, ROWS),
-            "alike rows": lambda: unet_rows(model, alike, ROWS),
+            "mixed work": lambda: unet_pace(model, mixed, ROWS, work),
+            "alike work": lambda: unet_pace(model, alike, ROWS, work),
         },
     )
     kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales"
@@ -52,9 +54,9 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
             at_least(2),
         ),
         "mixed_per_alike": Figure(
-            rates.ratio("mixed rows", "alike rows"),
+            rates.ratio("mixed work", "alike work"),
             "ratio",
-            f"as many images that are alike: {rates.median('alike rows'):,.0f} UNet rows/s",
+            f"the UNet's work in as many images that are alike: {rates.median('alike work') / 1e9:.3g} GFLOP/s",
             at_least(0.95),
         ),
     }
@@ -89,10 +91,12 @@ def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
     return list(groups.values())
 
 
-def unet_rows(model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int) -> float:
-    """Rows of the UNet that images needed, a second; two a step with guidance."""
-    rows = sum(request.steps * (2 if request.guidance_scale > 1 else 1) for request in requests)
-    return rows / seconds(lambda: model.render(requests, rows=at_once))
+def unet_pace(
+    model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int, work: Work
+) -> float:
+    """FLOP of the UNet's `work` for the images, a second; as many are counted as they need, whatever was computed."""
+    flop = sum(request.steps * work.step(request.guidance_scale) for request in requests)
+    return flop / seconds(lambda: model.render(requests, rows=at_once))
 
 
 class _Pipe:
@@ -105,6 +109,10 @@ class _Pipe:
         self._pipeline: Any = load_pipeline(checkpoint, pick_device("cpu"), "StableDiffusionPipeline")
         self._pipeline.set_progress_bar_config(disable=True)
         self._config = dict(self._pipeline.scheduler.config)
+
+    def work(self, side: int) -> Work:
+        """Of its UNet for pictures of that side."""
+        return count_work(self._pipeline.unet, side // self._pipeline.vae_scale_factor)
 
     def draw(self, requests: "Sequence[ImageRequest]") -> object:
         from models.chunks import seeded  # noqa: PLC0415

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from models.checkpoint import Checkpoint
 from models.device import Device, memory_errors
+from models.engine.forward import unknown_part
 from models.errors import CheckpointError
 from models.lora import load_loras
 from models.modes import SERVED
@@ -90,6 +91,11 @@ def _check(pipeline: Any, checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.path / 'unet'}: it takes {channels} channels, with which there is no {min(unserved)},"
             " which its card promises"
+        )
+    if unknown := unknown_part(pipeline.unet.config):
+        raise CheckpointError(
+            f"{checkpoint.path / 'unet'}: it has {unknown}, which UNets of Stable Diffusion 1 and 2 have not;"
+            " use a model of their kind"
         )
     prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if prediction != card.prediction_type:

@@ -8,7 +8,6 @@ from models.catalogue import Precision
 
 Config = Mapping[str, Any]
 
-TOKENS = 77
 VOCABULARY = 49408
 
 

@@ -11,7 +11,8 @@ from itertools import product
 import numpy as np
 
 from bench.gpu.drawing import Ours
-from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_rows
+from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_pace
+from bench.work import Work
 from models.errors import InterruptedRender
 from models.stable_diffusion import ImageRequest, StableDiffusion
 
@@ -21,29 +22,30 @@ _WAVES = 6
 
 
 def shuffled_per_alike(
-    ours: Ours, rows: int, steps: Sequence[int], rows_per_s: float, allowance_s: float
+    ours: Ours, rows: int, steps: Sequence[int], work: Work, pace: float, allowance_s: float
 ) -> tuple[float, str]:
-    """UNet rows a second of a shuffled manifest, divided by those of as many images that are alike; and in words.
+    """The UNet's work a second for a shuffled manifest, divided by that for as many images alike; and in words.
 
-    The images that are alike take as many UNet rows each as those of the manifest do on average, so that both
-    decode equally often. `rows_per_s` is about how fast it goes.
+    The images that are alike take as much work each as those of the manifest do on average, so that both
+    decode equally often. `pace` is about how fast it goes, in FLOP/s.
     """
     side, model = ours.architecture.side, ours.model
     settings = list(product(SAMPLERS, steps, GUIDANCE))
-    of_each_rows = sum(count * (2 if scale > 1 else 1) for _, count, scale in settings)
-    affordable = int(allowance_s * rows_per_s / (2 * of_each_rows))
-    of_each = max(1, min(math.ceil(_WAVES * rows / len(settings)), affordable))
-    mixed = shuffled(settings, side=side, of_each=of_each)
-    mean = round(of_each_rows / len(settings) / 2)
+    of_each = sum(count * work.step(scale) for _, count, scale in settings)
+    affordable = int(allowance_s * pace / (2 * of_each))
+    times = max(1, min(math.ceil(_WAVES * rows / len(settings)), affordable))
+    mixed = shuffled(settings, side=side, of_each=times)
+    mean = round(of_each / len(settings) / work.step(7.5))
     uniform = [("ddim", mean, 7.5)]
     alike = shuffled(uniform, side=side, of_each=len(mixed), first=len(mixed))
     _prepare(model, mixed, rows)
-    unet_rows(model, shuffled(uniform, side=side, of_each=rows, first=2 * len(mixed)), rows)
-    alike_rate = unet_rows(model, alike, rows)
-    ratio = unet_rows(model, mixed, rows) / alike_rate
+    unet_pace(model, shuffled(uniform, side=side, of_each=rows, first=2 * len(mixed)), rows, work)
+    alike_pace = unet_pace(model, alike, rows, work)
+    ratio = unet_pace(model, mixed, rows, work) / alike_pace
     kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} guidance scales"
     return ratio, (
-        f"UNet rows/s of {len(mixed)} images, {kinds}, {rows} at once; as many alike, {mean} steps: {alike_rate:,.0f}"
+        f"the UNet's work in {len(mixed)} images, {kinds}, {rows} at once;"
+        f" in as many alike, {mean} steps: {alike_pace / 1e12:.3g} TFLOP/s"
     )
 
 

@@ -121,15 +121,14 @@ def _tell_costs(run: Run, key: str, pace: Pace, who: str) -> None:
 
 
 def _company(run: Run, ours: Ours, pace: Pace, cost: Cost) -> None:
-    whole = cost.image(ours.architecture)
-    rows_per_s = pace.images_per_s * whole / cost.unet
+    flop_per_s = pace.images_per_s * cost.image(ours.architecture)
     steps, longest = ((2, 3), 4) if run.is_tiny else (STEPS, 8)
 
     def identical() -> None:
         run.add("identical_hashes", *_in(identical_hashes(ours, pace.rows, longest), "of pictures"))
 
     def shuffled() -> None:
-        found = shuffled_per_alike(ours, pace.rows, steps, rows_per_s, run.budget.left() / 8)
+        found = shuffled_per_alike(ours, pace.rows, steps, cost.unet, flop_per_s, run.budget.left() / 8)
         run.add("shuffled_per_alike", *_in(found, "ratio"))
 
     run.budget.attempt("identical hashes", identical)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.gpu.architectures import TOKENS, VOCABULARY, Architecture
+from bench.gpu.architectures import VOCABULARY, Architecture
+from bench.work import TOKENS, Work, count_work
 from models.quiet import quiet
 from models.samplers import make_scheduler, noise_schedule
 from models.tiny_tokenizer import build_tokenizer
@@ -18,15 +19,15 @@ from models.tiny_tokenizer import build_tokenizer
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOP of one UNet row and of one picture's decoding: a multiplication and an addition are two."""
+    """What the UNet computes, and the FLOP of one picture's decoding."""
 
-    unet: int
+    unet: Work
     decode: int
 
     def image(self, architecture: Architecture) -> int:
-        """Of an image with guidance, which takes two rows of every UNet call; the text encoder isn't counted."""
+        """FLOP of an image with guidance, as nightmill computes it; the text encoder isn't counted."""
         steps = make_scheduler(architecture.sampler, _noise(architecture), architecture.steps)
-        return self.unet * len(steps.timesteps) * 2 + self.decode
+        return self.unet.step(architecture.guidance_scale) * len(steps.timesteps) + self.decode
 
 
 def pipeline_of(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
@@ -80,16 +81,10 @@ def text_encoder_of(architecture: Architecture, device: str, dtype: torch.dtype 
 
 def cost_of(architecture: Architecture) -> Cost:
     """Counted on tensors without values."""
-    side, text = architecture.latent_side, architecture.unet["cross_attention_dim"]
-    unet, vae = unet_of(architecture, "meta"), vae_of(architecture, "meta")
-    with torch.device("meta"), torch.no_grad():
-        latents, prompt = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, TOKENS, text)
-        label = torch.zeros(1, dtype=torch.long) if architecture.is_upscaler else None
-        with FlopCounterMode(display=False) as counted:
-            unet(latents, torch.zeros(1), encoder_hidden_states=prompt, class_labels=label)
-        with FlopCounterMode(display=False) as decoded:
-            vae.decode(torch.empty(1, vae.config.latent_channels, side, side))
-    return Cost(counted.get_total_flops(), decoded.get_total_flops())
+    side, unet, vae = architecture.latent_side, unet_of(architecture, "meta"), vae_of(architecture, "meta")
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as decoded:
+        vae.decode(torch.empty(1, vae.config.latent_channels, side, side))
+    return Cost(count_work(unet, side), decoded.get_total_flops())
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class Engine:
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
         with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
-        first and then one in `whole_every` compute the whole UNet (`models.engine.deep_cache`). A
+        first and then one in `whole_every` compute the whole UNet (`models.engine.forward`). A
         `decoder` makes the pictures in the VAE's stead. `speedup` may be less than the engine's own. What one of these
         raises comes out, and OutOfMemoryError if the device has no memory left.
         """

@@ -22,11 +22,11 @@ class Seat:
 
 
 class Plan:
-    """For each of N rows the slot that it reads, its scale and timestep; for each of N slots the rest.
+    """For each of N rows the slot that it reads; for each of N slots the rest.
 
     `guided` and `unguided` are rows, the same one twice without guidance; `matrices` are (N, REGISTERS, WIDTH).
-    Empty rows read slot 0 times 0; empty slots take a step to zeros. The tensors stay where they are when another
-    call's numbers are written to them.
+    Empty rows read slot 0; empty slots are read times 0, and take a step to zeros. The tensors stay where they are
+    when another call's numbers are written to them.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -46,11 +46,8 @@ class Plan:
         timesteps, scales, guidance = numbers
         for seat in seats:
             recurrence, call, slot, own = seat.ticket.recurrence, seat.calls, seat.slot, list(seat.rows)
-            slots[own], timesteps[own], scales[own] = (
-                slot,
-                recurrence.timesteps[call],
-                recurrence.scales[call],
-            )
+            slots[own] = slot
+            timesteps[slot], scales[slot] = recurrence.timesteps[call], recurrence.scales[call]
             guided[slot], unguided[slot], guidance[slot] = own[0], own[-1], seat.ticket.guidance
             matrices[slot] = recurrence.matrices[call]
         for tensor, values in (

@@ -1,12 +1,13 @@
 """A UNet call of one fixed shape, whose rows are at different steps of different images."""
 
+import heapq
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from models.chunks import draw, moved
-from models.engine.calls import Inputs, cycle
+from models.engine.calls import Inputs, Prompts, cycle
 from models.engine.device_work import Pace
 from models.engine.plan import Plan, Seat
 from models.engine.recurrence import REGISTERS
@@ -42,7 +43,7 @@ class UNetBatch:
         whole_every: int = 1,
         speedup: Speedup = PLAIN,
     ) -> None:
-        """One call in `whole_every` computes the whole UNet, the others as `models.engine.deep_cache` has it."""
+        """One call in `whole_every` computes the whole UNet, the others as `models.engine.forward` has it."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self.speedup = speedup
         self._device, self.rows, self.latents = unet.device, rows, latents
@@ -58,7 +59,8 @@ class UNetBatch:
         self._seats: list[Seat] = []
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
-        self._works = cycle(unet, whole_every, self._inputs, self._step, speedup)
+        prompts = Prompts(self._plan.slots, self._text)
+        self._calls = cycle(unet, whole_every, self._inputs, prompts, self._step, speedup)
 
     @property
     def is_empty(self) -> bool:
@@ -85,18 +87,18 @@ class UNetBatch:
         """Give the ticket its rows, from the next call on, which is a whole one."""
         assert self.is_open
         self._phase = 0
-        slot = self._empty_slots.pop(0)
+        slot = heapq.heappop(self._empty_slots)  # the lowest, for half of them to be empty if they can
         seat = Seat(ticket, slot, [self._empty.pop(0) for _ in range(ticket.rows)])
         self._registers[slot].zero_()
         self._registers[slot, 0] = ticket.latents
         for row, text in zip(seat.rows, (ticket.text, ticket.unguided), strict=False):
             assert text is not None
             self._text[row] = text
-            if self._beside is not None:
-                assert ticket.beside is not None
-                self._beside[row] = ticket.beside
-            if self._labels is not None:
-                self._labels[row] = ticket.label
+        if self._beside is not None:
+            assert ticket.beside is not None
+            self._beside[slot] = ticket.beside
+        if self._labels is not None:
+            self._labels[slot] = ticket.label
         self._seats.append(seat)
 
     def clear(self) -> None:
@@ -108,7 +110,7 @@ class UNetBatch:
         """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
         self._plan.write(self._seats)
         self._draw_noise()
-        self._works[self._phase]()
+        self._calls[self._phase](seat.slot for seat in self._seats)
         self._phase = (self._phase + 1) % self.whole_every
         self._pace.called()
         for seat in self._seats:
@@ -116,11 +118,11 @@ class UNetBatch:
         return [self._finish(seat) for seat in list(self._seats) if seat.calls == len(seat.ticket.recurrence)]
 
     def _inputs(self) -> Inputs:
-        return Inputs(self._model_input(), self._plan.timesteps, self._text, self._labels)
+        return Inputs(self._model_input(), self._plan.timesteps, self._labels)
 
     def _model_input(self) -> torch.Tensor:
         plan = self._plan
-        scaled = (self._registers[plan.slots, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._dtype)
+        scaled = (self._registers[:, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._dtype)
         return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
 
     def _step(self, prediction: torch.Tensor) -> None:
@@ -145,7 +147,7 @@ class UNetBatch:
     def _leave(self, seat: Seat) -> None:
         self._seats.remove(seat)
         self._empty += seat.rows
-        self._empty_slots.append(seat.slot)
+        heapq.heappush(self._empty_slots, seat.slot)
 
     def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self._device)

@@ -66,7 +66,8 @@ def test_nothing_on_the_device_is_float64(tiny: StableDiffusion, sampler: str) -
         given = (*arguments, *named.values())
         seen.extend((type(module).__name__, x.dtype) for x in given if isinstance(x, torch.Tensor))
 
-    networks = (tiny._pipeline.unet, tiny._pipeline.vae.encoder, tiny._pipeline.vae.decoder)
+    unet, vae = tiny._pipeline.unet, tiny._pipeline.vae
+    networks = (unet.conv_in, unet.time_proj, unet.mid_block, vae.encoder, vae.decoder)
     hooks = [network.register_forward_pre_hook(look, with_kwargs=True) for network in networks]
     image = np.zeros((64, 64, 3), np.uint8)
     request = ImageRequest(
@@ -83,5 +84,7 @@ def test_nothing_on_the_device_is_float64(tiny: StableDiffusion, sampler: str) -
     tiny.render([request, request], rows=2)
     for hook in hooks:
         hook.remove()
-    assert {name for name, _ in seen} == {"UNet2DConditionModel", "Encoder", "Decoder"}
+    assert {name for name, _ in seen} == {
+        "Conv2d", "Timesteps", "UNetMidBlock2DCrossAttn", "Encoder", "Decoder"
+    }  # fmt: skip
     assert {dtype for _, dtype in seen} <= {torch.float32, torch.int64}

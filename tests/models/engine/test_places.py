@@ -186,7 +186,7 @@ def test_a_compiled_call_is_looked_at_as_it_is_done(
     def compile(_: Speedup, work: Callable[..., Any]) -> Callable[..., Any]:
         def compiled(*given: Any, **named: Any) -> Any:
             first, *rest = work(*given, **named)
-            return first + torch.arange(len(first)).view(-1, 1, 1, 1), *rest
+            return first + torch.arange(len(first)).view(-1, *[1] * (first.dim() - 1)), *rest
 
         return compiled
 
