@@ -6,21 +6,20 @@ the thread that calls them, so that thread clocks see them.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import cv2
 from sqlalchemy import text
 
 from bench.backlog import Backlog, open_backlog
-from bench.clocks import ServerClock, StageClock, clocked_stages
+from bench.clocks import ServerClock, clocked_stages
 from bench.figures import Figure, at_least, at_most
 from bench.files import SIDES, measure_files
 from bench.marks import measure_marks
 from bench.mixed import ROWS, STEPS, measure_mixed
 from bench.place import Place, engine_on
-from bench.rounds import Samples, seconds, take_turns
+from bench.rounds import Samples, repeat, seconds, take_turns
 from jobs import queue
 from jobs.database import run
 from jobs.process import Latch
@@ -41,23 +40,19 @@ _ROWS = text("""
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Milliseconds of CPU an image, and images a second."""
-    count, rounds = (8, 1) if is_quick else (300, 5)
+    count, rounds, pairs = (8, 1, 1) if is_quick else (300, 5, 12)
     with _single_threaded(), _desk(place) as desk:
         one_step = open_backlog(desk.engine, "one-step", desk.settings.output, steps=1)
         default = open_backlog(desk.engine, "default", desk.settings.output, steps=10)
         _work(desk, one_step, 8)
-        cost = _Cost(desk, one_step, count)
-        rates = take_turns(
-            rounds,
+        paces = take_turns(
+            pairs,
             {
                 "whole": lambda: count / _work(desk, default, count),
                 "bare": lambda: count / _render(desk, default, count),
-                "cost": cost.run,
-                "server": lambda: cost.server_ms,
-                "file": lambda: cost.file_ms,
-                **{name: cost.reader(name) for name in REST},
             },
         )
+        costs = repeat(rounds, lambda: _cost(desk, one_step, count))
         lane = queue.open_lane(desk.engine, default.lane)
         assert lane is not None
         model = desk.studio.kit(lane).diffusion
@@ -65,69 +60,64 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         mixed = measure_mixed(model, rounds, (2,) if is_quick else STEPS)
         sides = SIDES[:1] if is_quick else SIDES
         beside = measure_files(rounds, sides) | measure_marks(rounds, sides)
-    return _figures(rates) | mixed | beside
+    return _figures(costs) | _pace(paces) | mixed | beside
 
 
-def _figures(samples: Samples) -> dict[str, Figure]:
-    middle = {name: samples.median(name) for name in samples.values}
+def _figures(costs: Samples) -> dict[str, Figure]:
+    middle = {name: costs.median(name) for name in costs.values}
     everything = "everything of a shift but model, watermark and encoding; 64 px, 1 step"
     return {
         "orchestration_ms": Figure(
-            middle["cost"] + middle["server"],
+            middle["worker"] + middle["postgres"],
             "ms CPU/image",
             f"{everything}; worker and PostgreSQL",
             at_most(5),
         ),
-        "worker_ms": Figure(middle["cost"], "ms CPU/image", "the worker's part of it"),
-        "postgres_ms": Figure(middle["server"], "ms CPU/image", "PostgreSQL's part of it"),
+        "worker_ms": Figure(middle["worker"], "ms CPU/image", "the worker's part of it"),
+        "postgres_ms": Figure(middle["postgres"], "ms CPU/image", "PostgreSQL's part of it"),
         "prompt_ms": Figure(middle["prompt"], "ms CPU/image", "prompt check, in the worker's part"),
         "upload_ms": Figure(middle["upload"], "ms CPU/image", "upload to a folder, in the worker's part"),
         "orchestration_per_file": Figure(
-            (middle["cost"] + middle["server"]) / middle["file"],
+            (middle["worker"] + middle["postgres"]) / middle["file"],
             "ratio",
             f"watermark and encoding of a 64 px PNG: {middle['file']:.3g} ms CPU/image",
-        ),
-        "images_per_bare_render": Figure(
-            samples.ratio("whole", "bare"),
-            "ratio",
-            f"StableDiffusion.render of the same rows, 64 px, 10 steps, {ROWS} at once: {middle['bare']:.1f} images/s",
-            at_least(0.9),
-        ),
-        "images_per_s": Figure(
-            middle["whole"], "images/s", "claimed, rendered, checked, marked, stored, complete"
         ),
     }
 
 
-@dataclass
-class _Cost:
-    """CPU of shifts of one-step images; milliseconds an image."""
+def _pace(paces: Samples) -> dict[str, Figure]:
+    bare = f"StableDiffusion.render of the same rows, 64 px, 10 steps, {ROWS} at once"
+    return {
+        "images_per_bare_render": Figure(
+            paces.ratio("whole", "bare"),
+            "ratio",
+            f"{bare}: {paces.median('bare'):.1f} images/s; median of {len(paces.values['bare'])} pairs",
+            at_least(0.9),
+        ),
+        "images_per_s": Figure(
+            paces.median("whole"), "images/s", "claimed, rendered, checked, marked, stored, complete"
+        ),
+    }
 
-    desk: Desk
-    backlog: Backlog
-    count: int
-    server_ms: float = 0.0
-    file_ms: float = 0.0
-    clock: StageClock | None = None
 
-    def run(self) -> float:
-        """The worker's CPU outside of model, watermark and encoding."""
-        server = ServerClock(self.desk.engine)
-        self.backlog.fill(self.count)
-        with clocked_stages() as self.clock:
-            own, theirs = time.process_time(), server.seconds()
-            _work(self.desk, self.backlog, self.count)
-            own, theirs = time.process_time() - own, server.seconds() - theirs
-        self.server_ms = self._per_image(theirs)
-        self.file_ms = self._per_image(self.clock.total(FILE))
-        return self._per_image(own - self.clock.total(MODEL) - self.clock.total(FILE))
+def _cost(desk: Desk, backlog: Backlog, count: int) -> dict[str, float]:
+    """CPU of a shift of one-step images, by what it was spent on, in milliseconds an image.
 
-    def reader(self, stage: str) -> Callable[[], float]:
-        """What gives the last run's CPU of a stage."""
-        return lambda: self._per_image(self.clock.total([stage]) if self.clock else 0.0)
-
-    def _per_image(self, cpu_s: float) -> float:
-        return 1000 * cpu_s / self.count
+    `worker` is what is left of the worker's without model, watermark and encoding.
+    """
+    server = ServerClock(desk.engine)
+    backlog.fill(count)
+    with clocked_stages() as clock:
+        own, theirs = time.process_time(), server.seconds()
+        _work(desk, backlog, count)
+        own, theirs = time.process_time() - own, server.seconds() - theirs
+    spent = {
+        "worker": own - clock.total(MODEL) - clock.total(FILE),
+        "postgres": theirs,
+        "file": clock.total(FILE),
+        **{name: clock.total([name]) for name in REST},
+    }
+    return {name: 1000 * cpu_s / count for name, cpu_s in spent.items()}
 
 
 def _work(desk: Desk, backlog: Backlog, count: int) -> float:

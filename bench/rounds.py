@@ -25,12 +25,26 @@ class Samples:
 
 
 def take_turns(rounds: int, measurements: Mapping[str, Callable[[], float]]) -> Samples:
-    """Take all measurements once a round, in the order A B, A B, …"""
+    """Take all measurements once a round, in the order A B, B A, …
+
+    Where a machine becomes slower all the while, who is always second would be at a disadvantage.
+    """
     values: dict[str, list[float]] = {name: [] for name in measurements}
     for number in range(1, rounds + 1):
-        for name, measure in measurements.items():
-            values[name].append(measure())
+        names = list(measurements)
+        for name in names if number % 2 else reversed(names):
+            values[name].append(measurements[name]())
             note(f"round {number} of {rounds}: {name} {values[name][-1]:,.4g}")
+    return Samples(values)
+
+
+def repeat(rounds: int, measure: Callable[[], Mapping[str, float]]) -> Samples:
+    """Take a measurement that gives several numbers once a round."""
+    values: dict[str, list[float]] = {}
+    for number in range(1, rounds + 1):
+        for name, value in measure().items():
+            values.setdefault(name, []).append(value)
+            note(f"round {number} of {rounds}: {name} {value:,.4g}")
     return Samples(values)
 
 

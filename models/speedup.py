@@ -17,10 +17,10 @@ _SHAPES = 256
 
 @dataclass(frozen=True)
 class Speedup:
-    """`compiled`: the UNet as one graph by torch's compiler; its kernels round differently, so image rows say so.
+    """`compiled`: the UNet's parts by torch's compiler; its kernels round differently, so image rows say so.
 
-    `vae_compiled`: the VAE's decoder, too. `recorded`: each UNet call as one CUDA graph. `channels_last`: convolutions
-    read their pixels one after the other.
+    `vae_compiled`: the VAE's decoder, too. `recorded`: UNet calls as CUDA graphs. `channels_last`: convolutions read
+    their pixels one after the other.
     """
 
     compiled: bool = False

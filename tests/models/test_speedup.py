@@ -1,4 +1,4 @@
-"""What may be compiled and recorded, and that what is compiled is one graph that draws the same."""
+"""What may be compiled and recorded, and that what is compiled is whole graphs that draw the same."""
 
 from collections.abc import Callable
 from functools import partial
@@ -61,7 +61,7 @@ def test_what_cannot_be_done_is_said() -> None:
         Speedup.choose("on", Saving("fp8"), OLD)
 
 
-def test_unet_and_decoder_compile_as_one_graph_each(
+def test_unet_and_decoder_compile_without_a_break(
     tiny: StableDiffusion,
     tiny_checkpoint: Checkpoint,
     device: Device,
