@@ -1,5 +1,6 @@
 """The piece of work that the stages hand on: a job and what has become of it so far."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,8 +43,7 @@ class Frame:
     """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage.
 
     `batch_rows` are the images that were drawn at once, or enlarged where that is all; `upscaler_rows` those that were
-    enlarged after drawing.
-    `inputs` are there until the picture is drawn.
+    enlarged after drawing. `inputs` are there until the picture is drawn; `began_s` is by the monotonic clock.
     """
 
     job: Job
@@ -63,6 +63,7 @@ class Frame:
     encoded: Encoded | None = None
     key: str | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic, compare=False)
     end: End | None = None
 
     @property

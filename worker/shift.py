@@ -1,11 +1,11 @@
-"""A shift: claim and render in one lane until it is empty, its time slice is over, or the worker stops."""
+"""A shift: claim and render in one lane until it is empty, its time is over, or the worker stops."""
 
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
@@ -54,19 +54,19 @@ def work(desk: Desk, lane_id: LaneId) -> int:
 
 
 class Shift:
-    """One shift's claims, stages and deliveries.
+    """One shift's claims, stages and deliveries; `taken` counts the jobs claimed.
 
-    `taken` counts the jobs claimed, `delivered` the images stored; `slowest_s` is the longest time from when a job
-    begins until its image is.
+    When its time slice is over, `renew` says whether it has another one.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, renew: Callable[[], bool] = lambda: False) -> None:
         self.desk = desk
-        self.until = time.monotonic() + desk.settings.shift_s
-        self.delivered = 0
-        self.slowest_s = 0.0
         self.taken = 0
-        self._begun: dict[JobId, float] = {}
+        self._renew = renew
+        self._until = time.monotonic() + desk.settings.shift_s
+        self._is_over = False
+        self._delivered = 0
+        self._slowest_s = 0.0
         self._going: dict[JobId, Job] = {}
         self._left: list[Job] = []
         self._after = JobId(0)
@@ -89,8 +89,18 @@ class Shift:
         return self.taken
 
     def is_over(self) -> bool:
-        """The time slice is over, or the worker is to stop."""
-        return self.desk.stopping.is_set() or time.monotonic() >= self.until
+        """Its time is over, or the worker is to stop."""
+        if not self._is_over and not self.desk.stopping.is_set() and time.monotonic() >= self._until:
+            self._is_over = not self._renew()
+            self._until = time.monotonic() + self.desk.settings.shift_s
+        return self._is_over or self.desk.stopping.is_set()
+
+    def counted(self) -> tuple[int, float]:
+        """Images stored since this was asked last, and the longest time from when a job began until its image was."""
+        with self._counting:
+            counted = self._delivered, self._slowest_s
+            self._delivered, self._slowest_s = 0, 0.0
+        return counted
 
     def claim(self, lane: Lane) -> list[Job]:
         """Jobs of the lane, their leases renewed from now on."""
@@ -193,7 +203,6 @@ class Shift:
     def _begin(self, jobs: Sequence[Job]) -> list[Frame]:
         """Frames of those jobs that are still ours."""
         ours = [job for job in jobs if self.desk.leases.holds(job)]
-        self._begun |= dict.fromkeys((job.id for job in ours), time.monotonic())
         self._going |= {job.id: job for job in ours}
         return [Frame(job) for job in ours]
 
@@ -250,6 +259,5 @@ class Shift:
     def _note(self, finished: Sequence[Frame]) -> None:
         now = time.monotonic()
         with self._counting:
-            self.delivered += len(finished)
-            took_s = (now - self._begun.pop(frame.job.id, now) for frame in finished)
-            self.slowest_s = max([self.slowest_s, *took_s])
+            self._delivered += len(finished)
+            self._slowest_s = max([self._slowest_s, *(now - frame.began_s for frame in finished)])

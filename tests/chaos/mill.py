@@ -15,10 +15,11 @@ import psutil
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
-from tests.chaos.stub import FOLDER, RENDERS, STEP_S
+from tests.chaos.stub import FOLDER, LONGEST_S, RENDERS, STEP_S
 from tests.chaos.twins import TWIN
 from tests.end_to_end.kit import descendants, end, kill
 from tests.factories import look
+from worker import turn
 
 ROOT = Path(__file__).parents[2]
 WORKER, SCHEDULER = "tests.chaos.stub_worker", "tests.chaos.stub_scheduler"
@@ -28,13 +29,22 @@ class Mill:
     """Running processes; `twin` names the guard that they lack."""
 
     def __init__(
-        self, settings: Settings, folder: Path, *, workers: int, schedulers: int, step_s: float, twin: str
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        workers: int,
+        schedulers: int,
+        step_s: float,
+        longest_s: float,
+        twin: str,
     ) -> None:
         self.folder = folder
         self._environment = settings.environment() | {
             "PYTHONPATH": str(ROOT),
             FOLDER: str(folder),
             STEP_S: str(step_s),
+            LONGEST_S: str(longest_s),
             TWIN: twin,
             "PYTHONFAULTHANDLER": "1",
         }
@@ -129,11 +139,23 @@ def mill(
     workers: int = 2,
     schedulers: int = 1,
     step_s: float = 0.02,
+    longest_s: float = turn.LONGEST_S,
     twin: str = "",
 ) -> Iterator[Mill]:
-    """A mill that runs within the block; all its processes are gone after it, even if they don't want to."""
+    """A mill that runs within the block; all its processes are gone after it, even if they don't want to.
+
+    `longest_s` is how long a worker goes on without a new hint.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    running = Mill(settings, folder, workers=workers, schedulers=schedulers, step_s=step_s, twin=twin)
+    running = Mill(
+        settings,
+        folder,
+        workers=workers,
+        schedulers=schedulers,
+        step_s=step_s,
+        longest_s=longest_s,
+        twin=twin,
+    )
     try:
         yield running
     finally:

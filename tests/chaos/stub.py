@@ -26,11 +26,12 @@ from models.errors import OutOfMemoryError
 from models.picture import Picture
 from models.saving import FULL
 from models.speedup import PLAIN
-from worker import studio
+from worker import studio, turn
 from worker.kit import Kit
 
 FOLDER = "CHAOS_FOLDER"
 STEP_S = "CHAOS_STEP_S"
+LONGEST_S = "CHAOS_LONGEST_S"
 RENDERS = "renders"
 FAULT = "fault:"
 
@@ -194,3 +195,4 @@ def install() -> None:
     _module("models.safety", blacken=_unused, blur=_unused)
     _module("models.stable_diffusion", ImageRequest=SimpleNamespace)
     studio.Studio = StubStudio  # type: ignore[misc]
+    turn.LONGEST_S = float(os.environ.get(LONGEST_S, turn.LONGEST_S))

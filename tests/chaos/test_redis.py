@@ -1,4 +1,7 @@
-"""Redis forgets everything, dies, freezes: no job is lost, no command hangs, and work goes on soon after it is back."""
+"""Redis forgets everything, dies, freezes: no job is lost, no command hangs, and work goes on soon after it is back.
+
+Workers live from hint to hint here; otherwise one that is in a long lane wouldn't even notice.
+"""
 
 import random
 import time
@@ -65,7 +68,7 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
 
 @pytest.fixture
 def quick(settings: Settings, own_redis: OwnRedis) -> Settings:
-    """Shifts of a second, so that workers live from hint to hint."""
+    """Shifts of a second."""
     url = SecretStr(own_redis.start())
     return settings.model_copy(
         update={"broker_url": url, "gpu_rows": 4, "claim": 8, "shift_s": 1, "lease_s": 5}
@@ -85,7 +88,7 @@ def resumed(engine: Engine) -> float:
 def test_whatever_redis_does(quick: Settings, engine: Engine, tmp_path: Path, own_redis: OwnRedis) -> None:
     batch = submit(quick, engine, tmp_path, foxes(JOBS))
     waits = []
-    with mill(quick, tmp_path / "mill", step_s=0.1) as running:
+    with mill(quick, tmp_path / "mill", step_s=0.1, longest_s=0) as running:
         until(running.renders)
         for _ in range(FLUSHES):
             time.sleep(random.uniform(0, 1))
@@ -115,7 +118,7 @@ def test_hints_that_are_sent_once_are_lost(
     quick: Settings, engine: Engine, tmp_path: Path, own_redis: OwnRedis
 ) -> None:
     batch = submit(quick, engine, tmp_path, foxes(40))
-    with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, twin="hint-once") as running:
+    with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, longest_s=0, twin="hint-once") as running:
         until(running.renders)
         own_redis.flush()
         assert not settle(engine, quiet_s=3)

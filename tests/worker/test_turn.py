@@ -1,12 +1,16 @@
 """Turns on real models: the lane that a worker picks, and what it leaves behind."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 
 from jobs import batches
 from jobs.job import LaneId
+from models.stable_diffusion import StableDiffusion
 from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import submit
 from worker.shift import Desk
@@ -58,3 +62,76 @@ def test_nothing_starts_that_would_not_finish_before_the_window_closes(desk: Des
     change(desk.engine, "UPDATE lanes SET batch_s = 30")
     assert follow(desk, LaneId(1)) == 6
     assert batches.status(desk.engine, batch.name).counts["done"] == 6
+
+
+@pytest.fixture
+def brief(desk: Desk) -> Desk:
+    """A desk whose time slices are over at once, and which prefers no lane for its model."""
+    return replace(
+        desk, settings=desk.settings.model_copy(update={"shift_s": 1e-6, "warm_s": 0.0, "claim": 2})
+    )
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often a model was begun with, for so many rows."""
+    stream, begun = StableDiffusion.stream, list[int]()
+
+    def counted(model: StableDiffusion, requests: Any, *, rows: int, **named: Any) -> Any:
+        begun.append(rows)
+        return stream(model, requests, rows=rows, **named)
+
+    monkeypatch.setattr(StableDiffusion, "stream", counted)
+    return begun
+
+
+def test_a_lane_that_still_comes_first_goes_on_without_a_pause(
+    brief: Desk, streams: list[int], tmp_path: Path
+) -> None:
+    rows = [row | {"steps": 2 + number} for number, row in enumerate(FOXES)]
+    batch = submit(brief.settings, brief.engine, tmp_path, rows)
+    started = time.monotonic()
+    assert follow(brief, LaneId(1)) == 6
+    elapsed = time.monotonic() - started
+    assert states(brief.engine) == {"done": 6}
+    assert len(streams) == 1
+    (lane,) = look(brief.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
+    assert 0 < lane["image_s"] < elapsed
+    (tenant,) = look(brief.engine, "SELECT used_s FROM tenants WHERE name = ''")
+    assert elapsed / 2 < tenant["used_s"] < elapsed
+
+
+def test_others_have_their_turns_in_between(brief: Desk, streams: list[int], tmp_path: Path) -> None:
+    for tenant in ("ada", "bob"):
+        submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
+    first = look(brief.engine, "SELECT id FROM lanes WHERE tenant = 'ada'")
+    assert follow(brief, first[0]["id"]) == 12
+    assert states(brief.engine) == {"done": 12}
+    assert len(streams) > 2
+    stored = look(
+        brief.engine,
+        "SELECT tenant, max(created_at) AS last, min(created_at) AS first FROM images GROUP BY 1",
+    )
+    ada, bob = sorted(stored, key=lambda row: str(row["tenant"]))
+    assert ada["first"] < bob["last"]
+    assert bob["first"] < ada["last"]
+
+
+def test_a_worker_takes_a_new_hint_now_and_then(
+    brief: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery limits how long one task may take."""
+    monkeypatch.setattr("worker.turn.LONGEST_S", 0.0)
+    submit(brief.settings, brief.engine, tmp_path, FOXES)
+    assert follow(brief, LaneId(1)) == 0
+    assert states(brief.engine) == {"queued": 6}
+    assert look(brief.engine, "SELECT * FROM tenants WHERE used_s > 1") == []
+
+
+def test_a_turn_that_comes_with_a_stop_is_not_worked(brief: Desk, tmp_path: Path) -> None:
+    for tenant in ("ada", "bob"):
+        submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
+    brief.stopping.set()
+    assert follow(brief, LaneId(1)) == 0
+    assert states(brief.engine) == {"queued": 12}
+    assert look(brief.engine, "SELECT * FROM tenants WHERE used_s > 1") == []
