@@ -56,7 +56,8 @@ def work(desk: Desk, lane_id: LaneId) -> int:
 class Shift:
     """One shift's claims, stages and deliveries; `taken` counts the jobs claimed.
 
-    When its time slice is over, `renew` says whether it has another one.
+    When its time slice is over, `renew` says whether it has another one. However short that is, it claims once, lest
+    turns pass and nothing be done.
     """
 
     def __init__(self, desk: Desk, renew: Callable[[], bool] = lambda: False) -> None:
@@ -89,11 +90,13 @@ class Shift:
         return self.taken
 
     def is_over(self) -> bool:
-        """Its time is over, or the worker is to stop."""
-        if not self._is_over and not self.desk.stopping.is_set() and time.monotonic() >= self._until:
+        """Its time is over, and it has taken up something, or the worker is to stop."""
+        if self.desk.stopping.is_set():
+            return True
+        if self.taken and not self._is_over and time.monotonic() >= self._until:
             self._is_over = not self._renew()
             self._until = time.monotonic() + self.desk.settings.shift_s
-        return self._is_over or self.desk.stopping.is_set()
+        return self._is_over
 
     def counted(self) -> tuple[int, float]:
         """Images stored since this was asked last, and the longest time from when a job began until its image was."""
