@@ -57,6 +57,7 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
             rates.ratio("mixed work", "alike work"),
             "ratio",
             f"the UNet's work in as many images that are alike: {rates.median('alike work') / 1e9:.3g} GFLOP/s",
+            at_least(0.95),
         ),
     }
 

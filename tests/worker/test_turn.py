@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs import batches
+from jobs import batches, turns
 from jobs.job import LaneId
+from jobs.turns import Turn
 from models.stable_diffusion import StableDiffusion
 from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import submit
@@ -127,10 +128,39 @@ def test_a_worker_takes_a_new_hint_now_and_then(
     assert states(brief.engine) == {"done": 2, "queued": 4}
 
 
-def test_a_turn_that_comes_with_a_stop_is_not_worked(brief: Desk, tmp_path: Path) -> None:
+def test_a_stopped_worker_takes_up_nothing_and_is_charged_nothing(desk: Desk, tmp_path: Path) -> None:
+    submit(desk.settings, desk.engine, tmp_path, FOXES)
+    desk.stopping.set()
+    assert follow(desk, LaneId(1)) == 0
+    assert states(desk.engine) == {"queued": 6}
+    (tenant,) = look(desk.engine, "SELECT used_s FROM tenants WHERE name = ''")
+    assert tenant["used_s"] < 1 < desk.settings.shift_s
+
+
+def test_a_turn_that_comes_with_a_stop_is_given_back(
+    brief: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for tenant in ("ada", "bob"):
         submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
-    brief.stopping.set()
-    assert follow(brief, LaneId(1)) == 0
-    assert states(brief.engine) == {"queued": 12}
-    assert look(brief.engine, "SELECT * FROM tenants WHERE used_s > 1") == []
+    taken, ended = list[Turn](), list[Turn]()
+    take, end = turns.take_turn, turns.end_turn
+
+    def take_turn(*given: Any, **named: Any) -> Turn | None:
+        found = take(*given, **named)
+        taken.extend([found] if found else [])
+        if len({turn.tenant for turn in taken}) == 2:
+            brief.stopping.set()
+        return found
+
+    def end_turn(engine: Engine, turn: Turn, **named: Any) -> None:
+        ended.append(turn)
+        end(engine, turn, **named)
+
+    monkeypatch.setattr(turns, "take_turn", take_turn)
+    monkeypatch.setattr(turns, "end_turn", end_turn)
+    follow(brief, LaneId(1))
+    assert taken == ended
+    assert {row["state"] for row in look(brief.engine, "SELECT state FROM jobs WHERE attempt > 0")} <= {
+        "done"
+    }
+    assert "running" not in states(brief.engine)

@@ -22,7 +22,7 @@ Image = Callable[..., ImageRequest]
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
-@pytest.fixture(scope="module", params=["tiny", "v1", "v2", "v2-inpainting", "x4"])
+@pytest.fixture(scope="module", params=["tiny", *checkpoints.SYSTEMS])
 def unet(request: pytest.FixtureRequest, models_dir: Path, device: Device) -> Any:
     if request.param == "tiny":
         return request.getfixturevalue("tiny")._pipeline.unet
