@@ -39,6 +39,7 @@ from jobs.states import (
     WatermarkMethod,
     WatermarkPolicy,
     Weights,
+    WorkerState,
 )
 
 metadata = MetaData(
@@ -375,4 +376,18 @@ workers = Table(
     Column("device", Text, nullable=False),
     moment("started_at", nullable=False, default="now()"),
     moment("seen_at", nullable=False, default="now()"),
+    Column("state", Text, nullable=False, server_default=text("'healthy'")),
+    Column("reason", Text, comment="what keeps an unhealthy worker from its work"),
+    moment("since"),
+    moment("next_try_at"),
+    Column(
+        "lane_faults",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="lane id: what keeps the worker from it; empty in an unhealthy worker: it works in none",
+    ),
+    CheckConstraint(one_of("state", WorkerState), "state"),
+    CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
+    CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
 )

@@ -42,6 +42,14 @@ class BatchState(StrEnum):
     DONE = "done"
 
 
+class WorkerState(StrEnum):
+    """Whether a worker can do its work."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    """Something of its host keeps it from some or all lanes; it tries again by itself."""
+
+
 class CanaryVerdict(StrEnum):
     """What became of a batch's first rows, which go ahead of the others."""
 

@@ -29,7 +29,8 @@ _CHOOSE = text(f"""
             now() - coalesce(chosen_at, created_at) > make_interval(secs => :warm_s) AS has_waited,
             coalesce(weight, 1) AS weight, greatest(coalesce(tenants.used_s, 0), level.used_s) AS used_s
         FROM level, lanes JOIN batches ON batches.id = batch_id LEFT JOIN tenants ON tenants.name = lanes.tenant
-        WHERE {IS_OPEN} AND {HAS_WORK} AND (max_running IS NULL OR max_running > (
+        WHERE {IS_OPEN} AND lanes.id <> ALL (CAST(:avoided AS bigint[])) AND {HAS_WORK}
+          AND (max_running IS NULL OR max_running > (
             SELECT count(*) FROM jobs JOIN lanes AS l ON l.id = lane_id
             WHERE jobs.state = 'running' AND l.tenant = lanes.tenant))
     ), best AS (
@@ -77,16 +78,19 @@ def take_turn(
     hinted: LaneId | None = None,
     warm: Collection[str] = (),
     warm_s: float = 0,
+    avoided: Collection[LaneId] = (),
 ) -> Turn | None:
     """Choose a lane that has work and charge its tenant with `slice_s`; None if there is nothing to do.
 
-    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals.
+    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals, `avoided` lanes
+    that it can't work in.
     """
     values = {
         "slice_s": slice_s,
         "hinted": hinted or 0,
         "warm": list(warm),
         "warm_s": warm_s,
+        "avoided": list(avoided),
     }
 
     def choose(connection: Connection) -> Turn | None:
