@@ -64,7 +64,10 @@ class Dispatcher:
             return waiting
 
     def _send(self, lane: LaneId) -> None:
-        self.app.send_task(SHIFT_TASK, (lane,), queue=self.settings.queue, retry=False, ignore_result=True)
+        """Straight into the list: what kombu keeps in Redis of queues and exchanges isn't needed, nor believed."""
+        self.app.send_task(
+            SHIFT_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
+        )
 
 
 def _sender(settings: Settings) -> Celery:

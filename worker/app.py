@@ -7,9 +7,11 @@ from typing import Any
 from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu import Connection
+from kombu.transport.redis import Transport as RedisTransport
 
 from jobs.broker import celery_settings
 from jobs.settings import Settings
+from worker.wakeup_transport import WakeupTransport
 
 LAST_NET_S = 86_400  # over its slice; what hangs is found by `worker.watchdog` long before
 RECONNECT_S = 2
@@ -23,8 +25,13 @@ class InstalledLoader(AppLoader):
         return import_module(module, package)
 
 
-class PromptConnection(Connection):
-    """Tries again every other second, however long Redis has been away; Celery itself would wait up to 30."""
+class WakeupConnection(Connection):
+    """Reads wake-ups only. Tries again every other second while Redis is away; Celery itself would wait up to 30."""
+
+    def get_transport_cls(self) -> Any:
+        """Of Redis, the transport that believes nothing."""
+        found = super().get_transport_cls()
+        return WakeupTransport if found is RedisTransport else found
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """As kombu does it, with short pauses."""
@@ -37,6 +44,6 @@ def build_app(settings: Settings) -> Celery:
     """The application; children build their own from the same environment."""
     app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
-    app.amqp.Connection = PromptConnection
+    app.amqp.Connection = WakeupConnection
     app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + LAST_NET_S)
     return app

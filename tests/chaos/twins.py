@@ -76,6 +76,15 @@ def _no_small_company() -> None:
     queue._CLAIMS = ((text(everything), share),)
 
 
+def _plain_channel() -> None:
+    """What lies in Redis is believed, as Celery does."""
+    from kombu.transport.redis import Transport
+
+    from worker import app
+
+    app.WakeupTransport = Transport  # type: ignore[misc,assignment]
+
+
 _TWINS: dict[str, Callable[[], None]] = {
     "no-rescue": _no_rescue,
     "no-renewal": _no_renewal,
@@ -84,6 +93,7 @@ _TWINS: dict[str, Callable[[], None]] = {
     "no-release": _no_release,
     "no-watchdog": _no_watchdog,
     "no-small-company": _no_small_company,
+    "plain-channel": _plain_channel,
 }
 
 

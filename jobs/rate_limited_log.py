@@ -1,0 +1,26 @@
+"""A log message that may be due again and again, said once in a while with how often it was due."""
+
+import logging
+import time
+from collections.abc import Hashable
+
+EVERY_S = 60.0
+
+
+class RateLimitedLog:
+    """Warnings to `log`, each kind at most once in `every_s` seconds."""
+
+    def __init__(self, log: logging.Logger, every_s: float = EVERY_S) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._next: dict[Hashable, float] = {}
+        self._untold: dict[Hashable, int] = {}
+
+    def tell(self, kind: Hashable, text: str) -> None:
+        """Say `text`, unless something of this kind was said a short while ago: then count it for the next time."""
+        if time.monotonic() < self._next.get(kind, 0.0):
+            self._untold[kind] = self._untold.get(kind, 0) + 1
+            return
+        untold = self._untold.pop(kind, 0)
+        self._next[kind] = time.monotonic() + self._every_s
+        self._log.warning("%s%s", text, f" ({untold:,} more like it since)" if untold else "")
