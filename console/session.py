@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from alembic.util import CommandError
 from sqlalchemy import Engine
 
 import migrations
@@ -64,7 +63,7 @@ def _check_tables(engine: Engine, is_private: bool) -> None:
         )
     try:
         migrations.upgrade(engine)
-    except CommandError as error:
+    except migrations.UnknownRevisionError as error:
         raise ServiceError(
             f"the private database was made by another version of nightmill ({error}): use that version, "
             "or set NIGHTMILL_DATA_DIR to another folder"

@@ -6,7 +6,6 @@ import time
 from typing import Annotated
 
 import typer
-from alembic.util import CommandError
 
 import migrations
 from console import background
@@ -77,7 +76,7 @@ def migrate(
         check_reachable(engine)
         try:
             before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
-        except CommandError as error:
+        except migrations.UnknownRevisionError as error:
             raise UsageError(f"migrate --to {to}: {error}") from None
         finally:
             engine.dispose()
