@@ -25,5 +25,15 @@ class ObjectStoreError(ServiceError):
     """The object store refused, or what it holds isn't what was sent."""
 
 
+class OutputGoneError(ObjectStoreError):
+    """The output's folder was emptied or its share isn't mounted: writing there would fill the wrong disk."""
+
+
+class ForeignOutputError(ObjectStoreError):
+    """A batch's folder in the output belongs to another installation. Exit code 2."""
+
+    exit_code = 2
+
+
 class LeaseLostError(NightmillError):
     """The job now belongs to somebody else: its lease ran out or it was cancelled; drop the work."""

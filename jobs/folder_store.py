@@ -1,130 +1,274 @@
 """The object store that is a folder: every object a file, written beside its place and renamed into it."""
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from jobs.errors import ObjectStoreError
+from jobs import descend
+from jobs.errors import ObjectStoreError, OutputGoneError
 from jobs.object_types import MissingObjectError, StoredObject, checked_key, checked_prefix, is_key
+
+MARKER = ".nightmill-output.json"
+"""The file that tells a folder of images from the empty place where a share was mounted."""
 
 # No key may hold a tilde, so a temporary file can neither be listed nor be overwritten by an object.
 _TEMPORARY = "~nightmill-"
+_IS_TEMPORARY = re.compile(_TEMPORARY + "[0-9a-f]{16}")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
 class FolderStore:
-    """An ObjectStore in a local folder, which is made when the first object comes."""
+    """An ObjectStore in a local folder, which is made when the first object comes. No link below it is followed."""
 
     root: Path
+    is_marked: bool = False
+    """Whether every verb asks first that the folder has its marker."""
 
     @property
     def uri(self) -> str:
         """The folder's absolute path."""
         return str(self.root)
 
+    def marked(self) -> "FolderStore":
+        """The same store; all its verbs raise OutputGoneError while the marker isn't there."""
+        return replace(self, is_marked=True)
+
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:  # noqa: ARG002
         """Write a temporary file, force it to the disk, read it back, and rename it."""
         target = self.root / checked_key(key)
-        temporary = target.with_name(_TEMPORARY + secrets.token_hex(8))
-        with _explained(f"write {target}"):
+        temporary = _TEMPORARY + secrets.token_hex(8)
+        with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
             try:
-                if not (_copied(temporary, body) if isinstance(body, Path) else _written(temporary, body)):
+                if not _stored(folder, temporary, body):
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
-                temporary.replace(target)
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
-                temporary.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
                 raise
-            _force_to_disk(target.parent)
+            os.fsync(folder)
+
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:  # noqa: ARG002
+        """Write a file that isn't there yet; False, and nothing changed, where there is something by its name."""
+        target = self.root / checked_key(key)
+        with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
+            try:
+                if not _written(folder, name, body):
+                    raise ObjectStoreError(
+                        f"{target} reads back differently from what was written: check the disk"
+                    )
+            except FileExistsError:
+                return False
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+                raise
+            os.fsync(folder)
+        return True
 
     def get(self, key: str) -> bytes:
         """Return the file's bytes; raise MissingObjectError when there is none."""
         path = self.root / checked_key(key)
         with _explained(f"read {path}"):
             try:
-                return path.read_bytes()
+                with self._folder_of(key) as (folder, name):
+                    return _read(folder, name)
             except _ABSENT:
                 raise MissingObjectError(f"{path} does not exist") from None
 
     def delete(self, key: str) -> None:
-        """Remove the file; one that isn't there is fine."""
+        """Remove the file; one that isn't there is fine. A link is no file of ours."""
         path = self.root / checked_key(key)
-        with _explained(f"delete {path}"), suppress(*_ABSENT):
-            path.unlink()
+        with _explained(f"delete {path}"), suppress(*_ABSENT), self._folder_of(key) as (folder, name):
+            descend.require_file(folder, name)
+            os.unlink(name, dir_fd=folder)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the files whose keys begin with these characters, sorted by key, a folder at a time.
 
-        What is deleted meanwhile is left out.
+        What is deleted meanwhile is left out, and so are links and what lies behind them.
         """
         folder, _, name = checked_prefix(prefix).rpartition("/")
-        with _explained(f"list {self.root / folder}"):
-            for entry in _entries(self.root / folder, name):
-                yield from self._objects(entry)
+        with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
+            if here is not None:
+                yield from _objects(here, f"{folder}/" if folder else "", name)
 
     def locate(self, key: str) -> str:
         """Return the file's absolute path."""
         return str(self.root / checked_key(key))
 
-    def remove_temporaries(self, older_than: timedelta) -> int:
-        """Delete what interrupted writes left behind; return how many files that were."""
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield what lies below a folder (``""`` or ``a/b``), whatever its name, for people to read.
+
+        Links are named and not followed; unfinished writes are left out.
+        """
+        with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
+            if here is not None:
+                yield from _names(here, f"{folder}/" if folder else "")
+
+    def remove_temporaries(self, older_than: timedelta, folder: str = "") -> int:
+        """Delete what interrupted writes left behind below a folder; return how many files that were."""
         limit = datetime.now(UTC) - older_than
-        removed = 0
-        with _explained(f"clean up {self.root}"):
-            for path in self.root.rglob(_TEMPORARY + "*"):
-                with suppress(*_ABSENT):  # written to its end or removed by somebody else
-                    if _modified(path.stat()) < limit:
-                        path.unlink()
-                        removed += 1
-        return removed
+        with _explained(f"clean up {self.root / folder}"), self._opened(folder) as here:
+            return 0 if here is None else sum(_remove_temporaries(here, limit))
 
-    def _objects(self, entry: os.DirEntry[str]) -> Iterator[StoredObject]:
-        if entry.is_dir():
-            for below in _entries(Path(entry.path), ""):
-                yield from self._objects(below)
+    def remove_empty_folders(self, folder: str, is_ours: Callable[[str], bool]) -> None:
+        """Remove this folder and those below it, as far as they are empty and `is_ours` takes their path."""
+        *above, name = checked_key(folder).split("/")
+        with _explained(f"remove {self.root / folder}"), self._opened("/".join(above)) as here:
+            if here is not None:
+                _remove_empty(here, name, folder, is_ours)
+
+    def _root(self, *, create: bool) -> int:
+        try:
+            root = descend.open_root(self.root, create=create and not self.is_marked)
+        except FileNotFoundError:
+            if self.is_marked:
+                raise OutputGoneError(_gone(self.root, "is not there")) from None
+            raise
+        if self.is_marked and not _has_marker(root):
+            is_empty = not descend.entries(root)
+            os.close(root)
+            raise OutputGoneError(_gone(self.root, "is empty" if is_empty else f"has no {MARKER}"))
+        return root
+
+    @contextmanager
+    def _folder_of(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        *above, name = key.split("/")
+        with descend.folder_below(self._root(create=create), above, create=create) as folder:
+            yield folder, name
+
+    @contextmanager
+    def _opened(self, folder: str) -> Iterator[int | None]:
+        """The folder's descriptor, None where there is no folder by that path, or a link on the way."""
+        try:
+            opened = descend.folder_below(self._root(create=False), folder.split("/") if folder else [])
+            here = opened.__enter__()
+        except OSError as error:
+            if not (isinstance(error, _ABSENT) or error.errno == errno.ELOOP):
+                raise
+            yield None
             return
-        key = Path(entry.path).relative_to(self.root).as_posix()
-        if is_key(key) and entry.is_file() and (state := _state(entry)):
-            yield StoredObject(key, state.st_size, _modified(state))
+        try:
+            yield here
+        finally:
+            opened.__exit__(None, None, None)
 
 
-def _entries(folder: Path, beginning: str) -> list[os.DirEntry[str]]:
-    """A folder's entries in the order of the keys below them: ``a-1`` comes before ``a/1``."""
+def _gone(root: Path, what: str) -> str:
+    return (
+        f"{root} {what}, but it held images before: is the share mounted? Nothing is written there; if it was emptied "
+        "on purpose, `nightmill adopt BATCH` says so"
+    )
+
+
+def _has_marker(root: int) -> bool:
     try:
-        with os.scandir(folder) as found:
-            chosen = [entry for entry in found if entry.name.startswith(beginning)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(chosen, key=lambda entry: entry.name + "/" * entry.is_dir())
+        descend.require_file(root, MARKER)
+    except OSError:
+        return False
+    return True
 
 
-def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObject]:
+    for entry in descend.entries(folder):
+        key = above + entry.name
+        if not entry.name.startswith(beginning) or not is_key(key):
+            continue
+        with _unless_gone():
+            if entry.is_folder:
+                with descend.entered(folder, entry.name) as below:
+                    yield from _objects(below, f"{key}/")
+            elif entry.is_file:
+                state = descend.state_of(folder, entry.name)
+                yield StoredObject(key, state.st_size, _modified(state))
+
+
+def _names(folder: int, above: str) -> Iterator[str]:
+    for entry in descend.entries(folder):
+        if entry.is_folder:
+            with _unless_gone(), descend.entered(folder, entry.name) as below:
+                yield from _names(below, f"{above}{entry.name}/")
+        elif not _IS_TEMPORARY.fullmatch(entry.name):
+            yield os.fsencode(above + entry.name).decode(errors="backslashreplace")
+
+
+def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
+    for entry in descend.entries(folder):
+        with _unless_gone():  # written to its end or removed by somebody else
+            if entry.is_folder:
+                with descend.entered(folder, entry.name) as below:
+                    yield from _remove_temporaries(below, limit)
+            elif (
+                entry.is_file
+                and _IS_TEMPORARY.fullmatch(entry.name)
+                and _modified(descend.state_of(folder, entry.name)) < limit
+            ):
+                os.unlink(entry.name, dir_fd=folder)
+                yield 1
+
+
+def _remove_empty(folder: int, name: str, path: str, is_ours: Callable[[str], bool]) -> None:
+    with _unless_gone():
+        with descend.entered(folder, name) as here:
+            for entry in descend.entries(here):
+                if entry.is_folder and is_ours(f"{path}/{entry.name}"):
+                    _remove_empty(here, entry.name, f"{path}/{entry.name}", is_ours)
+        if is_ours(path):
+            try:
+                os.rmdir(name, dir_fd=folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Pass over what was deleted, or swapped for a link, since it was listed."""
     try:
-        return entry.stat()
-    except FileNotFoundError:
-        return None
+        yield
+    except _ABSENT:
+        pass
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
 
 
-def _copied(path: Path, source: Path) -> bool:
-    with open(_new(path), "wb") as file:
+def _read(folder: int, name: str) -> bytes:
+    with os.fdopen(descend.open_file(folder, name), "rb") as file:
+        return file.read()
+
+
+def _stored(folder: int, name: str, body: bytes | Path) -> bool:
+    return _copied(folder, name, body) if isinstance(body, Path) else _written(folder, name, body)
+
+
+def _copied(folder: int, name: str, source: Path) -> bool:
+    with os.fdopen(_new(folder, name), "r+b") as file:
         with source.open("rb") as given:
             shutil.copyfileobj(given, file, 1 << 20)
+            given.seek(0)
+            meant = hashlib.file_digest(given, "sha256").digest()
         file.flush()
         os.fsync(file.fileno())
-    return _digest(path) == _digest(source)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").digest() == meant
 
 
-def _written(path: Path, body: bytes) -> bool:
+def _written(folder: int, name: str, body: bytes) -> bool:
     """In as few calls as will do: after each, this thread and the one that draws wait for one another."""
-    descriptor = _new(path)
+    descriptor = _new(folder, name)
     try:
         left = memoryview(body)
         while left:
@@ -135,27 +279,9 @@ def _written(path: Path, body: bytes) -> bool:
         os.close(descriptor)
 
 
-def _new(path: Path) -> int:
-    """The descriptor of a new file, in a folder that is made if need be."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o666)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _force_to_disk(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _new(folder: int, name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o666, dir_fd=folder)
 
 
 def _modified(state: os.stat_result) -> datetime:

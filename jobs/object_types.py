@@ -17,6 +17,10 @@ class MissingObjectError(ObjectStoreError):
     """No object has this key."""
 
 
+class InvalidKeyError(ObjectStoreError, ValueError):
+    """No store takes this key."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """One object of a listing: its key below the store's URI, size in bytes, time of writing (UTC)."""
@@ -41,7 +45,7 @@ class S3Options:
 class ObjectStore(Protocol):
     """A place for finished files; one instance may be used by many threads.
 
-    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``; any other raises ValueError.
+    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``; any other raises InvalidKeyError.
     Every verb raises ObjectStoreError with what to do when the store can't be reached or refuses.
     """
 
@@ -52,6 +56,9 @@ class ObjectStore(Protocol):
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:
         """Store the bytes, or the file's content, whole: size and digest are verified before this returns."""
 
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
+        """Store the bytes where there is no such object yet; False where there is one, which stays as it is."""
+
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raise MissingObjectError when there is none."""
 
@@ -60,6 +67,9 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects whose keys begin with these characters, sorted by key; ``""`` yields all."""
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield what lies below a folder (``""`` or ``a/b``) for people to read, also what is no key of ours."""
 
     def locate(self, key: str) -> str:
         """Return the full path or ``s3://`` URI of the key, for people and exports."""
@@ -71,9 +81,9 @@ def is_key(key: str) -> bool:
 
 
 def checked_key(key: str) -> str:
-    """Return the key; raise ValueError when no store takes it."""
+    """Return the key; raise InvalidKeyError when no store takes it."""
     if not is_key(key):
-        raise ValueError(f"{key!r} is no object key: use segments of A-Z a-z 0-9 . _ - joined by '/'")
+        raise InvalidKeyError(f"{key!r} is no object key: use segments of A-Z a-z 0-9 . _ - joined by '/'")
     return key
 
 

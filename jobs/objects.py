@@ -1,5 +1,6 @@
 """Object stores by URI: a folder or S3 behind the same four verbs."""
 
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.folder_store import FolderStore
+from jobs.keys import batch_of
 from jobs.object_types import MissingObjectError, ObjectStore, S3Options, StoredObject
 
 if TYPE_CHECKING:
@@ -19,10 +21,11 @@ __all__ = [
     "ObjectStoreError",
     "S3Options",
     "StoredObject",
-    "abort_stale_uploads",
     "fetch_to_file",
     "open_store",
     "read_object",
+    "remove_empty_folders",
+    "remove_unfinished",
 ]
 
 
@@ -61,13 +64,24 @@ def read_object(uri: str, limit: int, s3: S3Options) -> bytes:
     return _bucket(bucket, s3).read(key, limit)
 
 
-def abort_stale_uploads(store: ObjectStore, older_than: timedelta) -> int:
-    """Throw away uploads that were begun before that time and never finished; return how many."""
+def remove_unfinished(store: ObjectStore, batches: Collection[str], older_than: timedelta) -> int:
+    """Throw away uploads into these batches' folders that were begun before that time and never finished.
+
+    Nothing else: neither those of other programs in the bucket nor of batches that aren't named. Returns how many.
+    """
     if isinstance(store, FolderStore):
-        return store.remove_temporaries(older_than)
+        return sum(store.remove_temporaries(older_than, batch) for batch in batches)
     from jobs.s3_store import S3Store  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
 
-    return store.abort_uploads(older_than) if isinstance(store, S3Store) else 0
+    if not isinstance(store, S3Store):
+        return 0
+    return store.abort_uploads(older_than, lambda key: batch_of(key) in batches)
+
+
+def remove_empty_folders(store: ObjectStore, folder: str, is_ours: Callable[[str], bool]) -> None:
+    """Remove a folder and those below it, as far as they are empty and `is_ours` takes their path; S3 has none."""
+    if isinstance(store, FolderStore):
+        store.remove_empty_folders(folder, is_ours)
 
 
 def _s3_store(bucket: str, prefix: str, options: S3Options) -> "S3Store":

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.object_types import S3Options, StoredObject, checked_key, checked_prefix, is_key
 from jobs.s3_errors import explained
 
 _PART = 16 << 20
+_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_UNCONDITIONAL = ("NotImplemented", "501")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,25 @@ class S3Store:
             else:
                 self._put_bytes(name, body, content_type)
 
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
+        """Upload what isn't there yet; False where it is. Stores without conditional writes are asked first."""
+        name = self._root + checked_key(key)
+        with self._explained("upload", key):
+            try:
+                self._put_bytes(name, body, content_type, IfNoneMatch="*")
+            except ClientError as error:
+                code = error.response["Error"].get("Code")
+                if code in _EXISTS:
+                    return False
+                if code not in _UNCONDITIONAL:
+                    raise
+            else:
+                return True
+            if any(found.key == key for found in self.list(key)):
+                return False
+            self._put_bytes(name, body, content_type)
+        return True
+
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raise MissingObjectError when there is none, ObjectStoreError if damaged."""
         name = self._root + checked_key(key)
@@ -95,6 +117,15 @@ class S3Store:
                     if is_key(key):
                         yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
 
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the keys below a folder (``""`` or ``a/b``), whatever characters they have."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._root + (f"{folder}/" if folder else "")
+        )
+        with self._explained("list", folder):
+            for page in pages:
+                yield from (found["Key"].removeprefix(self._root) for found in page.get("Contents", ()))
+
     def locate(self, key: str) -> str:
         """Return the object's ``s3://`` URI."""
         return f"{self.uri}/{checked_key(key)}"
@@ -116,8 +147,8 @@ class S3Store:
             body: bytes = answer["Body"].read()
         return body
 
-    def abort_uploads(self, older_than: timedelta) -> int:
-        """Abort the multipart uploads below the prefix that were begun before that time; return how many."""
+    def abort_uploads(self, older_than: timedelta, is_ours: Callable[[str], bool]) -> int:
+        """Abort the multipart uploads of keys that `is_ours` takes, begun before that time; return how many."""
         limit = datetime.now(UTC) - older_than
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._root
@@ -125,14 +156,14 @@ class S3Store:
         aborted = 0
         with self._explained("clean up", ""):
             for upload in (upload for page in pages for upload in page.get("Uploads", ())):
-                if upload["Initiated"] < limit:
+                if upload["Initiated"] < limit and is_ours(upload["Key"].removeprefix(self._root)):
                     self._client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
                     aborted += 1
         return aborted
 
-    def _put_bytes(self, name: str, body: bytes, content_type: str) -> None:
+    def _put_bytes(self, name: str, body: bytes, content_type: str, **conditions: str) -> None:
         md5 = hashlib.md5(body, usedforsecurity=False)
         sent = _Sent(len(body), hashlib.sha256(body).hexdigest(), md5.hexdigest())
         answer = self._client.put_object(
@@ -142,6 +173,7 @@ class S3Store:
             ContentType=content_type,
             ContentMD5=b64encode(md5.digest()).decode(),
             Metadata={"sha256": sent.sha256},
+            **conditions,
         )
         self._verify(name, sent, digest_checked=_etag_is_no_digest(answer))
 

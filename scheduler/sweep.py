@@ -1,5 +1,6 @@
 """Upkeep of object stores: what uploads left behind that were cut off, or that came too late for their job."""
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -7,18 +8,22 @@ from datetime import timedelta
 from sqlalchemy import Engine, text
 
 from jobs.database import run
-from jobs.errors import ServiceError
+from jobs.errors import NightmillError, ServiceError
 from jobs.job import BatchId
 from jobs.object_types import StoredObject
-from jobs.objects import S3Options, abort_stale_uploads, open_store
+from jobs.objects import S3Options, open_store, remove_unfinished
 from jobs.settings import Settings
 from scheduler.unreferenced import sweep_batch
+
+log = logging.getLogger(__name__)
 
 STALE = timedelta(days=1)
 ROUND_S = 3600
 STEP_S = 0.2
 
-_OUTPUTS = text("SELECT DISTINCT output FROM batches WHERE output LIKE 's3://%'")
+_OUTPUTS = text("""
+    SELECT output, array_agg(name) AS names FROM batches WHERE output LIKE 's3://%' GROUP BY output
+""")
 
 # What ended before may be swept by hand: nobody uploads to it any more, and listing all there ever was costs money.
 _LATELY_ENDED = text("""
@@ -32,10 +37,17 @@ _LATELY_ENDED = text("""
 
 
 def sweep_uploads(settings: Settings, engine: Engine) -> int:
-    """Abort multipart uploads to S3 that were begun over a day ago; they cost money and are never finished."""
-    options = _options(settings)
-    outputs = [row.output for row in run(engine, _OUTPUTS, {})]
-    return sum(abort_stale_uploads(open_store(output, options), STALE) for output in outputs)
+    """Abort our batches' multipart uploads to S3 that were begun over a day ago; they cost money and never end.
+
+    An output in trouble is logged and doesn't keep the others waiting.
+    """
+    options, aborted = _options(settings), 0
+    for row in run(engine, _OUTPUTS, {}):
+        try:
+            aborted += remove_unfinished(open_store(row.output, options), row.names, STALE)
+        except NightmillError as error:
+            log.warning("stale uploads to %s are left: %s", row.output, error)
+    return aborted
 
 
 class ImageSweeper:

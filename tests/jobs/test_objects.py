@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,18 +9,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
-from jobs.errors import ObjectStoreError, UsageError
+from jobs.errors import ObjectStoreError, OutputGoneError, UsageError
+from jobs.folder_store import MARKER, FolderStore
+from jobs.keys import is_batch_folder
 from jobs.objects import (
     MissingObjectError,
     ObjectStore,
     S3Options,
-    abort_stale_uploads,
     fetch_to_file,
     open_store,
+    remove_empty_folders,
+    remove_unfinished,
 )
 from tests.s3 import S3Server, start_s3
 
@@ -92,6 +98,17 @@ class TestEveryStore:
         store.put("a/b", b"", content_type="text/plain")
         assert store.get("a/b") == b""
         assert [(found.key, found.bytes) for found in store.list("")] == [("a/b", 0)]
+
+    def test_a_new_object_replaces_none(self, store: ObjectStore) -> None:
+        assert store.put_new("a/b", b"first", content_type="text/plain")
+        assert not store.put_new("a/b", b"second", content_type="text/plain")
+        assert store.get("a/b") == b"first"
+
+    def test_of_many_at_once_one_is_new(self, store: ObjectStore) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda n: store.put_new("a/b", b"%d" % n, content_type=""), range(4)))
+        assert sorted(made) == [False, False, False, True]
+        assert store.get("a/b") == b"%d" % made.index(True)
 
     def test_a_missing_object_is_its_own_error(self, store: ObjectStore) -> None:
         with pytest.raises(MissingObjectError, match=r"no/where"):
@@ -180,13 +197,19 @@ class TestFolder:
         assert [found.key for found in store.list("")] == ["a/b"]
 
     def test_stale_temporary_files_go(self, tmp_path: Path) -> None:
+        """Of the batches that are named, by the names that we give, and nothing behind links."""
         store = open_store(str(tmp_path), S3Options())
         store.put("a/b", b"1", content_type="text/plain")
-        for name, age in (("~nightmill-old", 7200), ("~nightmill-new", 0), ("b.old", 7200)):
-            (tmp_path / "a" / name).touch()
-            os.utime(tmp_path / "a" / name, (time.time() - age,) * 2)
-        assert abort_stale_uploads(store, timedelta(hours=1)) == 1
-        assert {path.name for path in (tmp_path / "a").iterdir()} == {"b", "~nightmill-new", "b.old"}
+        store.put("other/b", b"1", content_type="text/plain")
+        old, new, alike = "~nightmill-00000000deadbeef", "~nightmill-00000000deadbee0", "~nightmill-notes"
+        names = [f"a/{old}", f"a/{new}", f"a/{alike}", f"other/{old}", "a/b.old"]
+        for name in names:
+            (tmp_path / name).touch()
+            age = 0 if name.endswith(new) else 7200
+            os.utime(tmp_path / name, (time.time() - age,) * 2)
+        (tmp_path / "a" / "link").symlink_to(tmp_path / "other")
+        assert remove_unfinished(store, ["a", "never-was"], timedelta(hours=1)) == 1
+        assert [name for name in names if not (tmp_path / name).exists()] == [f"a/{old}"]
 
     def test_a_failed_put_leaves_nothing(self, tmp_path: Path) -> None:
         store = open_store(str(tmp_path), S3Options())
@@ -202,6 +225,121 @@ class TestFolder:
             "s.put('a', b'1', content_type=''); assert 'boto3' not in sys.modules, 'boto3 was imported'"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    """A folder outside of the output with a file of the user's own."""
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "today").write_text("mine")
+    return tmp_path / "diary" / "today"
+
+
+class TestLinks:
+    """No symbolic link below the output is followed, whoever made it and whenever."""
+
+    def test_what_lies_behind_links_is_neither_listed_nor_touched(self, tmp_path: Path, diary: Path) -> None:
+        store = open_store(str(tmp_path / "out"), S3Options())
+        store.put("a/1", b"1", content_type="text/plain")
+        (tmp_path / "out" / "a" / "loop").symlink_to(".")
+        (tmp_path / "out" / "a" / "folder").symlink_to(diary.parent)
+        (tmp_path / "out" / "a" / "file").symlink_to(diary)
+        (tmp_path / "out" / "b").symlink_to(diary.parent)
+        assert [found.key for found in store.list("")] == ["a/1"]
+        assert [found.key for found in store.list("b/")] == []
+        for key in ("a/folder/today", "a/file", "b/today", "a/loop/1"):
+            for verb in (store.get, store.delete):
+                with pytest.raises(ObjectStoreError, match="symbolic link"):
+                    verb(key)
+        for key in ("a/folder/today", "b/new"):
+            with pytest.raises(ObjectStoreError, match="symbolic link"):
+                store.put(key, b"2", content_type="text/plain")
+            with pytest.raises(ObjectStoreError, match="symbolic link"):
+                store.put_new(key, b"2", content_type="text/plain")
+        assert not store.put_new("a/file", b"2", content_type="text/plain")
+        assert (diary.read_text(), list(diary.parent.iterdir())) == ("mine", [diary])
+        assert sorted(store.names("a")) == ["a/1", "a/file", "a/folder", "a/loop"]
+
+    def test_a_put_replaces_a_link_and_not_what_it_points_to(self, tmp_path: Path, diary: Path) -> None:
+        store = open_store(str(tmp_path / "out"), S3Options())
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").symlink_to(diary)
+        store.put("file", b"2", content_type="text/plain")
+        assert (diary.read_text(), store.get("file")) == ("mine", b"2")
+
+    def test_a_folder_swapped_for_a_link_amid_a_listing(self, tmp_path: Path, diary: Path) -> None:
+        store = open_store(str(tmp_path / "out"), S3Options())
+        for key in ("a/1", "a/2", "a/b/today", "c/today", "d/1"):
+            store.put(key, b"1", content_type="text/plain")
+        listing = store.list("")
+        assert next(listing).key == "a/1"
+        for folder in ("a/b", "c"):
+            shutil.rmtree(tmp_path / "out" / folder)
+            (tmp_path / "out" / folder).symlink_to(diary.parent)
+        assert [found.key for found in listing] == ["a/2", "d/1"]
+        with pytest.raises(ObjectStoreError, match="symbolic link"):
+            store.delete("c/today")
+        assert diary.read_text() == "mine"
+
+    def test_the_output_itself_may_be_reached_through_links(self, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "out").symlink_to("disk")
+        store = open_store(str(tmp_path / "out"), S3Options())
+        store.put("a/b", b"1", content_type="text/plain")
+        assert (tmp_path / "disk" / "a" / "b").read_bytes() == store.get("a/b") == b"1"
+
+    def test_a_pipe_is_no_object(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path), S3Options())
+        os.mkfifo(tmp_path / "pipe")
+        assert list(store.list("")) == []
+        for verb in (store.get, store.delete):
+            with pytest.raises(ObjectStoreError, match="no regular file"):
+                verb("pipe")
+
+    def test_only_empty_folders_of_ours_are_removed(self, tmp_path: Path) -> None:
+        for path in ("out/a/images/000000", "out/a/images/000001", "out/a/mine", "out/a/export", "out/b"):
+            (tmp_path / path).mkdir(parents=True)
+        (tmp_path / "out/a/images/000001/notes").touch()
+        (tmp_path / "out/a/images/000002").symlink_to(tmp_path / "out" / "b")
+        store = open_store(str(tmp_path / "out"), S3Options())
+        remove_empty_folders(store, "a", is_batch_folder)
+        left = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+        assert left == [
+            "a",
+            "a/images",
+            "a/images/000001",
+            "a/images/000001/notes",
+            "a/images/000002",
+            "a/mine",
+            "b",
+        ]
+        remove_empty_folders(store, "never-was", is_batch_folder)
+
+
+class TestMarker:
+    """A folder whose share was unmounted is not written to."""
+
+    def test_every_verb_asks_for_it(self, tmp_path: Path) -> None:
+        plain = FolderStore(tmp_path / "out")
+        plain.put(MARKER, b"{}", content_type="application/json")
+        store = plain.marked()
+        store.put("a/b", b"1", content_type="text/plain")
+        (tmp_path / "out").rename(tmp_path / "unmounted")
+        for words in ("is not there", "is empty", f"has no {re.escape(MARKER)}"):
+            for verb in (
+                lambda: store.put("a/b", b"1", content_type="text/plain"),
+                lambda: store.put_new("a/b", b"1", content_type="text/plain"),
+                lambda: store.get("a/b"),
+                lambda: store.delete("a/b"),
+                lambda: list(store.list("a/")),
+            ):
+                with pytest.raises(OutputGoneError, match=rf"out {words}, .*is the share mounted\?"):
+                    verb()
+            if words == "is not there":
+                (tmp_path / "out").mkdir()
+            else:
+                (tmp_path / "out" / "mine").touch()
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 class TestS3:
@@ -238,14 +376,37 @@ class TestS3:
         assert [found.key for found in store.list("")] == ["a"]
 
     def test_stale_uploads_are_aborted(self, server: S3Server, s3: S3Options, client) -> None:
-        for key in ("stale/a", "elsewhere/a"):
+        """Only of keys that we make, in the folders of batches of ours."""
+        image, part = "images/000000/000000000-00000.0123456789ab.png", "export/part-00000.parquet"
+        ours = [f"stale/a/{image}", f"stale/a/{part}"]
+        others = [
+            f"stale/b/{image}",
+            f"elsewhere/a/{part}",
+            "stale/a/backup.tar",
+            "stale/a/export/part-00000-c000.snappy.parquet",
+            "stale/backup.tar",
+        ]
+        for key in ours + others:
             client.create_multipart_upload(Bucket=server.bucket, Key=key)
         store = open_store(f"{server.uri}/stale", s3)
         # moto says of every upload that it was begun in 2010
-        assert abort_stale_uploads(store, timedelta(days=36500)) == 0
-        assert abort_stale_uploads(store, timedelta(hours=1)) == 1
+        assert remove_unfinished(store, ["a"], timedelta(days=36500)) == 0
+        assert remove_unfinished(store, ["a"], timedelta(hours=1)) == 2
         left = client.list_multipart_uploads(Bucket=server.bucket).get("Uploads", [])
-        assert [upload["Key"] for upload in left] == ["elsewhere/a"]
+        assert sorted(upload["Key"] for upload in left) == sorted(others)
+
+    def test_a_store_without_conditional_writes_is_asked_first(self, server: S3Server, s3: S3Options) -> None:
+        store = open_store(f"{server.uri}/old", s3)
+
+        def refuse(params: Any, **_: Any) -> None:
+            if "IfNoneMatch" in params:
+                answer = {"Error": {"Code": "NotImplemented", "Message": "no such header"}}
+                raise ClientError(answer, "PutObject")
+
+        store._client.meta.events.register("before-parameter-build.s3.PutObject", refuse)  # type: ignore[attr-defined]
+        assert store.put_new("a", b"first", content_type="text/plain")
+        assert not store.put_new("a", b"second", content_type="text/plain")
+        assert store.get("a") == b"first"
 
     def test_an_object_that_another_writer_replaced_is_noticed(
         self, server: S3Server, s3: S3Options, client
@@ -300,7 +461,7 @@ class TestS3SaysWhatToDo:
             lambda: store.get("a"),
             lambda: store.delete("a"),
             lambda: list(store.list("")),
-            lambda: abort_stale_uploads(store, timedelta(0)),
+            lambda: remove_unfinished(store, ["a"], timedelta(0)),
         ):
             with pytest.raises(ObjectStoreError, match=match) as caught:
                 verb()

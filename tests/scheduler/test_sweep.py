@@ -8,15 +8,24 @@ from scheduler.sweep import sweep_uploads
 from tests.s3 import S3Server
 
 
-def test_stale_uploads_are_aborted_and_folders_left_alone(
+def test_stale_uploads_of_our_batches_are_aborted_and_no_others(
     settings: Settings, engine: Engine, s3: S3Server
 ) -> None:
     client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
     # The server dates every upload to 2010.
-    client.create_multipart_upload(Bucket=s3.bucket, Key="swept/part-00000.parquet")
-    client.create_multipart_upload(Bucket=s3.bucket, Key="elsewhere/part-00000.parquet")
+    others = [
+        "elsewhere/a/export/part-00000.parquet",
+        "swept/a/backup.tar",
+        "swept/c/export/part-00000.parquet",
+    ]
+    for key in ["swept/a/export/part-00000.parquet", *others]:
+        client.create_multipart_upload(Bucket=s3.bucket, Key=key)
     with engine.begin() as connection:
-        for name, output in (("a", f"{s3.uri}/swept"), ("b", "/nowhere")):
+        for name, output in (
+            ("x", "s3://nowhere/at-all"),
+            ("a", f"{s3.uri}/swept"),
+            ("b", "/nowhere"),
+        ):
             connection.execute(
                 text(
                     "INSERT INTO batches (name, digest, manifest, manifest_sha256, settings, output, seed, safety, "
@@ -29,5 +38,5 @@ def test_stale_uploads_are_aborted_and_folders_left_alone(
     assert sweep_uploads(reachable, engine) == 1
     assert sweep_uploads(reachable, engine) == 0
     left = client.list_multipart_uploads(Bucket=s3.bucket)["Uploads"]
-    assert [upload["Key"] for upload in left] == ["elsewhere/part-00000.parquet"]
+    assert sorted(upload["Key"] for upload in left) == others
     client.close()
