@@ -70,6 +70,13 @@ def by_transformers(checkpoint: Any, pairs: Sequence[tuple[npt.NDArray[np.uint8]
         return [max(score, 0) for score in scores]
 
 
+def test_the_checkpoint_is_the_same_whatever_was_drawn_before(checkpoint: Any, tmp_path: Path) -> None:
+    assert torch.initial_seed() == 0, "of all tests"
+    again = SimpleNamespace(path=build_clip(tmp_path))
+    weights, others = (load_file(each.path / "model.safetensors") for each in (checkpoint, again))
+    assert all(torch.equal(values, others[name]) for name, values in weights.items())
+
+
 def test_scores_as_transformers_does(scorer: ClipScorer, checkpoint: Any) -> None:
     pairs = list(product(pictures(len(PROMPTS)), PROMPTS))
     images, prompts = zip(*pairs, strict=True)

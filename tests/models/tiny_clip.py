@@ -26,8 +26,8 @@ def build_clip(folder: Path) -> Path:
         projection_dim=16,
     )
     with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # before the model is made, which draws its class embedding
         model = CLIPModel(config)
-        torch.manual_seed(0)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.5)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, resolve
@@ -20,20 +19,15 @@ Settings = dict[str, Any]
 
 
 class Segmented(torch.nn.Conv2d):
-    """Adds up the products of the last pictures of a large batch in two parts, as cuDNN may do."""
+    """Gives the last picture of a large batch other bits, as cuDNN may do; here on any processor."""
+
+    share = 2.0**-20
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if values.shape[0] < 4:
-            return super().forward(values)
-        half = values.shape[1] // 2
-        ones, others = values[-1:].split([half, values.shape[1] - half], dim=1)
-        pair = self.weight.split([half, values.shape[1] - half], dim=1)
-        parts = [
-            functional.conv2d(part, weight, None, self.stride, self.padding)
-            for part, weight in zip((ones, others), pair, strict=True)
-        ]
-        assert self.bias is not None
-        return torch.cat([super().forward(values[:-1]), sum(parts) + self.bias.view(-1, 1, 1)])
+        found = super().forward(values)
+        if values.shape[0] >= 4:
+            found[-1] *= 1 + self.share
+        return found
 
 
 def _network() -> torch.nn.Sequential:
@@ -109,7 +103,8 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In UNet and decoder; without being leveled, they do."""
+    """In UNet and decoder; without being leveled, they do, by more than the rounding to bytes hides."""
+    monkeypatch.setattr(Segmented, "share", 0.25)
 
     def hashes(matters: bool) -> set[bytes]:
         monkeypatch.setattr(places, "matter", lambda _: matters)
