@@ -89,8 +89,10 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     with open_source(
         ask.manifest,
         format=ask.input_format,
-        fetch=lambda uri, path: fetch_to_file(uri, path, options),
+        fetch=lambda uri, file: fetch_to_file(uri, file, options),
         prompt_header=reading.renames.get("prompt", "prompt"),
+        limit=settings.manifest_limit,
+        roots=settings.image_roots,
     ) as manifest:
         output = _output(ask.out) if ask.out else settings.output
         open_store(output, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import ObjectStoreError, UsageError
+from jobs.files import Writable
 from jobs.folder_store import FolderStore
 from jobs.keys import batch_of
 from jobs.object_types import MissingObjectError, ObjectStore, S3Options, StoredObject
@@ -40,16 +41,16 @@ def open_store(uri: str, s3: S3Options) -> ObjectStore:
     return FolderStore(_folder(uri))
 
 
-def fetch_to_file(uri: str, destination: Path, s3: S3Options) -> None:
-    """Stream an ``s3://bucket/key`` object into a local file, which appears whole or not at all.
+def fetch_to_file(uri: str, file: Writable, s3: S3Options) -> None:
+    """Stream an ``s3://bucket/key`` object into `file`; what that raises stops the transfer.
 
-    Its folder must be there. Raises MissingObjectError when there is no such object, UsageError when the URI
-    names none, ObjectStoreError when S3 or the disk refuses.
+    Raises MissingObjectError when there is no such object, UsageError when the URI names none, ObjectStoreError
+    when S3 refuses.
     """
     bucket, key = _bucket_and_path(uri)
     if not key:
         raise UsageError(f"{uri} names a bucket and no object: write s3://bucket/path/to/file")
-    _s3_store(bucket, "", s3).download(key, destination)
+    _s3_store(bucket, "", s3).download(key, file)
 
 
 def read_object(uri: str, limit: int, s3: S3Options) -> bytes:

@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, UsageError
+from jobs.files import Writable
 from jobs.object_types import S3Options, StoredObject, checked_key, checked_prefix, is_key
 from jobs.s3_errors import explained
 
@@ -130,10 +131,10 @@ class S3Store:
         """Return the object's ``s3://`` URI."""
         return f"{self.uri}/{checked_key(key)}"
 
-    def download(self, name: str, destination: Path) -> None:
-        """Stream the object of this full name (any characters) into a local file."""
+    def download(self, name: str, file: Writable) -> None:
+        """Stream the object of this full name (any characters) into `file`; what that raises comes out."""
         with self._explained("read", name):
-            self._client.download_file(self._bucket, name, str(destination))
+            self._client.download_fileobj(self._bucket, name, file)
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the bytes of the object of this full name (any characters); UsageError if there are more."""

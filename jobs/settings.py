@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
+from jobs.manifest.records import MANIFEST_LIMIT
 from jobs.states import WatermarkMethod, Weights
 
 
@@ -63,6 +64,11 @@ class Settings(BaseSettings):
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
+    )
+    manifest_limit: ByteSize = Field(
+        ByteSize(MANIFEST_LIMIT),
+        ge=1,
+        description="bytes that a manifest may have when it is unpacked, as in 64GiB",
     )
     weights: Weights = Field(
         Weights.FULL,

@@ -1,7 +1,6 @@
 """Pictures that rows bring, from a path or an s3:// URI to pixels, within limits."""
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import NightmillError, UsageError
 from jobs.objects import MissingObjectError, S3Options, read_object
-from jobs.pictures import MAX_BYTES, file_problem, is_allowed, outside
+from jobs.pictures import MAX_BYTES, PictureRefusedError, is_allowed, outside, read_picture
 from worker.frame import Pixels
 
 MAX_PIXELS = 64_000_000
@@ -45,14 +44,10 @@ def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
             return read_object(location, MAX_BYTES, s3)
         except (MissingObjectError, UsageError) as error:
             raise PictureError(str(error)) from None
-    path = os.path.realpath(location)
-    if problem := file_problem(path):
-        raise PictureError(problem)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - what realpath gave is a text
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise PictureError(f"{location} can't be read: {error.strerror}") from None
+        return read_picture(location, roots)
+    except PictureRefusedError as error:
+        raise PictureError(str(error)) from None
 
 
 def decode_picture(body: bytes, location: str) -> Image.Image:

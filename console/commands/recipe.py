@@ -27,12 +27,15 @@ def recipe(
 ) -> None:
     """The rows that a recipe makes, as JSON lines, not yet checked against a model."""
     renames = parse_renames(map_ or ())
-    options = s3_options(load_settings())
+    settings = load_settings()
+    options = s3_options(settings)
     with open_source(
         file,
         format="recipe" if file == "-" else None,
-        fetch=lambda uri, path: fetch_to_file(uri, path, options),
+        fetch=lambda uri, file: fetch_to_file(uri, file, options),
         prompt_header=renames.get("prompt", "prompt"),
+        limit=settings.manifest_limit,
+        roots=settings.image_roots,
     ) as manifest:
         if manifest.recipe is None:
             raise UsageError(f"{manifest.label} is no recipe: its name has to end in .yaml or .yml")

@@ -52,7 +52,7 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
         yield manifest.path
         return
     with tempfile.NamedTemporaryFile(prefix="nightmill-", suffix=".parquet") as plain:
-        for chunk in read_chunks(manifest.path, manifest.compression, manifest.label):
+        for chunk in read_chunks(manifest.path, manifest.compression, manifest.label, manifest.limit):
             plain.write(chunk)
         plain.flush()
         yield Path(plain.name)

@@ -25,7 +25,9 @@ def read_records(manifest: ManifestFile, renames: Mapping[str, str]) -> Records:
 
         assert manifest.recipe
         return read_recipe(manifest.recipe, renames)
-    lines = Lines(read_chunks(manifest.path, manifest.compression, manifest.label), manifest.label)
+    lines = Lines(
+        read_chunks(manifest.path, manifest.compression, manifest.label, manifest.limit), manifest.label
+    )
     match manifest.format:
         case "jsonl":
             return read_jsonl(lines)

@@ -14,6 +14,8 @@ Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]
 
 SEED_SPACE = 2**64
+MANIFEST_LIMIT = 2**36
+OUTSIDE = "lies neither in the recipe's folder nor below one of NIGHTMILL_IMAGE_ROOTS; move it, or add its folder there"
 _TORCH_SEEDS = 2**32
 _GOLDEN = 0x9E3779B1
 _new = object.__new__
@@ -154,6 +156,9 @@ class Reject:
 class ManifestFile:
     """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's.
 
+    `path` is that of an open descriptor (/dev/fd/…), there as long as the block of `open_source` runs. What is
+    compressed has at most `limit` bytes when it is unpacked.
+
     `folder` is where relative paths in it start: an absolute path or an s3:// prefix. The digest of a recipe covers the
     files that it names.
     """
@@ -167,6 +172,7 @@ class ManifestFile:
     bytes: int
     folder: str = "/"
     recipe: "Recipe | None" = None
+    limit: int = MANIFEST_LIMIT
 
     @property
     def rows(self) -> int | None:

@@ -13,6 +13,7 @@ HEAD = 2**16
 def sniff_compression(path: Path, label: str, named: Compression) -> Compression:
     """How the file is compressed; ManifestError when its name promises a compression that it doesn't have."""
     with path.open("rb") as file:
+        file.seek(0)
         magic = file.read(4)
     if magic.startswith(GZIP_MAGIC):
         return "gzip"

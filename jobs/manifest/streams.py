@@ -11,9 +11,11 @@ from typing import BinaryIO
 import zstandard
 
 from jobs.errors import ManifestError
-from jobs.manifest.records import Compression
+from jobs.manifest.records import MANIFEST_LIMIT, Compression
+from jobs.manifest.spool import exceeds
 
 MAX_LINE = 2**20
+MAX_SKIPPED = 2**30
 CHUNK = 2**18
 # A zstd block of 4 bytes can stand for 128 KiB, so this much input is at most 8 MiB of output.
 ZSTD_CHUNK = 2**8
@@ -21,11 +23,22 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def read_chunks(path: Path, compression: Compression, label: str) -> Iterator[bytes]:
-    """The decompressed bytes in chunks; ManifestError when the file is damaged, truncated or unreadable."""
+def read_chunks(
+    path: Path, compression: Compression, label: str, limit: int = MANIFEST_LIMIT
+) -> Iterator[bytes]:
+    """The decompressed bytes in chunks; ManifestError when the file is damaged, truncated or unreadable.
+
+    What is compressed may have no more than `limit` bytes when it is unpacked.
+    """
+    left = limit
     try:
         with path.open("rb") as file:
-            yield from _decompressed(file, compression)
+            file.seek(0)  # on macOS, a file of /dev/fd goes on where its descriptor is
+            for chunk in _decompressed(file, compression):
+                left -= len(chunk) if compression != "none" else 0
+                if left < 0:
+                    raise ManifestError(f"{label}: {exceeds(limit)}.")
+                yield chunk
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         what = "can't be read" if compression == "none" else f"is damaged or truncated {compression} data"
         raise ManifestError(f"{label}: {what} ({error}); copy it again from its source.") from error
@@ -55,11 +68,20 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
         raise EOFError("the last frame has no end")
 
 
-def split_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Physical lines without their LF; a line over MAX_LINE bytes is cut to MAX_LINE + 1 or left longer."""
+def split_lines(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
+    """Physical lines without their LF; a line over MAX_LINE bytes is cut to MAX_LINE + 1 or left longer.
+
+    Raises ManifestError for one over MAX_SKIPPED bytes, since no manifest has it.
+    """
     rest = b""
+    skipped = 0
     for chunk in chunks:
         pieces = chunk.split(b"\n")
+        skipped = 0 if len(pieces) > 1 else skipped + len(chunk)
+        if skipped > MAX_SKIPPED:
+            raise ManifestError(
+                f"{label}: has a line of over {MAX_SKIPPED:,} bytes, so that it is no manifest."
+            )
         pieces[0] = rest + pieces[0]
         rest = pieces.pop()[: MAX_LINE + 1]
         yield from pieces
@@ -72,7 +94,7 @@ class Lines:
 
     def __init__(self, chunks: Iterator[bytes], label: str) -> None:
         self.number = 0
-        self._lines = split_lines(chunks)
+        self._lines = split_lines(chunks, label)
         self._waiting: deque[bytes] = deque()
         first = next(self._lines, b"")
         if first[:2] in {b"\xff\xfe", b"\xfe\xff"}:

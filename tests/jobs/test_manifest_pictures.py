@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import ManifestError, UsageError
+from jobs.files import Writable
 from jobs.manifest import ModelRules, Reject, Row, RowRules, open_source, read_rows
-from jobs.pictures import MAX_BYTES
+from jobs.pictures import MAX_BYTES, PictureRefusedError, file_problem, is_allowed, read_picture
 from tests.jobs.manifest_kit import LORAS, MODELS, only_reject, only_row, read, read_bytes, rules
 
 RELIEF = dataclasses.replace(MODELS["painter"], id="relief", modes=frozenset({"depth"}), strength=0.6)
@@ -153,8 +154,9 @@ def test_from_standard_input_it_starts_at_the_working_directory(
 def test_in_a_manifest_on_s3_it_starts_at_its_prefix(tmp_path: Path) -> None:
     names = ("i.png", "../up.png", "../../../up.png", str(tmp_path))
 
-    def fetch(_: str, path: Path) -> None:
-        path.write_text("".join(json.dumps({"prompt": "a", "init_image": name}) + "\n" for name in names))
+    def fetch(_: str, file: Writable) -> None:
+        for name in names:
+            file.write(json.dumps({"prompt": "a", "init_image": name}).encode() + b"\n")
 
     with open_source("s3://bucket/a/b/m.jsonl", fetch=fetch) as manifest:
         first, second, third, local = read_rows(manifest, given())
@@ -175,7 +177,7 @@ def test_a_file_that_can_not_be_a_picture_is_a_reject(tmp_path: Path) -> None:
         ("none.png", f"there is no file {tmp_path}/none.png"),
         ("empty.png/x.png", f"there is no file {tmp_path}/empty.png/x.png"),
         ("empty.png", "is empty"),
-        ("pipe.png", "is no regular file"),
+        ("pipe.png", "is a pipe"),
         ("huge.png", "has 64 MiB; at most 64 are read"),
     ):
         reject = refused(tmp_path, {"init_image": name})
@@ -296,3 +298,47 @@ def test_a_score_that_is_insisted_on_needs_a_model_that_names_a_clip(tmp_path: P
         only_row(rows(tmp_path, {}, by=dataclasses.replace(by, models={"painter": judged}))).mode
         == "text2image"
     )
+
+
+def test_a_picture_whose_way_cant_be_followed_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "ok.png").write_bytes(b"x")
+    names = ["loop.png", "a\0.png", "x" * 1999, "/proc/self/fd/99999", "ok.png"]
+    (tmp_path / "m.jsonl").write_text(
+        "".join(json.dumps({"prompt": "a", "init_image": name}) + "\n" for name in names)
+    )
+    made = read(tmp_path / "m.jsonl", given(image_roots=(str(tmp_path),)))
+    assert [type(item) for item in made] == [Reject] * 4 + [Row]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_picture_behind_a_closed_door_is_a_reject() -> None:
+    os.seteuid(65534)
+    try:
+        assert not is_allowed("/proc/1/root/etc/passwd", ["/usr"])
+        assert file_problem("/proc/1/root/etc/passwd")
+        with pytest.raises(PictureRefusedError, match="Permission denied"):
+            read_picture("/proc/1/root/etc/passwd", ["/usr"])
+    finally:
+        os.seteuid(0)
+
+
+def test_a_picture_that_is_swapped_after_the_look_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    path = tmp_path / "roots" / "a.png"
+    path.write_bytes(b"mine")
+    roots = [str(tmp_path / "roots")]
+    assert read_picture(str(path), roots) == b"mine"
+    real_open = os.open
+
+    def swapping(name: str, *rest: int) -> int:
+        path.unlink()
+        path.symlink_to(tmp_path / "secret")
+        return real_open(name, *rest)
+
+    monkeypatch.setattr("os.open", swapping)
+    with pytest.raises(PictureRefusedError, match="lies outside of the folders of NIGHTMILL_IMAGE_ROOTS"):
+        read_picture(str(path), roots)

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from jobs.errors import ManifestError
+from jobs.files import Writable
 from jobs.manifest import Reject, Row, open_source, read_rows
 from jobs.manifest.sniff import sniff_format
 from tests.jobs.manifest_kit import read, read_bytes, rules
@@ -137,9 +138,9 @@ def test_what_cant_be_opened(tmp_path: Path) -> None:
 def test_s3_is_fetched_and_forgotten(tmp_path: Path) -> None:
     asked = []
 
-    def fetch(uri: str, destination: Path) -> None:
+    def fetch(uri: str, file: Writable) -> None:
         asked.append(uri)
-        destination.write_bytes(b"prompt\na fox")
+        file.write(b"prompt\na fox")
 
     with open_source("s3://bucket/dir/my.csv", fetch=fetch) as manifest:
         assert (manifest.label, manifest.stem, manifest.format) == ("s3://bucket/dir/my.csv", "my", "csv")

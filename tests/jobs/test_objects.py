@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -15,9 +16,11 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from jobs.errors import ObjectStoreError, OutputGoneError, UsageError
+from jobs.errors import ManifestError, ObjectStoreError, OutputGoneError, UsageError
+from jobs.files import Writable
 from jobs.folder_store import MARKER, FolderStore
 from jobs.keys import is_batch_folder
+from jobs.manifest import open_source
 from jobs.objects import (
     MissingObjectError,
     ObjectStore,
@@ -436,19 +439,30 @@ class TestS3:
         client.put_object(Bucket=server.bucket, Key="damaged/a", Body=b"of another program")
         assert store.get("a") == b"of another program"
 
-    def test_fetches_any_object_to_a_file(
-        self, server: S3Server, s3: S3Options, client, tmp_path: Path
-    ) -> None:
+    def test_fetches_any_object_to_a_file(self, server: S3Server, s3: S3Options, client) -> None:
         client.put_object(Bucket=server.bucket, Key="my manifests/ä.jsonl", Body=b"{}\n" * 10)
-        fetch_to_file(f"{server.uri}/my manifests/ä.jsonl", tmp_path / "m.jsonl", s3)
-        assert (tmp_path / "m.jsonl").read_bytes() == b"{}\n" * 10
+        file = io.BytesIO()
+        fetch_to_file(f"{server.uri}/my manifests/ä.jsonl", file, s3)
+        assert file.getvalue() == b"{}\n" * 10
         with pytest.raises(MissingObjectError, match=r"gone.jsonl"):
-            fetch_to_file(f"{server.uri}/gone.jsonl", tmp_path / "gone.jsonl", s3)
-        with pytest.raises(ObjectStoreError, match="No such file"):
-            fetch_to_file(f"{server.uri}/my manifests/ä.jsonl", tmp_path / "no" / "m.jsonl", s3)
+            fetch_to_file(f"{server.uri}/gone.jsonl", file, s3)
         with pytest.raises(UsageError, match="names a bucket"):
-            fetch_to_file(server.uri, tmp_path / "m", s3)
-        assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+            fetch_to_file(server.uri, file, s3)
+
+    def test_a_manifest_is_fetched_up_to_its_limit(self, server: S3Server, s3: S3Options, client) -> None:
+        client.put_object(Bucket=server.bucket, Key="long.txt", Body=b"a fox\n" * 2_000_000)
+
+        def fetch(uri: str, file: Writable) -> None:
+            fetch_to_file(uri, file, s3)
+
+        location = f"{server.uri}/long.txt"
+        with open_source(location, fetch=fetch) as manifest:
+            assert manifest.bytes == 12_000_000
+        with (
+            pytest.raises(ManifestError, match=r"has over 10 MiB"),
+            open_source(location, fetch=fetch, limit=10 << 20),
+        ):
+            pass
 
 
 class TestS3SaysWhatToDo:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.files import Writable
 from jobs.manifest import Reject, Row, open_source, read_rows
 from tests.jobs.manifest_kit import read, rules
 from tests.jobs.recipe_kit import prompts, records, rows, values, write
@@ -265,8 +266,8 @@ def test_packed_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_recipe_beside_its_prompts_in_s3(tmp_path: Path) -> None:
     stored = {"s3://b/in/r.yaml": "prompts: {file: sub/p.txt}\n", "s3://b/in/sub/p.txt": "fox\nowl\n"}
 
-    def fetch(uri: str, path: Path) -> None:
-        path.write_text(stored[uri])
+    def fetch(uri: str, file: Writable) -> None:
+        file.write(stored[uri].encode())
 
     with open_source("s3://b/in/r.yaml", fetch=fetch) as manifest:
         assert [row.prompt for row in read_rows(manifest, rules()) if isinstance(row, Row)] == ["fox", "owl"]

@@ -1,0 +1,65 @@
+"""Local files that users name: opened once, regular files only, and where it matters only below some folders."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+_KINDS = (
+    (stat.S_ISDIR, "is a folder"),
+    (stat.S_ISFIFO, "is a pipe"),
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISCHR, "is a device"),
+    (stat.S_ISBLK, "is a device"),
+)
+
+
+class NotRegularError(OSError):
+    """A path that leads to a folder, pipe, socket or device; `strerror` says to which."""
+
+
+class Writable(Protocol):
+    """What bytes are written to, one piece after the other."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append `data`."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """A descriptor for reading the regular file at `path`, links followed, without ever waiting for another process.
+
+    Raises NotRegularError for anything else, other OSErrors where it can't be opened, ValueError for a NUL character.
+    """
+    check_regular(os.stat(path), path)  # noqa: PTH116 - opening a device may already do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    """Raises NotRegularError unless `status` is that of a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "is no regular file")
+        raise NotRegularError(0, kind, os.fspath(path))
+
+
+def opened_path(descriptor: int) -> str:
+    """Where the file of `descriptor` lies, links resolved: of that which was opened, whatever lies there by now."""
+    if hasattr(fcntl, "F_GETPATH"):  # macOS
+        return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+def is_below(place: str, folders: Sequence[str]) -> bool:
+    """Whether the absolute path `place`, links resolved, is one of `folders` or lies below one."""
+    return any(place == folder or place.startswith(folder.rstrip("/") + "/") for folder in _resolved(folders))
+
+
+def _resolved(folders: Sequence[str]) -> list[str]:
+    return [os.path.realpath(folder) for folder in folders]
