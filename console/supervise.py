@@ -12,24 +12,30 @@ from pathlib import Path
 
 import psutil
 
-from jobs.errors import ServiceError
+from console.show import note
+from jobs.errors import ServiceError, UsageError
 from jobs.settings import Settings
 
 STOP_S = 30
-QUICK_DEATH_S = 5
-QUICK_DEATHS = 4
+LONGEST_PAUSE_S = 60.0
+SETTLED_S = 60.0
+"""A process that lived so long didn't die of how it was started."""
 
 
 @dataclass
 class Child:
-    """A process that is started again when it dies; `peak_bytes` is the most that it and its children held."""
+    """A process that is started again when it dies; `peak_bytes` is the most that it and its children held.
+
+    The first time at once, then after pauses that double from one second to a minute.
+    """
 
     role: str
     log: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    quick_deaths: int = 0
+    due: float | None = None
+    pause_s: float = 0.0
     peak_bytes: int = 0
     peak_child_bytes: int = 0
 
@@ -47,19 +53,34 @@ class Child:
                 start_new_session=True,
             )
         self.started = time.monotonic()
+        self.due = None
 
     def keep_alive(self) -> None:
-        """Start it again if it died; ServiceError with the end of its log if it keeps dying at once."""
+        """Start it again if it died and its pause is over; ServiceError where its settings let it never start."""
         assert self.process is not None
-        if self.process.poll() is None:
+        code = self.process.poll()
+        if code is None:
             self._measure()
-            return
-        self.quick_deaths = self.quick_deaths + 1 if time.monotonic() - self.started < QUICK_DEATH_S else 0
-        if self.quick_deaths >= QUICK_DEATHS:
+        elif code == UsageError.exit_code:
             raise ServiceError(
-                f"the {self.role} process keeps dying; the end of {self.log}:\n{tail(self.log)}"
+                f"the {self.role} process can't start; the end of {self.log}:\n{tail(self.log)}"
             )
-        self.start()
+        elif self.due is None:
+            self._plan_restart(code)
+        elif time.monotonic() >= self.due:
+            self.start()
+
+    def _plan_restart(self, code: int) -> None:
+        now = time.monotonic()
+        if now - self.started >= SETTLED_S:
+            self.pause_s = 0.0
+        if self.pause_s:
+            note(
+                f"the {self.role} process has ended again (exit code {code}, see {self.log}): "
+                f"it is started anew in {self.pause_s:.0f} s"
+            )
+        self.due = now + self.pause_s
+        self.pause_s = min(max(1.0, 2 * self.pause_s), LONGEST_PAUSE_S)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM."""

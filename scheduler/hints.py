@@ -4,17 +4,19 @@ Publishing may fail or hang while Redis is away: it is tried with short time-out
 """
 
 import logging
+import uuid
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from sqlalchemy import Engine, text
 
 from jobs.broker import SHIFT_TASK, celery_settings
 from jobs.database import run
 from jobs.errors import ServiceError
 from jobs.job import LaneId
+from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.turns import waiting_lanes
 
@@ -30,6 +32,7 @@ class Dispatcher:
         self.settings = settings
         self.engine = engine
         self.app = _sender(settings)
+        self._log = RateLimitedLog(log)
 
     def top_up(self) -> int:
         """Send what is missing; returns how many hints went out. A broker that is away costs a warning."""
@@ -39,7 +42,8 @@ class Dispatcher:
             for lane in lanes:
                 self._send(lane)
         except (OperationalError, RedisError, OSError) as error:
-            log.warning("can't send hints, Redis is away: %s", error)
+            reason = _reason(error)
+            self._log.tell(reason, f"can't send wake-ups: {reason}")
             self._reconnect()
             return 0
         return len(lanes)
@@ -83,12 +87,39 @@ def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
     return [lanes[i % len(lanes)] for i in range(wanted)] if lanes else []
 
 
-def redis_version(settings: Settings) -> str:
-    """The broker's version; ServiceError in plain words where it can't be reached."""
+def check_redis(settings: Settings) -> str:
+    """The broker's version; ServiceError in plain words where it can't be reached or takes no messages.
+
+    A key of its own is written and taken away again; it expires if that fails.
+    """
     app = _sender(settings)
     try:
         with app.connection_for_read(connect_timeout=5) as connection:
             client: Any = connection.default_channel.client  # type: ignore[attr-defined]
-            return str(client.info("server")["redis_version"])
+            probe = f"{settings.queue}.probe-{uuid.uuid4().hex}"
+            client.set(probe, "", ex=10)
+            client.delete(probe)
+            kind = client.type(settings.queue).decode()
+            version = str(client.info("server")["redis_version"])
     except (OperationalError, RedisError, OSError) as error:
-        raise ServiceError(f"can't reach Redis: {error}") from None
+        raise ServiceError(_reason(error)) from None
+    if kind not in ("list", "none"):
+        raise ServiceError(
+            f"the key {settings.queue} in Redis is a {kind} and no list: delete it, "
+            "or set NIGHTMILL_QUEUE to another name"
+        )
+    return version
+
+
+def _reason(error: Exception) -> str:
+    """Why no wake-up can be sent."""
+    cause = (
+        error.__cause__ if isinstance(error, OperationalError) else None
+    )  # kombu's own, around the driver's
+    match cause or error:
+        case OutOfMemoryError():
+            return "Redis is full and takes no writes: raise its maxmemory, or delete what fills it"
+        case ResponseError():
+            return f"Redis refuses: {error}"
+        case _:
+            return f"can't reach Redis: {error}"

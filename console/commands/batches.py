@@ -7,6 +7,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
+from console.broker_check import BrokerCheck
 from console.commands.run import take_in
 from console.orders import (
     Ask,
@@ -86,10 +87,15 @@ def status(
     with session() as open_session:
         if watch:
             _watch(open_session, batch)
+        broker = BrokerCheck(open_session.settings)
         if batch is None:
-            _show_all(batches.statuses(open_session.engine), as_json)
+            found = batches.statuses(open_session.engine)
+            _show_all(found, as_json)
         else:
-            _show_one(open_session, batches.status(open_session.engine, batch), as_json)
+            found = [batches.status(open_session.engine, batch)]
+            _show_one(open_session, found[0], as_json)
+        for one in found:
+            broker.look(one)
 
 
 def rejects(batch: Batch, as_json: Json = False) -> None:
@@ -262,6 +268,7 @@ def _pace(lane: dict[str, Any]) -> str:
 
 
 def _watch(open_session: Session, batch: str | None) -> None:
+    broker = BrokerCheck(open_session.settings)
     with Live(console=err, refresh_per_second=4, transient=True) as live:
         while True:
             found = (
@@ -272,4 +279,6 @@ def _watch(open_session: Session, batch: str | None) -> None:
             live.update(Text("\n".join(f"{s.name}: {s.state}, {summary(s)}" for s in found)))
             if not any(s.remaining for s in found):
                 return
+            for one in found:
+                broker.look(one)
             time.sleep(1)

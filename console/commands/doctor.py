@@ -78,9 +78,9 @@ def _postgres(settings: Settings, *, is_private: bool) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from scheduler.hints import redis_version  # noqa: PLC0415
+    from scheduler.hints import check_redis  # noqa: PLC0415
 
-    return f"{redis_version(settings)} at {without_password(settings.broker)}"
+    return f"{check_redis(settings)} at {without_password(settings.broker)}"
 
 
 def _output(settings: Settings) -> str:

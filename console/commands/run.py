@@ -8,6 +8,7 @@ import typer
 from sqlalchemy import text
 
 from console import background
+from console.broker_check import BrokerCheck
 from console.orders import (
     Ask,
     Canary,
@@ -157,13 +158,14 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
 
 def _check_services(open_session: Session, status: BatchStatus) -> None:
     """Say at once what would otherwise make the workers wait in silence, or fail job by job."""
-    from scheduler.hints import redis_version  # noqa: PLC0415 - Celery takes time to import
+    from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     check_writable(open_session.store(status.output))
-    redis_version(open_session.settings)
+    check_redis(open_session.settings)
 
 
 def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
+    broker = BrokerCheck(open_session.settings)
     with watching(sum(status.counts.values())) as watch:
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
             time.sleep(POLL_S)
@@ -172,6 +174,7 @@ def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
             if not status.remaining and make_up(open_session.engine, status.id):
                 status = batches.status(open_session.engine, status.name)
             watch.show(status)
+            broker.look(status)
 
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:

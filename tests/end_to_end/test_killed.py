@@ -87,5 +87,5 @@ def test_a_worker_that_cannot_start_is_not_started_for_ever(slow: Settings, tmp_
     with command(own, tmp_path, "run", manifest(tmp_path, ROWS)) as cli:
         assert cli.wait(50) == 1
     assert "Traceback" not in said(tmp_path)
-    assert "the worker process keeps dying" in said(tmp_path)
+    assert "the worker process can't start" in said(tmp_path)
     assert f"error: can't read the prompt terms in {tmp_path / 'terms.txt'}" in said(tmp_path)

@@ -1,0 +1,41 @@
+"""Why nothing runs, where Redis is the reason: it carries the wake-ups of workers."""
+
+import time
+
+from console.show import note
+from jobs.batches import BatchStatus
+from jobs.errors import ServiceError
+from jobs.settings import Settings
+from jobs.states import BatchState
+
+EVERY_S = 10.0
+
+
+class BrokerCheck:
+    """Looks at Redis now and then while a batch's jobs wait and none runs, and says once what is wrong with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._next = 0.0
+        self._said = ""
+
+    def look(self, status: BatchStatus) -> None:
+        """To be told a batch's status again and again."""
+        if status.state != BatchState.QUEUED or not status.remaining or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + EVERY_S
+        wrong = broker_trouble(self._settings)
+        if wrong and wrong != self._said:
+            note(f"no worker is woken: {wrong}")
+        self._said = wrong
+
+
+def broker_trouble(settings: Settings) -> str:
+    """What keeps wake-ups from being sent, "" if nothing does."""
+    from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
+
+    try:
+        check_redis(settings)
+    except ServiceError as error:
+        return str(error)
+    return ""
