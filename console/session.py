@@ -13,8 +13,6 @@ from jobs.errors import ServiceError
 from jobs.objects import ObjectStore, S3Options, open_store
 from jobs.settings import Settings, load_settings
 
-PROBE = "nightmill-probe"
-
 
 @dataclass(frozen=True)
 class Session:
@@ -31,12 +29,6 @@ class Session:
 def s3_options(settings: Settings) -> S3Options:
     """How to reach S3."""
     return S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-
-
-def check_writable(store: ObjectStore) -> None:
-    """Write a small object and delete it again; ObjectStoreError says why that can't be done."""
-    store.put(PROBE, b"nightmill", content_type="text/plain")
-    store.delete(PROBE)
 
 
 @contextmanager

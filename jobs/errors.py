@@ -35,5 +35,9 @@ class ForeignOutputError(ObjectStoreError):
     exit_code = 2
 
 
+class StoreUnavailableError(ObjectStoreError):
+    """The object store doesn't answer, or takes nothing from here at present: no object in particular is to blame."""
+
+
 class LeaseLostError(NightmillError):
     """The job now belongs to somebody else: its lease ran out or it was cancelled; drop the work."""

@@ -295,4 +295,5 @@ def _explained(action: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         hint = "check that the folder is there, is yours to use, and has room"
-        raise ObjectStoreError(f"can't {action}: {reason} ({error.filename}); {hint}") from error
+        place = f" ({error.filename})" if error.filename else ""
+        raise ObjectStoreError(f"can't {action}: {reason}{place}; {hint}") from error

@@ -51,7 +51,8 @@ _STUCK = text(f"""
 
 _WANTED = text(f"""
     SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id
-    WHERE lanes.id = ANY (CAST(:lanes AS bigint[])) AND {IS_OPEN} AND {HAS_WORK}
+    WHERE lanes.id = ANY (CAST(:lanes AS bigint[])) AND {IS_OPEN}
+      AND ({HAS_WORK} OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND lane_id = lanes.id))
 """)
 
 
@@ -125,5 +126,5 @@ def waiting(engine: Engine) -> Waiting:
 
 
 def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:
-    """Those of the lanes that are open and have work."""
+    """Those of the lanes that are open and have unfinished jobs that are due."""
     return {row.id for row in run(engine, _WANTED, {"lanes": list(lanes)})} if lanes else set()

@@ -22,12 +22,15 @@ __all__ = [
     "ObjectStoreError",
     "S3Options",
     "StoredObject",
+    "check_writable",
     "fetch_to_file",
     "open_store",
     "read_object",
     "remove_empty_folders",
     "remove_unfinished",
 ]
+
+PROBE = "nightmill-probe"
 
 
 def open_store(uri: str, s3: S3Options) -> ObjectStore:
@@ -39,6 +42,12 @@ def open_store(uri: str, s3: S3Options) -> ObjectStore:
         bucket, prefix = _bucket_and_path(uri)
         return _s3_store(bucket, prefix.strip("/"), s3)
     return FolderStore(_folder(uri))
+
+
+def check_writable(store: ObjectStore) -> None:
+    """Write a small object and delete it again; ObjectStoreError says why that can't be done."""
+    store.put(PROBE, b"nightmill", content_type="text/plain")
+    store.delete(PROBE)
 
 
 def fetch_to_file(uri: str, file: Writable, s3: S3Options) -> None:

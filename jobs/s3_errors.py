@@ -16,7 +16,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from jobs.errors import ObjectStoreError
+from jobs.errors import ObjectStoreError, StoreUnavailableError
 from jobs.object_types import MissingObjectError
 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role"
@@ -35,6 +35,20 @@ _ADVICE = {
     "SlowDown": "the store asks for fewer requests: try again later",
 }
 
+# Answers that any request would get, whatever object it is about.
+_OF_THE_STORE = frozenset(
+    {
+        "SlowDown",
+        "NoSuchBucket",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "RequestTimeTooSkewed",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+    }
+)
+
 
 @contextmanager
 def explained(action: str, endpoint_url: str | None) -> Iterator[None]:
@@ -44,11 +58,11 @@ def explained(action: str, endpoint_url: str | None) -> Iterator[None]:
     except ClientError as error:
         raise _from_answer(action, error.response) from error
     except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-        raise ObjectStoreError(f"can't {action}: no usable S3 credentials; {_CREDENTIALS}") from error
+        raise StoreUnavailableError(f"can't {action}: no usable S3 credentials; {_CREDENTIALS}") from error
     except (ConnectionError, HTTPClientError) as error:
         place = _without_secrets(endpoint_url)
         hint = "check NIGHTMILL_S3_ENDPOINT_URL and the network"
-        raise ObjectStoreError(f"can't {action}: {place} does not answer; {hint}") from error
+        raise StoreUnavailableError(f"can't {action}: {place} does not answer; {hint}") from error
     except Boto3Error as error:
         inner = error.__context__
         if isinstance(inner, ClientError):
@@ -57,7 +71,8 @@ def explained(action: str, endpoint_url: str | None) -> Iterator[None]:
     except (BotoCoreError, ValueError) as error:
         raise ObjectStoreError(f"can't {action}: {error}") from error
     except OSError as error:
-        raise ObjectStoreError(f"can't {action}: {error.strerror} ({error.filename})") from error
+        place = f" ({error.filename})" if error.filename else ""
+        raise ObjectStoreError(f"can't {action}: {error.strerror or error}{place}") from error
 
 
 def _from_answer(action: str, response: dict[str, Any]) -> ObjectStoreError:
@@ -65,7 +80,9 @@ def _from_answer(action: str, response: dict[str, Any]) -> ObjectStoreError:
     if code in ("NoSuchKey", "404", "NotFound"):
         return MissingObjectError(f"can't {action}: there is no such object or bucket")
     said = _ADVICE.get(code) or response.get("Error", {}).get("Message") or "no reason given"
-    return ObjectStoreError(f"can't {action}: {said} ({code})")
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    kind = StoreUnavailableError if status >= 500 or code in _OF_THE_STORE else ObjectStoreError
+    return kind(f"can't {action}: {said} ({code})")
 
 
 def _without_secrets(endpoint_url: str | None) -> str:

@@ -13,7 +13,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from jobs.errors import ObjectStoreError, UsageError
+from jobs.errors import ObjectStoreError, StoreUnavailableError, UsageError
 from jobs.files import Writable
 from jobs.object_types import S3Options, StoredObject, checked_key, checked_prefix, is_key
 from jobs.s3_errors import explained
@@ -46,9 +46,12 @@ def connect(options: S3Options) -> Any:
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if options.endpoint_url else {},
     )
-    with explained("set up the S3 client", options.endpoint_url):
-        session = boto3.session.Session(region_name=options.region)
-        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    try:
+        with explained("set up the S3 client", options.endpoint_url):
+            session = boto3.session.Session(region_name=options.region)
+            return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except ObjectStoreError as error:
+        raise StoreUnavailableError(str(error)) from error
 
 
 class S3Store:

@@ -8,6 +8,7 @@ from jobs.errors import LeaseLostError
 from models.errors import InterruptedRender, OutOfMemoryError
 from worker.device_batches import with_picture
 from worker.frame import Frame
+from worker.host_faults import HostFaultError
 from worker.isolate import isolated
 from worker.making import Making, image_request
 
@@ -40,7 +41,7 @@ class Drawing:
                 return
             except _SupplyError as error:
                 raise error.error from None
-            except (InterruptedRender, LeaseLostError):
+            except (InterruptedRender, LeaseLostError, HostFaultError):
                 raise
             except (Exception, SystemExit) as error:
                 again = list(flight.values())

@@ -53,13 +53,13 @@ class Finishing:
         store, made_with = open_store(lane.output, s3), versions() | kit.notes(speedup)
         return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
-    def stages(self) -> list[tuple[str, Stage]]:
+    def stages(self, upload: Stage) -> list[tuple[str, Stage]]:
         """The pipeline's second half, in order; `complete` follows, outside of any isolation."""
         return [
             ("watermark", self.mark),
             ("encode", self.encode),
             ("readback", self.read_mark_back),
-            ("upload", self.upload),
+            ("upload", upload),
         ]
 
     def mark(self, frames: Sequence[Frame]) -> list[Frame]:

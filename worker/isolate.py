@@ -10,6 +10,7 @@ from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
 from worker.frame import Frame
+from worker.host_faults import HostFaultError, is_host_fault, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,19 @@ def _aside_s() -> float:
 
 
 def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
-    """The stage's result; on an error that of each half, down to the single frame that is to blame."""
+    """The stage's result; on an error that of each half, down to the single frame that is to blame.
+
+    Raises HostFaultError where none of them is to blame.
+    """
     try:
         return stage(frames)
-    except (InterruptedRender, LeaseLostError):
+    except (InterruptedRender, LeaseLostError, HostFaultError):
         raise
     except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
         if not frames:
             raise
+        if is_host_fault(error):
+            raise HostFaultError(reason_of(error)) from error
         if len(frames) > 1:
             middle = len(frames) // 2
             return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from sqlalchemy import Engine, text
@@ -21,13 +21,17 @@ _SEEN = text("""
 
 
 class Leases:
-    """Which jobs are ours. A job that PostgreSQL no longer grants us is dropped, `holds` says so."""
+    """Which jobs are ours. A job that PostgreSQL no longer grants us is dropped, `holds` says so.
+
+    `on_renewal` is called whenever they are renewed.
+    """
 
     def __init__(self, engine: Engine, worker: str, device: str, lease_s: float) -> None:
         self.engine = engine
         self.worker = worker
         self.device = device
         self.lease_s = lease_s
+        self.on_renewal: Callable[[], object] = lambda: None
         self._held: dict[JobId, UUID] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -87,6 +91,10 @@ class Leases:
 
     def _renew(self) -> None:
         run(self.engine, _SEEN, {"name": self.worker, "device": self.device})
+        self._extend()
+        self.on_renewal()
+
+    def _extend(self) -> None:
         with self._lock:
             held = list(self._held.items())
         if not held:

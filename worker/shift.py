@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sqlalchemy import Engine
 
-from jobs import lanes, queue
+from jobs import queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId, Lane, LaneId
 from jobs.process import Latch
@@ -21,7 +22,9 @@ from models.errors import InterruptedRender
 from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
-from worker.isolate import Stage, aside, kind_of, run_stage
+from worker.health import Health
+from worker.host_faults import HostFaultError
+from worker.isolate import Stage, aside, run_stage
 from worker.judging import Judging
 from worker.leases import Leases
 from worker.line import FinishingLine
@@ -29,6 +32,8 @@ from worker.making import Making
 from worker.passage import Passage
 from worker.pictures import Pictures
 from worker.pulse import Pulse
+from worker.starting import LaneStart, output_of, work_of
+from worker.storing import Storing
 from worker.studio import Studio
 from worker.supply import Supply
 
@@ -46,6 +51,11 @@ class Desk:
     stopping: Latch
     worker: str
     pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
+
+    @cached_property
+    def health(self) -> Health:
+        """What keeps the worker from working."""
+        return Health(self.engine, self.worker, self.leases.device)
 
 
 def work(desk: Desk, lane_id: LaneId) -> int:
@@ -72,6 +82,7 @@ class Shift:
         self._left: list[Job] = []
         self._after = JobId(0)
         self._is_checked = self._is_open = False
+        self._is_stuck = self._has_no_output = False
         self._counting = threading.Lock()
         self.leave_at: float | None = None
         self.finishing: Finishing | None = None
@@ -79,11 +90,15 @@ class Shift:
         self.pictures = Pictures(desk.settings)
         self.passage = Passage(desk.engine, desk.leases, desk.settings.retry_delay_s)
         self.line = FinishingLine(self._deliver)
+        self.starting = LaneStart(desk.settings, desk.engine, desk.studio, desk.health)
+        self.storing = Storing(desk.health, desk.stopping.wait)
 
     def work(self, lane_id: LaneId) -> int:
         """Claim and render until the lane gives no more or the shift is over; returns how many jobs were taken up."""
         try:
-            while (lane := self._open(lane_id)) and (jobs := self._jobs(lane)):
+            while (
+                (lane := self._open(lane_id)) and self.starting.may_claim(lane) and (jobs := self._jobs(lane))
+            ):
                 self.render(lane, jobs)
         finally:
             self.close()
@@ -91,7 +106,7 @@ class Shift:
 
     def is_over(self) -> bool:
         """Its time is over, and it has taken up something, or the worker is to stop."""
-        if self.desk.stopping.is_set():
+        if self._must_end():
             return True
         if self.taken and not self._is_over and time.monotonic() >= self._until:
             self._is_over = not self._renew()
@@ -123,20 +138,20 @@ class Shift:
 
     def render(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Render the jobs, and what else the lane gives meanwhile; what has not begun at a stop is given back."""
-        try:
-            kit = self.desk.studio.kit(lane)
-            self.desk.studio.prepare(lane, lanes.job_count(self.desk.engine, lane))
-            self.finishing = self.finishing or Finishing.open(
-                kit, lane, self.desk.settings, self.desk.engine, self.desk.studio.speedup(lane)
-            )
-            self.judging = self.judging or Judging(kit, lane)
-        except (Exception, SystemExit) as error:  # whatever keeps a lane from starting fails its jobs
-            log.warning("lane %d can't start: %s", lane.id, error)
-            self.passage.end([Frame(job).ended(kind_of(error), str(error)) for job in jobs])
+        started = self.starting.start(lane)
+        if started is None:
+            self._is_stuck = True
+            self.desk.leases.release(jobs)
             return
-        making = Making(self.desk.studio, kit, lane, self.pictures, self.judging, on_step=self._watch)
-        with suppress(InterruptedRender):
-            self._enlarge(making, jobs) if lane.mode == Mode.UPSCALE else self._draw(making, jobs)
+        self.finishing = self.finishing or started.finishing
+        self.judging = self.judging or started.judging
+        making = Making(self.desk.studio, started.kit, lane, self.pictures, self.judging, on_step=self._watch)
+        try:
+            with suppress(InterruptedRender):
+                self._enlarge(making, jobs) if lane.mode == Mode.UPSCALE else self._draw(making, jobs)
+        except HostFaultError as error:
+            self.desk.health.failed(work_of(lane.id), str(error), lane.id)
+            self._is_stuck = True
         self.desk.leases.release(self._going.values())
         self._going.clear()
 
@@ -147,7 +162,9 @@ class Shift:
         self.desk.leases.release_all()
 
     def _must_leave(self) -> bool:
-        """The worker was asked to stop, and the time that it may take for deliveries is over."""
+        """The worker was asked to stop, and the time that it may take for deliveries is over; asked while it waits."""
+        if self.storing.is_waiting():
+            self.desk.pulse.beat()
         if not self.desk.stopping.is_set():
             return False
         self.leave_at = self.leave_at or time.monotonic() + self.desk.settings.drain_s
@@ -224,7 +241,11 @@ class Shift:
         return True
 
     def _open(self, lane_id: LaneId) -> Lane | None:
-        return None if self.desk.stopping.is_set() else queue.open_lane(self.desk.engine, lane_id)
+        return None if self._must_end() else queue.open_lane(self.desk.engine, lane_id)
+
+    def _must_end(self) -> bool:
+        """The worker was asked to stop, or something keeps it from this lane."""
+        return self._is_stuck or self.desk.stopping.is_set()
 
     def _jobs(self, lane: Lane) -> list[Job]:
         """Jobs to go on with: such as are claimed already, else more."""
@@ -241,25 +262,51 @@ class Shift:
         """Between two steps."""
         self._is_checked = False
         self.desk.pulse.beat()
-        if self.desk.stopping.is_set() or not any(map(self.desk.leases.holds, self._going.values())):
+        if self._must_end() or not any(map(self.desk.leases.holds, self._going.values())):
             raise InterruptedRender("asked to stop")
 
     def _deliver(self, frames: Sequence[Frame]) -> None:
         assert self.finishing is not None
         assert self.judging is not None
-        judging = [] if self.finishing.lane.upscales_drawn else self.judging.stages()
-        stages = [*judging, *self.finishing.stages()]
+        lane = self.finishing.lane
+        judging = [] if lane.upscales_drawn else self.judging.stages()
+        stages = [*judging, *self.finishing.stages(self._upload)]
         try:
             finished = self.passage.through(stages, frames, alone=("encode", "upload"))
             self.finishing.complete(finished)
             self._note(finished)
         except LeaseLostError as error:
             log.warning("%s; their images were dropped", error)
+        except HostFaultError as error:
+            self._is_stuck = True
+            self.desk.health.failed(work_of(lane.id), str(error), lane.id)
+            self.desk.leases.release(frame.job for frame in frames)
         finally:
             # Whatever went wrong, an unrenewed lease runs out and the jobs are rendered again.
             self.desk.leases.drop(frame.job for frame in frames)
 
+    def _upload(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The upload stage, which waits while the output is away; gives back what it has given up."""
+        finishing, leases = self.finishing, self.desk.leases
+        assert finishing is not None
+        lane = finishing.lane
+        try:
+            if self._has_no_output:
+                raise HostFaultError(f"{lane.output} was given up")
+            return self.storing.until_done(
+                lambda: finishing.upload(frames),
+                cause=output_of(lane),
+                lane=lane.id,
+                is_wanted=lambda: not self._must_end() and all(leases.holds(frame.job) for frame in frames),
+            )
+        except HostFaultError:
+            self._has_no_output = self._is_stuck = True
+            leases.release(frame.job for frame in frames)
+            return []
+
     def _note(self, finished: Sequence[Frame]) -> None:
+        if finished:
+            self.desk.health.went_well(work_of(finished[0].job.lane_id))
         now = time.monotonic()
         with self._counting:
             self._delivered += len(finished)

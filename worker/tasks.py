@@ -49,9 +49,10 @@ def begin(**_: Any) -> None:
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
-    leases.start()
     pulse = Pulse.of_child(settings.hang_s)
     _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse)
+    leases.on_renewal = _desk.health.refresh
+    leases.start()
 
 
 @worker_process_shutdown.connect

@@ -10,6 +10,9 @@ from worker.shift import Desk, Shift
 LONGEST_S = 3600.0
 """After which a worker takes the next hint, come what may: what Celery limits is one task."""
 
+UNHEALTHY_S = 1.0
+"""How long a worker that can do nothing keeps a hint, lest it take all that others could follow."""
+
 
 def follow(desk: Desk, hinted: LaneId) -> int:
     """Follow a hint: it says that there is work, the job table says whose. Returns how many jobs were taken up.
@@ -18,7 +21,10 @@ def follow(desk: Desk, hinted: LaneId) -> int:
     it is another's, a shift in that one follows.
     """
     course = _Course(desk)
-    course.begin(hinted)
+    if not desk.health.is_resting():
+        course.begin(hinted)
+    if course.turn is None and not desk.health.is_healthy():
+        desk.stopping.wait(UNHEALTHY_S)
     taken = 0
     while course.turn is not None:
         taken += course.work(course.turn)
@@ -69,6 +75,7 @@ class _Course:
             hinted=hinted,
             warm=desk.studio.models(),
             warm_s=desk.settings.warm_s,
+            avoided=desk.health.avoided(),
         )
 
     def _settle(self, shift: Shift) -> None:

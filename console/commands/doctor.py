@@ -10,12 +10,12 @@ from sqlalchemy import text
 
 import migrations
 from console.orders import Json
-from console.session import check_writable, s3_options
+from console.session import s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run
 from jobs.embedded import services
 from jobs.errors import NightmillError, ServiceError
-from jobs.objects import open_store
+from jobs.objects import check_writable, open_store
 from jobs.settings import Settings, load_settings, without_password
 from models.catalogue import Catalogue
 from models.errors import ModelError

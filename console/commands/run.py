@@ -29,7 +29,7 @@ from console.orders import (
 )
 from console.progress import counting, summary, watching
 from console.results import effort, write_contact_sheet
-from console.session import Session, check_writable, session
+from console.session import Session, session
 from console.show import duration, note, print_facts, print_json, size
 from console.stopping import Stopped
 from console.supervise import Crew, crew
@@ -37,6 +37,7 @@ from jobs import batches
 from jobs.batches import BatchStatus
 from jobs.database import run as query
 from jobs.errors import UsageError
+from jobs.objects import check_writable
 from jobs.states import BatchState
 from jobs.targets import make_up
 from scheduler.export import export

@@ -5,7 +5,8 @@ from sqlalchemy import Engine
 
 from jobs import turns
 from jobs.health import report_health, unhealthy_workers, waiting, wanted_lanes
-from tests.factories import change, lanes_of, look, make_batch, make_lane, take
+from jobs.queue import complete
+from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take
 
 WHY = "can't load model 'x': no folder"
 
@@ -52,12 +53,14 @@ def test_a_worker_is_not_given_the_lanes_that_it_avoids(engine: Engine) -> None:
     assert turns.take_turn(engine, slice_s=60, avoided=[first, second]) is None
 
 
-@pytest.mark.parametrize("end", ["all is claimed", "the batch is paused", "the batch is gone"])
+@pytest.mark.parametrize("end", ["all is done", "the batch is paused", "the batch is gone"])
 def test_lanes_that_nobody_wants_any_more(engine: Engine, end: str) -> None:
     lane, kept = make_lane(engine, 2), make_lane(engine, 1)
     assert wanted_lanes(engine, [lane, kept]) == {lane, kept}
-    if end == "all is claimed":
-        take(engine, lane)
+    if end == "all is done":
+        jobs = take(engine, lane)
+        assert wanted_lanes(engine, [lane]) == {lane}, "somebody is at them"
+        complete(engine, [image(job) for job in jobs])
     elif end == "the batch is paused":
         change(
             engine,

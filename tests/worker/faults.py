@@ -58,10 +58,17 @@ class NarrowStudio(Studio):
 
 
 class BrokenStudio(Studio):
-    """A studio that fails as no library says that it would."""
+    """A studio that fails as no library says that it would, until `broken` is false."""
+
+    def __init__(self, studio: Studio) -> None:
+        super().__init__(studio.settings, 0)
+        self.real, self.broken, self.tried = studio, True, 0
 
     def kit(self, lane: Lane) -> Kit:
-        raise RuntimeError(f"{lane.model}: CUDA error: an illegal memory access was encountered")
+        self.tried += 1
+        if self.broken:
+            raise RuntimeError(f"{lane.model}: CUDA error: an illegal memory access was encountered")
+        return self.real.kit(lane)
 
 
 class LosingStudio(Studio):

@@ -16,6 +16,7 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from jobs import queue
+from jobs.health import unhealthy_workers
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from models import saving, watermark
@@ -83,20 +84,22 @@ def test_small_decoders_are_for_those_who_ask_and_their_rows_say_so(desk: Desk, 
     assert not {row["sha256"] for row in full} & {row["sha256"] for row in tiny}
 
 
-def test_without_the_decoders_files_jobs_say_how_to_get_them(desk: Desk, tmp_path: Path) -> None:
+def test_without_the_decoders_files_the_worker_says_how_to_get_them(desk: Desk, tmp_path: Path) -> None:
     (job,) = jobs_of(desk.engine, render(desk, tmp_path, [FOX | {"model": "undecoded"}], decoder="tiny"))
-    assert (job["state"], job["error_kind"]) == ("failed", "model")
-    assert "the model 'taesd' is not there" in job["error_text"]
-    assert job["error_text"].endswith("fetch it with: nightmill models pull taesd")
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    (worker,) = unhealthy_workers(desk.engine)
+    assert "the model 'taesd' is not there" in worker.reason
+    assert worker.reason.endswith("fetch it with: nightmill models pull taesd")
 
 
-def test_what_holds_no_such_weights_here_ends_the_jobs(
+def test_jobs_wait_for_a_worker_that_holds_such_weights(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "find_spec", lambda _: None)
     (job,) = jobs_of(desk.engine, render(desk, tmp_path, [FOX], weights="int8"))
-    assert (job["state"], job["error_kind"]) == ("failed", "model")
-    assert job["error_text"].endswith("weights 'int8' need bitsandbytes: pip install 'nightmill[packed]'")
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    (worker,) = unhealthy_workers(desk.engine)
+    assert worker.reason.endswith("weights 'int8' need bitsandbytes: pip install 'nightmill[packed]'")
 
 
 def test_an_image_row_holds_what_made_it(desk: Desk, tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ from jobs import batches
 from jobs.errors import UsageError
 from jobs.process import Latch
 from tests.factories import states
-from tests.s3 import S3Server
 from tests.worker.desk import attempts_of, images_of, jobs_of, only_lane, render, submit
-from tests.worker.faults import BrokenStudio, LosingStudio, NarrowStudio, PickyStudio, RingingStudio
+from tests.worker.faults import LosingStudio, NarrowStudio, PickyStudio, RingingStudio
 from worker.shift import Desk, work
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
@@ -44,33 +43,6 @@ def test_out_of_memory_for_a_single_image_fails_the_job(desk: Desk, tmp_path: Pa
     batch = render(replace(desk, studio=studio), tmp_path, [FOX], max_attempts="2")
     (job,) = jobs_of(desk.engine, batch)
     assert (job["state"], job["error_kind"], job["attempt"]) == ("failed", "oom", 2)
-
-
-def test_a_bucket_that_does_not_exist(desk: Desk, tmp_path: Path, s3: S3Server) -> None:
-    reaching = desk.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
-    batch = render(
-        replace(desk, settings=reaching), tmp_path, [FOX], output="s3://no-such-bucket/x", max_attempts="2"
-    )
-    (job,) = jobs_of(desk.engine, batch)
-    assert (job["state"], job["error_kind"], job["attempt"]) == ("failed", "io", 2)
-    assert "no-such-bucket" in job["error_text"]
-    assert [row["outcome"] for row in attempts_of(desk.engine, batch)] == ["retried", "failed"]
-    assert images_of(desk.engine, batch) == []
-
-
-def test_an_output_that_cannot_be_opened_fails_the_jobs(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX], output="ftp://somewhere/x", max_attempts="1")
-    (job,) = jobs_of(desk.engine, batch)
-    assert (job["state"], job["error_kind"]) == ("failed", "bad-input")
-    assert "ftp://somewhere/x" in job["error_text"]
-
-
-def test_a_model_that_cannot_be_loaded_for_any_reason(desk: Desk, tmp_path: Path) -> None:
-    studio = BrokenStudio(desk.settings, 0)
-    batch = render(replace(desk, studio=studio), tmp_path, [FOX], max_attempts="2")
-    (job,) = jobs_of(desk.engine, batch)
-    assert (job["state"], job["error_kind"]) == ("failed", "exception")
-    assert "illegal memory access" in job["error_text"]
 
 
 def test_a_shift_that_breaks_keeps_no_job(desk: Desk, tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What a lane can't be worked in without: its models and its output. Where this host lacks one, no job is to blame."""
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs import lanes
+from jobs.job import Lane, LaneId
+from jobs.objects import check_writable
+from jobs.settings import Settings
+from models.errors import InterruptedRender
+from worker.finishing import Finishing
+from worker.health import Health
+from worker.host_faults import HostFaultError, reason_of
+from worker.judging import Judging
+from worker.kit import Kit, Wanted
+from worker.studio import Studio
+
+
+def models_of(lane: Lane, settings: Settings) -> Hashable:
+    """The cause of faults of the lane's models."""
+    return "models", Wanted.of(lane, settings.weights)
+
+
+def output_of(lane: Lane) -> Hashable:
+    """The cause of faults of the lane's output."""
+    return "output", lane.output
+
+
+def work_of(lane: LaneId) -> Hashable:
+    """The cause of faults that jobs of the lane met on their way, such as pictures that can't be fetched at present."""
+    return "work", lane
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the lane's jobs need."""
+
+    kit: Kit
+    judging: Judging
+    finishing: Finishing
+
+
+@dataclass(frozen=True)
+class LaneStart:
+    """Gets lanes ready, and remembers in `health` which can't be on this host."""
+
+    settings: Settings
+    engine: Engine
+    studio: Studio
+    health: Health
+
+    def may_claim(self, lane: Lane) -> bool:
+        """Whether jobs of the lane may be taken: where something failed before, it is tried without any first."""
+        causes = models_of(lane, self.settings), output_of(lane), work_of(lane.id)
+        known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
+        for cause, fault in known:
+            if fault.is_waiting():
+                self.health.failed(cause, fault.reason, lane.id)
+                return False
+        return not known or self.start(lane) is not None
+
+    def start(self, lane: Lane) -> Started | None:
+        """Load the lane's models and open its output; None where that can't be done here."""
+        count = lanes.job_count(self.engine, lane)
+        try:
+            with self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"):
+                kit = self.studio.kit(lane)
+                self.studio.prepare(lane, count)
+            with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
+                finishing = self._finishing(kit, lane)
+        except HostFaultError:
+            return None
+        return Started(kit, Judging(kit, lane), finishing)
+
+    def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
+        speedup = self.studio.speedup(lane)
+        finishing = Finishing.open(kit, lane, self.settings, self.engine, speedup)
+        if self.health.fault(output_of(lane)):
+            check_writable(finishing.store)
+        return finishing
+
+    @contextmanager
+    def _noted(self, lane: Lane, cause: Hashable, what: str) -> Iterator[None]:
+        """Whatever goes wrong within it becomes a HostFaultError, after it was noted as a fault of that cause."""
+        try:
+            yield
+        except (InterruptedRender, SQLAlchemyError):
+            raise
+        except (Exception, SystemExit) as error:
+            reason = f"{what}: {reason_of(error)}"
+            self.health.failed(cause, reason, lane.id)
+            raise HostFaultError(reason) from error
+        if cause != output_of(lane) or self.health.fault(cause):
+            self.health.went_well(cause)
