@@ -29,6 +29,22 @@ KNOWN_COLUMNS: tuple[str, ...] = (
     "noise_level",
     "tenant",
 )
+# What other tools and data sets call a column of prompts.
+_PROMPTS = frozenset(
+    {
+        "caption",
+        "captions",
+        "text",
+        "texts",
+        "description",
+        "inputs",
+        "positive",
+        "p",
+        "txt",
+        "sentence",
+        "title",
+    }
+)
 SETTABLE_COLUMNS: tuple[str, ...] = tuple(name for name in KNOWN_COLUMNS if name not in {"prompt", "id"})
 
 
@@ -92,8 +108,16 @@ def find_misspelt(names: Sequence[str], located: Mapping[str, str]) -> tuple[str
     return None
 
 
-def check_header(names: Sequence[str], renames: Mapping[str, str], label: str) -> None:
-    """Raise ManifestError when no row under this header could be read: no prompt nor picture, or a name twice."""
+def check_header(
+    names: Sequence[str],
+    renames: Mapping[str, str],
+    label: str,
+    values: Mapping[str, object] | None = None,
+) -> None:
+    """Raise ManifestError when no row under this header could be read: no prompt nor picture, or a name twice.
+
+    `values` are those of a first row, where they are known.
+    """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ManifestError(f"{label}: the header has {shown(twice[0])} twice; rename or remove one of them.")
@@ -108,10 +132,21 @@ def check_header(names: Sequence[str], renames: Mapping[str, str], label: str) -
             raise ManifestError(f"{label}: --map {column}={header}: no such column. {_seen(names, header)}")
     misspelt = find_misspelt(names, located)
     if not {"prompt", "init_image"} & located.keys() and (misspelt is None or misspelt[1] != "prompt"):
-        raise ManifestError(
-            f"{label}: there is no 'prompt' column. {_seen(names, 'prompt')} "
-            "If one of them holds the prompts, say so with --map prompt=Column."
-        )
+        hint = promptless_hint(names, values)
+        raise ManifestError(f"{label}: there is no 'prompt' column. {_seen(names, '')} {hint}.")
+
+
+def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = None) -> str:
+    """What to do where no column is called prompt: name the one that holds prompts, or take the rows out of it."""
+    for name, value in (values or {}).items():
+        if isinstance(value, dict) and "prompt" in value:
+            return f"{shown(name)} holds one: take it out with jq -c '.{name}'"
+    lowered = {name.strip().lower(): name for name in names}
+    near = next((name for name in lowered if name in _PROMPTS), None) or next(
+        iter(get_close_matches("prompt", lowered, n=1)), None
+    )
+    hint = "If one of them holds the prompts, say so with --map prompt=Column"
+    return f"Did you mean {shown(lowered[near])}? {hint}" if near is not None else hint
 
 
 def did_you_mean(text: str, choices: Collection[str]) -> str:
@@ -148,8 +183,11 @@ def _mapped(header: str, names: Sequence[str]) -> str | None:
 
 def _seen(names: Sequence[str], wanted: str) -> str:
     listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
-    separator = len(names) == 1 and next((mark for mark in ";|" if mark in names[0]), None)
+    separator = len(names) == 1 and next((mark for mark in ";|\t," if mark in names[0]), None)
     if separator:
-        return f"The header is {listed}; separate cells with commas (.csv) or tabs (.tsv), not {separator!r}."
-    near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1)
+        return (
+            f"The header is {listed}; separate cells with commas (.csv) or tabs (.tsv), "
+            f"or say --delimiter {separator!r}."
+        )
+    near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1) if wanted else []
     return f"The columns are: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -4,13 +4,12 @@ from jobs.manifest.raw import Broken
 from jobs.manifest.streams import MAX_LINE
 
 NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
-_TOO_LONG = f"line is over {MAX_LINE:,} bytes; shorten it"
 
 
-def decoded(raw: bytes, line: int) -> str | Broken:
-    """The text of a line; Broken if it is too long or isn't UTF-8."""
-    if len(raw) > MAX_LINE:
-        return Broken(line, _TOO_LONG, loose(raw))
+def decoded(raw: bytes, line: int, limit: int = MAX_LINE) -> str | Broken:
+    """The text of a line; Broken if it has over `limit` bytes or isn't UTF-8."""
+    if len(raw) > limit:
+        return Broken(line, f"line is over {limit:,} bytes; shorten it", loose(raw))
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

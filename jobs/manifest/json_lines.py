@@ -8,19 +8,22 @@ from typing import Any
 
 import orjson
 
+from jobs.manifest.counts import LineCounts
 from jobs.manifest.decoding import decoded
+from jobs.manifest.json_tables import expand
 from jobs.manifest.raw import Broken, Record, Records, Shape, Shapes
 from jobs.manifest.streams import MAX_LINE, Lines
-from jobs.manifest.values import PLAIN_TYPES
+from jobs.manifest.values import PLAIN_TYPES, is_visible
 
 _LOOSE_COLONS = (b" :", b"\t:", b"\r:", b"\n:")
 _RISKY_ESCAPE = re.compile(r"\\u(?:0000|[dD])")
 _BEYOND_64_BITS = 2.0**63
 
 
-def read_jsonl(lines: Lines) -> Records:
-    """One JSON object a line (RFC 8259, so no NaN); blank lines are no rows."""
+def read_jsonl(lines: Lines, renames: Mapping[str, str], counts: LineCounts) -> Records:
+    """One JSON object a line (RFC 8259, so no NaN), or one batch input of many rows; blank lines are no rows."""
     shapes = Shapes()
+    line = 0
     for line, raw in lines.numbered():
         try:
             values = orjson.loads(raw) if len(raw) <= MAX_LINE else None
@@ -36,8 +39,15 @@ def read_jsonl(lines: Lines) -> Records:
                 yield Record(line, values, raw, b"\\u0000" in raw, None, shape)
                 continue
         record = read_carefully(line, raw)
-        if record:
+        if record is None:
+            counts.blank += 1
+        elif isinstance(record, Record) and "input_data" in record.values:
+            rows = expand(record, renames)
+            counts.lines += len(rows) - 1
+            yield from rows
+        else:
             yield record
+    counts.lines += line
 
 
 def _is_sure(raw: bytes, values: Mapping[str, Any], shape: Shape) -> bool:
@@ -63,12 +73,13 @@ def _has_keys(raw: bytes, count: int) -> bool:
     return raw.count(b":") == count or not any(gap in raw for gap in _LOOSE_COLONS)
 
 
-def read_carefully(line: int, raw: bytes) -> Record | Broken | None:
+def read_carefully(line: int, raw: bytes, limit: int = MAX_LINE) -> Record | Broken | None:
     """What is on a line, in a tenth of the speed, or why it can't be used; None if it is blank."""
-    text = decoded(raw, line)
+    text = decoded(raw, line, limit)
     if isinstance(text, Broken):
         return text
-    if not text or text.isspace():
+    text = text.lstrip("\ufeff")  # of a file that was joined to another one
+    if not is_visible(text):
         return None
     try:
         values = _CAREFUL.decode(text)

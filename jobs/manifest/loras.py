@@ -1,10 +1,13 @@
 """The `lora` column: which LoRAs a row asks for, and how much of each."""
 
+import re
+
 from jobs.manifest.columns import did_you_mean
 from jobs.manifest.records import LoraRules, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown
 
 MAX_LORAS = 8
+_TAG = re.compile(r"\s*<lora:([^:<>]*)(?::([^<>]*))?>", re.IGNORECASE)
 _MAX_TEXT = 1_000
 _MAX_WEIGHT = 2.0
 
@@ -24,6 +27,12 @@ def read_loras(value: object, model: ModelRules, rules: RowRules) -> str:
     if len(weights) > MAX_LORAS:
         raise ProblemError("lora", f"a row takes at most {MAX_LORAS} LoRAs, not {len(weights)}")
     return "+".join(f"{id}:{weight:.6g}" for id, weight in sorted(weights.items()))
+
+
+def take_tags(prompt: str) -> tuple[str, list[str]]:
+    """A prompt without its `<lora:id:weight>` tags, as other tools write them, and the tags as the column has them."""
+    tags = [f"{id}:{weight}" if weight else id for id, weight in _TAG.findall(prompt)]
+    return (_TAG.sub("", prompt).strip(), tags) if tags else (prompt, tags)
 
 
 def split_loras(canonical: str) -> list[tuple[str, float]]:

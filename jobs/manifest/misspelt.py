@@ -8,11 +8,18 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
     {
         "textprompt": "prompt",
         "positiveprompt": "prompt",
+        "textprompts": "prompt",
         "negprompt": "negative_prompt",
+        "negative": "negative_prompt",
+        "negativeprompts": "negative_prompt",
         "uncondprompt": "negative_prompt",
         "checkpoint": "model",
         "ckpt": "model",
         "sdmodelcheckpoint": "model",
+        "sdmodel": "model",
+        "sdmodelname": "model",
+        "ckptname": "model",
+        "modelname": "model",
         "cfg": "guidance_scale",
         "cfgscale": "guidance_scale",
         "guidance": "guidance_scale",
@@ -26,9 +33,17 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
         "scheduler": "sampler",
         "samplername": "sampler",
         "samplingmethod": "sampler",
+        "samplerindex": "sampler",
+        "sampling": "sampler",
+        "schedulername": "sampler",
+        "schedulertype": "sampler",
+        "scheduletype": "sampler",
         "randomseed": "seed",
         "noiseseed": "seed",
         "rngseed": "seed",
+        "numoutputs": "num_images",
+        "imagesperprompt": "num_images",
+        "samples": "num_images",
         "niter": "num_images",
         "nsamples": "num_images",
         "numsamples": "num_images",
@@ -39,11 +54,18 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
         "numimagesperprompt": "num_images",
         "initimg": "init_image",
         "initimages": "init_image",
+        "inputimage": "init_image",
+        "startimage": "init_image",
         "maskimg": "mask_image",
         "depthmap": "depth_image",
         "depthimg": "depth_image",
         "denoise": "strength",
         "denoisingstrength": "strength",
+        "promptstrength": "strength",
+        "imagestrength": "strength",
+        "loras": "lora",
+        "loraweights": "lora",
+        "loramodel": "lora",
         "upscalefactor": "upscale",
         "upscaleby": "upscale",
         "upscaler": "upscale",
@@ -76,16 +98,17 @@ def suggest(header: str, known: Collection[str]) -> str | None:
     (insert, delete, replace, or swap neighbours) is allowed, two in names of 13 letters and more. Trailing
     digits (`prompt_2`) make another column of it.
     """
-    plain = _plain(header)
+    plain = plain_name(header)
     other = OTHER_TOOLS.get(plain)
     if other in known:
         return other
     if plain in ORDINARY or len(plain) > 30:
         return None
-    return next((name for name in known if _looks_like(plain, _plain(name))), None)
+    return next((name for name in known if _looks_like(plain, plain_name(name))), None)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 

@@ -1,6 +1,8 @@
 """The columns that say how a row is rendered: read, defaulted by the model, checked against it."""
 
+import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jobs.errors import UsageError
@@ -97,7 +99,7 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
         "height": height,
         "steps": steps,
         "guidance_scale": _guidance_scale(given.get("guidance_scale"), model.guidance_scale),
-        "sampler": _sampler(given.get("sampler"), model),
+        "sampler": _sampler(given.get("sampler"), model, rules),
         "num_images": _whole("num_images", given.get("num_images"), 1, 100_000, 1),
         "strength": strength,
         "upscale": upscale,
@@ -118,14 +120,48 @@ def find_model(value: object, rules: RowRules) -> ModelRules:
     return found
 
 
-def check_overrides(rules: RowRules, pictures: Mapping[str, Callable[[object], Any]]) -> None:
+def check_overrides(
+    rules: RowRules,
+    pictures: Mapping[str, Callable[[object], Any]] = MappingProxyType({}),
+    only_default: bool = False,
+) -> None:
     """Raise UsageError for an override that no row could take, so that it isn't a million rejects.
 
-    `pictures` are what reads the picture columns.
+    `pictures` are what reads the picture columns; `only_default`: rows can't name a model of their own.
     """
-    checks: dict[str, Callable[[object], object]] = {
+    checks = {**_checks(rules), **pictures}
+    for column, text in rules.overrides.items():
+        try:
+            checks.get(column, str)(text)
+        except ProblemError as error:
+            raise UsageError(f"--set {column}={text}: {error.reason}") from None
+    models = _models(rules, only_default)
+    for column, text in rules.overrides.items():
+        check = _MODEL_CHECKS.get(column)
+        problems = [_problem(check, text, model, rules) for model in models] if check else []
+        if problems and all(problems):
+            raise UsageError(f"--set {column}={text}: {problems[0]}")
+
+
+def _models(rules: RowRules, only_default: bool) -> list[ModelRules]:
+    """The models that rows may be drawn by, the likeliest first."""
+    first = find_model(rules.overrides.get("model"), rules)
+    if only_default or not missing(rules.overrides.get("model")):
+        return [first]
+    return [first, *rules.models.values()]
+
+
+def _problem(check: "_Check", text: str, model: ModelRules, rules: RowRules) -> str | None:
+    try:
+        check(text, model, rules)
+    except ProblemError as error:
+        return error.reason
+    return None
+
+
+def _checks(rules: RowRules) -> dict[str, Callable[[object], object]]:
+    return {
         **FREE_COLUMNS,
-        **pictures,
         "model": lambda value: find_model(value, rules),
         "steps": lambda value: _whole("steps", value, 1, 1000, 1),
         "guidance_scale": lambda value: _guidance_scale(value, 0),
@@ -137,11 +173,6 @@ def check_overrides(rules: RowRules, pictures: Mapping[str, Callable[[object], A
         "upscale": check_upscale,
         "noise_level": lambda value: _whole("noise_level", value, 0, 100_000, 0),
     }
-    for column, text in rules.overrides.items():
-        try:
-            checks.get(column, str)(text)
-        except ProblemError as error:
-            raise UsageError(f"--set {column}={text}: {error.reason}") from None
 
 
 def _whole(column: str, value: object, low: int, high: int, default: int) -> int:
@@ -174,16 +205,37 @@ def _guidance_scale(value: object, default: float) -> float:
     return default if missing(value) else decimal_number("guidance_scale", value, 0, 50)
 
 
-def _sampler(value: object, model: ModelRules) -> str:
+def _sampler(value: object, model: ModelRules, rules: RowRules) -> str:
     if missing(value):
         return model.sampler
     name = free_text("sampler", value, 200).strip()
-    plain = _plain(name)
-    found = next((sampler for sampler in model.samplers if _plain(sampler) == plain), None)
+    plain = plain_sampler(name)
+    ours = rules.sampler_names.get(plain)
+    found = next((sampler for sampler in model.samplers if plain_sampler(sampler) == plain), ours)
+    if found in model.samplers:
+        return str(found)
     if found is None:
-        raise ProblemError("sampler", f"unknown sampler {shown(name)}; {did_you_mean(name, model.samplers)}")
-    return found
+        reason = f"unknown sampler {shown(name)}; {did_you_mean(name, model.samplers)}"
+    elif not found:
+        reason = f"there is no sampler {shown(name)} here; there are {', '.join(sorted(model.samplers))}"
+    else:
+        reason = f"model {model.id!r} has no sampler {found!r}; it has {', '.join(sorted(model.samplers))}"
+    raise ProblemError("sampler", reason)
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_")
+def plain_sampler(name: str) -> str:
+    """A sampler's name without case, separators, "k_", "sample_" and "Scheduler", and with "pp" for "++"."""
+    bare = re.sub(r"^(?:k|sample)[_ -]", "", name.strip().lower()).replace("++", "pp")
+    return re.sub(r"[\s_.-]+", "", bare).removesuffix("scheduler")
+
+
+_Check = Callable[[object, ModelRules, RowRules], object]
+_MODEL_CHECKS: Mapping[str, _Check] = {
+    "width": lambda value, model, _: _side("width", value, model.width, model),
+    "height": lambda value, model, _: _side("height", value, model.height, model),
+    "sampler": _sampler,
+    "lora": read_loras,
+    "upscale": lambda value, model, _: (
+        Mode.UPSCALE in model.modes or read_upscale(value, Mode.TEXT2IMAGE, model)
+    ),
+}

@@ -1,5 +1,6 @@
 """Parquet by batches of rows, values turned into what JSON has."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns import check_header
+from jobs.manifest.columns import check_header, locate_columns
+from jobs.manifest.counts import LineCounts
+from jobs.manifest.pictures import PICTURE_COLUMNS
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.records import ManifestFile
 from jobs.manifest.streams import read_chunks
@@ -24,18 +27,21 @@ _UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
-def read_parquet(manifest: ManifestFile, renames: Mapping[str, str]) -> Records:
+def read_parquet(manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts) -> Records:
     """The rows of a Parquet file, `line` being the row's number from 1.
 
-    Times and decimals become text, so that nothing is rounded; bytes break the row.
+    Times and decimals become text, so that nothing is rounded, NaN a missing value. Columns of bytes are left out,
+    which `counts` says, unless they are ours: there bytes are text, as some tools write it, and no pictures.
     """
     try:
         with _plain_file(manifest) as path, pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            check_header(names, renames, manifest.label)
+            schema = file.schema_arrow
+            check_header(schema.names, renames, manifest.label)
+            names = _kept(schema, renames, counts)
+            pictures = _pictures(names, renames)
             number = 0
-            for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
-                columns = [_column(column) for column in batch.columns]
+            for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
+                columns = [_column(batch.column(name), name not in pictures) for name in names]
                 for cells in zip(*columns, strict=True):
                     number += 1
                     yield _record(number, names, cells)
@@ -58,16 +64,47 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
         yield Path(plain.name)
 
 
-def _column(column: Any) -> list[Any]:
+def _kept(schema: pa.Schema, renames: Mapping[str, str], counts: LineCounts) -> list[str]:
+    """The columns that JSON has a form for."""
+    ours = locate_columns(schema.names, renames).values()
+    left_out = [field.name for field in schema if _holds_bytes(field.type) and field.name not in ours]
+    counts.left_out.extend(name for name in left_out if name not in counts.left_out)
+    return [name for name in schema.names if name not in left_out]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_nested(kind):
+        return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    is_bytes = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary
+    return any(check(kind) for check in is_bytes)
+
+
+def _pictures(names: Sequence[str], renames: Mapping[str, str]) -> set[str]:
+    return {name for column, name in locate_columns(names, renames).items() if column in PICTURE_COLUMNS}
+
+
+def _column(column: Any, is_text: bool) -> list[Any]:
     # Python's datetime has no nanoseconds.
-    as_text = pa.types.is_timestamp(column.type) or pa.types.is_time(column.type)
+    is_time = pa.types.is_timestamp(column.type) or pa.types.is_time(column.type)
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    as_text = is_time or (is_bytes and is_text)
     try:
         values = (column.cast(pa.string()) if as_text else column).to_pylist()
     except _UNREADABLE:
         return [_value(scalar) for scalar in column]
-    if _PLAIN.issuperset(map(type, values)):
+    if is_time:
+        return [_moment(value) for value in values]
+    if _PLAIN.issuperset(map(type, values)) and not pa.types.is_floating(column.type):
         return list(values)
     return [_attempt(value) for value in values]
+
+
+def _moment(text: str | None) -> object:
+    if text is not None and text.startswith("<"):
+        return ProblemError(None, f"holds a moment that has no form as text ({text.strip('<>')})")
+    return text
 
 
 def _value(scalar: Any) -> object:
@@ -87,7 +124,7 @@ def _attempt(value: object) -> object:
 def jsonable(value: object) -> object:
     """A Parquet value as JSON has it: exact text for times, decimals and UUIDs, seconds for durations."""
     if type(value) in _PLAIN:
-        return value
+        return None if isinstance(value, float) and math.isnan(value) else value
     if isinstance(value, Decimal | UUID):
         return str(value)
     if isinstance(value, date | time):

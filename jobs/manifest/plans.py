@@ -8,6 +8,7 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.columns import find_misspelt, locate_columns
 from jobs.manifest.options import OPTION_COLUMNS, PLAIN_LENGTHS
+from jobs.manifest.other_tools import WAYS_OUT, watched_names
 from jobs.manifest.pictures import PICTURE_COLUMNS
 from jobs.manifest.raw import Shape
 from jobs.manifest.records import RowRules
@@ -21,7 +22,8 @@ Readers = Mapping[str, Callable[[object], Any]]
 class Plan:
     """What to take from records of one shape, and the options found for some of them.
 
-    `free` holds column, name in the file, what reads it, and up to what length text is taken as it is.
+    `free` holds column, name in the file, what reads it, and up to what length text is taken as it is. `watched` are
+    columns that may mean other ones.
     """
 
     complaint: tuple[str | None, str] | None
@@ -32,13 +34,14 @@ class Plan:
     options: Callable[[Values], tuple[Any, ...]]
     meta_names: tuple[str, ...]
     has_plain_meta: bool
+    watched: tuple[str, ...]
     found: dict[object, dict[str, Any]]
 
 
 def make_plan(shape: Shape, rules: RowRules, free: Readers) -> Plan:
     """The plan for a shape; `free` are what reads the columns that are no options."""
-    names = shape.names
-    types = dict(zip(names, shape.types, strict=True))
+    types = dict(zip(shape.names, shape.types, strict=True))
+    names = tuple(name for name in shape.names if name.strip().lower() not in rules.dropped)
     try:
         located = locate_columns(names, rules.renames)
         complaint = _complaint(names, located)
@@ -64,6 +67,7 @@ def make_plan(shape: Shape, rules: RowRules, free: Readers) -> Plan:
         options=_taker(tuple(given[column] for column in options)),
         meta_names=meta,
         has_plain_meta=are_plain(types[name] for name in meta),
+        watched=watched_names(meta) if rules.watches_names else (),
         found={},
     )
 
@@ -73,7 +77,7 @@ def _complaint(names: tuple[str, ...], located: Values) -> tuple[str | None, str
     if misspelt is None:
         return None
     name, meant = misspelt
-    return name, f"column {shown(name)} is not known; did you mean {meant!r}? Rename it in the file"
+    return name, f"column {shown(name)} is not known; did you mean {meant!r}? {WAYS_OUT.format(name)}"
 
 
 def _taker(keys: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The values of a recipe's variables: a list, weights by value, or the lines of a file."""
+"""The values of a recipe's variables: a list, weights by value, or the lines of a file, `#` lines being comments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +51,9 @@ def _lines(node: Node, file: ManifestFile) -> tuple[str, ...]:
         if isinstance(record, Broken):
             raise node.error(f"{file.label}, line {record.line}: {record.reason}")
         line = record.values["prompt"].strip()
+        if line.startswith("#"):
+            continue  # a comment, as in the word files of other tools; \\# begins a value with a #
+        line = line.removeprefix("\\") if line.startswith("\\#") else line
         if line in found:
             raise node.error(
                 f"{file.label}, line {record.line}: {shown(line)} stands on line {found[line]} already"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 if TYPE_CHECKING:
     from jobs.manifest.recipe import Recipe
 
-Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "recipe"]
+Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "json", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]
 
 SEED_SPACE = 2**64
@@ -65,7 +65,9 @@ class RowRules:
 
     `models` and `loras` map ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames`
     the header of the file by known column (`--map`). Pictures lie below one of `image_roots`, none for anywhere.
-    `needs_clip` asks for models that name a CLIP, `needs_decoder` for those that name a small decoder.
+    `needs_clip` asks for models that name a CLIP, `needs_decoder` for those that name a small decoder. `sampler_names`
+    maps other names of samplers, as `plain_sampler` has them, to ours, or to "" where there is none. `dropped` are
+    columns of the file that are left out, in lower case. `watches_names` is off where the user chose all names.
     """
 
     models: Mapping[str, ModelRules]
@@ -77,6 +79,9 @@ class RowRules:
     image_roots: tuple[str, ...] = ()
     needs_clip: bool = False
     needs_decoder: bool = False
+    sampler_names: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    watches_names: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class ManifestFile:
     compressed has at most `limit` bytes when it is unpacked.
 
     `folder` is where relative paths in it start: an absolute path or an s3:// prefix. The digest of a recipe covers the
-    files that it names.
+    files that it names. `delimiter` is what separates a table's cells where the user says it.
     """
 
     label: str
@@ -173,6 +178,7 @@ class ManifestFile:
     folder: str = "/"
     recipe: "Recipe | None" = None
     limit: int = MANIFEST_LIMIT
+    delimiter: str | None = None
 
     @property
     def rows(self) -> int | None:

@@ -1,9 +1,13 @@
 """Records into rows: defaults filled in, everything checked, at a few microseconds each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs.errors import ManifestError, UsageError
+from jobs.manifest.columns import check_header, find_misspelt, locate_columns
+from jobs.manifest.counts import LineCounts
+from jobs.manifest.loras import take_tags
 from jobs.manifest.modes import Pictures
 from jobs.manifest.options import (
     FREE_COLUMNS,
@@ -12,9 +16,10 @@ from jobs.manifest.options import (
     check_overrides,
     read_options,
 )
+from jobs.manifest.other_tools import translated
 from jobs.manifest.pictures import PICTURE_COLUMNS, PictureFinder
 from jobs.manifest.plans import Plan, Readers, Values, make_plan
-from jobs.manifest.raw import Broken, Record, Shape, Shapes
+from jobs.manifest.raw import Broken, Record, Records, Shape, Shapes
 from jobs.manifest.readers import read_records
 from jobs.manifest.records import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (
@@ -22,6 +27,7 @@ from jobs.manifest.values import (
     check_meta,
     check_storable,
     free_text,
+    is_visible,
     missing,
     printable,
     shown,
@@ -30,10 +36,15 @@ from jobs.states import Mode
 
 _MAX_PLANS = 1000
 _MAX_OPTIONS = 2_000
+_PROMPTLESS = 1_000
 
 
-def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]:
+def read_rows(
+    manifest: ManifestFile, rules: RowRules, counts: LineCounts | None = None
+) -> Iterator[Row | Reject]:
     """The rows of a manifest in order, each valid and complete or rejected with a reason.
+
+    What its lines were is added to `counts`: by the end, they are the rows and the other lines that it names.
 
     Streams: memory doesn't grow with the file. Raises ManifestError when the file can't be read (rows before
     the damage have been yielded by then), has no prompt column or no rows, and UsageError for an override
@@ -41,13 +52,54 @@ def read_rows(manifest: ManifestFile, rules: RowRules) -> Iterator[Row | Reject]
     """
     _check_sweep(manifest, rules)
     pictures = PictureFinder(manifest.folder, rules.image_roots).readers()
-    check_overrides(rules, pictures)
-    builder = _Builder(rules, {**FREE_COLUMNS, **pictures})
+    check_overrides(rules, pictures, only_default=manifest.format == "txt")
+    own_names = replace(rules, watches_names=manifest.format != "recipe")
+    builder = _Builder(own_names, {**FREE_COLUMNS, **pictures})
+    counts = counts if counts is not None else LineCounts()
+    records = read_records(manifest, rules.renames, counts)
+    if manifest.format in {"json", "jsonl"}:
+        records = _with_prompts(records, rules, manifest.label)
     ordinal = -1
-    for ordinal, record in enumerate(read_records(manifest, rules.renames)):
+    for ordinal, record in enumerate(records):
         yield builder.build(ordinal, record)
+    counts.lines = counts.lines or ordinal + 1
     if ordinal < 0:
         raise ManifestError(f"{manifest.label}: has no rows; nothing to render.")
+
+
+def _with_prompts(records: Records, rules: RowRules, label: str) -> Records:
+    """The records, or ManifestError if the first ones, or all, have no column of prompts nor pictures."""
+    waiting: list[Record | Broken] = []
+    for record in records:
+        waiting.append(record)
+        if isinstance(record, Record) and _has_prompt(record, rules):
+            break
+        if len(waiting) == _PROMPTLESS:
+            break
+    first = next((record for record in waiting if isinstance(record, Record)), None)
+    if first is not None and not _has_prompt(waiting[-1], rules):
+        check_header(list(first.values), rules.renames, label, first.values)
+    if waiting and not any(isinstance(record, Record) or "{" in str(record.raw) for record in waiting):
+        line = printable(str(waiting[0].raw).strip(), 60)
+        raise ManifestError(f"{label}: holds no JSON object; its first line is '{line}'.")
+    yield from waiting
+    yield from records
+
+
+def _has_prompt(record: Record | Broken, rules: RowRules) -> bool:
+    """Whether a record has what a row needs, or what is meant to be that."""
+    if isinstance(record, Broken):
+        return False
+    if not missing(rules.overrides.get("init_image")):
+        return True
+    try:
+        located = locate_columns(list(record.values), rules.renames)
+    except ManifestError:
+        return True
+    misspelt = find_misspelt(list(record.values), located)
+    return not located.keys().isdisjoint({"prompt", "init_image"}) or (
+        misspelt is not None and misspelt[1] == "prompt"
+    )
 
 
 def _check_sweep(manifest: ManifestFile, rules: RowRules) -> None:
@@ -86,12 +138,16 @@ class _Builder:
         plan = self._plans.get(shape) or self._plan(shape)
         if plan.complaint:
             raise ProblemError(*plan.complaint)
+        if plan.watched:
+            known_values = translated(values, plan.watched)
+            if known_values is not values:
+                return self._row(ordinal, record._replace(values=dict(known_values), shape=None))
         if suspect:
             check_storable(values)
         fields: dict[str, Any] = {"ordinal": ordinal, "line": line, "seed_ordinal": seed_ordinal}
         for name, key, parse, plain_length in plan.free:
             value = values[key]
-            is_plain = plain_length and 0 < len(value) <= plain_length and not value.isspace()
+            is_plain = plain_length and 0 < len(value) <= plain_length and "!" <= value[0] <= "~"
             fields[name] = value if is_plain else parse(value)
         meta = fields["meta"] = {}
         for name in plan.meta_names:
@@ -99,23 +155,35 @@ class _Builder:
         if not plan.has_plain_meta:
             check_meta(meta)
         raw = plan.options(values)
+        if "<" in fields.get("prompt", ""):
+            fields["prompt"], tags = take_tags(fields["prompt"])
+            if tags:
+                return self._finished(plan, self._options(plan, raw, fields, tags) | fields)
         known = (raw, self._pictures(fields)) if plan.has_pictures else raw
         try:
             row = plan.found[known] | fields
         except (KeyError, TypeError):
             found = plan.found[known] = self._options(plan, raw, fields)
             row = found | fields
+        return self._finished(plan, row)
+
+    def _finished(self, plan: Plan, row: dict[str, Any]) -> Row:
         if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
             raise ProblemError(*plan.promptless)
         return Row.of(row)
 
-    def _options(self, plan: Plan, raw: tuple[Any, ...], fields: Values) -> dict[str, Any]:
+    def _options(
+        self, plan: Plan, raw: tuple[Any, ...], fields: Values, lora_tags: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """The options of a row, and those free columns that `--set` fixes or nobody gives."""
         if self._remembered >= _MAX_OPTIONS:
             self._plans.clear()
             self._remembered = 0
         self._remembered += 1
         given = dict(zip(plan.option_names, raw, strict=True)) | self._option_overrides
+        if lora_tags:
+            own = given.get("lora")
+            given["lora"] = "+".join([*([] if missing(own) else [str(own)]), *lora_tags])
         pictures = self._pictures(fields) if plan.has_pictures else self._fixed_pictures
         return self._fixed | read_options(given, self._rules, pictures)
 
@@ -131,12 +199,13 @@ class _Builder:
 
 
 def _prompt(value: object) -> str:
-    """Empty where there is none: what is only enlarged needs none."""
+    """Empty where there is none, or none that shows: what is only enlarged needs none."""
     if missing(value):
         return ""
     if not isinstance(value, str):
         raise ProblemError("prompt", f"prompt must be text, not {shown(value)}")
-    return free_text("prompt", value, MAX_PROMPT)
+    text = free_text("prompt", value, MAX_PROMPT)
+    return text if is_visible(text) else ""
 
 
 def _reject(ordinal: int, record: Record | Broken, column: str | None, reason: str) -> Reject:

@@ -6,17 +6,17 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import file_digest
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, get_args
 
-from jobs.errors import ManifestError
+from jobs.errors import ManifestError, UsageError
 from jobs.files import NotRegularError, Writable, is_below, open_regular, opened_path
 from jobs.manifest.records import MANIFEST_LIMIT, OUTSIDE, Compression, Format, ManifestFile
-from jobs.manifest.sniff import read_head, sniff_compression, sniff_format
+from jobs.manifest.sniff import find_format, read_head, sniff_compression
 from jobs.manifest.spool import spooled
 from jobs.manifest.streams import CHUNK
 from jobs.manifest.values import printable
@@ -24,6 +24,7 @@ from jobs.manifest.values import printable
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -57,6 +58,7 @@ def open_source(
     location: str,
     *,
     format: str | None = None,
+    delimiter: str | None = None,
     fetch: Fetch | None = None,
     prompt_header: str = "prompt",
     limit: int = MANIFEST_LIMIT,
@@ -65,8 +67,9 @@ def open_source(
     """Make a manifest a local file for as long as the block runs.
 
     `location` is a path, `-` (stdin) or an `s3://` URI. Standard input and objects are spooled to a temporary file
-    without a name. The format comes from `format`, else from the suffix, else from the first bytes. `Access` says
-    what the rest is. Raises ManifestError.
+    without a name. The format comes from `format`, else from the suffix, which the first bytes may deny, else from the
+    first bytes; `delimiter` is that of a table. `Access` says what the rest is. Raises ManifestError, and UsageError
+    for a delimiter of what is no table.
     """
     access = Access(fetch, prompt_header, limit, roots)
 
@@ -77,7 +80,7 @@ def open_source(
 
     with _open_file(location, format, access) as manifest:
         if manifest.format != "recipe":
-            yield manifest
+            yield _with_delimiter(manifest, delimiter)
             return
         from jobs.manifest.recipe_files import with_recipe  # noqa: PLC0415 - YAML is for recipes only
 
@@ -189,11 +192,23 @@ def _describe(location: str, label: str, path: Path, format: str | None, access:
     if size == 0:
         raise ManifestError(f"{label}: is empty.")
     compression = sniff_compression(path, label, named_compression)
-    found = _known_format(format) or named_format
-    if found is None:
-        found = sniff_format(read_head(path, compression, label), access.prompt_header)
+    told = _known_format(format)
+    head = read_head(path, compression, label)
+    found = find_format(head, label, told=told, named=named_format, prompt_header=access.prompt_header)
     folder = _folder(location)
     return ManifestFile(label, stem, path, found, compression, digest, size, folder, limit=access.limit)
+
+
+def _with_delimiter(manifest: ManifestFile, delimiter: str | None) -> ManifestFile:
+    """Of a table alone: in other formats nothing separates cells."""
+    if delimiter is None:
+        return manifest
+    mark = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+    if len(mark) != 1 or mark.isalnum() or mark in '"\r\n\0':
+        raise UsageError(f"--delimiter {delimiter!r}: give one character, such as ';', or the word tab.")
+    if manifest.format not in {"csv", "tsv"}:
+        raise UsageError(f"--delimiter: {manifest.label} is {manifest.format}; add --input-format csv.")
+    return replace(manifest, delimiter=mark)
 
 
 def _folder(location: str) -> str:

@@ -3,6 +3,7 @@
 import math
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,9 +13,10 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DEPTH = 64
 EXACT_FLOAT = 2**53
-_WHOLE = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,30})(\.0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
 _SHORT = reprlib.Repr()
+_BLANK_SYMBOLS = "\u115f\u1160\u2800\u3164\uffa0"
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 
 
@@ -47,13 +49,27 @@ def missing(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def is_visible(text: str) -> bool:
+    """Whether any character of `text` shows: no space, control or format character, mark or blank symbol."""
+    if text[:1].isascii() and text[:1].isalnum():
+        return True
+    return any(
+        unicodedata.category(character)[0] not in "CMZ" and character not in _BLANK_SYMBOLS
+        for character in text
+    )
+
+
 def whole_number(column: str, value: object, low: int, high: int) -> int:
-    """An integer in [low, high] from a number or its text; `512.0` is one, `True` and `5,5` are not."""
-    number = _whole(value)
+    """An integer in [low, high] from a number or its text; `512.0` is one, `True` and `5,5` are not.
+
+    Nor is a float from 2**53 on, of which several whole numbers may have been rounded.
+    """
+    number = _whole(column, value)
     if number is None:
         raise ProblemError(column, f"{column} must be a whole number, not {shown(value)}")
     if not low <= number <= high:
-        raise ProblemError(column, f"{column} must be {low} to {high}, not {shown(number)}")
+        hint = "; leave it empty for any seed" if column == "seed" and number == -1 else ""
+        raise ProblemError(column, f"{column} must be {low} to {high}, not {shown(number)}{hint}")
     return number
 
 
@@ -70,11 +86,11 @@ def decimal_number(column: str, value: object, low: float, high: float) -> float
 
 
 def free_text(column: str, value: object, limit: int) -> str:
-    """Text of at most `limit` characters, unchanged; whole numbers are taken as their digits."""
+    """Text of at most `limit` characters, unchanged; whole numbers are taken as their digits, `7.0` as 7."""
     if type(value) is str and len(value) <= limit:
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+    if isinstance(value, int | float) and (number := _whole(column, value)) is not None:
+        value = str(number)
     if not isinstance(value, str):
         raise ProblemError(column, f"{column} must be text, not {shown(value)}")
     if len(value) > limit:
@@ -115,10 +131,27 @@ def _check(column: str, value: object, depth: int) -> None:
             _check(column, part, depth + 1)
 
 
-def _whole(value: object) -> int | None:
+def _whole(column: str, value: object) -> int | None:
     if isinstance(value, str):
         match = _WHOLE.fullmatch(value.strip())
-        return int(match[1]) if match else None
-    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOAT:
+        if match is None:
+            return None
+        if match[2]:
+            _check_exact(column, value, int(match[1]))
+        return int(match[1])
+    if isinstance(value, float):
+        if not value.is_integer():
+            return None
+        _check_exact(column, value, value)
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _check_exact(column: str, value: object, number: float) -> None:
+    """Pandas makes floats of whole numbers in a column with gaps, and writes them so."""
+    if abs(number) >= EXACT_FLOAT:
+        raise ProblemError(
+            column,
+            f"{column} {shown(value)} is a float of 2**53 or more, which is no exact whole number: "
+            "store the column as integers or text",
+        )

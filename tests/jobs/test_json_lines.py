@@ -69,7 +69,7 @@ VALUES = st.recursive(
 LINES = st.builds(lambda *parts: "".join(parts), GAPS, objects(VALUES, 5) | VALUES, GAPS)
 
 
-def carefully(lines: Lines) -> Records:
+def carefully(lines: Lines, *_: object) -> Records:
     """`read_jsonl` without its short cuts."""
     for line, raw in lines.numbered():
         record = read_carefully(line, raw)

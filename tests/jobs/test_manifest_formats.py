@@ -42,13 +42,13 @@ def test_quoted_newlines_keep_line_numbers_right(tmp_path: Path, end: str) -> No
 
 
 def test_rows_that_dont_fit_the_header(tmp_path: Path) -> None:
-    items = read_bytes(tmp_path, "m.csv", b"prompt,x\na\n\nb,1,2\n\r\nc,1\n" + b'"d",1,2\n,\n')
+    items = read_bytes(tmp_path, "m.csv", b"prompt,x\na\n\nb,1,2\n\r\nc,1\n" + b'"d",1,2\n,\n,1\n')
     assert prompts(items) == [
         (2, "! has 1 cells, the header has 2; quote cells that hold the separator"),
         (4, "! has 3 cells, the header has 2; quote cells that hold the separator"),
         (6, "c"),
         (7, "! has 3 cells, the header has 2; quote cells that hold the separator"),
-        (8, "! prompt is empty"),
+        (9, "! prompt is empty"),
     ]
 
 
@@ -61,7 +61,8 @@ def test_a_csv_quote_that_is_wrong_is_a_reject_and_the_rest_goes_on(tmp_path: Pa
         (3, 'c "d"'),
         (4, f"! {doubled} (lines 4 to 5)"),
         (6, "h"),
-        (7, "! a quote is opened and never closed (lines 7 to 8)"),
+        (7, "! a quote is opened and never closed; double the quotes that belong to the text"),
+        (8, "i"),
     ]
 
 
@@ -81,8 +82,8 @@ def test_a_stray_quote_doesnt_swallow_a_megabyte_of_rows_unseen(tmp_path: Path) 
     data = b'prompt,x\n"stray,1\n' + b"a fox,1\n" * 200_000
     first, *rest = read_bytes(tmp_path, "m.csv", data)
     assert isinstance(first, Reject)
-    assert "(lines 2 to " in first.reason
-    assert 60_000 < len(rest) < 80_000
+    assert first.line == 2
+    assert len(rest) == 200_000
     assert all(isinstance(item, Row) for item in rest)
 
 
@@ -132,8 +133,9 @@ def test_a_misspelt_column_rejects_every_row_of_a_csv(tmp_path: Path) -> None:
 def test_a_long_line_is_a_reject_and_not_held(tmp_path: Path, name: str) -> None:
     head = {"m.csv": b"prompt\n", "m.tsv": b"prompt\n"}.get(name, b"")
     good = b'{"prompt":"a fox"}' if name == "m.jsonl" else b"a fox"
+    start = b"" if name == "m.txt" else b'{"prompt":"'
     path = tmp_path / name
-    path.write_bytes(head + b'{"prompt":"' + b"x" * 30_000_000 + b"\n" + good)
+    path.write_bytes(head + start + b"x" * 30_000_000 + b"\n" + good)
     tracemalloc.start()
     bad, row = read(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -182,7 +184,6 @@ def test_memory_doesnt_grow_with_the_file(tmp_path: Path) -> None:
         ("m.csv", b"caption,x\na,b", "no 'prompt' column"),
         ("m.csv", b'"prompt\na', "the header a quote is opened"),
         ("m.csv", b"prompt\xff\na", "the header byte 7 is not valid UTF-8"),
-        ("m.csv", b"prompt,x\ra,1\rb,2\r", "ends its lines with CR"),
         ("m.csv", b"prompt,prompt\na,b", "'prompt' twice"),
         ("m.parquet", b"PAR1 and nothing more", "damaged, truncated or not Parquet"),
     ],

@@ -79,16 +79,13 @@ def test_other_types_become_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("x", b"\x89PNG", "bytes"),
-        ("x", [b"a"], "bytes"),
-        ("x", float("nan"), "nan is not a number"),
         ("x", [float("inf")], "inf is not a number"),
         ("x", "a\0", "NUL"),
         ("prompt", "", "prompt is empty"),
         ("prompt", "a\0", "NUL"),
         ("steps", 0, "1 to 1000"),
         ("steps", True, "whole number"),
-        ("guidance_scale", float("nan"), "nan is not a number"),
+        ("prompt", b"a\xff", "bytes"),
         ("init_image", b"png", "bytes"),
         ("stpes", 4, "did you mean 'steps'"),
     ],

@@ -246,9 +246,9 @@ def test_a_renamed_column_is_read_from_its_header(tmp_path: Path, name: str) -> 
 
 
 def test_a_renamed_column_that_a_row_lacks(tmp_path: Path) -> None:
-    reject = only_reject(
-        read_bytes(tmp_path, "m.jsonl", b'{"prompt":"a"}', rules(renames={"prompt": "Caption"}))
-    )
+    data = b'{"Caption":"b"}\n{"prompt":"a"}'
+    _, reject = read_bytes(tmp_path, "m.jsonl", data, rules(renames={"prompt": "Caption"}))
+    assert isinstance(reject, Reject)
     assert reject.reason == "there is no 'Caption' in this row"
 
 
