@@ -42,6 +42,87 @@ _SAMPLERS: dict[str, _Sampler] = {
 
 SAMPLERS: tuple[str, ...] = tuple(_SAMPLERS)
 
+# What the samplers are called by diffusers, k-diffusion, A1111, ComfyUI, InvokeAI, Replicate and Stable Diffusion's own
+# scripts, besides the names above; case, separators, "k_" and "Scheduler" don't count.
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "ddim": (),
+    "pndm": ("plms",),
+    "dpmpp_2m": ("DPMSolverMultistep", "dpmsolver++", "dpm_solver++", "dpmsolver_multistep"),
+    "dpmpp_2m_karras": ("dpmpp_2m_k", "KarrasDPM"),
+    "euler": ("EulerDiscrete",),
+    "euler_a": ("euler_ancestral", "EulerAncestralDiscrete"),
+    "unipc": ("uni_pc", "uni_pc_bh2", "UniPCMultistep"),
+    "heun": ("HeunDiscrete",),
+}
+
+# Samplers of those programs that are none of ours, so that no near name is taken for what was meant.
+FOREIGN_SAMPLERS: tuple[str, ...] = (
+    *("lms", "lms_karras", "lms_k", "LMSDiscrete", "KLMS", "ddpm", "ddpm_parallel", "lcm", "tcd", "deis"),
+    *(
+        "DEISMultistep",
+        "dpm2",
+        "dpm_2",
+        "dpm2_karras",
+        "dpm2_a",
+        "dpm2_a_karras",
+        "dpm_2_ancestral",
+        "kdpm_2",
+        "kdpm_2_a",
+    ),
+    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "dpm_fast", "dpm_adaptive", "dpmpp_sde", "dpmpp_sde_karras"),
+    *("dpmpp_sde_gpu", "DPMSolverSDE", "dpmpp_2s", "dpmpp_2s_a", "dpmpp_2s_a_karras", "dpmpp_2s_ancestral"),
+    *(
+        "DPMSolverSinglestep",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_karras",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_2m_sde_exponential",
+    ),
+    *(
+        "dpmpp_2m_sde_heun",
+        "dpmpp_3m",
+        "dpmpp_3m_k",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_karras",
+        "dpmpp_3m_sde_gpu",
+    ),
+    *(
+        "dpmpp_3m_sde_exponential",
+        "euler_karras",
+        "euler_k",
+        "euler_cfg_pp",
+        "euler_ancestral_cfg_pp",
+        "heun_karras",
+    ),
+    *(
+        "heun_k",
+        "heunpp2",
+        "ipndm",
+        "ipndm_v",
+        "restart",
+        "res_multistep",
+        "unipc_karras",
+        "unipc_k",
+        "ddim_cfg_pp",
+    ),
+    *(
+        "ddim_inverse",
+        "EDMEuler",
+        "EDMDPMSolverMultistep",
+        "FlowMatchEulerDiscrete",
+        "ScoreSdeVe",
+        "VQDiffusion",
+    ),
+)
+
+
+def other_names() -> Mapping[str, str]:
+    """Our name by each name that viewers and other programs have for a sampler; "" where it is none of ours."""
+    names = dict.fromkeys(FOREIGN_SAMPLERS, "")
+    for name, sampler in _SAMPLERS.items():
+        names |= dict.fromkeys((name, sampler.viewer_name, *_OTHER_NAMES[name]), name)
+    return names
+
 
 def viewer_name(name: str) -> str:
     """The name that image viewers know the sampler `name` by, as they read it from a PNG: "Euler a"."""

@@ -4,17 +4,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.manifest import LoraRules, ModelRules, RowRules
+from jobs.manifest import LoraRules, ModelRules, RowRules, plain_sampler
 from models.catalogue import Card, Catalogue
+from models.samplers import other_names
+
+_SAMPLER_NAMES = {plain_sampler(name): ours for name, ours in other_names().items()}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the user wants a manifest read: columns set for all rows, headers renamed, strictness."""
+    """How the user wants a manifest read: columns set for all rows, headers renamed or left out, strictness."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    drop: tuple[str, ...] = ()
+    unique_ids: bool = False
 
 
 def row_rules(
@@ -45,6 +50,8 @@ def row_rules(
         image_roots=image_roots,
         needs_clip=needs_clip,
         needs_decoder=needs_decoder,
+        sampler_names=_SAMPLER_NAMES,
+        dropped=frozenset(name.strip().lower() for name in reading.drop),
     )
 
 

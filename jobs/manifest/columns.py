@@ -141,12 +141,17 @@ def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = 
     for name, value in (values or {}).items():
         if isinstance(value, dict) and "prompt" in value:
             return f"{shown(name)} holds one: take it out with jq -c '.{name}'"
-    lowered = {name.strip().lower(): name for name in names}
-    near = next((name for name in lowered if name in _PROMPTS), None) or next(
-        iter(get_close_matches("prompt", lowered, n=1)), None
-    )
-    hint = "If one of them holds the prompts, say so with --map prompt=Column"
-    return f"Did you mean {shown(lowered[near])}? {hint}" if near is not None else hint
+    guess = prompt_guess(names).lstrip("; ").capitalize()
+    return f"{guess} If one of them holds the prompts, say so with --map prompt=Column".lstrip()
+
+
+def prompt_guess(names: Sequence[str]) -> str:
+    """`; did you mean 'caption' (--map prompt=caption)?`, or nothing where no name looks like that of prompts."""
+    near = next((name for name in names if name.strip().lower() in _PROMPTS), None)
+    if near is None:
+        lowered = {name.strip().lower(): name for name in names}
+        near = next((lowered[name] for name in get_close_matches("prompt", lowered, n=1)), None)
+    return "" if near is None else f"; did you mean {shown(near)} (--map prompt={printable(near, 40)})?"
 
 
 def did_you_mean(text: str, choices: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns import find_misspelt, locate_columns
+from jobs.manifest.columns import find_misspelt, locate_columns, prompt_guess
 from jobs.manifest.options import OPTION_COLUMNS, PLAIN_LENGTHS
 from jobs.manifest.other_tools import WAYS_OUT, watched_names
 from jobs.manifest.pictures import PICTURE_COLUMNS
@@ -56,7 +56,7 @@ def make_plan(shape: Shape, rules: RowRules, free: Readers) -> Plan:
         complaint=complaint,
         promptless=("prompt", "prompt is empty")
         if "prompt" in located
-        else (header, f"there is no {shown(header)} in this row"),
+        else (header, f"there is no {shown(header)} in this row{prompt_guess(names)}"),
         free=tuple(
             (name, given[name], parse, PLAIN_LENGTHS.get(name, 0) if types[given[name]] is str else 0)
             for name, parse in free.items()
