@@ -56,7 +56,10 @@ def make_plan(shape: Shape, rules: RowRules, free: Readers) -> Plan:
         complaint=complaint,
         promptless=("prompt", "prompt is empty")
         if "prompt" in located
-        else (header, f"there is no {shown(header)} in this row{prompt_guess(names)}"),
+        else (
+            header,
+            f"there is no {shown(header)} in this row{'' if rules.renames.get('prompt') else prompt_guess(names)}",
+        ),
         free=tuple(
             (name, given[name], parse, PLAIN_LENGTHS.get(name, 0) if types[given[name]] is str else 0)
             for name, parse in free.items()

@@ -150,7 +150,9 @@ def _is_json_surely(seems: Format, lines: Sequence[str]) -> bool:
 def _is_table_surely(seems: Format, lines: Sequence[str]) -> bool:
     """A prompt may have a comma and the word "prompt"; a table has as many cells on each line."""
     mark = find_delimiter(lines[0], {"prompt"}) if seems in {"csv", "tsv"} else None
-    return mark is not None and len(lines) > 1 and len({line.count(mark) for line in lines[:20]}) == 1
+    if mark is None or mark not in lines[0]:
+        return False
+    return len(lines) > 1 and len({line.count(mark) for line in lines[:20]}) == 1
 
 
 def _json_shape(text: str) -> str:
