@@ -13,6 +13,7 @@ import psutil
 
 from console.supervise import STOP_S, tail
 from jobs.errors import ServiceError
+from jobs.process import open_log
 from jobs.settings import Settings
 
 START_S = 60
@@ -21,8 +22,7 @@ START_S = 60
 def start(settings: Settings, arguments: Sequence[str]) -> None:
     """Start `nightmill ARGUMENTS` and wait until it announces itself; ServiceError with its last words if it ends."""
     log = settings.logs_path / "up.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    with open_log(log) as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "console.cli", *arguments],
             env=settings.environment(),

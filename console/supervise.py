@@ -14,6 +14,7 @@ import psutil
 
 from console.show import note
 from jobs.errors import ServiceError, UsageError
+from jobs.process import open_log
 from jobs.settings import Settings
 
 STOP_S = 30
@@ -41,9 +42,8 @@ class Child:
 
     def start(self) -> None:
         """Start it in a session of its own, so that a Ctrl-C reaches only us; it stops when we are gone."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
-        with self.log.open("ab") as log:
+        with open_log(self.log) as log:
             self.process = subprocess.Popen(
                 command,
                 env=self.environment,

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from pydantic import SecretStr
 
-from jobs.private_postgres import start_postgres, stop_postgres
+from jobs.private_postgres import close_folder, start_postgres, stop_postgres
 from jobs.private_redis import start_redis, stop_redis
 from jobs.settings import Settings
 
@@ -81,7 +81,7 @@ def _stop(settings: Settings) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    data_dir.mkdir(parents=True, exist_ok=True)
+    close_folder(data_dir)
     with (data_dir / "services.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

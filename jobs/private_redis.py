@@ -53,6 +53,7 @@ def start_redis(folder: Path) -> str:
 
 def _launch_redis(program: str, folder: Path, socket: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
     options = {
         "port": "0",
         "unixsocket": str(socket),

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import BinaryIO
 
 from jobs.errors import NightmillError
 
@@ -61,6 +63,17 @@ def work_offline() -> None:
     """Let nothing in this process and its children reach a hub of models; to be called before its client's import."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log to append to, in a folder, which nobody else may read: logs tell of prompts and hosts."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.parent.stat().st_uid == os.geteuid():
+        path.parent.chmod(0o700)
+    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if os.fstat(number).st_uid == os.geteuid():
+        os.fchmod(number, 0o600)
+    return os.fdopen(number, "ab")
 
 
 def start_logging(level: str) -> None:
