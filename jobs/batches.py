@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import Engine, text, update
 
 from jobs import queue, schema
+from jobs.conditions import IS_LIVE
 from jobs.database import run
+from jobs.errors import UsageError
 from jobs.job import BatchId, LaneId
 from jobs.policy import SCHEDULE, Policy
 from jobs.standing import BatchStatus, status, statuses
@@ -77,8 +79,13 @@ def cancel(engine: Engine, batch: BatchId) -> int:
 def retry(
     engine: Engine, batch: BatchId, states: Sequence[JobState] = RETRYABLE, kind: str | None = None
 ) -> int:
-    """Queue jobs without an image again, `kind` narrowing to one error; returns how many. Ends a cancellation."""
+    """Queue jobs without an image again, `kind` narrowing to one error; returns how many. Ends a cancellation.
+
+    Raises UsageError where the batch is archived.
+    """
     queued = _until_none(lambda: queue.retry(engine, batch, states, kind))
+    if not queued:
+        _check_is_kept(engine, batch)
     run(engine, _REOPEN, {"id": batch})
     return queued
 
@@ -90,10 +97,20 @@ def rejects(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
 
 
 def fold_tallies(engine: Engine, *, limit: int = 10_000) -> int:
-    """Replace tally rows by their sums; returns how many rows went. Any number of processes may do it at once."""
-    statement = text("""
-        WITH folded AS (
-            DELETE FROM tallies WHERE id IN (SELECT id FROM tallies ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
+    """Replace tally rows by their sums; returns how many rows went. Any number of processes may do it at once.
+
+    Sums that stand alone stay as they are, and so do lanes that ended long ago: nothing is added to them any more.
+    """
+    statement = text(f"""
+        WITH several AS (
+            SELECT t.batch_id, lane_id, state
+            FROM lanes JOIN tallies AS t ON t.batch_id = lanes.batch_id AND lane_id = lanes.id
+            WHERE {IS_LIVE} OR ended_at > now() - interval '1 day'
+            GROUP BY 1, 2, 3 HAVING count(*) > 1
+        ), folded AS (
+            DELETE FROM tallies WHERE id IN (
+                SELECT id FROM tallies JOIN several USING (batch_id, lane_id, state)
+                ORDER BY id LIMIT :limit FOR UPDATE OF tallies SKIP LOCKED)
             RETURNING *
         ), kept AS (
             INSERT INTO tallies (batch_id, lane_id, state, delta)
@@ -102,6 +119,14 @@ def fold_tallies(engine: Engine, *, limit: int = 10_000) -> int:
         SELECT id FROM folded
     """)
     return len(run(engine, statement, {"limit": limit}))
+
+
+def _check_is_kept(engine: Engine, batch: BatchId) -> None:
+    statement = text("SELECT name FROM batches WHERE id = :id AND archived_at IS NOT NULL")
+    for row in run(engine, statement, {"id": batch}):
+        raise UsageError(
+            f"batch {row.name} is archived, its jobs are gone: submit its manifest again under another --name"
+        )
 
 
 def _lanes(engine: Engine, batch: BatchId) -> list[LaneId]:

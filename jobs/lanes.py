@@ -2,24 +2,38 @@
 
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from jobs.database import run
+from jobs.conditions import HAS_OPEN_JOBS, IS_LIVE
+from jobs.database import run, transact
 from jobs.job import BatchId, Lane
 
 ABOVE_ALL = 2**63 - 1
 
 # Ids of a lane's jobs only grow, and what comes back to the queue is found otherwise: below the lowest job that waits
 # for its first claim, none will ever wait again.
-_RAISE_FLOORS = text("""
+_RAISE_FLOORS = text(f"""
     WITH found AS (
         SELECT id, coalesce((
             SELECT jobs.id - 1 FROM jobs
             WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued' AND not_before IS NULL AND jobs.id > floor
             ORDER BY lane_id, jobs.id LIMIT 1), :top) AS lowest
-        FROM lanes WHERE floor < :top
+        FROM lanes WHERE {IS_LIVE} AND floor < :top
+    ), raised AS (
+        SELECT lanes.id, lowest FROM lanes JOIN found ON found.id = lanes.id WHERE lowest > floor
+        ORDER BY lanes.id FOR NO KEY UPDATE OF lanes SKIP LOCKED
     )
-    UPDATE lanes SET floor = lowest FROM found WHERE lanes.id = found.id AND lowest > floor RETURNING lanes.id
+    UPDATE lanes SET floor = lowest FROM raised WHERE lanes.id = raised.id RETURNING lanes.id
+""")
+
+# Lanes are locked by the first, and looked at again by the second, which sees what was committed until then: who queues
+# jobs in a lane writes to it (`jobs.conditions.reopening`), and so waits for this or is waited for.
+_SEEMINGLY_ENDED = text(f"""
+    SELECT id FROM lanes WHERE {IS_LIVE} AND NOT {HAS_OPEN_JOBS}
+    ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+_END = text(f"""
+    UPDATE lanes SET ended_at = now() WHERE id = ANY (CAST(:ids AS bigint[])) AND NOT {HAS_OPEN_JOBS} RETURNING id
 """)
 
 _LANES = text("""
@@ -43,6 +57,19 @@ def job_count(engine: Engine, lane: Lane) -> int:
 def raise_floors(engine: Engine) -> int:
     """Let claims begin where jobs still wait, so that they needn't step over what was claimed; returns how many."""
     return len(run(engine, _RAISE_FLOORS, {"top": ABOVE_ALL}))
+
+
+def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:
+    """Note which lanes have no job left to do, so that nobody looks at them any more; returns how many."""
+
+    def end(connection: Connection) -> int:
+        ids = connection.execute(_SEEMINGLY_ENDED, {"limit": limit}).scalars().all()
+        return len(connection.execute(_END, {"ids": list(ids)}).all()) if ids else 0
+
+    total = 0
+    while ended := transact(engine, end):
+        total += ended
+    return total
 
 
 def lanes(engine: Engine, batch: BatchId, *, limit: int = 50) -> list[dict[str, Any]]:

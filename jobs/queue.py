@@ -15,14 +15,13 @@ from uuid import UUID, uuid4
 import orjson
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
-from jobs.conditions import IS_OPEN, IS_PAST_CANARY
+from jobs.conditions import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.database import run, transact
 from jobs.errors import LeaseLostError
 from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
-EVERYBODY = "*"
 CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
 
 # `moved` holds (batch_id, lane_id, was, state) of each job that a statement moved.
@@ -46,6 +45,21 @@ _REMEMBERED = """
 _IN_LANE = "lane_id BETWEEN :lane AND :lane"
 
 
+# Jobs are locked in the order of their ids by all who wait for one another. `given` has their ids and leases.
+_HELD = """
+    held AS (
+        SELECT given.* FROM given JOIN jobs ON jobs.id = given.id AND jobs.lease = given.lease
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    )"""
+
+_GIVEN_PAIRS = (
+    "given AS (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS g (id, lease))"
+)
+
+_CLAIMED = """
+    id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
+    sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh"""
+
 # Not a statement of its own but what each claim ends with: `picked` holds the ids, `open` says what the lane allows.
 _TAKEN = f"""
     moved AS (
@@ -54,9 +68,10 @@ _TAKEN = f"""
         FROM picked WHERE jobs.id = picked.id
         RETURNING jobs.*, 'queued' AS was
     ), {_COUNTED}
-    SELECT id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
-        sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh
-    FROM moved ORDER BY id"""
+    SELECT {_CLAIMED} FROM moved ORDER BY id"""
+
+# What a claim has given already, where its answer was lost.
+_GIVEN_BEFORE = text(f"SELECT {_CLAIMED} FROM jobs WHERE state = 'running' AND lease = :lease ORDER BY id")
 
 # The columns of a claim are the fields of a Job, in their order, but for the lease, which is the same for all of them.
 _FIELDS = [field.name for field in fields(Job)]
@@ -66,33 +81,46 @@ _LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 # are limited is open to those only who have looked how many there are.
 _OPEN = f"""
     open AS MATERIALIZED (
-        SELECT now() AS due, CASE WHEN {IS_PAST_CANARY} THEN greatest(floor, :after) END AS floor, max_attempts
+        SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
+            CASE WHEN {IS_PAST_CANARY} THEN greatest(floor, :after) END AS floor,
+            CASE WHEN NOT {IS_PAST_CANARY} THEN batch_id END AS canary_of
         FROM lanes JOIN batches ON batches.id = batch_id
-        WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room OR NOT EXISTS (
-            SELECT FROM tenants WHERE name IN (lanes.tenant, '{EVERYBODY}') AND max_running IS NOT NULL))
+        WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room
+            OR NOT EXISTS (SELECT FROM tenants WHERE name = lanes.tenant AND max_running IS NOT NULL)
+            AND NOT EXISTS (SELECT FROM fair_share WHERE max_running IS NOT NULL))
     )"""
 
 _DUE = f"{_IN_LANE} AND state = 'queued' AND not_before <= (SELECT due FROM open)"
+# Until a canary's verdict, its own jobs alone.
+_AHEAD = IS_AHEAD.format("(SELECT canary_of FROM open)", "(SELECT canary FROM open)", ":lane")
 
 _CLAIM = text(f"""
     WITH {_OPEN}, again AS (
         SELECT id FROM jobs WHERE {_DUE} AND error_kind IS DISTINCT FROM 'crash'
         ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), ahead AS (
+        SELECT id FROM jobs WHERE {_AHEAD} AND error_kind IS DISTINCT FROM 'crash'
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit FOR UPDATE SKIP LOCKED
     ), fresh AS (
         SELECT id FROM jobs
         WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL AND id > (SELECT floor FROM open)
         ORDER BY lane_id, id LIMIT CAST(:limit AS bigint) - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
     ), picked AS (
-        SELECT id FROM again UNION ALL SELECT id FROM fresh
+        SELECT id FROM again UNION ALL SELECT id FROM ahead UNION ALL SELECT id FROM fresh
     ), {_TAKEN}
 """)
 
 
 def _claiming_crashed(which: str) -> TextClause:
     return text(f"""
-        WITH {_OPEN}, picked AS (
+        WITH {_OPEN}, again AS (
             SELECT id FROM jobs WHERE {_DUE} AND error_kind = 'crash' AND {which}
             ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), ahead AS (
+            SELECT id FROM jobs WHERE {_AHEAD} AND error_kind = 'crash' AND {which}
+            ORDER BY batch_id, ordinal, "index" LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), picked AS (
+            SELECT id FROM again UNION ALL SELECT id FROM ahead
         ), {_TAKEN}
     """)
 
@@ -107,25 +135,27 @@ _CLAIMS = (
 
 # How many more jobs may run; null: any number. Those who ask take turns, so that no two see the same room.
 _TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:key)")
-_ROOM = text(f"""
-    SELECT min(max_running - (
-        SELECT count(*) FROM jobs JOIN lanes ON lanes.id = lane_id
-        WHERE jobs.state = 'running' AND (tenants.name = '{EVERYBODY}' OR lanes.tenant = tenants.name))) AS room
-    FROM tenants WHERE max_running IS NOT NULL AND name IN ('{EVERYBODY}', (SELECT tenant FROM lanes WHERE id = :lane))
+_ROOM = text("""
+    SELECT least(
+        (SELECT max_running - (SELECT count(*) FROM jobs WHERE state = 'running')
+         FROM fair_share WHERE max_running IS NOT NULL),
+        (SELECT max_running - (
+            SELECT count(*) FROM jobs JOIN lanes ON lanes.id = lane_id
+            WHERE jobs.state = 'running' AND lanes.tenant = tenants.name)
+         FROM tenants WHERE max_running IS NOT NULL AND name = (SELECT tenant FROM lanes WHERE id = :lane))) AS room
 """)
 
-_EXTEND = text("""
+_EXTEND = text(f"""
+    WITH {_GIVEN_PAIRS}, {_HELD}
     UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_s)
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS held (id, lease)
-    WHERE jobs.id = held.id AND jobs.lease = held.lease RETURNING jobs.id
+    FROM held WHERE jobs.id = held.id RETURNING jobs.id
 """)
 
 _RELEASE = text(f"""
-    WITH moved AS (
+    WITH {_GIVEN_PAIRS}, {_HELD}, moved AS (
         UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
             not_before = now()
-        FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS held (id, lease)
-        WHERE jobs.id = held.id AND jobs.lease = held.lease
+        FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS was
     ), {_COUNTED}
     SELECT id FROM moved
@@ -139,11 +169,11 @@ _COMPLETE = text(f"""
             upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
             watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
             init_image_sha256 text, lora_digest text, quality jsonb, watermark_method text)
-    ), moved AS (
+    ), {_HELD}, moved AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
-        FROM given WHERE jobs.id = given.id AND jobs.lease = given.lease
-        RETURNING jobs.*, given.lease AS held, 'running' AS was
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, held.lease AS held, 'running' AS was
     ), {_COUNTED}, stored AS (
         INSERT INTO images (job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
@@ -173,7 +203,8 @@ _FAIL = text(f"""
             id bigint, lease uuid, error_kind text, error_text text, most_attempts int)
     ), held AS (
         SELECT given.*, attempt < least(max_attempts, most_attempts) AS is_again
-        FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id FOR UPDATE OF jobs
+        FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id
+        ORDER BY jobs.id FOR UPDATE OF jobs
     ), moved AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
             not_before = now() + make_interval(
@@ -190,10 +221,10 @@ _BLOCK = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
             id bigint, lease uuid, error_kind text, error_text text)
-    ), moved AS (
+    ), {_HELD}, moved AS (
         UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
-            error_kind = given.error_kind, error_text = given.error_text
-        FROM given WHERE jobs.id = given.id AND jobs.lease = given.lease
+            error_kind = held.error_kind, error_text = held.error_text
+        FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS was, 'blocked' AS outcome
     ), {_COUNTED}, {_REMEMBERED}
     SELECT id FROM moved
@@ -233,10 +264,13 @@ _CANCEL = text(f"""
     SELECT id FROM moved
 """)
 
+# Nobody can archive the batch before this has ended (`jobs.removal`).
 _RETRY = text(f"""
-    WITH picked AS (
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
+    ), picked AS (
         SELECT id, state AS was FROM jobs
-        WHERE batch_id = :batch AND state = ANY (CAST(:states AS text[]))
+        WHERE batch_id = (SELECT id FROM kept) AND state = ANY (CAST(:states AS text[]))
           AND state IN ('failed', 'blocked', 'cancelled')
           AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
         ORDER BY id LIMIT :limit FOR UPDATE
@@ -244,7 +278,7 @@ _RETRY = text(f"""
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
             error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
-    ), {_COUNTED}
+    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
     SELECT id FROM moved
 """)
 
@@ -286,7 +320,8 @@ def claim(
         "has_room": False,
     }
 
-    rows = _take(partial(run, engine), values, limit) or _take_what_there_is_room_for(engine, values, limit)
+    execute = partial(run, engine, done=_GIVEN_BEFORE)
+    rows = _take(execute, values, limit) or _take_what_there_is_room_for(engine, values, limit)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
     return [_job(row, values["lease"]) for row in rows]
@@ -311,8 +346,10 @@ def _take_what_there_is_room_for(engine: Engine, values: Mapping[str, Any], limi
 
     def take(connection: Connection) -> Sequence[Row[Any]]:
         connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
-        room = connection.execute(_ROOM, lane).scalar_one()
         execute = partial(_all, connection)
+        if given := execute(_GIVEN_BEFORE, values):
+            return given
+        room = connection.execute(_ROOM, lane).scalar_one()
         most = limit if room is None else min(limit, room)
         return _take(execute, {**values, "has_room": True}, most) if most > 0 else []
 
@@ -367,7 +404,10 @@ def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:
 def retry(
     engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None, *, limit: int = 10_000
 ) -> int:
-    """Queue up to `limit` finished jobs without an image again: failed | blocked | cancelled → queued."""
+    """Queue up to `limit` finished jobs without an image again: failed | blocked | cancelled → queued.
+
+    None of a batch that is archived, or just being so.
+    """
     values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
     return len(run(engine, _RETRY, values))
 

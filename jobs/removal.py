@@ -7,21 +7,36 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
-from jobs.database import run
+from jobs.conditions import HAS_OPEN_JOBS
+from jobs.database import run, transact
 from jobs.errors import UsageError
 from jobs.objects import ObjectStore
 from jobs.standing import BatchStatus
+from jobs.states import FINISHED
 
 CHUNK = 5_000
 
-_MARK = text("UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch RETURNING id")
+# The lock waits for those who queue jobs of the batch again, and they for it; the mark, a statement of its own, sees
+# what they have queued.
+_LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
+_MARK = text(f"""
+    UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch AND NOT EXISTS (
+        SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
+    RETURNING id
+""")
+_OPEN_JOBS = text("""
+    SELECT count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
+    WHERE lanes.batch_id = :batch AND state IN ('queued', 'running')
+""")
+_ENDED = ", ".join(f"'{state}'" for state in FINISHED)
 
 # Each goes on after the place that the one before has reached: beginning anew, it would step over what was deleted.
-_JOBS = text("""
+_JOBS = text(f"""
     WITH chosen AS (
         SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+          AND state IN ({_ENDED})
         ORDER BY batch_id, ordinal, "index" LIMIT :limit
     ), gone AS (
         DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id
@@ -59,8 +74,7 @@ def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] =
 
     Such a batch is exported, fed and verified as before; nothing of it can be queued again.
     """
-    _require_ended(batch)
-    run(engine, _MARK, {"batch": batch.id})
+    _mark(engine, batch)
     return _in_chunks(engine, _JOBS, batch.id, on_rows)
 
 
@@ -74,8 +88,7 @@ def delete(
 
     Returns how many rows went. The files go first: a row without its file can be told, a file without a row is lost.
     """
-    _require_ended(batch)
-    run(engine, _MARK, {"batch": batch.id})
+    _mark(engine, batch)
     gone = 0
     for stored in files.list(f"{batch.name}/") if files else ():
         assert files is not None
@@ -86,10 +99,18 @@ def delete(
     return gone
 
 
-def _require_ended(batch: BatchStatus) -> None:
-    if batch.remaining:
+def _mark(engine: Engine, batch: BatchStatus) -> None:
+    """Mark it archived, unless it has jobs that haven't ended: from then on nobody claims, or queues any again."""
+    values = {"batch": batch.id}
+
+    def mark(connection: Connection) -> bool:
+        connection.execute(_LOCK, values)
+        return connection.execute(_MARK, values).one_or_none() is not None
+
+    if not transact(engine, mark):
+        remaining = run(engine, _OPEN_JOBS, values)[0].n
         raise UsageError(
-            f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+            f"batch {batch.name} has {remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
         )
 
 

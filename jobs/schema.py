@@ -171,25 +171,56 @@ lanes = Table(
     Column(
         "batch_s", Float, comment="seconds from the begin of a device batch until it is stored, slow ones"
     ),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        comment="when no job was queued or running any more; null: there may be some",
+    ),
     CheckConstraint(one_of("mode", Mode), "mode"),
+    CheckConstraint("tenant <> '*'", "tenant"),
     UniqueConstraint("batch_id", "tenant", "model", "mode", "lora", "width", "height", "upscale"),
+    Index("lanes_ended_at_idx", "ended_at"),
 )
 
 tenants = Table(
     "tenants",
     metadata,
-    Column("name", Text, primary_key=True, comment="empty: of rows without one; *: all together"),
+    Column("name", Text, primary_key=True, comment="empty: of rows without one"),
     Column("weight", Integer, nullable=False, server_default=text("1")),
     Column("max_running", Integer, comment="jobs that may run at once; null: any number"),
+    Column("used_s", Float, nullable=False, server_default=text("0"), comment="worker seconds per weight"),
+    CheckConstraint("name <> '*'", "name"),
+    CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),
+    CheckConstraint("max_running >= 0", "max_running"),
+)
+
+fair_share = Table(
+    "fair_share",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true"), comment="there is one row"),
     Column(
-        "used_s",
+        "virtual_time",
         Float,
         nullable=False,
         server_default=text("0"),
-        comment="worker seconds per weight; of *: of the tenant whose turn it was last",
+        comment="used_s of the tenant whose turn it was last: who comes back starts level with it",
     ),
-    CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),
+    Column("max_running", Integer, comment="jobs of all tenants that may run at once; null: any number"),
+    CheckConstraint("id", "id"),
     CheckConstraint("max_running >= 0", "max_running"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column(
+        "id", Uuid, primary_key=True, comment="made by the worker, so that a turn is given and settled once"
+    ),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("slice_s", Float, nullable=False, comment="worker seconds charged when it began"),
+    Column("weight", Integer, nullable=False, comment="the tenant's when it began"),
+    moment("begun_at", nullable=False, default="now()"),
 )
 
 tallies = Table(

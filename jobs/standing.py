@@ -1,5 +1,6 @@
 """Where batches stand: counts, speed, when they will be done."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
+from jobs.conditions import IS_LIVE
 from jobs.database import run
 from jobs.errors import UsageError
 from jobs.forecast import LaneWork, finish, seconds_left
@@ -15,28 +17,41 @@ from jobs.job import BatchId
 from jobs.states import BatchState, JobState
 
 RATE_WINDOW_S = 60
+_DIGITS = 19  # of a number that no batch can have
 SEEN_S = 60  # a worker that was silent for longer is not counted
 
-_STATUS = text("""
-    WITH told AS (
-        SELECT batch_id, lane_id, state, sum(delta) AS total FROM tallies
-        WHERE CAST(:name AS text) IS NULL OR batch_id = (SELECT id FROM batches WHERE name = :name)
-        GROUP BY 1, 2, 3
+# All tallies are grouped once, and what is left of lanes is looked at only where lanes haven't ended.
+_STATUS = text(f"""
+    WITH counted AS (
+        SELECT batch_id, jsonb_object_agg(state, total) AS counts FROM (
+            SELECT batch_id, state, sum(delta) AS total FROM tallies
+            WHERE CAST(:id AS bigint) IS NULL OR batch_id = :id GROUP BY 1, 2) AS told
+        GROUP BY 1
     ), lane AS (
-        SELECT batch_id, lane_id, sum(total) FILTER (WHERE state IN ('queued', 'running')) AS remaining,
-            coalesce(sum(total) FILTER (WHERE state = 'running'), 0) AS running
-        FROM told GROUP BY 1, 2
+        SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
+            coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
+        FROM lanes JOIN tallies ON tallies.batch_id = lanes.batch_id AND lane_id = lanes.id
+        WHERE {IS_LIVE} AND state IN ('queued', 'running') AND (CAST(:id AS bigint) IS NULL OR lanes.batch_id = :id)
+        GROUP BY lanes.id HAVING sum(delta) > 0
+    ), left_over AS (
+        SELECT batch_id, jsonb_agg(jsonb_build_array(remaining, running, image_s)) AS work FROM lane GROUP BY 1
+    ), lately AS (
+        SELECT batch_id, count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) AS images_per_s
+        FROM images WHERE created_at > now() - make_interval(secs => :rate_s)
+          AND batch_id IN (
+            SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
+          AND (CAST(:id AS bigint) IS NULL OR batch_id = :id)
+        GROUP BY 1
     )
-    SELECT b.*, now() AS now,
-        coalesce((SELECT jsonb_object_agg(state, total) FROM (
-            SELECT state, sum(total) AS total FROM told WHERE batch_id = b.id GROUP BY state) AS t), '{}') AS counts,
-        (SELECT jsonb_agg(jsonb_build_array(remaining, running, image_s)) FROM lane JOIN lanes ON lanes.id = lane_id
-         WHERE lane.batch_id = b.id AND remaining > 0) AS work,
-        (SELECT count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) FROM images
-         WHERE batch_id = b.id AND created_at > now() - make_interval(secs => :rate_s)) AS images_per_s,
+    SELECT b.*, now() AS now, coalesce(counts, '{{}}') AS counts, work, images_per_s,
         (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)) AS workers
-    FROM batches b WHERE CAST(:name AS text) IS NULL OR name = :name ORDER BY b.id
+    FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
+        LEFT JOIN lately ON lately.batch_id = b.id
+    WHERE CAST(:id AS bigint) IS NULL OR b.id = :id ORDER BY b.id
 """)
+
+_FOUND = text("SELECT id, name FROM batches WHERE name = :text OR id = :number")
+_NAMES = text("SELECT name FROM batches ORDER BY id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +130,38 @@ def statuses(engine: Engine) -> list[BatchStatus]:
 
 
 def status(engine: Engine, batch: str) -> BatchStatus:
-    """One batch by name or id; UsageError with near names if there is none."""
-    return _status(_look(engine, _name_of(engine, batch))[0])
+    """One batch by name or id; UsageError with near names if there is none, or if two are meant."""
+    found = _look(engine, _id_of(engine, batch))
+    if not found:
+        raise UsageError(f"batch {batch!r} was deleted just now")
+    return _status(found[0])
 
 
-def _look(engine: Engine, name: str | None) -> Sequence[Any]:
-    return run(engine, _STATUS, {"name": name, "rate_s": RATE_WINDOW_S, "seen_s": SEEN_S})
+def _look(engine: Engine, batch: BatchId | None) -> Sequence[Any]:
+    return run(engine, _STATUS, {"id": batch, "rate_s": RATE_WINDOW_S, "seen_s": SEEN_S})
 
 
-def _name_of(engine: Engine, batch: str) -> str:
-    names: dict[str, str] = {}
-    rows = run(engine, text("SELECT id, name FROM batches ORDER BY id"), {})
-    names |= {row.name: row.name for row in rows}
-    names |= {str(row.id): row.name for row in rows if str(row.id) not in names}
-    if batch not in names:
+def _id_of(engine: Engine, batch: str) -> BatchId:
+    number = int(batch) if is_number(batch) and len(batch) < _DIGITS else None
+    found = run(engine, _FOUND, {"text": batch, "number": number})
+    if len(found) > 1:
+        named = next(row for row in found if row.name == batch)
+        other = next(row for row in found if row is not named)
+        raise UsageError(
+            f"{batch} is the name of batch number {named.id} and the number of batch {other.name!r}: "
+            f"say {named.id} or {other.name}"
+        )
+    if not found:
+        names = [row.name for row in run(engine, _NAMES, {})]
         near = get_close_matches(batch, names, 1)
         hint = f"did you mean {near[0]!r}?" if near else "`nightmill status` lists those there are"
         raise UsageError(f"no batch {batch!r}: {hint}")
-    return names[batch]
+    return BatchId(found[0].id)
+
+
+def is_number(text: str) -> bool:
+    """Whether a batch's number may be written so; no new batch is named so."""
+    return re.fullmatch("[0-9]+", text) is not None
 
 
 def _status(row: Any) -> BatchStatus:

@@ -10,6 +10,9 @@ queued ──claim──▶ running ──complete──▶ done
 
 from enum import StrEnum
 
+EVERYBODY = "*"
+"""All tenants together, where a limit is set for them; so no tenant can be called that."""
+
 
 class JobState(StrEnum):
     """Where a job stands; every change of it is one statement in `jobs.queue`."""

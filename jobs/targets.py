@@ -6,7 +6,8 @@ it does the others. What a new seed can't mend, a bad input, isn't replaced.
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.database import run
+from jobs.conditions import reopening
+from jobs.database import run, transact
 from jobs.job import BatchId
 
 GOLDEN = 0x9E3779B1  # as in jobs.manifest.records: multiples of the golden ratio keep apart
@@ -74,9 +75,9 @@ _REPLACE = text(f"""
         ON CONFLICT DO NOTHING RETURNING batch_id, lane_id
     ), {_TALLIED}, noted AS (
         UPDATE batches SET jobs = jobs + n FROM (SELECT batch_id, count(*) AS n FROM added GROUP BY 1) AS more
-        WHERE batches.id = more.batch_id
-    )
-    SELECT count(*) AS n FROM added
+        WHERE batches.id = more.batch_id AND cancelled_at IS NULL AND archived_at IS NULL RETURNING batches.id
+    ), {reopening("SELECT lane_id FROM added WHERE (SELECT count(*) FROM noted) >= 0")}
+    SELECT count(*) AS n, count(DISTINCT batch_id) = (SELECT count(*) FROM noted) AS is_wanted FROM added
 """)
 
 _SHORT = text(f"""
@@ -96,8 +97,14 @@ def fill_up(connection: Connection, batch: BatchId) -> int:
 
 def make_up(engine: Engine, batch: BatchId | None = None, *, limit: int = 1000) -> int:
     """Queue replacements of what failed or was blocked, as many as the batch allows; returns how many."""
-    made: int = run(engine, _REPLACE, {"batch": batch, "limit": limit})[0].n
-    return made
+
+    def replace(connection: Connection) -> int:
+        made = connection.execute(_REPLACE, {"batch": batch, "limit": limit}).one()
+        if not made.is_wanted:  # a batch was cancelled or archived meanwhile
+            connection.rollback()
+        return made.n if made.is_wanted else 0
+
+    return transact(engine, replace)
 
 
 def short(engine: Engine, batch: BatchId, *, limit: int = 20) -> list[dict[str, object]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs import batches, canaries, queue, targets
+from jobs import batches, canaries, queue, targets, turns
 from jobs.database import run
 from jobs.errors import ServiceError
-from jobs.lanes import raise_floors
+from jobs.lanes import end_lanes, raise_floors
 from jobs.process import Latch
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
@@ -52,7 +52,9 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
         Duty("canaries judged", 1, lambda: canaries.judge(engine)),
         Duty("replacements queued", 5, lambda: targets.make_up(engine)),
         Duty("floors raised", 5, lambda: raise_floors(engine)),
+        Duty("lanes ended", 5, lambda: end_lanes(engine)),
         Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
+        Duty("turns of dead workers forgotten", 3600, lambda: turns.forget_turns(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
         Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
         Duty("batches to sweep", ROUND_S, sweeper.begin, later),

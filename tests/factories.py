@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -181,3 +182,13 @@ def lane_differences(engine: Engine) -> list[dict[str, Any]]:
         USING (batch_id, lane_id, state) WHERE coalesce(told, 0) <> coalesce(found, 0)
         """,
     )
+
+
+def wait_for_lock(engine: Engine, waiters: int = 1) -> None:
+    """Until so many wait for others' transactions."""
+    waiting = """
+        SELECT count(*) AS n FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    while look(engine, waiting)[0]["n"] < waiters:
+        time.sleep(0.01)

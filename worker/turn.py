@@ -50,9 +50,18 @@ class _Course:
         shift = Shift(self._desk, renew=lambda: self._renewed(shift))
         try:
             return shift.work(turn.lane)
+        except BaseException:
+            self._leave_next()
+            raise
         finally:
             self._settle(shift)
             self.turn, self._next = self._next, None
+
+    def _leave_next(self) -> None:
+        """Nobody will work the turn that comes next: its tenant isn't to pay for it."""
+        if self._next is not None:
+            turns.end_turn(self._desk.engine, self._next, used_s=0, images=0, batch_s=0)
+            self._next = None
 
     def _renewed(self, shift: Shift) -> bool:
         """The slice is over: whether the shift has another one. If it is another lane's turn, that is next."""
@@ -85,7 +94,6 @@ class _Course:
         turns.end_turn(
             self._desk.engine,
             self.turn,
-            slice_s=self._desk.settings.shift_s,
             used_s=now - self._began,
             images=images,
             batch_s=slowest_s,

@@ -19,7 +19,7 @@ from jobs.manifest.modes import (
 )
 from jobs.manifest.records import SEED_SPACE, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown, whole_number
-from jobs.states import Mode
+from jobs.states import EVERYBODY, Mode
 
 MAX_PROMPT = 10_000
 MAX_ID = 500
@@ -51,6 +51,15 @@ def _optional_text(column: str, limit: int) -> Callable[[object], str | None]:
     return read
 
 
+def _tenant(value: object) -> str | None:
+    name = None if missing(value) else free_text("tenant", value, MAX_TENANT)
+    if name is not None and name.strip() == EVERYBODY:
+        raise ProblemError(
+            "tenant", f"a tenant can't be called {EVERYBODY}, which stands for all of them; use another name"
+        )
+    return name
+
+
 def _seed(value: object) -> int | None:
     return None if missing(value) else whole_number("seed", value, 0, SEED_SPACE - 1)
 
@@ -59,7 +68,7 @@ FREE_COLUMNS: Mapping[str, Callable[[object], Any]] = {
     "id": _optional_text("id", MAX_ID),
     "negative_prompt": _negative_prompt,
     "seed": _seed,
-    "tenant": _optional_text("tenant", MAX_TENANT),
+    "tenant": _tenant,
 }
 
 # Text that isn't blank and no longer than this is taken as it is, which what reads the column needn't be asked.
@@ -67,7 +76,6 @@ PLAIN_LENGTHS: Mapping[str, int] = {
     "prompt": MAX_PROMPT,
     "id": MAX_ID,
     "negative_prompt": MAX_PROMPT,
-    "tenant": MAX_TENANT,
 }
 
 

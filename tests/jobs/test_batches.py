@@ -92,13 +92,26 @@ def test_the_rate_forgets_what_is_long_past(engine: Engine) -> None:
     assert batches.status(engine, "foxes").images_per_s == 0
 
 
-def test_batches_are_found_by_name_and_by_id_the_name_first(engine: Engine) -> None:
+def test_batches_are_found_by_name_and_by_id(engine: Engine) -> None:
     first = make_batch(engine, 1, name="foxes")
-    second = make_batch(engine, 1, name=str(first.id))
+    second = make_batch(engine, 1)
     assert batches.status(engine, "foxes").id == first.id
-    assert batches.status(engine, str(second.id)).id == second.id
-    assert batches.status(engine, str(first.id)).id == second.id, "it is named so"
+    for id in (first.id, second.id):
+        assert batches.status(engine, str(id)).id == id
     assert [status.id for status in batches.statuses(engine)] == [first.id, second.id]
+    for unknown in ("0", "01", "9" * 30, "\u0661"):
+        with pytest.raises(UsageError, match="no batch"):
+            batches.status(engine, unknown)
+
+
+def test_a_number_that_is_also_an_older_versions_name_is_refused(engine: Engine) -> None:
+    """Which of the two is meant, nobody knows, and the next command may delete it."""
+    first, second = make_batch(engine, 1, name="foxes"), make_batch(engine, 1)
+    change(engine, "UPDATE batches SET name = :name WHERE id = :id", name=str(first.id), id=second.id)
+    with pytest.raises(UsageError, match=f"say {second.id} or foxes"):
+        batches.status(engine, str(first.id))
+    assert batches.status(engine, str(second.id)).id == second.id
+    assert batches.status(engine, "foxes").id == first.id
 
 
 def test_an_unknown_batch_is_answered_with_a_near_one(engine: Engine) -> None:

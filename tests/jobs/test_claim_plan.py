@@ -13,6 +13,7 @@ from jobs import canaries, feed, lanes, queue, removal, schema, targets, turns
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
+RUNNING = 20
 MANY = 10_000  # jobs of each lane that are queued, and as many that are done
 
 PAIRS = {"ids": [1, 2], "leases": [uuid4(), uuid4()]}
@@ -25,13 +26,19 @@ CLAIM = {
     "after": 0,
     "has_room": False,
 }
-TURN = {"hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60}
+TURN = {"turn": uuid4(), "hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60, "avoided": []}
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
 START = {"xid": "0", "id": 0, "batch": None, "limit": 100}
 
 # statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
 HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
-    "claim": (queue._CLAIM, CLAIM, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_pkey"}, 64),
+    "claim": (
+        queue._CLAIM,
+        CLAIM,
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key", "jobs_pkey"},
+        64,
+    ),
     "rescue": (queue._RESCUE, {"limit": 1000}, "jobs", {"jobs_lease_idx", "jobs_pkey"}, 0),
     "cancel": (
         queue._CANCEL,
@@ -52,8 +59,28 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     "complete": (queue._COMPLETE, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
     "fail": (queue._FAIL, {"records": GIVEN, "delay_s": 1}, "jobs", {"jobs_pkey"}, 1),
     "block": (queue._BLOCK, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
-    "waiting lanes": (turns._WAITING, {"limit": 3}, "jobs", {"jobs_fresh_idx", "jobs_due_idx"}, 2 * LANES),
-    "choose": (turns._CHOOSE, TURN, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2 * LANES),
+    "waiting lanes": (
+        turns._WAITING,
+        {"limit": 3},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key"},
+        2 * LANES,
+    ),
+    "choose": (
+        turns._CHOOSE,
+        TURN,
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx", "jobs_batch_id_ordinal_index_key"},
+        2 * LANES,
+    ),
+    "seemingly ended": (
+        lanes._SEEMINGLY_ENDED,
+        {"limit": 100},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
+        2 * LANES + RUNNING * LANES,
+    ),
+    "mark": (removal._MARK, {"batch": 1}, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2),
     "floors": (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}, "jobs", {"jobs_fresh_idx"}, 2 * LANES),
     "judge": (canaries._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
     "replace": (
@@ -92,7 +119,11 @@ def crowded(engine: Engine) -> Engine:
     )
     multiply(engine, schema.jobs, LANES, 200, {"index": "-n", "state": "'failed'"} | ended)
     multiply(
-        engine, schema.jobs, LANES, 20, {"index": "-1000 - n", "state": "'running'", "attempt": "1"} | leased
+        engine,
+        schema.jobs,
+        LANES,
+        RUNNING,
+        {"index": "-1000 - n", "state": "'running'", "attempt": "1"} | leased,
     )
     queue.complete(engine, [image(take_one(engine, 1))])
     for start in range(0, MANY, MANY // 5):

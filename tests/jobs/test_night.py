@@ -294,7 +294,8 @@ def test_an_archived_batch_keeps_its_counts_and_images(
     )
     assert left == [{"j": 0, "a": 0, "i": 9}]
     assert tallied(engine, batch.id) == {"done": 9, "failed": 1}
-    assert batches.retry(engine, batch.id) == 0
+    with pytest.raises(UsageError, match="is archived, its jobs are gone"):
+        batches.retry(engine, batch.id)
     assert removal.archive(engine, status) == 0
 
 

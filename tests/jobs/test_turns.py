@@ -2,12 +2,15 @@
 
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
 from jobs import batches, lanes, queue, turns
+from jobs.errors import UsageError
 from jobs.job import LaneId
+from jobs.tenants import forget_tenant, set_tenant
 from jobs.turns import Turn, end_turn, take_turn
 from tests.factories import change, lanes_of, look, make_batch, make_lane, take
 
@@ -123,7 +126,7 @@ def test_a_turn_that_ends_early_is_paid_back(engine: Engine) -> None:
         taken = turn(engine)
         used = 6.0 if taken.tenant == "quick" else SLICE_S
         seconds[taken.tenant] += round(used)
-        end_turn(engine, taken, slice_s=SLICE_S, used_s=used, images=0, batch_s=0)
+        end_turn(engine, taken, used_s=used, images=0, batch_s=0)
     assert abs(seconds["quick"] - seconds["slow"]) <= SLICE_S
 
 
@@ -167,13 +170,13 @@ def test_a_tenant_at_its_limit_is_passed_over(engine: Engine) -> None:
 
 def test_the_common_limit_counts_all_tenants(engine: Engine) -> None:
     first, second = tenant_lane(engine, "ada"), tenant_lane(engine, "bob")
-    change(engine, "INSERT INTO tenants (name, max_running) VALUES ('*', 4)")
+    set_tenant(engine, "*", max_running=4)
     assert len(take(engine, first, 50)) == 3
     taken = take(engine, second, 50)
     assert len(taken) == 1
     queue.release(engine, [(taken[0].id, taken[0].lease)])
     assert len(take(engine, second, 50)) == 1
-    change(engine, "UPDATE tenants SET max_running = 0")
+    set_tenant(engine, "*", max_running=0)
     assert take(engine, second, 50) == []
 
 
@@ -202,13 +205,14 @@ def test_closed_batches_get_no_turn(engine: Engine) -> None:
 def test_a_lane_closes_when_what_it_takes_to_deliver_would_not_fit(engine: Engine) -> None:
     """Nothing starts that would not finish: by what workers have measured, once they have."""
     lane = make_lane(engine, 2)
+    first, second = turn(engine), turn(engine)
     change(
         engine, "UPDATE batches SET \"window\" = 'w', opens_at = now(), closes_at = now() + interval '60 s'"
     )
     assert queue.open_lane(engine, lane) is None, "not measured: it might take two minutes"
-    end_turn(engine, Turn(lane, ""), slice_s=60, used_s=60, images=10, batch_s=20)
+    end_turn(engine, first, used_s=60, images=10, batch_s=20)
     assert queue.open_lane(engine, lane) is not None
-    end_turn(engine, Turn(lane, ""), slice_s=60, used_s=60, images=10, batch_s=70)
+    end_turn(engine, second, used_s=60, images=10, batch_s=70)
     assert queue.open_lane(engine, lane) is None
 
 
@@ -228,3 +232,72 @@ def test_floors_rise_with_what_was_claimed_and_hide_nothing(engine: Engine, roun
     assert [job.id for job in take(engine, lane)] == [10]
     assert lanes.raise_floors(engine) == 1
     assert lanes.raise_floors(engine) == 0, "nothing waits there for its first claim any more"
+
+
+def test_no_tenant_can_be_called_as_all_of_them_are(engine: Engine) -> None:
+    batch = make_batch(
+        engine, [{"prompt": "fox", "tenant": "*"}, {"prompt": "fox", "tenant": " * "}, {"prompt": "a"}]
+    )
+    assert (batch.rejected, batch.jobs) == (2, 1)
+    reasons = look(engine, 'SELECT "column", reason FROM rejects')
+    assert {row["column"] for row in reasons} == {"tenant"}
+    assert "stands for all of them" in reasons[0]["reason"]
+    with pytest.raises(UsageError, match=r"--set tenant=\*: a tenant can't be called \*"):
+        make_batch(engine, 1, columns={"tenant": "*"})
+
+
+def test_lifting_the_common_limit_starves_nobody(engine: Engine) -> None:
+    tenant_lane(engine, "ada")
+    served(engine, 50)
+    set_tenant(engine, "*", max_running=1000)
+    forget_tenant(engine, "*")
+    tenant_lane(engine, "bob")
+    assert Counter(served(engine, 10)) == {"ada": 5, "bob": 5}
+    with pytest.raises(UsageError, match="nothing is set for tenant"):
+        forget_tenant(engine, "*")
+
+
+def used(engine: Engine) -> dict[str, float]:
+    return {row["name"]: row["used_s"] for row in look(engine, "SELECT name, used_s FROM tenants")}
+
+
+def test_a_turn_whose_answer_was_lost_is_given_once(engine: Engine) -> None:
+    for name in ("ada", "bob"):
+        tenant_lane(engine, name)
+    first = turn(engine, turn=(asked := uuid4()))
+    assert turn(engine, turn=asked) == first
+    assert used(engine) == {first.tenant: SLICE_S}
+    assert turn(engine).tenant != first.tenant
+
+
+def test_a_turn_whose_end_was_not_answered_is_settled_once(engine: Engine) -> None:
+    lane = tenant_lane(engine, "ada")
+    taken = turn(engine)
+    for _ in range(2):
+        end_turn(engine, taken, used_s=10, images=5, batch_s=2)
+    assert used(engine) == {"ada": 10.0}
+    assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 2.0}]
+    second = turn(engine)
+    for _ in range(2):
+        end_turn(engine, second, used_s=SLICE_S, images=10, batch_s=2)
+    assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 4.0}]
+
+
+def test_a_weight_that_changes_during_a_turn_gives_no_time_away(engine: Engine) -> None:
+    tenant_lane(engine, "ada")
+    set_tenant(engine, "ada", weight=100)
+    taken = turn(engine)
+    set_tenant(engine, "ada", weight=1)
+    end_turn(engine, taken, used_s=0, images=0, batch_s=0)
+    assert used(engine) == {"ada": 0.0}
+
+
+def test_turns_of_dead_workers_are_forgotten_and_stay_charged(engine: Engine) -> None:
+    tenant_lane(engine, "ada")
+    old, new = turn(engine), turn(engine)
+    assert turns.forget_turns(engine) == 0
+    change(engine, "UPDATE turns SET begun_at = now() - interval '2 days' WHERE id = :id", id=old.id)
+    assert turns.forget_turns(engine) == 1
+    for taken in (old, new):
+        end_turn(engine, taken, used_s=0, images=0, batch_s=0)
+    assert used(engine) == {"ada": SLICE_S}

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from sqlalchemy import Engine
 from jobs.errors import ManifestError, UsageError
 from jobs.policy import parse_policy
 from scheduler.ingest import Ingested, checked_name, ingest, slug
-from tests.factories import MODEL, look, make_batch, order_for, states, submit, tallied
+from tests.factories import MODEL, look, make_batch, order_for, states, submit, tallied, wait_for_lock
 from tests.jobs.manifest_kit import rules
 
 Rows = list[dict[str, Any]]
@@ -94,15 +93,6 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_left(engine: Engine, fox
     with pytest.raises(UsageError, match="the name 'taken' belongs to a batch of another manifest"):
         take_in(engine, foxes, name="taken")
     assert sizes(engine) == before
-
-
-def wait_for_lock(engine: Engine) -> None:
-    """Until somebody waits for another's transaction."""
-    waiting = (
-        "SELECT 1 AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    while not look(engine, waiting):
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

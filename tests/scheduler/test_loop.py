@@ -133,7 +133,7 @@ def test_a_duty_is_done_when_it_is_due() -> None:
 
 def test_every_duty_does_nothing_in_an_empty_installation(settings: Settings, engine: Engine) -> None:
     dispatcher = Dispatcher(settings, engine)
-    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0] * 11
+    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0] * 13
     dispatcher.close()
 
 
