@@ -16,6 +16,7 @@ from bench.peers import pgqueuer_rate, procrastinate_rate
 from bench.place import Place, engine_on
 from bench.progress import note
 from bench.rounds import seconds, take_turns
+from bench.year import measure_a_year
 from jobs import batches
 from jobs.database import run
 from jobs.lanes import raise_floors
@@ -30,7 +31,10 @@ RENDERED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Jobs of both backlogs, rounds, calls a round, claims under an old transaction, jobs archived, jobs of peers."""
+    """Jobs of both backlogs, rounds, calls a round, claims under an old transaction, jobs archived, jobs of peers.
+
+    And batches that have ended, and turns taken beside them.
+    """
 
     short: int = 10_000
     long: int = 10_000_000
@@ -40,10 +44,21 @@ class _Sizes:
     pinned: int = 200_000
     archived: int = 100_000
     peers: int = 5_000
+    ended: int = 5_000
+    turns: int = 100
 
 
 QUICK = _Sizes(
-    short=2_000, long=40_000, rounds=2, calls=3, crowd_calls=2, pinned=640, archived=1_000, peers=50
+    short=2_000,
+    long=40_000,
+    rounds=2,
+    calls=3,
+    crowd_calls=2,
+    pinned=640,
+    archived=1_000,
+    peers=50,
+    ended=20,
+    turns=4,
 )
 
 
@@ -61,6 +76,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
             **_beside_an_archive(short, sizes),
             **_under_an_old_transaction(long, sizes),
             **_whole_jobs(place, long, sizes),
+            **measure_a_year(place, sizes.ended, sizes.turns),
         }
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 import migrations
 from jobs.database import check_reachable, connect
 from jobs.embedded import services
+from jobs.epochs import begin_epoch
 from jobs.errors import ServiceError
 from jobs.objects import ObjectStore, S3Options, open_store
 from jobs.settings import Settings, load_settings
@@ -41,6 +42,7 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
         try:
             check_reachable(engine)
             _check_tables(engine, is_private)
+            begin_epoch(engine)
             yield Session(configured, engine)
         finally:
             engine.dispose()

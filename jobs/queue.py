@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import orjson
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
+from jobs import epochs
 from jobs.conditions import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.database import run, transact
 from jobs.errors import LeaseLostError
@@ -174,15 +175,16 @@ _COMPLETE = text(f"""
             error_kind = NULL, error_text = NULL
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, held.lease AS held, 'running' AS was
-    ), {_COUNTED}, stored AS (
-        INSERT INTO images (job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
+    ), {_COUNTED}, {epochs.BEGUN}, stored AS (
+        INSERT INTO images (epoch, job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
             generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
             upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
             watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
             init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality,
             watermark_method)
-        SELECT j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
+        SELECT {epochs.WRITTEN},
+            j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
             j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
             g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
             coalesce(nullif(l.height, 0), g.height / greatest(l.upscale, 1)), j.steps, j.guidance_scale, j.sampler,

@@ -36,10 +36,9 @@ _ENDED = ", ".join(f"'{state}'" for state in FINISHED)
 _JOBS = text(f"""
     WITH chosen AS (
         SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
-          AND state IN ({_ENDED})
         ORDER BY batch_id, ordinal, "index" LIMIT :limit
     ), gone AS (
-        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id
+        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id AND state IN ({_ENDED})
     ), history AS (
         DELETE FROM attempts USING chosen WHERE job_id = chosen.id
     )

@@ -383,8 +383,28 @@ images = Table(
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
     CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
     UniqueConstraint("batch_id", "ordinal", "index"),
-    Index("images_feed_idx", "xid", "id"),
+    Column(
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="orders the feed where transaction ids of several clusters meet",
+    ),
+    Index("images_feed_idx", "epoch", "xid", "id"),
     Index("images_rate_idx", "batch_id", "created_at"),
+)
+
+feed_epochs = Table(
+    "feed_epochs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "cluster",
+        Text,
+        nullable=False,
+        comment="where rows of this epoch were written: system identifier/timeline",
+    ),
+    moment("begun_at", nullable=False, default="now()"),
 )
 
 rejects = Table(

@@ -17,7 +17,7 @@ from jobs.job import BatchId
 from jobs.states import BatchState, JobState
 
 RATE_WINDOW_S = 60
-_DIGITS = 19  # of a number that no batch can have
+_NUMBER = "0|[1-9][0-9]{0,17}"
 SEEN_S = 60  # a worker that was silent for longer is not counted
 
 # All tallies are grouped once, and what is left of lanes is looked at only where lanes haven't ended.
@@ -142,7 +142,7 @@ def _look(engine: Engine, batch: BatchId | None) -> Sequence[Any]:
 
 
 def _id_of(engine: Engine, batch: str) -> BatchId:
-    number = int(batch) if is_number(batch) and len(batch) < _DIGITS else None
+    number = int(batch) if re.fullmatch(_NUMBER, batch) else None
     found = run(engine, _FOUND, {"text": batch, "number": number})
     if len(found) > 1:
         named = next(row for row in found if row.name == batch)
@@ -160,7 +160,7 @@ def _id_of(engine: Engine, batch: str) -> BatchId:
 
 
 def is_number(text: str) -> bool:
-    """Whether a batch's number may be written so; no new batch is named so."""
+    """Whether it would be taken for the number of a batch; no new batch is named so."""
     return re.fullmatch("[0-9]+", text) is not None
 
 

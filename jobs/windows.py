@@ -7,6 +7,7 @@ comes twice stands for its first coming.
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 from jobs.errors import UsageError
@@ -98,11 +99,17 @@ def _next(clock: time, zone: ZoneInfo | None, now: datetime) -> datetime:
 
 
 def _zone(name: str) -> ZoneInfo:
-    if name not in available_timezones():
+    if name not in _zones():
         raise UsageError(
             f"{name!r} is no time zone: use a name such as Europe/Berlin, America/New_York or UTC"
         )
     return ZoneInfo(name)
+
+
+@cache
+def _zones() -> set[str]:
+    """The names of all zones: looking for them takes long, and a batch with a window asks at each look at it."""
+    return available_timezones()
 
 
 def _days(first: str | None, last: str | None) -> frozenset[int]:

@@ -4,8 +4,8 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST = 64
 TRIAL_S = 10.0
+LOWERED_FOR = timedelta(days=1)
 _ENOUGH = 0.9
 
 
@@ -45,12 +46,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Capacity:
-    """`rows` images at once; `tried` gives the images' steps a second for the numbers of them that fitted."""
+    """`rows` images at once; `tried` gives the images' steps a second for the numbers of them that fitted.
+
+    Where memory ran out again and again, `is_lowered` and it was `measured` then; `found` is the number from before.
+    """
 
     rows: int
     tried: Mapping[int, float]
     measured: str
     is_lowered: bool = False
+    found: int | None = None
 
     def report(self) -> dict[str, Any]:
         """As the file and `--json` have it."""
@@ -60,7 +65,14 @@ class Capacity:
             "tried": tried,
             "measured": self.measured,
             "is_lowered": self.is_lowered,
-        }
+        } | ({"found": self.found} if self.found else {})
+
+    def at(self, now: datetime) -> Self | None:
+        """What is left of it: one that was lowered over a day ago is as before, or nothing if nothing was found."""
+        if not self.is_lowered or now - datetime.fromisoformat(self.measured) < LOWERED_FOR:
+            return self
+        rows = self.found or (_enough(self.tried) if self.tried else None)
+        return replace(self, rows=rows, is_lowered=False, found=None) if rows else None
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> Self:
@@ -69,7 +81,10 @@ class Capacity:
         if not 1 <= rows <= 256:
             raise ValueError(f"no number of rows: {rows}")
         tried = {int(tried): float(speed) for tried, speed in report["tried"].items()}
-        return cls(rows, tried, str(report["measured"]), bool(report["is_lowered"]))
+        is_lowered, found = bool(report["is_lowered"]), report.get("found")
+        if is_lowered:
+            datetime.fromisoformat(report["measured"]).astimezone(UTC)
+        return cls(rows, tried, str(report["measured"]), is_lowered, found and int(found))
 
 
 def find(speed: Callable[[int], float], most: int = MOST) -> Capacity:
@@ -88,9 +103,12 @@ def find(speed: Callable[[int], float], most: int = MOST) -> Capacity:
                 raise
             break
         rows *= 2
+    return Capacity(_enough(tried), tried, _now())
+
+
+def _enough(tried: Mapping[int, float]) -> int:
     best = max(tried.values())
-    enough = min(rows for rows, value in tried.items() if value >= _ENOUGH * best)
-    return Capacity(enough, tried, _now())
+    return min(rows for rows, value in tried.items() if value >= _ENOUGH * best)
 
 
 def _is_past_the_best(tried: Mapping[int, float]) -> bool:
@@ -107,7 +125,8 @@ class Profile:
 
     def get(self, site: Site) -> Capacity | None:
         """What was found; None where nothing was."""
-        return self.all().get(site.device, {}).get(str(site))
+        noted = self.all().get(site.device, {}).get(str(site))
+        return noted and noted.at(datetime.now(UTC))
 
     def all(self) -> dict[str, dict[str, Capacity]]:
         """Everything that was found, by device and site; nothing where the file is no such file."""
@@ -125,9 +144,10 @@ class Profile:
             found.setdefault(site.device, {})[str(site)] = capacity
 
     def lower(self, site: Site, rows: int) -> None:
-        """Note that more than `rows` didn't fit. Raises ModelError as `put` does."""
+        """Note for a day that more than `rows` didn't fit. Raises ModelError as `put` does."""
         known = self.get(site)
-        self.put(site, Capacity(rows, known.tried if known else {}, _now(), is_lowered=True))
+        found = (known.found or known.rows) if known else None
+        self.put(site, Capacity(rows, known.tried if known else {}, _now(), is_lowered=True, found=found))
 
     def forget(self, model: str) -> int:
         """Drop what was found for a model; how much that was. Raises ModelError as `put` does."""

@@ -15,6 +15,7 @@ import torch
 from models.catalogue import Precision
 from models.errors import ModelError, OutOfMemoryError
 
+_OTHERS = 0.1
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -46,6 +47,18 @@ class Device:
         if self.name == "mps":
             return self.memory() - int(torch.mps.driver_allocated_memory())
         return int(torch.cuda.mem_get_info(self.name)[0])
+
+    def is_mostly_ours(self) -> bool:
+        """Whether others hold little of its memory, so that what runs out is what this process needs itself."""
+        if self.name == "cpu":
+            import psutil  # noqa: PLC0415
+
+            own = int(psutil.Process().memory_info().rss)
+        elif self.name == "mps":
+            return True
+        else:
+            own = int(torch.cuda.memory_reserved(self.name))
+        return self.memory() - self.free_memory() - own < _OTHERS * self.memory()
 
     def compiles_float8(self) -> bool:
         """Whether torch's compiler makes kernels that read float8: on NVIDIA's GPUs from compute capability 8.9 on."""

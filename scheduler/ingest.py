@@ -1,16 +1,16 @@
 """A manifest into the job table: all of it in one transaction, by COPY, once.
 
-The batch is known by the digest of the manifest's bytes and of everything given with it, so the same submit again
-finds the same batch, and a submit that is cut off leaves nothing.
+The batch is known by the digest of the manifest's bytes and of what is given with it that changes pixels or where they
+are put, so the same submit again finds the same batch, and a submit that is cut off leaves nothing.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, text
@@ -22,12 +22,13 @@ from jobs.job import BatchId
 from jobs.manifest import ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.policy import Policy
+from jobs.standing import is_number
 from jobs.windows import span
 from scheduler.load import Load
 from scheduler.rules import Reading
 
 TELL_EVERY = 1_000
-_FOLDER = "pictures_from"
+_FOLDER, _MODEL = "pictures_from", "default_model"
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,57 @@ class Order:
     default_model: str
     name: str | None = None
 
-    def digest(self, folder: str | None = None) -> str:
-        """SHA-256 that tells batches apart: the manifest's bytes and all that is given with it.
+    @property
+    def circumstances(self) -> dict[str, str]:
+        """What changes pixels only where rows depend on it, which is known when they have been read."""
+        return {_FOLDER: self.manifest.folder, _MODEL: self.default_model}
 
-        `folder` is the manifest's where another of the same bytes means other pictures.
+    def digest(self, *depends: str) -> str:
+        """SHA-256 that tells batches apart: the manifest's bytes, and what changes pixels or where they are put.
+
+        `depends` names those circumstances in which a batch differs that is the same otherwise.
         """
         identity = {
             "manifest": self.manifest.sha256,
             "format": self.manifest.format,
-            "reading": asdict(self.reading),
+            "columns": dict(self.reading.columns),
+            "renames": dict(self.reading.renames),
+            "drop": sorted(self.reading.drop),
+            "unique_ids": self.reading.unique_ids,
             "policy": self.policy.identity(),
-            "output": self.output,
-            "default_model": self.default_model,
+            "output": _without_slash(self.output),
             "name": self.name,
-        } | ({"folder": folder} if folder else {})
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        }
+        return _sha256({**identity, **{key: self.circumstances[key] for key in depends}})
+
+    def older_digests(self) -> Iterator[str]:
+        """As earlier versions made it, with all that counted then and doesn't now."""
+        if self.reading.drop or self.reading.unique_ids:
+            return  # there was no such thing
+        output = _without_slash(self.output)
+        for strict, end, folder in product((False, True), ("", "/"), ("", self.manifest.folder)):
+            identity = {
+                "manifest": self.manifest.sha256,
+                "format": self.manifest.format,
+                "reading": {
+                    "columns": dict(self.reading.columns),
+                    "renames": dict(self.reading.renames),
+                    "strict": strict,
+                },
+                "policy": self.policy.identity(),
+                "output": output + end,
+                "default_model": self.default_model,
+                "name": self.name,
+            }
+            yield _sha256({**identity, **({"folder": folder} if folder else {})})
+
+
+def _without_slash(output: str) -> str:
+    return output.rstrip("/") or "/"
+
+
+def _sha256(identity: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,14 +118,14 @@ def ingest(
     with engine.begin() as connection:
         batch = _known(connection, order) or _create(connection, order)
         if not batch.is_new:
+            _check_strictly(batch, order)
             return batch
         with Load(connection, batch.id, order.policy.batch_seed) as load:
             items = read_rows(order.manifest, rules)
             items = _strictly(items, order) if order.reading.strict else items
             while load.add(islice(items, TELL_EVERY)):
                 on_rows(load.rows)
-        if load.has_pictures:
-            _note_folder(connection, batch.id, order)
+        _note(connection, batch.id, order, load)
         added = targets.fill_up(connection, batch.id) if order.policy.target else 0
         if order.policy.canary:
             canaries.send_ahead(connection, batch.id)
@@ -102,6 +139,14 @@ def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[M
         yield item
 
 
+def _check_strictly(batch: Ingested, order: Order) -> None:
+    if order.reading.strict and batch.rejected:
+        raise ManifestError(
+            f"{order.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
+            f"`nightmill rejects {batch.name}` says why (--strict)"
+        )
+
+
 def describe(reject: Reject, label: str) -> str:
     """A rejected row in one line: file, line, column, reason."""
     column = f", column {reject.column}" if reject.column else ""
@@ -109,13 +154,29 @@ def describe(reject: Reject, label: str) -> str:
 
 
 def _known(connection: Connection, order: Order) -> Ingested | None:
-    """The order's batch; one of the same digest isn't it where its pictures came from another folder."""
-    folder = order.manifest.folder
-    for digest in (order.digest(), order.digest(folder)):
+    """The order's batch, also one that an older version made."""
+    _, row = _place(connection, order)
+    for digest in () if row else order.older_digests():
+        found = _with_digest(connection, digest)
+        if found and _FOLDER not in _differences(found, order):
+            row = row or found
+    return Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs) if row else None
+
+
+def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
+    """The order's digest and the batch that has it: one that depends on circumstances that are others now isn't it."""
+    depends: set[str] = set()
+    while True:
+        digest = order.digest(*sorted(depends))
         row = _with_digest(connection, digest)
-        if row is not None and row.settings.get(_FOLDER, folder) == folder:
-            return Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs)
-    return None
+        more = _differences(row, order) - depends if row else set()
+        if not more:
+            return digest, row
+        depends |= more
+
+
+def _differences(row: Row[Any], order: Order) -> set[str]:
+    return {key for key, value in order.circumstances.items() if row.settings.get(key, value) != value}
 
 
 def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
@@ -123,16 +184,17 @@ def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
     return connection.execute(statement, {"digest": digest}).one_or_none()
 
 
-def _note_folder(connection: Connection, batch: BatchId, order: Order) -> None:
+def _note(connection: Connection, batch: BatchId, order: Order, load: Load) -> None:
+    """The circumstances that the rows depend on."""
+    is_used = {_FOLDER: load.has_pictures, _MODEL: load.has_default_model}
+    used = {key: value for key, value in order.circumstances.items() if is_used[key]}
     statement = text("UPDATE batches SET settings = settings || CAST(:more AS jsonb) WHERE id = :id")
-    connection.execute(statement, {"id": batch, "more": json.dumps({_FOLDER: order.manifest.folder})})
+    connection.execute(statement, {"id": batch, "more": json.dumps(used)})
 
 
 def _create(connection: Connection, order: Order) -> Ingested:
     """A new, empty batch; the same one where another process makes it at this moment, once that has finished."""
-    digest = order.digest()
-    if _with_digest(connection, digest):
-        digest = order.digest(order.manifest.folder)
+    digest, _ = _place(connection, order)
     wanted = order.name or slug(order.manifest.stem)
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
         values = _batch_values(order) | {"name": name, "digest": digest}
@@ -160,7 +222,7 @@ def _batch_values(order: Order) -> dict[str, Any]:
         "closes_at": closes_at,
         "manifest": order.manifest.label,
         "manifest_sha256": order.manifest.sha256,
-        "settings": asdict(order.reading) | {"default_model": order.default_model},
+        "settings": asdict(order.reading),
         "output": order.output,
         "seed": policy.pop("batch_seed"),
         **policy,
@@ -168,8 +230,9 @@ def _batch_values(order: Order) -> dict[str, Any]:
 
 
 def slug(text: str) -> str:
-    """A batch name made of a file's name: lower-case ASCII letters, digits, dots, dashes."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:90] or "batch"
+    """A batch name made of a file's name: lower-case ASCII letters, digits, dots, dashes, and no number."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:90] or "batch"
+    return f"batch-{name}" if is_number(name) else name
 
 
 def checked_name(name: str) -> str:
@@ -178,5 +241,10 @@ def checked_name(name: str) -> str:
         raise UsageError(
             f"--name {name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "
             f"starting with a letter or digit, at most 100, such as {slug(name)!r}"
+        )
+    if is_number(name):
+        raise UsageError(
+            f"--name {name!r} can't name a batch: commands take a number for the number of a batch; "
+            f"use a name such as {slug(name)!r}"
         )
     return name

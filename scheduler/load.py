@@ -32,7 +32,7 @@ class Load:
         self.batch = batch
         self.batch_seed = batch_seed
         self.rows = self.rejected = 0
-        self.has_pictures = False
+        self.has_pictures = self.has_default_model = False
         self._lanes: dict[tuple[Any, ...], LaneId] = {}
         self._kinds: dict[tuple[Any, ...], tuple[LaneId, str]] = {}
         self._queued: Counter[LaneId] = Counter()
@@ -69,6 +69,7 @@ class Load:
             self._store_counts()
 
     def _add_row(self, row: Row) -> None:
+        self.has_default_model |= row.has_default_model
         kind = (
             row.tenant,
             row.model,

@@ -2,10 +2,15 @@
 
 from sqlalchemy import Engine, text
 
+from jobs.conditions import IS_LIVE
 from jobs.database import run
 from jobs.windows import span
 
-_PASSED = text('SELECT id, "window", closes_at, now() AS now FROM batches WHERE closes_at <= now()')
+# None of a batch that has ended: what is queued again there is seen within a second.
+_PASSED = text(f"""
+    SELECT id, "window", closes_at, now() AS now FROM batches
+    WHERE closes_at <= now() AND EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {IS_LIVE})
+""")  # noqa: S608 - a condition of ours
 
 _MOVE = text("""
     UPDATE batches SET opens_at = :opens_at, closes_at = :closes_at WHERE id = :id AND closes_at = :old RETURNING id

@@ -63,7 +63,8 @@ class Studio:
             return True
         rows = self.rows(lane, role)
         if rows > 1:
-            self._rows.lower(self.kit(lane).site(lane, role), rows // 2)
+            kit = self.kit(lane)
+            self._rows.lower(kit.site(lane, role), rows // 2, is_ours=kit.device.is_mostly_ours())
         return rows > 1
 
     def speedup(self, lane: Lane) -> "Speedup":

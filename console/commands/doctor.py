@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ from jobs.embedded import services
 from jobs.errors import NightmillError, ServiceError
 from jobs.objects import check_writable, open_store
 from jobs.settings import Settings, load_settings, without_password
+from models.capacity import Profile
 from models.catalogue import Catalogue
 from models.errors import ModelError
 
@@ -97,4 +99,18 @@ def _disk(settings: Settings) -> str:
 def _models(settings: Settings) -> str:
     catalogue = Catalogue.load(settings.models_path)
     catalogue.get(settings.default_model)
-    return f"{len(catalogue.cards())} cards, default {settings.default_model}, in {settings.models_path}"
+    found = f"{len(catalogue.cards())} cards, default {settings.default_model}, in {settings.models_path}"
+    return found + _lowered(settings)
+
+
+def _lowered(settings: Settings) -> str:
+    """What draws fewer images at once since memory ran out."""
+    now = datetime.now(UTC)
+    found = [
+        f"{name} on {device}: {capacity.rows} instead of {capacity.found or 'more'} images at once until a day after "
+        f"{capacity.measured}, for memory ran out"
+        for device, sites in Profile(settings.models_path).all().items()
+        for name, capacity in sites.items()
+        if capacity.is_lowered and capacity.at(now) == capacity
+    ]
+    return "".join(f"; {line}" for line in found)

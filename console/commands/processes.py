@@ -9,6 +9,7 @@ import typer
 
 import migrations
 from console import background
+from console.confirm import ask
 from console.orders import Json
 from console.session import session
 from console.show import note, print_json
@@ -64,6 +65,7 @@ def migrate(
     down_: Annotated[
         bool, typer.Option("--down", help="go back to the revision; drops what came after it")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask before --down drops something")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the tables to this version's form."""
@@ -71,6 +73,9 @@ def migrate(
         raise UsageError(
             "migrate --down: say where to with --to; `--to base` drops all tables and what is in them"
         )
+    if down_ and not yes:
+        gone = "all tables and what is in them" if to == "base" else f"all that came after revision {to}"
+        ask(f"drops {gone}")
     with services(load_settings()) as configured:
         engine = connect(configured.database)
         check_reachable(engine)

@@ -1,17 +1,16 @@
 """`nightmill archive` and `nightmill delete`: ended batches out of the tables."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from console.commands.batches import Batch
+from console.confirm import ask
 from console.orders import Json
 from console.progress import counting
 from console.session import session
-from console.show import counted, err, note, print_json
+from console.show import counted, note, print_json
 from jobs import batches
-from jobs.errors import UsageError
 from jobs.removal import archive as archive_batch
 from jobs.removal import delete as delete_batch
 
@@ -43,17 +42,10 @@ def delete(
         if files:
             what += f" and all of {found.output}/{found.name}"
         if not yes:
-            _ask(what)
+            ask(f"deletes {what}")
         store = open_session.store(found.output) if files else None
         with counting("deleting", None, "rows") as tell:
             rows = delete_batch(open_session.engine, found, store, tell)
     if as_json:
         print_json({"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files})
     note(f"{what} deleted")
-
-
-def _ask(what: str) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError(f"this deletes {what} for good: say --yes where nobody can be asked")
-    err.print(f"Delete {what} for good?", markup=False)
-    typer.confirm("Sure?", abort=True, err=True)

@@ -101,6 +101,7 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
         )
     return {
         "model": model.id,
+        "has_default_model": missing(given.get("model")),
         "mode": mode.value,
         "lora": read_loras(given.get("lora"), model, rules),
         "width": width,

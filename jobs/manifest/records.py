@@ -91,7 +91,8 @@ class Row:
     `ordinal` counts data rows from 0, rejected ones too; `line` is the physical line, from 1, on which the
     row starts (the row's number in Parquet). Pictures are absolute paths or s3:// URIs; a `width` and `height`
     of 0 are the picture's own. `lora` is `id:weight+…` or empty, `upscale` 0 or 4; `meta` is JSON-able and storable
-    as jsonb. Rows with the same `seed_ordinal` share their derived seeds; None: the ordinal.
+    as jsonb. Rows with the same `seed_ordinal` share their derived seeds; None: the ordinal. `has_default_model`: it
+    names no model itself.
     """
 
     ordinal: int
@@ -118,6 +119,7 @@ class Row:
     tenant: str | None
     meta: dict[str, Any]
     seed_ordinal: int | None = None
+    has_default_model: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:

@@ -12,7 +12,6 @@ from tests.chaos.walk import walk
 WALKS = 60
 
 _LEASE = "jobs.lease = given.lease"
-_HELD = "jobs.lease = held.lease"
 _UNCOUNTED = "SELECT batch_id, lane_id, state, count(*) FROM moved"
 _MOST = "least(max_attempts, most_attempts)"
 _DUE = "not_before <= (SELECT due FROM open)"
@@ -27,9 +26,9 @@ MUTANTS = (
     Mutant("fail an attempt too early", "_FAIL", "attempt < least(", "attempt + 1 < least("),
     Mutant("fail that retries what can't be mended", "_FAIL", _MOST, "max_attempts"),
     Mutant("fail that forgets the attempt", "_FAIL", _KEPT, f"{_KEPT} WHERE false"),
-    Mutant("extend by id", "_EXTEND", _HELD, "jobs.state = 'running'"),
+    Mutant("extend by id", "_EXTEND", _LEASE, "jobs.state = 'running'"),
     Mutant("extend that doesn't", "_EXTEND", "lease_until = now() +", "lease_until = lease_until + 0 *"),
-    Mutant("release by id", "_RELEASE", _HELD, "jobs.state = 'running'"),
+    Mutant("release by id", "_RELEASE", _LEASE, "jobs.state = 'running'"),
     Mutant("release that charges", "_RELEASE", "attempt = attempt - 1", "attempt = attempt"),
     Mutant("rescue of leases that live", "_RESCUE", "AND lease_until < now()", ""),
     Mutant("rescue beyond max_attempts", "_RESCUE", "attempt < max_attempts", "true"),

@@ -173,7 +173,9 @@ def test_a_database_without_tables(settings: Settings, empty_database: str, tmp_
     migrated = typed("migrate", "--json")
     assert (migrated.code, migrated.json["before"]) == (0, None)
     assert typed("status", "--json").json == []
-    down = typed("migrate", "--down", "--to", "base")
+    says(typed("migrate", "--down", "--to", "base"), 2, "drops all tables and what is in them", "say --yes")
+    assert typed("status", "--json").json == [], "nothing was dropped"
+    down = typed("migrate", "--down", "--to", "base", "--yes")
     assert down.code == 0
     assert down.err.startswith("migrated from ")
     assert down.err.strip().endswith("to an empty database")

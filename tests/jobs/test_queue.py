@@ -1,10 +1,14 @@
 """Each statement of the queue: what it changes, and what it leaves."""
 
-import pytest
-from sqlalchemy import Engine
+from typing import Any
 
-from jobs import batches, queue
+import pytest
+from sqlalchemy import Engine, TextClause
+from sqlalchemy.exc import OperationalError
+
+from jobs import batches, database, queue
 from jobs.states import ErrorKind, JobState
+from jobs.tenants import set_tenant
 from tests.factories import (
     change,
     expire,
@@ -20,6 +24,7 @@ from tests.factories import (
     states,
     take,
     take_one,
+    tallied,
 )
 
 NOT_RETRIED = (ErrorKind.WATERMARK, ErrorKind.BAD_INPUT)
@@ -301,3 +306,62 @@ def test_a_retry_that_was_cut_off_is_finished_by_the_next(engine: Engine) -> Non
     batches.retry(engine, batch)
     (lane,) = [row["id"] for row in look(engine, "SELECT id FROM lanes")]
     assert len(take(engine, lane)) == 4
+
+
+def cut_answers(monkeypatch: pytest.MonkeyPatch, which: TextClause, times: int = 1) -> None:
+    """The first answers of a statement are lost: it has been committed, and the connection is gone."""
+    left = [times]
+
+    def alone(engine: Engine, statement: Any, values: Any) -> Any:
+        rows = real(engine, statement, values)
+        if statement is which and left[0]:
+            left[0] -= 1
+            raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
+        return rows
+
+    real = database._alone
+    monkeypatch.setattr(database, "_alone", alone)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_claim_whose_answer_was_lost_takes_no_other_jobs(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    lane = make_lane(engine, 20)
+    cut_answers(monkeypatch, queue._CLAIM, times)
+    jobs = take(engine, lane, 8)
+    assert len(jobs) == 8
+    assert states(engine) == tallied(engine) == {"running": 8, "queued": 12}
+    assert [job_row(engine, job)["lease"] for job in jobs] == [job.lease for job in jobs]
+    queue.complete(engine, [image(job) for job in jobs])
+
+
+def test_a_claim_that_was_lost_before_it_happened_is_made(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = make_lane(engine, 3)
+
+    def alone(*given: Any) -> Any:
+        monkeypatch.setattr(database, "_alone", real)
+        raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
+
+    real = database._alone
+    monkeypatch.setattr(database, "_alone", alone)
+    assert len(take(engine, lane)) == 3
+
+
+def test_a_claim_under_a_limit_whose_answer_was_lost_takes_no_other_jobs(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = make_lane(engine, 20)
+    set_tenant(engine, "*", max_running=12)
+
+    def together(engine: Engine, work: Any) -> Any:
+        monkeypatch.setattr(database, "_together", real)
+        real(engine, work)
+        raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
+
+    real = database._together
+    monkeypatch.setattr(database, "_together", together)
+    assert len(take(engine, lane, 8)) == 8
+    assert states(engine) == {"running": 8, "queued": 12}

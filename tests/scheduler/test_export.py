@@ -233,5 +233,5 @@ def test_every_image_column_is_exported(engine: Engine, folder: ObjectStore) -> 
     columns = look(
         engine, "SELECT column_name AS c FROM information_schema.columns WHERE table_name = 'images'"
     )
-    stored = {row["c"] for row in columns} - {"id", "xid", "batch_id"}
+    stored = {row["c"] for row in columns} - {"id", "epoch", "xid", "batch_id"}
     assert stored | {"image_id", "batch", "uri"} == set(SCHEMA.names)

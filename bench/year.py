@@ -1,0 +1,70 @@
+"""A year of ended batches: what they cost those who choose a lane, and `nightmill status`."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from sqlalchemy import Engine, text
+
+from bench.backlog import open_backlog
+from bench.figures import Figure, at_most
+from bench.place import Place, engine_on, vacuum
+from bench.rounds import seconds, take_turns
+from jobs import batches, turns
+from jobs.database import run
+from jobs.lanes import end_lanes
+
+LANES_EACH = 10
+
+_BATCHES = text("""
+    WITH made AS (
+        INSERT INTO batches (name, digest, manifest, manifest_sha256, settings, output, seed, safety, watermark,
+            format, quality, parameters, max_attempts, priority)
+        SELECT 'ended-' || n, 'ended-' || n, 'ended.jsonl', '', '{}', '/output', 0, 'block', 'require', 'png', 95, true,
+            3, 0 FROM generate_series(1, CAST(:batches AS int)) AS n RETURNING id
+    ), shaped AS (
+        INSERT INTO lanes (batch_id, model, width, height, upscale, chosen_at)
+        SELECT made.id, 'model-' || n, 512, 512, 0, now() FROM made, generate_series(1, CAST(:lanes AS int)) AS n
+        RETURNING id, batch_id
+    )
+    INSERT INTO tallies (batch_id, lane_id, state, delta) SELECT batch_id, id, 'done', 1000 FROM shaped RETURNING id
+""")
+
+
+def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure]:
+    """Turns and status in a database with so many ended batches, against one with none."""
+    with ExitStack() as stack:
+        fresh, old = (_database(stack, place, name) for name in ("bench_fresh", "bench_year"))
+        run(old, _BATCHES, {"batches": ended, "lanes": LANES_EACH})
+        end_lanes(old)
+        for table in ("lanes", "batches", "tallies"):
+            vacuum(old, table)
+        samples = take_turns(
+            rounds,
+            {
+                "fresh": lambda: 1000 * seconds(lambda: _turn(fresh)),
+                "old": lambda: 1000 * seconds(lambda: _turn(old)),
+            },
+        )
+        statuses = take_turns(
+            max(3, rounds // 10), {"all": lambda: 1000 * seconds(lambda: batches.statuses(old))}
+        )
+    turn = f"none: {samples.median('fresh'):.2f} ms; {ended * LANES_EACH:,} lanes of {ended:,} batches"
+    return {
+        "turn_after_a_year": Figure(samples.ratio("old", "fresh"), "ratio", turn, at_most(1.3)),
+        "status_of_all_ms": Figure(statuses.median("all"), "ms", f"{ended:,} ended batches", at_most(150)),
+    }
+
+
+def _database(stack: ExitStack, place: Place, name: str) -> Engine:
+    """With ten lanes that have work."""
+    settings = stack.enter_context(place.database(name))
+    engine = stack.enter_context(engine_on(settings.database))
+    for number in range(10):
+        open_backlog(engine, f"open-{number}", settings.output).fill(100)
+    return engine
+
+
+def _turn(engine: Engine) -> None:
+    turn = turns.take_turn(engine, slice_s=60)
+    assert turn is not None
+    turns.end_turn(engine, turn, used_s=60, images=10, batch_s=1)
