@@ -1,9 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH ?= default
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Kernels that most machines don't run, and another number of threads than the suite has.
+OTHER_KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2
+PORTABLE := tests/models/engine tests/models/test_steady.py tests/models/test_clip.py tests/models/test_decode.py \
+	tests/models/test_small_decoder.py tests/models/test_watermark.py tests/worker/test_encode.py tests/worker/test_png.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench chaos clean
+.PHONY: help install demo test test-portable test-slow lint bench chaos clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -14,7 +20,13 @@ demo: .venv/.installed  ## Render examples/demo.jsonl with services of its own a
 	$(BIN)/nightmill run examples/demo.jsonl --out output
 
 test: .venv/.installed-dev  ## The whole suite, on real PostgreSQL, Redis, Celery workers and an S3 server
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow_tier'
+
+test-portable: .venv/.installed-dev  ## A quick part of the suite as on a processor without AVX
+	$(OTHER_KERNELS) $(BIN)/python -m pytest -n 2 $(PORTABLE)
+
+test-slow: .venv/.installed-dev  ## What takes minutes: the demo on a bare Debian, wheels for all systems
+	$(BIN)/python -m pytest -m slow_tier --timeout 3600
 
 lint: .venv/.installed-dev  ## ruff, mypy, import-linter, alembic check
 	$(BIN)/ruff check
@@ -34,14 +46,20 @@ clean:  ## Remove .venv, private services and their data, and caches; finished p
 	rm -rf .venv .nightmill build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "nightmill needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "nightmill needs Python 3.11 to 3.14; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	@$(PYTHON) -m jobs.broker_program
 	@echo "installing into .venv; this takes a minute or two the first time"
+	$(TORCH_$(TORCH))
 	$(PIP) -e .
 	@touch $@
+
+# `make TORCH=cpu …`: PyTorch without CUDA, from its own index or the one that TORCH_INDEX names.
+TORCH_default :=
+TORCH_cpu = $(PIP) --index-url $(TORCH_INDEX) --no-deps torch
 
 # The reference decoder of the watermark tests asks for a second OpenCV and more; it runs with what is there.
 .venv/.installed-dev: .venv/.installed

