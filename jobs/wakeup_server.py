@@ -238,7 +238,10 @@ def main() -> None:
     options.pidfile.write_text(str(os.getpid()))
     signal.signal(signal.SIGTERM, _stop)
     log.info("waiting for clients at %s", options.unixsocket)
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        options.unixsocket.unlink(missing_ok=True)
 
 
 def _close_streams() -> None:
