@@ -10,7 +10,14 @@ import typer
 
 from console.session import s3_options
 from jobs.errors import UsageError
-from jobs.manifest import SETTABLE_COLUMNS, RowRules, open_source, parse_overrides, parse_renames
+from jobs.manifest import (
+    SETTABLE_COLUMNS,
+    RowRules,
+    check_overrides,
+    open_source,
+    parse_overrides,
+    parse_renames,
+)
 from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
@@ -22,7 +29,7 @@ from scheduler.ingest import Order, checked_name
 from scheduler.rules import Reading, row_rules
 
 Manifest = Annotated[
-    str, typer.Argument(help="path, - or s3://…; .jsonl .csv .tsv .parquet .txt .yaml, also .gz .zst")
+    str, typer.Argument(help="path, - or s3://…; .jsonl .json .csv .tsv .parquet .txt .yaml, also .gz .zst")
 ]
 Out = Annotated[str | None, typer.Option(help="folder or s3://bucket/prefix for the batch")]
 Model = Annotated[str | None, typer.Option(help="model of all rows")]
@@ -49,6 +56,11 @@ Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing 
 Format = Annotated[
     str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")
 ]
+Delimiter = Annotated[
+    str | None, typer.Option(metavar="CHARACTER", help="between the cells of a table: ';', '|', tab")
+]
+Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="leave out a column of the manifest")]
+UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes twice stops everything")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -65,13 +77,16 @@ class Ask:
     strict: bool = False
     input_format: str | None = None
     schedule: Mapping[str, object] = field(default_factory=dict)
+    delimiter: str | None = None
+    drop: Sequence[str] = ()
+    unique_ids: bool = False
 
 
 @contextmanager
 def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     """The order and the rules for its rows; the manifest's file is there inside the block. UsageError if amiss."""
     policy, columns = _split(ask)
-    reading = Reading(columns, parse_renames(ask.map), ask.strict)
+    reading = Reading(columns, parse_renames(ask.map), ask.strict, tuple(ask.drop), ask.unique_ids)
     name = ask.name and checked_name(ask.name)
     _check_weights(policy, settings)
     catalogue = Catalogue.load(settings.models_path)
@@ -85,10 +100,12 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
         needs_clip=policy.clip_score == Scoring.ON,
         needs_decoder=policy.decoder == Decoder.TINY,
     )
+    check_overrides(rules)
     options = s3_options(settings)
     with open_source(
         ask.manifest,
         format=ask.input_format,
+        delimiter=ask.delimiter,
         fetch=lambda uri, file: fetch_to_file(uri, file, options),
         prompt_header=reading.renames.get("prompt", "prompt"),
         limit=settings.manifest_limit,

@@ -25,6 +25,15 @@ _EFFORT = text("""
 """)
 
 
+_TRUNCATED = text("SELECT count(*) AS images FROM images WHERE batch_id = :batch AND prompt_truncated")
+
+
+def truncated(engine: Engine, batch: BatchId) -> int:
+    """Images whose prompt or negative prompt is longer than their model reads."""
+    images: int = run(engine, _TRUNCATED, {"batch": batch})[0].images
+    return images
+
+
 def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) -> str | None:
     """Put `<batch>/contact-sheet.png` beside the images and say where it is; None if there is no image."""
     positions = evenly(batch.counts["done"], TILES)

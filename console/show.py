@@ -56,6 +56,12 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
+def line_sum(lines: Mapping[str, int]) -> str:
+    """What the lines of a manifest were, as in: 5 = 3 rows + 1 rejected + 1 header."""
+    parts = " + ".join(f"{count:,} {name}" for name, count in lines.items() if name != "read" and count)
+    return f"{lines['read']:,} = {parts or '0 rows'}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people: 42s, 3m05s, 7h12m; unknown: ?."""
     if seconds is None:

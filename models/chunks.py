@@ -4,9 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
 MAX_SEED = 2**64 - 1
+_LOW = 2**32 - 1
+# Where the state of torch's CPU generator, as 64-bit words, has those of the twister (CPUGeneratorImpl.cpp).
+_TWISTER = slice(3, 627)
 
 Request = TypeVar("Request")
 
@@ -31,11 +35,22 @@ def padded(requests: Sequence[Request], rows: int) -> Iterator[Chunk[Request]]:
 def seeded(seed: int) -> torch.Generator:
     """The generator of one image, on the CPU, so that every device draws the same noise from `seed`.
 
-    `seed` is 0..2**64-1, but torch's CPU generator (a Mersenne Twister) starts from its lower 32 bits alone:
-    seeds that are equal modulo 2**32 draw the same noise.
+    `seed` is 0..2**64-1. torch's own seeding of its Mersenne Twister takes the lower 32 bits alone; from 2**32 up, both
+    halves make the twister's state, by `init_by_array` of Matsumoto and Nishimura (2002).
     """
     check_seed(seed)
-    return torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    if seed > _LOW:
+        state = generator.get_state()
+        state.view(torch.int64)[_TWISTER] = _twister([seed & _LOW, seed >> 32])
+        generator.set_state(state)
+    return generator
+
+
+def _twister(key: Sequence[int]) -> torch.Tensor:
+    """The 624 words that NumPy's twister, which is the same, has after it was seeded with an array."""
+    words = np.random.RandomState(list(key)).get_state(legacy=False)["state"]["key"]
+    return torch.from_numpy(words.astype(np.int64))
 
 
 def check_seed(seed: int) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from jobs import canaries, schema, targets
 from jobs.errors import ManifestError, UsageError
 from jobs.job import BatchId
-from jobs.manifest import ManifestFile, Reject, RowRules, read_rows
+from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.policy import Policy
 from jobs.standing import is_number
@@ -59,6 +59,7 @@ class Order:
             "renames": dict(self.reading.renames),
             "drop": sorted(self.reading.drop),
             "unique_ids": self.reading.unique_ids,
+            "delimiter": self.manifest.delimiter,
             "policy": self.policy.identity(),
             "output": _without_slash(self.output),
             "name": self.name,
@@ -67,7 +68,7 @@ class Order:
 
     def older_digests(self) -> Iterator[str]:
         """As earlier versions made it, with all that counted then and doesn't now."""
-        if self.reading.drop or self.reading.unique_ids:
+        if self.reading.drop or self.reading.unique_ids or self.manifest.delimiter:
             return  # there was no such thing
         output = _without_slash(self.output)
         for strict, end, folder in product((False, True), ("", "/"), ("", self.manifest.folder)):
@@ -95,6 +96,7 @@ def _sha256(identity: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+
 @dataclass(frozen=True)
 class Ingested:
     """The batch that an order gave, or that it had given before."""
@@ -105,6 +107,8 @@ class Ingested:
     rows: int
     rejected: int
     jobs: int
+    repeated_ids: int = 0
+    lines: LineCounts | None = None
 
 
 def ingest(
@@ -121,15 +125,26 @@ def ingest(
             _check_strictly(batch, order)
             return batch
         with Load(connection, batch.id, order.policy.batch_seed) as load:
-            items = read_rows(order.manifest, rules)
+            lines = LineCounts()
+            items = read_rows(order.manifest, rules, lines)
             items = _strictly(items, order) if order.reading.strict else items
             while load.add(islice(items, TELL_EVERY)):
                 on_rows(load.rows)
+        again = load.repeated_ids()
+        if order.reading.unique_ids:
+            refuse_repeated(again, order.manifest.label)
         _note(connection, batch.id, order, load)
         added = targets.fill_up(connection, batch.id) if order.policy.target else 0
         if order.policy.canary:
             canaries.send_ahead(connection, batch.id)
-        return replace(batch, rows=load.rows, rejected=load.rejected, jobs=load.jobs + added)
+        return replace(
+            batch,
+            rows=load.rows,
+            rejected=load.rejected,
+            jobs=load.jobs + added,
+            repeated_ids=len(again),
+            lines=lines,
+        )
 
 
 def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
@@ -144,6 +159,15 @@ def _check_strictly(batch: Ingested, order: Order) -> None:
         raise ManifestError(
             f"{order.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
             f"`nightmill rejects {batch.name}` says why (--strict)"
+        )
+
+
+def refuse_repeated(lines: list[int], label: str) -> None:
+    """Raise ManifestError for ids that stand on earlier lines already."""
+    if lines:
+        shown = ", ".join(map(str, lines[:10]))
+        raise ManifestError(
+            f"{label}: {len(lines):,} ids are repeated, lines {shown}; nothing was ingested (--unique-ids)."
         )
 
 

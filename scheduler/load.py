@@ -12,6 +12,7 @@ from jobs import schema
 from jobs.job import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from scheduler.copying import NULL, CopyStream, cell, cells, to_json
+from scheduler.repeats import Repeats
 
 JOB_COLUMNS = (
     "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "
@@ -39,6 +40,7 @@ class Load:
         self._jobs = CopyStream(cursor, "jobs", JOB_COLUMNS)
         self._rejects = CopyStream(cursor, "rejects", _REJECT_COLUMNS)
         self._waiting: list[Reject] = []
+        self._ids = Repeats()
 
     @property
     def jobs(self) -> int:
@@ -95,6 +97,12 @@ class Load:
             for index, seed in enumerate(row.seeds(self.batch_seed)):
                 self._jobs.add(f"{index}\t{seed}\t{rest}")
         self._queued[lane] += row.num_images
+        if row.id is not None:
+            self._ids.add(row.id, row.line)
+
+    def repeated_ids(self) -> list[int]:
+        """The lines of rows whose id stands on an earlier one."""
+        return self._ids.lines()
 
     def _add_reject(self, reject: Reject) -> None:
         self.rejected += 1

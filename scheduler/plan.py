@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from jobs.manifest import PICTURE_COLUMNS, Reject, Row, RowRules, read_rows
+from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
 from jobs.pictures import ABSENT
 from models.catalogue import Card, Catalogue
 from models.checkpoint import resolve
 from models.errors import CheckpointError
 from models.tokens import TokenCounter
-from scheduler.ingest import Order
+from scheduler.ingest import Order, refuse_repeated
+from scheduler.prompt_syntax import kinds_in
+from scheduler.repeats import Repeats
 
 CHUNK_ROWS = 2_000
 SHOWN = 20
@@ -21,6 +23,22 @@ BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; nois
 SHALLOW = 0.25
 """Of a whole UNet call, what one between costs with `deep_cache`: 0.22 of the FLOP for SD 1.5, 0.27 for SD 2.1."""
 
+# What makes a picture, besides its seed.
+_SEEN = (
+    *(
+        "prompt",
+        "negative_prompt",
+        "model",
+        "mode",
+        "lora",
+        "width",
+        "height",
+        "steps",
+        "guidance_scale",
+        "sampler",
+    ),
+    *("init_image", "mask_image", "depth_image", "strength", "upscale", "noise_level"),
+)
 _LANE = ("model", "mode", "lora", "width", "height", "upscale")
 
 Shape = tuple[str, str, str, int, int, int]
@@ -32,6 +50,8 @@ class Plan:
 
     `pictures` holds hashes of those that rows start from, `missing_pictures` counts rows that name one that isn't
     there. Pixels and work of a picture whose own size is taken are those of the model's native size.
+    `same_picture_lines` are of rows with the seed, the prompt and all settings of another one; `syntax` counts rows by
+    the other tools' syntax in their prompts, `syntax_lines` holds the first line of each.
     """
 
     rows: int = 0
@@ -46,7 +66,15 @@ class Plan:
     pixels: int = 0
     truncated: int = 0
     truncated_lines: list[int] = field(default_factory=list)
+    truncated_negatives: int = 0
+    truncated_negative_lines: list[int] = field(default_factory=list)
     tokens_unknown: list[str] = field(default_factory=list)
+    lines: LineCounts = field(default_factory=LineCounts)
+    repeated_id_lines: list[int] = field(default_factory=list)
+    same_picture_lines: list[int] = field(default_factory=list)
+    syntax: Counter[str] = field(default_factory=Counter)
+    syntax_lines: dict[str, int] = field(default_factory=dict)
+    meta_columns: set[str] = field(default_factory=set)
 
     def bytes(self, format: str) -> int:
         """Estimated size of all files."""
@@ -59,7 +87,8 @@ def make_plan(
     """Read the manifest as an ingest would. Raises ManifestError if the file as a whole can't be read."""
     plan = Plan()
     truncation = _Truncation(catalogue, plan)
-    items = read_rows(order.manifest, rules)
+    again = _Again(plan)
+    items = read_rows(order.manifest, rules, plan.lines)
     while chunk := list(islice(items, CHUNK_ROWS)):
         rows = [item for item in chunk if isinstance(item, Row)]
         for item in chunk:
@@ -67,9 +96,14 @@ def make_plan(
                 _count_reject(plan, item)
         for row in rows:
             _count_row(plan, row, catalogue, order.policy.deep_cache)
+            _count_text(plan, row)
+            again.count(row)
         truncation.count(rows)
         plan.rows += len(chunk)
         on_rows(plan.rows)
+    again.finish()
+    if order.reading.unique_ids:
+        refuse_repeated(plan.repeated_id_lines, order.manifest.label)
     return plan
 
 
@@ -93,6 +127,35 @@ def _count_row(plan: Plan, row: Row, catalogue: Catalogue, deep_cache: int) -> N
     plan.gflop += row.num_images * _gflop(row, card, size, catalogue, deep_cache)
 
 
+def _count_text(plan: Plan, row: Row) -> None:
+    for kind in kinds_in(row.prompt):
+        plan.syntax[kind] += 1
+        plan.syntax_lines.setdefault(kind, row.line)
+    if row.meta and len(plan.meta_columns) < 1000:
+        plan.meta_columns.update(row.meta)
+
+
+class _Again:
+    """Finds ids that come again, and rows that draw a picture which another one draws, too."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ids = Repeats()
+        self.pictures = Repeats()
+
+    def count(self, row: Row) -> None:
+        if row.id is not None:
+            self.ids.add(row.id, row.line)
+        if row.seed is not None:
+            same = tuple(getattr(row, name) for name in _SEEN)
+            for seed in row.seeds(0):
+                self.pictures.add((seed, same), row.line)
+
+    def finish(self) -> None:
+        self.plan.repeated_id_lines = self.ids.lines()
+        self.plan.same_picture_lines = self.pictures.lines()
+
+
 def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue, deep_cache: int) -> float:
     drawn = max(1, int(row.steps * (row.strength or 1)))
     whole = (1 + SHALLOW * (deep_cache - 1)) / deep_cache
@@ -109,7 +172,7 @@ def _passes_gflop(card: Card, steps: int, guidance_scale: float, size: int) -> f
 
 
 class _Truncation:
-    """Counts prompts that are longer than their model reads, with each model's own tokenizer."""
+    """Counts prompts and negative prompts that are longer than their model reads, with its own tokenizer."""
 
     def __init__(self, catalogue: Catalogue, plan: Plan) -> None:
         self.catalogue = catalogue
@@ -117,14 +180,18 @@ class _Truncation:
         self.counters: dict[str, TokenCounter | None] = {}
 
     def count(self, rows: list[Row]) -> None:
-        for model, prompts in _by_model(rows):
+        plan = self.plan
+        for model, alike in _by_model(rows):
             counter = self._counter(model)
             if counter is None:
                 continue
-            tokens = counter.count([row.prompt for row in prompts])
-            long = [row.line for row, count in zip(prompts, tokens, strict=True) if count > counter.limit]
-            self.plan.truncated += len(long)
-            self.plan.truncated_lines += long[: SHOWN - len(self.plan.truncated_lines)]
+            long = _longer(counter, [(row.line, row.prompt) for row in alike])
+            plan.truncated += len(long)
+            plan.truncated_lines += long[: SHOWN - len(plan.truncated_lines)]
+            read = [row for row in alike if row.negative_prompt and row.guidance_scale > 1]
+            long = _longer(counter, [(row.line, row.negative_prompt) for row in read])
+            plan.truncated_negatives += len(long)
+            plan.truncated_negative_lines += long[: SHOWN - len(plan.truncated_negative_lines)]
 
     def _counter(self, model: str) -> TokenCounter | None:
         if model not in self.counters:
@@ -135,6 +202,13 @@ class _Truncation:
                 self.counters[model] = None
                 self.plan.tokens_unknown.append(model)
         return self.counters[model]
+
+
+def _longer(counter: TokenCounter, texts: list[tuple[int, str]]) -> list[int]:
+    """The lines of texts with more tokens than are read; texts that come again are counted once."""
+    distinct = list({text: None for _, text in texts})
+    tokens = dict(zip(distinct, counter.count(distinct), strict=True))
+    return [line for line, text in texts if tokens[text] > counter.limit]
 
 
 def _by_model(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -152,6 +226,7 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
         "rows": plan.rows,
         "jobs": plan.jobs,
         "rejected": plan.rejected,
+        "lines": plan.lines.report(plan.rows - plan.rejected, plan.rejected),
         "reasons": dict(plan.reasons.most_common(SHOWN)),
         "rejects": [
             {"line": reject.line, "column": reject.column, "reason": reject.reason, "excerpt": reject.excerpt}
@@ -167,7 +242,17 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
         "missing_pictures": plan.missing_pictures,
         "truncated_prompts": plan.truncated,
         "truncated_lines": plan.truncated_lines,
+        "truncated_negatives": plan.truncated_negatives,
+        "truncated_negative_lines": plan.truncated_negative_lines,
         "tokens_unknown": plan.tokens_unknown,
+        "repeated_ids": len(plan.repeated_id_lines),
+        "repeated_id_lines": plan.repeated_id_lines[:SHOWN],
+        "same_pictures": len(plan.same_picture_lines),
+        "same_picture_lines": plan.same_picture_lines[:SHOWN],
+        "prompt_syntax": dict(plan.syntax.most_common()),
+        "prompt_syntax_lines": plan.syntax_lines,
+        "meta_columns": sorted(plan.meta_columns),
+        "left_out_columns": plan.lines.left_out,
         "estimated_seconds": seconds and round(seconds, 1),
         "estimated_bytes": plan.bytes(order.policy.format),
     }

@@ -18,6 +18,7 @@ from worker.studio import Studio
 
 if TYPE_CHECKING:
     from models.stable_diffusion import ImageRequest
+    from models.tokens import TokenCounter
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,15 @@ class Making:
 
     def check_prompts(self, frames: Sequence[Frame]) -> list[Frame]:
         """Count tokens; find terms that no prompt may hold."""
-        tokens = self.kit.tokens.count([frame.job.prompt for frame in frames])
+        counter = self.kit.tokens
+        tokens = counter.count([frame.job.prompt for frame in frames])
+        long = _longer({_negative(frame) for frame in frames}, counter)
         counted = [
-            replace(frame, prompt_tokens=count, prompt_truncated=count > self.kit.tokens.limit)
+            replace(
+                frame,
+                prompt_tokens=count,
+                prompt_truncated=count > counter.limit or _negative(frame) in long,
+            )
             for frame, count in zip(frames, tokens, strict=True)
         ]
         return [self._check_prompt(frame) for frame in counted]
@@ -126,3 +133,15 @@ def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
         depth=inputs.depth,
         strength=1.0 if job.strength is None else job.strength,
     )
+
+
+def _negative(frame: Frame) -> str:
+    """The negative prompt, where it is read."""
+    return frame.job.negative_prompt if frame.job.guidance_scale > 1 else ""
+
+
+def _longer(texts: set[str], counter: "TokenCounter") -> set[str]:
+    """Those with more tokens than the model reads."""
+    given = sorted(texts - {""})
+    counts = counter.count(given) if given else []
+    return {text for text, count in zip(given, counts, strict=True) if count > counter.limit}

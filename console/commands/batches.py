@@ -8,11 +8,13 @@ from rich.live import Live
 from rich.text import Text
 
 from console.broker_check import BrokerCheck
-from console.commands.run import take_in
+from console.commands.run import intake, take_in
 from console.orders import (
     Ask,
     Canary,
     Deadline,
+    Delimiter,
+    Drop,
     Format,
     Json,
     Manifest,
@@ -24,6 +26,7 @@ from console.orders import (
     Priority,
     Set,
     Strict,
+    UniqueIds,
     Window,
 )
 from console.progress import summary
@@ -51,6 +54,9 @@ def submit(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
+    delimiter: Delimiter = None,
+    drop: Drop = None,
+    unique_ids: UniqueIds = False,
     priority: Priority = None,
     window: Window = None,
     not_before: NotBefore = None,
@@ -66,12 +72,25 @@ def submit(
         "deadline": deadline,
         "canary": canary,
     }
-    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format, schedule)
+    ask = Ask(
+        manifest,
+        out,
+        model,
+        name,
+        set_ or (),
+        map_ or (),
+        strict,
+        input_format,
+        schedule,
+        delimiter,
+        drop or (),
+        unique_ids,
+    )
     with session() as open_session:
         ingested = take_in(open_session, ask)
         status = batches.status(open_session.engine, ingested.name)
     if as_json:
-        print_json(status.report() | {"is_new": ingested.is_new})
+        print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))
     else:
         note(f"`nightmill status {ingested.name}` tells where it stands")
     if not ingested.jobs:

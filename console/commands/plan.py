@@ -4,9 +4,24 @@ from typing import Any
 
 import typer
 
-from console.orders import Ask, Format, Json, Manifest, Map, Model, Name, Out, Set, Strict, order_of
+from console.orders import (
+    Ask,
+    Delimiter,
+    Drop,
+    Format,
+    Json,
+    Manifest,
+    Map,
+    Model,
+    Name,
+    Out,
+    Set,
+    Strict,
+    UniqueIds,
+    order_of,
+)
 from console.progress import counting
-from console.show import duration, lane_cells, print_facts, print_json, print_table, size
+from console.show import duration, lane_cells, line_sum, print_facts, print_json, print_table, size
 from jobs.settings import Settings, load_settings
 from models.catalogue import Catalogue
 from scheduler.plan import make_plan
@@ -22,11 +37,26 @@ def plan(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
+    delimiter: Delimiter = None,
+    drop: Drop = None,
+    unique_ids: UniqueIds = False,
     as_json: Json = False,
 ) -> None:
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
-    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format)
+    ask = Ask(
+        manifest,
+        out,
+        model,
+        name,
+        set_ or (),
+        map_ or (),
+        strict,
+        input_format,
+        delimiter=delimiter,
+        drop=drop or (),
+        unique_ids=unique_ids,
+    )
     with order_of(ask, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
         seconds = made.gflop / _gflops(settings) if made.jobs else None
@@ -51,9 +81,11 @@ def _show(report: dict[str, Any]) -> None:
         {
             "manifest": f"{report['manifest']} ({report['format']})",
             "rows": f"{report['rows']:,}, {report['rejected']:,} rejected",
+            "lines": line_sum(report["lines"]),
             "jobs": f"{report['jobs']:,}",
             **_pictures(report),
             "truncated": _truncated(report),
+            **_remarks(report),
             "time": f"about {duration(report['estimated_seconds'])} on this machine, by the models' arithmetic",
             "size": f"about {size(report['estimated_bytes'])}",
         }
@@ -75,10 +107,36 @@ def _pictures(report: dict[str, Any]) -> dict[str, str]:
     return {"pictures": f"{report['pictures']:,} to start from; {missing}"}
 
 
+def _remarks(report: dict[str, Any]) -> dict[str, str]:
+    """What may not be meant, each only where there is some of it."""
+    syntax = (
+        f"{count:,} prompts with {kind} (line {report['prompt_syntax_lines'][kind]})"
+        for kind, count in report["prompt_syntax"].items()
+    )
+    remarks = {
+        "ids": _lines("rows repeat the id of an earlier one", report, "repeated_id"),
+        "same": _lines(
+            "jobs draw what another one draws: same seed, prompt, settings", report, "same_picture"
+        ),
+        "syntax": "; ".join([*syntax, "drawn as it stands"]) if report["prompt_syntax"] else "",
+        "meta": ", ".join(report["meta_columns"][:20]),
+        "left out": ", ".join(report["left_out_columns"]),
+    }
+    return {name: text for name, text in remarks.items() if text}
+
+
+def _lines(what: str, report: dict[str, Any], key: str) -> str:
+    count, lines = report[f"{key}s"], report[f"{key}_lines"]
+    return f"{count:,} {what}, lines {', '.join(map(str, lines))}" if count else ""
+
+
 def _truncated(report: dict[str, Any]) -> str:
     text = f"{report['truncated_prompts']:,} prompts are longer than their model reads"
     if report["truncated_lines"]:
         text += f", lines {', '.join(map(str, report['truncated_lines']))}"
+    if report["truncated_negatives"]:
+        negatives = _lines("negative prompts", report, "truncated_negative")
+        text += f"; so are {negatives}"
     if report["tokens_unknown"]:
         text += f"; not counted for {', '.join(report['tokens_unknown'])}, whose files are not here"
     return text

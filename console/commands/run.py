@@ -13,6 +13,8 @@ from console.orders import (
     Ask,
     Canary,
     Deadline,
+    Delimiter,
+    Drop,
     Format,
     Json,
     Manifest,
@@ -24,13 +26,14 @@ from console.orders import (
     Priority,
     Set,
     Strict,
+    UniqueIds,
     Window,
     order_of,
 )
 from console.progress import counting, summary, watching
-from console.results import effort, write_contact_sheet
+from console.results import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.show import duration, note, print_facts, print_json, size
+from console.show import duration, line_sum, note, print_facts, print_json, size
 from console.stopping import Stopped
 from console.supervise import Crew, crew
 from jobs import batches
@@ -55,6 +58,9 @@ def run(
     map_: Map = None,
     strict: Strict = False,
     input_format: Format = None,
+    delimiter: Delimiter = None,
+    drop: Drop = None,
+    unique_ids: UniqueIds = False,
     priority: Priority = None,
     window: Window = None,
     not_before: NotBefore = None,
@@ -73,12 +79,26 @@ def run(
         "deadline": deadline,
         "canary": canary,
     }
-    ask = Ask(manifest, out, model, name, set_ or (), map_ or (), strict, input_format, schedule)
+    ask = Ask(
+        manifest,
+        out,
+        model,
+        name,
+        set_ or (),
+        map_ or (),
+        strict,
+        input_format,
+        schedule,
+        delimiter,
+        drop or (),
+        unique_ids,
+    )
     started = time.monotonic()
     with session() as open_session:
         ingested = take_in(open_session, ask)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
+    report |= intake(ingested)
     _tell(report, as_json)
     counts = report["counts"]
     if counts["failed"] or counts["queued"] or counts["running"] or not counts["done"] + counts["blocked"]:
@@ -93,6 +113,7 @@ def take_in(open_session: Session, ask: Ask) -> Ingested:
     ):
         ingested = ingest(open_session.engine, order, rules, tell)
     if ingested.is_new:
+        _tell_intake(ingested)
         note(
             f"batch {ingested.name}: {ingested.rows:,} rows gave {ingested.jobs:,} jobs, {ingested.rejected:,} rejected"
         )
@@ -103,6 +124,23 @@ def take_in(open_session: Session, ask: Ask) -> Ingested:
                 f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
             )
     return ingested
+
+
+def intake(ingested: Ingested) -> dict[str, Any]:
+    """What the manifest's lines were and how many ids it repeats, for JSON; null where it was known before."""
+    lines = ingested.lines and ingested.lines.report(ingested.rows - ingested.rejected, ingested.rejected)
+    return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None}
+
+
+def _tell_intake(ingested: Ingested) -> None:
+    if ingested.lines is not None:
+        note(f"lines: {line_sum(intake(ingested)['lines'])}")
+        if left_out := ingested.lines.left_out:
+            note(f"columns of bytes are left out: {', '.join(left_out)}")
+    if ingested.repeated_ids:
+        note(
+            f"{ingested.repeated_ids:,} rows repeat the id of an earlier one; --unique-ids refuses such manifests"
+        )
 
 
 def _render(open_session: Session, ingested: Ingested, workers: int | None) -> dict[str, Any]:
@@ -196,6 +234,7 @@ def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
         "images": store.locate(f"{status.name}/images"),
         "export": store.locate(f"{status.name}/export"),
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),
+        "truncated": truncated(open_session.engine, status.id),
     }
 
 
@@ -212,6 +251,10 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
             f"{report['drawing_share']:.0%} of the time drawing"
         )
         facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
+    if report["truncated"]:
+        facts["truncated"] = (
+            f"{report['truncated']:,} images, by prompts or negative prompts that are too long"
+        )
     facts |= {
         name.replace("_", " "): report[name] for name in ("images", "export", "contact_sheet") if report[name]
     }

@@ -93,7 +93,7 @@ def _column(column: Any, is_text: bool) -> list[Any]:
     try:
         values = (column.cast(pa.string()) if as_text else column).to_pylist()
     except _UNREADABLE:
-        return [_value(scalar) for scalar in column]
+        return [_text(scalar) if is_bytes and is_text else _value(scalar) for scalar in column]
     if is_time:
         return [_moment(value) for value in values]
     if _PLAIN.issuperset(map(type, values)) and not pa.types.is_floating(column.type):
@@ -105,6 +105,14 @@ def _moment(text: str | None) -> object:
     if text is not None and text.startswith("<"):
         return ProblemError(None, f"holds a moment that has no form as text ({text.strip('<>')})")
     return text
+
+
+def _text(scalar: Any) -> object:
+    value = scalar.as_py()
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError:
+        return ProblemError(None, "holds bytes that are no text in UTF-8")
 
 
 def _value(scalar: Any) -> object:

@@ -32,6 +32,7 @@ def test_a_run_that_goes_well_ends_with_a_summary(lab: Lab) -> None:
     assert facts["export"] == str(lab.output / "night" / "export")
     assert facts["contact sheet"] == str(lab.output / "night" / "contact-sheet.png")
     assert [line for line in lab.night.err.splitlines() if "to go" not in line] == [
+        "lines: 6 = 4 rows + 2 rejected",
         "batch night: 6 rows gave 5 jobs, 2 rejected",
         "`nightmill rejects night` tells why rows were rejected",
         "`nightmill status night` tells why jobs failed or were blocked",

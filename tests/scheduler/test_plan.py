@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import ManifestError
+from jobs.manifest import Row, plain_sampler, read_rows
 from models.catalogue import Catalogue
 from models.errors import UnknownModelError
+from models.samplers import SAMPLERS, other_names, viewer_name
 from scheduler.ingest import ingest
 from scheduler.plan import SHALLOW, SHOWN, Plan, make_plan, report
 from scheduler.rules import Reading, row_rules
@@ -230,3 +233,133 @@ def test_pictures_modes_and_loras_are_counted(catalogue: Catalogue, tmp_path: Pa
     assert plan.lanes["tiny-random-x4", "upscale", "", 0, 0, 4] == 1
     only = plan_of(catalogue, write(tmp_path, rows[:1]))
     assert only.gflop == pytest.approx(3 * 5 * 2 * 0.011), "half of ten steps"
+
+
+def test_long_negative_prompts_are_counted_where_they_are_read(catalogue: Catalogue, tmp_path: Path) -> None:
+    long = {"prompt": "cat", "negative_prompt": "dog " * 80}
+    plan = plan_of(catalogue, write(tmp_path, [long, long | {"guidance_scale": 1}, {"prompt": "cat"}, long]))
+    assert (plan.truncated, plan.truncated_negatives, plan.truncated_negative_lines) == (0, 2, [1, 4])
+
+
+def test_repeated_ids_are_counted_and_refused_on_demand(catalogue: Catalogue, tmp_path: Path) -> None:
+    rows: Rows = [{"prompt": "cat", "id": id} for id in ("a", "b", 7, "a", "7", None, None)]
+    path = write(tmp_path, rows)
+    assert plan_of(catalogue, path).repeated_id_lines == [4, 5]
+    with order_for(path) as order:
+        unique = replace(order, reading=Reading(unique_ids=True))
+        own = row_rules(catalogue, "tiny-random", unique.reading, 0)
+        with pytest.raises(ManifestError, match="2 ids are repeated, lines 4, 5; nothing was ingested"):
+            make_plan(unique, own, catalogue)
+
+
+def test_seeds_that_meet_are_counted(catalogue: Catalogue, tmp_path: Path) -> None:
+    rows: Rows = [
+        {"prompt": "cat", "seed": 7, "num_images": 3},
+        {"prompt": "cat", "seed": 9},
+        {"prompt": "cat", "seed": 8, "num_images": 2, "id": "x"},
+        {"prompt": "cat", "seed": 7, "steps": 3},
+        {"prompt": "dog", "seed": 7},
+        {"prompt": "cat"},
+        {"prompt": "cat"},
+    ]
+    assert plan_of(catalogue, write(tmp_path, rows)).same_picture_lines == [2, 3, 3]
+
+
+SYNTAX = {
+    "a (large:1.3) circle": "weights",
+    "a ((large)) circle": "emphasis, as in ((",
+    "a (large)++ circle": "emphasis, as in (word)++",
+    "[red:blue:0.5] circle": "prompt editing",
+    "a {red|blue} circle": "choices",
+    "a __colour__ circle": "wildcards",
+    "a circle AND a cross": "parts",
+    "a circle BREAK a cross": "parts",
+    "a circle --steps 4": "options",
+    "a circle --ar 3:2 --seed 7": "options",
+    "a circle ### blurry": "a negative prompt",
+    "a circle\nNegative prompt: blurry\nSteps: 4, Sampler: Euler a": "generation parameters",
+    "embedding:easynegative circle": "embeddings",
+    "a <cat-toy> circle": "embeddings",
+    "a circle <hypernet:x:1>": "networks",
+    "a \\(large\\) circle": "escapes",
+    "/imagine a circle": "commands",
+    "# circles": "comments",
+}
+PLAIN = [
+    "a fox (in snow), 50mm",
+    "7:30 in the morning",
+    "a fox - an owl",
+    "an R&B band, C++",
+    "2001: A Space Odyssey",
+]
+
+
+@pytest.mark.parametrize(("prompt", "kind"), SYNTAX.items())
+def test_other_tools_syntax_is_named(catalogue: Catalogue, tmp_path: Path, prompt: str, kind: str) -> None:
+    plan = plan_of(catalogue, write(tmp_path, [{"prompt": "cat"}, {"prompt": prompt}]))
+    (found,) = [name for name in plan.syntax if name.startswith(kind)]
+    assert (plan.syntax[found], plan.syntax_lines[found]) == (1, 2)
+
+
+def test_plain_prompts_have_none(catalogue: Catalogue, tmp_path: Path) -> None:
+    plan = plan_of(catalogue, write(tmp_path, [{"prompt": prompt} for prompt in PLAIN]))
+    assert not plan.syntax
+
+
+def test_lines_add_up_in_the_report(catalogue: Catalogue, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text('prompt,label\n\ncat,1\n"a\ncat",2\n,\ncat\n')
+    with order_for(path) as order:
+        plan = make_plan(order, row_rules(catalogue, "tiny-random", order.reading, 0), catalogue)
+        told = report(plan, order, None)
+    lines = told["lines"]
+    assert lines == {"read": 7, "rows": 2, "rejected": 1, "blank": 2, "header": 1, "continued": 1}
+    assert told["meta_columns"] == ["label"]
+
+
+def test_every_name_of_a_sampler_that_is_written_is_read(catalogue: Catalogue, tmp_path: Path) -> None:
+    names = {
+        written: name for name in SAMPLERS for written in (name, viewer_name(name), viewer_name(name).upper())
+    }
+    rows: Rows = [{"prompt": "cat", "sampler": name} for name in names]
+    with order_for(write(tmp_path, rows)) as order:
+        items = list(read_rows(order.manifest, row_rules(catalogue, "tiny-random", order.reading, 0)))
+    assert [item.sampler for item in items if isinstance(item, Row)] == list(names.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("k_euler_a", "euler_a"),
+        ("k_euler_ancestral", "euler_a"),
+        ("K_EULER", "euler"),
+        ("sample_euler_ancestral", "euler_a"),
+        ("EulerAncestralDiscreteScheduler", "euler_a"),
+        ("EulerDiscreteScheduler", "euler"),
+        ("PNDMScheduler", "pndm"),
+        ("plms", "pndm"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("DPMSolverMultistep", "dpmpp_2m"),
+        ("dpm++_2m", "dpmpp_2m"),
+        ("KarrasDPM", "dpmpp_2m_karras"),
+        ("dpmpp_2m_k", "dpmpp_2m_karras"),
+        ("uni_pc", "unipc"),
+        ("UniPCMultistepScheduler", "unipc"),
+        ("k_heun", "heun"),
+        ("HeunDiscreteScheduler", "heun"),
+    ],
+)
+def test_other_programs_names_of_samplers(given: str, ours: str) -> None:
+    assert {plain_sampler(name): known for name, known in other_names().items()}[plain_sampler(given)] == ours
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LMS", "k_lms", "DDPM", "DDPMScheduler", "dpmpp_2m_sde", "DPM++ SDE Karras", "DPM2 a", "euler_k", "lcm"],
+)
+def test_samplers_that_are_not_ours_are_refused_without_a_hint(
+    catalogue: Catalogue, tmp_path: Path, name: str
+) -> None:
+    plan = plan_of(catalogue, write(tmp_path, [{"prompt": "cat", "sampler": name}]))
+    (reject,) = plan.rejects
+    assert reject.reason.startswith(f"there is no sampler '{name}' here; there are ddim")
