@@ -5,7 +5,7 @@ import re
 KINDS: dict[str, re.Pattern[str]] = {
     "weights, as in (word:1.3)": re.compile(r"\([^()]*:\s*-?[0-9.]+\s*\)"),
     "emphasis, as in ((word)) or [[word]]": re.compile(r"\(\(|\[\["),
-    "emphasis, as in (word)++ or word::2": re.compile(r"\)[+-]+|\w\+\+(?!\w)|::-?[0-9]"),
+    "emphasis, as in (word)++ or word::2": re.compile(r"\)[+-]+|\w{2,}\+\+(?!\w)|::-?[0-9]"),
     "prompt editing, as in [a:b:0.5] or [a|b]": re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]"),
     "choices, as in {a|b}": re.compile(r"\{[^{}]*\|[^{}]*\}"),
     "wildcards, as in __word__": re.compile(r"__[A-Za-z0-9*][\w/*.-]*?__"),
