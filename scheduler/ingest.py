@@ -96,7 +96,6 @@ def _sha256(identity: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-
 @dataclass(frozen=True)
 class Ingested:
     """The batch that an order gave, or that it had given before."""
