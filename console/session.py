@@ -1,18 +1,22 @@
 """What every command that looks at the job table needs: settings, running services, tables up to date."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from sqlalchemy import Engine
 
 import migrations
-from jobs.database import check_reachable, connect
+from console.show import note
+from jobs.database import await_reachable, connect, keep_trying
 from jobs.embedded import services
 from jobs.epochs import begin_epoch
 from jobs.errors import ServiceError
 from jobs.objects import ObjectStore, S3Options, open_store
 from jobs.settings import Settings, load_settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class Session:
 
     settings: Settings
     engine: Engine
+
+    def patiently(self, look: Callable[[], T]) -> T:
+        """What `look` finds, however often PostgreSQL has to be waited for, each time for a limited time."""
+        return cast(T, keep_trying(look, self.settings.database_wait_s, note))
 
     def store(self, uri: str) -> ObjectStore:
         """The object store at a folder or s3:// URI."""
@@ -33,15 +41,18 @@ def s3_options(settings: Settings) -> S3Options:
 
 
 @contextmanager
-def session(settings: Settings | None = None) -> Iterator[Session]:
-    """A session for one command. A private database is migrated on the way, one of the user's own is only checked."""
+def session(settings: Settings | None = None, *, waits: bool = False) -> Iterator[Session]:
+    """A session for one command. A private database is migrated on the way, one of the user's own is only checked.
+
+    A server that has no connection free or is starting is waited for; with `waits`, one that is away, too.
+    """
     settings = settings or load_settings()
     is_private = settings.database_url is None
     with services(settings) as configured:
         engine = connect(configured.database)
         try:
-            check_reachable(engine)
-            _check_tables(engine, is_private)
+            await_reachable(engine, settings.database_wait_s, note, only_if_busy=not waits)
+            keep_trying(lambda: _check_tables(engine, is_private), settings.database_wait_s, note)
             begin_epoch(engine)
             yield Session(configured, engine)
         finally:

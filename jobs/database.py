@@ -1,5 +1,6 @@
 """Connections to the job table."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -8,11 +9,25 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.errors import ServiceError, UsageError
 from jobs.settings import without_password
 
 T = TypeVar("T")
+
+PAUSE_S = 1.0
+"""Between two looks whether PostgreSQL is back."""
+# A server tells a client that it refuses only in words; those of other languages are waited for in vain.
+_WRONG = re.compile(
+    r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|not permitted to log in"
+    r"|not currently accepting connections|permission denied|could not translate host name|certificate|SSL",
+    re.IGNORECASE,
+)
+_BUSY = re.compile(
+    r"too many (clients|connections)|connection slots are reserved|starting up|shutting down|recovery mode",
+    re.IGNORECASE,
+)
 
 
 def connect(url: str, *, pool_size: int = 4) -> Engine:
@@ -38,6 +53,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         pool_size=pool_size,
         max_overflow=4,
         connect_args={"connect_timeout": 10, "application_name": "nightmill"},
+        hide_parameters=True,  # prompts don't belong into logs and tracebacks
     )
     event.listen(engine, "connect", _plan_once)
     return engine
@@ -55,9 +71,77 @@ def check_reachable(engine: Engine) -> None:
     try:
         engine.connect().close()
     except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
         shown = without_password(engine.url.render_as_string())
-        raise ServiceError(f"can't reach PostgreSQL at {shown}: {reason}") from None
+        raise ServiceError(f"can't reach PostgreSQL at {shown}: {_reason(error)}") from None
+
+
+def await_reachable(
+    engine: Engine,
+    wait_s: float,
+    tell: Callable[[str], object],
+    *,
+    pause: Callable[[float], object] = time.sleep,
+    only_if_busy: bool = False,
+) -> None:
+    """As `check_reachable`, but for `wait_s` seconds PostgreSQL may come yet; `tell` hears once that it is awaited.
+
+    A wrong password, database or host isn't waited for, and with `only_if_busy` no server that doesn't answer. A
+    `pause` that is true, as that of a latch, ends the wait.
+    """
+
+    def look() -> None:
+        try:
+            engine.connect().close()
+        except OperationalError as error:
+            if only_if_busy and not _BUSY.search(str(error.orig)):
+                check_reachable(engine)
+            raise
+
+    try:
+        keep_trying(look, wait_s, tell, pause=pause)
+    except OperationalError:
+        check_reachable(engine)
+
+
+def keep_trying(
+    work: Callable[[], T],
+    wait_s: float,
+    tell: Callable[[str], object],
+    *,
+    pause: Callable[[float], object] = time.sleep,
+) -> T | None:
+    """`work`, again and again while PostgreSQL is away or has no connection free, for `wait_s` seconds at most.
+
+    `tell` hears once what is waited for. None if `pause` was true, as that of a latch is.
+    """
+    until: float | None = None
+    while True:
+        try:
+            return work()
+        except (DBAPIError, PoolTimeoutError) as error:
+            now = time.monotonic()
+            if not is_away(error) or now >= (now + wait_s if until is None else until):
+                raise
+            if until is None:
+                until = now + wait_s
+                tell(f"PostgreSQL is away; waiting up to {wait_s:.0f} s for it: {_reason(error)}")
+        if pause(PAUSE_S):
+            return None
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error says that PostgreSQL can't be reached now, and not that it refuses us."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    is_of_connection = isinstance(error, DBAPIError) and (
+        error.connection_invalidated or isinstance(error, OperationalError)
+    )
+    return is_of_connection and not _WRONG.search(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The driver's own words, in one line; those of a connection to several addresses end with the last."""
+    return str(getattr(error, "orig", error)).strip().splitlines()[0]
 
 
 def run(

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         description="a worker's child that makes no step for this long is killed; loading: six times",
     )
     tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
+    database_wait_s: float = Field(
+        300,
+        ge=0,
+        description="how long a starting worker or scheduler, or a waiting command, waits for PostgreSQL",
+    )
     retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
     watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")

@@ -3,11 +3,13 @@
 import argparse
 import logging
 
-from jobs.database import check_reachable, connect
+from jobs.database import await_reachable, connect
 from jobs.embedded import services
 from jobs.process import plain_errors, start_logging, stop_on_signals, stop_with_parent, work_offline
 from jobs.settings import load_settings
 from scheduler.loop import run_duties
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -22,8 +24,8 @@ def main() -> None:
     stop_with_parent(options.parent)
     with services(settings) as configured:
         engine = connect(configured.database)
-        check_reachable(engine)
-        logging.getLogger(__name__).info("scheduling")
+        await_reachable(engine, settings.database_wait_s, log.warning, pause=stopping.wait)
+        log.info("scheduling")
         run_duties(configured, engine, stopping)
         engine.dispose()
 

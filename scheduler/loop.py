@@ -31,7 +31,7 @@ class Duty:
     due: float = field(default=0.0)
 
     def run_if_due(self) -> None:
-        """Do it if its time has come; trouble with a service is logged, the next time tries again."""
+        """Do it if its time has come; whatever trouble there is is logged, the next time tries again."""
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + self.every_s
@@ -40,6 +40,8 @@ class Duty:
                 log.debug("%s: %d", self.name, done)
         except (SQLAlchemyError, ServiceError) as error:
             log.warning("%s: %s", self.name, str(error).splitlines()[0])
+        except Exception:
+            log.exception("%s", self.name)
 
 
 def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[Duty]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
 
-from jobs.database import check_reachable, connect
+from jobs.database import await_reachable, connect
 from jobs.embedded import services
 from jobs.errors import UsageError
 from jobs.process import plain_errors, start_logging, stop_with_parent, work_offline
@@ -66,7 +66,7 @@ def _check(settings: Settings) -> None:
     except ModelError as error:
         raise UsageError(str(error)) from None
     engine = connect(settings.database)
-    check_reachable(engine)
+    await_reachable(engine, settings.database_wait_s, log.warning)
     engine.dispose()
 
 

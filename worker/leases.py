@@ -86,6 +86,8 @@ class Leases:
                 self._renew()
             except SQLAlchemyError as error:
                 log.warning("can't renew leases: %s", str(error).splitlines()[0])
+            except Exception:  # a thread that ends lets all leases run out, one after the other, unseen
+                log.exception("can't renew leases")
             if self._stopping.wait(self.lease_s / 4):
                 return
 

@@ -54,5 +54,5 @@ class FinishingLine:
         while (frames := self._bundles.get()) is not None:
             try:
                 self._deliver(frames)
-            except Exception:
+            except BaseException:  # a thread that ends would be waited for in vain
                 log.exception("%d images could not be delivered", len(frames))

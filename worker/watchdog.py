@@ -82,7 +82,10 @@ class Watchdog:
         while True:
             time.sleep(LOOK_S)
             now = time.monotonic()
-            self.look(min(now - last, 2 * LOOK_S))
+            try:
+                self.look(min(now - last, 2 * LOOK_S))
+            except Exception:
+                log.exception("can't look after the children")
             last = now
 
     def _end_all(self) -> None:

@@ -286,15 +286,15 @@ def _pace(lane: dict[str, Any]) -> str:
     return "" if lane["image_s"] is None else f"{lane['image_s']:.3g}"
 
 
+def _found(open_session: Session, batch: str | None) -> list[BatchStatus]:
+    return [batches.status(open_session.engine, batch)] if batch else batches.statuses(open_session.engine)
+
+
 def _watch(open_session: Session, batch: str | None) -> None:
     broker = BrokerCheck(open_session.settings)
     with Live(console=err, refresh_per_second=4, transient=True) as live:
         while True:
-            found = (
-                [batches.status(open_session.engine, batch)]
-                if batch
-                else batches.statuses(open_session.engine)
-            )
+            found = open_session.patiently(lambda: _found(open_session, batch))
             live.update(Text("\n".join(f"{s.name}: {s.state}, {summary(s)}" for s in found)))
             if not any(s.remaining for s in found):
                 return

@@ -72,10 +72,14 @@ def feed(
 
     with session() as open_session:
         found = batches.status(open_session.engine, batch).id if batch else None
-        while True:
+
+        def read_on() -> None:
+            nonlocal since
             for row in feeding.read(open_session.engine, since, batch=found):
                 since = row["cursor"]
                 print_line(to_json(row))
-            if not follow:
-                return
+
+        while follow:
+            open_session.patiently(read_on)
             time.sleep(FOLLOW_S)
+        read_on()

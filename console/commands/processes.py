@@ -23,14 +23,19 @@ from jobs.settings import Settings, load_settings
 Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
 
 
-def worker(device: Device = None) -> None:
+Wait = Annotated[
+    float | None, typer.Option(min=0, help="seconds that PostgreSQL may take to come; default 300")
+]
+
+
+def worker(device: Device = None, wait: Wait = None) -> None:
     """Run a worker in the foreground: one child process per device, until told to stop."""
-    _become("worker", load_settings(device=device))
+    _become("worker", load_settings(device=device, database_wait_s=wait))
 
 
-def scheduler() -> None:
+def scheduler(wait: Wait = None) -> None:
     """Run a scheduler in the foreground: hints to workers, rescue of lost jobs, until told to stop."""
-    _become("scheduler", load_settings())
+    _become("scheduler", load_settings(database_wait_s=wait))
 
 
 def up(
@@ -103,6 +108,6 @@ def _serve(settings: Settings, workers: int) -> None:
 
 
 def _become(module: str, settings: Settings) -> None:
-    with session(settings):
+    with session(settings, waits=True):
         pass  # the tables are there before the process looks
     os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())

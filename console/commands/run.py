@@ -2,10 +2,11 @@
 
 import time
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from console import background
 from console.broker_check import BrokerCheck
@@ -149,10 +150,10 @@ def _render(open_session: Session, ingested: Ingested, workers: int | None) -> d
     figures: dict[str, Any] = {"rendered": 0}
     if status.remaining:
         figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
-        status = batches.status(open_session.engine, ingested.name)
+        status = open_session.patiently(lambda: batches.status(open_session.engine, ingested.name))
     else:
         note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
-    return status.report() | figures | _results(open_session, status)
+    return status.report() | figures | open_session.patiently(lambda: _results(open_session, status))
 
 
 def _default_workers(open_session: Session) -> int:
@@ -184,7 +185,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
             )
             raise
         memory = members.peaks()
-    made = effort(open_session.engine, status.id, since)
+    made = open_session.patiently(lambda: effort(open_session.engine, status.id, since))
     seconds = max(made["seconds"], 1e-3)
     return {
         "rendered": int(made["images"]),
@@ -211,11 +212,17 @@ def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
             time.sleep(POLL_S)
             members.keep_alive()
-            status = batches.status(open_session.engine, status.name)
-            if not status.remaining and make_up(open_session.engine, status.id):
-                status = batches.status(open_session.engine, status.name)
+            status = open_session.patiently(partial(_look, open_session.engine, status))
             watch.show(status)
             broker.look(status)
+
+
+def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
+    """The batch's status by now; where all jobs have ended, replacements may have been queued."""
+    found = batches.status(engine, status.name)
+    if not found.remaining and make_up(engine, found.id):
+        found = batches.status(engine, status.name)
+    return found
 
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:

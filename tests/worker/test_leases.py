@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -105,3 +106,26 @@ def test_renewal_survives_a_lost_connection(engine: Engine, leases: Leases) -> N
     other.dispose()
     assert leases.holds(job)
     assert queue.rescue(engine) == 0
+
+
+def test_renewal_goes_on_after_whatever_went_wrong(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    went_wrong = iter([KeyError("what nobody thought of")])
+    extend = queue.extend
+
+    def extended(*given: Any) -> Any:
+        for error in went_wrong:
+            raise error
+        return extend(*given)
+
+    monkeypatch.setattr(queue, "extend", extended)
+    leases = Leases(engine, "w1", "cpu", LEASE_S)
+    (job,) = take(engine, make_lane(engine, 1), lease_s=60)
+    leases.add([job])
+    leases.start()
+    until(lambda: "what nobody thought of" in caplog.text)
+    before = job_row(engine, job)["lease_until"]
+    until(lambda: job_row(engine, job)["lease_until"] != before)
+    leases.stop()
+    assert "Traceback" in caplog.text
