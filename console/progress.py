@@ -43,9 +43,13 @@ class Watch:
         self.progress = progress
         self.task = progress.add_task("", total=max(jobs, 1)) if progress else None
         self.next_line = time.monotonic() + LINE_EVERY_S
+        self.waiting: str | None = None
 
     def show(self, status: BatchStatus) -> None:
-        """Move the bar, or where there is none, print a line now and then."""
+        """Move the bar, or where there is none, print a line now and then; say at once what keeps all workers."""
+        if status.waiting != self.waiting:
+            self.waiting = status.waiting
+            note(f"{status.name}: {_waiting(status.waiting)}" if status.waiting else f"{status.name} goes on")
         if self.progress and self.task is not None:
             done = sum(status.counts.values()) - status.remaining
             self.progress.update(self.task, completed=done, description=summary(status))
@@ -78,6 +82,18 @@ def summary(status: BatchStatus) -> str:
 def _pace(status: BatchStatus) -> list[str]:
     if status.starts_at and not status.counts["running"]:
         return [f"waits until {clock(status.starts_at)}"]
+    if status.waiting:
+        return [_waiting(status.waiting)]
+    if status.unhealthy:
+        return [*_speed(status), f"{len(status.unhealthy)} unhealthy: {status.unhealthy[0].reason}"]
+    return _speed(status)
+
+
+def _waiting(reason: str) -> str:
+    return f"waiting: no worker can go on: {reason}; they try again by themselves"
+
+
+def _speed(status: BatchStatus) -> list[str]:
     if status.state == BatchState.QUEUED and not status.images_per_s:
         return ["waiting for a worker"]
     return [f"{status.images_per_s:.2f} images/s", f"ETA {duration(status.eta_s)}"]

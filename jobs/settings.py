@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         gt=0,
         description="a worker's child that makes no step for this long is killed; loading: six times",
     )
+    give_up_s: float = Field(
+        300,
+        gt=0,
+        description="`run` ends when no worker has been able to go on for this long; its jobs stay queued",
+    )
     tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
     database_wait_s: float = Field(
         300,

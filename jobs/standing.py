@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
@@ -13,12 +13,12 @@ from jobs.conditions import IS_LIVE
 from jobs.database import run
 from jobs.errors import UsageError
 from jobs.forecast import LaneWork, finish, seconds_left
+from jobs.health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.job import BatchId
 from jobs.states import BatchState, JobState
 
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
-SEEN_S = 60  # a worker that was silent for longer is not counted
 
 # All tallies are grouped once, and what is left of lanes is looked at only where lanes haven't ended.
 _STATUS = text(f"""
@@ -79,6 +79,9 @@ class BatchStatus:
     canary_verdict: str | None
     stopped_because: str | None
     archived_at: datetime | None
+    waiting: str | None = None
+    """Why no worker can work at it."""
+    unhealthy: tuple[UnhealthyWorker, ...] = ()
 
     @property
     def remaining(self) -> int:
@@ -121,12 +124,14 @@ class BatchStatus:
             "canary": self.canary_verdict,
             "stopped_because": self.stopped_because,
             "archived_at": _iso(self.archived_at),
+            "waiting": self.waiting,
+            "unhealthy_workers": [worker.report() for worker in self.unhealthy],
         }
 
 
 def statuses(engine: Engine) -> list[BatchStatus]:
     """All batches, oldest first."""
-    return [_status(row) for row in _look(engine, None)]
+    return _with_health(engine, [_status(row) for row in _look(engine, None)])
 
 
 def status(engine: Engine, batch: str) -> BatchStatus:
@@ -134,7 +139,19 @@ def status(engine: Engine, batch: str) -> BatchStatus:
     found = _look(engine, _id_of(engine, batch))
     if not found:
         raise UsageError(f"batch {batch!r} was deleted just now")
-    return _status(found[0])
+    return _with_health(engine, [_status(found[0])])[0]
+
+
+def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStatus]:
+    """What keeps workers from batches that haven't ended."""
+    unhealthy = tuple(unhealthy_workers(engine))
+    if not unhealthy:
+        return list(found)
+    kept = waiting(engine)
+    return [
+        replace(one, waiting=kept.reason(one.id), unhealthy=unhealthy) if one.remaining else one
+        for one in found
+    ]
 
 
 def _look(engine: Engine, batch: BatchId | None) -> Sequence[Any]:

@@ -48,9 +48,7 @@ class Leases:
 
     def drop(self, jobs: Iterable[Job]) -> None:
         """These have ended."""
-        with self._lock:
-            for job in jobs:
-                self._held.pop(job.id, None)
+        self._forget((job.id, job.lease) for job in jobs)
 
     def release(self, jobs: Iterable[Job]) -> None:
         """Give these back to the queue at once, uncharged."""
@@ -74,11 +72,16 @@ class Leases:
 
     def _give_back(self, held: list[tuple[JobId, UUID]]) -> None:
         """Whether or not PostgreSQL hears of it, they are renewed no more."""
-        with self._lock:
-            for job_id, _ in held:
-                self._held.pop(job_id, None)
+        self._forget(held)
         if held:
             queue.release(self.engine, held)
+
+    def _forget(self, held: Iterable[tuple[JobId, UUID]]) -> None:
+        """A job may have been claimed anew meanwhile: that lease stays."""
+        with self._lock:
+            for job_id, lease in held:
+                if self._held.get(job_id) == lease:
+                    del self._held[job_id]
 
     def _renew_forever(self) -> None:
         while True:

@@ -242,6 +242,15 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
         warn_of_deadline(status)
     columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA")
     print_table(columns, [_row(status) for status in found])
+    for status in found:
+        if status.waiting:
+            note(f"{status.name} waits, no worker can go on: {status.waiting}")
+    _warn_of_workers(found)
+
+
+def _warn_of_workers(found: list[BatchStatus]) -> None:
+    for worker in next((status.unhealthy for status in found if status.unhealthy), ()):
+        note(f"worker {worker.name} is unhealthy since {worker.since:%H:%M:%S}: {worker.reason}")
 
 
 def _row(status: BatchStatus) -> tuple[object, ...]:
@@ -269,6 +278,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
         | schedule_facts(status)
     )
     warn_of_deadline(status)
+    _warn_of_workers([status])
     print_table(
         ("tenant", "model", "mode", "LoRA", "size", "upscale", "s/image", "jobs"),
         [(lane["tenant"], *lane_cells(lane), _pace(lane), counted(lane["counts"])) for lane in found],

@@ -16,6 +16,7 @@ from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run
 from jobs.embedded import services
 from jobs.errors import NightmillError, ServiceError
+from jobs.health import unhealthy_workers
 from jobs.objects import check_writable, open_store
 from jobs.settings import Settings, load_settings, without_password
 from models.capacity import Profile
@@ -31,6 +32,7 @@ def doctor(as_json: Json = False) -> None:
             _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
             _check("device", lambda: _device(settings)),
             _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
+            _check("workers", lambda: _workers(configured)),
             _check("Redis", lambda: _redis(configured)),
             _check("output", lambda: _output(configured)),
             _check("models", lambda: _models(settings)),
@@ -77,6 +79,18 @@ def _postgres(settings: Settings, *, is_private: bool) -> str:
     return (
         f"{where}, tables {'up to date' if is_current else 'made or brought up to date by the next command'}"
     )
+
+
+def _workers(settings: Settings) -> str:
+    engine = connect(settings.database)
+    try:
+        check_reachable(engine)
+        unhealthy = unhealthy_workers(engine) if migrations.is_current(engine) else []
+    finally:
+        engine.dispose()
+    if unhealthy:
+        raise ServiceError("; ".join(f"{worker.name} is unhealthy: {worker.reason}" for worker in unhealthy))
+    return "none is unhealthy"
 
 
 def _redis(settings: Settings) -> str:

@@ -178,7 +178,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
     _check_services(open_session, status)
     with crew(open_session.settings, workers) as members:
         try:
-            _wait(open_session, status, members)
+            waited_for = _wait(open_session, status, members)
         except Stopped:
             note(
                 "stopping: what isn't finished goes back to the queue, and the same command goes on from there"
@@ -193,6 +193,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
         "rendered_per_s": round(made["images"] / seconds, 3),
         "drawing_share": round(made["drawing_s"] / (seconds * max(1, workers)), 3),
         "peak_memory": memory,
+        "waiting": waited_for,
     }
 
 
@@ -206,7 +207,9 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
         note(f"no valkey-server or redis-server found: using the {broker}")
 
 
-def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
+def _wait(open_session: Session, status: BatchStatus, members: Crew) -> str | None:
+    """Wait until the batch has ended; returns what keeps all workers from going on, if that was given up."""
+    going_at = time.monotonic()
     broker = BrokerCheck(open_session.settings)
     with watching(sum(status.counts.values())) as watch:
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
@@ -215,6 +218,11 @@ def _wait(open_session: Session, status: BatchStatus, members: Crew) -> None:
             status = open_session.patiently(partial(_look, open_session.engine, status))
             watch.show(status)
             broker.look(status)
+            if status.waiting is None:
+                going_at = time.monotonic()
+            elif time.monotonic() > going_at + open_session.settings.give_up_s:
+                return status.waiting
+    return None
 
 
 def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
@@ -271,7 +279,11 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
 
 def _hint(report: dict[str, Any]) -> None:
     if left := report["counts"]["queued"] + report["counts"]["running"]:
-        note(f"{left:,} jobs wait: `nightmill resume {report['name']}`, then the same command goes on")
+        if report["waiting"]:
+            note(f"{left:,} jobs wait, no worker could go on: {report['waiting']}")
+            note("when that is mended, the same command goes on; `nightmill cancel` ends the batch")
+        else:
+            note(f"{left:,} jobs wait: `nightmill resume {report['name']}`, then the same command goes on")
     if report["state"] in (BatchState.PAUSED, BatchState.CANCELLED):
         note(report["stopped_because"] or f"the batch was {report['state']} meanwhile")
     if report["rejected"]:

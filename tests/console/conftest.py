@@ -137,6 +137,7 @@ def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
                 "lease_s": 3,
                 "tick_s": 0.1,
                 "retry_delay_s": 0.1,
+                "give_up_s": 1,
             }
         )
 
@@ -148,7 +149,7 @@ def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with bench(servers, folder) as settings:
         nightmill = Nightmill(settings, folder)
         night = nightmill("run", "night.jsonl")
-        day = nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=2", "--json")
+        day = nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=1", "--json")
         yield Lab(nightmill, folder, night, day)
 
 

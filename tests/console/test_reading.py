@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from jobs import queue
+from jobs.database import connect
 from tests.console.conftest import Lab
+from tests.factories import failure, look, take
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -39,9 +42,12 @@ def test_a_run_that_goes_well_ends_with_a_summary(lab: Lab) -> None:
     ]
 
 
-def test_a_run_with_failed_jobs_ends_with_1(lab: Lab) -> None:
+def test_a_run_that_no_worker_can_do_ends_with_1_and_its_jobs_wait(lab: Lab) -> None:
     assert lab.day.code == 1
-    assert lab.day.json["counts"] == dict.fromkeys(STATES, 0) | {"failed": 2}
+    assert lab.day.json["counts"] == dict.fromkeys(STATES, 0) | {"queued": 2}
+    why = "the model 'absent' is not there: expected a folder in diffusers format at"
+    assert why in lab.day.json["waiting"]
+    assert f"day: waiting: no worker can go on: can't load the model 'absent': {why}" in lab.day.err
     assert (lab.day.json["rendered"], lab.day.json["contact_sheet"]) == (0, None)
     assert "Traceback" not in lab.day.err
 
@@ -207,7 +213,7 @@ def test_doctor(lab: Lab) -> None:
     assert looked.code == 0, looked.out
     assert all(check["ok"] for check in looked.json)
     names = [check["check"] for check in looked.json]
-    assert names == ["python", "device", "PostgreSQL", "Redis", "output", "models", "disk"]
+    assert names == ["python", "device", "PostgreSQL", "workers", "Redis", "output", "models", "disk"]
     shown = lab.typed("doctor")
     assert shown.code == 0
     assert "tables up to date" in shown.out
@@ -221,15 +227,18 @@ def test_help_tells_every_command(lab: Lab) -> None:
 
 
 def test_retry_of_what_failed(lab: Lab) -> None:
+    engine = connect(lab.nightmill.settings.database)
+    (lane,) = look(
+        engine, "SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id WHERE name = 'day'"
+    )
+    for job in take(engine, lane["id"]):
+        queue.fail(engine, [failure(job)], delay_s=0)
+    engine.dispose()
+    assert "it broke" in lab.typed("status", "day").out
     queued = lab.typed("retry", "day", "--only", "failed", "--error", "model", "--json")
     assert queued.code == 0
     assert queued.json["counts"]["queued"] == 2
     assert "2 jobs queued again" in queued.err
-    ended = lab.nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=2")
-    assert ended.code == 1
-    assert "jobs           2 failed" in ended.out
-    shown = lab.typed("status", "day")
-    assert "the model 'absent' is not there: expected a folder in diffusers format at" in shown.out
     none = lab.typed("retry", "day", "--error", "oom")
     assert "0 jobs queued again" in none.err
 

@@ -178,7 +178,7 @@ def test_an_output_that_stays_away_is_given_up_and_left_to_a_probe(
     batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"seed": n} for n in range(12)])
     lane = only_lane(desk.engine, batch)
     work(worker, lane)
-    assert uncharged(desk.engine)
+    assert set(charges(desk.engine)) <= {("queued", 0), ("done", 1)}
     drawn = len(steps)
     for _ in range(3):
         time.sleep(health.FIRST_PAUSE_S)

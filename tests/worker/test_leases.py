@@ -53,6 +53,17 @@ def test_a_lost_job_is_no_longer_held(engine: Engine, leases: Leases) -> None:
     assert leases.holds(kept)
 
 
+def test_a_job_that_was_claimed_anew_is_still_held(engine: Engine, leases: Leases) -> None:
+    before = claimed(engine, leases)
+    leases.release(before)
+    again = take(engine, before[0].lane_id, lease_s=LEASE_S)
+    leases.add(again)
+    leases.drop(before)
+    leases.release(before)
+    assert len(again) == 2
+    assert all(leases.holds(job) for job in again)
+
+
 def test_a_cancelled_job_is_no_longer_held(engine: Engine, leases: Leases) -> None:
     batch = make_batch(engine, 1)
     (job,) = take(engine, look(engine, "SELECT id FROM lanes")[0]["id"], lease_s=LEASE_S)
