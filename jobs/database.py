@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
+from psycopg import pq
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -48,6 +49,8 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         raise UsageError(
             f"NIGHTMILL_DATABASE_URL must be postgresql://…, not {parsed.get_backend_name()}://…"
         )
+    if unknown := parsed.query.keys() - _parameters():
+        raise UsageError(f"NIGHTMILL_DATABASE_URL: PostgreSQL knows no {', '.join(sorted(unknown))}")
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -57,6 +60,11 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
     )
     event.listen(engine, "connect", _plan_once)
     return engine
+
+
+def _parameters() -> set[str]:
+    """What libpq lets stand after the ? of a URL."""
+    return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
 def _plan_once(connection: Any, _: object) -> None:
@@ -70,7 +78,7 @@ def check_reachable(engine: Engine) -> None:
     """Open one connection; ServiceError in plain words where PostgreSQL can't be reached."""
     try:
         engine.connect().close()
-    except OperationalError as error:
+    except DBAPIError as error:
         shown = without_password(engine.url.render_as_string())
         raise ServiceError(f"can't reach PostgreSQL at {shown}: {_reason(error)}") from None
 

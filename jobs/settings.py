@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
 from jobs.manifest.records import MANIFEST_LIMIT
 from jobs.states import WatermarkMethod, Weights
+from jobs.urls import check_broker_url, check_endpoint_url, check_port
 
 
 class Settings(BaseSettings):
@@ -88,6 +89,15 @@ class Settings(BaseSettings):
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("database_url", "broker_url", "s3_endpoint_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
+        if value is not None:
+            check = {"broker_url": check_broker_url, "s3_endpoint_url": check_endpoint_url}
+            url = value.get_secret_value() if isinstance(value, SecretStr) else value
+            check.get(info.field_name or "", check_port)(url)
+        return value
 
     @field_validator("gpu_rows")
     @classmethod
@@ -171,7 +181,7 @@ def load_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(
-            f"NIGHTMILL_{name}: {first['msg']} (got {_safe(name, first.get('input'))})"
+            f"NIGHTMILL_{name}: {first['msg'].removeprefix('Value error, ')} (got {_safe(name, first.get('input'))})"
         ) from None
 
 
@@ -187,8 +197,11 @@ def _safe(name: str, value: object) -> str:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown: without its password and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "a URL that can't be read"
     host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
     user = f"{parts.username}@" if parts.username else ""
     return f"{parts.scheme}://{user}{host}{port}{parts.path}"

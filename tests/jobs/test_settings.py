@@ -177,3 +177,69 @@ def test_a_database_that_is_away_is_said_without_its_password(url: str) -> None:
         check_reachable(engine)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+BROKER, DATABASE, ENDPOINT = "BROKER_URL", "DATABASE_URL", "S3_ENDPOINT_URL"
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "reason"),
+    [
+        (BROKER, f"memory://{SECRET}", r"must be redis://…, .*, not memory://…"),
+        (BROKER, f"filesystem://{SECRET}", "not filesystem://…"),
+        (BROKER, f"sqla+postgresql://u:{SECRET}@h/d", "not sqla"),
+        (BROKER, f"sentinel://:{SECRET}@h:26379;sentinel://i:26379", "not sentinel://…"),
+        (BROKER, f"amqp://u:{SECRET}@h", "not amqp://…"),
+        (BROKER, SECRET, "is not a URL"),
+        (BROKER, "", "is not a URL"),
+        (BROKER, f"redis://[{SECRET}/0", "is not a URL"),
+        (BROKER, f"redis://:{SECRET}@h:99999/0", "the port must be a number"),
+        (BROKER, f"redis://:{SECRET}@h:0/0", "the port must be a number"),
+        (BROKER, f"redis://:a/{SECRET}@h:6379/0", "the port must be a number"),
+        (BROKER, f"redis://h:{SECRET}/0", "the port must be a number"),
+        (BROKER, f"redis://h/{SECRET}", "the number of the database"),
+        (BROKER, f"redis://h/0?virtual_host={SECRET}", "after the [?] may stand nothing"),
+        (BROKER, f"redis://h/0?password={SECRET}", "after the [?] may stand nothing"),
+        (BROKER, f"redis://h/0?bogus={SECRET}", "after the [?] may stand nothing"),
+        (BROKER, f"redis://:a?{SECRET}@h/0", "the port must be|after the"),
+        (BROKER, f"redis://:{SECRET}#@h/0", "the port must be|after the"),
+        (BROKER, f"rediss://h/0?credential_provider={SECRET}", "after the [?] may stand ssl_ca_certs"),
+        (BROKER, f"redis+socket:///s?virtual_host={SECRET}", "the number of the database"),
+        (BROKER, f"redis+socket:///s?{SECRET}=1", "after the [?] may stand virtual_host"),
+        (DATABASE, f"postgresql://u:{SECRET}@h:99999/d", "the port must be a number"),
+        (ENDPOINT, f"ftp://{SECRET}", "must be http://…, https://…, not ftp://…"),
+        (ENDPOINT, f"http://h:{SECRET}", "the port must be a number"),
+        (ENDPOINT, "https://", "the host is missing"),
+    ],
+)
+def test_urls_that_cannot_be_are_named_without_their_contents(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str, reason: str
+) -> None:
+    monkeypatch.setenv(f"NIGHTMILL_{name}", url)
+    with pytest.raises(UsageError, match=f"^NIGHTMILL_{name}: .*{reason}") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (BROKER, "redis://"),
+        (BROKER, "redis://user:p%40ss@host:6379/15"),
+        (BROKER, "redis://[::1]:6379"),
+        (BROKER, "rediss://host/0?ssl_cert_reqs=required"),
+        (BROKER, "redis+socket:///run/redis.sock?virtual_host=3"),
+        (DATABASE, "postgresql://u:p@h:5432/d?sslmode=require"),
+        (DATABASE, "postgresql:///d?host=/run/postgresql"),
+        (ENDPOINT, "http://127.0.0.1:9000"),
+    ],
+)
+def test_urls_that_can_be_are_taken(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    monkeypatch.setenv(f"NIGHTMILL_{name}", url)
+    load_settings()
+
+
+def test_what_postgresql_does_not_know_is_refused() -> None:
+    with pytest.raises(UsageError, match="NIGHTMILL_DATABASE_URL: PostgreSQL knows no bogus") as caught:
+        connect(f"postgresql://h/d?bogus={SECRET}")
+    assert SECRET not in str(caught.value)
