@@ -1,6 +1,5 @@
 """The tiny random checkpoints: quick to build, and what their cards say."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ from models.stable_diffusion import StableDiffusion
 from models.upscale import Upscaler
 
 
-def test_is_built_in_less_than_two_seconds_and_leaves_torchs_randomness_alone(
+def test_building_it_leaves_torchs_randomness_alone(
     tmp_path: Path, tiny_card: Card, tiny: StableDiffusion
 ) -> None:
-    state, start = torch.get_rng_state(), time.perf_counter()
+    state = torch.get_rng_state()
     resolve(tiny_card, tmp_path)
-    assert time.perf_counter() - start < 2
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = "ca-certificates,git,make,python3,python3-venv"
+KEPT = ("PIP_", "TORCH_INDEX", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 MOUNTS = {"proc": "proc", "dev/shm": "tmpfs"}
 DEMO = (
     "git clone --quiet /source nightmill && cd nightmill && make {options} demo && .venv/bin/nightmill doctor"
@@ -65,12 +66,10 @@ def _give_network(root: Path) -> None:
 
 def test_the_demo_runs_where_nothing_is_installed(debian: Path) -> None:
     options = "TORCH=cpu" if os.environ.get("TORCH_INDEX") else ""
-    pip = {
-        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "TORCH_INDEX", "SSL_"))
-    }
+    index = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     ended = subprocess.run(
         ["chroot", debian, "sh", "-c", f"cd /root && {DEMO.format(options=options)}"],
-        env=pip | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"},
+        env=index | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"},
         capture_output=True,
         text=True,
         check=False,
