@@ -5,8 +5,9 @@ TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2
-PORTABLE := tests/models/engine tests/models/test_steady.py tests/models/test_clip.py tests/models/test_decode.py \
-	tests/models/test_small_decoder.py tests/models/test_watermark.py tests/worker/test_encode.py tests/worker/test_png.py
+PORTABLE := tests/models/engine/test_places.py tests/models/engine/test_embeddings.py tests/models/test_steady.py \
+	tests/models/test_small_decoder.py tests/models/test_decode.py tests/models/test_clip.py tests/models/test_watermark.py \
+	tests/worker/test_encode.py tests/worker/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-portable test-slow lint bench chaos clean
