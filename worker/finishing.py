@@ -16,7 +16,7 @@ from jobs.settings import Settings
 from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkPolicy
 from models import watermark
 from models.samplers import viewer_name
-from worker.encode import decode, encode, parameters_text
+from worker.encode import UnreadableImageError, decode, encode, parameters_text
 from worker.frame import Frame, Pixels
 from worker.isolate import Stage
 from worker.kit import Kit
@@ -84,8 +84,8 @@ class Finishing:
         ]
 
     def read_mark_back(self, frames: Sequence[Frame]) -> list[Frame]:
-        """Read the mark from what will be uploaded; where it doesn't hold, the policy decides."""
-        unmarked = [frame for frame in frames if not frame.watermark]
+        """Read pixels and mark from the files to be uploaded; where the mark doesn't hold, the policy decides."""
+        unmarked = [_checked(frame) for frame in frames if not frame.watermark]
         marked = [frame for frame in frames if frame.watermark]
         return unmarked + [read for alike in _of_one_size(marked) for read in self._read_back(alike)]
 
@@ -204,11 +204,22 @@ def _of_one_size(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
+def _checked(frame: Frame) -> Frame:
+    """The frame, whose file was read if it has to hold just these pixels."""
+    assert frame.encoded is not None
+    if frame.encoded.format == "png":
+        _as_read(frame)
+    return frame
+
+
 def _as_read(frame: Frame) -> Pixels:
-    """The pixels that the file holds."""
+    """The pixels that the file holds. Raises UnreadableImageError for a PNG that doesn't hold the picture's."""
     encoded = frame.encoded
     assert encoded is not None
-    return frame.picture if encoded.format == "png" else decode(encoded.body)
+    pixels = decode(encoded.body)
+    if encoded.format == "png" and not np.array_equal(pixels, frame.picture):
+        raise UnreadableImageError("the PNG that was encoded holds other pixels than the picture")
+    return pixels
 
 
 def _notes(lane: Lane, frame: Frame) -> dict[str, str]:
