@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
+from typer.exceptions import Abort, TyperException
+from typer.rich_utils import rich_format_error
 
 from console.commands import (
     batches,
@@ -24,7 +26,9 @@ from console.commands import (
 )
 from console.show import err, print_line
 from console.stopping import Stopped, stop_on_signals, stopping
+from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError
+from jobs.plain_text import visible, without_secrets
 from jobs.process import work_offline
 from models.errors import ModelError, UnknownModelError
 
@@ -84,29 +88,60 @@ def main() -> None:
         work_offline()
     try:
         with stopping():
-            app()
+            code = _run()
+        sys.stdout.flush()
     except NightmillError as error:
         _fail(str(error), error.exit_code)
     except UnknownModelError as error:
         _fail(str(error), 2)
     except ModelError as error:
         _fail(str(error), 1)
-    except DBAPIError as error:
-        if not (error.connection_invalidated or isinstance(error, OperationalError)):
-            raise
-        _fail(f"lost PostgreSQL: {str(error.orig).strip().splitlines()[0]}", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        _give_up_output()
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
+    except Exception as error:
+        _fail(_lost_database(error) or note_unexpected(error), 1)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of what was typed."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except TyperException as error:
+        told = visible(error.format_message())
+        error.format_message = lambda: told  # type: ignore[method-assign]
+        rich_format_error(error)  # type: ignore[arg-type]
+        return error.exit_code
+    except Abort:
+        return 1
+
+
+def _lost_database(error: Exception) -> str:
+    """In plain words, where PostgreSQL has gone; else ""."""
+    if isinstance(error, DBAPIError) and (
+        error.connection_invalidated or isinstance(error, OperationalError)
+    ):
+        return f"lost PostgreSQL: {str(error.orig).strip().splitlines()[0]}"
+    return ""
+
+
+def _give_up_output() -> None:
+    """Let what can't be written any more not fail once more when the process ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:
     err.print("[bold red]error:[/bold red]", end=" ")
-    err.print(message, markup=False)
+    err.print(visible(without_secrets(message)), markup=False)
     sys.exit(code)
 
 

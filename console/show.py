@@ -10,6 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from console.streams import prepare_streams
+from jobs.plain_text import visible
+
+prepare_streams()
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -20,21 +24,21 @@ def print_json(value: object) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of data to stdout, as it is."""
-    sys.stdout.write(text + "\n")
+    """One line of data to stdout: as it is, but to a terminal, which would obey control characters, in plain text."""
+    sys.stdout.write((visible(text) if sys.stdout.isatty() else text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """A remark for the person watching."""
-    err.print(escape(text))
+    err.print(escape(visible(text)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A plain table to stdout; where nobody watches, one line a row."""
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(escape("" if cell is None else " ".join(str(cell).split())) for cell in row))
+        table.add_row(*(escape(visible("" if cell is None else " ".join(str(cell).split()))) for cell in row))
     out.print(table)
 
 
@@ -42,7 +46,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
     """Names and values, one a line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        out.print(f"[bold]{name:<{width}}[/bold]  {escape(str(value))}")
+        out.print(f"[bold]{name:<{width}}[/bold]  {escape(visible(str(value)))}")
 
 
 def lane_cells(lane: Mapping[str, Any]) -> tuple[object, ...]:

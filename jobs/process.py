@@ -3,16 +3,14 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
-from jobs.errors import NightmillError
+from jobs.plain_text import visible, without_secrets
 
 
 class Latch:
@@ -76,18 +74,16 @@ def open_log(path: Path) -> BinaryIO:
     return os.fdopen(number, "ab")
 
 
+class _PlainFormatter(logging.Formatter):
+    """Lines without passwords and without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging does it, then cleaned, tracebacks included."""
+        return visible(without_secrets(super().format(record)))
+
+
 def start_logging(level: str) -> None:
     """Plain lines to stderr with time and process."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s", force=True
-    )
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """End the process with the words of an error that is meant for people instead of with a traceback."""
-    try:
-        yield
-    except NightmillError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,9 +60,15 @@ def shared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Running PostgreSQL and Redis; the template database has all tables."""
-    with services(load_settings(data_dir=tmp_path_factory.mktemp("services"))) as configured:
+def servers() -> Iterator[Settings]:
+    """Running PostgreSQL and Redis; the template database has all tables.
+
+    Not in pytest's folder: a second run of tests closes it to all but root, and PostgreSQL is somebody else then.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="nightmill-tests-", ignore_cleanup_errors=True) as folder,
+        services(load_settings(data_dir=Path(folder))) as configured,
+    ):
         admin = connect(configured.database)
         with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for name in ("fsync", "full_page_writes", "synchronous_commit"):

@@ -15,10 +15,11 @@ from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
 
+from jobs.crash_log import plain_errors
 from jobs.database import await_reachable, connect
 from jobs.embedded import services
 from jobs.errors import UsageError
-from jobs.process import plain_errors, start_logging, stop_with_parent, work_offline
+from jobs.process import start_logging, stop_with_parent, work_offline
 from jobs.settings import Settings, load_settings
 from models.errors import ModelError
 from models.prompt_terms import PromptTerms

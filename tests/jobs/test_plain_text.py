@@ -1,8 +1,14 @@
+import logging
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from jobs.crash_log import plain_errors
+from jobs.errors import UsageError
 from jobs.plain_text import visible, without_secrets
+from jobs.process import start_logging
 
 
 @pytest.mark.parametrize(
@@ -32,3 +38,40 @@ def test_errors_of_statements_do_not_tell_prompts(engine: Engine) -> None:
     with pytest.raises(DBAPIError) as caught, engine.connect() as connection:
         connection.execute(text("SELECT :prompt FROM nowhere"), {"prompt": "a secret fox"})
     assert "secret fox" not in str(caught.value)
+
+
+def test_a_process_ends_with_one_line_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("NIGHTMILL_BROKER_URL", "redis://:very-secret@h/0")
+    errors: list[tuple[BaseException, int]] = [
+        (ZeroDivisionError("\x1b[2J very-secret\nmore"), 1),
+        (UsageError("wrong"), 2),
+        (KeyboardInterrupt(), 130),
+    ]
+    for error, code in errors:
+        with pytest.raises(SystemExit) as ended, plain_errors():
+            raise error
+        assert ended.value.code == code
+    said = capsys.readouterr().err.splitlines()
+    log = tmp_path / "logs" / "errors.log"
+    assert said == [
+        rf"error: this should not happen, ZeroDivisionError: \x1b[2J ***; the traceback is in {log}",
+        "error: wrong",
+    ]
+    assert log.read_text().count("Traceback") == 1
+    assert "very-secret" not in log.read_text()
+
+
+def test_logs_hold_no_password_and_no_escapes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_BROKER_URL", "redis://:very-secret@h/0")
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    level = root.level
+    start_logging("INFO")
+    logging.getLogger("tests").error("connecting with %s\x1b[2J", "very-secret")
+    root.setLevel(level)
+    assert capsys.readouterr().err.endswith("connecting with ***\\x1b[2J\n")

@@ -1,0 +1,70 @@
+"""Errors that nobody thought of: one line for the person, the traceback in a file."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from jobs.errors import NightmillError
+from jobs.plain_text import visible, without_secrets
+from jobs.process import open_log
+from jobs.sockets import own_temporary_folder
+
+NAME = "errors.log"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End a process with the words of what went wrong instead of with a traceback: exit code 1, or the error's own."""
+    try:
+        yield
+    except NightmillError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _end(note_unexpected(error), 1)
+
+
+def _end(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {visible(without_secrets(message))}\n")
+    sys.exit(code)
+
+
+def note_unexpected(error: BaseException) -> str:
+    """Append the traceback to `errors.log` in the data folder's logs, and return the line to show; never raises."""
+    words = visible(without_secrets(str(error))).strip().splitlines()
+    what = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
+    return f"this should not happen, {what[:300]}; {_written(error)}"
+
+
+def _written(error: BaseException) -> str:
+    """Where the traceback is."""
+    told = without_secrets("".join(traceback.format_exception(error)))
+    head = (
+        f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {os.getpid()} {visible(' '.join(sys.argv[:2]))}\n"
+    )
+    for path in _places():
+        try:
+            with open_log(path) as log:
+                log.write((head + told).encode("utf-8", "backslashreplace"))
+        except OSError:
+            continue
+        return f"the traceback is in {path}"
+    return f"and no log can be written\n{told}"
+
+
+def _places() -> list[Path]:
+    """The logs of the data folder, where there is one; else a folder of this user for temporary files."""
+    places = []
+    data = Path(os.environ.get("NIGHTMILL_DATA_DIR", ".nightmill")).expanduser().absolute()
+    if data.is_dir():
+        places.append(data / "logs" / NAME)
+    try:
+        places.append(own_temporary_folder() / NAME)
+    except Exception:
+        return places
+    return places
