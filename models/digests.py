@@ -73,6 +73,10 @@ def _recall(memory_file: Path) -> _Remembered:
 def _remember(memory_file: Path, fresh: _Remembered) -> None:
     with contextlib.suppress(OSError):
         handle, name = tempfile.mkstemp(dir=memory_file.parent, prefix=f"{_MEMORY}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(_recall(memory_file) | fresh, stream)
-        Path(name).replace(memory_file)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(_recall(memory_file) | fresh, stream)
+            Path(name).replace(memory_file)
+        except OSError:
+            Path(name).unlink()
+            raise

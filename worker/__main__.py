@@ -7,10 +7,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
@@ -25,6 +23,7 @@ from models.errors import ModelError
 from models.prompt_terms import PromptTerms
 from worker.app import build_app
 from worker.pulse import FOLDER
+from worker.shared_folder import shared_folder
 from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -74,11 +73,11 @@ def _check(settings: Settings) -> None:
 def _serve(settings: Settings) -> None:
     # Celery warns root of pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", message=".*superuser privileges")
-    with tempfile.TemporaryDirectory(prefix="nightmill-worker-", ignore_cleanup_errors=True) as folder:
-        os.environ[FOLDER] = folder
+    with shared_folder() as folder:
+        os.environ[FOLDER] = str(folder)
         app = build_app(settings)
         workers: list[Any] = []
-        watchdog = Watchdog(Path(folder), lambda: _children(workers))
+        watchdog = Watchdog(folder, lambda: _children(workers))
         celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
         worker_shutting_down.connect(lambda **_: _stop_children(workers, watchdog, settings), weak=False)
         worker = app.Worker(

@@ -4,6 +4,7 @@ Both numbers lie in a file that the two have in memory. A hung call to the devic
 thread of the child could say anything; one that lets go of it leaves a thread that renews the leases for ever.
 """
 
+import logging
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Self
 from jobs.job import LaneId
 from worker.frame import Frame
 from worker.isolate import Stage
+
+log = logging.getLogger(__name__)
 
 FOLDER = "NIGHTMILL_PULSES"
 UNHURRIED = 6
@@ -38,7 +41,9 @@ class Record:
         )
         try:
             if new:
-                os.ftruncate(number, 16)
+                os.write(
+                    number, bytes(16)
+                )  # not merely its length: on a full disk, memory without room ends the process
             self._memory = mmap.mmap(number, 16)
         finally:
             if path is not None:
@@ -73,9 +78,13 @@ class Pulse:
 
     @classmethod
     def of_child(cls, hang_s: float) -> Self:
-        """That of this process, in the folder that its parent looks at."""
+        """That of this process, in the folder that its parent looks at; where that is full, nobody looks."""
         folder = os.environ.get(FOLDER)
-        return cls(hang_s, Record(Path(folder) / str(os.getpid()), new=True) if folder else None)
+        try:
+            return cls(hang_s, Record(Path(folder) / str(os.getpid()), new=True) if folder else None)
+        except OSError as error:
+            log.warning("hung devices won't be seen: can't write to %s: %s", folder, error.strerror)
+            return cls(hang_s)
 
     def beat(self) -> None:
         """A step was made."""
