@@ -162,6 +162,22 @@ _RELEASE = text(f"""
     SELECT id FROM moved
 """)
 
+_GIVE_BACK = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text)
+    ), {_HELD}, moved AS (
+        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
+            not_before = now()
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was, held.error_kind AS failed_by, held.error_text AS failed_with
+    ), {_COUNTED}, remembered AS (
+        INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
+        SELECT id, attempt + 1, worker, started_at, 'returned', failed_by, failed_with FROM moved
+    )
+    SELECT id FROM moved
+""")
+
 _COMPLETE = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
@@ -370,6 +386,12 @@ def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -
 def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
     """Give unfinished jobs back: running → queued, the attempt isn't charged. Lost ones are passed over."""
     return _ids(run(engine, _RELEASE, _pairs(held)))
+
+
+def give_back(engine: Engine, failures: Sequence[Failure]) -> set[JobId]:
+    """Give back jobs that failed since the worker is broken: running → queued, told in `attempts`, not charged."""
+    records = json.dumps([failure.record() for failure in failures])
+    return _ids(run(engine, _GIVE_BACK, {"records": records}))
 
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:

@@ -70,6 +70,8 @@ class Outcome(StrEnum):
     FAILED = "failed"
     BLOCKED = "blocked"
     EXPIRED = "expired"
+    RETURNED = "returned"
+    """Given back, uncharged: the worker on which it failed is taken to be to blame."""
 
 
 class ErrorKind(StrEnum):

@@ -5,11 +5,13 @@ lanes that need it; while it waits for its next try, the worker avoids those and
 all lanes has none. The pause doubles with each failed try. All of it is told in the table of workers.
 """
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +20,9 @@ from jobs.health import report_health, wanted_lanes
 from jobs.job import LaneId
 
 log = logging.getLogger(__name__)
+
+BROKEN = "broken"
+"""The cause of the fault that all lanes share: the worker fails at what others do."""
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
@@ -43,16 +48,24 @@ class Fault:
 
 
 class Health:
-    """The faults of one worker process; any thread may tell of one."""
+    """The faults of one worker process; any thread may tell of one.
 
-    def __init__(self, engine: Engine, worker: str, device: str) -> None:
+    A rest is handed over, in a file, to the process that is started in its place.
+    """
+
+    def __init__(self, engine: Engine, worker: str, device: str, handover: Path | None = None) -> None:
         self._engine, self._worker, self._device = engine, worker, device
         self._faults: dict[Hashable, Fault] = {}
         self._worked: set[Hashable] = set()
+        self._handover = handover
+        self._rests = 0
+        self.must_restart = False
+        self._take_over()
         self._lock = threading.Lock()
 
     def failed(self, cause: Hashable, reason: str, lane: LaneId | None = None) -> None:
         """It was tried in vain; while it waits for the next try, failing again only renews the reason."""
+        reason = reason.replace("\0", "?")  # which PostgreSQL takes in no text
         with self._lock:
             fault = self._faults.setdefault(cause, Fault(reason))
             fault.reason = reason
@@ -66,9 +79,28 @@ class Health:
             log.warning("unhealthy, next try in %.0f s: %s", pause_s(fault.failures), reason)
         self._tell()
 
+    def rest(self, reason: str) -> None:
+        """Do nothing for a while, then go on in a new process; longer each time until something goes well."""
+        reason = reason.replace("\0", "?")
+        with self._lock:
+            self._rests += 1
+            pause = pause_s(self._rests)
+            self._faults[BROKEN] = Fault(reason, self._rests, time.monotonic() + pause)
+            self.must_restart = True
+            self._hand_over({"rests": self._rests, "until": time.time() + pause, "reason": reason})
+        log.error("unhealthy, rests for %.0f s and starts anew: %s", pause, reason)
+        self._tell()
+
+    def has_rested(self) -> bool:
+        """Whether this process, or the one before it, has rested and nothing has gone well since."""
+        return self._rests > 0
+
     def went_well(self, cause: Hashable) -> None:
         """It was done."""
         self._worked.add(cause)
+        if cause == BROKEN and self._rests:
+            self._rests = 0
+            self._hand_over(None)
         if cause not in self._faults:
             return
         with self._lock:
@@ -112,6 +144,24 @@ class Health:
                 if not fault.lanes and not fault.is_waiting():
                     del self._faults[cause]
         self._tell()
+
+    def _take_over(self) -> None:
+        try:
+            told = json.loads(self._handover.read_text()) if self._handover else None
+        except (OSError, ValueError):
+            return
+        if told:
+            self._rests = told["rests"]
+            left_s = told["until"] - time.time()
+            self._faults[BROKEN] = Fault(told["reason"], self._rests, time.monotonic() + left_s)
+
+    def _hand_over(self, told: dict[str, object] | None) -> None:
+        if self._handover is None:
+            return
+        try:
+            self._handover.write_text(json.dumps(told))
+        except OSError as error:
+            log.warning("can't write %s: %s", self._handover, error.strerror)
 
     def _tell(self) -> None:
         with self._lock:

@@ -7,8 +7,10 @@ from sqlalchemy import Engine
 
 from jobs import queue
 from jobs.errors import LeaseLostError
-from jobs.job import Failure
+from jobs.job import Failure, LaneId
+from worker.breaker import Breaker, is_certain
 from worker.frame import Frame
+from worker.host_faults import HostFaultError
 from worker.isolate import Stage, run_stage
 from worker.leases import Leases
 
@@ -18,10 +20,23 @@ Stages = Iterable[tuple[str, Stage]]
 
 
 class Passage:
-    """Ended frames leave the job table as blocked, failed or waiting for their next attempt, and their leases end."""
+    """Ended frames leave the job table as blocked, failed or waiting for their next attempt, and their leases end.
 
-    def __init__(self, engine: Engine, leases: Leases, retry_delay_s: float) -> None:
-        self._engine, self._leases, self._retry_delay_s = engine, leases, retry_delay_s
+    A failure may be held until it is known whether the job is to blame or the worker; raises HostFaultError where it
+    is the worker. `beat` is called while that is waited for.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        leases: Leases,
+        breaker: Breaker,
+        *,
+        retry_delay_s: float,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._engine, self._leases, self._breaker = engine, leases, breaker
+        self._retry_delay_s, self._beat = retry_delay_s, beat
 
     def through(self, stages: Stages, frames: Sequence[Frame], alone: Collection[str] = ()) -> list[Frame]:
         """The frames that come out at the end; the stages named in `alone` have them one at a time.
@@ -44,13 +59,36 @@ class Passage:
 
     def end(self, ended: Sequence[Frame]) -> None:
         """Report frames that have ended."""
-        if not ended:
-            return
-        blocked = [frame.failure() for frame in ended if frame.end and frame.end.is_block]
-        failed = [frame.failure() for frame in ended if frame.end and not frame.end.is_block]
-        _tell(blocked, lambda: queue.block(self._engine, blocked))
-        _tell(failed, lambda: queue.fail(self._engine, failed, delay_s=self._retry_delay_s))
-        self._leases.drop(frame.job for frame in ended)
+        blocked = [frame for frame in ended if frame.end and frame.end.is_block]
+        failed = [frame for frame in ended if frame.end and not frame.end.is_block]
+        if blocked:
+            failures = [frame.failure() for frame in blocked]
+            _tell(failures, lambda: queue.block(self._engine, failures))
+            self._leases.drop(frame.job for frame in blocked)
+        self._charge([frame for frame in failed if is_certain(frame)])
+        if suspects := [frame for frame in failed if not is_certain(frame)]:
+            judged, is_broken = self._breaker.failed(suspects, self._beat)
+            if is_broken:
+                self._give_back(judged)
+                raise HostFaultError("this worker fails at what others do")
+            self._charge(judged)
+
+    def went_well(self, lane: LaneId) -> None:
+        """An image was stored: failures that were held are their jobs' own."""
+        self._charge(self._breaker.went_well(lane))
+
+    def close(self) -> None:
+        """Charge the failures that are still held."""
+        self._charge(self._breaker.take_held())
+
+    def _charge(self, frames: Sequence[Frame]) -> None:
+        failures = [frame.failure() for frame in frames]
+        _tell(failures, lambda: queue.fail(self._engine, failures, delay_s=self._retry_delay_s))
+        self._leases.drop(frame.job for frame in frames)
+
+    def _give_back(self, frames: Sequence[Frame]) -> None:
+        queue.give_back(self._engine, [frame.failure() for frame in frames])
+        self._leases.drop(frame.job for frame in frames)
 
 
 def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -19,10 +20,11 @@ from jobs.process import Latch
 from jobs.settings import Settings
 from jobs.states import Mode
 from models.errors import InterruptedRender
+from worker.breaker import LATELY_S, Breaker
 from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
-from worker.health import Health
+from worker.health import BROKEN, Health
 from worker.host_faults import HostFaultError
 from worker.isolate import Stage, aside, run_stage
 from worker.judging import Judging
@@ -51,11 +53,18 @@ class Desk:
     stopping: Latch
     worker: str
     pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
+    handover: Path | None = None
 
     @cached_property
     def health(self) -> Health:
         """What keeps the worker from working."""
-        return Health(self.engine, self.worker, self.leases.device)
+        return Health(self.engine, self.worker, self.leases.device, self.handover)
+
+    @cached_property
+    def breaker(self) -> Breaker:
+        """What stops the worker when it fails at everything; a process that was started anew has to prove itself."""
+        within_s = 0.0 if self.health.has_rested() else LATELY_S
+        return Breaker(self.engine, self.worker, self.health, self.stopping.wait, within_s)
 
 
 def work(desk: Desk, lane_id: LaneId) -> int:
@@ -88,7 +97,13 @@ class Shift:
         self.finishing: Finishing | None = None
         self.judging: Judging | None = None
         self.pictures = Pictures(desk.settings)
-        self.passage = Passage(desk.engine, desk.leases, desk.settings.retry_delay_s)
+        self.passage = Passage(
+            desk.engine,
+            desk.leases,
+            desk.breaker,
+            retry_delay_s=desk.settings.retry_delay_s,
+            beat=desk.pulse.beat,
+        )
         self.line = FinishingLine(self._deliver)
         self.starting = LaneStart(desk.settings, desk.engine, desk.studio, desk.health)
         self.storing = Storing(desk.health, desk.stopping.wait)
@@ -159,6 +174,8 @@ class Shift:
         """Wait for the deliveries, in a worker that stops no longer than it may; what is still held goes back."""
         if not self.line.drain(self._must_leave):
             log.warning("stopped with images undelivered; their jobs will be rendered again")
+        if not self.desk.stopping.is_set():
+            self.passage.close()
         self.desk.leases.release_all()
 
     def _must_leave(self) -> bool:
@@ -306,7 +323,10 @@ class Shift:
 
     def _note(self, finished: Sequence[Frame]) -> None:
         if finished:
-            self.desk.health.went_well(work_of(finished[0].job.lane_id))
+            lane = finished[0].job.lane_id
+            self.passage.went_well(lane)
+            self.desk.health.went_well(work_of(lane))
+            self.desk.health.went_well(BROKEN)
         now = time.monotonic()
         with self._counting:
             self._delivered += len(finished)

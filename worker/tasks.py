@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 from billiard import current_process
@@ -16,7 +17,7 @@ from jobs.job import LaneId
 from jobs.process import Latch, start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.leases import Leases
-from worker.pulse import Pulse
+from worker.pulse import FOLDER, Pulse
 from worker.shift import Desk
 from worker.studio import Studio
 from worker.turn import follow
@@ -36,6 +37,9 @@ def shift(lane: int) -> None:
         taken = follow(_desk, LaneId(lane))
     if taken:
         log.info("%d jobs taken up", taken)
+    if _desk.health.must_restart:
+        end()
+        os._exit(0)  # the pool starts another process in its place
 
 
 @worker_process_init.connect
@@ -50,9 +54,15 @@ def begin(**_: Any) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
     pulse = Pulse.of_child(settings.hang_s)
-    _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse)
+    _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse, _handover(index))
     leases.on_renewal = _desk.health.refresh
     leases.start()
+
+
+def _handover(index: int) -> Path | None:
+    """Where this process leaves word for the one that is started in its place."""
+    folder = os.environ.get(FOLDER)
+    return Path(folder) / f"rest-{index}" if folder else None
 
 
 @worker_process_shutdown.connect
