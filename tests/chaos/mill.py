@@ -15,7 +15,7 @@ import psutil
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
-from tests.chaos.stub import FOLDER, LONGEST_S, RENDERS, STEP_S
+from tests.chaos.stub import BROKEN, FOLDER, LONGEST_S, RENDERS, STEP_S
 from tests.chaos.twins import TWIN
 from tests.end_to_end.kit import descendants, end, kill
 from tests.factories import look
@@ -38,6 +38,7 @@ class Mill:
         step_s: float,
         longest_s: float,
         twin: str,
+        broken: str,
     ) -> None:
         self.folder = folder
         self._environment = settings.environment() | {
@@ -51,7 +52,8 @@ class Mill:
         self._roles = [SCHEDULER] * schedulers + [WORKER] * workers
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._processes = [self._start(role) for role in self._roles]
+        self._broken = broken
+        self._processes = [self._start(place) for place in range(len(self._roles))]
         self._keeper = threading.Thread(target=self._keep, daemon=True, name="keeper")
         self._keeper.start()
 
@@ -117,13 +119,15 @@ class Mill:
             with self._lock:
                 for place, process in enumerate(self._processes):
                     if process.poll() is not None:
-                        self._processes[place] = self._start(self._roles[place])
+                        self._processes[place] = self._start(place)
 
-    def _start(self, role: str) -> psutil.Popen:
+    def _start(self, place: int) -> psutil.Popen:
+        role = self._roles[place]
+        is_broken = role == WORKER and place == self._roles.index(WORKER)
         with (self.folder / "mill.log").open("ab") as log:
             return psutil.Popen(
                 [sys.executable, "-m", role],
-                env=self._environment,
+                env=self._environment | ({BROKEN: self._broken} if is_broken else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -141,10 +145,11 @@ def mill(
     step_s: float = 0.02,
     longest_s: float = turn.LONGEST_S,
     twin: str = "",
+    broken: str = "",
 ) -> Iterator[Mill]:
     """A mill that runs within the block; all its processes are gone after it, even if they don't want to.
 
-    `longest_s` is how long a worker goes on without a new hint.
+    `longest_s` is how long a worker goes on without a new hint; `broken` is what is wrong with the first worker.
     """
     folder.mkdir(parents=True, exist_ok=True)
     running = Mill(
@@ -155,6 +160,7 @@ def mill(
         step_s=step_s,
         longest_s=longest_s,
         twin=twin,
+        broken=broken,
     )
     try:
         yield running

@@ -37,10 +37,14 @@ class Proxy:
     packs: dict[str, list[Fault | None]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     endpoint_url: str = ""
+    is_away: bool = False
+    """Whether every request is refused."""
 
     def fault(self, verb: str) -> Fault | None:
         """What happens to the next request: dealt from a shuffled pack that holds each fault once."""
-        if verb not in FAULTY_VERBS:
+        if self.is_away:
+            return Fault.REFUSED
+        if verb not in FAULTY_VERBS or not self.share:
             return None
         with self.lock:
             pack = self.packs.setdefault(verb, [])

@@ -1,7 +1,8 @@
 """Models for the real worker that draw without torch, and go wrong where a job's prompt asks for it.
 
-`fault:KIND` in a prompt does it at every attempt, `fault:KIND:once` only at the first. `install` puts the
-stubs in place, in a worker's parent and in each of its children.
+`fault:KIND` in a prompt does it at every attempt, `fault:KIND:once` only at the first. A worker may be broken as a
+whole: its models can't be loaded (`load`), or its device fails at everything (`device`). `install` puts the stubs in
+place, in a worker's parent and in each of its children.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ import numpy as np
 from jobs.job import Lane
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint
-from models.errors import OutOfMemoryError
+from models.errors import CheckpointError, OutOfMemoryError
 from models.picture import Picture
 from models.saving import FULL
 from models.speedup import PLAIN
@@ -32,6 +33,7 @@ from worker.kit import Kit
 FOLDER = "CHAOS_FOLDER"
 STEP_S = "CHAOS_STEP_S"
 LONGEST_S = "CHAOS_LONGEST_S"
+BROKEN = "CHAOS_BROKEN"
 RENDERS = "renders"
 FAULT = "fault:"
 
@@ -69,6 +71,8 @@ class StubDiffusion:
         on_step: Callable[[int], None],
         **_: int,
     ) -> list[Picture]:
+        if os.environ.get(BROKEN) == "device":
+            raise RuntimeError("CUDA error: device-side assert triggered")
         faults = [Fault(request.prompt) for request in requests]
         for step in range(requests[0].steps):
             on_step(step)
@@ -167,6 +171,8 @@ class StubStudio(studio.Studio):
     """The real one, which loads stubs."""
 
     def _load(self, lane: Lane) -> Kit:
+        if os.environ.get(BROKEN) == "load":
+            raise CheckpointError("the model is not there: /models isn't mounted")
         card = Catalogue.load(self.settings.models_path).get(lane.model)
         stubs: dict[str, Any] = {
             "device": _Device(),

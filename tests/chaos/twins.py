@@ -85,6 +85,41 @@ def _plain_channel() -> None:
     app.WakeupTransport = Transport  # type: ignore[misc,assignment]
 
 
+def _charged() -> None:
+    """What keeps a lane from starting is charged to its jobs, as any error is."""
+    from jobs.states import ErrorKind
+    from worker.frame import Frame
+    from worker.shift import Shift
+
+    render = Shift.render
+
+    def charging(self: Any, lane: Any, jobs: Any) -> None:
+        try:
+            self.desk.studio.kit(lane)
+        except Exception as error:
+            self.passage._charge([Frame(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
+            return
+        render(self, lane, jobs)
+
+    Shift.render = charging  # type: ignore[method-assign]
+
+
+def _no_breaker() -> None:
+    """A worker that fails at everything is believed."""
+    from worker.breaker import Breaker
+
+    Breaker.failed = lambda _, frames, __: (list(frames), False)  # type: ignore[method-assign]
+
+
+def _no_waiting() -> None:
+    """What an output refuses is its job's failure."""
+    from worker import isolate
+    from worker.storing import Storing
+
+    Storing.until_done = lambda _, store, **__: store()  # type: ignore[method-assign]
+    isolate.is_host_fault = lambda _: False
+
+
 _TWINS: dict[str, Callable[[], None]] = {
     "no-rescue": _no_rescue,
     "no-renewal": _no_renewal,
@@ -93,6 +128,9 @@ _TWINS: dict[str, Callable[[], None]] = {
     "no-release": _no_release,
     "no-watchdog": _no_watchdog,
     "no-small-company": _no_small_company,
+    "charged": _charged,
+    "no-breaker": _no_breaker,
+    "no-waiting": _no_waiting,
     "plain-channel": _plain_channel,
 }
 
