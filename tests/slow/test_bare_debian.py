@@ -1,6 +1,6 @@
 """`make demo` on a Debian 13 that has nothing but Python, its venv, make and git, in a root of its own.
 
-Needs root, debootstrap and a package index; about five minutes and 3 GB on disk.
+Needs root, debootstrap and a package index; about five minutes and 8 GB on disk while it runs.
 """
 
 import os
