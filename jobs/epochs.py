@@ -33,9 +33,12 @@ CURRENT = f"""(
     FROM feed_epochs)"""
 
 _BEGIN = text(f"WITH {BEGUN} SELECT id FROM begun")
+_IS_HERE = text(f"SELECT (array_agg(cluster ORDER BY id DESC))[1] = {_CLUSTER} AS is_here FROM feed_epochs")
 
 
 def begin_epoch(engine: Engine) -> int | None:
     """Begin the next epoch if the database came from another cluster; its number, None where it goes on."""
+    if run(engine, _IS_HERE, {})[0].is_here:  # asked first, for a server that one can only read from
+        return None
     found = run(engine, _BEGIN, {})
     return found[0].id if found else None

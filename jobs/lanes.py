@@ -1,12 +1,13 @@
 """The lanes of a batch: what its jobs share, and how far each has come."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from jobs.conditions import HAS_OPEN_JOBS, IS_LIVE
 from jobs.database import run, transact
-from jobs.job import BatchId, Lane
+from jobs.job import BatchId, Lane, LaneId
 
 ABOVE_ALL = 2**63 - 1
 
@@ -29,7 +30,7 @@ _RAISE_FLOORS = text(f"""
 # Lanes are locked by the first, and looked at again by the second, which sees what was committed until then: who queues
 # jobs in a lane writes to it (`jobs.conditions.reopening`), and so waits for this or is waited for.
 _SEEMINGLY_ENDED = text(f"""
-    SELECT id FROM lanes WHERE {IS_LIVE} AND NOT {HAS_OPEN_JOBS}
+    SELECT id FROM lanes WHERE {IS_LIVE} AND lanes.id > :after AND NOT {HAS_OPEN_JOBS}
     ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 _END = text(f"""
@@ -62,12 +63,15 @@ def raise_floors(engine: Engine) -> int:
 def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:
     """Note which lanes have no job left to do, so that nobody looks at them any more; returns how many."""
 
-    def end(connection: Connection) -> int:
-        ids = connection.execute(_SEEMINGLY_ENDED, {"limit": limit}).scalars().all()
-        return len(connection.execute(_END, {"ids": list(ids)}).all()) if ids else 0
+    def end(connection: Connection, after: LaneId) -> tuple[Sequence[LaneId], int]:
+        ids = connection.execute(_SEEMINGLY_ENDED, {"after": after, "limit": limit}).scalars().all()
+        return ids, len(connection.execute(_END, {"ids": list(ids)}).all()) if ids else 0
 
     total = 0
-    while ended := transact(engine, end):
+    seen: Sequence[LaneId] = [LaneId(0)]
+    while seen:
+        after = seen[-1]
+        seen, ended = transact(engine, lambda connection: end(connection, after))  # noqa: B023 - called at once
         total += ended
     return total
 

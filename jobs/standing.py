@@ -1,13 +1,13 @@
 """Where batches stand: counts, speed, when they will be done."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from jobs.conditions import IS_LIVE
 from jobs.database import run
@@ -20,35 +20,54 @@ from jobs.states import BatchState, JobState
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
 
-# All tallies are grouped once, and what is left of lanes is looked at only where lanes haven't ended.
-_STATUS = text(f"""
-    WITH counted AS (
-        SELECT batch_id, jsonb_object_agg(state, total) AS counts FROM (
-            SELECT batch_id, state, sum(delta) AS total FROM tallies
-            WHERE CAST(:id AS bigint) IS NULL OR batch_id = :id GROUP BY 1, 2) AS told
-        GROUP BY 1
-    ), lane AS (
-        SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
-            coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
-        FROM lanes JOIN tallies ON tallies.batch_id = lanes.batch_id AND lane_id = lanes.id
-        WHERE {IS_LIVE} AND state IN ('queued', 'running') AND (CAST(:id AS bigint) IS NULL OR lanes.batch_id = :id)
-        GROUP BY lanes.id HAVING sum(delta) > 0
-    ), left_over AS (
-        SELECT batch_id, jsonb_agg(jsonb_build_array(remaining, running, image_s)) AS work FROM lane GROUP BY 1
-    ), lately AS (
-        SELECT batch_id, count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) AS images_per_s
-        FROM images WHERE created_at > now() - make_interval(secs => :rate_s)
-          AND batch_id IN (
-            SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
-          AND (CAST(:id AS bigint) IS NULL OR batch_id = :id)
-        GROUP BY 1
-    )
-    SELECT b.*, now() AS now, coalesce(counts, '{{}}') AS counts, work, images_per_s,
+# Fields of BatchStatus that are columns of `batches`.
+_PLAIN = (
+    "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
+    "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at",
+)  # fmt: skip
+
+_COUNTS = ", ".join(
+    f"CAST(coalesce(sum(delta) FILTER (WHERE state = '{state}'), 0) AS bigint) AS {state}"
+    for state in JobState
+)
+
+_NOW = text("""
+    SELECT now() AS now,
         (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)) AS workers
-    FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
-        LEFT JOIN lately ON lately.batch_id = b.id
-    WHERE CAST(:id AS bigint) IS NULL OR b.id = :id ORDER BY b.id
 """)
+
+
+def _status_of(batch: str) -> TextClause:
+    """Of the batches whose ids meet the condition; all tallies are grouped once."""
+    return text(f"""
+        WITH counted AS (
+            SELECT batch_id, {_COUNTS} FROM tallies WHERE {batch.format("batch_id")} GROUP BY 1
+        ), lane AS (
+            SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
+                coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
+            FROM lanes JOIN tallies ON tallies.batch_id = lanes.batch_id AND lane_id = lanes.id
+            WHERE {IS_LIVE} AND state IN ('queued', 'running') AND {batch.format("lanes.batch_id")}
+            GROUP BY lanes.id HAVING sum(delta) > 0
+        ), left_over AS (
+            SELECT batch_id, jsonb_agg(jsonb_build_array(remaining, running, image_s)) AS work FROM lane GROUP BY 1
+        ), lately AS (
+            SELECT batch_id, count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) AS images_per_s
+            FROM images WHERE created_at > now() - make_interval(secs => :rate_s) AND {batch.format("batch_id")}
+              AND batch_id IN (
+                SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
+            GROUP BY 1
+        )
+        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, {", ".join(JobState)}, paused_at, cancelled_at, work,
+            images_per_s
+        FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
+            LEFT JOIN lately ON lately.batch_id = b.id
+        WHERE {batch.format("b.id")} ORDER BY b.id
+    """)
+
+
+_ALL, _ONE = _status_of("{} IS NOT NULL"), _status_of("{} = :id")
+_STATES = [state.value for state in JobState]
+_FIRST_COUNT, _LAST_COUNT = len(_PLAIN), len(_PLAIN) + len(_STATES)
 
 _FOUND = text("SELECT id, name FROM batches WHERE name = :text OR id = :number")
 _NAMES = text("SELECT name FROM batches ORDER BY id")
@@ -131,15 +150,15 @@ class BatchStatus:
 
 def statuses(engine: Engine) -> list[BatchStatus]:
     """All batches, oldest first."""
-    return _with_health(engine, [_status(row) for row in _look(engine, None)])
+    return _with_health(engine, _look(engine, _ALL, {}))
 
 
 def status(engine: Engine, batch: str) -> BatchStatus:
     """One batch by name or id; UsageError with near names if there is none, or if two are meant."""
-    found = _look(engine, _id_of(engine, batch))
+    found = _look(engine, _ONE, {"id": _id_of(engine, batch)})
     if not found:
         raise UsageError(f"batch {batch!r} was deleted just now")
-    return _with_health(engine, [_status(found[0])])[0]
+    return _with_health(engine, found)[0]
 
 
 def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStatus]:
@@ -154,8 +173,10 @@ def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStat
     ]
 
 
-def _look(engine: Engine, batch: BatchId | None) -> Sequence[Any]:
-    return run(engine, _STATUS, {"id": batch, "rate_s": RATE_WINDOW_S, "seen_s": SEEN_S})
+def _look(engine: Engine, statement: TextClause, which: Mapping[str, object]) -> list[BatchStatus]:
+    (seen,) = run(engine, _NOW, {"seen_s": SEEN_S})
+    rows = run(engine, statement, {**which, "rate_s": RATE_WINDOW_S})
+    return [_status(row, seen.now, seen.workers) for row in rows]
 
 
 def _id_of(engine: Engine, batch: str) -> BatchId:
@@ -181,42 +202,27 @@ def is_number(text: str) -> bool:
     return re.fullmatch("[0-9]+", text) is not None
 
 
-def _status(row: Any) -> BatchStatus:
-    counts = {state.value: int(row.counts.get(state, 0)) for state in JobState}
+def _status(row: Any, now: datetime, workers: int) -> BatchStatus:
+    counts = dict(zip(_STATES, (count or 0 for count in row[_FIRST_COUNT:_LAST_COUNT]), strict=True))
     remaining = counts["queued"] + counts["running"]
     rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
     return BatchStatus(
-        id=row.id,
-        name=row.name,
         state=state,
         counts=counts,
-        rows=row.rows,
-        rejected=row.rejected,
         images_per_s=rate,
-        eta_s=_eta_s(row, rate, state) if remaining else 0.0,
-        manifest=row.manifest,
-        output=row.output,
-        created_at=row.created_at,
-        now=row.now,
-        priority=row.priority,
-        window=row.window,
-        opens_at=row.opens_at,
-        closes_at=row.closes_at,
-        not_before=row.not_before,
-        deadline=row.deadline,
-        canary_verdict=row.canary_verdict,
-        stopped_because=row.stopped_because,
-        archived_at=row.archived_at,
+        eta_s=_eta_s(row, rate, state, now, workers) if remaining else 0.0,
+        now=now,
+        **dict(zip(_PLAIN, row, strict=False)),
     )
 
 
-def _eta_s(row: Any, images_per_s: float, state: BatchState) -> float | None:
+def _eta_s(row: Any, images_per_s: float, state: BatchState, now: datetime, workers: int) -> float | None:
     if state in (BatchState.PAUSED, BatchState.CANCELLED):
         return None
     lanes = [LaneWork(int(left), int(running), image_s) for left, running, image_s in row.work or ()]
-    open_s = seconds_left(lanes, images_per_s, row.workers)
-    end = None if open_s is None else finish(open_s, row.now, row.not_before, row.window)
-    return None if end is None else (end - row.now).total_seconds()
+    open_s = seconds_left(lanes, images_per_s, workers)
+    end = None if open_s is None else finish(open_s, now, row.not_before, row.window)
+    return None if end is None else (end - now).total_seconds()
 
 
 def _state(row: Any, counts: dict[str, int], remaining: int) -> BatchState:

@@ -75,7 +75,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     ),
     "seemingly ended": (
         lanes._SEEMINGLY_ENDED,
-        {"limit": 100},
+        {"after": 0, "limit": 100},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2 * LANES + RUNNING * LANES,

@@ -176,7 +176,7 @@ def test_a_lane_that_is_being_ended_begins_again(engine: Engine, how: str) -> No
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
     with ThreadPoolExecutor(1) as thread, engine.begin() as connection:
-        ids = connection.execute(lanes._SEEMINGLY_ENDED, {"limit": 10}).scalars().all()
+        ids = connection.execute(lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
         queued = thread.submit(QUEUES_AGAIN[how], engine, batch)
         wait_for_lock(engine)
         assert connection.execute(lanes._END, {"ids": list(ids)}).all()
@@ -209,7 +209,15 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
         (turns._CHOOSE, TURN),
         (turns._WAITING, {"limit": 3}),
         (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}),
-        (lanes._SEEMINGLY_ENDED, {"limit": 100}),
+        (lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("lanes", node)]
         assert sum(map(looked_at, scans)) <= 10, statement.text
+
+
+def test_many_lanes_are_ended_a_portion_at_a_time(engine: Engine) -> None:
+    batch = make_batch(engine, [{"prompt": "a", "width": 64 + 8 * (i % 7)} for i in range(7)])
+    lose(engine, batch)
+    make_lane(engine, 1)
+    assert lanes.end_lanes(engine, limit=2) == 7
+    assert ended(engine) == [True] * 7 + [False]

@@ -1,6 +1,7 @@
 """Turns on real models: the lane that a worker picks, and what it leaves behind."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jobs.turns import Turn
 from models.stable_diffusion import StableDiffusion
 from tests.factories import change, lanes_of, look, states
 from tests.worker.desk import submit
+from worker import turn as turn_module
 from worker.shift import Desk
 from worker.studio import Studio
 from worker.turn import follow
@@ -164,3 +166,29 @@ def test_a_turn_that_comes_with_a_stop_is_given_back(
         "done"
     }
     assert "running" not in states(brief.engine)
+
+
+class Failing:
+    """A shift that sees that it is another lane's turn next, and then breaks."""
+
+    def __init__(self, _: Desk, renew: Callable[[], bool]) -> None:
+        self.renew = renew
+
+    def work(self, _: LaneId) -> int:
+        assert not self.renew()
+        raise RuntimeError("broken")
+
+    def counted(self) -> tuple[int, float]:
+        return 0, 0.0
+
+
+def test_a_turn_that_nobody_works_any_more_is_given_back(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [FOXES[0] | {"tenant": name} for name in ("ada", "bob")]
+    submit(desk.settings, desk.engine, tmp_path, rows)
+    monkeypatch.setattr(turn_module, "Shift", Failing)
+    with pytest.raises(RuntimeError, match="broken"):
+        follow(desk, LaneId(1))
+    assert look(desk.engine, "SELECT * FROM turns") == []
+    assert all(row["used_s"] < 10 for row in look(desk.engine, "SELECT used_s FROM tenants"))
