@@ -1,0 +1,104 @@
+"""A second host: a network namespace with a cable to this one, which can be pulled, and relays to our sockets."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def why_not() -> str:
+    """Why there can be no second host here, "" if there can."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return "needs root and ip (iproute2)"
+    name = f"nm{secrets.token_hex(3)}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return "this system makes no network namespaces"
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    return ""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The other host: `name` of its namespace, and our `address` as it sees it."""
+
+    name: str
+    address: str
+
+    def command(self, *words: str) -> list[str]:
+        """A command that runs there."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+    def cut(self) -> None:
+        """Pull the cable: what is sent is lost, and nobody is told."""
+        _ip("link", "set", f"{self.name}a", "down")
+
+    def mend(self) -> None:
+        """Plug it in again."""
+        _ip("link", "set", f"{self.name}a", "up")
+
+
+@contextmanager
+def other_host() -> Iterator[Host]:
+    """A host that is there within the block."""
+    token = secrets.token_bytes(2)
+    name, net = f"nm{token.hex()}", f"10.{200 + token[0] % 50}.{token[1]}"
+    _ip("netns", "add", name)
+    try:
+        _ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
+        _ip("addr", "add", f"{net}.1/30", "dev", f"{name}a")
+        _ip("link", "set", f"{name}a", "up")
+        _ip("netns", "exec", name, "ip", "addr", "add", f"{net}.2/30", "dev", f"{name}b")
+        _ip("netns", "exec", name, "ip", "link", "set", f"{name}b", "up")
+        _ip("netns", "exec", name, "ip", "link", "set", "lo", "up")
+        yield Host(name, f"{net}.1")
+    finally:
+        subprocess.run(["ip", "link", "del", f"{name}a"], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def relay(address: str, path: Path) -> Iterator[int]:
+    """A TCP port of that address behind which a unix socket answers; it goes with the block."""
+    ends: list[socket.socket] = []
+    with socket.create_server((address, 0)) as server:
+        accepting = threading.Thread(target=_accept, args=(server, path, ends), daemon=True)
+        accepting.start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+    for one in ends:
+        _shut(one)
+        one.close()
+
+
+def _accept(server: socket.socket, path: Path, ends: list[socket.socket]) -> None:
+    with suppress(OSError):
+        while True:
+            near, far = server.accept()[0], socket.socket(socket.AF_UNIX)
+            ends += [near, far]
+            far.connect(str(path))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=_copy, args=pair, daemon=True).start()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    _shut(source)
+    _shut(sink)
+
+
+def _shut(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,123 @@
+"""The network between a worker's host and that of PostgreSQL and Redis is cut: nothing is lost, nothing is doubled."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+
+from jobs.settings import Settings
+from tests.chaos.invariant import check
+from tests.chaos.mill import ROOT, mill, settle
+from tests.chaos.netns import Host, other_host, relay, why_not
+from tests.chaos.scale import scaled
+from tests.chaos.stub import FOLDER, LONGEST_S, STEP_S
+from tests.chaos.twins import TWIN
+from tests.end_to_end.kit import end, foxes, until
+from tests.factories import look
+from tests.worker.desk import submit
+
+LEASE_S = 2
+CUTS_S = scaled((4.0,), (2.0, 5.0, 10.0, 25.0, 3.0, 15.0, 25.0))
+JOBS = scaled(40, 3000)
+
+pytestmark = [
+    pytest.mark.timeout(scaled(120, 3600)),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"gpu_rows": 4, "claim": 8, "lease_s": LEASE_S})
+
+
+@contextmanager
+def worker_on(host: Host, settings: Settings, folder: Path, twin: str = "") -> Iterator[psutil.Popen]:
+    """A worker on the other host, which reaches our services by the network alone."""
+    postgres = Path(str(make_url(settings.database).query["host"])) / ".s.PGSQL.5432"
+    redis = Path(unquote(settings.broker.partition("://")[2]))
+    with relay(host.address, postgres) as database_port, relay(host.address, redis) as broker_port:
+        there = make_url(settings.database).set(host=host.address, port=database_port, query={})
+        own = settings.model_copy(
+            update={
+                "database_url": SecretStr(there.render_as_string(hide_password=False)),
+                "broker_url": SecretStr(f"redis://{host.address}:{broker_port}/0"),
+            }
+        )
+        environment = own.environment() | {
+            "PYTHONPATH": str(ROOT),
+            FOLDER: str(folder),
+            STEP_S: "0.1",
+            LONGEST_S: "3600",
+            TWIN: twin,
+        }
+        with (folder / "there.log").open("wb") as log:
+            process = psutil.Popen(
+                host.command(sys.executable, "-m", "tests.chaos.stub_worker"),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            end(process, signal.SIGTERM)
+
+
+def is_at_work(engine: Engine, process: psutil.Process) -> bool:
+    """Whether the worker over there holds jobs."""
+    children = {child.pid for child in process.children(recursive=True)}
+    running = look(engine, "SELECT DISTINCT worker FROM jobs WHERE state = 'running'")
+    return any(int(row["worker"].rpartition(":")[2]) in children for row in running)
+
+
+def test_cuts(quick: Settings, engine: Engine, tmp_path: Path) -> None:
+    batch = submit(quick, engine, tmp_path, foxes(JOBS), max_attempts="50")
+    folder = tmp_path / "mill"
+    with (
+        other_host() as host,
+        mill(quick, folder, workers=0, step_s=0.1),
+        worker_on(host, quick, folder) as process,
+    ):
+        for cut_s in CUTS_S:
+            until(lambda: is_at_work(engine, process))
+            time.sleep(random.uniform(0, 0.5))
+            host.cut()
+            time.sleep(cut_s)
+            host.mend()
+        assert settle(engine, quiet_s=60), (folder / "there.log").read_text()[-3000:]
+        assert process.is_running()
+    facts = check(engine, batch.name, places=[(row, 0) for row in range(JOBS)])
+    assert facts.states == {"done": JOBS}
+    lost = look(engine, "SELECT outcome, error_kind FROM attempts")
+    assert {(row["outcome"], row["error_kind"]) for row in lost} <= {("expired", "crash")}
+
+
+def test_twin_whose_scheduler_rescues_nobody_waits_for_the_lost_host(
+    quick: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    batch = submit(quick, engine, tmp_path, foxes(16), max_attempts="50")
+    folder = tmp_path / "mill"
+    with (
+        other_host() as host,
+        mill(quick, folder, workers=0, step_s=0.1, twin="no-rescue"),
+        worker_on(host, quick, folder) as process,
+    ):
+        until(lambda: is_at_work(engine, process))
+        host.cut()
+        assert not settle(engine, quiet_s=2 * LEASE_S)
+        with pytest.raises(AssertionError, match="is running"):
+            check(engine, batch.name)
+        host.mend()
