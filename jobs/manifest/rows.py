@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from jobs.errors import ManifestError, UsageError
@@ -82,8 +83,7 @@ def _with_prompts(records: Records, rules: RowRules, label: str) -> Records:
     if waiting and not any(isinstance(record, Record) or "{" in str(record.raw) for record in waiting):
         line = printable(str(waiting[0].raw).strip(), 60)
         raise ManifestError(f"{label}: holds no JSON object; its first line is '{line}'.")
-    yield from waiting
-    yield from records
+    return chain(waiting, records)
 
 
 def _has_prompt(record: Record | Broken, rules: RowRules) -> bool:
@@ -165,7 +165,9 @@ class _Builder:
         except (KeyError, TypeError):
             found = plan.found[known] = self._options(plan, raw, fields)
             row = found | fields
-        return self._finished(plan, row)
+        if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
+            raise ProblemError(*plan.promptless)
+        return Row.of(row)
 
     def _finished(self, plan: Plan, row: dict[str, Any]) -> Row:
         if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:

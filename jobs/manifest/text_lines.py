@@ -47,16 +47,16 @@ def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Reco
         text = text.lstrip(_BOM).rstrip("\x1a")  # DOS ends files with Ctrl-Z
         if not is_visible(text):
             counts.blank += 1
-        elif _BOM in text:
+        elif not text.isascii() and _BOM in text:
             yield Broken(
                 lines.number, "has a byte order mark inside, as files joined without an end of line", text
             )
-        elif _INFOTEXT.match(text):
+        elif text[0] in "NS" and _INFOTEXT.match(text):
             raise ManifestError(
                 f"{label}: line {lines.number} is of a web UI's generation parameters ({shown(text)}), not a prompt; "
                 "write prompts and settings as columns (.csv, .jsonl)."
             )
-        elif _OPTIONS_START.match(text):
+        elif "--" in text and _OPTIONS_START.match(text):
             yield _from_options(lines.number, text, column)
         else:
             yield Record(lines.number, {column: text}, text, "\0" in text)
