@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from safetensors import safe_open
-
 from models.card_checks import problem
 from models.catalogue import Card, Catalogue
 from models.checkpoint import seal
 from models.errors import CheckpointError, ModelError
 from models.lock import write_lock
+from models.vetting import printable
+from models.weights import check_lora, check_weights
 
 _OWN = {"aliases": (), "source": "", "builder": None, "sources": (), "withdrawn": ()}
 _UNMEASURED: Mapping[str, object] = {
@@ -30,6 +30,8 @@ def add_model(path: Path, *, id: str, base: str, is_lora: bool, catalogue: Catal
     ModelError for a taken id or a base that it can't have, CheckpointError for files that are refused.
     """
     card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
+    if printable(path) != str(path):
+        raise ModelError(f"{printable(path)}: has a name that is not printable UTF-8; rename it")
     amiss = problem(card)
     if amiss:
         raise ModelError(f"{id}: {amiss}")
@@ -80,13 +82,14 @@ def _check_contents(card: Card) -> None:
     file = path if path.is_file() else next(path.glob("*.safetensors"), None)
     if file is None:
         return
-    with safe_open(file, "numpy") as weights:
-        names = list(weights.keys())
-    has_lora = any("lora" in name for name in names)
+    shapes = check_weights(file)
+    has_lora = any("lora" in name for name in shapes)
     if card.family == "lora" and not has_lora:
         raise CheckpointError(f"{file}: holds no LoRA weights; a whole model is added without --lora")
     if card.family != "lora" and has_lora:
         raise CheckpointError(f"{file}: holds LoRA weights, no whole model; add it with --lora")
+    if card.family == "lora":
+        check_lora(file, shapes)
 
 
 def _toml(card: Card) -> str:
@@ -100,5 +103,5 @@ def _toml(card: Card) -> str:
 
 
 def _value(value: object) -> str:
-    # JSON's texts, numbers and lists are TOML's too.
-    return json.dumps(value, ensure_ascii=True)
+    # JSON's texts, numbers and lists are TOML's too, but for pairs of surrogates and DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -135,7 +135,7 @@ class Profile:
                 device: {name: Capacity.of(report) for name, report in sites.items()}
                 for device, sites in json.loads(self._file.read_text(encoding="utf-8")).items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError):
             return {}
 
     def put(self, site: Site, capacity: Capacity) -> None:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import difflib
-import tomllib
+import reprlib
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from models.errors import ModelError
+from models.files import read_toml
 
 _UNIONS = (Union, types.UnionType)
 
@@ -18,13 +19,13 @@ def read_fields(path: Path, into: type) -> dict[str, Any]:
     Raises ModelError with the file and the field for an unreadable file, an unknown, missing or wrong field.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: can't be read as TOML: {error}") from error
     hints = get_type_hints(into)
     for name in table:
         if name not in hints:
-            raise ModelError(f"{path}: unknown field {name!r}{_suggestion(name, list(hints))}")
+            raise ModelError(f"{path}: unknown field {reprlib.repr(name)}{_suggestion(name, list(hints))}")
     for declared in dataclasses.fields(into):
         if declared.default is dataclasses.MISSING and declared.name not in table:
             raise ModelError(f"{path}: the field {declared.name!r} is missing")
@@ -32,17 +33,17 @@ def read_fields(path: Path, into: type) -> dict[str, Any]:
 
 
 def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:100], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _typed(path: Path, name: str, value: object, hint: Any) -> object:
     if get_origin(hint) is tuple and isinstance(value, list):
         value = tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+    if isinstance(value, int) and not isinstance(value, bool) and hint is float and abs(value) < 2**53:
         value = float(value)
     if not _fits(value, hint):
-        raise ModelError(f"{path}: {name} = {value!r} is not {_words(hint)}")
+        raise ModelError(f"{path}: {name} = {_short(value)} is not {_words(hint)}")
     return value
 
 
@@ -54,10 +55,17 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
     if hint is float:
         return isinstance(value, float) and 0 <= value < float("inf")
     return isinstance(value, hint)
+
+
+def _short(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _words(hint: Any) -> str:

@@ -1,5 +1,6 @@
 """From a card to the files of its checkpoint, vetted and named by a digest."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from models.vetting import vetted_file, vetted_files
 
 _PACKAGE_WEIGHTS = Path(__file__).parent / "shapes" / "weights"
 _REVISION_FILE = "nightmill-revision.txt"
+_MAX_NOTE = 1000
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def vetted_digests(card: Card, path: Path, memory_dir: Path | None) -> list[File
         files = vetted_files(path)
         _check_kind(card, path, files)
     else:
-        raise CheckpointError(_missing(card, path))
+        raise CheckpointError(
+            f"{path}: is no regular file" if os.path.lexists(path) else _missing(card, path)
+        )
     return file_digests(path if path.is_dir() else path.parent, files, memory_dir)
 
 
@@ -144,5 +148,8 @@ def noted_revision(path: Path) -> str:
     notes = path / ".cache" / "huggingface" / "download"
     for note in (path / _REVISION_FILE, notes / "model_index.json.metadata", notes / "config.json.metadata"):
         if note.is_file():
-            return note.read_text(encoding="utf-8").partition("\n")[0].strip()[:64]
+            with note.open("rb") as file:
+                text = file.read(_MAX_NOTE).decode("utf-8", "replace")
+            line = text.partition("\n")[0].strip()[:64]
+            return line if line.isprintable() else ascii(line)[1:-1][:64]
     return LOCAL

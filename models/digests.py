@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.files import read_json
+
 _MEMORY = ".digests.json"
+_MAX_MEMORY = 2**26
 _Remembered = dict[str, list[int | str]]
 
 
@@ -62,7 +65,7 @@ def _sha256(file: Path) -> str:
 
 def _recall(memory_file: Path) -> _Remembered:
     try:
-        memory = json.loads(memory_file.read_text(encoding="utf-8"))
+        memory = read_json(memory_file, _MAX_MEMORY)
     except (OSError, ValueError):
         return {}
     if not isinstance(memory, dict):

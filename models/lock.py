@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +11,13 @@ from typing import Any
 
 from models.digests import FileDigest, total_digest
 from models.errors import CheckpointError, ModelError
+from models.files import read_json
 from models.guard import exclusive
 
 LOCK_FILE = "nightmill.lock"
 LOCAL = "local"
 _VERSION = 1
+_MAX_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,17 @@ def read_lock(models_dir: Path) -> dict[str, Locked]:
     """What is locked, by model id; nothing where there is no lock file. Raises ModelError for a damaged one."""
     path = models_dir / LOCK_FILE
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path, _MAX_BYTES)
         if table["version"] != _VERSION:
-            raise ModelError(f"{path}: is of version {table['version']}, which this nightmill can't read")
+            raise ModelError(
+                f"{path}: is of version {reprlib.repr(table['version'])}, which this nightmill can't read"
+            )
         return {id: _locked(entry) for id, entry in table["models"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{path}: can't be read as a lock file ({error!r}); bring back a good copy, or remove it"
+            f"{path}: can't be read as a lock file ({reprlib.repr(error)}); bring back a good copy, or remove it"
             " and lock the models that you trust: nightmill models lock"
         ) from error
 

@@ -91,7 +91,7 @@ def _unfinished(folder: Path, listing: Listing) -> Path:
     """The folder with what an earlier pull of the same commit left, or an empty one."""
     origin = f"{listing.repository}@{listing.commit}"
     note = folder / _ORIGIN
-    if folder.is_dir() and not (note.is_file() and note.read_text(encoding="utf-8") == origin):
+    if folder.is_dir() and not (note.is_file() and note.read_bytes() == origin.encode()):
         shutil.rmtree(folder)
     for piece in folder.rglob("*.incomplete"):  # the hub's client starts these files anew
         piece.unlink()

@@ -25,7 +25,7 @@ class TokenCounter:
         folder = checkpoint.folder / "tokenizer"
         try:
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # what tokenizers raise has no class of its own
             raise CheckpointError(f"{folder}: the tokenizer can't be read: {error}") from error
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()

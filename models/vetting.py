@@ -1,17 +1,32 @@
 """What a checkpoint's folder may hold: safetensors, configurations, and nothing that runs code when read."""
 
-import json
 import os
+import reprlib
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from models.errors import CheckpointError
+from models.files import read_json
+from models.weights import check_weights
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 _CODE = frozenset({".py", ".pyc", ".so"})
+_COMPONENTS = frozenset(
+    {
+        "depth_estimator",
+        "feature_extractor",
+        "image_encoder",
+        "low_res_scheduler",
+        "safety_checker",
+        "scheduler",
+        "text_encoder",
+        "tokenizer",
+        "unet",
+        "vae",
+    }
+)
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 
 
@@ -26,6 +41,8 @@ def vetted_files(folder: Path) -> list[Path]:
         _refuse_by_name(file)
         if file.name.endswith("config.json") or file.name == "model_index.json":
             _refuse_remote_code(file)
+        if file.suffix.casefold() == ".safetensors":
+            check_weights(file)
     if not any(file.suffix == ".safetensors" for file in files):
         raise CheckpointError(
             f"{folder}: holds no .safetensors file, so it is no checkpoint that can be read"
@@ -45,24 +62,45 @@ def vetted_file(file: Path) -> Path:
     _refuse_by_name(file)
     if file.suffix.casefold() != ".safetensors":
         raise CheckpointError(f"{file}: is no .safetensors file, and no other weights are read")
-    try:
-        with safe_open(file, "numpy"):
-            return file
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: can't be read as safetensors ({error}); fetch it again") from error
+    check_weights(file)
+    return file
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    root = folder.resolve()
+    root = os.path.realpath(folder)
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in (*subfolders, *names):
-            path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise CheckpointError(
-                    f"{path}: is a link out of the checkpoint's folder; put a copy of the file there"
-                )
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
+            _refuse_links_out(Path(parent, name), root)
+        for name in names:
+            if not name.startswith("."):
+                _refuse_strange(Path(parent, name))
+                yield Path(parent, name)
+
+
+def _refuse_links_out(path: Path, root: str) -> None:
+    if path.is_symlink() and not f"{os.path.realpath(path)}/".startswith(f"{root}/"):
+        raise CheckpointError(
+            f"{printable(path)}: is a link out of the checkpoint's folder; put a copy of the file there"
+        )
+
+
+def _refuse_strange(file: Path) -> None:
+    """Pipes and devices, links that lead nowhere, and names that no lock file could hold."""
+    try:
+        is_regular = stat.S_ISREG(file.stat().st_mode)
+    except OSError as error:
+        raise CheckpointError(f"{printable(file)}: can't be looked at: {error.strerror}; remove it") from None
+    if not is_regular:
+        raise CheckpointError(f"{printable(file)}: is no regular file; remove it")
+    if printable(file) != str(file):
+        raise CheckpointError(f"{printable(file)}: has a name that is not printable UTF-8; rename it")
+
+
+def printable(path: Path) -> str:
+    """A path as a message and a lock file can hold it."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _refuse_by_name(file: Path) -> None:
@@ -84,16 +122,33 @@ def _refuse_remote_code(file: Path) -> None:
     if file.name != "model_index.json":
         return
     for component, loader in config.items():
-        if isinstance(loader, list) and loader and loader[0] not in {*_LIBRARIES, None}:
-            raise CheckpointError(
-                f"{file}: {component} would be loaded by {loader[0]!r}; only diffusers and transformers may"
-            )
+        if (amiss := _loader_problem(component, loader)) is not None:
+            raise CheckpointError(f"{file}: {amiss}")
+
+
+def _loader_problem(component: str, loader: object) -> str | None:
+    """What is wrong with an entry of a model_index.json: a component has [library, class], or [null, null]."""
+    if not isinstance(loader, list):
+        is_setting = component.startswith("_") or component not in _COMPONENTS
+        return None if is_setting else f"{component} must be [library, class], not {reprlib.repr(loader)}"
+    if loader == [None, None]:
+        return None
+    if len(loader) != 2 or not all(isinstance(part, str) for part in loader):
+        return f"{component} must be [library, class], not {reprlib.repr(loader)}"
+    library, name = loader
+    if library not in _LIBRARIES:
+        return f"{component} would be loaded by {reprlib.repr(library)}; only diffusers and transformers may"
+    return (
+        None
+        if name.isidentifier()
+        else f"{component} would be loaded as {reprlib.repr(name)}, which is no class"
+    )
 
 
 def read_config(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises CheckpointError when it is missing or damaged."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: can't be read as JSON ({error}); fetch the checkpoint again"

@@ -1,0 +1,63 @@
+"""What the header of a .safetensors file says of its weights, and what no file of weights says."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from models.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+MAX_RANK = 4096
+_MAX_HEADER = 2**24
+_DOWN = re.compile(
+    r"(.*)(?:\.lora_A(\.\w+)?\.weight|\.lora_down\.weight|[._]lora\.down\.weight|\.down\.weight)"
+)
+
+
+def check_weights(file: Path) -> Shapes:
+    """The shape of every tensor of `file`, of which no more than the header is read.
+
+    Raises CheckpointError for what is no whole .safetensors file, pickles under that name among it, and for one that
+    holds no weights.
+    """
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+        if size > _MAX_HEADER:
+            raise CheckpointError(f"{file}: is no safetensors file, whatever its name; fetch it again")
+        with safe_open(file, "numpy") as weights:
+            shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: can't be read as safetensors ({error}); fetch it again") from error
+    if not any(_is_filled(shape) for shape in shapes.values()):
+        raise CheckpointError(f"{file}: holds no weights; fetch it again")
+    return shapes
+
+
+def check_lora(file: Path, shapes: Shapes) -> None:
+    """Raises CheckpointError unless `file` is a LoRA of finite numbers, its pairs of matrices of a rank that fits."""
+    for name, shape in shapes.items():
+        if not _is_filled(shape):
+            raise CheckpointError(f"{file}: {name} has the shape {list(shape)}, which holds nothing")
+        match = _DOWN.fullmatch(name)
+        if match and shape and shape[0] > MAX_RANK:
+            raise CheckpointError(f"{file}: {name} has the rank {shape[0]:,}; at most {MAX_RANK:,} are taken")
+    _check_finite(file, shapes)
+
+
+def _check_finite(file: Path, shapes: Shapes) -> None:
+    import torch  # noqa: PLC0415 - a second to import, and numpy has no bfloat16
+
+    with safe_open(file, "pt") as weights:
+        for name in shapes:
+            if not torch.isfinite(weights.get_tensor(name).to(torch.float32)).all():
+                raise CheckpointError(
+                    f"{file}: {name} holds what is no finite number; train or fetch it again"
+                )
+
+
+def _is_filled(shape: tuple[int, ...]) -> bool:
+    return all(side > 0 for side in shape)
