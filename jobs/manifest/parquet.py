@@ -1,55 +1,131 @@
-"""Parquet by batches of rows, values turned into what JSON has."""
+"""Parquet by batches of rows of a few megabytes, values turned into what JSON has."""
 
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import ManifestError
 from jobs.manifest.columns import check_header, locate_columns
 from jobs.manifest.counts import LineCounts
+from jobs.manifest.parquet_cells import Weights, weights
+from jobs.manifest.parquet_pages import PageError, rows_at_once
 from jobs.manifest.pictures import PICTURE_COLUMNS
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.records import ManifestFile
-from jobs.manifest.streams import read_chunks
-from jobs.manifest.values import ProblemError
+from jobs.manifest.sniff import PARQUET_MAGIC
+from jobs.manifest.spool import spooled
+from jobs.manifest.streams import MAX_LINE, read_chunks
+from jobs.manifest.values import ProblemError, printable
 
-BATCH_ROWS = 1000
-_UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
+MAX_CELL = MAX_LINE
+_MAX_FOOTER = 32 << 20
+_BUFFER = 2**20
+_TEXTS = frozenset({"STRING", "NONE", "JSON", "ENUM"})
+_NO_DICTIONARY = "DELTA_BYTE_ARRAY"
+_SLICE_BYTES = 16 << 20
+_UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, AttributeError, pa.ArrowException)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_TOO_LARGE = ProblemError(None, f"holds over {MAX_CELL:,} bytes; shorten it")
 
 
 def read_parquet(manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts) -> Records:
     """The rows of a Parquet file, `line` being the row's number from 1.
 
     Times and decimals become text, so that nothing is rounded, NaN a missing value. Columns of bytes are left out,
-    which `counts` says, unless they are ours: there bytes are text, as some tools write it, and no pictures.
+    which `counts` says, unless they are ours: there bytes are text, as some tools write it, and no pictures. Cells over
+    1 MiB break their row.
     """
     try:
-        with _plain_file(manifest) as path, pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
+        with _plain_file(manifest) as path, path.open("rb") as headers:
+            _check_footer(headers)
+            with _opened(path) as file:
+                schema = file.schema_arrow
+                dictionaries = _texts(file)
             check_header(schema.names, renames, manifest.label)
             names = _kept(schema, renames, counts)
             pictures = _pictures(names, renames)
-            number = 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-                columns = [_column(batch.column(name), name not in pictures) for name in names]
-                for cells in zip(*columns, strict=True):
-                    number += 1
+            with _opened(path, dictionaries) as file:
+                for number, cells in enumerate(_rows(file, headers, names, pictures), 1):
                     yield _record(number, names, cells)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
+    except (*_UNREADABLE, OSError, MemoryError) as error:
+        reason = printable(str(error).partition("\n")[0], 200) or type(error).__name__
+        what = "" if isinstance(error, PageError) else "damaged, truncated or not Parquet: "
         raise ManifestError(
-            f"{manifest.label}: damaged, truncated or not Parquet ({reason}); copy it from its source again."
+            f"{manifest.label}: {what}{reason}; write it anew, or copy it from its source."
         ) from error
+
+
+def _opened(path: Path, dictionaries: Sequence[str] = ()) -> Any:
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=list(dictionaries))
+
+
+def _check_footer(file: BinaryIO) -> None:
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - 8))
+    size = int.from_bytes(file.read(4), "little")
+    if file.read(4) == PARQUET_MAGIC and size > _MAX_FOOTER:
+        raise PageError(f"has a footer of {size >> 20} MiB (fewer and larger row groups)")
+
+
+def _texts(file: Any) -> list[str]:
+    """The columns of text and bytes, which are read with their dictionary, so that one value isn't made a thousand.
+
+    pyarrow can't do that for the texts in lists and structs of several row groups.
+    """
+    names = file.schema_arrow.names
+    metadata = file.metadata
+    plain = {
+        column.path_in_schema
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for column in map(group.column, range(group.num_columns))
+        if _NO_DICTIONARY in column.encodings
+    }
+    columns = (file.schema.column(number) for number in range(len(file.schema)))
+    return [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and column.logical_type.type in _TEXTS
+        and column.path in names
+        and column.path not in plain
+    ]
+
+
+def _rows(
+    file: Any, headers: BinaryIO, names: Sequence[str], pictures: Collection[str]
+) -> Iterator[tuple[object, ...]]:
+    groups = range(file.metadata.num_row_groups)
+    for rows, run in groupby(groups, lambda number: rows_at_once(headers, file, number, names)):
+        for batch in file.iter_batches(rows, row_groups=list(run), columns=names, use_threads=False):
+            yield from _cells(batch, [name not in pictures for name in names])
+
+
+def _cells(batch: Any, are_text: Sequence[bool]) -> Iterator[tuple[object, ...]]:
+    """The rows of a batch, a slice of 16 MiB after the other."""
+    columns = [batch.column(number) for number in range(len(are_text))]
+    heavy = [weights(column) for column in columns]
+    sums = np.cumsum(np.sum(np.minimum(heavy, MAX_CELL), axis=0))
+    start = 0
+    while start < batch.num_rows:
+        before = sums[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(sums, before + _SLICE_BYTES)))
+        cells = [
+            _column(column.slice(start, end - start), each[start:end], is_text)
+            for column, each, is_text in zip(columns, heavy, are_text, strict=True)
+        ]
+        yield from zip(*cells, strict=True)
+        start = end
 
 
 @contextmanager
@@ -57,11 +133,11 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
     if manifest.compression == "none":
         yield manifest.path
         return
-    with tempfile.NamedTemporaryFile(prefix="nightmill-", suffix=".parquet") as plain:
-        for chunk in read_chunks(manifest.path, manifest.compression, manifest.label, manifest.limit):
-            plain.write(chunk)
-        plain.flush()
-        yield Path(plain.name)
+    chunks = read_chunks(manifest.path, manifest.compression, manifest.label, manifest.limit)
+    with spooled(
+        lambda file: [file.write(chunk) for chunk in chunks], manifest.label, manifest.limit
+    ) as path:
+        yield path
 
 
 def _kept(schema: pa.Schema, renames: Mapping[str, str], counts: LineCounts) -> list[str]:
@@ -85,7 +161,18 @@ def _pictures(names: Sequence[str], renames: Mapping[str, str]) -> set[str]:
     return {name for column, name in locate_columns(names, renames).items() if column in PICTURE_COLUMNS}
 
 
-def _column(column: Any, is_text: bool) -> list[Any]:
+def _column(column: Any, heavy: Weights, is_text: bool) -> list[Any]:
+    if (heavy > MAX_CELL).any():
+        return [
+            _TOO_LARGE if each > MAX_CELL else _values(column.slice(place, 1), is_text)[0]
+            for place, each in enumerate(heavy)
+        ]
+    return _values(column, is_text)
+
+
+def _values(column: Any, is_text: bool) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     # Python's datetime has no nanoseconds.
     is_time = pa.types.is_timestamp(column.type) or pa.types.is_time(column.type)
     is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
@@ -127,6 +214,8 @@ def _attempt(value: object) -> object:
         return jsonable(value)
     except ProblemError as problem:
         return problem
+    except RecursionError:
+        return ProblemError(None, "is nested too deeply; flatten it")
 
 
 def jsonable(value: object) -> object:

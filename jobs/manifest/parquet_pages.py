@@ -1,0 +1,176 @@
+"""How large the pages of a Parquet file become when they are read, by their headers, before one is unpacked.
+
+A page header is a struct in Thrift's compact protocol (parquet.thrift, PageHeader), which no library reads for us.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+MAX_PAGES = 128 << 20
+MAX_ROWS = 1000
+_MAX_BATCH = 32 << 20
+_MAX_LIST_VALUES = 2**23
+_MAX_DEPTH = 8
+_PLAIN, _DELTA_LENGTHS, _DELTA = 0, 6, 7
+_DICTIONARY_PAGE = 2
+_Fields = dict[int, Any]
+
+
+class PageError(ValueError):
+    """Pages that are damaged or too large; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a column; sizes are bytes, `values` counts the elements of lists one by one."""
+
+    is_dictionary: bool
+    packed: int
+    unpacked: int
+    values: int
+    encoding: int
+
+
+def rows_at_once(headers: BinaryIO, file: Any, number: int, names: Sequence[str]) -> int:
+    """How many rows of the columns `names` of row group `number` of a ParquetFile are read at once: some 32 MiB.
+
+    Raises PageError where the largest pages of its columns are over 128 MiB together, or one has over 8 million
+    elements of lists.
+    """
+    rows = MAX_ROWS
+    total = 0
+    starts = tuple(f"{name}." for name in names)
+    group = file.metadata.row_group(number)
+    for place in range(group.num_columns):
+        column = group.column(place)
+        if not f"{column.path_in_schema}.".startswith(starts):
+            continue
+        pages = list(_pages(headers, column))
+        data = [page for page in pages if not page.is_dictionary]
+        total += max((page.packed + page.unpacked for page in data), default=0)
+        total += sum(page.unpacked for page in pages if page.is_dictionary)
+        if total > MAX_PAGES:
+            raise PageError(
+                f"has pages of over {MAX_PAGES >> 20} MiB together, up to column {column.path_in_schema}"
+                " (data_page_size)"
+            )
+        width = file.schema.column(place).length
+        rows = min(rows, _rows(column, data, group.num_rows, width))
+        if column.physical_type == "BYTE_ARRAY" and column.path_in_schema not in names:
+            rows = min(rows, _rows_of_nested(pages, group.num_rows))
+    return max(1, rows)
+
+
+def _rows(column: Any, data: list[Page], rows: int, width: int) -> int:
+    most = max((page.values for page in data), default=0)
+    listed = sum(page.values for page in data) / max(1, rows)
+    if listed > 1 and most > _MAX_LIST_VALUES:
+        raise PageError(
+            f"has a page of {most:,} values in column {column.path_in_schema}; write smaller ones"
+        )
+    is_text = column.physical_type == "BYTE_ARRAY"
+    heaviest = max((_bytes_each(page) for page in data), default=1.0) if is_text else max(width, 16)
+    return int(_MAX_BATCH / max(1.0, heaviest * max(1.0, listed)))
+
+
+def _rows_of_nested(pages: list[Page], rows: int) -> int:
+    """Texts in lists and structs are read without their dictionary, each of which may be as long as that."""
+    longest = max((page.unpacked for page in pages if page.is_dictionary), default=0)
+    values = sum(page.values for page in pages if not page.is_dictionary) / max(1, rows)
+    return int(_MAX_BATCH / max(1.0, longest * max(1.0, values)))
+
+
+def _bytes_each(page: Page) -> float:
+    """A bound for the average text of a page; dictionaries are not multiplied out when they are read."""
+    if page.encoding == _DELTA:  # each value may be the last one and a little more
+        return float(page.unpacked)
+    return page.unpacked / max(1, page.values) if page.encoding in {_PLAIN, _DELTA_LENGTHS} else 16.0
+
+
+def _pages(file: BinaryIO, column: Any) -> Iterator[Page]:
+    start = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset:
+        start = min(start, column.dictionary_page_offset)
+    end = start + column.total_compressed_size
+    values = 0
+    while start < end and values < column.num_values:
+        file.seek(start)
+        header = _struct(file, 0)
+        page = _page(header)
+        values += 0 if page.is_dictionary else page.values
+        start = file.tell() + page.packed
+        yield page
+
+
+def _page(header: _Fields) -> Page:
+    unpacked, packed = header.get(2), header.get(3)
+    if not isinstance(unpacked, int) or not isinstance(packed, int) or min(unpacked, packed) < 0:
+        raise PageError("is damaged: a page without a size")
+    v1, dictionary, v2 = (part if isinstance(part := header.get(id), dict) else {} for id in (5, 7, 8))
+    head = v1 or v2 or dictionary
+    encoding = head.get(4 if v2 else 2, 0)
+    return Page(
+        header.get(1) == _DICTIONARY_PAGE, packed, unpacked, max(0, int(head.get(1, 0))), int(encoding)
+    )
+
+
+def _struct(file: BinaryIO, depth: int) -> _Fields:
+    fields: _Fields = {}
+    last = 0
+    while (head := _byte(file)) != 0:
+        last = last + (head >> 4) if head >> 4 else _zigzag(file)
+        fields[last] = _value(file, head & 15, depth)
+    return fields
+
+
+def _value(file: BinaryIO, kind: int, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise PageError("is damaged: a page header that is nested too deeply")
+    match kind:
+        case 1 | 2:
+            return kind == 1
+        case 3:
+            return _byte(file)
+        case 4 | 5 | 6:
+            return _zigzag(file)
+        case 7 | 8:  # a number or text that nobody asks for
+            file.seek(8 if kind == 7 else _varint(file), os.SEEK_CUR)
+            return None
+        case 9 | 10:
+            return _list(file, depth)
+        case 12:
+            return _struct(file, depth + 1)
+    raise PageError("is damaged: a page header that can't be read")
+
+
+def _list(file: BinaryIO, depth: int) -> list[Any]:
+    head = _byte(file)
+    count = _varint(file) if head >> 4 == 15 else head >> 4
+    if count > 1000:
+        raise PageError("is damaged: a page header that can't be read")
+    return [_value(file, head & 15, depth + 1) for _ in range(count)]
+
+
+def _byte(file: BinaryIO) -> int:
+    data = file.read(1)
+    if not data:
+        raise PageError("is truncated: a page lies behind its end")
+    return data[0]
+
+
+def _varint(file: BinaryIO) -> int:
+    number = shift = 0
+    while shift < 64:
+        byte = _byte(file)
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+        shift += 7
+    raise PageError("is damaged: a page header that can't be read")
+
+
+def _zigzag(file: BinaryIO) -> int:
+    number = _varint(file)
+    return (number >> 1) ^ -(number & 1)
