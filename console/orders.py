@@ -1,13 +1,14 @@
 """From what was typed after a command to the order that the scheduler takes in."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from console.progress import counting
 from console.session import s3_options
 from jobs.errors import UsageError
 from jobs.manifest import (
@@ -18,6 +19,7 @@ from jobs.manifest import (
     parse_overrides,
     parse_renames,
 )
+from jobs.manifest.values import shown
 from jobs.objects import fetch_to_file, open_store
 from jobs.policy import Policy, parse_policy
 from jobs.settings import Settings
@@ -61,6 +63,7 @@ Delimiter = Annotated[
 ]
 Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="leave out a column of the manifest")]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes twice stops everything")]
+Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -102,7 +105,7 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     )
     check_overrides(rules)
     options = s3_options(settings)
-    with open_source(
+    source = open_source(
         ask.manifest,
         format=ask.input_format,
         delimiter=ask.delimiter,
@@ -110,7 +113,10 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
         prompt_header=reading.renames.get("prompt", "prompt"),
         limit=settings.manifest_limit,
         roots=settings.image_roots,
-    ) as manifest:
+    )
+    with ExitStack() as stack:
+        with counting("opening the manifest"):
+            manifest = stack.enter_context(source)
         output = _output(ask.out) if ask.out else settings.output
         open_store(output, options)
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
@@ -146,4 +152,6 @@ def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
 
 
 def _output(out: str) -> str:
+    if not out.isprintable():
+        raise UsageError(f"--out {shown(out)}: can't be stored as text; name it in UTF-8")
     return out if "://" in out else str(Path(out).expanduser().absolute())

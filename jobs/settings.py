@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     @field_validator("output")
     @classmethod
     def _absolute(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("can't be stored as text; name it in UTF-8")
         return value if "://" in value else str(Path(value).expanduser().absolute())
 
     @field_validator("data_dir", "models_dir", "prompt_terms")

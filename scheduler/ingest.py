@@ -21,6 +21,7 @@ from jobs.errors import ManifestError, UsageError
 from jobs.job import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
+from jobs.manifest.values import printable
 from jobs.policy import Policy
 from jobs.standing import is_number
 from jobs.windows import span
@@ -45,7 +46,7 @@ class Order:
     @property
     def circumstances(self) -> dict[str, str]:
         """What changes pixels only where rows depend on it, which is known when they have been read."""
-        return {_FOLDER: self.manifest.folder, _MODEL: self.default_model}
+        return {_FOLDER: printable(self.manifest.folder, 4_000), _MODEL: self.default_model}
 
     def digest(self, *depends: str) -> str:
         """SHA-256 that tells batches apart: the manifest's bytes, and what changes pixels or where they are put.
@@ -110,23 +111,34 @@ class Ingested:
     lines: LineCounts | None = None
 
 
+class ManyJobsError(UsageError):
+    """The manifest makes more jobs than its user may have meant; nothing was stored."""
+
+
 def ingest(
-    engine: Engine, order: Order, rules: RowRules, on_rows: Callable[[int], None] = lambda _: None
+    engine: Engine,
+    order: Order,
+    rules: RowRules,
+    on_rows: Callable[[int], None] = lambda _: None,
+    max_jobs: int | None = None,
 ) -> Ingested:
     """Store the order's rows as queued jobs; the batch that is already there if it is known.
 
     `on_rows` is told the number of rows read so far. Raises ManifestError if the file is damaged, or, when strict, at
-    the first row that can't be used; then nothing is stored. Raises UsageError if the name is taken.
+    the first row that can't be used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError,
+    of a recipe before a row is made, where there would be over `max_jobs` jobs.
     """
     with engine.begin() as connection:
         batch = _known(connection, order) or _create(connection, order)
         if not batch.is_new:
             _check_strictly(batch, order)
             return batch
+        _check_rows(order.manifest, max_jobs)
         with Load(connection, batch.id, order.policy.batch_seed) as load:
             lines = LineCounts()
             items = read_rows(order.manifest, rules, lines)
             items = _strictly(items, order) if order.reading.strict else items
+            items = items if max_jobs is None else _few(items, order.manifest.label, max_jobs)
             while load.add(islice(items, TELL_EVERY)):
                 on_rows(load.rows)
         again = load.repeated_ids()
@@ -144,6 +156,24 @@ def ingest(
             repeated_ids=len(again),
             lines=lines,
         )
+
+
+def _check_rows(manifest: ManifestFile, max_jobs: int | None) -> None:
+    """A recipe's rows are known by arithmetic."""
+    if max_jobs is not None and (manifest.rows or 0) > max_jobs:
+        raise ManyJobsError(f"{manifest.label}: makes {manifest.rows:,} rows, each of one image or more")
+
+
+def _few(items: Iterator[ManifestRow | Reject], label: str, max_jobs: int) -> Iterator[ManifestRow | Reject]:
+    jobs = 0
+    for item in items:
+        if isinstance(item, ManifestRow):
+            jobs += item.num_images
+            if jobs > max_jobs:
+                raise ManyJobsError(
+                    f"{label}: makes {jobs:,} images up to line {item.line}, and isn't read further"
+                )
+        yield item
 
 
 def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:

@@ -1,9 +1,8 @@
 """What a submit would do, worked out without touching a service."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
@@ -16,7 +15,14 @@ from scheduler.ingest import Order, refuse_repeated
 from scheduler.prompt_syntax import kinds_in
 from scheduler.repeats import Repeats
 
-CHUNK_ROWS = 2_000
+TELL_EVERY = 1_000
+SAMPLED_ABOVE = 1_000_000
+SAMPLE = 10_000
+_COUNTED_AT_ONCE = 200_000
+_MAX_KINDS = 10_000
+_MAX_PICTURES = 1_000_000
+_OTHERS = "other reasons"
+_OTHER_LANES = "others", "", "", 0, 0, 0
 SHOWN = 20
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG
 
@@ -75,6 +81,18 @@ class Plan:
     syntax: Counter[str] = field(default_factory=Counter)
     syntax_lines: dict[str, int] = field(default_factory=dict)
     meta_columns: set[str] = field(default_factory=set)
+    sample: int | None = None
+
+    def extrapolate(self, rows: int) -> None:
+        """From the rows of the sample to that many rows."""
+        share = rows / self.rows
+        self.rows = self.lines.lines = rows
+        for name in ("jobs", "rejected", "missing_pictures", "truncated", "truncated_negatives", "pixels"):
+            setattr(self, name, round(getattr(self, name) * share))
+        self.gflop *= share
+        for counts in (self.reasons, self.lanes, self.syntax):
+            for kind in counts:
+                counts[kind] = round(counts[kind] * share)  # type: ignore[index]
 
     def bytes(self, format: str) -> int:
         """Estimated size of all files."""
@@ -88,20 +106,24 @@ def make_plan(
     plan = Plan()
     truncation = _Truncation(catalogue, plan)
     again = _Again(plan)
-    items = read_rows(order.manifest, rules, plan.lines)
-    while chunk := list(islice(items, CHUNK_ROWS)):
-        rows = [item for item in chunk if isinstance(item, Row)]
-        for item in chunk:
-            if isinstance(item, Reject):
-                _count_reject(plan, item)
-        for row in rows:
-            _count_row(plan, row, catalogue, order.policy.deep_cache)
-            _count_text(plan, row)
-            again.count(row)
-        truncation.count(rows)
-        plan.rows += len(chunk)
-        on_rows(plan.rows)
+    manifest = order.manifest
+    if (manifest.rows or 0) > SAMPLED_ABOVE:
+        manifest, plan.sample = manifest.sampled(SAMPLE), SAMPLE
+    for item in read_rows(manifest, rules, plan.lines):
+        plan.rows += 1
+        if isinstance(item, Reject):
+            _count_reject(plan, item)
+        else:
+            _count_row(plan, item, catalogue, order.policy.deep_cache)
+            _count_text(plan, item)
+            again.count(item)
+            truncation.add(item)
+        if plan.rows % TELL_EVERY == 0:
+            on_rows(plan.rows)
+    truncation.count()
     again.finish()
+    if plan.sample and order.manifest.rows:
+        plan.extrapolate(order.manifest.rows)
     if order.reading.unique_ids:
         refuse_repeated(plan.repeated_id_lines, order.manifest.label)
     return plan
@@ -109,7 +131,8 @@ def make_plan(
 
 def _count_reject(plan: Plan, reject: Reject) -> None:
     plan.rejected += 1
-    plan.reasons[reject.reason] += 1
+    reason = reject.reason if reject.reason in plan.reasons or len(plan.reasons) < _MAX_KINDS else _OTHERS
+    plan.reasons[reason] += 1
     plan.missing_pictures += reject.column in PICTURE_COLUMNS and reject.reason.startswith(ABSENT)
     if len(plan.rejects) < SHOWN:
         plan.rejects.append(reject)
@@ -117,9 +140,13 @@ def _count_reject(plan: Plan, reject: Reject) -> None:
 
 def _count_row(plan: Plan, row: Row, catalogue: Catalogue, deep_cache: int) -> None:
     plan.jobs += row.num_images
-    plan.lanes[row.model, row.mode, row.lora, row.width, row.height, row.upscale] += row.num_images
+    lane = row.model, row.mode, row.lora, row.width, row.height, row.upscale
+    if lane not in plan.lanes and len(plan.lanes) >= _MAX_KINDS:
+        lane = _OTHER_LANES
+    plan.lanes[lane] += row.num_images
     given = row.init_image, row.mask_image, row.depth_image
-    plan.pictures.update(hash(picture) for picture in given if picture)
+    if len(plan.pictures) < _MAX_PICTURES:
+        plan.pictures.update(hash(picture) for picture in given if picture)
     card = catalogue.get(row.model)
     size = row.width * row.height or card.width * card.height
     scale = max(1, row.upscale)
@@ -178,18 +205,29 @@ class _Truncation:
         self.catalogue = catalogue
         self.plan = plan
         self.counters: dict[str, TokenCounter | None] = {}
+        self.waiting: dict[str, list[tuple[int, str, str]]] = {}
+        self.characters = 0
 
-    def count(self, rows: list[Row]) -> None:
-        plan = self.plan
-        for model, alike in _by_model(rows):
+    def add(self, row: Row) -> None:
+        """Take in a row, whose texts are counted together with others."""
+        negative = row.negative_prompt if row.guidance_scale > 1 else ""
+        self.waiting.setdefault(row.model, []).append((row.line, row.prompt, negative))
+        self.characters += len(row.prompt) + len(negative) + 1
+        if self.characters > _COUNTED_AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Count what waits."""
+        plan, waiting = self.plan, self.waiting
+        self.waiting, self.characters = {}, 0
+        for model, alike in waiting.items():
             counter = self._counter(model)
             if counter is None:
                 continue
-            long = _longer(counter, [(row.line, row.prompt) for row in alike])
+            long = _longer(counter, [(line, prompt) for line, prompt, _ in alike])
             plan.truncated += len(long)
             plan.truncated_lines += long[: SHOWN - len(plan.truncated_lines)]
-            read = [row for row in alike if row.negative_prompt and row.guidance_scale > 1]
-            long = _longer(counter, [(row.line, row.negative_prompt) for row in read])
+            long = _longer(counter, [(line, negative) for line, _, negative in alike if negative])
             plan.truncated_negatives += len(long)
             plan.truncated_negative_lines += long[: SHOWN - len(plan.truncated_negative_lines)]
 
@@ -211,19 +249,13 @@ def _longer(counter: TokenCounter, texts: list[tuple[int, str]]) -> list[int]:
     return [line for line, text in texts if tokens[text] > counter.limit]
 
 
-def _by_model(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row.model, []).append(row)
-    yield from grouped.items()
-
-
 def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
     """As `plan --json` prints it."""
     return {
         "manifest": order.manifest.label,
         "format": order.manifest.format,
         "rows": plan.rows,
+        "sample": plan.sample,
         "jobs": plan.jobs,
         "rejected": plan.rejected,
         "lines": plan.lines.report(plan.rows - plan.rejected, plan.rejected),

@@ -28,6 +28,7 @@ from console.orders import (
     Strict,
     UniqueIds,
     Window,
+    Yes,
 )
 from console.progress import summary
 from console.schedule import schedule_facts, warn_of_deadline
@@ -62,6 +63,7 @@ def submit(
     not_before: NotBefore = None,
     deadline: Deadline = None,
     canary: Canary = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
@@ -87,7 +89,7 @@ def submit(
         unique_ids,
     )
     with session() as open_session:
-        ingested = take_in(open_session, ask)
+        ingested = take_in(open_session, ask, yes)
         status = batches.status(open_session.engine, ingested.name)
     if as_json:
         print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))

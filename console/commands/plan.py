@@ -80,7 +80,7 @@ def _show(report: dict[str, Any]) -> None:
     print_facts(
         {
             "manifest": f"{report['manifest']} ({report['format']})",
-            "rows": f"{report['rows']:,}, {report['rejected']:,} rejected",
+            "rows": f"{report['rows']:,}, {report['rejected']:,} rejected{_sampled(report)}",
             "lines": line_sum(report["lines"]),
             "jobs": f"{report['jobs']:,}",
             **_pictures(report),
@@ -97,6 +97,10 @@ def _show(report: dict[str, Any]) -> None:
     if report["rejects"]:
         columns = ("line", "column", "reason", "row")
         print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
+
+
+def _sampled(report: dict[str, Any]) -> str:
+    return f"; all but the rows is estimated from {report['sample']:,} of them" if report["sample"] else ""
 
 
 def _pictures(report: dict[str, Any]) -> dict[str, str]:

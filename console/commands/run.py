@@ -1,5 +1,6 @@
 """`nightmill run`: the main job, from a manifest to a finished image set."""
 
+import sys
 import time
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from console.orders import (
     Strict,
     UniqueIds,
     Window,
+    Yes,
     order_of,
 )
 from console.progress import counting, summary, watching
@@ -45,9 +47,10 @@ from jobs.objects import check_writable
 from jobs.states import BatchState
 from jobs.targets import make_up
 from scheduler.export import export
-from scheduler.ingest import Ingested, ingest
+from scheduler.ingest import Ingested, ManyJobsError, ingest
 
 POLL_S = 0.25
+MAX_JOBS = 10_000_000
 
 
 def run(
@@ -70,6 +73,7 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=0, help="worker processes to start; default: 1, or those that are up")
     ] = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Render a manifest: ingest, render, export, contact sheet. The same again goes on where it stopped."""
@@ -96,7 +100,7 @@ def run(
     )
     started = time.monotonic()
     with session() as open_session:
-        ingested = take_in(open_session, ask)
+        ingested = take_in(open_session, ask, yes)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
     report |= intake(ingested)
@@ -106,13 +110,26 @@ def run(
         raise typer.Exit(1)
 
 
-def take_in(open_session: Session, ask: Ask) -> Ingested:
-    """Ingest the manifest, with a counter for those who watch, and say what came of it."""
+def take_in(open_session: Session, ask: Ask, yes: bool = False) -> Ingested:
+    """Ingest the manifest, with a counter for those who watch, and say what came of it.
+
+    Above MAX_JOBS jobs it asks, unless `yes`.
+    """
+    try:
+        return _take_in(open_session, ask, None if yes else MAX_JOBS)
+    except ManyJobsError as many:
+        if not sys.stdin.isatty() or ask.manifest == "-":
+            raise UsageError(f"{many}; if that is meant, say --yes") from None
+        typer.confirm(f"{many}. Go on?", abort=True, err=True)
+        return _take_in(open_session, ask, None)
+
+
+def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
     with (
         order_of(ask, open_session.settings) as (order, rules),
         counting("ingesting", order.manifest.rows) as tell,
     ):
-        ingested = ingest(open_session.engine, order, rules, tell)
+        ingested = ingest(open_session.engine, order, rules, tell, max_jobs)
     if ingested.is_new:
         _tell_intake(ingested)
         note(

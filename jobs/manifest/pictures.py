@@ -4,7 +4,7 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 
-from jobs.manifest.values import ProblemError, free_text, missing, shown
+from jobs.manifest.values import NOT_STORABLE, ProblemError, free_text, missing, shown
 from jobs.pictures import file_problem, is_allowed, outside
 
 PICTURE_COLUMNS = ("init_image", "mask_image", "depth_image")
@@ -72,6 +72,8 @@ class PictureFinder:
         problem = None if location.startswith("s3://") else file_problem(location)
         if not is_allowed(location, self._roots):
             problem = outside(location)
+        if NOT_STORABLE.search(location):
+            problem = f"{shown(location)} is not UTF-8, so that it can't be stored; rename it"
         if problem:
             raise _RefusedError(problem)
         return location

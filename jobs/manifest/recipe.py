@@ -1,14 +1,19 @@
 """A recipe: templates, variables and sweeps, and how many rows they make."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate, product
 from math import prod
+from string import Formatter
 from typing import Any
 
 from jobs.manifest.records import ManifestFile
+
+MAX_TEXT = 2**20
 
 Value = str | int | float
 Choice = Mapping[str, Value]
@@ -45,6 +50,18 @@ class Template:
         """How many choices of variables it gives."""
         return self.draw.count if self.draw else prod(len(variable.values) for variable in self.variables)
 
+    @cached_property
+    def uses(self) -> Mapping[str, int]:
+        """How often each name stands in it."""
+        return Counter(name for _, name, _, _ in Formatter().parse(self.text) if name)
+
+    def fill(self, values: Mapping[str, object]) -> str:
+        """The text with `values` for its names; of more than a million characters, no more than the beginning."""
+        length = len(self.text) + sum(len(str(values[name])) * count for name, count in self.uses.items())
+        return (
+            self.text.format_map(values) if length <= MAX_TEXT else self.text[:MAX_TEXT].ljust(MAX_TEXT, "…")
+        )
+
     def choices(self, first: int) -> Iterator[Choice]:
         """The values of its variables, choice by choice: all of them, the last variable's changing fastest, or drawn.
 
@@ -55,9 +72,22 @@ class Template:
             for values in product(*(variable.values for variable in self.variables)):
                 yield dict(zip(names, values, strict=True))
             return
-        pickers = [_Picker(variable, self.draw.seed) for variable in self.variables]
+        pickers = self.pickers
         for number in range(first, first + self.draw.count):
             yield {name: picker.pick(number) for name, picker in zip(names, pickers, strict=True)}
+
+    def choice(self, place: int, first: int) -> Choice:
+        """The one of `choices(first)` that stands at `place`, from 0."""
+        names = [variable.name for variable in self.variables]
+        if self.draw is None:
+            return dict(zip(names, nth([variable.values for variable in self.variables], place), strict=True))
+        return {name: picker.pick(first + place) for name, picker in zip(names, self.pickers, strict=True)}
+
+    @cached_property
+    def pickers(self) -> "list[_Picker]":
+        """What draws each of the variables."""
+        seed = self.draw.seed if self.draw else 0
+        return [_Picker(variable, seed) for variable in self.variables]
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,7 @@ class Recipe:
     """Rows: of each prompt of `prompts`, of each template, of each choice of variables, of each value swept.
 
     Without `templates` the prompts are taken as they are. `columns` are the same in all rows. With `shares_seed` the
-    rows of one prompt derive the same seeds.
+    rows of one prompt derive the same seeds. With a `sample`, of its rows only so many are made, evenly spread.
     """
 
     prompts: PromptFile | None = None
@@ -82,6 +112,7 @@ class Recipe:
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     shares_seed: bool = True
+    sample: int | None = None
 
     @property
     def rows(self) -> int:
@@ -97,6 +128,15 @@ class Recipe:
     def rows_each(self) -> int:
         """How many rows a prompt has."""
         return prod(len(values) for values in self.sweep.values())
+
+
+def nth(pools: Sequence[Sequence[Any]], place: int) -> list[Any]:
+    """The combination at `place`, from 0, of those that `itertools.product(*pools)` gives."""
+    picked = []
+    for pool in reversed(pools):
+        place, rest = divmod(place, len(pool))
+        picked.append(pool[rest])
+    return picked[::-1]
 
 
 class _Picker:

@@ -11,6 +11,7 @@ from jobs.manifest.records import ManifestFile
 from jobs.manifest.values import shown
 
 MAX_VALUES = 1_000_000
+MAX_TEXT = 2**26
 
 
 def read_variable(name: str, node: Node, open_lines: Callable[[Node], ManifestFile]) -> Variable:
@@ -47,6 +48,7 @@ def _weight(node: Node) -> float:
 
 def _lines(node: Node, file: ManifestFile) -> tuple[str, ...]:
     found: dict[str, int] = {}
+    length = 0
     for record in read_records(file, {}):
         if isinstance(record, Broken):
             raise node.error(f"{file.label}, line {record.line}: {record.reason}")
@@ -61,8 +63,11 @@ def _lines(node: Node, file: ManifestFile) -> tuple[str, ...]:
         if record.suspect:
             raise node.error(f"{file.label}, line {record.line}: holds a NUL character; remove it")
         found[line] = record.line
-        if len(found) > MAX_VALUES:
-            raise node.error(f"{file.label}: has over {MAX_VALUES:,} lines; make it the file of prompts")
+        length += len(line)
+        if len(found) > MAX_VALUES or length > MAX_TEXT:
+            raise node.error(
+                f"{file.label}: has over {MAX_VALUES:,} lines or {MAX_TEXT >> 20} MiB; make it the file of prompts"
+            )
     if not found:
         raise node.error(f"{file.label}: has no lines with text")
     return tuple(found)

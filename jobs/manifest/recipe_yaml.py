@@ -14,6 +14,7 @@ import yaml
 from jobs.errors import ManifestError
 from jobs.manifest.values import MAX_DEPTH, NOT_STORABLE, SURROGATE, shown
 
+_MAX_DIGITS = 100
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -178,9 +179,9 @@ def _text(text: str, place: Node) -> str:
 
 def _number(kind: str, text: str, place: Node) -> int | float:
     try:
-        number: int | float = int(text) if kind == "int" and len(text) < 1000 else float(text)
+        number: int | float = int(text) if kind == "int" and len(text) <= _MAX_DIGITS else float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not math.isfinite(number) or (kind == "int" and len(text) > _MAX_DIGITS):
         raise place.error(f"{shown(text)} is no number that can be used; put quotes around a text")
     return number

@@ -1,7 +1,7 @@
 """What goes into reading a manifest and what comes out of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -186,6 +186,10 @@ class ManifestFile:
     def rows(self) -> int | None:
         """How many rows it has, where that is known without reading them."""
         return self.recipe.rows if self.recipe else None
+
+    def sampled(self, rows: int) -> Self:
+        """The same recipe, of which only so many rows are made."""
+        return replace(self, recipe=replace(self.recipe, sample=rows)) if self.recipe else self
 
 
 @cache

@@ -112,3 +112,60 @@ def test_the_example_can_be_planned(typed: Typed) -> None:
     )
     assert planned.code == 0, planned.err
     assert (planned.json["rows"], planned.json["rejected"], planned.json["jobs"]) == (128, 0, 128)
+
+
+HUGE = """
+prompts: {template: "{a} {b} {c}"}
+variables: {a: {file: n.txt}, b: {file: n.txt}, c: {file: n.txt}}
+sweep: {steps: [2, 4], width: [64]}
+columns: {height: 64}
+"""
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Path:
+    (tmp_path / "n.txt").write_text("\n".join(f"word{number}" for number in range(10_000)))
+    path = tmp_path / "huge.yaml"
+    path.write_text(HUGE)
+    return path
+
+
+def test_a_huge_recipe_is_planned_from_a_sample(typed: Typed, huge: Path) -> None:
+    planned = typed("plan", huge.name, "--json")
+    assert planned.code == 0, planned.err
+    assert (planned.json["rows"], planned.json["jobs"], planned.json["sample"]) == (
+        2 * 10**12,
+        2 * 10**12,
+        10_000,
+    )
+    assert sum(lane["jobs"] for lane in planned.json["lanes"]) == 2 * 10**12
+    assert "estimated from 10,000 of them" in typed("plan", huge.name).out
+
+
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_a_huge_recipe_is_asked_for_before_a_row_is_made(
+    typed: Typed, engine: Engine, huge: Path, command: str
+) -> None:
+    ended = typed(command, huge.name)
+    assert ended.code == 2
+    assert (
+        "huge.yaml: makes 2,000,000,000,000 rows, each of one image or more; if that is meant, say --yes"
+        in ended.err
+    )
+    assert look(engine, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
+
+
+def test_rows_of_very_many_images_are_asked_for_before_anything_is_stored(
+    typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("console.commands.run.MAX_JOBS", 100)
+    (typed.folder / "m.jsonl").write_text('{"prompt": "a", "num_images": 40}\n' * 5)
+    ended = typed("submit", "m.jsonl")
+    assert ended.code == 2
+    assert (
+        "m.jsonl: makes 120 images up to line 3, and isn't read further; if that is meant, say --yes"
+        in ended.err
+    )
+    assert look(engine, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
+    assert typed("submit", "m.jsonl", "--yes", "--json").json["counts"]["queued"] == 200
+    assert typed("submit", "m.jsonl").code == 0, "what is known isn't asked for"

@@ -8,8 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.manifest import open_source
+from jobs.manifest.readers import read_records
 from jobs.manifest.recipe import RandomDraw, Template, Variable
-from tests.jobs.recipe_kit import records, values
+from tests.jobs.recipe_kit import records, values, write
 
 NAMES = ["colour", "shape", "größe", "_b", "n1"]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -128,3 +130,25 @@ def test_seeds_of_prompts_never_meet() -> None:
         path.write_text(json.dumps(recipe))
         origins = [getattr(record, "seed_ordinal", None) for record in records(path)]
     assert origins == [prompt for prompt in range(1000) for _ in range(3)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.booleans(), st.integers(1, 60))
+def test_a_sample_is_of_the_records(prompts: int, words: int, swept: int, drawn: bool, sample: int) -> None:
+    draw = f"draw: {{random: {words}, seed: 3}}" if drawn else ""
+    text = f"""
+        prompts: {{file: p.txt, template: ["{{prompt}} {{x}} {{y}}", "{{x}} {{prompt}}"]}}
+        variables: {{x: {list(range(words))}, y: [a, b]}}
+        {draw}
+        sweep: {{steps: {list(range(1, swept + 1))}, guidance_scale: [1, 2]}}
+        """
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), text, p_txt="".join(f"fox {number}\n" for number in range(prompts)))
+        with open_source(str(path)) as manifest:
+            whole = list(read_records(manifest, {}))
+            some = list(read_records(manifest.sampled(sample), {}))
+    assert len(some) == min(sample, len(whole))
+    keys = [(record.line, record.values, record.seed_ordinal) for record in whole]  # type: ignore[union-attr]
+    places = [keys.index((record.line, record.values, record.seed_ordinal)) for record in some]  # type: ignore[union-attr]
+    if not drawn:
+        assert places == sorted({*places})
