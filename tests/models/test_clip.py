@@ -91,7 +91,8 @@ def test_a_score_is_its_own_pairs(scorer: ClipScorer) -> None:
     together = scorer.score(images, PROMPTS)
     assert together == scorer.score(images, PROMPTS)
     for index in (0, 4, 6):
-        assert scorer.score([images[index]], [PROMPTS[index]]) == [together[index]]
+        alone = scorer.score([images[index]], [PROMPTS[index]])
+        assert alone == pytest.approx([together[index]], abs=1e-4), "up to how a processor's kernels round"
     assert scorer.score([], []) == []
     with pytest.raises(ValueError, match="shorter"):
         scorer.score(images, PROMPTS[:6])
