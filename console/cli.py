@@ -12,6 +12,7 @@ from typer.rich_utils import rich_format_error
 
 from console.commands import (
     batches,
+    check,
     doctor,
     evaluate,
     models,
@@ -60,6 +61,8 @@ for command in (
     outputs.feed,
     evaluate.evaluate,
     sweep.sweep,
+    check.check,
+    check.adopt,
     processes.worker,
     processes.scheduler,
     processes.up,

@@ -5,7 +5,10 @@ from sqlalchemy import Engine, text
 from console.contact_sheet import Tile, contact_sheet, evenly
 from jobs.batches import BatchStatus
 from jobs.database import run
+from jobs.errors import ObjectStoreError
 from jobs.job import BatchId
+from jobs.keys import CONTACT_SHEET, parse_image_key
+from jobs.object_types import is_key
 from jobs.objects import ObjectStore
 
 TILES = 48
@@ -38,15 +41,27 @@ def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) 
     """Put `<batch>/contact-sheet.png` beside the images and say where it is; None if there is no image."""
     positions = evenly(batch.counts["done"], TILES)
     tiles = [
-        Tile(row.key, row.prompt) for row in run(engine, _TILES, {"batch": batch.id, "positions": positions})
+        Tile(_checked(row.key, batch), row.prompt)
+        for row in run(engine, _TILES, {"batch": batch.id, "positions": positions})
     ]
     if not tiles:
         return None
     shown = "" if len(tiles) == batch.counts["done"] else f", {len(tiles)} of them shown"
-    key = f"{batch.name}/contact-sheet.png"
+    key = f"{batch.name}/{CONTACT_SHEET}"
     title = f"{batch.name}: {batch.counts['done']:,} images{shown}"
     store.put(key, contact_sheet(store, tiles, title), content_type="image/png")
     return store.locate(key)
+
+
+def _checked(key: str, batch: BatchStatus) -> str:
+    """An image's key, unless the row was tampered with."""
+    found = parse_image_key(key)
+    if found is None or found.batch != batch.name or not is_key(key):
+        raise ObjectStoreError(
+            f"an image row of {batch.name} names {key!r}, which nightmill never wrote: the database was changed by "
+            f"somebody else; `nightmill check {batch.name}` lists such rows, --repair renders them again"
+        )
+    return key
 
 
 def effort(engine: Engine, batch: BatchId, since: object) -> dict[str, float]:

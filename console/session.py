@@ -9,11 +9,14 @@ from sqlalchemy import Engine
 
 import migrations
 from console.show import note
+from jobs.batches import BatchStatus
 from jobs.database import await_reachable, connect, keep_trying
 from jobs.embedded import services
 from jobs.epochs import begin_epoch
 from jobs.errors import ServiceError
 from jobs.objects import ObjectStore, S3Options, open_store
+from jobs.outputs import find_output
+from jobs.ownership import open_claimed
 from jobs.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -33,6 +36,14 @@ class Session:
     def store(self, uri: str) -> ObjectStore:
         """The object store at a folder or s3:// URI."""
         return open_store(uri, s3_options(self.settings))
+
+    def batch_store(self, batch: BatchStatus) -> ObjectStore:
+        """The store of a batch's output, for reading and deleting; OutputGoneError where its share isn't mounted."""
+        return find_output(self.engine, batch.output, s3_options(self.settings))
+
+    def claimed_store(self, batch: BatchStatus) -> ObjectStore:
+        """The store of a batch's output, for writing; ForeignOutputError where the batch's folder is another's."""
+        return open_claimed(self.engine, batch.output, s3_options(self.settings), batch.id, batch.name)
 
 
 def s3_options(settings: Settings) -> S3Options:

@@ -24,6 +24,7 @@ __all__ = [
     "fold_tallies",
     "pause",
     "rejects",
+    "reopen",
     "resume",
     "retry",
     "status",
@@ -86,8 +87,13 @@ def retry(
     queued = _until_none(lambda: queue.retry(engine, batch, states, kind))
     if not queued:
         _check_is_kept(engine, batch)
-    run(engine, _REOPEN, {"id": batch})
+    reopen(engine, batch)
     return queued
+
+
+def reopen(engine: Engine, batch: BatchId) -> None:
+    """End a cancellation where jobs are queued again."""
+    run(engine, _REOPEN, {"id": batch})
 
 
 def rejects(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:

@@ -25,7 +25,11 @@ class ObjectStoreError(ServiceError):
     """The object store refused, or what it holds isn't what was sent."""
 
 
-class OutputGoneError(ObjectStoreError):
+class StoreUnavailableError(ObjectStoreError):
+    """The object store doesn't answer, or takes nothing from here at present: no object in particular is to blame."""
+
+
+class OutputGoneError(StoreUnavailableError):
     """The output's folder was emptied or its share isn't mounted: writing there would fill the wrong disk."""
 
 
@@ -33,10 +37,6 @@ class ForeignOutputError(ObjectStoreError):
     """A batch's folder in the output belongs to another installation. Exit code 2."""
 
     exit_code = 2
-
-
-class StoreUnavailableError(ObjectStoreError):
-    """The object store doesn't answer, or takes nothing from here at present: no object in particular is to blame."""
 
 
 class LeaseLostError(NightmillError):

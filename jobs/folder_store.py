@@ -22,6 +22,7 @@ MARKER = ".nightmill-output.json"
 # No key may hold a tilde, so a temporary file can neither be listed nor be overwritten by an object.
 _TEMPORARY = "~nightmill-"
 _IS_TEMPORARY = re.compile(_TEMPORARY + "[0-9a-f]{16}")
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -37,6 +38,11 @@ class FolderStore:
     def uri(self) -> str:
         """The folder's absolute path."""
         return str(self.root)
+
+    def has_marker(self) -> bool:
+        """Whether the folder is there and has its marker."""
+        with _explained(f"read {self.root}"), self._opened("") as here:
+            return here is not None and _has_marker(here)
 
     def marked(self) -> "FolderStore":
         """The same store; all its verbs raise OutputGoneError while the marker isn't there."""
@@ -62,20 +68,19 @@ class FolderStore:
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:  # noqa: ARG002
         """Write a file that isn't there yet; False, and nothing changed, where there is something by its name."""
         target = self.root / checked_key(key)
+        temporary = _TEMPORARY + secrets.token_hex(8)
         with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
             try:
-                if not _written(folder, name, body):
+                if not _written(folder, temporary, body):
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
-            except FileExistsError:
-                return False
-            except BaseException:
+                is_new = _named_anew(folder, temporary, name)
+            finally:
                 with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=folder)
-                raise
+                    os.unlink(temporary, dir_fd=folder)
             os.fsync(folder)
-        return True
+        return is_new
 
     def get(self, key: str) -> bytes:
         """Return the file's bytes; raise MissingObjectError when there is none."""
@@ -243,6 +248,22 @@ def _unless_gone() -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
+
+
+def _named_anew(folder: int, temporary: str, name: str) -> bool:
+    """Give a file its name unless that is taken; where the file system has no hard links, look first."""
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with suppress(FileNotFoundError):
+            descend.state_of(folder, name)
+            return False
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
 
 
 def _read(folder: int, name: str) -> bytes:

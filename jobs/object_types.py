@@ -17,6 +17,10 @@ class MissingObjectError(ObjectStoreError):
     """No object has this key."""
 
 
+class DamagedObjectError(ObjectStoreError):
+    """The object's bytes aren't those that were stored."""
+
+
 class InvalidKeyError(ObjectStoreError, ValueError):
     """No store takes this key."""
 

@@ -1,9 +1,10 @@
 """Object stores by URI: a folder or S3 behind the same four verbs."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -22,15 +23,16 @@ __all__ = [
     "ObjectStoreError",
     "S3Options",
     "StoredObject",
+    "abort_stale_uploads",
     "check_writable",
     "fetch_to_file",
     "open_store",
     "read_object",
     "remove_empty_folders",
-    "remove_unfinished",
+    "remove_temporaries",
 ]
 
-PROBE = "nightmill-probe"
+PROBE = ".nightmill-probe-"
 
 
 def open_store(uri: str, s3: S3Options) -> ObjectStore:
@@ -46,8 +48,9 @@ def open_store(uri: str, s3: S3Options) -> ObjectStore:
 
 def check_writable(store: ObjectStore) -> None:
     """Write a small object and delete it again; ObjectStoreError says why that can't be done."""
-    store.put(PROBE, b"nightmill", content_type="text/plain")
-    store.delete(PROBE)
+    probe = PROBE + token_hex(8)
+    if store.put_new(probe, b"nightmill", content_type="text/plain"):
+        store.delete(probe)
 
 
 def fetch_to_file(uri: str, file: Writable, s3: S3Options) -> None:
@@ -74,18 +77,25 @@ def read_object(uri: str, limit: int, s3: S3Options) -> bytes:
     return _bucket(bucket, s3).read(key, limit)
 
 
-def remove_unfinished(store: ObjectStore, batches: Collection[str], older_than: timedelta) -> int:
-    """Throw away uploads into these batches' folders that were begun before that time and never finished.
+def abort_stale_uploads(store: ObjectStore, is_ours: Callable[[str], bool], older_than: timedelta) -> int:
+    """Abort uploads in parts to S3 that were begun before that time, of the batches that `is_ours` takes by name.
 
-    Nothing else: neither those of other programs in the bucket nor of batches that aren't named. Returns how many.
+    Only keys that nightmill makes: other programs' uploads in the bucket go on. Returns how many.
     """
     if isinstance(store, FolderStore):
-        return sum(store.remove_temporaries(older_than, batch) for batch in batches)
+        return 0
     from jobs.s3_store import S3Store  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
 
-    if not isinstance(store, S3Store):
-        return 0
-    return store.abort_uploads(older_than, lambda key: batch_of(key) in batches)
+    def is_our_key(key: str) -> bool:
+        batch = batch_of(key)
+        return batch is not None and is_ours(batch)
+
+    return store.abort_uploads(older_than, is_our_key) if isinstance(store, S3Store) else 0
+
+
+def remove_temporaries(store: ObjectStore, batch: str, older_than: timedelta) -> int:
+    """Delete what writes into a batch's folder left behind that were cut off; S3 keeps no such. Returns how many."""
+    return store.remove_temporaries(older_than, batch) if isinstance(store, FolderStore) else 0
 
 
 def remove_empty_folders(store: ObjectStore, folder: str, is_ours: Callable[[str], bool]) -> None:

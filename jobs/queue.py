@@ -300,6 +300,23 @@ _RETRY = text(f"""
     SELECT id FROM moved
 """)
 
+_RETRACT = text(f"""
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
+    ), picked AS (
+        SELECT jobs.id, images.id AS image
+        FROM unnest(CAST(:images AS bigint[]), CAST(:keys AS text[])) AS g (image, key)
+        JOIN images ON images.id = g.image AND images.key = g.key JOIN jobs ON jobs.id = images.job_id
+        WHERE jobs.batch_id = (SELECT id FROM kept) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
+    ), retracted AS (
+        DELETE FROM images USING picked WHERE images.id = picked.image
+    ), moved AS (
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS was
+    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
+    SELECT id FROM moved
+""")
+
 _LANE = text(f"""
     SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
         format, quality, parameters, clip_score, deep_cache, weights, decoder
@@ -434,6 +451,12 @@ def retry(
     """
     values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
     return len(run(engine, _RETRY, values))
+
+
+def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]]) -> int:
+    """Delete image rows, by id and key, whose objects are gone, and queue their jobs again: done → queued."""
+    values = {"batch": batch, "images": [image for image, _ in images], "keys": [key for _, key in images]}
+    return len(run(engine, _RETRACT, values))
 
 
 def _pairs(held: Iterable[tuple[JobId, UUID]]) -> dict[str, object]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
+from jobs.batch_files import delete_files
 from jobs.conditions import HAS_OPEN_JOBS
 from jobs.database import run, transact
 from jobs.errors import UsageError
 from jobs.objects import ObjectStore
+from jobs.ownership import owner_of
 from jobs.standing import BatchStatus
 from jobs.states import FINISHED
 
@@ -83,15 +85,17 @@ def delete(
     files: ObjectStore | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Forget an ended batch: jobs, image rows, rejects; where `files` is given, everything under its name there too.
+    """Forget an ended batch: jobs, image rows, rejects; where `files` is given, its files there too.
 
     Returns how many rows went. The files go first: a row without its file can be told, a file without a row is lost.
+    What isn't nightmill's in the batch's folder stays. Raises ForeignOutputError where the folder is another's.
     """
+    if files is not None:
+        owner_of(engine, files, batch.id, batch.name)
     _mark(engine, batch)
+    if files is not None:
+        delete_files(engine, files, batch)
     gone = 0
-    for stored in files.list(f"{batch.name}/") if files else ():
-        assert files is not None
-        files.delete(stored.key)
     for statement in (_JOBS, _IMAGES, _REJECTS):
         gone += _in_chunks(engine, statement, batch.id, partial(_tell, on_rows, gone))
     run(engine, _BATCH, {"batch": batch.id})

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, StoreUnavailableError, UsageError
 from jobs.files import Writable
-from jobs.object_types import S3Options, StoredObject, checked_key, checked_prefix, is_key
+from jobs.object_types import DamagedObjectError, S3Options, StoredObject, checked_key, checked_prefix, is_key
 from jobs.s3_errors import explained
 
 _PART = 16 << 20
@@ -100,7 +100,9 @@ class S3Store:
             body: bytes = answer["Body"].read()
         meant = answer["Metadata"].get("sha256")
         if meant and hashlib.sha256(body).hexdigest() != meant:
-            raise ObjectStoreError(f"{self.uri}/{key} was damaged on the way or in the store: read it again")
+            raise DamagedObjectError(
+                f"{self.uri}/{key} was damaged on the way or in the store: read it again"
+            )
         return body
 
     def delete(self, key: str) -> None:

@@ -442,3 +442,23 @@ workers = Table(
     CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
     CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
 )
+
+installations = Table(
+    "installations",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("cluster", Text, nullable=False, comment="system_identifier of the PostgreSQL cluster"),
+    Column(
+        "database", BigInteger, nullable=False, comment="oid; a restored dump has another, and takes a new id"
+    ),
+    moment("made_at", nullable=False, default="now()"),
+    UniqueConstraint("cluster", "database"),
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("uri", Text, primary_key=True, comment="folder that was written to"),
+    Column("marker", Uuid, nullable=False, comment="id in its marker file"),
+    moment("made_at", nullable=False, default="now()"),
+)

@@ -1,9 +1,8 @@
 """Exports: a batch's image rows as Parquet or JSONL files, with `_SUCCESS` written last."""
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,16 +10,24 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from jobs import exports
 from jobs.batches import BatchStatus
+from jobs.errors import UsageError
+from jobs.exports import INCOMPLETE, SUCCESS, ExportPlace, Found
 from jobs.images import images_of
+from jobs.installation import this_installation
+from jobs.keys import EXPORT
 from jobs.objects import ObjectStore
 
 ROWS_PER_FILE = 500_000
 
 ExportFormat = Literal["parquet", "jsonl"]
 _TYPES = {"parquet": "application/vnd.apache.parquet", "jsonl": "application/x-ndjson"}
+
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
 
 
 @dataclass(frozen=True)
@@ -40,29 +47,99 @@ def export(
     store: ObjectStore,
     prefix: str = "",
     on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    overwrite: bool = False,
 ) -> list[ExportedFile]:
-    """Write all images that the batch has now; an earlier export at the same place is replaced.
+    """Write all images that the batch has now; this installation's earlier export of it at the same place is replaced.
 
-    Readers wait for `_SUCCESS`: it goes first and comes last, and holds the counts and every file's digest.
+    Readers wait for `_SUCCESS`: it goes first and comes last, and holds the counts and every file's digest. What else
+    lies there is kept. Beside the batch's images (a `prefix` of `<batch>/export/`) the export joins it; elsewhere
+    UsageError names it, because readers of the folder would take it for a part of the export. With `overwrite` files
+    that have the names of an export's are deleted, whoever wrote them.
     """
     from scheduler import formats  # noqa: PLC0415 - brings pyarrow, which no other command needs
 
     write = {"parquet": formats.write_parquet, "jsonl": formats.write_jsonl}[format]
-    _clear(store, prefix)
-    files: list[ExportedFile] = []
+    beside = prefix == f"{batch.name}/{EXPORT}/"
+    place = ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=beside)
     with (
         engine.connect() as connection,
-        closing(images_of(connection, batch.id)) as images,
         tempfile.TemporaryDirectory() as folder,
     ):
-        for number, rows in enumerate(_files(images)):
-            path = Path(folder) / f"part-{number:05d}.{format}"
-            count = write(path, _told(rows, on_rows))
-            files.append(_describe(path, count))
-            store.put(prefix + path.name, path, content_type=_TYPES[format])
-            path.unlink()
-    store.put(f"{prefix}_SUCCESS", _success(batch, format, files), content_type="application/json")
+        connection.execute(_ONE_AT_A_TIME, {"place": f"{store.uri}/{prefix}"})
+        written = _cleared(place, exports.look(place), beside=beside, overwrite=overwrite)
+        files: list[ExportedFile] = []
+        with closing(images_of(connection, batch.id)) as images:
+            for number, rows in enumerate(_files(images)):
+                path = Path(folder) / f"part-{number:05d}.{format}"
+                count = write(path, _told(rows, on_rows))
+                files.append(_describe(path, count))
+                written.add([asdict(files[-1])])
+                store.put(prefix + path.name, path, content_type=_TYPES[format])
+                path.unlink()
+        store.put(
+            f"{prefix}{SUCCESS}", _success(place, batch, format, files), content_type="application/json"
+        )
+        store.delete(prefix + INCOMPLETE)
     return files
+
+
+def in_the_way(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: str = "") -> list[str]:
+    """Names that an export with `overwrite` would delete, though no export of this installation wrote them."""
+    place = ExportPlace(
+        store, prefix, batch.name, this_installation(engine).id, is_own=prefix == f"{batch.name}/{EXPORT}/"
+    )
+    return exports.look(place).in_the_way
+
+
+@dataclass
+class _Record:
+    """The `_INCOMPLETE` of an export on its way: every file that it has written or is going to write next."""
+
+    place: ExportPlace
+    files: list[dict[str, Any]]
+
+    def add(self, files: Sequence[dict[str, Any]]) -> None:
+        self.files += files
+        body = exports.record_of(self.place, self.files)
+        self.place.store.put(self.place.prefix + INCOMPLETE, body, content_type="application/json")
+
+
+def _cleared(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool) -> _Record:
+    """Make room, or refuse; what is deleted is on record before, so that a cut-off export can be told by its files."""
+    _require_room(place, found, beside=beside, overwrite=overwrite)
+    for name in found.in_the_way:
+        place.store.delete(place.prefix + name)
+    record = _Record(place, [])
+    first = exports.record_of(place, [{"name": name, "sha256": sha256} for name, sha256 in found.own.items()])
+    if INCOMPLETE in found.records:
+        place.store.put(place.prefix + INCOMPLETE, first, content_type="application/json")
+    elif not place.store.put_new(place.prefix + INCOMPLETE, first, content_type="application/json"):
+        raise UsageError(
+            f"another export is being written to {place.store.locate(place.prefix + INCOMPLETE)}"
+        )
+    place.store.delete(place.prefix + SUCCESS)
+    for name in found.own:
+        place.store.delete(place.prefix + name)
+    return record
+
+
+def _require_room(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool) -> None:
+    where = f"{place.store.uri}/{place.prefix}".rstrip("/")
+    if found.in_the_way and not overwrite:
+        raise UsageError(
+            f"{where} holds {_some(found.in_the_way)}, which no export of {place.batch} by this installation wrote: "
+            "export to another folder, or say --overwrite, which deletes them"
+        )
+    if found.others and not beside and not overwrite:
+        raise UsageError(
+            f"{where} holds {_some(found.others)}, which readers would take for a part of the export: export to an "
+            "empty folder, or say --overwrite, which leaves them where they are"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[dict[str, Any]]]:
@@ -81,26 +158,19 @@ def _told(rows: Iterator[dict[str, Any]], on_rows: Callable[[int], None]) -> Ite
         yield row
 
 
-def _clear(store: ObjectStore, prefix: str) -> None:
-    store.delete(f"{prefix}_SUCCESS")
-    for stored in list(store.list(f"{prefix}part-")):
-        store.delete(stored.key)
-
-
 def _describe(path: Path, rows: int) -> ExportedFile:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return ExportedFile(path.name, rows, path.stat().st_size, digest)
 
 
-def _success(batch: BatchStatus, format: str, files: list[ExportedFile]) -> bytes:
-    content = {
-        "batch": batch.name,
-        "format": format,
-        "images": sum(file.rows for file in files),
-        "counts": batch.counts,
-        "rejected": batch.rejected,
-        "files": [asdict(file) for file in files],
-        "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return json.dumps(content, indent=2).encode()
+def _success(place: ExportPlace, batch: BatchStatus, format: str, files: list[ExportedFile]) -> bytes:
+    return exports.record_of(
+        place,
+        [asdict(file) for file in files],
+        format=format,
+        images=sum(file.rows for file in files),
+        counts=batch.counts,
+        rejected=batch.rejected,
+        exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

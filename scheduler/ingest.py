@@ -121,15 +121,18 @@ def ingest(
     rules: RowRules,
     on_rows: Callable[[int], None] = lambda _: None,
     max_jobs: int | None = None,
+    on_batch: Callable[[Ingested], None] = lambda _: None,
 ) -> Ingested:
     """Store the order's rows as queued jobs; the batch that is already there if it is known.
 
-    `on_rows` is told the number of rows read so far. Raises ManifestError if the file is damaged, or, when strict, at
-    the first row that can't be used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError,
-    of a recipe before a row is made, where there would be over `max_jobs` jobs.
+    `on_rows` is told the number of rows read so far, `on_batch` the batch before its first row, while raising still
+    undoes everything. Raises ManifestError if the file is damaged, or, when strict, at the first row that can't be
+    used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError, of a recipe before a row is
+    made, where there would be over `max_jobs` jobs.
     """
     with engine.begin() as connection:
         batch = _known(connection, order) or _create(connection, order)
+        on_batch(batch)
         if not batch.is_new:
             _check_strictly(batch, order)
             return batch

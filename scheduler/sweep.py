@@ -4,14 +4,17 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 
 from sqlalchemy import Engine, text
 
 from jobs.database import run
-from jobs.errors import NightmillError, ServiceError
+from jobs.errors import ForeignOutputError, NightmillError
 from jobs.job import BatchId
-from jobs.object_types import StoredObject
-from jobs.objects import S3Options, open_store, remove_unfinished
+from jobs.object_types import ObjectStore, StoredObject
+from jobs.objects import S3Options, abort_stale_uploads, open_store
+from jobs.outputs import find_output
+from jobs.ownership import owner_of
 from jobs.settings import Settings
 from scheduler.unreferenced import sweep_batch
 
@@ -22,7 +25,7 @@ ROUND_S = 3600
 STEP_S = 0.2
 
 _OUTPUTS = text("""
-    SELECT output, array_agg(name) AS names FROM batches WHERE output LIKE 's3://%' GROUP BY output
+    SELECT output, jsonb_object_agg(name, id) AS ids FROM batches WHERE output LIKE 's3://%' GROUP BY output
 """)
 
 # What ended before may be swept by hand: nobody uploads to it any more, and listing all there ever was costs money.
@@ -44,10 +47,23 @@ def sweep_uploads(settings: Settings, engine: Engine) -> int:
     options, aborted = _options(settings), 0
     for row in run(engine, _OUTPUTS, {}):
         try:
-            aborted += remove_unfinished(open_store(row.output, options), row.names, STALE)
+            aborted += _sweep_uploads(engine, open_store(row.output, options), row.ids)
         except NightmillError as error:
             log.warning("stale uploads to %s are left: %s", row.output, error)
     return aborted
+
+
+def _sweep_uploads(engine: Engine, store: ObjectStore, ids: dict[str, BatchId]) -> int:
+    @cache
+    def is_ours(name: str) -> bool:
+        if name not in ids:
+            return False
+        try:
+            return owner_of(engine, store, ids[name], name) is not None
+        except ForeignOutputError:
+            return False
+
+    return abort_stale_uploads(store, is_ours, STALE)
 
 
 class ImageSweeper:
@@ -80,12 +96,12 @@ class ImageSweeper:
         return swept
 
     def _page(self) -> int:
-        """Sweep one page; a store in trouble is left until the next round."""
+        """Sweep one page; a batch in trouble, be it its store's or its folder's, is left until the next round."""
         try:
             page = next(self._pages, None)
-        except ServiceError:
-            self._next()
-            raise
+        except NightmillError as error:
+            log.warning("batch %d isn't swept: %s", self._todo[0][0], error)
+            page = None
         if page is None:
             self._next()
         return len(page or ())
@@ -96,8 +112,11 @@ class ImageSweeper:
 
     def _open(self) -> None:
         for batch, output in self._todo[:1]:
-            store = open_store(output, _options(self.settings))
-            self._pages = sweep_batch(self.engine, store, batch)
+            self._pages = self._sweep(batch, output)
+
+    def _sweep(self, batch: BatchId, output: str) -> Iterator[list[StoredObject]]:
+        """Opens the store with the first page, so that a place that can't be opened is one batch's trouble."""
+        yield from sweep_batch(self.engine, find_output(self.engine, output, _options(self.settings)), batch)
 
 
 def _options(settings: Settings) -> S3Options:

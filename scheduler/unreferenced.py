@@ -6,10 +6,10 @@ under that lock the object goes: nobody can queue the job again, claim it and up
 PostgreSQL whether the lock still stands. The age limit is a second fence, for what those who write beside the job
 table can't know: it keeps hands off everything that is fresh, whatever its job says.
 
-Objects from before their batch was made are left alone: pictures of an earlier installation in the same folder.
+Nothing goes where this installation isn't known as the folder's owner, and nothing from before it was: those may be
+images of another installation. Where a row's key isn't one that its job could have, all objects of the job stay.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,18 +17,18 @@ from itertools import islice
 
 from sqlalchemy import Connection, Engine, text
 
+from jobs.batch_files import since_when
 from jobs.database import run
 from jobs.job import BatchId, JobId
+from jobs.keys import parse_image_key
 from jobs.object_types import ObjectStore, StoredObject
+from jobs.objects import remove_temporaries
+from jobs.ownership import owner_of
 from jobs.states import FINISHED
 
 OLD = timedelta(hours=1)
 PAGE = 100
 _PORTION = 50
-_GRAIN = timedelta(seconds=2)
-"""Stores tell the time of writing in whole seconds."""
-
-_IMAGE = re.compile(r"[^/]+/images/[0-9]+/([0-9]{1,18})-([0-9]{1,9})\.[0-9a-f]{12}\.[a-z]+")
 _ENDED = ", ".join(f"'{state}'" for state in FINISHED)
 
 _BATCH = text("SELECT id, name, output, created_at, now() AS now FROM batches WHERE id = :batch")
@@ -38,7 +38,8 @@ _UNNAMED = text(f"""
     FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
     JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
     LEFT JOIN images ON images.job_id = jobs.id
-    WHERE state IN ({_ENDED}) AND images.key IS DISTINCT FROM g.key
+    WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (images.key <> g.key AND starts_with(
+        images.key, regexp_replace(g.key, '[0-9a-f]{{12}}[.][a-z]+$', '') || left(images.sha256, 12) || '.')))
 """)  # noqa: S608
 
 _LOCK = text(f"""
@@ -63,14 +64,21 @@ def sweep_batch(
 ) -> Iterator[list[StoredObject]]:
     """Delete a batch's unreferenced objects that are older; yields what went, a page of the listing at a time.
 
-    Jobs that haven't ended keep all theirs, and so do archived batches, whose jobs aren't known any more. With
-    `dry_run` nothing is deleted. May be left after any page, and any number of processes may do it at once. Raises
-    ObjectStoreError when the store refuses.
+    Files that were cut off in writing go, too, if they are older than an hour. Jobs that haven't ended keep all theirs,
+    and so do archived batches, whose jobs aren't known any more. With `dry_run` nothing is deleted. May be left after
+    any page, and any number of processes may do it at once. Raises ForeignOutputError where the folder is another
+    installation's, ObjectStoreError when the store refuses.
     """
     for row in run(engine, _BATCH, {"batch": batch}):
+        owner = owner_of(engine, store, batch, row.name)
+        since = since_when(row.created_at, owner)
+        if since is None:
+            return
+        if not dry_run:
+            remove_temporaries(store, row.name, max(older_than, OLD))
         listing = store.list(f"{row.name}/images/")
         while page := list(islice(listing, PAGE)):
-            candidates = _candidates(page, row.created_at - _GRAIN, row.now - older_than)
+            candidates = _candidates(page, since, row.now - older_than)
             with engine.begin() as connection:
                 suspects = _unnamed(connection, batch, candidates)
             if dry_run:
@@ -80,8 +88,8 @@ def sweep_batch(
 
 
 def _candidates(page: Sequence[StoredObject], after: datetime, before: datetime) -> list[_Candidate]:
-    parsed = ((found, _IMAGE.fullmatch(found.key)) for found in page if after <= found.modified < before)
-    return [_Candidate(found, int(match[1]), int(match[2])) for found, match in parsed if match]
+    parsed = ((found, parse_image_key(found.key)) for found in page if after <= found.modified < before)
+    return [_Candidate(found, key.ordinal, key.index) for found, key in parsed if key]
 
 
 def _unnamed(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,8 @@ from sqlalchemy import Engine, text
 from jobs import queue
 from jobs.job import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
+from jobs.objects import ObjectStore, S3Options, open_store
+from jobs.ownership import claim, owner_key
 from jobs.policy import Policy
 from jobs.states import ErrorKind
 from scheduler.ingest import Ingested, Order, ingest
@@ -56,7 +59,32 @@ def make_batch(engine: Engine, rows: Rows = 1, **options: Any) -> Ingested:
         path = Path(folder) / f"batch-{number}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
         with order_for(path, **{"name": path.stem} | options) as order:
-            return submit(engine, order)
+            batch = submit(engine, order)
+    output = str(options.get("output", "s3://"))
+    if not output.startswith("s3://"):
+        own(engine, batch, output)
+    return batch
+
+
+def own(engine: Engine, batch: Ingested, output: str, s3: S3Options = S3Options()) -> ObjectStore:  # noqa: B008
+    """Claim the batch's folder, as whoever submits does; returns the output's store."""
+    store = open_store(output, s3)
+    claim(engine, store, batch.id, batch.name)
+    return store
+
+
+def own_since(engine: Engine, batch: Ingested, output: str, days: int) -> None:
+    """Let the batch and its folder be as old as that."""
+    store = open_store(output, S3Options())
+    owner = claim(engine, store, batch.id, batch.name)
+    older = replace(owner, since=owner.since - timedelta(days=days))
+    store.put(owner_key(batch.name), older.body(), content_type="application/json")
+    change(
+        engine,
+        "UPDATE batches SET created_at = now() - make_interval(days => :days) WHERE id = :id",
+        days=days,
+        id=batch.id,
+    )
 
 
 def lanes_of(engine: Engine, batch: Ingested) -> list[LaneId]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from sqlalchemy import Engine
 
-from jobs import queue
+from jobs import keys, queue
 from jobs.job import Image, Lane
 from jobs.manifest import split_loras
-from jobs.objects import ObjectStore, S3Options, open_store
+from jobs.objects import ObjectStore, S3Options
+from jobs.outputs import open_output
 from jobs.settings import Settings
 from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkPolicy
 from models import watermark
@@ -46,11 +47,11 @@ class Finishing:
 
     @classmethod
     def open(cls, kit: Kit, lane: Lane, settings: Settings, engine: Engine, speedup: "Speedup") -> Self:
-        """For a lane's shift, drawn with `speedup`; raises UsageError or ObjectStoreError where its output is none."""
+        """For a lane's shift, drawn with `speedup`; UsageError or ObjectStoreError where its output is none or gone."""
         from models.device import versions  # noqa: PLC0415 - brings torch
 
         s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        store, made_with = open_store(lane.output, s3), versions() | kit.notes(speedup)
+        store, made_with = open_output(engine, lane.output, s3), versions() | kit.notes(speedup)
         return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self, upload: Stage) -> list[tuple[str, Stage]]:
@@ -232,8 +233,7 @@ def _notes(lane: Lane, frame: Frame) -> dict[str, str]:
 
 
 def image_key(lane: Lane, frame: Frame) -> str:
-    """`<batch>/images/<shard>/<ordinal>-<index>.<sha256's first 12>.<ext>`; sorts as the manifest does."""
+    """The key of a frame's file."""
     assert frame.encoded is not None
     job, encoded = frame.job, frame.encoded
-    name = f"{job.ordinal:09d}-{job.index:05d}.{encoded.sha256[:12]}.{encoded.extension}"
-    return f"{lane.batch}/images/{job.ordinal // 1000:06d}/{name}"
+    return keys.image_key(lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension)

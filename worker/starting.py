@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import lanes
 from jobs.job import Lane, LaneId
 from jobs.objects import check_writable
+from jobs.ownership import claim
 from jobs.settings import Settings
 from models.errors import InterruptedRender
 from worker.finishing import Finishing
@@ -28,6 +29,11 @@ def models_of(lane: Lane, settings: Settings) -> Hashable:
 def output_of(lane: Lane) -> Hashable:
     """The cause of faults of the lane's output."""
     return "output", lane.output
+
+
+def folder_of(lane: Lane) -> Hashable:
+    """The cause of faults of the batch's folder in the output, which may be another installation's."""
+    return "folder", lane.output, lane.batch
 
 
 def work_of(lane: LaneId) -> Hashable:
@@ -55,7 +61,7 @@ class LaneStart:
 
     def may_claim(self, lane: Lane) -> bool:
         """Whether jobs of the lane may be taken: where something failed before, it is tried without any first."""
-        causes = models_of(lane, self.settings), output_of(lane), work_of(lane.id)
+        causes = models_of(lane, self.settings), output_of(lane), folder_of(lane), work_of(lane.id)
         known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
         for cause, fault in known:
             if fault.is_waiting():
@@ -72,6 +78,8 @@ class LaneStart:
                 self.studio.prepare(lane, count)
             with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
                 finishing = self._finishing(kit, lane)
+            with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
+                claim(self.engine, finishing.store, lane.batch_id, lane.batch)
         except HostFaultError:
             return None
         return Started(kit, Judging(kit, lane), finishing)

@@ -18,6 +18,7 @@ from jobs.embedded import services
 from jobs.errors import NightmillError, ServiceError
 from jobs.health import unhealthy_workers
 from jobs.objects import check_writable, open_store
+from jobs.outputs import find_output
 from jobs.settings import Settings, load_settings, without_password
 from models.capacity import Profile
 from models.catalogue import Catalogue
@@ -100,7 +101,17 @@ def _redis(settings: Settings) -> str:
 
 
 def _output(settings: Settings) -> str:
-    store = open_store(settings.output, s3_options(settings))
+    engine = connect(settings.database)
+    try:
+        is_known = migrations.is_current(engine)
+        options = s3_options(settings)
+        store = (
+            find_output(engine, settings.output, options)
+            if is_known
+            else open_store(settings.output, options)
+        )
+    finally:
+        engine.dispose()
     check_writable(store)
     return f"{store.uri} can be written"
 

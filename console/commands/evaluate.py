@@ -60,7 +60,11 @@ def evaluate(
             "altered": measured.altered,
             "remaining": found.remaining,
         }
-        report |= _write(open_session.store(to or found.output), "" if to else f"{found.name}/", report)
+        report |= _write(
+            open_session.store(to) if to else open_session.claimed_store(found),
+            "" if to else f"{found.name}/",
+            report,
+        )
     if as_json:
         print_json(report)
     else:

@@ -14,6 +14,7 @@ from console.show import note, print_json, print_line
 from jobs import batches
 from jobs import feed as feeding
 from scheduler.export import export as write_export
+from scheduler.export import in_the_way
 
 FOLLOW_S = 1
 
@@ -31,17 +32,29 @@ def export(
         str | None, typer.Option(help="folder or s3://…; default: export/ beside the images")
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="of the files")] = Format.PARQUET,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="delete files there that have the names of an export's")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a batch's image rows as files, with `_SUCCESS` last."""
     with session() as open_session:
         found = batches.status(open_session.engine, batch)
-        store = open_session.store(to or found.output)
+        store = open_session.store(to) if to else open_session.claimed_store(found)
         prefix = "" if to else f"{found.name}/export/"
+        if overwrite:
+            for name in in_the_way(open_session.engine, found, store, prefix):
+                note(f"deleting {store.locate(prefix + name)}")
         with counting("exporting") as tell:
             count = iter(range(1, 10**12))
             files = write_export(
-                open_session.engine, found, format_.value, store, prefix, lambda _: tell(next(count))
+                open_session.engine,
+                found,
+                format_.value,
+                store,
+                prefix,
+                lambda _: tell(next(count)),
+                overwrite=overwrite,
             )
         written = {
             "batch": found.name,

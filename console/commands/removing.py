@@ -29,23 +29,30 @@ def archive(batch: Batch, as_json: Json = False) -> None:
 
 def delete(
     batch: Batch,
-    files: Annotated[
-        bool, typer.Option("--files", help="everything under its name in the output too")
-    ] = False,
+    files: Annotated[bool, typer.Option("--files", help="its images, export and contact sheet too")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask")] = False,
     as_json: Json = False,
 ) -> None:
-    """Forget an ended batch: jobs, image rows, rejected rows, and with --files its images, exports, contact sheet."""
+    """Forget an ended batch: jobs, image rows, rejected rows, and with --files its images, export, contact sheet."""
     with session() as open_session:
         found = batches.status(open_session.engine, batch)
         what = f"{found.name} ({counted(found.counts) or 'no jobs'})"
         if files:
-            what += f" and all of {found.output}/{found.name}"
+            what += f" and its files in {found.output}/{found.name}"
         if not yes:
             ask(f"deletes {what}")
-        store = open_session.store(found.output) if files else None
+        store = open_session.batch_store(found) if files else None
         with counting("deleting", None, "rows") as tell:
             rows = delete_batch(open_session.engine, found, store, tell)
+        stayed = list(store.names(found.name)) if store else []
     if as_json:
-        print_json({"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files})
+        print_json(
+            {"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files, "stayed": stayed}
+        )
     note(f"{what} deleted")
+    if stayed:
+        note(f"{len(stayed):,} files that nightmill didn't write stay in {found.output}: {_some(stayed)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from console import background
 from console.broker_check import BrokerCheck
+from console.claiming import BatchFolder
 from console.orders import (
     Ask,
     Canary,
@@ -129,7 +130,12 @@ def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
         order_of(ask, open_session.settings) as (order, rules),
         counting("ingesting", order.manifest.rows) as tell,
     ):
-        ingested = ingest(open_session.engine, order, rules, tell, max_jobs)
+        folder = BatchFolder(open_session, order.output)
+        try:
+            ingested = ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
+        except BaseException:
+            folder.give_back()
+            raise
     if ingested.is_new:
         _tell_intake(ingested)
         note(
@@ -218,7 +224,7 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
     """Say at once what would otherwise make the workers wait in silence, or fail job by job."""
     from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
 
-    check_writable(open_session.store(status.output))
+    check_writable(open_session.claimed_store(status))
     broker = check_redis(open_session.settings)
     if broker.startswith("built-in"):
         note(f"no valkey-server or redis-server found: using the {broker}")
@@ -251,7 +257,7 @@ def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
 
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
-    store = open_session.store(status.output)
+    store = open_session.claimed_store(status)
     with counting("exporting") as tell:
         count = iter(range(1, 10**12))
         export(

@@ -1,7 +1,6 @@
 """The command that clears object stores of what no image row names."""
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from console.session import Session, session
 from console.show import note, print_json, print_line, size
 from jobs import batches
 from jobs.batches import BatchStatus
-from jobs.errors import UsageError
+from jobs.errors import NightmillError, UsageError
 from jobs.object_types import StoredObject
 from scheduler.unreferenced import sweep_batch
 
@@ -35,14 +34,18 @@ def sweep(
             if batch is None
             else [batches.status(open_session.engine, batch)]
         )
-        swept = [(found, item) for found in chosen for item in _swept(open_session, found, age, dry_run)]
+        swept, troubles = _sweep_all(open_session, chosen, age, dry_run)
     if as_json:
-        print_json(_report(chosen, swept, dry_run))
-        return
-    for found, item in swept:
-        print_line(f"{found.output.rstrip('/')}/{item.key}\t{item.bytes} bytes")
-    verb = "would go" if dry_run else "went"
-    note(f"{len(swept):,} unreferenced objects ({size(_bytes(swept))}) {verb}")
+        print_json(_report(chosen, swept, dry_run) | {"troubles": troubles})
+    else:
+        for found, item in swept:
+            print_line(f"{found.output.rstrip('/')}/{item.key}\t{item.bytes} bytes")
+        verb = "would go" if dry_run else "went"
+        note(f"{len(swept):,} unreferenced objects ({size(_bytes(swept))}) {verb}")
+    for name, trouble in troubles.items():
+        note(f"{name} isn't swept: {trouble}")
+    if troubles:
+        raise typer.Exit(1)
 
 
 def checked_age(text: str, lease_s: float) -> timedelta:
@@ -56,12 +59,19 @@ def checked_age(text: str, lease_s: float) -> timedelta:
     return age
 
 
-def _swept(
-    open_session: Session, found: BatchStatus, age: timedelta, dry_run: bool
-) -> Iterator[StoredObject]:
-    store = open_session.store(found.output)
-    for page in sweep_batch(open_session.engine, store, found.id, older_than=age, dry_run=dry_run):
-        yield from page
+def _sweep_all(
+    open_session: Session, chosen: list[BatchStatus], age: timedelta, dry_run: bool
+) -> tuple[list[tuple[BatchStatus, StoredObject]], dict[str, str]]:
+    """What went, and by batch what kept it from being swept, which doesn't keep the others waiting."""
+    swept, troubles = list[tuple[BatchStatus, StoredObject]](), dict[str, str]()
+    for found in chosen:
+        try:
+            store = open_session.batch_store(found)
+            pages = sweep_batch(open_session.engine, store, found.id, older_than=age, dry_run=dry_run)
+            swept += [(found, item) for page in pages for item in page]
+        except NightmillError as error:
+            troubles[found.name] = str(error)
+    return swept, troubles
 
 
 def _report(

@@ -160,9 +160,15 @@ def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_pat
     refused = typed("delete", "foxes")
     assert (refused.code, "say --yes" in refused.err) == (2, True)
     folder = Path(archived.json["output"]) / "foxes" / "images"
-    folder.mkdir(parents=True)
-    (folder / "a.png").write_bytes(b"x")
+    (folder / "000000").mkdir(parents=True)
+    (folder / "000000" / "000000000-00000.0123456789ab.png").write_bytes(b"x")
     deleted = typed("delete", "foxes", "--files", "--yes", "--json")
-    assert deleted.json == {"batch": 1, "name": "foxes", "deleted_rows": 4, "files": True}
-    assert not (folder / "a.png").exists()
+    assert deleted.json == {
+        "batch": 1,
+        "name": "foxes",
+        "deleted_rows": 4,
+        "files": True,
+        "stayed": [],
+    }
+    assert not folder.parent.exists()
     assert typed("status", "foxes").code == 2

@@ -54,7 +54,12 @@ def test_a_run_that_no_worker_can_do_ends_with_1_and_its_jobs_wait(lab: Lab) -> 
 
 def test_what_lies_beside_the_images(lab: Lab) -> None:
     folder = lab.output / "night"
-    assert sorted(path.name for path in folder.iterdir()) == ["contact-sheet.png", "export", "images"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".nightmill-owner.json",
+        "contact-sheet.png",
+        "export",
+        "images",
+    ]
     files = sorted(path.relative_to(folder) for path in folder.glob("images/**/*") if path.is_file())
     assert [file.name[:15] for file in files] == [
         "000000000-00000",

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from jobs import batches
 from tests.console.conftest import Typed
-from tests.factories import change, make_batch
+from tests.factories import change, make_batch, own_since
 
 KEY = "images/000000/000000000-00000.0123456789ab.png"
 
@@ -21,12 +21,12 @@ def lost(engine: Engine, tmp_path: Path) -> list[Path]:
     for name in "ab":
         batch = make_batch(engine, 1, name=name, output=str(tmp_path / "output"))
         batches.cancel(engine, batch.id)
+        own_since(engine, batch, str(tmp_path / "output"), 3)
         path = tmp_path / "output" / name / KEY
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"lost")
         os.utime(path, (time.time() - 5400,) * 2)
         found.append(path)
-    change(engine, "UPDATE batches SET created_at = now() - interval '3 days'")
     return found
 
 
@@ -50,6 +50,17 @@ def test_one_batch_then_all(typed: Typed, lost: list[Path]) -> None:
     assert "1 unreferenced objects (4 B) went" in ended.err
     assert not lost[1].exists()
     assert typed("sweep", "--json").json["objects"] == []
+
+
+def test_a_batch_in_trouble_does_not_keep_the_others_waiting(
+    typed: Typed, lost: list[Path], engine: Engine
+) -> None:
+    """Its output is no place at all, or belongs to others."""
+    change(engine, "UPDATE batches SET output = 'gs://not/ours' WHERE name = 'a'")
+    ended = typed("sweep", "--json")
+    assert (ended.code, [path.exists() for path in lost]) == (1, [True, False])
+    assert list(ended.json["troubles"]) == ["a"]
+    assert "a isn't swept: 'gs://not/ours' is no place for objects" in ended.err
 
 
 @pytest.mark.parametrize(("age", "is_left"), [("2h", True), ("1d", True), ("5500", True), ("80m", False)])

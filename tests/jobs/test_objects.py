@@ -25,10 +25,11 @@ from jobs.objects import (
     MissingObjectError,
     ObjectStore,
     S3Options,
+    abort_stale_uploads,
     fetch_to_file,
     open_store,
     remove_empty_folders,
-    remove_unfinished,
+    remove_temporaries,
 )
 from tests.s3 import S3Server, start_s3
 
@@ -211,7 +212,7 @@ class TestFolder:
             age = 0 if name.endswith(new) else 7200
             os.utime(tmp_path / name, (time.time() - age,) * 2)
         (tmp_path / "a" / "link").symlink_to(tmp_path / "other")
-        assert remove_unfinished(store, ["a", "never-was"], timedelta(hours=1)) == 1
+        assert sum(remove_temporaries(store, batch, timedelta(hours=1)) for batch in ("a", "never-was")) == 1
         assert [name for name in names if not (tmp_path / name).exists()] == [f"a/{old}"]
 
     def test_a_failed_put_leaves_nothing(self, tmp_path: Path) -> None:
@@ -393,8 +394,8 @@ class TestS3:
             client.create_multipart_upload(Bucket=server.bucket, Key=key)
         store = open_store(f"{server.uri}/stale", s3)
         # moto says of every upload that it was begun in 2010
-        assert remove_unfinished(store, ["a"], timedelta(days=36500)) == 0
-        assert remove_unfinished(store, ["a"], timedelta(hours=1)) == 2
+        assert abort_stale_uploads(store, "a".__eq__, timedelta(days=36500)) == 0
+        assert abort_stale_uploads(store, "a".__eq__, timedelta(hours=1)) == 2
         left = client.list_multipart_uploads(Bucket=server.bucket).get("Uploads", [])
         assert sorted(upload["Key"] for upload in left) == sorted(others)
 
@@ -475,7 +476,7 @@ class TestS3SaysWhatToDo:
             lambda: store.get("a"),
             lambda: store.delete("a"),
             lambda: list(store.list("")),
-            lambda: remove_unfinished(store, ["a"], timedelta(0)),
+            lambda: abort_stale_uploads(store, "a".__eq__, timedelta(0)),
         ):
             with pytest.raises(ObjectStoreError, match=match) as caught:
                 verb()

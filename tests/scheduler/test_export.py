@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from sqlalchemy import Engine
 
 from jobs import batches, queue
 from jobs.batches import BatchStatus
+from jobs.errors import UsageError
 from jobs.objects import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler import export as exports
 from scheduler.export import ExportFormat, export
 from scheduler.formats import JSON_COLUMNS, ROW_GROUP, SCHEMA, write_parquet
-from tests.factories import image, lanes_of, look, make_batch, take
+from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.s3 import S3Server
 
 META = {"class": {"id": 7}, "Titel": "Füchse ☃ 🦊", "none": None}
@@ -172,14 +175,13 @@ def test_an_export_again_replaces_the_one_before(
 ) -> None:
     monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
     batch = finished(engine)
-    store.put("x/other-file", b"stays", content_type="text/plain")
     assert len(export(engine, batch, "parquet", store, "x/")) == 4
     monkeypatch.setattr(exports, "ROWS_PER_FILE", 3)
     export(engine, batch, "parquet", store, "x/")
-    assert names(store) == ["x/_SUCCESS", "x/other-file", "x/part-00000.parquet", "x/part-00001.parquet"]
+    assert names(store) == ["x/_SUCCESS", "x/part-00000.parquet", "x/part-00001.parquet"]
     assert [file["rows"] for file in success(store, "x/")["files"]] == [3, 1]
     export(engine, batch, "jsonl", store, "x/")
-    assert names(store) == ["x/_SUCCESS", "x/other-file", "x/part-00000.jsonl", "x/part-00001.jsonl"]
+    assert names(store) == ["x/_SUCCESS", "x/part-00000.jsonl", "x/part-00001.jsonl"]
 
 
 def test_an_export_that_breaks_leaves_no_success(engine: Engine, store: ObjectStore) -> None:
@@ -235,3 +237,122 @@ def test_every_image_column_is_exported(engine: Engine, folder: ObjectStore) -> 
     )
     stored = {row["c"] for row in columns} - {"id", "epoch", "xid", "batch_id"}
     assert stored | {"image_id", "batch", "uri"} == set(SCHEMA.names)
+
+
+SPARKS = ["part-00000-1b2c.c000.snappy.parquet", "deep/part-00001", "part-00000", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", SPARKS)
+def test_a_folder_that_holds_anything_else_is_refused(engine: Engine, store: ObjectStore, name: str) -> None:
+    batch = finished(engine)
+    store.put(name, b"Spark's", content_type="text/plain")
+    with pytest.raises(UsageError, match=f"{re.escape(name)}, which readers would take for a part"):
+        export(engine, batch, "parquet", store)
+    assert names(store) == [name]
+    export(engine, batch, "parquet", store, overwrite=True)
+    assert names(store) == sorted([name, "_SUCCESS", "part-00000.parquet"])
+    assert store.get(name) == b"Spark's"
+
+
+@pytest.mark.parametrize("name", ["part-00007.parquet", "part-00000.jsonl", "_SUCCESS", "_INCOMPLETE"])
+def test_what_has_our_names_and_is_not_ours_goes_by_request_alone(
+    engine: Engine, store: ObjectStore, name: str
+) -> None:
+    batch = finished(engine)
+    store.put(name, b"", content_type="text/plain")
+    with pytest.raises(
+        UsageError, match=f"{name}, which no export of {batch.name} by this installation wrote"
+    ):
+        export(engine, batch, "parquet", store)
+    assert (names(store), exports.in_the_way(engine, batch, store)) == ([name], [name])
+    export(engine, batch, "parquet", store, overwrite=True)
+    assert names(store) == ["_SUCCESS", "part-00000.parquet"]
+
+
+def test_a_file_that_was_changed_since_is_not_ours_any_more(engine: Engine, store: ObjectStore) -> None:
+    batch = finished(engine)
+    export(engine, batch, "jsonl", store)
+    store.put("part-00000.jsonl", b"with a column of mine", content_type="text/plain")
+    with pytest.raises(UsageError, match=r"part-00000\.jsonl, which no export"):
+        export(engine, batch, "jsonl", store)
+    assert store.get("part-00000.jsonl") == b"with a column of mine"
+    assert success(store)["batch"] == batch.name
+
+
+def test_an_export_of_another_batch_or_installation_is_not_replaced(
+    engine: Engine, store: ObjectStore
+) -> None:
+    first, second = finished(engine, name="first"), finished(engine, name="second")
+    export(engine, first, "jsonl", store)
+    before = names(store)
+    with pytest.raises(UsageError, match="which no export of second"):
+        export(engine, second, "jsonl", store)
+    change(engine, "UPDATE installations SET database = 1")
+    with pytest.raises(UsageError, match="which no export of first by this installation"):
+        export(engine, first, "jsonl", store)
+    assert names(store) == before
+
+
+def test_an_export_that_was_cut_off_is_known_by_its_files(
+    engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
+    batch = finished(engine)
+
+    def stop_after(rows: int) -> Callable[[int], None]:
+        left = iter(range(rows))
+
+        def tell(_: int) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        return tell
+
+    for rows in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            export(engine, batch, "parquet", store, on_rows=stop_after(rows))
+        assert names(store)[0] == "_INCOMPLETE"
+    export(engine, batch, "jsonl", store)
+    assert names(store) == ["_SUCCESS", *(f"part-{number:05d}.jsonl" for number in range(4))]
+
+
+def test_beside_the_images_a_users_file_is_left_alone(engine: Engine, store: ObjectStore) -> None:
+    batch = finished(engine)
+    store.put(f"{batch.name}/export/notes.txt", b"mine", content_type="text/plain")
+    for _ in range(2):
+        export(engine, batch, "jsonl", store, f"{batch.name}/export/")
+    assert names(store) == [
+        f"{batch.name}/export/{name}" for name in ("_SUCCESS", "notes.txt", "part-00000.jsonl")
+    ]
+
+
+def test_an_export_of_an_earlier_version_is_replaced_beside_the_images(
+    engine: Engine, store: ObjectStore
+) -> None:
+    batch = finished(engine)
+    prefix = f"{batch.name}/export/"
+    export(engine, batch, "parquet", store, prefix)
+    record = success(store, prefix)
+    del record["installation"]
+    store.put(f"{prefix}_SUCCESS", json.dumps(record).encode(), content_type="application/json")
+    export(engine, batch, "jsonl", store, prefix)
+    assert names(store) == [f"{prefix}_SUCCESS", f"{prefix}part-00000.jsonl"]
+
+
+def test_two_at_once_take_turns(engine: Engine, store: ObjectStore) -> None:
+    batch = finished(engine)
+    with ThreadPoolExecutor(3) as threads:
+        written = list(threads.map(lambda _: export(engine, batch, "jsonl", store), range(3)))
+    assert written[0] == written[1] == written[2]
+    assert names(store) == ["_SUCCESS", "part-00000.jsonl"]
+    assert hashlib.sha256(store.get("part-00000.jsonl")).hexdigest() == written[0][0].sha256
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"files": 3}', b'{"files": [{"name": 1, "sha256": 2}]}', b"\xff"]
+)
+def test_a_record_that_is_none_is_in_the_way(engine: Engine, store: ObjectStore, body: bytes) -> None:
+    store.put("_SUCCESS", body, content_type="text/plain")
+    with pytest.raises(UsageError, match="_SUCCESS, which no export"):
+        export(engine, finished(engine), "parquet", store)
+    assert store.get("_SUCCESS") == body

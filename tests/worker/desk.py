@@ -81,5 +81,9 @@ def only_lane(engine: Engine, batch: Ingested) -> LaneId:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The paths of all files below a folder, sorted."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """The paths of all files below a folder, sorted, but for those that say whose it is."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".nightmill-")
+    )

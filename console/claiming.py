@@ -1,0 +1,40 @@
+"""Claiming a batch's folder while its manifest is taken in."""
+
+from contextlib import suppress
+
+from console.session import Session, s3_options
+from console.show import note
+from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError
+from jobs.object_types import ObjectStore
+from jobs.outputs import open_output
+from jobs.ownership import Owner, claim, disown
+from scheduler.ingest import Ingested
+
+
+class BatchFolder:
+    """The folder of a batch that is being taken in; refuses one that is another installation's."""
+
+    def __init__(self, open_session: Session, output: str) -> None:
+        self.session = open_session
+        self.output = output
+        self._new: tuple[ObjectStore, str, Owner] | None = None
+
+    def claim(self, batch: Ingested) -> None:
+        """Own the folder; where the store can't be reached from here, the worker does that before the first image."""
+        engine, options = self.session.engine, s3_options(self.session.settings)
+        try:
+            store = open_output(engine, self.output, options)
+            owner = claim(engine, store, batch.id, batch.name)
+        except (ForeignOutputError, OutputGoneError):
+            raise
+        except ObjectStoreError as error:
+            note(f"the batch's folder isn't claimed yet, workers will do it: {error}")
+            return
+        if batch.is_new:
+            self._new = (store, batch.name, owner)
+
+    def give_back(self) -> None:
+        """Undo the claim of a batch that wasn't taken in."""
+        if self._new is not None:
+            with suppress(ObjectStoreError):
+                disown(*self._new)

@@ -1,0 +1,111 @@
+"""`nightmill check` and `nightmill adopt`: what lies in the output against what the rows say, and whose it is."""
+
+import re
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from console.commands.batches import Batch
+from console.confirm import ask
+from console.orders import Json
+from console.progress import counting
+from console.session import s3_options, session
+from console.show import note, print_json, print_line
+from jobs import batches
+from jobs.check import Wrong, image_count, repair, sample_size
+from jobs.check import check as check_objects
+from jobs.errors import UsageError
+from jobs.folder_store import FolderStore
+from jobs.objects import open_store
+from jobs.outputs import mark
+from jobs.ownership import adopt as adopt_folder
+from jobs.ownership import owner_of, read_owner
+
+
+def check(
+    batch: Batch,
+    repair_: Annotated[bool, typer.Option("--repair", help="queue again what is missing or damaged")] = False,
+    sample: Annotated[
+        str, typer.Option(metavar="SHARE", help="read only so many, chosen at random, such as 1%")
+    ] = "100%",
+    as_json: Json = False,
+) -> None:
+    """Read every image of a batch and compare it with its row; exit 1 if one is missing or damaged."""
+    share = checked_share(sample)
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        store = open_session.batch_store(found)
+        owner_of(open_session.engine, store, found.id, found.name)
+        images = image_count(open_session.engine, found.id)
+        wanted = sample_size(images, share)
+        wrong: list[Wrong] = []
+        queued = 0
+        with counting("checking", wanted, "images") as tell:
+            for page in check_objects(open_session.engine, store, found, share, tell):
+                wrong += page
+                if repair_ and page:
+                    queued += repair(open_session.engine, found, page)
+    if as_json:
+        print_json(
+            {
+                "batch": found.name,
+                "images": images,
+                "checked": wanted,
+                "missing": [asdict(each) for each in wrong if each.is_missing],
+                "damaged": [asdict(each) for each in wrong if not each.is_missing],
+                "queued": queued,
+            }
+        )
+    else:
+        for each in wrong:
+            print_line(f"{each.key}\t{each.reason}")
+    _tell(found.name, wanted, images, wrong, queued)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def checked_share(text: str) -> float:
+    """A share such as 1% or 0.5%, above 0 and up to 100; UsageError if it is none."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text.strip())
+    share = float(match[1]) / 100 if match else 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample {text}: write a share above 0 % and up to 100 %, such as 1%")
+    return share
+
+
+def _tell(name: str, checked: int, images: int, wrong: list[Wrong], queued: int) -> None:
+    missing = sum(each.is_missing for each in wrong)
+    note(
+        f"{checked:,} of {images:,} images of {name} read: {missing:,} missing, {len(wrong) - missing:,} damaged"
+    )
+    if queued:
+        note(f"{queued:,} jobs queued again: the same `nightmill run`, or workers that are up, render them")
+    elif wrong:
+        note(f"`nightmill check {name} --repair` queues them again")
+
+
+def adopt(
+    batch: Batch,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take over a batch's folder: after a restore of the database, or where the output was emptied on purpose."""
+    with session() as open_session:
+        found = batches.status(open_session.engine, batch)
+        store = open_store(found.output, s3_options(open_session.settings))
+        before = read_owner(store, found.name)
+        whose = (
+            f"of installation {before.installation}, {before.database}"
+            if before
+            else "whose owner isn't known"
+        )
+        what = f"{store.locate(found.name)}, {whose}"
+        if not yes:
+            ask(f"takes over {what}")
+        owner = adopt_folder(open_session.engine, store, found.id, found.name)
+        if isinstance(store, FolderStore):
+            mark(open_session.engine, store)
+    if as_json:
+        print_json({"batch": found.name, "output": found.output, "installation": str(owner.installation)})
+    note(f"{store.locate(found.name)} belongs to this installation now")

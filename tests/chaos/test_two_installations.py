@@ -1,0 +1,135 @@
+"""Two installations, one output, one batch name: sweeps and deletions of the one cost the other no image."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs import batches, ownership, queue, removal
+from jobs.database import connect
+from jobs.errors import ForeignOutputError
+from jobs.objects import ObjectStore, S3Options
+from jobs.outputs import open_output
+from jobs.settings import Settings
+from scheduler.export import export
+from scheduler.ingest import Ingested
+from scheduler.unreferenced import sweep_batch
+from tests.chaos.invariant import check
+from tests.chaos.kit import upload
+from tests.chaos.scale import scaled
+from tests.conftest import new_database
+from tests.factories import change, lanes_of, make_batch, take
+from tests.s3 import S3Server
+
+JOBS = scaled(12, 400)
+ROUNDS = scaled(6, 100)
+NAMES = ("night", "day")
+
+
+@pytest.fixture
+def another(servers: Settings) -> Iterator[Engine]:
+    """The second installation's database."""
+    with new_database(servers) as url:
+        engine = connect(url, pool_size=10)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> tuple[str, S3Options]:
+    """Where both write to."""
+    if request.param == "folder":
+        return str(tmp_path / "output"), S3Options()
+    return f"{s3.uri}/{tmp_path.name}", S3Options(s3.endpoint_url, "us-east-1")
+
+
+class Installation:
+    """Workers, a sweeper and a person who deletes and exports, on a database of their own."""
+
+    def __init__(self, engine: Engine, output: tuple[str, S3Options], seed: int) -> None:
+        self.engine, self.output = engine, output
+        self.chance = random.Random(seed)
+        self.refused: set[str] = set()
+        self.batches = [self._submit(name) for name in NAMES]
+
+    @property
+    def owned(self) -> list[Ingested]:
+        """Batches that it could render."""
+        return [batch for batch in self.batches if batch.name not in self.refused]
+
+    def live(self) -> None:
+        """Render all that it may, and sweep, export and delete what it has of the same names meanwhile."""
+        for batch in self.batches:
+            self._try(batch, self._render)
+        for _ in range(ROUNDS):
+            batch = self.chance.choice(self.batches)
+            self._try(batch, self.chance.choice([self._sweep, self._delete_files, self._export]))
+
+    def _submit(self, name: str) -> Ingested:
+        """Taken in by an earlier version, which claimed nothing: the worker has to."""
+        batch = make_batch(self.engine, JOBS, name=name, batch_seed=self.chance.randrange(1000))
+        change(self.engine, "UPDATE batches SET output = :output", output=self.output[0])
+        return batch
+
+    def _try(self, batch: Ingested, verb: object) -> None:
+        try:
+            verb(batch)  # type: ignore[operator]
+        except ForeignOutputError:
+            self.refused.add(batch.name)
+
+    def _render(self, batch: Ingested) -> None:
+        (lane,) = lanes_of(self.engine, batch)
+        jobs = take(self.engine, lane)
+        store = self._store()
+        ownership.claim(self.engine, store, batch.id, batch.name)
+        done = jobs[: len(jobs) * 3 // 4]
+        queue.complete(self.engine, [upload(store, batch.name, job) for job in done])
+        for job in jobs[len(done) :]:
+            upload(store, batch.name, job)  # and then its worker dies
+        batches.cancel(self.engine, batch.id)
+
+    def _sweep(self, batch: Ingested) -> None:
+        for _ in sweep_batch(self.engine, self._store(), batch.id, older_than=timedelta(seconds=-5)):
+            pass
+
+    def _delete_files(self, batch: Ingested) -> None:
+        """Only where it renders nothing, as a person would not delete what is wanted."""
+        if batch.name in self.refused:
+            removal.delete_files(self.engine, self._store(), batches.status(self.engine, batch.name))
+
+    def _export(self, batch: Ingested) -> None:
+        store = self._store()
+        ownership.claim(self.engine, store, batch.id, batch.name)
+        status = batches.status(self.engine, batch.name)
+        export(self.engine, status, "jsonl", store, f"{batch.name}/export/")
+
+    def _store(self) -> ObjectStore:
+        return open_output(self.engine, *self.output)
+
+
+@pytest.mark.parametrize("is_twin", [False, True], ids=["owned", "twin without owners"])
+def test_both_keep_all_their_images(
+    engine: Engine,
+    another: Engine,
+    output: tuple[str, S3Options],
+    is_twin: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if is_twin:
+        monkeypatch.setattr(ownership, "_require_ours", lambda *_: None)
+    both = [Installation(own, output, seed) for seed, own in enumerate((engine, another))]
+    with ThreadPoolExecutor(2) as threads:
+        for lived in [threads.submit(own.live) for own in both]:
+            lived.result()
+    if not is_twin:
+        assert sorted(batch.name for own in both for batch in own.owned) == sorted(NAMES), "one owner each"
+    with pytest.raises(AssertionError, match="is missing") if is_twin else nullcontext():
+        for own in both:
+            for batch in own.owned:
+                facts = check(own.engine, batch.name, s3=output[1])
+                assert facts.states["done"] == JOBS * 3 // 4
