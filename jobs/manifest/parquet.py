@@ -19,7 +19,7 @@ from jobs.errors import ManifestError
 from jobs.manifest.columns import check_header, locate_columns
 from jobs.manifest.counts import LineCounts
 from jobs.manifest.parquet_cells import Weights, weights
-from jobs.manifest.parquet_pages import PageError, rows_at_once
+from jobs.manifest.parquet_pages import Group, PageError, delta_columns, read_groups, rows_at_once
 from jobs.manifest.pictures import PICTURE_COLUMNS
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.records import ManifestFile
@@ -32,7 +32,6 @@ MAX_CELL = MAX_LINE
 _MAX_FOOTER = 32 << 20
 _BUFFER = 2**20
 _TEXTS = frozenset({"STRING", "NONE", "JSON", "ENUM"})
-_NO_DICTIONARY = "DELTA_BYTE_ARRAY"
 _SLICE_BYTES = 16 << 20
 _UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, AttributeError, pa.ArrowException)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -51,12 +50,13 @@ def read_parquet(manifest: ManifestFile, renames: Mapping[str, str], counts: Lin
             _check_footer(headers)
             with _opened(path) as file:
                 schema = file.schema_arrow
-                dictionaries = _texts(file)
+                groups = read_groups(headers)
+                dictionaries = _texts(file, headers, groups)
             check_header(schema.names, renames, manifest.label)
             names = _kept(schema, renames, counts)
             pictures = _pictures(names, renames)
             with _opened(path, dictionaries) as file:
-                for number, cells in enumerate(_rows(file, headers, names, pictures), 1):
+                for number, cells in enumerate(_rows(file, headers, groups, names, pictures), 1):
                     yield _record(number, names, cells)
     except (*_UNREADABLE, OSError, MemoryError) as error:
         reason = printable(str(error).partition("\n")[0], 200) or type(error).__name__
@@ -78,19 +78,13 @@ def _check_footer(file: BinaryIO) -> None:
         raise PageError(f"has a footer of {size >> 20} MiB (fewer and larger row groups)")
 
 
-def _texts(file: Any) -> list[str]:
+def _texts(file: Any, headers: BinaryIO, groups: Sequence[Group]) -> list[str]:
     """The columns of text and bytes, which are read with their dictionary, so that one value isn't made a thousand.
 
     pyarrow can't do that for the texts in lists and structs of several row groups.
     """
     names = file.schema_arrow.names
-    metadata = file.metadata
-    plain = {
-        column.path_in_schema
-        for group in map(metadata.row_group, range(metadata.num_row_groups))
-        for column in map(group.column, range(group.num_columns))
-        if _NO_DICTIONARY in column.encodings
-    }
+    plain = delta_columns(headers, groups, names)
     columns = (file.schema.column(number) for number in range(len(file.schema)))
     return [
         column.path
@@ -103,10 +97,15 @@ def _texts(file: Any) -> list[str]:
 
 
 def _rows(
-    file: Any, headers: BinaryIO, names: Sequence[str], pictures: Collection[str]
+    file: Any,
+    headers: BinaryIO,
+    groups: Sequence[Group],
+    names: Sequence[str],
+    pictures: Collection[str],
 ) -> Iterator[tuple[object, ...]]:
-    groups = range(file.metadata.num_row_groups)
-    for rows, run in groupby(groups, lambda number: rows_at_once(headers, file, number, names)):
+    widths = [file.schema.column(place).length for place in range(len(file.schema))]
+    numbers = range(len(groups))
+    for rows, run in groupby(numbers, lambda number: rows_at_once(headers, groups[number], widths, names)):
         for batch in file.iter_batches(rows, row_groups=list(run), columns=names, use_threads=False):
             yield from _cells(batch, [name not in pictures for name in names])
 

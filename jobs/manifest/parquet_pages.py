@@ -6,13 +6,17 @@ A page header is a struct in Thrift's compact protocol (parquet.thrift, PageHead
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, BinaryIO
 
 MAX_PAGES = 128 << 20
 MAX_ROWS = 1000
 _MAX_BATCH = 32 << 20
 _MAX_LIST_VALUES = 2**23
-_MAX_DEPTH = 8
+_MAX_DEPTH = 16
+_MAX_NAME = 2**16
+_MAX_PARTS = 2**20
+_BYTE_ARRAY = 6
 _PLAIN, _DELTA_LENGTHS, _DELTA = 0, 6, 7
 _DICTIONARY_PAGE = 2
 _Fields = dict[int, Any]
@@ -33,45 +37,109 @@ class Page:
     encoding: int
 
 
-def rows_at_once(headers: BinaryIO, file: Any, number: int, names: Sequence[str]) -> int:
-    """How many rows of the columns `names` of row group `number` of a ParquetFile are read at once: some 32 MiB.
+@dataclass(frozen=True)
+class Chunk:
+    """A column of a row group, as the footer has it; `is_text` says that its values are of any length."""
 
-    Raises PageError where the largest pages of its columns are over 128 MiB together, or one has over 8 million
-    elements of lists.
+    path: str
+    is_text: bool
+    values: int
+    packed: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row group."""
+
+    rows: int
+    chunks: tuple[Chunk, ...]
+
+
+def read_groups(file: BinaryIO) -> list[Group]:
+    """The row groups of the footer (FileMetaData). Raises PageError where it is damaged.
+
+    pyarrow's own metadata aborts the process where a damaged footer lacks a column.
     """
+    file.seek(0, os.SEEK_END)
+    end = file.tell()
+    file.seek(max(0, end - 8))
+    size = int.from_bytes(file.read(4), "little")
+    file.seek(max(0, end - 8 - size))
+    footer = _struct(BytesIO(file.read(size)), 0)
+    return [Group(_number(group, 3), tuple(map(_chunk, _parts(group, 1)))) for group in _parts(footer, 4)]
+
+
+def _chunk(raw: _Fields) -> Chunk:
+    meta = raw.get(3) if isinstance(raw, dict) else None
+    if not isinstance(meta, dict):
+        raise PageError("is damaged: a column without metadata")
+    names = meta.get(3)
+    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+        raise PageError("is damaged: a column without a name")
+    starts = [_number(meta, 9), *([_number(meta, 11)] if meta.get(11) else [])]
+    path = b".".join(names).decode("utf-8", "replace")
+    return Chunk(path, meta.get(1) == _BYTE_ARRAY, _number(meta, 5), _number(meta, 7), min(starts))
+
+
+def _parts(fields: _Fields, id: int) -> list[_Fields]:
+    parts = fields.get(id)
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise PageError("is damaged: a footer without row groups or columns")
+    return parts
+
+
+def _number(fields: _Fields, id: int) -> int:
+    number = fields.get(id)
+    if not isinstance(number, int) or number < 0:
+        raise PageError("is damaged: a footer without a number")
+    return number
+
+
+def rows_at_once(headers: BinaryIO, group: Group, widths: Sequence[int], names: Sequence[str]) -> int:
+    """How many rows of the columns `names` of a row group are read at once: some 32 MiB.
+
+    `widths` are the bytes of values of fixed length, by column. Raises PageError where the largest pages of its
+    columns are over 128 MiB together, or one has over 8 million elements of lists.
+    """
+    if len(group.chunks) != len(widths):
+        raise PageError("is damaged: a row group without all columns")
     rows = MAX_ROWS
     total = 0
     starts = tuple(f"{name}." for name in names)
-    group = file.metadata.row_group(number)
-    for place in range(group.num_columns):
-        column = group.column(place)
-        if not f"{column.path_in_schema}.".startswith(starts):
+    for chunk, width in zip(group.chunks, widths, strict=True):
+        if not f"{chunk.path}.".startswith(starts):
             continue
-        pages = list(_pages(headers, column))
+        pages = list(_pages(headers, chunk))
         data = [page for page in pages if not page.is_dictionary]
         total += max((page.packed + page.unpacked for page in data), default=0)
         total += sum(page.unpacked for page in pages if page.is_dictionary)
         if total > MAX_PAGES:
             raise PageError(
-                f"has pages of over {MAX_PAGES >> 20} MiB together, up to column {column.path_in_schema}"
-                " (data_page_size)"
+                f"has pages of over {MAX_PAGES >> 20} MiB together, up to column {chunk.path} (data_page_size)"
             )
-        width = file.schema.column(place).length
-        rows = min(rows, _rows(column, data, group.num_rows, width))
-        if column.physical_type == "BYTE_ARRAY" and column.path_in_schema not in names:
-            rows = min(rows, _rows_of_nested(pages, group.num_rows))
+        rows = min(rows, _rows(chunk, data, group.rows, width))
+        if chunk.is_text and chunk.path not in names:
+            rows = min(rows, _rows_of_nested(pages, group.rows))
     return max(1, rows)
 
 
-def _rows(column: Any, data: list[Page], rows: int, width: int) -> int:
+def delta_columns(headers: BinaryIO, groups: Sequence[Group], names: Sequence[str]) -> set[str]:
+    """Which of the columns `names` begin with a page in DELTA_BYTE_ARRAY, in some row group."""
+    found = set()
+    for chunk in (chunk for group in groups for chunk in group.chunks):
+        if chunk.path in names and chunk.is_text:
+            first = next((page for page in _pages(headers, chunk) if not page.is_dictionary), None)
+            found |= {chunk.path} if first and first.encoding == _DELTA else set()
+    return found
+
+
+def _rows(column: Chunk, data: list[Page], rows: int, width: int) -> int:
     most = max((page.values for page in data), default=0)
     listed = sum(page.values for page in data) / max(1, rows)
     if listed > 1 and most > _MAX_LIST_VALUES:
-        raise PageError(
-            f"has a page of {most:,} values in column {column.path_in_schema}; write smaller ones"
-        )
-    is_text = column.physical_type == "BYTE_ARRAY"
-    heaviest = max((_bytes_each(page) for page in data), default=1.0) if is_text else max(width, 16)
+        raise PageError(f"has a page of {most:,} values in column {column.path}; write smaller ones")
+    heaviest = max((_bytes_each(page) for page in data), default=1.0) if column.is_text else max(width, 16)
     return int(_MAX_BATCH / max(1.0, heaviest * max(1.0, listed)))
 
 
@@ -89,16 +157,11 @@ def _bytes_each(page: Page) -> float:
     return page.unpacked / max(1, page.values) if page.encoding in {_PLAIN, _DELTA_LENGTHS} else 16.0
 
 
-def _pages(file: BinaryIO, column: Any) -> Iterator[Page]:
-    start = column.data_page_offset
-    if column.has_dictionary_page and column.dictionary_page_offset:
-        start = min(start, column.dictionary_page_offset)
-    end = start + column.total_compressed_size
-    values = 0
-    while start < end and values < column.num_values:
+def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
+    start, end, values = chunk.start, chunk.start + chunk.packed, 0
+    while start < end and values < chunk.values:
         file.seek(start)
-        header = _struct(file, 0)
-        page = _page(header)
+        page = _page(_struct(file, 0))
         values += 0 if page.is_dictionary else page.values
         start = file.tell() + page.packed
         yield page
@@ -135,9 +198,8 @@ def _value(file: BinaryIO, kind: int, depth: int) -> Any:
             return _byte(file)
         case 4 | 5 | 6:
             return _zigzag(file)
-        case 7 | 8:  # a number or text that nobody asks for
-            file.seek(8 if kind == 7 else _varint(file), os.SEEK_CUR)
-            return None
+        case 7 | 8:
+            return _bytes(file, 8 if kind == 7 else _varint(file))
         case 9 | 10:
             return _list(file, depth)
         case 12:
@@ -148,9 +210,16 @@ def _value(file: BinaryIO, kind: int, depth: int) -> Any:
 def _list(file: BinaryIO, depth: int) -> list[Any]:
     head = _byte(file)
     count = _varint(file) if head >> 4 == 15 else head >> 4
-    if count > 1000:
+    if count > _MAX_PARTS or (head & 15 in {1, 2} and count > 1000):
         raise PageError("is damaged: a page header that can't be read")
     return [_value(file, head & 15, depth + 1) for _ in range(count)]
+
+
+def _bytes(file: BinaryIO, size: int) -> bytes | None:
+    if size <= _MAX_NAME:
+        return file.read(size)
+    file.seek(size, os.SEEK_CUR)
+    return None
 
 
 def _byte(file: BinaryIO) -> int:
