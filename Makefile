@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.
@@ -10,7 +11,7 @@ PORTABLE := tests/models/engine/test_places.py tests/models/engine/test_embeddin
 	tests/worker/test_encode.py tests/worker/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-portable test-slow lint bench chaos clean
+.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -20,8 +21,11 @@ install: .venv/.installed  ## Make .venv with nightmill and its pinned dependenc
 demo: .venv/.installed  ## Render examples/demo.jsonl with services of its own and show where the pictures are
 	$(BIN)/nightmill run examples/demo.jsonl --out output
 
-test: .venv/.installed-dev  ## The whole suite, on real PostgreSQL, Redis, Celery workers and an S3 server
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow_tier'
+test: .venv/.installed-dev  ## The suite, on real PostgreSQL, Redis, Celery workers and an S3 server
+	$(PYTEST) -m 'not faults and not slow_tier'
+
+test-faults: .venv/.installed-dev  ## What breaks processes, servers and disks, and readers on 2,000 damaged inputs each
+	$(PYTEST) -m faults
 
 test-portable: .venv/.installed-dev  ## A quick part of the suite as on a processor without AVX
 	$(OTHER_KERNELS) $(BIN)/python -m pytest -n 2 $(PORTABLE)

@@ -157,7 +157,7 @@ def _require_ours(engine: Engine, store: ObjectStore, name: str, found: Owner) -
     here = this_installation(engine)
     if found.installation == here.id:
         return
-    hint = "choose another --name or --out"
+    hint = "choose another --name or --out, or, if that installation is no more, move the folder away or delete it"
     if found.installation in here.earlier:
         hint += (
             f"; or, as this database was restored from that one: if it is out of use, `nightmill adopt {name}` takes "

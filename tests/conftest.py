@@ -31,8 +31,12 @@ TEMPLATE = "nightmill_template"
 LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/bench/", "tests/console/")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: with one of them last, all processes but one would wait for it."""
+    for item in items:
+        if item.nodeid.startswith("tests/chaos/"):
+            item.add_marker("faults")
     items.sort(
         key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
     )

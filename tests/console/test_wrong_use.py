@@ -98,7 +98,7 @@ def test_wrong_words_are_shown_what_is_right(shelf: Typed, arguments: str) -> No
 
 def test_wrong_use_left_nothing_behind(shelf: Typed) -> None:
     assert {batch["name"] for batch in shelf("status", "--json").json} == {"night", "day"}
-    assert not (shelf.folder / "output").exists()
+    assert not list((shelf.folder / "output").glob("*/images"))
 
 
 def test_an_output_that_cannot_be_written(typed: Typed, tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def test_a_bucket_that_is_not_there_is_said_before_anything_is_rendered(farm: Fa
     ended = farm.nightmill("run", path, "--out", "s3://not-there/x", "--workers", "0")
     assert ended.code == 1
     assert "not-there" in ended.err
-    assert len(ended.err.strip().splitlines()) == 2
+    assert "Traceback" not in ended.err
+    assert ended.err.count("error:") == 1
     batches.cancel(farm.engine, batches.status(farm.engine, "lost").id)
 
 

@@ -18,7 +18,7 @@ from jobs.manifest import Reject, Row, open_source, read_rows
 from tests.fuzz import IN_MEMORY, mutants
 from tests.jobs.manifest_kit import rules
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # two thousand inputs each
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]  # two thousand inputs each
 ROWS = [
     {"prompt": "a fox, red", "id": "1", "steps": 4, "x": [1.5, None, {"y": "z"}]},
     {"prompt": 'ein "Uhu"'},

@@ -18,7 +18,7 @@ from models.vetting import read_config, vetted_files
 from models.weights import check_lora, check_weights
 from tests.fuzz import IN_MEMORY, mutants
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # two thousand inputs each
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]  # two thousand inputs each
 PACKAGE_CARDS = Path(__file__).parents[2] / "models" / "cards"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",

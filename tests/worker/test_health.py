@@ -132,7 +132,7 @@ def full(_: object, key: str, *__: object, **___: object) -> None:
 
 def fill(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], None]:
     """Let the disk be full after so many objects, until what is returned is called."""
-    real, stored = FolderStore.put, []
+    real, real_new, stored = FolderStore.put, FolderStore.put_new, []
 
     def put(store: FolderStore, key: str, body: bytes, *, content_type: str) -> None:
         if len(stored) >= after and not emptied.is_set():
@@ -140,8 +140,14 @@ def fill(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], None]:
         stored.append(key)
         real(store, key, body, content_type=content_type)
 
+    def put_new(store: FolderStore, key: str, body: bytes, *, content_type: str) -> bool:
+        if len(stored) >= after and not emptied.is_set():
+            full(store, key)
+        return real_new(store, key, body, content_type=content_type)
+
     emptied = threading.Event()
     monkeypatch.setattr(FolderStore, "put", put)
+    monkeypatch.setattr(FolderStore, "put_new", put_new)
     return emptied.set
 
 

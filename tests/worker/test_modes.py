@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
+from jobs.health import unhealthy_workers
 from jobs.settings import Settings, load_settings
 from models import catalogue
 from models.catalogue import Catalogue
@@ -279,11 +280,12 @@ def test_no_score_where_none_is_wanted_or_possible_or_the_picture_was_withheld(
     assert image["safety_verdict"] == ("blackened" if "safety" in policy else "safe")
 
 
-def test_a_score_that_is_insisted_on_and_can_not_be_had_fails_the_jobs(desk: Desk, tmp_path: Path) -> None:
+def test_jobs_wait_for_a_score_that_is_insisted_on_and_can_not_be_had(desk: Desk, tmp_path: Path) -> None:
     batch = render(desk, tmp_path, [FOX | {"model": "unscored"}], clip_score="on", max_attempts="1")
     (job,) = jobs_of(desk.engine, batch)
-    assert (job["state"], job["error_kind"]) == ("failed", "model")
-    assert "the model 'absent' is not there" in job["error_text"]
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    (worker,) = unhealthy_workers(desk.engine)
+    assert "the model 'absent' is not there" in worker.reason
 
 
 def test_a_lora_changes_the_picture_by_its_weight(desk: Desk, tmp_path: Path) -> None:
@@ -303,8 +305,9 @@ def test_a_lora_changes_the_picture_by_its_weight(desk: Desk, tmp_path: Path) ->
     assert f'Lora hashes: "fog: {fog}, ink: {ink}"' in body
 
 
-def test_a_lora_of_another_shape_fails_its_own_jobs(desk: Desk, tmp_path: Path) -> None:
+def test_a_lora_of_another_shape_keeps_its_own_jobs_alone(desk: Desk, tmp_path: Path) -> None:
     batch = render(desk, tmp_path, [FOX | {"lora": "strange"}, FOX], max_attempts="1")
     strange, fine = jobs_of(desk.engine, batch)
-    assert (strange["state"], strange["error_kind"], fine["state"]) == ("failed", "model", "done")
-    assert "was it trained on another one?" in strange["error_text"]
+    assert (strange["state"], strange["attempt"], fine["state"]) == ("queued", 0, "done")
+    (worker,) = unhealthy_workers(desk.engine)
+    assert "was it trained on another one?" in worker.reason

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.health import unhealthy_workers
 from tests.factories import states
 from tests.worker.desk import attempts_of, files_in, images_of, jobs_of, render
 from worker.encode import Pixels, decode
@@ -30,7 +31,8 @@ def test_block_lets_no_flagged_picture_leave(desk: Desk, tmp_path: Path) -> None
     batch = render(desk, tmp_path, [FOX | {"model": "flagged"}] * 2)
     assert states(desk.engine) == {"blocked": 2}
     assert images_of(desk.engine, batch) == []
-    assert not output(desk).exists() or files_in(output(desk)) == []
+    assert images_of(desk.engine, batch) == []
+    assert not list(output(desk).rglob("*.png"))
     for job in jobs_of(desk.engine, batch):
         assert job["error_kind"] == "safety"
         assert job["error_text"].startswith("safety checker: concept 0 at +")
@@ -104,7 +106,8 @@ def test_a_forbidden_prompt_under_other_actions(desk: Desk, tmp_path: Path, acti
 def test_a_checker_that_computes_nothing_lets_nothing_leave(desk: Desk, tmp_path: Path, action: str) -> None:
     batch = render(desk, tmp_path, [FOX | {"model": "unjudged"}] * 2, safety=action, max_attempts="2")
     assert states(desk.engine) == {"failed": 2}
-    assert not output(desk).exists() or files_in(output(desk)) == []
+    assert images_of(desk.engine, batch) == []
+    assert not list(output(desk).rglob("*.png"))
     assert images_of(desk.engine, batch) == []
     attempts = attempts_of(desk.engine, batch)
     assert sorted(row["outcome"] for row in attempts) == ["failed", "failed", "retried", "retried"]
@@ -115,6 +118,8 @@ def test_a_checker_that_computes_nothing_lets_nothing_leave(desk: Desk, tmp_path
 def test_a_model_without_a_checker_draws_nothing(desk: Desk, tmp_path: Path) -> None:
     batch = render(desk, tmp_path, [FOX | {"model": "no-checker"}], safety="flag", max_attempts="1")
     (job,) = jobs_of(desk.engine, batch)
-    assert (job["state"], job["error_kind"]) == ("failed", "model")
-    assert job["error_text"] == "model 'no-checker' has no safety checker: name one in its card"
-    assert not output(desk).exists() or files_in(output(desk)) == []
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    (worker,) = unhealthy_workers(desk.engine)
+    assert "model 'no-checker' has no safety checker: name one in its card" in worker.reason
+    assert images_of(desk.engine, batch) == []
+    assert not list(output(desk).rglob("*.png"))
