@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TEMPLATE = "nightmill_template"
+FAULTS = ("tests/chaos/", "tests/end_to_end/test_killed.py", "tests/end_to_end/test_stopping.py")
 LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/bench/", "tests/console/")
 
 
@@ -35,7 +36,7 @@ LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/benc
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: with one of them last, all processes but one would wait for it."""
     for item in items:
-        if item.nodeid.startswith("tests/chaos/"):
+        if item.nodeid.startswith(FAULTS):
             item.add_marker("faults")
     items.sort(
         key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
