@@ -11,12 +11,12 @@ from sqlalchemy import Engine, text
 from bench.backlog import START, Backlog, open_backlog
 from bench.cores import gain_of_all_cores
 from bench.crowd import Crowd
+from bench.ended_batches import measure_a_year
 from bench.figures import Figure, at_least, at_most
 from bench.peers import pgqueuer_rate, procrastinate_rate
 from bench.place import Place, engine_on
 from bench.progress import note
 from bench.rounds import seconds, take_turns
-from bench.year import measure_a_year
 from jobs import batches
 from jobs.database import run
 from jobs.lanes import raise_floors

@@ -10,8 +10,8 @@ import typer
 from sqlalchemy import Engine, text
 
 from console import background
+from console.batch_folder import BatchFolder
 from console.broker_check import BrokerCheck
-from console.claiming import BatchFolder
 from console.orders import (
     Ask,
     Canary,

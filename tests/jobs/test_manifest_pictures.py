@@ -312,13 +312,16 @@ def test_a_picture_whose_way_cant_be_followed_is_a_reject(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_picture_behind_a_closed_door_is_a_reject() -> None:
+def test_a_picture_behind_a_closed_door_is_a_reject(tmp_path: Path) -> None:
+    picture = tmp_path / "closed" / "picture.png"
+    picture.parent.mkdir(mode=0o700)
+    picture.write_bytes(b"x")
     os.seteuid(65534)
     try:
-        assert not is_allowed("/proc/1/root/etc/passwd", ["/usr"])
-        assert file_problem("/proc/1/root/etc/passwd")
+        assert not is_allowed(str(picture), ["/usr"])
+        assert file_problem(str(picture))
         with pytest.raises(PictureRefusedError, match="Permission denied"):
-            read_picture("/proc/1/root/etc/passwd", ["/usr"])
+            read_picture(str(picture), ["/usr"])
     finally:
         os.seteuid(0)
 
