@@ -6,25 +6,9 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import DBAPIError, OperationalError
 from typer.exceptions import Abort, TyperException
-from typer.rich_utils import rich_format_error
 
-from console.commands import (
-    batches,
-    check,
-    doctor,
-    evaluate,
-    models,
-    outputs,
-    plan,
-    processes,
-    recipe,
-    removing,
-    run,
-    sharing,
-    sweep,
-)
+from console.lazy_commands import LazyCommands
 from console.show import err, print_line
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.crash_log import note_unexpected
@@ -34,45 +18,13 @@ from jobs.process import work_offline
 from models.errors import ModelError, UnknownModelError
 
 app = typer.Typer(
+    cls=LazyCommands,
     name="nightmill",
     help="Prompt manifests in, finished image datasets out, overnight.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-for command in (
-    run.run,
-    plan.plan,
-    recipe.recipe,
-    batches.submit,
-    batches.status,
-    batches.rejects,
-    batches.failures,
-    batches.targets,
-    batches.pause,
-    batches.resume,
-    batches.cancel,
-    batches.retry,
-    sharing.change,
-    removing.archive,
-    removing.delete,
-    outputs.export,
-    outputs.feed,
-    evaluate.evaluate,
-    sweep.sweep,
-    check.check,
-    check.adopt,
-    processes.worker,
-    processes.scheduler,
-    processes.up,
-    processes.down,
-    processes.migrate,
-    doctor.doctor,
-):
-    app.command()(command)
-app.add_typer(models.models, name="models")
-app.add_typer(sharing.tenants, name="tenants")
 
 
 @app.callback(invoke_without_command=True)
@@ -117,6 +69,8 @@ def _run() -> int:
     try:
         return int(app(standalone_mode=False) or 0)
     except TyperException as error:
+        from typer.rich_utils import rich_format_error  # noqa: PLC0415 - slow to import: it renders Markdown
+
         told = visible(error.format_message())
         error.format_message = lambda: told  # type: ignore[method-assign]
         rich_format_error(error)  # type: ignore[arg-type]
@@ -127,6 +81,8 @@ def _run() -> int:
 
 def _lost_database(error: Exception) -> str:
     """In plain words, where PostgreSQL has gone; else ""."""
+    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415 - slow to import, and not every command does
+
     if isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, OperationalError)
     ):

@@ -4,9 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from console.progress import counting
 from console.session import s3_options
@@ -29,42 +26,6 @@ from models.errors import ModelError
 from models.saving import require_packer
 from scheduler.ingest import Order, checked_name
 from scheduler.rules import Reading, row_rules
-
-Manifest = Annotated[
-    str, typer.Argument(help="path, - or s3://…; .jsonl .json .csv .tsv .parquet .txt .yaml, also .gz .zst")
-]
-Out = Annotated[str | None, typer.Option(help="folder or s3://bucket/prefix for the batch")]
-Model = Annotated[str | None, typer.Option(help="model of all rows")]
-Name = Annotated[str | None, typer.Option(help="name of the batch; default: of the manifest")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a column of all rows, or a policy")
-]
-Map = Annotated[list[str] | None, typer.Option("--map", metavar="COLUMN=HEADER", help="prompt=Caption")]
-Priority = Annotated[int | None, typer.Option(help="-1000 to 1000, higher first among the tenant's batches")]
-Window = Annotated[
-    str | None, typer.Option(metavar="WINDOW", help='when to work at it: "22:00-07:00 Europe/Berlin"')
-]
-NotBefore = Annotated[
-    str | None, typer.Option(metavar="MOMENT", help='"18:00", "2026-11-22 18:00 Europe/Berlin"')
-]
-Deadline = Annotated[
-    str | None, typer.Option(metavar="MOMENT", help="`status` warns when it is going to be missed")
-]
-Canary = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="the first N rows go ahead; too many bad ones pause the batch"),
-]
-Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing is ingested")]
-Format = Annotated[
-    str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")
-]
-Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHARACTER", help="between the cells of a table: ';', '|', tab")
-]
-Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="leave out a column of the manifest")]
-UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes twice stops everything")]
-Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @dataclass(frozen=True)

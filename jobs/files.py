@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+MANIFEST_LIMIT = 2**36
+"""Bytes that a compressed, piped or fetched manifest may have when it is unpacked, where no setting says otherwise."""
+
 _KINDS = (
     (stat.S_ISDIR, "is a folder"),
     (stat.S_ISFIFO, "is a pipe"),

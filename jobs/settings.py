@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
-from jobs.manifest.records import MANIFEST_LIMIT
+from jobs.files import MANIFEST_LIMIT
 from jobs.states import WatermarkMethod, Weights
 from jobs.urls import check_broker_url, check_endpoint_url, check_port
 

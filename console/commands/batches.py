@@ -1,4 +1,4 @@
-"""Commands on batches: submit, status, rejects, failures, pause, resume, cancel, retry."""
+"""Commands on batches: status, rejects, failures, pause, resume, cancel, retry."""
 
 import time
 from typing import Annotated, Any
@@ -8,28 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from console.broker_check import BrokerCheck
-from console.commands.run import intake, take_in
-from console.orders import (
-    Ask,
-    Canary,
-    Deadline,
-    Delimiter,
-    Drop,
-    Format,
-    Json,
-    Manifest,
-    Map,
-    Model,
-    Name,
-    NotBefore,
-    Out,
-    Priority,
-    Set,
-    Strict,
-    UniqueIds,
-    Window,
-    Yes,
-)
+from console.options import Json
 from console.progress import summary
 from console.schedule import schedule_facts, warn_of_deadline
 from console.session import Session, session
@@ -44,59 +23,6 @@ from jobs.states import RETRYABLE, ErrorKind, JobState
 from jobs.targets import short
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
-
-
-def submit(
-    manifest: Manifest,
-    out: Out = None,
-    model: Model = None,
-    name: Name = None,
-    set_: Set = None,
-    map_: Map = None,
-    strict: Strict = False,
-    input_format: Format = None,
-    delimiter: Delimiter = None,
-    drop: Drop = None,
-    unique_ids: UniqueIds = False,
-    priority: Priority = None,
-    window: Window = None,
-    not_before: NotBefore = None,
-    deadline: Deadline = None,
-    canary: Canary = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
-    schedule = {
-        "priority": priority,
-        "window": window,
-        "not_before": not_before,
-        "deadline": deadline,
-        "canary": canary,
-    }
-    ask = Ask(
-        manifest,
-        out,
-        model,
-        name,
-        set_ or (),
-        map_ or (),
-        strict,
-        input_format,
-        schedule,
-        delimiter,
-        drop or (),
-        unique_ids,
-    )
-    with session() as open_session:
-        ingested = take_in(open_session, ask, yes)
-        status = batches.status(open_session.engine, ingested.name)
-    if as_json:
-        print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))
-    else:
-        note(f"`nightmill status {ingested.name}` tells where it stands")
-    if not ingested.jobs:
-        raise typer.Exit(1)
 
 
 def status(

@@ -8,7 +8,7 @@ import typer
 
 from console.commands.batches import Batch
 from console.confirm import ask
-from console.orders import Json
+from console.options import Json
 from console.progress import counting
 from console.session import s3_options, session
 from console.show import note, print_json, print_line

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import text
 
 import migrations
-from console.orders import Json
+from console.options import Json
 from console.session import s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run

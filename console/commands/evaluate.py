@@ -10,7 +10,7 @@ from console.commands.batches import Batch
 from console.figure import draw
 from console.instruments import instruments_for
 from console.measures import COLUMNS, measure
-from console.orders import Json
+from console.options import Json
 from console.progress import counting
 from console.session import Session, session
 from console.show import note, print_facts, print_json, print_table

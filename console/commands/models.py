@@ -8,7 +8,7 @@ import typer
 
 from console.commands import model_files
 from console.commands.tuning import capacities, tune
-from console.orders import Json
+from console.options import Json
 from console.show import print_facts, print_json, print_table
 from jobs.settings import load_settings
 from models.capacity import Profile

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from console.commands.batches import Batch
-from console.orders import Json
+from console.options import Json
 from console.progress import counting
 from console.session import session
 from console.show import note, print_json, print_line

@@ -4,8 +4,7 @@ from typing import Any
 
 import typer
 
-from console.orders import (
-    Ask,
+from console.options import (
     Delimiter,
     Drop,
     Format,
@@ -18,8 +17,8 @@ from console.orders import (
     Set,
     Strict,
     UniqueIds,
-    order_of,
 )
+from console.orders import Ask, order_of
 from console.progress import counting
 from console.show import duration, lane_cells, line_sum, print_facts, print_json, print_table, size
 from jobs.settings import Settings, load_settings

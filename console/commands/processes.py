@@ -10,7 +10,7 @@ import typer
 import migrations
 from console import background
 from console.confirm import ask
-from console.orders import Json
+from console.options import Json
 from console.session import session
 from console.show import note, print_json
 from console.supervise import crew

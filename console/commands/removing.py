@@ -6,7 +6,7 @@ import typer
 
 from console.commands.batches import Batch
 from console.confirm import ask
-from console.orders import Json
+from console.options import Json
 from console.progress import counting
 from console.session import session
 from console.show import counted, note, print_json

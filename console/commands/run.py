@@ -12,8 +12,7 @@ from sqlalchemy import Engine, text
 from console import background
 from console.batch_folder import BatchFolder
 from console.broker_check import BrokerCheck
-from console.orders import (
-    Ask,
+from console.options import (
     Canary,
     Deadline,
     Delimiter,
@@ -32,8 +31,8 @@ from console.orders import (
     UniqueIds,
     Window,
     Yes,
-    order_of,
 )
+from console.orders import Ask, order_of
 from console.progress import counting, summary, watching
 from console.results import effort, truncated, write_contact_sheet
 from console.session import Session, session

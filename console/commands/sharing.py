@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from console.commands.batches import Batch, change_batch
-from console.orders import Deadline, Json, NotBefore, Priority, Window
+from console.options import Deadline, Json, NotBefore, Priority, Window
 from console.session import session
 from console.show import note, print_json, print_table
 from jobs import batches

@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from jobs.files import MANIFEST_LIMIT
+
 if TYPE_CHECKING:
     from jobs.manifest.recipe import Recipe
 
@@ -14,7 +16,6 @@ Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "json", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]
 
 SEED_SPACE = 2**64
-MANIFEST_LIMIT = 2**36
 OUTSIDE = "lies neither in the recipe's folder nor below one of NIGHTMILL_IMAGE_ROOTS; move it, or add its folder there"
 _TORCH_SEEDS = 2**32
 _GOLDEN = 0x9E3779B1

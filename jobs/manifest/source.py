@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, get_args
 
 from jobs.errors import ManifestError, UsageError
-from jobs.files import NotRegularError, Writable, is_below, open_regular, opened_path
-from jobs.manifest.records import MANIFEST_LIMIT, OUTSIDE, Compression, Format, ManifestFile
+from jobs.files import MANIFEST_LIMIT, NotRegularError, Writable, is_below, open_regular, opened_path
+from jobs.manifest.records import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.sniff import find_format, read_head, sniff_compression
 from jobs.manifest.spool import spooled
 from jobs.manifest.streams import CHUNK

@@ -11,7 +11,8 @@ from typing import BinaryIO
 import zstandard
 
 from jobs.errors import ManifestError
-from jobs.manifest.records import MANIFEST_LIMIT, Compression
+from jobs.files import MANIFEST_LIMIT
+from jobs.manifest.records import Compression
 from jobs.manifest.spool import exceeds
 
 MAX_LINE = 2**20
