@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, TextClause, text
 
@@ -20,7 +19,7 @@ from jobs.states import BatchState, JobState
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
 
-# Fields of BatchStatus that are columns of `batches`.
+# Columns of `batches` that are fields of BatchStatus, in the order of these.
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at",
@@ -30,6 +29,8 @@ _COUNTS = ", ".join(
     f"CAST(coalesce(sum(delta) FILTER (WHERE state = '{state}'), 0) AS bigint) AS {state}"
     for state in JobState
 )
+
+_COUNTED = ", ".join(f"coalesce({state}, 0) AS {state}" for state in JobState)
 
 _NOW = text("""
     SELECT now() AS now,
@@ -57,7 +58,7 @@ def _status_of(batch: str) -> TextClause:
                 SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
             GROUP BY 1
         )
-        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, {", ".join(JobState)}, paused_at, cancelled_at, work,
+        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, {_COUNTED}, paused_at, cancelled_at, work,
             images_per_s
         FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
             LEFT JOIN lately ON lately.batch_id = b.id
@@ -73,22 +74,17 @@ _FOUND = text("SELECT id, name FROM batches WHERE name = :text OR id = :number")
 _NAMES = text("SELECT name FROM batches ORDER BY id")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchStatus:
+class BatchStatus(NamedTuple):
     """Where a batch stands; `images_per_s` is over the last minute, `eta_s` None while nobody knows."""
 
+    # First the columns of _PLAIN: thousands of these are made at once, which is quick by position alone.
     id: BatchId
     name: str
-    state: BatchState
-    counts: dict[str, int]
     rows: int
     rejected: int
-    images_per_s: float
-    eta_s: float | None
     manifest: str
     output: str
     created_at: datetime
-    now: datetime
     priority: int
     window: str | None
     opens_at: datetime | None
@@ -98,6 +94,11 @@ class BatchStatus:
     canary_verdict: str | None
     stopped_because: str | None
     archived_at: datetime | None
+    state: BatchState
+    counts: dict[str, int]
+    images_per_s: float
+    eta_s: float | None
+    now: datetime
     waiting: str | None = None
     """Why no worker can work at it."""
     unhealthy: tuple[UnhealthyWorker, ...] = ()
@@ -168,7 +169,7 @@ def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStat
         return list(found)
     kept = waiting(engine)
     return [
-        replace(one, waiting=kept.reason(one.id), unhealthy=unhealthy) if one.remaining else one
+        one._replace(waiting=kept.reason(one.id), unhealthy=unhealthy) if one.remaining else one
         for one in found
     ]
 
@@ -203,17 +204,11 @@ def is_number(text: str) -> bool:
 
 
 def _status(row: Any, now: datetime, workers: int) -> BatchStatus:
-    counts = dict(zip(_STATES, (count or 0 for count in row[_FIRST_COUNT:_LAST_COUNT]), strict=True))
+    counts = dict(zip(_STATES, row[_FIRST_COUNT:_LAST_COUNT], strict=True))
     remaining = counts["queued"] + counts["running"]
     rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
-    return BatchStatus(
-        state=state,
-        counts=counts,
-        images_per_s=rate,
-        eta_s=_eta_s(row, rate, state, now, workers) if remaining else 0.0,
-        now=now,
-        **dict(zip(_PLAIN, row, strict=False)),
-    )
+    eta_s = _eta_s(row, rate, state, now, workers) if remaining else 0.0
+    return BatchStatus._make((*row[:_FIRST_COUNT], state, counts, rate, eta_s, now, None, ()))
 
 
 def _eta_s(row: Any, images_per_s: float, state: BatchState, now: datetime, workers: int) -> float | None:

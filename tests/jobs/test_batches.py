@@ -79,6 +79,15 @@ def test_a_status_has_counts_rate_and_rest(engine: Engine) -> None:
     assert (report["batch"], report["name"], report["rows"]) == (batch.id, "foxes", 6)
 
 
+def test_columns_of_a_batch_are_fields_of_its_status_by_their_names(engine: Engine) -> None:
+    made = make_batch(engine, 1)
+    status = batches.status(engine, made.name)
+    (row,) = look(engine, "SELECT * FROM batches WHERE id = :id", id=made.id)
+    shared = [field for field in status._fields if field in row]
+    assert len(shared) == 16
+    assert {field: getattr(status, field) for field in shared} == {field: row[field] for field in shared}
+
+
 def test_nothing_moves_means_no_eta_and_nothing_left_means_none_to_wait(engine: Engine) -> None:
     batch = make_batch(engine, 1, name="foxes")
     assert batches.status(engine, "foxes").eta_s is None
