@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from jobs.conditions import HAS_WORK, IS_OPEN
 from jobs.database import run
-from jobs.job import BatchId, JobId, LaneId
+from jobs.job import BatchId, LaneId
 
 SEEN_S = 60  # a worker that was silent for longer is not counted
 
@@ -30,7 +30,7 @@ _UNHEALTHY = text("""
     WHERE state = 'unhealthy' AND seen_at > now() - make_interval(secs => :seen_s) ORDER BY since, name
 """)
 
-_LIVE = """
+LIVE = """
     live AS (
         SELECT *, state = 'unhealthy' AND lane_faults = '{}' AS is_resting FROM workers
         WHERE seen_at > now() - make_interval(secs => :seen_s)
@@ -38,7 +38,7 @@ _LIVE = """
 
 # Lanes that no live worker can work in; the row without a lane stands for all lanes: all workers rest.
 _STUCK = text(f"""
-    WITH {_LIVE}, stuck AS (
+    WITH {LIVE}, stuck AS (
         SELECT DISTINCT CAST(key AS bigint) AS lane FROM live, jsonb_object_keys(lane_faults) AS key
         WHERE NOT EXISTS (SELECT FROM live AS l WHERE NOT (l.lane_faults ? key OR l.is_resting))
     )
@@ -55,32 +55,7 @@ _WANTED = text(f"""
       AND ({HAS_WORK} OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND lane_id = lanes.id))
 """)
 
-# What others have made of a lane lately. Looks at a thousand images and attempts at most.
-_PEERS = text("""
-    WITH made AS (
-        SELECT i.worker, count(*) AS stored FROM (
-            SELECT job_id, worker FROM images WHERE batch_id = (SELECT batch_id FROM lanes WHERE id = :lane)
-              AND created_at > now() - make_interval(secs => :within_s) ORDER BY created_at DESC LIMIT 1000) AS i
-        JOIN jobs ON jobs.id = job_id WHERE lane_id = :lane GROUP BY 1
-    ), lost AS (
-        SELECT a.worker, count(*) AS failed FROM (
-            SELECT job_id, worker FROM attempts WHERE ended_at > now() - make_interval(secs => :within_s)
-            ORDER BY id DESC LIMIT 1000) AS a
-        JOIN jobs ON jobs.id = job_id WHERE lane_id = :lane GROUP BY 1
-    )
-    SELECT coalesce(stored, 0) AS stored, coalesce(failed, 0) AS failed
-    FROM made FULL JOIN lost USING (worker) WHERE worker <> :worker
-""")
-
-_ABLE = text(f"""
-    WITH {_LIVE}
-    SELECT count(*) AS others, count(*) FILTER (WHERE NOT (is_resting OR lane_faults ? CAST(:lane AS text))) AS able
-    FROM live WHERE name <> :worker
-""")
-
-_ELSEWHERE = text("""
-    SELECT DISTINCT job_id FROM attempts WHERE job_id = ANY (CAST(:jobs AS bigint[])) AND worker <> :worker
-""")
+_STORED = text("UPDATE workers SET stored_at = now() WHERE name = :name RETURNING name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,26 +132,6 @@ def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:
     return {row.id for row in run(engine, _WANTED, {"lanes": list(lanes)})} if lanes else set()
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """What another worker has made of a lane lately: images stored, attempts that failed."""
-
-    stored: int
-    failed: int
-
-
-def peers(engine: Engine, lane: LaneId, worker: str, within_s: float) -> list[Peer]:
-    """How others fared in that lane in the last `within_s` seconds."""
-    rows = run(engine, _PEERS, {"lane": lane, "worker": worker, "within_s": within_s})
-    return [Peer(row.stored, row.failed) for row in rows]
-
-
-def other_workers(engine: Engine, lane: LaneId, worker: str) -> tuple[int, int]:
-    """How many other workers are there, and how many of them have not said that they can't work in that lane."""
-    (row,) = run(engine, _ABLE, {"lane": lane, "worker": worker, "seen_s": SEEN_S})
-    return row.others, row.able
-
-
-def failed_elsewhere(engine: Engine, jobs: Collection[JobId], worker: str) -> set[JobId]:
-    """Those of the jobs that have failed on another worker, too."""
-    return {row.job_id for row in run(engine, _ELSEWHERE, {"jobs": list(jobs), "worker": worker})}
+def note_stored(engine: Engine, worker: str) -> None:
+    """Note that a worker has just stored an image."""
+    run(engine, _STORED, {"name": worker})

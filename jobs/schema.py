@@ -431,6 +431,7 @@ workers = Table(
     Column("reason", Text, comment="what keeps an unhealthy worker from its work"),
     moment("since"),
     moment("next_try_at"),
+    moment("stored_at"),
     Column(
         "lane_faults",
         JSONB,

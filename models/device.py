@@ -71,6 +71,18 @@ class Device:
         elif self.name == "mps":
             torch.mps.synchronize()
 
+    def check(self) -> None:
+        """Let it compute something that is known; raises ModelError where it can't, or the result is wrong."""
+        try:
+            ones = torch.ones(64, 64, device=self.name, dtype=self.dtype)
+            found = float((ones @ ones).float().sum())
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self.label} doesn't compute any more: {str(error).splitlines()[0]}"
+            ) from error
+        if found != 64**3:
+            raise ModelError(f"{self.label} computes wrongly: {found} in place of {64**3}")
+
     def give_back(self) -> None:
         """What torch holds for later use goes back to the device."""
         gc.collect()

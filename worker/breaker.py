@@ -1,37 +1,43 @@
 """The circuit breaker of a worker: when job after job fails, is it the jobs' fault, or is the worker broken?
 
-The failures of a row are held, their leases renewed, until an image is stored (then they were the jobs' own) or there
-are `STREAK` of them (then it is judged). The worker is taken to be broken where another one stores images of the same
-lane with hardly a failure, or where it has stored images of this lane itself and now every job raises: a device that is
-lost stays lost until its process ends. A job that has failed on another worker as well is to blame itself.
+The failures in a row of a lane are held, their leases renewed, until an image of the lane is stored (then they were the
+jobs' own), there are many of them, or the time slice ends. Then they are judged:
 
-A batch whose jobs fail everywhere ends: each time that the breaker opens, images of the lane were stored before.
+- Where others do the lane's jobs, this worker can't: the jobs go back uncharged, and it leaves the lane for a while.
+- They are the jobs' own where a worker that can work fails at them, too; and where this one gave the lane back before,
+  has stored images of other lanes since, and fails at it again.
+- Otherwise there is no telling: the jobs go back uncharged, to be tried elsewhere, or here again a little later.
+
+What fails again and again, in several lanes or the same one, and no image between, is the worker's fault: it rests, and
+starts anew. Where no worker is left that didn't fail at the lane, the device is asked: if it still computes, what went
+back twice and fails again is the jobs' own. So a batch whose jobs fail everywhere ends.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from jobs.health import failed_elsewhere, other_workers, peers
+from jobs.failure_evidence import others_may_work, peers, returns_of, to_blame
 from jobs.job import LaneId
 from jobs.states import ErrorKind
 from worker.frame import Frame, Inputs
 from worker.health import Health
+from worker.host_faults import reason_of
+from worker.starting import work_of
 
 STREAK = 8
-PATIENCE_S = 60.0
-"""How long a worker that fails waits to see whether others fare better, while they are at work."""
+"""So many failures in a row are judged; twice as many when the last ones were judged with no image since, and so on."""
+MOST_RETURNS = 2
+"""How often jobs go back uncharged where there is no other worker to ask."""
 ALONE_S = 10.0
-"""The same for a worker that is alone: others may be about to start."""
-LOOK_S = 0.25
+"""For how long they do at least: others may be about to start."""
 LATELY_S = 600.0
 
 _ENOUGH = 4
 _CERTAIN = (ErrorKind.WATERMARK, ErrorKind.SAFETY)
-_MENDED_BY_RESTART = (ErrorKind.EXCEPTION, ErrorKind.MODEL, ErrorKind.OUT_OF_MEMORY)
 
 
 def is_certain(frame: Frame) -> bool:
@@ -39,96 +45,135 @@ def is_certain(frame: Frame) -> bool:
     return frame.end is not None and frame.end.kind in _CERTAIN
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Frames whose jobs are to be charged, and those whose jobs go back."""
+
+    charged: Sequence[Frame] = ()
+    returned: Sequence[Frame] = ()
+
+
 class Breaker:
     """Counts failures in a row of one worker process."""
 
     def __init__(
-        self, engine: Engine, worker: str, health: Health, pause: Callable[[float], bool], within_s: float
+        self,
+        engine: Engine,
+        health: Health,
+        check_device: Callable[[], None],
+        within_s: float = LATELY_S,
     ) -> None:
-        """`pause` waits so many seconds, and says whether the worker is to stop.
+        """`check_device` raises where the device doesn't compute any more.
 
         `within_s` is how long ago others may have stored what counts.
         """
-        self._engine, self._worker, self._health, self._pause = engine, worker, health, pause
+        self._engine, self._health, self._check_device = engine, health, check_device
         self._since = time.monotonic() - within_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held: list[Frame] = []
         self._good: set[LaneId] = set()
         self._blamed: set[LaneId] = set()
+        self._doubted: set[LaneId] = set()
+        self._found_able: set[LaneId] = set()
+        """Doubted once, and images of others were stored since."""
+        # A process that was started anew has to prove itself.
+        self._doubts, self._failures = (1, STREAK) if health.has_rested() else (0, 0)
 
-    def went_well(self, lane: LaneId) -> list[Frame]:
+    def went_well(self, lane: LaneId) -> Sequence[Frame]:
         """An image of the lane was stored; returns the failures that are the jobs' own, then."""
-        self._good.add(lane)
-        self._blamed.discard(lane)
-        return self.take_held()
-
-    def take_held(self) -> list[Frame]:
-        """All failures that are held, and hold none any more."""
         with self._lock:
-            return self._taken()
-
-    def _taken(self) -> list[Frame]:
-        held, self._held = self._held, []
+            self._doubts = self._failures = 0
+            self._found_able |= self._doubted
+            self._doubted.clear()
+            self._found_able.discard(lane)
+            self._blamed.discard(lane)
+            self._good.add(lane)
+            held, self._held = self._held, []
         return held
 
-    def failed(self, frames: Sequence[Frame], beat: Callable[[], None]) -> tuple[list[Frame], bool]:
-        """The failures that are judged now, and whether the worker is broken; the others are held."""
-        elsewhere = failed_elsewhere(self._engine, [frame.job.id for frame in frames], self._worker)
-        certain = [frame for frame in frames if frame.job.id in elsewhere]
+    def failed(self, frames: Sequence[Frame]) -> Judgement:
+        """What is known now of these failures and those that are held; the others are held."""
+        certain = to_blame(self._engine, [frame.job.id for frame in frames], self._health.names)
         with self._lock:
-            self._held += [_lightened(frame) for frame in frames if frame.job.id not in elsewhere]
-            if len(self._held) < STREAK:
-                return certain, False
-            judged = self._taken()
-        is_broken = self._is_broken(judged, beat)
-        if is_broken is None:
-            with self._lock:
-                self._held += judged
-            return certain, False
-        if not is_broken:
-            return certain + judged, False
-        self._since = time.monotonic()
-        self._good.clear()
-        self._health.rest(f"{_told(judged)}; other jobs of the lane went well")
-        return judged, True
+            charged = [f for f in frames if f.job.id in certain or f.job.lane_id in self._blamed]
+            certain |= {frame.job.id for frame in charged}
+            doubtful = [_lightened(frame) for frame in frames if frame.job.id not in certain]
+            self._held += doubtful
+            self._failures += len(doubtful)
+            if len(self._held) < STREAK << self._doubts:
+                return Judgement(charged)
+            return self._judgement(charged)
 
-    def _is_broken(self, judged: Sequence[Frame], beat: Callable[[], None]) -> bool | None:
-        """Wait for evidence while there may come some; None where the worker is to stop before."""
-        lane = judged[-1].job.lane_id
-        doubt, began = ("doubt", lane), time.monotonic()
-        is_stopping = False
-        while (verdict := self._verdict(lane, judged, began)) is None and lane not in self._blamed:
-            self._health.failed(
-                doubt, f"{_told(judged)}; waiting to see whether other workers fare better", lane
-            )
-            beat()
-            if is_stopping := self._pause(LOOK_S):
-                break
-        self._health.went_well(doubt)
-        if is_stopping:
-            return None
-        if not verdict:
-            self._blamed.add(lane)
-        return bool(verdict)
+    def ended(self) -> Judgement:
+        """The time slice is over: what is held is judged."""
+        with self._lock:
+            return self._judgement()
 
-    def _verdict(self, lane: LaneId, judged: Sequence[Frame], began: float) -> bool | None:
-        """Whether the worker is broken; None: there is no telling yet. It has been asked since `began`."""
-        others = peers(self._engine, lane, self._worker, time.monotonic() - self._since)
-        if any(peer.stored >= _ENOUGH and 10 * peer.failed <= peer.stored for peer in others):
+    def _judgement(self, charged: Sequence[Frame] = ()) -> Judgement:
+        held, self._held = self._held, []
+        if not held:
+            return Judgement(charged)
+        if self._are_to_blame(held):
+            return Judgement([*charged, *held])
+        return Judgement(charged, held)
+
+    def _are_to_blame(self, held: Sequence[Frame]) -> bool:
+        """Whether jobs of a lane that failed one after the other are; if not, it is noted what the worker does next."""
+        lane, engine, own = held[-1].job.lane_id, self._engine, self._health.names
+        if lane in self._good and self._failures < STREAK:
             return True
-        kinds = {frame.end.kind for frame in judged if frame.end}
-        if lane in self._good and kinds.issubset(_MENDED_BY_RESTART):
-            return True
-        if any(peer.failed >= _ENOUGH and peer.failed > peer.stored for peer in others):
+        others = peers(engine, lane, own, time.monotonic() - self._since)
+        do_well = any(peer.stored >= _ENOUGH and 10 * peer.failed <= peer.stored for peer in others)
+        if do_well:
+            self._doubt(lane, f"{_told(held)}; other workers do such jobs")
             return False
-        there, able = other_workers(self._engine, lane, self._worker)
-        patience_s = PATIENCE_S if able else 0.0 if there or lane in self._good else ALONE_S
-        return None if time.monotonic() < began + patience_s else False
+        fail_too = any(
+            peer.is_able and peer.failed >= _ENOUGH and peer.failed > peer.stored for peer in others
+        )
+        if fail_too or lane in self._found_able:
+            return self._blame(lane)
+        if others_may_work(engine, lane, [*own, *(peer.worker for peer in others if peer.failed)]):
+            self._doubt(lane, f"{_told(held)}; whether others fare better isn't known yet")
+            return False
+        return self._alone(lane, held)
+
+    def _alone(self, lane: LaneId, held: Sequence[Frame]) -> bool:
+        """The same where nobody is left to be asked."""
+        try:
+            self._check_device()
+        except Exception as error:  # whatever a driver raises
+            self._health.rest(f"{_told(held)}; {reason_of(error)}")
+            return False
+        returns = returns_of(self._engine, [frame.job.id for frame in held])
+        if returns.most >= MOST_RETURNS and returns.since_s >= ALONE_S:
+            return self._blame(lane)
+        self._leave(lane, _told(held))
+        return False
+
+    def _blame(self, lane: LaneId) -> bool:
+        self._blamed.add(lane)
+        self._health.forget(work_of(lane))
+        return True
+
+    def _doubt(self, lane: LaneId, reason: str) -> None:
+        self._doubts += 1
+        if self._doubts > 1 and self._failures >= STREAK:
+            self._health.rest(reason)
+        else:
+            self._leave(lane, reason)
+
+    def _leave(self, lane: LaneId, reason: str) -> None:
+        """Work in other lanes first; told where it isn't for the first time."""
+        if lane in self._doubted or lane in self._found_able:
+            self._health.failed(work_of(lane), reason, lane)
+        else:
+            self._health.leave(lane)
+        self._doubted.add(lane)
 
 
-def _told(judged: Sequence[Frame]) -> str:
-    end = judged[-1].end
-    return f"{len(judged)} jobs in a row failed here, the last with: {end.text if end else ''}"
+def _told(held: Sequence[Frame]) -> str:
+    end = held[-1].end
+    return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
 
 
 def _lightened(frame: Frame) -> Frame:

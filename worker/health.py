@@ -9,14 +9,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.health import report_health, wanted_lanes
+from jobs.health import note_stored, report_health, wanted_lanes
 from jobs.job import LaneId
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,13 @@ log = logging.getLogger(__name__)
 BROKEN = "broken"
 """The cause of the fault that all lanes share: the worker fails at what others do."""
 
+NOTE_S = 1.0
+"""How often at most it is noted that images are stored."""
+
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
+
+_NAMES = 20
 
 
 def pause_s(failures: int) -> float:
@@ -57,8 +62,12 @@ class Health:
         self._engine, self._worker, self._device = engine, worker, device
         self._faults: dict[Hashable, Fault] = {}
         self._worked: set[Hashable] = set()
+        self._left_until: dict[LaneId, float] = {}
+        self._noted_at = -NOTE_S
         self._handover = handover
         self._rests = 0
+        self.names = [worker]
+        """Of this process, and of those before it that rested and stored nothing since."""
         self.must_restart = False
         self._take_over()
         self._lock = threading.Lock()
@@ -87,27 +96,50 @@ class Health:
             pause = pause_s(self._rests)
             self._faults[BROKEN] = Fault(reason, self._rests, time.monotonic() + pause)
             self.must_restart = True
-            self._hand_over({"rests": self._rests, "until": time.time() + pause, "reason": reason})
+            self._hand_over(
+                {
+                    "rests": self._rests,
+                    "until": time.time() + pause,
+                    "reason": reason,
+                    "names": self.names[:_NAMES],
+                }
+            )
         log.error("unhealthy, rests for %.0f s and starts anew: %s", pause, reason)
         self._tell()
+
+    def leave(self, lane: LaneId) -> None:
+        """Leave a lane to others for a moment, of which nobody need be told."""
+        with self._lock:
+            self._left_until[lane] = time.monotonic() + pause_s(1)
 
     def has_rested(self) -> bool:
         """Whether this process, or the one before it, has rested and nothing has gone well since."""
         return self._rests > 0
 
+    def stored(self) -> None:
+        """An image was stored: the worker isn't broken."""
+        if self._rests:
+            self._rests = 0
+            self._hand_over(None)
+        self.went_well(BROKEN)
+        if time.monotonic() >= self._noted_at + NOTE_S:
+            self._noted_at = time.monotonic()
+            self._write(lambda: note_stored(self._engine, self._worker))
+
     def went_well(self, cause: Hashable) -> None:
         """It was done."""
         self._worked.add(cause)
-        if cause == BROKEN and self._rests:
-            self._rests = 0
-            self._hand_over(None)
+        if fault := self.forget(cause):
+            log.warning("it works again after %d failed tries; before: %s", fault.failures, fault.reason)
+
+    def forget(self, cause: Hashable) -> Fault | None:
+        """It keeps the worker from nothing any more; returns the fault, if there was one."""
         if cause not in self._faults:
-            return
+            return None
         with self._lock:
             fault = self._faults.pop(cause, None)
-        if fault is not None:
-            log.warning("it works again after %d failed tries; before: %s", fault.failures, fault.reason)
-            self._tell()
+        self._tell()
+        return fault
 
     def has_worked(self, cause: Hashable) -> bool:
         """Whether it was ever done here."""
@@ -119,8 +151,11 @@ class Health:
 
     def avoided(self) -> set[LaneId]:
         """Lanes that aren't to be tried yet."""
+        now = time.monotonic()
         with self._lock:
-            return {lane for fault in self._faults.values() if fault.is_waiting() for lane in fault.lanes}
+            self._left_until = {lane: until for lane, until in self._left_until.items() if now < until}
+            waiting = {lane for fault in self._faults.values() if fault.is_waiting() for lane in fault.lanes}
+            return waiting | self._left_until.keys()
 
     def is_resting(self) -> bool:
         """Whether no lane is to be tried yet."""
@@ -152,6 +187,7 @@ class Health:
             return
         if told:
             self._rests = told["rests"]
+            self.names += told["names"]
             left_s = told["until"] - time.time()
             self._faults[BROKEN] = Fault(told["reason"], self._rests, time.monotonic() + left_s)
 
@@ -169,8 +205,8 @@ class Health:
             lanes = {lane: fault.reason for fault in faults for lane in fault.lanes}
             is_resting = any(not fault.lanes for fault in faults)
             next_try = min((fault.until for fault in faults), default=None)
-        try:
-            report_health(
+        self._write(
+            lambda: report_health(
                 self._engine,
                 self._worker,
                 self._device,
@@ -178,5 +214,10 @@ class Health:
                 next_try_s=None if next_try is None else max(0.0, next_try - time.monotonic()),
                 lane_faults={} if is_resting else lanes,
             )
+        )
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
         except SQLAlchemyError as error:
             log.warning("can't report this worker's health: %s", str(error).splitlines()[0])

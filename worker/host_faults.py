@@ -28,6 +28,10 @@ class HostFaultError(NightmillError):
     """The host or a service kept a job from being done: the job goes back to the queue, uncharged."""
 
 
+class LaneDoubtedError(HostFaultError):
+    """Job after job of a lane failed here: they went back, and the lane is left to others for a while."""
+
+
 def is_host_fault(error: BaseException) -> bool:
     """Whether any job would have met this error here: a full disk, a store that doesn't answer, a lost mount.
 

@@ -111,6 +111,10 @@ class Kits:
     def __iter__(self) -> Iterator[Wanted]:
         return iter(self._kits)
 
+    def devices(self) -> "set[Device]":
+        """Where the models are."""
+        return {kit.device for kit in self._kits.values()}
+
     def get(self, wanted: Wanted, load: Callable[[], Kit], has_room: Callable[[], bool]) -> Kit:
         """The kit, loaded if it isn't there; the least recently used go until it `has_room`."""
         if wanted not in self._kits:

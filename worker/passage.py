@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 from jobs import queue
 from jobs.errors import LeaseLostError
 from jobs.job import Failure, LaneId
-from worker.breaker import Breaker, is_certain
+from worker.breaker import Breaker, Judgement, is_certain
 from worker.frame import Frame
-from worker.host_faults import HostFaultError
+from worker.host_faults import LaneDoubtedError
 from worker.isolate import Stage, run_stage
 from worker.leases import Leases
 
@@ -22,8 +22,8 @@ Stages = Iterable[tuple[str, Stage]]
 class Passage:
     """Ended frames leave the job table as blocked, failed or waiting for their next attempt, and their leases end.
 
-    A failure may be held until it is known whether the job is to blame or the worker; raises HostFaultError where it
-    is the worker. `beat` is called while that is waited for.
+    A failure may be held until it is judged whether the job is to blame or the worker; raises LaneDoubtedError where it
+    may be the worker.
     """
 
     def __init__(
@@ -33,10 +33,9 @@ class Passage:
         breaker: Breaker,
         *,
         retry_delay_s: float,
-        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine, self._leases, self._breaker = engine, leases, breaker
-        self._retry_delay_s, self._beat = retry_delay_s, beat
+        self._retry_delay_s = retry_delay_s
 
     def through(self, stages: Stages, frames: Sequence[Frame], alone: Collection[str] = ()) -> list[Frame]:
         """The frames that come out at the end; the stages named in `alone` have them one at a time.
@@ -66,20 +65,24 @@ class Passage:
             _tell(failures, lambda: queue.block(self._engine, failures))
             self._leases.drop(frame.job for frame in blocked)
         self._charge([frame for frame in failed if is_certain(frame)])
-        if suspects := [frame for frame in failed if not is_certain(frame)]:
-            judged, is_broken = self._breaker.failed(suspects, self._beat)
-            if is_broken:
-                self._give_back(judged)
-                raise HostFaultError("this worker fails at what others do")
-            self._charge(judged)
+        if (suspects := [frame for frame in failed if not is_certain(frame)]) and self._judged(
+            self._breaker.failed(suspects)
+        ):
+            raise LaneDoubtedError("job after job failed here")
 
     def went_well(self, lane: LaneId) -> None:
         """An image was stored: failures that were held are their jobs' own."""
         self._charge(self._breaker.went_well(lane))
 
     def close(self) -> None:
-        """Charge the failures that are still held."""
-        self._charge(self._breaker.take_held())
+        """Judge the failures that are still held."""
+        self._judged(self._breaker.ended())
+
+    def _judged(self, judgement: Judgement) -> bool:
+        """Do as it says; whether jobs went back."""
+        self._charge(judgement.charged)
+        self._give_back(judgement.returned)
+        return bool(judgement.returned)
 
     def _charge(self, frames: Sequence[Frame]) -> None:
         failures = [frame.failure() for frame in frames]
@@ -87,7 +90,8 @@ class Passage:
         self._leases.drop(frame.job for frame in frames)
 
     def _give_back(self, frames: Sequence[Frame]) -> None:
-        queue.give_back(self._engine, [frame.failure() for frame in frames])
+        if frames:
+            queue.give_back(self._engine, [frame.failure() for frame in frames])
         self._leases.drop(frame.job for frame in frames)
 
 

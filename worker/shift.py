@@ -24,8 +24,8 @@ from worker.breaker import LATELY_S, Breaker
 from worker.drawing import Drawing
 from worker.finishing import Finishing
 from worker.frame import Frame
-from worker.health import BROKEN, Health
-from worker.host_faults import HostFaultError
+from worker.health import Health
+from worker.host_faults import HostFaultError, LaneDoubtedError
 from worker.isolate import Stage, aside, run_stage
 from worker.judging import Judging
 from worker.leases import Leases
@@ -64,7 +64,7 @@ class Desk:
     def breaker(self) -> Breaker:
         """What stops the worker when it fails at everything; a process that was started anew has to prove itself."""
         within_s = 0.0 if self.health.has_rested() else LATELY_S
-        return Breaker(self.engine, self.worker, self.health, self.stopping.wait, within_s)
+        return Breaker(self.engine, self.health, self.studio.check_device, within_s)
 
 
 def work(desk: Desk, lane_id: LaneId) -> int:
@@ -98,11 +98,7 @@ class Shift:
         self.judging: Judging | None = None
         self.pictures = Pictures(desk.settings)
         self.passage = Passage(
-            desk.engine,
-            desk.leases,
-            desk.breaker,
-            retry_delay_s=desk.settings.retry_delay_s,
-            beat=desk.pulse.beat,
+            desk.engine, desk.leases, desk.breaker, retry_delay_s=desk.settings.retry_delay_s
         )
         self.line = FinishingLine(self._deliver)
         self.starting = LaneStart(desk.settings, desk.engine, desk.studio, desk.health)
@@ -165,8 +161,7 @@ class Shift:
             with suppress(InterruptedRender):
                 self._enlarge(making, jobs) if lane.mode == Mode.UPSCALE else self._draw(making, jobs)
         except HostFaultError as error:
-            self.desk.health.failed(work_of(lane.id), str(error), lane.id)
-            self._is_stuck = True
+            self._give_up(lane, error)
         self.desk.leases.release(self._going.values())
         self._going.clear()
 
@@ -295,12 +290,17 @@ class Shift:
         except LeaseLostError as error:
             log.warning("%s; their images were dropped", error)
         except HostFaultError as error:
-            self._is_stuck = True
-            self.desk.health.failed(work_of(lane.id), str(error), lane.id)
+            self._give_up(lane, error)
             self.desk.leases.release(frame.job for frame in frames)
         finally:
             # Whatever went wrong, an unrenewed lease runs out and the jobs are rendered again.
             self.desk.leases.drop(frame.job for frame in frames)
+
+    def _give_up(self, lane: Lane, error: HostFaultError) -> None:
+        """Work in another lane, for a while; what is only doubted has been told already, as far as need be."""
+        self._is_stuck = True
+        if not isinstance(error, LaneDoubtedError):
+            self.desk.health.failed(work_of(lane.id), str(error), lane.id)
 
     def _upload(self, frames: Sequence[Frame]) -> list[Frame]:
         """The upload stage, which waits while the output is away; gives back what it has given up."""
@@ -326,7 +326,7 @@ class Shift:
             lane = finished[0].job.lane_id
             self.passage.went_well(lane)
             self.desk.health.went_well(work_of(lane))
-            self.desk.health.went_well(BROKEN)
+            self.desk.health.stored()
         now = time.monotonic()
         with self._counting:
             self._delivered += len(finished)

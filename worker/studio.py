@@ -48,6 +48,11 @@ class Studio:
         """The models that are loaded."""
         return {wanted.model for wanted in self._kits}
 
+    def check_device(self) -> None:
+        """Raises where the device that the models are on doesn't compute any more."""
+        for device in self._kits.devices():
+            device.check()
+
     def rows(self, lane: Lane, role: Role = "draw") -> int:
         """Images in one device batch of the lane."""
         kit = self.kit(lane)

@@ -23,7 +23,7 @@ def follow(desk: Desk, hinted: LaneId) -> int:
     course = _Course(desk)
     if not desk.health.is_resting():
         course.begin(hinted)
-    if course.turn is None and not desk.health.is_healthy():
+    if course.turn is None and (desk.health.avoided() or not desk.health.is_healthy()):
         desk.stopping.wait(UNHEALTHY_S)
     taken = 0
     while course.turn is not None:

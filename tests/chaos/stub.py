@@ -1,8 +1,8 @@
 """Models for the real worker that draw without torch, and go wrong where a job's prompt asks for it.
 
 `fault:KIND` in a prompt does it at every attempt, `fault:KIND:once` only at the first. A worker may be broken as a
-whole: its models can't be loaded (`load`), or its device fails at everything (`device`). `install` puts the stubs in
-place, in a worker's parent and in each of its children.
+whole: its models can't be loaded (`load`), its device fails at everything but the simplest (`device`), or at that, too
+(`lost`). `install` puts the stubs in place, in a worker's parent and in each of its children.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import numpy as np
 from jobs.job import Lane
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint
-from models.errors import CheckpointError, OutOfMemoryError
+from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.picture import Picture
 from models.saving import FULL
 from models.speedup import PLAIN
@@ -71,7 +71,7 @@ class StubDiffusion:
         on_step: Callable[[int], None],
         **_: int,
     ) -> list[Picture]:
-        if os.environ.get(BROKEN) == "device":
+        if os.environ.get(BROKEN) in ("device", "lost"):
             raise RuntimeError("CUDA error: device-side assert triggered")
         faults = [Fault(request.prompt) for request in requests]
         for step in range(requests[0].steps):
@@ -168,6 +168,10 @@ class _Device:
 
     def is_mostly_ours(self) -> bool:
         return True
+
+    def check(self) -> None:
+        if os.environ.get(BROKEN) == "lost":
+            raise ModelError("stub doesn't compute any more")
 
 
 class StubStudio(studio.Studio):

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs import batches
+from jobs.health import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
@@ -16,6 +17,9 @@ from tests.factories import look
 from tests.worker.desk import submit
 
 JOBS = scaled(600, 2000)
+LANES = scaled(40, 400)
+LANE = 5
+"""Jobs of a lane, fewer than are judged alone."""
 
 pytestmark = pytest.mark.timeout(scaled(120, 600))
 
@@ -26,9 +30,18 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"gpu_rows": 16, "claim": 32, "lease_s": 30, "retry_delay_s": 0})
 
 
-def rendered(settings: Settings, engine: Engine, folder: Path, **options: Any) -> dict[str, int]:
+def sizes(lanes: int) -> list[dict[str, Any]]:
+    """Rows of so many small lanes."""
+    return [
+        row | {"steps": 1, "width": 64 + 8 * (n // LANE % 24), "height": 64 + 8 * (n // LANE // 24)}
+        for n, row in enumerate(foxes(lanes * LANE))
+    ]
+
+
+def rendered(
+    settings: Settings, engine: Engine, folder: Path, rows: list[dict[str, Any]], **options: Any
+) -> dict[str, int]:
     """How the jobs of a batch ended by a broken worker and a sound one; `charged` is how many had failed attempts."""
-    rows = [row | {"steps": 1} for row in foxes(options.pop("jobs", JOBS))]
     batch = submit(settings, engine, folder, rows, max_attempts="3", watermark="off", parameters="off")
     batches.pause(engine, batch.id)
     with mill(settings, folder / "mill", workers=2, step_s=0.001, **options) as running:
@@ -44,16 +57,55 @@ def rendered(settings: Settings, engine: Engine, folder: Path, **options: Any) -
 
 @pytest.mark.parametrize("broken", ["load", "device"])
 def test_a_broken_host_costs_no_job(quick: Settings, engine: Engine, tmp_path: Path, broken: str) -> None:
-    assert rendered(quick, engine, tmp_path, broken=broken) == {"done": JOBS, "charged": 0}
+    rows = [row | {"steps": 1} for row in foxes(JOBS)]
+    assert rendered(quick, engine, tmp_path, rows, broken=broken) == {"done": JOBS, "charged": 0}
 
 
-@pytest.mark.parametrize(("broken", "twin"), [("load", "charged"), ("device", "no-breaker")])
+def test_nor_where_all_lanes_are_small(quick: Settings, engine: Engine, tmp_path: Path) -> None:
+    found = rendered(quick, engine, tmp_path, sizes(LANES), broken="device")
+    assert found == {"done": LANES * LANE, "charged": 0}
+
+
+@pytest.mark.parametrize(
+    ("broken", "twin", "rows"),
+    [
+        ("load", "charged", [row | {"steps": 1} for row in foxes(JOBS)]),
+        ("device", "no-breaker", sizes(LANES)),
+        ("device", "lane-breaker", sizes(LANES)),
+    ],
+)
 def test_without_it_jobs_fail(
-    quick: Settings, engine: Engine, tmp_path: Path, broken: str, twin: str
+    quick: Settings, engine: Engine, tmp_path: Path, broken: str, twin: str, rows: list[dict[str, Any]]
 ) -> None:
-    ended = rendered(quick, engine, tmp_path, broken=broken, twin=twin)
+    ended = rendered(quick, engine, tmp_path, rows, broken=broken, twin=twin)
     assert ended["charged"] > 32
     assert ended["failed"] > 0
+
+
+def test_a_device_that_is_lost_costs_no_job_though_nobody_else_is_there(
+    quick: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    submit(quick, engine, tmp_path, sizes(8), max_attempts="1")
+    with mill(quick, tmp_path / "mill", workers=1, step_s=0.001, broken="lost") as running:
+        until(lambda: running.log().count("rests for") >= 3)
+        (worker,) = unhealthy_workers(engine)
+    assert "doesn't compute any more" in worker.reason
+    assert look(engine, "SELECT DISTINCT state, attempt FROM jobs") == [{"state": "queued", "attempt": 0}]
+
+
+def test_a_bad_lane_among_good_ones_fails_by_itself(quick: Settings, engine: Engine, tmp_path: Path) -> None:
+    bad = [{"prompt": f"number {n} fault:exception", "steps": 1, "height": 256} for n in range(LANE)]
+    rows = [*sizes(20), *bad, *sizes(40)[20 * LANE :]]
+    batch = submit(quick, engine, tmp_path, rows, max_attempts="2")
+    with mill(quick, tmp_path / "mill", workers=2, step_s=0.001) as running:
+        assert settle(engine, quiet_s=30), running.log()[-3000:]
+        assert "rests for" not in running.log()
+        until(lambda: not unhealthy_workers(engine))
+    assert check(engine, batch.name).states == {"failed": LANE, "done": 40 * LANE}
+    charged = look(
+        engine, "SELECT outcome, count(*) AS n FROM attempts WHERE outcome <> 'returned' GROUP BY 1"
+    )
+    assert {row["outcome"]: row["n"] for row in charged} == {"retried": LANE, "failed": LANE}
 
 
 def test_a_batch_whose_jobs_fail_everywhere_ends(quick: Settings, engine: Engine, tmp_path: Path) -> None:

@@ -106,9 +106,20 @@ def _charged() -> None:
 
 def _no_breaker() -> None:
     """A worker that fails at everything is believed."""
-    from worker.breaker import Breaker
+    from worker.breaker import Breaker, Judgement
 
-    Breaker.failed = lambda _, frames, __: (list(frames), False)  # type: ignore[method-assign]
+    Breaker.failed = lambda _, frames: Judgement(frames)  # type: ignore[method-assign]
+
+
+def _lane_breaker() -> None:
+    """What is too little to tell by, in one lane, is its jobs' own."""
+    from worker.breaker import Breaker, Judgement
+
+    def ended(self: Any) -> Any:
+        held, self._held = self._held, []
+        return Judgement(held)
+
+    Breaker.ended = ended  # type: ignore[method-assign]
 
 
 def _no_waiting() -> None:
@@ -130,6 +141,7 @@ _TWINS: dict[str, Callable[[], None]] = {
     "no-small-company": _no_small_company,
     "charged": _charged,
     "no-breaker": _no_breaker,
+    "lane-breaker": _lane_breaker,
     "no-waiting": _no_waiting,
     "plain-channel": _plain_channel,
 }
