@@ -84,7 +84,7 @@ class Installation:
 
     def _render(self, batch: Ingested) -> None:
         (lane,) = lanes_of(self.engine, batch)
-        jobs = take(self.engine, lane)
+        jobs = take(self.engine, lane, JOBS)
         store = self._store()
         ownership.claim(self.engine, store, batch.id, batch.name)
         done = jobs[: len(jobs) * 3 // 4]

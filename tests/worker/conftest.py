@@ -13,6 +13,7 @@ from jobs.settings import Settings, load_settings
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
 from tests.worker.desk import desk_for
+from worker import breaker, health
 from worker.shift import Desk
 from worker.studio import Studio
 
@@ -48,6 +49,13 @@ license = "CC0"
 limits = "All."
 source = "{id}"
 """
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that is doubted is tried again at once."""
+    monkeypatch.setattr(health, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(breaker, "ALONE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,10 @@ def jobs_of(engine: Engine, batch: Ingested) -> list[dict[str, Any]]:
 
 
 def attempts_of(engine: Engine, batch: Ingested) -> list[dict[str, Any]]:
-    """What is remembered of attempts that gave no image, oldest first."""
+    """What is remembered of charged attempts that gave no image, oldest first."""
     statement = """
-        SELECT attempts.* FROM attempts JOIN jobs ON jobs.id = job_id WHERE batch_id = :id ORDER BY attempts.id
+        SELECT attempts.* FROM attempts JOIN jobs ON jobs.id = job_id
+        WHERE batch_id = :id AND outcome <> 'returned' ORDER BY attempts.id
     """
     return look(engine, statement, id=batch.id)
 

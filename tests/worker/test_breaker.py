@@ -13,7 +13,7 @@ from jobs.job import Job, LaneId
 from jobs.states import ErrorKind
 from models.errors import ModelError
 from tests.factories import change, failure, image, job_row, look, make_lane, states, take
-from worker import breaker
+from worker import breaker, health
 from worker.breaker import STREAK, Breaker
 from worker.frame import Frame
 from worker.health import BROKEN, Health
@@ -70,6 +70,12 @@ class Fixed:
         self.health.stored()
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that is doubted is left for a while."""
+    monkeypatch.setattr(health, "FIRST_PAUSE_S", 1.0)
+
+
 @pytest.fixture
 def worker(engine: Engine) -> Fixed:
     return Fixed(engine)
@@ -78,12 +84,6 @@ def worker(engine: Engine) -> Fixed:
 @pytest.fixture
 def other(engine: Engine) -> Fixed:
     return Fixed(engine, name="w2")
-
-
-@pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else is waited for."""
-    monkeypatch.setattr(breaker, "ALONE_S", 0.0)
 
 
 def store(engine: Engine, lane: LaneId, count: int, worker: str = "w2") -> None:
@@ -210,7 +210,6 @@ def test_what_has_failed_before_by_its_own_fault_is_charged_at_once(engine: Engi
     assert charged(engine) == 2
 
 
-@pytest.mark.usefixtures("quickly")
 def test_alone_and_without_an_image_the_batch_is_to_blame(engine: Engine, worker: Fixed) -> None:
     lane = make_lane(engine, 3 * STREAK, max_attempts=1)
     for _ in range(2):
@@ -222,7 +221,10 @@ def test_alone_and_without_an_image_the_batch_is_to_blame(engine: Engine, worker
     assert worker.health.is_healthy()
 
 
-def test_who_is_alone_waits_for_others_first(engine: Engine, worker: Fixed) -> None:
+def test_who_is_alone_waits_for_others_first(
+    engine: Engine, worker: Fixed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "ALONE_S", 10.0)
     lane = make_lane(engine, STREAK, max_attempts=1)
     for _ in range(5):
         worker.slice(lane)
@@ -232,7 +234,6 @@ def test_who_is_alone_waits_for_others_first(engine: Engine, worker: Fixed) -> N
     assert charged(engine) == STREAK
 
 
-@pytest.mark.usefixtures("quickly")
 def test_a_device_that_does_not_compute_is_to_blame_though_alone(engine: Engine) -> None:
     worker = Fixed(engine, broken_device)
     lane = make_lane(engine, STREAK)
@@ -262,7 +263,6 @@ def test_a_few_failures_after_images_of_the_lane_are_the_jobs_own(engine: Engine
     assert charged(engine) == 3
 
 
-@pytest.mark.usefixtures("quickly")
 def test_two_workers_at_which_all_fails_end_the_batch(engine: Engine, worker: Fixed, other: Fixed) -> None:
     lane = make_lane(engine, 2 * STREAK, max_attempts=1)
     for _ in range(8):
