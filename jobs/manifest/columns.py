@@ -8,6 +8,7 @@ from jobs.errors import ManifestError, UsageError
 from jobs.manifest.misspelt import suggest
 from jobs.manifest.values import NOT_STORABLE, printable, shown
 
+MAX_COLUMNS = 10_000
 KNOWN_COLUMNS: tuple[str, ...] = (
     "prompt",
     "id",
@@ -114,10 +115,12 @@ def check_header(
     label: str,
     values: Mapping[str, object] | None = None,
 ) -> None:
-    """Raise ManifestError when no row under this header could be read: no prompt nor picture, or a name twice.
+    """Raise ManifestError when no row under this header could be read: no prompt nor picture, a name twice, too many.
 
     `values` are those of a first row, where they are known.
     """
+    if too_many := surplus_columns(len(names)):
+        raise ManifestError(f"{label}: {too_many}.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ManifestError(f"{label}: the header has {shown(twice[0])} twice; rename or remove one of them.")
@@ -134,6 +137,15 @@ def check_header(
     if not {"prompt", "init_image"} & located.keys() and (misspelt is None or misspelt[1] != "prompt"):
         hint = promptless_hint(names, values)
         raise ManifestError(f"{label}: there is no 'prompt' column. {_seen(names, '')} {hint}.")
+
+
+def surplus_columns(count: int) -> str:
+    """What to tell of so many columns; empty where they are not too many."""
+    if count <= MAX_COLUMNS:
+        return ""
+    return (
+        f"has {count:,} columns; at most {MAX_COLUMNS:,} are read, so leave some out, or write them as rows"
+    )
 
 
 def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = None) -> str:

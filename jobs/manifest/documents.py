@@ -15,6 +15,7 @@ from jobs.manifest.values import printable
 
 MAX_DOCUMENT = 2**27
 MAX_TABLE = 2**24
+_MAX_NESTING = 1_000
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 _MARGIN = b" \t\r\n\xef\xbb\xbf"
 
@@ -109,6 +110,8 @@ def _values(body: bytes, label: str) -> Iterator[tuple[int, bytes]]:
                 is_array = token == b"["
                 start = match.end() if is_array else match.start()
             depth += 1
+            if depth > _MAX_NESTING:
+                raise ManifestError(f"{label}: is nested more than {_MAX_NESTING:,} levels deep; flatten it.")
         elif token in (b"]", b"}"):
             depth -= 1
             if depth == 0:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
@@ -104,7 +105,12 @@ def suggest(header: str, known: Collection[str]) -> str | None:
         return other
     if plain in ORDINARY or len(plain) > 30:
         return None
-    return next((name for name in known if _looks_like(plain, plain_name(name))), None)
+    return next((name for name in known if _looks_like(plain, _plain_known(name))), None)
+
+
+@lru_cache(100)
+def _plain_known(name: str) -> str:
+    return plain_name(name)
 
 
 def plain_name(name: str) -> str:
@@ -115,7 +121,8 @@ def plain_name(name: str) -> str:
 def _looks_like(plain: str, known: str) -> bool:
     if len(known) < 4 or plain[:1] != known[0] or plain.rstrip("0123456789") == known != plain:
         return False
-    return _edits(plain, known) <= (2 if len(known) >= 13 else 1)
+    most = 2 if len(known) >= 13 else 1
+    return abs(len(plain) - len(known)) <= most and _edits(plain, known) <= most
 
 
 def _edits(left: str, right: str) -> int:

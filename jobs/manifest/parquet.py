@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -26,7 +26,7 @@ from jobs.manifest.records import ManifestFile
 from jobs.manifest.sniff import PARQUET_MAGIC
 from jobs.manifest.spool import spooled
 from jobs.manifest.streams import MAX_LINE, read_chunks
-from jobs.manifest.values import ProblemError, printable
+from jobs.manifest.values import ProblemError, printable, shown
 
 MAX_CELL = MAX_LINE
 _MAX_FOOTER = 32 << 20
@@ -34,6 +34,8 @@ _BUFFER = 2**20
 _TEXTS = frozenset({"STRING", "NONE", "JSON", "ENUM"})
 _SLICE_BYTES = 16 << 20
 _UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, AttributeError, pa.ArrowException)
+_FIXED = (pa.types.is_fixed_size_binary,)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, *_FIXED)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _TOO_LARGE = ProblemError(None, f"holds over {MAX_CELL:,} bytes; shorten it")
 
@@ -50,10 +52,10 @@ def read_parquet(manifest: ManifestFile, renames: Mapping[str, str], counts: Lin
             _check_footer(headers)
             with _opened(path) as file:
                 schema = file.schema_arrow
+                check_header(schema.names, renames, manifest.label)
+                names = _kept(schema, renames, counts)
                 groups = read_groups(headers)
                 dictionaries = _texts(file, headers, groups)
-            check_header(schema.names, renames, manifest.label)
-            names = _kept(schema, renames, counts)
             pictures = _pictures(names, renames)
             with _opened(path, dictionaries) as file:
                 for number, cells in enumerate(_rows(file, headers, groups, names, pictures), 1):
@@ -142,18 +144,21 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
 def _kept(schema: pa.Schema, renames: Mapping[str, str], counts: LineCounts) -> list[str]:
     """The columns that JSON has a form for."""
     ours = locate_columns(schema.names, renames).values()
-    left_out = [field.name for field in schema if _holds_bytes(field.type) and field.name not in ours]
+    fixed = next((field for field in schema if field.name in ours and _holds(field.type, _FIXED)), None)
+    if fixed:
+        raise PageError(f"column {shown(fixed.name)} holds {fixed.type}, which is no text")
+    left_out = [field.name for field in schema if field.name not in ours and _holds(field.type, _BYTES)]
     counts.left_out.extend(name for name in left_out if name not in counts.left_out)
     return [name for name in schema.names if name not in left_out]
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds(kind: pa.DataType, checks: Sequence[Callable[[pa.DataType], bool]]) -> bool:
+    """Whether one of `checks` is true of a type, or of what it holds."""
     if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
+        return _holds(kind.value_type, checks)
     if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
-    is_bytes = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary
-    return any(check(kind) for check in is_bytes)
+        return any(_holds(kind.field(place).type, checks) for place in range(kind.num_fields))
+    return any(check(kind) for check in checks)
 
 
 def _pictures(names: Sequence[str], renames: Mapping[str, str]) -> set[str]:

@@ -55,6 +55,15 @@ class Template:
         """How often each name stands in it."""
         return Counter(name for _, name, _, _ in Formatter().parse(self.text) if name)
 
+    @property
+    def shortest(self) -> int:
+        """No prompt that it gives has fewer characters."""
+        written = sum(len(text) for text, *_ in Formatter().parse(self.text))
+        return written + sum(
+            self.uses[variable.name] * min(len(str(value)) for value in variable.values)
+            for variable in self.variables
+        )
+
     def fill(self, values: Mapping[str, object]) -> str:
         """The text with `values` for its names; of more than a million characters, no more than the beginning."""
         length = len(self.text) + sum(len(str(values[name])) * count for name, count in self.uses.items())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from itertools import islice
+from math import log10
 from typing import Any
 
 from jobs.errors import ManifestError
@@ -19,6 +20,7 @@ from jobs.manifest.values import shown
 OpenFile = Callable[[str, Format | None], ManifestFile]
 
 MAX_COUNT = 10**15
+_MAX_NAMES = 1_000
 _KEYS = ("prompts", "variables", "draw", "sweep", "columns", "share_seed")
 _PROMPT_KEYS = ("template", "file", "limit")
 
@@ -40,13 +42,17 @@ def parse_recipe(text: str, label: str, open_file: OpenFile, prompt_header: str 
     )
     if not templates and "file" not in prompts:
         raise parts["prompts"].error("there are no prompts; give a template or a file of prompts")
-    return Recipe(
+    recipe = Recipe(
         prompts=_prompt_file(prompts, open_file, prompt_header),
         templates=templates,
         sweep={key.text: _swept(key, node) for key, node in own["sweep"]},
         columns={key.text: _fixed(key, node) for key, node in own["columns"]},
         shares_seed=_truth(parts.get("share_seed"), True),
     )
+    if recipe.rows > MAX_COUNT:
+        power = int(log10(recipe.rows))
+        raise root.error(f"makes over 10^{power} rows; at most 10^15 are counted, and far fewer drawn")
+    return recipe
 
 
 def _fields(node: Node, what: str, known: Collection[str]) -> dict[str, Node]:
@@ -63,6 +69,8 @@ def _own_names(parts: dict[str, Node]) -> dict[str, Pairs]:
     lines: dict[str, int] = {}
     for part in ("variables", "sweep", "columns"):
         found[part] = parts[part].pairs(part) if part in parts else []
+        if len(found[part]) > _MAX_NAMES:
+            raise parts[part].error(f"has {len(found[part]):,} {part}; at most {_MAX_NAMES:,} are read")
         for key, _ in found[part]:
             if key.text in lines:
                 raise key.error(f"{shown(key.text)} is made on line {lines[key.text]} already; keep one")

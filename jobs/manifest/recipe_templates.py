@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from string import Formatter
 
 from jobs.manifest.columns import did_you_mean
+from jobs.manifest.options import MAX_PROMPT
 from jobs.manifest.recipe import RandomDraw, Template, Variable
 from jobs.manifest.recipe_yaml import Node, Pairs
 from jobs.manifest.values import shown
@@ -42,7 +43,13 @@ def _template(node: Node, variables: Sequence[Variable], draw: RandomDraw | None
         )
     assert isinstance(node.value, str)
     own = tuple(variable for variable in variables if variable.name in used)
-    return Template(node.value, node.line, own, draw)
+    template = Template(node.value, node.line, own, draw)
+    if template.shortest > MAX_PROMPT:
+        raise node.error(
+            f"a prompt of this template has {template.shortest:,} characters or more; at most {MAX_PROMPT:,} are "
+            "allowed"
+        )
+    return template
 
 
 def _names(node: Node, known: Collection[str]) -> Iterator[str]:

@@ -83,6 +83,30 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
 
 
+class _Composer(_Loader):
+    """Refuses what a small text makes large: aliases of aliases are a tree of any size, a deep one takes the stack."""
+
+    def __init__(self, text: str, label: str) -> None:
+        super().__init__(text)
+        self._label = label
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node and those in it."""
+        event = self.peek_event()
+        place = Node(None, self._label, event.start_mark.line + 1, event.start_mark.column + 1)
+        if event.anchor is not None:
+            raise place.error(
+                "anchors (&) and aliases (*) are not read; write it out, or put quotes around the text"
+            )
+        if self._depth >= MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
+            raise place.error(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -99,8 +123,7 @@ def read_yaml(text: str, label: str) -> Node:
     Anchors, aliases, tags and keys that come twice are refused.
     """
     try:
-        _refuse_traps(text, label)
-        root = yaml.compose(text, Loader=_Loader)
+        root = _Composer(text, label).get_single_node()
         if root is not None:
             return _node(root, label)
     except yaml.MarkedYAMLError as error:
@@ -110,20 +133,6 @@ def read_yaml(text: str, label: str) -> Node:
     except yaml.YAMLError as error:
         raise ManifestError(f"{label}: is not YAML: {' '.join(str(error).split())}.") from None
     raise ManifestError(f"{label}: is empty; it needs at least the key 'prompts'.")
-
-
-def _refuse_traps(text: str, label: str) -> None:
-    """An alias of an alias of an alias … would be read as a tree of any size, and a deep one takes the stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        place = Node(None, label, event.start_mark.line + 1, event.start_mark.column + 1)
-        if getattr(event, "anchor", None) is not None:
-            raise place.error(
-                "anchors (&) and aliases (*) are not read; write it out, or put quotes around the text"
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise place.error(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
 
 
 def _node(raw: Any, label: str) -> Node:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from jobs.errors import ManifestError, UsageError
-from jobs.manifest.columns import check_header, find_misspelt, locate_columns
+from jobs.manifest.columns import MAX_COLUMNS, check_header, find_misspelt, locate_columns, surplus_columns
 from jobs.manifest.counts import LineCounts
 from jobs.manifest.loras import take_tags
 from jobs.manifest.modes import Pictures
@@ -20,7 +20,7 @@ from jobs.manifest.options import (
 from jobs.manifest.other_tools import translated
 from jobs.manifest.pictures import PICTURE_COLUMNS, PictureFinder
 from jobs.manifest.plans import Plan, Readers, Values, make_plan
-from jobs.manifest.raw import Broken, Record, Records, Shape, Shapes
+from jobs.manifest.raw import Broken, ByShape, Record, Records, Shape, Shapes
 from jobs.manifest.readers import read_records
 from jobs.manifest.records import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (
@@ -35,8 +35,8 @@ from jobs.manifest.values import (
 )
 from jobs.states import Mode
 
-_MAX_PLANS = 1000
 _MAX_OPTIONS = 2_000
+_MAX_OPTION_TEXT = 1_000
 _PROMPTLESS = 1_000
 
 
@@ -90,7 +90,7 @@ def _has_prompt(record: Record | Broken, rules: RowRules) -> bool:
     """Whether a record has what a row needs, or what is meant to be that."""
     if isinstance(record, Broken):
         return False
-    if not missing(rules.overrides.get("init_image")):
+    if not missing(rules.overrides.get("init_image")) or len(record.values) > MAX_COLUMNS:
         return True
     try:
         located = locate_columns(list(record.values), rules.renames)
@@ -118,7 +118,7 @@ class _Builder:
         self._rules = rules
         self._free = {"prompt": _prompt, **free}
         self._shapes = Shapes()
-        self._plans: dict[Shape, Plan] = {}
+        self._plans: ByShape[Shape, Plan] = ByShape()
         self._remembered = 0
         self._option_overrides = {k: v for k, v in rules.overrides.items() if k in OPTION_COLUMNS}
         self._fixed = {name: parse(rules.overrides.get(name)) for name, parse in free.items()}
@@ -127,6 +127,8 @@ class _Builder:
     def build(self, ordinal: int, record: Record | Broken) -> Row | Reject:
         if isinstance(record, Broken):
             return _reject(ordinal, record, record.column, record.reason)
+        if len(record.values) > MAX_COLUMNS:
+            return _reject(ordinal, record, None, surplus_columns(len(record.values)))
         try:
             return self._row(ordinal, record)
         except ProblemError as problem:
@@ -163,7 +165,9 @@ class _Builder:
         try:
             row = plan.found[known] | fields
         except (KeyError, TypeError):
-            found = plan.found[known] = self._options(plan, raw, fields)
+            found = self._options(plan, raw, fields)
+            if sum(len(value) for value in raw if type(value) is str) <= _MAX_OPTION_TEXT:
+                plan.found[known] = found
             row = found | fields
         if not row.setdefault("prompt", "") and row["mode"] != Mode.UPSCALE:
             raise ProblemError(*plan.promptless)
@@ -194,10 +198,7 @@ class _Builder:
         return Pictures(*(fields[column] is not None for column in PICTURE_COLUMNS))
 
     def _plan(self, shape: Shape) -> Plan:
-        if len(self._plans) >= _MAX_PLANS:
-            self._plans.clear()
-        plan = self._plans[shape] = make_plan(shape, self._rules, self._free)
-        return plan
+        return self._plans.remember(shape, make_plan(shape, self._rules, self._free), shape)
 
 
 def _prompt(value: object) -> str:
@@ -210,10 +211,18 @@ def _prompt(value: object) -> str:
     return text if is_visible(text) else ""
 
 
+def _excerpt(raw: object) -> str:
+    """The beginning of a record; of a Parquet row, whose cells may be megabytes, the beginning of each cell."""
+    if not isinstance(raw, dict):
+        return str(raw)
+    cells = ((name, value[:200] if isinstance(value, str | bytes) else value) for name, value in raw.items())
+    return str(dict(islice(cells, 20)))
+
+
 def _reject(ordinal: int, record: Record | Broken, column: str | None, reason: str) -> Reject:
     raw = record.raw
     if isinstance(raw, bytes):
         raw = raw[:1000].decode("utf-8", "replace")
-    text = raw if isinstance(raw, str) else str(raw)
+    text = raw if isinstance(raw, str) else _excerpt(raw)
     name = None if column is None else printable(column, 100)
     return Reject(ordinal, record.line, name, printable(reason, 500), printable(text, 200))

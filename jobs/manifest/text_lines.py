@@ -30,6 +30,7 @@ _OPTIONS = {
     "height": "height",
 }
 _COUNTS = ("n_iter", "batch_size")
+_MAX_OPTIONS = 40_000
 
 
 def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Records:
@@ -88,6 +89,10 @@ def _options(text: str, column: str) -> Iterator[tuple[str, Any]]:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     """Names and values; a value goes on to the next option, as in that program."""
+    if len(text) > _MAX_OPTIONS:  # shlex takes the square of a word's length
+        raise ProblemError(
+            None, f"its options have {len(text):,} characters; at most {_MAX_OPTIONS:,} are read"
+        )
     try:
         words = shlex.split(text)
     except ValueError as error:
