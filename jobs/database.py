@@ -19,6 +19,16 @@ T = TypeVar("T")
 
 PAUSE_S = 1.0
 """Between two looks whether PostgreSQL is back."""
+_PAUSES_S = (0.1, 0.3, 1.0, 1.0, 1.0, 1.0)
+_PAUSE = "nightmill_pause"
+# A peer that doesn't answer is given up: the network between may be cut.
+_NETWORK = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 60_000,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 # A server tells a client that it refuses only in words; those of other languages are waited for in vain.
 _WRONG = re.compile(
     r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|not permitted to log in"
@@ -55,7 +65,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=4,
-        connect_args={"connect_timeout": 10, "application_name": "nightmill"},
+        connect_args=_NETWORK | {"application_name": "nightmill"},
         hide_parameters=True,  # prompts don't belong into logs and tracebacks
     )
     event.listen(engine, "connect", _plan_once)
@@ -167,7 +177,7 @@ def run(
             return rows
         return _alone(engine, statement, values)
 
-    return _again_after_restarts(attempt)
+    return _again_after_restarts(engine, attempt)
 
 
 def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -176,18 +186,32 @@ def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     What was cut off in its commit may have happened: statements that change a job name its lease, so that a second
     time finds nothing.
     """
-    return _again_after_restarts(lambda: _together(engine, work))
+    return _again_after_restarts(engine, lambda: _together(engine, work))
 
 
-def _again_after_restarts(work: Callable[[], T]) -> T:
-    for pause in (0.1, 0.3, 1.0, 3.0):
+def wait_while_away(engine: Engine, pause: Callable[[float], bool]) -> None:
+    """Let all statements on this engine wait for as long as PostgreSQL is away, and not for some seconds only.
+
+    `pause` waits so many seconds, and says whether to give up.
+    """
+    engine.update_execution_options(**{_PAUSE: pause})
+
+
+def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
+    pause = engine.get_execution_options().get(_PAUSE)
+    for pause_s in _PAUSES_S:
         try:
             return work()
         except DBAPIError as error:
             if not (error.connection_invalidated or isinstance(error, OperationalError)):
                 raise
-            time.sleep(pause)
-    return work()
+            time.sleep(pause_s)
+    while True:
+        try:
+            return work()
+        except DBAPIError as error:
+            if pause is None or not is_away(error) or pause(PAUSE_S):
+                raise
 
 
 def _alone(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:

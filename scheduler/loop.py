@@ -20,6 +20,9 @@ from scheduler.windows import move_windows
 
 log = logging.getLogger(__name__)
 
+AWAY_S = 1.0
+"""A question that takes longer was asked again."""
+
 
 @dataclass
 class Duty:
@@ -47,8 +50,9 @@ class Duty:
 def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[Duty]:
     """All that a scheduler does; several schedulers may do it at once."""
     sweeper, later = ImageSweeper(settings, engine), time.monotonic() + 600
+    rescuer = Rescuer(engine, settings.lease_s)
     return [
-        Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), lambda: rescue_all(engine)),
+        Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), rescuer.rescue),
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("windows moved", 1, lambda: move_windows(engine)),
         Duty("canaries judged", 1, lambda: canaries.judge(engine)),
@@ -73,6 +77,27 @@ def run_duties(settings: Settings, engine: Engine, stopping: Latch) -> None:
             duty.run_if_due()
         stopping.wait(max(0.01, min(duty.due for duty in todo) - time.monotonic()))
     dispatcher.close()
+
+
+class Rescuer:
+    """Rescues, but not as soon as PostgreSQL is back: leases that ran out meanwhile may be renewed yet."""
+
+    def __init__(self, engine: Engine, lease_s: float) -> None:
+        self._engine, self._lease_s = engine, lease_s
+        self._was_away = False
+        self._waits_until = 0.0
+
+    def rescue(self) -> int:
+        """Rescue all; returns how many jobs, 0 while their workers are given time."""
+        began = time.monotonic()
+        was_away, self._was_away = self._was_away, True
+        run(self._engine, text("SELECT 1"), {})
+        self._was_away = False
+        now = time.monotonic()
+        if (was_away or now > began + AWAY_S) and now > self._waits_until + self._lease_s:
+            self._waits_until = now + self._lease_s
+            log.warning("PostgreSQL was away: workers have %.0f s to renew their leases", self._lease_s)
+        return rescue_all(self._engine) if now >= self._waits_until else 0
 
 
 def rescue_all(engine: Engine) -> int:

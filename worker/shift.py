@@ -55,6 +55,11 @@ class Desk:
     pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
     handover: Path | None = None
 
+    def pause(self, seconds: float) -> bool:
+        """Wait for a service; whether the worker is to stop meanwhile. It isn't taken to hang."""
+        self.pulse.beat()
+        return self.stopping.wait(seconds)
+
     @cached_property
     def health(self) -> Health:
         """What keeps the worker from working."""

@@ -12,7 +12,7 @@ from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from jobs.broker import SHIFT_TASK
-from jobs.database import connect
+from jobs.database import connect, wait_while_away
 from jobs.job import LaneId
 from jobs.process import Latch, start_logging, stop_with_parent
 from jobs.settings import load_settings
@@ -55,6 +55,7 @@ def begin(**_: Any) -> None:
     leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
     pulse = Pulse.of_child(settings.hang_s)
     _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse, _handover(index))
+    wait_while_away(engine, _desk.pause)
     leases.on_renewal = _desk.health.refresh
     leases.start()
 

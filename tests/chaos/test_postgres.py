@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.worker.desk import submit
 
 CRASHES, CUTS, COMMITS = scaled(3, 30), scaled(5, 100), scaled(3, 30)
 JOBS = scaled(200, 6000)
+AWAY_S = scaled(12.0, 120.0)
 
 pytestmark = pytest.mark.timeout(scaled(120, 3600))
 
@@ -43,6 +45,16 @@ class OwnPostgres:
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
         start_postgres(self.folder)
         self.engine.dispose()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within it, there is no server."""
+        self.engine.dispose()
+        process = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        process.send_signal(signal.SIGINT)
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        yield
+        start_postgres(self.folder)
 
     def cut(self) -> None:
         """End about half of the connections, whatever they are at."""
@@ -108,6 +120,35 @@ def test_crashes_and_cut_connections(quick: Settings, tmp_path: Path, own_postgr
     assert {(row["outcome"], row["error_kind"]) for row in lost} <= {("expired", "crash")}
     assert facts.attempts == JOBS + len(lost)
     print(f"{CRASHES} crashes, {CUTS} cuts, {COMMITS} in COMMIT: {len(lost)} attempts lost of {JOBS} jobs")
+
+
+def stay_away(settings: Settings, folder: Path, own_postgres: OwnPostgres, twin: str = "") -> tuple[int, int]:
+    """How many attempts are lost, and pictures drawn in vain, while PostgreSQL is away for longer than a lease."""
+    engine = own_postgres.engine
+    own = settings.model_copy(update={"lease_s": 5})
+    batch = submit(own, engine, folder, foxes(JOBS), max_attempts="50")
+    with mill(own, folder / "mill", workers=1, step_s=0.02, twin=twin) as running:
+        until(running.renders)
+        with own_postgres.away():
+            time.sleep(AWAY_S)
+        assert settle(engine, quiet_s=30), running.log()[-3000:]
+        drawn = running.renders().total()
+    assert check(engine, batch.name).states == {"done": JOBS}
+    return len(look(engine, "SELECT 1 FROM attempts")), drawn - JOBS
+
+
+def test_away_for_longer_than_a_lease_it_costs_nothing(
+    quick: Settings, tmp_path: Path, own_postgres: OwnPostgres
+) -> None:
+    assert stay_away(quick, tmp_path, own_postgres) == (0, 0)
+
+
+def test_a_worker_that_does_not_wait_for_it_loses_attempts(
+    quick: Settings, tmp_path: Path, own_postgres: OwnPostgres
+) -> None:
+    lost, drawn = stay_away(quick, tmp_path, own_postgres, twin="impatient")
+    assert lost > 0
+    assert drawn > 0
 
 
 def test_a_completion_that_asks_not_whose_the_job_is_counts_twice(

@@ -111,6 +111,13 @@ def _no_breaker() -> None:
     Breaker.failed = lambda _, frames: Judgement(frames)  # type: ignore[method-assign]
 
 
+def _impatient() -> None:
+    """A worker waits for PostgreSQL as briefly as a command does."""
+    from jobs import database
+
+    database.wait_while_away = lambda *_: None
+
+
 def _lane_breaker() -> None:
     """What is too little to tell by, in one lane, is its jobs' own."""
     from worker.breaker import Breaker, Judgement
@@ -141,6 +148,7 @@ _TWINS: dict[str, Callable[[], None]] = {
     "no-small-company": _no_small_company,
     "charged": _charged,
     "no-breaker": _no_breaker,
+    "impatient": _impatient,
     "lane-breaker": _lane_breaker,
     "no-waiting": _no_waiting,
     "plain-channel": _plain_channel,
