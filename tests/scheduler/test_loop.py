@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from jobs import queue
+from jobs import database, queue
 from jobs.database import connect
 from jobs.errors import ServiceError
 from jobs.process import Latch
 from jobs.settings import Settings
 from scheduler.hints import Dispatcher
-from scheduler.loop import Duty, duties, forget_workers, rescue_all, run_duties
-from tests.factories import change, image, look, make_batch, make_lane, states, take
+from scheduler.loop import Duty, Rescuer, duties, forget_workers, rescue_all, run_duties
+from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
 
 
@@ -139,6 +139,36 @@ def test_rescue_goes_on_past_what_one_statement_takes(engine: Engine) -> None:
     assert queue.rescue(engine) == 1000, "a statement's limit"
     assert rescue_all(engine) == 1400
     assert states(engine) == {"queued": 2500}
+
+
+@contextmanager
+def refused(servers: Settings, engine: Engine) -> Iterator[None]:
+    """Within it, PostgreSQL takes no connection to the job table."""
+    admin = connect(servers.database)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} ALLOW_CONNECTIONS false"))
+        end = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        connection.execute(end, {"name": engine.url.database})
+        yield
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} ALLOW_CONNECTIONS true"))
+    admin.dispose()
+
+
+def test_leases_that_ran_out_while_postgres_was_away_may_be_renewed(
+    servers: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PAUSES_S", (0.01,))
+    lane = make_lane(engine, 5)
+    jobs = take(engine, lane, 5)
+    rescuer = Rescuer(engine, 0.5)
+    assert rescuer.rescue() == 0
+    with refused(servers, engine), pytest.raises(OperationalError):
+        rescuer.rescue()
+    expire_all(engine)
+    assert rescuer.rescue() == 0, "their worker may be about to renew them"
+    queue.extend(engine, held(*jobs[:2]), 60)
+    wait_for(lambda: rescuer.rescue() == 3)
+    assert states(engine) == {"running": 2, "queued": 3}
 
 
 def test_workers_are_forgotten_after_an_hour(engine: Engine) -> None:
