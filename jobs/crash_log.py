@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from jobs.process import open_log
 from jobs.sockets import own_temporary_folder
 
 NAME = "errors.log"
+MAX_BYTES = 2**20
+"""A log that has so many is renamed, and the one before it goes."""
+_MAX_ENTRY = 2**18
 
 
 @contextmanager
@@ -47,14 +50,29 @@ def _written(error: BaseException) -> str:
     head = (
         f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {os.getpid()} {visible(' '.join(sys.argv[:2]))}\n"
     )
+    entry = head.encode("utf-8", "backslashreplace") + _shortened(told.encode("utf-8", "backslashreplace"))
     for path in _places():
         try:
+            _make_room(path)
             with open_log(path) as log:
-                log.write((head + told).encode("utf-8", "backslashreplace"))
+                log.write(entry)
         except OSError:
             continue
         return f"the traceback is in {path}"
     return f"and no log can be written\n{told}"
+
+
+def _shortened(told: bytes) -> bytes:
+    """The beginning and the end of a traceback whose message is very long."""
+    half = _MAX_ENTRY // 2
+    return told if len(told) <= _MAX_ENTRY else told[:half] + b"\n[...]\n" + told[-half:]
+
+
+def _make_room(path: Path) -> None:
+    """Keep one older log; a link is renamed itself, not what it leads to."""
+    with suppress(FileNotFoundError):
+        if path.lstat().st_size >= MAX_BYTES:
+            path.replace(path.with_name(f"{NAME}.1"))
 
 
 def _places() -> list[Path]:

@@ -36,6 +36,11 @@ _BEGIN = text(f"WITH {BEGUN} SELECT id FROM begun")
 _IS_HERE = text(f"SELECT (array_agg(cluster ORDER BY id DESC))[1] = {_CLUSTER} AS is_here FROM feed_epochs")
 
 
+def came_from_elsewhere(engine: Engine) -> bool:
+    """Whether the last epoch is another cluster's: after a restore, until the next write or command begins one."""
+    return run(engine, _IS_HERE, {})[0].is_here is False  # None: there is no epoch yet
+
+
 def begin_epoch(engine: Engine) -> int | None:
     """Begin the next epoch if the database came from another cluster; its number, None where it goes on."""
     if run(engine, _IS_HERE, {})[0].is_here:  # asked first, for a server that one can only read from

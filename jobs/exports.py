@@ -40,6 +40,8 @@ class Found:
 
     own: dict[str, str] = field(default_factory=dict)
     """By name, the SHA-256."""
+    recorded: list[str] = field(default_factory=list)
+    """Names of files that our own records have, whether they are there or were cut off on their way."""
     records: list[str] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -53,6 +55,7 @@ def look(place: ExportPlace) -> Found:
         if record is not None:
             found.records.append(name)
             listed |= {file["name"]: file["sha256"] for file in record["files"]}
+    found.recorded = [name for name in listed if is_part(name)]
     found.own = {
         name: sha256 for name, sha256 in listed.items() if is_part(name) and _has_digest(place, name, sha256)
     }

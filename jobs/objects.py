@@ -1,6 +1,6 @@
 """Object stores by URI: a folder or S3 behind the same four verbs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ from jobs.object_types import MissingObjectError, ObjectStore, S3Options, Stored
 if TYPE_CHECKING:
     from jobs.s3_store import S3Store
 
+_ANY_AGE = timedelta(days=-1)  # whatever the store's clock says
+
 __all__ = [
     "MissingObjectError",
     "ObjectStore",
@@ -24,6 +26,7 @@ __all__ = [
     "S3Options",
     "StoredObject",
     "abort_stale_uploads",
+    "abort_uploads_of",
     "check_writable",
     "fetch_to_file",
     "open_store",
@@ -91,6 +94,15 @@ def abort_stale_uploads(store: ObjectStore, is_ours: Callable[[str], bool], olde
         return batch is not None and is_ours(batch)
 
     return store.abort_uploads(older_than, is_our_key) if isinstance(store, S3Store) else 0
+
+
+def abort_uploads_of(store: ObjectStore, keys: Collection[str]) -> int:
+    """Abort uploads in parts to S3 of these keys, which nobody but the caller writes. Returns how many."""
+    if isinstance(store, FolderStore) or not keys:
+        return 0
+    from jobs.s3_store import S3Store  # noqa: PLC0415 - as above
+
+    return store.abort_uploads(_ANY_AGE, keys.__contains__) if isinstance(store, S3Store) else 0
 
 
 def remove_temporaries(store: ObjectStore, batch: str, older_than: timedelta) -> int:

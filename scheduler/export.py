@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -14,12 +14,12 @@ from sqlalchemy import Engine, text
 
 from jobs import exports
 from jobs.batches import BatchStatus
-from jobs.errors import UsageError
+from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import INCOMPLETE, SUCCESS, ExportPlace, Found
 from jobs.images import images_of
 from jobs.installation import this_installation
 from jobs.keys import EXPORT
-from jobs.objects import ObjectStore
+from jobs.objects import ObjectStore, abort_uploads_of
 
 ROWS_PER_FILE = 500_000
 
@@ -69,7 +69,7 @@ def export(
         connection.execute(_ONE_AT_A_TIME, {"place": f"{store.uri}/{prefix}"})
         written = _cleared(place, exports.look(place), beside=beside, overwrite=overwrite)
         files: list[ExportedFile] = []
-        with closing(images_of(connection, batch.id)) as images:
+        with _uploads_aborted(written), closing(images_of(connection, batch.id)) as images:
             for number, rows in enumerate(_files(images)):
                 path = Path(folder) / f"part-{number:05d}.{format}"
                 count = write(path, _told(rows, on_rows))
@@ -105,6 +105,18 @@ class _Record:
         self.place.store.put(self.place.prefix + INCOMPLETE, body, content_type="application/json")
 
 
+@contextmanager
+def _uploads_aborted(record: _Record) -> Iterator[None]:
+    """An export that fails or is stopped leaves no parts of a file in the store, which nobody sees and all pay for."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ObjectStoreError):  # what stays is aborted by the next export
+            place = record.place
+            abort_uploads_of(place.store, [place.prefix + file["name"] for file in record.files])
+        raise
+
+
 def _cleared(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool) -> _Record:
     """Make room, or refuse; what is deleted is on record before, so that a cut-off export can be told by its files."""
     _require_room(place, found, beside=beside, overwrite=overwrite)
@@ -119,6 +131,7 @@ def _cleared(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool)
             f"another export is being written to {place.store.locate(place.prefix + INCOMPLETE)}"
         )
     place.store.delete(place.prefix + SUCCESS)
+    abort_uploads_of(place.store, [place.prefix + name for name in found.recorded])
     for name in found.own:
         place.store.delete(place.prefix + name)
     return record

@@ -26,6 +26,7 @@ from jobs.policy import Policy
 from jobs.standing import is_number
 from jobs.windows import span
 from scheduler.load import Load
+from scheduler.repeats import Repeated
 from scheduler.rules import Reading
 
 TELL_EVERY = 1_000
@@ -156,7 +157,7 @@ def ingest(
             rows=load.rows,
             rejected=load.rejected,
             jobs=load.jobs + added,
-            repeated_ids=len(again),
+            repeated_ids=again.number,
             lines=lines,
         )
 
@@ -194,12 +195,12 @@ def _check_strictly(batch: Ingested, order: Order) -> None:
         )
 
 
-def refuse_repeated(lines: list[int], label: str) -> None:
+def refuse_repeated(again: Repeated, label: str) -> None:
     """Raise ManifestError for ids that stand on earlier lines already."""
-    if lines:
-        shown = ", ".join(map(str, lines[:10]))
+    if again.number:
+        shown = ", ".join(map(str, again.lines[:10]))
         raise ManifestError(
-            f"{label}: {len(lines):,} ids are repeated, lines {shown}; nothing was ingested (--unique-ids)."
+            f"{label}: {again.number:,} ids are repeated, lines {shown}; nothing was ingested (--unique-ids)."
         )
 
 

@@ -12,7 +12,7 @@ from jobs import schema
 from jobs.job import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from scheduler.copying import NULL, CopyStream, cell, cells, to_json
-from scheduler.repeats import Repeats
+from scheduler.repeats import Repeated, Repeats
 
 JOB_COLUMNS = (
     "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "
@@ -100,9 +100,9 @@ class Load:
         if row.id is not None:
             self._ids.add(row.id, row.line)
 
-    def repeated_ids(self) -> list[int]:
-        """The lines of rows whose id stands on an earlier one."""
-        return self._ids.lines()
+    def repeated_ids(self) -> Repeated:
+        """The rows whose id stands on an earlier one."""
+        return self._ids.found()
 
     def _add_reject(self, reject: Reject) -> None:
         self.rejected += 1

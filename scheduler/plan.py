@@ -13,7 +13,7 @@ from models.errors import CheckpointError
 from models.tokens import TokenCounter
 from scheduler.ingest import Order, refuse_repeated
 from scheduler.prompt_syntax import kinds_in
-from scheduler.repeats import Repeats
+from scheduler.repeats import SHOWN, Repeated, Repeats
 
 TELL_EVERY = 1_000
 SAMPLED_ABOVE = 1_000_000
@@ -23,7 +23,6 @@ _MAX_KINDS = 10_000
 _MAX_PICTURES = 1_000_000
 _OTHERS = "other reasons"
 _OTHER_LANES = "others", "", "", 0, 0, 0
-SHOWN = 20
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG
 
 SHALLOW = 0.25
@@ -56,7 +55,7 @@ class Plan:
 
     `pictures` holds hashes of those that rows start from, `missing_pictures` counts rows that name one that isn't
     there. Pixels and work of a picture whose own size is taken are those of the model's native size.
-    `same_picture_lines` are of rows with the seed, the prompt and all settings of another one; `syntax` counts rows by
+    `same_pictures` are of rows with the seed, the prompt and all settings of another one; `syntax` counts rows by
     the other tools' syntax in their prompts, `syntax_lines` holds the first line of each.
     """
 
@@ -76,8 +75,8 @@ class Plan:
     truncated_negative_lines: list[int] = field(default_factory=list)
     tokens_unknown: list[str] = field(default_factory=list)
     lines: LineCounts = field(default_factory=LineCounts)
-    repeated_id_lines: list[int] = field(default_factory=list)
-    same_picture_lines: list[int] = field(default_factory=list)
+    repeated_ids: Repeated = field(default_factory=Repeated)
+    same_pictures: Repeated = field(default_factory=Repeated)
     syntax: Counter[str] = field(default_factory=Counter)
     syntax_lines: dict[str, int] = field(default_factory=dict)
     meta_columns: set[str] = field(default_factory=set)
@@ -125,7 +124,7 @@ def make_plan(
     if plan.sample and order.manifest.rows:
         plan.extrapolate(order.manifest.rows)
     if order.reading.unique_ids:
-        refuse_repeated(plan.repeated_id_lines, order.manifest.label)
+        refuse_repeated(plan.repeated_ids, order.manifest.label)
     return plan
 
 
@@ -179,8 +178,9 @@ class _Again:
                 self.pictures.add((seed, same), row.line)
 
     def finish(self) -> None:
-        self.plan.repeated_id_lines = self.ids.lines()
-        self.plan.same_picture_lines = self.pictures.lines()
+        self.plan.repeated_ids = self.ids.found()
+        self.ids = Repeats()  # which makes room
+        self.plan.same_pictures = self.pictures.found()
 
 
 def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue, deep_cache: int) -> float:
@@ -277,14 +277,15 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
         "truncated_negatives": plan.truncated_negatives,
         "truncated_negative_lines": plan.truncated_negative_lines,
         "tokens_unknown": plan.tokens_unknown,
-        "repeated_ids": len(plan.repeated_id_lines),
-        "repeated_id_lines": plan.repeated_id_lines[:SHOWN],
-        "same_pictures": len(plan.same_picture_lines),
-        "same_picture_lines": plan.same_picture_lines[:SHOWN],
+        "repeated_ids": plan.repeated_ids.number,
+        "repeated_id_lines": plan.repeated_ids.lines,
+        "same_pictures": plan.same_pictures.number,
+        "same_picture_lines": plan.same_pictures.lines,
         "prompt_syntax": dict(plan.syntax.most_common()),
         "prompt_syntax_lines": plan.syntax_lines,
         "meta_columns": sorted(plan.meta_columns),
         "left_out_columns": plan.lines.left_out,
+        "not_found_columns": plan.lines.not_found,
         "estimated_seconds": seconds and round(seconds, 1),
         "estimated_bytes": plan.bytes(order.policy.format),
     }

@@ -1,9 +1,21 @@
-"""Values that come again in a manifest, found by their hashes: sixteen bytes a row."""
+"""Values that come again in a manifest, found by their hashes: twelve bytes a value."""
 
 from array import array
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
+
+SHOWN = 20
+_LAST_LINE = 2**32 - 1
+_AT_ONCE = 2**20
+
+
+class Repeated(NamedTuple):
+    """How many values stood on an earlier line, or earlier on their own, and the first lines of such."""
+
+    number: int = 0
+    lines: tuple[int, ...] = ()
 
 
 class Repeats:
@@ -12,20 +24,33 @@ class Repeats:
     def __init__(self, limit: int = 10_000_000) -> None:
         self._limit = limit
         self._hashes = array("q")
-        self._lines = array("q")
+        self._lines = array("I")
 
     def add(self, value: Hashable, line: int) -> None:
         """A value of a line."""
         if len(self._hashes) < self._limit:
             self._hashes.append(hash(value))
-            self._lines.append(line)
+            self._lines.append(min(line, _LAST_LINE))
 
-    def lines(self) -> list[int]:
-        """The line of each value that stood on an earlier line, or earlier on its own, in order."""
+    def found(self) -> Repeated:
+        """What came again."""
         if not self._hashes:
-            return []
-        hashes = np.frombuffer(self._hashes, np.int64)
+            return Repeated()
+        again = self._are_again(np.frombuffer(self._hashes, np.int64))
+        lines = np.frombuffer(self._lines, np.uint32)
+        places: list[int] = []
+        for start in range(0, len(again), _AT_ONCE):
+            part = np.flatnonzero(again[start : start + _AT_ONCE])
+            places += (start + part[: SHOWN - len(places)]).tolist()
+        return Repeated(int(again.sum()), tuple(lines[places].tolist()))
+
+    def _are_again(
+        self, hashes: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    ) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        again = np.zeros(len(hashes), np.bool_)
         order = np.argsort(hashes, kind="stable")
-        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
-        found: list[int] = np.frombuffer(self._lines, np.int64)[np.sort(again)].tolist()
-        return found
+        for start in range(0, len(order), _AT_ONCE):
+            part = order[start : start + _AT_ONCE + 1]
+            same = hashes[part[1:]] == hashes[part[:-1]]
+            again[part[1:][same]] = True
+        return again

@@ -15,6 +15,7 @@ from console.session import s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run
 from jobs.embedded import services
+from jobs.epochs import came_from_elsewhere
 from jobs.errors import NightmillError, ServiceError
 from jobs.health import unhealthy_workers
 from jobs.objects import check_writable, open_store
@@ -33,6 +34,7 @@ def doctor(as_json: Json = False) -> None:
             _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
             _check("device", lambda: _device(settings)),
             _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
+            _check("feed", lambda: _feed(configured)),
             _check("workers", lambda: _workers(configured)),
             _check("Redis", lambda: _redis(configured)),
             _check("output", lambda: _output(configured)),
@@ -80,6 +82,22 @@ def _postgres(settings: Settings, *, is_private: bool) -> str:
     return (
         f"{where}, tables {'up to date' if is_current else 'made or brought up to date by the next command'}"
     )
+
+
+def _feed(settings: Settings) -> str:
+    engine = connect(settings.database)
+    try:
+        check_reachable(engine)
+        is_moved = migrations.is_current(engine) and came_from_elsewhere(engine)
+    finally:
+        engine.dispose()
+    if is_moved:
+        raise ServiceError(
+            "the database came from another cluster, by a restore or a fail-over: run `nightmill migrate`, which "
+            "begins the feed's next epoch; readers' cursors go on. Where the original is out of use, "
+            "`nightmill adopt BATCH` takes over the folders of its batches"
+        )
+    return "in this cluster's epoch"
 
 
 def _workers(settings: Settings) -> str:

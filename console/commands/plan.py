@@ -124,6 +124,9 @@ def _remarks(report: dict[str, Any]) -> dict[str, str]:
         "syntax": "; ".join([*syntax, "drawn as it stands"]) if report["prompt_syntax"] else "",
         "meta": ", ".join(report["meta_columns"][:20]),
         "left out": ", ".join(report["left_out_columns"]),
+        "--drop": f"no row has a column {', '.join(not_found)}"
+        if (not_found := report["not_found_columns"])
+        else "",
     }
     return {name: text for name, text in remarks.items() if text}
 

@@ -16,6 +16,7 @@ from console.show import note, print_json
 from console.supervise import crew
 from jobs.database import check_reachable, connect
 from jobs.embedded import services, stop_services
+from jobs.epochs import begin_epoch
 from jobs.errors import NightmillError, UsageError
 from jobs.process import stop_on_signals
 from jobs.settings import Settings, load_settings
@@ -86,6 +87,8 @@ def migrate(
         check_reachable(engine)
         try:
             before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
+            if migrations.is_current(engine):
+                begin_epoch(engine)
         except migrations.UnknownRevisionError as error:
             raise UsageError(f"migrate --to {to}: {error}") from None
         finally:

@@ -160,6 +160,8 @@ def _tell_intake(ingested: Ingested) -> None:
         note(f"lines: {line_sum(intake(ingested)['lines'])}")
         if left_out := ingested.lines.left_out:
             note(f"columns of bytes are left out: {', '.join(left_out)}")
+        if not_found := ingested.lines.not_found:
+            note(f"--drop: no row has a column {', '.join(not_found)}")
     if ingested.repeated_ids:
         note(
             f"{ingested.repeated_ids:,} rows repeat the id of an earlier one; --unique-ids refuses such manifests"

@@ -64,6 +64,7 @@ def read_rows(
     for ordinal, record in enumerate(records):
         yield builder.build(ordinal, record)
     counts.lines = counts.lines or ordinal + 1
+    counts.not_found = sorted(builder.not_found - {name.strip().lower() for name in counts.left_out})
     if ordinal < 0:
         raise ManifestError(f"{manifest.label}: has no rows; nothing to render.")
 
@@ -116,6 +117,7 @@ class _Builder:
 
     def __init__(self, rules: RowRules, free: Readers) -> None:
         self._rules = rules
+        self.not_found = set(rules.dropped)
         self._free = {"prompt": _prompt, **free}
         self._shapes = Shapes()
         self._plans: ByShape[Shape, Plan] = ByShape()
@@ -198,6 +200,8 @@ class _Builder:
         return Pictures(*(fields[column] is not None for column in PICTURE_COLUMNS))
 
     def _plan(self, shape: Shape) -> Plan:
+        if self.not_found:
+            self.not_found.difference_update(name.strip().lower() for name in shape.names)
         return self._plans.remember(shape, make_plan(shape, self._rules, self._free), shape)
 
 

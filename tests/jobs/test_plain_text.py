@@ -64,6 +64,28 @@ def test_a_process_ends_with_one_line_whatever_happens(
     assert "very-secret" not in log.read_text()
 
 
+def test_the_log_of_errors_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_DATA_DIR", str(tmp_path))
+    log, foreign = tmp_path / "logs" / "errors.log", tmp_path / "foreign"
+    for _ in range(12):
+        with pytest.raises(SystemExit), plain_errors():
+            raise ZeroDivisionError("x" * 3_000_000)
+    kept = sorted(path.name for path in log.parent.iterdir())
+    assert kept == ["errors.log", "errors.log.1"]
+    assert all(path.stat().st_size < 2**20 + 2**19 for path in log.parent.iterdir())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in log.parent.iterdir())
+    foreign.write_bytes(bytes(2**21))
+    for name in kept:
+        (log.parent / name).unlink()
+        (log.parent / name).symlink_to(foreign)
+    with pytest.raises(SystemExit), plain_errors():
+        raise ZeroDivisionError
+    assert foreign.read_bytes() == bytes(2**21)
+    assert "the traceback is in" in capsys.readouterr().err
+
+
 def test_logs_hold_no_password_and_no_escapes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from sqlalchemy import Engine
 from jobs import batches, queue
 from jobs.batches import BatchStatus
 from jobs.errors import UsageError
+from jobs.installation import this_installation
 from jobs.objects import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler import export as exports
 from scheduler.export import ExportFormat, export
@@ -291,6 +293,39 @@ def test_an_export_of_another_batch_or_installation_is_not_replaced(
     with pytest.raises(UsageError, match="which no export of first by this installation"):
         export(engine, first, "jsonl", store)
     assert names(store) == before
+
+
+@pytest.mark.parametrize("how", ["fails", "is killed"])
+def test_no_parts_of_a_file_are_left_in_the_store(
+    engine: Engine, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
+    batch = finished(engine)
+    store = open_store(f"{s3.uri}/{tmp_path.name}", S3Options(s3.endpoint_url, "us-east-1"))
+    prefix = f"{s3.uri}/{tmp_path.name}/".removeprefix(f"s3://{s3.bucket}/")
+    client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
+    begun = [f"{prefix}backup.tar", f"{prefix}part-00000.parquet", f"{prefix}part-00007.parquet"]
+    for key in begun:
+        client.create_multipart_upload(Bucket=s3.bucket, Key=key)
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    def left() -> list[str]:
+        found = client.list_multipart_uploads(Bucket=s3.bucket, Prefix=prefix).get("Uploads", [])
+        return sorted(upload["Key"] for upload in found)
+
+    rows = iter(range(2))
+    if how == "fails":
+        with pytest.raises(KeyboardInterrupt):
+            export(engine, batch, "parquet", store, on_rows=lambda _: next(rows, None) is not None or stop(0))
+    else:
+        record = {"batch": batch.name, "installation": str(this_installation(engine).id)}
+        files = [{"name": "part-00000.parquet", "sha256": "0" * 64}]
+        store.put("_INCOMPLETE", json.dumps(record | {"files": files}).encode(), content_type="text/plain")
+        export(engine, batch, "parquet", store)
+    assert left() == [begun[0], begun[2]]
+    client.close()
 
 
 def test_an_export_that_was_cut_off_is_known_by_its_files(

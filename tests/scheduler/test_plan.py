@@ -244,7 +244,7 @@ def test_long_negative_prompts_are_counted_where_they_are_read(catalogue: Catalo
 def test_repeated_ids_are_counted_and_refused_on_demand(catalogue: Catalogue, tmp_path: Path) -> None:
     rows: Rows = [{"prompt": "cat", "id": id} for id in ("a", "b", 7, "a", "7", None, None)]
     path = write(tmp_path, rows)
-    assert plan_of(catalogue, path).repeated_id_lines == [4, 5]
+    assert plan_of(catalogue, path).repeated_ids == (2, (4, 5))
     with order_for(path) as order:
         unique = replace(order, reading=Reading(unique_ids=True))
         own = row_rules(catalogue, "tiny-random", unique.reading, 0)
@@ -262,7 +262,7 @@ def test_seeds_that_meet_are_counted(catalogue: Catalogue, tmp_path: Path) -> No
         {"prompt": "cat"},
         {"prompt": "cat"},
     ]
-    assert plan_of(catalogue, write(tmp_path, rows)).same_picture_lines == [2, 3, 3]
+    assert plan_of(catalogue, write(tmp_path, rows)).same_pictures == (3, (2, 3, 3))
 
 
 SYNTAX = {
