@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from tests.s3 import S3Server, start_s3
 # Several tests at once share the cores: one thread each is faster than many that wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Commands and workers are started by the hundred: without bytecode each would compile nightmill anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TEMPLATE = "nightmill_template"
 FAULTS = ("tests/chaos/", "tests/end_to_end/test_killed.py", "tests/end_to_end/test_stopping.py")
@@ -71,7 +74,9 @@ def servers() -> Iterator[Settings]:
     Not in pytest's folder: a second run of tests closes it to all but root, and PostgreSQL is somebody else then.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="nightmill-tests-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="nightmill-tests-", dir=_memory_folder(), ignore_cleanup_errors=True
+        ) as folder,
         services(load_settings(data_dir=Path(folder))) as configured,
     ):
         admin = connect(configured.database)
@@ -197,6 +202,12 @@ def new_database(
         yield _database(servers, name)
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+def _memory_folder() -> str | None:
+    """A folder in memory where the system has one with room: a thousand databases are made in half the time there."""
+    folder = Path("/dev/shm")  # noqa: S108 - what is made in it has a name of its own
+    return str(folder) if folder.is_dir() and shutil.disk_usage(folder).free > 4 << 30 else None
 
 
 def _database(servers: Settings, name: str) -> str:

@@ -2,7 +2,8 @@
 
 `fault:KIND` in a prompt does it at every attempt, `fault:KIND:once` only at the first. A worker may be broken as a
 whole: its models can't be loaded (`load`), its device fails at everything but the simplest (`device`), or at that, too
-(`lost`). `install` puts the stubs in place, in a worker's parent and in each of its children.
+(`lost`). `install` puts the stubs in place, in a worker's parent and in each of its children; `stubbed` has that done
+in workers that commands start.
 """
 
 import ctypes
@@ -12,17 +13,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from jobs.job import Lane
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint
+from models.catalogue import Card, Catalogue
+from models.checkpoint import Checkpoint, resolve
 from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.picture import Picture
 from models.saving import FULL
@@ -36,6 +39,7 @@ LONGEST_S = "CHAOS_LONGEST_S"
 BROKEN = "CHAOS_BROKEN"
 RENDERS = "renders"
 FAULT = "fault:"
+ROOT = Path(__file__).parents[2]
 
 
 class Fault:
@@ -139,6 +143,19 @@ def _picture(request: Any, fault: Fault) -> Picture:
 
 
 @dataclass(frozen=True)
+class StubUpscaler:
+    """Each pixel four times as wide and high."""
+
+    def upscale(
+        self, requests: Sequence[Any], *, on_step: Callable[[int], None], **_: object
+    ) -> list[Picture]:
+        on_step(0)
+        return [
+            Picture(request.pixels.repeat(4, axis=0).repeat(4, axis=1), defect=None) for request in requests
+        ]
+
+
+@dataclass(frozen=True)
 class _Scores:
     flagged: bool = False
     concepts: tuple[float, ...] = (-0.1,) * 17
@@ -177,18 +194,39 @@ class _Device:
 class StubStudio(studio.Studio):
     """The real one, which loads stubs."""
 
+    def _has_room(self, _: Lane) -> bool:
+        return True
+
     def _load(self, lane: Lane) -> Kit:
         if os.environ.get(BROKEN) == "load":
             raise CheckpointError("the model is not there: /models isn't mounted")
-        card = Catalogue.load(self.settings.models_path).get(lane.model)
+        catalogue = Catalogue.load(self.settings.models_path)
+        card = catalogue.get(lane.model)
         stubs: dict[str, Any] = {
             "device": _Device(),
             "tokens": _Tokens(),
             "safety": _Safety(),
-            "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
+            "diffusion": None
+            if card.family == "upscaler"
+            else StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
         }
-        checkpoint = Checkpoint(card, Path("/"), "stub", "0" * 64)
-        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, speedup=PLAIN, **stubs)
+        if lane.upscale or card.family == "upscaler":
+            enlarging = card if card.family == "upscaler" else catalogue.get(str(card.upscaler))
+            stubs |= {"upscaler": StubUpscaler(), "upscaler_checkpoint": self._resolve(enlarging)}
+        return Kit(
+            card=card,
+            checkpoint=self._resolve(card),
+            terms=self.terms,
+            saving=FULL,
+            speedup=PLAIN,
+            **stubs,
+        )
+
+    def _resolve(self, card: Card) -> Checkpoint:
+        """Of a model that comes with nightmill or is built by it, nothing but the name; others must be there."""
+        if card.builder is None:
+            return resolve(card, self.settings.models_path)
+        return Checkpoint(card, Path("/"), "stub", "0" * 64)
 
 
 def _module(name: str, **contents: object) -> None:
@@ -207,5 +245,21 @@ def install() -> None:
     _module("models.device", versions=lambda: {"stub": "1"})
     _module("models.safety", blacken=_unused, blur=_unused)
     _module("models.stable_diffusion", ImageRequest=SimpleNamespace)
+    _module("models.upscale", UpscaleRequest=SimpleNamespace)
     studio.Studio = StubStudio  # type: ignore[misc]
     turn.LONGEST_S = float(os.environ.get(LONGEST_S, turn.LONGEST_S))
+
+
+@contextmanager
+def stubbed(folder: Path, *, step_s: float = 0.0) -> Iterator[None]:
+    """Within the block, workers that are started draw with the stubs, a step in `step_s` seconds.
+
+    For tests of which what is drawn is no part; `folder` takes the ledger of renders.
+    """
+    given = {
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "stubbed"), str(ROOT))),
+        FOLDER: str(folder),
+        STEP_S: str(step_s),
+    }
+    with patch.dict(os.environ, given):
+        yield

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from console.cli import main
 from jobs.settings import Settings
+from tests.chaos.stub import stubbed
 from tests.conftest import Ended, Nightmill, new_database
 
 NIGHT = [
@@ -146,7 +147,7 @@ def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
 def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The batches `night`, of whose jobs one is blocked, and `day`, whose model is missing, as `run` left them."""
     folder = tmp_path_factory.mktemp("lab")
-    with bench(servers, folder) as settings:
+    with stubbed(tmp_path_factory.mktemp("renders")), bench(servers, folder) as settings:
         nightmill = Nightmill(settings, folder)
         night = nightmill("run", "night.jsonl")
         day = nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=1", "--json")

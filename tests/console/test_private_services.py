@@ -1,9 +1,13 @@
-"""`nightmill` with no settings at all, in an empty folder: services of its own, which end with it."""
+"""`nightmill` with no settings at all, in an empty folder: services of its own, which end with it.
+
+What `run` draws is no part of it; real models are in `up` here, and in the `run` of the README.
+"""
 
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +17,7 @@ import migrations
 from jobs.database import connect
 from jobs.embedded import services
 from jobs.settings import load_settings
+from tests.chaos.stub import stubbed
 from tests.conftest import Ended
 from tests.console.conftest import write_lines
 from tests.factories import change
@@ -20,6 +25,12 @@ from tests.factories import change
 PROGRAM = Path(sys.executable).parent / "nightmill"
 
 pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with stubbed(tmp_path_factory.mktemp("renders"), step_s=0.02):
+        yield
 
 
 def nightmill(folder: Path, *arguments: str) -> Ended:
@@ -73,7 +84,7 @@ def none_left(folder: Path) -> bool:
     return True
 
 
-def test_a_run_in_an_empty_folder(tmp_path: Path) -> None:
+def test_a_run_in_an_empty_folder(tmp_path: Path, stubs: None) -> None:
     looked = nightmill(tmp_path, "doctor")
     assert looked.code == 0, looked.out
     assert "tables made or brought up to date by the next command" in looked.out
@@ -91,10 +102,7 @@ def test_a_run_in_an_empty_folder(tmp_path: Path) -> None:
     assert none_left(tmp_path)
 
 
-def test_a_run_after_one_that_was_killed(
-    tmp_path: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NIGHTMILL_MODELS_DIR", str(shared_models))
+def test_a_run_after_one_that_was_killed(tmp_path: Path, stubs: None) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": f"fox {number}", "steps": 30} for number in range(8)])
     killed_run(tmp_path)
     assert processes_of(tmp_path), "the private services should have outlived the command"

@@ -206,7 +206,7 @@ def test_models(lab: Lab) -> None:
     listed = lab.typed("models", "--json")
     assert {card["id"] for card in listed.json} >= {"tiny-random", "absent"}
     here = {card["id"]: card["is_here"] for card in listed.json}
-    assert (here["tiny-random"], here["absent"]) == (True, False)
+    assert (here["shapes"], here["tiny-random"], here["absent"]) == (True, False, False)
     assert "absent" in lab.typed("models").out
     shown = lab.typed("models", "show", "TINY", "--json")
     assert (shown.json["id"], shown.json["license"]) == ("tiny-random", "Apache-2.0")

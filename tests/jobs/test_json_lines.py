@@ -77,7 +77,7 @@ def carefully(lines: Lines, *_: object) -> Records:
             yield record
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(LINES, max_size=4), st.booleans())
 @example(['{"prompt":"a","prompt":"b"}', '{"prompt":"a","x":1,"x":"1"}'], False)
 @example(['{"prompt":"a","x":18446744073709551616}', '{"prompt":"a","x":[18446744073709551616]}'], False)
@@ -94,7 +94,7 @@ def test_short_cuts_change_no_row_and_no_reject(lines: list[str], is_cut: bool) 
     assert repr(usual) == repr(careful)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(LINES, max_size=4))
 def test_what_is_remembered_of_a_row_changes_none_like_it(lines: list[str]) -> None:
     once = ['{"prompt":"a fox"}', *lines]

@@ -79,11 +79,11 @@ def test_a_tsv_written_without_quoting_keeps_its_quotes(tmp_path: Path) -> None:
 
 
 def test_a_stray_quote_doesnt_swallow_a_megabyte_of_rows_unseen(tmp_path: Path) -> None:
-    data = b'prompt,x\n"stray,1\n' + b"a fox,1\n" * 200_000
+    data = b'prompt,x\n"stray,1\n' + (b"a fox," + b"1" * 800 + b"\n") * 2_000
     first, *rest = read_bytes(tmp_path, "m.csv", data)
     assert isinstance(first, Reject)
     assert first.line == 2
-    assert len(rest) == 200_000
+    assert len(rest) == 2_000
     assert all(isinstance(item, Row) for item in rest)
 
 

@@ -172,6 +172,7 @@ from pathlib import Path
 from models.catalogue import Catalogue
 from models.checkpoint import resolve
 from models.device import pick_device
+from models.saving import Saving
 from models.stable_diffusion import ImageRequest, StableDiffusion
 from models.upscale import Upscaler, UpscaleRequest
 
@@ -186,10 +187,14 @@ model = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device)
 upscaler = Upscaler.load(resolve(catalogue.get("tiny-x4"), folder), device)
 [large] = upscaler.upscale([UpscaleRequest(**how, pixels=picture.pixels[:16, :16])])
 print(large.pixels.shape)
+assert "bitsandbytes" not in sys.modules, "it is loaded when it packs"
+packed = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device, saving=Saving("int4"))
+packed.render([ImageRequest(**how, width=64, height=64)], rows=1)
 """
 
 
 def test_the_libraries_do_not_chatter(tmp_path: Path) -> None:
+    """Neither those that draw nor the one that packs weights."""
     command = [sys.executable, "-W", "error", "-c", _WHOLE_WAY, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("(64, 64, 3)\n", "")

@@ -1,7 +1,5 @@
 """Little memory: what is chosen, what it saves, and what it does to the pictures."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -220,31 +218,6 @@ def test_the_cpu_tells_its_memory(device: Device) -> None:
 def test_refuses_other_words(device: Device, weights: str, low_memory: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         Saving.choose(weights, low_memory, device)
-
-
-_LOAD = """
-import sys
-from pathlib import Path
-from models.catalogue import Catalogue
-from models.checkpoint import resolve
-from models.device import pick_device
-from models.saving import Saving
-from models.stable_diffusion import ImageRequest, StableDiffusion
-
-folder, device = Path(sys.argv[1]), pick_device("cpu")
-checkpoint = resolve(Catalogue.load(folder).get("tiny"), folder)
-StableDiffusion.load(checkpoint, device)
-assert "bitsandbytes" not in sys.modules
-model = StableDiffusion.load(checkpoint, device, saving=Saving("int4"))
-how = dict(steps=1, guidance_scale=5.0, sampler="unipc", seed=3, width=64, height=64)
-model.render([ImageRequest(prompt="a", **how)], rows=1)
-"""
-
-
-def test_the_library_that_packs_is_loaded_when_it_packs_and_does_not_chatter(models_dir: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", _LOAD, str(models_dir)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.stdout, result.stderr) == ("", "")
 
 
 def test_apples_gpus_hold_no_float8() -> None:
