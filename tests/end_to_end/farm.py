@@ -55,7 +55,7 @@ class Farm:
 
     def wait(self, name: str) -> Truth:
         """Wait for the batch's end and check that all is well with it."""
-        until(lambda: not batches.status(self.engine, name).remaining)
+        until(lambda: not batches.status(self.engine, name).remaining, 100)
         return self.check(name)
 
     def check(self, name: str) -> Truth:

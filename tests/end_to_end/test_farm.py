@@ -17,6 +17,8 @@ from tests.end_to_end.kit import foxes, manifest, truth, until
 from tests.factories import look
 from tests.s3 import S3Server
 
+pytestmark = pytest.mark.timeout(120)
+
 
 @pytest.fixture(scope="module")
 def farm(

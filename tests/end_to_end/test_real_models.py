@@ -15,6 +15,8 @@ from tests.end_to_end.farm import Farm, farm_of
 from tests.end_to_end.kit import child_of, foxes, maps_torch, truth, until
 from tests.s3 import S3Server
 
+pytestmark = pytest.mark.timeout(120)
+
 
 @pytest.fixture(scope="module")
 def farm(
