@@ -206,21 +206,13 @@ class StubStudio(studio.Studio):
             "device": _Device(),
             "tokens": _Tokens(),
             "safety": _Safety(),
-            "diffusion": None
-            if card.family == "upscaler"
-            else StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
+            "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
         }
-        if lane.upscale or card.family == "upscaler":
-            enlarging = card if card.family == "upscaler" else catalogue.get(str(card.upscaler))
-            stubs |= {"upscaler": StubUpscaler(), "upscaler_checkpoint": self._resolve(enlarging)}
-        return Kit(
-            card=card,
-            checkpoint=self._resolve(card),
-            terms=self.terms,
-            saving=FULL,
-            speedup=PLAIN,
-            **stubs,
-        )
+        if lane.upscale:
+            upscaler = self._resolve(catalogue.get(str(card.upscaler)))
+            stubs |= {"upscaler": StubUpscaler(), "upscaler_checkpoint": upscaler}
+        checkpoint = self._resolve(card)
+        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, speedup=PLAIN, **stubs)
 
     def _resolve(self, card: Card) -> Checkpoint:
         """Of a model that comes with nightmill or is built by it, nothing but the name; others must be there."""
