@@ -24,7 +24,7 @@ from tests.factories import change
 
 PROGRAM = Path(sys.executable).parent / "nightmill"
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def nightmill(folder: Path, *arguments: str) -> Ended:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
