@@ -4,7 +4,6 @@ An export keeps `_INCOMPLETE` while it writes and `_SUCCESS` when it is done. Bo
 that the next one knows what it may clear: a file that isn't listed, or has other bytes than are listed, isn't ours.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,6 +95,6 @@ def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
 
 def _has_digest(place: ExportPlace, name: str, sha256: str) -> bool:
     try:
-        return hashlib.sha256(place.store.get(place.prefix + name)).hexdigest() == sha256
+        return place.store.digest(place.prefix + name) == sha256
     except MissingObjectError:
         return False

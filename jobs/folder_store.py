@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 
 from jobs import nofollow
@@ -84,13 +85,13 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """Return the file's bytes; raise MissingObjectError when there is none."""
-        path = self.root / checked_key(key)
-        with _explained(f"read {path}"):
-            try:
-                with self._folder_of(key) as (folder, name):
-                    return _read(folder, name)
-            except _ABSENT:
-                raise MissingObjectError(f"{path} does not exist") from None
+        with self._read(key) as file:
+            return file.read()
+
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of the file's bytes; raise MissingObjectError when there is none."""
+        with self._read(key) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def delete(self, key: str) -> None:
         """Remove the file; one that isn't there is fine. A link is no file of ours."""
@@ -147,6 +148,19 @@ class FolderStore:
             os.close(root)
             raise OutputGoneError(_gone(self.root, "is empty" if is_empty else f"has no {MARKER}"))
         return root
+
+    @contextmanager
+    def _read(self, key: str) -> Iterator[BufferedReader]:
+        path = self.root / checked_key(key)
+        with _explained(f"read {path}"):
+            try:
+                with (
+                    self._folder_of(key) as (folder, name),
+                    os.fdopen(nofollow.open_file(folder, name), "rb") as file,
+                ):
+                    yield file
+            except _ABSENT:
+                raise MissingObjectError(f"{path} does not exist") from None
 
     @contextmanager
     def _folder_of(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
@@ -264,11 +278,6 @@ def _named_anew(folder: int, temporary: str, name: str) -> bool:
             return False
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     return True
-
-
-def _read(folder: int, name: str) -> bytes:
-    with os.fdopen(nofollow.open_file(folder, name), "rb") as file:
-        return file.read()
 
 
 def _stored(folder: int, name: str, body: bytes | Path) -> bool:

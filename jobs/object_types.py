@@ -66,6 +66,9 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raise MissingObjectError when there is none."""
 
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of the object's bytes, read a piece at a time; MissingObjectError when there is none."""
+
     def delete(self, key: str) -> None:
         """Remove the object; one that isn't there is fine."""
 

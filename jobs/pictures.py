@@ -14,6 +14,10 @@ class PictureRefusedError(NightmillError):
     """A local file can't be a picture that a row starts from; the message is the reason."""
 
 
+class PictureFolderGoneError(PictureRefusedError):
+    """There is neither the picture nor anything else in its folder: a share isn't mounted, as it seems."""
+
+
 def is_allowed(location: str, roots: Sequence[str]) -> bool:
     """Whether a path or s3:// URI lies below one of `roots`, symbolic links followed; without roots all do.
 
@@ -32,18 +36,19 @@ def is_allowed(location: str, roots: Sequence[str]) -> bool:
 def read_picture(path: str, roots: Sequence[str]) -> bytes:
     """The bytes of the file at `path`: the one that was opened is the one that was looked at.
 
-    Raises PictureRefusedError with the reason if it can't be a picture of ours or lies outside of `roots`.
+    Raises PictureRefusedError with the reason if it can't be a picture of ours or lies outside of `roots`, caused by an
+    OSError if it can't be read; PictureFolderGoneError if its whole folder is missing or empty.
     """
     try:
         descriptor = open_regular(path)
     except NotRegularError as error:
         raise PictureRefusedError(f"{path} {error.strerror}") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise PictureRefusedError(f"{ABSENT} {path}") from None
+        raise _absent(path) from None
     except (OSError, ValueError) as error:
         raise PictureRefusedError(
             f"{path} can't be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         if roots and not is_below(opened_path(descriptor), _local(roots)):
             raise PictureRefusedError(outside(path))
@@ -52,7 +57,7 @@ def read_picture(path: str, roots: Sequence[str]) -> bytes:
         try:
             return file.read(MAX_BYTES)
         except OSError as error:
-            raise PictureRefusedError(f"{path} can't be read: {error.strerror}") from None
+            raise PictureRefusedError(f"{path} can't be read: {error.strerror}") from error
 
 
 def file_problem(path: str) -> str | None:
@@ -70,6 +75,19 @@ def file_problem(path: str) -> str | None:
     if problem := _size_problem(path, status.st_size):
         return problem
     return None if os.access(path, os.R_OK) else f"{path} may not be read; change its permissions"
+
+
+def _absent(path: str) -> PictureRefusedError:
+    folder = os.path.dirname(path)  # noqa: PTH120
+    try:
+        with os.scandir(folder) as entries:
+            if next(entries, None) is not None:
+                return PictureRefusedError(f"{ABSENT} {path}")
+    except OSError:
+        pass
+    return PictureFolderGoneError(
+        f"{ABSENT} {path}, nor any in its folder: is the share mounted on this host?"
+    )
 
 
 def _size_problem(path: str, size: int) -> str | None:

@@ -168,7 +168,7 @@ _GIVE_BACK = text(f"""
             id bigint, lease uuid, error_kind text, error_text text)
     ), {_HELD}, moved AS (
         UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
-            not_before = now()
+            not_before = now() + make_interval(secs => :delay_s)
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS was, held.error_kind AS failed_by, held.error_text AS failed_with
     ), {_COUNTED}, remembered AS (
@@ -405,10 +405,13 @@ def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
     return _ids(run(engine, _RELEASE, _pairs(held)))
 
 
-def give_back(engine: Engine, failures: Sequence[Failure]) -> set[JobId]:
-    """Give back jobs that failed since the worker is broken: running → queued, told in `attempts`, not charged."""
+def give_back(engine: Engine, failures: Sequence[Failure], *, delay_s: float = 0.0) -> set[JobId]:
+    """Give back jobs that failed since the worker is broken: running → queued, told in `attempts`, not charged.
+
+    Nobody claims them for `delay_s` seconds.
+    """
     records = json.dumps([failure.record() for failure in failures])
-    return _ids(run(engine, _GIVE_BACK, {"records": records}))
+    return _ids(run(engine, _GIVE_BACK, {"records": records, "delay_s": delay_s}))
 
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:

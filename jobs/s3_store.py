@@ -105,6 +105,11 @@ class S3Store:
             )
         return body
 
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of the object's bytes; raise MissingObjectError when there is none."""
+        with self._explained("read", key):
+            return self._digest(self._root + checked_key(key))
+
     def delete(self, key: str) -> None:
         """Remove the object; one that isn't there is fine."""
         name = self._root + checked_key(key)
@@ -199,16 +204,18 @@ class S3Store:
         head = self._client.head_object(Bucket=self._bucket, Key=name)
         same = head["ContentLength"] == sent.bytes and head["Metadata"].get("sha256") == sent.sha256
         if same and not digest_checked and head["ETag"].strip('"') != sent.etag:
-            body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
-            digest = hashlib.sha256()
-            for chunk in body.iter_chunks(1 << 20):
-                digest.update(chunk)
-            same = digest.hexdigest() == sent.sha256
+            same = self._digest(name) == sent.sha256
         if not same:
             raise ObjectStoreError(
                 f"s3://{self._bucket}/{name} isn't what was sent ({head['ContentLength']} of {sent.bytes} "
                 "bytes): another writer or a proxy changed it; upload again"
             )
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._client.get_object(Bucket=self._bucket, Key=name)["Body"].iter_chunks(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def _explained(self, action: str, key: str) -> Any:
         return explained(f"{action} {self.uri}/{key}".rstrip("/"), self._client.meta.endpoint_url)

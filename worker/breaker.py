@@ -6,6 +6,7 @@ jobs' own), there are many of them, or the time slice ends. Then they are judged
 - Where others do the lane's jobs, this worker can't: the jobs go back uncharged, and it leaves the lane for a while.
 - They are the jobs' own where a worker that can work fails at them, too; and where this one gave the lane back before,
   has stored images of other lanes since, and fails at it again.
+- A picture whose whole folder is missing here says nothing of its job: that goes back until somebody else finds it.
 - Otherwise there is no telling: the jobs go back uncharged, to be tried elsewhere, or here again a little later.
 
 What fails again and again, in several lanes or the same one, and no image between, is the worker's fault: it rests, and
@@ -40,6 +41,10 @@ _ENOUGH = 4
 _CERTAIN = (ErrorKind.WATERMARK, ErrorKind.SAFETY)
 
 
+def _is_of_host(frame: Frame) -> bool:
+    return frame.end is not None and frame.end.is_of_host
+
+
 def is_certain(frame: Frame) -> bool:
     """Whether the failure says nothing of the worker."""
     return frame.end is not None and frame.end.kind in _CERTAIN
@@ -47,10 +52,11 @@ def is_certain(frame: Frame) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Frames whose jobs are to be charged, and those whose jobs go back."""
+    """Frames whose jobs are to be charged, and those whose jobs go back, for `delay_s` seconds at least."""
 
     charged: Sequence[Frame] = ()
     returned: Sequence[Frame] = ()
+    delay_s: float = 0.0
 
 
 class Breaker:
@@ -79,8 +85,8 @@ class Breaker:
         # A process that was started anew has to prove itself.
         self._doubts, self._failures = (1, STREAK) if health.has_rested() else (0, 0)
 
-    def went_well(self, lane: LaneId) -> Sequence[Frame]:
-        """An image of the lane was stored; returns the failures that are the jobs' own, then."""
+    def went_well(self, lane: LaneId) -> Judgement:
+        """An image of the lane was stored; failures that are held are the jobs' own, then, but for lack of a folder."""
         with self._lock:
             self._doubts = self._failures = 0
             self._found_able |= self._doubted
@@ -89,17 +95,24 @@ class Breaker:
             self._blamed.discard(lane)
             self._good.add(lane)
             held, self._held = self._held, []
-        return held
+        away = [frame for frame in held if _is_of_host(frame)]
+        if not away or self._went_back_enough(away):
+            return Judgement(held)
+        return Judgement([frame for frame in held if not _is_of_host(frame)], away, ALONE_S)
 
     def failed(self, frames: Sequence[Frame]) -> Judgement:
         """What is known now of these failures and those that are held; the others are held."""
         certain = to_blame(self._engine, [frame.job.id for frame in frames], self._health.names)
         with self._lock:
-            charged = [f for f in frames if f.job.id in certain or f.job.lane_id in self._blamed]
-            certain |= {frame.job.id for frame in charged}
+            charged = [
+                frame
+                for frame in frames
+                if (frame.job.id in certain or frame.job.lane_id in self._blamed) and not _is_of_host(frame)
+            ]
+            certain = {frame.job.id for frame in charged}
             doubtful = [_lightened(frame) for frame in frames if frame.job.id not in certain]
             self._held += doubtful
-            self._failures += len(doubtful)
+            self._failures += sum(not _is_of_host(frame) for frame in doubtful)
             if len(self._held) < STREAK << self._doubts:
                 return Judgement(charged)
             return self._judgement(charged)
@@ -120,6 +133,9 @@ class Breaker:
     def _are_to_blame(self, held: Sequence[Frame]) -> bool:
         """Whether jobs of a lane that failed one after the other are; if not, it is noted what the worker does next."""
         lane, engine, own = held[-1].job.lane_id, self._engine, self._health.names
+        if any(map(_is_of_host, held)):
+            self._health.failed(work_of(lane), _told(held), lane)
+            return False
         if lane in self._good and self._failures < STREAK:
             return True
         others = peers(engine, lane, own, time.monotonic() - self._since)
@@ -144,11 +160,15 @@ class Breaker:
         except Exception as error:  # whatever a driver raises
             self._health.rest(f"{_told(held)}; {reason_of(error)}")
             return False
-        returns = returns_of(self._engine, [frame.job.id for frame in held])
-        if returns.most >= MOST_RETURNS and returns.since_s >= ALONE_S:
+        if self._went_back_enough(held):
             return self._blame(lane)
         self._leave(lane, _told(held))
         return False
+
+    def _went_back_enough(self, held: Sequence[Frame]) -> bool:
+        """Whether others have had time to try."""
+        returns = returns_of(self._engine, [frame.job.id for frame in held])
+        return returns.most >= MOST_RETURNS and returns.since_s >= ALONE_S
 
     def _blame(self, lane: LaneId) -> bool:
         self._blamed.add(lane)
@@ -172,7 +192,7 @@ class Breaker:
 
 
 def _told(held: Sequence[Frame]) -> str:
-    end = held[-1].end
+    end = next((frame.end for frame in held if _is_of_host(frame)), held[-1].end)
     return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
 
 

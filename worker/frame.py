@@ -17,11 +17,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why a frame leaves the pipeline without an image."""
+    """Why a frame leaves the pipeline without an image; `is_of_host`: it may be this host's fault alone."""
 
     kind: ErrorKind
     text: str
     is_block: bool = False
+    is_of_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +73,11 @@ class Frame:
         assert self.pixels is not None
         return self.pixels
 
-    def ended(self, kind: ErrorKind, text: str, *, is_block: bool = False) -> "Frame":
+    def ended(
+        self, kind: ErrorKind, text: str, *, is_block: bool = False, is_of_host: bool = False
+    ) -> "Frame":
         """This frame, leaving the pipeline."""
-        return replace(self, end=End(kind, text, is_block))
+        return replace(self, end=End(kind, text, is_block, is_of_host))
 
     def spent(self, stage: str, seconds: float) -> "Frame":
         """This frame with the time of a stage noted."""

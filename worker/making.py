@@ -12,7 +12,7 @@ from worker.frame import Frame, Inputs
 from worker.isolate import Stage
 from worker.judging import Judging, is_withheld
 from worker.kit import Kit
-from worker.opening import PictureError
+from worker.opening import PictureAwayError, PictureError
 from worker.pictures import Pictures
 from worker.studio import Studio
 
@@ -64,7 +64,7 @@ class Making:
         return [self._check_prompt(frame) for frame in counted]
 
     def open_pictures(self, frames: Sequence[Frame]) -> list[Frame]:
-        """What the jobs start from; one that can't be used ends its own jobs for good."""
+        """What the jobs start from; one that can't be used ends its own jobs for good, unless others may see it."""
         return [self._opened(frame) for frame in frames]
 
     def generate(self, frames: Sequence[Frame]) -> list[Frame]:
@@ -99,7 +99,8 @@ class Making:
         try:
             inputs = self.pictures.inputs(frame.job, (lane.width, lane.height) if lane.width else None)
         except PictureError as error:
-            return frame.ended(ErrorKind.BAD_INPUT, str(error))
+            is_away = isinstance(error, PictureAwayError)
+            return frame.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_away)
         return replace(frame, inputs=inputs, image_sha256=inputs.image_sha256)
 
     def _enlarging(self) -> Enlarging:

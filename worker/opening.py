@@ -11,8 +11,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import NightmillError, UsageError
 from jobs.objects import MissingObjectError, S3Options, read_object
-from jobs.pictures import MAX_BYTES, PictureRefusedError, is_allowed, outside, read_picture
+from jobs.pictures import (
+    MAX_BYTES,
+    PictureFolderGoneError,
+    PictureRefusedError,
+    is_allowed,
+    outside,
+    read_picture,
+)
 from worker.frame import Pixels
+from worker.host_faults import is_host_fault
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -32,10 +40,14 @@ class PictureError(NightmillError):
     """A picture that a row brings can't be used, now or later."""
 
 
+class PictureAwayError(PictureError):
+    """A picture that this host doesn't see, though others may."""
+
+
 def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
     """The file's or object's bytes; PictureError if it is missing, too large or outside of `roots`.
 
-    Raises ObjectStoreError when S3 can't be reached.
+    Raises PictureAwayError where that says something of this host, ObjectStoreError when S3 can't be reached.
     """
     if not is_allowed(location, roots):
         raise PictureError(outside(location))
@@ -47,7 +59,8 @@ def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
     try:
         return read_picture(location, roots)
     except PictureRefusedError as error:
-        raise PictureError(str(error)) from None
+        is_away = isinstance(error, PictureFolderGoneError) or is_host_fault(error)
+        raise (PictureAwayError if is_away else PictureError)(str(error)) from None
 
 
 def decode_picture(body: bytes, location: str) -> Image.Image:

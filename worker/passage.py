@@ -72,7 +72,7 @@ class Passage:
 
     def went_well(self, lane: LaneId) -> None:
         """An image was stored: failures that were held are their jobs' own."""
-        self._charge(self._breaker.went_well(lane))
+        self._judged(self._breaker.went_well(lane))
 
     def close(self) -> None:
         """Judge the failures that are still held."""
@@ -81,7 +81,7 @@ class Passage:
     def _judged(self, judgement: Judgement) -> bool:
         """Do as it says; whether jobs went back."""
         self._charge(judgement.charged)
-        self._give_back(judgement.returned)
+        self._give_back(judgement.returned, judgement.delay_s)
         return bool(judgement.returned)
 
     def _charge(self, frames: Sequence[Frame]) -> None:
@@ -89,9 +89,9 @@ class Passage:
         _tell(failures, lambda: queue.fail(self._engine, failures, delay_s=self._retry_delay_s))
         self._leases.drop(frame.job for frame in frames)
 
-    def _give_back(self, frames: Sequence[Frame]) -> None:
+    def _give_back(self, frames: Sequence[Frame], delay_s: float) -> None:
         if frames:
-            queue.give_back(self._engine, [frame.failure() for frame in frames])
+            queue.give_back(self._engine, [frame.failure() for frame in frames], delay_s=delay_s)
         self._leases.drop(frame.job for frame in frames)
 
 

@@ -84,7 +84,7 @@ class Pictures:
             try:
                 self._kept[key] = self._open(role, location, size)
             except PictureError as error:
-                raise PictureError(f"{role.column}: {error}") from None
+                raise type(error)(f"{role.column}: {error}") from None
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

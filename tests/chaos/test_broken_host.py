@@ -88,7 +88,7 @@ def test_a_device_that_is_lost_costs_no_job_though_nobody_else_is_there(
     submit(quick, engine, tmp_path, sizes(8), max_attempts="1")
     with mill(quick, tmp_path / "mill", workers=1, step_s=0.001, broken="lost") as running:
         until(lambda: running.log().count("rests for") >= 3)
-        (worker,) = unhealthy_workers(engine)
+        (worker,) = until(lambda: unhealthy_workers(engine))
     assert "doesn't compute any more" in worker.reason
     assert look(engine, "SELECT DISTINCT state, attempt FROM jobs") == [{"state": "queued", "attempt": 0}]
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,19 @@ class TestEveryStore:
             hashlib.sha256(store.get("export/part.parquet")).digest()
             == hashlib.sha256(file.read_bytes()).digest()
         )
+
+    def test_a_digest_needs_no_room_for_the_object(self, store: ObjectStore) -> None:
+        body = os.urandom(1 << 20) * 32
+        store.put("export/part-0.parquet", body, content_type="application/octet-stream")
+        meant = hashlib.sha256(body).hexdigest()
+        tracemalloc.start()
+        try:
+            assert store.digest("export/part-0.parquet") == meant
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+        with pytest.raises(MissingObjectError):
+            store.digest("export/part-1.parquet")
 
     def test_a_put_replaces(self, store: ObjectStore) -> None:
         store.put("a/b", b"first", content_type="text/plain")

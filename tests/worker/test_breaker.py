@@ -273,6 +273,40 @@ def test_two_workers_at_which_all_fails_end_the_batch(engine: Engine, worker: Fi
     assert states(engine) == {"failed": 2 * STREAK}
 
 
+def lacking_a_folder(jobs: list[Job]) -> list[Frame]:
+    return [Frame(job).ended(ErrorKind.BAD_INPUT, "no folder", is_of_host=True) for job in jobs]
+
+
+def test_a_folder_that_is_missing_here_is_never_charged_to_a_whole_lane(
+    engine: Engine, worker: Fixed
+) -> None:
+    lane, good = make_lane(engine, 5), make_lane(engine, 20)
+    for _ in range(4):
+        worker.passage.end(lacking_a_folder(worker.claimed(lane)))
+        worker.passage.close()
+        worker.store(good)
+    assert charged(engine) == 0
+    assert not worker.health.is_resting()
+    assert worker.health.avoided() == {lane}
+    assert "no folder" in unhealthy_workers(engine)[0].reason
+
+
+def test_nor_at_once_to_a_job_among_others(
+    engine: Engine, worker: Fixed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "ALONE_S", 10.0)
+    lane = make_lane(engine, 20)
+    for n in range(3):
+        change(engine, "UPDATE jobs SET not_before = now() WHERE not_before > now()")
+        change(engine, "UPDATE attempts SET ended_at = ended_at - interval '10 s'")
+        worker.passage.end(lacking_a_folder(worker.claimed(lane, 1)))
+        worker.store(lane)
+        assert charged(engine) == (n == 2)
+        later = look(engine, "SELECT 1 FROM jobs WHERE not_before > now()")
+        assert len(later) == (n < 2), "others may try, and then this worker again"
+    assert states(engine) == {"done": 3, "failed": 1, "queued": 16}
+
+
 def test_a_rest_is_handed_over_and_grows_until_something_goes_well(engine: Engine, tmp_path: Path) -> None:
     note = tmp_path / "rest-0"
     first = Health(engine, "w1", "cpu", note)

@@ -21,9 +21,9 @@ from models.checkpoint import resolve
 from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.worker.conftest import CARD
-from tests.worker.desk import desk_for, images_of, jobs_of, render
+from tests.worker.desk import desk_for, images_of, jobs_of, only_lane, render, submit
 from worker.encode import Pixels, decode
-from worker.shift import Desk
+from worker.shift import Desk, work
 from worker.studio import Studio
 
 CLIP = """
@@ -227,6 +227,29 @@ def test_a_broken_picture_fails_its_own_jobs_alone(desk: Desk, photo: Path, tmp_
     ):
         assert (job["error_kind"], job["attempt"]) == ("bad-input", 1)
         assert words in job["error_text"]
+
+
+def test_jobs_wait_while_the_folder_of_their_pictures_is_not_mounted(
+    desk: Desk, photo: Path, tmp_path: Path
+) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    shutil.copy(photo, share / "photo.png")
+    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"init_image": str(share / "photo.png")}] * 3)
+    share.rename(tmp_path / "away")
+    for _ in range(3):
+        work(desk, only_lane(desk.engine, batch))
+    share.mkdir()  # where nothing is mounted
+    work(desk, only_lane(desk.engine, batch))
+    assert {(job["state"], job["attempt"]) for job in jobs_of(desk.engine, batch)} == {("queued", 0)}
+    (worker,) = unhealthy_workers(desk.engine)
+    assert "init_image: there is no file" in worker.reason
+    assert "is the share mounted on this host?" in worker.reason
+    share.rmdir()
+    (tmp_path / "away").rename(share)
+    work(desk, only_lane(desk.engine, batch))
+    assert {(job["state"], job["attempt"]) for job in jobs_of(desk.engine, batch)} == {("done", 1)}
+    assert unhealthy_workers(desk.engine) == []
 
 
 def test_a_worker_looks_at_the_roots_again(desk: Desk, photo: Path, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Pictures that rows bring: which are read, what they look like then, and how they are brought to size."""
 
+import errno
 import io
+import os
 import uuid
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import numpy as np
@@ -15,7 +18,7 @@ from jobs.job import BatchId, Job, JobId, LaneId
 from jobs.settings import load_settings
 from tests.s3 import S3Server
 from worker import pictures as shelf
-from worker.opening import MAX_PIXELS, PictureError, decode_picture, flattened, heights
+from worker.opening import MAX_PIXELS, PictureAwayError, PictureError, decode_picture, flattened, heights
 from worker.pictures import KEPT, Pictures, fit
 
 LANCZOS, NEAREST = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
@@ -180,8 +183,25 @@ def test_a_row_of_many_images_opens_its_picture_once(tmp_path: Path, monkeypatch
 
 
 def test_a_picture_that_went_away_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "another").touch()
     with pytest.raises(PictureError, match=rf"^init_image: there is no file {tmp_path}/i.png$"):
         Pictures(load_settings()).inputs(job(init_image=str(tmp_path / "i.png")), (16, 16))
+
+
+def test_where_its_whole_folder_is_gone_or_cannot_be_read_the_host_may_be_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Pictures(load_settings())
+    for folder in (tmp_path, tmp_path / "not-mounted"):
+        with pytest.raises(PictureAwayError, match=r"^init_image: there is no file .*is the share mounted"):
+            pictures.inputs(job(init_image=str(folder / "i.png")), None)
+    (tmp_path / "i.png").write_bytes(encoded(picture()))
+    for number, kind in ((errno.ESTALE, PictureAwayError), (errno.EACCES, PictureError)):
+        broken = OSError(number, os.strerror(number))
+        monkeypatch.setattr("jobs.pictures.open_regular", Mock(side_effect=broken))
+        with pytest.raises(PictureError, match="can't be read") as raised:
+            pictures.inputs(job(init_image=str(tmp_path / "i.png")), None)
+        assert raised.type is kind
 
 
 def test_pictures_come_from_s3_too(s3: S3Server) -> None:
