@@ -62,10 +62,24 @@ def running(settings: Settings) -> int | None:
         return None
 
 
-def announce(settings: Settings) -> None:
-    """Say that this process is the one that is up."""
+def slowed(settings: Settings) -> list[str]:
+    """What `up` said of processes of its own that die again and again; nothing where none is up."""
+    if running(settings) is None:
+        return []
+    try:
+        told = json.loads(_file(settings).read_text()).get("slowed", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [str(line) for line in told] if isinstance(told, list) else []
+
+
+def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
+    """Say that this process is the one that is up, and which of its own die again and again."""
     own = psutil.Process()
-    _file(settings).write_text(json.dumps({"pid": own.pid, "since": own.create_time()}))
+    known = {"pid": own.pid, "since": own.create_time(), "slowed": list(slowed)}
+    new = _file(settings).with_name("up.json.new")
+    new.write_text(json.dumps(known))
+    new.replace(_file(settings))
 
 
 def withdraw(settings: Settings) -> None:

@@ -82,6 +82,16 @@ class Child:
         self.due = now + self.pause_s
         self.pause_s = min(max(1.0, 2 * self.pause_s), LONGEST_PAUSE_S)
 
+    @property
+    def trouble(self) -> str | None:
+        """What to tell of one that has died again and again and hasn't lived long since."""
+        if self.pause_s < 2 or (self.due is None and time.monotonic() - self.started >= SETTLED_S):
+            return None
+        return (
+            f"the {self.role} process ends again and again, and is started after longer and longer pauses, up to "
+            f"{LONGEST_PAUSE_S:.0f} s: see {self.log}"
+        )
+
     def ask_to_stop(self) -> None:
         """Send SIGTERM."""
         if self.process and self.process.poll() is None:
@@ -117,6 +127,10 @@ class Crew:
         """Start again who died."""
         for child in self.children:
             child.keep_alive()
+
+    def slowed(self) -> list[str]:
+        """What is amiss with those that are started anew ever more slowly."""
+        return [trouble for child in self.children if (trouble := child.trouble)]
 
     def peaks(self) -> dict[str, int]:
         """The most memory (resident bytes) seen of the worker's parent and of a child."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
+from psycopg import OperationalError as DriverError
 from psycopg import pq
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
@@ -136,7 +137,7 @@ def keep_trying(
     while True:
         try:
             return work()
-        except (DBAPIError, PoolTimeoutError) as error:
+        except (DBAPIError, DriverError, PoolTimeoutError) as error:
             now = time.monotonic()
             if not is_away(error) or now >= (now + wait_s if until is None else until):
                 raise
@@ -151,6 +152,8 @@ def is_away(error: Exception) -> bool:
     """Whether an error says that PostgreSQL can't be reached now, and not that it refuses us."""
     if isinstance(error, PoolTimeoutError):
         return True
+    if isinstance(error, DriverError):  # of a COPY, which goes past SQLAlchemy
+        return not _WRONG.search(_reason(error))
     is_of_connection = isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, OperationalError)
     )

@@ -7,6 +7,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
+from console import background
 from console.broker_check import BrokerCheck
 from console.options import Json
 from console.progress import summary
@@ -43,6 +44,8 @@ def status(
             _show_one(open_session, found[0], as_json)
         for one in found:
             broker.look(one)
+        for trouble in background.slowed(open_session.settings):
+            note(trouble)
 
 
 def rejects(batch: Batch, as_json: Json = False) -> None:

@@ -10,6 +10,7 @@ import typer
 from sqlalchemy import text
 
 import migrations
+from console import background
 from console.options import Json
 from console.session import s3_options
 from console.show import print_json, print_table, size
@@ -36,6 +37,7 @@ def doctor(as_json: Json = False) -> None:
             _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
             _check("feed", lambda: _feed(configured)),
             _check("workers", lambda: _workers(configured)),
+            _check("processes", lambda: _processes(settings)),
             _check("Redis", lambda: _redis(configured)),
             _check("output", lambda: _output(configured)),
             _check("models", lambda: _models(settings)),
@@ -110,6 +112,14 @@ def _workers(settings: Settings) -> str:
     if unhealthy:
         raise ServiceError("; ".join(f"{worker.name} is unhealthy: {worker.reason}" for worker in unhealthy))
     return "none is unhealthy"
+
+
+def _processes(settings: Settings) -> str:
+    """Those that `up` started here."""
+    if troubles := background.slowed(settings):
+        raise ServiceError("; ".join(troubles))
+    pid = background.running(settings)
+    return "nothing is up here" if pid is None else f"up, as process {pid}"
 
 
 def _redis(settings: Settings) -> str:

@@ -42,14 +42,18 @@ def scheduler(wait: Wait = None) -> None:
 def up(
     workers: Annotated[int, typer.Option(min=0, help="worker processes")] = 1,
     foreground: Annotated[bool, typer.Option("--foreground", help="stay until Ctrl-C")] = False,
+    wait: Wait = None,
 ) -> None:
     """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
-    settings = load_settings()
+    settings = load_settings(database_wait_s=wait)
     if foreground:
         _serve(settings, workers)
     elif running := background.running(settings):
         note(f"already up, as process {running}")
     else:
+        if settings.database_url is not None:
+            with session(settings, waits=True):
+                pass  # whoever types it sees what is waited for
         background.start(settings, ["up", "--foreground", "--workers", str(workers)])
         note(
             f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; `nightmill down` stops them"
@@ -101,11 +105,14 @@ def migrate(
 
 def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
-    with session(settings) as open_session, crew(open_session.settings, workers) as members:
+    with session(settings, waits=True) as open_session, crew(open_session.settings, workers) as members:
         background.announce(settings)
         note(f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; Ctrl-C stops them")
+        slowed: list[str] = []
         while not stopping.is_set():
             members.keep_alive()
+            if slowed != (slowed := members.slowed()):
+                background.announce(settings, slowed)
             time.sleep(0.5)
     background.withdraw(settings)
 

@@ -129,12 +129,16 @@ def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
         order_of(ask, open_session.settings) as (order, rules),
         counting("ingesting", order.manifest.rows) as tell,
     ):
-        folder = BatchFolder(open_session, order.output)
-        try:
-            ingested = ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
-        except BaseException:
-            folder.give_back()
-            raise
+
+        def attempt() -> Ingested:
+            folder = BatchFolder(open_session, order.output)
+            try:
+                return ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
+            except BaseException:
+                folder.give_back()
+                raise
+
+        ingested = open_session.patiently(attempt)  # all in one transaction: from its first row on
     if ingested.is_new:
         _tell_intake(ingested)
         note(

@@ -218,7 +218,18 @@ def test_doctor(lab: Lab) -> None:
     assert looked.code == 0, looked.out
     assert all(check["ok"] for check in looked.json)
     names = [check["check"] for check in looked.json]
-    assert names == ["python", "device", "PostgreSQL", "feed", "workers", "Redis", "output", "models", "disk"]
+    assert names == [
+        "python",
+        "device",
+        "PostgreSQL",
+        "feed",
+        "workers",
+        "processes",
+        "Redis",
+        "output",
+        "models",
+        "disk",
+    ]
     shown = lab.typed("doctor")
     assert shown.code == 0
     assert "tables up to date" in shown.out

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from console.commands import run as run_command
 from jobs import queue
 from jobs.job import LaneId
 from jobs.settings import Settings
@@ -52,6 +55,34 @@ def test_a_packed_manifest(typed: Typed, engine: Engine, tmp_path: Path) -> None
     (tmp_path / "m.txt.gz").write_bytes(gzip.compress("ein Fuchs\n狐狸\n".encode()))
     assert typed("submit", "m.txt.gz").code == 0
     assert prompts(engine) == ["ein Fuchs", "狐狸"]
+
+
+def test_a_connection_that_is_cut_in_the_midst_of_it_is_no_end(
+    typed: Typed, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "m.jsonl", [{"prompt": f"fox {number}"} for number in range(5_000)])
+    told: list[int] = []
+
+    @contextmanager
+    def counting(*_: object) -> Iterator[Callable[[int], None]]:
+        def tell(rows: int) -> None:
+            told.append(rows)
+            if len(told) == 2:
+                cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                look(engine, cut + "AND datname = current_database()")
+
+        yield tell
+
+    monkeypatch.setattr(run_command, "counting", counting)
+    ended = typed("submit", "m.jsonl")
+    assert ended.code == 0, ended.err
+    assert "PostgreSQL is away; waiting up to" in ended.err
+    assert told[-5:] == [1_000, 2_000, 3_000, 4_000, 5_000]
+    assert len(told) > 5
+    assert look(engine, "SELECT count(*), count(DISTINCT prompt) AS prompts FROM jobs")[0] == {
+        "count": 5_000,
+        "prompts": 5_000,
+    }
 
 
 def test_strict_ingests_all_or_nothing(typed: Typed, engine: Engine, tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_pauses_grow_to_a_minute_and_never_end(
         clock[0] = doomed.due
         doomed.keep_alive()
     await_end(doomed)
+    assert "ends again and again" in (doomed.trouble or "")
+    clock[0] += supervise.SETTLED_S
+    assert doomed.trouble is None
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert starts(tmp_path) == 10
     assert "it is started anew in 60 s" in capsys.readouterr().err
