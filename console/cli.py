@@ -12,7 +12,7 @@ from console.lazy_commands import LazyCommands
 from console.show import err, print_line
 from console.stopping import Stopped, stop_on_signals, stopping
 from jobs.crash_log import note_unexpected
-from jobs.errors import NightmillError
+from jobs.errors import NightmillError, UsageError
 from jobs.plain_text import visible, without_secrets
 from jobs.process import work_offline
 from models.errors import ModelError, UnknownModelError
@@ -60,6 +60,8 @@ def main() -> None:
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
     except Exception as error:
+        if told := _not_text(error):
+            _fail(told, UsageError.exit_code)
         _fail(_lost_database(error) or note_unexpected(error), 1)
     sys.exit(code)
 
@@ -77,6 +79,15 @@ def _run() -> int:
         return error.exit_code
     except Abort:
         return 1
+
+
+def _not_text(error: Exception) -> str:
+    """In plain words, where an argument in another encoding came to what takes text alone, as PostgreSQL; else ""."""
+    if not isinstance(error, UnicodeEncodeError) or error.object not in sys.argv:
+        return ""
+    return (
+        f"{error.object[:60]!r} isn't UTF-8, which only the names of files to read may be; write it in UTF-8"
+    )
 
 
 def _lost_database(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What a long command shows while it works: a bar for people, a line now and then for logs."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ LINE_EVERY_S = 15
 
 @contextmanager
 def counting(verb: str, total: int | None = None, things: str = "rows") -> Iterator[Callable[[int], None]]:
-    """A counter of things and their number a second, with a bar where the total is known. Silent where nobody watches.
+    """A counter of things and their number a second, with a bar where the total is known.
 
-    Call it with the number so far.
+    Where nobody watches, a line now and then, also when nothing is counted for long, as in a file of blank lines. Call
+    it with the number so far.
     """
     started = time.monotonic()
     bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
@@ -33,7 +35,28 @@ def counting(verb: str, total: int | None = None, things: str = "rows") -> Itera
                 task, completed=rows, description=f"{verb} {rows:,}{of_all} {things}, {rate:,.0f}/s"
             )
 
-        yield tell
+        with _lines(lambda: f"{progress.tasks[0].description} ({duration(time.monotonic() - started)})"):
+            yield tell
+
+
+@contextmanager
+def _lines(text: Callable[[], str]) -> Iterator[None]:
+    """A line now and then, for as long as the block runs, where there is no terminal for a bar."""
+    ended = threading.Event()
+
+    def speak() -> None:
+        while not ended.wait(LINE_EVERY_S):
+            note(text())
+
+    speaker = threading.Thread(target=speak, daemon=True, name="progress")
+    if not err.is_terminal:
+        speaker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if speaker.ident is not None:
+            speaker.join()
 
 
 class Watch:

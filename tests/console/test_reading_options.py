@@ -66,6 +66,35 @@ def test_ids_that_come_twice_stop_everything(typed: Typed, engine: Engine, tmp_p
     assert "1 rows repeat the id of an earlier one" in ended.err
 
 
+@pytest.mark.parametrize(
+    "arguments", [("status", "\udcff"), ("export", "\udcff", "--to", "x"), ("cancel", "\udcff")]
+)
+def test_a_name_in_another_encoding_is_wrong_use(typed: Typed, arguments: tuple[str, ...]) -> None:
+    ended = typed(*arguments)
+    assert ended.code == 2
+    assert "'\\udcff' isn't UTF-8, which only the names of files to read may be" in ended.err
+
+
+def test_files_are_named_in_any_encoding(typed: Typed, tmp_path: Path) -> None:
+    folder = tmp_path / "sub\udcff"
+    folder.mkdir()
+    write_lines(folder / "m\udcfe.jsonl", [{"prompt": "fox"}, {"prompt": "fox", "init_image": "x.png"}])
+    (folder / "r.yaml").write_text("prompts: {file: p.txt}\n")
+    (folder / "p.txt").write_text("fox\n")
+    planned = typed("plan", "sub\udcff/m\udcfe.jsonl", "--json").json
+    assert planned["jobs"] == 1
+    assert "is not UTF-8, so that it can't be stored; rename it" in planned["rejects"][0]["reason"]
+    assert typed("plan", "sub\udcff/r.yaml", "--json").json["jobs"] == 1
+    for arguments in (
+        ("m\udcff.jsonl",),
+        ("sub\udcff/r.yaml", "--out", "o\udcff"),
+        ("s3://b\udcff/m.jsonl",),
+    ):
+        refused = typed("plan", *arguments)
+        assert refused.code in (1, 2)
+        assert "should not happen" not in refused.err
+
+
 def test_doctor_tells_of_a_database_that_came_from_another_cluster(typed: Typed, engine: Engine) -> None:
     def feed() -> dict[str, object]:
         return next(check for check in typed("doctor", "--json").json if check["check"] == "feed")
