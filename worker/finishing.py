@@ -11,8 +11,7 @@ from sqlalchemy import Engine
 from jobs import keys, queue
 from jobs.job import Image, Lane
 from jobs.manifest import split_loras
-from jobs.objects import ObjectStore, S3Options
-from jobs.outputs import open_output
+from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkPolicy
 from models import watermark
@@ -46,12 +45,13 @@ class Finishing:
     versions: dict[str, str]
 
     @classmethod
-    def open(cls, kit: Kit, lane: Lane, settings: Settings, engine: Engine, speedup: "Speedup") -> Self:
-        """For a lane's shift, drawn with `speedup`; UsageError or ObjectStoreError where its output is none or gone."""
+    def open(
+        cls, kit: Kit, lane: Lane, store: ObjectStore, settings: Settings, engine: Engine, speedup: "Speedup"
+    ) -> Self:
+        """For a lane's shift, drawn with `speedup`, whose images go to `store`."""
         from models.device import versions  # noqa: PLC0415 - brings torch
 
-        s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-        store, made_with = open_output(engine, lane.output, s3), versions() | kit.notes(speedup)
+        made_with = versions() | kit.notes(speedup)
         return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self, upload: Stage) -> list[tuple[str, Stage]]:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from jobs import queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job, JobId, Lane, LaneId
+from jobs.objects import ObjectStore
 from jobs.process import Latch
 from jobs.settings import Settings
 from jobs.states import Mode
@@ -54,6 +55,7 @@ class Desk:
     worker: str
     pulse: Pulse = field(default_factory=lambda: Pulse(math.inf))
     handover: Path | None = None
+    buckets: dict[str, ObjectStore] = field(default_factory=dict)
 
     def pause(self, seconds: float) -> bool:
         """Wait for a service; whether the worker is to stop meanwhile. It isn't taken to hang."""
@@ -106,7 +108,7 @@ class Shift:
             desk.engine, desk.leases, desk.breaker, retry_delay_s=desk.settings.retry_delay_s
         )
         self.line = FinishingLine(self._deliver)
-        self.starting = LaneStart(desk.settings, desk.engine, desk.studio, desk.health)
+        self.starting = LaneStart(desk.settings, desk.engine, desk.studio, desk.health, desk.buckets)
         self.storing = Storing(desk.health, desk.stopping.wait)
 
     def work(self, lane_id: LaneId) -> int:

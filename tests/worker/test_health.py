@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine
@@ -16,6 +17,7 @@ from jobs import batches
 from jobs.errors import ObjectStoreError, StoreUnavailableError
 from jobs.folder_store import FolderStore
 from jobs.health import unhealthy_workers, waiting
+from jobs.outputs import open_output
 from tests.factories import lanes_of, states
 from tests.s3 import S3Server
 from tests.worker.desk import attempts_of, images_of, jobs_of, only_lane, render, submit
@@ -118,6 +120,25 @@ def test_a_bucket_that_does_not_exist(desk: Desk, tmp_path: Path, s3: S3Server) 
     assert charges(desk.engine) == [("queued", 0)] * 3
     assert "no-such-bucket" in unhealthy_workers(desk.engine)[0].reason
     assert attempts_of(desk.engine, batch) == images_of(desk.engine, batch) == []
+
+
+def test_a_client_of_s3_is_kept_until_there_is_trouble(
+    desk: Desk, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mock(side_effect=open_output)
+    monkeypatch.setattr("worker.starting.open_output", made)
+    reaching = desk.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
+    worker = replace(desk, settings=reaching)
+    output = f"{s3.uri}/{tmp_path.name}"
+    for _ in range(2):
+        render(worker, tmp_path, [FOX], output=output)
+    assert made.call_count == 1
+    batch = submit(worker.settings, desk.engine, tmp_path, [FOX], output=output)
+    worker.health.failed(("output", output), "503")
+    time.sleep(2 * health.FIRST_PAUSE_S)
+    work(worker, only_lane(desk.engine, batch))
+    assert made.call_count == 2
+    assert charges(desk.engine) == [("done", 1)] * 3
 
 
 def test_an_output_that_cannot_be_opened(desk: Desk, tmp_path: Path) -> None:
