@@ -26,6 +26,9 @@ def read_jsonl(lines: Lines, renames: Mapping[str, str], counts: LineCounts) -> 
     shapes = Shapes()
     line = 0
     for line, raw in lines.numbered():
+        if not raw:
+            counts.blank += 1
+            continue
         try:
             values = orjson.loads(raw) if len(raw) <= MAX_LINE else None
         except ValueError:

@@ -37,6 +37,9 @@ def read_table(
     check_header(named, renames, label)
     table = _Table(header, delimiter, renames)
     for raw in lines:
+        if not raw:
+            counts.blank += 1
+            continue
         line = lines.number
         cells = _read_cells(lines, raw, delimiter, len(header))
         counts.continued += lines.number - line

@@ -40,8 +40,11 @@ def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Reco
     generation parameters, whose lines are no prompts.
     """
     for raw in lines:
-        text = decoded(raw, lines.number)
         counts.lines = lines.number
+        if not raw:
+            counts.blank += 1
+            continue
+        text = decoded(raw, lines.number)
         if isinstance(text, Broken):
             yield text
             continue
