@@ -67,11 +67,11 @@ def other_host() -> Iterator[Host]:
 
 
 @contextmanager
-def relay(address: str, path: Path) -> Iterator[int]:
-    """A TCP port of that address behind which a unix socket answers; it goes with the block."""
+def relay(address: str, target: Path | tuple[str, int]) -> Iterator[int]:
+    """A TCP port of that address behind which a unix socket, or another port, answers; it goes with the block."""
     ends: list[socket.socket] = []
     with socket.create_server((address, 0)) as server:
-        accepting = threading.Thread(target=_accept, args=(server, path, ends), daemon=True)
+        accepting = threading.Thread(target=_accept, args=(server, target, ends), daemon=True)
         accepting.start()
         yield int(server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
@@ -81,12 +81,14 @@ def relay(address: str, path: Path) -> Iterator[int]:
         one.close()
 
 
-def _accept(server: socket.socket, path: Path, ends: list[socket.socket]) -> None:
+def _accept(server: socket.socket, target: Path | tuple[str, int], ends: list[socket.socket]) -> None:
     with suppress(OSError):
         while True:
-            near, far = server.accept()[0], socket.socket(socket.AF_UNIX)
-            ends += [near, far]
-            far.connect(str(path))
+            near = server.accept()[0]
+            ends.append(near)
+            far = socket.socket(socket.AF_UNIX if isinstance(target, Path) else socket.AF_INET)
+            ends.append(far)
+            far.connect(str(target) if isinstance(target, Path) else target)
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=_copy, args=pair, daemon=True).start()
 

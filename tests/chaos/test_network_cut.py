@@ -1,4 +1,4 @@
-"""The network between a worker's host and that of PostgreSQL and Redis is cut: nothing is lost, nothing is doubled."""
+"""The network between a worker's host and that of PostgreSQL, Redis and S3 is cut: nothing is lost or doubled."""
 
 import random
 import signal
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from jobs.objects import S3Options
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import ROOT, mill, settle
@@ -25,6 +26,7 @@ from tests.chaos.stub import FOLDER, LONGEST_S, STEP_S
 from tests.chaos.twins import TWIN
 from tests.end_to_end.kit import end, foxes, until
 from tests.factories import look
+from tests.s3 import S3Server
 from tests.worker.desk import submit
 
 LEASE_S = 2
@@ -47,12 +49,18 @@ def worker_on(host: Host, settings: Settings, folder: Path, twin: str = "") -> I
     """A worker on the other host, which reaches our services by the network alone."""
     postgres = Path(str(make_url(settings.database).query["host"])) / ".s.PGSQL.5432"
     redis = Path(unquote(settings.broker.partition("://")[2]))
-    with relay(host.address, postgres) as database_port, relay(host.address, redis) as broker_port:
+    store = urlsplit(settings.s3_endpoint_url or "http://127.0.0.1:1")
+    with (
+        relay(host.address, postgres) as database_port,
+        relay(host.address, redis) as broker_port,
+        relay(host.address, (str(store.hostname), store.port or 80)) as store_port,
+    ):
         there = make_url(settings.database).set(host=host.address, port=database_port, query={})
         own = settings.model_copy(
             update={
                 "database_url": SecretStr(there.render_as_string(hide_password=False)),
                 "broker_url": SecretStr(f"redis://{host.address}:{broker_port}/0"),
+                "s3_endpoint_url": settings.s3_endpoint_url and f"http://{host.address}:{store_port}",
             }
         )
         environment = own.environment() | {
@@ -83,8 +91,10 @@ def is_at_work(engine: Engine, process: psutil.Process) -> bool:
     return any(int(row["worker"].rpartition(":")[2]) in children for row in running)
 
 
-def test_cuts(quick: Settings, engine: Engine, tmp_path: Path) -> None:
-    batch = submit(quick, engine, tmp_path, foxes(JOBS), max_attempts="50")
+def test_cuts(quick: Settings, engine: Engine, tmp_path: Path, s3: S3Server) -> None:
+    quick = quick.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
+    output = f"{s3.uri}/{tmp_path.name}"
+    batch = submit(quick, engine, tmp_path, foxes(JOBS), max_attempts="50", output=output)
     folder = tmp_path / "mill"
     with (
         other_host() as host,
@@ -99,7 +109,8 @@ def test_cuts(quick: Settings, engine: Engine, tmp_path: Path) -> None:
             host.mend()
         assert settle(engine, quiet_s=60), (folder / "there.log").read_text()[-3000:]
         assert process.is_running()
-    facts = check(engine, batch.name, places=[(row, 0) for row in range(JOBS)])
+    places = [(row, 0) for row in range(JOBS)]
+    facts = check(engine, batch.name, places=places, s3=S3Options(s3.endpoint_url, "us-east-1"))
     assert facts.states == {"done": JOBS}
     lost = look(engine, "SELECT outcome, error_kind FROM attempts")
     assert {(row["outcome"], row["error_kind"]) for row in lost} <= {("expired", "crash")}
