@@ -431,7 +431,6 @@ workers = Table(
     Column("reason", Text, comment="what keeps an unhealthy worker from its work"),
     moment("since"),
     moment("next_try_at"),
-    moment("stored_at"),
     Column(
         "lane_faults",
         JSONB,
@@ -439,6 +438,7 @@ workers = Table(
         server_default=text("'{}'"),
         comment="lane id: what keeps the worker from it; empty in an unhealthy worker: it works in none",
     ),
+    moment("stored_at"),
     CheckConstraint(one_of("state", WorkerState), "state"),
     CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
     CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
