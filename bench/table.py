@@ -25,7 +25,7 @@ def _print_rich(result: Result, rows: list[tuple[str, ...]]) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _WIDTH
     console.print(f"[bold]{result.name}[/]  {escape(str(result.machine))}")

@@ -24,7 +24,7 @@ def counting(verb: str, total: int | None = None, things: str = "rows") -> Itera
     """
     started = time.monotonic()
     bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
-    columns = (*bar, TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (*bar, TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(verb, total=total)
         of_all = f" of {total:,}" if total else ""
@@ -87,7 +87,11 @@ def watching(jobs: int) -> Iterator[Watch]:
     if not err.is_terminal:
         yield Watch(None, jobs)
         return
-    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         yield Watch(progress, jobs)
 

@@ -14,8 +14,9 @@ from console.streams import prepare_streams
 from jobs.plain_text import visible
 
 prepare_streams()
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100_000)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Users write `:fox:` and mean that: rich must make no picture of it.
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100_000)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
