@@ -2,11 +2,10 @@
 
 import os
 import time
-from multiprocessing import get_context
-from threading import Barrier
+
+from bench.together import together, wait_for_all
 
 COUNT = 10_000_000
-START_S = 120
 
 
 def gain_of_all_cores() -> float:
@@ -16,16 +15,13 @@ def gain_of_all_cores() -> float:
 
 
 def _rate(processes: int) -> float:
-    context = get_context("spawn")
-    with context.Manager() as manager:
-        barrier = manager.Barrier(processes)
-        with context.Pool(processes) as pool:
-            spans = pool.map(_count, [barrier] * processes)
+    with together(processes) as pool:
+        spans = pool.map(_count, range(processes), chunksize=1)
     return processes * COUNT / (max(ended for _, ended in spans) - min(began for began, _ in spans))
 
 
-def _count(barrier: Barrier) -> tuple[float, float]:
-    barrier.wait(START_S)
+def _count(_: int) -> tuple[float, float]:
+    wait_for_all()
     began, total = time.monotonic(), 0
     for number in range(COUNT):
         total += number & 7

@@ -3,17 +3,15 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from threading import Barrier
 
 from sqlalchemy import Engine
 
 from bench.backlog import LEASE_S, START, image_of
+from bench.together import together, wait_for_all
 from jobs import queue
 from jobs.database import connect
 from jobs.job import JobId, LaneId
 
-START_S = 120
 WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers live for hours
 
 
@@ -33,13 +31,10 @@ class Crowd:
         The same processes work in all turns, so that turns of one and of many meet the same machine. A turn lasts
         from the first begin to the last end. A few further calls of each member come before and aren't timed.
         """
-        context = get_context("spawn")
         members = max(turns)
-        with context.Manager() as manager:
-            barrier = manager.Barrier(members)
-            with context.Pool(members) as pool:
-                arguments = [(self, tuple(turns), rank, barrier) for rank in range(members)]
-                shares = [share for part in pool.starmap(_work, arguments) for share in part]
+        with together(members) as pool:
+            arguments = [(self, tuple(turns), rank) for rank in range(members)]
+            shares = [share for part in pool.starmap(_work, arguments, chunksize=1) for share in part]
         jobs = [job for share in shares for job in share.jobs]
         if len(set(jobs)) != len(jobs):
             raise AssertionError("a job was given to two claimers")
@@ -63,11 +58,11 @@ def _rate(shares: list[_Share]) -> float:
     return sum(len(share.jobs) for share in shares) / elapsed
 
 
-def _work(crowd: Crowd, turns: tuple[int, ...], rank: int, barrier: Barrier) -> list[_Share]:
+def _work(crowd: Crowd, turns: tuple[int, ...], rank: int) -> list[_Share]:
     engine = connect(crowd.url, pool_size=1)
     shares = [_share(crowd, engine, -1, min(WARM_UP, crowd.calls), START)]
     for turn, members in enumerate(turns):
-        barrier.wait(START_S)
+        wait_for_all()
         if rank < members:
             shares.append(_share(crowd, engine, turn, crowd.calls, max(shares[-1].jobs)))
     engine.dispose()
