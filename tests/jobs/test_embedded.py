@@ -201,6 +201,20 @@ def test_a_server_that_can_not_start_is_told_with_its_folder(private: Settings) 
     assert running(private) == []
 
 
+def test_a_half_made_postgres_is_told_each_time(private: Settings) -> None:
+    """As a killed initdb leaves it: with the process file of a server that never listened."""
+    folder = private.data_dir / "postgres"
+    folder.mkdir(parents=True)
+    (folder / "postmaster.pid").write_text(f"-{os.getpid()}\n{folder}\n")
+    for made in ("pg_hba.conf", "pg_ident.conf", "PG_VERSION"):
+        for _ in range(2):
+            with pytest.raises(ServiceError, match="can't start the private PostgreSQL"):
+                services(private).__enter__()
+        (folder / made).write_text("18\n" if made == "PG_VERSION" else "")
+    assert (running(private), users(private)) == ([], [])
+    assert stop_services(private) == []
+
+
 def test_half_of_the_services_is_not_left_running(private: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = private.data_dir.parent / "bin"
     programs.mkdir()
