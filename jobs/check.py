@@ -34,7 +34,10 @@ _ROWS = text("""
 
 @dataclass(frozen=True)
 class Wrong:
-    """An image row whose object is missing (`is_missing`) or isn't what the row says, and why."""
+    """An image row whose object is missing (`is_missing`) or isn't what the row says, and why.
+
+    `is_blocked`: something else has the object's place, so that no image can be stored there until it is removed.
+    """
 
     image: int
     job: int
@@ -43,6 +46,7 @@ class Wrong:
     key: str
     is_missing: bool
     reason: str
+    is_blocked: bool = False
 
 
 def check(
@@ -80,13 +84,17 @@ def sample_size(count: int, share: float) -> int:
 def repair(engine: Engine, batch: BatchStatus, wrong: Sequence[Wrong]) -> int:
     """Take the image rows back and queue their jobs again; returns how many. Ends a cancellation.
 
-    Rendered again, each comes as a new row, in the feed, too.
+    Rendered again, each comes as a new row, in the feed, too. What is blocked stays as it is: its image would be
+    rendered again and again, and could never be stored.
     """
     if batch.archived_at is not None:
         raise UsageError(
             f"{batch.name} is archived: its jobs are gone, so that nothing of it can be rendered again"
         )
-    queued = queue.retract(engine, batch.id, [(each.image, each.key) for each in wrong])
+    storable = [(each.image, each.key) for each in wrong if not each.is_blocked]
+    if not storable:
+        return 0
+    queued = queue.retract(engine, batch.id, storable)
     reopen(engine, batch.id)
     return queued
 
@@ -105,8 +113,8 @@ def _chosen(engine: Engine, batch: BatchId, share: float) -> Generator[Any, None
 
 
 def _compare(store: ObjectStore, batch: str, row: Any) -> Wrong | None:
-    def wrong(reason: str, *, is_missing: bool = False) -> Wrong:
-        return Wrong(row.id, row.job_id, row.ordinal, row.number, row.key, is_missing, reason)
+    def wrong(reason: str, *, is_missing: bool = False, is_blocked: bool = False) -> Wrong:
+        return Wrong(row.id, row.job_id, row.ordinal, row.number, row.key, is_missing, reason, is_blocked)
 
     parsed = parse_image_key(row.key)
     if parsed is None or not is_key(row.key) or parsed.batch != batch:
@@ -115,10 +123,11 @@ def _compare(store: ObjectStore, batch: str, row: Any) -> Wrong | None:
         )
     try:
         body = store.get(row.key)
-    except MissingObjectError:
-        return wrong("the object isn't there", is_missing=True)
+    except MissingObjectError as error:
+        reason = str(error) if error.is_blocked else "the object isn't there"
+        return wrong(reason, is_missing=True, is_blocked=error.is_blocked)
     except DamagedObjectError as error:
-        return wrong(str(error))
+        return wrong(str(error), is_blocked=error.is_blocked)
     if len(body) != row.bytes:
         return wrong(f"the object has {len(body):,} bytes, the row says {row.bytes:,}")
     return None if hashlib.sha256(body).hexdigest() == row.sha256 else wrong("the object has another SHA-256")

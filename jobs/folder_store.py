@@ -15,7 +15,14 @@ from pathlib import Path
 
 from jobs import nofollow
 from jobs.errors import ObjectStoreError, OutputGoneError
-from jobs.object_types import MissingObjectError, StoredObject, checked_key, checked_prefix, is_key
+from jobs.object_types import (
+    DamagedObjectError,
+    MissingObjectError,
+    StoredObject,
+    checked_key,
+    checked_prefix,
+    is_key,
+)
 
 MARKER = ".nightmill-output.json"
 """The file that tells a folder of images from the empty place where a share was mounted."""
@@ -84,7 +91,7 @@ class FolderStore:
         return is_new
 
     def get(self, key: str) -> bytes:
-        """Return the file's bytes; raise MissingObjectError when there is none."""
+        """Return the file's bytes; raise MissingObjectError when there is none, DamagedObjectError for a link."""
         with self._read(key) as file:
             return file.read()
 
@@ -154,13 +161,11 @@ class FolderStore:
         path = self.root / checked_key(key)
         with _explained(f"read {path}"):
             try:
-                with (
-                    self._folder_of(key) as (folder, name),
-                    os.fdopen(nofollow.open_file(folder, name), "rb") as file,
-                ):
-                    yield file
+                root = self._root(create=False)
             except _ABSENT:
                 raise MissingObjectError(f"{path} does not exist") from None
+            with os.fdopen(_descriptor(root, key, path), "rb") as file:
+                yield file
 
     @contextmanager
     def _folder_of(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
@@ -183,6 +188,27 @@ class FolderStore:
             yield here
         finally:
             opened.__exit__(None, None, None)
+
+
+def _descriptor(root: int, key: str, path: Path) -> int:
+    """Of the file at `path`, for reading; what stands in its place is told apart. Takes `root` over."""
+    *above, name = key.split("/")
+    try:
+        with nofollow.folder_below(root, above) as folder:
+            above = []
+            return nofollow.open_file(folder, name)
+    except FileNotFoundError:
+        raise MissingObjectError(f"{path} does not exist") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+            raise
+        kind = MissingObjectError if isinstance(error, _ABSENT) else DamagedObjectError
+        reason = "is a file, not a folder" if error.errno == errno.ENOTDIR else error.strerror
+        # What is stored takes the place of a link or a pipe, but not of a folder.
+        raise kind(
+            f"can't read {path}: {error.filename} {reason}: remove it",
+            is_blocked=bool(above) or error.errno == errno.EISDIR,
+        ) from None
 
 
 def _gone(root: Path, what: str) -> str:

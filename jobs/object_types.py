@@ -13,11 +13,22 @@ _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _PREFIX = re.compile(r"([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]*")
 
 
-class MissingObjectError(ObjectStoreError):
+class BadObjectError(ObjectStoreError):
+    """A key doesn't lead to the bytes that were stored.
+
+    `is_blocked`: nor can any be stored there before something else is removed that has its place.
+    """
+
+    def __init__(self, message: str, *, is_blocked: bool = False) -> None:
+        super().__init__(message)
+        self.is_blocked = is_blocked
+
+
+class MissingObjectError(BadObjectError):
     """No object has this key."""
 
 
-class DamagedObjectError(ObjectStoreError):
+class DamagedObjectError(BadObjectError):
     """The object's bytes aren't those that were stored."""
 
 

@@ -75,14 +75,18 @@ def checked_share(text: str) -> float:
 
 
 def _tell(name: str, checked: int, images: int, wrong: list[Wrong], queued: int) -> None:
-    missing = sum(each.is_missing for each in wrong)
+    missing, blocked = sum(each.is_missing for each in wrong), sum(each.is_blocked for each in wrong)
     note(
         f"{checked:,} of {images:,} images of {name} read: {missing:,} missing, {len(wrong) - missing:,} damaged"
     )
     if queued:
         note(f"{queued:,} jobs queued again: the same `nightmill run`, or workers that are up, render them")
-    elif wrong:
+    elif len(wrong) > blocked:
         note(f"`nightmill check {name} --repair` queues them again")
+    if blocked:
+        note(
+            f"{blocked:,} can't be stored until what stands in their place is removed: --repair leaves them as they are"
+        )
 
 
 def adopt(

@@ -1,6 +1,7 @@
 """`nightmill check` and `nightmill adopt`, and what commands say of folders that aren't ours."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,56 @@ class TestCheck:
         assert [int(key.split("/")[-1][:9]) for key in made] == [1, 3]
         assert typed("check", "night", "--repair").code == 0
         assert [row["ordinal"] for row in feed.read(engine, cursor)] == [1, 3], "the feed goes on"
+
+    def test_links_and_folders_in_the_place_of_images_are_findings_among_others(
+        self, typed: Typed, output: Path, engine: Engine, tmp_path: Path
+    ) -> None:
+        first, second, third, fourth, _ = files(output)
+        first.rename(tmp_path / "kept.png")
+        first.symlink_to(tmp_path / "kept.png")
+        second.write_bytes(b"junk")
+        third.unlink()
+        third.mkdir()
+        fourth.unlink()
+        os.mkfifo(fourth)
+        ended = typed("check", "night", "--json")
+        assert ended.code == 1, ended.err
+        assert [(each["ordinal"], each["is_blocked"]) for each in ended.json["damaged"]] == [
+            (0, False),
+            (1, False),
+            (3, False),
+        ]
+        assert [(each["ordinal"], each["is_blocked"]) for each in ended.json["missing"]] == [(2, True)]
+        assert f"{first.name} is a symbolic link" in ended.json["damaged"][0]["reason"]
+        assert f"{third.name} is a folder: remove it" in ended.json["missing"][0]["reason"]
+        assert "1 can't be stored until what stands in their place is removed" in ended.err
+        assert typed("check", "night", "--repair", "--json").json["queued"] == 3
+        assert states(engine) == {"done": 2, "queued": 3}
+        batch = batches.status(engine, "night")
+        render(engine, open_store(str(output), S3Options()), Ingested(batch.id, "night", False, 5, 0, 5))
+        assert not first.is_symlink()
+        assert (tmp_path / "kept.png").is_file()
+        assert [each["ordinal"] for each in typed("check", "night", "--json").json["missing"]] == [2]
+
+    @pytest.mark.parametrize("file", [False, True])
+    def test_what_cannot_be_stored_is_not_drawn_again(
+        self, typed: Typed, output: Path, engine: Engine, tmp_path: Path, file: bool
+    ) -> None:
+        """Else it would be drawn and refused again and again."""
+        folder = files(output)[0].parent
+        folder.rename(tmp_path / "elsewhere")
+        if file:
+            folder.write_text("no folder")
+        else:
+            folder.symlink_to(tmp_path / "elsewhere")
+        for options in ([], ["--repair"]):
+            ended = typed("check", "night", "--json", *options)
+            assert (ended.code, ended.json["queued"]) == (1, 0)
+            found = ended.json["missing" if file else "damaged"]
+            assert [each["is_blocked"] for each in found] == [True] * 5
+            assert f"{folder.name} is a {'file' if file else 'symbolic link'}" in found[0]["reason"]
+            assert "`nightmill check night --repair` queues them" not in ended.err
+        assert states(engine) == {"done": 5}
 
     def test_a_sample(self, typed: Typed) -> None:
         assert typed("check", "night", "--sample", "1%", "--json").json["checked"] == 1
