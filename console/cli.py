@@ -51,9 +51,6 @@ def main() -> None:
         _fail(str(error), 2)
     except ModelError as error:
         _fail(str(error), 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
         _give_up_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)

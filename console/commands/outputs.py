@@ -11,6 +11,7 @@ from console.options import Json
 from console.progress import counting
 from console.session import session
 from console.show import note, print_json, print_line
+from console.streams import is_unread
 from jobs import batches
 from jobs import feed as feeding
 from scheduler.export import export as write_export
@@ -91,6 +92,8 @@ def feed(
             for row in feeding.read(open_session.engine, since, batch=found):
                 since = row["cursor"]
                 print_line(to_json(row))
+                if is_unread():
+                    raise typer.Exit
 
         while follow:
             open_session.patiently(read_on)

@@ -1,16 +1,22 @@
 """Output that is closed, full or of another encoding, characters that terminals obey, and errors nobody thought of."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from console.commands import recipe as recipe_command
+from jobs.object_types import S3Options
+from jobs.outputs import open_output
 from jobs.settings import Settings
 from tests.conftest import Ended
 from tests.console.conftest import Typed
+from tests.factories import make_batch
+from tests.ownership import render
 
 ESC = "\x1b[31m"
 
@@ -35,15 +41,48 @@ def recipe(tmp_path: Path) -> str:
     return "r.yaml"
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
-def test_closed_streams(settings: Settings, tmp_path: Path, closed: str) -> None:
-    ended = shell(settings, tmp_path, f"NIGHTMILL --version {closed}")
-    assert (ended.code, ended.err) == (0, "")
+@pytest.mark.parametrize(
+    ("command", "code", "err"),
+    [
+        ("--version >&-", 1, "error: standard output: it is closed\n"),
+        ("--version >/dev/full", 1, "error: standard output: No space left on device\n"),
+        ("--version 2>&-", 0, ""),
+        ("down >&-", 0, "nothing was up\n"),
+        ("frob 2>/dev/full", 2, ""),
+        ("status a b 2>/dev/full", 2, ""),
+        ("frob <&- >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    settings: Settings, tmp_path: Path, command: str, code: int, err: str
+) -> None:
+    ended = shell(settings, tmp_path, f"NIGHTMILL {command}")
+    assert (ended.code, ended.err) == (code, err)
 
 
-def test_a_full_disk_behind_standard_output(settings: Settings, tmp_path: Path) -> None:
-    ended = shell(settings, tmp_path, "NIGHTMILL --version >/dev/full")
-    assert (ended.code, ended.err) == (1, "error: No space left on device\n")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["feed", "--follow"], 0), (["check", "night", "--json"], 1)]
+)
+def test_a_reader_that_has_gone_ends_output_and_not_the_command(
+    settings: Settings, engine: Engine, arguments: list[str], code: int
+) -> None:
+    store = open_output(engine, settings.output, S3Options())
+    made = render(engine, store, make_batch(engine, 2, name="night", output=settings.output))
+    store.delete(made[0])
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "console.cli", *arguments],
+        env=settings.environment(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=50,
+    )
+    os.close(writer)
+    assert ended.returncode == code, ended.stderr
+    assert b"error" not in ended.stderr
+    assert (b"1 missing" in ended.stderr) == (code == 1)
 
 
 @pytest.mark.parametrize("encoding", ["ascii"])
