@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.errors import ManifestError
 from jobs.manifest.delimited import DELIMITERS, find_delimiter
+from jobs.manifest.other_texts import refuse_other_texts
 from jobs.manifest.records import Compression, Format
 from jobs.manifest.signatures import refuse_foreign
 from jobs.manifest.streams import GZIP_MAGIC, ZSTD_MAGIC, read_chunks
@@ -51,7 +52,13 @@ def read_head(path: Path, compression: Compression, label: str) -> bytes:
 
 
 def find_format(
-    head: bytes, label: str, *, told: Format | None, named: Format | None, prompt_header: str = "prompt"
+    head: bytes,
+    label: str,
+    *,
+    told: Format | None,
+    named: Format | None,
+    suffix: str = "",
+    prompt_header: str = "prompt",
 ) -> Format:
     """The format that the user `told`, or that the file's name says and its first bytes don't deny.
 
@@ -65,6 +72,9 @@ def find_format(
     if named == "recipe":
         return named
     seems = sniff_format(head, prompt_header)
+    if seems in {"txt", "csv", "tsv"}:
+        is_sure = named is not None or seems != "txt"
+        refuse_other_texts(_first_lines(head), label, suffix, is_named=is_sure)
     if named is None:
         return seems if seems != "txt" else _text_surely(head, label)
     if named == "json":
@@ -101,6 +111,10 @@ def _object_kind(lines: Sequence[str]) -> Format:
 def _lines(text: str) -> list[str]:
     """Not `splitlines`, which knows more ends of lines than files have."""
     return re.split(r"\r\n|\n|\r", text)
+
+
+def _first_lines(head: bytes) -> list[str]:
+    return _lines(head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace"))[:20]
 
 
 def _parsed(line: str) -> dict[str, Any] | list[Any] | None:
@@ -165,7 +179,7 @@ def _named(named: Format) -> str:
 
 def _text_surely(head: bytes, label: str) -> Format:
     """Lines of text, or ManifestError where they might be a table."""
-    lines = [line for line in _lines(head.decode("utf-8", "replace"))[:20] if line.strip()]
+    lines = [line for line in _first_lines(head) if line.strip()]
     if b"\0" in head or sum(line.count("\ufffd") for line in lines) > len(lines):
         raise ManifestError(f"{label}: is no text in UTF-8; say with --input-format what it is.")
     mark = next((mark for mark in DELIMITERS if _is_table(lines, mark)), None)

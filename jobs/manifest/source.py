@@ -194,7 +194,14 @@ def _describe(location: str, label: str, path: Path, format: str | None, access:
     compression = sniff_compression(path, label, named_compression)
     told = _known_format(format)
     head = read_head(path, compression, label)
-    found = find_format(head, label, told=told, named=named_format, prompt_header=access.prompt_header)
+    found = find_format(
+        head,
+        label,
+        told=told,
+        named=named_format,
+        suffix=PurePosixPath(stem).suffix.removeprefix("."),
+        prompt_header=access.prompt_header,
+    )
     folder = _folder(location)
     return ManifestFile(label, stem, path, found, compression, digest, size, folder, limit=access.limit)
 

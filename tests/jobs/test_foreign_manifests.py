@@ -412,6 +412,55 @@ def row(**columns: Any) -> bytes:
     return json.dumps({"prompt": "a fox"} | columns).encode()
 
 
+OTHER_TEXTS = {
+    "settings by name": ("x.toml", b"a fox\n", "is named as a file of settings"),
+    "a program by name": ("x.py", b"print('a fox')\n", "is named as a program"),
+    "a document by name": ("x.MD", b"A fox\n", "is named as a document"),
+    "a packed log": ("x.log.gz", gzip.compress(b"started\n"), "is named as a log"),
+    "a script": ("x", b"#!/bin/sh\necho a fox\n", r"seems to be a script \(#!/bin/sh\)"),
+    "a script named as text": ("x.txt", b"#!/bin/sh\necho a fox\n", "seems to be a script"),
+    "tables in TOML": ("x", b'# prompts\n[[row]]\nprompt = "a fox"\n', "seems to be a file of settings"),
+    "INI": ("x.list", b"[main]\n; of foxes\nprompt=a fox\n", "seems to be a file of settings"),
+    "settings alone": ("x", b"STEPS=20\nPROMPT=a fox\n", "seems to be a file of settings"),
+    "YAML": ("x", b"- prompt: a fox\n- prompt: an owl\n", "seems to be YAML"),
+    "a heading": ("x", b"# Foxes\n\nA fox\n", "seems to be a Markdown document"),
+    "a Markdown table": ("x", b"| prompt | seed |\n|---|:--|\n| a | 1 |\n", "seems to be a Markdown table"),
+    "one in text": ("x.txt", b"Foxes:\n\na | b\n---|---\na fox | 1\n", "seems to be a Markdown table"),
+    "one in a table's file": (
+        "x.csv",
+        b"| prompt |\n|--------|\n| a fox |\n",
+        "seems to be a Markdown table",
+    ),
+    "a log": ("x", b"2026-01-01 10:00:00 INFO a fox\n", "seems to be a log"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TEXTS)
+def test_texts_that_are_no_prompts_are_refused(tmp_path: Path, kind: str) -> None:
+    name, data, words = OTHER_TEXTS[kind]
+    with pytest.raises(ManifestError, match=f"{words}.* --input-format txt"):
+        read_bytes(tmp_path, name, data)
+    assert read(tmp_path / name, format="txt"), "who insists is served"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.txt", b"# Foxes\na fox\n"),
+        ("x.txt", b"[fox]\nnight=dark\n"),
+        ("x", b"a fox = fast\na | b\n"),
+        ("x", b"[fox|owl], large\n-- a fox --\n"),
+        ("x.prompts", b'a fox; "quoted"\n1girl=2\n'),
+    ],
+)
+def test_texts_that_only_look_a_little_like_others(tmp_path: Path, name: str, data: bytes) -> None:
+    assert told(read_bytes(tmp_path, name, data)) == data.decode().splitlines()
+
+
+def test_a_table_is_read_whatever_its_name(tmp_path: Path) -> None:
+    assert told(read_bytes(tmp_path, "x.log", b"prompt,seed\na fox,1\n")) == ["a fox"]
+
+
 @pytest.mark.parametrize(
     ("columns", "width", "height"),
     [
