@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from console.supervise import STOP_S, tail
+from jobs.data_folder import named_by_its_setting
 from jobs.errors import ServiceError
 from jobs.process import open_log
 from jobs.settings import Settings
@@ -22,7 +23,9 @@ START_S = 60
 def start(settings: Settings, arguments: Sequence[str]) -> None:
     """Start `nightmill ARGUMENTS` and wait until it announces itself; ServiceError with its last words if it ends."""
     log = settings.logs_path / "up.log"
-    with open_log(log) as stream:
+    with named_by_its_setting(settings.data_dir):
+        opened = open_log(log)
+    with opened as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "console.cli", *arguments],
             env=settings.environment(),

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from console.show import note
+from jobs.data_folder import named_by_its_setting
 from jobs.errors import ServiceError, UsageError
 from jobs.process import open_log
 from jobs.settings import Settings
@@ -43,7 +44,9 @@ class Child:
     def start(self) -> None:
         """Start it in a session of its own, so that a Ctrl-C reaches only us; it stops when we are gone."""
         command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
-        with open_log(self.log) as log:
+        with named_by_its_setting(self.log.parent):
+            opened = open_log(self.log)
+        with opened as log:
             self.process = subprocess.Popen(
                 command,
                 env=self.environment,

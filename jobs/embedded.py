@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 from pydantic import SecretStr
 
+from jobs.data_folder import named_by_its_setting
 from jobs.private_postgres import close_folder, start_postgres, stop_postgres
 from jobs.private_redis import start_redis, stop_redis
 from jobs.settings import Settings
@@ -82,8 +83,10 @@ def _stop(settings: Settings) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    close_folder(data_dir)
-    with (data_dir / "services.lock").open("w") as lock:
+    with named_by_its_setting(data_dir):
+        close_folder(data_dir)
+        opened = (data_dir / "services.lock").open("w")
+    with opened as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

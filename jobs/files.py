@@ -19,6 +19,22 @@ _KINDS = (
 )
 
 
+def why_no_folder(path: Path) -> str | None:
+    """Why there can't be a folder at an absolute path: it, or what is to hold it, is something else; None if it can."""
+    for place in (path, *path.parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+        if stat.S_ISDIR(mode):
+            return None
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "is a file")
+        return f"{place} {kind}, not a folder"
+    return None
+
+
 class NotRegularError(OSError):
     """A path that leads to a folder, pipe, socket or device; `strerror` says to which."""
 

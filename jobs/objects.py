@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import ObjectStoreError, UsageError
-from jobs.files import Writable
+from jobs.files import Writable, why_no_folder
 from jobs.folder_store import FolderStore
 from jobs.keys import batch_of
 from jobs.object_types import MissingObjectError, ObjectStore, S3Options, StoredObject
@@ -41,12 +41,16 @@ PROBE = ".nightmill-probe-"
 def open_store(uri: str, s3: S3Options) -> ObjectStore:
     """Return the store at a folder path, ``file:///path`` or ``s3://bucket/prefix``, contacting nothing yet.
 
-    Raises UsageError for any other scheme, and ObjectStoreError when the S3 options make no sense.
+    Raises UsageError for any other scheme and where a file is in the folder's place,
+    ObjectStoreError when the S3 options make no sense.
     """
     if uri.startswith("s3://"):
         bucket, prefix = _bucket_and_path(uri)
         return _s3_store(bucket, prefix.strip("/"), s3)
-    return FolderStore(_folder(uri))
+    folder = _folder(uri)
+    if why := why_no_folder(folder):
+        raise UsageError(why)
+    return FolderStore(folder)
 
 
 def check_writable(store: ObjectStore) -> None:

@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
-from jobs.files import MANIFEST_LIMIT
+from jobs.files import MANIFEST_LIMIT, why_no_folder
 from jobs.states import WatermarkMethod, Weights
 from jobs.urls import check_broker_url, check_endpoint_url, check_port
 
@@ -129,12 +129,17 @@ class Settings(BaseSettings):
     def _absolute(cls, value: str) -> str:
         if not value.isprintable():
             raise ValueError("can't be stored as text; name it in UTF-8")
-        return value if "://" in value else str(Path(value).expanduser().absolute())
+        return value if "://" in value else str(_folder(Path(value)))
 
-    @field_validator("data_dir", "models_dir", "prompt_terms")
+    @field_validator("prompt_terms")
     @classmethod
     def _absolute_path(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
+
+    @field_validator("data_dir", "models_dir")
+    @classmethod
+    def _absolute_folder(cls, value: Path | None) -> Path | None:
+        return value and _folder(value)
 
     @property
     def database(self) -> str:
@@ -185,6 +190,14 @@ def load_settings(**given: object) -> Settings:
         raise UsageError(
             f"NIGHTMILL_{name}: {first['msg'].removeprefix('Value error, ')} (got {_safe(name, first.get('input'))})"
         ) from None
+
+
+def _folder(path: Path) -> Path:
+    """The absolute path; ValueError where there can't be a folder."""
+    absolute = path.expanduser().absolute()
+    if why := why_no_folder(absolute):
+        raise ValueError(why)
+    return absolute
 
 
 def _text(value: object) -> str:

@@ -1,5 +1,6 @@
 """Records into rows: defaults filled in, everything checked, at a few microseconds each."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -216,11 +217,14 @@ def _prompt(value: object) -> str:
 
 
 def _excerpt(raw: object) -> str:
-    """The beginning of a record; of a Parquet row, whose cells may be megabytes, the beginning of each cell."""
-    if not isinstance(raw, dict):
-        return str(raw)
-    cells = ((name, value[:200] if isinstance(value, str | bytes) else value) for name, value in raw.items())
-    return str(dict(islice(cells, 20)))
+    """The beginning of a record, as JSON; of a Parquet row, whose cells may be megabytes, the beginning of each cell.
+
+    "…" stands for what couldn't be read.
+    """
+    if isinstance(raw, dict):
+        cells = raw.items()
+        raw = {name: value[:200] if isinstance(value, str) else value for name, value in islice(cells, 20)}
+    return json.dumps(raw, ensure_ascii=False, default=lambda _: "…")
 
 
 def _reject(ordinal: int, record: Record | Broken, column: str | None, reason: str) -> Reject:

@@ -101,12 +101,22 @@ def test_wrong_use_left_nothing_behind(shelf: Typed) -> None:
     assert not list((shelf.folder / "output").glob("*/images"))
 
 
-def test_an_output_that_cannot_be_written(typed: Typed, tmp_path: Path) -> None:
+def test_an_output_that_is_no_folder(typed: Typed, tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
     (tmp_path / "file").write_text("not a folder")
-    ended = typed("run", "m.jsonl", "--out", "file/x")
-    says(ended, 1, f"can't write {tmp_path / 'file' / 'x'}", "check that the folder is there")
-    assert typed("status", "m", "--json").json["counts"]["queued"] == 1
+    for out in ("file", "file/x", "/dev/null"):
+        for command in ("run", "submit", "plan"):
+            says(typed(command, "m.jsonl", "--out", out), 2, "not a folder")
+    says(
+        changed(typed, output=str(tmp_path / "file"))("submit", "m.jsonl"),
+        2,
+        "NIGHTMILL_OUTPUT: ",
+        "is a file",
+    )
+    assert typed("submit", "m.jsonl").code == 0
+    for to in ("file", "file/x", "/dev/null"):
+        says(typed("export", "m", "--to", to), 2, "not a folder")
+    assert (tmp_path / "file").read_text() == "not a folder"
 
 
 def test_an_unreachable_database(typed: Typed, closed: str) -> None:
@@ -155,10 +165,27 @@ def test_wrong_settings(
     assert "very-secret" not in ended.err
 
 
-def test_a_data_folder_that_cannot_be(typed: Typed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("file/x", "file is a file, not a folder"),
+        ("/dev/null", "/dev/null is a device, not a folder"),
+        ("loop", "loop can't be used: "),
+        ("dangling", "dangling can't be used: "),
+    ],
+)
+def test_a_data_folder_that_cannot_be(typed: Typed, tmp_path: Path, folder: str, words: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    private = changed(typed, data_dir=tmp_path / "file" / "x", database_url=None)
-    says(private("status"), 1, str(tmp_path / "file"), "Not a directory")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("gone")
+    for more in ({"database_url": None}, {}):  # who has services of his own needs the folder for logs
+        wrong = changed(typed, data_dir=tmp_path / folder, **more)
+        says(wrong("status" if more else "up"), 2, "NIGHTMILL_DATA_DIR: ", words)
+
+
+def test_a_models_folder_that_cannot_be(typed: Typed) -> None:
+    wrong = changed(typed, models_dir=Path("/dev/null"))
+    says(wrong("models"), 2, "NIGHTMILL_MODELS_DIR: /dev/null is a device, not a folder")
 
 
 def test_a_database_without_tables(settings: Settings, empty_database: str, tmp_path: Path) -> None:

@@ -98,6 +98,21 @@ def test_a_value_that_cant_be_is_a_reject(tmp_path: Path, column: str, value: An
     assert reject.excerpt.isprintable()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.array([2**63 - 1], pa.timestamp("ms")),
+        pa.array([b"png"]),
+        pa.array([["b", b"png"]], pa.list_(pa.binary())),
+        pa.array([-(2**62)], pa.date64()),
+    ],
+)
+def test_the_excerpt_of_what_cannot_be_read_is_json(tmp_path: Path, value: Any) -> None:
+    """No class of ours shows in it."""
+    reject = only_reject(read(write(tmp_path, {"prompt": ["a fox"], "n": [3], "init_image": value})))
+    assert json.loads(reject.excerpt) == {"prompt": "a fox", "n": 3, "init_image": "…"}
+
+
 def test_invalid_utf8_rejects_its_row_alone(tmp_path: Path) -> None:
     offsets = pa.array([0, 1, 2, 3], pa.int32()).buffers()[1]
     text = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"a\xffc")])
