@@ -1,7 +1,31 @@
 """Lines, whatever ends them: LF, CRLF, or CR alone as on old Macs."""
 
+import re
 from collections.abc import Iterator
 from itertools import chain
+
+_NAMES = {
+    "\v": "a vertical tab",
+    "\f": "a form feed",
+    "\x85": "a next-line character",
+    "\u2028": "a line separator",
+    "\u2029": "a paragraph separator",
+}
+_OTHER_ENDS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
+
+
+def other_line_end(text: str) -> str | None:
+    """Why a line can't be used within which some programs see the end of a line, as Unicode allows; else None."""
+    if len(text.splitlines()) < 2:  # many times as fast as the search
+        return None
+    found = _OTHER_ENDS.search(text)
+    if found is None:
+        return None
+    name = _NAMES.get(found[0], "a separator")
+    return (
+        f"holds {name} (U+{ord(found[0]):04X}), which may be meant to end a line and ends none here; "
+        "write a plain end of line, or a space"
+    )
 
 
 def with_lf(chunks: Iterator[bytes]) -> Iterator[bytes]:

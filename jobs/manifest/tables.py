@@ -8,6 +8,7 @@ from jobs.manifest.columns import check_header, locate_columns
 from jobs.manifest.counts import LineCounts
 from jobs.manifest.decoding import NOT_UTF8, decoded, loose
 from jobs.manifest.delimited import BadQuotesError, find_delimiter, read_quoted, sep_line
+from jobs.manifest.line_ends import other_line_end
 from jobs.manifest.misspelt import suggest
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.streams import MAX_LINE, Lines
@@ -131,7 +132,11 @@ def _read_cells(lines: Lines, raw: bytes, delimiter: str, width: int | None) -> 
     raw = raw.removeprefix(_BOM)  # of a file that was joined to another one
     if b'"' not in raw or len(raw) > MAX_LINE:
         text = decoded(raw, line)
-        return text if isinstance(text, Broken) else text.removesuffix("\r").split(delimiter)
+        if isinstance(text, Broken):
+            return text
+        text = text.removesuffix("\r")
+        reason = other_line_end(text)
+        return Broken(line, reason, text) if reason else text.split(delimiter)
     try:
         cells = read_quoted(lines, raw, delimiter, width)
     except BadQuotesError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.counts import LineCounts
 from jobs.manifest.decoding import decoded
+from jobs.manifest.line_ends import other_line_end
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.streams import Lines
 from jobs.manifest.values import ProblemError, is_visible, shown, whole_number
@@ -48,13 +49,17 @@ def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Reco
         if isinstance(text, Broken):
             yield text
             continue
-        text = text.lstrip(_BOM).rstrip("\x1a")  # DOS ends files with Ctrl-Z
+        text = (
+            text.lstrip(_BOM).rstrip("\x1a").strip("\f")
+        )  # DOS ends files with Ctrl-Z, printers pages with FF
         if not is_visible(text):
             counts.blank += 1
         elif not text.isascii() and _BOM in text:
             yield Broken(
                 lines.number, "has a byte order mark inside, as files joined without an end of line", text
             )
+        elif reason := other_line_end(text):
+            yield Broken(lines.number, reason, text)
         elif text[0] in "NS" and _INFOTEXT.match(text):
             raise ManifestError(
                 f"{label}: line {lines.number} is of a web UI's generation parameters ({shown(text)}), not a prompt; "

@@ -18,10 +18,27 @@ def prompts(items: list[Row | Reject]) -> list[tuple[int, str]]:
 
 
 def test_text_is_one_prompt_a_line(tmp_path: Path) -> None:
-    data = BOM + "a fox\r\n\r\n  \n\u2028 a\vb\x85 🦊\r\nlast".encode()
+    data = BOM + "a fox\r\n\r\n  \n\f a 🦊\f\r\nlast".encode()
     items = read_bytes(tmp_path, "m.txt", data)
-    assert prompts(items) == [(1, "a fox"), (4, "\u2028 a\vb\x85 🦊"), (5, "last")]
+    assert prompts(items) == [(1, "a fox"), (4, " a 🦊"), (5, "last")]
     assert [item.ordinal for item in items] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("end", ["\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("name", ["m.txt", "m.csv", "m.tsv"])
+def test_other_line_ends_reject_their_line(tmp_path: Path, name: str, end: str) -> None:
+    header = "" if name == "m.txt" else "prompt\n"
+    items = read_bytes(tmp_path, name, f"{header}a fox{end}an owl\na cross\n".encode())
+    reject, row = items
+    assert isinstance(reject, Reject)
+    assert isinstance(row, Row)
+    assert f"(U+{ord(end):04X}), which may be meant to end a line" in reject.reason
+
+
+def test_other_line_ends_within_quotes_are_text(tmp_path: Path) -> None:
+    prompt = "a fox\u2028an owl"
+    for name, data in (("m.csv", f'prompt\n"{prompt}"\n'), ("m.jsonl", f'{{"prompt": "{prompt}"}}\n')):
+        assert only_row(read_bytes(tmp_path, name, data.encode())).prompt == prompt
 
 
 def test_text_under_a_rename_is_still_the_prompt(tmp_path: Path) -> None:
