@@ -1,5 +1,6 @@
 """The names that a manifest may use, and what is told to those who misspell one."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -9,6 +10,8 @@ from jobs.manifest.misspelt import suggest
 from jobs.manifest.values import NOT_STORABLE, printable, shown
 
 MAX_COLUMNS = 10_000
+NEAR = 0.65
+"""From 0 to 1, how alike a name and what is proposed for it must be: 'cta' and 'cat' are, 'colour' and 'lora' not."""
 KNOWN_COLUMNS: tuple[str, ...] = (
     "prompt",
     "id",
@@ -114,10 +117,12 @@ def check_header(
     renames: Mapping[str, str],
     label: str,
     values: Mapping[str, object] | None = None,
+    *,
+    is_table: bool = False,
 ) -> None:
     """Raise ManifestError when no row under this header could be read: no prompt nor picture, a name twice, too many.
 
-    `values` are those of a first row, where they are known.
+    `values` are those of a first row, where they are known; in a table something separates the names.
     """
     if too_many := surplus_columns(len(names)):
         raise ManifestError(f"{label}: {too_many}.")
@@ -130,6 +135,12 @@ def check_header(
         located = locate_columns(names, renames)
     except ManifestError as error:
         raise ManifestError(f"{label}: {error}.") from None
+    mark = _separator(names[0], renames) if is_table and len(names) == 1 else None
+    if mark and not {"prompt", "init_image"} & located.keys():
+        raise ManifestError(
+            f"{label}: the header {shown(names[0])} looks parted by {mark!r}: say --delimiter {mark!r}, "
+            "or separate cells with commas (.csv) or tabs (.tsv)."
+        )
     for column, header in renames.items():
         if column not in located:
             raise ManifestError(f"{label}: --map {column}={header}: no such column. {_seen(names, header)}")
@@ -162,14 +173,14 @@ def prompt_guess(names: Sequence[str]) -> str:
     near = next((name for name in names if name.strip().lower() in _PROMPTS), None)
     if near is None:
         lowered = {name.strip().lower(): name for name in names}
-        near = next((lowered[name] for name in get_close_matches("prompt", lowered, n=1)), None)
+        near = next((lowered[name] for name in get_close_matches("prompt", lowered, n=1, cutoff=NEAR)), None)
     return "" if near is None else f"; did you mean {shown(near)} (--map prompt={printable(near, 40)})?"
 
 
 def did_you_mean(text: str, choices: Collection[str]) -> str:
     """` Did you mean 'x'?` when one of `choices` is near, else what there is to choose from."""
     lowered = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=0.6)
+    near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=NEAR)
     if near:
         return f"did you mean {lowered[near[0]]!r}?"
     return f"there are {', '.join(sorted(choices)[:30])}"
@@ -198,13 +209,18 @@ def _mapped(header: str, names: Sequence[str]) -> str | None:
     return same[0] if same else None
 
 
+def _separator(header: str, renames: Mapping[str, str]) -> str | None:
+    """What seems to part the names of a header that was read as one: it cuts out that of prompts, or is usual."""
+    prompt = renames.get("prompt", "prompt").strip().lower()
+    marks: list[str] = re.findall(r"[^\w \"'.()\[\]{}<>-]", header)
+    for mark in dict.fromkeys(marks):
+        cells = [cell.strip(" \"'").lower() for cell in header.split(mark)]
+        if prompt in cells and all(cells):
+            return mark
+    return next((mark for mark in ";|\t," if mark in header), None)
+
+
 def _seen(names: Sequence[str], wanted: str) -> str:
     listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
-    separator = len(names) == 1 and next((mark for mark in ";|\t," if mark in names[0]), None)
-    if separator:
-        return (
-            f"The header is {listed}; separate cells with commas (.csv) or tabs (.tsv), "
-            f"or say --delimiter {separator!r}."
-        )
     near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1) if wanted else []
     return f"The columns are: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -136,5 +136,7 @@ def _unknown(values: Mapping[str, Any]) -> str:
         return f"{what}; write an array of objects, or one object a line"
     key = max(tables, key=lambda name: len(values[name]))
     first = values[key][0]
-    hint = promptless_hint(list(first), first)
-    return f"{what}; take those in {shown(key)} out with jq -c '.{key}[]'. {hint}"
+    told = f"{what}; take those in {shown(key)} out with jq -c '.{key}[]'"
+    if any(name.strip().lower() == "prompt" for name in first):
+        return told
+    return f"{told}. {promptless_hint(list(first), first)}"

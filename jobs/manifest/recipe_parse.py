@@ -7,7 +7,7 @@ from math import log10
 from typing import Any
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns import KNOWN_COLUMNS, SETTABLE_COLUMNS, did_you_mean
+from jobs.manifest.columns import KNOWN_COLUMNS, NEAR, SETTABLE_COLUMNS, did_you_mean
 from jobs.manifest.misspelt import suggest
 from jobs.manifest.readers import read_records
 from jobs.manifest.recipe import PromptFile, RandomDraw, Recipe, Variable
@@ -164,7 +164,9 @@ def _fixed(key: Node, node: Node) -> Any:
 
 
 def _hint(name: str) -> str:
-    meant = suggest(name, SETTABLE_COLUMNS) or next(iter(get_close_matches(name, SETTABLE_COLUMNS, 1)), None)
+    meant = suggest(name, SETTABLE_COLUMNS) or next(
+        iter(get_close_matches(name, SETTABLE_COLUMNS, 1, NEAR)), None
+    )
     return f"did you mean {meant!r}?" if meant else f"there are {', '.join(SETTABLE_COLUMNS)}"
 
 

@@ -35,7 +35,7 @@ def read_table(
     header, delimiter = _read_header(lines, default, told, label, renames)
     counts.header = lines.number
     named = [name for name in header if name.strip()]
-    check_header(named, renames, label)
+    check_header(named, renames, label, is_table=True)
     table = _Table(header, delimiter, renames)
     for raw in lines:
         if not raw:

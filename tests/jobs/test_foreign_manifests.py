@@ -338,6 +338,12 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         ).encode(),
         r"take those in 'annotations' out with jq -c '.annotations\[\]'. Did you mean 'caption'",
     ),
+    "prompts in an object": (
+        "m.json",
+        b'{"items": [{"prompt": "a"}]}',
+        r"take those in 'items' out with jq -c '.items\[\]'\.$",
+    ),
+    "a header that ^ parts": ("m.csv", b"prompt^seed\na^7\n", r"looks parted by '\^'"),
     "a workflow of ComfyUI": (
         "m.json",
         json.dumps({"3": {"class_type": "KSampler", "inputs": {"seed": 1}}}).encode(),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from jobs.errors import ManifestError, UsageError
@@ -113,6 +115,7 @@ def test_overrides_are_read() -> None:
         ("stpes=4", "did you mean 'steps'"),
         ("cfg_scale=4", "did you mean 'guidance_scale'"),
         ("label=4", "'label' is not a column"),
+        ("colour=red", "'colour' is not a column that can be named here; there are depth_image, "),
         ("tenant=a\0", "NUL"),
         ("tenant=\udcff", "UTF-8"),
     ],
@@ -154,7 +157,6 @@ def test_a_rename_that_cant_be_says_why(pairs: list[str], words: str) -> None:
             {},
             r"no 'prompt' column. The columns are: Caption, label. .*--map prompt=Column",
         ),
-        (["prompt;steps"], {}, "separate cells with commas"),
         (["prompt", "label", "label"], {}, "'label' twice"),
         (["prompt", "PROMPT"], {}, "'prompt' and 'PROMPT' are both prompt"),
         (["caption", "x"], {"prompt": "Captoin"}, "no such column.*Did you mean 'caption'"),
@@ -167,6 +169,22 @@ def test_a_header_that_no_row_can_be_read_under(
 ) -> None:
     with pytest.raises(ManifestError, match=f"^m.csv: .*{words}"):
         check_header(names, renames, "m.csv")
+
+
+@pytest.mark.parametrize("mark", ["^", ":", ";", "~", "\t", "|"])
+def test_a_header_that_something_else_parts(mark: str) -> None:
+    words = re.escape(f"looks parted by {mark!r}: say --delimiter {mark!r}, or separate cells")
+    for renames, prompt in (({}, "Prompt"), ({"prompt": "Caption"}, "Caption")):
+        with pytest.raises(ManifestError, match=words) as caught:
+            check_header([f"{prompt}{mark}seed"], renames, "m.csv", is_table=True)
+        assert "did you mean" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("header", ["my (prompt)", "caption: en", "product"])
+def test_a_header_that_nothing_parts(header: str) -> None:
+    with pytest.raises(ManifestError, match="there is no 'prompt' column") as caught:
+        check_header([header], {}, "m.csv", is_table=True)
+    assert "did you mean 'product'" not in str(caught.value).lower()
 
 
 def test_a_misspelt_prompt_is_left_to_the_rows() -> None:
