@@ -1,7 +1,9 @@
 """`nightmill`: the command line."""
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated
 
@@ -43,6 +45,7 @@ def main() -> None:
         work_offline()
     try:
         with stopping():
+            _refuse_empty(sys.argv[1:])
             code = _run()
         sys.stdout.flush()
     except NightmillError as error:
@@ -61,6 +64,18 @@ def main() -> None:
             _fail(told, UsageError.exit_code)
         _fail(_lost_database(error) or note_unexpected(error), 1)
     sys.exit(code)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty argument is a variable of the shell that isn't set, and would be taken for none given."""
+    for place, argument in enumerate(arguments, 1):
+        before = arguments[place - 2] if place > 1 else ""
+        option = before if argument == "" else argument[:-1]
+        if argument == "" or re.fullmatch("--[a-z0-9-]+=", argument):
+            what = option if option.startswith("-") else f"argument {place}"
+            raise UsageError(
+                f"{what} is empty: is a variable of the shell not set? Give a value or leave it out"
+            )
 
 
 def _run() -> int:

@@ -14,11 +14,15 @@ from jobs import batches
 from jobs.removal import archive as archive_batch
 from jobs.removal import delete as delete_batch
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="don't ask")]
 
-def archive(batch: Batch, as_json: Json = False) -> None:
+
+def archive(batch: Batch, yes: Yes = False, as_json: Json = False) -> None:
     """Drop the jobs of an ended batch and keep its counts, image rows and files; nothing of it can be queued again."""
     with session() as open_session:
         found = batches.status(open_session.engine, batch)
+        if not yes:
+            ask(f"drops the jobs of {found.name} ({counted(found.counts) or 'no jobs'})")
         with counting("archiving", sum(found.counts.values()), "jobs") as tell:
             jobs = archive_batch(open_session.engine, found, tell)
         after = batches.status(open_session.engine, found.name)
@@ -30,7 +34,7 @@ def archive(batch: Batch, as_json: Json = False) -> None:
 def delete(
     batch: Batch,
     files: Annotated[bool, typer.Option("--files", help="its images, export and contact sheet too")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Forget an ended batch: jobs, image rows, rejected rows, and with --files its images, export, contact sheet."""

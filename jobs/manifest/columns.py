@@ -64,6 +64,10 @@ def parse_overrides(pairs: Sequence[str], known: Collection[str] = SETTABLE_COLU
         _check_name(name, known, f"--set {shown(pair)}")
         if name in overrides:
             raise UsageError(f"--set {pair}: {name} is set twice; keep one.")
+        if not value.strip():
+            raise UsageError(
+                f"--set {pair}: gives no value; --drop {name} leaves out the manifest's own column."
+            )
         overrides[name] = value
     return overrides
 

@@ -151,10 +151,13 @@ def test_targets(typed: Typed, engine: Engine, manifest: str) -> None:
 
 def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_path: Path) -> None:
     typed("submit", manifest)
-    assert "haven't ended" in typed("archive", "foxes").err
+    assert "haven't ended" in typed("archive", "foxes", "--yes").err
     jobs = take(engine, LaneId(1))
     queue.complete(engine, [image(job) for job in jobs])
-    archived = typed("archive", "foxes", "--json")
+    asked = typed("archive", "foxes")
+    assert (asked.code, "drops the jobs of foxes (4 done) for good: say --yes" in asked.err) == (2, True)
+    assert "archived" not in typed("status", "foxes").out
+    archived = typed("archive", "foxes", "--yes", "--json")
     assert (archived.json["archived_jobs"], archived.json["counts"]["done"]) == (4, 4)
     assert "archived" in typed("status", "foxes").out
     refused = typed("delete", "foxes")

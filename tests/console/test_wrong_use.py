@@ -72,6 +72,25 @@ def test_wrong_use(shelf: Typed, arguments: str, words: list[str]) -> None:
     says(shelf(*arguments.split()), 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", "day.txt", "--set", "steps="], "--set steps=: gives no value; --drop steps leaves out"),
+        (["plan", "day.txt", "--set=tenant= "], "--set tenant= : gives no value"),
+        (["submit", "day.txt", "--name", ""], "--name is empty"),
+        (["submit", "day.txt", "--model="], "--model is empty"),
+        (["export", "day", "--to", ""], "--to is empty"),
+        (["evaluate", "day", "--to="], "--to is empty"),
+        (["feed", "--batch", ""], "--batch is empty"),
+        (["sweep", ""], "argument 2 is empty"),
+        ([""], "argument 1 is empty"),
+    ],
+)
+def test_an_empty_argument_is_not_taken_for_none(shelf: Typed, arguments: list[str], words: str) -> None:
+    """It is a variable of the shell that isn't set: `sweep ""` would sweep all batches."""
+    says(shelf(*arguments), 2, words)
+
+
 def test_weights_that_private_workers_could_not_pack(shelf: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "find_spec", lambda _: None)
     asked = ["plan", "day.txt", "--set", "weights=int4"]
