@@ -1,5 +1,7 @@
 """What a finished batch leaves beside its images: an export, a contact sheet, figures."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import Engine, text
 
 from console.contact_sheet import Tile, contact_sheet, evenly
@@ -23,7 +25,7 @@ _TILES = text("""
 _EFFORT = text("""
     SELECT count(*) AS images, coalesce(sum(
         coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)), 0) AS drawing_s,
-        coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds
+        coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds, count(DISTINCT worker) AS workers
     FROM images WHERE batch_id = :batch AND created_at > :since
 """)
 
@@ -64,7 +66,25 @@ def _checked(key: str, batch: BatchStatus) -> str:
     return key
 
 
-def effort(engine: Engine, batch: BatchId, since: object) -> dict[str, float]:
-    """Images made since a moment, the seconds until the last of them, and those that workers drew and upscaled."""
+@dataclass(frozen=True)
+class Effort:
+    """What was made of a batch since a moment: images, seconds until the last of them, seconds that workers drew.
+
+    `workers` are those that took part, also those that another command started.
+    """
+
+    images: int
+    seconds: float
+    drawing_s: float
+    workers: int
+
+    @property
+    def drawing_share(self) -> float:
+        """How much of their time the workers drew, 0 to 1; what was drawn before that moment isn't counted twice."""
+        return min(1.0, self.drawing_s / max(1e-3, self.seconds * max(1, self.workers)))
+
+
+def effort(engine: Engine, batch: BatchId, since: object) -> Effort:
+    """What the batch's workers have made since a moment."""
     row = run(engine, _EFFORT, {"batch": batch, "since": since})[0]
-    return {"images": row.images, "seconds": float(row.seconds), "drawing_s": float(row.drawing_s)}
+    return Effort(row.images, float(row.seconds), float(row.drawing_s), row.workers)

@@ -214,12 +214,12 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
             raise
         memory = members.peaks()
     made = open_session.patiently(lambda: effort(open_session.engine, status.id, since))
-    seconds = max(made["seconds"], 1e-3)
+    seconds = max(made.seconds, 1e-3)
     return {
-        "rendered": int(made["images"]),
+        "rendered": made.images,
         "rendering_s": round(seconds, 1),
-        "rendered_per_s": round(made["images"] / seconds, 3),
-        "drawing_share": round(made["drawing_s"] / (seconds * max(1, workers)), 3),
+        "rendered_per_s": round(made.images / seconds, 3),
+        "drawing_share": round(made.drawing_share, 3),
         "peak_memory": memory,
         "waiting": waited_for,
     }
