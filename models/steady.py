@@ -1,8 +1,11 @@
-"""Activations on the CPU that give a row the same bits wherever it stands in its batch.
+"""Activations and attention on the CPU that give a row the same bits wherever it stands in its batch.
 
 Torch cuts the values of an activation into a chunk a thread, and computes what is left at the end of a chunk, less than
 two vectors, one by one, which rounds differently. Where a chunk ends depends on the number of rows and of threads: on
 three cores, or with pictures of 72 pixels, in the middle of a picture.
+
+Attention is computed by blocks of queries in memory of which each thread has a part. With fewer queries than a block
+has, parts of other threads than the first begin at odd addresses, where matrix products round differently.
 """
 
 from collections.abc import Callable
@@ -17,15 +20,23 @@ _AT_LEAST = 32768
 """Values of a chunk, if there are as many (`at::internal::GRAIN_SIZE`)."""
 _VECTORS = 64
 """More values than two vectors of any processor hold, and a multiple of all of them."""
+_BLOCK = 32
+"""Queries in the smallest whole block (`cpu_flash_attention` in ATen/native/cpu/FlashAttentionKernel.cpp)."""
+_ATTENTIONS = ("Attention", "CLIPAttention")
 _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 
 
 def make_steady(network: torch.nn.Module) -> None:
-    """Has all activations of `network` take a batch row by row where chunks would end inside of vectors."""
+    """Has activations of `network` take a batch row by row where chunks would end inside of vectors.
+
+    Attention does where it has few queries.
+    """
     module: Any
     for module in network.modules():
         if type(module).__name__ in _KINDS:
             module.forward = steady(module.forward)
+        elif type(module).__name__ in _ATTENTIONS:
+            module.forward = _attending(module.forward)
         elif type(module).__name__ == "GEGLU":
             module.gelu = steady(module.gelu)
         elif type(module).__name__ == "GroupNorm":
@@ -41,6 +52,44 @@ def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | Non
         return torch.cat([activation(row) for row in torch.split(values, 1)])
 
     return by_row
+
+
+def _attending(attention: Callable[..., Any]) -> Callable[..., Any]:
+    """`attention`, of (N, tokens, C) or (N, C, H, W) first of all, whose result for a row doesn't depend on its place.
+
+    What else has N rows goes along row by row; a tuple that it returns has its result first, and nothing else is kept.
+    """
+
+    def by_row(hidden_states: torch.Tensor, *others: Any, **named: Any) -> Any:
+        count = hidden_states.shape[0]
+        if torch.compiler.is_compiling() or count == 1 or _has_blocks(hidden_states):
+            return attention(hidden_states, *others, **named)
+
+        def row(value: Any, number: int) -> Any:
+            has_rows = isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == count
+            return (
+                value[number : number + 1].clone() if has_rows else value
+            )  # cloned, it begins at an even address
+
+        found = [
+            attention(
+                row(hidden_states, number),
+                *(row(value, number) for value in others),
+                **{name: row(value, number) for name, value in named.items()},
+            )
+            for number in range(count)
+        ]
+        if isinstance(found[0], tuple):
+            return torch.cat([result for result, *_ in found]), *[None] * (len(found[0]) - 1)
+        return torch.cat(found)
+
+    return by_row
+
+
+def _has_blocks(values: torch.Tensor) -> bool:
+    """Whether all threads' memory begins at even addresses."""
+    queries = values.shape[2:].numel() if values.dim() == 4 else values.shape[1]
+    return torch.get_num_threads() == 1 or queries >= _BLOCK
 
 
 def _is_even(values: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 otherwise at the ends of what a thread computes."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -70,6 +70,48 @@ def test_rows_are_the_same_where_the_ends_of_chunks_show(
     assert is_steady(tiny, (8, 8), 8)
     monkeypatch.setattr("models.steady._is_even", lambda _: True)
     assert not is_steady(tiny, (8, 8), 8)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("side", [8, 12])
+@pytest.mark.usefixtures("threads")
+def test_attention_of_few_tokens_is_the_same_anywhere(
+    load: Callable[[str], StableDiffusion], side: int, count: int
+) -> None:
+    """At its lowest resolution this UNet has one token, or nine."""
+    torch.set_num_threads(count)
+    unet, generator = load("v2-depth")._pipeline.unet, torch.Generator().manual_seed(0)
+    shapes = (unet.config.in_channels, side, side), (77, unet.config.cross_attention_dim)
+    latents, text = (
+        torch.randn(1, *shape, generator=generator).repeat(8, *[1] * len(shape)) for shape in shapes
+    )
+    with torch.inference_mode():
+        drawn = unet(latents, torch.full((8,), 500), encoder_hidden_states=text).sample
+    assert all(torch.equal(row, drawn[0]) for row in drawn)
+
+
+class Attention(torch.nn.Module):
+    """Like the library's of that name, but the rows of other threads than the first come out otherwise."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        beside = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        found = hidden_states + beside.mean(1, keepdim=True)
+        found[found.shape[0] // torch.get_num_threads() :] *= 1 + 2.0**-10
+        return found
+
+
+@pytest.mark.usefixtures("threads")
+def test_attention_takes_few_queries_row_by_row() -> None:
+    torch.set_num_threads(2)
+    network = torch.nn.Sequential(Attention())
+    make_steady(network)
+    for queries, is_steady in ((1, True), (31, True), (32, False)):
+        values, beside = torch.ones(4, queries, 8), torch.ones(4, 77, 8)
+        for found in (network[0](values, beside), network[0](values, encoder_hidden_states=beside)):
+            assert found.shape == values.shape
+            assert all(torch.equal(row, found[0]) for row in found) == is_steady
 
 
 @pytest.mark.usefixtures("threads")
