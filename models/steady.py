@@ -36,11 +36,22 @@ def make_steady(network: torch.nn.Module) -> None:
         if type(module).__name__ in _KINDS:
             module.forward = steady(module.forward)
         elif type(module).__name__ in _ATTENTIONS:
-            module.forward = _attending(module.forward)
+            _derive(module, lambda _, forward: _attending(forward))
         elif type(module).__name__ == "GEGLU":
             module.gelu = steady(module.gelu)
         elif type(module).__name__ == "GroupNorm":
-            module.forward = steady(module.forward, partial(_groups_are_even, module.num_groups))
+            _derive(module, lambda it, forward: steady(forward, partial(_groups_are_even, it.num_groups)))
+
+
+def _derive(module: Any, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wraps the `forward` of a module with weights, so that a copy of the module has its own weights."""
+    kind = type(module)
+    plain = kind.forward
+
+    def forward(self: Any, *given: Any, **named: Any) -> Any:
+        return wrap(self, partial(plain, self))(*given, **named)
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward})
 
 
 def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | None = None) -> Activation:

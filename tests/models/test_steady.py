@@ -123,3 +123,14 @@ def test_the_values_are_those_of_torch() -> None:
     values = torch.randn(5, 16, 31, 17, generator=torch.Generator().manual_seed(0))
     assert (ours(values) - layers(values)).abs().max() < 1e-5
     assert torch.equal(ours(values)[4:], ours(values[4:]))
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_copy_has_weights_of_its_own() -> None:
+    torch.set_num_threads(3)
+    network = torch.nn.Sequential(torch.nn.GroupNorm(8, 16))
+    make_steady(network)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        network[0].weight.zero_()
+    assert copied(torch.randn(5, 16, 31, 17)).abs().max() > 0
