@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
@@ -188,7 +189,7 @@ def load_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(
-            f"NIGHTMILL_{name}: {first['msg'].removeprefix('Value error, ')} (got {_safe(name, first.get('input'))})"
+            f"NIGHTMILL_{name}: {_reason(first)} (got {_safe(name, first.get('input'))})"
         ) from None
 
 
@@ -198,6 +199,34 @@ def _folder(path: Path) -> Path:
     if why := why_no_folder(absolute):
         raise ValueError(why)
     return absolute
+
+
+_FORMS = {
+    "device": "must be auto, cpu, mps, cuda or cuda:N, as in cuda:1",
+    "queue": "must be made of letters from A to Z, digits, dots, dashes and underscores",
+    "manifest_limit": "must be a number of bytes, as in 500MB or 64GiB",
+}
+_REASONS = {
+    "less_than_equal": "must be at most {le:,}",
+    "greater_than_equal": "must be at least {ge:,}",
+    "greater_than": "must be more than {gt:,}",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+
+def _reason(error: ErrorDetails) -> str:
+    """What is wrong with a setting, in other words than a validator's."""
+    kind, name = error["type"], str(error["loc"][0])
+    if kind in {"string_pattern_mismatch", "byte_size"}:
+        return _FORMS[name]
+    if kind in _REASONS:
+        return _REASONS[kind].format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _text(value: object) -> str:

@@ -1,5 +1,6 @@
 """`nightmill plan`: what a submit would do, touching nothing."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -123,12 +124,16 @@ def _remarks(report: dict[str, Any]) -> dict[str, str]:
         ),
         "syntax": "; ".join([*syntax, "drawn as it stands"]) if report["prompt_syntax"] else "",
         "meta": ", ".join(report["meta_columns"][:20]),
-        "left out": ", ".join(report["left_out_columns"]),
+        "left out": _left_out(report["left_out_columns"]),
         "--drop": f"no row has a column {', '.join(not_found)}"
         if (not_found := report["not_found_columns"])
         else "",
     }
     return {name: text for name, text in remarks.items() if text}
+
+
+def _left_out(columns: Sequence[str]) -> str:
+    return f"{', '.join(columns)} (of bytes, which JSON has no form for)" if columns else ""
 
 
 def _lines(what: str, report: dict[str, Any], key: str) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from jobs.errors import ManifestError
 from jobs.manifest.columns import check_header
 from jobs.manifest.counts import LineCounts
-from jobs.manifest.json_lines import read_carefully
+from jobs.manifest.json_lines import read_carefully, refuse_constant
 from jobs.manifest.json_tables import NoTableError, expand, table_of
 from jobs.manifest.raw import Broken, Record, Records
 from jobs.manifest.streams import MAX_LINE
-from jobs.manifest.values import printable
+from jobs.manifest.values import printable, shown
 
 MAX_DOCUMENT = 2**27
 MAX_TABLE = 2**24
@@ -26,6 +26,7 @@ def read_json(chunks: Iterator[bytes], label: str, renames: Mapping[str, str], c
     Raises ManifestError for what is no JSON as a whole, or holds no rows that are known.
     """
     body = _whole(chunks, label)
+    _check_rows(body, label)
     for number, (line, raw) in enumerate(_values(body, label)):
         if number == 0 and raw[:1] not in {b"{", b'"'}:
             raise ManifestError(
@@ -35,6 +36,20 @@ def read_json(chunks: Iterator[bytes], label: str, renames: Mapping[str, str], c
         for record in _records(line, raw, is_only, label, renames):
             counts.lines += 1
             yield record
+
+
+def _check_rows(body: bytes, label: str) -> None:
+    """ManifestError for a document that is one number, text, true, false or null."""
+    if body.lstrip(_MARGIN)[:1] in {b"[", b"{"}:
+        return
+    try:
+        value = json.loads(body.strip(_MARGIN), parse_constant=refuse_constant)
+    except ValueError:
+        return
+    raise ManifestError(
+        f"{label}: is JSON, but holds {shown(value)} alone and no rows; "
+        "write an array of objects or of prompts, or one object a line."
+    )
 
 
 def _elements(raw: bytes) -> str:

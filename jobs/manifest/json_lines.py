@@ -94,7 +94,8 @@ def read_carefully(line: int, raw: bytes, limit: int = MAX_LINE) -> Record | Bro
     return Record(line, values, text, _RISKY_ESCAPE.search(text) is not None)
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """ValueError for what Python's decoder reads beyond JSON."""
     raise ValueError(f"holds {name}, which JSON doesn't have; use null")
 
 
@@ -116,4 +117,4 @@ def _json_reason(error: Exception) -> str:
     return str(error)
 
 
-_CAREFUL = JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
+_CAREFUL = JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_unique)

@@ -195,7 +195,7 @@ def _values(column: Any, is_text: bool) -> list[Any]:
 def _moment(text: str | None) -> object:
     if text is not None and text.startswith("<"):
         return ProblemError(None, f"holds a moment that has no form as text ({text.strip('<>')})")
-    return text
+    return text and text.replace(" ", "T", 1)  # as ISO 8601 has it, and the other times here
 
 
 def _text(scalar: Any) -> object:

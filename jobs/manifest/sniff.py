@@ -16,6 +16,8 @@ from jobs.manifest.values import printable
 
 PARQUET_MAGIC = b"PAR1"
 HEAD = 2**16
+_FEW = 3
+_MANY = 0.1
 _ARRAY = re.compile(r'\[\s*(?:\{\s*["}]|"(?:[^"\\]|\\.)*"\s*[,\]]|\[\s*["\[\d]|\]\s*\Z)')
 _OBJECT = re.compile(r'\{\s*["}]')
 _KINDS: dict[str, str] = {
@@ -67,6 +69,7 @@ def find_format(
     """
     if not head.startswith(PARQUET_MAGIC):
         refuse_foreign(head, label)
+        _check_encoding(head, label)
     if told is not None:
         return told
     if named == "recipe":
@@ -81,6 +84,31 @@ def find_format(
         return _json_kind(seems, label)
     _check_named(named, seems, head, label)
     return named
+
+
+def _check_encoding(head: bytes, label: str) -> None:
+    """ManifestError where many lines aren't ASCII and none of them is UTF-8: the file is in another encoding.
+
+    Fewer are taken for damage, which rejects those lines alone.
+    """
+    lines = head.splitlines()
+    lines = lines[:-1] if len(head) >= HEAD else lines
+    others = [line for line in lines if not line.isascii()]
+    if len(others) < max(_FEW, len(lines) * _MANY) or b"\0" in head or any(map(_is_utf8, others)):
+        return
+    raise ManifestError(
+        f"{label}: is not in UTF-8: of its first {len(lines):,} lines, all {len(others):,} that have more than ASCII "
+        "are in another encoding, such as Windows-1252, Latin-1 or Shift-JIS; save it as UTF-8, "
+        "as `iconv -f WINDOWS-1252 -t UTF-8` does."
+    )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def sniff_format(head: bytes, prompt_header: str = "prompt") -> Format:

@@ -113,7 +113,7 @@ def _read_header(
     delimiter = told or _delimiter(raw, default, renames)
     cells = _read_cells(lines, raw, delimiter, None)
     if isinstance(cells, Broken):
-        raise ManifestError(f"{label}: line {cells.line}: the header {cells.reason}.")
+        raise ManifestError(f"{label}: line {cells.line}: the header can't be read: {cells.reason}.")
     return cells, delimiter
 
 
@@ -142,5 +142,5 @@ def _read_cells(lines: Lines, raw: bytes, delimiter: str, width: int | None) -> 
     except BadQuotesError as error:
         return Broken(line, str(error), loose(raw))
     if SURROGATE.search("".join(cells)):
-        return Broken(line, NOT_UTF8, loose(raw))
+        return Broken(line, f"a cell {NOT_UTF8}", loose(raw))
     return cells

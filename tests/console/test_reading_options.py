@@ -52,6 +52,8 @@ def test_a_dropped_column_that_a_header_has_is_found(typed: Typed, tmp_path: Pat
     given = ["--drop", "b", "--drop", "c", "--drop", "d"]
     planned = typed("plan", f"m.{suffix}", *given, "--json").json
     assert planned["not_found_columns"] == (["d"] if suffix == "parquet" else ["c", "d"])
+    told = "c (of bytes, which JSON has no form for)" in typed("plan", f"m.{suffix}").out
+    assert told == (suffix == "parquet")
 
 
 def test_ids_that_come_twice_stop_everything(typed: Typed, engine: Engine, tmp_path: Path) -> None:

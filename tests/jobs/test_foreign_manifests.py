@@ -343,6 +343,15 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         b'{"items": [{"prompt": "a"}]}',
         r"take those in 'items' out with jq -c '.items\[\]'\.$",
     ),
+    "a number in json": ("m.json", b"3\n", "is JSON, but holds 3 alone and no rows"),
+    "a text in json": ("m.json", b'"a fox"', "is JSON, but holds 'a fox' alone and no rows"),
+    "NaN in json": ("m.json", b"NaN", "is not JSON from line 1 on: 'NaN'"),
+    "a quote in the header": ("m.csv", b'"prompt\na\n', "the header can't be read: a quote is opened"),
+    "a byte in the header": (
+        "m.csv",
+        b"p\xffompt\na\n",
+        "the header can't be read: byte 2 is not valid UTF-8",
+    ),
     "a header that ^ parts": ("m.csv", b"prompt^seed\na^7\n", r"looks parted by '\^'"),
     "a workflow of ComfyUI": (
         "m.json",
@@ -416,6 +425,32 @@ def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, data: bytes, monkeypatch: p
 
 def row(**columns: Any) -> bytes:
     return json.dumps({"prompt": "a fox"} | columns).encode()
+
+
+FOREIGN_TEXT = {
+    "latin-1": "un renard\nun épagneul\nl'été\nà côté d'une forêt\n",
+    "cp1252": "“a fox”\n“an owl”\n“a cross”\n",
+    "shift_jis": "赤い円\n青い四角\n緑の星\n",
+    "cp1251": "лиса\nсова\nволк\n",
+}
+
+
+@pytest.mark.parametrize("encoding", FOREIGN_TEXT)
+@pytest.mark.parametrize("name", ["m.txt", "m.csv", "m.jsonl", "m.json", "m", "m.txt.gz"])
+def test_a_file_in_another_encoding_is_refused_as_a_whole(tmp_path: Path, name: str, encoding: str) -> None:
+    lines = FOREIGN_TEXT[encoding].splitlines()
+    rows = [json.dumps({"prompt": line}, ensure_ascii=False) for line in lines]
+    text = {"csv": ["prompt", *lines], "jsonl": rows, "json": ["[", ",\n".join(rows), "]"]}
+    data = "\n".join(text.get(name.partition(".")[2], lines)).encode(encoding)
+    with pytest.raises(ManifestError, match=r"is not in UTF-8: of its first .* save it as UTF-8"):
+        read_bytes(tmp_path, name, gzip.compress(data) if name.endswith("gz") else data)
+
+
+def test_some_damaged_lines_are_rejected_alone(tmp_path: Path) -> None:
+    for data in (b"a\n" * 60 + b"\xe9\n" * 4, "é\n".encode() + b"\xe9\n" * 4, b"a\n\xe9\n"):
+        items = read_bytes(tmp_path, "m.txt", data)
+        rejects = [item for item in items if isinstance(item, Reject)]
+        assert len(rejects) == data.count(b"\xe9")
 
 
 OTHER_TEXTS = {
@@ -642,7 +677,7 @@ def test_moments_beyond_the_calendar_reject_their_row(tmp_path: Path) -> None:
     bad, good = read(parquet(tmp_path, prompt=["a", "b"], at=at))
     assert isinstance(bad, Reject)
     assert "no form as text" in bad.reason
-    assert told([good], "meta") == [("b", {"at": "1970-01-01 00:00:01.000000"})]
+    assert told([good], "meta") == [("b", {"at": "1970-01-01T00:00:01.000000"})]
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_other_types_become_json(tmp_path: Path) -> None:
     row = only_row(read(write(tmp_path, columns)))
     json.dumps(row.meta, allow_nan=False)
     assert row.steps == 20
-    assert row.meta["nanos"].endswith("22:13:20.123456789")
-    assert row.meta["at"].startswith("2024-02-29 01:02:03.000004")
+    assert row.meta["nanos"].endswith("T22:13:20.123456789")
+    assert row.meta["at"].startswith("2024-02-29T01:02:03.000004")
     assert row.meta["day"] == "2024-02-29"
     assert row.meta["price"] == "1.10"
     assert row.meta["lasts"] == 1.5

@@ -129,7 +129,7 @@ def test_compression_changes_nothing(texts: list[str], suffix: str, format: str)
 @given(st.binary(max_size=200), st.sampled_from(["csv", "tsv", "txt", "jsonl"]))
 def test_any_bytes_are_rows_or_rejects(data: bytes, format: str) -> None:
     head = {"csv": b"prompt,x\n", "tsv": b"prompt\tx\n", "jsonl": b'{"prompt":"a"}\n'}.get(format, b"a\n")
-    for item in read(f"m.{format}", head + data + b'\n{"prompt":"a"}\na,b\na\tb'):
+    for item in read(f"m.{format}", head + data + b'\n{"prompt":"a"}\na,b\na\tb\n\xc3\xa9'):
         if isinstance(item, Reject):
             assert item.excerpt.isprintable()
         else:

@@ -1,5 +1,6 @@
 """Settings come from NIGHTMILL_*; what is wrong there is said by name and without a password."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,26 @@ def test_home_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("LEASE_S", "soon", "number"),
-        ("LEASE_S", "0.5", "greater than 0.5"),
-        ("LEASE_S", "nan", "greater than 0.5"),
-        ("CLAIM", "0", "greater than or equal to 1"),
-        ("CLAIM", "1001", "less than or equal to 1000"),
-        ("GPU_ROWS", "-1", "greater than or equal to 1"),
+        ("LEASE_S", "soon", "must be a number"),
+        ("LEASE_S", "0.5", "must be more than 0.5"),
+        ("LEASE_S", "nan", "must be more than 0.5"),
+        ("CLAIM", "0", "must be at least 1"),
+        ("CLAIM", "1001", "must be at most 1,000"),
+        ("GPU_ROWS", "-1", "must be at least 1"),
         ("GPU_ROWS", "12", "must be a power of two"),
-        ("QUEUE", "a b", "match pattern"),
-        ("QUEUE", "", "match pattern"),
+        ("QUEUE", "a b", "must be made of letters"),
+        ("QUEUE", "", "must be made of letters"),
         ("WATERMARK", "ä", "must be ASCII"),
-        ("WATERMARK", "", "at least 1 character"),
-        ("WATERMARK", "x" * 33, "at most 32 characters"),
+        ("WATERMARK", "", "must not be empty"),
+        ("WATERMARK", "x" * 33, "must have at most 32 characters"),
         ("WATERMARK_METHOD", "rivaGan", "dwtDct"),
-        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO'"),
+        ("LOG_LEVEL", "loud", "must be 'DEBUG', 'INFO'"),
+        ("CLAIM", "1.5", "must be a whole number"),
+        ("DEVICE", "gpu", "must be auto, cpu, mps, cuda or cuda:N"),
+        ("MANIFEST_LIMIT", "lots", "must be a number of bytes, as in"),
+        ("MANIFEST_LIMIT", "-1", "must be a number of bytes, as in"),
+        ("MANIFEST_LIMIT", "0", "must be at least 1"),
+        ("WEIGHTS", "fp4", "must be 'full', 'fp8'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(
@@ -71,6 +78,7 @@ def test_a_wrong_setting_is_named_with_its_value(
     assert reason in message
     assert f"(got {value!r})" in message
     assert "\n" not in message
+    assert not re.search(r"[Ii]nput|[Ss]tring|valid|pattern|parse", message)
 
 
 def test_a_wrong_url_is_named_without_its_value() -> None:
