@@ -73,17 +73,20 @@ class LaneStart:
         return not known or self.start(lane) is not None
 
     def start(self, lane: Lane) -> Started | None:
-        """Load the lane's models and open its output; None where that can't be done here."""
+        """Load the lane's models and open its output; None where that can't be done here, or the worker is to stop."""
         count = lanes.job_count(self.engine, lane)
         try:
-            with self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"):
+            with (
+                self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"),
+                self.studio.loading(),
+            ):
                 kit = self.studio.kit(lane)
                 self.studio.prepare(lane, count)
             with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
                 finishing = self._finishing(kit, lane)
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
                 claim(self.engine, finishing.store, lane.batch_id, lane.batch)
-        except HostFaultError:
+        except (HostFaultError, InterruptedRender):
             return None
         return Started(kit, Judging(kit, lane), finishing)
 

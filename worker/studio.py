@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from models.catalogue import Card, Catalogue
 from models.checkpoint import Checkpoint, resolve
-from models.errors import ModelError
+from models.errors import InterruptedRender, ModelError
 from models.prompt_terms import PromptTerms
 from worker.kit import Clip, Kit, Kits, Role, Wanted
 from worker.rows import WORTH_COMPILING, WORTH_TRYING, Rows
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 Part = TypeVar("Part")
 
 
+class _LoadingStopped(BaseException):
+    """A signal came while models were loaded; libraries that try this and that pass over mere Exceptions."""
+
+
 class Studio:
     """Loads models when a lane first needs them, and keeps those of the last few lanes for as long as they fit."""
 
@@ -36,6 +41,7 @@ class Studio:
         self.device_index = device_index
         self.terms = PromptTerms.load(settings.prompt_terms)
         self._rows = Rows(settings)
+        self._is_loading = False
         self._jobs: tuple[LaneId, int] = LaneId(0), 0
         self._kits = Kits(settings.kept_models)
         self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
@@ -43,6 +49,23 @@ class Studio:
     def kit(self, lane: Lane) -> Kit:
         """The lane's kit; ModelError says what is missing."""
         return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Within it `stop_loading` ends what is done; InterruptedRender says that it did."""
+        try:
+            self._is_loading = True
+            yield
+        except _LoadingStopped:
+            raise InterruptedRender("asked to stop while models were loaded") from None
+        finally:
+            self._is_loading = False
+
+    def stop_loading(self) -> None:
+        """For a signal's handler in the thread that loads: it raises where nothing but loading is cut off."""
+        if self._is_loading:
+            self._is_loading = False
+            raise _LoadingStopped
 
     def models(self) -> set[str]:
         """The models that are loaded."""

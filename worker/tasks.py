@@ -32,7 +32,7 @@ def shift(lane: int) -> None:
     """Follow a hint: work one shift, in the lane whose turn it is. SIGTERM asks it to finish what it is at."""
     assert _desk is not None
     # Here and not at the child's birth: the pool sets handlers of its own after that.
-    signal.signal(signal.SIGTERM, lambda *_: _desk.stopping.set())
+    stop_on_sigterm(_desk)
     with _desk.pulse.at_work():
         taken = follow(_desk, LaneId(lane))
     if taken:
@@ -40,6 +40,16 @@ def shift(lane: int) -> None:
     if _desk.health.must_restart:
         end()
         os._exit(0)  # the pool starts another process in its place
+
+
+def stop_on_sigterm(desk: Desk) -> None:
+    """Let SIGTERM ask the worker to stop: at once while it loads models, else when what is begun is done."""
+
+    def stop(*_: object) -> None:
+        desk.stopping.set()
+        desk.studio.stop_loading()
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @worker_process_init.connect
