@@ -61,6 +61,11 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
+def plural(count: int, thing: str) -> str:
+    """So many things: 1 job, 2,000 jobs."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def line_sum(lines: Mapping[str, int]) -> str:
     """What the lines of a manifest were, as in: 5 = 3 rows + 1 rejected + 1 header."""
     parts = " + ".join(f"{count:,} {name}" for name, count in lines.items() if name != "read" and count)

@@ -13,7 +13,17 @@ from console.options import Json
 from console.progress import summary
 from console.schedule import schedule_facts, warn_of_deadline
 from console.session import Session, session
-from console.show import counted, duration, err, lane_cells, note, print_facts, print_json, print_table
+from console.show import (
+    counted,
+    duration,
+    err,
+    lane_cells,
+    note,
+    plural,
+    print_facts,
+    print_json,
+    print_table,
+)
 from jobs import batches
 from jobs.batches import BatchStatus
 from jobs.errors import UsageError
@@ -145,7 +155,7 @@ def retry(
     change_batch(
         batch, as_json, lambda s, found: queued.append(batches.retry(s.engine, found.id, states, kind))
     )
-    note(f"{queued[0]:,} jobs queued again")
+    note(f"{plural(queued[0], 'job')} queued again")
 
 
 def _one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:

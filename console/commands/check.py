@@ -11,7 +11,7 @@ from console.confirm import ask
 from console.options import Json
 from console.progress import counting
 from console.session import s3_options, session
-from console.show import note, print_json, print_line
+from console.show import note, plural, print_json, print_line
 from jobs import batches
 from jobs.check import Wrong, image_count, repair, sample_size
 from jobs.check import check as check_objects
@@ -80,7 +80,9 @@ def _tell(name: str, checked: int, images: int, wrong: list[Wrong], queued: int)
         f"{checked:,} of {images:,} images of {name} read: {missing:,} missing, {len(wrong) - missing:,} damaged"
     )
     if queued:
-        note(f"{queued:,} jobs queued again: the same `nightmill run`, or workers that are up, render them")
+        note(
+            f"{plural(queued, 'job')} queued again: the same `nightmill run`, or workers that are up, render them"
+        )
     elif len(wrong) > blocked:
         note(f"`nightmill check {name} --repair` queues them again")
     if blocked:

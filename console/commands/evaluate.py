@@ -13,7 +13,7 @@ from console.measures import COLUMNS, measure
 from console.options import Json
 from console.progress import counting
 from console.session import Session, session
-from console.show import note, print_facts, print_json, print_table
+from console.show import note, plural, print_facts, print_json, print_table
 from jobs import batches
 from jobs.batches import BatchStatus
 from jobs.errors import NightmillError, UsageError
@@ -83,7 +83,7 @@ def _check(open_session: Session, found: BatchStatus, made: dict[str, int], by: 
 
 def _write(store: ObjectStore, prefix: str, report: dict[str, Any]) -> dict[str, str]:
     pictures = sum(point["n"] for point in report["points"])
-    title = f"{report['batch']}: {report['model']}, {pictures:,} pictures"
+    title = f"{report['batch']}: {report['model']}, {plural(pictures, 'picture')}"
     figure, data = f"{prefix}evaluation.png", f"{prefix}evaluation.json"
     store.put(figure, draw(report["points"], report["by"], title), content_type="image/png")
     body = json.dumps(report, ensure_ascii=False, indent=2) + "\n"

@@ -21,7 +21,7 @@ from console.options import (
 )
 from console.orders import Ask, order_of
 from console.progress import counting
-from console.show import duration, lane_cells, line_sum, print_facts, print_json, print_table, size
+from console.show import duration, lane_cells, line_sum, plural, print_facts, print_json, print_table, size
 from jobs.settings import Settings, load_settings
 from models.catalogue import Catalogue
 from scheduler.plan import make_plan
@@ -114,7 +114,7 @@ def _pictures(report: dict[str, Any]) -> dict[str, str]:
 def _remarks(report: dict[str, Any]) -> dict[str, str]:
     """What may not be meant, each only where there is some of it."""
     syntax = (
-        f"{count:,} prompts with {kind} (line {report['prompt_syntax_lines'][kind]})"
+        f"{plural(count, 'prompt')} with {kind} (line {report['prompt_syntax_lines'][kind]})"
         for kind, count in report["prompt_syntax"].items()
     )
     remarks = {

@@ -12,7 +12,7 @@ from console import background
 from console.confirm import ask
 from console.options import Json
 from console.session import session
-from console.show import note, print_json
+from console.show import note, plural, print_json
 from console.supervise import crew
 from jobs.database import check_reachable, connect
 from jobs.embedded import services, stop_services
@@ -56,7 +56,8 @@ def up(
                 pass  # whoever types it sees what is waited for
         background.start(settings, ["up", "--foreground", "--workers", str(workers)])
         note(
-            f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; `nightmill down` stops them"
+            f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
+            "`nightmill down` stops them"
         )
 
 
@@ -107,7 +108,9 @@ def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
     with session(settings, waits=True) as open_session, crew(open_session.settings, workers) as members:
         background.announce(settings)
-        note(f"up: a scheduler and {workers} workers; logs in {settings.logs_path}; Ctrl-C stops them")
+        note(
+            f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"
+        )
         slowed: list[str] = []
         while not stopping.is_set():
             members.keep_alive()

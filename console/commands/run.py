@@ -36,7 +36,7 @@ from console.orders import Ask, order_of
 from console.progress import counting, summary, watching
 from console.results import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.show import duration, line_sum, note, print_facts, print_json, size
+from console.show import duration, line_sum, note, plural, print_facts, print_json, size
 from console.stopping import Stopped
 from console.supervise import Crew, crew
 from jobs import batches
@@ -142,7 +142,8 @@ def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
     if ingested.is_new:
         _tell_intake(ingested)
         note(
-            f"batch {ingested.name}: {ingested.rows:,} rows gave {ingested.jobs:,} jobs, {ingested.rejected:,} rejected"
+            f"batch {ingested.name}: {plural(ingested.rows, 'row')} gave {plural(ingested.jobs, 'job')}, "
+            f"{ingested.rejected:,} rejected"
         )
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
@@ -290,13 +291,14 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
     if report["rendered"]:
         memory = report["peak_memory"]
         facts["rendered"] = (
-            f"{report['rendered']:,} images in {duration(report['rendering_s'])}, {report['rendered_per_s']:.2f}/s, "
+            f"{plural(report['rendered'], 'image')} in {duration(report['rendering_s'])}, "
+            f"{report['rendered_per_s']:.2f}/s, "
             f"{report['drawing_share']:.0%} of the time drawing"
         )
         facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
     if report["truncated"]:
         facts["truncated"] = (
-            f"{report['truncated']:,} images, by prompts or negative prompts that are too long"
+            f"{plural(report['truncated'], 'image')}, by prompts or negative prompts that are too long"
         )
     facts |= {
         name.replace("_", " "): report[name] for name in ("images", "export", "contact_sheet") if report[name]

@@ -133,8 +133,8 @@ def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest
     shown = typed("failures", "foxes", "--error", "bad-input")
     assert "attempt 1: failed on w1" in shown.err
     assert "nudity" not in shown.err
-    assert "1 jobs queued again" in typed("retry", "foxes", "--only", "safety").err
-    assert "1 jobs queued again" in typed("retry", "foxes", "--only", "failed", "--error", "bad-input").err
+    assert "1 job queued again" in typed("retry", "foxes", "--only", "safety").err
+    assert "1 job queued again" in typed("retry", "foxes", "--only", "failed", "--error", "bad-input").err
     wrong = typed("retry", "foxes", "--only", "sadness")
     assert (wrong.code, "must be one of failed, blocked" in wrong.err) == (2, True)
 

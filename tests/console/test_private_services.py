@@ -52,7 +52,7 @@ def killed_run(folder: Path) -> None:
     with (folder / "killed.log").open("wb") as log:
         process = psutil.Popen([PROGRAM, "run", "m.jsonl"], cwd=folder, stdin=subprocess.DEVNULL, stderr=log)
     deadline = time.monotonic() + 60
-    while b"rows gave" not in (folder / "killed.log").read_bytes():
+    while b" gave " not in (folder / "killed.log").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
@@ -120,7 +120,7 @@ def test_up_and_down(tmp_path: Path, shared_models: Path, monkeypatch: pytest.Mo
     up = nightmill(tmp_path, "up")
     try:
         assert up.code == 0, up.err
-        assert "up: a scheduler and 1 workers" in up.err
+        assert "up: a scheduler and 1 worker;" in up.err
         assert "already up" in nightmill(tmp_path, "up").err
         assert nightmill(tmp_path, "submit", "m.jsonl").code == 0
         watched = nightmill(tmp_path, "status", "m", "--watch")

@@ -37,3 +37,7 @@ def test_neither_beside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.counting("reading", things=THEIRS) as tell:
         tell(1)
     assert THEIRS in terminal.getvalue()
+
+
+def test_one_thing_is_one_thing() -> None:
+    assert [show.plural(count, "job") for count in (0, 1, 2_000)] == ["0 jobs", "1 job", "2,000 jobs"]
