@@ -149,6 +149,8 @@ def read_owner(store: ObjectStore, name: str) -> Owner | None:
 
 def _owner(engine: Engine, batch: BatchId) -> Owner:
     database = without_password(engine.url.set(drivername="postgresql").render_as_string())
+    if socket_folder := engine.url.query.get("host"):  # else all private databases look alike
+        database += f"?host={socket_folder}"
     since = run(engine, _NOW, {})[0].now.astimezone(UTC)
     return Owner(this_installation(engine).id, batch, database, socket.gethostname(), since)
 

@@ -84,12 +84,10 @@ def export(
     return files
 
 
-def in_the_way(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: str = "") -> list[str]:
-    """Names that an export with `overwrite` would delete, though no export of this installation wrote them."""
-    place = ExportPlace(
-        store, prefix, batch.name, this_installation(engine).id, is_own=prefix == f"{batch.name}/{EXPORT}/"
-    )
-    return exports.look(place).in_the_way
+def found_there(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: str = "") -> Found:
+    """What lies there now: `in_the_way` is what an export with `overwrite` would delete though it isn't ours."""
+    is_own = prefix == f"{batch.name}/{EXPORT}/"
+    return exports.look(ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own))
 
 
 @dataclass

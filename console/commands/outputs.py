@@ -15,7 +15,7 @@ from console.streams import is_unread
 from jobs import batches
 from jobs import feed as feeding
 from scheduler.export import export as write_export
-from scheduler.export import in_the_way
+from scheduler.export import found_there
 
 FOLLOW_S = 1
 
@@ -44,8 +44,13 @@ def export(
         store = open_session.store(to) if to else open_session.claimed_store(found)
         prefix = "" if to else f"{found.name}/export/"
         if overwrite:
-            for name in in_the_way(open_session.engine, found, store, prefix):
+            there = found_there(open_session.engine, found, store, prefix)
+            for name in there.in_the_way:
                 note(f"deleting {store.locate(prefix + name)}")
+            for name in there.others:
+                note(
+                    f"{store.uri}/{prefix}{name} stays: readers of the folder may take it for a part of the export"
+                )
         with counting("exporting") as tell:
             count = iter(range(1, 10**12))
             files = write_export(

@@ -227,3 +227,18 @@ def test_a_database_without_tables(settings: Settings, empty_database: str, tmp_
     assert down.err.strip().endswith("to an empty database")
     says(typed("status"), 1, "run `nightmill migrate`")
     assert typed("migrate").err.startswith("migrated from an empty database to ")
+
+
+def test_what_an_export_over_others_leaves_is_named(typed: Typed, tmp_path: Path) -> None:
+    """Spark's parts stay, and readers would read both."""
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    assert typed("submit", "m.jsonl").code == 0
+    (tmp_path / "spark").mkdir()
+    for name in ("part-00000-aa.snappy.parquet", "part-00000.parquet"):
+        (tmp_path / "spark" / name).write_bytes(b"theirs")
+    ended = typed("export", "m", "--to", "spark", "--overwrite")
+    assert ended.code == 0
+    assert f"deleting {tmp_path}/spark/part-00000.parquet" in ended.err
+    assert (
+        f"{tmp_path}/spark/part-00000-aa.snappy.parquet stays: readers of the folder may take it" in ended.err
+    )

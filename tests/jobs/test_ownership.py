@@ -114,7 +114,9 @@ class TestClaim:
     def test_no_password_is_written_down(self, engine: Engine, place: Place) -> None:
         claim(engine, place.store, unclaimed(engine, place).id, NAME)
         told = json.loads(place.store.get(owner_key(NAME)))["database"]
-        assert told == f"postgresql://{engine.url.username}@{engine.url.host or ''}/{engine.url.database}"
+        assert told == (
+            f"postgresql://{engine.url.username}@/{engine.url.database}?host={engine.url.query['host']}"
+        ), "a private database is known by its folder"
 
     def test_of_two_at_once_one_owns_it(
         self, engine: Engine, another: Engine, place: Place, monkeypatch: pytest.MonkeyPatch

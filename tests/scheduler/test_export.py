@@ -266,7 +266,7 @@ def test_what_has_our_names_and_is_not_ours_goes_by_request_alone(
         UsageError, match=f"{name}, which no export of {batch.name} by this installation wrote"
     ):
         export(engine, batch, "parquet", store)
-    assert (names(store), exports.in_the_way(engine, batch, store)) == ([name], [name])
+    assert (names(store), exports.found_there(engine, batch, store).in_the_way) == ([name], [name])
     export(engine, batch, "parquet", store, overwrite=True)
     assert names(store) == ["_SUCCESS", "part-00000.parquet"]
 
