@@ -87,8 +87,8 @@ def _unheard() -> TextIO:
 
 def _kept(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
     """The interpreter's own stream as `kind`; what somebody else has put in its place stays."""
-    if type(stream) is not io.TextIOWrapper:
-        return stream
+    if type(stream) is not io.TextIOWrapper or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream  # it would close its file when it is dropped
     return kind(
         stream.buffer,
         stream.encoding,

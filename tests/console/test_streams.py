@@ -135,3 +135,17 @@ def test_what_nobody_thought_of_is_one_line_and_a_log(
     for told in (ended.err, log.read_text()):
         assert "very-secret" not in told
     assert "\x1b" not in ended.err
+
+
+def test_streams_that_others_have_put_in_place_stay() -> None:
+    """One that is replaced would close its file when it is dropped."""
+    code = """
+import gc, io, os, sys
+sys.stdout = io.TextIOWrapper(open(os.devnull, "wb"))
+file = sys.stdout.buffer
+from console.streams import prepare_streams
+prepare_streams()
+gc.collect()
+assert not file.closed
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
