@@ -149,7 +149,9 @@ def keep_trying(
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error says that PostgreSQL can't be reached now, and not that it refuses us."""
+    """Whether an error says that PostgreSQL can't be reached now, and not that it refuses us or was interrupted."""
+    if _is_interrupted(error):
+        return False
     if isinstance(error, PoolTimeoutError):
         return True
     if isinstance(error, DriverError):  # of a COPY, which goes past SQLAlchemy
@@ -158,6 +160,13 @@ def is_away(error: Exception) -> bool:
         error.connection_invalidated or isinstance(error, OperationalError)
     )
     return is_of_connection and not _WRONG.search(_reason(error))
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether what a driver complains of is a stop: a signal's handler raised in the midst of a statement."""
+    while error is not None and isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _reason(error: Exception) -> str:
@@ -206,7 +215,8 @@ def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
         try:
             return work()
         except DBAPIError as error:
-            if not (error.connection_invalidated or isinstance(error, OperationalError)):
+            is_of_connection = error.connection_invalidated or isinstance(error, OperationalError)
+            if _is_interrupted(error) or not is_of_connection:
                 raise
             time.sleep(pause_s)
     while True:

@@ -219,8 +219,10 @@ def _prompt(value: object) -> str:
 def _excerpt(raw: object) -> str:
     """The beginning of a record, as JSON; of a Parquet row, whose cells may be megabytes, the beginning of each cell.
 
-    "…" stands for what couldn't be read.
+    "…" stands for what couldn't be read. What writes itself when it is asked, as a recipe's row, does.
     """
+    if not isinstance(raw, (dict, list)):
+        return str(raw)
     if isinstance(raw, dict):
         cells = raw.items()
         raw = {name: value[:200] if isinstance(value, str) else value for name, value in islice(cells, 20)}

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs import database as module
-from jobs.database import await_reachable, connect, is_away, keep_trying
+from jobs.database import await_reachable, connect, is_away, keep_trying, transact
 from jobs.errors import ServiceError
 from jobs.private_postgres import start_postgres, stop_postgres
 
@@ -140,3 +140,25 @@ def test_a_connection_that_comes_free_is_awaited_by_every_command(tmp_path: Path
         for connection in held:
             connection.close()
     stop_postgres(folder)
+
+
+class Stop(BaseException):
+    """What a signal's handler raises."""
+
+
+def test_a_statement_that_a_signal_broke_is_not_tried_again(engine: Engine) -> None:
+    """psycopg then says that the connection is lost, and may do so for as long as anybody tries."""
+    calls = 0
+
+    def work(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            raise Stop
+        except Stop:
+            raise of_driver("sending query failed: another command is already in progress")  # noqa: B904
+
+    for tried in (lambda: keep_trying(work, 300, print), lambda: transact(engine, work)):
+        with pytest.raises(OperationalError):
+            tried()
+    assert calls == 2

@@ -39,6 +39,9 @@ def test_stale_uploads_of_our_batches_are_aborted_and_no_others(
     assert sweep_uploads(reachable, engine) == 1
     assert sweep_uploads(reachable, engine) == 0
     left = client.list_multipart_uploads(Bucket=s3.bucket)["Uploads"]
-    assert sorted(upload["Key"] for upload in left) == others
+    assert (
+        sorted(upload["Key"] for upload in left if upload["Key"].startswith(("swept/", "elsewhere/")))
+        == others
+    )
     assert "stale uploads to s3://nowhere/at-all are left" in caplog.text
     client.close()
