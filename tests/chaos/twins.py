@@ -130,12 +130,13 @@ def _lane_breaker() -> None:
 
 
 def _no_waiting() -> None:
-    """What an output refuses is its job's failure."""
+    """What an output refuses is its job's failure, and believed to be."""
     from worker import isolate
     from worker.storing import Storing
 
     Storing.until_done = lambda _, store, **__: store()  # type: ignore[method-assign]
     isolate.is_host_fault = lambda _: False
+    _no_breaker()
 
 
 _TWINS: dict[str, Callable[[], None]] = {
