@@ -3,7 +3,7 @@
 import os
 import time
 
-from bench.together import together, wait_for_all
+from bench.process_pool import together, wait_for_all
 
 COUNT = 10_000_000
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from bench.backlog import LEASE_S, START, image_of
-from bench.together import together, wait_for_all
+from bench.process_pool import together, wait_for_all
 from jobs import queue
 from jobs.database import connect
 from jobs.job import JobId, LaneId

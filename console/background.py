@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from console.supervise import STOP_S, tail
-from jobs.data_folder import named_by_its_setting
+from jobs.data_folder_errors import named_by_its_setting
 from jobs.errors import ServiceError
 from jobs.process import open_log
 from jobs.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from console.show import note
-from jobs.data_folder import named_by_its_setting
+from jobs.data_folder_errors import named_by_its_setting
 from jobs.errors import ServiceError, UsageError
 from jobs.process import open_log
 from jobs.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from pydantic import SecretStr
 
-from jobs.data_folder import named_by_its_setting
+from jobs.data_folder_errors import named_by_its_setting
 from jobs.private_postgres import close_folder, start_postgres, stop_postgres
 from jobs.private_redis import start_redis, stop_redis
 from jobs.settings import Settings

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from io import BufferedReader
 from pathlib import Path
 
-from jobs import nofollow
+from jobs import folder_descriptors
 from jobs.errors import ObjectStoreError, OutputGoneError
 from jobs.object_types import (
     DamagedObjectError,
@@ -104,7 +104,7 @@ class FolderStore:
         """Remove the file; one that isn't there is fine. A link is no file of ours."""
         path = self.root / checked_key(key)
         with _explained(f"delete {path}"), suppress(*_ABSENT), self._folder_of(key) as (folder, name):
-            nofollow.require_file(folder, name)
+            folder_descriptors.require_file(folder, name)
             os.unlink(name, dir_fd=folder)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -145,13 +145,13 @@ class FolderStore:
 
     def _root(self, *, create: bool) -> int:
         try:
-            root = nofollow.open_root(self.root, create=create and not self.is_marked)
+            root = folder_descriptors.open_root(self.root, create=create and not self.is_marked)
         except FileNotFoundError:
             if self.is_marked:
                 raise OutputGoneError(_gone(self.root, "is not there")) from None
             raise
         if self.is_marked and not _has_marker(root):
-            is_empty = not nofollow.entries(root)
+            is_empty = not folder_descriptors.entries(root)
             os.close(root)
             raise OutputGoneError(_gone(self.root, "is empty" if is_empty else f"has no {MARKER}"))
         return root
@@ -170,14 +170,16 @@ class FolderStore:
     @contextmanager
     def _folder_of(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         *above, name = key.split("/")
-        with nofollow.folder_below(self._root(create=create), above, create=create) as folder:
+        with folder_descriptors.folder_below(self._root(create=create), above, create=create) as folder:
             yield folder, name
 
     @contextmanager
     def _opened(self, folder: str) -> Iterator[int | None]:
         """The folder's descriptor, None where there is no folder by that path, or a link on the way."""
         try:
-            opened = nofollow.folder_below(self._root(create=False), folder.split("/") if folder else [])
+            opened = folder_descriptors.folder_below(
+                self._root(create=False), folder.split("/") if folder else []
+            )
             here = opened.__enter__()
         except OSError as error:
             if not (isinstance(error, _ABSENT) or error.errno == errno.ELOOP):
@@ -194,9 +196,9 @@ def _descriptor(root: int, key: str, path: Path) -> int:
     """Of the file at `path`, for reading; what stands in its place is told apart. Takes `root` over."""
     *above, name = key.split("/")
     try:
-        with nofollow.folder_below(root, above) as folder:
+        with folder_descriptors.folder_below(root, above) as folder:
             above = []
-            return nofollow.open_file(folder, name)
+            return folder_descriptors.open_file(folder, name)
     except FileNotFoundError:
         raise MissingObjectError(f"{path} does not exist") from None
     except OSError as error:
@@ -220,45 +222,45 @@ def _gone(root: Path, what: str) -> str:
 
 def _has_marker(root: int) -> bool:
     try:
-        nofollow.require_file(root, MARKER)
+        folder_descriptors.require_file(root, MARKER)
     except OSError:
         return False
     return True
 
 
 def _objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObject]:
-    for entry in nofollow.entries(folder):
+    for entry in folder_descriptors.entries(folder):
         key = above + entry.name
         if not entry.name.startswith(beginning) or not is_key(key):
             continue
         with _unless_gone():
             if entry.is_folder:
-                with nofollow.entered(folder, entry.name) as below:
+                with folder_descriptors.entered(folder, entry.name) as below:
                     yield from _objects(below, f"{key}/")
             elif entry.is_file:
-                state = nofollow.state_of(folder, entry.name)
+                state = folder_descriptors.state_of(folder, entry.name)
                 yield StoredObject(key, state.st_size, _modified(state))
 
 
 def _names(folder: int, above: str) -> Iterator[str]:
-    for entry in nofollow.entries(folder):
+    for entry in folder_descriptors.entries(folder):
         if entry.is_folder:
-            with _unless_gone(), nofollow.entered(folder, entry.name) as below:
+            with _unless_gone(), folder_descriptors.entered(folder, entry.name) as below:
                 yield from _names(below, f"{above}{entry.name}/")
         elif not _IS_TEMPORARY.fullmatch(entry.name):
             yield os.fsencode(above + entry.name).decode(errors="backslashreplace")
 
 
 def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
-    for entry in nofollow.entries(folder):
+    for entry in folder_descriptors.entries(folder):
         with _unless_gone():  # written to its end or removed by somebody else
             if entry.is_folder:
-                with nofollow.entered(folder, entry.name) as below:
+                with folder_descriptors.entered(folder, entry.name) as below:
                     yield from _remove_temporaries(below, limit)
             elif (
                 entry.is_file
                 and _IS_TEMPORARY.fullmatch(entry.name)
-                and _modified(nofollow.state_of(folder, entry.name)) < limit
+                and _modified(folder_descriptors.state_of(folder, entry.name)) < limit
             ):
                 os.unlink(entry.name, dir_fd=folder)
                 yield 1
@@ -266,8 +268,8 @@ def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
 
 def _remove_empty(folder: int, name: str, path: str, is_ours: Callable[[str], bool]) -> None:
     with _unless_gone():
-        with nofollow.entered(folder, name) as here:
-            for entry in nofollow.entries(here):
+        with folder_descriptors.entered(folder, name) as here:
+            for entry in folder_descriptors.entries(here):
                 if entry.is_folder and is_ours(f"{path}/{entry.name}"):
                     _remove_empty(here, entry.name, f"{path}/{entry.name}", is_ours)
         if is_ours(path):
@@ -300,7 +302,7 @@ def _named_anew(folder: int, temporary: str, name: str) -> bool:
         if error.errno not in _NO_HARD_LINKS:
             raise
         with suppress(FileNotFoundError):
-            nofollow.state_of(folder, name)
+            folder_descriptors.state_of(folder, name)
             return False
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     return True

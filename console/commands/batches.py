@@ -9,7 +9,7 @@ from rich.text import Text
 
 from console import background
 from console.broker_check import BrokerCheck
-from console.options import Json
+from console.command_options import Json
 from console.progress import summary
 from console.schedule import schedule_facts, warn_of_deadline
 from console.session import Session, session

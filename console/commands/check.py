@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from console.command_options import Json
 from console.commands.batches import Batch
 from console.confirm import ask
-from console.options import Json
 from console.progress import counting
 from console.session import s3_options, session
 from console.show import note, plural, print_json, print_line

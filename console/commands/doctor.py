@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 import migrations
 from console import background
-from console.options import Json
+from console.command_options import Json
 from console.session import s3_options
 from console.show import print_json, print_table, size
 from jobs.database import check_reachable, connect, run

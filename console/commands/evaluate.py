@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from console.command_options import Json
 from console.commands.batches import Batch
 from console.figure import draw
 from console.instruments import instruments_for
 from console.measures import COLUMNS, measure
-from console.options import Json
 from console.progress import counting
 from console.session import Session, session
 from console.show import note, plural, print_facts, print_json, print_table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from console.options import Json
+from console.command_options import Json
 from console.show import note, print_json, print_line
 from jobs.errors import UsageError
 from jobs.settings import load_settings

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from console.command_options import Json
 from console.commands import model_files
 from console.commands.tuning import capacities, tune
-from console.options import Json
 from console.show import print_facts, print_json, print_table
 from jobs.settings import load_settings
 from models.capacity import Profile

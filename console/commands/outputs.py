@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from console.command_options import Json
 from console.commands.batches import Batch
-from console.options import Json
 from console.progress import counting
 from console.session import session
 from console.show import note, print_json, print_line

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from console.options import (
+from console.command_options import (
     Delimiter,
     Drop,
     Format,

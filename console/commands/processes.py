@@ -9,8 +9,8 @@ import typer
 
 import migrations
 from console import background
+from console.command_options import Json
 from console.confirm import ask
-from console.options import Json
 from console.session import session
 from console.show import note, plural, print_json
 from console.supervise import crew

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from console.options import Map
+from console.command_options import Map
 from console.session import s3_options
 from console.show import note, print_line
 from jobs.errors import UsageError

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from console.command_options import Json
 from console.commands.batches import Batch
 from console.confirm import ask
-from console.options import Json
 from console.progress import counting
 from console.session import session
 from console.show import counted, note, print_json

@@ -10,9 +10,9 @@ import typer
 from sqlalchemy import Engine, text
 
 from console import background
-from console.batch_folder import BatchFolder
+from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
-from console.options import (
+from console.command_options import (
     Canary,
     Deadline,
     Delimiter,

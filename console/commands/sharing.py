@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from console.command_options import Deadline, Json, NotBefore, Priority, Window
 from console.commands.batches import Batch, change_batch
-from console.options import Deadline, Json, NotBefore, Priority, Window
 from console.session import session
 from console.show import note, print_json, print_table
 from jobs import batches

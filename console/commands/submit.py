@@ -2,8 +2,7 @@
 
 import typer
 
-from console.commands.run import intake, take_in
-from console.options import (
+from console.command_options import (
     Canary,
     Deadline,
     Delimiter,
@@ -23,6 +22,7 @@ from console.options import (
     Window,
     Yes,
 )
+from console.commands.run import intake, take_in
 from console.orders import Ask
 from console.session import session
 from console.show import note, print_json

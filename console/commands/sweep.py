@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from console.options import Json
+from console.command_options import Json
 from console.session import Session, session
 from console.show import note, print_json, print_line, size
 from jobs import batches

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from console.options import Json
+from console.command_options import Json
 from console.show import note, print_json, print_line, print_table
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings

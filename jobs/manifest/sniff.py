@@ -8,10 +8,10 @@ from typing import Any
 
 from jobs.errors import ManifestError
 from jobs.manifest.delimited import DELIMITERS, find_delimiter
-from jobs.manifest.other_texts import refuse_other_texts
 from jobs.manifest.records import Compression, Format
 from jobs.manifest.signatures import refuse_foreign
 from jobs.manifest.streams import GZIP_MAGIC, ZSTD_MAGIC, read_chunks
+from jobs.manifest.texts_without_prompts import refuse_other_texts
 from jobs.manifest.values import printable
 
 PARQUET_MAGIC = b"PAR1"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.together import together, wait_for_all
+from bench.process_pool import together, wait_for_all
 
 
 def meet(_: int) -> int:
