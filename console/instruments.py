@@ -31,7 +31,7 @@ def instruments_for(
     catalogue = Catalogue.load(open_session.settings.models_path)
     is_judged = {name: match if match is not None else name.split("-")[0] == "shapes" for name in made}
     clip = _clip(catalogue, made, model, is_needed=not any(is_judged.values()))
-    store = open_session.store(found.output)
+    store = open_session.batch_store(found)
     return Instruments(
         read=lambda record: _read(store, record),
         clip_model=clip.card.id if clip else None,

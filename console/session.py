@@ -13,10 +13,10 @@ from jobs.batches import BatchStatus
 from jobs.database import await_reachable, connect, keep_trying
 from jobs.embedded import services
 from jobs.epochs import begin_epoch
-from jobs.errors import ServiceError
+from jobs.errors import ServiceError, UsageError
 from jobs.objects import ObjectStore, S3Options, open_store
 from jobs.outputs import find_output
-from jobs.ownership import open_claimed
+from jobs.ownership import batch_folder_around, open_claimed
 from jobs.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -34,8 +34,14 @@ class Session:
         return cast(T, keep_trying(look, self.settings.database_wait_s, note))
 
     def store(self, uri: str) -> ObjectStore:
-        """The object store at a folder or s3:// URI."""
-        return open_store(uri, s3_options(self.settings))
+        """The object store at a folder or ``s3://`` URI that isn't in a batch's folder; UsageError where it is."""
+        options = s3_options(self.settings)
+        if (around := batch_folder_around(uri, options)) is not None:
+            raise UsageError(
+                f"{uri} lies in {around}, the folder of a batch: name a folder outside, or leave --to off, which "
+                "writes beside the images"
+            )
+        return open_store(uri, options)
 
     def batch_store(self, batch: BatchStatus) -> ObjectStore:
         """The store of a batch's output, for reading and deleting; OutputGoneError where its share isn't mounted."""

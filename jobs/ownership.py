@@ -9,10 +9,13 @@ nothing is touched.
 """
 
 import json
+import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import Engine, text
@@ -23,10 +26,12 @@ from jobs.installation import this_installation
 from jobs.job import BatchId
 from jobs.keys import parse_image_key
 from jobs.object_types import MissingObjectError, ObjectStore, S3Options
+from jobs.objects import open_store, read_object
 from jobs.outputs import open_output
 from jobs.settings import without_password
 
 OWNER = ".nightmill-owner.json"
+_OWNER_BYTES = 1 << 20
 _TRIED = 20
 
 _FIRST_IMAGES = text(
@@ -107,6 +112,21 @@ def owner_of(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> O
             "they are: nothing is changed there; choose another --name or --out"
         )
     return found
+
+
+def batch_folder_around(uri: str, s3: S3Options) -> str | None:
+    """The nearest folder at or above a folder or ``s3://`` URI that has an owner object; None where there is none."""
+    uri = open_store(uri, s3).uri
+    if not uri.startswith("s3://"):
+        path = Path(os.path.realpath(uri))
+        return next((str(above) for above in (path, *path.parents) if os.path.lexists(above / OWNER)), None)
+    bucket, *folders = uri.removeprefix("s3://").split("/")
+    for depth in range(len(folders), 0, -1):
+        above = "/".join([bucket, *folders[:depth]])
+        with suppress(ObjectStoreError):  # no owner object, or a place that isn't ours to read
+            read_object(f"s3://{above}/{OWNER}", _OWNER_BYTES, s3)
+            return f"s3://{above}"
+    return None
 
 
 def disown(store: ObjectStore, name: str, owner: Owner) -> None:

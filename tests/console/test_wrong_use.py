@@ -242,3 +242,17 @@ def test_what_an_export_over_others_leaves_is_named(typed: Typed, tmp_path: Path
     assert (
         f"{tmp_path}/spark/part-00000-aa.snappy.parquet stays: readers of the folder may take it" in ended.err
     )
+
+
+def test_a_batchs_folder_is_no_place_for_an_export(typed: Typed, tmp_path: Path) -> None:
+    """Not even with --overwrite, which would delete the other batch's own."""
+    write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
+    for name in ("one", "two"):
+        assert typed("submit", "m.jsonl", "--name", name, "--out", "output").code == 0
+    assert typed("export", "one").code == 0
+    mine = tmp_path / "output" / "one" / "export"
+    (tmp_path / "link").symlink_to(mine)
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    for to in (mine, tmp_path / "link", mine.parent / "images" / "deep"):
+        says(typed("export", "two", "--to", str(to), "--overwrite"), 2, "the folder of a batch")
+    assert {path: path.read_bytes() for path in mine.iterdir()} == before

@@ -17,7 +17,7 @@ from jobs.folder_store import MARKER
 from jobs.installation import this_installation
 from jobs.objects import MissingObjectError, ObjectStore, S3Options, open_store
 from jobs.outputs import find_output, open_output
-from jobs.ownership import OWNER, adopt, claim, owner_key, owner_of, read_owner
+from jobs.ownership import OWNER, adopt, batch_folder_around, claim, owner_key, owner_of, read_owner
 from jobs.settings import Settings
 from scheduler.ingest import Ingested
 from scheduler.unreferenced import sweep_batch
@@ -110,6 +110,15 @@ class TestClaim:
         assert "--name or --out" in str(no.value)
         assert no.value.exit_code == 2
         assert "adopt" not in str(no.value)
+
+    def test_places_in_a_batchs_folder_are_known(self, engine: Engine, place: Place) -> None:
+        batch = unclaimed(engine, place)
+        claim(engine, place.store, batch.id, NAME)
+        around = f"{place.output}/{NAME}"
+        for below in ("", "/export", "/export/deep/"):
+            assert batch_folder_around(f"{around}{below}", place.options) == around
+        for outside in ("", "/export", f"/{NAME}-2"):
+            assert batch_folder_around(f"{place.output}{outside}", place.options) is None
 
     def test_no_password_is_written_down(self, engine: Engine, place: Place) -> None:
         claim(engine, place.store, unclaimed(engine, place).id, NAME)

@@ -281,7 +281,9 @@ def test_a_batch_remembers_what_was_given(engine: Engine, foxes: Path) -> None:
 
 
 def peak_mb(engine: Engine, path: Path) -> float:
-    first = write(path.with_name("first.jsonl"), [{"prompt": "what a first reading imports is no part of it"}])
+    first = write(
+        path.with_name("first.jsonl"), [{"prompt": "what a first reading imports is no part of it"}]
+    )
     take_in(engine, first)
     tracemalloc.start()
     try:
