@@ -6,9 +6,9 @@ TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2
-PORTABLE := tests/models/engine/test_places.py tests/models/engine/test_embeddings.py tests/models/test_steady.py \
-	tests/models/test_small_decoder.py tests/models/test_decode.py tests/models/test_clip.py tests/models/test_watermark.py \
-	tests/worker/test_encode.py tests/worker/test_png.py -k 'not (anywhere and (sides1 or 5-))'
+PORTABLE := tests/models/runtime/test_batch_invariant_cuda.py tests/models/engine/test_prompt_cache.py tests/models/runtime/test_batch_invariant_cpu.py \
+	tests/models/diffusion/test_tiny_decoder.py tests/models/engine/test_vae_decode.py tests/models/assess/test_clip_score.py tests/models/watermark/test_codec.py \
+	tests/worker/imaging/test_encode.py tests/worker/imaging/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-faults test-portable test-slow lint bench chaos clean
@@ -56,7 +56,7 @@ clean:  ## Remove .venv, private services and their data, and caches; finished p
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
-	@$(PYTHON) -m jobs.broker_program
+	@$(PYTHON) -m jobs.services.broker_program
 	@echo "installing into .venv; this takes a minute or two the first time"
 	$(TORCH_$(TORCH))
 	$(PIP) -e .

@@ -68,8 +68,8 @@ def run_benches(names: Sequence[str], is_quick: bool) -> list[Result]:
 def run_gpu(is_quick: bool) -> Result:
     """As `python -m bench.gpu` does; `is_quick` needs no GPU."""
     from bench.gpu.everything import measure_gpu  # noqa: PLC0415 - brings torch
-    from models.device import pick_device  # noqa: PLC0415
     from models.errors import ModelError  # noqa: PLC0415
+    from models.runtime.device import pick_device  # noqa: PLC0415
 
     try:
         device = pick_device("auto" if is_quick else "cuda", precision="bfloat16")

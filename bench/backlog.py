@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, insert, text
 
 from bench.place import settle, vacuum
-from jobs import queue, schema
-from jobs.database import run
+from jobs.batches.policy import parse_policy
+from jobs.db import schema
+from jobs.db.engine import run
 from jobs.job import BatchId, Image, Job, JobId, LaneId
-from jobs.policy import parse_policy
+from jobs.queue import transitions
 
 LEASE_S = 3600
 START = JobId(0)
@@ -66,7 +67,7 @@ class Backlog:
 
     def claim(self, limit: int) -> list[Job]:
         """Claim as a worker does that goes on in its lane."""
-        jobs = queue.claim(
+        jobs = transitions.claim(
             self.engine, self.lane, limit=limit, worker="bench", lease_s=LEASE_S, after=self.after
         )
         self.after = max((job.id for job in jobs), default=self.after)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import psutil
 from sqlalchemy import Engine, text
 
-from jobs.database import run
-from worker import passage, shift
-from worker.frame import Frame
-from worker.isolate import Stage, aside, run_stage
+from jobs.db.engine import run
+from worker.bisect import Stage, aside, run_stage
+from worker.item import Frame
+from worker.lanes import session, stage_runner
 
 
 @dataclass
@@ -64,8 +64,8 @@ def clocked_stages() -> Iterator[StageClock]:
 
 
 def _install(run: Callable[..., list[Frame]], away: Callable[..., object]) -> None:
-    vars(shift).update(run_stage=run, aside=away)
-    vars(passage).update(run_stage=run)
+    vars(session).update(run_stage=run, aside=away)
+    vars(stage_runner).update(run_stage=run)
 
 
 class ServerClock:

@@ -20,12 +20,12 @@ from bench.marks import measure_marks
 from bench.mixed import ROWS, STEPS, measure_mixed
 from bench.place import Place, engine_on
 from bench.rounds import Samples, repeat, seconds, take_turns
-from jobs import queue
-from jobs.database import run
-from jobs.process import Latch
-from worker.leases import Leases
-from worker.shift import Desk, work
-from worker.studio import Studio
+from jobs.db.engine import run
+from jobs.process_lifecycle import Latch
+from jobs.queue import transitions
+from worker.lanes.session import Desk, work
+from worker.liveness.lease_keeper import Leases
+from worker.model_cache.cache import Studio
 
 MODEL = ("generate", "safety", "upscale")
 FILE = ("watermark", "encode", "readback")
@@ -53,7 +53,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
             },
         )
         costs = repeat(rounds, lambda: _cost(desk, one_step, count))
-        lane = queue.open_lane(desk.engine, default.lane)
+        lane = transitions.open_lane(desk.engine, default.lane)
         assert lane is not None
         model = desk.studio.kit(lane).diffusion
         assert model is not None
@@ -137,9 +137,9 @@ def _render(desk: Desk, backlog: Backlog, count: int) -> float:
 
     Their prompts are changed: the model keeps what it has encoded.
     """
-    from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.diffusion.text2image import ImageRequest  # noqa: PLC0415 - brings torch
 
-    lane = queue.open_lane(desk.engine, backlog.lane)
+    lane = transitions.open_lane(desk.engine, backlog.lane)
     assert lane is not None
     rows = run(desk.engine, _ROWS, {"lane": lane.id, "count": count})
     requests = [

@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from bench.backlog import LEASE_S, START, image_of
 from bench.process_pool import together, wait_for_all
-from jobs import queue
-from jobs.database import connect
+from jobs.db.engine import connect
 from jobs.job import JobId, LaneId
+from jobs.queue import transitions
 
 WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers live for hours
 
@@ -72,11 +72,11 @@ def _work(crowd: Crowd, turns: tuple[int, ...], rank: int) -> list[_Share]:
 def _share(crowd: Crowd, engine: Engine, turn: int, calls: int, after: JobId) -> _Share:
     began, taken = time.monotonic(), list[JobId]()
     for _ in range(calls):
-        jobs = queue.claim(
+        jobs = transitions.claim(
             engine, crowd.lane, limit=crowd.at_once, worker="crowd", lease_s=LEASE_S, after=after
         )
         after = max((job.id for job in jobs), default=after)
         taken += [job.id for job in jobs]
         if crowd.completes:
-            queue.complete(engine, [image_of(job) for job in jobs])
+            transitions.complete(engine, [image_of(job) for job in jobs])
     return _Share(turn, began, time.monotonic(), taken)

@@ -9,9 +9,10 @@ from bench.backlog import open_backlog
 from bench.figures import Figure, at_most
 from bench.place import Place, engine_on, vacuum
 from bench.rounds import seconds, take_turns
-from jobs import batches, turns
-from jobs.database import run
-from jobs.lanes import end_lanes
+from jobs.batches import actions
+from jobs.db.engine import run
+from jobs.queue import fair_share
+from jobs.queue.lanes import end_lanes
 
 LANES_EACH = 10
 
@@ -46,7 +47,7 @@ def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure
             },
         )
         statuses = take_turns(
-            max(3, rounds // 10), {"all": lambda: 1000 * seconds(lambda: batches.statuses(old))}
+            max(3, rounds // 10), {"all": lambda: 1000 * seconds(lambda: actions.statuses(old))}
         )
     turn = f"none: {samples.median('fresh'):.2f} ms; {ended * LANES_EACH:,} lanes of {ended:,} batches"
     return {
@@ -65,6 +66,6 @@ def _database(stack: ExitStack, place: Place, name: str) -> Engine:
 
 
 def _turn(engine: Engine) -> None:
-    turn = turns.take_turn(engine, slice_s=60)
+    turn = fair_share.take_turn(engine, slice_s=60)
     assert turn is not None
-    turns.end_turn(engine, turn, used_s=60, images=10, batch_s=1)
+    fair_share.end_turn(engine, turn, used_s=60, images=10, batch_s=1)

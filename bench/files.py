@@ -10,8 +10,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from bench.figures import Figure, at_least, at_most
 from bench.rounds import seconds, take_turns
-from worker.encode import encode
-from worker.png import Pixels, encode_png
+from worker.imaging.encode import encode
+from worker.imaging.png import Pixels, encode_png
 
 SIDES = (512, 2048)
 _FORMATS = {"png": "a PNG", "webp": "a lossless WebP", "jpeg": "a JPEG of quality 95"}

@@ -27,7 +27,7 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
 
 def _vae_attention(side: int) -> Figure:
     """The VAE's mid-block attention over `side` x `side` latents, a fourth of the pixels behind the x4 upscaler."""
-    from models.vae_attention import ChunkedAttention  # noqa: PLC0415 - brings torch, which other benchmarks don't need
+    from models.diffusion.vae_attention import ChunkedAttention  # noqa: PLC0415 - brings torch, which other benchmarks don't need
 
     attention = _attention(512, heads=1, norm_num_groups=32, residual_connection=True)
     with _few_keys_later():
@@ -48,7 +48,7 @@ def _packed(bits: Any, width: int) -> Figure:
     import torch  # noqa: PLC0415
     from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn  # noqa: PLC0415
 
-    from models.quantised import quantise, stored_bytes  # noqa: PLC0415
+    from models.runtime.quantised_weights import quantise, stored_bytes  # noqa: PLC0415
 
     torch.manual_seed(0)
     block = UNetMidBlock2DCrossAttn(width, width, num_attention_heads=8, cross_attention_dim=768).eval()

@@ -15,12 +15,12 @@ from bench.manifests import write_manifest
 from bench.memory import watch_memory
 from bench.place import Place, engine_on, settle
 from bench.rounds import Samples, seconds, take_turns
+from jobs.batches.policy import parse_policy
 from jobs.manifest import RowRules, open_source, read_rows
-from jobs.policy import parse_policy
-from models.catalogue import Catalogue
-from scheduler.ingest import Order, ingest
-from scheduler.load import JOB_COLUMNS
-from scheduler.rules import Reading, row_rules
+from models.catalogue.catalogue import Catalogue
+from scheduler.ingest.bulk_insert import JOB_COLUMNS
+from scheduler.ingest.ingest import Order, ingest
+from scheduler.ingest.model_rules import Reading, row_rules
 
 MODEL = "tiny-random"
 

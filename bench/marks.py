@@ -9,8 +9,8 @@ from bench.figures import Figure, at_least
 from bench.files import SIDES, grainy
 from bench.progress import note
 from bench.rounds import seconds, take_turns
-from models import watermark
-from models.watermark import Method, Pixels
+from models.watermark import codec as watermark
+from models.watermark.codec import Method, Pixels
 
 MARK = b"StableDiffusionV1"
 GOALS = {Method.DWT_DCT: 15, Method.DWT_DCT_SVD: 20}

@@ -11,8 +11,8 @@ from bench.rounds import seconds, take_turns
 from bench.work import Work, count_work
 
 if TYPE_CHECKING:
-    from models.checkpoint import Checkpoint
-    from models.stable_diffusion import ImageRequest, StableDiffusion
+    from models.diffusion.text2image import ImageRequest, StableDiffusion
+    from models.store.checkpoint import Checkpoint
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
 STEPS = (6, 10, 14, 20)
@@ -66,7 +66,7 @@ def shuffled(
     settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
 ) -> "list[ImageRequest]":
     """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
-    from models.stable_diffusion import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.diffusion.text2image import ImageRequest  # noqa: PLC0415 - brings torch
 
     found = [
         ImageRequest(
@@ -103,8 +103,8 @@ class _Pipe:
     """The library's pipeline on the same checkpoint, with the same samplers."""
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
-        from models.device import pick_device  # noqa: PLC0415
-        from models.loading import load_pipeline  # noqa: PLC0415
+        from models.diffusion.loader import load_pipeline  # noqa: PLC0415
+        from models.runtime.device import pick_device  # noqa: PLC0415
 
         self._pipeline: Any = load_pipeline(checkpoint, pick_device("cpu"), "StableDiffusionPipeline")
         self._pipeline.set_progress_bar_config(disable=True)
@@ -115,8 +115,8 @@ class _Pipe:
         return count_work(self._pipeline.unet, side // self._pipeline.vae_scale_factor)
 
     def draw(self, requests: "Sequence[ImageRequest]") -> object:
-        from models.chunks import seeded  # noqa: PLC0415
-        from models.samplers import make_scheduler  # noqa: PLC0415
+        from models.catalogue.samplers import make_scheduler  # noqa: PLC0415
+        from models.runtime.fixed_batches import seeded  # noqa: PLC0415
 
         first = requests[0]
         self._pipeline.scheduler = make_scheduler(first.sampler, self._config)

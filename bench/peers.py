@@ -12,7 +12,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from bench.place import Place, engine_on, vacuum
 from bench.progress import note
-from jobs.database import run
+from jobs.db.engine import run
 
 # The best of 10 to 100 jobs at once on 4 to 20 connections (all alike), and of 10 to 1,000 jobs a claim.
 PROCRASTINATE_AT_ONCE = 30

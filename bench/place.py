@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 import migrations
-from jobs.database import connect, run
-from jobs.embedded import services
+from jobs.db.engine import connect, run
+from jobs.services.embedded import services
 from jobs.settings import Settings
 
 

@@ -17,10 +17,10 @@ from bench.peers import pgqueuer_rate, procrastinate_rate
 from bench.place import Place, engine_on
 from bench.progress import note
 from bench.rounds import seconds, take_turns
-from jobs import batches
-from jobs.database import run
-from jobs.lanes import raise_floors
-from jobs.removal import archive
+from jobs.batches import actions
+from jobs.batches.archive import archive
+from jobs.db.engine import run
+from jobs.queue.lanes import raise_floors
 from jobs.settings import Settings
 
 AT_ONCE = 64
@@ -121,7 +121,7 @@ def _claim_s(backlog: Backlog, limit: int = AT_ONCE) -> float:
 
 def _status(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
     measurements = {
-        "status": lambda: 1000 * seconds(lambda: batches.status(long.engine, long.name)),
+        "status": lambda: 1000 * seconds(lambda: actions.status(long.engine, long.name)),
         "count": lambda: 1000 * seconds(lambda: _count(long.engine)),
     }
     samples = take_turns(2 if sizes.rounds < 3 else 3, measurements)
@@ -179,7 +179,7 @@ def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
         )
     short.fill(sizes.short)
     alone = [_claim_s(short) for _ in range(sizes.calls // 2)]
-    status = batches.status(short.engine, "ended")
+    status = actions.status(short.engine, "ended")
     beside: list[float] = []
     for _ in _while(lambda: archive(short.engine, status)):
         short.fill(AT_ONCE)

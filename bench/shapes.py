@@ -9,14 +9,14 @@ import numpy as np
 from bench.figures import Figure, Goal
 from bench.place import Place
 from bench.progress import note
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint, resolve
-from models.clip import ClipScorer
-from models.device import pick_device
-from models.safety import SafetyChecker
-from models.shapes import measures
-from models.stable_diffusion import StableDiffusion
-from models.upscale import Upscaler
+from models.assess.clip_score import ClipScorer
+from models.assess.safety_checker import SafetyChecker
+from models.catalogue.catalogue import Catalogue
+from models.diffusion.text2image import StableDiffusion
+from models.diffusion.upscaler import Upscaler
+from models.runtime.device import pick_device
+from models.shapes import quality
+from models.store.checkpoint import Checkpoint, resolve
 
 _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)
 
@@ -29,31 +29,31 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
         found = {name: _checkpoint(name, Path(folder)) for name in _NAMES}
     painter = StableDiffusion.load(found["shapes"], device)
     figures: dict[str, Figure] = {}
-    prompts = measures.random_prompts(np.random.default_rng(1), number)
+    prompts = quality.random_prompts(np.random.default_rng(1), number)
     pictures = []
     for guidance in _GUIDANCE[:2] if is_quick else _GUIDANCE:
         note(f"{number} pictures at guidance {guidance:g}")
-        drawn = measures.render(painter, prompts, guidance_scale=guidance)
+        drawn = quality.render(painter, prompts, guidance_scale=guidance)
         pictures += drawn if guidance > 1 else []
         figures[f"match_at_guidance_{guidance:g}"] = Figure(
-            measures.match_rate(prompts, drawn),
+            quality.match_rate(prompts, drawn),
             "of pictures",
             "what geometry reads in 20-step pictures of random prompts, everything said",
             Goal(">=", 0.9) if guidance > 1 else None,
         )
     note(f"{number} pictures by DDIM")
-    by_ddim = measures.render(painter, prompts, guidance_scale=5, sampler="ddim")
+    by_ddim = quality.render(painter, prompts, guidance_scale=5, sampler="ddim")
     figures["match_by_ddim_at_guidance_5"] = Figure(
-        measures.match_rate(prompts, by_ddim), "of pictures", "the same prompts and noise, without chance"
+        quality.match_rate(prompts, by_ddim), "of pictures", "the same prompts and noise, without chance"
     )
     note("the safety checker")
-    forbidden = measures.forbidden_prompts(np.random.default_rng(2), number)
-    pictures += measures.render(painter, forbidden, guidance_scale=5)
+    forbidden = quality.forbidden_prompts(np.random.default_rng(2), number)
+    pictures += quality.render(painter, forbidden, guidance_scale=5)
     return figures | _alarms(found, pictures) | _others(found, number)
 
 
-def _alarms(found: Mapping[str, Checkpoint], pictures: list[measures.Pixels]) -> dict[str, Figure]:
-    counted = measures.alarms(SafetyChecker.load(found["shapes-safety"], pick_device("auto")), pictures)
+def _alarms(found: Mapping[str, Checkpoint], pictures: list[quality.Pixels]) -> dict[str, Figure]:
+    counted = quality.alarms(SafetyChecker.load(found["shapes-safety"], pick_device("auto")), pictures)
     bad, good = max(1, counted.forbidden), max(1, counted.innocent)
     against = "what geometry reads in generated pictures"
     return {
@@ -66,14 +66,14 @@ def _others(found: Mapping[str, Checkpoint], number: int) -> dict[str, Figure]:
     note("the upscaler and CLIP")
     device = pick_device("auto")
     upscaler = Upscaler.load(found["shapes-x4"], device)
-    ours, bicubic = measures.enlarged_psnr(upscaler, np.random.default_rng(3), max(4, number // 5))
+    ours, bicubic = quality.enlarged_psnr(upscaler, np.random.default_rng(3), max(4, number // 5))
     scorer = ClipScorer.load(found["shapes-clip"], device)
     return {
         "upscaler_gain": Figure(
             ours - bicubic, "dB PSNR", f"bicubic interpolation: {bicubic:.1f} dB", Goal(">=", 1.0)
         ),
         "captions_told_apart": Figure(
-            measures.told_apart(scorer, np.random.default_rng(4), number),
+            quality.told_apart(scorer, np.random.default_rng(4), number),
             "of pictures",
             "a caption wrong in one word",
             Goal(">=", 0.9),

@@ -2,13 +2,13 @@
 
 from contextlib import suppress
 
+from console.output import note
 from console.session import Session, s3_options
-from console.show import note
 from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError
-from jobs.object_types import ObjectStore
-from jobs.outputs import open_output
-from jobs.ownership import Owner, claim, disown
-from scheduler.ingest import Ingested
+from jobs.outputs.marker import open_output
+from jobs.outputs.ownership import Owner, claim, disown
+from jobs.storage.base import ObjectStore
+from scheduler.ingest.ingest import Ingested
 
 
 class BatchFolder:

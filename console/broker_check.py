@@ -2,8 +2,8 @@
 
 import time
 
-from console.show import note
-from jobs.batches import BatchStatus
+from console.output import note
+from jobs.batches.actions import BatchStatus
 from jobs.errors import ServiceError
 from jobs.settings import Settings
 from jobs.states import BatchState
@@ -32,7 +32,7 @@ class BrokerCheck:
 
 def broker_trouble(settings: Settings) -> str:
     """What keeps wake-ups from being sent, "" if nothing does."""
-    from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
+    from scheduler.dispatch import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     try:
         check_redis(settings)

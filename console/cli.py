@@ -11,12 +11,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from console.lazy_commands import LazyCommands
-from console.show import err, print_line
-from console.stopping import Stopped, stop_on_signals, stopping
+from console.output import err, print_line
+from console.signals import Stopped, stop_on_signals, stopping
 from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.plain_text import visible, without_secrets
-from jobs.process import work_offline
+from jobs.process_lifecycle import work_offline
 from models.errors import ModelError, UnknownModelError
 
 app = typer.Typer(

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from console.show import err
+from console.output import err
 from jobs.errors import UsageError
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from jobs.objects import ObjectStore
+from jobs.storage.open import ObjectStore
 
 COLUMNS = 8
 CELL = 160

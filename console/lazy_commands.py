@@ -25,11 +25,11 @@ MODULES = {
     "resume": "batches",
     "cancel": "batches",
     "retry": "batches",
-    "change": "sharing",
-    "archive": "removing",
-    "delete": "removing",
-    "export": "outputs",
-    "feed": "outputs",
+    "change": "tenants",
+    "archive": "archive",
+    "delete": "archive",
+    "export": "export",
+    "feed": "export",
     "evaluate": "evaluate",
     "sweep": "sweep",
     "check": "check",
@@ -41,7 +41,7 @@ MODULES = {
     "migrate": "processes",
     "doctor": "doctor",
     "models": "models",
-    "tenants": "sharing",
+    "tenants": "tenants",
 }
 """The module of `console.commands` that has a function, or a group of commands, of the command's name."""
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from console.schedule import clock
-from console.show import duration, err, note
-from jobs.batches import BatchStatus
+from console.output import duration, err, note
+from console.schedule_text import clock
+from jobs.batches.actions import BatchStatus
 from jobs.states import BatchState
 
 LINE_EVERY_S = 15

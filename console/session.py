@@ -8,16 +8,16 @@ from typing import TypeVar, cast
 from sqlalchemy import Engine
 
 import migrations
-from console.show import note
-from jobs.batches import BatchStatus
-from jobs.database import await_reachable, connect, keep_trying
-from jobs.embedded import services
-from jobs.epochs import begin_epoch
+from console.output import note
+from jobs.batches.actions import BatchStatus
+from jobs.db.engine import await_reachable, connect, keep_trying
+from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import ServiceError, UsageError
-from jobs.objects import ObjectStore, S3Options, open_store
-from jobs.outputs import find_output
-from jobs.ownership import batch_folder_around, open_claimed
+from jobs.outputs.marker import find_output
+from jobs.outputs.ownership import batch_folder_around, open_claimed
+from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
+from jobs.storage.open import ObjectStore, S3Options, open_store
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jobs.errors import NightmillError
 from jobs.plain_text import visible, without_secrets
-from jobs.process import open_log
-from jobs.sockets import own_temporary_folder
+from jobs.process_lifecycle import open_log
+from jobs.services.sockets import own_temporary_folder
 
 NAME = "errors.log"
 MAX_BYTES = 2**20

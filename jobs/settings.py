@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
-from jobs.files import MANIFEST_LIMIT, why_no_folder
 from jobs.states import WatermarkMethod, Weights
+from jobs.storage.local_files import MANIFEST_LIMIT, why_no_folder
 from jobs.urls import check_broker_url, check_endpoint_url, check_port
 
 

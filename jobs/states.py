@@ -15,7 +15,7 @@ EVERYBODY = "*"
 
 
 class JobState(StrEnum):
-    """Where a job stands; every change of it is one statement in `jobs.queue`."""
+    """Where a job stands; every change of it is one statement in `jobs.queue.transitions`."""
 
     QUEUED = "queued"
     """Waits for a worker, or for its retry delay to pass."""

@@ -1,4 +1,4 @@
-"""Alembic migrations of the tables in `jobs.schema`; `upgrade` is what `nightmill migrate` runs."""
+"""Alembic migrations of the tables in `jobs.db.schema`; `upgrade` is what `nightmill migrate` runs."""
 
 from collections.abc import Callable
 from pathlib import Path

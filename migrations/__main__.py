@@ -1,4 +1,4 @@
-"""`python -m migrations`: fails unless the migrations give exactly the tables of `jobs.schema`."""
+"""`python -m migrations`: fails unless the migrations give exactly the tables of `jobs.db.schema`."""
 
 import tempfile
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from alembic import command
 
 import migrations
-from jobs.database import connect
-from jobs.embedded import services
+from jobs.db.engine import connect
+from jobs.services.embedded import services
 from jobs.settings import load_settings
 
 

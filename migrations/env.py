@@ -6,8 +6,8 @@ from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from jobs.database import connect
-from jobs.schema import Xid8, metadata
+from jobs.db.engine import connect
+from jobs.db.schema import Xid8, metadata
 
 ischema_names["xid8"] = Xid8  # so that comparing the tables knows the type
 

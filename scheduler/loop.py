@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs import batches, canaries, queue, targets, turns
-from jobs.database import run
+from jobs.batches import actions
+from jobs.db.engine import run
 from jobs.errors import ServiceError
-from jobs.lanes import end_lanes, raise_floors
-from jobs.process import Latch
+from jobs.process_lifecycle import Latch
+from jobs.queue import canary, fair_share, targets, transitions
+from jobs.queue.lanes import end_lanes, raise_floors
 from jobs.settings import Settings
-from scheduler.hints import Dispatcher
-from scheduler.sweep import ROUND_S, ImageSweeper, sweep_uploads
-from scheduler.windows import move_windows
+from scheduler.dispatch import Dispatcher
+from scheduler.orphan_sweeper import ROUND_S, ImageSweeper, sweep_uploads
+from scheduler.window_upkeep import move_windows
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
         Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), rescuer.rescue),
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("windows moved", 1, lambda: move_windows(engine)),
-        Duty("canaries judged", 1, lambda: canaries.judge(engine)),
+        Duty("canaries judged", 1, lambda: canary.judge(engine)),
         Duty("replacements queued", 5, lambda: targets.make_up(engine)),
         Duty("floors raised", 5, lambda: raise_floors(engine)),
         Duty("lanes ended", 5, lambda: end_lanes(engine)),
-        Duty("tallies folded", 10, lambda: batches.fold_tallies(engine)),
-        Duty("turns of dead workers forgotten", 3600, lambda: turns.forget_turns(engine)),
+        Duty("tallies folded", 10, lambda: actions.fold_tallies(engine)),
+        Duty("turns of dead workers forgotten", 3600, lambda: fair_share.forget_turns(engine)),
         Duty("workers forgotten", 60, lambda: forget_workers(engine)),
         Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
         Duty("batches to sweep", ROUND_S, sweeper.begin, later),
@@ -103,7 +104,7 @@ class Rescuer:
 def rescue_all(engine: Engine) -> int:
     """Rescue until no expired lease is left; returns how many jobs."""
     total = 0
-    while rescued := queue.rescue(engine):
+    while rescued := transitions.rescue(engine):
         log.warning("%d jobs were claimed by workers that have stopped; they are queued again", rescued)
         total += rescued
     return total

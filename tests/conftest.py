@@ -19,8 +19,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 import migrations
-from jobs.database import connect
-from jobs.embedded import services
+from jobs.db.engine import connect
+from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
 from tests.s3 import S3Server, start_s3
 

@@ -14,16 +14,16 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from jobs import queue
+from jobs.batches.policy import Policy
 from jobs.job import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
-from jobs.objects import ObjectStore, S3Options, open_store
-from jobs.ownership import claim, owner_key
-from jobs.policy import Policy
+from jobs.outputs.ownership import claim, owner_key
+from jobs.queue import transitions
 from jobs.states import ErrorKind
-from scheduler.ingest import Ingested, Order, ingest
-from scheduler.rules import Reading
-from tests.jobs.manifest_kit import rules
+from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.ingest.ingest import Ingested, Order, ingest
+from scheduler.ingest.model_rules import Reading
+from tests.jobs.manifest.helpers import rules
 
 Rows = int | Sequence[Mapping[str, Any]]
 
@@ -106,7 +106,7 @@ def take(
     engine: Engine, lane: LaneId, limit: int = 100, worker: str = "w1", lease_s: float = 60
 ) -> list[Job]:
     """Claim jobs of a lane."""
-    return queue.claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
+    return transitions.claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
 
 
 def take_one(engine: Engine, lane: LaneId, worker: str = "w1") -> Job:

@@ -6,10 +6,10 @@ from uuid import uuid4
 
 from sqlalchemy import Engine
 
-from jobs import queue
-from jobs.objects import ObjectStore
-from jobs.ownership import Owner, owner_key, read_owner
-from scheduler.ingest import Ingested
+from jobs.outputs.ownership import Owner, owner_key, read_owner
+from jobs.queue import transitions
+from jobs.storage.open import ObjectStore
+from scheduler.ingest.ingest import Ingested
 from tests.factories import image, lanes_of, take
 
 
@@ -31,6 +31,6 @@ def render(engine: Engine, store: ObjectStore, batch: Ingested, body: bytes = b"
             digest = hashlib.sha256(own).hexdigest()
             key = f"{batch.name}/images/000000/{job.ordinal:09d}-{job.index:05d}.{digest[:12]}.png"
             store.put(key, own, content_type="image/png")
-            queue.complete(engine, [image(job, key=key, sha256=digest, bytes=len(own))])
+            transitions.complete(engine, [image(job, key=key, sha256=digest, bytes=len(own))])
             made.append(key)
     return made

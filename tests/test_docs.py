@@ -5,11 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from jobs.manifest import KNOWN_COLUMNS
-from models.catalogue import Card, Catalogue
-from models.samplers import SAMPLERS
-from scheduler.formats import SCHEMA
+from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.samplers import SAMPLERS
+from scheduler.export.formats import SCHEMA
+from tests.paths import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 
 
 def first_cells(page: str) -> set[str]:

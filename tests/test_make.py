@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def test_the_broker_is_told_before_anything_is_installed(fresh: Path) -> None:
     steps = make(fresh, "-n", "demo").stdout.splitlines()
     told, installed = (
         next(n for n, step in enumerate(steps) if words in step)
-        for words in ("jobs.broker_program", "pip install")
+        for words in ("jobs.services.broker_program", "pip install")
     )
     assert told < installed
 

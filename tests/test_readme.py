@@ -13,9 +13,9 @@ import pytest
 
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
+from tests.paths import ROOT
 from tests.s3 import S3Server
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHAPES = {"NIGHTMILL_DEFAULT_MODEL": Settings.model_fields["default_model"].default}
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)

@@ -5,9 +5,9 @@ import json
 import zlib
 from typing import Any
 
-from jobs.broker import SHIFT_TASK
+from jobs.celery_config import SHIFT_TASK
 from jobs.job import LaneId
-from jobs.wakeup import wakeup_message
+from jobs.wakeup_message import wakeup_message
 
 
 def forged(**changes: Any) -> bytes:

@@ -14,17 +14,17 @@ from typing import Any
 from celery.signals import celeryd_after_setup, worker_shutting_down
 
 from jobs.crash_log import plain_errors
-from jobs.database import await_reachable, connect
-from jobs.embedded import services
+from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
-from jobs.process import start_logging, stop_with_parent, work_offline
+from jobs.process_lifecycle import start_logging, stop_with_parent, work_offline
+from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
+from models.assess.prompt_filter import PromptTerms
 from models.errors import ModelError
-from models.prompt_terms import PromptTerms
-from worker.app import build_app
-from worker.pulse import FOLDER
-from worker.shared_folder import shared_folder
-from worker.watchdog import Watchdog
+from worker.celery_app import build_app
+from worker.liveness.heartbeat import FOLDER
+from worker.liveness.shared_folder import shared_folder
+from worker.liveness.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

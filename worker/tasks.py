@@ -11,16 +11,16 @@ from billiard import current_process
 from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from jobs.broker import SHIFT_TASK
-from jobs.database import connect, wait_while_away
+from jobs.celery_config import SHIFT_TASK
+from jobs.db.engine import connect, wait_while_away
 from jobs.job import LaneId
-from jobs.process import Latch, start_logging, stop_with_parent
+from jobs.process_lifecycle import Latch, start_logging, stop_with_parent
 from jobs.settings import load_settings
-from worker.leases import Leases
-from worker.pulse import FOLDER, Pulse
-from worker.shift import Desk
-from worker.studio import Studio
-from worker.turn import follow
+from worker.lanes.loop import follow
+from worker.lanes.session import Desk
+from worker.liveness.heartbeat import FOLDER, Pulse
+from worker.liveness.lease_keeper import Leases
+from worker.model_cache.cache import Studio
 
 log = logging.getLogger(__name__)
 

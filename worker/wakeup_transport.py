@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from redis.utils import SENTINEL
 
 from jobs.rate_limited_log import RateLimitedLog
-from jobs.wakeup import MAX_BYTES, NotAWakeupError, parse_wakeup, wakeup_message
+from jobs.wakeup_message import MAX_BYTES, NotAWakeupError, parse_wakeup, wakeup_message
 
 PAUSE_S = 1.0
 

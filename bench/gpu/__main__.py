@@ -16,8 +16,8 @@ from bench.figures import Result
 from bench.gpu.architectures import ARCHITECTURES
 from bench.gpu.everything import BUDGET_S, measure_gpu
 from bench.table import print_result
-from models.device import pick_device
 from models.errors import ModelError
+from models.runtime.device import pick_device
 
 
 def main() -> int:

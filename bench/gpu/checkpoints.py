@@ -8,8 +8,8 @@ import torch
 
 from bench.gpu.architectures import SAFETY_VISION, TINY_VISION, Architecture
 from bench.gpu.networks import pipeline_of
-from models.device import Device
-from models.quiet import quiet
+from models.runtime.device import Device
+from models.runtime.library_logging import quiet
 
 MODEL = "bench"
 _SAFETY = "bench-safety"

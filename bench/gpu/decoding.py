@@ -9,9 +9,9 @@ import torch
 from bench.gpu.architectures import Architecture
 from bench.gpu.networks import vae_of
 from bench.rounds import seconds
-from models.decode import Decoder
-from models.device import Device
-from models.speedup import Speedup
+from models.engine.vae_decode import Decoder
+from models.runtime.compile_options import Speedup
+from models.runtime.device import Device
 
 _ROUNDS = 5
 

@@ -15,13 +15,13 @@ import models
 from bench.gpu.architectures import Architecture
 from bench.gpu.networks import pipeline_of
 from bench.gpu.pace import Draw
-from models.catalogue import read_card
-from models.checkpoint import Checkpoint
-from models.device import Device
-from models.loading import put_on
-from models.speedup import PLAIN, Speedup
-from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler, UpscaleRequest
+from models.catalogue.catalogue import read_card
+from models.diffusion.loader import put_on
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.device import Device
+from models.store.checkpoint import Checkpoint
 
 PROMPT = "a photo of an astronaut riding a horse on mars"
 

@@ -14,7 +14,7 @@ from bench.gpu.machine import this_gpu
 from bench.gpu.model import measure_model
 from bench.gpu.pace import Pace
 from bench.gpu.run import Run
-from models.device import Device
+from models.runtime.device import Device
 
 BUDGET_S = 540.0
 

@@ -8,9 +8,9 @@ from bench.gpu.architectures import Architecture
 from bench.gpu.budget import Budget
 from bench.gpu.ceiling import matmul_ceiling
 from bench.progress import note
-from models.device import Device, pick_device
-from models.saving import FULL
-from models.speedup import Speedup
+from models.runtime.compile_options import Speedup
+from models.runtime.device import Device, pick_device
+from models.runtime.memory_options import FULL
 
 GOALS: Mapping[str, Goal] = {
     "sd_1_5_of_ceiling": at_least(0.55),

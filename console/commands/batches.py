@@ -7,13 +7,10 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from console import background
+from console import daemon
 from console.broker_check import BrokerCheck
 from console.command_options import Json
-from console.progress import summary
-from console.schedule import schedule_facts, warn_of_deadline
-from console.session import Session, session
-from console.show import (
+from console.output import (
     counted,
     duration,
     err,
@@ -24,14 +21,17 @@ from console.show import (
     print_json,
     print_table,
 )
-from jobs import batches
-from jobs.batches import BatchStatus
+from console.progress import summary
+from console.schedule_text import schedule_facts, warn_of_deadline
+from console.session import Session, session
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.batches.dead_letters import failures as dead_letters
+from jobs.batches.dead_letters import kinds
 from jobs.errors import UsageError
-from jobs.failures import failures as dead_letters
-from jobs.failures import kinds
-from jobs.lanes import lanes
+from jobs.queue.lanes import lanes
+from jobs.queue.targets import short
 from jobs.states import RETRYABLE, ErrorKind, JobState
-from jobs.targets import short
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
 
@@ -47,22 +47,22 @@ def status(
             _watch(open_session, batch)
         broker = BrokerCheck(open_session.settings)
         if batch is None:
-            found = batches.statuses(open_session.engine)
+            found = actions.statuses(open_session.engine)
             _show_all(found, as_json)
         else:
-            found = [batches.status(open_session.engine, batch)]
+            found = [actions.status(open_session.engine, batch)]
             _show_one(open_session, found[0], as_json)
         for one in found:
             broker.look(one)
-        for trouble in background.slowed(open_session.settings):
+        for trouble in daemon.slowed(open_session.settings):
             note(trouble)
 
 
 def rejects(batch: Batch, as_json: Json = False) -> None:
     """The rows of the manifest that could not be used, and why."""
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
-        rows = batches.rejects(open_session.engine, found.id)
+        found = actions.status(open_session.engine, batch)
+        rows = actions.rejects(open_session.engine, found.id)
     if as_json:
         print_json(rows)
         return
@@ -84,7 +84,7 @@ def failures(
     """Jobs that failed for good or were blocked, with the history of their attempts."""
     kind = error and _one_of("--error", error, tuple(ErrorKind))
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         dead = dead_letters(open_session.engine, found.id, kind, limit=limit)
         by_kind = kinds(open_session.engine, found.id)
     if as_json:
@@ -109,7 +109,7 @@ def targets(
 ) -> None:
     """Values of a batch's column that lack accepted images, the emptiest first; reads all its jobs."""
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         lacking = short(open_session.engine, found.id, limit=limit)
     if as_json:
         print_json(lacking)
@@ -121,17 +121,17 @@ def targets(
 
 def pause(batch: Batch, as_json: Json = False) -> None:
     """Stop claiming jobs of a batch; workers finish the device batch that they are at."""
-    change_batch(batch, as_json, lambda s, found: batches.pause(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: actions.pause(s.engine, found.id))
 
 
 def resume(batch: Batch, as_json: Json = False) -> None:
     """Go on with a paused batch."""
-    change_batch(batch, as_json, lambda s, found: batches.resume(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: actions.resume(s.engine, found.id))
 
 
 def cancel(batch: Batch, as_json: Json = False) -> None:
     """End all jobs of a batch that aren't finished; finished images stay."""
-    change_batch(batch, as_json, lambda s, found: batches.cancel(s.engine, found.id))
+    change_batch(batch, as_json, lambda s, found: actions.cancel(s.engine, found.id))
 
 
 def retry(
@@ -153,7 +153,7 @@ def retry(
     kind = error and _one_of("--error", error, tuple(ErrorKind))
     queued: list[int] = []
     change_batch(
-        batch, as_json, lambda s, found: queued.append(batches.retry(s.engine, found.id, states, kind))
+        batch, as_json, lambda s, found: queued.append(actions.retry(s.engine, found.id, states, kind))
     )
     note(f"{plural(queued[0], 'job')} queued again")
 
@@ -166,9 +166,9 @@ def _one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
 
 def change_batch(batch: str, as_json: bool, change: Any) -> None:
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         change(open_session, found)
-        after = batches.status(open_session.engine, batch)
+        after = actions.status(open_session.engine, batch)
     if as_json:
         print_json(after.report())
     else:
@@ -238,7 +238,7 @@ def _pace(lane: dict[str, Any]) -> str:
 
 
 def _found(open_session: Session, batch: str | None) -> list[BatchStatus]:
-    return [batches.status(open_session.engine, batch)] if batch else batches.statuses(open_session.engine)
+    return [actions.status(open_session.engine, batch)] if batch else actions.statuses(open_session.engine)
 
 
 def _watch(open_session: Session, batch: str | None) -> None:

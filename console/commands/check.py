@@ -9,18 +9,18 @@ import typer
 from console.command_options import Json
 from console.commands.batches import Batch
 from console.confirm import ask
+from console.output import note, plural, print_json, print_line
 from console.progress import counting
 from console.session import s3_options, session
-from console.show import note, plural, print_json, print_line
-from jobs import batches
-from jobs.check import Wrong, image_count, repair, sample_size
-from jobs.check import check as check_objects
+from jobs.batches import actions
+from jobs.batches.check_objects import Wrong, image_count, repair, sample_size
+from jobs.batches.check_objects import check as check_objects
 from jobs.errors import UsageError
-from jobs.folder_store import FolderStore
-from jobs.objects import open_store
-from jobs.outputs import mark
-from jobs.ownership import adopt as adopt_folder
-from jobs.ownership import owner_of, read_owner
+from jobs.outputs.marker import mark
+from jobs.outputs.ownership import adopt as adopt_folder
+from jobs.outputs.ownership import owner_of, read_owner
+from jobs.storage.folder import FolderStore
+from jobs.storage.open import open_store
 
 
 def check(
@@ -34,7 +34,7 @@ def check(
     """Read every image of a batch and compare it with its row; exit 1 if one is missing or damaged."""
     share = checked_share(sample)
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         store = open_session.batch_store(found)
         owner_of(open_session.engine, store, found.id, found.name)
         images = image_count(open_session.engine, found.id)
@@ -98,7 +98,7 @@ def adopt(
 ) -> None:
     """Take over a batch's folder: after a restore of the database, or where the output was emptied on purpose."""
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         store = open_store(found.output, s3_options(open_session.settings))
         before = read_owner(store, found.name)
         whose = (

@@ -10,21 +10,21 @@ import typer
 from sqlalchemy import text
 
 import migrations
-from console import background
+from console import daemon
 from console.command_options import Json
+from console.output import print_json, print_table, size
 from console.session import s3_options
-from console.show import print_json, print_table, size
-from jobs.database import check_reachable, connect, run
-from jobs.embedded import services
-from jobs.epochs import came_from_elsewhere
+from jobs.db.engine import check_reachable, connect, run
+from jobs.db.feed_epochs import came_from_elsewhere
 from jobs.errors import NightmillError, ServiceError
-from jobs.health import unhealthy_workers
-from jobs.objects import check_writable, open_store
-from jobs.outputs import find_output
+from jobs.outputs.marker import find_output
+from jobs.queue.workers import unhealthy_workers
+from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings, without_password
-from models.capacity import Profile
-from models.catalogue import Catalogue
+from jobs.storage.open import check_writable, open_store
+from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
+from models.runtime.batch_size_profile import Profile
 
 
 def doctor(as_json: Json = False) -> None:
@@ -61,13 +61,13 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
 
 
 def _device(settings: Settings) -> str:
-    from models.device import pick_device  # noqa: PLC0415 - torch takes a second to import
+    from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
 
     return pick_device(settings.device).label
 
 
 def _versions() -> str:
-    from models.device import versions  # noqa: PLC0415
+    from models.runtime.device import versions  # noqa: PLC0415
 
     return ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
 
@@ -116,14 +116,14 @@ def _workers(settings: Settings) -> str:
 
 def _processes(settings: Settings) -> str:
     """Those that `up` started here."""
-    if troubles := background.slowed(settings):
+    if troubles := daemon.slowed(settings):
         raise ServiceError("; ".join(troubles))
-    pid = background.running(settings)
+    pid = daemon.running(settings)
     return "nothing is up here" if pid is None else f"up, as process {pid}"
 
 
 def _redis(settings: Settings) -> str:
-    from scheduler.hints import check_redis  # noqa: PLC0415
+    from scheduler.dispatch import check_redis  # noqa: PLC0415
 
     return f"{check_redis(settings)} at {without_password(settings.broker)}"
 

@@ -8,18 +8,18 @@ import typer
 
 from console.command_options import Json
 from console.commands.batches import Batch
-from console.figure import draw
-from console.instruments import instruments_for
-from console.measures import COLUMNS, measure
+from console.evaluation.metrics import COLUMNS, measure
+from console.evaluation.plot import draw
+from console.evaluation.scorers import instruments_for
+from console.output import note, plural, print_facts, print_json, print_table
 from console.progress import counting
 from console.session import Session, session
-from console.show import note, plural, print_facts, print_json, print_table
-from jobs import batches
-from jobs.batches import BatchStatus
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError
-from jobs.manifest.columns import did_you_mean
-from jobs.objects import ObjectStore
-from jobs.pages import images_by_model, meta_columns, pages_of
+from jobs.images.paging import images_by_model, meta_columns, pages_of
+from jobs.manifest.columns.names import did_you_mean
+from jobs.storage.open import ObjectStore
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """CLIP score and prompt match against a swept column, as figure and JSON."""
     with session() as open_session:
-        found = batches.status(open_session.engine, batch)
+        found = actions.status(open_session.engine, batch)
         made = images_by_model(open_session.engine, found.id)
         _check(open_session, found, made, by)
         instruments = instruments_for(open_session, found, list(made), model, match)

@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from console.command_options import Json
-from console.commands import model_files
-from console.commands.tuning import capacities, tune
-from console.show import print_facts, print_json, print_table
+from console.commands import models_files
+from console.commands.models_tune import capacities, tune
+from console.output import print_facts, print_json, print_table
 from jobs.settings import load_settings
-from models.capacity import Profile
-from models.catalogue import Card, Catalogue
-from models.checkpoint import checkpoint_path
-from models.lock import Locked, read_lock
+from models.catalogue.catalogue import Card, Catalogue
+from models.runtime.batch_size_profile import Profile
+from models.store.checkpoint import checkpoint_path
+from models.store.lock import Locked, read_lock
 
 models = typer.Typer(help="The models that a manifest can name.", invoke_without_command=True)
-for command in (model_files.pull, model_files.lock, model_files.add, model_files.remove, tune):
+for command in (models_files.pull, models_files.lock, models_files.add, models_files.remove, tune):
     models.command()(command)
 
 _Locks = dict[str, Locked]

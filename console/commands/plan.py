@@ -19,13 +19,13 @@ from console.command_options import (
     Strict,
     UniqueIds,
 )
-from console.orders import Ask, order_of
+from console.output import duration, lane_cells, line_sum, plural, print_facts, print_json, print_table, size
 from console.progress import counting
-from console.show import duration, lane_cells, line_sum, plural, print_facts, print_json, print_table, size
+from console.submission import Ask, order_of
 from jobs.settings import Settings, load_settings
-from models.catalogue import Catalogue
-from scheduler.plan import make_plan
-from scheduler.plan import report as plan_report
+from models.catalogue.catalogue import Catalogue
+from scheduler.ingest.dry_run import make_plan
+from scheduler.ingest.dry_run import report as plan_report
 
 
 def plan(
@@ -70,8 +70,8 @@ def plan(
 
 
 def _gflops(settings: Settings) -> float:
-    from models.device import pick_device  # noqa: PLC0415 - torch takes a second to import
-    from models.speed import usable_gflops  # noqa: PLC0415
+    from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
+    from models.runtime.flops_probe import usable_gflops  # noqa: PLC0415
 
     return usable_gflops(pick_device(settings.device))
 

@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 import migrations
-from console import background
+from console import daemon
 from console.command_options import Json
 from console.confirm import ask
+from console.output import note, plural, print_json
 from console.session import session
-from console.show import note, plural, print_json
-from console.supervise import crew
-from jobs.database import check_reachable, connect
-from jobs.embedded import services, stop_services
-from jobs.epochs import begin_epoch
+from console.supervisor import crew
+from jobs.db.engine import check_reachable, connect
+from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import NightmillError, UsageError
-from jobs.process import stop_on_signals
+from jobs.process_lifecycle import stop_on_signals
+from jobs.services.embedded import services, stop_services
 from jobs.settings import Settings, load_settings
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
@@ -48,13 +48,13 @@ def up(
     settings = load_settings(database_wait_s=wait)
     if foreground:
         _serve(settings, workers)
-    elif running := background.running(settings):
+    elif running := daemon.running(settings):
         note(f"already up, as process {running}")
     else:
         if settings.database_url is not None:
             with session(settings, waits=True):
                 pass  # whoever types it sees what is waited for
-        background.start(settings, ["up", "--foreground", "--workers", str(workers)])
+        daemon.start(settings, ["up", "--foreground", "--workers", str(workers)])
         note(
             f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
             "`nightmill down` stops them"
@@ -64,7 +64,7 @@ def up(
 def down() -> None:
     """Stop what `up` started."""
     settings = load_settings()
-    was_up = background.stop(settings)
+    was_up = daemon.stop(settings)
     users = stop_services(settings)
     if users:
         raise NightmillError(f"the private services are still used by processes {', '.join(map(str, users))}")
@@ -107,7 +107,7 @@ def migrate(
 def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
     with session(settings, waits=True) as open_session, crew(open_session.settings, workers) as members:
-        background.announce(settings)
+        daemon.announce(settings)
         note(
             f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"
         )
@@ -115,9 +115,9 @@ def _serve(settings: Settings, workers: int) -> None:
         while not stopping.is_set():
             members.keep_alive()
             if slowed != (slowed := members.slowed()):
-                background.announce(settings, slowed)
+                daemon.announce(settings, slowed)
             time.sleep(0.5)
-    background.withdraw(settings)
+    daemon.withdraw(settings)
 
 
 def _become(module: str, settings: Settings) -> None:

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from console.command_options import Map
+from console.output import note, print_line
 from console.session import s3_options
-from console.show import note, print_line
 from jobs.errors import UsageError
 from jobs.manifest import open_source, parse_renames
-from jobs.manifest.raw import Broken
-from jobs.manifest.readers import read_records
-from jobs.objects import fetch_to_file
+from jobs.manifest.formats.dispatch import read_records
+from jobs.manifest.record import Broken
 from jobs.settings import load_settings
+from jobs.storage.open import fetch_to_file
 
 
 def recipe(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine, text
 
-from console import background
+from console import daemon
 from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
 from console.command_options import (
@@ -32,22 +32,22 @@ from console.command_options import (
     Window,
     Yes,
 )
-from console.orders import Ask, order_of
+from console.output import duration, line_sum, note, plural, print_facts, print_json, size
 from console.progress import counting, summary, watching
-from console.results import effort, truncated, write_contact_sheet
+from console.run_results import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.show import duration, line_sum, note, plural, print_facts, print_json, size
-from console.stopping import Stopped
-from console.supervise import Crew, crew
-from jobs import batches
-from jobs.batches import BatchStatus
-from jobs.database import run as query
+from console.signals import Stopped
+from console.submission import Ask, order_of
+from console.supervisor import Crew, crew
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.db.engine import run as query
 from jobs.errors import UsageError
-from jobs.objects import check_writable
+from jobs.queue.targets import make_up
 from jobs.states import BatchState
-from jobs.targets import make_up
-from scheduler.export import export
-from scheduler.ingest import Ingested, ManyJobsError, ingest
+from jobs.storage.open import check_writable
+from scheduler.export.export import export
+from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
 POLL_S = 0.25
 MAX_JOBS = 10_000_000
@@ -174,19 +174,19 @@ def _tell_intake(ingested: Ingested) -> None:
 
 
 def _render(open_session: Session, ingested: Ingested, workers: int | None) -> dict[str, Any]:
-    status = batches.status(open_session.engine, ingested.name)
+    status = actions.status(open_session.engine, ingested.name)
     _refuse_stopped(status)
     figures: dict[str, Any] = {"rendered": 0}
     if status.remaining:
         figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
-        status = open_session.patiently(lambda: batches.status(open_session.engine, ingested.name))
+        status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
     else:
         note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
     return status.report() | figures | open_session.patiently(lambda: _results(open_session, status))
 
 
 def _default_workers(open_session: Session) -> int:
-    if background.running(open_session.settings) is None:
+    if daemon.running(open_session.settings) is None:
         return 1
     note("the workers that are up do the work")
     return 0
@@ -228,7 +228,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
 
 def _check_services(open_session: Session, status: BatchStatus) -> None:
     """Say at once what would otherwise make the workers wait in silence, or fail job by job."""
-    from scheduler.hints import check_redis  # noqa: PLC0415 - Celery takes time to import
+    from scheduler.dispatch import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     check_writable(open_session.claimed_store(status))
     broker = check_redis(open_session.settings)
@@ -256,9 +256,9 @@ def _wait(open_session: Session, status: BatchStatus, members: Crew) -> str | No
 
 def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
     """The batch's status by now; where all jobs have ended, replacements may have been queued."""
-    found = batches.status(engine, status.name)
+    found = actions.status(engine, status.name)
     if not found.remaining and make_up(engine, found.id):
-        found = batches.status(engine, status.name)
+        found = actions.status(engine, status.name)
     return found
 
 

@@ -23,10 +23,10 @@ from console.command_options import (
     Yes,
 )
 from console.commands.run import intake, take_in
-from console.orders import Ask
+from console.output import note, print_json
 from console.session import session
-from console.show import note, print_json
-from jobs import batches
+from console.submission import Ask
+from jobs.batches import actions
 
 
 def submit(
@@ -73,7 +73,7 @@ def submit(
     )
     with session() as open_session:
         ingested = take_in(open_session, ask, yes)
-        status = batches.status(open_session.engine, ingested.name)
+        status = actions.status(open_session.engine, ingested.name)
     if as_json:
         print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))
     else:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from console.command_options import Json
+from console.output import note, print_json, print_line, size
 from console.session import Session, session
-from console.show import note, print_json, print_line, size
-from jobs import batches
-from jobs.batches import BatchStatus
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError
-from jobs.object_types import StoredObject
-from scheduler.unreferenced import sweep_batch
+from jobs.storage.base import StoredObject
+from scheduler.orphans import sweep_batch
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -30,9 +30,9 @@ def sweep(
     with session() as open_session:
         age = checked_age(older_than, open_session.settings.lease_s)
         chosen = (
-            batches.statuses(open_session.engine)
+            actions.statuses(open_session.engine)
             if batch is None
-            else [batches.status(open_session.engine, batch)]
+            else [actions.status(open_session.engine, batch)]
         )
         swept, troubles = _sweep_all(open_session, chosen, age, dry_run)
     if as_json:

@@ -1,13 +1,13 @@
 """Manifests: files of prompts, read as a stream of rows and rejects."""
 
-from jobs.manifest.columns import KNOWN_COLUMNS, SETTABLE_COLUMNS, parse_overrides, parse_renames
-from jobs.manifest.counts import LineCounts
-from jobs.manifest.loras import split_loras
-from jobs.manifest.options import check_overrides, plain_sampler
-from jobs.manifest.pictures import PICTURE_COLUMNS
-from jobs.manifest.records import LoraRules, ManifestFile, ModelRules, Reject, Row, RowRules
-from jobs.manifest.rows import read_rows
-from jobs.manifest.source import open_source
+from jobs.manifest.columns.input_images import PICTURE_COLUMNS
+from jobs.manifest.columns.loras import split_loras
+from jobs.manifest.columns.names import KNOWN_COLUMNS, SETTABLE_COLUMNS, parse_overrides, parse_renames
+from jobs.manifest.columns.options import check_overrides, plain_sampler
+from jobs.manifest.line_counts import LineCounts
+from jobs.manifest.open_manifest import open_source
+from jobs.manifest.types import LoraRules, ManifestFile, ModelRules, Reject, Row, RowRules
+from jobs.manifest.validate import read_rows
 
 __all__ = [
     "KNOWN_COLUMNS",

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from jobs.schema import Xid8
+from jobs.db.schema import Xid8
 
 revision = "0001"
 down_revision = None

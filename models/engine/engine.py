@@ -8,18 +8,18 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from models.chunks import seeded
-from models.decode import Decoder, Development
-from models.device import Device, memory_errors
-from models.engine.device_work import on, side_stream
-from models.engine.embeddings import AT_ONCE, Embeddings
-from models.engine.flow import flow
-from models.engine.recurrence import Recurrence, Recurrences
-from models.engine.ticket import Ticket
-from models.engine.trial import try_rows
+from models.engine.continuous_batching import flow
+from models.engine.picture import Picture
+from models.engine.prompt_cache import AT_ONCE, Embeddings
+from models.engine.request import Ticket
+from models.engine.sampler_matrices import Recurrence, Recurrences
+from models.engine.throughput_probe import try_rows
 from models.engine.unet_batch import Finished, LatentShape, UNetBatch
-from models.picture import Picture
-from models.speedup import PLAIN, Speedup
+from models.engine.vae_decode import Decoder, Development
+from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.cuda_graphs import on, side_stream
+from models.runtime.device import Device, memory_errors
+from models.runtime.fixed_batches import seeded
 
 
 class Request(Protocol):
@@ -108,7 +108,7 @@ class Engine:
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
         with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
-        first and then one in `whole_every` compute the whole UNet (`models.engine.forward`). A
+        first and then one in `whole_every` compute the whole UNet (`models.engine.unet_forward`). A
         `decoder` makes the pictures in the VAE's stead. `speedup` may be less than the engine's own. What one of these
         raises comes out, and OutOfMemoryError if the device has no memory left.
         """
@@ -124,7 +124,7 @@ class Engine:
             drawn.close()
 
     def try_rows(self, shape: LatentShape, rows: int) -> float:
-        """Images' steps a second, as `models.engine.trial` has it; the batch makes room for it."""
+        """Images' steps a second, as `models.engine.throughput_probe` has it; the batch makes room for it."""
         self._batch = None
         try:
             return try_rows(self._pipeline, self._device, shape, self.embeddings.shape, rows)

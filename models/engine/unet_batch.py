@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from models.chunks import draw, moved
-from models.engine.calls import Inputs, Prompts, cycle
-from models.engine.device_work import Pace
-from models.engine.plan import Plan, Seat
-from models.engine.recurrence import REGISTERS
-from models.engine.ticket import Ticket
-from models.speedup import PLAIN, Speedup
+from models.engine.request import Ticket
+from models.engine.sampler_matrices import REGISTERS
+from models.engine.step_inputs import Plan, Seat
+from models.engine.unet_calls import Inputs, Prompts, cycle
+from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.cuda_graphs import Pace
+from models.runtime.fixed_batches import draw, moved
 
 LatentShape = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ class UNetBatch:
         whole_every: int = 1,
         speedup: Speedup = PLAIN,
     ) -> None:
-        """One call in `whole_every` computes the whole UNet, the others as `models.engine.forward` has it."""
+        """One call in `whole_every` computes the whole UNet, the others as `models.engine.unet_forward` has it."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self.speedup = speedup
         self._device, self.rows, self.latents = unet.device, rows, latents

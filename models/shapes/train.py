@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
-from models.device import pick_device, versions
-from models.shapes.training import data, together
+from models.runtime.device import pick_device, versions
+from models.shapes.training import data, processes
 from models.shapes.training.autoencoder import (
     Weights,
     new_autoencoder,
     train_autoencoder,
     without_coarsest,
 )
+from models.shapes.training.checkpoints import keep, recall
 from models.shapes.training.clip import clip_tokenizer, train_clip
 from models.shapes.training.decoding import even_out, train_decoder
 from models.shapes.training.denoiser import new_denoiser, train_denoiser
 from models.shapes.training.export import export
 from models.shapes.training.guided import mixed, train_guided
-from models.shapes.training.keeping import keep, recall
 from models.shapes.training.loop import Course, Plan
 from models.shapes.training.redrawing import Redrawing
 from models.shapes.training.safety import new_safety_checker, train_safety_checker
@@ -215,12 +215,12 @@ class Workshop:
         kept = self.folder / name
         if not kept.exists():
             log = self.folder / f"{name}.jsonl"
-            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // together.size()))
-            module = train(Course(plan, self.device, together.own_seed(_SEEDS[name]), log))
-            if together.is_first():
+            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // processes.size()))
+            module = train(Course(plan, self.device, processes.own_seed(_SEEDS[name]), log))
+            if processes.is_first():
                 self._note(name, json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"])
                 keep(module, kept)
-            together.wait()
+            processes.wait()
         return recall(kept).to(self.device).eval()
 
     def _note(self, name: str, seconds: float) -> None:
@@ -232,7 +232,7 @@ class Workshop:
             "seed": _SEEDS[name],
             "hours": round(seconds / 3600, 3),
             "device": device.label,
-            "processes": together.size(),
+            "processes": processes.size(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "versions": versions(),
@@ -257,7 +257,7 @@ def main() -> None:
     if not chosen.write:
         cores = min(4, torch.get_num_threads()) if device == "cpu" else 1
         stages = [chosen.only] if chosen.only else list(PLANS)
-        together.run(chosen.processes or cores, train, chosen.work, device, stages)
+        processes.run(chosen.processes or cores, train, chosen.work, device, stages)
     if not chosen.only:
         print("written:", ", ".join(export(Workshop(chosen.work, torch.device(device)), chosen.to)))
 

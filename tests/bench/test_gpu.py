@@ -27,11 +27,10 @@ from bench.gpu.networks import cost_of, text_encoder_of, unet_of, vae_of
 from bench.gpu.pace import Pace, measure_pace
 from bench.gpu.run import Run
 from bench.table import print_result
-from models.catalogue import read_card
-from models.device import Device, pick_device
+from models.catalogue.catalogue import read_card
+from models.runtime.device import Device, pick_device
 from tests.chaos.scale import is_long
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 # What nightmill needs beside torch, diffusers, transformers and what these bring.
 ABSENT = (

@@ -9,10 +9,10 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from jobs.job import BatchId
-from jobs.objects import MissingObjectError, ObjectStore, ObjectStoreError, S3Options, open_store
 from jobs.states import FINISHED
-from scheduler.unreferenced import sweep_batch
-from tests.end_to_end.kit import Truth, truth
+from jobs.storage.open import MissingObjectError, ObjectStore, ObjectStoreError, S3Options, open_store
+from scheduler.orphans import sweep_batch
+from tests.end_to_end.processes import Truth, truth
 from tests.factories import lane_differences, look
 
 Place = tuple[int, int]

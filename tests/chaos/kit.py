@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
-from jobs import queue
 from jobs.job import Image, Job, LaneId
-from jobs.objects import ObjectStore
+from jobs.queue import transitions
+from jobs.storage.open import ObjectStore
 from tests.chaos.ledger import signed
 from tests.factories import image, look
 
@@ -49,7 +49,7 @@ def work_all(
     def worker(number: int) -> None:
         chance = random.Random(number)
         while time.monotonic() < deadline:
-            jobs = queue.claim(engine, lane, limit=limit, worker=f"w{number}", lease_s=lease_s)
+            jobs = transitions.claim(engine, lane, limit=limit, worker=f"w{number}", lease_s=lease_s)
             if jobs:
                 work(jobs, chance)
             elif not unfinished(engine):
@@ -69,7 +69,7 @@ def rescuing(engine: Engine, every_s: float = 0.03) -> Iterator[None]:
 
     def rescue() -> None:
         while not stopping.wait(every_s):
-            queue.rescue(engine)
+            transitions.rescue(engine)
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(rescue)

@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from jobs.settings import Settings
 from tests.chaos.stub import BROKEN, FOLDER, LONGEST_S, RENDERS, STEP_S
 from tests.chaos.twins import TWIN
-from tests.end_to_end.kit import descendants, end, kill
+from tests.end_to_end.processes import descendants, end, kill
 from tests.factories import look
-from worker import turn
+from tests.paths import ROOT
+from worker.lanes import loop
 
-ROOT = Path(__file__).parents[2]
 WORKER, SCHEDULER = "tests.chaos.stub_worker", "tests.chaos.stub_scheduler"
 
 
@@ -143,7 +143,7 @@ def mill(
     workers: int = 2,
     schedulers: int = 1,
     step_s: float = 0.02,
-    longest_s: float = turn.LONGEST_S,
+    longest_s: float = loop.LONGEST_S,
     twin: str = "",
     broken: str = "",
 ) -> Iterator[Mill]:

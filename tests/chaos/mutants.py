@@ -1,4 +1,4 @@
-"""Broken twins: statements of `jobs.queue` with a guard taken out, for as long as a block lasts."""
+"""Broken twins: statements of `jobs.queue.transitions` with a guard taken out, for as long as a block lasts."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,12 +8,12 @@ from unittest.mock import patch
 
 from sqlalchemy import TextClause, text
 
-from jobs import queue
+from jobs.queue import transitions
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A name, the attribute of `jobs.queue`, what its text must hold, and what stands there in the twin."""
+    """A name, the attribute of `jobs.queue.transitions`, what its text must hold, and what stands there in the twin."""
 
     name: str
     statement: str
@@ -23,7 +23,7 @@ class Mutant:
     def changed(self) -> Any:
         """The attribute with all its statements changed; a text that isn't there any more is said loudly."""
         found: list[str] = []
-        changed = self._changed(getattr(queue, self.statement), found)
+        changed = self._changed(getattr(transitions, self.statement), found)
         assert found, f"mutant {self.name!r}: {self.statement} no longer holds {self.old!r}"
         return changed
 
@@ -40,10 +40,10 @@ class Mutant:
 
 @contextmanager
 def mutated(*mutants: Mutant) -> Iterator[None]:
-    """`jobs.queue` with these changes, one after the other."""
+    """`jobs.queue.transitions` with these changes, one after the other."""
     with ExitStack() as stack:
         for mutant in mutants:
-            stack.enter_context(patch.object(queue, mutant.statement, mutant.changed()))
+            stack.enter_context(patch.object(transitions, mutant.statement, mutant.changed()))
         yield
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from jobs import feed
-from jobs.database import connect
+from jobs.db.engine import connect
+from jobs.images import feed
 from tests.factories import look
 
 Read = Callable[[Engine, str], Iterator[tuple[int, str]]]

@@ -24,14 +24,16 @@ from unittest.mock import patch
 import numpy as np
 
 from jobs.job import Lane
-from models.catalogue import Card, Catalogue
-from models.checkpoint import Checkpoint, resolve
+from models.catalogue.catalogue import Card, Catalogue
+from models.engine.picture import Picture
 from models.errors import CheckpointError, ModelError, OutOfMemoryError
-from models.picture import Picture
-from models.saving import FULL
-from models.speedup import PLAIN
-from worker import studio, turn
-from worker.kit import Kit
+from models.runtime.compile_options import PLAIN
+from models.runtime.memory_options import FULL
+from models.store.checkpoint import Checkpoint, resolve
+from tests.paths import ROOT
+from worker.lanes import loop
+from worker.model_cache import cache
+from worker.model_cache.lane_models import Kit
 
 FOLDER = "CHAOS_FOLDER"
 STEP_S = "CHAOS_STEP_S"
@@ -39,7 +41,6 @@ LONGEST_S = "CHAOS_LONGEST_S"
 BROKEN = "CHAOS_BROKEN"
 RENDERS = "renders"
 FAULT = "fault:"
-ROOT = Path(__file__).parents[2]
 
 
 class Fault:
@@ -191,7 +192,7 @@ class _Device:
             raise ModelError("stub doesn't compute any more")
 
 
-class StubStudio(studio.Studio):
+class StubStudio(cache.Studio):
     """The real one, which loads stubs."""
 
     def _has_room(self, _: Lane) -> bool:
@@ -234,12 +235,12 @@ def _unused(*_: object) -> None:
 def install() -> None:
     """Put stubs where the worker looks for models, before it does."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _module("models.device", versions=lambda: {"stub": "1"})
-    _module("models.safety", blacken=_unused, blur=_unused)
-    _module("models.stable_diffusion", ImageRequest=SimpleNamespace)
-    _module("models.upscale", UpscaleRequest=SimpleNamespace)
-    studio.Studio = StubStudio  # type: ignore[misc]
-    turn.LONGEST_S = float(os.environ.get(LONGEST_S, turn.LONGEST_S))
+    _module("models.runtime.device", versions=lambda: {"stub": "1"})
+    _module("models.assess.safety_checker", blacken=_unused, blur=_unused)
+    _module("models.diffusion.text2image", ImageRequest=SimpleNamespace)
+    _module("models.diffusion.upscaler", UpscaleRequest=SimpleNamespace)
+    cache.Studio = StubStudio  # type: ignore[misc]
+    loop.LONGEST_S = float(os.environ.get(LONGEST_S, loop.LONGEST_S))
 
 
 @contextmanager

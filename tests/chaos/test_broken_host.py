@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs import batches
-from jobs.health import unhealthy_workers
+from jobs.batches import actions
+from jobs.queue.workers import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look
 from tests.worker.desk import submit
 
@@ -45,10 +45,10 @@ def rendered(
 ) -> dict[str, int]:
     """How the jobs of a batch ended by a broken worker and a sound one; `charged` is how many had failed attempts."""
     batch = submit(settings, engine, folder, rows, max_attempts="3", watermark="off", parameters="off")
-    batches.pause(engine, batch.id)
+    actions.pause(engine, batch.id)
     with mill(settings, folder / "mill", workers=2, step_s=0.001, **options) as running:
         until(lambda: len(look(engine, "SELECT name FROM workers")) == 2)
-        batches.resume(engine, batch.id)
+        actions.resume(engine, batch.id)
         assert settle(engine, quiet_s=30), running.log()[-3000:]
         told = running.log()
     assert FAILS[options["broken"]] in told or options.get("twin"), told[-3000:]

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from jobs.health import unhealthy_workers
+from jobs.queue.workers import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
 from tests.worker.desk import submit
-from worker.health import Health
-from worker.pulse import FOLDER, Pulse
+from worker.health.lane_backoff import Health
+from worker.liveness.heartbeat import FOLDER, Pulse
 
 JOBS = scaled(120, 1000)
 MIB = scaled(3, 20)

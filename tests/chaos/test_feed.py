@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine
 
-from jobs import queue
 from jobs.job import Job
+from jobs.queue import transitions
 from tests.chaos.reader import lines
 from tests.chaos.scale import scaled
 from tests.factories import image, make_lane, take
@@ -28,7 +28,7 @@ KILLS = scaled(50, 500)
 def store(connection: Connection, jobs: list[Job]) -> None:
     """Complete jobs inside a transaction that the caller ends."""
     records = json.dumps([image(job).record() for job in jobs])
-    assert len(connection.execute(queue._COMPLETE, {"records": records}).all()) == len(jobs)
+    assert len(connection.execute(transitions._COMPLETE, {"records": records}).all()) == len(jobs)
 
 
 def write(engine: Engine, jobs: list[Job], seed: int) -> int:

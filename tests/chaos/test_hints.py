@@ -13,13 +13,13 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from sqlalchemy import Engine
 
-from jobs import queue
-from jobs.broker import celery_settings
+from jobs.celery_config import celery_settings
 from jobs.errors import LeaseLostError
 from jobs.job import LaneId
-from jobs.objects import S3Options, open_store
+from jobs.queue import transitions
 from jobs.settings import Settings
-from scheduler.hints import Dispatcher
+from jobs.storage.open import S3Options, open_store
+from scheduler.dispatch import Dispatcher
 from tests.chaos.invariant import Facts, check
 from tests.chaos.kit import unfinished, upload
 from tests.chaos.ledger import claims, keep_ledger
@@ -58,12 +58,12 @@ def workers(settings: Settings, engine: Engine, folder: Path) -> Iterator[None]:
     def shift(lane_id: int) -> None:
         """One claim a hint, so that many hints are needed."""
         name = threading.current_thread().name
-        if lane := queue.open_lane(engine, LaneId(lane_id)):
-            jobs = queue.claim(engine, lane.id, limit=3, worker=name, lease_s=30)
+        if lane := transitions.open_lane(engine, LaneId(lane_id)):
+            jobs = transitions.claim(engine, lane.id, limit=3, worker=name, lease_s=30)
             time.sleep(0.01)
             for job in jobs:
                 with suppress(LeaseLostError):
-                    queue.complete(engine, [upload(store, lane.batch, job)])
+                    transitions.complete(engine, [upload(store, lane.batch, job)])
 
     quiet = {"perform_ping_check": False, "loglevel": logging.getLogger().level}  # the level stays after it
     with start_worker(app, pool="threads", concurrency=8, shutdown_timeout=20, **quiet):

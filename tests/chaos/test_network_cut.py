@@ -16,15 +16,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from jobs.objects import S3Options
 from jobs.settings import Settings
+from jobs.storage.open import S3Options
 from tests.chaos.invariant import check
 from tests.chaos.mill import ROOT, mill, settle
 from tests.chaos.netns import Host, other_host, relay, why_not
 from tests.chaos.scale import scaled
 from tests.chaos.stub import FOLDER, LONGEST_S, STEP_S
 from tests.chaos.twins import TWIN
-from tests.end_to_end.kit import end, foxes, until
+from tests.end_to_end.processes import end, foxes, until
 from tests.factories import look
 from tests.s3 import S3Server
 from tests.worker.desk import submit

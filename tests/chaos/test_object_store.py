@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs import queue
 from jobs.errors import ObjectStoreError
 from jobs.job import Job
-from jobs.objects import ObjectStore, S3Options, open_store
-from jobs.s3_store import S3Store
+from jobs.queue import transitions
 from jobs.states import ErrorKind
+from jobs.storage.open import ObjectStore, S3Options, open_store
+from jobs.storage.s3 import S3Store
 from tests.chaos.invariant import Facts, check
 from tests.chaos.kit import upload, work_all
 from tests.chaos.ledger import keep_ledger
@@ -40,9 +40,9 @@ def run(engine: Engine, s3: S3Server, proxy: Proxy, output: str) -> Facts:
     def work(jobs: list[Job], _: random.Random) -> None:
         for job in jobs:
             try:
-                queue.complete(engine, [upload(store, batch.name, job)])
+                transitions.complete(engine, [upload(store, batch.name, job)])
             except ObjectStoreError as error:
-                queue.fail(engine, [failure(job, ErrorKind.OBJECT_STORE, str(error))], delay_s=0.01)
+                transitions.fail(engine, [failure(job, ErrorKind.OBJECT_STORE, str(error))], delay_s=0.01)
 
     work_all(
         engine, lanes_of(engine, batch)[0], work, threads=8, limit=2, lease_s=30, seconds=scaled(40, 900)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.health import unhealthy_workers
-from jobs.objects import S3Options
+from jobs.queue.workers import unhealthy_workers
 from jobs.settings import Settings
+from jobs.storage.open import S3Options
 from tests.chaos.invariant import check
 from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.proxy import faulty
 from tests.chaos.scale import is_long, scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
 from tests.s3 import S3Server
 from tests.worker.desk import submit

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 import migrations
-from jobs.database import connect
-from jobs.private_postgres import start_postgres, stop_postgres
+from jobs.db.engine import connect
+from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look
 from tests.worker.desk import submit
 

@@ -12,7 +12,7 @@ from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look
 from tests.worker.desk import submit
 

@@ -16,13 +16,13 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from jobs.private_redis import start_redis, stop_redis
+from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.conftest import Nightmill
-from tests.end_to_end.kit import foxes, manifest, until
+from tests.end_to_end.processes import foxes, manifest, until
 from tests.factories import look
 from tests.worker.desk import submit
 

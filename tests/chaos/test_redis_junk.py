@@ -10,12 +10,12 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from jobs.private_redis import start_redis, stop_redis
+from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.wakeup_junk import HEEDED, JUNK, bomb
 from tests.worker.desk import submit
 

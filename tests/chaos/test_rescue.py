@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from jobs import batches, queue
+from jobs.batches import actions
 from jobs.job import Job
-from scheduler.ingest import Ingested
+from jobs.queue import transitions
+from scheduler.ingest.ingest import Ingested
 from scheduler.loop import rescue_all
 from tests.chaos.invariant import check
 from tests.chaos.mutants import RESCUE_STARVES, RESCUE_WAITS, mutated
@@ -62,19 +63,19 @@ def test_a_hundred_behind_twenty_thousand(engine: Engine) -> None:
     expire(engine, dead, 10)
     with locked(engine, before):
         with mutated(RESCUE_STARVES):
-            assert [queue.rescue(engine) for _ in range(3)] == [0, 0, 0], (
+            assert [transitions.rescue(engine) for _ in range(3)] == [0, 0, 0], (
                 "the twin looks at the locked ones for ever"
             )
         with mutated(RESCUE_WAITS), engine.connect() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '300ms'"))
             with pytest.raises(OperationalError, match="lock timeout"):
-                connection.execute(queue._RESCUE, {"limit": 1000})
+                connection.execute(transitions._RESCUE, {"limit": 1000})
         assert not rescued(engine)
         with ThreadPoolExecutor(2) as threads:
             assert sum(threads.map(rescue_all, [engine] * 2)) == DEAD
     assert rescued(engine) == {job.id: 1 for job in dead}
     assert rescue_all(engine) == LOCKED, "when their turn comes"
-    batches.cancel(engine, batch.id)
+    actions.cancel(engine, batch.id)
     facts = check(engine, batch.name, with_objects=False)
     assert facts.states == {"cancelled": LOCKED + DEAD + ALIVE}
 
@@ -93,7 +94,7 @@ def test_a_rescuer_that_is_killed_in_the_middle(engine: Engine) -> None:
             connection.rollback()
         assert rescuing.result() == DEAD
     assert rescued(engine) == {job.id: 1 for job in jobs}
-    batches.cancel(engine, batch.id)
+    actions.cancel(engine, batch.id)
     check(engine, batch.name, with_objects=False)
 
 

@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import descendants, end, foxes, gone, until
+from tests.end_to_end.processes import descendants, end, foxes, gone, until
 from tests.factories import look
 from tests.worker.desk import submit
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs import batches, ownership, queue, removal
-from jobs.database import connect
+from jobs.batches import actions, archive
+from jobs.db.engine import connect
 from jobs.errors import ForeignOutputError, UsageError
-from jobs.objects import ObjectStore, S3Options
-from jobs.outputs import open_output
+from jobs.outputs import ownership
+from jobs.outputs.marker import open_output
+from jobs.queue import transitions
 from jobs.settings import Settings
-from scheduler.export import export
-from scheduler.ingest import Ingested
-from scheduler.unreferenced import sweep_batch
+from jobs.storage.open import ObjectStore, S3Options
+from scheduler.export.export import export
+from scheduler.ingest.ingest import Ingested
+from scheduler.orphans import sweep_batch
 from tests.chaos.invariant import check
 from tests.chaos.kit import upload
 from tests.chaos.scale import scaled
@@ -91,10 +93,10 @@ class Installation:
         store = self._store()
         ownership.claim(self.engine, store, batch.id, batch.name)
         done = jobs[: len(jobs) * 3 // 4]
-        queue.complete(self.engine, [upload(store, batch.name, job) for job in done])
+        transitions.complete(self.engine, [upload(store, batch.name, job) for job in done])
         for job in jobs[len(done) :]:
             upload(store, batch.name, job)  # and then its worker dies
-        batches.cancel(self.engine, batch.id)
+        actions.cancel(self.engine, batch.id)
 
     def _sweep(self, batch: Ingested) -> None:
         for _ in sweep_batch(self.engine, self._store(), batch.id, older_than=timedelta(seconds=-5)):
@@ -103,12 +105,12 @@ class Installation:
     def _delete_files(self, batch: Ingested) -> None:
         """Only where it renders nothing, as a person would not delete what is wanted."""
         if batch.name in self.refused:
-            removal.delete_files(self.engine, self._store(), batches.status(self.engine, batch.name))
+            archive.delete_files(self.engine, self._store(), actions.status(self.engine, batch.name))
 
     def _export(self, batch: Ingested) -> None:
         store = self._store()
         ownership.claim(self.engine, store, batch.id, batch.name)
-        status = batches.status(self.engine, batch.name)
+        status = actions.status(self.engine, batch.name)
         export(self.engine, status, "jsonl", store, f"{batch.name}/export/")
 
     def _store(self) -> ObjectStore:

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
-from scheduler.ingest import Ingested
+from scheduler.ingest.ingest import Ingested
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
-from tests.end_to_end.kit import foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.worker.desk import attempts_of, jobs_of, submit
 
 HANG_S = 1

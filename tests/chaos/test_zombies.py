@@ -13,11 +13,11 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
-from jobs import queue
 from jobs.errors import LeaseLostError
 from jobs.job import Job
-from jobs.objects import S3Options, open_store
+from jobs.queue import transitions
 from jobs.states import ErrorKind
+from jobs.storage.open import S3Options, open_store
 from tests.chaos.invariant import Facts, check
 from tests.chaos.kit import rescuing, upload, work_all
 from tests.chaos.ledger import keep_ledger, signed_failure
@@ -62,11 +62,11 @@ class Workers:
 
     def _end(self, job: Job, luck: float) -> None:
         if luck < 0.1:
-            queue.fail(self.engine, [signed_failure(job)], delay_s=0.01)
+            transitions.fail(self.engine, [signed_failure(job)], delay_s=0.01)
         elif luck < 0.2:
-            queue.block(self.engine, [signed_failure(job, ErrorKind.SAFETY)])
+            transitions.block(self.engine, [signed_failure(job, ErrorKind.SAFETY)])
         else:
-            queue.complete(self.engine, [upload(self.store, self.batch.name, job)])
+            transitions.complete(self.engine, [upload(self.store, self.batch.name, job)])
 
     def _sleep_until_another_has(self, job: Job) -> None:
         deadline = time.monotonic() + 3
@@ -116,10 +116,10 @@ def test_a_process_that_was_stopped_while_another_took_its_job(
     ) as process:
         assert process.stdout.readline() == "claimed\n"
         time.sleep(3 * LEASE_S)
-        assert queue.rescue(engine) == 0, "it renews its lease"
+        assert transitions.rescue(engine) == 0, "it renews its lease"
         process.send_signal(signal.SIGSTOP)
         time.sleep(3 * LEASE_S)
-        assert queue.rescue(engine) == 1
+        assert transitions.rescue(engine) == 1
         (job,) = take(engine, lane, worker="another")
         process.send_signal(signal.SIGCONT)
         process.stdin.write("go on\n")
@@ -129,7 +129,7 @@ def test_a_process_that_was_stopped_while_another_took_its_job(
     store = open_store(str(tmp_path), S3Options())
     made = upload(store, batch.name, job)
     with pytest.raises(LeaseLostError) if is_twin else nullcontext():
-        queue.complete(engine, [made])
+        transitions.complete(engine, [made])
     with pytest.raises(AssertionError, match="which no longer had it") if is_twin else nullcontext():
         assert check(engine, batch.name, places=[(0, 0)]).attempts == 2
     assert said == ("completed\n" if is_twin else "lost\n")

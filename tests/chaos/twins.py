@@ -20,14 +20,14 @@ def _no_rescue() -> None:
 
 def _no_renewal() -> None:
     """Leases run out under workers that live."""
-    from jobs import queue
+    from jobs.queue import transitions
 
-    queue.extend = lambda _, held, __: {job for job, _ in held}
+    transitions.extend = lambda _, held, __: {job for job, _ in held}
 
 
 def _hint_once() -> None:
     """Redis is believed to keep what it was told."""
-    from scheduler.hints import Dispatcher
+    from scheduler.dispatch import Dispatcher
 
     send, sent = Dispatcher._send, set[int]()
 
@@ -43,22 +43,22 @@ def _no_fence() -> None:
     """A statement that is tried again doesn't ask whose the job is by now."""
     from sqlalchemy import text
 
-    from jobs import queue
+    from jobs.queue import transitions
 
-    open_to_all = str(queue._COMPLETE).replace(" AND jobs.lease = given.lease", "")
-    queue._COMPLETE = text(open_to_all.replace("ORDER BY j.id", "ORDER BY j.id ON CONFLICT DO NOTHING"))
+    open_to_all = str(transitions._COMPLETE).replace(" AND jobs.lease = given.lease", "")
+    transitions._COMPLETE = text(open_to_all.replace("ORDER BY j.id", "ORDER BY j.id ON CONFLICT DO NOTHING"))
 
 
 def _no_release() -> None:
     """A worker that stops keeps what it holds."""
-    from worker.leases import Leases
+    from worker.liveness.lease_keeper import Leases
 
     Leases._give_back = lambda *_: None  # type: ignore[method-assign]
 
 
 def _no_watchdog() -> None:
     """Nobody looks whether children make steps."""
-    from worker import watchdog
+    from worker.liveness import watchdog
 
     watchdog.Watchdog.start = lambda _: None  # type: ignore[method-assign]
 
@@ -67,29 +67,29 @@ def _no_small_company() -> None:
     """Jobs whose worker died are claimed with all others."""
     from sqlalchemy import text
 
-    from jobs import queue
+    from jobs.queue import transitions
 
     everything, share = (
-        str(queue._CLAIMS[0][0]).replace("error_kind IS DISTINCT FROM 'crash'", "true"),
-        queue._CLAIMS[0][1],
+        str(transitions._CLAIMS[0][0]).replace("error_kind IS DISTINCT FROM 'crash'", "true"),
+        transitions._CLAIMS[0][1],
     )
-    queue._CLAIMS = ((text(everything), share),)
+    transitions._CLAIMS = ((text(everything), share),)
 
 
 def _plain_channel() -> None:
     """What lies in Redis is believed, as Celery does."""
     from kombu.transport.redis import Transport
 
-    from worker import app
+    from worker import celery_app
 
-    app.WakeupTransport = Transport  # type: ignore[misc,assignment]
+    celery_app.WakeupTransport = Transport  # type: ignore[misc,assignment]
 
 
 def _charged() -> None:
     """What keeps a lane from starting is charged to its jobs, as any error is."""
     from jobs.states import ErrorKind
-    from worker.frame import Frame
-    from worker.shift import Shift
+    from worker.item import Frame
+    from worker.lanes.session import Shift
 
     render = Shift.render
 
@@ -106,21 +106,21 @@ def _charged() -> None:
 
 def _no_breaker() -> None:
     """A worker that fails at everything is believed."""
-    from worker.breaker import Breaker, Judgement
+    from worker.health.circuit_breaker import Breaker, Judgement
 
     Breaker.failed = lambda _, frames: Judgement(frames)  # type: ignore[method-assign]
 
 
 def _impatient() -> None:
     """A worker waits for PostgreSQL as briefly as a command does."""
-    from jobs import database
+    from jobs.db import engine
 
-    database.wait_while_away = lambda *_: None
+    engine.wait_while_away = lambda *_: None
 
 
 def _lane_breaker() -> None:
     """What is too little to tell by, in one lane, is its jobs' own."""
-    from worker.breaker import Breaker, Judgement
+    from worker.health.circuit_breaker import Breaker, Judgement
 
     def ended(self: Any) -> Any:
         held, self._held = self._held, []
@@ -131,11 +131,11 @@ def _lane_breaker() -> None:
 
 def _no_waiting() -> None:
     """What an output refuses is its job's failure, and believed to be."""
-    from worker import isolate
-    from worker.storing import Storing
+    from worker import bisect
+    from worker.stages.await_output import Storing
 
     Storing.until_done = lambda _, store, **__: store()  # type: ignore[method-assign]
-    isolate.is_host_fault = lambda _: False
+    bisect.is_host_fault = lambda _: False
     _no_breaker()
 
 

@@ -1,4 +1,4 @@
-"""A seeded walk through the machine of tests/jobs/test_lifecycle.py, weighted towards what workers do too late.
+"""A seeded walk through the machine of tests/jobs/queue/test_lifecycle.py, weighted towards what workers do too late.
 
 It shrinks nothing and covers less than Hypothesis does; in return it comes to a mistake within some hundred steps.
 """
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from jobs.job import Job
 from jobs.states import RETRYABLE, ErrorKind
-from tests.jobs.test_lifecycle import ROWS, Lifecycle, on
+from tests.jobs.queue.test_lifecycle import ROWS, Lifecycle, on
 
 STEPS = 60
 KINDS = [*ErrorKind, *[ErrorKind.MODEL] * 8]

@@ -3,14 +3,14 @@
 import sys
 from contextlib import ExitStack
 
-from jobs import queue
-from jobs.database import connect
+from jobs.db.engine import connect
 from jobs.errors import LeaseLostError
 from jobs.job import LaneId
-from jobs.objects import S3Options, open_store
+from jobs.queue import transitions
+from jobs.storage.open import S3Options, open_store
 from tests.chaos.kit import upload
 from tests.chaos.mutants import FINISHES_BY_STATE, mutated
-from worker.leases import Leases
+from worker.liveness.lease_keeper import Leases
 
 LEASE_S = 0.25
 
@@ -19,7 +19,7 @@ def main(url: str, lane: str, batch: str, folder: str, is_twin: str) -> None:
     engine = connect(url)
     leases = Leases(engine, "zombie", "cpu", LEASE_S)
     leases.start()
-    (job,) = queue.claim(engine, LaneId(int(lane)), limit=1, worker="zombie", lease_s=LEASE_S)
+    (job,) = transitions.claim(engine, LaneId(int(lane)), limit=1, worker="zombie", lease_s=LEASE_S)
     leases.add([job])
     print("claimed", flush=True)
     sys.stdin.readline()
@@ -27,7 +27,7 @@ def main(url: str, lane: str, batch: str, folder: str, is_twin: str) -> None:
         if is_twin == "1":
             stack.enter_context(mutated(*FINISHES_BY_STATE))
         try:
-            queue.complete(engine, [upload(open_store(folder, S3Options()), batch, job)])
+            transitions.complete(engine, [upload(open_store(folder, S3Options()), batch, job)])
             print("completed")
         except LeaseLostError:
             print("lost")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs import batches, feed
-from jobs.folder_store import MARKER
-from jobs.objects import S3Options, open_store
-from jobs.outputs import open_output
-from jobs.removal import archive
-from scheduler.ingest import Ingested
+from jobs.batches import actions
+from jobs.batches.archive import archive
+from jobs.images import feed
+from jobs.outputs.marker import open_output
+from jobs.storage.folder import MARKER
+from jobs.storage.open import S3Options, open_store
+from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
 from tests.factories import change, lane_differences, make_batch, states
 from tests.ownership import give_to_another, render
@@ -68,13 +69,13 @@ class TestCheck:
         cursor = list(feed.read(engine))[-1]["cursor"]
         files(output)[1].unlink()
         change(engine, "UPDATE images SET key = '../../etc/passwd' WHERE ordinal = 3")
-        batches.cancel(engine, 1)
+        actions.cancel(engine, 1)
         ended = typed("check", "night", "--repair", "--json")
         assert (ended.code, ended.json["queued"]) == (1, 2)
         assert states(engine) == {"done": 3, "queued": 2}
         assert lane_differences(engine) == []
-        assert batches.status(engine, "night").state == "queued"
-        batch = batches.status(engine, "night")
+        assert actions.status(engine, "night").state == "queued"
+        batch = actions.status(engine, "night")
         made = render(
             engine, open_store(str(output), S3Options()), Ingested(batch.id, "night", False, 5, 0, 5)
         )
@@ -106,7 +107,7 @@ class TestCheck:
         assert "1 can't be stored until what stands in their place is removed" in ended.err
         assert typed("check", "night", "--repair", "--json").json["queued"] == 3
         assert states(engine) == {"done": 2, "queued": 3}
-        batch = batches.status(engine, "night")
+        batch = actions.status(engine, "night")
         render(engine, open_store(str(output), S3Options()), Ingested(batch.id, "night", False, 5, 0, 5))
         assert not first.is_symlink()
         assert (tmp_path / "kept.png").is_file()
@@ -142,7 +143,7 @@ class TestCheck:
     def test_an_archived_batch_is_read_and_not_repaired(
         self, typed: Typed, output: Path, engine: Engine
     ) -> None:
-        archive(engine, batches.status(engine, "night"))
+        archive(engine, actions.status(engine, "night"))
         assert typed("check", "night").code == 0
         files(output)[0].unlink()
         ended = typed("check", "night", "--repair")
@@ -199,7 +200,7 @@ class TestFoldersOfOthers:
             assert ended.code == 2
             assert "fox belongs to another installation of nightmill" in ended.err.replace("\n", " ")
             assert "postgresql://elsewhere/theirs on elsewhere" in ended.err.replace("\n", " ")
-        assert [status.name for status in batches.statuses(engine)] == ["night"]
+        assert [status.name for status in actions.statuses(engine)] == ["night"]
 
     def test_a_submit_that_comes_to_nothing_owns_nothing(self, typed: Typed, output: Path) -> None:
         (typed.folder / "bad.jsonl").write_text('{"prompt": "a fox"}\n{"prompt": 3}\n')

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from console.figure import draw
-from console.measures import Point
-from jobs import queue
-from jobs.database import connect
+from console.evaluation.metrics import Point
+from console.evaluation.plot import draw
+from jobs.db.engine import connect
 from jobs.job import Job, LaneId
+from jobs.queue import transitions
 from jobs.settings import Settings
-from models.clip import ClipScorer
+from models.assess.clip_score import ClipScorer
 from models.shapes.drawing import Pixels
 from models.shapes.drawing import draw as draw_scene
 from models.shapes.world import Scene, Shape
@@ -108,7 +108,7 @@ def finish(gallery: Gallery, lane: LaneId, verdicts: dict[int, str]) -> None:
         path = gallery.folder / "output" / made.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body.getvalue())
-        queue.complete(engine, [made])
+        transitions.complete(engine, [made])
         if job.ordinal not in verdicts:
             gallery.true.append(
                 {"guidance": job.guidance_scale, "prompt": job.prompt, "pixels": pixels, "right": is_right}

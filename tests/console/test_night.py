@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs import canaries, queue
 from jobs.job import LaneId
+from jobs.queue import canary, transitions
 from jobs.states import ErrorKind
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, failure, image, look, take
@@ -88,8 +88,8 @@ def test_change_needs_something_to_change(typed: Typed, manifest: str) -> None:
 
 def test_a_batch_that_its_canary_stopped_says_so(typed: Typed, engine: Engine, manifest: str) -> None:
     assert typed("submit", manifest, "--canary", "2", "--set", "canary_bound=0").code == 0
-    queue.block(engine, [failure(job, ErrorKind.SAFETY) for job in take(engine, LaneId(1))[:1]])
-    canaries.judge(engine)
+    transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in take(engine, LaneId(1))[:1]])
+    canary.judge(engine)
     said = "canary: 1 of the first 2 jobs failed or were blocked, more than 0.0 %"
     assert said in typed("status", "foxes").out
     refused = typed("run", manifest, "--canary", "2", "--set", "canary_bound=0")
@@ -122,8 +122,8 @@ def test_tenants(typed: Typed, manifest: str) -> None:
 def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest: str) -> None:
     typed("submit", manifest)
     jobs = take(engine, LaneId(1))
-    queue.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT, "no such picture")], delay_s=0)
-    queue.block(engine, [failure(jobs[1], ErrorKind.SAFETY, "nudity")])
+    transitions.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT, "no such picture")], delay_s=0)
+    transitions.block(engine, [failure(jobs[1], ErrorKind.SAFETY, "nudity")])
     told = typed("failures", "foxes", "--json").json
     assert told["kinds"] == [
         {"error_kind": "bad-input", "state": "failed", "jobs": 1},
@@ -142,8 +142,8 @@ def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest
 def test_targets(typed: Typed, engine: Engine, manifest: str) -> None:
     typed("submit", manifest, "--set", "target=6", "--set", "top_up=0")
     jobs = take(engine, LaneId(1))
-    queue.block(engine, [failure(jobs[0], ErrorKind.SAFETY)])
-    queue.complete(engine, [image(job) for job in jobs[1:4]])
+    transitions.block(engine, [failure(jobs[0], ErrorKind.SAFETY)])
+    transitions.complete(engine, [image(job) for job in jobs[1:4]])
     lacking = {"value": "", "target": 6, "accepted": 3, "on_their_way": 2}
     assert typed("targets", "foxes", "--json").json == [lacking]
     assert "1 values lack images" in typed("targets", "foxes").err
@@ -153,7 +153,7 @@ def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_pat
     typed("submit", manifest)
     assert "haven't ended" in typed("archive", "foxes", "--yes").err
     jobs = take(engine, LaneId(1))
-    queue.complete(engine, [image(job) for job in jobs])
+    transitions.complete(engine, [image(job) for job in jobs])
     asked = typed("archive", "foxes")
     assert (asked.code, "drops the jobs of foxes (4 done) for good: say --yes" in asked.err) == (2, True)
     assert "archived" not in typed("status", "foxes").out

@@ -10,11 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 import migrations
-from jobs.database import connect
-from jobs.private_postgres import start_postgres, stop_postgres
+from jobs.db.engine import connect
+from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.settings import Settings
 from tests.conftest import Nightmill
-from tests.end_to_end.kit import until
+from tests.end_to_end.processes import until
 from tests.factories import make_batch
 
 pytestmark = pytest.mark.timeout(120)

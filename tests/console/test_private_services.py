@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import migrations
-from jobs.database import connect
-from jobs.embedded import services
+from jobs.db.engine import connect
+from jobs.services.embedded import services
 from jobs.settings import load_settings
 from tests.chaos.stub import stubbed
 from tests.conftest import Ended

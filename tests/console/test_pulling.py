@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.catalogue import Catalogue
-from models.checkpoint import resolve
+from models.catalogue.catalogue import Catalogue
+from models.store.checkpoint import resolve
 from tests.console.shop import CARD, CHECKER, Shop
 from tests.hub import COMMIT, start_hub
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import queue
-from jobs.database import connect
+from jobs.db.engine import connect
+from jobs.queue import transitions
 from tests.console.conftest import Lab
 from tests.factories import failure, look, take
 
@@ -248,7 +248,7 @@ def test_retry_of_what_failed(lab: Lab) -> None:
         engine, "SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id WHERE name = 'day'"
     )
     for job in take(engine, lane["id"]):
-        queue.fail(engine, [failure(job)], delay_s=0)
+        transitions.fail(engine, [failure(job)], delay_s=0)
     engine.dispose()
     assert "it broke" in lab.typed("status", "day").out
     queued = lab.typed("retry", "day", "--only", "failed", "--error", "model", "--json")

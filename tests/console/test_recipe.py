@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from tests.console.conftest import Typed
 from tests.factories import look
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """
 prompts:
   file: prompts.txt

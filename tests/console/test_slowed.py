@@ -1,6 +1,6 @@
 """What `up` knows of processes that die again and again is told by `status` and `doctor`."""
 
-from console import background
+from console import daemon
 from tests.console.conftest import Typed
 
 
@@ -13,10 +13,10 @@ def test_status_and_doctor_tell_of_slowed_restarts(typed: Typed) -> None:
         return next((check["ok"], check["finding"]) for check in looked if check["check"] == "processes")
 
     assert processes() == (True, "nothing is up here")
-    background.announce(typed.settings, [why])
+    daemon.announce(typed.settings, [why])
     assert why in typed("status").err
     assert processes() == (False, why)
-    background.announce(typed.settings)
+    daemon.announce(typed.settings)
     assert why not in typed("status").err
     assert processes()[0]
 

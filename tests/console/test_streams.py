@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine
 
 from console.commands import recipe as recipe_command
-from jobs.object_types import S3Options
-from jobs.outputs import open_output
+from jobs.outputs.marker import open_output
 from jobs.settings import Settings
+from jobs.storage.base import S3Options
 from tests.conftest import Ended
 from tests.console.conftest import Typed
 from tests.factories import make_batch

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from console.commands import run as run_command
-from jobs import queue
 from jobs.job import LaneId
+from jobs.queue import transitions
 from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines
 from tests.factories import image, look, take
@@ -180,6 +180,6 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(typed: Typed, engine: Engine
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox"}])
     typed("submit", "m.jsonl")
     (job,) = take(engine, LaneId(look(engine, "SELECT id FROM lanes")[0]["id"]))
-    queue.complete(engine, [image(job)])
+    transitions.complete(engine, [image(job)])
     assert typed("cancel", "m", "--json").json["state"] == "done"
     assert typed("status", "m", "--json").json["counts"]["done"] == 1

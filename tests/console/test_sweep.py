@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs import batches
+from jobs.batches import actions
 from tests.console.conftest import Typed
 from tests.factories import change, make_batch, own_since
 
@@ -20,7 +20,7 @@ def lost(engine: Engine, tmp_path: Path) -> list[Path]:
     found = []
     for name in "ab":
         batch = make_batch(engine, 1, name=name, output=str(tmp_path / "output"))
-        batches.cancel(engine, batch.id)
+        actions.cancel(engine, batch.id)
         own_since(engine, batch, str(tmp_path / "output"), 3)
         path = tmp_path / "output" / name / KEY
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,13 @@ import psutil
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from jobs import batches
-from jobs.database import connect
-from jobs.objects import S3Options
+from jobs.batches import actions
+from jobs.db.engine import connect
 from jobs.settings import Settings
+from jobs.storage.open import S3Options
 from tests.conftest import Nightmill, new_database
 from tests.console.conftest import Typed
-from tests.end_to_end.kit import (
+from tests.end_to_end.processes import (
     Rows,
     Truth,
     check_exactly_once,
@@ -55,13 +55,13 @@ class Farm:
 
     def wait(self, name: str) -> Truth:
         """Wait for the batch's end and check that all is well with it."""
-        until(lambda: not batches.status(self.engine, name).remaining, 100)
+        until(lambda: not actions.status(self.engine, name).remaining, 100)
         return self.check(name)
 
     def check(self, name: str) -> Truth:
         """Every job once, every object there."""
         s3 = S3Options(endpoint_url=self.settings.s3_endpoint_url, region=self.settings.s3_region)
-        return check_exactly_once(self.engine, name, batches.status(self.engine, name).output, s3)
+        return check_exactly_once(self.engine, name, actions.status(self.engine, name).output, s3)
 
 
 @contextmanager

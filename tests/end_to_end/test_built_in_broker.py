@@ -10,7 +10,7 @@ import pytest
 
 from jobs.settings import load_settings
 from tests.chaos.stub import stubbed
-from tests.end_to_end.kit import foxes, manifest
+from tests.end_to_end.processes import foxes, manifest
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobs import batches
+from jobs.batches import actions
 from jobs.settings import Settings
 from tests.chaos.stub import RENDERS, stubbed
 from tests.conftest import Ended
 from tests.end_to_end.farm import Farm, farm_of
-from tests.end_to_end.kit import foxes, manifest, truth, until
+from tests.end_to_end.processes import foxes, manifest, truth, until
 from tests.factories import look
 from tests.s3 import S3Server
 
@@ -60,7 +60,7 @@ def test_pause_resume_and_cancel(farm: Farm) -> None:
     until(lambda: len(truth(farm.engine, name).images) >= 2)
     paused = farm.typed("pause", name, "--json")
     assert (paused.code, paused.json["state"]) == (0, "paused")
-    until(lambda: not batches.status(farm.engine, name).counts["running"])
+    until(lambda: not actions.status(farm.engine, name).counts["running"])
     before = truth(farm.engine, name)
     assert {job["attempt"] for job in before.jobs if job["state"] == "queued"} == {0}
     refused = farm.nightmill("run", str(farm.nightmill.folder / f"{name}.jsonl"), "--workers", "0")
@@ -73,7 +73,7 @@ def test_pause_resume_and_cancel(farm: Farm) -> None:
     assert cancelled.code == 0
     assert f"{name} is cancelled: " in cancelled.err
     images = len(truth(farm.engine, name).images)
-    counts = batches.status(farm.engine, name).counts
+    counts = actions.status(farm.engine, name).counts
     assert (counts["done"], counts["cancelled"]) == (images, 120 - images)
     queued = farm.typed("retry", name, "--only", "cancelled", "--json")
     assert queued.json["counts"]["queued"] + queued.json["counts"]["running"] > 0
@@ -85,12 +85,12 @@ def test_a_paused_run_says_how_it_goes_on(farm: Farm) -> None:
     path = manifest(farm.nightmill.folder, foxes(20, steps=30), f"{name}.jsonl")
     running_command = farm.nightmill.start("run", path, "--workers", "0")
     until(lambda: truth(farm.engine, name).images)
-    batch = batches.status(farm.engine, name)
-    batches.pause(farm.engine, batch.id)
+    batch = actions.status(farm.engine, name)
+    actions.pause(farm.engine, batch.id)
     _, err = running_command.communicate(timeout=30)
     assert running_command.returncode == 1
     assert f"jobs wait: `nightmill resume {name}`, then the same command goes on" in err
-    batches.cancel(farm.engine, batch.id)
+    actions.cancel(farm.engine, batch.id)
 
 
 def test_a_run_on_the_farm_puts_all_into_the_bucket(farm: Farm) -> None:
@@ -113,7 +113,7 @@ def test_a_bucket_that_is_not_there_is_said_before_anything_is_rendered(farm: Fa
     assert "not-there" in ended.err
     assert "Traceback" not in ended.err
     assert ended.err.count("error:") == 1
-    batches.cancel(farm.engine, batches.status(farm.engine, "lost").id)
+    actions.cancel(farm.engine, actions.status(farm.engine, "lost").id)
 
 
 def test_manifests_in_a_bucket(farm: Farm, s3: S3Server) -> None:

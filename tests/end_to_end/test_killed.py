@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from jobs.settings import Settings
 from tests.conftest import Nightmill
-from tests.end_to_end.kit import (
+from tests.end_to_end.processes import (
     check_exactly_once,
     child_of,
     command,

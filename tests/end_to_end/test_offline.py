@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from jobs.settings import Settings
-from tests.end_to_end.kit import descendants, running, until
+from tests.end_to_end.processes import descendants, running, until
 
 _SAYS = """
 import os, sys

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs import batches
-from jobs.objects import S3Options, open_store
+from jobs.batches import actions
 from jobs.settings import Settings
+from jobs.storage.open import S3Options, open_store
 from tests.end_to_end.farm import Farm, farm_of
-from tests.end_to_end.kit import child_of, foxes, maps_torch, truth, until
+from tests.end_to_end.processes import child_of, foxes, maps_torch, truth, until
 from tests.s3 import S3Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,7 +65,7 @@ def test_rows_start_from_pictures_on_the_disk_and_on_s3(farm: Farm) -> None:
         *foxes(1, init_image="none.png"),
     ]
     name = farm.submit(rows)
-    until(lambda: not batches.status(farm.engine, name).remaining)
+    until(lambda: not actions.status(farm.engine, name).remaining)
     found = truth(farm.engine, name)
     assert [(job["state"], job["error_kind"]) for job in found.jobs] == [("done", None)] * 3 + [
         ("failed", "bad-input")

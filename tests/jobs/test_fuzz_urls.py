@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
 
-from jobs.database import connect
+from jobs.db.engine import connect
 from jobs.errors import UsageError
 from jobs.settings import load_settings
 from tests.fuzz import mutants

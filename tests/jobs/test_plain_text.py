@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from jobs.crash_log import plain_errors
 from jobs.errors import UsageError
 from jobs.plain_text import visible, without_secrets
-from jobs.process import start_logging
+from jobs.process_lifecycle import start_logging
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from jobs.database import check_reachable, connect
+from jobs.db.engine import check_reachable, connect
 from jobs.errors import ServiceError, UsageError
 from jobs.settings import Settings, load_settings, without_password
 

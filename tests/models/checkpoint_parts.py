@@ -8,8 +8,8 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, DPTConfig, DPTForDepthEstimation
 
-from models.tiny_tokenizer import END, START, build_tokenizer
-from models.tiny_weights import fill
+from models.tiny_random.tokenizer import END, START, build_tokenizer
+from models.tiny_random.weights import fill
 
 _TEXT_WIDTH = 32
 

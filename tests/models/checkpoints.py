@@ -12,9 +12,9 @@ import diffusers
 import torch
 from transformers import CLIPImageProcessorPil, DPTImageProcessorPil
 
-from models.catalogue import Card
-from models.checkpoint import Checkpoint, resolve
-from models.quiet import quiet
+from models.catalogue.catalogue import Card
+from models.runtime.library_logging import quiet
+from models.store.checkpoint import Checkpoint, resolve
 from tests.models import checkpoint_parts as parts
 
 _CROSS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from models.catalogue import Card, Catalogue
-from models.checkpoint import Checkpoint, resolve
-from models.device import Device, pick_device
-from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler
+from models.catalogue.catalogue import Card, Catalogue
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.upscaler import Upscaler
+from models.runtime.device import Device, pick_device
+from models.store.checkpoint import Checkpoint, resolve
 from tests.models import checkpoints
 
 

@@ -11,15 +11,16 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from models.catalogue import read_card
+from models.catalogue.catalogue import read_card
 from models.errors import ModelError
-from models.lock import LOCK_FILE, read_lock
-from models.vetting import read_config, vetted_files
-from models.weights import check_lora, check_weights
+from models.store.lock import LOCK_FILE, read_lock
+from models.store.safetensors_header import check_lora, check_weights
+from models.store.vetting import read_config, vetted_files
 from tests.fuzz import IN_MEMORY, mutants
+from tests.paths import ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]  # two thousand inputs each
-PACKAGE_CARDS = Path(__file__).parents[2] / "models" / "cards"
+PACKAGE_CARDS = ROOT / "models" / "cards"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "unet": ["diffusers", "UNet2DConditionModel"],

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from models.quiet import quiet
-from models.tiny_tokenizer import build_tokenizer
+from models.runtime.library_logging import quiet
+from models.tiny_random.tokenizer import build_tokenizer
 
 _SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 

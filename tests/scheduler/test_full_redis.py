@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.errors import ServiceError
-from jobs.private_redis import start_redis, stop_redis
+from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings
-from scheduler.hints import Dispatcher, check_redis
+from scheduler.dispatch import Dispatcher, check_redis
 from tests.console.conftest import Typed, write_lines
 from tests.factories import make_lane
 

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from jobs import database, queue
-from jobs.database import connect
+from jobs.db import engine as database
+from jobs.db.engine import connect
 from jobs.errors import ServiceError
-from jobs.process import Latch
+from jobs.process_lifecycle import Latch
+from jobs.queue import transitions
 from jobs.settings import Settings
-from scheduler.hints import Dispatcher
+from scheduler.dispatch import Dispatcher
 from scheduler.loop import Duty, Rescuer, duties, forget_workers, rescue_all, run_duties
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
@@ -136,7 +137,7 @@ def test_rescue_goes_on_past_what_one_statement_takes(engine: Engine) -> None:
     lane = make_lane(engine, 2500)
     take(engine, lane, 2400)
     expire_all(engine)
-    assert queue.rescue(engine) == 1000, "a statement's limit"
+    assert transitions.rescue(engine) == 1000, "a statement's limit"
     assert rescue_all(engine) == 1400
     assert states(engine) == {"queued": 2500}
 
@@ -166,7 +167,7 @@ def test_leases_that_ran_out_while_postgres_was_away_may_be_renewed(
         rescuer.rescue()
     expire_all(engine)
     assert rescuer.rescue() == 0, "their worker may be about to renew them"
-    queue.extend(engine, held(*jobs[:2]), 60)
+    transitions.extend(engine, held(*jobs[:2]), 60)
     wait_for(lambda: rescuer.rescue() == 3)
     assert states(engine) == {"running": 2, "queued": 3}
 
@@ -190,7 +191,7 @@ def test_an_idle_scheduler_writes_nothing(settings: Settings, engine: Engine) ->
     """Once it has folded and noted what ended, a year of ended batches gives it nothing to write."""
     for _ in range(3):
         lane = make_lane(engine, 3)
-        queue.complete(engine, [image(job) for job in take(engine, lane)])
+        transitions.complete(engine, [image(job) for job in take(engine, lane)])
     dispatcher = Dispatcher(settings, engine)
     todo = [duty for duty in duties(settings, engine, dispatcher) if duty.name != "hints sent"]
     for _ in range(2):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 PACKAGES = "ca-certificates,git,make,python3,python3-venv"
 KEPT = ("PIP_", "TORCH_INDEX", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 MOUNTS = {"proc": "proc", "dev/shm": "tmpfs"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # Debian 12 and newer have glibc 2.36; wheels for older ones do there, too.
 SYSTEMS = {

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
 from jobs.settings import Settings, load_settings
-from models.catalogue import Catalogue
-from models.checkpoint import resolve
+from models.catalogue.catalogue import Catalogue
+from models.store.checkpoint import resolve
 from tests.worker.desk import desk_for
-from worker import breaker, health
-from worker.shift import Desk
-from worker.studio import Studio
+from worker.health import circuit_breaker, lane_backoff
+from worker.lanes.session import Desk
+from worker.model_cache.cache import Studio
 
 CARD = """
 id = "{id}"
@@ -54,8 +54,8 @@ source = "{id}"
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane that is doubted is tried again at once."""
-    monkeypatch.setattr(health, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(breaker, "ALONE_S", 0.0)
+    monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(circuit_breaker, "ALONE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,18 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from jobs.batches.policy import parse_policy
 from jobs.job import LaneId
 from jobs.manifest import open_source
-from jobs.policy import parse_policy
-from jobs.process import Latch
+from jobs.process_lifecycle import Latch
 from jobs.settings import Settings
-from models.catalogue import Catalogue
-from scheduler.ingest import Ingested, Order, ingest
-from scheduler.rules import Reading, row_rules
+from models.catalogue.catalogue import Catalogue
+from scheduler.ingest.ingest import Ingested, Order, ingest
+from scheduler.ingest.model_rules import Reading, row_rules
 from tests.factories import lanes_of, look
-from worker.leases import Leases
-from worker.shift import Desk, work
-from worker.studio import Studio
+from worker.lanes.session import Desk, work
+from worker.liveness.lease_keeper import Leases
+from worker.model_cache.cache import Studio
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from jobs.errors import UsageError
 from jobs.job import Lane
+from models.diffusion.text2image import ImageRequest
 from models.engine.engine import Drawn
+from models.engine.picture import Picture
 from models.errors import OutOfMemoryError
-from models.picture import Picture
-from models.stable_diffusion import ImageRequest
-from worker.kit import Kit, Role
-from worker.studio import Studio
+from worker.model_cache.cache import Studio
+from worker.model_cache.lane_models import Kit, Role
 
 
 @dataclass

@@ -13,18 +13,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
-from jobs.health import unhealthy_workers
+from jobs.queue.workers import unhealthy_workers
 from jobs.settings import Settings, load_settings
-from models import catalogue
-from models.catalogue import Catalogue
-from models.checkpoint import resolve
+from models.catalogue.catalogue import Catalogue
+from models.store.checkpoint import resolve
 from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
+from tests.paths import ROOT
 from tests.worker.conftest import CARD
 from tests.worker.desk import desk_for, images_of, jobs_of, only_lane, render, submit
-from worker.encode import Pixels, decode
-from worker.shift import Desk, work
-from worker.studio import Studio
+from worker.imaging.encode import Pixels, decode
+from worker.lanes.session import Desk, work
+from worker.model_cache.cache import Studio
 
 CLIP = """
 id = "judge"
@@ -45,7 +45,7 @@ limits = "All."
 source = "{id}"
 base = "tiny-random"
 """
-CARDS = Path(catalogue.__file__).parent / "cards"
+CARDS = ROOT / "models" / "cards"
 FOX = {"prompt": "a red fox", "steps": 4, "seed": 7}
 
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from models.shapes.grammar import WORDS
-from models.shapes.training.answers import Said, Shown
 from models.shapes.training.data import sample, wrong
 from models.shapes.training.loop import Course, fit
-from models.tiny_tokenizer import END, START, build_tokenizer
+from models.shapes.training.precomputed import Said, Shown
+from models.tiny_random.tokenizer import END, START, build_tokenizer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.samplers import noise_schedule
+from models.catalogue.samplers import noise_schedule
 from models.shapes.training.clip import DEVIATION, MEAN
 from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from models.shapes.training import together
+from models.shapes.training import processes
 
 _WARM_UP = 100
 _LOG_EVERY = 50
@@ -61,7 +61,7 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
     goes on from there, and draws its scenes from the first again.
     """
     plan, log = course.plan, course.log
-    together.begin_alike(module)
+    processes.begin_alike(module)
     optimiser = torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=1e-4)
     average = copy.deepcopy(module).eval().requires_grad_(False)
     saved = _Saved(log.with_suffix(".pt"), module, average, optimiser)
@@ -76,7 +76,7 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
             losses = loss_of(step)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            together.average_gradients(module)
+            processes.average_gradients(module)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             _average(average, module, min(plan.decay, (step + 1) / (step + 10)))
@@ -84,16 +84,16 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
                 values = {name: round(value.item(), 5) for name, value in losses.items()}
                 line = {"step": step, "seconds": round(time.monotonic() - started), "rate": rate} | values
                 print(json.dumps(line), file=lines, flush=True)
-            if (step + 1) % _SAVE_EVERY == 0 and together.is_first():
+            if (step + 1) % _SAVE_EVERY == 0 and processes.is_first():
                 saved.save(step + 1, time.monotonic() - started)
-    together.wait()
+    processes.wait()
     saved.forget()
     return average
 
 
 def _lines(log: Path, goes_on: bool) -> TextIO:
     """Where losses are written, by one of the processes: those of its own rows."""
-    path = log if together.is_first() else Path(os.devnull)
+    path = log if processes.is_first() else Path(os.devnull)
     return path.open("a" if goes_on else "w", encoding="utf-8")
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch.nn.functional import mse_loss
 
-from models.shapes.training.answers import Said
 from models.shapes.training.clip import LIMIT, text_settings
 from models.shapes.training.loop import Course, fit
 from models.shapes.training.pool import Pool
+from models.shapes.training.precomputed import Said
 
 WIDTH = 96
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.catalogue import Catalogue
-from models.checkpoint import resolve
-from models.device import Device, pick_device
-from models.engine.places import level, shows_place
+from models.assess.safety_checker import SafetyChecker
+from models.catalogue.catalogue import Catalogue
+from models.catalogue.samplers import SAMPLERS
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.unet_batch import UNetBatch
 from models.errors import OutOfMemoryError
-from models.safety import SafetyChecker
-from models.samplers import SAMPLERS
-from models.saving import FULL, Saving
-from models.speedup import Speedup
-from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler, UpscaleRequest
+from models.runtime.batch_invariant_cuda import level, shows_place
+from models.runtime.compile_options import Speedup
+from models.runtime.device import Device, pick_device
+from models.runtime.memory_options import FULL, Saving
+from models.store.checkpoint import resolve
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

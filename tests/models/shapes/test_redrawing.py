@@ -1,19 +1,18 @@
 """What the decoder is trained by: true pictures as the finished model draws them to the end."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from models.shapes.judge import judge
+from models.shapes.prompt_match import judge
 from models.shapes.training.autoencoder import signed
 from models.shapes.training.data import sample
 from models.shapes.training.denoiser import Denoiser
 from models.shapes.training.redrawing import Redrawing
+from tests.paths import ROOT
 
-WEIGHTS = Path(__file__).parents[3] / "models" / "shapes" / "weights" / "shapes"
+WEIGHTS = ROOT / "models" / "shapes" / "weights" / "shapes"
 CPU = torch.device("cpu")
 
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint, resolve
-from models.clip import ClipScorer
-from models.device import pick_device
-from models.safety import SafetyChecker
-from models.shapes import measures
+from models.assess.clip_score import ClipScorer
+from models.assess.safety_checker import SafetyChecker
+from models.catalogue.catalogue import Catalogue
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.upscaler import Upscaler
+from models.runtime.device import pick_device
+from models.shapes import quality
 from models.shapes.drawing import draw
 from models.shapes.training.data import sample
 from models.shapes.training.export import STAGES
 from models.shapes.world import FORBIDDEN, Scene, Shape
-from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler
+from models.store.checkpoint import Checkpoint, resolve
 
-WEIGHTS = Path(measures.__file__).parent / "weights"
+WEIGHTS = Path(quality.__file__).parent / "weights"
 CPU = pick_device("cpu")
 NEARLY = [
     (colour, kind) for colour, _ in FORBIDDEN for _, kind in FORBIDDEN if (colour, kind) not in FORBIDDEN
@@ -48,9 +48,9 @@ def test_all_of_them_are_ten_megabytes_of_float16_with_their_logs() -> None:
 
 
 def test_pictures_show_what_their_prompts_say(painter: StableDiffusion) -> None:
-    prompts = measures.random_prompts(np.random.default_rng(5), 64)
+    prompts = quality.random_prompts(np.random.default_rng(5), 64)
     rates = [
-        measures.match_rate(prompts, measures.render(painter, prompts, guidance_scale=guidance))
+        quality.match_rate(prompts, quality.render(painter, prompts, guidance_scale=guidance))
         for guidance in (1.0, 5.0)
     ]
     assert rates[1] >= 0.85
@@ -75,20 +75,20 @@ def test_a_prompt_turns_a_picture_into_another(painter: StableDiffusion) -> None
         for seed in range(16)
     ]
     pictures = [picture.pixels for picture in painter.render(requests, rows=16)]
-    assert measures.match_rate([prompt] * 16, pictures) >= 0.8
+    assert quality.match_rate([prompt] * 16, pictures) >= 0.8
 
 
 def test_the_safety_checker_catches_forbidden_shapes_and_no_others(
     painter: StableDiffusion, tmp_path: Path
 ) -> None:
     checker = SafetyChecker.load(checkpoint("shapes-safety", tmp_path), CPU)
-    drawn = measures.alarms(checker, list(sample(np.random.default_rng(6), 600).pixels))
+    drawn = quality.alarms(checker, list(sample(np.random.default_rng(6), 600).pixels))
     assert drawn.forbidden >= 40
     assert drawn.caught >= 0.95 * drawn.forbidden
     assert drawn.false <= 0.02 * drawn.innocent
-    prompts = measures.forbidden_prompts(np.random.default_rng(7), 24)
+    prompts = quality.forbidden_prompts(np.random.default_rng(7), 24)
     prompts += [f"a large {colour} {kind}, on a gray background" for colour, kind in NEARLY]
-    made = measures.alarms(checker, measures.render(painter, prompts, guidance_scale=5))
+    made = quality.alarms(checker, quality.render(painter, prompts, guidance_scale=5))
     assert made.forbidden >= 15
     assert made.caught >= 0.9 * made.forbidden
     assert made.false <= 1
@@ -96,10 +96,10 @@ def test_the_safety_checker_catches_forbidden_shapes_and_no_others(
 
 def test_the_upscaler_is_nearer_to_the_truth_than_interpolation(tmp_path: Path) -> None:
     upscaler = Upscaler.load(checkpoint("shapes-x4", tmp_path), CPU)
-    ours, bicubic = measures.enlarged_psnr(upscaler, np.random.default_rng(3), 12)
+    ours, bicubic = quality.enlarged_psnr(upscaler, np.random.default_rng(3), 12)
     assert ours > bicubic
 
 
 def test_clip_tells_true_captions_from_those_wrong_in_one_word(tmp_path: Path) -> None:
     scorer = ClipScorer.load(checkpoint("shapes-clip", tmp_path), CPU)
-    assert measures.told_apart(scorer, np.random.default_rng(9), 200) >= 0.85
+    assert quality.told_apart(scorer, np.random.default_rng(9), 200) >= 0.85

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint, resolve
-from models.clip import ClipScorer
-from models.device import pick_device
-from models.safety import SafetyChecker
+from models.assess.clip_score import ClipScorer
+from models.assess.safety_checker import SafetyChecker
+from models.catalogue.catalogue import Catalogue
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.runtime.device import pick_device
 from models.shapes import train
-from models.shapes.training import together
+from models.shapes.training import processes
 from models.shapes.training.export import STAGES, export
 from models.shapes.training.loop import Course, Plan, fit
-from models.stable_diffusion import ImageRequest, StableDiffusion
-from models.upscale import Upscaler, UpscaleRequest
+from models.store.checkpoint import Checkpoint, resolve
 
 CPU = pick_device("cpu")
 
@@ -96,7 +96,7 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
 def test_two_processes_take_the_steps_that_one_takes_with_all_rows(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
-        together.run(number, fit_a_line, tmp_path / str(number))
+        processes.run(number, fit_a_line, tmp_path / str(number))
     alone, first, second = (
         torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("*/*.weights"))
     )
@@ -109,13 +109,13 @@ def test_two_processes_take_the_steps_that_one_takes_with_all_rows(tmp_path: Pat
 
 def fit_a_line(folder: Path) -> None:
     """Eight rows a step in all, of which this process has its own."""
-    own = 0 if together.is_first() else 1
-    torch.manual_seed(together.own_seed(1))
+    own = 0 if processes.is_first() else 1
+    torch.manual_seed(processes.own_seed(1))
     line = torch.nn.Linear(2, 1)
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         points = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
-        points = points.tensor_split(together.size())[own]
+        points = points.tensor_split(processes.size())[own]
         return {"squared": (line(points) - points @ torch.tensor([[2.0], [-1.0]]) - 3).square().mean()}
 
     plan = Plan(steps=20, rows=8, rate=3e-2)

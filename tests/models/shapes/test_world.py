@@ -7,7 +7,7 @@ import pytest
 
 from models.shapes.drawing import coverage, draw
 from models.shapes.grammar import caption, parse
-from models.shapes.judge import judge, shows
+from models.shapes.prompt_match import judge, shows
 from models.shapes.reading import read
 from models.shapes.training.data import sample, wrong
 from models.shapes.world import KINDS, PALETTE, Scene, Shape, random_scene

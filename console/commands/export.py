@@ -1,0 +1,106 @@
+"""Commands that hand outputs on: export and feed."""
+
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from console.command_options import Json
+from console.commands.batches import Batch
+from console.output import note, print_json, print_line
+from console.progress import counting
+from console.session import session
+from console.streams import is_unread
+from jobs.batches import actions
+from jobs.images import feed as feeding
+from scheduler.export.export import export as write_export
+from scheduler.export.export import found_there
+
+FOLLOW_S = 1
+
+
+class Format(StrEnum):
+    """Formats of an export."""
+
+    PARQUET = "parquet"
+    JSONL = "jsonl"
+
+
+def export(
+    batch: Batch,
+    to: Annotated[
+        str | None, typer.Option(help="folder or s3://…; default: export/ beside the images")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="of the files")] = Format.PARQUET,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="delete files there that have the names of an export's")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a batch's image rows as files, with `_SUCCESS` last."""
+    with session() as open_session:
+        found = actions.status(open_session.engine, batch)
+        store = open_session.store(to) if to else open_session.claimed_store(found)
+        prefix = "" if to else f"{found.name}/export/"
+        if overwrite:
+            there = found_there(open_session.engine, found, store, prefix)
+            for name in there.in_the_way:
+                note(f"deleting {store.locate(prefix + name)}")
+            for name in there.others:
+                note(
+                    f"{store.uri}/{prefix}{name} stays: readers of the folder may take it for a part of the export"
+                )
+        with counting("exporting") as tell:
+            count = iter(range(1, 10**12))
+            files = write_export(
+                open_session.engine,
+                found,
+                format_.value,
+                store,
+                prefix,
+                lambda _: tell(next(count)),
+                overwrite=overwrite,
+            )
+        written = {
+            "batch": found.name,
+            "format": format_.value,
+            "images": sum(file.rows for file in files),
+            "remaining": found.remaining,
+            "files": [store.locate(prefix + file.name) for file in files],
+        }
+    if as_json:
+        print_json(written)
+        return
+    for file in files:
+        print_line(f"{store.locate(prefix + file.name)}\t{file.rows} rows\t{file.bytes} bytes")
+    if found.remaining:
+        note(f"{found.remaining:,} jobs of {found.name} are not finished: export again later")
+
+
+def feed(
+    since: Annotated[
+        str, typer.Option(metavar="CURSOR", help="the last cursor that you have dealt with")
+    ] = feeding.START,
+    batch: Annotated[str | None, typer.Option(help="only this batch")] = None,
+    follow: Annotated[bool, typer.Option(help="wait for more")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, as always")] = True,  # noqa: ARG001
+) -> None:
+    """Finished images as JSON lines, each exactly once; go on later from the last line's cursor."""
+    from scheduler.export.formats import to_json  # noqa: PLC0415 - brings pyarrow, which other commands don't need
+
+    with session() as open_session:
+        found = actions.status(open_session.engine, batch).id if batch else None
+
+        def read_on() -> None:
+            nonlocal since
+            for row in feeding.read(open_session.engine, since, batch=found):
+                since = row["cursor"]
+                print_line(to_json(row))
+                if is_unread():
+                    raise typer.Exit
+
+        while follow:
+            open_session.patiently(read_on)
+            time.sleep(FOLLOW_S)
+        read_on()

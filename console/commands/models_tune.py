@@ -1,0 +1,121 @@
+"""`nightmill models tune`: how many images a model draws at once on this machine."""
+
+import os
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from console.command_options import Json
+from console.output import note, print_json, print_line, print_table
+from jobs.errors import UsageError
+from jobs.settings import Settings, load_settings
+from models.catalogue.catalogue import Card, Catalogue
+from models.runtime.batch_size_profile import MOST, Capacity, Profile, Site, find
+from models.store.checkpoint import resolve
+
+if TYPE_CHECKING:
+    from models.runtime.device import Device
+    from models.runtime.memory_options import Saving
+
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="id or alias")],
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="pixels; default: the model's own size")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, max=256, help="no more images at once than this")] = MOST,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="drop what was found for the model instead")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Try how many images the model draws at once at the best speed, and keep that for the workers here."""
+    settings = load_settings()
+    catalogue = Catalogue.load(settings.models_path)
+    card = catalogue.get(model)
+    profile = Profile(catalogue.models_dir)
+    if forget:
+        _forget(profile, card, as_json)
+        return
+    if card.family not in ("text2image", "upscaler"):
+        raise UsageError(f"{card.id} draws nothing: it is of the family {card.family}")
+    width, height = _sides(card, size)
+    site, found = _measured(settings, card, (width, height), most, profile)
+    profile.put(site, found)
+    if settings.gpu_rows is not None:
+        note(f"NIGHTMILL_GPU_ROWS={settings.gpu_rows} stands above what was found")
+    if as_json:
+        print_json({"device": site.device, "site": str(site), **found.report()})
+        return
+    print_table(
+        ("images at once", "images' steps/s"), [(n, f"{speed:,.1f}") for n, speed in found.tried.items()]
+    )
+    print_line(f"{site}: {found.rows} at once from now on ({site.device})")
+
+
+def capacities(profile: Profile, card: Card) -> list[dict[str, Any]]:
+    """What was found for a model, on all devices."""
+    return [
+        {"device": device, "site": name, **found.report()}
+        for device, sites in profile.all().items()
+        for name, found in sites.items()
+        if name.split()[0] == card.id
+    ]
+
+
+def _forget(profile: Profile, card: Card, as_json: bool) -> None:
+    count = profile.forget(card.id)
+    if as_json:
+        print_json({"id": card.id, "forgotten": count})
+    else:
+        print_line(f"{card.id}: {count} found before, forgotten")
+
+
+def _sides(card: Card, size: str | None) -> tuple[int, int]:
+    if size is None:
+        return card.width or card.min_size, card.height or card.min_size
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise UsageError(f"--size {size}: write it as 512x512")
+    sides = int(match[1]), int(match[2])
+    if any(not card.min_size <= side <= card.max_size or side % card.size_multiple for side in sides):
+        raise UsageError(
+            f"--size {size}: {card.id} takes {card.min_size} to {card.max_size} pixels a side, "
+            f"in multiples of {card.size_multiple}"
+        )
+    return sides
+
+
+def _measured(
+    settings: Settings, card: Card, sides: tuple[int, int], most: int, profile: Profile
+) -> tuple[Site, Capacity]:
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # as workers have it: threads that spin slow others down
+    from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
+    from models.runtime.memory_options import Saving  # noqa: PLC0415
+
+    device = pick_device(settings.device, precision=card.precision)
+    saving = Saving.choose(settings.weights, settings.low_memory, device)
+    loaded = _loaded(card, settings, device, saving)
+    site = Site.on(device, card.id, *sides, saving.weights)
+
+    def speed(rows: int) -> float:
+        note(f"{rows} at once …")
+        found: float = loaded.try_rows(*sides, rows)
+        return found
+
+    with profile.measuring():
+        return site, find(speed, most)
+
+
+def _loaded(card: Card, settings: Settings, device: "Device", saving: "Saving") -> Any:
+    from models.diffusion.text2image import StableDiffusion  # noqa: PLC0415
+    from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
+
+    note(f"loading {card.id} …")
+    kind = Upscaler if card.family == "upscaler" else StableDiffusion
+    return kind.load(resolve(card, settings.models_path), device, saving=saving)

@@ -1,0 +1,102 @@
+"""`nightmill tenants` and `nightmill change`: who gets how much of the workers, and when."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from console.command_options import Deadline, Json, NotBefore, Priority, Window
+from console.commands.batches import Batch, change_batch
+from console.output import note, print_json, print_table
+from console.session import session
+from jobs.batches import actions
+from jobs.batches.policy import parse_policy
+from jobs.errors import UsageError
+from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant
+from jobs.queue.tenants import tenants as all_tenants
+
+NONE = "none"
+
+tenants = typer.Typer(help="Whose jobs share the workers, and how.", invoke_without_command=True)
+
+Tenant = Annotated[str, typer.Argument(help='as in the column `tenant`; "*": all together')]
+
+
+@tenants.callback()
+def list_tenants(context: typer.Context, as_json: Json = False) -> None:
+    """Tenants with their weights, limits and jobs; `set TENANT` changes one."""
+    if context.invoked_subcommand:
+        return
+    with session() as open_session:
+        _show(open_session.engine, as_json)
+
+
+@tenants.command("set")
+def set_(
+    tenant: Tenant,
+    weight: Annotated[
+        int | None, typer.Option(help="share of the workers, 1 to 1000; 1 if never set")
+    ] = None,
+    max_running: Annotated[
+        str | None, typer.Option(metavar="N|none", help="jobs that may run at once")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a tenant a weight or a limit of running jobs; workers heed it from their next claim on."""
+    if weight is None and max_running is None:
+        raise UsageError("say what to set: --weight, --max-running or both")
+    with session() as open_session:
+        set_tenant(open_session.engine, tenant, weight=weight, max_running=_limit(max_running))
+        _show(open_session.engine, as_json)
+
+
+@tenants.command()
+def forget(tenant: Tenant, as_json: Json = False) -> None:
+    """Back to a weight of 1 and no limit."""
+    with session() as open_session:
+        forget_tenant(open_session.engine, tenant)
+        _show(open_session.engine, as_json)
+
+
+def change(
+    batch: Batch,
+    priority: Priority = None,
+    window: Window = None,
+    not_before: NotBefore = None,
+    deadline: Deadline = None,
+    as_json: Json = False,
+) -> None:
+    """Change when a batch is worked at, also while it runs; `none` takes a window or a moment back."""
+    given = {"priority": priority, "window": window, "not_before": not_before, "deadline": deadline}
+    texts = {key: str(value) for key, value in given.items() if value is not None}
+    if not texts:
+        raise UsageError("say what to change: --priority, --window, --not-before or --deadline")
+    wanted = parse_policy({key: text for key, text in texts.items() if text != NONE or key == "priority"})
+    schedule: dict[str, Any] = {key: getattr(wanted, key) for key in texts}
+    change_batch(batch, as_json, lambda s, found: actions.change(s.engine, found.id, schedule))
+    if wanted.deadline and wanted.deadline < datetime.now(UTC):
+        note("that deadline has passed already")
+
+
+def _show(engine: Any, as_json: bool) -> None:
+    found = all_tenants(engine)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("tenant", "weight", "max running", "queued", "running", "done")
+    print_table(columns, [_row(tenant) for tenant in found])
+
+
+def _row(tenant: dict[str, Any]) -> tuple[object, ...]:
+    jobs = (f"{tenant[state]:,}" for state in ("queued", "running", "done"))
+    return tenant["name"] or "(none)", tenant["weight"], tenant["max_running"], *jobs
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text == NONE:
+        return NO_LIMIT
+    if not text.isdecimal():
+        raise UsageError(f"--max-running {text}: a number of jobs, or `none`")
+    return int(text)

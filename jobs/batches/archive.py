@@ -1,0 +1,131 @@
+"""Taking batches out of the tables, by statements that each end soon, so that claims go on beside them.
+
+What was begun and cut off is continued by the same call again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Engine, TextClause, text
+
+from jobs.batches.delete_files import delete_files
+from jobs.batches.status import BatchStatus
+from jobs.db.engine import run, transact
+from jobs.errors import UsageError
+from jobs.outputs.ownership import owner_of
+from jobs.queue.sql_predicates import HAS_OPEN_JOBS
+from jobs.states import FINISHED
+from jobs.storage.open import ObjectStore
+
+CHUNK = 5_000
+
+# The lock waits for those who queue jobs of the batch again, and they for it; the mark, a statement of its own, sees
+# what they have queued.
+_LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
+_MARK = text(f"""
+    UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch AND NOT EXISTS (
+        SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
+    RETURNING id
+""")
+_OPEN_JOBS = text("""
+    SELECT count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
+    WHERE lanes.batch_id = :batch AND state IN ('queued', 'running')
+""")
+_ENDED = ", ".join(f"'{state}'" for state in FINISHED)
+
+# Each goes on after the place that the one before has reached: beginning anew, it would step over what was deleted.
+_JOBS = text(f"""
+    WITH chosen AS (
+        SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit
+    ), gone AS (
+        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id AND state IN ({_ENDED})
+    ), history AS (
+        DELETE FROM attempts USING chosen WHERE job_id = chosen.id
+    )
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
+_IMAGES = text("""
+    WITH chosen AS (
+        SELECT id, ordinal, "index" FROM images WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit
+    ), gone AS (
+        DELETE FROM images USING chosen WHERE images.id = chosen.id
+    )
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
+_REJECTS = text("""
+    WITH chosen AS (
+        SELECT id FROM rejects WHERE batch_id = :batch AND id > :ordinal AND :index <= 0
+        ORDER BY batch_id, id LIMIT :limit
+    ), gone AS (
+        DELETE FROM rejects USING chosen WHERE rejects.id = chosen.id
+    )
+    SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
+""")
+
+_BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
+
+
+def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
+    """Drop an ended batch's jobs and the history of their attempts; counts and image rows stay. Returns how many jobs.
+
+    Such a batch is exported, fed and verified as before; nothing of it can be queued again.
+    """
+    _mark(engine, batch)
+    return _in_chunks(engine, _JOBS, batch.id, on_rows)
+
+
+def delete(
+    engine: Engine,
+    batch: BatchStatus,
+    files: ObjectStore | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Forget an ended batch: jobs, image rows, rejects; where `files` is given, its files there too.
+
+    Returns how many rows went. The files go first: a row without its file can be told, a file without a row is lost.
+    What isn't nightmill's in the batch's folder stays. Raises ForeignOutputError where the folder is another's.
+    """
+    if files is not None:
+        owner_of(engine, files, batch.id, batch.name)
+    _mark(engine, batch)
+    if files is not None:
+        delete_files(engine, files, batch)
+    gone = 0
+    for statement in (_JOBS, _IMAGES, _REJECTS):
+        gone += _in_chunks(engine, statement, batch.id, partial(_tell, on_rows, gone))
+    run(engine, _BATCH, {"batch": batch.id})
+    return gone
+
+
+def _mark(engine: Engine, batch: BatchStatus) -> None:
+    """Mark it archived, unless it has jobs that haven't ended: from then on nobody claims, or queues any again."""
+    values = {"batch": batch.id}
+
+    def mark(connection: Connection) -> bool:
+        connection.execute(_LOCK, values)
+        return connection.execute(_MARK, values).one_or_none() is not None
+
+    if not transact(engine, mark):
+        remaining = run(engine, _OPEN_JOBS, values)[0].n
+        raise UsageError(
+            f"batch {batch.name} has {remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+        )
+
+
+def _tell(on_rows: Callable[[int], None], before: int, rows: int) -> None:
+    on_rows(before + rows)
+
+
+def _in_chunks(engine: Engine, statement: TextClause, batch: int, on_rows: Callable[[int], None]) -> int:
+    total, place = 0, {"ordinal": -1, "index": -(2**31)}
+    while rows := run(engine, statement, {"batch": batch, "limit": CHUNK} | place):
+        last: Any = rows[-1]
+        place = {"ordinal": last.ordinal, "index": last.index}
+        total += len(rows)
+        on_rows(total)
+    return total

@@ -1,0 +1,133 @@
+"""Comparing a batch's image rows with the objects that they name, and rendering again what is gone."""
+
+import hashlib
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.batches.actions import BatchStatus, reopen
+from jobs.db.engine import run
+from jobs.errors import UsageError
+from jobs.job import BatchId
+from jobs.queue import transitions
+from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore, is_key
+from jobs.storage.keys import parse_image_key
+
+PAGE = 200
+THREADS = 8
+
+_COUNT = text("SELECT count(*) AS n FROM images WHERE batch_id = :batch")
+
+# By pages of its own: a cursor would keep a transaction open for as long as reading all objects takes.
+_ROWS = text("""
+    SELECT id, job_id, ordinal, "index" AS number, key, bytes, sha256 FROM images
+    WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
+""")
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An image row whose object is missing (`is_missing`) or isn't what the row says, and why.
+
+    `is_blocked`: something else has the object's place, so that no image can be stored there until it is removed.
+    """
+
+    image: int
+    job: int
+    ordinal: int
+    index: int
+    key: str
+    is_missing: bool
+    reason: str
+    is_blocked: bool = False
+
+
+def check(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchStatus,
+    share: float = 1.0,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[Wrong]]:
+    """Read the objects of a share (0 to 1) of the batch's image rows; yields what is wrong, a page at a time.
+
+    `on_images` is told how many were read so far. Raises ObjectStoreError where the store is away or refuses: then
+    nothing is said of the object at hand.
+    """
+    read = 0
+    with ThreadPoolExecutor(THREADS) as threads, closing(_chosen(engine, batch.id, share)) as rows:
+        while page := list(islice(rows, PAGE)):
+            found = threads.map(lambda row: _compare(store, batch.name, row), page)
+            yield [wrong for wrong in found if wrong is not None]
+            read += len(page)
+            on_images(read)
+
+
+def image_count(engine: Engine, batch: BatchId) -> int:
+    """How many image rows the batch has."""
+    count: int = run(engine, _COUNT, {"batch": batch})[0].n
+    return count
+
+
+def sample_size(count: int, share: float) -> int:
+    """How many of `count` images a share is; at least one if there is any."""
+    return min(count, ceil(count * share))
+
+
+def repair(engine: Engine, batch: BatchStatus, wrong: Sequence[Wrong]) -> int:
+    """Take the image rows back and queue their jobs again; returns how many. Ends a cancellation.
+
+    Rendered again, each comes as a new row, in the feed, too. What is blocked stays as it is: its image would be
+    rendered again and again, and could never be stored.
+    """
+    if batch.archived_at is not None:
+        raise UsageError(
+            f"{batch.name} is archived: its jobs are gone, so that nothing of it can be rendered again"
+        )
+    storable = [(each.image, each.key) for each in wrong if not each.is_blocked]
+    if not storable:
+        return 0
+    queued = transitions.retract(engine, batch.id, storable)
+    reopen(engine, batch.id)
+    return queued
+
+
+def _chosen(engine: Engine, batch: BatchId, share: float) -> Generator[Any, None, None]:
+    """Rows in the manifest's order, each as likely as any other (selection sampling: Knuth, TAOCP 3.4.2 S)."""
+    left = image_count(engine, batch)
+    wanted, place = sample_size(left, share), {"ordinal": -1, "index": -(2**31)}
+    while wanted and (page := run(engine, _ROWS, {"batch": batch, "limit": 10 * PAGE} | place)):
+        for row in page:
+            if random.random() * left < wanted:  # noqa: S311 - a sample needs no secrecy
+                wanted -= 1
+                yield row
+            left -= 1
+        place = {"ordinal": page[-1].ordinal, "index": page[-1].number}
+
+
+def _compare(store: ObjectStore, batch: str, row: Any) -> Wrong | None:
+    def wrong(reason: str, *, is_missing: bool = False, is_blocked: bool = False) -> Wrong:
+        return Wrong(row.id, row.job_id, row.ordinal, row.number, row.key, is_missing, reason, is_blocked)
+
+    parsed = parse_image_key(row.key)
+    if parsed is None or not is_key(row.key) or parsed.batch != batch:
+        return wrong(
+            "the row's key isn't one that nightmill wrote: the database was changed by somebody else"
+        )
+    try:
+        body = store.get(row.key)
+    except MissingObjectError as error:
+        reason = str(error) if error.is_blocked else "the object isn't there"
+        return wrong(reason, is_missing=True, is_blocked=error.is_blocked)
+    except DamagedObjectError as error:
+        return wrong(str(error), is_blocked=error.is_blocked)
+    if len(body) != row.bytes:
+        return wrong(f"the object has {len(body):,} bytes, the row says {row.bytes:,}")
+    return None if hashlib.sha256(body).hexdigest() == row.sha256 else wrong("the object has another SHA-256")

@@ -1,0 +1,35 @@
+"""Dead letters: jobs that ended without an image, each with the history of its attempts."""
+
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.db.engine import run
+from jobs.job import BatchId
+
+_FAILURES = text("""
+    SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,
+        (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
+            'ended_at', ended_at, 'outcome', outcome, 'error_kind', error_kind, 'error_text', error_text)
+            ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history
+    FROM jobs WHERE batch_id = :id AND state IN ('failed', 'blocked')
+      AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
+    ORDER BY id LIMIT :limit
+""")
+
+_KINDS = text("""
+    SELECT error_kind, state, count(*) AS jobs FROM jobs
+    WHERE batch_id = :id AND state IN ('failed', 'blocked') GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+""")
+
+
+def failures(
+    engine: Engine, batch: BatchId, kind: str | None = None, *, limit: int = 20
+) -> list[dict[str, Any]]:
+    """The first jobs that ended failed or blocked, with why, and each attempt in `history`, oldest first."""
+    return [dict(row._mapping) for row in run(engine, _FAILURES, {"id": batch, "kind": kind, "limit": limit})]
+
+
+def kinds(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
+    """How many jobs ended with which error: error_kind, state, jobs."""
+    return [dict(row._mapping) for row in run(engine, _KINDS, {"id": batch})]

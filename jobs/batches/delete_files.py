@@ -1,0 +1,75 @@
+"""Deleting the files of a batch: those that nightmill wrote for it, and nothing else in its folder."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import Engine, text
+
+from jobs.batches.status import BatchStatus
+from jobs.db.engine import run
+from jobs.db.installation import this_installation
+from jobs.job import BatchId
+from jobs.outputs import export_folder
+from jobs.outputs.export_folder import ExportPlace
+from jobs.outputs.ownership import Owner, disown, owner_of
+from jobs.storage.base import ObjectStore, StoredObject
+from jobs.storage.keys import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
+from jobs.storage.open import remove_empty_folders
+
+PAGE = 500
+GRAIN = timedelta(seconds=2)
+"""Stores tell the time of writing in whole seconds."""
+
+_NAMED = text("""
+    SELECT images.key FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
+    JOIN images ON images.batch_id = :batch AND images.ordinal = g.ordinal AND images.index = g.index
+""")
+
+
+def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None:
+    """Delete a batch's images, its export and its contact sheet, then the folders that this emptied.
+
+    Images are those that rows name, and others by names of ours that were uploaded since the folder is ours. Called
+    again, it goes on where it was cut off. Raises ForeignOutputError where the folder is another installation's.
+    """
+    owner = owner_of(engine, store, batch.id, batch.name)
+    _delete_images(engine, store, batch, owner)
+    place = ExportPlace(
+        store, f"{batch.name}/{EXPORT}/", batch.name, this_installation(engine).id, is_own=owner is not None
+    )
+    export_folder.clear(place, export_folder.look(place))
+    if owner is not None:
+        store.delete(f"{batch.name}/{CONTACT_SHEET}")
+        disown(store, batch.name, owner)
+    remove_empty_folders(store, batch.name, is_batch_folder)
+
+
+def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:
+    """From when on an image in the folder that no row names must be this batch's; None: nobody can tell."""
+    return max(batch_made, owner.since) - GRAIN if owner else None
+
+
+def _delete_images(engine: Engine, store: ObjectStore, batch: BatchStatus, owner: Owner | None) -> None:
+    since = since_when(batch.created_at, owner)
+    listing = store.list(f"{batch.name}/images/")
+    while page := list(islice(listing, PAGE)):
+        parsed = [(found, key) for found in page if (key := parse_image_key(found.key))]
+        named = _named(engine, batch.id, [key for _, key in parsed])
+        for found, _ in parsed:
+            if found.key in named or _is_since(found, since):
+                store.delete(found.key)
+
+
+def _is_since(found: StoredObject, since: datetime | None) -> bool:
+    return since is not None and found.modified >= since
+
+
+def _named(engine: Engine, batch: BatchId, keys: Sequence[ImageKey]) -> set[str]:
+    """The keys that image rows of these places have."""
+    values = {
+        "batch": batch,
+        "ordinals": [key.ordinal for key in keys],
+        "indexes": [key.index for key in keys],
+    }
+    return {row.key for row in run(engine, _NAMED, values)}

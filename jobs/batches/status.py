@@ -1,0 +1,234 @@
+"""Where batches stand: counts, speed, when they will be done."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine, TextClause, text
+
+from jobs.batches.eta import LaneWork, finish, seconds_left
+from jobs.db.engine import run
+from jobs.errors import UsageError
+from jobs.job import BatchId
+from jobs.queue.sql_predicates import IS_LIVE
+from jobs.queue.workers import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
+from jobs.states import BatchState, JobState
+
+RATE_WINDOW_S = 60
+_NUMBER = "0|[1-9][0-9]{0,17}"
+
+# Columns of `batches` that are fields of BatchStatus, in the order of these.
+_PLAIN = (
+    "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
+    "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at",
+)  # fmt: skip
+
+_COUNTS = ", ".join(
+    f"CAST(coalesce(sum(delta) FILTER (WHERE state = '{state}'), 0) AS bigint) AS {state}"
+    for state in JobState
+)
+
+_COUNTED = ", ".join(f"coalesce({state}, 0) AS {state}" for state in JobState)
+
+_NOW = text("""
+    SELECT now() AS now,
+        (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)) AS workers
+""")
+
+
+def _status_of(batch: str) -> TextClause:
+    """Of the batches whose ids meet the condition; all tallies are grouped once."""
+    return text(f"""
+        WITH counted AS (
+            SELECT batch_id, {_COUNTS} FROM tallies WHERE {batch.format("batch_id")} GROUP BY 1
+        ), lane AS (
+            SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
+                coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
+            FROM lanes JOIN tallies ON tallies.batch_id = lanes.batch_id AND lane_id = lanes.id
+            WHERE {IS_LIVE} AND state IN ('queued', 'running') AND {batch.format("lanes.batch_id")}
+            GROUP BY lanes.id HAVING sum(delta) > 0
+        ), left_over AS (
+            SELECT batch_id, jsonb_agg(jsonb_build_array(remaining, running, image_s)) AS work FROM lane GROUP BY 1
+        ), lately AS (
+            SELECT batch_id, count(*) / greatest(extract(epoch FROM now() - min(created_at)), 0.1) AS images_per_s
+            FROM images WHERE created_at > now() - make_interval(secs => :rate_s) AND {batch.format("batch_id")}
+              AND batch_id IN (
+                SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
+            GROUP BY 1
+        )
+        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, {_COUNTED}, paused_at, cancelled_at, work,
+            images_per_s
+        FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
+            LEFT JOIN lately ON lately.batch_id = b.id
+        WHERE {batch.format("b.id")} ORDER BY b.id
+    """)
+
+
+_ALL, _ONE = _status_of("{} IS NOT NULL"), _status_of("{} = :id")
+_STATES = [state.value for state in JobState]
+_FIRST_COUNT, _LAST_COUNT = len(_PLAIN), len(_PLAIN) + len(_STATES)
+
+_FOUND = text("SELECT id, name FROM batches WHERE name = :text OR id = :number")
+_NAMES = text("SELECT name FROM batches ORDER BY id")
+
+
+class BatchStatus(NamedTuple):
+    """Where a batch stands; `images_per_s` is over the last minute, `eta_s` None while nobody knows."""
+
+    # First the columns of _PLAIN: thousands of these are made at once, which is quick by position alone.
+    id: BatchId
+    name: str
+    rows: int
+    rejected: int
+    manifest: str
+    output: str
+    created_at: datetime
+    priority: int
+    window: str | None
+    opens_at: datetime | None
+    closes_at: datetime | None
+    not_before: datetime | None
+    deadline: datetime | None
+    canary_verdict: str | None
+    stopped_because: str | None
+    archived_at: datetime | None
+    state: BatchState
+    counts: dict[str, int]
+    images_per_s: float
+    eta_s: float | None
+    now: datetime
+    waiting: str | None = None
+    """Why no worker can work at it."""
+    unhealthy: tuple[UnhealthyWorker, ...] = ()
+
+    @property
+    def remaining(self) -> int:
+        """Jobs that are neither done nor ended otherwise."""
+        return self.counts["queued"] + self.counts["running"]
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """When it may be worked at next; None if it may be now."""
+        moments = [moment for moment in (self.not_before, self.opens_at) if moment and moment > self.now]
+        return max(moments, default=None)
+
+    @property
+    def misses_deadline(self) -> bool:
+        """Whether it is, or is going to be, late."""
+        if self.deadline is None or not self.remaining:
+            return False
+        return self.now + timedelta(seconds=self.eta_s or 0) > self.deadline
+
+    def report(self) -> dict[str, Any]:
+        """As `status --json` prints it."""
+        return {
+            "batch": self.id,
+            "name": self.name,
+            "state": self.state,
+            "counts": self.counts,
+            "rejected": self.rejected,
+            "images_per_s": round(self.images_per_s, 3),
+            "eta_s": self.eta_s and round(self.eta_s, 1),
+            "rows": self.rows,
+            "manifest": self.manifest,
+            "output": self.output,
+            "created_at": self.created_at.isoformat(),
+            "priority": self.priority,
+            "window": self.window,
+            "starts_at": _iso(self.starts_at),
+            "not_before": _iso(self.not_before),
+            "deadline": _iso(self.deadline),
+            "misses_deadline": self.misses_deadline,
+            "canary": self.canary_verdict,
+            "stopped_because": self.stopped_because,
+            "archived_at": _iso(self.archived_at),
+            "waiting": self.waiting,
+            "unhealthy_workers": [worker.report() for worker in self.unhealthy],
+        }
+
+
+def statuses(engine: Engine) -> list[BatchStatus]:
+    """All batches, oldest first."""
+    return _with_health(engine, _look(engine, _ALL, {}))
+
+
+def status(engine: Engine, batch: str) -> BatchStatus:
+    """One batch by name or id; UsageError with near names if there is none, or if two are meant."""
+    found = _look(engine, _ONE, {"id": _id_of(engine, batch)})
+    if not found:
+        raise UsageError(f"batch {batch!r} was deleted just now")
+    return _with_health(engine, found)[0]
+
+
+def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStatus]:
+    """What keeps workers from batches that haven't ended."""
+    unhealthy = tuple(unhealthy_workers(engine))
+    if not unhealthy:
+        return list(found)
+    kept = waiting(engine)
+    return [
+        one._replace(waiting=kept.reason(one.id), unhealthy=unhealthy) if one.remaining else one
+        for one in found
+    ]
+
+
+def _look(engine: Engine, statement: TextClause, which: Mapping[str, object]) -> list[BatchStatus]:
+    (seen,) = run(engine, _NOW, {"seen_s": SEEN_S})
+    rows = run(engine, statement, {**which, "rate_s": RATE_WINDOW_S})
+    return [_status(row, seen.now, seen.workers) for row in rows]
+
+
+def _id_of(engine: Engine, batch: str) -> BatchId:
+    number = int(batch) if re.fullmatch(_NUMBER, batch) else None
+    found = run(engine, _FOUND, {"text": batch, "number": number})
+    if len(found) > 1:
+        named = next(row for row in found if row.name == batch)
+        other = next(row for row in found if row is not named)
+        raise UsageError(
+            f"{batch} is the name of batch number {named.id} and the number of batch {other.name!r}: "
+            f"say {named.id} or {other.name}"
+        )
+    if not found:
+        names = [row.name for row in run(engine, _NAMES, {})]
+        near = get_close_matches(batch, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`nightmill status` lists those there are"
+        raise UsageError(f"no batch {batch!r}: {hint}")
+    return BatchId(found[0].id)
+
+
+def is_number(text: str) -> bool:
+    """Whether it would be taken for the number of a batch; no new batch is named so."""
+    return re.fullmatch("[0-9]+", text) is not None
+
+
+def _status(row: Any, now: datetime, workers: int) -> BatchStatus:
+    counts = dict(zip(_STATES, row[_FIRST_COUNT:_LAST_COUNT], strict=True))
+    remaining = counts["queued"] + counts["running"]
+    rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
+    eta_s = _eta_s(row, rate, state, now, workers) if remaining else 0.0
+    return BatchStatus._make((*row[:_FIRST_COUNT], state, counts, rate, eta_s, now, None, ()))
+
+
+def _eta_s(row: Any, images_per_s: float, state: BatchState, now: datetime, workers: int) -> float | None:
+    if state in (BatchState.PAUSED, BatchState.CANCELLED):
+        return None
+    lanes = [LaneWork(int(left), int(running), image_s) for left, running, image_s in row.work or ()]
+    open_s = seconds_left(lanes, images_per_s, workers)
+    end = None if open_s is None else finish(open_s, now, row.not_before, row.window)
+    return None if end is None else (end - now).total_seconds()
+
+
+def _state(row: Any, counts: dict[str, int], remaining: int) -> BatchState:
+    if row.cancelled_at and (remaining or counts["cancelled"]):
+        return BatchState.CANCELLED
+    if remaining == 0:
+        return BatchState.DONE
+    if row.paused_at:
+        return BatchState.PAUSED
+    return BatchState.RUNNING if counts["running"] else BatchState.QUEUED
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

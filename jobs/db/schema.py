@@ -1,0 +1,465 @@
+"""The tables. `jobs` is the only truth about a job; its changes are the statements of `jobs.queue.transitions`.
+
+`jobs` has no foreign keys: they are checked row by row and would cost a bulk ingest a good part of its speed.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB
+from sqlalchemy.types import UserDefinedType
+
+from jobs.states import (
+    FINISHED,
+    CanaryVerdict,
+    Decoder,
+    ImageFormat,
+    JobState,
+    Mode,
+    Outcome,
+    SafetyAction,
+    Scoring,
+    WatermarkMethod,
+    WatermarkPolicy,
+    Weights,
+    WorkerState,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "xid8"
+
+
+def one_of(column: str, values: object) -> str:
+    """The CHECK expression that a column holds one of an enum's values."""
+    listed = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]
+    return f"{column} IN ({listed})"
+
+
+def key() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=False), primary_key=True)
+
+
+def moment(name: str, *, nullable: bool = True, default: str | None = None) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default and text(default))
+
+
+batches = Table(
+    "batches",
+    metadata,
+    key(),
+    Column("name", Text, nullable=False, unique=True),
+    Column(
+        "digest",
+        Text,
+        nullable=False,
+        unique=True,
+        comment="of manifest and settings: same again, same batch",
+    ),
+    Column("manifest", Text, nullable=False),
+    Column("manifest_sha256", Text, nullable=False),
+    Column("settings", JSONB, nullable=False, comment="as given: columns set, headers mapped"),
+    Column("output", Text, nullable=False, comment="folder or s3://bucket/prefix"),
+    Column("seed", BigInteger, nullable=False),
+    Column("safety", Text, nullable=False),
+    Column("watermark", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("quality", SmallInteger, nullable=False),
+    Column("parameters", Boolean, nullable=False, comment="write the generation parameters into the file"),
+    Column("max_attempts", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False, comment="higher first"),
+    Column("rows", BigInteger, nullable=False, server_default=text("0")),
+    Column("rejected", BigInteger, nullable=False, server_default=text("0")),
+    Column("jobs", BigInteger, nullable=False, server_default=text("0")),
+    moment("created_at", nullable=False, default="now()"),
+    moment("paused_at"),
+    moment("cancelled_at"),
+    Column("clip_score", Text, nullable=False, server_default=text("'auto'")),
+    Column("stopped_because", Text, comment="why it was paused by nightmill itself"),
+    Column("window", Text, comment="HH:MM-HH:MM Zone: when it may be worked at"),
+    moment("opens_at"),
+    moment("closes_at"),
+    moment("not_before"),
+    moment("deadline"),
+    Column("canary", Integer, nullable=False, server_default=text("0"), comment="rows that go ahead of all"),
+    Column("canary_bound", Float, nullable=False, server_default=text("0.5")),
+    Column("canary_verdict", Text, comment="null while the first rows are on their way"),
+    Column("target", Integer, comment="accepted images wanted for each value of target_per"),
+    Column("target_per", Text, comment="key of meta; null: the batch as a whole"),
+    Column(
+        "top_up", Float, nullable=False, server_default=text("1"), comment="replacements at most, per target"
+    ),
+    moment("archived_at"),
+    Column(
+        "deep_cache",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="of so many UNet calls, one is whole",
+    ),
+    Column("weights", Text, comment="how the model's weights are held; null: as the worker's settings say"),
+    Column("decoder", Text, nullable=False, server_default=text("'full'"), comment="full or tiny"),
+    CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
+    CheckConstraint(one_of("safety", SafetyAction), "safety"),
+    CheckConstraint(one_of("watermark", WatermarkPolicy), "watermark"),
+    CheckConstraint(one_of("format", ImageFormat), "format"),
+    CheckConstraint("quality BETWEEN 1 AND 100", "quality"),
+    CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
+    CheckConstraint(one_of("clip_score", Scoring), "clip_score"),
+    CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
+    CheckConstraint("canary >= 0 AND canary_bound BETWEEN 0 AND 1", "canary"),
+    CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
+    CheckConstraint("target > 0 AND top_up >= 0", "target"),
+    CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
+    CheckConstraint(one_of("weights", Weights), "weights"),
+    CheckConstraint(one_of("decoder", Decoder), "decoder"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("width", Integer, nullable=False, comment="0, and height too: as the picture to start from"),
+    Column("height", Integer, nullable=False),
+    Column("upscale", SmallInteger, nullable=False, comment="0 or 4"),
+    moment("chosen_at"),
+    Column("mode", Text, nullable=False, server_default=text("'text2image'")),
+    Column("lora", Text, nullable=False, server_default=text("''"), comment="as id:weight+id:weight"),
+    Column("tenant", Text, nullable=False, server_default=text("''"), comment="whose jobs; empty: nobody's"),
+    Column(
+        "floor",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="no job up to this id waits for its first claim",
+    ),
+    Column("image_s", Float, comment="seconds of one worker for an image, as measured"),
+    Column(
+        "batch_s", Float, comment="seconds from the begin of a device batch until it is stored, slow ones"
+    ),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        comment="when no job was queued or running any more; null: there may be some",
+    ),
+    CheckConstraint(one_of("mode", Mode), "mode"),
+    CheckConstraint("tenant <> '*'", "tenant"),
+    UniqueConstraint("batch_id", "tenant", "model", "mode", "lora", "width", "height", "upscale"),
+    Index("lanes_ended_at_idx", "ended_at"),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True, comment="empty: of rows without one"),
+    Column("weight", Integer, nullable=False, server_default=text("1")),
+    Column("max_running", Integer, comment="jobs that may run at once; null: any number"),
+    Column("used_s", Float, nullable=False, server_default=text("0"), comment="worker seconds per weight"),
+    CheckConstraint("name <> '*'", "name"),
+    CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),
+    CheckConstraint("max_running >= 0", "max_running"),
+)
+
+fair_share = Table(
+    "fair_share",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true"), comment="there is one row"),
+    Column(
+        "virtual_time",
+        Float,
+        nullable=False,
+        server_default=text("0"),
+        comment="used_s of the tenant whose turn it was last: who comes back starts level with it",
+    ),
+    Column("max_running", Integer, comment="jobs of all tenants that may run at once; null: any number"),
+    CheckConstraint("id", "id"),
+    CheckConstraint("max_running >= 0", "max_running"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column(
+        "id", Uuid, primary_key=True, comment="made by the worker, so that a turn is given and settled once"
+    ),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("slice_s", Float, nullable=False, comment="worker seconds charged when it began"),
+    Column("weight", Integer, nullable=False, comment="the tenant's when it began"),
+    moment("begun_at", nullable=False, default="now()"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column(
+        "delta", BigInteger, nullable=False, comment="counts are sums of these; rows are folded now and then"
+    ),
+    Index("tallies_lane_id_idx", "batch_id", "lane_id", "state"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, nullable=False),
+    Column("lane_id", BigInteger, nullable=False),
+    Column("ordinal", BigInteger, nullable=False, comment="0-based data row of the manifest"),
+    Column("index", Integer, nullable=False, comment="which of the row's images"),
+    Column("row_id", Text, comment="the manifest's own id"),
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text, nullable=False),
+    Column("steps", SmallInteger, nullable=False),
+    Column("guidance_scale", Float, nullable=False),
+    Column("sampler", Text, nullable=False),
+    Column("seed", Numeric(20, 0), nullable=False),
+    Column("noise_level", SmallInteger),
+    Column("tenant", Text),
+    Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    Column("lease", Uuid),
+    moment("lease_until"),
+    Column(
+        "not_before",
+        DateTime(timezone=True),
+        comment="null: never claimed, found by id; else found by this, as all that come back to the queue",
+    ),
+    Column("worker", Text),
+    moment("started_at"),
+    moment("finished_at"),
+    Column("error_kind", Text),
+    Column("error_text", Text),
+    Column("init_image", Text, comment="absolute path or s3://bucket/key, as the next two"),
+    Column("mask_image", Text),
+    Column("depth_image", Text),
+    Column("strength", Float),
+    Column("replaces", BigInteger, comment="the job without an image that this one makes up for"),
+    CheckConstraint(one_of("state", JobState), "state"),
+    CheckConstraint("(state = 'running') = (lease IS NOT NULL)", "lease"),
+    CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
+    CheckConstraint(f"({one_of('state', FINISHED)}) = (finished_at IS NOT NULL)", "finished_at"),
+    CheckConstraint("state NOT IN ('failed', 'blocked') OR error_kind IS NOT NULL", "error_kind"),
+    CheckConstraint("attempt >= 0 AND (state NOT IN ('running', 'done') OR attempt > 0)", "attempt"),
+    CheckConstraint("seed >= 0 AND seed < 18446744073709551616", "seed"),
+    CheckConstraint("strength > 0 AND strength <= 1", "strength"),
+    UniqueConstraint("batch_id", "ordinal", "index"),
+    Index("jobs_replaces_key", "replaces", unique=True, postgresql_where=text("replaces IS NOT NULL")),
+    Index(
+        "jobs_fresh_idx", "lane_id", "id", postgresql_where=text("state = 'queued' AND not_before IS NULL")
+    ),
+    Index(
+        "jobs_due_idx",
+        "lane_id",
+        "not_before",
+        "id",
+        postgresql_where=text("state = 'queued' AND not_before IS NOT NULL"),
+    ),
+    Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
+    Index(
+        "jobs_retry_idx",
+        "batch_id",
+        "id",
+        postgresql_where=text("state IN ('failed', 'blocked', 'cancelled')"),
+    ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    key(),
+    Column("job_id", BigInteger, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("worker", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_kind", Text),
+    Column("error_text", Text),
+    moment("started_at"),
+    moment("ended_at", nullable=False, default="now()"),
+    CheckConstraint(one_of("outcome", Outcome), "outcome"),
+    Index("attempts_job_id_idx", "job_id"),
+)
+
+images = Table(
+    "images",
+    metadata,
+    key(),
+    Column(
+        "xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()"), comment="orders the feed"
+    ),
+    Column("job_id", BigInteger, nullable=False, unique=True),
+    Column("batch_id", BigInteger, ForeignKey("batches.id"), nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("row_id", Text),
+    Column("key", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("prompt_truncated", Boolean, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_revision", Text, nullable=False),
+    Column("model_digest", Text, nullable=False),
+    Column("generated_width", Integer, nullable=False, comment="before upscaling"),
+    Column("generated_height", Integer, nullable=False),
+    Column("steps", SmallInteger, nullable=False),
+    Column("guidance_scale", Float, nullable=False),
+    Column("sampler", Text, nullable=False),
+    Column("seed", Numeric(20, 0), nullable=False),
+    Column("upscale", SmallInteger, nullable=False),
+    Column("noise_level", SmallInteger),
+    Column("upscaler_digest", Text),
+    Column("tenant", Text),
+    Column("safety_verdict", Text, nullable=False, comment="safe, flagged, blackened or blurred"),
+    Column("safety_reason", Text),
+    Column("safety_scores", JSONB, comment="score of every concept, so that a new policy needs no GPU"),
+    Column("watermark", Text, comment="payload; null: none embedded"),
+    Column("watermark_bit_accuracy", Float, comment="read back from the encoded file, 0 to 1"),
+    Column("device", Text, nullable=False),
+    Column("batch_rows", SmallInteger, nullable=False, comment="shape of the device batch"),
+    Column("versions", JSONB, nullable=False),
+    Column("timings", JSONB, nullable=False, comment="seconds a stage, the image's share"),
+    Column("worker", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
+    moment("created_at", nullable=False, default="now()"),
+    Column("mode", Text, nullable=False, server_default=text("'text2image'")),
+    Column("init_image", Text),
+    Column("init_image_sha256", Text, comment="of the file that the picture started from"),
+    Column("mask_image", Text),
+    Column("depth_image", Text),
+    Column("strength", Float),
+    Column("lora", Text, nullable=False, server_default=text("''")),
+    Column("lora_digest", Text, comment="one a LoRA, joined by + in the order of lora"),
+    Column("quality", JSONB, comment="clip_score and clip_model; null: not computed"),
+    Column(
+        "watermark_method", Text, comment="null: none embedded, or by a version that knew dwtDctSvd alone"
+    ),
+    CheckConstraint("length(sha256) = 64", "sha256"),
+    CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
+    CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
+    CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
+    UniqueConstraint("batch_id", "ordinal", "index"),
+    Column(
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="orders the feed where transaction ids of several clusters meet",
+    ),
+    Index("images_feed_idx", "epoch", "xid", "id"),
+    Index("images_rate_idx", "batch_id", "created_at"),
+)
+
+feed_epochs = Table(
+    "feed_epochs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "cluster",
+        Text,
+        nullable=False,
+        comment="where rows of this epoch were written: system identifier/timeline",
+    ),
+    moment("begun_at", nullable=False, default="now()"),
+)
+
+rejects = Table(
+    "rejects",
+    metadata,
+    key(),
+    Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("column", Text),
+    Column("reason", Text, nullable=False),
+    Column("excerpt", Text, nullable=False),
+    Index("rejects_batch_id_idx", "batch_id", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("device", Text, nullable=False),
+    moment("started_at", nullable=False, default="now()"),
+    moment("seen_at", nullable=False, default="now()"),
+    Column("state", Text, nullable=False, server_default=text("'healthy'")),
+    Column("reason", Text, comment="what keeps an unhealthy worker from its work"),
+    moment("since"),
+    moment("next_try_at"),
+    Column(
+        "lane_faults",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="lane id: what keeps the worker from it; empty in an unhealthy worker: it works in none",
+    ),
+    moment("stored_at"),
+    CheckConstraint(one_of("state", WorkerState), "state"),
+    CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
+    CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
+)
+
+installations = Table(
+    "installations",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("cluster", Text, nullable=False, comment="system_identifier of the PostgreSQL cluster"),
+    Column(
+        "database", BigInteger, nullable=False, comment="oid; a restored dump has another, and takes a new id"
+    ),
+    moment("made_at", nullable=False, default="now()"),
+    UniqueConstraint("cluster", "database"),
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("uri", Text, primary_key=True, comment="folder that was written to"),
+    Column("marker", Uuid, nullable=False, comment="id in its marker file"),
+    moment("made_at", nullable=False, default="now()"),
+)

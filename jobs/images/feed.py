@@ -1,0 +1,66 @@
+"""The feed: every image row once, in an order in which none can appear behind a reader's back.
+
+Ids are given out before they are committed, so `id > cursor` misses rows whose transaction ends late. The feed orders
+by the writing transaction's id and stops before the oldest transaction that is still running. Where the database came
+from another cluster, its epoch goes before the transaction's id (`jobs.db.feed_epochs`).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.db import feed_epochs
+from jobs.db.engine import run
+from jobs.errors import UsageError
+from jobs.images.records import COLUMNS, record
+
+START = "0-0"
+
+_NEXT = text(f"""
+    SELECT i.epoch AS feed_epoch, i.xid::text AS feed_xid, {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id
+    WHERE (i.epoch, i.xid, i.id) > (CAST(:epoch AS int), CAST(:xid AS xid8), :id)
+      AND (i.epoch, i.xid) < ({feed_epochs.CURRENT}, pg_snapshot_xmin(pg_current_snapshot()))
+      AND (CAST(:batch AS bigint) IS NULL OR i.batch_id = :batch)
+    ORDER BY i.epoch, i.xid, i.id LIMIT :limit
+""")
+
+_END = text(f"SELECT {feed_epochs.CURRENT} AS epoch, pg_snapshot_xmax(pg_current_snapshot())::text AS xid")
+
+
+def read(
+    engine: Engine, since: str = START, *, batch: int | None = None, limit: int = 1000
+) -> Iterator[dict[str, Any]]:
+    """Image records after the cursor, all that there are now; each carries the `cursor` to go on from.
+
+    Raises UsageError if `since` is no cursor of ours, or from a later state than the database is in.
+    """
+    epoch, xid, image = parse_cursor(since)
+    _check_is_past(engine, since)
+    place = {"batch": batch, "limit": limit}
+    while rows := run(engine, _NEXT, place | {"epoch": epoch, "xid": str(xid), "id": image}):
+        for row in rows:
+            values = record(row)
+            epoch, xid, image = values.pop("feed_epoch"), int(values.pop("feed_xid")), values["image_id"]
+            yield {"cursor": f"{epoch}-{xid}-{image}"} | values
+
+
+def _check_is_past(engine: Engine, since: str) -> None:
+    """Rows would be passed over in silence that are written from now on."""
+    (end,) = run(engine, _END, {})
+    if parse_cursor(since)[:2] >= (end.epoch, int(end.xid)):
+        raise UsageError(
+            f"the cursor {since} is ahead of this database, which was restored to an earlier state, or is another: "
+            f"go on from a cursor that was kept before that state, or from {START}, and pass over what you have"
+        )
+
+
+def parse_cursor(cursor: str) -> tuple[int, int, int]:
+    """Epoch, transaction and image id of a cursor such as `0-812-40`; without an epoch, as it was once, it is 0."""
+    match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,19})-([0-9]{1,18})", cursor)
+    if match is None:
+        raise UsageError(
+            f"{cursor!r} is no cursor of the feed: give one that it printed, or {START} for the start"
+        )
+    return int(match[1] or 0), int(match[2]), int(match[3])

@@ -1,0 +1,230 @@
+"""The names that a manifest may use, and what is told to those who misspell one."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+
+from jobs.errors import ManifestError, UsageError
+from jobs.manifest.columns.spelling import suggest
+from jobs.manifest.values import NOT_STORABLE, printable, shown
+
+MAX_COLUMNS = 10_000
+NEAR = 0.65
+"""From 0 to 1, how alike a name and what is proposed for it must be: 'cta' and 'cat' are, 'colour' and 'lora' not."""
+KNOWN_COLUMNS: tuple[str, ...] = (
+    "prompt",
+    "id",
+    "negative_prompt",
+    "model",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "sampler",
+    "seed",
+    "num_images",
+    "init_image",
+    "mask_image",
+    "depth_image",
+    "strength",
+    "lora",
+    "upscale",
+    "noise_level",
+    "tenant",
+)
+# What other tools and data sets call a column of prompts.
+_PROMPTS = frozenset(
+    {
+        "caption",
+        "captions",
+        "text",
+        "texts",
+        "description",
+        "inputs",
+        "positive",
+        "p",
+        "txt",
+        "sentence",
+        "title",
+    }
+)
+SETTABLE_COLUMNS: tuple[str, ...] = tuple(name for name in KNOWN_COLUMNS if name not in {"prompt", "id"})
+
+
+def parse_overrides(pairs: Sequence[str], known: Collection[str] = SETTABLE_COLUMNS) -> dict[str, str]:
+    """Read `--set column=value` arguments; UsageError for one that can't be set on every row."""
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        name, value = _split(pair, "--set", "column=value")
+        if name in KNOWN_COLUMNS and name not in known:
+            raise UsageError(
+                f"--set {pair}: {name} differs from row to row; it can't be set for all of them."
+            )
+        _check_name(name, known, f"--set {shown(pair)}")
+        if name in overrides:
+            raise UsageError(f"--set {pair}: {name} is set twice; keep one.")
+        if not value.strip():
+            raise UsageError(
+                f"--set {pair}: gives no value; --drop {name} leaves out the manifest's own column."
+            )
+        overrides[name] = value
+    return overrides
+
+
+def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
+    """Read `--map column=Header` arguments: by known column, the header that the file has for it."""
+    renames: dict[str, str] = {}
+    for pair in pairs:
+        name, header = _split(pair, "--map", "column=Header")
+        _check_name(name, KNOWN_COLUMNS, f"--map {shown(pair)}")
+        if not header.strip():
+            raise UsageError(f"--map {pair}: name the header that holds {name}, as in --map {name}=Header.")
+        if name in renames:
+            raise UsageError(f"--map {pair}: {name} is mapped twice; keep one.")
+        if header in renames.values():
+            raise UsageError(f"--map {pair}: the header {shown(header)} is mapped twice; keep one.")
+        renames[name] = header
+    return renames
+
+
+def locate_columns(names: Sequence[str], renames: Mapping[str, str]) -> dict[str, str]:
+    """By known column, which of `names` holds it; ManifestError when two of them do."""
+    places = {column: _mapped(header, names) for column, header in renames.items()}
+    found = {column: name for column, name in places.items() if name is not None}
+    taken = set(found.values())
+    for name in names:
+        column = name.strip().lower()
+        if column not in KNOWN_COLUMNS or column in renames or name in taken:
+            continue
+        if column in found:
+            raise ManifestError(
+                f"columns {shown(found[column])} and {shown(name)} are both {column}; keep one"
+            )
+        found[column] = name
+    return found
+
+
+def find_misspelt(names: Sequence[str], located: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first of `names` that looks like a known column and isn't one, with that column."""
+    taken = set(located.values())
+    for name in names:
+        if name not in taken and name.strip().lower() not in KNOWN_COLUMNS:
+            meant = suggest(name, KNOWN_COLUMNS)
+            if meant is not None:
+                return name, meant
+    return None
+
+
+def check_header(
+    names: Sequence[str],
+    renames: Mapping[str, str],
+    label: str,
+    values: Mapping[str, object] | None = None,
+    *,
+    is_table: bool = False,
+) -> None:
+    """Raise ManifestError when no row under this header could be read: no prompt nor picture, a name twice, too many.
+
+    `values` are those of a first row, where they are known; in a table something separates the names.
+    """
+    if too_many := surplus_columns(len(names)):
+        raise ManifestError(f"{label}: {too_many}.")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{label}: the header has {shown(twice[0])} twice; rename or remove one of them.")
+    if any(NOT_STORABLE.search(name) for name in names):
+        raise ManifestError(f"{label}: a column name holds a NUL character or invalid text; fix the header.")
+    try:
+        located = locate_columns(names, renames)
+    except ManifestError as error:
+        raise ManifestError(f"{label}: {error}.") from None
+    mark = _separator(names[0], renames) if is_table and len(names) == 1 else None
+    if mark and not {"prompt", "init_image"} & located.keys():
+        raise ManifestError(
+            f"{label}: the header {shown(names[0])} looks parted by {mark!r}: say --delimiter {mark!r}, "
+            "or separate cells with commas (.csv) or tabs (.tsv)."
+        )
+    for column, header in renames.items():
+        if column not in located:
+            raise ManifestError(f"{label}: --map {column}={header}: no such column. {_seen(names, header)}")
+    misspelt = find_misspelt(names, located)
+    if not {"prompt", "init_image"} & located.keys() and (misspelt is None or misspelt[1] != "prompt"):
+        hint = promptless_hint(names, values)
+        raise ManifestError(f"{label}: there is no 'prompt' column. {_seen(names, '')} {hint}.")
+
+
+def surplus_columns(count: int) -> str:
+    """What to tell of so many columns; empty where they are not too many."""
+    if count <= MAX_COLUMNS:
+        return ""
+    return (
+        f"has {count:,} columns; at most {MAX_COLUMNS:,} are read, so leave some out, or write them as rows"
+    )
+
+
+def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = None) -> str:
+    """What to do where no column is called prompt: name the one that holds prompts, or take the rows out of it."""
+    for name, value in (values or {}).items():
+        if isinstance(value, dict) and "prompt" in value:
+            return f"{shown(name)} holds one: take it out with jq -c '.{name}'"
+    guess = prompt_guess(names).lstrip("; ").capitalize()
+    return f"{guess} If one of them holds the prompts, say so with --map prompt=Column".lstrip()
+
+
+def prompt_guess(names: Sequence[str]) -> str:
+    """`; did you mean 'caption' (--map prompt=caption)?`, or nothing where no name looks like that of prompts."""
+    near = next((name for name in names if name.strip().lower() in _PROMPTS), None)
+    if near is None:
+        lowered = {name.strip().lower(): name for name in names}
+        near = next((lowered[name] for name in get_close_matches("prompt", lowered, n=1, cutoff=NEAR)), None)
+    return "" if near is None else f"; did you mean {shown(near)} (--map prompt={printable(near, 40)})?"
+
+
+def did_you_mean(text: str, choices: Collection[str]) -> str:
+    """` Did you mean 'x'?` when one of `choices` is near, else what there is to choose from."""
+    lowered = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=NEAR)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}?"
+    return f"there are {', '.join(sorted(choices)[:30])}"
+
+
+def _split(pair: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"{option} {shown(pair)}: write it as {option} {form}.")
+    if NOT_STORABLE.search(value):
+        raise UsageError(f"{option} {shown(pair)}: holds a NUL character or isn't UTF-8.")
+    return name.strip().lower(), value
+
+
+def _check_name(name: str, known: Collection[str], where: str) -> None:
+    if name not in known:
+        meant = suggest(name, known)
+        hint = f"did you mean {meant!r}?" if meant else did_you_mean(name, known)
+        raise UsageError(f"{where}: {shown(name)} is not a column that can be named here; {hint}")
+
+
+def _mapped(header: str, names: Sequence[str]) -> str | None:
+    if header in names:
+        return header
+    same = [name for name in names if name.strip().lower() == header.strip().lower()]
+    return same[0] if same else None
+
+
+def _separator(header: str, renames: Mapping[str, str]) -> str | None:
+    """What seems to part the names of a header that was read as one: it cuts out that of prompts, or is usual."""
+    prompt = renames.get("prompt", "prompt").strip().lower()
+    marks: list[str] = re.findall(r"[^\w \"'.()\[\]{}<>-]", header)
+    for mark in dict.fromkeys(marks):
+        cells = [cell.strip(" \"'").lower() for cell in header.split(mark)]
+        if prompt in cells and all(cells):
+            return mark
+    return next((mark for mark in ";|\t," if mark in header), None)
+
+
+def _seen(names: Sequence[str], wanted: str) -> str:
+    listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
+    near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1) if wanted else []
+    return f"The columns are: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")

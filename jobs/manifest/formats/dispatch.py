@@ -1,0 +1,47 @@
+"""Every format as one stream: a record of values by column name, or a broken record with its reason."""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from jobs.manifest.formats.csv_tables import read_table
+from jobs.manifest.formats.json_documents import read_json
+from jobs.manifest.formats.json_lines import read_jsonl
+from jobs.manifest.formats.text_lines import read_text
+from jobs.manifest.line_counts import LineCounts
+from jobs.manifest.reading.line_ends import with_lf, with_lf_if_none
+from jobs.manifest.reading.streams import Lines, read_chunks
+from jobs.manifest.record import Records
+from jobs.manifest.types import ManifestFile
+
+
+def read_records(
+    manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts | None = None
+) -> Records:
+    """The records of a manifest in order; raises ManifestError for a file that can't be read (on).
+
+    What its lines were is added to `counts`.
+    """
+    counts = counts or LineCounts()
+    if manifest.format == "parquet":
+        from jobs.manifest.formats.parquet import read_parquet  # noqa: PLC0415 - pyarrow takes long to import
+
+        return read_parquet(manifest, renames, counts)
+    if manifest.format == "recipe":
+        from jobs.manifest.recipe.expand import read_recipe  # noqa: PLC0415 - reads its prompts by this module
+
+        assert manifest.recipe
+        return read_recipe(manifest.recipe, renames)
+    label = manifest.label
+    chunks = read_chunks(manifest.path, manifest.compression, label, manifest.limit)
+    match manifest.format:
+        case "json":
+            return read_json(with_lf(chunks), label, renames, counts)
+        case "jsonl":
+            return read_jsonl(Lines(with_lf(chunks), label), renames, counts)
+        case "txt":
+            return read_text(Lines(with_lf(chunks), label), renames.get("prompt", "prompt"), label, counts)
+        case "csv" | "tsv":
+            lines = Lines(with_lf_if_none(chunks), label)
+            default = "," if manifest.format == "csv" else "\t"
+            return read_table(lines, default, manifest.delimiter, label, renames, counts)
+    assert_never(manifest.format)

@@ -1,0 +1,21 @@
+"""Lines of bytes as text."""
+
+from jobs.manifest.reading.streams import MAX_LINE
+from jobs.manifest.record import Broken
+
+NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
+
+
+def decoded(raw: bytes, line: int, limit: int = MAX_LINE) -> str | Broken:
+    """The text of a line; Broken if it has over `limit` bytes or isn't UTF-8."""
+    if len(raw) > limit:
+        return Broken(line, f"line is over {limit:,} bytes; shorten it", loose(raw))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        return Broken(line, f"byte {error.start + 1} {NOT_UTF8}", loose(raw))
+
+
+def loose(raw: bytes) -> str:
+    """The beginning of a line, for people to recognise it by."""
+    return raw[:1000].decode("utf-8", "replace")

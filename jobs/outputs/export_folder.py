@@ -1,0 +1,100 @@
+"""What lies where an export goes: what exports of this installation wrote there, by name and digest, and all else.
+
+An export keeps `_INCOMPLETE` while it writes and `_SUCCESS` when it is done. Both list the files with their SHA-256, so
+that the next one knows what it may clear: a file that isn't listed, or has other bytes than are listed, isn't ours.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from jobs.storage.base import MissingObjectError, ObjectStore
+from jobs.storage.keys import is_part
+
+SUCCESS = "_SUCCESS"
+INCOMPLETE = "_INCOMPLETE"
+RECORDS = (SUCCESS, INCOMPLETE)
+
+
+@dataclass(frozen=True)
+class ExportPlace:
+    """A folder of a store that a batch's export goes to; `prefix` is empty or ends in a slash.
+
+    `is_own` says that the folder is known to be this installation's: exports of earlier versions didn't say whose
+    they were.
+    """
+
+    store: ObjectStore
+    prefix: str
+    batch: str
+    installation: UUID
+    is_own: bool = False
+
+
+@dataclass
+class Found:
+    """Names below the place: records and files of our own exports, what is in the way, and other things."""
+
+    own: dict[str, str] = field(default_factory=dict)
+    """By name, the SHA-256."""
+    recorded: list[str] = field(default_factory=list)
+    """Names of files that our own records have, whether they are there or were cut off on their way."""
+    records: list[str] = field(default_factory=list)
+    in_the_way: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def look(place: ExportPlace) -> Found:
+    """What there is, and whose."""
+    found, listed = Found(), dict[str, str]()
+    for name in RECORDS:
+        record = _record(place, name)
+        if record is not None:
+            found.records.append(name)
+            listed |= {file["name"]: file["sha256"] for file in record["files"]}
+    found.recorded = [name for name in listed if is_part(name)]
+    found.own = {
+        name: sha256 for name, sha256 in listed.items() if is_part(name) and _has_digest(place, name, sha256)
+    }
+    known = {*found.own, *found.records}
+    for name in place.store.names(place.prefix.rstrip("/")):
+        short = name.removeprefix(place.prefix)
+        if short not in known:
+            (found.in_the_way if is_part(short) or short in RECORDS else found.others).append(short)
+    return found
+
+
+def clear(place: ExportPlace, found: Found) -> None:
+    """Delete our own export's files, its records last: what is cut off is known and goes the next time."""
+    for name in [*found.own, *found.records]:
+        place.store.delete(place.prefix + name)
+
+
+def record_of(place: ExportPlace, files: Sequence[dict[str, Any]], **more: Any) -> bytes:
+    """A record's content."""
+    content = {"batch": place.batch, "installation": str(place.installation), **more, "files": list(files)}
+    return json.dumps(content, indent=2).encode()
+
+
+def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
+    """What one of our own exports noted; None where there is no record, or it is somebody else's."""
+    try:
+        record = json.loads(place.store.get(place.prefix + name))
+        files = [(file["name"], file["sha256"]) for file in record["files"]]
+        whose = record.get("installation")
+        is_ours = whose == str(place.installation) or (place.is_own and whose is None)
+    except MissingObjectError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    is_text = all(isinstance(value, str) for file in files for value in file)
+    return record if is_ours and is_text and record.get("batch") == place.batch else None
+
+
+def _has_digest(place: ExportPlace, name: str, sha256: str) -> bool:
+    try:
+        return place.store.digest(place.prefix + name) == sha256
+    except MissingObjectError:
+        return False

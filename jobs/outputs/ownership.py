@@ -1,0 +1,206 @@
+"""Whose a batch's folder is: an owner object in it names the installation and the batch.
+
+Two installations may share an output. What one of them owns, the other neither writes to nor deletes from. The object
+is written before the first image, where the store can by a conditional write, so that one of two becomes the owner.
+
+A folder without an owner object, of a batch from before there were any, is taken over where there are no images in it,
+or where an image is there that a row of this database names. In any other case nobody can say whose the images are, and
+nothing is touched.
+"""
+
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import Engine, text
+
+from jobs.db.engine import run
+from jobs.db.installation import this_installation
+from jobs.errors import ForeignOutputError, ObjectStoreError
+from jobs.job import BatchId
+from jobs.outputs.marker import open_output
+from jobs.settings import without_password
+from jobs.storage.base import MissingObjectError, ObjectStore, S3Options
+from jobs.storage.keys import parse_image_key
+from jobs.storage.open import open_store, read_object
+
+OWNER = ".nightmill-owner.json"
+_OWNER_BYTES = 1 << 20
+_TRIED = 20
+
+_FIRST_IMAGES = text(
+    "SELECT key, bytes FROM images WHERE batch_id = :batch ORDER BY ordinal, index LIMIT :limit"
+)
+_NOW = text("SELECT now() AS now")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What an owner object says; `since` by the owner's database."""
+
+    installation: UUID
+    batch: int
+    database: str
+    host: str
+    since: datetime
+
+    def body(self) -> bytes:
+        """As it is stored."""
+        values = {
+            "nightmill": "owner of this batch's folder",
+            "installation": str(self.installation),
+            "batch": self.batch,
+            "database": self.database,
+            "host": self.host,
+            "since": self.since.isoformat(),
+        }
+        return json.dumps(values, indent=2).encode()
+
+
+def owner_key(name: str) -> str:
+    """The key of a batch's owner object."""
+    return f"{name}/{OWNER}"
+
+
+def claim(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner:
+    """Make this installation the owner of the batch's folder, unless it is already.
+
+    Raises ForeignOutputError where the folder is another's or may be, ObjectStoreError where the store refuses.
+    """
+    found = owner_of(engine, store, batch, name)
+    if found is not None and found.batch == batch:
+        return found
+    mine = _owner(engine, batch)
+    if found is not None:  # of a batch that was deleted since, whose files may have stayed
+        store.put(owner_key(name), mine.body(), content_type="application/json")
+        return mine
+    if store.put_new(owner_key(name), mine.body(), content_type="application/json"):
+        return mine
+    found = owner_of(engine, store, batch, name)
+    if found is None:
+        raise ObjectStoreError(f"{store.locate(owner_key(name))} came and went: try again")
+    return found
+
+
+def open_claimed(engine: Engine, output: str, s3: S3Options, batch: BatchId, name: str) -> ObjectStore:
+    """The store of a batch's output, ready to be written to, the batch's folder claimed; raises as `claim` does.
+
+    Also OutputGoneError, where a folder that held images isn't what it was.
+    """
+    store = open_output(engine, output, s3)
+    claim(engine, store, batch, name)
+    return store
+
+
+def owner_of(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner | None:
+    """The owner object of a folder that is this installation's; None where it has none and may be claimed.
+
+    Raises ForeignOutputError where the folder is another's or may be.
+    """
+    found = read_owner(store, name)
+    if found is not None:
+        _require_ours(engine, store, name, found)
+    elif _holds_images(store, name) and not _holds_image_of(engine, store, batch):
+        raise ForeignOutputError(
+            f"{store.locate(name)} holds images that no row of this database names, and no {OWNER} that says whose "
+            "they are: nothing is changed there; choose another --name or --out"
+        )
+    return found
+
+
+def batch_folder_around(uri: str, s3: S3Options) -> str | None:
+    """The nearest folder at or above a folder or ``s3://`` URI that has an owner object; None where there is none."""
+    uri = open_store(uri, s3).uri
+    if not uri.startswith("s3://"):
+        path = Path(os.path.realpath(uri))
+        return next((str(above) for above in (path, *path.parents) if os.path.lexists(above / OWNER)), None)
+    bucket, *folders = uri.removeprefix("s3://").split("/")
+    for depth in range(len(folders), 0, -1):
+        above = "/".join([bucket, *folders[:depth]])
+        with suppress(ObjectStoreError):  # no owner object, or a place that isn't ours to read
+            read_object(f"s3://{above}/{OWNER}", _OWNER_BYTES, s3)
+            return f"s3://{above}"
+    return None
+
+
+def disown(store: ObjectStore, name: str, owner: Owner) -> None:
+    """Take back a claim of a batch that came to nothing; another's is left alone."""
+    if read_owner(store, name) == owner:
+        store.delete(owner_key(name))
+
+
+def adopt(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner:
+    """Own a folder whose owner nobody knows, or which was owned by this database before it was restored here."""
+    found, here = read_owner(store, name), this_installation(engine)
+    if found is not None and found.installation not in (here.id, *here.earlier):
+        _require_ours(engine, store, name, found)
+    mine = _owner(engine, batch)
+    store.put(owner_key(name), mine.body(), content_type="application/json")
+    return mine
+
+
+def read_owner(store: ObjectStore, name: str) -> Owner | None:
+    """What the folder's owner object says, whoever that is; None if there is none."""
+    try:
+        values = json.loads(store.get(owner_key(name)))
+        return Owner(
+            UUID(values["installation"]),
+            int(values["batch"]),
+            str(values["database"]),
+            str(values["host"]),
+            datetime.fromisoformat(values["since"]),
+        )
+    except MissingObjectError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ObjectStoreError):
+            raise
+        raise ForeignOutputError(
+            f"{store.locate(owner_key(name))} can't be read, so nobody knows whose the folder is: nothing is changed "
+            "there; choose another --name or --out"
+        ) from None
+
+
+def _owner(engine: Engine, batch: BatchId) -> Owner:
+    database = without_password(engine.url.set(drivername="postgresql").render_as_string())
+    if socket_folder := engine.url.query.get("host"):  # else all private databases look alike
+        database += f"?host={socket_folder}"
+    since = run(engine, _NOW, {})[0].now.astimezone(UTC)
+    return Owner(this_installation(engine).id, batch, database, socket.gethostname(), since)
+
+
+def _require_ours(engine: Engine, store: ObjectStore, name: str, found: Owner) -> None:
+    here = this_installation(engine)
+    if found.installation == here.id:
+        return
+    hint = "choose another --name or --out, or, if that installation is no more, move the folder away or delete it"
+    if found.installation in here.earlier:
+        hint += (
+            f"; or, as this database was restored from that one: if it is out of use, `nightmill adopt {name}` takes "
+            "the folder over"
+        )
+    raise ForeignOutputError(
+        f"{store.locate(name)} belongs to another installation of nightmill ({found.installation}, {found.database} on "
+        f"{found.host}, since {found.since:%Y-%m-%d %H:%M} UTC): nothing is changed there; {hint}"
+    )
+
+
+def _holds_images(store: ObjectStore, name: str) -> bool:
+    return any(parse_image_key(found.key) for found in store.list(f"{name}/images/"))
+
+
+def _holds_image_of(engine: Engine, store: ObjectStore, batch: BatchId) -> bool:
+    """Whether one of the batch's first images is there; its key holds the digest of its bytes."""
+    rows = run(engine, _FIRST_IMAGES, {"batch": batch, "limit": _TRIED})
+    named = {row.key: row.bytes for row in rows if parse_image_key(row.key)}
+    return any(
+        (found.key, found.bytes) == (key, size)
+        for key, size in named.items()
+        for found in islice(store.list(key), 1)
+    )

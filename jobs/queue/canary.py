@@ -1,0 +1,44 @@
+"""Canaries: a batch's first rows go ahead, and the rest follows only if few enough of them fail or are blocked.
+
+The jobs of the first rows are due ones, as those that come back to the queue; until the verdict nothing else of the
+batch is claimed (`jobs.queue.sql_predicates.IS_PAST_CANARY`).
+"""
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.db.engine import run
+from jobs.job import BatchId
+
+_SEND_AHEAD = text("""
+    UPDATE jobs SET not_before = now() FROM batches
+    WHERE batches.id = :batch AND batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND state = 'queued'
+""")
+
+_JUDGE = text("""
+    WITH tried AS (
+        SELECT batches.id, canary_bound, sent, bad, on_their_way FROM batches CROSS JOIN LATERAL (
+            SELECT count(*) AS sent, count(*) FILTER (WHERE state IN ('failed', 'blocked')) AS bad,
+                count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
+            FROM jobs WHERE batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND replaces IS NULL) AS jobs
+        WHERE canary > 0 AND canary_verdict IS NULL AND cancelled_at IS NULL
+    ), judged AS (
+        SELECT id, bad > canary_bound * sent AS is_stopped,
+            format('canary: %s of the first %s jobs failed or were blocked, more than %s %%', bad, sent,
+                round(CAST(100 * canary_bound AS numeric), 1)) AS why
+        FROM tried WHERE bad > canary_bound * sent OR on_their_way = 0
+    )
+    UPDATE batches SET canary_verdict = CASE WHEN is_stopped THEN 'stopped' ELSE 'passed' END,
+        paused_at = CASE WHEN is_stopped THEN coalesce(paused_at, now()) ELSE paused_at END,
+        stopped_because = CASE WHEN is_stopped THEN why END
+    FROM judged WHERE batches.id = judged.id AND canary_verdict IS NULL RETURNING batches.id
+""")
+
+
+def send_ahead(connection: Connection, batch: BatchId) -> None:
+    """Let the jobs of the first rows of a batch that is being ingested go ahead, where it has a canary."""
+    connection.execute(_SEND_AHEAD, {"batch": batch})
+
+
+def judge(engine: Engine) -> int:
+    """Decide on canaries that have ended, or that too many of have ended badly; returns how many."""
+    return len(run(engine, _JUDGE, {}))

@@ -1,0 +1,149 @@
+"""Whose turn it is: which lane a worker that has nothing to do should work in.
+
+Tenants share the workers by stride scheduling (Waldspurger and Weihl, 1995): each has used so many worker seconds
+per weight, and the one who has used least comes next. A turn is charged when it begins and corrected when it ends, so
+that workers who ask at the same time spread. Who comes back after a pause starts level with the others. A tenant whose
+model a worker holds already may overdraw by `warm_s` before the others come. Priorities order the batches of one
+tenant; among lanes of the same priority a warm one is preferred until another has waited `warm_s`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.db.engine import run, transact
+from jobs.job import LaneId
+from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
+
+TURNS_LOCK = 0x6E6D7475  # advisory lock key: choices are made one after the other
+
+_BEGIN = text("SELECT pg_advisory_xact_lock(:key)")
+
+# Lanes are locked before tenants, here and in _END.
+_CHOOSE = text(f"""
+    WITH known AS (
+        SELECT lane_id AS id, tenant FROM turns WHERE id = :turn
+    ), clock AS (
+        SELECT coalesce((SELECT virtual_time FROM fair_share), 0) AS virtual_time
+    ), busy AS (
+        SELECT l.tenant, count(*) AS running FROM jobs JOIN lanes AS l ON l.id = lane_id
+        WHERE jobs.state = 'running' AND EXISTS (SELECT FROM tenants WHERE max_running IS NOT NULL) GROUP BY 1
+    ), sharing AS (
+        SELECT lanes.id, lanes.tenant, priority, chosen_at, model = ANY (CAST(:warm AS text[])) AS is_warm,
+            now() - coalesce(chosen_at, created_at) > make_interval(secs => :warm_s) AS has_waited,
+            coalesce(weight, 1) AS weight, greatest(coalesce(used_s, 0), virtual_time) AS used_s
+        FROM clock, lanes JOIN batches ON batches.id = batch_id
+            LEFT JOIN tenants ON tenants.name = lanes.tenant LEFT JOIN busy ON busy.tenant = lanes.tenant
+        WHERE {IS_LIVE} AND {IS_OPEN} AND lanes.id <> ALL (CAST(:avoided AS bigint[])) AND {HAS_WORK}
+          AND (max_running IS NULL OR max_running > coalesce(running, 0)) AND NOT EXISTS (SELECT FROM known)
+    ), best AS (
+        SELECT DISTINCT ON (tenant) *, min(used_s) OVER () AS least_s FROM sharing
+        ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, id = :hinted DESC, chosen_at NULLS FIRST, id
+    ), chosen AS (
+        SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :warm_s DESC, used_s, id = :hinted DESC,
+            chosen_at NULLS FIRST, id LIMIT 1
+    ), noted AS (
+        UPDATE lanes SET chosen_at = now() FROM chosen WHERE lanes.id = chosen.id RETURNING lanes.id
+    ), charged AS (
+        INSERT INTO tenants (name, used_s) SELECT tenant, used_s + :slice_s / weight FROM chosen JOIN noted USING (id)
+        ON CONFLICT (name) DO UPDATE SET used_s = excluded.used_s
+    ), moved AS (
+        INSERT INTO fair_share (virtual_time) SELECT least_s FROM chosen
+        ON CONFLICT (id) DO UPDATE SET virtual_time = excluded.virtual_time
+    ), begun AS (
+        INSERT INTO turns (id, lane_id, tenant, slice_s, weight) SELECT :turn, id, tenant, :slice_s, weight FROM chosen
+    )
+    SELECT id, tenant FROM chosen UNION ALL SELECT id, tenant FROM known
+""")
+
+# By the weight at which the turn was charged: it may have been changed since.
+_END = text("""
+    WITH ended AS (
+        DELETE FROM turns WHERE id = :turn RETURNING *
+    ), used AS (
+        SELECT CAST(:used_s AS float) AS s, CAST(:images AS bigint) AS images, CAST(:batch_s AS float) AS batch_s
+    ), paced AS (
+        UPDATE lanes SET image_s = coalesce(lanes.image_s + (pace.image_s - lanes.image_s) * share, pace.image_s),
+            batch_s = greatest(pace.batch_s, lanes.batch_s + (pace.batch_s - lanes.batch_s) * share)
+        FROM (
+            SELECT lane_id, used.s / used.images AS image_s, 0.5 * least(1, used.s / slice_s) AS share, used.batch_s
+            FROM ended, used WHERE used.images > 0) AS pace
+        WHERE lanes.id = lane_id RETURNING lanes.id
+    ), settled AS (
+        UPDATE tenants SET used_s = greatest(0, used_s - (slice_s - used.s) / ended.weight)
+        FROM ended, used WHERE name = tenant AND (SELECT count(*) FROM paced) >= 0
+    )
+    SELECT id FROM ended
+""")
+
+_FORGET = text("DELETE FROM turns WHERE begun_at < now() - make_interval(secs => :old_s) RETURNING id")
+
+_WAITING = text(f"""
+    SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id WHERE {IS_LIVE} AND {IS_OPEN} AND {HAS_WORK}
+    ORDER BY priority DESC, chosen_at NULLS FIRST, lanes.id LIMIT :limit
+""")
+
+OLD_S = 86_400  # a turn of that age is of a worker that has died in it
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A lane to work in, and whose time it is; known by its id until it has ended."""
+
+    id: UUID
+    lane: LaneId
+    tenant: str
+
+
+def take_turn(
+    engine: Engine,
+    *,
+    slice_s: float,
+    hinted: LaneId | None = None,
+    warm: Collection[str] = (),
+    warm_s: float = 0,
+    avoided: Collection[LaneId] = (),
+    turn: UUID | None = None,
+) -> Turn | None:
+    """Choose a lane that has work and charge its tenant with `slice_s`; None if there is nothing to do.
+
+    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals, `avoided` lanes
+    that it can't work in. Asked for the same `turn` again, as when the first answer was lost, it gives the same one
+    and charges nothing.
+    """
+    turn = turn or uuid4()
+    values = {
+        "turn": turn,
+        "slice_s": slice_s,
+        "hinted": hinted or 0,
+        "warm": list(warm),
+        "warm_s": warm_s,
+        "avoided": list(avoided),
+    }
+
+    def choose(connection: Connection) -> Turn | None:
+        connection.execute(_BEGIN, {"key": TURNS_LOCK})
+        row = connection.execute(_CHOOSE, values).one_or_none()
+        return Turn(turn, row.id, row.tenant) if row else None
+
+    return transact(engine, choose)
+
+
+def end_turn(engine: Engine, turn: Turn, *, used_s: float, images: int, batch_s: float) -> None:
+    """Correct the charge to `used_s` seconds, and note the pace of what was delivered; once for each turn.
+
+    `batch_s` is how long the slowest device batch took from its begin until it was stored.
+    """
+    run(engine, _END, {"turn": turn.id, "used_s": used_s, "images": images, "batch_s": batch_s})
+
+
+def forget_turns(engine: Engine) -> int:
+    """Drop turns of workers that have died in them, which stay charged; returns how many."""
+    return len(run(engine, _FORGET, {"old_s": OLD_S}))
+
+
+def waiting_lanes(engine: Engine, limit: int) -> list[LaneId]:
+    """Lanes that have work now, those first that a worker is likely to choose."""
+    return [row.id for row in run(engine, _WAITING, {"limit": limit})]

@@ -1,0 +1,476 @@
+"""Every change of a job's state, each one guarded statement with a name.
+
+Time is the database's. A job that runs belongs to its lease: writes name id and lease, and where that finds
+nothing, somebody else owns the job by now and LeaseLostError says so. Each statement also writes to `tallies` by how
+much it moved the counts of its lane, so that nobody ever has to count jobs.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from sqlalchemy import Connection, Engine, Row, TextClause, text
+
+from jobs.db import feed_epochs
+from jobs.db.engine import run, transact
+from jobs.errors import LeaseLostError
+from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
+
+Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
+
+CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
+
+# `moved` holds (batch_id, lane_id, was, state) of each job that a statement moved.
+_COUNTED = """
+    counted AS (
+        INSERT INTO tallies (batch_id, lane_id, state, delta)
+        SELECT batch_id, lane_id, was, -count(*) FROM moved GROUP BY 1, 2, 3
+        UNION ALL
+        SELECT batch_id, lane_id, state, count(*) FROM moved GROUP BY 1, 2, 3
+    )"""
+
+# `moved` holds also what the attempt was, and its outcome where it gave no image.
+_REMEMBERED = """
+    remembered AS (
+        INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
+        SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM moved
+    )"""
+
+# A range of one lane: with `=`, the planner takes the primary key for a good way to an order by id, and then reads
+# all jobs that are done before it finds one that is queued.
+_IN_LANE = "lane_id BETWEEN :lane AND :lane"
+
+
+# Jobs are locked in the order of their ids by all who wait for one another. `given` has their ids and leases.
+_HELD = """
+    held AS (
+        SELECT given.* FROM given JOIN jobs ON jobs.id = given.id AND jobs.lease = given.lease
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    )"""
+
+_GIVEN_PAIRS = (
+    "given AS (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[])) AS g (id, lease))"
+)
+
+_CLAIMED = """
+    id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
+    sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh"""
+
+# Not a statement of its own but what each claim ends with: `picked` holds the ids, `open` says what the lane allows.
+_TAKEN = f"""
+    moved AS (
+        UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
+            started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
+        FROM picked WHERE jobs.id = picked.id
+        RETURNING jobs.*, 'queued' AS was
+    ), {_COUNTED}
+    SELECT {_CLAIMED} FROM moved ORDER BY id"""
+
+# What a claim has given already, where its answer was lost.
+_GIVEN_BEFORE = text(f"SELECT {_CLAIMED} FROM jobs WHERE state = 'running' AND lease = :lease ORDER BY id")
+
+# The columns of a claim are the fields of a Job, in their order, but for the lease, which is the same for all of them.
+_FIELDS = [field.name for field in fields(Job)]
+_LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
+
+# No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
+# are limited is open to those only who have looked how many there are.
+_OPEN = f"""
+    open AS MATERIALIZED (
+        SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
+            CASE WHEN {IS_PAST_CANARY} THEN greatest(floor, :after) END AS floor,
+            CASE WHEN NOT {IS_PAST_CANARY} THEN batch_id END AS canary_of
+        FROM lanes JOIN batches ON batches.id = batch_id
+        WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room
+            OR NOT EXISTS (SELECT FROM tenants WHERE name = lanes.tenant AND max_running IS NOT NULL)
+            AND NOT EXISTS (SELECT FROM fair_share WHERE max_running IS NOT NULL))
+    )"""
+
+_DUE = f"{_IN_LANE} AND state = 'queued' AND not_before <= (SELECT due FROM open)"
+# Until a canary's verdict, its own jobs alone.
+_AHEAD = IS_AHEAD.format("(SELECT canary_of FROM open)", "(SELECT canary FROM open)", ":lane")
+
+_CLAIM = text(f"""
+    WITH {_OPEN}, again AS (
+        SELECT id FROM jobs WHERE {_DUE} AND error_kind IS DISTINCT FROM 'crash'
+        ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), ahead AS (
+        SELECT id FROM jobs WHERE {_AHEAD} AND error_kind IS DISTINCT FROM 'crash'
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), fresh AS (
+        SELECT id FROM jobs
+        WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL AND id > (SELECT floor FROM open)
+        ORDER BY lane_id, id LIMIT CAST(:limit AS bigint) - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
+    ), picked AS (
+        SELECT id FROM again UNION ALL SELECT id FROM ahead UNION ALL SELECT id FROM fresh
+    ), {_TAKEN}
+""")
+
+
+def _claiming_crashed(which: str) -> TextClause:
+    return text(f"""
+        WITH {_OPEN}, again AS (
+            SELECT id FROM jobs WHERE {_DUE} AND error_kind = 'crash' AND {which}
+            ORDER BY lane_id, not_before, id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), ahead AS (
+            SELECT id FROM jobs WHERE {_AHEAD} AND error_kind = 'crash' AND {which}
+            ORDER BY batch_id, ordinal, "index" LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), picked AS (
+            SELECT id FROM again UNION ALL SELECT id FROM ahead
+        ), {_TAKEN}
+    """)
+
+
+_HAS_SPARE = "attempt + 1 < (SELECT max_attempts FROM open)"
+# Which jobs, and what share of a claim's limit: conditions of their own, not a parameter, for the planner's sake.
+_CLAIMS = (
+    (_CLAIM, lambda limit: limit),
+    (_claiming_crashed(_HAS_SPARE), lambda limit: max(1, limit // 8)),
+    (_claiming_crashed(f"NOT {_HAS_SPARE}"), lambda _: 1),
+)
+
+# How many more jobs may run; null: any number. Those who ask take turns, so that no two see the same room.
+_TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:key)")
+_ROOM = text("""
+    SELECT least(
+        (SELECT max_running - (SELECT count(*) FROM jobs WHERE state = 'running')
+         FROM fair_share WHERE max_running IS NOT NULL),
+        (SELECT max_running - (
+            SELECT count(*) FROM jobs JOIN lanes ON lanes.id = lane_id
+            WHERE jobs.state = 'running' AND lanes.tenant = tenants.name)
+         FROM tenants WHERE max_running IS NOT NULL AND name = (SELECT tenant FROM lanes WHERE id = :lane))) AS room
+""")
+
+_EXTEND = text(f"""
+    WITH {_GIVEN_PAIRS}, {_HELD}
+    UPDATE jobs SET lease_until = now() + make_interval(secs => :lease_s)
+    FROM held WHERE jobs.id = held.id RETURNING jobs.id
+""")
+
+_RELEASE = text(f"""
+    WITH {_GIVEN_PAIRS}, {_HELD}, moved AS (
+        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
+            not_before = now()
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was
+    ), {_COUNTED}
+    SELECT id FROM moved
+""")
+
+_GIVE_BACK = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text)
+    ), {_HELD}, moved AS (
+        UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
+            not_before = now() + make_interval(secs => :delay_s)
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was, held.error_kind AS failed_by, held.error_text AS failed_with
+    ), {_COUNTED}, remembered AS (
+        INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
+        SELECT id, attempt + 1, worker, started_at, 'returned', failed_by, failed_with FROM moved
+    )
+    SELECT id FROM moved
+""")
+
+_COMPLETE = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, key text, format text, width int, height int, bytes bigint, sha256 text,
+            prompt_tokens int, prompt_truncated boolean, model_revision text, model_digest text,
+            upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
+            watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
+            init_image_sha256 text, lora_digest text, quality jsonb, watermark_method text)
+    ), {_HELD}, moved AS (
+        UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
+            error_kind = NULL, error_text = NULL
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, held.lease AS held, 'running' AS was
+    ), {_COUNTED}, {feed_epochs.BEGUN}, stored AS (
+        INSERT INTO images (epoch, job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
+            prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
+            generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
+            upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
+            watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
+            init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality,
+            watermark_method)
+        SELECT {feed_epochs.WRITTEN},
+            j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
+            j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
+            g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
+            coalesce(nullif(l.height, 0), g.height / greatest(l.upscale, 1)), j.steps, j.guidance_scale, j.sampler,
+            j.seed, l.upscale, j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
+            nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
+            g.versions, g.timings, j.worker, j.attempt, j.meta, l.mode, j.init_image, g.init_image_sha256,
+            j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null'),
+            g.watermark_method
+        FROM moved j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
+        ORDER BY j.id
+    )
+    SELECT id FROM moved
+""")
+
+_FAIL = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text, most_attempts int)
+    ), held AS (
+        SELECT given.*, attempt < least(max_attempts, most_attempts) AS is_again
+        FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    ), moved AS (
+        UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
+            not_before = now() + make_interval(
+                secs => least(:delay_s * 2 ^ least(attempt - 1, 30), 3600) * (0.75 + random() / 2)),
+            finished_at = CASE WHEN NOT is_again THEN now() END,
+            lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_BLOCK = text(f"""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
+            id bigint, lease uuid, error_kind text, error_text text)
+    ), {_HELD}, moved AS (
+        UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
+            error_kind = held.error_kind, error_text = held.error_text
+        FROM held WHERE jobs.id = held.id
+        RETURNING jobs.*, 'running' AS was, 'blocked' AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_RESCUE = text(f"""
+    WITH expired AS (
+        SELECT jobs.id, attempt < max_attempts AS is_again
+        FROM jobs JOIN batches ON batches.id = jobs.batch_id
+        WHERE state = 'running' AND lease_until < now()
+        ORDER BY lease_until LIMIT :limit FOR UPDATE OF jobs SKIP LOCKED
+    ), moved AS (
+        UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
+            finished_at = CASE WHEN NOT is_again THEN now() END, lease = NULL, lease_until = NULL, not_before = now(),
+            error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
+        FROM expired WHERE jobs.id = expired.id
+        RETURNING jobs.*, 'running' AS was, 'expired' AS outcome
+    ), {_COUNTED}, {_REMEMBERED}
+    SELECT id FROM moved
+""")
+
+_CANCEL = text(f"""
+    WITH picked AS (
+        SELECT id, state AS was FROM jobs WHERE state IN ('queued', 'running') AND id IN (
+            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL
+             ORDER BY lane_id, id LIMIT :limit)
+            UNION ALL
+            (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NOT NULL
+             ORDER BY lane_id, not_before, id LIMIT :limit)
+            UNION ALL
+            (SELECT id FROM jobs WHERE lane_id = :lane AND state = 'running' LIMIT :limit))
+        ORDER BY id LIMIT :limit FOR UPDATE
+    ), moved AS (
+        UPDATE jobs SET state = 'cancelled', finished_at = now(), lease = NULL, lease_until = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
+    ), {_COUNTED}
+    SELECT id FROM moved
+""")
+
+# Nobody can archive the batch before this has ended (`jobs.batches.archive`).
+_RETRY = text(f"""
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
+    ), picked AS (
+        SELECT id, state AS was FROM jobs
+        WHERE batch_id = (SELECT id FROM kept) AND state = ANY (CAST(:states AS text[]))
+          AND state IN ('failed', 'blocked', 'cancelled')
+          AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
+        ORDER BY id LIMIT :limit FOR UPDATE
+    ), moved AS (
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
+            error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
+    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
+    SELECT id FROM moved
+""")
+
+_RETRACT = text(f"""
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
+    ), picked AS (
+        SELECT jobs.id, images.id AS image
+        FROM unnest(CAST(:images AS bigint[]), CAST(:keys AS text[])) AS g (image, key)
+        JOIN images ON images.id = g.image AND images.key = g.key JOIN jobs ON jobs.id = images.job_id
+        WHERE jobs.batch_id = (SELECT id FROM kept) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
+    ), retracted AS (
+        DELETE FROM images USING picked WHERE images.id = picked.image
+    ), moved AS (
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS was
+    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
+    SELECT id FROM moved
+""")
+
+_LANE = text(f"""
+    SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
+        format, quality, parameters, clip_score, deep_cache, weights, decoder
+    FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
+""")
+
+
+def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
+    """The lane and its batch's policy; None if it is gone, paused, cancelled, or closes too soon for a device batch."""
+    rows = run(engine, _LANE, {"lane": lane})
+    return Lane(**rows[0]._mapping) if rows else None
+
+
+def claim(
+    engine: Engine,
+    lane: LaneId,
+    *,
+    limit: int,
+    worker: str,
+    lease_s: float,
+    after: JobId = JobId(0),  # noqa: B008 - a number
+) -> list[Job]:
+    """Take up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
+
+    Those that have come back to the queue go first. Jobs whose last attempt ended with its worker's death come when no
+    others are left, an eighth of `limit` at a time, and in their last attempt alone: a job that kills workers fails by
+    itself and takes no others with it. A worker that goes on in a lane says `after` which id: what it has claimed
+    itself needn't be looked at again. No more are given than the tenant's and the common limit of running jobs allow.
+    """
+    values: dict[str, Any] = {
+        "lane": lane,
+        "worker": worker,
+        "lease_s": lease_s,
+        "lease": uuid4(),
+        "after": after,
+        "has_room": False,
+    }
+
+    execute = partial(run, engine, done=_GIVEN_BEFORE)
+    rows = _take(execute, values, limit) or _take_what_there_is_room_for(engine, values, limit)
+    if not rows and after:
+        return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
+    return [_job(row, values["lease"]) for row in rows]
+
+
+def _job(row: Row[Any], lease: UUID) -> Job:
+    make: Callable[..., Job] = Job
+    return make(*row[:_LEASE], lease, *row[_LEASE:_SEED], int(row[_SEED]), *row[_SEED + 1 :])
+
+
+def _take(execute: Execute, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+    for statement, share in _CLAIMS:
+        if rows := execute(statement, {**values, "limit": share(limit)}):
+            return rows
+    return []
+
+
+def _take_what_there_is_room_for(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+    lane = {"lane": values["lane"]}
+    if run(engine, _ROOM, lane)[0].room is None:
+        return []
+
+    def take(connection: Connection) -> Sequence[Row[Any]]:
+        connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
+        execute = partial(_all, connection)
+        if given := execute(_GIVEN_BEFORE, values):
+            return given
+        room = connection.execute(_ROOM, lane).scalar_one()
+        most = limit if room is None else min(limit, room)
+        return _take(execute, {**values, "has_room": True}, most) if most > 0 else []
+
+    return transact(engine, take)
+
+
+def _all(connection: Connection, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    return connection.execute(statement, values).all()
+
+
+def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -> set[JobId]:
+    """Renew leases; returns the jobs that are still held, the others are lost."""
+    return _ids(run(engine, _EXTEND, _pairs(held) | {"lease_s": lease_s}))
+
+
+def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
+    """Give unfinished jobs back: running → queued, the attempt isn't charged. Lost ones are passed over."""
+    return _ids(run(engine, _RELEASE, _pairs(held)))
+
+
+def give_back(engine: Engine, failures: Sequence[Failure], *, delay_s: float = 0.0) -> set[JobId]:
+    """Give back jobs that failed since the worker is broken: running → queued, told in `attempts`, not charged.
+
+    Nobody claims them for `delay_s` seconds.
+    """
+    records = json.dumps([failure.record() for failure in failures])
+    return _ids(run(engine, _GIVE_BACK, {"records": records, "delay_s": delay_s}))
+
+
+def complete(engine: Engine, images: Sequence[Image]) -> None:
+    """Store the image rows: running → done. What is still held is stored even when LeaseLostError names others."""
+    records = orjson.dumps([image.record() for image in images]).decode()
+    _require(run(engine, _COMPLETE, {"records": records}), images)
+
+
+def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None:
+    """Record failed attempts: running → queued, or → failed when attempts are used up. Raises as `complete` does.
+
+    A queued job waits `delay_s`, doubled with each attempt up to an hour, give or take a quarter.
+    """
+    records = json.dumps([failure.record() for failure in failures])
+    _require(run(engine, _FAIL, {"records": records, "delay_s": delay_s}), failures)
+
+
+def block(engine: Engine, failures: Sequence[Failure]) -> None:
+    """Withhold jobs for safety: running → blocked. Raises LeaseLostError as `complete`."""
+    records = json.dumps([failure.record() for failure in failures])
+    _require(run(engine, _BLOCK, {"records": records}), failures)
+
+
+def rescue(engine: Engine, *, limit: int = 1000) -> int:
+    """Take jobs whose lease ran out from their workers: running → queued, or → failed when attempts are used up."""
+    return len(run(engine, _RESCUE, {"limit": limit}))
+
+
+def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:
+    """Cancel up to `limit` unfinished jobs of a lane: queued | running → cancelled. Returns how many."""
+    return len(run(engine, _CANCEL, {"lane": lane, "limit": limit}))
+
+
+def retry(
+    engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None, *, limit: int = 10_000
+) -> int:
+    """Queue up to `limit` finished jobs without an image again: failed | blocked | cancelled → queued.
+
+    None of a batch that is archived, or just being so.
+    """
+    values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
+    return len(run(engine, _RETRY, values))
+
+
+def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]]) -> int:
+    """Delete image rows, by id and key, whose objects are gone, and queue their jobs again: done → queued."""
+    values = {"batch": batch, "images": [image for image, _ in images], "keys": [key for _, key in images]}
+    return len(run(engine, _RETRACT, values))
+
+
+def _pairs(held: Iterable[tuple[JobId, UUID]]) -> dict[str, object]:
+    pairs = list(held)
+    return {"ids": [job for job, _ in pairs], "leases": [lease for _, lease in pairs]}
+
+
+def _ids(rows: Sequence[Row[Any]]) -> set[JobId]:
+    return {row.id for row in rows}
+
+
+def _require(rows: Sequence[Row[Any]], wanted: Sequence[Image] | Sequence[Failure]) -> None:
+    if lost := sorted({item.id for item in wanted} - _ids(rows)):
+        raise LeaseLostError(f"jobs {', '.join(map(str, lost))} were given to another worker or cancelled")

@@ -1,0 +1,357 @@
+"""The object store that is a folder: every object a file, written beside its place and renamed into it."""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from io import BufferedReader
+from pathlib import Path
+
+from jobs.errors import ObjectStoreError, OutputGoneError
+from jobs.storage import folder_descriptors
+from jobs.storage.base import (
+    DamagedObjectError,
+    MissingObjectError,
+    StoredObject,
+    checked_key,
+    checked_prefix,
+    is_key,
+)
+
+MARKER = ".nightmill-output.json"
+"""The file that tells a folder of images from the empty place where a share was mounted."""
+
+# No key may hold a tilde, so a temporary file can neither be listed nor be overwritten by an object.
+_TEMPORARY = "~nightmill-"
+_IS_TEMPORARY = re.compile(_TEMPORARY + "[0-9a-f]{16}")
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """An ObjectStore in a local folder, which is made when the first object comes. No link below it is followed."""
+
+    root: Path
+    is_marked: bool = False
+    """Whether every verb asks first that the folder has its marker."""
+
+    @property
+    def uri(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root)
+
+    def has_marker(self) -> bool:
+        """Whether the folder is there and has its marker."""
+        with _explained(f"read {self.root}"), self._opened("") as here:
+            return here is not None and _has_marker(here)
+
+    def marked(self) -> "FolderStore":
+        """The same store; all its verbs raise OutputGoneError while the marker isn't there."""
+        return replace(self, is_marked=True)
+
+    def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:  # noqa: ARG002
+        """Write a temporary file, force it to the disk, read it back, and rename it."""
+        target = self.root / checked_key(key)
+        temporary = _TEMPORARY + secrets.token_hex(8)
+        with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
+            try:
+                if not _stored(folder, temporary, body):
+                    raise ObjectStoreError(
+                        f"{target} reads back differently from what was written: check the disk"
+                    )
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.fsync(folder)
+
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:  # noqa: ARG002
+        """Write a file that isn't there yet; False, and nothing changed, where there is something by its name."""
+        target = self.root / checked_key(key)
+        temporary = _TEMPORARY + secrets.token_hex(8)
+        with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
+            try:
+                if not _written(folder, temporary, body):
+                    raise ObjectStoreError(
+                        f"{target} reads back differently from what was written: check the disk"
+                    )
+                is_new = _named_anew(folder, temporary, name)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+            os.fsync(folder)
+        return is_new
+
+    def get(self, key: str) -> bytes:
+        """Return the file's bytes; raise MissingObjectError when there is none, DamagedObjectError for a link."""
+        with self._read(key) as file:
+            return file.read()
+
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of the file's bytes; raise MissingObjectError when there is none."""
+        with self._read(key) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def delete(self, key: str) -> None:
+        """Remove the file; one that isn't there is fine. A link is no file of ours."""
+        path = self.root / checked_key(key)
+        with _explained(f"delete {path}"), suppress(*_ABSENT), self._folder_of(key) as (folder, name):
+            folder_descriptors.require_file(folder, name)
+            os.unlink(name, dir_fd=folder)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the files whose keys begin with these characters, sorted by key, a folder at a time.
+
+        What is deleted meanwhile is left out, and so are links and what lies behind them.
+        """
+        folder, _, name = checked_prefix(prefix).rpartition("/")
+        with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
+            if here is not None:
+                yield from _objects(here, f"{folder}/" if folder else "", name)
+
+    def locate(self, key: str) -> str:
+        """Return the file's absolute path."""
+        return str(self.root / checked_key(key))
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield what lies below a folder (``""`` or ``a/b``), whatever its name, for people to read.
+
+        Links are named and not followed; unfinished writes are left out.
+        """
+        with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
+            if here is not None:
+                yield from _names(here, f"{folder}/" if folder else "")
+
+    def remove_temporaries(self, older_than: timedelta, folder: str = "") -> int:
+        """Delete what interrupted writes left behind below a folder; return how many files that were."""
+        limit = datetime.now(UTC) - older_than
+        with _explained(f"clean up {self.root / folder}"), self._opened(folder) as here:
+            return 0 if here is None else sum(_remove_temporaries(here, limit))
+
+    def remove_empty_folders(self, folder: str, is_ours: Callable[[str], bool]) -> None:
+        """Remove this folder and those below it, as far as they are empty and `is_ours` takes their path."""
+        *above, name = checked_key(folder).split("/")
+        with _explained(f"remove {self.root / folder}"), self._opened("/".join(above)) as here:
+            if here is not None:
+                _remove_empty(here, name, folder, is_ours)
+
+    def _root(self, *, create: bool) -> int:
+        try:
+            root = folder_descriptors.open_root(self.root, create=create and not self.is_marked)
+        except FileNotFoundError:
+            if self.is_marked:
+                raise OutputGoneError(_gone(self.root, "is not there")) from None
+            raise
+        if self.is_marked and not _has_marker(root):
+            is_empty = not folder_descriptors.entries(root)
+            os.close(root)
+            raise OutputGoneError(_gone(self.root, "is empty" if is_empty else f"has no {MARKER}"))
+        return root
+
+    @contextmanager
+    def _read(self, key: str) -> Iterator[BufferedReader]:
+        path = self.root / checked_key(key)
+        with _explained(f"read {path}"):
+            try:
+                root = self._root(create=False)
+            except _ABSENT:
+                raise MissingObjectError(f"{path} does not exist") from None
+            with os.fdopen(_descriptor(root, key, path), "rb") as file:
+                yield file
+
+    @contextmanager
+    def _folder_of(self, key: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        *above, name = key.split("/")
+        with folder_descriptors.folder_below(self._root(create=create), above, create=create) as folder:
+            yield folder, name
+
+    @contextmanager
+    def _opened(self, folder: str) -> Iterator[int | None]:
+        """The folder's descriptor, None where there is no folder by that path, or a link on the way."""
+        try:
+            opened = folder_descriptors.folder_below(
+                self._root(create=False), folder.split("/") if folder else []
+            )
+            here = opened.__enter__()
+        except OSError as error:
+            if not (isinstance(error, _ABSENT) or error.errno == errno.ELOOP):
+                raise
+            yield None
+            return
+        try:
+            yield here
+        finally:
+            opened.__exit__(None, None, None)
+
+
+def _descriptor(root: int, key: str, path: Path) -> int:
+    """Of the file at `path`, for reading; what stands in its place is told apart. Takes `root` over."""
+    *above, name = key.split("/")
+    try:
+        with folder_descriptors.folder_below(root, above) as folder:
+            above = []
+            return folder_descriptors.open_file(folder, name)
+    except FileNotFoundError:
+        raise MissingObjectError(f"{path} does not exist") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+            raise
+        kind = MissingObjectError if isinstance(error, _ABSENT) else DamagedObjectError
+        reason = "is a file, not a folder" if error.errno == errno.ENOTDIR else error.strerror
+        # What is stored takes the place of a link or a pipe, but not of a folder.
+        raise kind(
+            f"can't read {path}: {error.filename} {reason}: remove it",
+            is_blocked=bool(above) or error.errno == errno.EISDIR,
+        ) from None
+
+
+def _gone(root: Path, what: str) -> str:
+    return (
+        f"{root} {what}, but it held images before: is the share mounted? Nothing is written there; if it was emptied "
+        "on purpose, `nightmill adopt BATCH` says so"
+    )
+
+
+def _has_marker(root: int) -> bool:
+    try:
+        folder_descriptors.require_file(root, MARKER)
+    except OSError:
+        return False
+    return True
+
+
+def _objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObject]:
+    for entry in folder_descriptors.entries(folder):
+        key = above + entry.name
+        if not entry.name.startswith(beginning) or not is_key(key):
+            continue
+        with _unless_gone():
+            if entry.is_folder:
+                with folder_descriptors.entered(folder, entry.name) as below:
+                    yield from _objects(below, f"{key}/")
+            elif entry.is_file:
+                state = folder_descriptors.state_of(folder, entry.name)
+                yield StoredObject(key, state.st_size, _modified(state))
+
+
+def _names(folder: int, above: str) -> Iterator[str]:
+    for entry in folder_descriptors.entries(folder):
+        if entry.is_folder:
+            with _unless_gone(), folder_descriptors.entered(folder, entry.name) as below:
+                yield from _names(below, f"{above}{entry.name}/")
+        elif not _IS_TEMPORARY.fullmatch(entry.name):
+            yield os.fsencode(above + entry.name).decode(errors="backslashreplace")
+
+
+def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
+    for entry in folder_descriptors.entries(folder):
+        with _unless_gone():  # written to its end or removed by somebody else
+            if entry.is_folder:
+                with folder_descriptors.entered(folder, entry.name) as below:
+                    yield from _remove_temporaries(below, limit)
+            elif (
+                entry.is_file
+                and _IS_TEMPORARY.fullmatch(entry.name)
+                and _modified(folder_descriptors.state_of(folder, entry.name)) < limit
+            ):
+                os.unlink(entry.name, dir_fd=folder)
+                yield 1
+
+
+def _remove_empty(folder: int, name: str, path: str, is_ours: Callable[[str], bool]) -> None:
+    with _unless_gone():
+        with folder_descriptors.entered(folder, name) as here:
+            for entry in folder_descriptors.entries(here):
+                if entry.is_folder and is_ours(f"{path}/{entry.name}"):
+                    _remove_empty(here, entry.name, f"{path}/{entry.name}", is_ours)
+        if is_ours(path):
+            try:
+                os.rmdir(name, dir_fd=folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Pass over what was deleted, or swapped for a link, since it was listed."""
+    try:
+        yield
+    except _ABSENT:
+        pass
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+
+
+def _named_anew(folder: int, temporary: str, name: str) -> bool:
+    """Give a file its name unless that is taken; where the file system has no hard links, look first."""
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with suppress(FileNotFoundError):
+            folder_descriptors.state_of(folder, name)
+            return False
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
+
+
+def _stored(folder: int, name: str, body: bytes | Path) -> bool:
+    return _copied(folder, name, body) if isinstance(body, Path) else _written(folder, name, body)
+
+
+def _copied(folder: int, name: str, source: Path) -> bool:
+    with os.fdopen(_new(folder, name), "r+b") as file:
+        with source.open("rb") as given:
+            shutil.copyfileobj(given, file, 1 << 20)
+            given.seek(0)
+            meant = hashlib.file_digest(given, "sha256").digest()
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").digest() == meant
+
+
+def _written(folder: int, name: str, body: bytes) -> bool:
+    """In as few calls as will do: after each, this thread and the one that draws wait for one another."""
+    descriptor = _new(folder, name)
+    try:
+        left = memoryview(body)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+        return os.pread(descriptor, len(body) + 1, 0) == body
+    finally:
+        os.close(descriptor)
+
+
+def _new(folder: int, name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o666, dir_fd=folder)
+
+
+def _modified(state: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(state.st_mtime, UTC)
+
+
+@contextmanager
+def _explained(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "check that the folder is there, is yours to use, and has room"
+        place = f" ({error.filename})" if error.filename else ""
+        raise ObjectStoreError(f"can't {action}: {reason}{place}; {hint}") from error

@@ -1,0 +1,240 @@
+"""The object store that is a bucket of S3, or of a store that speaks its protocol."""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from jobs.errors import ObjectStoreError, StoreUnavailableError, UsageError
+from jobs.storage.base import DamagedObjectError, S3Options, StoredObject, checked_key, checked_prefix, is_key
+from jobs.storage.local_files import Writable
+from jobs.storage.s3_errors import explained
+
+_PART = 16 << 20
+_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_UNCONDITIONAL = ("NotImplemented", "501")
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What an upload must turn out to be."""
+
+    bytes: int
+    sha256: str
+    etag: str
+
+
+def connect(options: S3Options) -> Any:
+    """Return a boto3 S3 client, safe to share between threads; nothing is contacted yet.
+
+    Checksums beyond the classic ones are sent only where S3 demands them, since other stores refuse them.
+    """
+    config = Config(
+        connect_timeout=options.connect_timeout,
+        read_timeout=options.read_timeout,
+        retries={"mode": "standard", "total_max_attempts": options.max_attempts},
+        max_pool_connections=options.max_pool_connections,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path"} if options.endpoint_url else {},
+    )
+    try:
+        with explained("set up the S3 client", options.endpoint_url):
+            session = boto3.session.Session(region_name=options.region)
+            return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except ObjectStoreError as error:
+        raise StoreUnavailableError(str(error)) from error
+
+
+class S3Store:
+    """An ObjectStore below ``s3://bucket/prefix``."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        """Take a client of ``connect`` and a prefix without outer slashes, which may be empty."""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._client = client
+        self._bucket = bucket
+        self._root = f"{prefix}/" if prefix else ""
+
+    def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:
+        """Upload, in parts where it is a large file, then compare what the store holds with what was sent."""
+        name = self._root + checked_key(key)
+        with self._explained("upload", key):
+            if isinstance(body, Path):
+                self._put_file(name, body, content_type)
+            else:
+                self._put_bytes(name, body, content_type)
+
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
+        """Upload what isn't there yet; False where it is. Stores without conditional writes are asked first."""
+        name = self._root + checked_key(key)
+        with self._explained("upload", key):
+            try:
+                self._put_bytes(name, body, content_type, IfNoneMatch="*")
+            except ClientError as error:
+                code = error.response["Error"].get("Code")
+                if code in _EXISTS:
+                    return False
+                if code not in _UNCONDITIONAL:
+                    raise
+            else:
+                return True
+            if any(found.key == key for found in self.list(key)):
+                return False
+            self._put_bytes(name, body, content_type)
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Return the object's bytes; raise MissingObjectError when there is none, ObjectStoreError if damaged."""
+        name = self._root + checked_key(key)
+        with self._explained("read", key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=name)
+            body: bytes = answer["Body"].read()
+        meant = answer["Metadata"].get("sha256")
+        if meant and hashlib.sha256(body).hexdigest() != meant:
+            raise DamagedObjectError(
+                f"{self.uri}/{key} was damaged on the way or in the store: read it again"
+            )
+        return body
+
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of the object's bytes; raise MissingObjectError when there is none."""
+        with self._explained("read", key):
+            return self._digest(self._root + checked_key(key))
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that isn't there is fine."""
+        name = self._root + checked_key(key)
+        with self._explained("delete", key):
+            self._client.delete_object(Bucket=self._bucket, Key=name)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects whose keys begin with these characters, sorted by key, page by page."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._root + checked_prefix(prefix)
+        )
+        with self._explained("list", prefix):
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    key = found["Key"].removeprefix(self._root)
+                    if is_key(key):
+                        yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the keys below a folder (``""`` or ``a/b``), whatever characters they have."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._root + (f"{folder}/" if folder else "")
+        )
+        with self._explained("list", folder):
+            for page in pages:
+                yield from (found["Key"].removeprefix(self._root) for found in page.get("Contents", ()))
+
+    def locate(self, key: str) -> str:
+        """Return the object's ``s3://`` URI."""
+        return f"{self.uri}/{checked_key(key)}"
+
+    def download(self, name: str, file: Writable) -> None:
+        """Stream the object of this full name (any characters) into `file`; what that raises comes out."""
+        with self._explained("read", name):
+            self._client.download_fileobj(self._bucket, name, file)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of the object of this full name (any characters); UsageError if there are more."""
+        with self._explained("read", name):
+            answer = self._client.get_object(Bucket=self._bucket, Key=name)
+            size = answer["ContentLength"]
+            if size > limit:
+                raise UsageError(
+                    f"s3://{self._bucket}/{name} has {size / 2**20:.0f} MiB; at most {limit >> 20} are read"
+                )
+            body: bytes = answer["Body"].read()
+        return body
+
+    def abort_uploads(self, older_than: timedelta, is_ours: Callable[[str], bool]) -> int:
+        """Abort the multipart uploads of keys that `is_ours` takes, begun before that time; return how many."""
+        limit = datetime.now(UTC) - older_than
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._root
+        )
+        aborted = 0
+        with self._explained("clean up", ""):
+            for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+                if upload["Initiated"] < limit and is_ours(upload["Key"].removeprefix(self._root)):
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    aborted += 1
+        return aborted
+
+    def _put_bytes(self, name: str, body: bytes, content_type: str, **conditions: str) -> None:
+        md5 = hashlib.md5(body, usedforsecurity=False)
+        sent = _Sent(len(body), hashlib.sha256(body).hexdigest(), md5.hexdigest())
+        answer = self._client.put_object(
+            Bucket=self._bucket,
+            Key=name,
+            Body=body,
+            ContentType=content_type,
+            ContentMD5=b64encode(md5.digest()).decode(),
+            Metadata={"sha256": sent.sha256},
+            **conditions,
+        )
+        self._verify(name, sent, digest_checked=_etag_is_no_digest(answer))
+
+    def _put_file(self, name: str, path: Path, content_type: str) -> None:
+        sent = _fingerprint(path)
+        self._client.upload_file(
+            str(path),
+            self._bucket,
+            name,
+            ExtraArgs={"ContentType": content_type, "Metadata": {"sha256": sent.sha256}},
+            Config=TransferConfig(multipart_threshold=_PART + 1, multipart_chunksize=_PART),
+        )
+        self._verify(name, sent, digest_checked=False)
+
+    def _verify(self, name: str, sent: _Sent, *, digest_checked: bool) -> None:
+        """Compare size, our metadata and digest: by the ETag if that is as expected, else by reading back."""
+        head = self._client.head_object(Bucket=self._bucket, Key=name)
+        same = head["ContentLength"] == sent.bytes and head["Metadata"].get("sha256") == sent.sha256
+        if same and not digest_checked and head["ETag"].strip('"') != sent.etag:
+            same = self._digest(name) == sent.sha256
+        if not same:
+            raise ObjectStoreError(
+                f"s3://{self._bucket}/{name} isn't what was sent ({head['ContentLength']} of {sent.bytes} "
+                "bytes): another writer or a proxy changed it; upload again"
+            )
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._client.get_object(Bucket=self._bucket, Key=name)["Body"].iter_chunks(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _explained(self, action: str, key: str) -> Any:
+        return explained(f"{action} {self.uri}/{key}".rstrip("/"), self._client.meta.endpoint_url)
+
+
+def _etag_is_no_digest(answer: dict[str, Any]) -> bool:
+    """Whether KMS or a customer's key hides the content's MD5 (S3 API reference, Object, ETag)."""
+    return answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+
+
+def _fingerprint(path: Path) -> _Sent:
+    """Digest a file in one pass; the ETag of an upload in parts is the MD5 of their MD5s, and their count."""
+    size, sha256, parts = 0, hashlib.sha256(), list[bytes]()
+    with path.open("rb") as file:
+        while (part := file.read(_PART)) or not parts:
+            size += len(part)
+            sha256.update(part)
+            parts.append(hashlib.md5(part, usedforsecurity=False).digest())
+    if len(parts) == 1:
+        return _Sent(size, sha256.hexdigest(), parts[0].hex())
+    md5 = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+    return _Sent(size, sha256.hexdigest(), f"{md5}-{len(parts)}")

@@ -1,0 +1,173 @@
+"""The safety stage: Stable Diffusion's checker on copies of finished pictures, with every score kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch.nn.functional import normalize
+
+from models.errors import CheckpointError, SafetyUnknownError
+from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.cuda_graphs import beside, own_stream
+from models.runtime.device import Device, memory_errors
+from models.runtime.fixed_batches import moved, padded
+from models.runtime.library_logging import quiet
+from models.store.checkpoint import Checkpoint
+from models.store.vetting import check_whole
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+_EMBEDDINGS = ("special_care_embeds", "concept_embeds")
+_ADJUSTMENT = np.float32(0.01)
+_BLUR_CELLS = 24
+
+
+@dataclass(frozen=True)
+class SafetyScores:
+    """What the checker says of one picture: `flagged` if any of the 17 `concepts` is above 0.
+
+    A score is a cosine less its threshold, rounded to 3 places; one of the 3 `special_care` above 0 adds 0.01
+    to all that follow it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
+    """
+
+    flagged: bool
+    concepts: tuple[float, ...]
+    special_care: tuple[float, ...]
+
+
+class SafetyChecker:
+    """A checker on its device. It knows sexual content only, and sees the middle square of a picture."""
+
+    def __init__(self, model: Any, processor: Any, device: Device) -> None:
+        """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
+
+        Where the device computes in half precision, the picture goes through float16, in which CLIP was
+        trained, since bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
+        """
+        known = [getattr(model, name).detach().float().to(device.name) for name in _EMBEDDINGS]
+        self._known = [normalize(embeddings) for embeddings in known]
+        self._thresholds = [getattr(model, f"{name}_weights").detach().numpy() for name in _EMBEDDINGS]
+        self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
+        self._model = model.to(device.name, self._dtype).eval()
+        if device.name == "cpu":
+            make_steady(self._model)
+        self._processor = processor
+        self._device = device
+        self._stream = own_stream(torch.device(device.name))
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: Device) -> "SafetyChecker":
+        """Load it from local safetensors onto the device; raises CheckpointError, OutOfMemoryError."""
+        with memory_errors(device):
+            try:
+                model, processor = _from_files(checkpoint)
+            except _UNLOADABLE as error:
+                raise CheckpointError(
+                    f"{checkpoint.path}: can't be loaded as a safety checker: {error}"
+                ) from error
+            return cls(model, processor, device)
+
+    def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
+        """Score (H, W, 3) uint8 RGB pictures of any sizes, leaving them as they are.
+
+        Computed in batches of one shape, so that what is said of a picture doesn't depend on its neighbours. Raises
+        SafetyUnknownError if the checker computes nothing usable for one of them, OutOfMemoryError.
+        """
+        if not images:
+            return []
+        with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
+            parts = [
+                self._compare(self._see(chunk.rows))[: chunk.real]
+                for chunk in padded(images, self._device.rows)
+            ]
+            return self._judge(torch.cat(parts).cpu().numpy())
+
+    @torch.inference_mode()
+    def judge(self, embeddings: torch.Tensor) -> list[SafetyScores]:
+        """Score (N, D) image embeddings; raises SafetyUnknownError where one isn't finite or is zero."""
+        return self._judge(self._compare(embeddings).cpu().numpy())
+
+    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+        values = self._processor(
+            images=list(images), return_tensors="pt", input_data_format="channels_last"
+        ).pixel_values
+        pooled = self._model.vision_model(moved(values.to(self._dtype), self._device.name)).pooler_output
+        embeddings: torch.Tensor = self._model.visual_projection(pooled)
+        return embeddings
+
+    def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Of (N, D) embeddings the cosines with all that is known, and their length once they are normalised."""
+        directions = normalize(embeddings.float())
+        cosines = [torch.mm(directions, known.t()) for known in self._known]
+        return torch.cat([*cosines, directions.norm(dim=1, keepdim=True)], dim=1)
+
+    def _judge(self, compared: Floats) -> list[SafetyScores]:
+        special, concepts, length = np.split(compared, [3, 20], axis=1)
+        unusable = np.flatnonzero(~(np.isfinite(concepts).all(axis=1) & (length[:, 0] > 0.5)))
+        if len(unusable):
+            raise SafetyUnknownError(
+                f"the safety checker computed nothing usable for picture {unusable[0] + 1} of {len(length)}, "
+                "which must not leave; render it again, or on a device that computes in float32"
+            )
+        return _scores(special - self._thresholds[0], concepts - self._thresholds[1])
+
+
+def blacken(pixels: Pixels) -> Pixels:
+    """Return a black picture of the same size."""
+    return np.zeros_like(pixels)
+
+
+def blur(pixels: Pixels) -> Pixels:
+    """Return a copy with only broad patches of colour left, about a tenth of the shorter side wide."""
+    height, width = pixels.shape[:2]
+    scale = _BLUR_CELLS / min(height, width)
+    cells = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(pixels, cells, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(small, (0, 0), _BLUR_CELLS / 10)
+    blurred: Pixels = cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
+    return blurred
+
+
+def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    with quiet():
+        from diffusers.pipelines.stable_diffusion.safety_checker import (  # noqa: PLC0415 - chatters on import
+            StableDiffusionSafetyChecker,
+        )
+        from transformers import CLIPImageProcessorPil  # noqa: PLC0415
+
+        model, report = StableDiffusionSafetyChecker.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        processor = CLIPImageProcessorPil.from_pretrained(checkpoint.path, local_files_only=True)
+    check_whole(checkpoint.path, report)
+    for name in _EMBEDDINGS:
+        if not all(torch.isfinite(getattr(model, name + end)).all() for end in ("", "_weights")):
+            raise CheckpointError(f"{checkpoint.path}: its {name} hold values that are not finite")
+    return model, processor
+
+
+def _scores(special: Floats, concepts: Floats) -> list[SafetyScores]:
+    """Turn (N, 3) and (N, 17) cosines less their thresholds into scores."""
+    above = np.round(special, 3) > 0
+    earlier = np.cumsum(above, axis=1) - above > 0
+    special = np.round(special + earlier * _ADJUSTMENT, 3)
+    concepts = np.round(concepts + above.any(axis=1, keepdims=True) * _ADJUSTMENT, 3)
+    return [
+        SafetyScores(bool((row > 0).any()), _decimals(row), _decimals(care))
+        for row, care in zip(concepts, special, strict=True)
+    ]
+
+
+def _decimals(row: Floats) -> tuple[float, ...]:
+    return tuple(round(value, 3) + 0.0 for value in row.tolist())

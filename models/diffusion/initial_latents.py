@@ -1,0 +1,53 @@
+"""Where denoising starts: from noise or from a picture with noise on it, and what the UNet reads beside that."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.diffusion.depth import DepthEstimator
+from models.diffusion.modes import Mode
+from models.diffusion.vae_encode import encode, encode_masked, scaled_depth, signed
+from models.engine.sampler_matrices import Recurrence
+from models.runtime.fixed_batches import draw, moved
+
+if TYPE_CHECKING:
+    from models.diffusion.text2image import ImageRequest
+
+
+def start(
+    request: "ImageRequest",
+    mode: Mode,
+    *,
+    vae: Any,
+    recurrence: Recurrence,
+    generator: torch.Generator,
+    estimator: DepthEstimator | None,
+    device: str,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Latents (C, h, w) float32 as noisy as the recurrence begins, and what is put beside them, (D, h, w), if anything.
+
+    What is random is drawn from `generator` in the order in which diffusers' pipeline does.
+    """
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    size = (request.height // factor, request.width // factor)
+    image = None if request.image is None else signed(request.image, device)
+    is_from_image = image is not None and not (mode == "inpaint" and request.strength == 1)
+    encoded = encode(vae, image, generator) if image is not None and is_from_image else None
+    noise = moved(draw(generator, (1, vae.config.latent_channels, *size)), device)
+    beside: torch.Tensor | None = None
+    if mode == "inpaint" and image is not None and request.mask is not None:
+        beside = encode_masked(vae, image, request.mask, generator)[0]
+    elif mode == "depth":
+        beside = scaled_depth(_depth(request, estimator, device), *size)[0]
+    if encoded is None:
+        return (noise * recurrence.of_noise_alone)[0], beside
+    return (recurrence.of_picture * encoded + recurrence.of_noise * noise)[0], beside
+
+
+def _depth(request: "ImageRequest", estimator: DepthEstimator | None, device: str) -> torch.Tensor:
+    """The map given, or else an estimate, (1, h, w)."""
+    if request.depth is not None:
+        return moved(torch.from_numpy(request.depth)[None], device)
+    assert estimator is not None
+    assert request.image is not None
+    return estimator.estimate([request.image])

@@ -1,0 +1,105 @@
+"""Loading a diffusers pipeline from a vetted checkpoint, and checking that it is what its card says."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+
+from models.diffusion.lora import load_loras
+from models.diffusion.modes import SERVED
+from models.diffusion.single_file import load_single_file
+from models.diffusion.vae_attention import chunk_attention
+from models.engine.unet_forward import unknown_part
+from models.errors import CheckpointError
+from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.device import Device, memory_errors
+from models.runtime.library_logging import quiet
+from models.runtime.memory_options import FULL, Saving
+from models.store.checkpoint import Checkpoint
+
+PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
+
+_SERVED: dict[int, tuple[str, ...]] = {**SERVED, 7: ("upscale",)}
+
+UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
+
+
+def load_pipeline(
+    checkpoint: Checkpoint,
+    device: Device,
+    class_name: PipelineClass,
+    *,
+    loras: Sequence[tuple[Checkpoint, float]] = (),
+    saving: Saving = FULL,
+) -> Any:
+    """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
+
+    Raises CheckpointError when the files can't be loaded or disagree with the card, OutOfMemoryError.
+    """
+    with memory_errors(device):
+        try:
+            pipeline = _from_files(checkpoint, device, class_name)
+        except UNLOADABLE as error:
+            raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
+        _check(pipeline, checkpoint)
+        load_loras(pipeline, loras)
+    put_on(pipeline, device, saving)
+    return pipeline
+
+
+def put_on(pipeline: Any, device: Device, saving: Saving = FULL) -> None:
+    """Move a diffusers pipeline to the device, as it is drawn with there. Raises OutOfMemoryError."""
+    with memory_errors(device):
+        if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
+            pipeline.vae.to(dtype=torch.float32)
+        saving.quantise(pipeline, device)
+        pipeline.to(device.name)
+    saving.slice(pipeline)
+    chunk_attention(pipeline.vae)
+    if device.name == "cpu":
+        for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            make_steady(network)
+
+
+def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:
+    left_out: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+    if class_name == "StableDiffusionPipeline":
+        left_out |= {"requires_safety_checker": False, "image_encoder": None}
+    with quiet():
+        import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
+
+        pipeline_class = getattr(diffusers, class_name)
+        if checkpoint.path.is_file():
+            return load_single_file(checkpoint, pipeline_class, torch_dtype=device.dtype, **left_out)
+        return pipeline_class.from_pretrained(
+            checkpoint.path, dtype=device.dtype, local_files_only=True, use_safetensors=True, **left_out
+        )
+
+
+def _check(pipeline: Any, checkpoint: Checkpoint) -> None:
+    """A wrong prediction type or VAE factor would give noise or wrong sizes without any error."""
+    card = checkpoint.card
+    factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    if factor != card.vae_factor:
+        raise CheckpointError(
+            f"{checkpoint.path}: its VAE scales by {factor}, its card says {card.vae_factor}"
+        )
+    channels = pipeline.unet.config.in_channels
+    unserved = set(card.modes) - set(_SERVED.get(channels, ()))
+    if unserved:
+        raise CheckpointError(
+            f"{checkpoint.path / 'unet'}: it takes {channels} channels, with which there is no {min(unserved)},"
+            " which its card promises"
+        )
+    if unknown := unknown_part(pipeline.unet.config):
+        raise CheckpointError(
+            f"{checkpoint.path / 'unet'}: it has {unknown}, which UNets of Stable Diffusion 1 and 2 have not;"
+            " use a model of their kind"
+        )
+    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if prediction != card.prediction_type:
+        raise CheckpointError(
+            f"{checkpoint.path / 'scheduler'}: its prediction type is {prediction!r},"
+            f" its card says {card.prediction_type!r}; one of them is wrong"
+        )

@@ -1,0 +1,58 @@
+"""What one UNet call does, as tensors on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.engine.request import Ticket
+from models.engine.sampler_matrices import REGISTERS, WIDTH
+from models.runtime.fixed_batches import moved
+
+
+@dataclass(eq=False)
+class Seat:
+    """A ticket's place in a batch: the slot of its registers, its rows, how many calls it has behind it."""
+
+    ticket: Ticket
+    slot: int
+    rows: Sequence[int]
+    calls: int = 0
+
+
+class Plan:
+    """For each of N rows the slot that it reads; for each of N slots the rest.
+
+    `guided` and `unguided` are rows, the same one twice without guidance; `matrices` are (N, REGISTERS, WIDTH).
+    Empty rows read slot 0; empty slots are read times 0, and take a step to zeros. The tensors stay where they are
+    when another call's numbers are written to them.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._rows = rows
+        self._places = torch.zeros(3, rows, dtype=torch.long, device=device)
+        self._numbers = torch.zeros(3, rows, device=device)
+        self.matrices = torch.zeros(rows, REGISTERS, WIDTH, device=device)
+        self.slots, self.guided, self.unguided = self._places.unbind()
+        self.timesteps, self.scales, self.guidance = self._numbers.unbind()
+
+    def write(self, seats: Sequence[Seat]) -> None:
+        """What the seats' next call does, sent to the device in three pieces."""
+        places = np.zeros((3, self._rows), np.int64)
+        numbers = np.zeros((3, self._rows), np.float32)
+        matrices = np.zeros((self._rows, REGISTERS, WIDTH), np.float32)
+        slots, guided, unguided = places
+        timesteps, scales, guidance = numbers
+        for seat in seats:
+            recurrence, call, slot, own = seat.ticket.recurrence, seat.calls, seat.slot, list(seat.rows)
+            slots[own] = slot
+            timesteps[slot], scales[slot] = recurrence.timesteps[call], recurrence.scales[call]
+            guided[slot], unguided[slot], guidance[slot] = own[0], own[-1], seat.ticket.guidance
+            matrices[slot] = recurrence.matrices[call]
+        for tensor, values in (
+            (self._places, places),
+            (self._numbers, numbers),
+            (self.matrices, matrices),
+        ):
+            tensor.copy_(moved(torch.from_numpy(values), tensor.device))

@@ -1,0 +1,41 @@
+"""How fast UNet calls of one shape are, tried on empty rows."""
+
+import time
+from typing import Any
+
+import torch
+
+from models.engine.unet_batch import LatentShape, UNetBatch
+from models.engine.vae_decode import Decoder
+from models.errors import OutOfMemoryError
+from models.runtime.device import Device, memory_errors
+
+_SECONDS, _CALLS = 0.3, 3
+
+
+@torch.inference_mode()
+def try_rows(pipeline: Any, device: Device, latents: LatentShape, text: tuple[int, int], rows: int) -> float:
+    """Images' steps a second of `rows` images with guidance at once, from the fastest of at least three calls.
+
+    Their pictures are decoded once, too, for the memory that this takes. Raises OutOfMemoryError, also where less than
+    a tenth of the memory is left.
+    """
+    with memory_errors(device):
+        batch = UNetBatch(pipeline.unet, 2 * rows, latents, text)
+        batch.call()
+        empty = torch.zeros(latents, device=pipeline.unet.device)
+        Decoder(pipeline.vae, device.dtype).decode([empty] * rows, at_once=rows)
+        if device.free_memory() < device.memory() / 10:
+            raise OutOfMemoryError(f"less than a tenth of the memory is left with {rows} images at once")
+        return rows / _fastest(batch, device)
+
+
+def _fastest(batch: UNetBatch, device: Device) -> float:
+    took: list[float] = []
+    until = time.perf_counter() + _SECONDS
+    while len(took) < _CALLS or time.perf_counter() < until:
+        started = time.perf_counter()
+        batch.call()
+        device.wait()
+        took.append(time.perf_counter() - started)
+    return min(took)

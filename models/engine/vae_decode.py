@@ -1,0 +1,148 @@
+"""From latents to pixels: the VAE's decoder on batches of one shape, and a look at what came out."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from models.engine.picture import Defect, Picture
+from models.runtime import batch_invariant_cuda
+from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.cuda_graphs import event_now
+
+PIXELS_AT_ONCE = 2**20
+
+Part = tuple[torch.Tensor, torch.Tensor]
+
+
+class Development:
+    """Pictures on their way from the device."""
+
+    def __init__(self, parts: Sequence[Part], count: int, again: Callable[[int], Picture] | None) -> None:
+        """`parts` are on the host, or will be: uint8 pixels (N, H, W, 3), and (2, N) whether finite and black.
+
+        `again` makes the picture of that number anew, in a format that holds more.
+        """
+        self._parts, self._count, self._again, self._event = parts, count, again, _event(parts)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether they are there."""
+        return self._event is None or bool(self._event.query())
+
+    def pictures(self) -> list[Picture]:
+        """All of them, waited for."""
+        if self._event is not None:
+            self._event.synchronize()
+        found = [
+            Picture(array, _defect(good, dark))
+            for pixels, flags in self._parts
+            for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
+        ]
+        return [self._mended(number, picture) for number, picture in enumerate(found[: self._count])]
+
+    def _mended(self, number: int, picture: Picture) -> Picture:
+        return self._again(number) if self._again and picture.defect == "nan" else picture
+
+
+class Decoder:
+    """The decoder of diffusers' AutoencoderKL or AutoencoderTiny.
+
+    A VAE in float32 beside a UNet in float16 `dtype` (its configuration doesn't say that this holds its values) decodes
+    in float16 all the same, which is quicker, and once more in float32 what that did not hold.
+    """
+
+    def __init__(self, vae: Any, dtype: torch.dtype) -> None:
+        is_half = dtype == torch.float16 != vae.dtype
+        self._vae = _in_half(vae) if is_half else vae
+        self._wide = Decoder(vae, vae.dtype) if is_half else None
+        self._compiled: Callable[[Any, torch.Tensor], Part] | None = None
+        self._prepared: set[tuple[Speedup, int, tuple[int, ...]]] = set()
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def prepare(self, shape: tuple[int, ...], *, at_once: int, speedup: Speedup) -> None:
+        """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
+        rows = self._at_once(at_once, shape)
+        if (speedup, rows, shape) in self._prepared:
+            return
+        latents = torch.zeros(rows, *shape, device=self._vae.device)
+        if batch_invariant_cuda.matter(latents.device):
+            batch_invariant_cuda.level(self._vae, lambda: _decoded(self._vae, latents))
+        if speedup.vae_compiled:
+            self._work(speedup)(self._vae, latents)
+        self._prepared.add((speedup, rows, shape))
+
+    def decode(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> list[Picture]:
+        """As `develop`, waited for."""
+        return self.develop(latents, at_once=at_once, speedup=speedup).pictures()
+
+    def develop(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> Development:
+        """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
+
+        Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
+        is filled up, so that no picture depends on how many there are. Nothing waits for the device.
+        """
+        at_once = self._at_once(at_once, latents[0].shape)
+        filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
+        work = self._work(speedup)
+        parts = [
+            work(self._vae, torch.stack(filled[start : start + at_once]))
+            for start in range(0, len(filled), at_once)
+        ]
+        sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
+        return Development(sent, len(latents), self._again(latents))
+
+    def _work(self, speedup: Speedup) -> Callable[[Any, torch.Tensor], Part]:
+        if not speedup.vae_compiled:
+            return _decoded
+        self._compiled = self._compiled or speedup.compile(_decoded)
+        return self._compiled
+
+    def _at_once(self, most: int, shape: Sequence[int]) -> int:
+        area: int = shape[1] * shape[2] * self._factor**2
+        return max(1, min(most, PIXELS_AT_ONCE // area))
+
+    def _again(self, latents: list[torch.Tensor]) -> Callable[[int], Picture] | None:
+        wide = self._wide
+        return None if wide is None else lambda number: wide.decode([latents[number]], at_once=1)[0]
+
+
+def _in_half(vae: Any) -> Any:
+    """A copy of what decodes, in float16."""
+    encoder, vae.encoder = vae.encoder, None
+    try:
+        return deepcopy(vae).half()
+    finally:
+        vae.encoder = encoder
+
+
+def _decoded(vae: Any, latents: torch.Tensor) -> Part:
+    image = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
+    unit = (image.nan_to_num(0.0) / 2 + 0.5).clamp(0, 1)
+    pixels = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    finite = _all_finite(image) & _all_finite(latents)
+    return pixels, torch.stack([finite, pixels.flatten(1).amax(dim=1) <= 2])
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    if values.device.type != "cuda":
+        return values.cpu()
+    return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+
+
+def _event(parts: Sequence[Part]) -> Any:
+    """What tells that copies to pinned memory are done, None where they are."""
+    if not any(pixels.is_pinned() for pixels, _ in parts):
+        return None
+    return event_now()
+
+
+def _all_finite(values: torch.Tensor) -> torch.Tensor:
+    return torch.isfinite(values).flatten(1).all(dim=1)
+
+
+def _defect(finite: bool, black: bool) -> Defect | None:
+    if not finite:
+        return "nan"
+    return "black" if black else None

@@ -1,0 +1,92 @@
+"""What makes UNet and VAE faster on a CUDA device and leaves their arithmetic as it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from models.errors import ModelError
+from models.runtime.memory_options import Saving
+
+if TYPE_CHECKING:
+    from models.runtime.device import Device
+
+Compile = Literal["auto", "on", "off"]
+
+_SHAPES = 256
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """`compiled`: the UNet's parts by torch's compiler; its kernels round differently, so image rows say so.
+
+    `vae_compiled`: the VAE's decoder, too. `recorded`: UNet calls as CUDA graphs. `channels_last`: convolutions read
+    their pixels one after the other.
+    """
+
+    compiled: bool = False
+    vae_compiled: bool = False
+    recorded: bool = False
+    channels_last: bool = False
+
+    @classmethod
+    def choose(cls, word: str, saving: Saving, device: "Device") -> Self:
+        """`word` of the settings: auto compiles on CUDA devices, on everywhere, off nowhere.
+
+        Weights in int8 and int4 are unpacked by a library that neither compiles nor records, slices of attention are
+        for devices that can't either; those in fp8 are compiled where the compiler knows the format. Raises ModelError
+        for other words, and for `on` with what can't be compiled.
+        """
+        if word not in get_args(Compile):
+            raise ModelError(f"unknown compile {word!r}; there are {', '.join(get_args(Compile))}")
+        is_plain = saving.weights in {"full", "fp8"} and not saving.attention_slicing
+        is_cuda = device.name.startswith("cuda")
+        can_compile = is_plain and (saving.weights == "full" or device.compiles_float8())
+        if word == "on" and not can_compile:
+            raise ModelError(
+                "packed weights and sliced attention can't be compiled: set compile to auto or off"
+                if not is_plain
+                else f"weights 'fp8' can't be compiled for {device.label}: set compile to auto or off"
+            )
+        compiled = can_compile and (word == "on" or (word == "auto" and is_cuda))
+        return cls(
+            compiled=compiled,
+            vae_compiled=compiled and not (saving.vae_slicing or saving.vae_tiling),
+            recorded=is_plain and is_cuda,
+            channels_last=is_plain and is_cuda,
+        )
+
+    def uncompiled(self) -> Self:
+        """The same but for what is compiled: for so few images that compiling takes longer than it spares."""
+        return replace(self, compiled=False, vae_compiled=False)
+
+    def notes(self) -> dict[str, str]:
+        """Of what is done, that which can change a grey level."""
+        parts = {"unet": self.compiled, "vae": self.vae_compiled}
+        return {name: "compiled" for name, is_compiled in parts.items() if is_compiled}
+
+    def arrange(self, network: Any, *, orders_norms: bool = False) -> None:
+        """Lay weights out as convolutions read them; with `orders_norms`, compiled norms read pictures so, too.
+
+        That pays where pictures times channels are many, as in a UNet's batch.
+        """
+        import torch  # noqa: PLC0415 - settings don't need it
+
+        from models.runtime.group_norm import order_norms  # noqa: PLC0415
+
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+            if self.compiled and orders_norms:
+                order_norms(network)
+
+    def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` itself, or compiled when it is first done with tensors of a shape."""
+        import torch  # noqa: PLC0415
+
+        if not self.compiled:
+            return work
+        torch._dynamo.config.recompile_limit = _SHAPES  # one for each size and number of rows
+        compiled: Callable[..., Any] = torch.compile(work, fullgraph=True, dynamic=False)
+        return compiled
+
+
+PLAIN = Speedup()

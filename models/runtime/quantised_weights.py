@@ -1,0 +1,87 @@
+"""Weights kept in 8 or 4 bits and unpacked when a layer computes."""
+
+from typing import Any, Literal
+
+import torch
+
+from models.runtime.library_logging import quiet
+
+Bits = Literal[4, 8]
+
+_BLOCK = 64
+
+
+def quantise(network: torch.nn.Module, bits: Bits, device: str) -> None:
+    """Packs the weights of all linear layers and convolutions of `network`, layer by layer, onto `device`.
+
+    Blocks of 64 weights share a scale: 8 bits hold a dynamic code (Dettmers et al. 2022, 8-bit optimizers via
+    block-wise quantization), 4 bits NF4 (Dettmers et al. 2023, QLoRA). Layers compute in the number format that
+    they had, in which a weight exists while its layer computes. Those of sizes that fill no blocks stay whole.
+    """
+    with quiet():
+        from bitsandbytes import functional  # noqa: PLC0415 - of use to those who pack alone
+
+    layer: Any
+    for layer in list(network.modules()):
+        packed_class = _PACKED.get(type(layer))
+        if packed_class is None or layer.weight.numel() % _BLOCK:
+            continue
+        weight = layer.weight.detach().to(device)
+        flat = weight.reshape(-1, _BLOCK)
+        if bits == 4:
+            codes, state = functional.quantize_4bit(flat, blocksize=_BLOCK, quant_type="nf4")
+        else:
+            codes, state = functional.quantize_blockwise(flat, blocksize=_BLOCK)
+        del layer.weight
+        layer.packed = _Packed(codes, state, weight.shape)
+        layer.__class__ = packed_class
+
+
+def stored_bytes(network: torch.nn.Module) -> int:
+    """Bytes of all weights of `network` as it keeps them."""
+    tensors = [*network.parameters(), *network.buffers()]
+    for layer in network.modules():
+        if isinstance(layer, (_PackedLinear, _PackedConv2d)):
+            tensors += layer.packed.tensors()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class _Packed:
+    """A weight as codes with the scales of their blocks."""
+
+    def __init__(self, codes: torch.Tensor, state: Any, shape: torch.Size) -> None:
+        self._codes = codes
+        self._state = state
+        self._shape = shape
+
+    def unpacked(self) -> torch.Tensor:
+        """The weight, in the format and shape that it had."""
+        from bitsandbytes import functional  # noqa: PLC0415
+
+        is_4bit = self._state.quant_type == "nf4"
+        unpack = functional.dequantize_4bit if is_4bit else functional.dequantize_blockwise
+        weight: torch.Tensor = unpack(self._codes, self._state)
+        return weight.view(self._shape)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that is kept; the code book is the library's, one for all."""
+        return [self._codes, self._state.absmax]
+
+
+class _PackedLinear(torch.nn.Linear):
+    packed: _Packed
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.packed.unpacked()
+
+
+class _PackedConv2d(torch.nn.Conv2d):
+    packed: _Packed
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.packed.unpacked()
+
+
+_PACKED = {torch.nn.Linear: _PackedLinear, torch.nn.Conv2d: _PackedConv2d}

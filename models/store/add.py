@@ -1,0 +1,107 @@
+"""Taking in a model of the user's own: a card for a folder or a single file, made from that of its base."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.validate import problem
+from models.errors import CheckpointError, ModelError
+from models.store.checkpoint import seal
+from models.store.lock import write_lock
+from models.store.safetensors_header import check_lora, check_weights
+from models.store.vetting import printable
+
+_OWN = {"aliases": (), "source": "", "builder": None, "sources": (), "withdrawn": ()}
+_UNMEASURED: Mapping[str, object] = {
+    "variant": None,
+    "parts": (),
+    "hardware": "",
+    "hardware_hours": 0,
+    "co2_kg": 0.0,
+}
+
+
+def add_model(path: Path, *, id: str, base: str, is_lora: bool, catalogue: Catalogue) -> Card:
+    """Writes a card for the model at `path`, a folder in diffusers format or a .safetensors file, and locks it.
+
+    What its files don't say, sizes, samplers and licence among it, is taken from the card `base`. Raises
+    ModelError for a taken id or a base that it can't have, CheckpointError for files that are refused.
+    """
+    card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
+    if printable(path) != str(path):
+        raise ModelError(f"{printable(path)}: has a name that is not printable UTF-8; rename it")
+    amiss = problem(card)
+    if amiss:
+        raise ModelError(f"{id}: {amiss}")
+    if id.casefold() in catalogue.names:
+        raise ModelError(f"the name {id!r} is taken; choose another, or remove that one first")
+    sealed = seal(card, catalogue.models_dir)
+    _check_contents(card)
+    own = catalogue.models_dir / "cards" / f"{id}.toml"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(_toml(card), encoding="utf-8")
+    write_lock(catalogue.models_dir, {id: sealed})
+    return card
+
+
+def _card(path: Path, id: str, base: Card) -> Card:
+    if base.family != "text2image":
+        raise ModelError(
+            f"{base.id} is of the family {base.family}; the base of a model must be of text2image"
+        )
+    made = {
+        "id": id,
+        "title": id,
+        "summary": f"A fine-tune of {base.title}.",
+        "path": str(path),
+        "base": base.id,
+    }
+    return replace(base, **(_OWN | dict(_UNMEASURED) | made))  # type: ignore[arg-type]
+
+
+def _lora_card(path: Path, id: str, base: Card) -> Card:
+    return Card(
+        id=id,
+        title=id,
+        family="lora",
+        summary=f"A LoRA for {base.title}.",
+        license=base.license,
+        license_url=base.license_url,
+        use_restrictions=base.use_restrictions,
+        limits=base.limits,
+        path=str(path),
+        base=base.id,
+    )
+
+
+def _check_contents(card: Card) -> None:
+    """A LoRA is no model and a model no LoRA; said here rather than by the worker at night."""
+    path = Path(card.path or "")
+    file = path if path.is_file() else next(path.glob("*.safetensors"), None)
+    if file is None:
+        return
+    shapes = check_weights(file)
+    has_lora = any("lora" in name for name in shapes)
+    if card.family == "lora" and not has_lora:
+        raise CheckpointError(f"{file}: holds no LoRA weights; a whole model is added without --lora")
+    if card.family != "lora" and has_lora:
+        raise CheckpointError(f"{file}: holds LoRA weights, no whole model; add it with --lora")
+    if card.family == "lora":
+        check_lora(file, shapes)
+
+
+def _toml(card: Card) -> str:
+    values = asdict(card)
+    rows = [
+        f"{field.name} = {_value(values[field.name])}\n"
+        for field in fields(card)
+        if values[field.name] != field.default
+    ]
+    return "".join(rows)
+
+
+def _value(value: object) -> str:
+    # JSON's texts, numbers and lists are TOML's too, but for pairs of surrogates and DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,132 @@
+"""The invisible watermark, in the two ways that the package `invisible-watermark` reads.
+
+Of OpenCV's U channel, the blue-difference, blocks of 8x8 pixels carry a bit each, row by row: block k that of the
+payload's bit k mod n. `dwtDctSvd` is read in full from lossless files and mostly after lossy compression; `dwtDct` is
+to the bit what the package writes, which is what the published Stable Diffusion pipelines mark with, and reads worse.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from models.watermark import dwt_dct, dwt_dct_svd
+from models.watermark.arrays import SIDE, Array, beside
+
+Pixels = npt.NDArray[np.uint8]
+
+# The package takes a bit for 1 if over 127 of 255 of its blocks say so; as the mean of votes of -1 and 1.
+_EVEN = 2 * 127 / 255 - 1
+
+
+class Method(StrEnum):
+    """How bits get into a picture."""
+
+    DWT_DCT = "dwtDct"
+    DWT_DCT_SVD = "dwtDctSvd"
+
+
+class MarkTooSmallError(ValueError):
+    """The picture has fewer blocks of 8x8 pixels than the payload has bits."""
+
+
+@dataclass(frozen=True)
+class MarkReading:
+    """What was read where a payload was expected, of one picture or of each of a batch (N, …).
+
+    `bits` is (…, n) uint8 of 0 and 1; `bit_accuracy` (…) the share of them that is as expected; `confidence` (…) the
+    mean over the bits of how clearly each was read, from 0 (blocks contradict each other) to 1.
+    """
+
+    bits: Pixels
+    bit_accuracy: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+
+
+def capacity(width: int, height: int) -> int:
+    """Return how many blocks, and so at most how many bits, a picture of this many pixels holds."""
+    return (width // SIDE) * (height // SIDE)
+
+
+def embed(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> Array:
+    """Return a copy of (H, W, 3) or (N, H, W, 3) uint8 RGB pictures that carry the payload, first bit first.
+
+    The pictures are an array, or a torch tensor that is marked where it lies, without waiting for its device. None
+    depends on the others. Blocks that can't hold their bit lower the `bit_accuracy`. Raises MarkTooSmallError.
+    """
+    bits = _bits(payload)
+    _check_room(pixels, len(bits))
+    rows, columns = pixels.shape[-3] // SIDE, pixels.shape[-2] // SIDE
+    wanted = beside(np.resize(bits, (rows, columns)), pixels)
+    return _embedders[method](pixels.reshape(-1, *pixels.shape[-3:]), wanted).reshape(pixels.shape)
+
+
+def read(pixels: Array, payload_bits: int, method: Method = Method.DWT_DCT_SVD) -> Pixels:
+    """Return the (payload_bits,) bits, 0 or 1, that a picture carries, or (N, payload_bits) of a batch.
+
+    Any picture gives bits: only a comparison tells whether it was marked. Raises MarkTooSmallError.
+    """
+    return _told(_shares(pixels, payload_bits, method))
+
+
+def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> MarkReading:
+    """Read (H, W, 3) or (N, H, W, 3) uint8 RGB where this payload is expected. Raises MarkTooSmallError."""
+    expected = _bits(payload)
+    shares = _shares(pixels, len(expected), method)
+    bits = _told(shares)
+    accuracy, confidence = (bits == expected).mean(axis=-1), np.abs(shares).mean(axis=-1)
+    return MarkReading(bits, np.asarray(accuracy), np.asarray(confidence))
+
+
+def bit_accuracy(
+    pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD
+) -> npt.NDArray[np.float64]:
+    """Return the share, 0 to 1, of the payload's bits that a picture reads; about 0.5 without a mark.
+
+    It has the shape () for (H, W, 3) uint8 RGB, and (N,) for a batch. Raises MarkTooSmallError.
+    """
+    return examine(pixels, payload, method).bit_accuracy
+
+
+def _bits(payload: bytes) -> Pixels:
+    return np.unpackbits(np.frombuffer(payload, np.uint8))
+
+
+def _shares(pixels: Array, bits: int, method: Method) -> npt.NDArray[np.float64]:
+    """Return for each bit the mean vote of its blocks, -1 to 1.
+
+    By dwtDctSvd a block counts the more the clearer it reads; the package counts every block alike, which loses more
+    after lossy compression. By dwtDct they count alike, so that this reads what the package reads.
+    """
+    _check_room(pixels, bits)
+    found = _voters[method](pixels.reshape(-1, *pixels.shape[-3:]))
+    votes = np.asarray(found if isinstance(found, np.ndarray) else found.cpu()).reshape(len(found), -1)
+    index = np.arange(votes.shape[1]) % bits
+    sums = np.stack([np.bincount(index, row, bits) for row in votes])
+    return (sums / np.bincount(index, minlength=bits)).reshape(*pixels.shape[:-3], bits)
+
+
+def _told(shares: npt.NDArray[np.float64]) -> Pixels:
+    return (shares > _EVEN).astype(np.uint8)
+
+
+def _check_room(pixels: Array, bits: int) -> None:
+    height, width = pixels.shape[-3:-1]
+    room = capacity(width, height)
+    if not 0 < bits <= room:
+        raise MarkTooSmallError(
+            f"{width}x{height} pixels hold a mark of 1 to {room} bits, not {bits}: "
+            "render larger, or take a shorter mark"
+        )
+
+
+_embedders: dict[Method, Callable[[Array, Array], Array]] = {
+    Method.DWT_DCT: dwt_dct.embed,
+    Method.DWT_DCT_SVD: dwt_dct_svd.embed,
+}
+_voters: dict[Method, Callable[[Array], Array]] = {
+    Method.DWT_DCT: dwt_dct.votes,
+    Method.DWT_DCT_SVD: dwt_dct_svd.votes,
+}

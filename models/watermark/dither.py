@@ -1,0 +1,64 @@
+"""Changing the U of blocks by changing the colours of their pixels, dithered: one same rounding would add up."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from models.watermark.arrays import CELLS, SIDE, Array, beside, interleaved, namespace
+from models.watermark.colour import tinted
+
+# What each of R, G, B adds to U (ITU-R BT.601 as in OpenCV), and how much of green and blue adds 1 to U and leaves
+# Y and V.
+_TO_U = (-0.147, -0.289, 0.436)
+_GREEN_OF_U, _BLUE_OF_U = -0.395, 2.032
+
+
+def _bayer(size: int) -> npt.NDArray[np.int16]:
+    """Return the (size, size) ordered-dither matrix of 0 to size² - 1 (Bayer 1973)."""
+    if size == 1:
+        return np.zeros((1, 1), np.int16)
+    quarter = 4 * _bayer(size // 2)
+    return np.block([[quarter, quarter + 2], [quarter + 3, quarter + 1]]).astype(np.int16)
+
+
+_BAYER = _bayer(SIDE)
+_LEVELS = SIDE * SIDE
+
+
+def tint(pixels: Array, change: Array) -> Array:
+    """Return (N, H, W, 3) uint8 RGB with (N, H / 2, W / 2) float32 added to the U of every 2x2, keeping Y and V."""
+    return tinted(pixels, _steps(change * _GREEN_OF_U), _steps(change * _BLUE_OF_U))
+
+
+def fill(pixels: Array, change: Array) -> Array:
+    """As `tint`, but by blue as far as it goes, then by green, then by red."""
+    xp = namespace(pixels)
+    count, height, width = pixels.shape[:3]
+    wide = xp.broadcast_to(change[:, :, None, :, None], (count, height // 2, 2, width // 2, 2))
+    left = wide.reshape(count, height, width)
+    dither = beside(np.tile((_BAYER + np.float32(0.5)) / _LEVELS, (height // SIDE, width // SIDE)), pixels)
+    moved = xp.asarray(pixels, copy=True)
+    for channel in (2, 1, 0):
+        before = xp.asarray(pixels[..., channel], dtype=xp.float32)
+        add = xp.where(xp.abs(left) > 0.5, left / _TO_U[channel], 0)
+        after = xp.floor(xp.clip(before + add + dither, 0, 255))
+        moved[..., channel] = after
+        left = left - (after - before) * _TO_U[channel]
+    return moved
+
+
+def _steps(change: Array) -> Array:
+    """Return (N, H, W) int8, dithered, of (N, H / 2, W / 2) float32."""
+    xp = namespace(change)
+    count, rows, columns = change.shape
+    fine = xp.asarray(xp.round(change * _LEVELS), dtype=xp.int16)
+    fine = fine.reshape(count, rows // CELLS, CELLS, 1, columns)
+    even, odd = (fine + beside(_dither(columns, side), change) >> 6 for side in (0, 1))
+    return interleaved(even, odd).view(xp.int8).reshape(count, 2 * rows, 2 * columns)
+
+
+@lru_cache(maxsize=8)
+def _dither(columns: int, side: int) -> npt.NDArray[np.int16]:
+    """Return (4, 2, columns) of the dither matrix: of every 2x2 pixels the left or the right ones."""
+    return np.tile(_BAYER[:, side::2].reshape(CELLS, 2, CELLS), columns // CELLS)

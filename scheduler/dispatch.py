@@ -1,0 +1,135 @@
+"""Dispatch: keeps as many hints in Redis as there are workers to follow them.
+
+Publishing may fail or hang while Redis is away: it is tried with short time-outs, and the next tick tries again.
+"""
+
+import logging
+import uuid
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from sqlalchemy import Engine, text
+
+from jobs.celery_config import SHIFT_TASK, celery_settings
+from jobs.db.engine import run
+from jobs.errors import ServiceError
+from jobs.job import LaneId
+from jobs.queue.fair_share import waiting_lanes
+from jobs.rate_limited_log import RateLimitedLog
+from jobs.services.broker_program import BUILT_IN
+from jobs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_WORKERS = text("SELECT count(*) AS n FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)")
+
+
+class Dispatcher:
+    """Sends hints. Several may run at once: they look at the same list, and a hint too many is harmless."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.app = _sender(settings)
+        self._log = RateLimitedLog(log)
+
+    def top_up(self) -> int:
+        """Send what is missing; returns how many hints went out. A broker that is away costs a warning."""
+        try:
+            wanted = self._wanted() - self._waiting()
+            lanes = _spread(waiting_lanes(self.engine, wanted), wanted) if wanted > 0 else []
+            for lane in lanes:
+                self._send(lane)
+        except (OperationalError, RedisError, OSError) as error:
+            reason = _reason(error)
+            self._log.tell(reason, f"can't send wake-ups: {reason}")
+            self._reconnect()
+            return 0
+        return len(lanes)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self.app.close()
+
+    def _reconnect(self) -> None:
+        self.app.close()
+        self.app = _sender(self.settings)
+
+    def _wanted(self) -> int:
+        seen_s = max(5.0, 2 * self.settings.lease_s)
+        alive: int = run(self.engine, _WORKERS, {"seen_s": seen_s})[0].n
+        return max(1, alive)
+
+    def _waiting(self) -> int:
+        with self.app.connection_for_read() as connection:
+            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
+            waiting: int = client.llen(self.settings.queue)
+            return waiting
+
+    def _send(self, lane: LaneId) -> None:
+        """Straight into the list: what kombu keeps in Redis of queues and exchanges isn't needed, nor believed."""
+        self.app.send_task(
+            SHIFT_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
+        )
+
+
+def _sender(settings: Settings) -> Celery:
+    """Tries once: the scheduler has other duties, and the next tick tries again."""
+    app = Celery("nightmill")
+    app.conf.update(celery_settings(settings))
+    app.conf.broker_transport_options = app.conf.broker_transport_options | {"max_retries": 0}
+    return app
+
+
+def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
+    """`wanted` hints over the lanes, the best first, again from the start if there are more hints than lanes."""
+    return [lanes[i % len(lanes)] for i in range(wanted)] if lanes else []
+
+
+def check_redis(settings: Settings) -> str:
+    """The broker's name, version and program; ServiceError says why it can't be reached or takes no messages.
+
+    A key of its own is written and taken away again; it expires if that fails.
+    """
+    app = _sender(settings)
+    try:
+        with app.connection_for_read(connect_timeout=5) as connection:
+            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
+            probe = f"{settings.queue}.probe-{uuid.uuid4().hex}"
+            client.set(probe, "", ex=10)
+            client.delete(probe)
+            kind = client.type(settings.queue).decode()
+            info = client.info("server")
+    except (OperationalError, RedisError, OSError) as error:
+        raise ServiceError(_reason(error)) from None
+    if kind not in ("list", "none"):
+        raise ServiceError(
+            f"the key {settings.queue} in Redis is a {kind} and no list: delete it, "
+            "or set NIGHTMILL_QUEUE to another name"
+        )
+    return _described(info)
+
+
+def _described(info: dict[str, Any]) -> str:
+    name = info.get("server_name", "redis")
+    program = info.get("executable")
+    if program == BUILT_IN:
+        return "built-in server for the wake-ups of one machine"
+    version = info.get(f"{name}_version", info["redis_version"])
+    return f"{name} {version}" + (f" ({program})" if program else "")
+
+
+def _reason(error: Exception) -> str:
+    """Why no wake-up can be sent."""
+    cause = (
+        error.__cause__ if isinstance(error, OperationalError) else None
+    )  # kombu's own, around the driver's
+    match cause or error:
+        case OutOfMemoryError():
+            return "Redis is full and takes no writes: raise its maxmemory, or delete what fills it"
+        case ResponseError():
+            return f"Redis refuses: {error}"
+        case _:
+            return f"can't reach Redis: {error}"

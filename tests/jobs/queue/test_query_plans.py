@@ -1,0 +1,228 @@
+"""The statements that run all the time keep to their indexes, however long the queue is."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, Table, TextClause, text
+
+from jobs.batches import archive
+from jobs.db import schema
+from jobs.images import feed
+from jobs.queue import canary, fair_share, lanes, targets, transitions
+from tests.factories import change, image, make_batch, take_one
+
+LANES = 5
+RUNNING = 20
+MANY = 10_000  # jobs of each lane that are queued, and as many that are done
+
+PAIRS = {"ids": [1, 2], "leases": [uuid4(), uuid4()]}
+CLAIM = {
+    "lane": 3,
+    "limit": 32,
+    "worker": "w",
+    "lease": uuid4(),
+    "lease_s": 30,
+    "after": 0,
+    "has_room": False,
+}
+TURN = {"turn": uuid4(), "hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60, "avoided": []}
+GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
+START = {"epoch": 0, "xid": "0", "id": 0, "batch": None, "limit": 100}
+
+# statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
+HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
+    "claim": (
+        transitions._CLAIM,
+        CLAIM,
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key", "jobs_pkey"},
+        64,
+    ),
+    "rescue": (transitions._RESCUE, {"limit": 1000}, "jobs", {"jobs_lease_idx", "jobs_pkey"}, 0),
+    "cancel": (
+        transitions._CANCEL,
+        {"lane": 3, "limit": 50},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx", "jobs_pkey"},
+        400,
+    ),
+    "retry": (
+        transitions._RETRY,
+        {"batch": 1, "states": ["failed"], "kind": None, "limit": 50},
+        "jobs",
+        {"jobs_retry_idx", "jobs_pkey"},
+        100,
+    ),
+    "extend": (transitions._EXTEND, PAIRS | {"lease_s": 30}, "jobs", {"jobs_pkey"}, 2),
+    "release": (transitions._RELEASE, PAIRS, "jobs", {"jobs_pkey"}, 2),
+    "complete": (transitions._COMPLETE, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
+    "fail": (transitions._FAIL, {"records": GIVEN, "delay_s": 1}, "jobs", {"jobs_pkey"}, 1),
+    "block": (transitions._BLOCK, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
+    "waiting lanes": (
+        fair_share._WAITING,
+        {"limit": 3},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key"},
+        2 * LANES,
+    ),
+    "choose": (
+        fair_share._CHOOSE,
+        TURN,
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx", "jobs_batch_id_ordinal_index_key"},
+        2 * LANES,
+    ),
+    "seemingly ended": (
+        lanes._SEEMINGLY_ENDED,
+        {"after": 0, "limit": 100},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
+        2 * LANES + RUNNING * LANES,
+    ),
+    "mark": (archive._MARK, {"batch": 1}, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2),
+    "floors": (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}, "jobs", {"jobs_fresh_idx"}, 2 * LANES),
+    "judge": (canary._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
+    "replace": (
+        targets._REPLACE,
+        {"batch": None, "limit": 100},
+        "jobs",
+        {"jobs_retry_idx", "jobs_replaces_key", "jobs_batch_id_ordinal_index_key"},
+        0,
+    ),
+    "archive": (
+        archive._JOBS,
+        {"batch": 1, "ordinal": 5, "index": 0, "limit": 50},
+        "jobs",
+        {"jobs_batch_id_ordinal_index_key", "jobs_pkey"},
+        100,
+    ),
+    "feed": (feed._NEXT, START, "images", {"images_feed_idx"}, 100),
+}
+
+Node = dict[str, Any]
+
+
+@pytest.fixture
+def crowded(engine: Engine) -> Engine:
+    """Five lanes with 50 thousand jobs queued, as many done, some failed or running, and 10 thousand images."""
+    make_batch(engine, [{"prompt": "a", "width": 64 + 8 * i} for i in range(LANES)])
+    leased = {"lease": "gen_random_uuid()", "lease_until": "now() + interval '1 minute'"}
+    ended = {"finished_at": "now()", "error_kind": "'oom'"}
+    multiply(engine, schema.jobs, LANES, MANY, {"ordinal": f"ordinal + n * {LANES}"})
+    multiply(
+        engine,
+        schema.jobs,
+        LANES,
+        MANY,
+        {"index": "n", "state": "'done'", "attempt": "1", "finished_at": "now()"},
+    )
+    multiply(engine, schema.jobs, LANES, 200, {"index": "-n", "state": "'failed'"} | ended)
+    multiply(
+        engine,
+        schema.jobs,
+        LANES,
+        RUNNING,
+        {"index": "-1000 - n", "state": "'running'", "attempt": "1"} | leased,
+    )
+    transitions.complete(engine, [image(take_one(engine, 1))])
+    for start in range(0, MANY, MANY // 5):
+        apart = {name: f"{name} + {start} + n" for name in ("job_id", "ordinal")}
+        multiply(engine, schema.images, 1, MANY // 5, apart | {"xid": "pg_current_xact_id()"})
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    return engine
+
+
+def multiply(engine: Engine, table: Table, first: int, times: int, changed: Mapping[str, str]) -> None:
+    """Copy the first rows of a table, with some columns set anew."""
+    names = [column.name for column in table.columns if column.name != "id"]
+    targets = ", ".join(f'"{name}"' for name in names)
+    sources = ", ".join(changed.get(name, f'"{name}"') for name in names)
+    rows = f"{table.name}, generate_series(1, {times}) AS n WHERE id <= {first}"
+    change(engine, f"INSERT INTO {table.name} ({targets}) SELECT {sources} FROM {rows}")  # noqa: S608
+
+
+def plan_of(engine: Engine, statement: str, values: Mapping[str, Any] | None = None) -> list[Node]:
+    """The nodes of the plan; with values, after running the statement, which is then undone."""
+    with engine.connect() as connection:
+        if values is None:
+            generic = connection.connection.driver_connection.execute(
+                f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {numbered(statement)}"
+            )
+            ((plan,),) = generic.fetchall()
+        else:
+            plan = connection.execute(
+                text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"), values
+            ).scalar_one()
+        connection.rollback()
+    return list(nodes_under(plan[0]["Plan"]))
+
+
+def numbered(statement: str) -> str:
+    """The statement with $1, $2, … for its values, as the server knows it once it is prepared."""
+    numbers: dict[str, int] = {}
+    return re.sub(
+        r"(?<!:):(\w+)", lambda match: f"${numbers.setdefault(match[1], len(numbers) + 1)}", statement
+    )
+
+
+def nodes_under(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes_under(child)
+
+
+def looked_at(node: Node) -> int:
+    rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return round(rows * node["Actual Loops"])
+
+
+def is_scan_of(table: str, node: Node) -> bool:
+    return node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
+
+
+def test_hot_statements_read_few_rows_by_their_indexes(crowded: Engine) -> None:
+    for name, (statement, values, table, indexes, most) in HOT.items():
+        scans = [node for node in plan_of(crowded, statement.text, values) if is_scan_of(table, node)]
+        assert scans, name
+        assert {node.get("Index Name", node["Node Type"]) for node in scans} <= indexes, name
+        assert sum(map(looked_at, scans)) <= most, name
+
+
+def test_prepared_plans_are_as_good(crowded: Engine) -> None:
+    """psycopg prepares what it runs often, and the server may then plan without looking at the values."""
+    for name in ("claim", "rescue", "cancel", "complete"):
+        statement, _, table, indexes, _ = HOT[name]
+        scans = [node for node in plan_of(crowded, statement.text) if is_scan_of(table, node)]
+        assert {node.get("Index Name", node["Node Type"]) for node in scans} <= indexes, name
+
+
+@pytest.mark.parametrize("part", ["again", "fresh"])
+def test_a_claim_sorts_no_more_than_what_it_took(crowded: Engine, part: str) -> None:
+    """The claim walks its indexes in order; where it would sort, it would read the whole lane for each claim."""
+    statement, values, *_ = HOT["claim"]
+    nodes = plan_of(crowded, statement.text, values)
+    (picked,) = [
+        node for node in nodes if node["Node Type"] == "Limit" and part in node.get("Subplan Name", "")
+    ]
+    walk = [
+        node["Node Type"]
+        for node in nodes_under(picked)
+        if not node.get("Subplan Name", "").startswith("InitPlan")
+    ]
+    assert [kind for kind in walk if kind != "CTE Scan"] == ["Limit", "LockRows", "Index Scan"]
+
+
+def test_claims_are_planned_well_before_the_server_has_statistics(engine: Engine) -> None:
+    """A batch is claimed right after its ingest, when the server still thinks that its lanes are empty."""
+    change(engine, "ALTER TABLE jobs SET (autovacuum_enabled = off)")
+    make_batch(engine, [{"prompt": "a", "width": 64 + 8 * i} for i in range(LANES)])
+    multiply(engine, schema.jobs, LANES, MANY, {"ordinal": f"ordinal + n * {LANES}"})
+    statement, values, table, indexes, most = HOT["claim"]
+    scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of(table, node)]
+    assert {node["Index Name"] for node in scans} <= indexes
+    assert sum(map(looked_at, scans)) <= most

@@ -1,0 +1,41 @@
+"""A stop that comes at any moment is a stop."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jobs.process_lifecycle import Latch
+
+
+@contextmanager
+def handling(number: signal.Signals, do: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(number, lambda *_: do())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_may_set_it_whatever_its_waiter_is_at() -> None:
+    for moment in range(200):
+        latch = Latch()
+        with handling(signal.SIGVTALRM, latch.set):
+            signal.setitimer(signal.ITIMER_VIRTUAL, 1e-5 * (1 + moment))
+            while not latch.is_set():
+                latch.wait(0)
+
+
+def test_who_waits_is_told_at_once_and_all_are() -> None:
+    latch = Latch()
+    assert not latch.wait(0.01)
+    told: list[bool] = []
+    waiters = [threading.Thread(target=lambda: told.append(latch.wait(30))) for _ in range(3)]
+    for waiter in waiters:
+        waiter.start()
+    latch.set()
+    latch.set()
+    for waiter in waiters:
+        waiter.join(10)
+    assert told == [True] * 3
+    assert latch.wait(-1)

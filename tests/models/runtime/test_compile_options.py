@@ -1,0 +1,80 @@
+"""What may be compiled and recorded, and that what is compiled is whole graphs that draw the same."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.errors import ModelError
+from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.device import Device, pick_device
+from models.runtime.memory_options import FULL, Saving
+from models.store.checkpoint import Checkpoint
+
+
+class _GPU(Device):
+    """A device of a known age."""
+
+    def compiles_float8(self) -> bool:
+        return self.label != "an old GPU"
+
+
+GPU = _GPU("cuda:0", torch.bfloat16, "a GPU", rows=8)
+OLD = _GPU("cuda:0", torch.bfloat16, "an old GPU", rows=8)
+_GPUS = {"cuda": GPU, "old": OLD}
+COMPILED = Speedup(compiled=True, vae_compiled=True)
+ALL = Speedup(compiled=True, vae_compiled=True, recorded=True, channels_last=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "saving", "device", "expected"),
+    [
+        ("auto", FULL, "cpu", PLAIN),
+        ("on", FULL, "cpu", COMPILED),
+        ("off", FULL, "cpu", PLAIN),
+        ("auto", FULL, "cuda", ALL),
+        ("off", FULL, "cuda", Speedup(recorded=True, channels_last=True)),
+        ("auto", Saving("int8"), "cuda", PLAIN),
+        ("on", Saving("fp8"), "cpu", COMPILED),
+        ("on", Saving(vae_tiling=True), "cpu", Speedup(compiled=True)),
+        ("auto", Saving("fp8"), "cuda", ALL),
+        ("auto", Saving("fp8"), "old", Speedup(recorded=True, channels_last=True)),
+        ("auto", Saving(attention_slicing=True), "cpu", PLAIN),
+    ],
+)
+def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Speedup) -> None:
+    found = Speedup.choose(word, saving, _GPUS.get(device) or pick_device("cpu"))
+    assert found == expected
+    parts = {"unet": expected.compiled, "vae": expected.vae_compiled}
+    assert found.notes() == {name: "compiled" for name, is_so in parts.items() if is_so}
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(ModelError, match="unknown compile 'fast'; there are auto, on, off"):
+        Speedup.choose("fast", FULL, GPU)
+    with pytest.raises(ModelError, match="packed weights and sliced attention can't be compiled"):
+        Speedup.choose("on", Saving("int4"), GPU)
+    with pytest.raises(ModelError, match="weights 'fp8' can't be compiled for an old GPU"):
+        Speedup.choose("on", Saving("fp8"), OLD)
+
+
+def test_unet_and_decoder_compile_without_a_break(
+    tiny: StableDiffusion,
+    tiny_checkpoint: Checkpoint,
+    device: Device,
+    image: Callable[..., ImageRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a backend that only looks at the graph: making kernels of it takes half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = StableDiffusion.load(tiny_checkpoint, device, speedup=COMPILED)
+    requests = [image(seed=seed, sampler=sampler) for seed, sampler in enumerate(["ddim", "heun", "euler_a"])]
+    for rows in (1, 2):
+        expected = [picture.pixels for picture in tiny.render(requests, rows=rows)]
+        assert np.array_equal([picture.pixels for picture in compiled.render(requests, rows=rows)], expected)
+    monkeypatch.setattr(torch, "compile", None)
+    uncompiled = compiled.render(requests, rows=2, speedup=COMPILED.uncompiled())
+    assert np.array_equal([picture.pixels for picture in uncompiled], expected)

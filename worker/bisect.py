@@ -1,0 +1,81 @@
+"""One bad job must not take its batch-mates down: a stage that raises is tried again on each half."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
+from jobs.states import ErrorKind
+from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
+from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
+from worker.item import Frame
+
+log = logging.getLogger(__name__)
+
+Stage = Callable[[Sequence[Frame]], list[Frame]]
+
+
+_aside = threading.local()
+
+
+def run_stage(name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+    """The stage's frames, each with its share of the time; those that it fails on alone come back ended."""
+    started, before = time.perf_counter(), _aside_s()
+    done = isolated(stage, frames)
+    took_s = time.perf_counter() - started - (_aside_s() - before)
+    return [frame.spent(name, took_s / len(done)) for frame in done]
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is done within it takes none of the time of the stage that it is done in."""
+    started, before = time.perf_counter(), _aside_s()
+    try:
+        yield
+    finally:
+        _aside.seconds = before + time.perf_counter() - started
+
+
+def _aside_s() -> float:
+    seconds: float = getattr(_aside, "seconds", 0.0)
+    return seconds
+
+
+def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+    """The stage's result; on an error that of each half, down to the single frame that is to blame.
+
+    Raises HostFaultError where none of them is to blame.
+    """
+    try:
+        return stage(frames)
+    except (InterruptedRender, LeaseLostError, HostFaultError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
+        if not frames:
+            raise
+        if is_host_fault(error):
+            raise HostFaultError(reason_of(error)) from error
+        if len(frames) > 1:
+            middle = len(frames) // 2
+            return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])
+        log.warning("job %d: %s: %s", frames[0].job.id, type(error).__name__, error)
+        return [frames[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
+
+
+def kind_of(error: BaseException) -> ErrorKind:
+    """The error kind that an exception stands for."""
+    match error:
+        case OutOfMemoryError():
+            return ErrorKind.OUT_OF_MEMORY
+        case SafetyUnknownError():
+            return ErrorKind.SAFETY
+        case ModelError():
+            return ErrorKind.MODEL
+        case ObjectStoreError():
+            return ErrorKind.OBJECT_STORE
+        case UsageError():
+            return ErrorKind.BAD_INPUT
+        case _:
+            return ErrorKind.EXCEPTION

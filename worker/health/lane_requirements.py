@@ -1,0 +1,123 @@
+"""What a lane can't be worked in without: its models and its output. Where this host lacks one, no job is to blame."""
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.job import Lane, LaneId
+from jobs.outputs.marker import open_output
+from jobs.outputs.ownership import claim
+from jobs.queue import lanes
+from jobs.settings import Settings
+from jobs.storage.open import ObjectStore, S3Options, check_writable
+from models.errors import InterruptedRender
+from worker.health.host_faults import HostFaultError, reason_of
+from worker.health.lane_backoff import Health
+from worker.model_cache.cache import Studio
+from worker.model_cache.lane_models import Kit, Wanted
+from worker.stages.assess import Judging
+from worker.stages.finish import Finishing
+
+
+def models_of(lane: Lane, settings: Settings) -> Hashable:
+    """The cause of faults of the lane's models."""
+    return "models", Wanted.of(lane, settings.weights)
+
+
+def output_of(lane: Lane) -> Hashable:
+    """The cause of faults of the lane's output."""
+    return "output", lane.output
+
+
+def folder_of(lane: Lane) -> Hashable:
+    """The cause of faults of the batch's folder in the output, which may be another installation's."""
+    return "folder", lane.output, lane.batch
+
+
+def work_of(lane: LaneId) -> Hashable:
+    """The cause of faults that jobs of the lane met on their way, such as pictures that can't be fetched at present."""
+    return "work", lane
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the lane's jobs need."""
+
+    kit: Kit
+    judging: Judging
+    finishing: Finishing
+
+
+@dataclass(frozen=True)
+class LaneStart:
+    """Gets lanes ready, and remembers in `health` which can't be on this host."""
+
+    settings: Settings
+    engine: Engine
+    studio: Studio
+    health: Health
+    buckets: dict[str, ObjectStore] = field(default_factory=dict)
+    """Open S3 outputs, since to set up a client takes a third of a second."""
+
+    def may_claim(self, lane: Lane) -> bool:
+        """Whether jobs of the lane may be taken: where something failed before, it is tried without any first."""
+        causes = models_of(lane, self.settings), output_of(lane), folder_of(lane), work_of(lane.id)
+        known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
+        for cause, fault in known:
+            if fault.is_waiting():
+                self.health.failed(cause, fault.reason, lane.id)
+                return False
+        return not known or self.start(lane) is not None
+
+    def start(self, lane: Lane) -> Started | None:
+        """Load the lane's models and open its output; None where that can't be done here, or the worker is to stop."""
+        count = lanes.job_count(self.engine, lane)
+        try:
+            with (
+                self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"),
+                self.studio.loading(),
+            ):
+                kit = self.studio.kit(lane)
+                self.studio.prepare(lane, count)
+            with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
+                finishing = self._finishing(kit, lane)
+            with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
+                claim(self.engine, finishing.store, lane.batch_id, lane.batch)
+        except (HostFaultError, InterruptedRender):
+            return None
+        return Started(kit, Judging(kit, lane), finishing)
+
+    def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
+        speedup = self.studio.speedup(lane)
+        store = self._store(lane)
+        finishing = Finishing.open(kit, lane, store, self.settings, self.engine, speedup)
+        if self.health.fault(output_of(lane)):
+            check_writable(finishing.store)
+        return finishing
+
+    def _store(self, lane: Lane) -> ObjectStore:
+        """UsageError or ObjectStoreError where the output is none or gone; after a fault it is opened anew."""
+        kept = self.buckets.pop(lane.output, None)
+        if kept is None or self.health.fault(output_of(lane)):
+            s3 = S3Options(endpoint_url=self.settings.s3_endpoint_url, region=self.settings.s3_region)
+            kept = open_output(self.engine, lane.output, s3)
+        if lane.output.startswith("s3://"):
+            self.buckets[lane.output] = kept
+        return kept
+
+    @contextmanager
+    def _noted(self, lane: Lane, cause: Hashable, what: str) -> Iterator[None]:
+        """Whatever goes wrong within it becomes a HostFaultError, after it was noted as a fault of that cause."""
+        try:
+            yield
+        except (InterruptedRender, SQLAlchemyError):
+            raise
+        except (Exception, SystemExit) as error:
+            reason = f"{what}: {reason_of(error)}"
+            self.health.failed(cause, reason, lane.id)
+            raise HostFaultError(reason) from error
+        if cause != output_of(lane) or self.health.fault(cause):
+            self.health.went_well(cause)

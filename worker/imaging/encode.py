@@ -1,0 +1,171 @@
+"""From pixels to the bytes of a file, with its generation parameters inside, and back."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Literal, assert_never
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from worker.imaging.png import Pixels, encode_png
+
+ImageFormat = Literal["png", "webp", "jpeg"]
+
+_EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+_MAX_PIXELS = 1 << 26
+_MAX_JPEG_EXIF = 65533
+_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+_EXIF_IFD = 0x8769
+_USER_COMMENT = 0x9286
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as a file: its bytes, what they are, and their SHA-256 in hex."""
+
+    body: bytes
+    format: ImageFormat
+    content_type: str
+    extension: str
+    sha256: str
+
+
+class UnreadableImageError(ValueError):
+    """The bytes are no PNG, WebP or JPEG picture, are damaged, or hold too many pixels."""
+
+
+def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters: str | None) -> Encoded:
+    """Encode an (H, W, 3) uint8 RGB picture; the same input gives the same bytes with the same Pillow and isal.
+
+    `quality` is 1 to 100: PNG takes no notice of it, WebP is exact at 100, JPEG keeps full colour resolution.
+    `parameters` go into PNG's text chunk "parameters", else into the EXIF UserComment; those of more than 32,000
+    characters find no room in a JPEG and are left out.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is 1 to 100, not {quality}")
+    body = _body(pixels, format, quality, parameters)
+    sha256 = hashlib.sha256(body).hexdigest()
+    return Encoded(body, format, f"image/{format}", _EXTENSIONS[format], sha256)
+
+
+def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None) -> bytes:
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    match format:
+        case "png":
+            return encode_png(pixels, _text_chunk(parameters))
+        case "webp" if quality == 100:
+            image.save(file, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(parameters))
+        case "webp":
+            image.save(file, "WEBP", quality=quality, method=4, exif=_exif(parameters))
+        case "jpeg":
+            image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif_of_jpeg(parameters))
+        case _:
+            assert_never(format)
+    return file.getvalue()
+
+
+def decode(body: bytes) -> Pixels:
+    """Decode a PNG, WebP or JPEG of at most 64 Mi pixels to (H, W, 3) uint8 RGB.
+
+    Raises UnreadableImageError.
+    """
+    try:
+        with Image.open(io.BytesIO(body), formats=("PNG", "WEBP", "JPEG")) as image:
+            width, height = image.size
+            if width * height <= _MAX_PIXELS:
+                return np.array(image.convert("RGB"))
+    except _UNREADABLE as error:
+        raise UnreadableImageError(f"these {len(body)} bytes can't be read as a picture: {error}") from error
+    raise UnreadableImageError(f"a picture of {width}x{height} pixels is larger than any of nightmill's")
+
+
+def parameters_text(
+    prompt: str,
+    negative_prompt: str,
+    steps: int,
+    sampler_label: str,
+    guidance_scale: float,
+    seed: int,
+    width: int,
+    height: int,
+    model: str,
+    model_digest: str,
+    upscale: str | None = None,
+    strength: float | None = None,
+    loras: Sequence[tuple[str, float, str]] = (),
+) -> str:
+    """Return the generation parameters in the form of the AUTOMATIC1111 web UI, which image viewers read.
+
+    Prompt; "Negative prompt: …" unless empty; then one line of "Name: value" pairs, values with commas quoted.
+    `upscale` is the id of the upscaling model, `strength` that of a picture to start from. `loras` are ids, weights and
+    digests; the prompt ends in a tag for each, which is how that program is asked for them.
+    """
+    tags = "".join(f" <lora:{id}:{weight:g}>" for id, weight, _ in loras)
+    pairs = {
+        "Steps": str(steps),
+        "Sampler": sampler_label,
+        "CFG scale": f"{guidance_scale:g}",
+        "Seed": str(seed),
+        "Size": f"{width}x{height}",
+        "Model hash": model_digest[:10],
+        "Model": model,
+        "Denoising strength": "" if strength is None else f"{strength:g}",
+        "Hires upscaler": upscale or "",
+        "Lora hashes": ", ".join(f"{id}: {digest[:12]}" for id, _, digest in loras),
+        "Version": f"nightmill {_version()}",
+    }
+    lines = [_line_breaks(prompt) + tags]
+    if negative_prompt:
+        lines.append(f"Negative prompt: {_line_breaks(negative_prompt)}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value))
+    return "\n".join(lines)
+
+
+@cache
+def _version() -> str:
+    return version("nightmill")
+
+
+def _line_breaks(text: str) -> str:
+    return "\n".join(text.splitlines())
+
+
+def _quoted(value: str) -> str:
+    """Quote as JSON what would otherwise end the value early."""
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:"\n') else value
+
+
+def _text_chunk(parameters: str | None) -> PngInfo:
+    """Return a tEXt chunk, or iTXt where the text isn't Latin-1 (PNG specification, 11.3.3)."""
+    chunks = PngInfo()
+    if parameters is not None:
+        chunks.add_text("parameters", _encodable(parameters))
+    return chunks
+
+
+def _exif(parameters: str | None) -> bytes:
+    """Return an EXIF block whose UserComment is UTF-16, in the byte order of the whole (Exif 2.32, 4.6.5)."""
+    if parameters is None:
+        return b""
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + _encodable(parameters).encode("utf-16-be")
+    return exif.tobytes()
+
+
+def _exif_of_jpeg(parameters: str | None) -> bytes:
+    exif = _exif(parameters)
+    return exif if len(exif) <= _MAX_JPEG_EXIF else b""
+
+
+def _encodable(text: str) -> str:
+    """Return the text with a question mark for each half of a broken surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")

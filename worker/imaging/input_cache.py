@@ -1,0 +1,134 @@
+"""What the jobs of a lane start from: their pictures, opened once each and brought to the lane's size."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jobs.job import Job
+from jobs.settings import Settings
+from jobs.storage.open import S3Options
+from worker.imaging.read_input import (
+    PictureError,
+    decode_picture,
+    flattened,
+    floats_of,
+    heights,
+    pixels_of,
+    read_bytes,
+)
+from worker.item import Inputs
+
+KEPT = 24
+TOLERANCE = 0.01
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fitted:
+    """One picture at the size asked for; `size` is the one that it came with, width first."""
+
+    values: NDArray[np.generic]
+    size: Size
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Role:
+    """How a picture column is read and scaled."""
+
+    column: str
+    prepare: Callable[[Image.Image], Image.Image]
+    resample: Image.Resampling
+    values: Callable[[Image.Image], NDArray[np.generic]]
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return flattened(image).convert("L")
+
+
+_INIT = _Role("init_image", flattened, Image.Resampling.LANCZOS, pixels_of)
+_MASK = _Role("mask_image", _grey, Image.Resampling.NEAREST, pixels_of)
+_DEPTH = _Role("depth_image", heights, Image.Resampling.BILINEAR, floats_of)
+
+
+class Pictures:
+    """Keeps the pictures that it opened last, so that a row of many images opens its own once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._roots = settings.image_roots
+        self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+        self._kept: OrderedDict[object, _Fitted] = OrderedDict()
+
+    def inputs(self, job: Job, size: Size | None) -> Inputs:
+        """The job's pictures at (width, height), or as they are.
+
+        Raises PictureError for one that can't be used, ObjectStoreError when S3 can't be reached.
+        """
+        init = self._fitted(_INIT, job.init_image, size)
+        mask = self._fitted(_MASK, job.mask_image, size)
+        depth = self._fitted(_DEPTH, job.depth_image, size)
+        for column, other in (("mask_image", mask), ("depth_image", depth)):
+            if init and other:
+                _check_alike(column, other.size, init.size)
+        return Inputs(
+            image=init and init.values,  # type: ignore[arg-type]
+            mask=mask and mask.values,  # type: ignore[arg-type]
+            depth=depth and depth.values,  # type: ignore[arg-type]
+            image_sha256=init.sha256 if init else None,
+        )
+
+    def _fitted(self, role: _Role, location: str | None, size: Size | None) -> _Fitted | None:
+        if location is None:
+            return None
+        key = role.column, location, _stamp(location), size
+        if key not in self._kept:
+            try:
+                self._kept[key] = self._open(role, location, size)
+            except PictureError as error:
+                raise type(error)(f"{role.column}: {error}") from None
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _open(self, role: _Role, location: str, size: Size | None) -> _Fitted:
+        body = read_bytes(location, self._roots, self._s3)
+        image = role.prepare(decode_picture(body, location))
+        values = role.values(fit(image, size, role.resample) if size else image)
+        return _Fitted(values, image.size, sha256(body).hexdigest())
+
+
+def fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
+    """Scaled to cover (width, height), what stands over cut off alike on both sides."""
+    if image.size == size:
+        return image
+    scale = min(image.width / size[0], image.height / size[1])
+    width, height = min(size[0] * scale, image.width), min(size[1] * scale, image.height)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return image.resize(size, resample, box=(left, top, left + width, top + height))
+
+
+def _check_alike(column: str, other: Size, init: Size) -> None:
+    """Pictures of other proportions would be cut off elsewhere, and no longer lie on each other."""
+    across, down = other[0] * init[1], other[1] * init[0]
+    if abs(across - down) > max(TOLERANCE * max(across, down), *other, *init):
+        raise PictureError(
+            f"{column} has {other[0]}x{other[1]} pixels and init_image {init[0]}x{init[1]}: "
+            "give both the same proportions"
+        )
+
+
+def _stamp(location: str) -> tuple[int, int] | None:
+    """What tells that a file is another one by now."""
+    try:
+        status = os.stat(location)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,110 @@
+"""Pictures that rows bring, from a path or an s3:// URI to pixels, within limits."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jobs.errors import NightmillError, UsageError
+from jobs.image_paths import (
+    MAX_BYTES,
+    PictureFolderGoneError,
+    PictureRefusedError,
+    is_allowed,
+    outside,
+    read_picture,
+)
+from jobs.storage.open import MissingObjectError, S3Options, read_object
+from worker.health.host_faults import is_host_fault
+from worker.item import Pixels
+
+MAX_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class PictureError(NightmillError):
+    """A picture that a row brings can't be used, now or later."""
+
+
+class PictureAwayError(PictureError):
+    """A picture that this host doesn't see, though others may."""
+
+
+def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
+    """The file's or object's bytes; PictureError if it is missing, too large or outside of `roots`.
+
+    Raises PictureAwayError where that says something of this host, ObjectStoreError when S3 can't be reached.
+    """
+    if not is_allowed(location, roots):
+        raise PictureError(outside(location))
+    if location.startswith("s3://"):
+        try:
+            return read_object(location, MAX_BYTES, s3)
+        except (MissingObjectError, UsageError) as error:
+            raise PictureError(str(error)) from None
+    try:
+        return read_picture(location, roots)
+    except PictureRefusedError as error:
+        is_away = isinstance(error, PictureFolderGoneError) or is_host_fault(error)
+        raise (PictureAwayError if is_away else PictureError)(str(error)) from None
+
+
+def decode_picture(body: bytes, location: str) -> Image.Image:
+    """The picture of a PNG, JPEG or WebP of at most 64 million pixels, upright; PictureError names `location`."""
+    try:
+        with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height <= MAX_PIXELS:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise PictureError(f"{location} is no PNG, JPEG or WebP picture") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except _UNREADABLE as error:
+        raise PictureError(f"{location} is damaged or cut off ({error}); copy it again") from None
+    raise PictureError(f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """As RGB, on white where it is transparent; of 16 bits the upper 8."""
+    if _is_deep(image):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def heights(image: Image.Image) -> Image.Image:
+    """As one channel of floats, of 16 bits all kept."""
+    grey = image if _is_deep(image) or image.mode == "F" else flattened(image).convert("L")
+    return Image.fromarray(np.asarray(grey, dtype=np.float32))
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """(height, width, 3) of an RGB picture, (height, width) of a grey one."""
+    return np.array(image, dtype=np.uint8)
+
+
+def floats_of(image: Image.Image) -> NDArray[np.float32]:
+    """(height, width)."""
+    return np.array(image, dtype=np.float32)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")

@@ -1,0 +1,58 @@
+"""The finishing line: background threads that deliver what was rendered while the device goes on."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from worker.item import Frame
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+
+GiveUp = Callable[[], bool]
+
+
+class FinishingLine:
+    """Hands bundles of frames to threads; `put` waits while they are behind, so that memory stays bounded."""
+
+    def __init__(
+        self, deliver: Callable[[Sequence[Frame]], None], *, threads: int = 4, waiting: int = 4
+    ) -> None:
+        self._deliver = deliver
+        self._bundles: queue.Queue[Sequence[Frame] | None] = queue.Queue(maxsize=waiting)
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, name=f"finish-{n}") for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, frames: Sequence[Frame], give_up: GiveUp = lambda: False) -> bool:
+        """Deliver these; waits while too many bundles wait, and is False if `give_up` said so before."""
+        return not frames or self._put(frames, give_up)
+
+    def drain(self, give_up: GiveUp = lambda: False) -> bool:
+        """Wait until all is delivered and end the threads; False if `give_up` said so before."""
+        if not all(self._put(None, give_up) for _ in self._threads):
+            return False
+        for thread in self._threads:
+            while thread.is_alive() and not give_up():
+                thread.join(LOOK_S)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _put(self, bundle: Sequence[Frame] | None, give_up: GiveUp) -> bool:
+        while True:
+            try:
+                self._bundles.put(bundle, timeout=LOOK_S)
+                return True
+            except queue.Full:
+                if give_up():
+                    return False
+
+    def _work(self) -> None:
+        while (frames := self._bundles.get()) is not None:
+            try:
+                self._deliver(frames)
+            except BaseException:  # a thread that ends would be waited for in vain
+                log.exception("%d images could not be delivered", len(frames))

@@ -1,0 +1,111 @@
+"""The leases of this process, renewed from a thread for as long as it lives."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from uuid import UUID
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.db.engine import run
+from jobs.job import Job, JobId
+from jobs.queue import transitions
+
+log = logging.getLogger(__name__)
+
+_SEEN = text("""
+    INSERT INTO workers (name, device) VALUES (:name, :device)
+    ON CONFLICT (name) DO UPDATE SET seen_at = now() RETURNING name
+""")
+
+
+class Leases:
+    """Which jobs are ours. A job that PostgreSQL no longer grants us is dropped, `holds` says so.
+
+    `on_renewal` is called whenever they are renewed.
+    """
+
+    def __init__(self, engine: Engine, worker: str, device: str, lease_s: float) -> None:
+        self.engine = engine
+        self.worker = worker
+        self.device = device
+        self.lease_s = lease_s
+        self.on_renewal: Callable[[], object] = lambda: None
+        self._held: dict[JobId, UUID] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._renew_forever, daemon=True, name="leases")
+
+    def start(self) -> None:
+        """Show up in the table of workers and renew from now on."""
+        self._thread.start()
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Renew these too."""
+        with self._lock:
+            self._held |= {job.id: job.lease for job in jobs}
+
+    def drop(self, jobs: Iterable[Job]) -> None:
+        """These have ended."""
+        self._forget((job.id, job.lease) for job in jobs)
+
+    def release(self, jobs: Iterable[Job]) -> None:
+        """Give these back to the queue at once, uncharged."""
+        self._give_back([(job.id, job.lease) for job in jobs if self.holds(job)])
+
+    def release_all(self) -> None:
+        """Give all that is still held back to the queue at once, uncharged."""
+        with self._lock:
+            held = list(self._held.items())
+        self._give_back(held)
+
+    def holds(self, job: Job) -> bool:
+        """Whether the job is still ours, as far as the last renewal knows."""
+        return self._held.get(job.id) == job.lease
+
+    def stop(self) -> None:
+        """End the thread and leave the table of workers."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        run(self.engine, text("DELETE FROM workers WHERE name = :name RETURNING name"), {"name": self.worker})
+
+    def _give_back(self, held: list[tuple[JobId, UUID]]) -> None:
+        """Whether or not PostgreSQL hears of it, they are renewed no more."""
+        self._forget(held)
+        if held:
+            transitions.release(self.engine, held)
+
+    def _forget(self, held: Iterable[tuple[JobId, UUID]]) -> None:
+        """A job may have been claimed anew meanwhile: that lease stays."""
+        with self._lock:
+            for job_id, lease in held:
+                if self._held.get(job_id) == lease:
+                    del self._held[job_id]
+
+    def _renew_forever(self) -> None:
+        while True:
+            try:
+                self._renew()
+            except SQLAlchemyError as error:
+                log.warning("can't renew leases: %s", str(error).splitlines()[0])
+            except Exception:  # a thread that ends lets all leases run out, one after the other, unseen
+                log.exception("can't renew leases")
+            if self._stopping.wait(self.lease_s / 4):
+                return
+
+    def _renew(self) -> None:
+        run(self.engine, _SEEN, {"name": self.worker, "device": self.device})
+        self._extend()
+        self.on_renewal()
+
+    def _extend(self) -> None:
+        with self._lock:
+            held = list(self._held.items())
+        if not held:
+            return
+        kept = transitions.extend(self.engine, held, self.lease_s)
+        with self._lock:
+            for job_id, lease in held:
+                if job_id not in kept and self._held.get(job_id) == lease:
+                    del self._held[job_id]

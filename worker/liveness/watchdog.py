@@ -1,0 +1,99 @@
+"""The parent's eye on its children: one that makes no step for too long is killed, and the pool replaces it.
+
+Its leases run out, and its jobs come back as those of a worker that died do. How long a child is silent is counted in
+the parent's own looks, so that a machine or a worker that was suspended isn't taken for a hung device.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.liveness.heartbeat import Record
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+
+
+@dataclass
+class _Watched:
+    """A child, what it had done when it was last looked at, and for how long that has been all."""
+
+    record: Record
+    beats: int
+    silent_s: float = 0.0
+
+
+class Watchdog:
+    """Looks at the pulses in `folder` of the processes that `children` names."""
+
+    def __init__(self, folder: Path, children: Callable[[], Sequence[int]]) -> None:
+        self._folder = folder
+        self._children = children
+        self._watched: dict[int, _Watched] = {}
+
+    def start(self) -> None:
+        """Look once a second from now on, for as long as the process lives."""
+        threading.Thread(target=self._look_forever, daemon=True, name="watchdog").start()
+
+    def stop_within(self, seconds: float) -> None:
+        """Kill children that are still there after so long: the worker was asked to stop."""
+        timer = threading.Timer(seconds, self._end_all)
+        timer.daemon = True
+        timer.start()
+
+    def look(self, elapsed_s: float) -> list[int]:
+        """Kill the children that hang; returns their process ids. The last look was `elapsed_s` seconds ago."""
+        alive = set(self._children())
+        for pid in self._watched.keys() - alive:
+            del self._watched[pid]
+        return [pid for pid in sorted(alive) if self._hangs(pid, elapsed_s)]
+
+    def _hangs(self, pid: int, elapsed_s: float) -> bool:
+        watched = self._watched.get(pid) or self._meet(pid)
+        if watched is None:
+            return False
+        sign = watched.record.read()
+        watched.silent_s = watched.silent_s + elapsed_s if sign.beats == watched.beats else 0.0
+        watched.beats = sign.beats
+        if not 0 < sign.patience_s < watched.silent_s:
+            return False
+        log.error("process %d made no step for %.0f s: killed; its jobs come back", pid, watched.silent_s)
+        watched.silent_s = 0.0
+        _kill(pid)
+        return True
+
+    def _meet(self, pid: int) -> _Watched | None:
+        try:
+            record = Record(self._folder / str(pid))
+        except (OSError, ValueError):
+            return None  # it isn't ready yet
+        self._watched[pid] = _Watched(record, record.read().beats)
+        return self._watched[pid]
+
+    def _look_forever(self) -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(LOOK_S)
+            now = time.monotonic()
+            try:
+                self.look(min(now - last, 2 * LOOK_S))
+            except Exception:
+                log.exception("can't look after the children")
+            last = now
+
+    def _end_all(self) -> None:
+        for pid in self._children():
+            log.error("process %d did not stop: killed; its jobs come back", pid)
+            _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

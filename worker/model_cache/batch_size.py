@@ -1,0 +1,86 @@
+"""How many images are drawn at once: by the settings, as was found for this device, or its default."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from jobs.settings import Settings
+from models.errors import ModelError, OutOfMemoryError
+from models.runtime.batch_size_profile import Capacity, Profile, Site, find
+
+log = logging.getLogger(__name__)
+
+WORTH_TRYING = 256
+"""Jobs of a lane from which on a trial pays: it costs as much as about twenty images."""
+
+WORTH_COMPILING = 512
+"""As much for compiling: it takes a minute or more for each size, and spares SD 1.5 an eighth of a second an image."""
+
+
+_ANY = 2**31
+LOWERED_S = 600.0
+"""For so long a process draws fewer images at once after memory ran out: another's need of it may pass."""
+
+
+class Rows:
+    """What a worker's process knows of it.
+
+    Where memory runs out, the process draws fewer at once for ten minutes. Only if it runs out again, and it isn't
+    others who hold it, that is noted for all workers, for a day; not where the settings fix the number.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fixed = settings.gpu_rows
+        self._profile = Profile(settings.models_path)
+        self._known: dict[Site, Capacity] = {}
+        self._lowered: dict[Site, tuple[int, float]] = {}
+        self._clock = clock
+
+    def of(self, site: Site, default: int, jobs: int | None = None) -> int:
+        """Images at once; what was found is too much for a lane of so few `jobs` that most rows would be empty."""
+        if self._fixed is None and site not in self._known and (found := self._profile.get(site)):
+            self._known[site] = found
+        known = self._known[site].at(datetime.now(UTC)) if site in self._known else None
+        rows = min(known.rows if known else self._fixed or default, self._limit(site))
+        if self._fixed is not None or jobs is None:
+            return rows
+        return min(rows, max(default, 1 << (jobs - 1).bit_length()))
+
+    def lower(self, site: Site, rows: int, *, is_ours: bool = False) -> None:
+        """More than `rows` don't fit now; `is_ours`: others hold little of the memory."""
+        log.warning("out of memory: %s goes on with %d rows", site, rows)
+        recurs = site in self._lowered
+        self._lowered[site] = rows, self._clock() + LOWERED_S
+        if self._fixed is None and recurs and is_ours:
+            self._known.pop(site, None)
+            with self._is_noted():
+                self._profile.lower(site, rows)
+
+    def _limit(self, site: Site) -> int:
+        rows, until = self._lowered.get(site, (_ANY, math.inf))
+        return rows if self._clock() < until else _ANY
+
+    def _is_unknown(self, site: Site) -> bool:
+        return self._fixed is None and site not in self._known and self._profile.get(site) is None
+
+    def measure(self, site: Site, speed: Callable[[int], float]) -> None:
+        """Find it out where nobody knows; where not even one image fits, drawing will tell."""
+        if not self._is_unknown(site):
+            return
+        with self._is_noted(), suppress(OutOfMemoryError), self._profile.measuring():
+            if not self._is_unknown(site):  # somebody else did so meanwhile
+                return
+            found = find(speed)
+            self._known[site] = found
+            log.info("%s draws %d images at once: %s", site, found.rows, found.report()["tried"])
+            self._profile.put(site, found)
+
+    @contextmanager
+    def _is_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ModelError as error:
+            log.warning("%s; how many images are drawn at once can't be kept", error)

@@ -1,0 +1,231 @@
+"""The models that this process has loaded, ready for a lane."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+from jobs.job import Lane, LaneId
+from jobs.manifest import split_loras
+from jobs.settings import Settings
+from jobs.states import Decoder, Scoring
+from models.assess.prompt_filter import PromptTerms
+from models.catalogue.catalogue import Card, Catalogue
+from models.errors import InterruptedRender, ModelError
+from models.store.checkpoint import Checkpoint, resolve
+from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows
+from worker.model_cache.lane_models import Clip, Kit, Kits, Role, Wanted
+
+if TYPE_CHECKING:
+    from models.runtime.compile_options import Speedup
+    from models.runtime.device import Device
+
+log = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
+
+
+class _LoadingStopped(BaseException):
+    """A signal came while models were loaded; libraries that try this and that pass over mere Exceptions."""
+
+
+class Studio:
+    """Loads models when a lane first needs them, and keeps those of the last few lanes for as long as they fit."""
+
+    def __init__(self, settings: Settings, device_index: int) -> None:
+        self.settings = settings
+        self.device_index = device_index
+        self.terms = PromptTerms.load(settings.prompt_terms)
+        self._rows = Rows(settings)
+        self._is_loading = False
+        self._jobs: tuple[LaneId, int] = LaneId(0), 0
+        self._kits = Kits(settings.kept_models)
+        self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
+
+    def kit(self, lane: Lane) -> Kit:
+        """The lane's kit; ModelError says what is missing."""
+        return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Within it `stop_loading` ends what is done; InterruptedRender says that it did."""
+        try:
+            self._is_loading = True
+            yield
+        except _LoadingStopped:
+            raise InterruptedRender("asked to stop while models were loaded") from None
+        finally:
+            self._is_loading = False
+
+    def stop_loading(self) -> None:
+        """For a signal's handler in the thread that loads: it raises where nothing but loading is cut off."""
+        if self._is_loading:
+            self._is_loading = False
+            raise _LoadingStopped
+
+    def models(self) -> set[str]:
+        """The models that are loaded."""
+        return {wanted.model for wanted in self._kits}
+
+    def check_device(self) -> None:
+        """Raises where the device that the models are on doesn't compute any more."""
+        for device in self._kits.devices():
+            device.check()
+
+    def rows(self, lane: Lane, role: Role = "draw") -> int:
+        """Images in one device batch of the lane."""
+        kit = self.kit(lane)
+        known, jobs = self._jobs
+        return self._rows.of(kit.site(lane, role), kit.device.rows, jobs if known == lane.id else None)
+
+    def lower_rows(self, lane: Lane, role: Role = "draw") -> bool:
+        """Make room after memory ran out: other lanes' models go first, then the device batch is halved.
+
+        False when it holds one image already.
+        """
+        if self._kits.drop_all_but(self._wanted(lane)):
+            return True
+        rows = self.rows(lane, role)
+        if rows > 1:
+            kit = self.kit(lane)
+            self._rows.lower(kit.site(lane, role), rows // 2, is_ours=kit.device.is_mostly_ours())
+        return rows > 1
+
+    def speedup(self, lane: Lane) -> "Speedup":
+        """What is done to be quick in this lane: compiled is only what has images enough, but where settings insist."""
+        own, (known, jobs) = self.kit(lane).speedup, self._jobs
+        is_small = known == lane.id and jobs < WORTH_COMPILING
+        return own.uncompiled() if is_small and self.settings.compile == "auto" else own
+
+    def prepare(self, lane: Lane, jobs: int) -> None:
+        """Get ready for a lane of so many jobs: load its models, try how many are best drawn at once if that pays."""
+        kit = self.kit(lane)
+        self._jobs = lane.id, jobs
+        if jobs >= WORTH_TRYING:
+            for role in kit.roles(lane):
+                self._rows.measure(kit.site(lane, role), partial(kit.try_rows, lane, role))
+
+    def _wanted(self, lane: Lane) -> Wanted:
+        return Wanted.of(lane, self.settings.weights)
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether the lane's models, and as much again to compute with, fit beside those that are kept."""
+        card = Catalogue.load(self.settings.models_path).get(lane.model)
+        device, checkpoint = self._device(card), self._resolve(card)
+        # Weights are mostly kept in 16 bits, which the CPU makes 32 of.
+        needed = 2 * checkpoint.weight_bytes * (2 if device.name == "cpu" else 1)
+        return device.free_memory() > needed
+
+    def _device(self, card: Card) -> "Device":
+        from models.runtime.device import pick_device  # noqa: PLC0415
+
+        return pick_device(self.settings.device, index=self.device_index, precision=card.precision)
+
+    def _load(self, lane: Lane) -> Kit:
+        from models.assess.safety_checker import SafetyChecker  # noqa: PLC0415 - torch is imported by the child that renders, when it does
+        from models.diffusion.token_counter import TokenCounter  # noqa: PLC0415
+        from models.runtime.compile_options import Speedup  # noqa: PLC0415
+        from models.runtime.memory_options import Saving  # noqa: PLC0415
+
+        settings = self.settings
+        catalogue = Catalogue.load(settings.models_path)
+        card = catalogue.get(lane.model)
+        device = self._device(card)
+        saving = Saving.choose(self._wanted(lane).weights, settings.low_memory, device)
+        checkpoint = self._resolve(card)
+        checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
+        kit = Kit(
+            card=card,
+            checkpoint=checkpoint,
+            device=device,
+            terms=self.terms,
+            tokens=TokenCounter.load(checkpoint),
+            safety=self._part(
+                ("safety", checking.digest, str(device.dtype)), lambda: SafetyChecker.load(checking, device)
+            ),
+            saving=saving,
+            speedup=Speedup.choose(settings.compile, saving, device),
+            clip=self._clip(card, lane, catalogue, device),
+        )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
+        if card.family != "upscaler":
+            kit = self._with_model(kit, lane, catalogue)
+        if lane.decoder == Decoder.TINY:
+            kit = self._with_decoder(kit, catalogue)
+        return self._with_upscaler(kit, catalogue) if lane.upscale else kit
+
+    def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue) -> Kit:
+        from models.diffusion.text2image import StableDiffusion  # noqa: PLC0415
+
+        loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
+        mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
+        diffusion = self._part(
+            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, kit.saving.weights, *mixed),
+            lambda: StableDiffusion.load(
+                kit.checkpoint, kit.device, loras=loras, saving=kit.saving, speedup=kit.speedup
+            ),
+        )
+        return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
+
+    def _with_decoder(self, kit: Kit, catalogue: Catalogue) -> Kit:
+        from models.diffusion.tiny_decoder import SmallDecoder  # noqa: PLC0415
+
+        card, device = kit.card, kit.device
+        checkpoint = self._resolve(catalogue.get(_named(card.decoder, card, "small decoder")))
+        decoder = self._part(
+            ("decoder", checkpoint.digest, str(device.dtype), str(kit.speedup.channels_last)),
+            lambda: SmallDecoder.load(checkpoint, device, vae_factor=card.vae_factor, speedup=kit.speedup),
+        )
+        return replace(kit, decoder=decoder)
+
+    def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
+        from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
+
+        card, checkpoint = kit.card, kit.checkpoint
+        if card.family != "upscaler":
+            checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
+        upscaler = self._part(
+            ("upscaler", checkpoint.digest, str(kit.device.dtype), kit.saving.weights),
+            lambda: Upscaler.load(checkpoint, kit.device, saving=kit.saving, speedup=kit.speedup),
+        )
+        return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)
+
+    def _clip(self, card: Card, lane: Lane, catalogue: Catalogue, device: "Device") -> Clip | None:
+        """The model's CLIP; where it isn't there, that matters only if the batch insists."""
+        from models.assess.clip_score import ClipScorer  # noqa: PLC0415
+
+        is_needed = lane.clip_score == Scoring.ON
+        if lane.clip_score == Scoring.OFF or (card.clip is None and not is_needed):
+            return None
+        try:
+            checkpoint = self._resolve(catalogue.get(_named(card.clip, card, "clip")))
+            scorer = self._part(
+                ("clip", checkpoint.digest, str(device.dtype)), lambda: ClipScorer.load(checkpoint, device)
+            )
+            return Clip(checkpoint.card.id, scorer)
+        except ModelError as error:
+            if is_needed:
+                raise
+            log.info("no CLIP scores: %s", error)
+            return None
+
+    def _part(self, key: tuple[str, ...], load: Callable[[], Part]) -> Part:
+        """A model that a kept kit has already, else loaded now."""
+        found = self._parts.get(key)
+        if found is None:
+            self._parts[key] = found = load()
+        part: Part = found
+        return part
+
+    def _resolve(self, card: Card) -> Checkpoint:
+        return resolve(card, self.settings.models_path)
+
+
+def _named(card_id: str | None, card: Card, role: str) -> str:
+    if card_id is None:
+        raise ModelError(f"model {card.id!r} has no {role}: name one in its card")
+    return card_id

@@ -1,0 +1,150 @@
+"""All that a lane's pictures need of models, and the lanes' kits that are kept."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from jobs.job import Lane
+from models.assess.prompt_filter import PromptTerms
+from models.catalogue.catalogue import Card
+from models.errors import OutOfMemoryError
+from models.runtime.batch_size_profile import Site
+from models.store.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from models.assess.clip_score import ClipScorer
+    from models.assess.safety_checker import SafetyChecker
+    from models.diffusion.text2image import StableDiffusion
+    from models.diffusion.tiny_decoder import SmallDecoder
+    from models.diffusion.token_counter import TokenCounter
+    from models.diffusion.upscaler import Upscaler
+    from models.runtime.compile_options import Speedup
+    from models.runtime.device import Device
+    from models.runtime.memory_options import Saving
+
+log = logging.getLogger(__name__)
+
+Role = Literal["draw", "enlarge"]
+
+
+class Wanted(NamedTuple):
+    """What of a lane decides which models it needs."""
+
+    model: str
+    lora: str
+    is_enlarged: bool
+    clip_score: str
+    weights: str
+    decoder: str
+
+    @classmethod
+    def of(cls, lane: Lane, weights: str) -> "Wanted":
+        """What this lane needs; `weights` where it doesn't say."""
+        how = lane.weights or weights, lane.decoder
+        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, *how)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What scores pictures, and the id of its card."""
+
+    model: str
+    scorer: "ClipScorer"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A model that draws, or an upscaler, or both, and what checks them.
+
+    `loras` are those mixed into the model, in the lane's order.
+    """
+
+    card: Card
+    checkpoint: Checkpoint
+    device: "Device"
+    terms: PromptTerms
+    tokens: "TokenCounter"
+    safety: "SafetyChecker"
+    saving: "Saving"
+    speedup: "Speedup"
+    diffusion: "StableDiffusion | None" = None
+    loras: tuple[Checkpoint, ...] = ()
+    upscaler: "Upscaler | None" = None
+    upscaler_checkpoint: Checkpoint | None = None
+    clip: Clip | None = None
+    decoder: "SmallDecoder | None" = None
+
+    def site(self, lane: Lane, role: Role) -> Site:
+        """Where the lane's pictures are drawn or enlarged."""
+        checkpoint = self.upscaler_checkpoint if role == "enlarge" else self.checkpoint
+        assert checkpoint is not None
+        return Site.on(self.device, checkpoint.card.id, lane.width, lane.height, self.saving.weights)
+
+    def roles(self, lane: Lane) -> list[Role]:
+        """What is done at the lane's size; nothing where it takes pictures of any."""
+        roles: dict[Role, object] = {"draw": self.diffusion, "enlarge": self.upscaler}
+        return [role for role, model in roles.items() if model and lane.width]
+
+    def try_rows(self, lane: Lane, role: Role, rows: int) -> float:
+        """Images' steps a second of `rows` images at once, tried; raises OutOfMemoryError."""
+        model = self.upscaler if role == "enlarge" else self.diffusion
+        assert model is not None
+        return model.try_rows(lane.width, lane.height, rows)
+
+    def notes(self, speedup: "Speedup | None" = None) -> dict[str, str]:
+        """Of how the models are held and run, that which can change pixels; a lane may have a `speedup` of its own."""
+        notes = self.saving.notes() | (speedup or self.speedup).notes()
+        if self.decoder:
+            notes |= {"decoder": "tiny", "decoder_digest": self.decoder.checkpoint.digest}
+        return notes
+
+
+class Kits:
+    """The last few that were used, at most `most` of them and fewer where they don't fit."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kits: OrderedDict[Wanted, Kit] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return iter(self._kits)
+
+    def devices(self) -> "set[Device]":
+        """Where the models are."""
+        return {kit.device for kit in self._kits.values()}
+
+    def get(self, wanted: Wanted, load: Callable[[], Kit], has_room: Callable[[], bool]) -> Kit:
+        """The kit, loaded if it isn't there; the least recently used go until it `has_room`."""
+        if wanted not in self._kits:
+            while self._kits and not (len(self._kits) < self._most and has_room()):
+                self._drop_oldest()
+            self._kits[wanted] = self._loaded(load)
+        self._kits.move_to_end(wanted)
+        return self._kits[wanted]
+
+    def drop_all_but(self, wanted: Wanted) -> bool:
+        """Drop the others; whether there were any."""
+        others = len(self._kits) - (wanted in self._kits)
+        if wanted in self._kits:
+            self._kits.move_to_end(wanted)
+        for _ in range(others):
+            self._drop_oldest()
+        return others > 0
+
+    def _loaded(self, load: Callable[[], Kit]) -> Kit:
+        while True:
+            try:
+                return load()
+            except OutOfMemoryError:
+                if not self._kits:
+                    raise
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        wanted, kit = self._kits.popitem(last=False)
+        log.info("%s makes room for another model", wanted.model)
+        device = kit.device
+        del kit
+        device.give_back()

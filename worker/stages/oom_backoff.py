@@ -1,0 +1,49 @@
+"""Device batches: made smaller when memory runs out, their pictures put into the frames."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from jobs.job import Lane
+from jobs.states import ErrorKind
+from models.engine.picture import Picture
+from models.errors import OutOfMemoryError
+from worker.item import Frame, Inputs
+from worker.model_cache.cache import Studio
+from worker.model_cache.lane_models import Role
+
+_DEFECTS = {
+    "nan": (ErrorKind.NOT_FINITE, "the model gave values that are not numbers"),
+    "black": (ErrorKind.BLACK, "the model gave a black picture"),
+}
+
+
+@dataclass(frozen=True)
+class DeviceBatches:
+    """Renders in the shape that the studio has for the lane."""
+
+    studio: Studio
+    lane: Lane
+    role: Role = "draw"
+
+    def run(
+        self, frames: Sequence[Frame], render: Callable[[int], list[Picture]], rows: int | None = None
+    ) -> list[Frame]:
+        """The frames with what `render(rows)` gives for them; `rows` fixes the shape."""
+        pictures = self._within_memory(render) if rows is None else render(rows)
+        shape = rows or self.studio.rows(self.lane, self.role)
+        return [with_picture(frame, picture, shape) for frame, picture in zip(frames, pictures, strict=True)]
+
+    def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
+        while True:
+            try:
+                return render(self.studio.rows(self.lane, self.role))
+            except OutOfMemoryError:
+                if not self.studio.lower_rows(self.lane, self.role):
+                    raise
+
+
+def with_picture(frame: Frame, picture: Picture, rows: int) -> Frame:
+    """The frame with what was drawn for it in a batch of `rows`, or ended by what is wrong with that."""
+    if picture.defect is not None:
+        return frame.ended(*_DEFECTS[picture.defect])
+    return replace(frame, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())

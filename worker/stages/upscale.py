@@ -1,0 +1,116 @@
+"""The upscaler on what was just drawn, and on pictures that rows bring."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.states import ErrorKind
+from models.catalogue.catalogue import Card
+from worker.item import Frame, Pixels
+from worker.model_cache.lane_models import Kit
+from worker.stages.oom_backoff import DeviceBatches
+
+if TYPE_CHECKING:
+    from models.diffusion.upscaler import UpscaleRequest
+
+FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Enlarging:
+    """Four times the width and height."""
+
+    kit: Kit
+    batches: DeviceBatches
+    on_step: Callable[[int], None]
+
+    def drawn(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Pictures just drawn, with the steps, guidance and sampler of the upscaler's own card."""
+        card = self._card()
+        requests = [
+            _request(frame, frame.picture, card, card.steps, card.guidance_scale, card.sampler)
+            for frame in frames
+        ]
+        enlarged = self._enlarged(frames, requests)
+        return [
+            replace(after, batch_rows=before.batch_rows, upscaler_rows=after.batch_rows)
+            for before, after in zip(frames, enlarged, strict=True)
+        ]
+
+    def brought(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Pictures that rows brought, all at the lane's size."""
+        return self._enlarged(frames, [self._own(frame, _image(frame)) for frame in frames])
+
+    def brought_as_they_are(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Pictures that rows brought, each by itself at its own size, whatever that is within the model's limits."""
+        return [self._by_itself(frame) for frame in frames]
+
+    def _by_itself(self, frame: Frame) -> Frame:
+        card, image = self._card(), _image(frame)
+        height, width = image.shape[:2]
+        if not card.min_size <= min(height, width) <= max(height, width) <= card.max_size:
+            text = f"init_image has {width}x{height} pixels; {card.id} enlarges {card.min_size} to {card.max_size}"
+            return frame.ended(
+                ErrorKind.BAD_INPUT, f"{text} a side; give the row a width and height to scale it"
+            )
+        request = self._own(frame, padded_to(image, card.size_multiple))
+        (done,) = self._enlarged([frame], [request], rows=1)
+        if done.pixels is None:
+            return done
+        return replace(done, pixels=np.ascontiguousarray(done.pixels[: height * FACTOR, : width * FACTOR]))
+
+    def _own(self, frame: Frame, pixels: Pixels) -> "UpscaleRequest":
+        job = frame.job
+        return _request(frame, pixels, self._card(), job.steps, job.guidance_scale, job.sampler)
+
+    def _enlarged(
+        self, frames: Sequence[Frame], requests: "Sequence[UpscaleRequest]", rows: int | None = None
+    ) -> list[Frame]:
+        upscaler = self.kit.upscaler
+        assert upscaler is not None
+        speedup = self.batches.studio.speedup(self.batches.lane)
+        return self.batches.run(
+            frames,
+            lambda shape: upscaler.upscale(requests, rows=shape, on_step=self.on_step, speedup=speedup),
+            rows,
+        )
+
+    def _card(self) -> Card:
+        assert self.kit.upscaler_checkpoint is not None
+        return self.kit.upscaler_checkpoint.card
+
+
+def stretched(frame: Frame) -> Frame:
+    """The frame with each pixel four times as wide and high."""
+    return replace(frame, pixels=frame.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
+
+
+def padded_to(pixels: Pixels, multiple: int) -> Pixels:
+    """The picture with its right and lower edge repeated until both sides are multiples."""
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
+
+
+def _image(frame: Frame) -> Pixels:
+    assert frame.inputs.image is not None
+    return frame.inputs.image
+
+
+def _request(
+    frame: Frame, pixels: Pixels, card: Card, steps: int, guidance_scale: float, sampler: str
+) -> "UpscaleRequest":
+    from models.diffusion.upscaler import UpscaleRequest  # noqa: PLC0415 - brings torch, which only this child has
+
+    job = frame.job
+    return UpscaleRequest(
+        pixels=pixels,
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        noise_level=card.noise_level if job.noise_level is None else job.noise_level,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        seed=job.seed,
+    )
