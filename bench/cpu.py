@@ -137,7 +137,7 @@ def _render(desk: Desk, backlog: Backlog, count: int) -> float:
 
     Their prompts are changed: the model keeps what it has encoded.
     """
-    from models.diffusion.text2image import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
 
     lane = transitions.open_lane(desk.engine, backlog.lane)
     assert lane is not None

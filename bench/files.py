@@ -10,8 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from bench.figures import Figure, at_least, at_most
 from bench.rounds import seconds, take_turns
+from jobs.states import ImageFormat
 from worker.imaging.encode import encode
-from worker.imaging.png import Pixels, encode_png
+from worker.imaging.png import encode_png
+from worker.item import Pixels
 
 SIDES = (512, 2048)
 _FORMATS = {"png": "a PNG", "webp": "a lossless WebP", "jpeg": "a JPEG of quality 95"}
@@ -27,8 +29,8 @@ def _files(side: int, rounds: int) -> dict[str, Figure]:
     writers: dict[str, Callable[[], bytes]] = {
         "pillow": lambda: _by_pillow(pixels),
         "png": lambda: encode_png(pixels, PngInfo()),
-        "webp": lambda: encode(pixels, "webp", quality=100, parameters=None).body,
-        "jpeg": lambda: encode(pixels, "jpeg", quality=95, parameters=None).body,
+        "webp": lambda: encode(pixels, ImageFormat.WEBP, quality=100, parameters=None).body,
+        "jpeg": lambda: encode(pixels, ImageFormat.JPEG, quality=95, parameters=None).body,
     }
     times = take_turns(rounds, {name: _milliseconds(write) for name, write in writers.items()})
     bytes_ = {name: len(write()) for name, write in writers.items()}

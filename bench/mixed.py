@@ -11,7 +11,8 @@ from bench.rounds import seconds, take_turns
 from bench.work import Work, count_work
 
 if TYPE_CHECKING:
-    from models.diffusion.text2image import ImageRequest, StableDiffusion
+    from models.diffusion.requests import ImageRequest
+    from models.diffusion.text2image import StableDiffusion
     from models.store.checkpoint import Checkpoint
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
@@ -66,7 +67,7 @@ def shuffled(
     settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
 ) -> "list[ImageRequest]":
     """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
-    from models.diffusion.text2image import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
 
     found = [
         ImageRequest(
@@ -115,7 +116,7 @@ class _Pipe:
         return count_work(self._pipeline.unet, side // self._pipeline.vae_scale_factor)
 
     def draw(self, requests: "Sequence[ImageRequest]") -> object:
-        from models.catalogue.samplers import make_scheduler  # noqa: PLC0415
+        from models.engine.schedulers import make_scheduler  # noqa: PLC0415
         from models.runtime.fixed_batches import seeded  # noqa: PLC0415
 
         first = requests[0]

@@ -5,7 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from jobs.manifest import KNOWN_COLUMNS
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from scheduler.export.formats import SCHEMA
 from tests.paths import ROOT

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.job import Failure, Job
-from jobs.states import ErrorKind
-from worker.imaging.encode import Encoded
+from jobs.states import ErrorKind, ImageFormat
 
 Pixels = NDArray[np.uint8]
 
@@ -37,6 +36,17 @@ class Inputs:
     mask: Pixels | None = None
     depth: NDArray[np.float32] | None = None
     image_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as a file: its bytes, what they are, and their SHA-256 in hex."""
+
+    body: bytes
+    format: ImageFormat
+    content_type: str
+    extension: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

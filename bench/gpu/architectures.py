@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.catalogue.catalogue import Precision
+from models.catalogue.card import Precision
 
 Config = Mapping[str, Any]
 

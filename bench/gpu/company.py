@@ -13,7 +13,8 @@ import numpy as np
 from bench.gpu.drawing import Ours
 from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_pace
 from bench.work import Work
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.errors import InterruptedRender
 
 STEPS = (10, 20, 30, 40)

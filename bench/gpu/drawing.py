@@ -17,7 +17,8 @@ from bench.gpu.networks import pipeline_of
 from bench.gpu.pace import Draw
 from models.catalogue.catalogue import read_card
 from models.diffusion.loader import put_on
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.compile_options import PLAIN, Speedup
 from models.runtime.device import Device

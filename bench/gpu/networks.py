@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu.architectures import VOCABULARY, Architecture
 from bench.work import TOKENS, Work, count_work
-from models.catalogue.samplers import make_scheduler, noise_schedule
+from models.engine.schedulers import make_scheduler, noise_schedule
 from models.runtime.library_logging import quiet
 from models.tiny_random.tokenizer import build_tokenizer
 

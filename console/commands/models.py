@@ -11,7 +11,8 @@ from console.commands import models_files
 from console.commands.models_tune import capacities, tune
 from console.output import print_facts, print_json, print_table
 from jobs.settings import load_settings
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.runtime.batch_size_profile import Profile
 from models.store.checkpoint import checkpoint_path
 from models.store.lock import Locked, read_lock

@@ -11,7 +11,8 @@ from console.command_options import Json
 from console.output import note, print_json, print_line
 from jobs.errors import UsageError
 from jobs.settings import load_settings
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, ModelError
 from models.store.add import add_model
 from models.store.checkpoint import checkpoint_path, seal

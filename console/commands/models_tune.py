@@ -10,7 +10,8 @@ from console.command_options import Json
 from console.output import note, print_json, print_line, print_table
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.runtime.batch_size_profile import MOST, Capacity, Profile, Site, find
 from models.store.checkpoint import resolve
 

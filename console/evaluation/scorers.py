@@ -10,7 +10,8 @@ from console.session import Session
 from jobs.batches.actions import BatchStatus
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.storage.open import ObjectStore
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, UnknownModelError
 from models.store.checkpoint import Checkpoint, resolve
 

@@ -1,16 +1,13 @@
 """What goes into reading a manifest and what comes out of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from jobs.storage.local_files import MANIFEST_LIMIT
-
-if TYPE_CHECKING:
-    from jobs.manifest.recipe.recipe import Recipe
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "json", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]
@@ -160,6 +157,21 @@ class Reject:
     excerpt: str
 
 
+class RowMaker(Protocol):
+    """What makes rows instead of reading them, as a recipe does."""
+
+    @property
+    def rows(self) -> int:
+        """How many it makes."""
+
+    @property
+    def sweep(self) -> Mapping[str, Sequence[Any]]:
+        """The columns that it gives several values each, and these."""
+
+    def sampled(self, rows: int) -> Self:
+        """The same, of which only so many rows are made."""
+
+
 @dataclass(frozen=True)
 class ManifestFile:
     """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's.
@@ -179,7 +191,7 @@ class ManifestFile:
     sha256: str
     bytes: int
     folder: str = "/"
-    recipe: "Recipe | None" = None
+    recipe: RowMaker | None = None
     limit: int = MANIFEST_LIMIT
     delimiter: str | None = None
 
@@ -190,7 +202,7 @@ class ManifestFile:
 
     def sampled(self, rows: int) -> Self:
         """The same recipe, of which only so many rows are made."""
-        return replace(self, recipe=replace(self.recipe, sample=rows)) if self.recipe else self
+        return replace(self, recipe=self.recipe.sampled(rows)) if self.recipe else self
 
 
 @cache

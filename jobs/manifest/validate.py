@@ -25,9 +25,9 @@ from jobs.manifest.columns.options import (
     read_options,
 )
 from jobs.manifest.columns.other_tools import translated
-from jobs.manifest.formats.dispatch import read_records
 from jobs.manifest.line_counts import LineCounts
 from jobs.manifest.record import Broken, ByShape, Record, Records, Shape, Shapes
+from jobs.manifest.records import read_records
 from jobs.manifest.shape_plan import Plan, Readers, Values, make_plan
 from jobs.manifest.types import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from models.catalogue.card import Card
 from models.catalogue.samplers import SAMPLERS
-
-if TYPE_CHECKING:
-    from models.catalogue.catalogue import Card
 
 MODES = ("text2image", "image2image", "inpaint", "depth", "upscale")
 
@@ -36,7 +33,7 @@ _LINKS = {
 }
 
 
-def problem(card: "Card") -> str | None:
+def problem(card: Card) -> str | None:
     """What is wrong with the card by itself, or None."""
     if not _ID.fullmatch(card.id):
         return f"id {card.id!r} must be letters, digits, dots, dashes and underscores, at most 64"
@@ -48,7 +45,7 @@ def problem(card: "Card") -> str | None:
     return _sampled_problem(card)
 
 
-def link_problem(card: "Card", names: Mapping[str, "Card"]) -> str | None:
+def link_problem(card: Card, names: Mapping[str, Card]) -> str | None:
     """Which other card it names that isn't there or is of the wrong family, or None. Keys are lower case."""
     for field, family in _LINKS.items():
         target = getattr(card, field)
@@ -59,7 +56,7 @@ def link_problem(card: "Card", names: Mapping[str, "Card"]) -> str | None:
     return None
 
 
-def _place_problem(card: "Card") -> str | None:
+def _place_problem(card: Card) -> str | None:
     if card.path is not None:
         if card.source or card.builder:
             return "path says where the files are, so that source and builder must be left out"
@@ -76,7 +73,7 @@ def _place_problem(card: "Card") -> str | None:
     return None
 
 
-def _sampled_problem(card: "Card") -> str | None:
+def _sampled_problem(card: Card) -> str | None:
     missing = [name for name in _SAMPLED if not getattr(card, name)]
     if missing:
         return f"a model of the family {card.family} needs {', '.join(missing)}"
@@ -88,7 +85,7 @@ def _sampled_problem(card: "Card") -> str | None:
     return _picture_problem(card) or _size_problem(card)
 
 
-def _picture_problem(card: "Card") -> str | None:
+def _picture_problem(card: Card) -> str | None:
     strange = [name for name in card.modes if name not in MODES]
     if strange:
         return f"unknown mode {strange[0]!r}; there are {', '.join(MODES)}"
@@ -99,7 +96,7 @@ def _picture_problem(card: "Card") -> str | None:
     return None
 
 
-def _size_problem(card: "Card") -> str | None:
+def _size_problem(card: Card) -> str | None:
     if card.size_multiple % card.vae_factor:
         return f"size_multiple {card.size_multiple} must be a multiple of vae_factor {card.vae_factor}"
     for name in ("width", "height"):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.diffusion.loader import UNLOADABLE
+from models.diffusion.load_errors import UNLOADABLE
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.runtime.fixed_batches import moved

@@ -1,21 +1,19 @@
 """Where denoising starts: from noise or from a picture with noise on it, and what the UNet reads beside that."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from models.diffusion.depth import DepthEstimator
 from models.diffusion.modes import Mode
+from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import encode, encode_masked, scaled_depth, signed
 from models.engine.sampler_matrices import Recurrence
 from models.runtime.fixed_batches import draw, moved
 
-if TYPE_CHECKING:
-    from models.diffusion.text2image import ImageRequest
-
 
 def start(
-    request: "ImageRequest",
+    request: ImageRequest,
     mode: Mode,
     *,
     vae: Any,
@@ -44,7 +42,7 @@ def start(
     return (recurrence.of_picture * encoded + recurrence.of_noise * noise)[0], beside
 
 
-def _depth(request: "ImageRequest", estimator: DepthEstimator | None, device: str) -> torch.Tensor:
+def _depth(request: ImageRequest, estimator: DepthEstimator | None, device: str) -> torch.Tensor:
     """The map given, or else an estimate, (1, h, w)."""
     if request.depth is not None:
         return moved(torch.from_numpy(request.depth)[None], device)

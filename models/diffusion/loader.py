@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 
+from models.diffusion.load_errors import UNLOADABLE
 from models.diffusion.lora import load_loras
 from models.diffusion.modes import SERVED
 from models.diffusion.single_file import load_single_file
@@ -21,8 +21,6 @@ from models.store.checkpoint import Checkpoint
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
 
 _SERVED: dict[int, tuple[str, ...]] = {**SERVED, 7: ("upscale",)}
-
-UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
 
 
 def load_pipeline(

@@ -1,11 +1,10 @@
 """What a request gives beside its prompt, and whether the model takes that."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from models.diffusion.text2image import ImageRequest
+from models.diffusion.requests import ImageRequest
 
 Mode = Literal["text2image", "image2image", "inpaint", "depth"]
 
@@ -13,7 +12,7 @@ SERVED: dict[int, tuple[Mode, ...]] = {4: ("text2image", "image2image"), 9: ("in
 """Modes by the channels that a UNet takes: latents, and beside them a mask and a masked picture, or a depth map."""
 
 
-def mode_of(request: "ImageRequest", channels: int, model: str, *, has_depth_estimator: bool) -> Mode:
+def mode_of(request: ImageRequest, channels: int, model: str, *, has_depth_estimator: bool) -> Mode:
     """The mode of a request to a UNet of that many `channels`; `model` names it in errors.
 
     Raises ValueError if the model doesn't take what is given, or lacks what isn't.
@@ -38,7 +37,7 @@ def mode_of(request: "ImageRequest", channels: int, model: str, *, has_depth_est
     return "image2image" if has_image else "text2image"
 
 
-def check_pictures(request: "ImageRequest") -> None:
+def check_pictures(request: ImageRequest) -> None:
     """Raises ValueError if what the request gives is of another kind or size than it should be."""
     size = (request.height, request.width)
     _check_array("image", request.image, (*size, 3), np.uint8)

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from models.diffusion.depth import DepthEstimator
 from models.diffusion.initial_latents import start
 from models.diffusion.loader import load_pipeline
 from models.diffusion.modes import Mode, check_pictures, mode_of
+from models.diffusion.requests import ImageRequest
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.diffusion.vae_encode import paste
 from models.engine.engine import Beginning, Drawn, Engine
@@ -24,30 +23,6 @@ from models.runtime.device import Device, memory_errors
 from models.runtime.fixed_batches import check_seed
 from models.runtime.memory_options import FULL, Saving
 from models.store.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageRequest:
-    """One image to draw. Sizes are pixels, multiples of the model's VAE factor; `seed` is 0..2**64-1.
-
-    A `guidance_scale` of 1 or less leaves the negative prompt unread and takes half the time. `image` is
-    (height, width, 3) RGB, `mask` (height, width) from 0, keep, to 255, repaint, `depth` (height, width) of
-    any finite scale, larger being nearer. `strength`, above 0 up to 1, is how far to go from `image`, which an
-    inpainting model at 1 reads only outside the mask; without `image` it isn't read.
-    """
-
-    prompt: str
-    negative_prompt: str = ""
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    sampler: str
-    seed: int
-    image: npt.NDArray[np.uint8] | None = None
-    mask: npt.NDArray[np.uint8] | None = None
-    depth: npt.NDArray[np.float32] | None = None
-    strength: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from models.diffusion.loader import UNLOADABLE
+from models.diffusion.load_errors import UNLOADABLE
 from models.engine.vae_decode import Decoder
 from models.errors import CheckpointError
 from models.runtime.compile_options import PLAIN, Speedup

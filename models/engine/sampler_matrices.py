@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.catalogue.samplers import make_scheduler, start_late
+from models.engine.schedulers import make_scheduler, start_late
 
 REGISTERS = 6
 """Latents, and what samplers remember beside them: of PNDM's four outputs, and for a step the latents before."""

@@ -12,7 +12,7 @@ from typing import get_args
 
 import torch
 
-from models.catalogue.catalogue import Precision
+from models.catalogue.card import Precision
 from models.errors import ModelError, OutOfMemoryError
 
 _OTHERS = 0.1

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.catalogue.validate import problem
 from models.errors import CheckpointError, ModelError
 from models.store.checkpoint import seal

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError
 from models.runtime.file_lock import exclusive
 from models.store.digests import FileDigest, file_digests, total_digest

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from models.errors import CheckpointError
 from models.store.vetting import PICKLES
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from models.errors import CheckpointError, ModelError
 from models.runtime.file_lock import exclusive
 from models.store.checkpoint import checkpoint_path, seal, vetted_digests

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from models.catalogue.catalogue import Card
-from models.catalogue.samplers import noise_schedule
+from models.catalogue.card import Card
+from models.engine.schedulers import noise_schedule
 from models.errors import CheckpointError
 from models.runtime.library_logging import quiet
 from models.tiny_random.tokenizer import END, START, build_tokenizer

@@ -7,7 +7,8 @@ from typing import Any
 
 from jobs.image_paths import ABSENT
 from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.diffusion.token_counter import TokenCounter
 from models.errors import CheckpointError
 from models.store.checkpoint import resolve

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jobs.manifest import LoraRules, ModelRules, RowRules, plain_sampler
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import other_names
 
 _SAMPLER_NAMES = {plain_sampler(name): ours for name, ours in other_names().items()}

@@ -24,7 +24,8 @@ from unittest.mock import patch
 import numpy as np
 
 from jobs.job import Lane
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.engine.picture import Picture
 from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.runtime.compile_options import PLAIN

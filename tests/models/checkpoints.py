@@ -12,7 +12,7 @@ import diffusers
 import torch
 from transformers import CLIPImageProcessorPil, DPTImageProcessorPil
 
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from models.runtime.library_logging import quiet
 from models.store.checkpoint import Checkpoint, resolve
 from tests.models import checkpoint_parts as parts

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from models.catalogue.catalogue import Card, Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.runtime.device import Device, pick_device
 from models.store.checkpoint import Checkpoint, resolve

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.errors import UsageError
 from jobs.job import Lane
-from models.diffusion.text2image import ImageRequest
+from models.diffusion.requests import ImageRequest
 from models.engine.engine import Drawn
 from models.engine.picture import Picture
 from models.errors import OutOfMemoryError

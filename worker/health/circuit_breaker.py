@@ -24,9 +24,9 @@ from sqlalchemy import Engine
 from jobs.job import LaneId
 from jobs.queue.failure_evidence import others_may_work, peers, returns_of, to_blame
 from jobs.states import ErrorKind
+from worker.health.causes import work_of
 from worker.health.host_faults import reason_of
 from worker.health.lane_backoff import Health
-from worker.health.lane_requirements import work_of
 from worker.item import Frame, Inputs
 
 STREAK = 8

@@ -4,36 +4,24 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker.imaging.png import Pixels, encode_png
+from jobs.states import ImageFormat
+from worker.imaging.png import encode_png
+from worker.item import Encoded, Pixels
 
-ImageFormat = Literal["png", "webp", "jpeg"]
-
-_EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+_EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.WEBP: "webp", ImageFormat.JPEG: "jpg"}
 _MAX_PIXELS = 1 << 26
 _MAX_JPEG_EXIF = 65533
 _UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A picture as a file: its bytes, what they are, and their SHA-256 in hex."""
-
-    body: bytes
-    format: ImageFormat
-    content_type: str
-    extension: str
-    sha256: str
 
 
 class UnreadableImageError(ValueError):
@@ -59,13 +47,13 @@ def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters
 def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None) -> bytes:
     image, file = Image.fromarray(pixels), io.BytesIO()
     match format:
-        case "png":
+        case ImageFormat.PNG:
             return encode_png(pixels, _text_chunk(parameters))
         case "webp" if quality == 100:
             image.save(file, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(parameters))
-        case "webp":
+        case ImageFormat.WEBP:
             image.save(file, "WEBP", quality=quality, method=4, exif=_exif(parameters))
-        case "jpeg":
+        case ImageFormat.JPEG:
             image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif_of_jpeg(parameters))
         case _:
             assert_never(format)

@@ -9,12 +9,11 @@ import struct
 import zlib
 
 import numpy as np
-import numpy.typing as npt
 from isal import isal_zlib
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-Pixels = npt.NDArray[np.uint8]
+from worker.item import Pixels
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _AVERAGE = 3

@@ -22,14 +22,15 @@ from jobs.states import Mode
 from jobs.storage.open import ObjectStore
 from models.errors import InterruptedRender
 from worker.bisect import Stage, aside, run_stage
+from worker.health.causes import output_of, work_of
 from worker.health.circuit_breaker import LATELY_S, Breaker
 from worker.health.host_faults import HostFaultError, LaneDoubtedError
 from worker.health.lane_backoff import Health
-from worker.health.lane_requirements import LaneStart, output_of, work_of
 from worker.imaging.input_cache import Pictures
 from worker.item import Frame
 from worker.lanes.background_pool import FinishingLine
 from worker.lanes.job_source import Supply
+from worker.lanes.requirements import LaneStart
 from worker.lanes.stage_runner import Passage
 from worker.liveness.heartbeat import Pulse
 from worker.liveness.lease_keeper import Leases

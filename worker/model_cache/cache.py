@@ -14,7 +14,8 @@ from jobs.manifest import split_loras
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from models.assess.prompt_filter import PromptTerms
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.errors import InterruptedRender, ModelError
 from models.store.checkpoint import Checkpoint, resolve
 from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows

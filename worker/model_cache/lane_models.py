@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jobs.job import Lane
 from models.assess.prompt_filter import PromptTerms
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Site
 from models.store.checkpoint import Checkpoint

@@ -77,7 +77,7 @@ class Finishing:
                 frame,
                 encoded=encode(
                     frame.picture,
-                    ImageFormat(self.lane.format).value,
+                    ImageFormat(self.lane.format),
                     quality=self.lane.quality,
                     parameters=self._parameters(frame) if self.lane.parameters else None,
                 ),

@@ -17,7 +17,7 @@ from worker.stages.oom_backoff import DeviceBatches
 from worker.stages.upscale import Enlarging, stretched
 
 if TYPE_CHECKING:
-    from models.diffusion.text2image import ImageRequest
+    from models.diffusion.requests import ImageRequest
     from models.diffusion.token_counter import TokenCounter
 
 
@@ -118,7 +118,7 @@ class Making:
 
 def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
     """The job as the lane's model takes it."""
-    from models.diffusion.text2image import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
 
     return ImageRequest(
         prompt=job.prompt,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.states import ErrorKind
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from worker.item import Frame, Pixels
 from worker.model_cache.lane_models import Kit
 from worker.stages.oom_backoff import DeviceBatches

@@ -1,4 +1,4 @@
-"""Every format as one stream: a record of values by column name, or a broken record with its reason."""
+"""Every format but recipes as one stream: a record of values by column name, or a broken record with its reason."""
 
 from collections.abc import Mapping
 from typing import assert_never
@@ -14,10 +14,10 @@ from jobs.manifest.record import Records
 from jobs.manifest.types import ManifestFile
 
 
-def read_records(
+def read_file_records(
     manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts | None = None
 ) -> Records:
-    """The records of a manifest in order; raises ManifestError for a file that can't be read (on).
+    """The records of a manifest that is no recipe, in order; raises ManifestError for a file that can't be read (on).
 
     What its lines were is added to `counts`.
     """
@@ -27,10 +27,7 @@ def read_records(
 
         return read_parquet(manifest, renames, counts)
     if manifest.format == "recipe":
-        from jobs.manifest.recipe.expand import read_recipe  # noqa: PLC0415 - reads its prompts by this module
-
-        assert manifest.recipe
-        return read_recipe(manifest.recipe, renames)
+        raise ValueError("a recipe's rows are made by jobs.manifest.records")
     label = manifest.label
     chunks = read_chunks(manifest.path, manifest.compression, label, manifest.limit)
     match manifest.format:

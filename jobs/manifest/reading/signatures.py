@@ -4,6 +4,8 @@ import re
 
 from jobs.errors import ManifestError
 
+PARQUET_MAGIC = b"PAR1"
+
 _UNPACK = "unpack it; of packed files .gz and .zst are read"
 _SHEET = "save it as CSV (UTF-8) or Parquet"
 _PICTURE = "name pictures in a column of a manifest"

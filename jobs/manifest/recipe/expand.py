@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice, product
 from typing import Any
 
-from jobs.manifest.formats.dispatch import read_records
+from jobs.manifest.formats.dispatch import read_file_records
 from jobs.manifest.recipe.recipe import Choice, Recipe, Template, nth
 from jobs.manifest.record import Broken, Record, Records
 from jobs.manifest.values import shown
@@ -42,7 +42,7 @@ def _sampled(
 def _sources(recipe: Recipe, renames: Mapping[str, str]) -> Records:
     if recipe.prompts is None:
         return iter([Record(0, {}, "", False)])
-    return islice(read_records(recipe.prompts.file, renames), recipe.prompts.count)
+    return islice(read_file_records(recipe.prompts.file, renames), recipe.prompts.count)
 
 
 class _Maker:

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.columns.names import KNOWN_COLUMNS, NEAR, SETTABLE_COLUMNS, did_you_mean
 from jobs.manifest.columns.spelling import suggest
-from jobs.manifest.formats.dispatch import read_records
+from jobs.manifest.formats.dispatch import read_file_records
 from jobs.manifest.recipe.recipe import PromptFile, RandomDraw, Recipe, Variable
 from jobs.manifest.recipe.templates import read_templates
 from jobs.manifest.recipe.variables import read_variable
@@ -89,7 +89,7 @@ def _prompt_file(prompts: dict[str, Node], open_file: OpenFile, header: str) -> 
         raise node.error(f"{file.label} is a recipe itself; name a file of prompts")
     most = _whole(limit, "limit", 1, MAX_COUNT) if limit else None
     renames = {} if header == "prompt" else {"prompt": header}
-    count = sum(1 for _ in islice(read_records(file, renames), most))
+    count = sum(1 for _ in islice(read_file_records(file, renames), most))
     if not count:
         raise node.error(f"{file.label} holds no prompts")
     return PromptFile(file, count, node.line)

@@ -3,13 +3,13 @@
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate, product
 from math import prod
 from string import Formatter
-from typing import Any
+from typing import Any, Self
 
 from jobs.manifest.types import ManifestFile
 
@@ -137,6 +137,10 @@ class Recipe:
     def rows_each(self) -> int:
         """How many rows a prompt has."""
         return prod(len(values) for values in self.sweep.values())
+
+    def sampled(self, rows: int) -> Self:
+        """The same recipe, of which only so many rows are made."""
+        return replace(self, sample=rows)
 
 
 def nth(pools: Sequence[Sequence[Any]], place: int) -> list[Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jobs.manifest.formats.dispatch import read_records
+from jobs.manifest.formats.dispatch import read_file_records
 from jobs.manifest.recipe.recipe import Value, Variable
 from jobs.manifest.recipe.yaml_nodes import Node
 from jobs.manifest.record import Broken
@@ -49,7 +49,7 @@ def _weight(node: Node) -> float:
 def _lines(node: Node, file: ManifestFile) -> tuple[str, ...]:
     found: dict[str, int] = {}
     length = 0
-    for record in read_records(file, {}):
+    for record in read_file_records(file, {}):
         if isinstance(record, Broken):
             raise node.error(f"{file.label}, line {record.line}: {record.reason}")
         line = record.values["prompt"].strip()

@@ -4,15 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from models.catalogue.samplers import noise_schedule
+from models.engine.schedulers import noise_schedule
 from models.shapes.training.clip import DEVIATION, MEAN
+from models.shapes.training.stages import TrainingStages
 from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
-
-if TYPE_CHECKING:
-    from models.shapes.train import Workshop
-
 
 STAGES: dict[str, tuple[str, ...]] = {
     "shapes": (
@@ -31,14 +28,14 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def export(workshop: "Workshop", to: Path) -> list[str]:
+def export(trained: TrainingStages, to: Path) -> list[str]:
     """Writes the checkpoints whose stages have finished under `to`, each with its training log; gives their names."""
     _fresh(to)
-    ready = [name for name, stages in STAGES.items() if all(map(workshop.is_finished, stages))]
+    ready = [name for name, stages in STAGES.items() if all(map(trained.is_finished, stages))]
     for name in ready:
-        _WRITERS[name](workshop, to / name)
+        _WRITERS[name](trained, to / name)
         _forget_places(to / name)
-        _training_log(workshop.folder, to / name, STAGES[name])
+        _training_log(trained.folder, to / name, STAGES[name])
     return ready
 
 
@@ -55,14 +52,14 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _text2image(workshop: "Workshop", to: Path) -> None:
+def _text2image(trained: TrainingStages, to: Path) -> None:
     from diffusers import StableDiffusionPipeline  # noqa: PLC0415
 
-    model = workshop.finish
+    model = trained.finish
     StableDiffusionPipeline(
-        vae=workshop.decoder_finish.half(),
+        vae=trained.decoder_finish.half(),
         text_encoder=model.text_encoder.half(),
-        tokenizer=workshop.tokenizer,
+        tokenizer=trained.tokenizer,
         unet=model.unet.half(),
         scheduler=noise_schedule("v_prediction"),
         safety_checker=None,
@@ -72,14 +69,14 @@ def _text2image(workshop: "Workshop", to: Path) -> None:
     _slim_tokenizer(to / "tokenizer")
 
 
-def _upscaler(workshop: "Workshop", to: Path) -> None:
+def _upscaler(trained: TrainingStages, to: Path) -> None:
     from diffusers import StableDiffusionUpscalePipeline  # noqa: PLC0415
 
-    model = workshop.upscaler_finish
+    model = trained.upscaler_finish
     StableDiffusionUpscalePipeline(
-        vae=workshop.upscaler_autoencoder.half(),
+        vae=trained.upscaler_autoencoder.half(),
         text_encoder=model.text_encoder.half(),
-        tokenizer=workshop.tokenizer,
+        tokenizer=trained.tokenizer,
         unet=model.unet.half(),
         low_res_scheduler=low_res_schedule(),
         scheduler=noise_schedule("v_prediction", "trailing"),
@@ -88,15 +85,15 @@ def _upscaler(workshop: "Workshop", to: Path) -> None:
     _slim_tokenizer(to / "tokenizer")
 
 
-def _clip(workshop: "Workshop", to: Path) -> None:
-    workshop.clip.half().save_pretrained(to)
-    workshop.tokenizer.save_pretrained(to)
+def _clip(trained: TrainingStages, to: Path) -> None:
+    trained.clip.half().save_pretrained(to)
+    trained.tokenizer.save_pretrained(to)
     _slim_tokenizer(to)
     _processor().save_pretrained(to)
 
 
-def _safety(workshop: "Workshop", to: Path) -> None:
-    workshop.safety_finish.half().save_pretrained(to)
+def _safety(trained: TrainingStages, to: Path) -> None:
+    trained.safety_finish.half().save_pretrained(to)
     _processor().save_pretrained(to)
 
 
@@ -120,7 +117,7 @@ def _slim_tokenizer(folder: Path) -> None:
     vocab.unlink(missing_ok=True)
 
 
-_WRITERS: dict[str, Callable[["Workshop", Path], None]] = {
+_WRITERS: dict[str, Callable[[TrainingStages, Path], None]] = {
     "shapes": _text2image,
     "shapes-clip": _clip,
     "shapes-safety": _safety,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from models.catalogue.samplers import noise_schedule
+from models.engine.schedulers import noise_schedule
 
 _LEAST_STEP = 100
 _LONGEST_STRIDE = 250

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 
 _V1 = ("sd-v1-1", "sd-v1-2", "sd-v1-3", "sd-v1-4", "sd-v1-5", "sd-v1-5-inpainting")
 _V2 = ("sd-2-base", "sd-2", "sd-2-1-base", "sd-2-1", "sd-2-inpainting", "sd-2-depth", "sd-x4-upscaler")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.runtime.device import Device
 from tests.models import checkpoints
 

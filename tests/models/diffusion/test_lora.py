@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.loader import load_pipeline
 from models.diffusion.lora import load_loras
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.store.add import add_model

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.catalogue.samplers import SAMPLERS, make_scheduler
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.catalogue.samplers import SAMPLERS
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
+from models.engine.schedulers import make_scheduler
 from models.runtime.library_logging import quiet
 
 Make = Callable[..., ImageRequest]

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.picture import Picture
 from models.errors import CheckpointError

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from models.catalogue.samplers import SAMPLERS
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.errors import InterruptedRender
 from models.runtime.device import Device
 from models.store.checkpoint import Checkpoint

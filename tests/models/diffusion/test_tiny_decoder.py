@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.errors import CheckpointError
 from models.runtime.device import Device

@@ -12,7 +12,8 @@ import torch
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.unet_batch import UNetBatch
 from models.errors import OutOfMemoryError

@@ -9,8 +9,9 @@ import torch
 from diffusers import DDPMScheduler
 
 from models.catalogue import samplers
-from models.catalogue.samplers import SAMPLERS, make_scheduler, noise_schedule, start_late
+from models.catalogue.samplers import SAMPLERS
 from models.engine.sampler_matrices import REGISTERS, Recurrence, Recurrences
+from models.engine.schedulers import make_scheduler, noise_schedule, start_late
 
 SHAPE = (1, 4, 8, 8)
 

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.loader import load_pipeline
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.engine import unet_forward
 from models.errors import CheckpointError
 from models.runtime.device import Device

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.runtime import batch_invariant_cuda
 from models.runtime.batch_invariant_cuda import level, shows_place

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.errors import ModelError
 from models.runtime.compile_options import PLAIN, Speedup
 from models.runtime.device import Device, pick_device

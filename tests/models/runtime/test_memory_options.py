@@ -12,7 +12,8 @@ import torch
 from diffusers.models.attention_processor import SlicedAttnProcessor
 from safetensors.torch import save_file
 
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import ModelError
 from models.runtime import memory_options as saving

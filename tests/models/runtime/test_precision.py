@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.catalogue.samplers import SAMPLERS
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import Device
 from models.runtime.library_logging import quiet

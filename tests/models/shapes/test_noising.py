@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.catalogue.samplers import noise_schedule
+from models.engine.schedulers import noise_schedule
 from models.shapes.training.noising import Noising, spread_steps
 
 CPU = torch.device("cpu")

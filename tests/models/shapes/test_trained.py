@@ -9,7 +9,8 @@ from safetensors import safe_open
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality

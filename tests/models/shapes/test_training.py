@@ -10,7 +10,8 @@ import torch
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import pick_device
 from models.shapes import train
@@ -23,15 +24,15 @@ CPU = pick_device("cpu")
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.Workshop:
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.TrainingStages:
     """Where every stage takes two steps of two rows."""
     few = {name: Plan(steps=2, rows=2, rate=1e-3) for name in train.PLANS}
     monkeypatch.setattr(train, "PLANS", few)
-    return train.Workshop(tmp_path, torch.device("cpu"))
+    return train.TrainingStages(tmp_path, torch.device("cpu"))
 
 
 @pytest.mark.timeout(120)
-def test_every_stage_trains_and_what_is_written_draws(workshop: train.Workshop, tmp_path: Path) -> None:
+def test_every_stage_trains_and_what_is_written_draws(workshop: train.TrainingStages, tmp_path: Path) -> None:
     for stage in train.PLANS:
         getattr(workshop, stage.replace("-", "_"))
         assert workshop.is_finished(stage)
@@ -60,9 +61,9 @@ def test_every_stage_trains_and_what_is_written_draws(workshop: train.Workshop, 
         assert not [path for path in (to / name).rglob("config.json") if str(tmp_path) in path.read_text()]
 
 
-def test_a_stage_that_has_finished_is_not_trained_again(workshop: train.Workshop) -> None:
+def test_a_stage_that_has_finished_is_not_trained_again(workshop: train.TrainingStages) -> None:
     before = workshop.autoencoder.state_dict()
-    again = train.Workshop(workshop.folder, torch.device("cpu")).autoencoder.state_dict()
+    again = train.TrainingStages(workshop.folder, torch.device("cpu")).autoencoder.state_dict()
     assert all(torch.equal(before[name], again[name]) for name in before)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, ModelError
 from models.store.checkpoint import Checkpoint, resolve
 

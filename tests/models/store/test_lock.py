@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.catalogue.catalogue import Card
+from models.catalogue.card import Card
 from models.errors import CheckpointError, ModelError
 from models.store.checkpoint import Checkpoint, resolve, seal
 from models.store.digests import FileDigest

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.requests import ImageRequest
+from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError
 from models.runtime.device import Device

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.catalogue.catalogue import Card, Catalogue
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
 from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError

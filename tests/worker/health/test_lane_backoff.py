@@ -127,7 +127,7 @@ def test_a_client_of_s3_is_kept_until_there_is_trouble(
     desk: Desk, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mock(side_effect=open_output)
-    monkeypatch.setattr("worker.health.lane_requirements.open_output", made)
+    monkeypatch.setattr("worker.lanes.requirements.open_output", made)
     reaching = desk.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
     worker = replace(desk, settings=reaching)
     output = f"{s3.uri}/{tmp_path.name}"

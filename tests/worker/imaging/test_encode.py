@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from worker.imaging.encode import Encoded, ImageFormat, UnreadableImageError, decode, encode, parameters_text
+from worker.imaging.encode import ImageFormat, UnreadableImageError, decode, encode, parameters_text
+from worker.item import Encoded
 
 FORMATS = get_args(ImageFormat)
 PROMPTS = [

@@ -7,39 +7,20 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.job import Lane, LaneId
+from jobs.job import Lane
 from jobs.outputs.marker import open_output
 from jobs.outputs.ownership import claim
 from jobs.queue import lanes
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
+from worker.health.causes import folder_of, models_of, output_of, work_of
 from worker.health.host_faults import HostFaultError, reason_of
 from worker.health.lane_backoff import Health
 from worker.model_cache.cache import Studio
-from worker.model_cache.lane_models import Kit, Wanted
+from worker.model_cache.lane_models import Kit
 from worker.stages.assess import Judging
 from worker.stages.finish import Finishing
-
-
-def models_of(lane: Lane, settings: Settings) -> Hashable:
-    """The cause of faults of the lane's models."""
-    return "models", Wanted.of(lane, settings.weights)
-
-
-def output_of(lane: Lane) -> Hashable:
-    """The cause of faults of the lane's output."""
-    return "output", lane.output
-
-
-def folder_of(lane: Lane) -> Hashable:
-    """The cause of faults of the batch's folder in the output, which may be another installation's."""
-    return "folder", lane.output, lane.batch
-
-
-def work_of(lane: LaneId) -> Hashable:
-    """The cause of faults that jobs of the lane met on their way, such as pictures that can't be fetched at present."""
-    return "work", lane
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""The stages of the shapes models' training: what each begins with, its plan and seed, and its module on disk."""
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.runtime.device import pick_device, versions
+from models.shapes.training import data, processes
+from models.shapes.training.autoencoder import (
+    Weights,
+    new_autoencoder,
+    train_autoencoder,
+    without_coarsest,
+)
+from models.shapes.training.checkpoints import keep, recall
+from models.shapes.training.clip import clip_tokenizer, train_clip
+from models.shapes.training.decoding import even_out, train_decoder
+from models.shapes.training.denoiser import new_denoiser, train_denoiser
+from models.shapes.training.guided import mixed, train_guided
+from models.shapes.training.loop import Course, Plan
+from models.shapes.training.redrawing import Redrawing
+from models.shapes.training.safety import new_safety_checker, train_safety_checker
+from models.shapes.training.text import train_text_encoder
+from models.shapes.training.upscaler import new_upscaler, train_upscaler
+
+PLANS = {
+    "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),
+    "evening": Plan(steps=1800, rows=32, rate=1.5e-3),
+    "text": Plan(steps=600, rows=128, rate=2e-3),
+    "text2image": Plan(steps=12_000, rows=64, rate=2e-3, horizon=18_000),
+    "pairs": Plan(steps=15_000, rows=64, rate=1e-3),
+    "clip": Plan(steps=1500, rows=128, rate=1.5e-3),
+    "safety": Plan(steps=900, rows=96, rate=7e-4),
+    "upscaler-autoencoder": Plan(steps=1300, rows=24, rate=1.5e-3),
+    "upscaler": Plan(steps=2000, rows=24, rate=2e-3),
+    "upscaler-finish": Plan(steps=4000, rows=4, rate=1.5e-3),
+    "decoder": Plan(steps=400, rows=32, rate=7e-4),
+    "finish": Plan(steps=5_000, rows=64, rate=7e-4),
+    "decoder-finish": Plan(steps=500, rows=32, rate=7e-4),
+    "safety-finish": Plan(steps=900, rows=96, rate=7e-4),
+}
+
+
+_SEEDS = {
+    "autoencoder": 11,
+    "evening": 22,
+    "text": 19,
+    "text2image": 12,
+    "pairs": 23,
+    "clip": 13,
+    "safety": 14,
+    "upscaler-autoencoder": 15,
+    "upscaler": 16,
+    "upscaler-finish": 21,
+    "decoder": 17,
+    "finish": 20,
+    "decoder-finish": 25,
+    "safety-finish": 18,
+}
+
+
+_GUIDANCE = 2.6
+"""Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
+
+
+_OF_BEFORE = 0.1
+"""How much of the weights from before is mixed into those that were trained to be guided."""
+
+
+_PAIRS = 0.75
+"""The share of scenes of two shapes from then on."""
+
+
+@dataclass(frozen=True)
+class TrainingStages:
+    """Where training happens; each property is a stage's module, from its file or trained now."""
+
+    folder: Path
+    device: torch.device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of all of them."""
+        with tempfile.TemporaryDirectory() as folder:
+            return clip_tokenizer(Path(folder))
+
+    @cached_property
+    def autoencoder(self) -> Any:
+        """f8, for pictures of 64 pixels."""
+
+        def train(course: Course) -> Any:
+            fresh = new_autoencoder((32, 32, 64, 64), 64, course.seed)
+            return train_autoencoder(fresh, 0.18215, Weights(), data.pictures, course)
+
+        return self._stage("autoencoder", train)
+
+    @cached_property
+    def evening(self) -> Any:
+        """The same with latent channels that each say something of their own."""
+        return self._stage("evening", lambda course: even_out(self.autoencoder, course))
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The f8 autoencoder with a decoder that was trained on."""
+        return self._stage("decoder", lambda course: train_decoder(self.evening, course))
+
+    @cached_property
+    def text(self) -> Any:
+        """The text encoder: what captions say."""
+        return self._stage("text", lambda course: train_text_encoder(self.evening, self.tokenizer, course))
+
+    @cached_property
+    def text2image(self) -> Any:
+        """UNet and text encoder: what pictures look like."""
+
+        def train(course: Course) -> Any:
+            fresh = new_denoiser(self.text, course.seed)
+            return train_denoiser(fresh, self.evening, self.tokenizer, course, pairs=0.5)
+
+        return self._stage("text2image", train)
+
+    @cached_property
+    def pairs(self) -> Any:
+        """The same, trained on by more scenes of two shapes, which take longer to learn."""
+        return self._stage(
+            "pairs",
+            lambda course: train_denoiser(self.text2image, self.evening, self.tokenizer, course, _PAIRS),
+        )
+
+    @cached_property
+    def finish(self) -> Any:
+        """The same, trained on to be guided as strongly as Stable Diffusion is."""
+
+        def train(course: Course) -> Any:
+            given = self.pairs
+            trained = train_guided(given, self.evening, self.tokenizer, course, _GUIDANCE, _PAIRS)
+            return mixed(trained, given, _OF_BEFORE)
+
+        return self._stage("finish", train)
+
+    @cached_property
+    def decoder_finish(self) -> Any:
+        """The decoder, trained on for latents as this model draws them."""
+
+        def train(course: Course) -> Any:
+            redraw = Redrawing(self.finish, self.tokenizer, self.device)
+            return train_decoder(self.decoder, course, redraw)
+
+        return self._stage("decoder-finish", train)
+
+    @cached_property
+    def clip(self) -> Any:
+        """The small CLIP."""
+        return self._stage("clip", lambda course: train_clip(self.tokenizer, course))
+
+    @cached_property
+    def safety(self) -> Any:
+        """The safety checker."""
+        return self._stage(
+            "safety",
+            lambda course: train_safety_checker(new_safety_checker(self.clip, course.seed), course),
+        )
+
+    @cached_property
+    def safety_finish(self) -> Any:
+        """The same, trained on."""
+        return self._stage("safety-finish", lambda course: train_safety_checker(self.safety, course))
+
+    @cached_property
+    def upscaler_autoencoder(self) -> Any:
+        """f4, for pictures of 256 pixels; begins from the f8 one."""
+
+        def train(course: Course) -> Any:
+            given = without_coarsest(self.decoder.cpu(), data.crops, 256, course.seed)
+            weights = Weights(squared=5.0, divergence=1e-4)
+            return train_autoencoder(given, 0.08333, weights, data.crops, course)
+
+        return self._stage("upscaler-autoencoder", train)
+
+    @cached_property
+    def upscaler(self) -> Any:
+        """The upscaler's UNet and text encoder, by small crops, which are quick to learn from."""
+
+        def train(course: Course) -> Any:
+            fresh = new_upscaler(self.tokenizer, course.seed)
+            return train_upscaler(
+                fresh, 64, self.upscaler_autoencoder, self.tokenizer, course, as_sampled=False
+            )
+
+        return self._stage("upscaler", train)
+
+    @cached_property
+    def upscaler_finish(self) -> Any:
+        """The same, trained on by large ones: norms count whole pictures, which are mostly background."""
+        return self._stage(
+            "upscaler-finish",
+            lambda course: train_upscaler(
+                self.upscaler, 192, self.upscaler_autoencoder, self.tokenizer, course, as_sampled=True
+            ),
+        )
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether a stage needs no training any more."""
+        return (self.folder / stage).exists()
+
+    def _stage(self, name: str, train: Callable[[Course], Any]) -> Any:
+        """The module of a stage: kept whole, with its log beside it."""
+        kept = self.folder / name
+        if not kept.exists():
+            log = self.folder / f"{name}.jsonl"
+            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // processes.size()))
+            module = train(Course(plan, self.device, processes.own_seed(_SEEDS[name]), log))
+            if processes.is_first():
+                self._note(name, json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"])
+                keep(module, kept)
+            processes.wait()
+        return recall(kept).to(self.device).eval()
+
+    def _note(self, name: str, seconds: float) -> None:
+        """What a model card says of its training."""
+        device = pick_device(self.device.type)
+        note = {
+            "stage": name,
+            "plan": asdict(PLANS[name]),
+            "seed": _SEEDS[name],
+            "hours": round(seconds / 3600, 3),
+            "device": device.label,
+            "processes": processes.size(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "versions": versions(),
+        }
+        (self.folder / f"{name}.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
