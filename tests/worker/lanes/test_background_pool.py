@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.worker.test_isolate import frames
+from tests.worker.test_bisect import frames
 from worker.item import Frame
 from worker.lanes.background_pool import FinishingLine
 

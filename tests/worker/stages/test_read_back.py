@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import Lane
 from jobs.states import WatermarkMethod
-from tests.worker.test_isolate import frames
+from tests.worker.test_bisect import frames
 from worker.imaging import encode as encoding
 from worker.imaging.encode import Pixels, UnreadableImageError
 from worker.imaging.png import encode_png
