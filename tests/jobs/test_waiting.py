@@ -165,7 +165,7 @@ def test_a_statement_that_a_signal_broke_is_not_tried_again(engine: Engine) -> N
 
 
 def test_errors_that_came_from_one_another_are_looked_at_once(tmp_path: Path) -> None:
-    """The driver tries several addresses, and raises the last's error again: its chain may be a circle."""
+    """What fails while another error is dealt with may be part of a circle: a worker then looked at it for ever."""
     error = of_driver("connection is bad: no such file")
     error.__cause__ = other = OSError()
     other.__context__ = error
