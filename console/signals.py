@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from jobs.errors import chain
+
 _AGAIN_S = 0.05
 
 
@@ -34,20 +36,15 @@ def stopping() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if stopped := _behind(error):
-            raise stopped from None
+        for found in chain(error):
+            if isinstance(found, Stopped):
+                raise found from None
         raise
 
 
 def raise_stopped(number: int, _: FrameType | None) -> None:
     """What is done about a signal."""
     raise Stopped(number)
-
-
-def _behind(error: BaseException | None) -> Stopped | None:
-    while error is not None and not isinstance(error, Stopped):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _again_if_stopped(failed: "sys.UnraisableHookArgs") -> None:

@@ -1,5 +1,7 @@
 """Errors whose message is meant for the person at the keyboard: what was wrong, where, what to do."""
 
+from collections.abc import Iterator
+
 
 class NightmillError(Exception):
     """Something failed that the user can read about; the command ends with exit code 1."""
@@ -41,3 +43,15 @@ class ForeignOutputError(ObjectStoreError):
 
 class LeaseLostError(NightmillError):
     """The job now belongs to somebody else: its lease ran out or it was cancelled; drop the work."""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all that it was raised from or during, each once: such chains may be circles."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += [found.__context__, found.__cause__]

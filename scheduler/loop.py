@@ -22,7 +22,7 @@ from scheduler.window_upkeep import move_windows
 log = logging.getLogger(__name__)
 
 AWAY_S = 1.0
-"""A question that takes longer was asked again."""
+"""PostgreSQL that answers nothing for longer than that, beside the time between two questions, was away."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[D
     sweeper, later = ImageSweeper(settings, engine), time.monotonic() + 600
     rescuer = Rescuer(engine, settings.lease_s)
     return [
-        Duty("jobs rescued from dead workers", min(1.0, settings.lease_s / 2), rescuer.rescue),
+        Duty("jobs rescued from dead workers", rescuer.every_s, rescuer.rescue),
         Duty("hints sent", settings.tick_s, dispatcher.top_up),
         Duty("windows moved", 1, lambda: move_windows(engine)),
         Duty("canaries judged", 1, lambda: canary.judge(engine)),
@@ -81,24 +81,26 @@ def run_duties(settings: Settings, engine: Engine, stopping: Latch) -> None:
 
 
 class Rescuer:
-    """Rescues, but not as soon as PostgreSQL is back: leases that ran out meanwhile may be renewed yet."""
+    """Rescues, but not as soon as PostgreSQL is back: leases that ran out meanwhile may be renewed yet.
+
+    That it was away is known by the time since it last answered here, whichever duty has waited for it.
+    """
 
     def __init__(self, engine: Engine, lease_s: float) -> None:
+        self.every_s = min(1.0, lease_s / 2)
         self._engine, self._lease_s = engine, lease_s
-        self._was_away = False
+        self._answered: float | None = None
         self._waits_until = 0.0
 
     def rescue(self) -> int:
         """Rescue all; returns how many jobs, 0 while their workers are given time."""
-        began = time.monotonic()
-        was_away, self._was_away = self._was_away, True
         run(self._engine, text("SELECT 1"), {})
-        self._was_away = False
-        now = time.monotonic()
-        if (was_away or now > began + AWAY_S) and now > self._waits_until + self._lease_s:
-            self._waits_until = now + self._lease_s
+        before, self._answered = self._answered, time.monotonic()
+        was_away = before is not None and self._answered > before + self.every_s + AWAY_S
+        if was_away and self._answered > self._waits_until + self._lease_s:
+            self._waits_until = self._answered + self._lease_s
             log.warning("PostgreSQL was away: workers have %.0f s to renew their leases", self._lease_s)
-        return rescue_all(self._engine) if now >= self._waits_until else 0
+        return rescue_all(self._engine) if self._answered >= self._waits_until else 0
 
 
 def rescue_all(engine: Engine) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from jobs.errors import ServiceError, UsageError
+from jobs.errors import ServiceError, UsageError, chain
 from jobs.settings import without_password
 
 T = TypeVar("T")
@@ -162,11 +162,9 @@ def is_away(error: Exception) -> bool:
     return is_of_connection and not _WRONG.search(_reason(error))
 
 
-def _is_interrupted(error: BaseException | None) -> bool:
+def _is_interrupted(error: Exception) -> bool:
     """Whether what a driver complains of is a stop: a signal's handler raised in the midst of a statement."""
-    while error is not None and isinstance(error, Exception):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    return not all(isinstance(found, Exception) for found in chain(error))
 
 
 def _reason(error: Exception) -> str:

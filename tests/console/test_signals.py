@@ -82,3 +82,15 @@ def test_errors_stay_errors() -> None:
 def test_where_nothing_can_be_raised() -> None:
     with pytest.raises(Stopped):
         stopped_where_nothing_can_be_raised()
+
+
+@stopping()
+def failed_in_a_circle() -> None:
+    error, other = psycopg.OperationalError("connection is bad"), OSError()
+    error.__cause__, other.__context__ = other, error
+    raise error
+
+
+def test_an_error_that_came_from_itself_is_told() -> None:
+    with pytest.raises(psycopg.OperationalError):
+        failed_in_a_circle()

@@ -162,3 +162,14 @@ def test_a_statement_that_a_signal_broke_is_not_tried_again(engine: Engine) -> N
         with pytest.raises(OperationalError):
             tried()
     assert calls == 2
+
+
+def test_errors_that_came_from_one_another_are_looked_at_once(tmp_path: Path) -> None:
+    """What fails while another error is dealt with may be part of a circle: a worker then looked at it for ever."""
+    error = of_driver("connection is bad: no such file")
+    error.__cause__ = other = OSError()
+    other.__context__ = error
+    assert is_away(error)
+    other.__context__ = Stop()
+    other.__context__.__context__ = error
+    assert not is_away(error)
