@@ -17,7 +17,7 @@ from jobs.queue import transitions
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher
 from scheduler.loop import Duty, Rescuer, duties, forget_workers, rescue_all, run_duties
-from scheduler.windows import move_windows
+from scheduler.window_upkeep import move_windows
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
 
