@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 from console.lazy_commands import LazyCommands
 from console.show import err, print_line
 from console.stopping import Stopped, stop_on_signals, stopping
+from console.streams import prepare_streams
 from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.plain_text import visible, without_secrets
@@ -40,6 +41,7 @@ def _common(
 
 def main() -> None:
     """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    prepare_streams()
     stop_on_signals()
     if sys.argv[1:3] != ["models", "pull"]:
         work_offline()
