@@ -40,6 +40,7 @@ def _common(
 
 def main() -> None:
     """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    prepare_streams()
     stop_on_signals()
     if sys.argv[1:3] != ["models", "pull"]:
         work_offline()

@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from console.streams import prepare_streams
 from jobs.plain_text import visible
 
-prepare_streams()
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 # Users write `:fox:` and mean that: rich must make no picture of it.
-out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100_000)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if _is_terminal() else 100_000)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
