@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 from console.lazy_commands import LazyCommands
 from console.output import err, print_line
 from console.signals import Stopped, stop_on_signals, stopping
+from console.streams import prepare_streams
 from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.plain_text import visible, without_secrets
