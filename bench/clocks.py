@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from worker.bisect import Stage, aside, run_stage
-from worker.item import Frame
+from worker.item import PipelineItem
 from worker.lanes import session, stage_runner
 
 
@@ -24,11 +24,11 @@ class StageClock:
     lock: threading.Lock = field(default_factory=threading.Lock)
     away: threading.local = field(default_factory=threading.local)
 
-    def run_stage(self, name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+    def run_stage(self, name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """As the worker's own, with the thread's CPU time noted. Models must compute in the calling thread."""
         started, before = time.thread_time(), self._away_s()
         try:
-            return run_stage(name, stage, frames)
+            return run_stage(name, stage, items)
         finally:
             with self.lock:
                 self.seconds[name] += time.thread_time() - started - (self._away_s() - before)
@@ -63,7 +63,7 @@ def clocked_stages() -> Iterator[StageClock]:
         _install(run_stage, aside)
 
 
-def _install(run: Callable[..., list[Frame]], away: Callable[..., object]) -> None:
+def _install(run: Callable[..., list[PipelineItem]], away: Callable[..., object]) -> None:
     vars(session).update(run_stage=run, aside=away)
     vars(stage_runner).update(run_stage=run)
 

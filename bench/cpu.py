@@ -21,11 +21,11 @@ from bench.mixed import ROWS, STEPS, measure_mixed
 from bench.place import Place, engine_on
 from bench.rounds import Samples, repeat, seconds, take_turns
 from jobs.db.engine import run
-from jobs.process_lifecycle import Latch
+from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
-from worker.lanes.session import Desk, work
-from worker.liveness.lease_keeper import Leases
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext, work
+from worker.liveness.lease_keeper import LeaseKeeper
+from worker.model_cache.cache import ModelCache
 
 MODEL = ("generate", "safety", "upscale")
 FILE = ("watermark", "encode", "readback")
@@ -41,21 +41,21 @@ _ROWS = text("""
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Milliseconds of CPU an image, and images a second."""
     count, rounds, pairs = (8, 1, 1) if is_quick else (300, 5, 12)
-    with _single_threaded(), _desk(place) as desk:
-        one_step = open_backlog(desk.engine, "one-step", desk.settings.output, steps=1)
-        default = open_backlog(desk.engine, "default", desk.settings.output, steps=10)
-        _work(desk, one_step, 8)
+    with _single_threaded(), _context(place) as context:
+        one_step = open_backlog(context.engine, "one-step", context.settings.output, steps=1)
+        default = open_backlog(context.engine, "default", context.settings.output, steps=10)
+        _work(context, one_step, 8)
         paces = take_turns(
             pairs,
             {
-                "whole": lambda: count / _work(desk, default, count),
-                "bare": lambda: count / _render(desk, default, count),
+                "whole": lambda: count / _work(context, default, count),
+                "bare": lambda: count / _render(context, default, count),
             },
         )
-        costs = repeat(rounds, lambda: _cost(desk, one_step, count))
-        lane = transitions.open_lane(desk.engine, default.lane)
+        costs = repeat(rounds, lambda: _cost(context, one_step, count))
+        lane = transitions.open_lane(context.engine, default.lane)
         assert lane is not None
-        model = desk.studio.kit(lane).diffusion
+        model = context.model_cache.lane_models(lane).diffusion
         assert model is not None
         mixed = measure_mixed(model, rounds, (2,) if is_quick else STEPS)
         sides = SIDES[:1] if is_quick else SIDES
@@ -100,16 +100,16 @@ def _pace(paces: Samples) -> dict[str, Figure]:
     }
 
 
-def _cost(desk: Desk, backlog: Backlog, count: int) -> dict[str, float]:
+def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, float]:
     """CPU of a shift of one-step images, by what it was spent on, in milliseconds an image.
 
     `worker` is what is left of the worker's without model, watermark and encoding.
     """
-    server = ServerClock(desk.engine)
+    server = ServerClock(context.engine)
     backlog.fill(count)
     with clocked_stages() as clock:
         own, theirs = time.process_time(), server.seconds()
-        _work(desk, backlog, count)
+        _work(context, backlog, count)
         own, theirs = time.process_time() - own, server.seconds() - theirs
     spent = {
         "worker": own - clock.total(MODEL) - clock.total(FILE),
@@ -120,11 +120,11 @@ def _cost(desk: Desk, backlog: Backlog, count: int) -> dict[str, float]:
     return {name: 1000 * cpu_s / count for name, cpu_s in spent.items()}
 
 
-def _work(desk: Desk, backlog: Backlog, count: int) -> float:
+def _work(context: WorkerContext, backlog: Backlog, count: int) -> float:
     """Seconds of a shift that makes `count` images."""
     backlog.fill(count)
     started = time.perf_counter()
-    taken = work(desk, backlog.lane)
+    taken = work(context, backlog.lane)
     elapsed = time.perf_counter() - started
     if taken != count:
         raise RuntimeError(f"the shift took up {taken} jobs, not {count}")
@@ -132,16 +132,16 @@ def _work(desk: Desk, backlog: Backlog, count: int) -> float:
     return elapsed
 
 
-def _render(desk: Desk, backlog: Backlog, count: int) -> float:
+def _render(context: WorkerContext, backlog: Backlog, count: int) -> float:
     """Seconds of the model alone for rows of the backlog that are done, in the same device batches.
 
     Their prompts are changed: the model keeps what it has encoded.
     """
     from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
 
-    lane = transitions.open_lane(desk.engine, backlog.lane)
+    lane = transitions.open_lane(context.engine, backlog.lane)
     assert lane is not None
-    rows = run(desk.engine, _ROWS, {"lane": lane.id, "count": count})
+    rows = run(context.engine, _ROWS, {"lane": lane.id, "count": count})
     requests = [
         ImageRequest(
             **{**row._mapping, "prompt": f"{row.prompt} once more ({next(_times)})", "seed": int(row.seed)},
@@ -150,19 +150,19 @@ def _render(desk: Desk, backlog: Backlog, count: int) -> float:
         )
         for row in rows
     ]
-    model, shape = desk.studio.kit(lane).diffusion, desk.studio.rows(lane)
+    model, shape = context.model_cache.lane_models(lane).diffusion, context.model_cache.rows(lane)
     assert model is not None
     return seconds(lambda: model.render(requests, rows=shape))
 
 
 @contextmanager
-def _desk(place: Place) -> Iterator[Desk]:
+def _context(place: Place) -> Iterator[WorkerContext]:
     with place.database("bench_cpu") as found, engine_on(found.database, pool_size=6) as engine:
         settings = found.model_copy(update={"device": "cpu", "shift_s": 3600.0, "gpu_rows": ROWS})
-        leases = Leases(engine, "bench", "cpu:0", settings.lease_s)
+        leases = LeaseKeeper(engine, "bench", "cpu:0", settings.lease_s)
         leases.start()
         try:
-            yield Desk(settings, engine, leases, Studio(settings, 0), Latch(), "bench")
+            yield WorkerContext(settings, engine, leases, ModelCache(settings, 0), SignalSafeEvent(), "bench")
         finally:
             leases.stop()
 

@@ -29,7 +29,7 @@ from scheduler.ingest.model_rules import Reading, row_rules
 
 
 @dataclass(frozen=True)
-class Ask:
+class SubmitOptions:
     """The options that `plan`, `submit` and `run` share, as typed; `schedule`: policies with options of their own."""
 
     manifest: str
@@ -47,11 +47,11 @@ class Ask:
 
 
 @contextmanager
-def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
+def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     """The order and the rules for its rows; the manifest's file is there inside the block. UsageError if amiss."""
-    policy, columns = _split(ask)
-    reading = Reading(columns, parse_renames(ask.map), ask.strict, tuple(ask.drop), ask.unique_ids)
-    name = ask.name and checked_name(ask.name)
+    policy, columns = _split(asked)
+    reading = Reading(columns, parse_renames(asked.map), asked.strict, tuple(asked.drop), asked.unique_ids)
+    name = asked.name and checked_name(asked.name)
     _check_weights(policy, settings)
     catalogue = Catalogue.load(settings.models_path)
     _check_decoder(policy, columns.get("model", ""), catalogue)
@@ -67,9 +67,9 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     check_overrides(rules)
     options = s3_options(settings)
     source = open_source(
-        ask.manifest,
-        format=ask.input_format,
-        delimiter=ask.delimiter,
+        asked.manifest,
+        format=asked.input_format,
+        delimiter=asked.delimiter,
         fetch=lambda uri, file: fetch_to_file(uri, file, options),
         prompt_header=reading.renames.get("prompt", "prompt"),
         limit=settings.manifest_limit,
@@ -78,15 +78,15 @@ def order_of(ask: Ask, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     with ExitStack() as stack:
         with counting("opening the manifest"):
             manifest = stack.enter_context(source)
-        output = _output(ask.out) if ask.out else settings.output
+        output = _output(asked.out) if asked.out else settings.output
         open_store(output, options)
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
 
 
-def _split(ask: Ask) -> tuple[Policy, dict[str, str]]:
+def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
     """What `--set` says of the batch, and what of its rows."""
-    given = [*ask.set, *([f"model={ask.model}"] if ask.model else [])]
-    given += [f"{key}={value}" for key, value in ask.schedule.items() if value is not None]
+    given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
+    given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
     of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
     of_rows = [pair for pair in given if pair not in of_batch]
     policy = parse_policy(

@@ -121,7 +121,7 @@ class Child:
 
 
 @dataclass
-class Crew:
+class ProcessGroup:
     """The processes of one `run` or `up`."""
 
     children: list[Child] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Crew:
 
 
 @contextmanager
-def crew(settings: Settings, workers: int) -> Iterator[Crew]:
+def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
     """A scheduler and `workers` workers on configured settings, stopped at the end of the block within 30 s."""
     environment = settings.environment() | _fair_share(workers)
     roles = ["scheduler"] + ["worker"] * workers
@@ -159,7 +159,7 @@ def crew(settings: Settings, workers: int) -> Iterator[Crew]:
         for member in members:
             member.start()
             started.append(member)
-        yield Crew(members)
+        yield ProcessGroup(members)
     finally:
         _stop(started)
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from jobs.plain_text import visible, without_secrets
 
 
-class Latch:
+class SignalSafeEvent:
     """An event that a signal's handler may set; `threading.Event` deadlocks where one interrupts its `wait`."""
 
     def __init__(self) -> None:
@@ -37,9 +37,9 @@ class Latch:
         return self._is_set
 
 
-def stop_on_signals() -> Latch:
+def stop_on_signals() -> SignalSafeEvent:
     """What SIGTERM and SIGINT set; the process is expected to end soon after."""
-    stopping = Latch()
+    stopping = SignalSafeEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     return stopping

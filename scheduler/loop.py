@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.batches import actions
 from jobs.db.engine import run
 from jobs.errors import ServiceError
-from jobs.process_lifecycle import Latch
+from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary, fair_share, targets, transitions
 from jobs.queue.lanes import end_lanes, raise_floors
 from jobs.settings import Settings
@@ -26,7 +26,7 @@ AWAY_S = 1.0
 
 
 @dataclass
-class Duty:
+class PeriodicTask:
     """Something to do every `every_s` seconds."""
 
     name: str
@@ -48,35 +48,35 @@ class Duty:
             log.exception("%s", self.name)
 
 
-def duties(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[Duty]:
+def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[PeriodicTask]:
     """All that a scheduler does; several schedulers may do it at once."""
     sweeper, later = ImageSweeper(settings, engine), time.monotonic() + 600
     rescuer = Rescuer(engine, settings.lease_s)
     return [
-        Duty("jobs rescued from dead workers", rescuer.every_s, rescuer.rescue),
-        Duty("hints sent", settings.tick_s, dispatcher.top_up),
-        Duty("windows moved", 1, lambda: move_windows(engine)),
-        Duty("canaries judged", 1, lambda: canary.judge(engine)),
-        Duty("replacements queued", 5, lambda: targets.make_up(engine)),
-        Duty("floors raised", 5, lambda: raise_floors(engine)),
-        Duty("lanes ended", 5, lambda: end_lanes(engine)),
-        Duty("tallies folded", 10, lambda: actions.fold_tallies(engine)),
-        Duty("turns of dead workers forgotten", 3600, lambda: fair_share.forget_turns(engine)),
-        Duty("workers forgotten", 60, lambda: forget_workers(engine)),
-        Duty("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
-        Duty("batches to sweep", ROUND_S, sweeper.begin, later),
-        Duty("unreferenced objects swept", 1, sweeper.step),
+        PeriodicTask("jobs rescued from dead workers", rescuer.every_s, rescuer.rescue),
+        PeriodicTask("hints sent", settings.tick_s, dispatcher.top_up),
+        PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
+        PeriodicTask("canaries judged", 1, lambda: canary.judge(engine)),
+        PeriodicTask("replacements queued", 5, lambda: targets.make_up(engine)),
+        PeriodicTask("floors raised", 5, lambda: raise_floors(engine)),
+        PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),
+        PeriodicTask("tallies folded", 10, lambda: actions.fold_tallies(engine)),
+        PeriodicTask("turns of dead workers forgotten", 3600, lambda: fair_share.forget_turns(engine)),
+        PeriodicTask("workers forgotten", 60, lambda: forget_workers(engine)),
+        PeriodicTask("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
+        PeriodicTask("batches to sweep", ROUND_S, sweeper.begin, later),
+        PeriodicTask("unreferenced objects swept", 1, sweeper.step),
     ]
 
 
-def run_duties(settings: Settings, engine: Engine, stopping: Latch) -> None:
+def run_duties(settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
     """Work until `stopping` is set."""
     dispatcher = Dispatcher(settings, engine)
-    todo = duties(settings, engine, dispatcher)
+    todo = periodic_tasks(settings, engine, dispatcher)
     while not stopping.is_set():
-        for duty in todo:
-            duty.run_if_due()
-        stopping.wait(max(0.01, min(duty.due for duty in todo) - time.monotonic()))
+        for task in todo:
+            task.run_if_due()
+        stopping.wait(max(0.01, min(task.due for task in todo) - time.monotonic()))
     dispatcher.close()
 
 

@@ -10,22 +10,22 @@ from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
 from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
-from worker.item import Frame
+from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
 
-Stage = Callable[[Sequence[Frame]], list[Frame]]
+Stage = Callable[[Sequence[PipelineItem]], list[PipelineItem]]
 
 
 _aside = threading.local()
 
 
-def run_stage(name: str, stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+def run_stage(name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
     """The stage's frames, each with its share of the time; those that it fails on alone come back ended."""
     started, before = time.perf_counter(), _aside_s()
-    done = isolated(stage, frames)
+    done = isolated(stage, items)
     took_s = time.perf_counter() - started - (_aside_s() - before)
-    return [frame.spent(name, took_s / len(done)) for frame in done]
+    return [item.spent(name, took_s / len(done)) for item in done]
 
 
 @contextmanager
@@ -43,25 +43,25 @@ def _aside_s() -> float:
     return seconds
 
 
-def isolated(stage: Stage, frames: Sequence[Frame]) -> list[Frame]:
+def isolated(stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
     """The stage's result; on an error that of each half, down to the single frame that is to blame.
 
     Raises HostFaultError where none of them is to blame.
     """
     try:
-        return stage(frames)
+        return stage(items)
     except (InterruptedRender, LeaseLostError, HostFaultError):
         raise
     except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
-        if not frames:
+        if not items:
             raise
         if is_host_fault(error):
             raise HostFaultError(reason_of(error)) from error
-        if len(frames) > 1:
-            middle = len(frames) // 2
-            return isolated(stage, frames[:middle]) + isolated(stage, frames[middle:])
-        log.warning("job %d: %s: %s", frames[0].job.id, type(error).__name__, error)
-        return [frames[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
+        if len(items) > 1:
+            middle = len(items) // 2
+            return isolated(stage, items[:middle]) + isolated(stage, items[middle:])
+        log.warning("job %d: %s: %s", items[0].job.id, type(error).__name__, error)
+        return [items[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
 
 
 def kind_of(error: BaseException) -> ErrorKind:

@@ -50,7 +50,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class PipelineItem:
     """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage.
 
     `batch_rows` are the images that were drawn at once, or enlarged where that is all; `upscaler_rows` those that were
@@ -85,11 +85,11 @@ class Frame:
 
     def ended(
         self, kind: ErrorKind, text: str, *, is_block: bool = False, is_of_host: bool = False
-    ) -> "Frame":
+    ) -> "PipelineItem":
         """This frame, leaving the pipeline."""
         return replace(self, end=End(kind, text, is_block, is_of_host))
 
-    def spent(self, stage: str, seconds: float) -> "Frame":
+    def spent(self, stage: str, seconds: float) -> "PipelineItem":
         """This frame with the time of a stage noted."""
         return replace(self, timings={**self.timings, stage: round(seconds, 6)})
 

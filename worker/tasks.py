@@ -14,40 +14,40 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from jobs.celery_config import SHIFT_TASK
 from jobs.db.engine import connect, wait_while_away
 from jobs.job import LaneId
-from jobs.process_lifecycle import Latch, start_logging, stop_with_parent
+from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent
 from jobs.settings import load_settings
 from worker.lanes.loop import follow
-from worker.lanes.session import Desk
-from worker.liveness.heartbeat import FOLDER, Pulse
-from worker.liveness.lease_keeper import Leases
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext
+from worker.liveness.heartbeat import FOLDER, Heartbeat
+from worker.liveness.lease_keeper import LeaseKeeper
+from worker.model_cache.cache import ModelCache
 
 log = logging.getLogger(__name__)
 
-_desk: Desk | None = None
+_context: WorkerContext | None = None
 
 
 @shared_task(name=SHIFT_TASK, ignore_result=True)
 def shift(lane: int) -> None:
     """Follow a hint: work one shift, in the lane whose turn it is. SIGTERM asks it to finish what it is at."""
-    assert _desk is not None
+    assert _context is not None
     # Here and not at the child's birth: the pool sets handlers of its own after that.
-    stop_on_sigterm(_desk)
-    with _desk.pulse.at_work():
-        taken = follow(_desk, LaneId(lane))
+    stop_on_sigterm(_context)
+    with _context.heartbeat.at_work():
+        taken = follow(_context, LaneId(lane))
     if taken:
         log.info("%d jobs taken up", taken)
-    if _desk.health.must_restart:
+    if _context.health.must_restart:
         end()
         os._exit(0)  # the pool starts another process in its place
 
 
-def stop_on_sigterm(desk: Desk) -> None:
+def stop_on_sigterm(context: WorkerContext) -> None:
     """Let SIGTERM ask the worker to stop: at once while it loads models, else when what is begun is done."""
 
     def stop(*_: object) -> None:
-        desk.stopping.set()
-        desk.studio.stop_loading()
+        context.stopping.set()
+        context.model_cache.stop_loading()
 
     signal.signal(signal.SIGTERM, stop)
 
@@ -55,18 +55,27 @@ def stop_on_sigterm(desk: Desk) -> None:
 @worker_process_init.connect
 def begin(**_: Any) -> None:
     """Set the child up: settings, connections, leases."""
-    global _desk  # noqa: PLW0603 - Celery hands nothing from here to the task
+    global _context  # noqa: PLW0603 - Celery hands nothing from here to the task
     settings = load_settings()
     start_logging(settings.log_level)
     stop_with_parent(os.getppid())
     index = getattr(current_process(), "index", 0)
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
-    leases = Leases(engine, name, f"{settings.device}:{index}", settings.lease_s)
-    pulse = Pulse.of_child(settings.hang_s)
-    _desk = Desk(settings, engine, leases, Studio(settings, index), Latch(), name, pulse, _handover(index))
-    wait_while_away(engine, _desk.pause)
-    leases.on_renewal = _desk.health.refresh
+    leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s)
+    heartbeat = Heartbeat.of_child(settings.hang_s)
+    _context = WorkerContext(
+        settings,
+        engine,
+        leases,
+        ModelCache(settings, index),
+        SignalSafeEvent(),
+        name,
+        heartbeat,
+        _handover(index),
+    )
+    wait_while_away(engine, _context.pause)
+    leases.on_renewal = _context.health.refresh
     leases.start()
 
 
@@ -79,6 +88,6 @@ def _handover(index: int) -> Path | None:
 @worker_process_shutdown.connect
 def end(**_: Any) -> None:
     """Leave the table of workers."""
-    if _desk is not None:
-        _desk.leases.stop()
-        _desk.engine.dispose()
+    if _context is not None:
+        _context.leases.stop()
+        _context.engine.dispose()

@@ -10,7 +10,7 @@ from bench.gpu.architectures import Architecture
 from bench.gpu.networks import vae_of
 from bench.rounds import seconds
 from models.engine.vae_decode import Decoder
-from models.runtime.compile_options import Speedup
+from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 
 _ROUNDS = 5
@@ -25,7 +25,7 @@ class Decoding:
 
 
 def measure_decoding(
-    architecture: Architecture, vae: Any, device: Device, rows: int, speedup: Speedup
+    architecture: Architecture, vae: Any, device: Device, rows: int, compile_options: CompileOptions
 ) -> Decoding:
     """Of `rows` images at a time; `vae` is one that was put on the device for nightmill's model.
 
@@ -34,8 +34,8 @@ def measure_decoding(
     shape = vae.config.latent_channels, architecture.latent_side, architecture.latent_side
     latents = [torch.randn(shape, device=device.name) for _ in range(rows)]
     decoder = Decoder(vae, device.dtype)
-    decoder.prepare(shape, at_once=rows, speedup=speedup)
-    ours_ms = _milliseconds(lambda: decoder.decode(latents, at_once=rows, speedup=speedup))
+    decoder.prepare(shape, at_once=rows, compile_options=compile_options)
+    ours_ms = _milliseconds(lambda: decoder.decode(latents, at_once=rows, compile_options=compile_options))
     stock = vae_of(
         architecture, device.name, torch.float16 if device.name.startswith("cuda") else torch.float32
     )

@@ -20,7 +20,7 @@ from models.diffusion.loader import put_on
 from models.diffusion.requests import ImageRequest
 from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device
 from models.store.checkpoint import Checkpoint
 
@@ -30,7 +30,9 @@ PROMPT = "a photo of an astronaut riding a horse on mars"
 class Ours:
     """A model of nightmill with random weights, as a worker draws with it."""
 
-    def __init__(self, architecture: Architecture, device: Device, speedup: Speedup = PLAIN) -> None:
+    def __init__(
+        self, architecture: Architecture, device: Device, compile_options: CompileOptions = PLAIN
+    ) -> None:
         self.architecture = architecture
         fresh()
         card = read_card(Path(models.__file__).parent / "cards" / f"{architecture.card}.toml")
@@ -39,7 +41,7 @@ class Ours:
         put_on(pipeline, device)
         self.vae = pipeline.vae
         kind = Upscaler if architecture.is_upscaler else StableDiffusion
-        self.model: Any = kind.of(checkpoint, pipeline, device, speedup=speedup)
+        self.model: Any = kind.of(checkpoint, pipeline, device, compile_options=compile_options)
         self._numbers = count()
 
     def at(self, rows: int) -> Draw:

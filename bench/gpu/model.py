@@ -45,7 +45,7 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
     _tell(run, architecture, pace, cost)
     if in_company:
         if ours is None:
-            ours = Ours(architecture, run.device_of(architecture), run.speedup)
+            ours = Ours(architecture, run.device_of(architecture), run.compile_options)
             ours.at(pace.rows)(pace.rows, 2)
         _company(run, ours, pace, cost)
     if ours is not None and not architecture.is_upscaler:
@@ -83,7 +83,7 @@ def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours 
 def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tuple[Ours, Pace] | None:
     """A new model and its pace; None if memory runs out."""
     try:
-        ours = Ours(architecture, run.device_of(architecture), run.speedup)
+        ours = Ours(architecture, run.device_of(architecture), run.compile_options)
         allowance_s = run.budget.allowance(until)
         return ours, measure_pace(ours.at(rows), rows, architecture.steps, run.device.name, allowance_s)
     except _NO_MEMORY:
@@ -93,7 +93,8 @@ def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tup
 def _tell(run: Run, architecture: Architecture, pace: Pace, cost: Cost) -> None:
     key, flop = architecture.key, cost.image(architecture)
     manner = (
-        ", ".join(name.replace("_", " ") for name, is_so in asdict(run.speedup).items() if is_so) or "eager"
+        ", ".join(name.replace("_", " ") for name, is_so in asdict(run.compile_options).items() if is_so)
+        or "eager"
     )
     what = f"{architecture.title}, {architecture.sampler}, {pace.rows} at once, {manner}; {pace.how}"
     run.add(f"{key}_images_per_s", pace.images_per_s, "images/s", what)
@@ -136,7 +137,7 @@ def _company(run: Run, ours: Ours, pace: Pace, cost: Cost) -> None:
 
 
 def _decoding(run: Run, architecture: Architecture, vae: Any, rows: int, cost: Cost) -> None:
-    found = measure_decoding(architecture, vae, run.device_of(architecture), rows, run.speedup)
+    found = measure_decoding(architecture, vae, run.device_of(architecture), rows, run.compile_options)
     key, flop = architecture.key, f"{cost.decode / 1e12:.3g} TFLOP an image"
     told = f"diffusers' VAE, {rows} at once: {found.stock_ms:.3g} ms/image"
     run.add(f"{key}_decode_ms", found.ours_ms, "ms/image", f"latents to pixels on the host; {flop}")

@@ -8,7 +8,7 @@ from bench.gpu.architectures import Architecture
 from bench.gpu.budget import Budget
 from bench.gpu.ceiling import matmul_ceiling
 from bench.progress import note
-from models.runtime.compile_options import Speedup
+from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL
 
@@ -46,9 +46,9 @@ class Run:
     start_s: float = 0.0
 
     @property
-    def speedup(self) -> Speedup:
+    def compile_options(self) -> CompileOptions:
         """As a worker has it. Raises ModelError for a word that there isn't."""
-        return Speedup.choose(self.compile, FULL, self.device)
+        return CompileOptions.choose(self.compile, FULL, self.device)
 
     def device_of(self, architecture: Architecture) -> Device:
         """The device as a worker has it for that model: with the precision of its card."""

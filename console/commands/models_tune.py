@@ -17,7 +17,7 @@ from models.store.checkpoint import resolve
 
 if TYPE_CHECKING:
     from models.runtime.device import Device
-    from models.runtime.memory_options import Saving
+    from models.runtime.memory_options import MemoryOptions
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -97,12 +97,12 @@ def _measured(
         "OMP_WAIT_POLICY", "passive"
     )  # as workers have it: threads that spin slow others down
     from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
-    from models.runtime.memory_options import Saving  # noqa: PLC0415
+    from models.runtime.memory_options import MemoryOptions  # noqa: PLC0415
 
     device = pick_device(settings.device, precision=card.precision)
-    saving = Saving.choose(settings.weights, settings.low_memory, device)
-    loaded = _loaded(card, settings, device, saving)
-    site = Site.on(device, card.id, *sides, saving.weights)
+    memory_options = MemoryOptions.choose(settings.weights, settings.low_memory, device)
+    loaded = _loaded(card, settings, device, memory_options)
+    site = Site.on(device, card.id, *sides, memory_options.weights)
 
     def speed(rows: int) -> float:
         note(f"{rows} at once …")
@@ -113,10 +113,10 @@ def _measured(
         return site, find(speed, most)
 
 
-def _loaded(card: Card, settings: Settings, device: "Device", saving: "Saving") -> Any:
+def _loaded(card: Card, settings: Settings, device: "Device", memory_options: "MemoryOptions") -> Any:
     from models.diffusion.text2image import StableDiffusion  # noqa: PLC0415
     from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
 
     note(f"loading {card.id} …")
     kind = Upscaler if card.family == "upscaler" else StableDiffusion
-    return kind.load(resolve(card, settings.models_path), device, saving=saving)
+    return kind.load(resolve(card, settings.models_path), device, memory_options=memory_options)

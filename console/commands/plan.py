@@ -21,7 +21,7 @@ from console.command_options import (
 )
 from console.output import duration, lane_cells, line_sum, plural, print_facts, print_json, print_table, size
 from console.progress import counting
-from console.submission import Ask, order_of
+from console.submission import SubmitOptions, order_of
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.dry_run import make_plan
@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
-    ask = Ask(
+    options = SubmitOptions(
         manifest,
         out,
         model,
@@ -57,7 +57,7 @@ def plan(
         drop=drop or (),
         unique_ids=unique_ids,
     )
-    with order_of(ask, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
+    with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
         seconds = made.gflop / _gflops(settings) if made.jobs else None
         report = plan_report(made, order, seconds)

@@ -13,7 +13,7 @@ from console.command_options import Json
 from console.confirm import ask
 from console.output import note, plural, print_json
 from console.session import session
-from console.supervisor import crew
+from console.supervisor import group
 from jobs.db.engine import check_reachable, connect
 from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import NightmillError, UsageError
@@ -106,7 +106,7 @@ def migrate(
 
 def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
-    with session(settings, waits=True) as open_session, crew(open_session.settings, workers) as members:
+    with session(settings, waits=True) as open_session, group(open_session.settings, workers) as members:
         daemon.announce(settings)
         note(
             f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"

@@ -37,8 +37,8 @@ from console.progress import counting, summary, watching
 from console.run_results import effort, truncated, write_contact_sheet
 from console.session import Session, session
 from console.signals import Stopped
-from console.submission import Ask, order_of
-from console.supervisor import Crew, crew
+from console.submission import SubmitOptions, order_of
+from console.supervisor import ProcessGroup, group
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import run as query
@@ -84,7 +84,7 @@ def run(
         "deadline": deadline,
         "canary": canary,
     }
-    ask = Ask(
+    options = SubmitOptions(
         manifest,
         out,
         model,
@@ -100,7 +100,7 @@ def run(
     )
     started = time.monotonic()
     with session() as open_session:
-        ingested = take_in(open_session, ask, yes)
+        ingested = take_in(open_session, options, yes)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
     report |= intake(ingested)
@@ -110,23 +110,23 @@ def run(
         raise typer.Exit(1)
 
 
-def take_in(open_session: Session, ask: Ask, yes: bool = False) -> Ingested:
+def take_in(open_session: Session, options: SubmitOptions, yes: bool = False) -> Ingested:
     """Ingest the manifest, with a counter for those who watch, and say what came of it.
 
     Above MAX_JOBS jobs it asks, unless `yes`.
     """
     try:
-        return _take_in(open_session, ask, None if yes else MAX_JOBS)
+        return _take_in(open_session, options, None if yes else MAX_JOBS)
     except ManyJobsError as many:
-        if not sys.stdin.isatty() or ask.manifest == "-":
+        if not sys.stdin.isatty() or options.manifest == "-":
             raise UsageError(f"{many}; if that is meant, say --yes") from None
         typer.confirm(f"{many}. Go on?", abort=True, err=True)
-        return _take_in(open_session, ask, None)
+        return _take_in(open_session, options, None)
 
 
-def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
+def _take_in(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:
     with (
-        order_of(ask, open_session.settings) as (order, rules),
+        order_of(options, open_session.settings) as (order, rules),
         counting("ingesting", order.manifest.rows) as tell,
     ):
 
@@ -147,7 +147,7 @@ def _take_in(open_session: Session, ask: Ask, max_jobs: int | None) -> Ingested:
         )
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
-        if given := [key for key, value in ask.schedule.items() if value is not None]:
+        if given := [key for key, value in options.schedule.items() if value is not None]:
             note(
                 f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
             )
@@ -205,7 +205,7 @@ def _refuse_stopped(status: BatchStatus) -> None:
 def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str, Any]:
     since: datetime = query(open_session.engine, text("SELECT now() AS now"), {})[0].now
     _check_services(open_session, status)
-    with crew(open_session.settings, workers) as members:
+    with group(open_session.settings, workers) as members:
         try:
             waited_for = _wait(open_session, status, members)
         except Stopped:
@@ -236,7 +236,7 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
         note(f"no valkey-server or redis-server found: using the {broker}")
 
 
-def _wait(open_session: Session, status: BatchStatus, members: Crew) -> str | None:
+def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> str | None:
     """Wait until the batch has ended; returns what keeps all workers from going on, if that was given up."""
     going_at = time.monotonic()
     broker = BrokerCheck(open_session.settings)

@@ -25,7 +25,7 @@ from console.command_options import (
 from console.commands.run import intake, take_in
 from console.output import note, print_json
 from console.session import session
-from console.submission import Ask
+from console.submission import SubmitOptions
 from jobs.batches import actions
 
 
@@ -57,7 +57,7 @@ def submit(
         "deadline": deadline,
         "canary": canary,
     }
-    ask = Ask(
+    options = SubmitOptions(
         manifest,
         out,
         model,
@@ -72,7 +72,7 @@ def submit(
         unique_ids,
     )
     with session() as open_session:
-        ingested = take_in(open_session, ask, yes)
+        ingested = take_in(open_session, options, yes)
         status = actions.status(open_session.engine, ingested.name)
     if as_json:
         print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))

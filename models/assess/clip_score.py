@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch.nn.functional import cosine_similarity
 
 from models.errors import CheckpointError, ModelError
-from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.cuda_graphs import beside, own_stream
 from models.runtime.device import Device, memory_errors
 from models.runtime.fixed_batches import padded
@@ -38,7 +38,7 @@ class ClipScorer:
         self._limit = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
         self._model = model.to(device.name, self._dtype).eval()
         if device.name == "cpu":
-            make_steady(self._model)
+            make_batch_invariant(self._model)
         self._processor = processor
         self._tokenizer = tokenizer
         self._device = device

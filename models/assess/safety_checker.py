@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch.nn.functional import normalize
 
 from models.errors import CheckpointError, SafetyUnknownError
-from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.cuda_graphs import beside, own_stream
 from models.runtime.device import Device, memory_errors
 from models.runtime.fixed_batches import moved, padded
@@ -57,7 +57,7 @@ class SafetyChecker:
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
         self._model = model.to(device.name, self._dtype).eval()
         if device.name == "cpu":
-            make_steady(self._model)
+            make_batch_invariant(self._model)
         self._processor = processor
         self._device = device
         self._stream = own_stream(torch.device(device.name))

@@ -8,7 +8,7 @@ from models.diffusion.depth import DepthEstimator
 from models.diffusion.modes import Mode
 from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import encode, encode_masked, scaled_depth, signed
-from models.engine.sampler_matrices import Recurrence
+from models.engine.sampler_matrices import SamplerMatrices
 from models.runtime.fixed_batches import draw, moved
 
 
@@ -17,7 +17,7 @@ def start(
     mode: Mode,
     *,
     vae: Any,
-    recurrence: Recurrence,
+    matrices: SamplerMatrices,
     generator: torch.Generator,
     estimator: DepthEstimator | None,
     device: str,
@@ -38,8 +38,8 @@ def start(
     elif mode == "depth":
         beside = scaled_depth(_depth(request, estimator, device), *size)[0]
     if encoded is None:
-        return (noise * recurrence.of_noise_alone)[0], beside
-    return (recurrence.of_picture * encoded + recurrence.of_noise * noise)[0], beside
+        return (noise * matrices.of_noise_alone)[0], beside
+    return (matrices.of_picture * encoded + matrices.of_noise * noise)[0], beside
 
 
 def _depth(request: ImageRequest, estimator: DepthEstimator | None, device: str) -> torch.Tensor:

@@ -12,10 +12,10 @@ from models.diffusion.single_file import load_single_file
 from models.diffusion.vae_attention import chunk_attention
 from models.engine.unet_forward import unknown_part
 from models.errors import CheckpointError
-from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.device import Device, memory_errors
 from models.runtime.library_logging import quiet
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.checkpoint import Checkpoint
 
 PipelineClass = Literal["StableDiffusionPipeline", "StableDiffusionUpscalePipeline"]
@@ -29,7 +29,7 @@ def load_pipeline(
     class_name: PipelineClass,
     *,
     loras: Sequence[tuple[Checkpoint, float]] = (),
-    saving: Saving = FULL,
+    memory_options: MemoryOptions = FULL,
 ) -> Any:
     """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
 
@@ -42,22 +42,22 @@ def load_pipeline(
             raise CheckpointError(f"{checkpoint.path}: can't be loaded as a {class_name}: {error}") from error
         _check(pipeline, checkpoint)
         load_loras(pipeline, loras)
-    put_on(pipeline, device, saving)
+    put_on(pipeline, device, memory_options)
     return pipeline
 
 
-def put_on(pipeline: Any, device: Device, saving: Saving = FULL) -> None:
+def put_on(pipeline: Any, device: Device, memory_options: MemoryOptions = FULL) -> None:
     """Move a diffusers pipeline to the device, as it is drawn with there. Raises OutOfMemoryError."""
     with memory_errors(device):
         if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
             pipeline.vae.to(dtype=torch.float32)
-        saving.quantise(pipeline, device)
+        memory_options.quantise(pipeline, device)
         pipeline.to(device.name)
-    saving.slice(pipeline)
+    memory_options.slice(pipeline)
     chunk_attention(pipeline.vae)
     if device.name == "cpu":
         for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            make_steady(network)
+            make_batch_invariant(network)
 
 
 def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClass) -> Any:

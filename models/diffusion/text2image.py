@@ -16,12 +16,12 @@ from models.diffusion.tiny_decoder import SmallDecoder
 from models.diffusion.vae_encode import paste
 from models.engine.engine import Beginning, Drawn, Engine
 from models.engine.picture import Picture
-from models.engine.sampler_matrices import Recurrence
+from models.engine.sampler_matrices import SamplerMatrices
 from models.engine.unet_batch import LatentShape
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors
 from models.runtime.fixed_batches import check_seed
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.checkpoint import Checkpoint
 
 
@@ -42,18 +42,22 @@ class StableDiffusion:
         device: Device,
         *,
         loras: Sequence[tuple[Checkpoint, float]] = (),
-        saving: Saving = FULL,
-        speedup: Speedup = PLAIN,
+        memory_options: MemoryOptions = FULL,
+        compile_options: CompileOptions = PLAIN,
     ) -> Self:
         """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
-        pipeline = load_pipeline(checkpoint, device, "StableDiffusionPipeline", loras=loras, saving=saving)
-        return cls.of(checkpoint, pipeline, device, speedup=speedup)
+        pipeline = load_pipeline(
+            checkpoint, device, "StableDiffusionPipeline", loras=loras, memory_options=memory_options
+        )
+        return cls.of(checkpoint, pipeline, device, compile_options=compile_options)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN) -> Self:
+    def of(
+        cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, compile_options: CompileOptions = PLAIN
+    ) -> Self:
         """The model of a diffusers pipeline that was `put_on` the device. Raises as `load` does."""
         with memory_errors(device):
-            engine = Engine(pipeline, device, speedup)
+            engine = Engine(pipeline, device, compile_options)
             return cls(checkpoint, device, pipeline, engine, DepthEstimator.load(checkpoint, device))
 
     def render(
@@ -64,7 +68,7 @@ class StableDiffusion:
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
         decoder: SmallDecoder | None = None,
-        speedup: Speedup | None = None,
+        compile_options: CompileOptions | None = None,
     ) -> list[Picture]:
         """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
 
@@ -77,7 +81,12 @@ class StableDiffusion:
         found: dict[int, Picture] = {}
         ordered = [requests[number] for number in order]
         for some in self.stream(
-            ordered, rows=rows, on_step=on_step, whole_every=whole_every, decoder=decoder, speedup=speedup
+            ordered,
+            rows=rows,
+            on_step=on_step,
+            whole_every=whole_every,
+            decoder=decoder,
+            compile_options=compile_options,
         ):
             found |= {order[drawn.number]: drawn.picture for drawn in some}
         return [found[number] for number in range(len(requests))]
@@ -90,7 +99,7 @@ class StableDiffusion:
         on_step: Callable[[int], None] = lambda _: None,
         whole_every: int = 1,
         decoder: SmallDecoder | None = None,
-        speedup: Speedup | None = None,
+        compile_options: CompileOptions | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
 
@@ -98,8 +107,8 @@ class StableDiffusion:
         their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
         `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
         what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
-        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes. With `speedup`,
-        less is done than the model's own says. Raises ValueError where sizes differ, for what the model doesn't take,
+        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes.
+        `compile_options` may be less than the model's own. Raises ValueError where sizes differ, for what the model doesn't take,
         and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
@@ -114,7 +123,7 @@ class StableDiffusion:
             on_step,
             whole_every,
             decoder.decoder if decoder else None,
-            speedup,
+            compile_options,
         ):
             yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
 
@@ -131,19 +140,19 @@ class StableDiffusion:
         return self._pipeline.vae.config.latent_channels, height // factor, width // factor
 
     def _begin(self, request: ImageRequest, first: ImageRequest, generator: torch.Generator) -> Beginning:
-        mode, recurrence = self._checked(request, first)
+        mode, matrices = self._checked(request, first)
         latents, beside = start(
             request,
             mode,
             vae=self._pipeline.vae,
-            recurrence=recurrence,
+            matrices=matrices,
             generator=generator,
             estimator=self._depth,
             device=self.device.name,
         )
-        return Beginning(recurrence, latents, beside)
+        return Beginning(matrices, latents, beside)
 
-    def _checked(self, request: ImageRequest, first: ImageRequest) -> tuple[Mode, Recurrence]:
+    def _checked(self, request: ImageRequest, first: ImageRequest) -> tuple[Mode, SamplerMatrices]:
         """The request's mode and steps; ValueError if it can't be drawn, or not together with `first`."""
         check_pictures(request)
         self._check_size(request)
@@ -154,8 +163,8 @@ class StableDiffusion:
             )
         check_seed(request.seed)
         strength = None if request.image is None else request.strength
-        recurrence = self._engine.recurrences.of(request.sampler, request.steps, strength)
-        return self._mode(request), recurrence
+        matrices = self._engine.matrices_cache.of(request.sampler, request.steps, strength)
+        return self._mode(request), matrices
 
     def _mode(self, request: ImageRequest) -> Mode:
         return mode_of(

@@ -6,7 +6,7 @@ from typing import Any, Self
 from models.diffusion.load_errors import UNLOADABLE
 from models.engine.vae_decode import Decoder
 from models.errors import CheckpointError
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors
 from models.runtime.library_logging import quiet
 from models.store.checkpoint import Checkpoint
@@ -26,7 +26,12 @@ class SmallDecoder:
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, device: Device, *, vae_factor: int, speedup: Speedup = PLAIN
+        cls,
+        checkpoint: Checkpoint,
+        device: Device,
+        *,
+        vae_factor: int,
+        compile_options: CompileOptions = PLAIN,
     ) -> Self:
         """For a model whose VAE scales by `vae_factor`. Raises CheckpointError, also where the decoder doesn't fit."""
         with memory_errors(device):
@@ -37,7 +42,7 @@ class SmallDecoder:
                     f"{checkpoint.path}: it scales by {factor}, the VAE that it stands for by {vae_factor}"
                 )
             network.to(device.name)
-        speedup.arrange(network)
+        compile_options.arrange(network)
         return cls(checkpoint, network, Decoder(network, device.dtype))
 
 

@@ -12,12 +12,12 @@ from models.diffusion.loader import load_pipeline
 from models.diffusion.vae_encode import signed
 from models.engine.engine import Beginning, Engine
 from models.engine.picture import Picture
-from models.engine.sampler_matrices import Recurrence, noise_shares
+from models.engine.sampler_matrices import SamplerMatrices, noise_shares
 from models.engine.unet_batch import LatentShape
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device
 from models.runtime.fixed_batches import check_seed, draw, moved
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.checkpoint import Checkpoint
 
 
@@ -50,16 +50,25 @@ class Upscaler:
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, device: Device, *, saving: Saving = FULL, speedup: Speedup = PLAIN
+        cls,
+        checkpoint: Checkpoint,
+        device: Device,
+        *,
+        memory_options: MemoryOptions = FULL,
+        compile_options: CompileOptions = PLAIN,
     ) -> Self:
         """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
-        pipeline = load_pipeline(checkpoint, device, "StableDiffusionUpscalePipeline", saving=saving)
-        return cls.of(checkpoint, pipeline, device, speedup=speedup)
+        pipeline = load_pipeline(
+            checkpoint, device, "StableDiffusionUpscalePipeline", memory_options=memory_options
+        )
+        return cls.of(checkpoint, pipeline, device, compile_options=compile_options)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, speedup: Speedup = PLAIN) -> Self:
+    def of(
+        cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, compile_options: CompileOptions = PLAIN
+    ) -> Self:
         """The upscaler of a diffusers pipeline that was `put_on` the device."""
-        return cls(checkpoint, device, pipeline, Engine(pipeline, device, speedup))
+        return cls(checkpoint, device, pipeline, Engine(pipeline, device, compile_options))
 
     def upscale(
         self,
@@ -67,12 +76,12 @@ class Upscaler:
         *,
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
-        speedup: Speedup | None = None,
+        compile_options: CompileOptions | None = None,
     ) -> list[Picture]:
         """One picture of four times the height and width per request, in order.
 
-        Batches, `on_step`, `speedup` and errors are as in `StableDiffusion.stream`; ValueError too for pixels of
-        another kind or a noise level out of range.
+        Batches, `on_step`, `compile_options` and errors are as in `StableDiffusion.stream`; ValueError too for
+        pixels of another kind or a noise level out of range.
         """
         if not requests:
             return []
@@ -88,7 +97,7 @@ class Upscaler:
             self._shape(width, height),
             rows or self.device.rows,
             on_step,
-            speedup=speedup,
+            compile_options=compile_options,
         ):
             pictures |= {order[drawn.number]: drawn.picture for drawn in some}
         return [pictures[number] for number in range(len(requests))]
@@ -107,12 +116,12 @@ class Upscaler:
         noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
         of_picture, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
         image = of_picture * signed(request.pixels, device) + of_noise * image_noise
-        recurrence = self._recurrence(request)
-        latents = (noise * recurrence.of_noise_alone)[0]
-        return Beginning(recurrence, latents, image[0], request.noise_level)
+        matrices = self._recurrence(request)
+        latents = (noise * matrices.of_noise_alone)[0]
+        return Beginning(matrices, latents, image[0], request.noise_level)
 
-    def _recurrence(self, request: UpscaleRequest) -> Recurrence:
-        return self._engine.recurrences.of(request.sampler, request.steps)
+    def _recurrence(self, request: UpscaleRequest) -> SamplerMatrices:
+        return self._engine.matrices_cache.of(request.sampler, request.steps)
 
     def _check(self, request: UpscaleRequest, first: UpscaleRequest) -> None:
         pixels, highest = request.pixels, self._pipeline.config.max_noise_level

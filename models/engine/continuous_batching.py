@@ -3,24 +3,24 @@
 import itertools
 from collections.abc import Callable, Iterator
 
-from models.engine.request import Ticket
+from models.engine.request import EngineRequest
 from models.engine.unet_batch import Finished, UNetBatch
 
 
 def flow(
-    batch: UNetBatch, tickets: Iterator[Ticket], on_call: Callable[[int], None]
+    batch: UNetBatch, engine_requests: Iterator[EngineRequest], on_call: Callable[[int], None]
 ) -> Iterator[list[Finished]]:
     """What each UNet call finishes, mostly nothing, until no ticket is left; one is asked for when a row is empty.
 
     `on_call(i)` is called before the i-th UNet call, from 0 on. Whatever is raised on the way leaves the batch empty.
     """
-    waiting: Ticket | None = None
+    waiting: EngineRequest | None = None
     try:
         for call in itertools.count():
             while (
                 batch.is_open
                 and batch.empty_rows
-                and (waiting := waiting or next(tickets, None))
+                and (waiting := waiting or next(engine_requests, None))
                 and batch.has_room(waiting)
             ):
                 batch.admit(waiting)

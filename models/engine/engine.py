@@ -11,12 +11,12 @@ import torch
 from models.engine.continuous_batching import flow
 from models.engine.picture import Picture
 from models.engine.prompt_cache import AT_ONCE, Embeddings
-from models.engine.request import Ticket
-from models.engine.sampler_matrices import Recurrence, Recurrences
+from models.engine.request import EngineRequest
+from models.engine.sampler_matrices import SamplerMatrices, SamplerMatricesCache
 from models.engine.throughput_probe import try_rows
 from models.engine.unet_batch import Finished, LatentShape, UNetBatch
 from models.engine.vae_decode import Decoder, Development
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs import on, side_stream
 from models.runtime.device import Device, memory_errors
 from models.runtime.fixed_batches import seeded
@@ -46,9 +46,9 @@ IN_THE_BATH = 2
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """Where an image's calls begin, as `Ticket` has it."""
+    """Where an image's calls begin, as `EngineRequest` has it."""
 
-    recurrence: Recurrence
+    matrices: SamplerMatrices
     latents: torch.Tensor
     beside: torch.Tensor | None = None
     label: int = 0
@@ -83,12 +83,12 @@ class Engine:
     On one device and for one `rows`, a picture depends on its ticket alone.
     """
 
-    def __init__(self, pipeline: Any, device: Device, speedup: Speedup = PLAIN) -> None:
+    def __init__(self, pipeline: Any, device: Device, compile_options: CompileOptions = PLAIN) -> None:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
-        self.recurrences = Recurrences(dict(pipeline.scheduler.config))
-        self._pipeline, self._device, self._speedup = pipeline, device, speedup
-        speedup.arrange(pipeline.unet, orders_norms=True)
-        speedup.arrange(pipeline.vae)
+        self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
+        self._pipeline, self._device, self._speedup = pipeline, device, compile_options
+        compile_options.arrange(pipeline.unet, orders_norms=True)
+        compile_options.arrange(pipeline.vae)
         self._decoder = Decoder(pipeline.vae, device.dtype)
         self._beside = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
@@ -102,20 +102,20 @@ class Engine:
         on_call: Callable[[int], None],
         whole_every: int = 1,
         decoder: Decoder | None = None,
-        speedup: Speedup | None = None,
+        compile_options: CompileOptions | None = None,
     ) -> Iterator[list[Drawn]]:
         """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
 
         Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
         with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
         first and then one in `whole_every` compute the whole UNet (`models.engine.unet_forward`). A
-        `decoder` makes the pictures in the VAE's stead. `speedup` may be less than the engine's own. What one of these
-        raises comes out, and OutOfMemoryError if the device has no memory left.
+        `decoder` makes the pictures in the VAE's stead. `compile_options` may be less than the engine's own. What one
+        of these raises comes out, and OutOfMemoryError if the device has no memory left.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
         decoder = decoder or self._decoder
-        batch = self._ready(shape, rows, whole_every, decoder, speedup or self._speedup)
+        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._speedup)
         drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, decoder)
         try:
             while some := self._next(drawn):
@@ -139,26 +139,26 @@ class Engine:
     def _drawn(
         self,
         batch: UNetBatch,
-        tickets: Iterator[Ticket],
+        engine_requests: Iterator[EngineRequest],
         rows: int,
         on_call: Callable[[int], None],
         decoder: Decoder,
     ) -> Generator[list[Drawn], None, None]:
         size, waiting = _bundle_size(rows), list[Finished]()
         bundles: deque[_Bundle] = deque()
-        for finished in flow(batch, tickets, on_call):
+        for finished in flow(batch, engine_requests, on_call):
             waiting += finished
             while len(waiting) >= size:
-                bundles.append(self._develop(decoder, waiting[:size], size, batch.speedup))
+                bundles.append(self._develop(decoder, waiting[:size], size, batch.compile_options))
                 del waiting[:size]
             while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
                 yield bundles.popleft().drawn()
         if waiting:
-            bundles.append(self._develop(decoder, waiting, size, batch.speedup))
+            bundles.append(self._develop(decoder, waiting, size, batch.compile_options))
         while bundles:
             yield bundles.popleft().drawn()
 
-    def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[Ticket]:
+    def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[EngineRequest]:
         """Tickets of as many requests as the batch has room for, some at a time for their prompts' sake."""
         numbers = itertools.count()
         while some := list(itertools.islice(requests, min(AT_ONCE, max(1, batch.empty_rows // 2)))):
@@ -169,9 +169,9 @@ class Engine:
             for request, is_guided, text in zip(some, guided, texts, strict=False):
                 generator = seeded(request.seed)
                 begun = begin(request, generator)
-                yield Ticket(
+                yield EngineRequest(
                     number=next(numbers),
-                    recurrence=begun.recurrence,
+                    matrices=begun.matrices,
                     latents=begun.latents,
                     text=text,
                     unguided=next(unguided) if is_guided else None,
@@ -182,22 +182,27 @@ class Engine:
                 )
 
     def _develop(
-        self, decoder: Decoder, finished: Sequence[Finished], size: int, speedup: Speedup
+        self, decoder: Decoder, finished: Sequence[Finished], size: int, compile_options: CompileOptions
     ) -> _Bundle:
         """Decode them beside the UNet's next calls, where the device can do both."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
-            development = decoder.develop(latents, at_once=size, speedup=speedup)
+            development = decoder.develop(latents, at_once=size, compile_options=compile_options)
         return _Bundle([image.number for image in finished], development)
 
     @torch.inference_mode()
     def _ready(
-        self, shape: LatentShape, rows: int, whole_every: int, decoder: Decoder, speedup: Speedup
+        self,
+        shape: LatentShape,
+        rows: int,
+        whole_every: int,
+        decoder: Decoder,
+        compile_options: CompileOptions,
     ) -> UNetBatch:
         """The batch as it was, if it fits; and the decoder gets ready, before the first pictures wait for it."""
         batch = self._batch
-        wanted = 2 * rows, shape, whole_every, speedup
-        if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.speedup) != wanted:
+        wanted = 2 * rows, shape, whole_every, compile_options
+        if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.compile_options) != wanted:
             self._batch = None
             with memory_errors(self._device):
                 batch = UNetBatch(
@@ -206,11 +211,11 @@ class Engine:
                     shape,
                     self.embeddings.shape,
                     whole_every=whole_every,
-                    speedup=speedup,
+                    compile_options=compile_options,
                 )
             self._batch = batch
         with memory_errors(self._device):
-            decoder.prepare(shape, at_once=_bundle_size(rows), speedup=speedup)
+            decoder.prepare(shape, at_once=_bundle_size(rows), compile_options=compile_options)
         return batch
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.sampler_matrices import Recurrence
+from models.engine.sampler_matrices import SamplerMatrices
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
+class EngineRequest:
     """What a UNet batch needs to know of an image; tensors are on the UNet's device.
 
     `latents` (C, h, w) float32 are as noisy as the recurrence begins, `text` (tokens, width) is the prompt,
@@ -18,7 +18,7 @@ class Ticket:
     """
 
     number: int
-    recurrence: Recurrence
+    matrices: SamplerMatrices
     latents: torch.Tensor
     text: torch.Tensor
     unguided: torch.Tensor | None

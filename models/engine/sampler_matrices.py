@@ -29,7 +29,7 @@ _PROBING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class Recurrence:
+class SamplerMatrices:
     """The N UNet calls of an image.
 
     Call n reads `scales[n]` times register 0 at `timesteps[n]`. The registers after it are `matrices[n]`, (REGISTERS,
@@ -52,13 +52,13 @@ class Recurrence:
 
 
 @dataclass(frozen=True, eq=False)
-class Recurrences:
+class SamplerMatricesCache:
     """Those of one checkpoint, whose own scheduler has `config`; the last 256 that were computed are kept."""
 
     config: Mapping[str, Any]
-    _kept: dict[tuple[str, int, float | None], Recurrence] = field(default_factory=dict)
+    _kept: dict[tuple[str, int, float | None], SamplerMatrices] = field(default_factory=dict)
 
-    def of(self, sampler: str, steps: int, strength: float | None = None) -> Recurrence:
+    def of(self, sampler: str, steps: int, strength: float | None = None) -> SamplerMatrices:
         """That of `steps` steps, or of those that `strength` leaves of them for a start from a picture.
 
         Raises ValueError as `make_scheduler` and `start_late` do, and for a sampler whose steps are no such sums.
@@ -71,7 +71,7 @@ class Recurrences:
             self._kept.pop(next(iter(self._kept)))
         return found
 
-    def _computed(self, sampler: str, steps: int, strength: float | None) -> Recurrence:
+    def _computed(self, sampler: str, steps: int, strength: float | None) -> SamplerMatrices:
         scheduler, timesteps = self._ready(sampler, steps, strength)
         if any(scheduler.config.get(name) for name in ("thresholding", "clip_sample")):
             raise ValueError(
@@ -79,7 +79,7 @@ class Recurrences:
             )
         scales, matrices = _probe(self._ready(sampler, steps, strength)[0], timesteps)
         of_picture, of_noise = noise_shares(scheduler, timesteps[:1])
-        return Recurrence(
+        return SamplerMatrices(
             timesteps=timesteps.numpy().astype(np.float32),
             scales=scales,
             matrices=matrices,

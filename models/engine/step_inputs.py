@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.engine.request import Ticket
+from models.engine.request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS, WIDTH
 from models.runtime.fixed_batches import moved
 
 
 @dataclass(eq=False)
-class Seat:
+class ActiveImage:
     """A ticket's place in a batch: the slot of its registers, its rows, how many calls it has behind it."""
 
-    ticket: Ticket
+    engine_request: EngineRequest
     slot: int
     rows: Sequence[int]
     calls: int = 0
@@ -37,19 +37,24 @@ class Plan:
         self.slots, self.guided, self.unguided = self._places.unbind()
         self.timesteps, self.scales, self.guidance = self._numbers.unbind()
 
-    def write(self, seats: Sequence[Seat]) -> None:
-        """What the seats' next call does, sent to the device in three pieces."""
+    def write(self, actives: Sequence[ActiveImage]) -> None:
+        """What the active images' next call does, sent to the device in three pieces."""
         places = np.zeros((3, self._rows), np.int64)
         numbers = np.zeros((3, self._rows), np.float32)
         matrices = np.zeros((self._rows, REGISTERS, WIDTH), np.float32)
         slots, guided, unguided = places
         timesteps, scales, guidance = numbers
-        for seat in seats:
-            recurrence, call, slot, own = seat.ticket.recurrence, seat.calls, seat.slot, list(seat.rows)
+        for active in actives:
+            sampler_matrices, call, slot, own = (
+                active.engine_request.matrices,
+                active.calls,
+                active.slot,
+                list(active.rows),
+            )
             slots[own] = slot
-            timesteps[slot], scales[slot] = recurrence.timesteps[call], recurrence.scales[call]
-            guided[slot], unguided[slot], guidance[slot] = own[0], own[-1], seat.ticket.guidance
-            matrices[slot] = recurrence.matrices[call]
+            timesteps[slot], scales[slot] = sampler_matrices.timesteps[call], sampler_matrices.scales[call]
+            guided[slot], unguided[slot], guidance[slot] = own[0], own[-1], active.engine_request.guidance
+            matrices[slot] = sampler_matrices.matrices[call]
         for tensor, values in (
             (self._places, places),
             (self._numbers, numbers),

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from models.engine.request import Ticket
+from models.engine.request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
-from models.engine.step_inputs import Plan, Seat
+from models.engine.step_inputs import ActiveImage, Plan
 from models.engine.unet_calls import Inputs, Prompts, cycle
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs import Pace
 from models.runtime.fixed_batches import draw, moved
 
@@ -41,11 +41,11 @@ class UNetBatch:
         text: tuple[int, int],
         *,
         whole_every: int = 1,
-        speedup: Speedup = PLAIN,
+        compile_options: CompileOptions = PLAIN,
     ) -> None:
         """One call in `whole_every` computes the whole UNet, the others as `models.engine.unet_forward` has it."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
-        self.speedup = speedup
+        self.compile_options = compile_options
         self._device, self.rows, self.latents = unet.device, rows, latents
         self._dtype = unet.dtype  # diffusers looks through all modules for it
         beside = unet.config.in_channels - latents[0]
@@ -56,16 +56,16 @@ class UNetBatch:
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
         self._plan = Plan(rows, self._device)
         self._pace = Pace(self._device)
-        self._seats: list[Seat] = []
+        self._active: list[ActiveImage] = []
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
         prompts = Prompts(self._plan.slots, self._text)
-        self._calls = cycle(unet, whole_every, self._inputs, prompts, self._step, speedup)
+        self._calls = cycle(unet, whole_every, self._inputs, prompts, self._step, compile_options)
 
     @property
     def is_empty(self) -> bool:
         """Whether no image is on its way."""
-        return not self._seats
+        return not self._active
 
     @property
     def is_open(self) -> bool:
@@ -77,45 +77,49 @@ class UNetBatch:
         """How many rows are empty."""
         return len(self._empty)
 
-    def has_room(self, ticket: Ticket) -> bool:
+    def has_room(self, engine_request: EngineRequest) -> bool:
         """Whether the ticket's rows are free; ValueError if there are never as many."""
-        if ticket.rows > self.rows:
+        if engine_request.rows > self.rows:
             raise ValueError(f"a batch of {self.rows} rows has no room for an image with guidance")
-        return ticket.rows <= len(self._empty)
+        return engine_request.rows <= len(self._empty)
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit(self, engine_request: EngineRequest) -> None:
         """Give the ticket its rows, from the next call on, which is a whole one."""
         assert self.is_open
         self._phase = 0
         slot = heapq.heappop(self._empty_slots)  # the lowest, for half of them to be empty if they can
-        seat = Seat(ticket, slot, [self._empty.pop(0) for _ in range(ticket.rows)])
+        active = ActiveImage(engine_request, slot, [self._empty.pop(0) for _ in range(engine_request.rows)])
         self._registers[slot].zero_()
-        self._registers[slot, 0] = ticket.latents
-        for row, text in zip(seat.rows, (ticket.text, ticket.unguided), strict=False):
+        self._registers[slot, 0] = engine_request.latents
+        for row, text in zip(active.rows, (engine_request.text, engine_request.unguided), strict=False):
             assert text is not None
             self._text[row] = text
         if self._beside is not None:
-            assert ticket.beside is not None
-            self._beside[slot] = ticket.beside
+            assert engine_request.beside is not None
+            self._beside[slot] = engine_request.beside
         if self._labels is not None:
-            self._labels[slot] = ticket.label
-        self._seats.append(seat)
+            self._labels[slot] = engine_request.label
+        self._active.append(active)
 
     def clear(self) -> None:
         """Send away all that are on their way."""
-        for seat in list(self._seats):
-            self._leave(seat)
+        for active in list(self._active):
+            self._leave(active)
 
     def call(self) -> list[Finished]:
         """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
-        self._plan.write(self._seats)
+        self._plan.write(self._active)
         self._draw_noise()
-        self._calls[self._phase](seat.slot for seat in self._seats)
+        self._calls[self._phase](active.slot for active in self._active)
         self._phase = (self._phase + 1) % self.whole_every
         self._pace.called()
-        for seat in self._seats:
-            seat.calls += 1
-        return [self._finish(seat) for seat in list(self._seats) if seat.calls == len(seat.ticket.recurrence)]
+        for active in self._active:
+            active.calls += 1
+        return [
+            self._finish(active)
+            for active in list(self._active)
+            if active.calls == len(active.engine_request.matrices)
+        ]
 
     def _inputs(self) -> Inputs:
         return Inputs(self._model_input(), self._plan.timesteps, self._labels)
@@ -134,20 +138,20 @@ class UNetBatch:
         torch.bmm(plan.matrices, known.flatten(2), out=self._registers.flatten(2))
 
     def _draw_noise(self) -> None:
-        for seat in self._seats:
-            if seat.ticket.recurrence.is_noisy[seat.calls]:
-                drawn = draw(seat.ticket.generator, self.latents)
-                self._noise[seat.slot] = moved(drawn, self._device)
+        for active in self._active:
+            if active.engine_request.matrices.is_noisy[active.calls]:
+                drawn = draw(active.engine_request.generator, self.latents)
+                self._noise[active.slot] = moved(drawn, self._device)
 
-    def _finish(self, seat: Seat) -> Finished:
-        latents = self._registers[seat.slot, 0].clone()
-        self._leave(seat)
-        return Finished(seat.ticket.number, latents)
+    def _finish(self, active: ActiveImage) -> Finished:
+        latents = self._registers[active.slot, 0].clone()
+        self._leave(active)
+        return Finished(active.engine_request.number, latents)
 
-    def _leave(self, seat: Seat) -> None:
-        self._seats.remove(seat)
-        self._empty += seat.rows
-        heapq.heappush(self._empty_slots, seat.slot)
+    def _leave(self, active: ActiveImage) -> None:
+        self._active.remove(active)
+        self._empty += active.rows
+        heapq.heappush(self._empty_slots, active.slot)
 
     def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self._device)

@@ -10,7 +10,7 @@ import torch
 
 from models.engine import unet_forward
 from models.runtime import batch_invariant_cuda
-from models.runtime.compile_options import Speedup
+from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs import Work, recorded
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ def cycle(
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
-    speedup: Speedup,
+    compile_options: CompileOptions,
 ) -> list[Call]:
     """The work of `whole_every` calls, the first of them whole: `step` takes what the UNet makes of what is `read`.
 
     Before, on a device where convolutions may show places, they are leveled, and a call is tried; what is read has no
-    values yet. Where `speedup` says so, calls are recorded on the spot, which does them a few times.
+    values yet. Where `compile_options` says so, calls are recorded on the spot, which does them a few times.
     """
     if batch_invariant_cuda.matter(unet.device):
         inputs = read()
@@ -83,11 +83,11 @@ def cycle(
         )
         log.debug("%d convolutions are done as products", changed)
     calls = (
-        [_exact(unet, read, prompts, step, speedup)]
+        [_exact(unet, read, prompts, step, compile_options)]
         if whole_every == 1
-        else _cached(unet, read, prompts, step, speedup)
+        else _cached(unet, read, prompts, step, compile_options)
     )
-    if speedup.recorded:
+    if compile_options.recorded:
         calls = [call.recorded(unet.device) for call in calls]
     return calls + calls[1:] * (whole_every - 2)
 
@@ -125,9 +125,9 @@ def _exact(
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
-    speedup: Speedup,
+    compile_options: CompileOptions,
 ) -> Call:
-    begin, finish = speedup.compile(unet_forward.begin), speedup.compile(unet_forward.finish)
+    begin, finish = compile_options.compile(unet_forward.begin), compile_options.compile(unet_forward.finish)
     _look(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
     return begun.call(lambda: step(finish(unet, begun.values, *prompts)[0]))
@@ -138,10 +138,13 @@ def _cached(
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
-    speedup: Speedup,
+    compile_options: CompileOptions,
 ) -> list[Call]:
-    begin, finish = speedup.compile(unet_forward.begin), speedup.compile(unet_forward.finish_and_keep)
-    shallow = speedup.compile(unet_forward.finish_shallow)
+    begin, finish = (
+        compile_options.compile(unet_forward.begin),
+        compile_options.compile(unet_forward.finish_and_keep),
+    )
+    shallow = compile_options.compile(unet_forward.finish_shallow)
     _look(unet, begin, finish, read(), prompts)
     begun, outer = _Begun(unet, begin, read), _Begun(unet, begin, read, unet_forward.shallow_depth(unet))
     rows, (height, width) = len(prompts.slots), read().sample.shape[2:]

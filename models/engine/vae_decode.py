@@ -8,7 +8,7 @@ import torch
 
 from models.engine.picture import Defect, Picture
 from models.runtime import batch_invariant_cuda
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs import event_now
 
 PIXELS_AT_ONCE = 2**20
@@ -58,26 +58,30 @@ class Decoder:
         self._vae = _in_half(vae) if is_half else vae
         self._wide = Decoder(vae, vae.dtype) if is_half else None
         self._compiled: Callable[[Any, torch.Tensor], Part] | None = None
-        self._prepared: set[tuple[Speedup, int, tuple[int, ...]]] = set()
+        self._prepared: set[tuple[CompileOptions, int, tuple[int, ...]]] = set()
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def prepare(self, shape: tuple[int, ...], *, at_once: int, speedup: Speedup) -> None:
+    def prepare(self, shape: tuple[int, ...], *, at_once: int, compile_options: CompileOptions) -> None:
         """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
         rows = self._at_once(at_once, shape)
-        if (speedup, rows, shape) in self._prepared:
+        if (compile_options, rows, shape) in self._prepared:
             return
         latents = torch.zeros(rows, *shape, device=self._vae.device)
         if batch_invariant_cuda.matter(latents.device):
             batch_invariant_cuda.level(self._vae, lambda: _decoded(self._vae, latents))
-        if speedup.vae_compiled:
-            self._work(speedup)(self._vae, latents)
-        self._prepared.add((speedup, rows, shape))
+        if compile_options.vae_compiled:
+            self._work(compile_options)(self._vae, latents)
+        self._prepared.add((compile_options, rows, shape))
 
-    def decode(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> list[Picture]:
+    def decode(
+        self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
+    ) -> list[Picture]:
         """As `develop`, waited for."""
-        return self.develop(latents, at_once=at_once, speedup=speedup).pictures()
+        return self.develop(latents, at_once=at_once, compile_options=compile_options).pictures()
 
-    def develop(self, latents: list[torch.Tensor], *, at_once: int, speedup: Speedup = PLAIN) -> Development:
+    def develop(
+        self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
+    ) -> Development:
         """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
 
         Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
@@ -85,7 +89,7 @@ class Decoder:
         """
         at_once = self._at_once(at_once, latents[0].shape)
         filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
-        work = self._work(speedup)
+        work = self._work(compile_options)
         parts = [
             work(self._vae, torch.stack(filled[start : start + at_once]))
             for start in range(0, len(filled), at_once)
@@ -93,10 +97,10 @@ class Decoder:
         sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
         return Development(sent, len(latents), self._again(latents))
 
-    def _work(self, speedup: Speedup) -> Callable[[Any, torch.Tensor], Part]:
-        if not speedup.vae_compiled:
+    def _work(self, compile_options: CompileOptions) -> Callable[[Any, torch.Tensor], Part]:
+        if not compile_options.vae_compiled:
             return _decoded
-        self._compiled = self._compiled or speedup.compile(_decoded)
+        self._compiled = self._compiled or compile_options.compile(_decoded)
         return self._compiled
 
     def _at_once(self, most: int, shape: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ _ATTENTIONS = ("Attention", "CLIPAttention")
 _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 
 
-def make_steady(network: torch.nn.Module) -> None:
+def make_batch_invariant(network: torch.nn.Module) -> None:
     """Has activations of `network` take a batch row by row where chunks would end inside of vectors.
 
     Attention does where it has few queries.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from models.errors import ModelError
-from models.runtime.memory_options import Saving
+from models.runtime.memory_options import MemoryOptions
 
 if TYPE_CHECKING:
     from models.runtime.device import Device
@@ -16,7 +16,7 @@ _SHAPES = 256
 
 
 @dataclass(frozen=True)
-class Speedup:
+class CompileOptions:
     """`compiled`: the UNet's parts by torch's compiler; its kernels round differently, so image rows say so.
 
     `vae_compiled`: the VAE's decoder, too. `recorded`: UNet calls as CUDA graphs. `channels_last`: convolutions read
@@ -29,7 +29,7 @@ class Speedup:
     channels_last: bool = False
 
     @classmethod
-    def choose(cls, word: str, saving: Saving, device: "Device") -> Self:
+    def choose(cls, word: str, memory_options: MemoryOptions, device: "Device") -> Self:
         """`word` of the settings: auto compiles on CUDA devices, on everywhere, off nowhere.
 
         Weights in int8 and int4 are unpacked by a library that neither compiles nor records, slices of attention are
@@ -38,9 +38,9 @@ class Speedup:
         """
         if word not in get_args(Compile):
             raise ModelError(f"unknown compile {word!r}; there are {', '.join(get_args(Compile))}")
-        is_plain = saving.weights in {"full", "fp8"} and not saving.attention_slicing
+        is_plain = memory_options.weights in {"full", "fp8"} and not memory_options.attention_slicing
         is_cuda = device.name.startswith("cuda")
-        can_compile = is_plain and (saving.weights == "full" or device.compiles_float8())
+        can_compile = is_plain and (memory_options.weights == "full" or device.compiles_float8())
         if word == "on" and not can_compile:
             raise ModelError(
                 "packed weights and sliced attention can't be compiled: set compile to auto or off"
@@ -50,7 +50,7 @@ class Speedup:
         compiled = can_compile and (word == "on" or (word == "auto" and is_cuda))
         return cls(
             compiled=compiled,
-            vae_compiled=compiled and not (saving.vae_slicing or saving.vae_tiling),
+            vae_compiled=compiled and not (memory_options.vae_slicing or memory_options.vae_tiling),
             recorded=is_plain and is_cuda,
             channels_last=is_plain and is_cuda,
         )
@@ -89,4 +89,4 @@ class Speedup:
         return compiled
 
 
-PLAIN = Speedup()
+PLAIN = CompileOptions()

@@ -20,7 +20,7 @@ _LITTLE = 7_000_000_000
 
 
 @dataclass(frozen=True)
-class Saving:
+class MemoryOptions:
     """What is done to need less memory.
 
     `weights` change every picture a little: fp8 are those of the UNet, int8 and int4 the text encoder's too.
@@ -86,7 +86,7 @@ class Saving:
             pipeline.vae.enable_tiling()
 
 
-FULL = Saving()
+FULL = MemoryOptions()
 
 
 def require_packer(weights: str) -> None:

@@ -34,7 +34,7 @@ from models.store.checkpoint import Checkpoint, resolve
 from tests.paths import ROOT
 from worker.lanes import loop
 from worker.model_cache import cache
-from worker.model_cache.lane_models import Kit
+from worker.model_cache.lane_models import LaneModels
 
 FOLDER = "CHAOS_FOLDER"
 STEP_S = "CHAOS_STEP_S"
@@ -193,13 +193,13 @@ class _Device:
             raise ModelError("stub doesn't compute any more")
 
 
-class StubStudio(cache.Studio):
+class StubModelCache(cache.ModelCache):
     """The real one, which loads stubs."""
 
     def _has_room(self, _: Lane) -> bool:
         return True
 
-    def _load(self, lane: Lane) -> Kit:
+    def _load(self, lane: Lane) -> LaneModels:
         if os.environ.get(BROKEN) == "load":
             raise CheckpointError("the model is not there: /models isn't mounted")
         catalogue = Catalogue.load(self.settings.models_path)
@@ -214,7 +214,14 @@ class StubStudio(cache.Studio):
             upscaler = self._resolve(catalogue.get(str(card.upscaler)))
             stubs |= {"upscaler": StubUpscaler(), "upscaler_checkpoint": upscaler}
         checkpoint = self._resolve(card)
-        return Kit(card=card, checkpoint=checkpoint, terms=self.terms, saving=FULL, speedup=PLAIN, **stubs)
+        return LaneModels(
+            card=card,
+            checkpoint=checkpoint,
+            terms=self.terms,
+            memory_options=FULL,
+            compile_options=PLAIN,
+            **stubs,
+        )
 
     def _resolve(self, card: Card) -> Checkpoint:
         """Of a model that comes with nightmill or is built by it, nothing but the name; others must be there."""
@@ -240,7 +247,7 @@ def install() -> None:
     _module("models.assess.safety_checker", blacken=_unused, blur=_unused)
     _module("models.diffusion.text2image", ImageRequest=SimpleNamespace)
     _module("models.diffusion.upscaler", UpscaleRequest=SimpleNamespace)
-    cache.Studio = StubStudio  # type: ignore[misc]
+    cache.ModelCache = StubModelCache  # type: ignore[misc]
     loop.LONGEST_S = float(os.environ.get(LONGEST_S, loop.LONGEST_S))
 
 

@@ -15,9 +15,9 @@ from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
-from tests.worker.desk import submit
+from tests.worker.context import submit
 from worker.health.lane_backoff import Health
-from worker.liveness.heartbeat import FOLDER, Pulse
+from worker.liveness.heartbeat import FOLDER, Heartbeat
 
 JOBS = scaled(120, 1000)
 MIB = scaled(3, 20)
@@ -74,9 +74,9 @@ def test_a_full_temporary_folder_ends_no_worker(small_disk: Path, monkeypatch: p
         while more.write(bytes(4096)):
             pass
     monkeypatch.setenv(FOLDER, str(small_disk))
-    pulse = Pulse.of_child(5)
-    with pulse.at_work():
-        pulse.beat()
+    heartbeat = Heartbeat.of_child(5)
+    with heartbeat.at_work():
+        heartbeat.beat()
     note = small_disk / "rest-0"
     Health(create_engine("postgresql+psycopg://nobody@localhost:1/x"), "w1", "cpu", note)._hand_over(
         {"rests": 1}

@@ -19,7 +19,7 @@ from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from jobs.storage.s3 import S3Store
 from tests.chaos.invariant import Facts, check
-from tests.chaos.kit import upload, work_all
+from tests.chaos.lane_models import upload, work_all
 from tests.chaos.ledger import keep_ledger
 from tests.chaos.proxy import Fault, Proxy, faulty
 from tests.chaos.scale import scaled

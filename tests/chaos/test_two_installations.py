@@ -22,7 +22,7 @@ from scheduler.export.export import export
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphans import sweep_batch
 from tests.chaos.invariant import check
-from tests.chaos.kit import upload
+from tests.chaos.lane_models import upload
 from tests.chaos.scale import scaled
 from tests.conftest import new_database
 from tests.factories import change, lanes_of, make_batch, take

@@ -51,9 +51,9 @@ def _no_fence() -> None:
 
 def _no_release() -> None:
     """A worker that stops keeps what it holds."""
-    from worker.liveness.lease_keeper import Leases
+    from worker.liveness.lease_keeper import LeaseKeeper
 
-    Leases._give_back = lambda *_: None  # type: ignore[method-assign]
+    LeaseKeeper._give_back = lambda *_: None  # type: ignore[method-assign]
 
 
 def _no_watchdog() -> None:
@@ -88,27 +88,27 @@ def _plain_channel() -> None:
 def _charged() -> None:
     """What keeps a lane from starting is charged to its jobs, as any error is."""
     from jobs.states import ErrorKind
-    from worker.item import Frame
-    from worker.lanes.session import Shift
+    from worker.item import PipelineItem
+    from worker.lanes.session import LaneSession
 
-    render = Shift.render
+    render = LaneSession.render
 
     def charging(self: Any, lane: Any, jobs: Any) -> None:
         try:
-            self.desk.studio.kit(lane)
+            self.context.model_cache.lane_models(lane)
         except Exception as error:
-            self.passage._charge([Frame(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
+            self.stage_runner._charge([PipelineItem(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
             return
         render(self, lane, jobs)
 
-    Shift.render = charging  # type: ignore[method-assign]
+    LaneSession.render = charging  # type: ignore[method-assign]
 
 
 def _no_breaker() -> None:
     """A worker that fails at everything is believed."""
-    from worker.health.circuit_breaker import Breaker, Judgement
+    from worker.health.circuit_breaker import CircuitBreaker, Judgement
 
-    Breaker.failed = lambda _, frames: Judgement(frames)  # type: ignore[method-assign]
+    CircuitBreaker.failed = lambda _, items: Judgement(items)  # type: ignore[method-assign]
 
 
 def _impatient() -> None:
@@ -120,13 +120,13 @@ def _impatient() -> None:
 
 def _lane_breaker() -> None:
     """What is too little to tell by, in one lane, is its jobs' own."""
-    from worker.health.circuit_breaker import Breaker, Judgement
+    from worker.health.circuit_breaker import CircuitBreaker, Judgement
 
     def ended(self: Any) -> Any:
         held, self._held = self._held, []
         return Judgement(held)
 
-    Breaker.ended = ended  # type: ignore[method-assign]
+    CircuitBreaker.ended = ended  # type: ignore[method-assign]
 
 
 def _no_waiting() -> None:

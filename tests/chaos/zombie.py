@@ -8,16 +8,16 @@ from jobs.errors import LeaseLostError
 from jobs.job import LaneId
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
-from tests.chaos.kit import upload
+from tests.chaos.lane_models import upload
 from tests.chaos.mutants import FINISHES_BY_STATE, mutated
-from worker.liveness.lease_keeper import Leases
+from worker.liveness.lease_keeper import LeaseKeeper
 
 LEASE_S = 0.25
 
 
 def main(url: str, lane: str, batch: str, folder: str, is_twin: str) -> None:
     engine = connect(url)
-    leases = Leases(engine, "zombie", "cpu", LEASE_S)
+    leases = LeaseKeeper(engine, "zombie", "cpu", LEASE_S)
     leases.start()
     (job,) = transitions.claim(engine, LaneId(int(lane)), limit=1, worker="zombie", lease_s=LEASE_S)
     leases.add([job])

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jobs.process_lifecycle import Latch
+from jobs.process_lifecycle import SignalSafeEvent
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def handling(number: signal.Signals, do: Callable[[], None]) -> Iterator[None]:
 
 def test_a_signal_may_set_it_whatever_its_waiter_is_at() -> None:
     for moment in range(200):
-        latch = Latch()
+        latch = SignalSafeEvent()
         with handling(signal.SIGVTALRM, latch.set):
             signal.setitimer(signal.ITIMER_VIRTUAL, 1e-5 * (1 + moment))
             while not latch.is_set():
@@ -27,7 +27,7 @@ def test_a_signal_may_set_it_whatever_its_waiter_is_at() -> None:
 
 
 def test_who_waits_is_told_at_once_and_all_are() -> None:
-    latch = Latch()
+    latch = SignalSafeEvent()
     assert not latch.wait(0.01)
     told: list[bool] = []
     waiters = [threading.Thread(target=lambda: told.append(latch.wait(30))) for _ in range(3)]

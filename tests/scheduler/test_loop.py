@@ -12,11 +12,11 @@ from sqlalchemy.exc import OperationalError
 from jobs.db import engine as database
 from jobs.db.engine import connect
 from jobs.errors import ServiceError
-from jobs.process_lifecycle import Latch
+from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher
-from scheduler.loop import Duty, Rescuer, duties, forget_workers, rescue_all, run_duties
+from scheduler.loop import PeriodicTask, Rescuer, forget_workers, periodic_tasks, rescue_all, run_duties
 from scheduler.window_upkeep import move_windows
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
@@ -25,7 +25,7 @@ from tests.scheduler.broker import Broker
 @contextmanager
 def scheduling(settings: Settings, engine: Engine) -> Iterator[threading.Thread]:
     """A scheduler that runs beside the test; it must have ended by itself when told to stop."""
-    stopping = Latch()
+    stopping = SignalSafeEvent()
     thread = threading.Thread(target=run_duties, args=(settings, engine, stopping))
     thread.start()
     try:
@@ -110,7 +110,7 @@ def test_trouble_with_a_service_is_logged_in_one_line(
     def fail() -> int:
         raise error
 
-    Duty("something done", 1, fail).run_if_due()
+    PeriodicTask("something done", 1, fail).run_if_due()
     assert len(caplog.records) == 1
     assert caplog.records[0].getMessage().startswith("something done: ")
     assert "\n" not in caplog.records[0].getMessage()
@@ -119,8 +119,8 @@ def test_trouble_with_a_service_is_logged_in_one_line(
 def test_a_duty_is_done_when_it_is_due() -> None:
     done = []
     hourly, always = (
-        Duty("a", 3600, lambda: done.append("a") or 1),
-        Duty("b", 0, lambda: done.append("b") or 0),
+        PeriodicTask("a", 3600, lambda: done.append("a") or 1),
+        PeriodicTask("b", 0, lambda: done.append("b") or 0),
     )
     for _ in range(3):
         hourly.run_if_due()
@@ -130,7 +130,7 @@ def test_a_duty_is_done_when_it_is_due() -> None:
 
 def test_every_duty_does_nothing_in_an_empty_installation(settings: Settings, engine: Engine) -> None:
     dispatcher = Dispatcher(settings, engine)
-    assert [duty.do() for duty in duties(settings, engine, dispatcher)] == [0] * 13
+    assert [task.do() for task in periodic_tasks(settings, engine, dispatcher)] == [0] * 13
     dispatcher.close()
 
 
@@ -195,13 +195,13 @@ def test_an_idle_scheduler_writes_nothing(settings: Settings, engine: Engine) ->
         lane = make_lane(engine, 3)
         transitions.complete(engine, [image(job) for job in take(engine, lane)])
     dispatcher = Dispatcher(settings, engine)
-    todo = [duty for duty in duties(settings, engine, dispatcher) if duty.name != "hints sent"]
+    todo = [task for task in periodic_tasks(settings, engine, dispatcher) if task.name != "hints sent"]
     for _ in range(2):
-        for duty in todo:
-            duty.do()
+        for task in todo:
+            task.do()
     before = written(engine)
-    for duty in todo:
-        duty.do()
+    for task in todo:
+        task.do()
     assert written(engine) == before
     dispatcher.close()
 
@@ -224,8 +224,8 @@ def test_whatever_goes_wrong_in_a_duty_is_logged_and_the_next_time_tries_again(
         times.append(1)
         raise ZeroDivisionError("what nobody thought of")
 
-    duty = Duty("things done", 0, fail)
-    duty.run_if_due()
-    duty.run_if_due()
+    task = PeriodicTask("things done", 0, fail)
+    task.run_if_due()
+    task.run_if_due()
     assert len(times) == 2
     assert caplog.text.count("Traceback") == 2

@@ -1,4 +1,4 @@
-"""Models that misbehave in known ways, and a desk to work at."""
+"""Models that misbehave in known ways, and a context to work in."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from sqlalchemy import Engine
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.store.checkpoint import resolve
-from tests.worker.desk import desk_for
+from tests.worker.context import desk_for
 from worker.health import circuit_breaker, lane_backoff
-from worker.lanes.session import Desk
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext
+from worker.model_cache.cache import ModelCache
 
 CARD = """
 id = "{id}"
@@ -81,17 +81,19 @@ def models_folder(shared_models: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def studio(models_folder: Path) -> Studio:
+def model_cache(models_folder: Path) -> ModelCache:
     """The models of a worker, loaded once for all tests; device batches hold four images."""
-    return Studio(load_settings(models_dir=models_folder, gpu_rows=4), 0)
+    return ModelCache(load_settings(models_dir=models_folder, gpu_rows=4), 0)
 
 
 @pytest.fixture
-def desk(settings: Settings, models_folder: Path, studio: Studio, engine: Engine) -> Iterator[Desk]:
-    """A desk on the test's own database; a failed attempt is tried again at once."""
+def context(
+    settings: Settings, models_folder: Path, model_cache: ModelCache, engine: Engine
+) -> Iterator[WorkerContext]:
+    """A context on the test's own database; a failed attempt is tried again at once."""
     own = settings.model_copy(update={"models_dir": models_folder, "retry_delay_s": 0})
-    with desk_for(own, engine, studio) as desk:
-        yield desk
+    with desk_for(own, engine, model_cache) as context:
+        yield context
 
 
 def _checker(folder: Path, id: str, change: Callable[[dict[str, Any]], object]) -> None:

@@ -11,8 +11,8 @@ from models.diffusion.requests import ImageRequest
 from models.engine.engine import Drawn
 from models.engine.picture import Picture
 from models.errors import OutOfMemoryError
-from worker.model_cache.cache import Studio
-from worker.model_cache.lane_models import Kit, Role
+from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels, Role
 
 
 @dataclass
@@ -43,35 +43,35 @@ class Narrow:
             raise OutOfMemoryError(f"no memory left for {rows} images")
 
 
-class NarrowStudio(Studio):
+class NarrowModelCache(ModelCache):
     """A studio whose device has little memory."""
 
-    def __init__(self, studio: Studio, limit: int) -> None:
-        super().__init__(studio.settings, 0)
-        self.real = studio
+    def __init__(self, model_cache: ModelCache, limit: int) -> None:
+        super().__init__(model_cache.settings, 0)
+        self.real = model_cache
         self.limit = limit
         self.asked: list[int] = []
 
-    def kit(self, lane: Lane) -> Kit:
-        kit = self.real.kit(lane)
-        return replace(kit, diffusion=Narrow(kit.diffusion, self.limit, self.asked))  # type: ignore[arg-type]
+    def lane_models(self, lane: Lane) -> LaneModels:
+        lane_models = self.real.lane_models(lane)
+        return replace(lane_models, diffusion=Narrow(lane_models.diffusion, self.limit, self.asked))  # type: ignore[arg-type]
 
 
-class BrokenStudio(Studio):
+class BrokenModelCache(ModelCache):
     """A studio that fails as no library says that it would, until `broken` is false."""
 
-    def __init__(self, studio: Studio) -> None:
-        super().__init__(studio.settings, 0)
-        self.real, self.broken, self.tried = studio, True, 0
+    def __init__(self, model_cache: ModelCache) -> None:
+        super().__init__(model_cache.settings, 0)
+        self.real, self.broken, self.tried = model_cache, True, 0
 
-    def kit(self, lane: Lane) -> Kit:
+    def lane_models(self, lane: Lane) -> LaneModels:
         self.tried += 1
         if self.broken:
             raise RuntimeError(f"{lane.model}: CUDA error: an illegal memory access was encountered")
-        return self.real.kit(lane)
+        return self.real.lane_models(lane)
 
 
-class LosingStudio(Studio):
+class LosingModelCache(ModelCache):
     """A studio in whose shift something goes wrong that no stage answers for."""
 
     def rows(self, lane: Lane, role: Role = "draw") -> int:
@@ -99,33 +99,33 @@ class Ringing:
         yield from self.model.stream(requests, rows=rows, on_step=stepped, **more)
 
 
-class RingingStudio(Studio):
+class RingingModelCache(ModelCache):
     """A studio at whose model's n-th step something happens; `steps` are all that it made."""
 
     def __init__(
-        self, studio: Studio, step: int, happen: Callable[[], object], steps: list[int] | None = None
+        self, model_cache: ModelCache, step: int, happen: Callable[[], object], steps: list[int] | None = None
     ) -> None:
-        super().__init__(studio.settings, 0)
-        self.real, self.step, self.happen = studio, step, happen
+        super().__init__(model_cache.settings, 0)
+        self.real, self.step, self.happen = model_cache, step, happen
         self.steps = [] if steps is None else steps
 
-    def kit(self, lane: Lane) -> Kit:
-        kit = self.real.kit(lane)
-        ringing: Any = Ringing(kit.diffusion, self.step, self.happen, self.steps)
-        return replace(kit, diffusion=ringing)
+    def lane_models(self, lane: Lane) -> LaneModels:
+        lane_models = self.real.lane_models(lane)
+        ringing: Any = Ringing(lane_models.diffusion, self.step, self.happen, self.steps)
+        return replace(lane_models, diffusion=ringing)
 
 
-class PickyStudio(Studio):
+class PickyModelCache(ModelCache):
     """A studio whose model fails on one prompt, whoever shares the device batch with it."""
 
-    def __init__(self, studio: Studio, poison: str) -> None:
-        super().__init__(studio.settings, 0)
-        self.real, self.poison = studio, poison
+    def __init__(self, model_cache: ModelCache, poison: str) -> None:
+        super().__init__(model_cache.settings, 0)
+        self.real, self.poison = model_cache, poison
 
-    def kit(self, lane: Lane) -> Kit:
-        kit = self.real.kit(lane)
-        picky: Any = Picky(kit.diffusion, self.poison)
-        return replace(kit, diffusion=picky)
+    def lane_models(self, lane: Lane) -> LaneModels:
+        lane_models = self.real.lane_models(lane)
+        picky: Any = Picky(lane_models.diffusion, self.poison)
+        return replace(lane_models, diffusion=picky)
 
 
 @dataclass

@@ -14,12 +14,12 @@ from models.errors import (
     SafetyUnknownError,
 )
 from worker.bisect import isolated, kind_of, run_stage
-from worker.item import Frame
+from worker.item import PipelineItem
 
 
-def frames(count: int) -> list[Frame]:
+def items(count: int) -> list[PipelineItem]:
     return [
-        Frame(
+        PipelineItem(
             Job(
                 id=JobId(number),
                 batch_id=BatchId(1),
@@ -49,26 +49,26 @@ class Stage:
         self.error = error
         self.sizes: list[int] = []
 
-    def __call__(self, given: Sequence[Frame]) -> list[Frame]:
+    def __call__(self, given: Sequence[PipelineItem]) -> list[PipelineItem]:
         self.sizes.append(len(given))
-        if any(frame.job.id in self.bad for frame in given):
+        if any(item.job.id in self.bad for item in given):
             raise self.error
-        return [frame.spent("inner", 1.0) for frame in given]
+        return [item.spent("inner", 1.0) for item in given]
 
 
 @pytest.mark.parametrize("bad", [{0}, {3}, {7}, {2, 5}, set(range(8)), set()])
 def test_only_the_frames_to_blame_end(bad: set[int]) -> None:
-    done = isolated(Stage(bad, ValueError("odd")), frames(8))
-    assert [frame.job.id for frame in done] == list(range(8))
-    assert {frame.job.id for frame in done if frame.end} == bad
-    assert all(frame.timings == {"inner": 1.0} for frame in done if not frame.end)
-    for frame in done:
-        assert not frame.end or (frame.end.kind, frame.end.text) == (ErrorKind.EXCEPTION, "ValueError: odd")
+    done = isolated(Stage(bad, ValueError("odd")), items(8))
+    assert [item.job.id for item in done] == list(range(8))
+    assert {item.job.id for item in done if item.end} == bad
+    assert all(item.timings == {"inner": 1.0} for item in done if not item.end)
+    for item in done:
+        assert not item.end or (item.end.kind, item.end.text) == (ErrorKind.EXCEPTION, "ValueError: odd")
 
 
 def test_one_bad_frame_of_many_takes_few_tries() -> None:
     stage = Stage({5}, ValueError())
-    isolated(stage, frames(64))
+    isolated(stage, items(64))
     assert len(stage.sizes) == 1 + 2 * 6
 
 
@@ -76,7 +76,7 @@ def test_one_bad_frame_of_many_takes_few_tries() -> None:
 def test_being_told_to_stop_is_no_failure(error: Exception) -> None:
     stage = Stage({1}, error)
     with pytest.raises(type(error)):
-        isolated(stage, frames(4))
+        isolated(stage, items(4))
     assert stage.sizes == [4]
 
 
@@ -93,15 +93,15 @@ def test_being_told_to_stop_is_no_failure(error: Exception) -> None:
 )
 def test_kinds_of_errors(error: Exception, kind: ErrorKind) -> None:
     assert kind_of(error) == kind
-    (ended,) = isolated(Stage({0}, error), frames(1))
+    (ended,) = isolated(Stage({0}, error), items(1))
     assert ended.end is not None
     assert ended.end.kind == kind
     assert not ended.end.is_block
 
 
 def test_a_stage_notes_the_share_of_its_time() -> None:
-    done = run_stage("stage", Stage({1}, ValueError()), frames(2))
-    assert all(0 <= frame.timings["stage"] < 5 for frame in done)
+    done = run_stage("stage", Stage({1}, ValueError()), items(2))
+    assert all(0 <= item.timings["stage"] < 5 for item in done)
     assert done[0].timings["stage"] == done[1].timings["stage"]
 
 
@@ -112,8 +112,8 @@ def test_no_frames_no_trouble() -> None:
 
 def test_a_library_that_wants_to_end_the_process_fails_one_job() -> None:
     """Were it let through, the worker would end and give the job back uncharged, to the next one."""
-    done = isolated(Stage({1}, SystemExit(0)), frames(3))
-    ends = [frame.end for frame in done]
+    done = isolated(Stage({1}, SystemExit(0)), items(3))
+    ends = [item.end for item in done]
     assert [end and (end.kind, end.text) for end in ends] == [
         None,
         (ErrorKind.EXCEPTION, "SystemExit: 0"),

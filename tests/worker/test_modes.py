@@ -21,10 +21,10 @@ from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.paths import ROOT
 from tests.worker.conftest import CARD
-from tests.worker.desk import desk_for, images_of, jobs_of, only_lane, render, submit
+from tests.worker.context import desk_for, images_of, jobs_of, only_lane, render, submit
 from worker.imaging.encode import Pixels, decode
-from worker.lanes.session import Desk, work
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext, work
+from worker.model_cache.cache import ModelCache
 
 CLIP = """
 id = "judge"
@@ -50,7 +50,7 @@ FOX = {"prompt": "a red fox", "steps": 4, "seed": 7}
 
 
 @pytest.fixture(scope="module")
-def studio(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+def model_cache(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
     """The tiny models, and beside them ones that inpaint, take depth and name a CLIP."""
     folder = tmp_path_factory.mktemp("models-of-all-modes")
     shutil.copytree(shared_models, folder, dirs_exist_ok=True)
@@ -72,7 +72,7 @@ def studio(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
     for number, id in enumerate(("ink", "fog", "strange")):
         _lora(folder / id, tiny / "unet" / "diffusion_pytorch_model.safetensors", number)
         (folder / "cards" / f"{id}.toml").write_text(LORA.format(id=id))
-    return Studio(load_settings(models_dir=folder, gpu_rows=2), 0)
+    return ModelCache(load_settings(models_dir=folder, gpu_rows=2), 0)
 
 
 def _lora(folder: Path, unet: Path, number: int) -> None:
@@ -89,10 +89,10 @@ def _lora(folder: Path, unet: Path, number: int) -> None:
 
 
 @pytest.fixture
-def desk(settings: Settings, studio: Studio, engine: Engine) -> Iterator[Desk]:
-    own = settings.model_copy(update={"models_dir": studio.settings.models_dir, "retry_delay_s": 0})
-    with desk_for(own, engine, studio) as desk:
-        yield desk
+def context(settings: Settings, model_cache: ModelCache, engine: Engine) -> Iterator[WorkerContext]:
+    own = settings.model_copy(update={"models_dir": model_cache.settings.models_dir, "retry_delay_s": 0})
+    with desk_for(own, engine, model_cache) as context:
+        yield context
 
 
 @pytest.fixture
@@ -105,12 +105,12 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def drawn(desk: Desk, folder: Path, rows: list[dict[str, Any]], **policy: str) -> list[Pixels]:
+def drawn(context: WorkerContext, folder: Path, rows: list[dict[str, Any]], **policy: str) -> list[Pixels]:
     """The pixels of a batch without the mark."""
-    batch = render(desk, folder, rows, **{"watermark": "off"} | policy)
+    batch = render(context, folder, rows, **{"watermark": "off"} | policy)
     return [
-        decode((Path(desk.settings.output) / row["key"]).read_bytes())
-        for row in images_of(desk.engine, batch)
+        decode((Path(context.settings.output) / row["key"]).read_bytes())
+        for row in images_of(context.engine, batch)
     ]
 
 
@@ -118,10 +118,10 @@ def apart(left: Pixels, right: Pixels) -> float:
     return float(np.abs(left.astype(int) - right).mean())
 
 
-def test_a_picture_is_where_image2image_starts(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_a_picture_is_where_image2image_starts(context: WorkerContext, photo: Path, tmp_path: Path) -> None:
     rows = [FOX | {"init_image": "photo.png", "strength": 0.25}, FOX | {"init_image": str(photo)}, FOX]
-    batch = render(desk, tmp_path, rows)
-    near, far, free = images_of(desk.engine, batch)
+    batch = render(context, tmp_path, rows)
+    near, far, free = images_of(context.engine, batch)
     assert [row["mode"] for row in (near, far, free)] == ["image2image", "image2image", "text2image"]
     assert near["init_image"] == far["init_image"] == str(photo)
     assert near["init_image_sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
@@ -129,35 +129,37 @@ def test_a_picture_is_where_image2image_starts(desk: Desk, photo: Path, tmp_path
     assert (free["init_image"], free["init_image_sha256"], free["strength"]) == (None, None, None)
     assert "pictures" in near["timings"]
     assert len({row["sha256"] for row in (near, far, free)}) == 3
-    body = (Path(desk.settings.output) / near["key"]).read_bytes()
+    body = (Path(context.settings.output) / near["key"]).read_bytes()
     assert b"Denoising strength: 0.25" in body
-    lanes = {job["lane_id"] for job in jobs_of(desk.engine, batch)}
+    lanes = {job["lane_id"] for job in jobs_of(context.engine, batch)}
     assert len(lanes) == 2
 
 
 @pytest.mark.usefixtures("photo")
-def test_company_changes_nothing_in_a_picture(desk: Desk, tmp_path: Path) -> None:
+def test_company_changes_nothing_in_a_picture(context: WorkerContext, tmp_path: Path) -> None:
     row = FOX | {"init_image": "photo.png", "strength": 0.5}
-    (alone,) = drawn(desk, tmp_path, [row])
-    among = drawn(desk, tmp_path, [row | {"seed": 8}, row | {"strength": 0.75}, row, row | {"prompt": "b"}])
+    (alone,) = drawn(context, tmp_path, [row])
+    among = drawn(
+        context, tmp_path, [row | {"seed": 8}, row | {"strength": 0.75}, row, row | {"prompt": "b"}]
+    )
     assert np.array_equal(among[2], alone)
 
 
-def test_inpainting_keeps_what_the_mask_keeps(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_inpainting_keeps_what_the_mask_keeps(context: WorkerContext, photo: Path, tmp_path: Path) -> None:
     mask = np.zeros((80, 160), np.uint8)
     mask[:, 80:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     row = FOX | {"model": "filler", "init_image": "photo.png", "mask_image": "mask.png"}
-    (picture,) = drawn(desk, tmp_path, [row])
+    (picture,) = drawn(context, tmp_path, [row])
     with Image.open(photo) as opened:
         middle = np.asarray(opened.crop((40, 0, 120, 80)).resize((64, 64), Image.Resampling.LANCZOS))
     assert np.array_equal(picture[:, :32], middle[:, :32])
     assert apart(picture[:, 32:], middle[:, 32:]) > 10
-    (row,) = images_of(desk.engine, render(desk, tmp_path, [row]))
+    (row,) = images_of(context.engine, render(context, tmp_path, [row]))
     assert (row["mode"], row["strength"], row["mask_image"]) == ("inpaint", 1.0, str(tmp_path / "mask.png"))
 
 
-def test_depth_is_given_or_found_in_the_picture(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_depth_is_given_or_found_in_the_picture(context: WorkerContext, photo: Path, tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16)
     Image.fromarray(np.tile(ramp, (64, 1))).save(tmp_path / "ramp.png")
     Image.fromarray(np.tile(ramp[::-1], (64, 1))).save(tmp_path / "back.png")
@@ -167,58 +169,62 @@ def test_depth_is_given_or_found_in_the_picture(desk: Desk, photo: Path, tmp_pat
         row | {"depth_image": "back.png"},
         row | {"init_image": "photo.png"},
     ]
-    first, second, _ = drawn(desk, tmp_path, rows)
+    first, second, _ = drawn(context, tmp_path, rows)
     assert apart(first, second) > 0
-    given, _, found = images_of(desk.engine, render(desk, tmp_path, rows))
+    given, _, found = images_of(context.engine, render(context, tmp_path, rows))
     assert (given["mode"], given["depth_image"], given["strength"]) == (
         "depth", str(tmp_path / "ramp.png"), None,
     )  # fmt: skip
     assert (found["mode"], found["depth_image"], found["strength"]) == ("depth", None, 0.8)
 
 
-def test_an_upscaler_alone_enlarges_pictures_as_they_are(desk: Desk, tmp_path: Path) -> None:
+def test_an_upscaler_alone_enlarges_pictures_as_they_are(context: WorkerContext, tmp_path: Path) -> None:
     for name, size in (("odd", (75, 66)), ("even", (64, 72)), ("large", (300, 64)), ("small", (70, 50))):
         Image.new("RGB", size, (200, 30, 60)).save(tmp_path / f"{name}.png")
     row = {"prompt": "a red fox", "model": "tiny-x4", "steps": 2, "seed": 7}
     names = ("odd", "even", "large", "small")
-    batch = render(desk, tmp_path, [row | {"init_image": f"{name}.png"} for name in names], safety="flag")
-    odd, even = images_of(desk.engine, batch)
+    batch = render(context, tmp_path, [row | {"init_image": f"{name}.png"} for name in names], safety="flag")
+    odd, even = images_of(context.engine, batch)
     assert (odd["width"], odd["height"], even["width"], even["height"]) == (300, 264, 256, 288)
     assert (odd["generated_width"], odd["generated_height"], odd["upscale"]) == (75, 66, 4)
     assert (odd["mode"], odd["model"], odd["noise_level"]) == ("upscale", "tiny-random-x4", 20)
     assert odd["upscaler_digest"] == odd["model_digest"]
     assert odd["safety_scores"]
     assert len(odd["init_image_sha256"]) == 64
-    _, _, large, small = jobs_of(desk.engine, batch)
+    _, _, large, small = jobs_of(context.engine, batch)
     for job, size in ((large, "300x64"), (small, "70x50")):
         assert (job["state"], job["error_kind"], job["attempt"]) == ("failed", "bad-input", 1)
         assert f"init_image has {size} pixels; tiny-random-x4 enlarges 64 to 256 a side" in job["error_text"]
 
 
-def test_an_upscaler_takes_a_size(desk: Desk, tmp_path: Path) -> None:
+def test_an_upscaler_takes_a_size(context: WorkerContext, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), (200, 30, 60)).save(tmp_path / "large.png")
     row = {"prompt": "a fox", "model": "tiny-x4", "steps": 2, "seed": 7, "init_image": "large.png"}
     sized = row | {"width": 96, "height": 64, "noise_level": 5}
-    (image,) = images_of(desk.engine, render(desk, tmp_path, [sized]))
+    (image,) = images_of(context.engine, render(context, tmp_path, [sized]))
     assert (image["width"], image["height"], image["generated_width"]) == (384, 256, 96)
     assert (image["noise_level"], image["batch_rows"]) == (5, 2)
 
 
-def test_what_was_drawn_from_a_picture_is_enlarged_too(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_what_was_drawn_from_a_picture_is_enlarged_too(
+    context: WorkerContext, photo: Path, tmp_path: Path
+) -> None:
     row = FOX | {"init_image": "photo.png", "upscale": 4}
-    (image,) = images_of(desk.engine, render(desk, tmp_path, [row]))
+    (image,) = images_of(context.engine, render(context, tmp_path, [row]))
     assert (image["mode"], image["width"], image["generated_width"]) == ("image2image", 256, 64)
     assert image["upscaler_digest"] not in (None, image["model_digest"])
 
 
-def test_a_broken_picture_fails_its_own_jobs_alone(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_a_broken_picture_fails_its_own_jobs_alone(
+    context: WorkerContext, photo: Path, tmp_path: Path
+) -> None:
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:200])
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("L", (10, 90)).save(tmp_path / "narrow.png")
     rows = [FOX | {"init_image": name, "num_images": 2} for name in ("photo.png", "cut.png", "text.png")] + [
         FOX | {"model": "filler", "init_image": "photo.png", "mask_image": "narrow.png"}
     ]
-    jobs = jobs_of(desk.engine, render(desk, tmp_path, rows))
+    jobs = jobs_of(context.engine, render(context, tmp_path, rows))
     assert [job["state"] for job in jobs] == ["done"] * 2 + ["failed"] * 5
     for job, words in (
         (jobs[2], f"init_image: {tmp_path / 'cut.png'} is damaged or cut off"),
@@ -230,48 +236,50 @@ def test_a_broken_picture_fails_its_own_jobs_alone(desk: Desk, photo: Path, tmp_
 
 
 def test_jobs_wait_while_the_folder_of_their_pictures_is_not_mounted(
-    desk: Desk, photo: Path, tmp_path: Path
+    context: WorkerContext, photo: Path, tmp_path: Path
 ) -> None:
     share = tmp_path / "share"
     share.mkdir()
     shutil.copy(photo, share / "photo.png")
-    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"init_image": str(share / "photo.png")}] * 3)
+    batch = submit(
+        context.settings, context.engine, tmp_path, [FOX | {"init_image": str(share / "photo.png")}] * 3
+    )
     share.rename(tmp_path / "away")
     for _ in range(3):
-        work(desk, only_lane(desk.engine, batch))
+        work(context, only_lane(context.engine, batch))
     share.mkdir()  # where nothing is mounted
-    work(desk, only_lane(desk.engine, batch))
-    assert {(job["state"], job["attempt"]) for job in jobs_of(desk.engine, batch)} == {("queued", 0)}
-    (worker,) = unhealthy_workers(desk.engine)
+    work(context, only_lane(context.engine, batch))
+    assert {(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)} == {("queued", 0)}
+    (worker,) = unhealthy_workers(context.engine)
     assert "init_image: there is no file" in worker.reason
     assert "is the share mounted on this host?" in worker.reason
     share.rmdir()
     (tmp_path / "away").rename(share)
-    work(desk, only_lane(desk.engine, batch))
-    assert {(job["state"], job["attempt"]) for job in jobs_of(desk.engine, batch)} == {("done", 1)}
-    assert unhealthy_workers(desk.engine) == []
+    work(context, only_lane(context.engine, batch))
+    assert {(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)} == {("done", 1)}
+    assert unhealthy_workers(context.engine) == []
 
 
-def test_a_worker_looks_at_the_roots_again(desk: Desk, photo: Path, tmp_path: Path) -> None:
+def test_a_worker_looks_at_the_roots_again(context: WorkerContext, photo: Path, tmp_path: Path) -> None:
     """The worker's own setting counts, and where a symbolic link leads to."""
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "link.png").symlink_to(photo)
     shutil.copy(photo, inside / "own.png")
-    narrow = desk.settings.model_copy(update={"image_roots": (str(inside),)})
-    with desk_for(narrow, desk.engine, desk.studio) as strict:
+    narrow = context.settings.model_copy(update={"image_roots": (str(inside),)})
+    with desk_for(narrow, context.engine, context.model_cache) as strict:
         rows = [FOX | {"init_image": f"inside/{name}.png"} for name in ("link", "own")]
         # What submits is not bound to these roots; what renders is.
         batch = render(strict, tmp_path, rows)
-    refused, done = jobs_of(desk.engine, batch)
+    refused, done = jobs_of(context.engine, batch)
     assert (refused["state"], refused["error_kind"], done["state"]) == ("failed", "bad-input", "done")
     assert "link.png lies outside of the folders of NIGHTMILL_IMAGE_ROOTS" in refused["error_text"]
 
 
-def test_pictures_are_scored_by_the_clip_that_the_model_names(desk: Desk, tmp_path: Path) -> None:
+def test_pictures_are_scored_by_the_clip_that_the_model_names(context: WorkerContext, tmp_path: Path) -> None:
     judged = FOX | {"model": "judged"}
-    batch = render(desk, tmp_path, [judged, judged | {"prompt": "a blue bird"}, FOX])
-    first, second, plain = images_of(desk.engine, batch)
+    batch = render(context, tmp_path, [judged, judged | {"prompt": "a blue bird"}, FOX])
+    first, second, plain = images_of(context.engine, batch)
     assert first["quality"]["clip_model"] == "judge"
     assert 0 <= first["quality"]["clip_score"] <= 100
     assert "clip_score" in first["timings"]
@@ -279,10 +287,12 @@ def test_pictures_are_scored_by_the_clip_that_the_model_names(desk: Desk, tmp_pa
     assert plain["quality"] is None
 
 
-def test_pictures_without_a_prompt_are_enlarged_and_not_scored(desk: Desk, tmp_path: Path) -> None:
+def test_pictures_without_a_prompt_are_enlarged_and_not_scored(
+    context: WorkerContext, tmp_path: Path
+) -> None:
     Image.new("RGB", (64, 64), (200, 30, 60)).save(tmp_path / "red.png")
     row = {"model": "enlarger", "steps": 2, "seed": 7, "init_image": "red.png"}
-    plain, scored = images_of(desk.engine, render(desk, tmp_path, [row, row | {"prompt": "red"}]))
+    plain, scored = images_of(context.engine, render(context, tmp_path, [row, row | {"prompt": "red"}]))
     assert (plain["prompt"], plain["width"], plain["quality"]) == ("", 256, None)
     assert scored["quality"]["clip_model"] == "judge"
 
@@ -296,41 +306,43 @@ def test_pictures_without_a_prompt_are_enlarged_and_not_scored(desk: Desk, tmp_p
     ],
 )
 def test_no_score_where_none_is_wanted_or_possible_or_the_picture_was_withheld(
-    desk: Desk, tmp_path: Path, row: dict[str, Any], policy: dict[str, str]
+    context: WorkerContext, tmp_path: Path, row: dict[str, Any], policy: dict[str, str]
 ) -> None:
-    (image,) = images_of(desk.engine, render(desk, tmp_path, [FOX | row], **policy))
+    (image,) = images_of(context.engine, render(context, tmp_path, [FOX | row], **policy))
     assert image["quality"] is None
     assert image["safety_verdict"] == ("blackened" if "safety" in policy else "safe")
 
 
-def test_jobs_wait_for_a_score_that_is_insisted_on_and_can_not_be_had(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX | {"model": "unscored"}], clip_score="on", max_attempts="1")
-    (job,) = jobs_of(desk.engine, batch)
+def test_jobs_wait_for_a_score_that_is_insisted_on_and_can_not_be_had(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    batch = render(context, tmp_path, [FOX | {"model": "unscored"}], clip_score="on", max_attempts="1")
+    (job,) = jobs_of(context.engine, batch)
     assert (job["state"], job["attempt"]) == ("queued", 0)
-    (worker,) = unhealthy_workers(desk.engine)
+    (worker,) = unhealthy_workers(context.engine)
     assert "the model 'absent' is not there" in worker.reason
 
 
-def test_a_lora_changes_the_picture_by_its_weight(desk: Desk, tmp_path: Path) -> None:
+def test_a_lora_changes_the_picture_by_its_weight(context: WorkerContext, tmp_path: Path) -> None:
     rows = [FOX, FOX | {"lora": "ink"}, FOX | {"lora": "ink:0.5"}, FOX | {"lora": "ink:0.5+fog:-1"}]
-    plain, full, half, both = drawn(desk, tmp_path, rows)
+    plain, full, half, both = drawn(context, tmp_path, rows)
     assert apart(plain, full) > apart(plain, half) > 0
     assert apart(half, both) > 0
-    batch = render(desk, tmp_path, [*rows, FOX | {"lora": "fog:-1 + INK:0.50"}])
-    first, one, _, two, again = images_of(desk.engine, batch)
+    batch = render(context, tmp_path, [*rows, FOX | {"lora": "fog:-1 + INK:0.50"}])
+    first, one, _, two, again = images_of(context.engine, batch)
     assert (first["lora"], first["lora_digest"], one["lora"]) == ("", None, "ink:1")
     assert two["lora"] == again["lora"] == "fog:-1+ink:0.5"
     assert two["sha256"] == again["sha256"]
     assert one["lora_digest"] == two["lora_digest"].split("+")[1]
-    body = (Path(desk.settings.output) / two["key"]).read_bytes().decode("latin-1")
+    body = (Path(context.settings.output) / two["key"]).read_bytes().decode("latin-1")
     assert "a red fox <lora:fog:-1> <lora:ink:0.5>" in body
     fog, ink = (digest[:12] for digest in two["lora_digest"].split("+"))
     assert f'Lora hashes: "fog: {fog}, ink: {ink}"' in body
 
 
-def test_a_lora_of_another_shape_keeps_its_own_jobs_alone(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX | {"lora": "strange"}, FOX], max_attempts="1")
-    strange, fine = jobs_of(desk.engine, batch)
+def test_a_lora_of_another_shape_keeps_its_own_jobs_alone(context: WorkerContext, tmp_path: Path) -> None:
+    batch = render(context, tmp_path, [FOX | {"lora": "strange"}, FOX], max_attempts="1")
+    strange, fine = jobs_of(context.engine, batch)
     assert (strange["state"], strange["attempt"], fine["state"]) == ("queued", 0, "done")
-    (worker,) = unhealthy_workers(desk.engine)
+    (worker,) = unhealthy_workers(context.engine)
     assert "was it trained on another one?" in worker.reason

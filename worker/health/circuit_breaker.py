@@ -27,7 +27,7 @@ from jobs.states import ErrorKind
 from worker.health.causes import work_of
 from worker.health.host_faults import reason_of
 from worker.health.lane_backoff import Health
-from worker.item import Frame, Inputs
+from worker.item import Inputs, PipelineItem
 
 STREAK = 8
 """So many failures in a row are judged; twice as many when the last ones were judged with no image since, and so on."""
@@ -41,25 +41,25 @@ _ENOUGH = 4
 _CERTAIN = (ErrorKind.WATERMARK, ErrorKind.SAFETY)
 
 
-def _is_of_host(frame: Frame) -> bool:
-    return frame.end is not None and frame.end.is_of_host
+def _is_of_host(item: PipelineItem) -> bool:
+    return item.end is not None and item.end.is_of_host
 
 
-def is_certain(frame: Frame) -> bool:
+def is_certain(item: PipelineItem) -> bool:
     """Whether the failure says nothing of the worker."""
-    return frame.end is not None and frame.end.kind in _CERTAIN
+    return item.end is not None and item.end.kind in _CERTAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """Frames whose jobs are to be charged, and those whose jobs go back, for `delay_s` seconds at least."""
 
-    charged: Sequence[Frame] = ()
-    returned: Sequence[Frame] = ()
+    charged: Sequence[PipelineItem] = ()
+    returned: Sequence[PipelineItem] = ()
     delay_s: float = 0.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts failures in a row of one worker process."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Breaker:
         self._engine, self._health, self._check_device = engine, health, check_device
         self._since = time.monotonic() - within_s
         self._lock = threading.RLock()
-        self._held: list[Frame] = []
+        self._held: list[PipelineItem] = []
         self._good: set[LaneId] = set()
         self._blamed: set[LaneId] = set()
         self._doubted: set[LaneId] = set()
@@ -95,24 +95,24 @@ class Breaker:
             self._blamed.discard(lane)
             self._good.add(lane)
             held, self._held = self._held, []
-        away = [frame for frame in held if _is_of_host(frame)]
+        away = [item for item in held if _is_of_host(item)]
         if not away or self._went_back_enough(away):
             return Judgement(held)
-        return Judgement([frame for frame in held if not _is_of_host(frame)], away, ALONE_S)
+        return Judgement([item for item in held if not _is_of_host(item)], away, ALONE_S)
 
-    def failed(self, frames: Sequence[Frame]) -> Judgement:
+    def failed(self, items: Sequence[PipelineItem]) -> Judgement:
         """What is known now of these failures and those that are held; the others are held."""
-        certain = to_blame(self._engine, [frame.job.id for frame in frames], self._health.names)
+        certain = to_blame(self._engine, [item.job.id for item in items], self._health.names)
         with self._lock:
             charged = [
-                frame
-                for frame in frames
-                if (frame.job.id in certain or frame.job.lane_id in self._blamed) and not _is_of_host(frame)
+                item
+                for item in items
+                if (item.job.id in certain or item.job.lane_id in self._blamed) and not _is_of_host(item)
             ]
-            certain = {frame.job.id for frame in charged}
-            doubtful = [_lightened(frame) for frame in frames if frame.job.id not in certain]
+            certain = {item.job.id for item in charged}
+            doubtful = [_lightened(item) for item in items if item.job.id not in certain]
             self._held += doubtful
-            self._failures += sum(not _is_of_host(frame) for frame in doubtful)
+            self._failures += sum(not _is_of_host(item) for item in doubtful)
             if len(self._held) < STREAK << self._doubts:
                 return Judgement(charged)
             return self._judgement(charged)
@@ -122,7 +122,7 @@ class Breaker:
         with self._lock:
             return self._judgement()
 
-    def _judgement(self, charged: Sequence[Frame] = ()) -> Judgement:
+    def _judgement(self, charged: Sequence[PipelineItem] = ()) -> Judgement:
         held, self._held = self._held, []
         if not held:
             return Judgement(charged)
@@ -130,7 +130,7 @@ class Breaker:
             return Judgement([*charged, *held])
         return Judgement(charged, held)
 
-    def _are_to_blame(self, held: Sequence[Frame]) -> bool:
+    def _are_to_blame(self, held: Sequence[PipelineItem]) -> bool:
         """Whether jobs of a lane that failed one after the other are; if not, it is noted what the worker does next."""
         lane, engine, own = held[-1].job.lane_id, self._engine, self._health.names
         if any(map(_is_of_host, held)):
@@ -153,7 +153,7 @@ class Breaker:
             return False
         return self._alone(lane, held)
 
-    def _alone(self, lane: LaneId, held: Sequence[Frame]) -> bool:
+    def _alone(self, lane: LaneId, held: Sequence[PipelineItem]) -> bool:
         """The same where nobody is left to be asked."""
         try:
             self._check_device()
@@ -165,9 +165,9 @@ class Breaker:
         self._leave(lane, _told(held))
         return False
 
-    def _went_back_enough(self, held: Sequence[Frame]) -> bool:
+    def _went_back_enough(self, held: Sequence[PipelineItem]) -> bool:
         """Whether others have had time to try."""
-        returns = returns_of(self._engine, [frame.job.id for frame in held])
+        returns = returns_of(self._engine, [item.job.id for item in held])
         return returns.most >= MOST_RETURNS and returns.since_s >= ALONE_S
 
     def _blame(self, lane: LaneId) -> bool:
@@ -191,11 +191,11 @@ class Breaker:
         self._doubted.add(lane)
 
 
-def _told(held: Sequence[Frame]) -> str:
-    end = next((frame.end for frame in held if _is_of_host(frame)), held[-1].end)
+def _told(held: Sequence[PipelineItem]) -> str:
+    end = next((item.end for item in held if _is_of_host(item)), held[-1].end)
     return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
 
 
-def _lightened(frame: Frame) -> Frame:
+def _lightened(item: PipelineItem) -> PipelineItem:
     """Without what takes memory."""
-    return replace(frame, pixels=None, encoded=None, inputs=Inputs())
+    return replace(item, pixels=None, encoded=None, inputs=Inputs())

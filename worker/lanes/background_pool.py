@@ -5,7 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from worker.item import Frame
+from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
 
@@ -14,23 +14,23 @@ LOOK_S = 0.2
 GiveUp = Callable[[], bool]
 
 
-class FinishingLine:
+class BackgroundPool:
     """Hands bundles of frames to threads; `put` waits while they are behind, so that memory stays bounded."""
 
     def __init__(
-        self, deliver: Callable[[Sequence[Frame]], None], *, threads: int = 4, waiting: int = 4
+        self, deliver: Callable[[Sequence[PipelineItem]], None], *, threads: int = 4, waiting: int = 4
     ) -> None:
         self._deliver = deliver
-        self._bundles: queue.Queue[Sequence[Frame] | None] = queue.Queue(maxsize=waiting)
+        self._bundles: queue.Queue[Sequence[PipelineItem] | None] = queue.Queue(maxsize=waiting)
         self._threads = [
             threading.Thread(target=self._work, daemon=True, name=f"finish-{n}") for n in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def put(self, frames: Sequence[Frame], give_up: GiveUp = lambda: False) -> bool:
+    def put(self, items: Sequence[PipelineItem], give_up: GiveUp = lambda: False) -> bool:
         """Deliver these; waits while too many bundles wait, and is False if `give_up` said so before."""
-        return not frames or self._put(frames, give_up)
+        return not items or self._put(items, give_up)
 
     def drain(self, give_up: GiveUp = lambda: False) -> bool:
         """Wait until all is delivered and end the threads; False if `give_up` said so before."""
@@ -41,7 +41,7 @@ class FinishingLine:
                 thread.join(LOOK_S)
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _put(self, bundle: Sequence[Frame] | None, give_up: GiveUp) -> bool:
+    def _put(self, bundle: Sequence[PipelineItem] | None, give_up: GiveUp) -> bool:
         while True:
             try:
                 self._bundles.put(bundle, timeout=LOOK_S)
@@ -51,8 +51,8 @@ class FinishingLine:
                     return False
 
     def _work(self) -> None:
-        while (frames := self._bundles.get()) is not None:
+        while (items := self._bundles.get()) is not None:
             try:
-                self._deliver(frames)
+                self._deliver(items)
             except BaseException:  # a thread that ends would be waited for in vain
-                log.exception("%d images could not be delivered", len(frames))
+                log.exception("%d images could not be delivered", len(items))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from jobs.job import Job
 
 
-class Supply:
+class JobSource:
     """Jobs of one lane, those with the most steps of a claim first, so that few rows are empty at the end.
 
     Jobs that nobody had claimed before follow one another without a gap. What came back to the queue is drawn in the

@@ -17,19 +17,19 @@ from models.errors import InterruptedRender
 from worker.health.causes import folder_of, models_of, output_of, work_of
 from worker.health.host_faults import HostFaultError, reason_of
 from worker.health.lane_backoff import Health
-from worker.model_cache.cache import Studio
-from worker.model_cache.lane_models import Kit
-from worker.stages.assess import Judging
-from worker.stages.finish import Finishing
+from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels
+from worker.stages.assess import AssessStages
+from worker.stages.finish import FinishStages
 
 
 @dataclass(frozen=True)
 class Started:
     """What the lane's jobs need."""
 
-    kit: Kit
-    judging: Judging
-    finishing: Finishing
+    lane_models: LaneModels
+    judging: AssessStages
+    finishing: FinishStages
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LaneStart:
 
     settings: Settings
     engine: Engine
-    studio: Studio
+    model_cache: ModelCache
     health: Health
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
     """Open S3 outputs, since to set up a client takes a third of a second."""
@@ -59,22 +59,22 @@ class LaneStart:
         try:
             with (
                 self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"),
-                self.studio.loading(),
+                self.model_cache.loading(),
             ):
-                kit = self.studio.kit(lane)
-                self.studio.prepare(lane, count)
+                lane_models = self.model_cache.lane_models(lane)
+                self.model_cache.prepare(lane, count)
             with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
-                finishing = self._finishing(kit, lane)
+                finishing = self._finishing(lane_models, lane)
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
                 claim(self.engine, finishing.store, lane.batch_id, lane.batch)
         except (HostFaultError, InterruptedRender):
             return None
-        return Started(kit, Judging(kit, lane), finishing)
+        return Started(lane_models, AssessStages(lane_models, lane), finishing)
 
-    def _finishing(self, kit: Kit, lane: Lane) -> Finishing:
-        speedup = self.studio.speedup(lane)
+    def _finishing(self, lane_models: LaneModels, lane: Lane) -> FinishStages:
+        compile_options = self.model_cache.compile_options(lane)
         store = self._store(lane)
-        finishing = Finishing.open(kit, lane, store, self.settings, self.engine, speedup)
+        finishing = FinishStages.open(lane_models, lane, store, self.settings, self.engine, compile_options)
         if self.health.fault(output_of(lane)):
             check_writable(finishing.store)
         return finishing

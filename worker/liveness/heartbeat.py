@@ -15,7 +15,7 @@ from typing import Self
 
 from jobs.job import LaneId
 from worker.bisect import Stage
-from worker.item import Frame
+from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _UNJUDGED = ("pictures",)  # opens files, here or far away, with time limits of 
 
 
 @dataclass(frozen=True)
-class Sign:
+class Beat:
     """`beats` counts what happened; the next must come within `patience_s` seconds, unless that is 0."""
 
     beats: int
@@ -51,10 +51,10 @@ class Record:
         self._beats = memoryview(self._memory)[:8].cast("q")
         self._patience = memoryview(self._memory)[8:].cast("d")
 
-    def read(self) -> Sign:
+    def read(self) -> Beat:
         """The sign as it is; `beats` is never older than `patience_s`."""
         patience_s = self._patience[0]
-        return Sign(self._beats[0], patience_s)
+        return Beat(self._beats[0], patience_s)
 
     def beat(self, patience_s: float | None = None) -> None:
         """Something happened; None leaves the patience as it was."""
@@ -63,7 +63,7 @@ class Record:
             self._patience[0] = patience_s
 
 
-class Pulse:
+class Heartbeat:
     """What the thread of a child that renders tells. Steps are judged by `hang_s` seconds.
 
     Six times that may pass while a model is loaded or deliveries are waited for, and between the steps of a lane's
@@ -101,11 +101,11 @@ class Pulse:
 
     @contextmanager
     def device_batch(
-        self, kit: object, lane: LaneId, stages: Sequence[tuple[str, Stage]]
+        self, lane_models: object, lane: LaneId, stages: Sequence[tuple[str, Stage]]
     ) -> Iterator[list[tuple[str, Stage]]]:
         """The stages of a device batch, to be run within it, now judged by their steps."""
-        if kit is not self._kit:
-            self._kit, self._warm = kit, set()
+        if lane_models is not self._kit:
+            self._kit, self._warm = lane_models, set()
         patience_s = self._hang_s * (1 if lane in self._warm else UNHURRIED)
         yield [
             (name, stage if name in _UNJUDGED else self._judged(stage, patience_s)) for name, stage in stages
@@ -123,10 +123,10 @@ class Pulse:
             self._record.beat(patience_s)
 
     def _judged(self, stage: Stage, patience_s: float) -> Stage:
-        def judged(frames: Sequence[Frame]) -> list[Frame]:
+        def judged(items: Sequence[PipelineItem]) -> list[PipelineItem]:
             self._record.beat(patience_s)
             try:
-                return stage(frames)
+                return stage(items)
             finally:
                 self._record.beat(UNHURRIED * self._hang_s)
 

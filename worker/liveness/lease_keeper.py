@@ -20,7 +20,7 @@ _SEEN = text("""
 """)
 
 
-class Leases:
+class LeaseKeeper:
     """Which jobs are ours. A job that PostgreSQL no longer grants us is dropped, `holds` says so.
 
     `on_renewal` is called whenever they are renewed.

@@ -19,10 +19,10 @@ from models.catalogue.catalogue import Catalogue
 from models.errors import InterruptedRender, ModelError
 from models.store.checkpoint import Checkpoint, resolve
 from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows
-from worker.model_cache.lane_models import Clip, Kit, Kits, Role, Wanted
+from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, Role, Wanted
 
 if TYPE_CHECKING:
-    from models.runtime.compile_options import Speedup
+    from models.runtime.compile_options import CompileOptions
     from models.runtime.device import Device
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class _LoadingStopped(BaseException):
     """A signal came while models were loaded; libraries that try this and that pass over mere Exceptions."""
 
 
-class Studio:
+class ModelCache:
     """Loads models when a lane first needs them, and keeps those of the last few lanes for as long as they fit."""
 
     def __init__(self, settings: Settings, device_index: int) -> None:
@@ -44,10 +44,10 @@ class Studio:
         self._rows = Rows(settings)
         self._is_loading = False
         self._jobs: tuple[LaneId, int] = LaneId(0), 0
-        self._kits = Kits(settings.kept_models)
+        self._kits = LaneModelsCache(settings.kept_models)
         self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 
-    def kit(self, lane: Lane) -> Kit:
+    def lane_models(self, lane: Lane) -> LaneModels:
         """The lane's kit; ModelError says what is missing."""
         return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
@@ -79,9 +79,11 @@ class Studio:
 
     def rows(self, lane: Lane, role: Role = "draw") -> int:
         """Images in one device batch of the lane."""
-        kit = self.kit(lane)
+        lane_models = self.lane_models(lane)
         known, jobs = self._jobs
-        return self._rows.of(kit.site(lane, role), kit.device.rows, jobs if known == lane.id else None)
+        return self._rows.of(
+            lane_models.site(lane, role), lane_models.device.rows, jobs if known == lane.id else None
+        )
 
     def lower_rows(self, lane: Lane, role: Role = "draw") -> bool:
         """Make room after memory ran out: other lanes' models go first, then the device batch is halved.
@@ -92,23 +94,25 @@ class Studio:
             return True
         rows = self.rows(lane, role)
         if rows > 1:
-            kit = self.kit(lane)
-            self._rows.lower(kit.site(lane, role), rows // 2, is_ours=kit.device.is_mostly_ours())
+            lane_models = self.lane_models(lane)
+            self._rows.lower(
+                lane_models.site(lane, role), rows // 2, is_ours=lane_models.device.is_mostly_ours()
+            )
         return rows > 1
 
-    def speedup(self, lane: Lane) -> "Speedup":
+    def compile_options(self, lane: Lane) -> "CompileOptions":
         """What is done to be quick in this lane: compiled is only what has images enough, but where settings insist."""
-        own, (known, jobs) = self.kit(lane).speedup, self._jobs
+        own, (known, jobs) = self.lane_models(lane).compile_options, self._jobs
         is_small = known == lane.id and jobs < WORTH_COMPILING
         return own.uncompiled() if is_small and self.settings.compile == "auto" else own
 
     def prepare(self, lane: Lane, jobs: int) -> None:
         """Get ready for a lane of so many jobs: load its models, try how many are best drawn at once if that pays."""
-        kit = self.kit(lane)
+        lane_models = self.lane_models(lane)
         self._jobs = lane.id, jobs
         if jobs >= WORTH_TRYING:
-            for role in kit.roles(lane):
-                self._rows.measure(kit.site(lane, role), partial(kit.try_rows, lane, role))
+            for role in lane_models.roles(lane):
+                self._rows.measure(lane_models.site(lane, role), partial(lane_models.try_rows, lane, role))
 
     def _wanted(self, lane: Lane) -> Wanted:
         return Wanted.of(lane, self.settings.weights)
@@ -126,20 +130,20 @@ class Studio:
 
         return pick_device(self.settings.device, index=self.device_index, precision=card.precision)
 
-    def _load(self, lane: Lane) -> Kit:
+    def _load(self, lane: Lane) -> LaneModels:
         from models.assess.safety_checker import SafetyChecker  # noqa: PLC0415 - torch is imported by the child that renders, when it does
         from models.diffusion.token_counter import TokenCounter  # noqa: PLC0415
-        from models.runtime.compile_options import Speedup  # noqa: PLC0415
-        from models.runtime.memory_options import Saving  # noqa: PLC0415
+        from models.runtime.compile_options import CompileOptions  # noqa: PLC0415
+        from models.runtime.memory_options import MemoryOptions  # noqa: PLC0415
 
         settings = self.settings
         catalogue = Catalogue.load(settings.models_path)
         card = catalogue.get(lane.model)
         device = self._device(card)
-        saving = Saving.choose(self._wanted(lane).weights, settings.low_memory, device)
+        memory_options = MemoryOptions.choose(self._wanted(lane).weights, settings.low_memory, device)
         checkpoint = self._resolve(card)
         checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
-        kit = Kit(
+        lane_models = LaneModels(
             card=card,
             checkpoint=checkpoint,
             device=device,
@@ -148,52 +152,74 @@ class Studio:
             safety=self._part(
                 ("safety", checking.digest, str(device.dtype)), lambda: SafetyChecker.load(checking, device)
             ),
-            saving=saving,
-            speedup=Speedup.choose(settings.compile, saving, device),
+            memory_options=memory_options,
+            compile_options=CompileOptions.choose(settings.compile, memory_options, device),
             clip=self._clip(card, lane, catalogue, device),
         )
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
-            kit = self._with_model(kit, lane, catalogue)
+            lane_models = self._with_model(lane_models, lane, catalogue)
         if lane.decoder == Decoder.TINY:
-            kit = self._with_decoder(kit, catalogue)
-        return self._with_upscaler(kit, catalogue) if lane.upscale else kit
+            lane_models = self._with_decoder(lane_models, catalogue)
+        return self._with_upscaler(lane_models, catalogue) if lane.upscale else lane_models
 
-    def _with_model(self, kit: Kit, lane: Lane, catalogue: Catalogue) -> Kit:
+    def _with_model(self, lane_models: LaneModels, lane: Lane, catalogue: Catalogue) -> LaneModels:
         from models.diffusion.text2image import StableDiffusion  # noqa: PLC0415
 
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
         mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
         diffusion = self._part(
-            ("diffusion", kit.checkpoint.digest, kit.checkpoint.card.id, kit.saving.weights, *mixed),
+            (
+                "diffusion",
+                lane_models.checkpoint.digest,
+                lane_models.checkpoint.card.id,
+                lane_models.memory_options.weights,
+                *mixed,
+            ),
             lambda: StableDiffusion.load(
-                kit.checkpoint, kit.device, loras=loras, saving=kit.saving, speedup=kit.speedup
+                lane_models.checkpoint,
+                lane_models.device,
+                loras=loras,
+                memory_options=lane_models.memory_options,
+                compile_options=lane_models.compile_options,
             ),
         )
-        return replace(kit, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
+        return replace(lane_models, diffusion=diffusion, loras=tuple(checkpoint for checkpoint, _ in loras))
 
-    def _with_decoder(self, kit: Kit, catalogue: Catalogue) -> Kit:
+    def _with_decoder(self, lane_models: LaneModels, catalogue: Catalogue) -> LaneModels:
         from models.diffusion.tiny_decoder import SmallDecoder  # noqa: PLC0415
 
-        card, device = kit.card, kit.device
+        card, device = lane_models.card, lane_models.device
         checkpoint = self._resolve(catalogue.get(_named(card.decoder, card, "small decoder")))
         decoder = self._part(
-            ("decoder", checkpoint.digest, str(device.dtype), str(kit.speedup.channels_last)),
-            lambda: SmallDecoder.load(checkpoint, device, vae_factor=card.vae_factor, speedup=kit.speedup),
+            ("decoder", checkpoint.digest, str(device.dtype), str(lane_models.compile_options.channels_last)),
+            lambda: SmallDecoder.load(
+                checkpoint, device, vae_factor=card.vae_factor, compile_options=lane_models.compile_options
+            ),
         )
-        return replace(kit, decoder=decoder)
+        return replace(lane_models, decoder=decoder)
 
-    def _with_upscaler(self, kit: Kit, catalogue: Catalogue) -> Kit:
+    def _with_upscaler(self, lane_models: LaneModels, catalogue: Catalogue) -> LaneModels:
         from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
 
-        card, checkpoint = kit.card, kit.checkpoint
+        card, checkpoint = lane_models.card, lane_models.checkpoint
         if card.family != "upscaler":
             checkpoint = self._resolve(catalogue.get(_named(card.upscaler, card, "upscaler")))
         upscaler = self._part(
-            ("upscaler", checkpoint.digest, str(kit.device.dtype), kit.saving.weights),
-            lambda: Upscaler.load(checkpoint, kit.device, saving=kit.saving, speedup=kit.speedup),
+            (
+                "upscaler",
+                checkpoint.digest,
+                str(lane_models.device.dtype),
+                lane_models.memory_options.weights,
+            ),
+            lambda: Upscaler.load(
+                checkpoint,
+                lane_models.device,
+                memory_options=lane_models.memory_options,
+                compile_options=lane_models.compile_options,
+            ),
         )
-        return replace(kit, upscaler=upscaler, upscaler_checkpoint=checkpoint)
+        return replace(lane_models, upscaler=upscaler, upscaler_checkpoint=checkpoint)
 
     def _clip(self, card: Card, lane: Lane, catalogue: Catalogue, device: "Device") -> Clip | None:
         """The model's CLIP; where it isn't there, that matters only if the batch insists."""

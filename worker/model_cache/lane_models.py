@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from models.diffusion.tiny_decoder import SmallDecoder
     from models.diffusion.token_counter import TokenCounter
     from models.diffusion.upscaler import Upscaler
-    from models.runtime.compile_options import Speedup
+    from models.runtime.compile_options import CompileOptions
     from models.runtime.device import Device
-    from models.runtime.memory_options import Saving
+    from models.runtime.memory_options import MemoryOptions
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Kit:
+class LaneModels:
     """A model that draws, or an upscaler, or both, and what checks them.
 
     `loras` are those mixed into the model, in the lane's order.
@@ -67,8 +67,8 @@ class Kit:
     terms: PromptTerms
     tokens: "TokenCounter"
     safety: "SafetyChecker"
-    saving: "Saving"
-    speedup: "Speedup"
+    memory_options: "MemoryOptions"
+    compile_options: "CompileOptions"
     diffusion: "StableDiffusion | None" = None
     loras: tuple[Checkpoint, ...] = ()
     upscaler: "Upscaler | None" = None
@@ -80,7 +80,7 @@ class Kit:
         """Where the lane's pictures are drawn or enlarged."""
         checkpoint = self.upscaler_checkpoint if role == "enlarge" else self.checkpoint
         assert checkpoint is not None
-        return Site.on(self.device, checkpoint.card.id, lane.width, lane.height, self.saving.weights)
+        return Site.on(self.device, checkpoint.card.id, lane.width, lane.height, self.memory_options.weights)
 
     def roles(self, lane: Lane) -> list[Role]:
         """What is done at the lane's size; nothing where it takes pictures of any."""
@@ -93,29 +93,29 @@ class Kit:
         assert model is not None
         return model.try_rows(lane.width, lane.height, rows)
 
-    def notes(self, speedup: "Speedup | None" = None) -> dict[str, str]:
-        """Of how the models are held and run, that which can change pixels; a lane may have a `speedup` of its own."""
-        notes = self.saving.notes() | (speedup or self.speedup).notes()
+    def notes(self, compile_options: "CompileOptions | None" = None) -> dict[str, str]:
+        """Runtime options that affect pixels, for the image row; a lane may have `compile_options` of its own."""
+        notes = self.memory_options.notes() | (compile_options or self.compile_options).notes()
         if self.decoder:
             notes |= {"decoder": "tiny", "decoder_digest": self.decoder.checkpoint.digest}
         return notes
 
 
-class Kits:
+class LaneModelsCache:
     """The last few that were used, at most `most` of them and fewer where they don't fit."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kits: OrderedDict[Wanted, Kit] = OrderedDict()
+        self._kits: OrderedDict[Wanted, LaneModels] = OrderedDict()
 
     def __iter__(self) -> Iterator[Wanted]:
         return iter(self._kits)
 
     def devices(self) -> "set[Device]":
         """Where the models are."""
-        return {kit.device for kit in self._kits.values()}
+        return {lane_models.device for lane_models in self._kits.values()}
 
-    def get(self, wanted: Wanted, load: Callable[[], Kit], has_room: Callable[[], bool]) -> Kit:
+    def get(self, wanted: Wanted, load: Callable[[], LaneModels], has_room: Callable[[], bool]) -> LaneModels:
         """The kit, loaded if it isn't there; the least recently used go until it `has_room`."""
         if wanted not in self._kits:
             while self._kits and not (len(self._kits) < self._most and has_room()):
@@ -133,7 +133,7 @@ class Kits:
             self._drop_oldest()
         return others > 0
 
-    def _loaded(self, load: Callable[[], Kit]) -> Kit:
+    def _loaded(self, load: Callable[[], LaneModels]) -> LaneModels:
         while True:
             try:
                 return load()
@@ -143,8 +143,8 @@ class Kits:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        wanted, kit = self._kits.popitem(last=False)
+        wanted, lane_models = self._kits.popitem(last=False)
         log.info("%s makes room for another model", wanted.model)
-        device = kit.device
-        del kit
+        device = lane_models.device
+        del lane_models
         device.give_back()

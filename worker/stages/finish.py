@@ -19,11 +19,11 @@ from models.catalogue.samplers import viewer_name
 from models.watermark import codec as watermark
 from worker.bisect import Stage
 from worker.imaging.encode import UnreadableImageError, decode, encode, parameters_text
-from worker.item import Frame, Pixels
-from worker.model_cache.lane_models import Kit
+from worker.item import PipelineItem, Pixels
+from worker.model_cache.lane_models import LaneModels
 
 if TYPE_CHECKING:
-    from models.runtime.compile_options import Speedup
+    from models.runtime.compile_options import CompileOptions
 
 # The share of the mark's bits that must read back where the mark is required. What dwtDct writes doesn't read back
 # in full even from lossless files; 36 of 48 bits are what Stable Diffusion XL's documentation calls "very likely".
@@ -34,10 +34,10 @@ _PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Finishing:
+class FinishStages:
     """What the stages of one shift share. They run in background threads and touch no model."""
 
-    kit: Kit
+    lane_models: LaneModels
     lane: Lane
     store: ObjectStore
     engine: Engine
@@ -47,13 +47,19 @@ class Finishing:
 
     @classmethod
     def open(
-        cls, kit: Kit, lane: Lane, store: ObjectStore, settings: Settings, engine: Engine, speedup: "Speedup"
+        cls,
+        lane_models: LaneModels,
+        lane: Lane,
+        store: ObjectStore,
+        settings: Settings,
+        engine: Engine,
+        compile_options: "CompileOptions",
     ) -> Self:
-        """For a lane's shift, drawn with `speedup`, whose images go to `store`."""
+        """For a lane's shift, drawn with `compile_options`, whose images go to `store`."""
         from models.runtime.device import versions  # noqa: PLC0415 - brings torch
 
-        made_with = versions() | kit.notes(speedup)
-        return cls(kit, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
+        made_with = versions() | lane_models.notes(compile_options)
+        return cls(lane_models, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self, upload: Stage) -> list[tuple[str, Stage]]:
         """The pipeline's second half, in order; `complete` follows, outside of any isolation."""
@@ -64,86 +70,84 @@ class Finishing:
             ("upload", upload),
         ]
 
-    def mark(self, frames: Sequence[Frame]) -> list[Frame]:
+    def mark(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Embed the invisible mark, last of all that changes pixels."""
         if self.lane.watermark == WatermarkPolicy.OFF:
-            return list(frames)
-        return [marked for alike in _of_one_size(frames) for marked in self._marked(alike)]
+            return list(items)
+        return [marked for alike in _of_one_size(items) for marked in self._marked(alike)]
 
-    def encode(self, frames: Sequence[Frame]) -> list[Frame]:
+    def encode(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """The file's bytes, with the generation parameters in them unless switched off."""
         return [
             replace(
-                frame,
+                item,
                 encoded=encode(
-                    frame.picture,
+                    item.picture,
                     ImageFormat(self.lane.format),
                     quality=self.lane.quality,
-                    parameters=self._parameters(frame) if self.lane.parameters else None,
+                    parameters=self._parameters(item) if self.lane.parameters else None,
                 ),
             )
-            for frame in frames
+            for item in items
         ]
 
-    def read_mark_back(self, frames: Sequence[Frame]) -> list[Frame]:
+    def read_mark_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Read pixels and mark from the files to be uploaded; where the mark doesn't hold, the policy decides."""
-        unmarked = [_checked(frame) for frame in frames if not frame.watermark]
-        marked = [frame for frame in frames if frame.watermark]
+        unmarked = [_checked(item) for item in items if not item.watermark]
+        marked = [item for item in items if item.watermark]
         return unmarked + [read for alike in _of_one_size(marked) for read in self._read_back(alike)]
 
-    def upload(self, frames: Sequence[Frame]) -> list[Frame]:
+    def upload(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Store the files; their keys name their content, so nothing that a row points to is overwritten."""
-        return [self._upload(frame) for frame in frames]
+        return [self._upload(item) for item in items]
 
-    def complete(self, frames: Sequence[Frame]) -> None:
+    def complete(self, items: Sequence[PipelineItem]) -> None:
         """Image rows and jobs done, in one transaction; LeaseLostError names those that were no longer ours."""
-        if frames:
-            transitions.complete(self.engine, [self._image(frame) for frame in frames])
+        if items:
+            transitions.complete(self.engine, [self._image(item) for item in items])
 
-    def _marked(self, frames: Sequence[Frame]) -> list[Frame]:
+    def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Frames whose pictures have one size, as one batch."""
-        batch = np.stack([frame.picture for frame in frames])
+        batch = np.stack([item.picture for item in items])
         try:
             marked = watermark.embed(batch, self.payload.encode(), self._method)
         except watermark.MarkTooSmallError as error:
             if self.lane.watermark == WatermarkPolicy.REQUIRE:
-                return [frame.ended(ErrorKind.WATERMARK, str(error)) for frame in frames]
-            return list(frames)
+                return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
+            return list(items)
         return [
-            replace(frame, pixels=pixels, watermark=self.payload)
-            for frame, pixels in zip(frames, marked, strict=True)
+            replace(item, pixels=pixels, watermark=self.payload)
+            for item, pixels in zip(items, marked, strict=True)
         ]
 
-    def _read_back(self, frames: Sequence[Frame]) -> list[Frame]:
+    def _read_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Frames whose pictures have one size, as one batch."""
-        batch = np.stack([_as_read(frame) for frame in frames])
+        batch = np.stack([_as_read(item) for item in items])
         accuracies = watermark.bit_accuracy(batch, self.payload.encode(), self._method).tolist()
-        return [
-            self._with_accuracy(frame, accuracy) for frame, accuracy in zip(frames, accuracies, strict=True)
-        ]
+        return [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
 
-    def _with_accuracy(self, frame: Frame, accuracy: float) -> Frame:
+    def _with_accuracy(self, item: PipelineItem, accuracy: float) -> PipelineItem:
         needed = NEEDED[self.method]
         if accuracy < needed and self.lane.watermark == WatermarkPolicy.REQUIRE:
             found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
-            return frame.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
-        return replace(frame, bit_accuracy=accuracy)
+            return item.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
+        return replace(item, bit_accuracy=accuracy)
 
     @property
     def _method(self) -> watermark.Method:
         return watermark.Method(self.method)
 
-    def _upload(self, frame: Frame) -> Frame:
-        assert frame.encoded is not None
-        key = image_key(self.lane, frame)
-        self.store.put(key, frame.encoded.body, content_type=frame.encoded.content_type)
-        return replace(frame, key=key)
+    def _upload(self, item: PipelineItem) -> PipelineItem:
+        assert item.encoded is not None
+        key = image_key(self.lane, item)
+        self.store.put(key, item.encoded.body, content_type=item.encoded.content_type)
+        return replace(item, key=key)
 
-    def _parameters(self, frame: Frame) -> str:
-        job, upscaling, lane = frame.job, self.kit.upscaler_checkpoint, self.lane
-        height, width = frame.picture.shape[:2]
+    def _parameters(self, item: PipelineItem) -> str:
+        job, upscaling, lane = item.job, self.lane_models.upscaler_checkpoint, self.lane
+        height, width = item.picture.shape[:2]
         scale = max(1, lane.upscale)
-        asked = zip(split_loras(lane.lora), self.kit.loras, strict=True)
+        asked = zip(split_loras(lane.lora), self.lane_models.loras, strict=True)
         return parameters_text(
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
@@ -154,87 +158,87 @@ class Finishing:
             width=width // scale,
             height=height // scale,
             model=lane.model,
-            model_digest=self.kit.checkpoint.digest,
+            model_digest=self.lane_models.checkpoint.digest,
             upscale=upscaling.card.id if upscaling else None,
             strength=job.strength,
             loras=[(id, weight, checkpoint.digest) for (id, weight), checkpoint in asked],
         )
 
-    def _image(self, frame: Frame) -> Image:
-        encoded, key = frame.encoded, frame.key
+    def _image(self, item: PipelineItem) -> Image:
+        encoded, key = item.encoded, item.key
         assert encoded is not None
         assert key is not None
-        height, width = frame.picture.shape[:2]
-        upscaling = self.kit.upscaler_checkpoint
+        height, width = item.picture.shape[:2]
+        upscaling = self.lane_models.upscaler_checkpoint
         return Image(
-            id=frame.job.id,
-            lease=frame.job.lease,
+            id=item.job.id,
+            lease=item.job.lease,
             key=key,
             format=encoded.format,
             width=width,
             height=height,
             bytes=len(encoded.body),
             sha256=encoded.sha256,
-            prompt_tokens=frame.prompt_tokens,
-            prompt_truncated=frame.prompt_truncated,
-            model_revision=self.kit.checkpoint.revision,
-            model_digest=self.kit.checkpoint.digest,
+            prompt_tokens=item.prompt_tokens,
+            prompt_truncated=item.prompt_truncated,
+            model_revision=self.lane_models.checkpoint.revision,
+            model_digest=self.lane_models.checkpoint.digest,
             upscaler_digest=upscaling.digest if upscaling else None,
-            safety_verdict=frame.safety_verdict,
-            safety_reason=frame.flagged_for,
-            safety_scores=frame.safety_scores,
-            watermark=frame.watermark,
-            watermark_bit_accuracy=frame.bit_accuracy,
-            device=self.kit.device.label,
-            batch_rows=frame.batch_rows,
-            versions=self.versions | _notes(self.lane, frame),
-            timings=dict(frame.timings),
-            init_image_sha256=frame.image_sha256,
-            lora_digest="+".join(lora.digest for lora in self.kit.loras) or None,
-            quality=frame.quality,
-            watermark_method=self.method if frame.watermark else None,
+            safety_verdict=item.safety_verdict,
+            safety_reason=item.flagged_for,
+            safety_scores=item.safety_scores,
+            watermark=item.watermark,
+            watermark_bit_accuracy=item.bit_accuracy,
+            device=self.lane_models.device.label,
+            batch_rows=item.batch_rows,
+            versions=self.versions | _notes(self.lane, item),
+            timings=dict(item.timings),
+            init_image_sha256=item.image_sha256,
+            lora_digest="+".join(lora.digest for lora in self.lane_models.loras) or None,
+            quality=item.quality,
+            watermark_method=self.method if item.watermark else None,
         )
 
 
-def _of_one_size(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
+def _of_one_size(items: Sequence[PipelineItem]) -> Iterator[list[PipelineItem]]:
     """Batches of frames whose pictures have one size, not too many pixels together."""
     alike = defaultdict(list)
-    for frame in frames:
-        alike[frame.picture.shape].append(frame)
+    for item in items:
+        alike[item.picture.shape].append(item)
     for (height, width, _), group in alike.items():
         size = max(1, _PIXELS // (height * width))
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _checked(frame: Frame) -> Frame:
+def _checked(item: PipelineItem) -> PipelineItem:
     """The frame, whose file was read if it has to hold just these pixels."""
-    assert frame.encoded is not None
-    if frame.encoded.format == "png":
-        _as_read(frame)
-    return frame
+    assert item.encoded is not None
+    if item.encoded.format == "png":
+        _as_read(item)
+    return item
 
 
-def _as_read(frame: Frame) -> Pixels:
+def _as_read(item: PipelineItem) -> Pixels:
     """The pixels that the file holds. Raises UnreadableImageError for a PNG that doesn't hold the picture's."""
-    encoded = frame.encoded
+    encoded = item.encoded
     assert encoded is not None
     pixels = decode(encoded.body)
-    if encoded.format == "png" and not np.array_equal(pixels, frame.picture):
+    if encoded.format == "png" and not np.array_equal(pixels, item.picture):
         raise UnreadableImageError("the PNG that was encoded holds other pixels than the picture")
     return pixels
 
 
-def _notes(lane: Lane, frame: Frame) -> dict[str, str]:
+def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:
     """Of how the picture was made, that which not every picture's row says."""
     notes = {
-        "upscaler_rows": frame.upscaler_rows,
+        "upscaler_rows": item.upscaler_rows,
         "deep_cache": lane.deep_cache if lane.deep_cache > 1 else 0,
     }
     return {name: str(value) for name, value in notes.items() if value}
 
 
-def image_key(lane: Lane, frame: Frame) -> str:
+def image_key(lane: Lane, item: PipelineItem) -> str:
     """The key of a frame's file."""
-    assert frame.encoded is not None
-    job, encoded = frame.job, frame.encoded
+    assert item.encoded is not None
+    job, encoded = item.job, item.encoded
     return keys.image_key(lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension)

@@ -8,9 +8,9 @@ from jobs.errors import LeaseLostError
 from models.errors import InterruptedRender, OutOfMemoryError
 from worker.bisect import isolated
 from worker.health.host_faults import HostFaultError
-from worker.item import Frame
+from worker.item import PipelineItem
 from worker.stages.oom_backoff import with_picture
-from worker.stages.prepare import Making, image_request
+from worker.stages.prepare import RenderStages, image_request
 
 
 class _SupplyError(Exception):
@@ -22,22 +22,22 @@ class _SupplyError(Exception):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Generation:
     """The making's model, kept full."""
 
-    making: Making
+    making: RenderStages
 
-    def run(self, frames: Iterator[Frame]) -> Generator[list[Frame], None, None]:
+    def run(self, items: Iterator[PipelineItem]) -> Generator[list[PipelineItem], None, None]:
         """The frames with their pictures, some at a time as they are finished; more are asked for as rows come free.
 
         When memory runs out, those on their way begin again in a smaller batch; whatever else goes wrong, they are
         drawn in halves, so that only those to blame come back ended.
         """
-        again: list[Frame] = []
+        again: list[PipelineItem] = []
         while True:
-            flight: dict[int, Frame] = {}
+            flight: dict[int, PipelineItem] = {}
             try:
-                yield from self._stream(chain(again, _marked(frames)), flight)
+                yield from self._stream(chain(again, _marked(items)), flight)
                 return
             except _SupplyError as error:
                 raise error.error from None
@@ -47,36 +47,40 @@ class Drawing:
                 again = list(flight.values())
                 if not again:
                     raise
-                if isinstance(error, OutOfMemoryError) and self.making.studio.lower_rows(self.making.lane):
+                if isinstance(error, OutOfMemoryError) and self.making.model_cache.lower_rows(
+                    self.making.lane
+                ):
                     continue
             yield isolated(self.making.generate, again)
             again = []
 
-    def _stream(self, frames: Iterator[Frame], flight: dict[int, Frame]) -> Iterator[list[Frame]]:
-        making, diffusion = self.making, self.making.kit.diffusion
+    def _stream(
+        self, items: Iterator[PipelineItem], flight: dict[int, PipelineItem]
+    ) -> Iterator[list[PipelineItem]]:
+        making, diffusion = self.making, self.making.lane_models.diffusion
         assert diffusion is not None
-        rows = making.studio.rows(making.lane)
-        requests = (image_request(frame.job, frame.inputs, making.lane) for frame in _noted(frames, flight))
+        rows = making.model_cache.rows(making.lane)
+        requests = (image_request(item.job, item.inputs, making.lane) for item in _noted(items, flight))
         for some in diffusion.stream(
             requests,
             rows=rows,
             on_step=making.on_step,
             whole_every=making.lane.deep_cache,
-            decoder=making.kit.decoder,
-            speedup=making.studio.speedup(making.lane),
+            decoder=making.lane_models.decoder,
+            compile_options=making.model_cache.compile_options(making.lane),
         ):
             yield [with_picture(flight.pop(drawn.number), drawn.picture, rows) for drawn in some]
 
 
-def _noted(frames: Iterator[Frame], flight: dict[int, Frame]) -> Iterator[Frame]:
-    for number, frame in enumerate(frames):
-        flight[number] = frame
-        yield frame
+def _noted(items: Iterator[PipelineItem], flight: dict[int, PipelineItem]) -> Iterator[PipelineItem]:
+    for number, item in enumerate(items):
+        flight[number] = item
+        yield item
 
 
-def _marked(frames: Iterator[Frame]) -> Iterator[Frame]:
+def _marked(items: Iterator[PipelineItem]) -> Iterator[PipelineItem]:
     try:
-        for frame in frames:  # noqa: UP028 - `yield from` would end them with the stream that failed
-            yield frame
+        for item in items:  # noqa: UP028 - `yield from` would end them with the stream that failed
+            yield item
     except (Exception, SystemExit) as error:
         raise _SupplyError(error) from error

@@ -7,8 +7,8 @@ from jobs.job import Lane
 from jobs.states import ErrorKind
 from models.engine.picture import Picture
 from models.errors import OutOfMemoryError
-from worker.item import Frame, Inputs
-from worker.model_cache.cache import Studio
+from worker.item import Inputs, PipelineItem
+from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import Role
 
 _DEFECTS = {
@@ -21,29 +21,29 @@ _DEFECTS = {
 class DeviceBatches:
     """Renders in the shape that the studio has for the lane."""
 
-    studio: Studio
+    model_cache: ModelCache
     lane: Lane
     role: Role = "draw"
 
     def run(
-        self, frames: Sequence[Frame], render: Callable[[int], list[Picture]], rows: int | None = None
-    ) -> list[Frame]:
+        self, items: Sequence[PipelineItem], render: Callable[[int], list[Picture]], rows: int | None = None
+    ) -> list[PipelineItem]:
         """The frames with what `render(rows)` gives for them; `rows` fixes the shape."""
         pictures = self._within_memory(render) if rows is None else render(rows)
-        shape = rows or self.studio.rows(self.lane, self.role)
-        return [with_picture(frame, picture, shape) for frame, picture in zip(frames, pictures, strict=True)]
+        shape = rows or self.model_cache.rows(self.lane, self.role)
+        return [with_picture(item, picture, shape) for item, picture in zip(items, pictures, strict=True)]
 
     def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
         while True:
             try:
-                return render(self.studio.rows(self.lane, self.role))
+                return render(self.model_cache.rows(self.lane, self.role))
             except OutOfMemoryError:
-                if not self.studio.lower_rows(self.lane, self.role):
+                if not self.model_cache.lower_rows(self.lane, self.role):
                     raise
 
 
-def with_picture(frame: Frame, picture: Picture, rows: int) -> Frame:
+def with_picture(item: PipelineItem, picture: Picture, rows: int) -> PipelineItem:
     """The frame with what was drawn for it in a batch of `rows`, or ended by what is wrong with that."""
     if picture.defect is not None:
-        return frame.ended(*_DEFECTS[picture.defect])
-    return replace(frame, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())
+        return item.ended(*_DEFECTS[picture.defect])
+    return replace(item, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())

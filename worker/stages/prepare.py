@@ -9,10 +9,10 @@ from jobs.states import ErrorKind, Mode, SafetyAction
 from worker.bisect import Stage
 from worker.imaging.input_cache import Pictures
 from worker.imaging.read_input import PictureAwayError, PictureError
-from worker.item import Frame, Inputs
-from worker.model_cache.cache import Studio
-from worker.model_cache.lane_models import Kit
-from worker.stages.assess import Judging, is_withheld
+from worker.item import Inputs, PipelineItem
+from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels
+from worker.stages.assess import AssessStages, is_withheld
 from worker.stages.oom_backoff import DeviceBatches
 from worker.stages.upscale import Enlarging, stretched
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Making:
+class RenderStages:
     """What the stages of one shift share; `on_step` is called between two steps and may raise to stop."""
 
-    studio: Studio
-    kit: Kit
+    model_cache: ModelCache
+    lane_models: LaneModels
     lane: Lane
     pictures: Pictures
-    judging: Judging
+    judging: AssessStages
     on_step: Callable[[int], None]
 
     def before_drawing(self) -> list[tuple[str, Stage]]:
@@ -48,72 +48,74 @@ class Making:
         """What is done in a lane whose pictures are brought and only enlarged."""
         return [*self.before_drawing(), ("upscale", self.enlarge)]
 
-    def check_prompts(self, frames: Sequence[Frame]) -> list[Frame]:
+    def check_prompts(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Count tokens; find terms that no prompt may hold."""
-        counter = self.kit.tokens
-        tokens = counter.count([frame.job.prompt for frame in frames])
-        long = _longer({_negative(frame) for frame in frames}, counter)
+        counter = self.lane_models.tokens
+        tokens = counter.count([item.job.prompt for item in items])
+        long = _longer({_negative(item) for item in items}, counter)
         counted = [
             replace(
-                frame,
+                item,
                 prompt_tokens=count,
-                prompt_truncated=count > counter.limit or _negative(frame) in long,
+                prompt_truncated=count > counter.limit or _negative(item) in long,
             )
-            for frame, count in zip(frames, tokens, strict=True)
+            for item, count in zip(items, tokens, strict=True)
         ]
-        return [self._check_prompt(frame) for frame in counted]
+        return [self._check_prompt(item) for item in counted]
 
-    def open_pictures(self, frames: Sequence[Frame]) -> list[Frame]:
+    def open_pictures(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """What the jobs start from; one that can't be used ends its own jobs for good, unless others may see it."""
-        return [self._opened(frame) for frame in frames]
+        return [self._opened(item) for item in items]
 
-    def generate(self, frames: Sequence[Frame]) -> list[Frame]:
+    def generate(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Pixels for every frame, all at once: for a few that shall not be drawn in other company."""
-        diffusion = self.kit.diffusion
+        diffusion = self.lane_models.diffusion
         assert diffusion is not None
-        requests = [image_request(frame.job, frame.inputs, self.lane) for frame in frames]
-        return DeviceBatches(self.studio, self.lane).run(
-            frames,
+        requests = [image_request(item.job, item.inputs, self.lane) for item in items]
+        return DeviceBatches(self.model_cache, self.lane).run(
+            items,
             lambda rows: diffusion.render(
                 requests,
                 rows=rows,
                 on_step=self.on_step,
                 whole_every=self.lane.deep_cache,
-                decoder=self.kit.decoder,
-                speedup=self.studio.speedup(self.lane),
+                decoder=self.lane_models.decoder,
+                compile_options=self.model_cache.compile_options(self.lane),
             ),
         )
 
-    def enlarge(self, frames: Sequence[Frame]) -> list[Frame]:
+    def enlarge(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Pixels for every frame by the upscaler alone."""
         enlarging = self._enlarging()
-        return enlarging.brought(frames) if self.lane.width else enlarging.brought_as_they_are(frames)
+        return enlarging.brought(items) if self.lane.width else enlarging.brought_as_they_are(items)
 
-    def upscale(self, frames: Sequence[Frame]) -> list[Frame]:
+    def upscale(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
-        drawn = iter(self._enlarging().drawn([frame for frame in frames if not is_withheld(frame)]))
-        return [stretched(frame) if is_withheld(frame) else next(drawn) for frame in frames]
+        drawn = iter(self._enlarging().drawn([item for item in items if not is_withheld(item)]))
+        return [stretched(item) if is_withheld(item) else next(drawn) for item in items]
 
-    def _opened(self, frame: Frame) -> Frame:
+    def _opened(self, item: PipelineItem) -> PipelineItem:
         lane = self.lane
         try:
-            inputs = self.pictures.inputs(frame.job, (lane.width, lane.height) if lane.width else None)
+            inputs = self.pictures.inputs(item.job, (lane.width, lane.height) if lane.width else None)
         except PictureError as error:
             is_away = isinstance(error, PictureAwayError)
-            return frame.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_away)
-        return replace(frame, inputs=inputs, image_sha256=inputs.image_sha256)
+            return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_away)
+        return replace(item, inputs=inputs, image_sha256=inputs.image_sha256)
 
     def _enlarging(self) -> Enlarging:
-        return Enlarging(self.kit, DeviceBatches(self.studio, self.lane, "enlarge"), self.on_step)
+        return Enlarging(
+            self.lane_models, DeviceBatches(self.model_cache, self.lane, "enlarge"), self.on_step
+        )
 
-    def _check_prompt(self, frame: Frame) -> Frame:
-        found = self.kit.terms.find(frame.job.prompt)
+    def _check_prompt(self, item: PipelineItem) -> PipelineItem:
+        found = self.lane_models.terms.find(item.job.prompt)
         if found is None:
-            return frame
+            return item
         reason = f"prompt holds {found!r}"
         if self.lane.safety == SafetyAction.BLOCK:
-            return frame.ended(ErrorKind.SAFETY, reason, is_block=True)
-        return replace(frame, flagged_for=reason)
+            return item.ended(ErrorKind.SAFETY, reason, is_block=True)
+        return replace(item, flagged_for=reason)
 
 
 def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
@@ -136,9 +138,9 @@ def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
     )
 
 
-def _negative(frame: Frame) -> str:
+def _negative(item: PipelineItem) -> str:
     """The negative prompt, where it is read."""
-    return frame.job.negative_prompt if frame.job.guidance_scale > 1 else ""
+    return item.job.negative_prompt if item.job.guidance_scale > 1 else ""
 
 
 def _longer(texts: set[str], counter: "TokenCounter") -> set[str]:

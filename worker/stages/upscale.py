@@ -8,8 +8,8 @@ import numpy as np
 
 from jobs.states import ErrorKind
 from models.catalogue.card import Card
-from worker.item import Frame, Pixels
-from worker.model_cache.lane_models import Kit
+from worker.item import PipelineItem, Pixels
+from worker.model_cache.lane_models import LaneModels
 from worker.stages.oom_backoff import DeviceBatches
 
 if TYPE_CHECKING:
@@ -22,69 +22,71 @@ FACTOR = 4
 class Enlarging:
     """Four times the width and height."""
 
-    kit: Kit
+    lane_models: LaneModels
     batches: DeviceBatches
     on_step: Callable[[int], None]
 
-    def drawn(self, frames: Sequence[Frame]) -> list[Frame]:
+    def drawn(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Pictures just drawn, with the steps, guidance and sampler of the upscaler's own card."""
         card = self._card()
         requests = [
-            _request(frame, frame.picture, card, card.steps, card.guidance_scale, card.sampler)
-            for frame in frames
+            _request(item, item.picture, card, card.steps, card.guidance_scale, card.sampler)
+            for item in items
         ]
-        enlarged = self._enlarged(frames, requests)
+        enlarged = self._enlarged(items, requests)
         return [
             replace(after, batch_rows=before.batch_rows, upscaler_rows=after.batch_rows)
-            for before, after in zip(frames, enlarged, strict=True)
+            for before, after in zip(items, enlarged, strict=True)
         ]
 
-    def brought(self, frames: Sequence[Frame]) -> list[Frame]:
+    def brought(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Pictures that rows brought, all at the lane's size."""
-        return self._enlarged(frames, [self._own(frame, _image(frame)) for frame in frames])
+        return self._enlarged(items, [self._own(item, _image(item)) for item in items])
 
-    def brought_as_they_are(self, frames: Sequence[Frame]) -> list[Frame]:
+    def brought_as_they_are(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Pictures that rows brought, each by itself at its own size, whatever that is within the model's limits."""
-        return [self._by_itself(frame) for frame in frames]
+        return [self._by_itself(item) for item in items]
 
-    def _by_itself(self, frame: Frame) -> Frame:
-        card, image = self._card(), _image(frame)
+    def _by_itself(self, item: PipelineItem) -> PipelineItem:
+        card, image = self._card(), _image(item)
         height, width = image.shape[:2]
         if not card.min_size <= min(height, width) <= max(height, width) <= card.max_size:
             text = f"init_image has {width}x{height} pixels; {card.id} enlarges {card.min_size} to {card.max_size}"
-            return frame.ended(
+            return item.ended(
                 ErrorKind.BAD_INPUT, f"{text} a side; give the row a width and height to scale it"
             )
-        request = self._own(frame, padded_to(image, card.size_multiple))
-        (done,) = self._enlarged([frame], [request], rows=1)
+        request = self._own(item, padded_to(image, card.size_multiple))
+        (done,) = self._enlarged([item], [request], rows=1)
         if done.pixels is None:
             return done
         return replace(done, pixels=np.ascontiguousarray(done.pixels[: height * FACTOR, : width * FACTOR]))
 
-    def _own(self, frame: Frame, pixels: Pixels) -> "UpscaleRequest":
-        job = frame.job
-        return _request(frame, pixels, self._card(), job.steps, job.guidance_scale, job.sampler)
+    def _own(self, item: PipelineItem, pixels: Pixels) -> "UpscaleRequest":
+        job = item.job
+        return _request(item, pixels, self._card(), job.steps, job.guidance_scale, job.sampler)
 
     def _enlarged(
-        self, frames: Sequence[Frame], requests: "Sequence[UpscaleRequest]", rows: int | None = None
-    ) -> list[Frame]:
-        upscaler = self.kit.upscaler
+        self, items: Sequence[PipelineItem], requests: "Sequence[UpscaleRequest]", rows: int | None = None
+    ) -> list[PipelineItem]:
+        upscaler = self.lane_models.upscaler
         assert upscaler is not None
-        speedup = self.batches.studio.speedup(self.batches.lane)
+        compile_options = self.batches.model_cache.compile_options(self.batches.lane)
         return self.batches.run(
-            frames,
-            lambda shape: upscaler.upscale(requests, rows=shape, on_step=self.on_step, speedup=speedup),
+            items,
+            lambda shape: upscaler.upscale(
+                requests, rows=shape, on_step=self.on_step, compile_options=compile_options
+            ),
             rows,
         )
 
     def _card(self) -> Card:
-        assert self.kit.upscaler_checkpoint is not None
-        return self.kit.upscaler_checkpoint.card
+        assert self.lane_models.upscaler_checkpoint is not None
+        return self.lane_models.upscaler_checkpoint.card
 
 
-def stretched(frame: Frame) -> Frame:
+def stretched(item: PipelineItem) -> PipelineItem:
     """The frame with each pixel four times as wide and high."""
-    return replace(frame, pixels=frame.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
+    return replace(item, pixels=item.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
 
 
 def padded_to(pixels: Pixels, multiple: int) -> Pixels:
@@ -93,17 +95,17 @@ def padded_to(pixels: Pixels, multiple: int) -> Pixels:
     return np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
 
 
-def _image(frame: Frame) -> Pixels:
-    assert frame.inputs.image is not None
-    return frame.inputs.image
+def _image(item: PipelineItem) -> Pixels:
+    assert item.inputs.image is not None
+    return item.inputs.image
 
 
 def _request(
-    frame: Frame, pixels: Pixels, card: Card, steps: int, guidance_scale: float, sampler: str
+    item: PipelineItem, pixels: Pixels, card: Card, steps: int, guidance_scale: float, sampler: str
 ) -> "UpscaleRequest":
     from models.diffusion.upscaler import UpscaleRequest  # noqa: PLC0415 - brings torch, which only this child has
 
-    job = frame.job
+    job = item.job
     return UpscaleRequest(
         pixels=pixels,
         prompt=job.prompt,

@@ -18,9 +18,9 @@ from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.unet_batch import UNetBatch
 from models.errors import OutOfMemoryError
 from models.runtime.batch_invariant_cuda import level, shows_place
-from models.runtime.compile_options import Speedup
+from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.checkpoint import resolve
 
 pytestmark = [
@@ -39,11 +39,13 @@ def cuda() -> Device:
 @pytest.fixture(scope="module", params=["off", "on"])
 def model(request: pytest.FixtureRequest, catalogue: Catalogue, cuda: Device) -> StableDiffusion:
     checkpoint = resolve(catalogue.get("tiny-random"), catalogue.models_dir)
-    return StableDiffusion.load(checkpoint, cuda, speedup=Speedup.choose(request.param, FULL, cuda))
+    return StableDiffusion.load(
+        checkpoint, cuda, compile_options=CompileOptions.choose(request.param, FULL, cuda)
+    )
 
 
-def uncompiled(device: Device) -> Speedup:
-    return Speedup.choose("off", FULL, device)
+def uncompiled(device: Device) -> CompileOptions:
+    return CompileOptions.choose("off", FULL, device)
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def test_convolutions_show_no_places(side: int, dtype: torch.dtype) -> None:
 
 
 def test_small_pictures_are_enlarged_alike(upscaler: Upscaler, cuda: Device) -> None:
-    model = Upscaler.load(upscaler.checkpoint, cuda, speedup=uncompiled(cuda))
+    model = Upscaler.load(upscaler.checkpoint, cuda, compile_options=uncompiled(cuda))
     requests = [
         UpscaleRequest(
             pixels=_SMALL[n],
@@ -133,7 +135,7 @@ def test_given_pictures_are_read_alike(
     load: Callable[[str], StableDiffusion], image: Callable[..., ImageRequest], cuda: Device, system: str
 ) -> None:
     here = load(system)
-    there = StableDiffusion.load(here.checkpoint, cuda, speedup=uncompiled(cuda))
+    there = StableDiffusion.load(here.checkpoint, cuda, compile_options=uncompiled(cuda))
     picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[16:, 20:] = 255
@@ -152,9 +154,9 @@ def test_given_pictures_are_read_alike(
 def test_approximations_are_recorded(
     catalogue: Catalogue, image: Callable[..., ImageRequest], tiny: StableDiffusion, cuda: Device
 ) -> None:
-    held = Saving("fp8")
+    held = MemoryOptions("fp8")
     model = StableDiffusion.load(
-        tiny.checkpoint, cuda, saving=held, speedup=Speedup.choose("auto", held, cuda)
+        tiny.checkpoint, cuda, memory_options=held, compile_options=CompileOptions.choose("auto", held, cuda)
     )
     requests = [image(seed=n, steps=4 + n, sampler=SAMPLERS[n]) for n in range(5)]
     for whole_every in (1, 2):
@@ -167,7 +169,7 @@ def test_a_batch_is_recorded_while_other_threads_use_the_device(
     catalogue: Catalogue, image: Callable[..., ImageRequest], tiny: StableDiffusion, cuda: Device
 ) -> None:
     checker = SafetyChecker.load(resolve(catalogue.get("tiny-random-safety"), catalogue.models_dir), cuda)
-    model = StableDiffusion.load(tiny.checkpoint, cuda, speedup=uncompiled(cuda))
+    model = StableDiffusion.load(tiny.checkpoint, cuda, compile_options=uncompiled(cuda))
     pixels, over, found = list(_SMALL), threading.Event(), list[object]()
 
     def score() -> None:
@@ -194,7 +196,7 @@ def test_a_batch_is_recorded_while_other_threads_use_the_device(
 
 
 def test_rows_are_tried_until_memory_runs_out(tiny: StableDiffusion, cuda: Device) -> None:
-    model = StableDiffusion.load(tiny.checkpoint, cuda, speedup=uncompiled(cuda))
+    model = StableDiffusion.load(tiny.checkpoint, cuda, compile_options=uncompiled(cuda))
     assert model.try_rows(64, 64, 4) > 0
     with pytest.raises(OutOfMemoryError):
         model.try_rows(2048, 2048, 2**14)

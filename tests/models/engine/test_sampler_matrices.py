@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 
 from models.catalogue import samplers
 from models.catalogue.samplers import SAMPLERS
-from models.engine.sampler_matrices import REGISTERS, Recurrence, Recurrences
+from models.engine.sampler_matrices import REGISTERS, SamplerMatrices, SamplerMatricesCache
 from models.engine.schedulers import make_scheduler, noise_schedule, start_late
 
 SHAPE = (1, 4, 8, 8)
@@ -30,19 +30,17 @@ def by_the_scheduler(scheduler: Any, timesteps: torch.Tensor, latents: torch.Ten
     return latents
 
 
-def by_the_numbers(recurrence: Recurrence, latents: torch.Tensor) -> torch.Tensor:
+def by_the_numbers(matrices: SamplerMatrices, latents: torch.Tensor) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     registers = torch.zeros(REGISTERS, latents.numel())
     registers[0] = latents.flatten()
-    for call in range(len(recurrence)):
-        output = predict(
-            registers[0].view(SHAPE) * recurrence.scales[call], float(recurrence.timesteps[call])
-        )
+    for call in range(len(matrices)):
+        output = predict(registers[0].view(SHAPE) * matrices.scales[call], float(matrices.timesteps[call]))
         noise = torch.zeros(SHAPE)
-        if recurrence.is_noisy[call]:
+        if matrices.is_noisy[call]:
             noise = torch.randn(SHAPE, generator=generator)
         known = torch.cat([registers, output.view(1, -1), noise.view(1, -1)])
-        registers = torch.from_numpy(recurrence.matrices[call]) @ known
+        registers = torch.from_numpy(matrices.matrices[call]) @ known
     return registers[0].view(SHAPE)
 
 
@@ -53,24 +51,24 @@ def by_the_numbers(recurrence: Recurrence, latents: torch.Tensor) -> torch.Tenso
 def test_takes_the_schedulers_steps(
     sampler: str, prediction: str, steps: int, strength: float | None
 ) -> None:
-    recurrences = Recurrences(dict(noise_schedule(prediction).config))
-    recurrence = recurrences.of(sampler, steps, strength)
-    scheduler = make_scheduler(sampler, recurrences.config, steps)
+    matrices_cache = SamplerMatricesCache(dict(noise_schedule(prediction).config))
+    matrices = matrices_cache.of(sampler, steps, strength)
+    scheduler = make_scheduler(sampler, matrices_cache.config, steps)
     timesteps = scheduler.timesteps if strength is None else start_late(scheduler, steps, strength)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     expected = by_the_scheduler(scheduler, timesteps, noise)
-    found = by_the_numbers(recurrence, noise)
+    found = by_the_numbers(matrices, noise)
     assert (found - expected).abs().max() <= 5e-6 * expected.abs().max()
-    assert len(recurrence) == len(timesteps)
-    assert recurrence.is_noisy.any() == (sampler == "euler_a" and len(recurrence) > 1)
-    assert recurrences.of(sampler, steps, strength) is recurrence
+    assert len(matrices) == len(timesteps)
+    assert matrices.is_noisy.any() == (sampler == "euler_a" and len(matrices) > 1)
+    assert matrices_cache.of(sampler, steps, strength) is matrices
 
 
 def test_steps_that_are_no_sums_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cutting = samplers._Sampler("DDIM", "DDIMScheduler", {"clip_sample": True})
     monkeypatch.setitem(samplers._SAMPLERS, "ddim", cutting)
     with pytest.raises(ValueError, match="'ddim' of this checkpoint cuts values off"):
-        Recurrences(dict(noise_schedule("epsilon").config)).of("ddim", 4)
+        SamplerMatricesCache(dict(noise_schedule("epsilon").config)).of("ddim", 4)
 
 
 def test_samplers_that_remember_too_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,4 +82,4 @@ def test_samplers_that_remember_too_much_are_refused(monkeypatch: pytest.MonkeyP
         samplers._SAMPLERS, "ddim", samplers._Sampler("Hoarder", "DDPMScheduler", {"clip_sample": False})
     )
     with pytest.raises(ValueError, match=f"Hoarder remembers more than {REGISTERS - 1} latents"):
-        Recurrences(dict(noise_schedule("epsilon").config)).of("ddim", 20)
+        SamplerMatricesCache(dict(noise_schedule("epsilon").config)).of("ddim", 20)

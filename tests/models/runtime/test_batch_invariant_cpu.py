@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.diffusion.text2image import StableDiffusion
-from models.runtime.batch_invariant_cpu import make_steady
+from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.device import Device
 from models.store.checkpoint import Checkpoint
 
@@ -106,7 +106,7 @@ class Attention(torch.nn.Module):
 def test_attention_takes_few_queries_row_by_row() -> None:
     torch.set_num_threads(2)
     network = torch.nn.Sequential(Attention())
-    make_steady(network)
+    make_batch_invariant(network)
     for queries, is_steady in ((1, True), (31, True), (32, False)):
         values, beside = torch.ones(4, queries, 8), torch.ones(4, 77, 8)
         for found in (network[0](values, beside), network[0](values, encoder_hidden_states=beside)):
@@ -119,7 +119,7 @@ def test_the_values_are_those_of_torch() -> None:
     torch.set_num_threads(3)
     layers = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.GroupNorm(8, 16), torch.nn.GELU())
     ours = copy.deepcopy(layers)
-    make_steady(ours)
+    make_batch_invariant(ours)
     values = torch.randn(5, 16, 31, 17, generator=torch.Generator().manual_seed(0))
     assert (ours(values) - layers(values)).abs().max() < 1e-5
     assert torch.equal(ours(values)[4:], ours(values[4:]))
@@ -129,7 +129,7 @@ def test_the_values_are_those_of_torch() -> None:
 def test_a_copy_has_weights_of_its_own() -> None:
     torch.set_num_threads(3)
     network = torch.nn.Sequential(torch.nn.GroupNorm(8, 16))
-    make_steady(network)
+    make_batch_invariant(network)
     copied = copy.deepcopy(network)
     with torch.no_grad():
         network[0].weight.zero_()

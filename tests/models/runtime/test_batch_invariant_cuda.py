@@ -12,7 +12,7 @@ from models.diffusion.text2image import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.runtime import batch_invariant_cuda
 from models.runtime.batch_invariant_cuda import level, shows_place
-from models.runtime.compile_options import Speedup
+from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 from models.store.checkpoint import Checkpoint, resolve
 
@@ -179,14 +179,14 @@ def test_a_compiled_call_is_looked_at_as_it_is_done(
 ) -> None:
     """What a compiler makes of a network may show what the network itself doesn't."""
 
-    def compile(_: Speedup, work: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(_: CompileOptions, work: Callable[..., Any]) -> Callable[..., Any]:
         def compiled(*given: Any, **named: Any) -> Any:
             first, *rest = work(*given, **named)
             return first + torch.arange(len(first)).view(-1, *[1] * (first.dim() - 1)), *rest
 
         return compiled
 
-    monkeypatch.setattr(Speedup, "compile", compile)
+    monkeypatch.setattr(CompileOptions, "compile", compile)
     model().render([image(steps=1)], rows=2, whole_every=whole_every)
     assert _said(caplog)
 

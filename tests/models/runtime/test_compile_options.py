@@ -10,9 +10,9 @@ import torch
 from models.diffusion.requests import ImageRequest
 from models.diffusion.text2image import StableDiffusion
 from models.errors import ModelError
-from models.runtime.compile_options import PLAIN, Speedup
+from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, pick_device
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.checkpoint import Checkpoint
 
 
@@ -26,8 +26,8 @@ class _GPU(Device):
 GPU = _GPU("cuda:0", torch.bfloat16, "a GPU", rows=8)
 OLD = _GPU("cuda:0", torch.bfloat16, "an old GPU", rows=8)
 _GPUS = {"cuda": GPU, "old": OLD}
-COMPILED = Speedup(compiled=True, vae_compiled=True)
-ALL = Speedup(compiled=True, vae_compiled=True, recorded=True, channels_last=True)
+COMPILED = CompileOptions(compiled=True, vae_compiled=True)
+ALL = CompileOptions(compiled=True, vae_compiled=True, recorded=True, channels_last=True)
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,19 @@ ALL = Speedup(compiled=True, vae_compiled=True, recorded=True, channels_last=Tru
         ("on", FULL, "cpu", COMPILED),
         ("off", FULL, "cpu", PLAIN),
         ("auto", FULL, "cuda", ALL),
-        ("off", FULL, "cuda", Speedup(recorded=True, channels_last=True)),
-        ("auto", Saving("int8"), "cuda", PLAIN),
-        ("on", Saving("fp8"), "cpu", COMPILED),
-        ("on", Saving(vae_tiling=True), "cpu", Speedup(compiled=True)),
-        ("auto", Saving("fp8"), "cuda", ALL),
-        ("auto", Saving("fp8"), "old", Speedup(recorded=True, channels_last=True)),
-        ("auto", Saving(attention_slicing=True), "cpu", PLAIN),
+        ("off", FULL, "cuda", CompileOptions(recorded=True, channels_last=True)),
+        ("auto", MemoryOptions("int8"), "cuda", PLAIN),
+        ("on", MemoryOptions("fp8"), "cpu", COMPILED),
+        ("on", MemoryOptions(vae_tiling=True), "cpu", CompileOptions(compiled=True)),
+        ("auto", MemoryOptions("fp8"), "cuda", ALL),
+        ("auto", MemoryOptions("fp8"), "old", CompileOptions(recorded=True, channels_last=True)),
+        ("auto", MemoryOptions(attention_slicing=True), "cpu", PLAIN),
     ],
 )
-def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Speedup) -> None:
-    found = Speedup.choose(word, saving, _GPUS.get(device) or pick_device("cpu"))
+def test_what_is_done_where(
+    word: str, memory_options: MemoryOptions, device: str, expected: CompileOptions
+) -> None:
+    found = CompileOptions.choose(word, memory_options, _GPUS.get(device) or pick_device("cpu"))
     assert found == expected
     parts = {"unet": expected.compiled, "vae": expected.vae_compiled}
     assert found.notes() == {name: "compiled" for name, is_so in parts.items() if is_so}
@@ -55,11 +57,11 @@ def test_what_is_done_where(word: str, saving: Saving, device: str, expected: Sp
 
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(ModelError, match="unknown compile 'fast'; there are auto, on, off"):
-        Speedup.choose("fast", FULL, GPU)
+        CompileOptions.choose("fast", FULL, GPU)
     with pytest.raises(ModelError, match="packed weights and sliced attention can't be compiled"):
-        Speedup.choose("on", Saving("int4"), GPU)
+        CompileOptions.choose("on", MemoryOptions("int4"), GPU)
     with pytest.raises(ModelError, match="weights 'fp8' can't be compiled for an old GPU"):
-        Speedup.choose("on", Saving("fp8"), OLD)
+        CompileOptions.choose("on", MemoryOptions("fp8"), OLD)
 
 
 def test_unet_and_decoder_compile_without_a_break(
@@ -71,11 +73,11 @@ def test_unet_and_decoder_compile_without_a_break(
 ) -> None:
     """By a backend that only looks at the graph: making kernels of it takes half a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiled = StableDiffusion.load(tiny_checkpoint, device, speedup=COMPILED)
+    compiled = StableDiffusion.load(tiny_checkpoint, device, compile_options=COMPILED)
     requests = [image(seed=seed, sampler=sampler) for seed, sampler in enumerate(["ddim", "heun", "euler_a"])]
     for rows in (1, 2):
         expected = [picture.pixels for picture in tiny.render(requests, rows=rows)]
         assert np.array_equal([picture.pixels for picture in compiled.render(requests, rows=rows)], expected)
     monkeypatch.setattr(torch, "compile", None)
-    uncompiled = compiled.render(requests, rows=2, speedup=COMPILED.uncompiled())
+    uncompiled = compiled.render(requests, rows=2, compile_options=COMPILED.uncompiled())
     assert np.array_equal([picture.pixels for picture in uncompiled], expected)

@@ -16,10 +16,10 @@ from models.diffusion.requests import ImageRequest
 from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import ModelError
-from models.runtime import memory_options as saving
+from models.runtime import memory_options
 from models.runtime.device import Device
 from models.runtime.float8_weights import hold
-from models.runtime.memory_options import FULL, Saving
+from models.runtime.memory_options import FULL, MemoryOptions
 from models.runtime.quantised_weights import quantise, stored_bytes
 from tests.models import checkpoints
 
@@ -79,7 +79,9 @@ def test_a_model_is_loaded_with_packed_weights(
     difference: float,
 ) -> None:
     whole = load("v2")
-    packed = StableDiffusion.load(whole.checkpoint, device, saving=Saving.choose(weights, "off", device))
+    packed = StableDiffusion.load(
+        whole.checkpoint, device, memory_options=MemoryOptions.choose(weights, "off", device)
+    )
     for name in ("unet", "text_encoder"):
         before, after = (stored_bytes(getattr(model._pipeline, name)) for model in (whole, packed))
         assert after < (share if name == "unet" else 0.45) * before
@@ -118,7 +120,7 @@ def test_a_unet_is_held_in_float8_and_nothing_else(
     load: Callable[[str], StableDiffusion], device: Device, image: Make
 ) -> None:
     whole = load("v2")
-    held = StableDiffusion.load(whole.checkpoint, device, saving=Saving("fp8"))
+    held = StableDiffusion.load(whole.checkpoint, device, memory_options=MemoryOptions("fp8"))
     sizes = [[stored_bytes(getattr(model._pipeline, name)) for model in (whole, held)] for name in _PARTS]
     assert sizes[0][1] < 0.32 * sizes[0][0]
     assert [before == after for before, after in sizes[1:]] == [True, True]
@@ -142,8 +144,8 @@ def test_loras_are_merged_before_weights_are_packed(
     save_file(weights, tmp_path / "lora.safetensors")
     loras = [(replace(plain.checkpoint, path=tmp_path / "lora.safetensors"), 1.0)]
     whole = StableDiffusion.load(plain.checkpoint, device, loras=loras)
-    packed = StableDiffusion.load(plain.checkpoint, device, loras=loras, saving=Saving("int8"))
-    unchanged = StableDiffusion.load(plain.checkpoint, device, saving=Saving("int8"))
+    packed = StableDiffusion.load(plain.checkpoint, device, loras=loras, memory_options=MemoryOptions("int8"))
+    unchanged = StableDiffusion.load(plain.checkpoint, device, memory_options=MemoryOptions("int8"))
     assert stored_bytes(packed._pipeline.unet) == stored_bytes(unchanged._pipeline.unet)
     drawn = _pixels(packed, image())
     by_packing = np.abs(drawn - _pixels(whole, image())).mean()
@@ -154,10 +156,10 @@ def test_the_upscaler_takes_weights_in_fewer_bits_and_slices(models_dir: Path, d
     checkpoint = checkpoints.checkpoint("x4", models_dir)
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     request = UpscaleRequest(pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="ddim", seed=1)
-    sliced = Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)
+    sliced = MemoryOptions(attention_slicing=True, vae_slicing=True, vae_tiling=True)
     full, *others = (
-        Upscaler.load(checkpoint, device, saving=saving).upscale([request])[0]
-        for saving in (FULL, Saving("int8"), Saving("fp8"), sliced)
+        Upscaler.load(checkpoint, device, memory_options=memory_options).upscale([request])[0]
+        for memory_options in (FULL, MemoryOptions("int8"), MemoryOptions("fp8"), sliced)
     )
     assert full.pixels.shape == (96, 96, 3)
     for other in others:
@@ -169,8 +171,8 @@ def test_slices_change_nothing_and_tiles_only_large_pictures(
     load: Callable[[str], StableDiffusion], device: Device, image: Make
 ) -> None:
     whole = load("v1")
-    saving = Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)
-    sliced = StableDiffusion.load(whole.checkpoint, device, saving=saving)
+    memory_options = MemoryOptions(attention_slicing=True, vae_slicing=True, vae_tiling=True)
+    sliced = StableDiffusion.load(whole.checkpoint, device, memory_options=memory_options)
     processors = sliced._pipeline.unet.attn_processors.values()
     assert all(isinstance(processor, SlicedAttnProcessor) for processor in processors)
     assert sliced._pipeline.vae.use_slicing
@@ -193,20 +195,24 @@ def _sized(name: str, gigabytes: float) -> Device:
 @pytest.mark.parametrize(
     ("low_memory", "device", "expected"),
     [
-        ("auto", _sized("cuda:0", 6.2), Saving(vae_slicing=True, vae_tiling=True)),
+        ("auto", _sized("cuda:0", 6.2), MemoryOptions(vae_slicing=True, vae_tiling=True)),
         ("auto", _sized("cuda:0", 8.2), FULL),
-        ("auto", _sized("mps", 5.3), Saving(attention_slicing=True, vae_slicing=True, vae_tiling=True)),
+        (
+            "auto",
+            _sized("mps", 5.3),
+            MemoryOptions(attention_slicing=True, vae_slicing=True, vae_tiling=True),
+        ),
         ("off", _sized("mps", 5.3), FULL),
-        ("on", _sized("cpu", 500), Saving(vae_slicing=True, vae_tiling=True)),
+        ("on", _sized("cpu", 500), MemoryOptions(vae_slicing=True, vae_tiling=True)),
     ],
 )
-def test_chooses_by_the_devices_memory(low_memory: str, device: Device, expected: Saving) -> None:
-    assert Saving.choose("full", low_memory, device) == expected
+def test_chooses_by_the_devices_memory(low_memory: str, device: Device, expected: MemoryOptions) -> None:
+    assert MemoryOptions.choose("full", low_memory, device) == expected
 
 
 def test_the_cpu_tells_its_memory(device: Device) -> None:
     assert device.memory() > 2**30
-    assert Saving.choose("int4", "off", device) == Saving("int4")
+    assert MemoryOptions.choose("int4", "off", device) == MemoryOptions("int4")
 
 
 @pytest.mark.parametrize(
@@ -218,15 +224,15 @@ def test_the_cpu_tells_its_memory(device: Device) -> None:
 )
 def test_refuses_other_words(device: Device, weights: str, low_memory: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Saving.choose(weights, low_memory, device)
+        MemoryOptions.choose(weights, low_memory, device)
 
 
 def test_apples_gpus_hold_no_float8() -> None:
     with pytest.raises(ModelError, match="'fp8' can't be held on Apple's GPUs"):
-        Saving.choose("fp8", "off", _sized("mps", 16))
+        MemoryOptions.choose("fp8", "off", _sized("mps", 16))
 
 
 def test_without_the_packer_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "find_spec", lambda _: None)
+    monkeypatch.setattr(memory_options, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"pip install 'nightmill\[packed\]'"):
-        Saving(weights="int8").quantise(None, Device("cpu", torch.float32, "CPU", rows=1))
+        MemoryOptions(weights="int8").quantise(None, Device("cpu", torch.float32, "CPU", rows=1))

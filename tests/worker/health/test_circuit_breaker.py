@@ -14,20 +14,20 @@ from jobs.states import ErrorKind
 from models.errors import ModelError
 from tests.factories import change, failure, image, job_row, look, make_lane, states, take
 from worker.health import circuit_breaker, lane_backoff
-from worker.health.circuit_breaker import STREAK, Breaker
+from worker.health.circuit_breaker import STREAK, CircuitBreaker
 from worker.health.host_faults import LaneDoubtedError
 from worker.health.lane_backoff import BROKEN, Health
-from worker.item import Frame
-from worker.lanes.stage_runner import Passage
-from worker.liveness.lease_keeper import Leases
+from worker.item import PipelineItem
+from worker.lanes.stage_runner import StageRunner
+from worker.liveness.lease_keeper import LeaseKeeper
 
 
 def broken_device() -> None:
     raise ModelError("cpu doesn't compute any more")
 
 
-def frames(jobs: list[Job], kind: ErrorKind = ErrorKind.EXCEPTION) -> list[Frame]:
-    return [Frame(job).ended(kind, "CUDA error: device-side assert") for job in jobs]
+def items(jobs: list[Job], kind: ErrorKind = ErrorKind.EXCEPTION) -> list[PipelineItem]:
+    return [PipelineItem(job).ended(kind, "CUDA error: device-side assert") for job in jobs]
 
 
 class Fixed:
@@ -41,10 +41,10 @@ class Fixed:
         name: str = "w1",
     ) -> None:
         self.engine, self.name = engine, name
-        self.leases = Leases(engine, name, "cpu", 30)
+        self.leases = LeaseKeeper(engine, name, "cpu", 30)
         self.health = Health(engine, name, "cpu", handover)
-        self.breaker = Breaker(engine, self.health, check, 0 if self.health.has_rested() else 600)
-        self.passage = Passage(engine, self.leases, self.breaker, retry_delay_s=0)
+        self.breaker = CircuitBreaker(engine, self.health, check, 0 if self.health.has_rested() else 600)
+        self.stage_runner = StageRunner(engine, self.leases, self.breaker, retry_delay_s=0)
         report_health(engine, name, "cpu", None)
 
     def claimed(self, lane: LaneId, limit: int = STREAK) -> list[Job]:
@@ -53,20 +53,20 @@ class Fixed:
         return jobs
 
     def fail(self, jobs: list[Job], kind: ErrorKind = ErrorKind.EXCEPTION) -> None:
-        self.passage.end(frames(jobs, kind))
+        self.stage_runner.end(items(jobs, kind))
 
     def slice(self, lane: LaneId, limit: int = STREAK, kind: ErrorKind = ErrorKind.EXCEPTION) -> list[Job]:
         """A time slice in which each job of a claim fails."""
         jobs = self.claimed(lane, limit)
         with suppress(LaneDoubtedError):
             self.fail(jobs, kind)
-        self.passage.close()
+        self.stage_runner.close()
         return jobs
 
     def store(self, lane: LaneId, count: int = 1) -> None:
         """Another slice in which images are stored."""
         store(self.engine, lane, count, self.name)
-        self.passage.went_well(lane)
+        self.stage_runner.went_well(lane)
         self.health.stored()
 
 
@@ -250,7 +250,7 @@ def test_failures_between_images_are_the_jobs_own(engine: Engine, worker: Fixed)
     jobs = worker.claimed(lane, 2 * STREAK)
     for job in jobs:
         worker.fail([job])
-        worker.passage.went_well(lane)
+        worker.stage_runner.went_well(lane)
     assert charged(engine) == 2 * STREAK
 
 
@@ -259,7 +259,7 @@ def test_a_few_failures_after_images_of_the_lane_are_the_jobs_own(engine: Engine
     worker.store(lane)
     worker.fail(worker.claimed(lane, 3))
     assert states(engine) == {"done": 1, "queued": 6, "running": 3}
-    worker.passage.close()
+    worker.stage_runner.close()
     assert charged(engine) == 3
 
 
@@ -273,8 +273,8 @@ def test_two_workers_at_which_all_fails_end_the_batch(engine: Engine, worker: Fi
     assert states(engine) == {"failed": 2 * STREAK}
 
 
-def lacking_a_folder(jobs: list[Job]) -> list[Frame]:
-    return [Frame(job).ended(ErrorKind.BAD_INPUT, "no folder", is_of_host=True) for job in jobs]
+def lacking_a_folder(jobs: list[Job]) -> list[PipelineItem]:
+    return [PipelineItem(job).ended(ErrorKind.BAD_INPUT, "no folder", is_of_host=True) for job in jobs]
 
 
 def test_a_folder_that_is_missing_here_is_never_charged_to_a_whole_lane(
@@ -282,8 +282,8 @@ def test_a_folder_that_is_missing_here_is_never_charged_to_a_whole_lane(
 ) -> None:
     lane, good = make_lane(engine, 5), make_lane(engine, 20)
     for _ in range(4):
-        worker.passage.end(lacking_a_folder(worker.claimed(lane)))
-        worker.passage.close()
+        worker.stage_runner.end(lacking_a_folder(worker.claimed(lane)))
+        worker.stage_runner.close()
         worker.store(good)
     assert charged(engine) == 0
     assert not worker.health.is_resting()
@@ -299,7 +299,7 @@ def test_nor_at_once_to_a_job_among_others(
     for n in range(3):
         change(engine, "UPDATE jobs SET not_before = now() WHERE not_before > now()")
         change(engine, "UPDATE attempts SET ended_at = ended_at - interval '10 s'")
-        worker.passage.end(lacking_a_folder(worker.claimed(lane, 1)))
+        worker.stage_runner.end(lacking_a_folder(worker.claimed(lane, 1)))
         worker.store(lane)
         assert charged(engine) == (n == 2)
         later = look(engine, "SELECT 1 FROM jobs WHERE not_before > now()")

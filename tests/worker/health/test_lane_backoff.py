@@ -20,13 +20,13 @@ from jobs.queue.workers import unhealthy_workers, waiting
 from jobs.storage.folder import FolderStore
 from tests.factories import lanes_of, states
 from tests.s3 import S3Server
-from tests.worker.desk import attempts_of, images_of, jobs_of, only_lane, render, submit
-from tests.worker.faults import BrokenStudio, RingingStudio
+from tests.worker.context import attempts_of, images_of, jobs_of, only_lane, render, submit
+from tests.worker.faults import BrokenModelCache, RingingModelCache
 from worker.health import lane_backoff
 from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
 from worker.health.lane_backoff import Health, pause_s
 from worker.lanes.loop import follow
-from worker.lanes.session import Desk, work
+from worker.lanes.session import WorkerContext, work
 from worker.stages import await_output
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
@@ -53,99 +53,109 @@ def charges(engine: Engine) -> list[tuple[str, int]]:
         ]  # type: ignore[misc]
 
 
-def test_a_model_that_cannot_be_loaded_for_any_reason_costs_no_attempt(desk: Desk, tmp_path: Path) -> None:
-    studio = BrokenStudio(desk.studio)
-    broken = replace(desk, studio=studio)
+def test_a_model_that_cannot_be_loaded_for_any_reason_costs_no_attempt(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    model_cache = BrokenModelCache(context.model_cache)
+    broken = replace(context, model_cache=model_cache)
     batch = render(broken, tmp_path, [FOX] * 3, max_attempts="1")
-    assert charges(desk.engine) == [("queued", 0)] * 3
-    (worker,) = unhealthy_workers(desk.engine)
+    assert charges(context.engine) == [("queued", 0)] * 3
+    (worker,) = unhealthy_workers(context.engine)
     assert worker.reason.startswith("can't load the model 'tiny-random': RuntimeError: ")
     assert "illegal memory access" in worker.reason
-    assert waiting(desk.engine).reason(batch.id) == worker.reason
-    studio.broken = False
-    while not follow(broken, only_lane(desk.engine, batch)):
+    assert waiting(context.engine).reason(batch.id) == worker.reason
+    model_cache.broken = False
+    while not follow(broken, only_lane(context.engine, batch)):
         pass
-    assert charges(desk.engine) == [("done", 1)] * 3
-    assert unhealthy_workers(desk.engine) == []
-    assert waiting(desk.engine).reason(batch.id) is None
+    assert charges(context.engine) == [("done", 1)] * 3
+    assert unhealthy_workers(context.engine) == []
+    assert waiting(context.engine).reason(batch.id) is None
 
 
-def test_other_lanes_go_on_being_served(desk: Desk, tmp_path: Path) -> None:
-    class OneModelIsMissing(BrokenStudio):
-        def kit(self, lane: Any) -> Any:
+def test_other_lanes_go_on_being_served(context: WorkerContext, tmp_path: Path) -> None:
+    class OneModelIsMissing(BrokenModelCache):
+        def lane_models(self, lane: Any) -> Any:
             self.broken = lane.model == "unjudged"
-            return super().kit(lane)
+            return super().lane_models(lane)
 
-    studio = OneModelIsMissing(desk.studio)
-    worker = replace(desk, studio=studio)
+    model_cache = OneModelIsMissing(context.model_cache)
+    worker = replace(context, model_cache=model_cache)
     rows = [FOX | {"model": "unjudged"}, FOX, FOX | {"model": "unjudged", "width": 128}]
-    batch = submit(desk.settings, desk.engine, tmp_path, rows)
-    hinted = min(lanes_of(desk.engine, batch))
-    while jobs_of(desk.engine, batch)[1]["state"] != "done":
+    batch = submit(context.settings, context.engine, tmp_path, rows)
+    hinted = min(lanes_of(context.engine, batch))
+    while jobs_of(context.engine, batch)[1]["state"] != "done":
         follow(worker, hinted)
-    assert charges(desk.engine) == [("queued", 0), ("done", 1), ("queued", 0)]
-    assert "can't load the model 'unjudged'" in unhealthy_workers(desk.engine)[0].reason
+    assert charges(context.engine) == [("queued", 0), ("done", 1), ("queued", 0)]
+    assert "can't load the model 'unjudged'" in unhealthy_workers(context.engine)[0].reason
 
 
-def test_pauses_double_up_to_five_minutes_and_meanwhile_nothing_is_tried(desk: Desk, tmp_path: Path) -> None:
+def test_pauses_double_up_to_five_minutes_and_meanwhile_nothing_is_tried(
+    context: WorkerContext, tmp_path: Path
+) -> None:
     assert [round(pause_s(n) / pause_s(1), 6) for n in (1, 2, 3, 4)] == [1, 2, 4, 8]
     assert pause_s(1000) == lane_backoff.LONGEST_PAUSE_S
-    studio = BrokenStudio(desk.studio)
-    broken = replace(desk, studio=studio)
-    batch = submit(desk.settings, desk.engine, tmp_path, [FOX])
-    lane = only_lane(desk.engine, batch)
+    model_cache = BrokenModelCache(context.model_cache)
+    broken = replace(context, model_cache=model_cache)
+    batch = submit(context.settings, context.engine, tmp_path, [FOX])
+    lane = only_lane(context.engine, batch)
     ends = time.monotonic() + 1
     while time.monotonic() < ends:
         follow(broken, lane)
         work(broken, lane)
-    assert 2 <= studio.tried <= 6, "0.05 + 0.1 + 0.2 + 0.4 s lie between the first five"
+    assert 2 <= model_cache.tried <= 6, "0.05 + 0.1 + 0.2 + 0.4 s lie between the first five"
 
 
-def test_a_fault_is_forgotten_when_nobody_needs_the_lane_any_more(desk: Desk, tmp_path: Path) -> None:
-    broken = replace(desk, studio=BrokenStudio(desk.studio))
+def test_a_fault_is_forgotten_when_nobody_needs_the_lane_any_more(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    broken = replace(context, model_cache=BrokenModelCache(context.model_cache))
     batch = render(broken, tmp_path, [FOX])
     time.sleep(2 * lane_backoff.FIRST_PAUSE_S)
     broken.health.refresh()
-    assert unhealthy_workers(desk.engine)
-    actions.cancel(desk.engine, batch.id)
+    assert unhealthy_workers(context.engine)
+    actions.cancel(context.engine, batch.id)
     broken.health.refresh()
-    assert unhealthy_workers(desk.engine) == []
+    assert unhealthy_workers(context.engine) == []
 
 
-def test_a_bucket_that_does_not_exist(desk: Desk, tmp_path: Path, s3: S3Server) -> None:
-    reaching = desk.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
-    worker = replace(desk, settings=reaching)
+def test_a_bucket_that_does_not_exist(context: WorkerContext, tmp_path: Path, s3: S3Server) -> None:
+    reaching = context.settings.model_copy(
+        update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"}
+    )
+    worker = replace(context, settings=reaching)
     batch = render(
         worker, tmp_path, [FOX | {"num_images": 3}], output="s3://no-such-bucket/x", max_attempts="1"
     )
-    assert charges(desk.engine) == [("queued", 0)] * 3
-    assert "no-such-bucket" in unhealthy_workers(desk.engine)[0].reason
-    assert attempts_of(desk.engine, batch) == images_of(desk.engine, batch) == []
+    assert charges(context.engine) == [("queued", 0)] * 3
+    assert "no-such-bucket" in unhealthy_workers(context.engine)[0].reason
+    assert attempts_of(context.engine, batch) == images_of(context.engine, batch) == []
 
 
 def test_a_client_of_s3_is_kept_until_there_is_trouble(
-    desk: Desk, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mock(side_effect=open_output)
     monkeypatch.setattr("worker.lanes.requirements.open_output", made)
-    reaching = desk.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
-    worker = replace(desk, settings=reaching)
+    reaching = context.settings.model_copy(
+        update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"}
+    )
+    worker = replace(context, settings=reaching)
     output = f"{s3.uri}/{tmp_path.name}"
     for _ in range(2):
         render(worker, tmp_path, [FOX], output=output)
     assert made.call_count == 1
-    batch = submit(worker.settings, desk.engine, tmp_path, [FOX], output=output)
+    batch = submit(worker.settings, context.engine, tmp_path, [FOX], output=output)
     worker.health.failed(("output", output), "503")
     time.sleep(2 * lane_backoff.FIRST_PAUSE_S)
-    work(worker, only_lane(desk.engine, batch))
+    work(worker, only_lane(context.engine, batch))
     assert made.call_count == 2
-    assert charges(desk.engine) == [("done", 1)] * 3
+    assert charges(context.engine) == [("done", 1)] * 3
 
 
-def test_an_output_that_cannot_be_opened(desk: Desk, tmp_path: Path) -> None:
-    render(desk, tmp_path, [FOX], output="ftp://somewhere/x", max_attempts="1")
-    assert charges(desk.engine) == [("queued", 0)]
-    assert "ftp://somewhere/x" in unhealthy_workers(desk.engine)[0].reason
+def test_an_output_that_cannot_be_opened(context: WorkerContext, tmp_path: Path) -> None:
+    render(context, tmp_path, [FOX], output="ftp://somewhere/x", max_attempts="1")
+    assert charges(context.engine) == [("queued", 0)]
+    assert "ftp://somewhere/x" in unhealthy_workers(context.engine)[0].reason
 
 
 def full(_: object, key: str, *__: object, **___: object) -> None:
@@ -174,68 +184,68 @@ def fill(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], None]:
 
 
 def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty, steps = fill(monkeypatch, after=4), list[int]()
-    worker = replace(desk, studio=RingingStudio(desk.studio, -1, lambda: None, steps))
-    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"seed": n} for n in range(60)])
-    shift = threading.Thread(target=work, args=(worker, only_lane(desk.engine, batch)))
+    worker = replace(context, model_cache=RingingModelCache(context.model_cache, -1, lambda: None, steps))
+    batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(60)])
+    shift = threading.Thread(target=work, args=(worker, only_lane(context.engine, batch)))
     shift.start()
-    while not unhealthy_workers(desk.engine):
+    while not unhealthy_workers(context.engine):
         time.sleep(0.01)
     before = -1
     while before != len(steps):  # until the buffer is full
         before = len(steps)
         time.sleep(0.5)
     assert before < 60 * 2 / 4, "not all was drawn"
-    assert states(desk.engine)["done"] == 4
-    assert "No space left on device" in unhealthy_workers(desk.engine)[0].reason
+    assert states(context.engine)["done"] == 4
+    assert "No space left on device" in unhealthy_workers(context.engine)[0].reason
     empty()
     shift.join(30)
-    assert charges(desk.engine) == [("done", 1)] * 60
+    assert charges(context.engine) == [("done", 1)] * 60
     assert len(steps) == 60 * 2 / 4, "nothing was drawn twice"
-    assert unhealthy_workers(desk.engine) == []
+    assert unhealthy_workers(context.engine) == []
 
 
 def test_an_output_that_stays_away_is_given_up_and_left_to_a_probe(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(await_output, "PATIENCE_S", 0.2)
     empty, steps = fill(monkeypatch, after=1), list[int]()
-    worker = replace(desk, studio=RingingStudio(desk.studio, -1, lambda: None, steps))
-    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"seed": n} for n in range(12)])
-    lane = only_lane(desk.engine, batch)
+    worker = replace(context, model_cache=RingingModelCache(context.model_cache, -1, lambda: None, steps))
+    batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(12)])
+    lane = only_lane(context.engine, batch)
     work(worker, lane)
-    assert set(charges(desk.engine)) <= {("queued", 0), ("done", 1)}
+    assert set(charges(context.engine)) <= {("queued", 0), ("done", 1)}
     drawn = len(steps)
     for _ in range(3):
         time.sleep(lane_backoff.FIRST_PAUSE_S)
         work(worker, lane)
     assert len(steps) == drawn, "nothing is drawn for an output that is away"
     empty()
-    while states(desk.engine) != {"done": 12}:
+    while states(context.engine) != {"done": 12}:
         follow(worker, lane)
-    assert uncharged(desk.engine)
+    assert uncharged(context.engine)
 
 
 def test_a_stop_gives_back_what_waits_for_the_output(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(monkeypatch, after=1)
-    batch = submit(desk.settings, desk.engine, tmp_path, [FOX | {"seed": n} for n in range(40)])
-    shift = threading.Thread(target=work, args=(desk, only_lane(desk.engine, batch)))
+    batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(40)])
+    shift = threading.Thread(target=work, args=(context, only_lane(context.engine, batch)))
     shift.start()
-    while not unhealthy_workers(desk.engine):
+    while not unhealthy_workers(context.engine):
         time.sleep(0.01)
-    desk.stopping.set()
-    shift.join(desk.settings.drain_s / 2)
+    context.stopping.set()
+    shift.join(context.settings.drain_s / 2)
     assert not shift.is_alive()
-    assert states(desk.engine) == {"done": 1, "queued": 39}
-    assert uncharged(desk.engine)
+    assert states(context.engine) == {"done": 1, "queued": 39}
+    assert uncharged(context.engine)
 
 
 def test_pictures_that_cannot_be_fetched_at_present_are_no_fault_of_their_jobs(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> bytes:
         raise StoreUnavailableError("can't read s3://inputs/fox.png: S3 does not answer")
@@ -244,9 +254,9 @@ def test_pictures_that_cannot_be_fetched_at_present_are_no_fault_of_their_jobs(
     picture = tmp_path / "fox.png"
     picture.write_bytes(Path("docs/pictures/demo.png").read_bytes())
     row = {"prompt": "fox", "init_image": str(picture), "strength": 0.5, "steps": 2, "seed": 7}
-    render(desk, tmp_path, [row] * 3)
-    assert charges(desk.engine) == [("queued", 0)] * 3
-    assert "does not answer" in unhealthy_workers(desk.engine)[0].reason
+    render(context, tmp_path, [row] * 3)
+    assert charges(context.engine) == [("queued", 0)] * 3
+    assert "does not answer" in unhealthy_workers(context.engine)[0].reason
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.worker.test_bisect import frames
-from worker.item import Frame
-from worker.lanes.background_pool import FinishingLine
+from tests.worker.test_bisect import items
+from worker.item import PipelineItem
+from worker.lanes.background_pool import BackgroundPool
 
 
 class Door:
@@ -16,9 +16,9 @@ class Door:
         self.opened = threading.Event()
         self.delivered: list[int] = []
 
-    def __call__(self, bundle: Sequence[Frame]) -> None:
+    def __call__(self, bundle: Sequence[PipelineItem]) -> None:
         self.opened.wait(20)
-        self.delivered += [frame.job.id for frame in bundle]
+        self.delivered += [item.job.id for item in bundle]
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def after(calls: int) -> Callable[[], bool]:
 
 
 def test_everything_is_delivered_before_drain_ends(door: Door) -> None:
-    line = FinishingLine(door, threads=3, waiting=10)
-    for bundle in ([frame] for frame in frames(10)):
+    line = BackgroundPool(door, threads=3, waiting=10)
+    for bundle in ([item] for item in items(10)):
         assert line.put(bundle)
     assert not door.delivered
     threading.Timer(0.3, door.opened.set).start()
@@ -45,8 +45,8 @@ def test_everything_is_delivered_before_drain_ends(door: Door) -> None:
 
 
 def test_put_waits_while_too_much_is_waiting(door: Door) -> None:
-    line = FinishingLine(door, threads=1, waiting=2)
-    bundles = [[frame] for frame in frames(5)]
+    line = BackgroundPool(door, threads=1, waiting=2)
+    bundles = [[item] for item in items(5)]
     accepted = [line.put(bundle, after(2)) for bundle in bundles]
     assert accepted in ([True, True, True, False, False], [True, True, False, True, False])
     door.opened.set()
@@ -56,8 +56,8 @@ def test_put_waits_while_too_much_is_waiting(door: Door) -> None:
 
 
 def test_drain_gives_up_when_told(door: Door) -> None:
-    line = FinishingLine(door, threads=2, waiting=1)
-    assert line.put(frames(1))
+    line = BackgroundPool(door, threads=2, waiting=1)
+    assert line.put(items(1))
     assert not line.drain(after(3))
     assert not door.delivered
 
@@ -65,14 +65,14 @@ def test_drain_gives_up_when_told(door: Door) -> None:
 def test_a_delivery_that_fails_takes_no_thread_with_it(caplog: pytest.LogCaptureFixture) -> None:
     delivered: list[int] = []
 
-    def deliver(bundle: Sequence[Frame]) -> None:
+    def deliver(bundle: Sequence[PipelineItem]) -> None:
         if bundle[0].job.id % 2:
             raise RuntimeError("the door is stuck")
         delivered.append(bundle[0].job.id)
 
-    line = FinishingLine(deliver, threads=2)
+    line = BackgroundPool(deliver, threads=2)
     with caplog.at_level(logging.ERROR):
-        for bundle in ([frame] for frame in frames(20)):
+        for bundle in ([item] for item in items(20)):
             line.put(bundle)
         assert line.drain()
     assert sorted(delivered) == list(range(0, 20, 2))
@@ -80,7 +80,7 @@ def test_a_delivery_that_fails_takes_no_thread_with_it(caplog: pytest.LogCapture
 
 
 def test_nothing_is_put_for_nothing(door: Door) -> None:
-    line = FinishingLine(door, threads=1, waiting=1)
+    line = BackgroundPool(door, threads=1, waiting=1)
     for _ in range(10):
         assert line.put([])
     assert line.drain()

@@ -15,64 +15,66 @@ from jobs.queue import fair_share
 from jobs.queue.fair_share import Turn
 from models.diffusion.text2image import StableDiffusion
 from tests.factories import change, lanes_of, look, states
-from tests.worker.desk import submit
+from tests.worker.context import submit
 from worker.lanes import loop as turn_module
 from worker.lanes.loop import follow
-from worker.lanes.session import Desk
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext
+from worker.model_cache.cache import ModelCache
 
 FOXES = [{"prompt": f"fox {number}", "steps": 2} for number in range(6)]
 
 
-def test_a_turn_is_worked_charged_and_measured(desk: Desk, tmp_path: Path) -> None:
-    batch = submit(desk.settings, desk.engine, tmp_path, FOXES)
-    assert follow(desk, LaneId(4711)) == 6, "the hint is old, the work is there"
-    assert states(desk.engine) == {"done": 6}
-    (lane,) = look(desk.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
+def test_a_turn_is_worked_charged_and_measured(context: WorkerContext, tmp_path: Path) -> None:
+    batch = submit(context.settings, context.engine, tmp_path, FOXES)
+    assert follow(context, LaneId(4711)) == 6, "the hint is old, the work is there"
+    assert states(context.engine) == {"done": 6}
+    (lane,) = look(context.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
     assert 0 < lane["image_s"] < lane["batch_s"] + lane["image_s"] < 60
-    (own,) = look(desk.engine, "SELECT * FROM tenants")
-    assert 0 < own["used_s"] < desk.settings.shift_s
-    assert follow(desk, lane["id"]) == 0
+    (own,) = look(context.engine, "SELECT * FROM tenants")
+    assert 0 < own["used_s"] < context.settings.shift_s
+    assert follow(context, lane["id"]) == 0
 
 
-def test_a_worker_stays_with_the_model_that_it_holds(desk: Desk, tmp_path: Path) -> None:
+def test_a_worker_stays_with_the_model_that_it_holds(context: WorkerContext, tmp_path: Path) -> None:
     sizes = [("tiny-random", 64), ("gives-black", 64), ("tiny-random", 96)]
     rows = [FOXES[0] | {"model": model, "tenant": model, "width": width} for model, width in sizes]
-    batch = submit(desk.settings, desk.engine, tmp_path, rows, safety="flag", max_attempts="1")
-    first, other, second = lanes_of(desk.engine, batch)
-    own = replace(desk, studio=Studio(desk.settings.model_copy(update={"kept_models": 1}), 0))
-    assert own.studio.models() == set()
+    batch = submit(context.settings, context.engine, tmp_path, rows, safety="flag", max_attempts="1")
+    first, other, second = lanes_of(context.engine, batch)
+    own = replace(context, model_cache=ModelCache(context.settings.model_copy(update={"kept_models": 1}), 0))
+    assert own.model_cache.models() == set()
     assert follow(own, first) == 1
-    assert own.studio.models() == {"tiny-random"}
+    assert own.model_cache.models() == {"tiny-random"}
     assert follow(own, other) == 1
-    assert not open_jobs(desk.engine, second), (
+    assert not open_jobs(context.engine, second), (
         "the hint named the other lane, but its tenant's turn could wait"
     )
-    assert open_jobs(desk.engine, other)
+    assert open_jobs(context.engine, other)
     assert follow(own, second) == 1
-    assert own.studio.models() == {"gives-black"}
-    assert states(desk.engine) == {"done": 2, "queued": 1}, "the black one is to be tried again"
+    assert own.model_cache.models() == {"gives-black"}
+    assert states(context.engine) == {"done": 2, "queued": 1}, "the black one is to be tried again"
 
 
 def open_jobs(engine: Engine, lane: LaneId) -> list[dict[str, object]]:
     return look(engine, "SELECT id FROM jobs WHERE lane_id = :lane AND state = 'queued'", lane=lane)
 
 
-def test_nothing_starts_that_would_not_finish_before_the_window_closes(desk: Desk, tmp_path: Path) -> None:
-    batch = submit(desk.settings, desk.engine, tmp_path, FOXES, window="00:00-23:59 UTC")
+def test_nothing_starts_that_would_not_finish_before_the_window_closes(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    batch = submit(context.settings, context.engine, tmp_path, FOXES, window="00:00-23:59 UTC")
     opened = "UPDATE batches SET opens_at = now() - interval '1 h', closes_at = now() + interval '1 min'"
-    change(desk.engine, opened)
-    assert follow(desk, LaneId(1)) == 0, "nobody knows how long it takes"
-    change(desk.engine, "UPDATE lanes SET batch_s = 30")
-    assert follow(desk, LaneId(1)) == 6
-    assert actions.status(desk.engine, batch.name).counts["done"] == 6
+    change(context.engine, opened)
+    assert follow(context, LaneId(1)) == 0, "nobody knows how long it takes"
+    change(context.engine, "UPDATE lanes SET batch_s = 30")
+    assert follow(context, LaneId(1)) == 6
+    assert actions.status(context.engine, batch.name).counts["done"] == 6
 
 
 @pytest.fixture
-def brief(desk: Desk) -> Desk:
-    """A desk whose time slices are over at once, and which prefers no lane for its model."""
+def brief(context: WorkerContext) -> WorkerContext:
+    """A context whose time slices are over at once, and which prefers no lane for its model."""
     return replace(
-        desk, settings=desk.settings.model_copy(update={"shift_s": 1e-6, "warm_s": 0.0, "claim": 2})
+        context, settings=context.settings.model_copy(update={"shift_s": 1e-6, "warm_s": 0.0, "claim": 2})
     )
 
 
@@ -90,7 +92,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_lane_that_still_comes_first_goes_on_without_a_pause(
-    brief: Desk, streams: list[int], tmp_path: Path
+    brief: WorkerContext, streams: list[int], tmp_path: Path
 ) -> None:
     rows = [row | {"steps": 2 + number} for number, row in enumerate(FOXES)]
     batch = submit(brief.settings, brief.engine, tmp_path, rows)
@@ -105,7 +107,7 @@ def test_a_lane_that_still_comes_first_goes_on_without_a_pause(
     assert elapsed / 2 < tenant["used_s"] < elapsed
 
 
-def test_others_have_their_turns_in_between(brief: Desk, streams: list[int], tmp_path: Path) -> None:
+def test_others_have_their_turns_in_between(brief: WorkerContext, streams: list[int], tmp_path: Path) -> None:
     for tenant in ("ada", "bob"):
         submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
     first = look(brief.engine, "SELECT id FROM lanes WHERE tenant = 'ada'")
@@ -122,7 +124,7 @@ def test_others_have_their_turns_in_between(brief: Desk, streams: list[int], tmp
 
 
 def test_a_worker_takes_a_new_hint_now_and_then(
-    brief: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    brief: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery limits how long one task may take."""
     monkeypatch.setattr("worker.lanes.loop.LONGEST_S", 0.0)
@@ -131,17 +133,19 @@ def test_a_worker_takes_a_new_hint_now_and_then(
     assert states(brief.engine) == {"done": 2, "queued": 4}
 
 
-def test_a_stopped_worker_takes_up_nothing_and_is_charged_nothing(desk: Desk, tmp_path: Path) -> None:
-    submit(desk.settings, desk.engine, tmp_path, FOXES)
-    desk.stopping.set()
-    assert follow(desk, LaneId(1)) == 0
-    assert states(desk.engine) == {"queued": 6}
-    (tenant,) = look(desk.engine, "SELECT used_s FROM tenants WHERE name = ''")
-    assert tenant["used_s"] < 1 < desk.settings.shift_s
+def test_a_stopped_worker_takes_up_nothing_and_is_charged_nothing(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    submit(context.settings, context.engine, tmp_path, FOXES)
+    context.stopping.set()
+    assert follow(context, LaneId(1)) == 0
+    assert states(context.engine) == {"queued": 6}
+    (tenant,) = look(context.engine, "SELECT used_s FROM tenants WHERE name = ''")
+    assert tenant["used_s"] < 1 < context.settings.shift_s
 
 
 def test_a_turn_that_comes_with_a_stop_is_given_back(
-    brief: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    brief: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tenant in ("ada", "bob"):
         submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
@@ -172,7 +176,7 @@ def test_a_turn_that_comes_with_a_stop_is_given_back(
 class Failing:
     """A shift that sees that it is another lane's turn next, and then breaks."""
 
-    def __init__(self, _: Desk, renew: Callable[[], bool]) -> None:
+    def __init__(self, _: WorkerContext, renew: Callable[[], bool]) -> None:
         self.renew = renew
 
     def work(self, _: LaneId) -> int:
@@ -184,12 +188,12 @@ class Failing:
 
 
 def test_a_turn_that_nobody_works_any_more_is_given_back(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [FOXES[0] | {"tenant": name} for name in ("ada", "bob")]
-    submit(desk.settings, desk.engine, tmp_path, rows)
-    monkeypatch.setattr(turn_module, "Shift", Failing)
+    submit(context.settings, context.engine, tmp_path, rows)
+    monkeypatch.setattr(turn_module, "LaneSession", Failing)
     with pytest.raises(RuntimeError, match="broken"):
-        follow(desk, LaneId(1))
-    assert look(desk.engine, "SELECT * FROM turns") == []
-    assert all(row["used_s"] < 10 for row in look(desk.engine, "SELECT used_s FROM tenants"))
+        follow(context, LaneId(1))
+    assert look(context.engine, "SELECT * FROM turns") == []
+    assert all(row["used_s"] < 10 for row in look(context.engine, "SELECT used_s FROM tenants"))

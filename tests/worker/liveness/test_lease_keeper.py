@@ -10,20 +10,20 @@ from jobs.db.engine import connect
 from jobs.job import Job
 from jobs.queue import transitions
 from tests.factories import job_row, look, make_batch, make_lane, states, take
-from worker.liveness.lease_keeper import Leases
+from worker.liveness.lease_keeper import LeaseKeeper
 
 LEASE_S = 0.8
 
 
 @pytest.fixture
-def leases(engine: Engine) -> Iterator[Leases]:
-    leases = Leases(engine, "w1", "cpu", LEASE_S)
+def leases(engine: Engine) -> Iterator[LeaseKeeper]:
+    leases = LeaseKeeper(engine, "w1", "cpu", LEASE_S)
     leases.start()
     yield leases
     leases.stop()
 
 
-def claimed(engine: Engine, leases: Leases, count: int = 2) -> list[Job]:
+def claimed(engine: Engine, leases: LeaseKeeper, count: int = 2) -> list[Job]:
     jobs = take(engine, make_lane(engine, count), lease_s=LEASE_S)
     assert len(jobs) == count
     leases.add(jobs)
@@ -37,7 +37,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_renewal_keeps_a_lease_past_its_time(engine: Engine, leases: Leases) -> None:
+def test_renewal_keeps_a_lease_past_its_time(engine: Engine, leases: LeaseKeeper) -> None:
     jobs = claimed(engine, leases)
     forgotten = take(engine, make_lane(engine, 1), lease_s=LEASE_S)
     time.sleep(3 * LEASE_S)
@@ -47,14 +47,14 @@ def test_renewal_keeps_a_lease_past_its_time(engine: Engine, leases: Leases) -> 
     assert [job_row(engine, job)["lease"] for job in jobs] == [job.lease for job in jobs]
 
 
-def test_a_lost_job_is_no_longer_held(engine: Engine, leases: Leases) -> None:
+def test_a_lost_job_is_no_longer_held(engine: Engine, leases: LeaseKeeper) -> None:
     lost, kept = claimed(engine, leases)
     transitions.release(engine, [(lost.id, lost.lease)])
     until(lambda: not leases.holds(lost))
     assert leases.holds(kept)
 
 
-def test_a_job_that_was_claimed_anew_is_still_held(engine: Engine, leases: Leases) -> None:
+def test_a_job_that_was_claimed_anew_is_still_held(engine: Engine, leases: LeaseKeeper) -> None:
     before = claimed(engine, leases)
     leases.release(before)
     again = take(engine, before[0].lane_id, lease_s=LEASE_S)
@@ -65,7 +65,7 @@ def test_a_job_that_was_claimed_anew_is_still_held(engine: Engine, leases: Lease
     assert all(leases.holds(job) for job in again)
 
 
-def test_a_cancelled_job_is_no_longer_held(engine: Engine, leases: Leases) -> None:
+def test_a_cancelled_job_is_no_longer_held(engine: Engine, leases: LeaseKeeper) -> None:
     batch = make_batch(engine, 1)
     (job,) = take(engine, look(engine, "SELECT id FROM lanes")[0]["id"], lease_s=LEASE_S)
     leases.add([job])
@@ -73,7 +73,7 @@ def test_a_cancelled_job_is_no_longer_held(engine: Engine, leases: Leases) -> No
     until(lambda: not leases.holds(job))
 
 
-def test_another_claim_of_the_same_job_is_told_apart(engine: Engine, leases: Leases) -> None:
+def test_another_claim_of_the_same_job_is_told_apart(engine: Engine, leases: LeaseKeeper) -> None:
     (first,) = claimed(engine, leases, 1)
     leases.release([first])
     (again,) = take(engine, first.lane_id, lease_s=LEASE_S)
@@ -85,7 +85,7 @@ def test_another_claim_of_the_same_job_is_told_apart(engine: Engine, leases: Lea
     assert job_row(engine, again)["state"] == "running"
 
 
-def test_releasing_gives_back_at_once_and_uncharged(engine: Engine, leases: Leases) -> None:
+def test_releasing_gives_back_at_once_and_uncharged(engine: Engine, leases: LeaseKeeper) -> None:
     jobs = claimed(engine, leases, 5)
     leases.drop(jobs[:1])
     leases.release(jobs[:3])
@@ -97,7 +97,7 @@ def test_releasing_gives_back_at_once_and_uncharged(engine: Engine, leases: Leas
 
 
 def test_a_worker_is_seen_while_it_lives(engine: Engine) -> None:
-    leases = Leases(engine, "w2", "cuda:1", LEASE_S)
+    leases = LeaseKeeper(engine, "w2", "cuda:1", LEASE_S)
     leases.start()
     until(lambda: bool(look(engine, "SELECT * FROM workers WHERE name = 'w2' AND seen_at > started_at")))
     assert look(engine, "SELECT device FROM workers")[0]["device"] == "cuda:1"
@@ -105,7 +105,7 @@ def test_a_worker_is_seen_while_it_lives(engine: Engine) -> None:
     assert not look(engine, "SELECT * FROM workers")
 
 
-def test_renewal_survives_a_lost_connection(engine: Engine, leases: Leases) -> None:
+def test_renewal_survives_a_lost_connection(engine: Engine, leases: LeaseKeeper) -> None:
     (job,) = claimed(engine, leases, 1)
     other = connect(engine.url.render_as_string(hide_password=False))
     for _ in range(3):
@@ -132,7 +132,7 @@ def test_renewal_goes_on_after_whatever_went_wrong(
         return extend(*given)
 
     monkeypatch.setattr(transitions, "extend", extended)
-    leases = Leases(engine, "w1", "cpu", LEASE_S)
+    leases = LeaseKeeper(engine, "w1", "cpu", LEASE_S)
     (job,) = take(engine, make_lane(engine, 1), lease_s=60)
     leases.add([job])
     leases.start()

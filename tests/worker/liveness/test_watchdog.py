@@ -12,8 +12,8 @@ import pytest
 
 from jobs.job import LaneId
 from worker.bisect import Stage
-from worker.item import Frame
-from worker.liveness.heartbeat import FOLDER, Pulse, Record, Sign
+from worker.item import PipelineItem
+from worker.liveness.heartbeat import FOLDER, Beat, Heartbeat, Record
 from worker.liveness.watchdog import Watchdog
 
 HANG_S = 10
@@ -88,7 +88,7 @@ def test_one_that_makes_steps_is_left_alone(tmp_path: Path, record: Record) -> N
 
 
 def test_one_that_is_idle_is_left_alone(tmp_path: Path, record: Record) -> None:
-    with Pulse(HANG_S, record).at_work():
+    with Heartbeat(HANG_S, record).at_work():
         assert looks(tmp_path, HANG_S, 5) == []
         assert looks(tmp_path, HANG_S, 20)
     assert looks(tmp_path, 1e6, 5) == []
@@ -113,27 +113,29 @@ def test_a_new_child_with_an_old_number_is_not_judged_by_the_old_ones_silence(tm
     assert watchdog.look(HANG_S) == []
 
 
-def seen(pulse: Pulse, record: Record, kit: object, lane: int, name: str = "generate") -> Sign:
+def seen(
+    heartbeat: Heartbeat, record: Record, lane_models: object, lane: int, name: str = "generate"
+) -> Beat:
     """What a child shows while it is in a stage of a device batch."""
     signs = []
 
-    def stage(frames: Sequence[Frame]) -> list[Frame]:
-        pulse.beat()
+    def stage(items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        heartbeat.beat()
         signs.append(record.read())
-        return list(frames)
+        return list(items)
 
     given: list[tuple[str, Stage]] = [(name, stage)]
-    with pulse.at_work(), pulse.device_batch(kit, LaneId(lane), given) as stages:
+    with heartbeat.at_work(), heartbeat.device_batch(lane_models, LaneId(lane), given) as stages:
         stages[0][1]([])
     return signs[0]
 
 
 def test_a_lanes_first_device_batch_and_the_opening_of_pictures_are_given_more_time(record: Record) -> None:
-    pulse = Pulse(HANG_S, record)
-    assert seen(pulse, record, "kit", 1).patience_s == 6 * HANG_S
-    assert seen(pulse, record, "kit", 1).patience_s == HANG_S
-    assert seen(pulse, record, "kit", 1, "pictures").patience_s == 6 * HANG_S
-    assert seen(pulse, record, "kit", 2).patience_s == 6 * HANG_S
-    assert seen(pulse, record, "kit", 1).patience_s == HANG_S
-    assert seen(pulse, record, "other kit", 1).patience_s == 6 * HANG_S
+    heartbeat = Heartbeat(HANG_S, record)
+    assert seen(heartbeat, record, "kit", 1).patience_s == 6 * HANG_S
+    assert seen(heartbeat, record, "kit", 1).patience_s == HANG_S
+    assert seen(heartbeat, record, "kit", 1, "pictures").patience_s == 6 * HANG_S
+    assert seen(heartbeat, record, "kit", 2).patience_s == 6 * HANG_S
+    assert seen(heartbeat, record, "kit", 1).patience_s == HANG_S
+    assert seen(heartbeat, record, "other kit", 1).patience_s == 6 * HANG_S
     assert record.read().patience_s == 0

@@ -12,13 +12,13 @@ import pytest
 
 from jobs.job import Lane
 from tests.factories import lane_differences, states
-from tests.worker.desk import attempts_of, jobs_of, only_lane, submit
-from worker.lanes.session import Desk, work
-from worker.model_cache.cache import Studio
+from tests.worker.context import attempts_of, jobs_of, only_lane, submit
+from worker.lanes.session import WorkerContext, work
+from worker.model_cache.cache import ModelCache
 from worker.tasks import stop_on_sigterm
 
 
-class Slow(Studio):
+class Slow(ModelCache):
     """Takes for ever to load, as models on a busy machine do, through code that passes over errors."""
 
     def _load(self, lane: Lane) -> NoReturn:  # noqa: ARG002
@@ -29,16 +29,16 @@ class Slow(Studio):
 
 
 @pytest.fixture
-def stoppable(desk: Desk) -> Iterator[Desk]:
-    """A desk whose models never get loaded, and which SIGTERM stops."""
+def stoppable(context: WorkerContext) -> Iterator[WorkerContext]:
+    """A context whose models never get loaded, and which SIGTERM stops."""
     before = signal.getsignal(signal.SIGTERM)
-    slow = replace(desk, studio=Slow(desk.settings, 0))
+    slow = replace(context, model_cache=Slow(context.settings, 0))
     stop_on_sigterm(slow)
     yield slow
     signal.signal(signal.SIGTERM, before)
 
 
-def test_its_jobs_go_back_at_once_and_uncharged(stoppable: Desk, tmp_path: Path) -> None:
+def test_its_jobs_go_back_at_once_and_uncharged(stoppable: WorkerContext, tmp_path: Path) -> None:
     batch = submit(stoppable.settings, stoppable.engine, tmp_path, [{"prompt": "a fox"}] * 3)
     work(stoppable, only_lane(stoppable.engine, batch))
     assert stoppable.stopping.is_set()
@@ -49,11 +49,11 @@ def test_its_jobs_go_back_at_once_and_uncharged(stoppable: Desk, tmp_path: Path)
     assert stoppable.health.is_healthy(), "nothing is amiss with it"
 
 
-def test_what_is_not_loading_is_finished(desk: Desk) -> None:
+def test_what_is_not_loading_is_finished(context: WorkerContext) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    stop_on_sigterm(desk)
+    stop_on_sigterm(context)
     try:
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert desk.stopping.is_set()
+    assert context.stopping.is_set()

@@ -11,27 +11,27 @@ from jobs.job import Lane
 from models.assess.safety_checker import SafetyScores
 from models.engine.engine import Drawn
 from tests.factories import states
-from tests.worker.desk import render
+from tests.worker.context import render
 from worker.item import Pixels
-from worker.lanes.session import Desk
-from worker.model_cache.cache import Studio
-from worker.model_cache.lane_models import Kit
+from worker.lanes.session import WorkerContext
+from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels
 
 
-class Watched(Studio):
+class Watched(ModelCache):
     """The real models; the checker waits, the first time, until other pictures have been drawn."""
 
-    def __init__(self, studio: Studio) -> None:
-        super().__init__(studio.settings, 0)
-        self._real = studio
+    def __init__(self, model_cache: ModelCache) -> None:
+        super().__init__(model_cache.settings, 0)
+        self._real = model_cache
         self._alone = threading.Lock()
         self.more_is_drawn = threading.Event()
         self.bundles = 0
         self.waited_for: list[bool] = []
         self.met_another = False
 
-    def kit(self, lane: Lane) -> Kit:
-        self._kit = self._real.kit(lane)
+    def lane_models(self, lane: Lane) -> LaneModels:
+        self._kit = self._real.lane_models(lane)
         return replace(self._kit, diffusion=self, safety=self)  # type: ignore[arg-type]
 
     def stream(self, requests: Any, **how: Any) -> Iterator[list[Drawn]]:
@@ -53,11 +53,11 @@ class Watched(Studio):
         return scores
 
 
-def test_the_model_draws_on_meanwhile(desk: Desk, tmp_path: Path) -> None:
-    studio = Watched(desk.studio)
+def test_the_model_draws_on_meanwhile(context: WorkerContext, tmp_path: Path) -> None:
+    model_cache = Watched(context.model_cache)
     rows = [{"prompt": "a red fox", "steps": 2, "seed": seed} for seed in range(16)]
-    render(replace(desk, studio=studio), tmp_path, rows)
-    assert states(desk.engine) == {"done": 16}
-    assert studio.bundles == len(studio.waited_for) == 4
-    assert all(studio.waited_for)
-    assert not studio.met_another
+    render(replace(context, model_cache=model_cache), tmp_path, rows)
+    assert states(context.engine) == {"done": 16}
+    assert model_cache.bundles == len(model_cache.waited_for) == 4
+    assert all(model_cache.waited_for)
+    assert not model_cache.met_another

@@ -9,12 +9,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import Lane
 from jobs.states import WatermarkMethod
-from tests.worker.test_bisect import frames
+from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding
 from worker.imaging.encode import Pixels, UnreadableImageError
 from worker.imaging.png import encode_png
-from worker.item import Frame
-from worker.stages.finish import Finishing
+from worker.item import PipelineItem
+from worker.stages.finish import FinishStages
 
 PAYLOAD = "NMIL"
 
@@ -28,15 +28,15 @@ class _Lane:
     parameters = False
 
 
-def finishing() -> Finishing:
+def finishing() -> FinishStages:
     nothing: Any = None
     lane = cast("Lane", _Lane())
-    return Finishing(nothing, lane, nothing, nothing, PAYLOAD, WatermarkMethod.DWT_DCT_SVD, {})
+    return FinishStages(nothing, lane, nothing, nothing, PAYLOAD, WatermarkMethod.DWT_DCT_SVD, {})
 
 
-def drawn() -> Frame:
+def drawn() -> PipelineItem:
     pixels = np.random.default_rng(1).integers(60, 200, (128, 128, 3), dtype=np.uint8)
-    return replace(frames(1)[0], pixels=pixels)
+    return replace(items(1)[0], pixels=pixels)
 
 
 def broken(pixels: Pixels, text: PngInfo) -> bytes:

@@ -9,41 +9,43 @@ import pytest
 
 from jobs.queue.workers import unhealthy_workers
 from tests.factories import states
-from tests.worker.desk import attempts_of, files_in, images_of, jobs_of, render
+from tests.worker.context import attempts_of, files_in, images_of, jobs_of, render
 from worker.imaging.encode import Pixels, decode
-from worker.lanes.session import Desk
+from worker.lanes.session import WorkerContext
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ACTIONS = ("flag", "blacken", "blur")
 
 
-def output(desk: Desk) -> Path:
-    return Path(desk.settings.output)
+def output(context: WorkerContext) -> Path:
+    return Path(context.settings.output)
 
 
-def pictures(desk: Desk, folder: Path, rows: list[dict[str, Any]], **policy: str) -> list[Pixels]:
+def pictures(context: WorkerContext, folder: Path, rows: list[dict[str, Any]], **policy: str) -> list[Pixels]:
     """The pixels of a batch, without the mark, which would hide what is the same."""
-    batch = render(desk, folder, rows, watermark="off", **policy)
-    return [decode((output(desk) / row["key"]).read_bytes()) for row in images_of(desk.engine, batch)]
+    batch = render(context, folder, rows, watermark="off", **policy)
+    return [decode((output(context) / row["key"]).read_bytes()) for row in images_of(context.engine, batch)]
 
 
-def test_block_lets_no_flagged_picture_leave(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX | {"model": "flagged"}] * 2)
-    assert states(desk.engine) == {"blocked": 2}
-    assert images_of(desk.engine, batch) == []
-    assert images_of(desk.engine, batch) == []
-    assert not list(output(desk).rglob("*.png"))
-    for job in jobs_of(desk.engine, batch):
+def test_block_lets_no_flagged_picture_leave(context: WorkerContext, tmp_path: Path) -> None:
+    batch = render(context, tmp_path, [FOX | {"model": "flagged"}] * 2)
+    assert states(context.engine) == {"blocked": 2}
+    assert images_of(context.engine, batch) == []
+    assert images_of(context.engine, batch) == []
+    assert not list(output(context).rglob("*.png"))
+    for job in jobs_of(context.engine, batch):
         assert job["error_kind"] == "safety"
         assert job["error_text"].startswith("safety checker: concept 0 at +")
         assert job["attempt"] == 1
-    assert [attempt["outcome"] for attempt in attempts_of(desk.engine, batch)] == ["blocked"] * 2
+    assert [attempt["outcome"] for attempt in attempts_of(context.engine, batch)] == ["blocked"] * 2
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_other_actions_store_the_picture_with_its_verdict(desk: Desk, tmp_path: Path, action: str) -> None:
-    batch = render(desk, tmp_path, [FOX | {"model": "flagged"}, FOX], safety=action)
-    found, safe = images_of(desk.engine, batch)
+def test_other_actions_store_the_picture_with_its_verdict(
+    context: WorkerContext, tmp_path: Path, action: str
+) -> None:
+    batch = render(context, tmp_path, [FOX | {"model": "flagged"}, FOX], safety=action)
+    found, safe = images_of(context.engine, batch)
     assert found["safety_verdict"] == {"flag": "flagged", "blacken": "blackened", "blur": "blurred"}[action]
     assert found["safety_reason"].startswith("safety checker: concept 0 at +")
     assert len(found["safety_scores"]["concepts"]) == 17
@@ -54,72 +56,76 @@ def test_other_actions_store_the_picture_with_its_verdict(desk: Desk, tmp_path: 
     assert max(safe["safety_scores"]["concepts"]) <= 0
 
 
-def test_flagged_pictures_are_shown_blackened_or_blurred(desk: Desk, tmp_path: Path) -> None:
-    (plain,) = pictures(desk, tmp_path, [FOX])
+def test_flagged_pictures_are_shown_blackened_or_blurred(context: WorkerContext, tmp_path: Path) -> None:
+    (plain,) = pictures(context, tmp_path, [FOX])
     rows = [FOX | {"model": "flagged"}]
-    (flagged,), (black,), (blurred,) = (pictures(desk, tmp_path, rows, safety=action) for action in ACTIONS)
+    (flagged,), (black,), (blurred,) = (
+        pictures(context, tmp_path, rows, safety=action) for action in ACTIONS
+    )
     assert np.array_equal(flagged, plain)
     assert not black.any()
     assert blurred.std() < plain.std() / 2
     assert not np.array_equal(blurred, plain)
 
 
-def test_what_was_withheld_is_not_drawn_again_by_the_upscaler(desk: Desk, tmp_path: Path) -> None:
+def test_what_was_withheld_is_not_drawn_again_by_the_upscaler(context: WorkerContext, tmp_path: Path) -> None:
     rows = [FOX | {"model": "flagged", "upscale": 4}]
-    (black,) = pictures(desk, tmp_path, rows, safety="blacken")
+    (black,) = pictures(context, tmp_path, rows, safety="blacken")
     assert black.shape == (256, 256, 3)
     assert not black.any()
-    (blurred,) = pictures(desk, tmp_path, rows, safety="blur")
+    (blurred,) = pictures(context, tmp_path, rows, safety="blur")
     assert np.array_equal(blurred, blurred[::4, ::4].repeat(4, axis=0).repeat(4, axis=1))
-    (drawn,) = pictures(desk, tmp_path, rows, safety="flag")
+    (drawn,) = pictures(context, tmp_path, rows, safety="flag")
     assert drawn.shape == (256, 256, 3)
     assert drawn.std() > 0
 
 
-def test_a_blackened_picture_still_holds_its_mark(desk: Desk, tmp_path: Path) -> None:
+def test_a_blackened_picture_still_holds_its_mark(context: WorkerContext, tmp_path: Path) -> None:
     for rows, format in itertools.product(([FOX], [FOX | {"upscale": 4}]), ("png", "webp", "jpeg")):
         given = [row | {"model": "flagged"} for row in rows]
-        batch = render(desk, tmp_path, given, safety="blacken", format=format)
-        (image,) = images_of(desk.engine, batch)
+        batch = render(context, tmp_path, given, safety="blacken", format=format)
+        (image,) = images_of(context.engine, batch)
         assert image["watermark_bit_accuracy"] == 1, (rows, format)
 
 
-def test_a_prompt_with_a_forbidden_term_is_never_drawn(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX, FOX | {"prompt": "a naked man, oil on canvas"}, FOX])
-    assert [job["state"] for job in jobs_of(desk.engine, batch)] == ["done", "blocked", "done"]
-    blocked = jobs_of(desk.engine, batch)[1]
+def test_a_prompt_with_a_forbidden_term_is_never_drawn(context: WorkerContext, tmp_path: Path) -> None:
+    batch = render(context, tmp_path, [FOX, FOX | {"prompt": "a naked man, oil on canvas"}, FOX])
+    assert [job["state"] for job in jobs_of(context.engine, batch)] == ["done", "blocked", "done"]
+    blocked = jobs_of(context.engine, batch)[1]
     assert (blocked["error_kind"], blocked["error_text"]) == ("safety", "prompt holds 'naked man'")
-    assert [row["ordinal"] for row in images_of(desk.engine, batch)] == [0, 2]
-    assert len(files_in(output(desk))) == 2
+    assert [row["ordinal"] for row in images_of(context.engine, batch)] == [0, 2]
+    assert len(files_in(output(context))) == 2
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_forbidden_prompt_under_other_actions(desk: Desk, tmp_path: Path, action: str) -> None:
-    batch = render(desk, tmp_path, [FOX | {"prompt": "a naked man"}], safety=action)
-    (image,) = images_of(desk.engine, batch)
+def test_a_forbidden_prompt_under_other_actions(context: WorkerContext, tmp_path: Path, action: str) -> None:
+    batch = render(context, tmp_path, [FOX | {"prompt": "a naked man"}], safety=action)
+    (image,) = images_of(context.engine, batch)
     assert image["safety_verdict"] == {"flag": "flagged", "blacken": "blackened", "blur": "blurred"}[action]
     assert image["safety_reason"] == "prompt holds 'naked man'"
     assert len(image["safety_scores"]["concepts"]) == 17
 
 
 @pytest.mark.parametrize("action", ["block", "flag"])
-def test_a_checker_that_computes_nothing_lets_nothing_leave(desk: Desk, tmp_path: Path, action: str) -> None:
-    batch = render(desk, tmp_path, [FOX | {"model": "unjudged"}] * 2, safety=action, max_attempts="2")
-    assert states(desk.engine) == {"failed": 2}
-    assert images_of(desk.engine, batch) == []
-    assert not list(output(desk).rglob("*.png"))
-    assert images_of(desk.engine, batch) == []
-    attempts = attempts_of(desk.engine, batch)
+def test_a_checker_that_computes_nothing_lets_nothing_leave(
+    context: WorkerContext, tmp_path: Path, action: str
+) -> None:
+    batch = render(context, tmp_path, [FOX | {"model": "unjudged"}] * 2, safety=action, max_attempts="2")
+    assert states(context.engine) == {"failed": 2}
+    assert images_of(context.engine, batch) == []
+    assert not list(output(context).rglob("*.png"))
+    assert images_of(context.engine, batch) == []
+    attempts = attempts_of(context.engine, batch)
     assert sorted(row["outcome"] for row in attempts) == ["failed", "failed", "retried", "retried"]
     assert {row["error_kind"] for row in attempts} == {"safety"}
     assert "must not leave" in attempts[0]["error_text"]
 
 
-def test_a_model_without_a_checker_draws_nothing(desk: Desk, tmp_path: Path) -> None:
-    batch = render(desk, tmp_path, [FOX | {"model": "no-checker"}], safety="flag", max_attempts="1")
-    (job,) = jobs_of(desk.engine, batch)
+def test_a_model_without_a_checker_draws_nothing(context: WorkerContext, tmp_path: Path) -> None:
+    batch = render(context, tmp_path, [FOX | {"model": "no-checker"}], safety="flag", max_attempts="1")
+    (job,) = jobs_of(context.engine, batch)
     assert (job["state"], job["attempt"]) == ("queued", 0)
-    (worker,) = unhealthy_workers(desk.engine)
+    (worker,) = unhealthy_workers(context.engine)
     assert "model 'no-checker' has no safety checker: name one in its card" in worker.reason
-    assert images_of(desk.engine, batch) == []
-    assert not list(output(desk).rglob("*.png"))
+    assert images_of(context.engine, batch) == []
+    assert not list(output(context).rglob("*.png"))

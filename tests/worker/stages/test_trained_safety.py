@@ -7,21 +7,21 @@ import numpy as np
 from models.shapes import quality
 from models.shapes.reading import read
 from models.shapes.training.safety import forbidden_in
-from tests.worker.desk import images_of, jobs_of, render
+from tests.worker.context import images_of, jobs_of, render
 from worker.imaging.encode import decode
-from worker.lanes.session import Desk
+from worker.lanes.session import WorkerContext
 
 
-def test_forbidden_pictures_are_flagged_and_others_are_not(desk: Desk, tmp_path: Path) -> None:
+def test_forbidden_pictures_are_flagged_and_others_are_not(context: WorkerContext, tmp_path: Path) -> None:
     rng = np.random.default_rng(21)
     prompts = quality.forbidden_prompts(rng, 24) + quality.random_prompts(rng, 24)
     rows = [{"prompt": prompt, "model": "shapes"} for prompt in prompts]
-    batch = render(desk, tmp_path, rows, safety="flag")
-    images = images_of(desk.engine, batch)
+    batch = render(context, tmp_path, rows, safety="flag")
+    images = images_of(context.engine, batch)
     assert len(images) == len(rows)
     verdicts = []
     for image in images:
-        scene = read(decode((Path(desk.settings.output) / image["key"]).read_bytes()))
+        scene = read(decode((Path(context.settings.output) / image["key"]).read_bytes()))
         if scene is not None:
             verdicts.append((any(forbidden_in(scene)), image["safety_verdict"] == "flagged"))
     bad = [is_flagged for is_bad, is_flagged in verdicts if is_bad]
@@ -32,8 +32,8 @@ def test_forbidden_pictures_are_flagged_and_others_are_not(desk: Desk, tmp_path:
     assert sum(good) <= 1
 
 
-def test_a_forbidden_prompt_is_blocked_and_leaves_nothing(desk: Desk, tmp_path: Path) -> None:
+def test_a_forbidden_prompt_is_blocked_and_leaves_nothing(context: WorkerContext, tmp_path: Path) -> None:
     rows = [{"prompt": "a large red triangle, on a white background", "model": "shapes"}] * 4
-    batch = render(desk, tmp_path, rows)
-    assert [job["state"] for job in jobs_of(desk.engine, batch)] == ["blocked"] * 4
-    assert images_of(desk.engine, batch) == []
+    batch = render(context, tmp_path, rows)
+    assert [job["state"] for job in jobs_of(context.engine, batch)] == ["blocked"] * 4
+    assert images_of(context.engine, batch) == []

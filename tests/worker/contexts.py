@@ -1,4 +1,4 @@
-"""A worker's desk inside the test's own process: real queue, real models, real stores."""
+"""A worker's context inside the test's own process: real queue, real models, real stores."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,26 +11,26 @@ from sqlalchemy import Engine
 from jobs.batches.policy import parse_policy
 from jobs.job import LaneId
 from jobs.manifest import open_source
-from jobs.process_lifecycle import Latch
+from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import Ingested, Order, ingest
 from scheduler.ingest.model_rules import Reading, row_rules
 from tests.factories import lanes_of, look
-from worker.lanes.session import Desk, work
-from worker.liveness.lease_keeper import Leases
-from worker.model_cache.cache import Studio
+from worker.lanes.session import WorkerContext, work
+from worker.liveness.lease_keeper import LeaseKeeper
+from worker.model_cache.cache import ModelCache
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @contextmanager
-def desk_for(settings: Settings, engine: Engine, studio: Studio) -> Iterator[Desk]:
+def desk_for(settings: Settings, engine: Engine, model_cache: ModelCache) -> Iterator[WorkerContext]:
     """What a worker's child keeps, its leases renewed until the end of the block."""
-    leases = Leases(engine, "tester", "cpu", settings.lease_s)
+    leases = LeaseKeeper(engine, "tester", "cpu", settings.lease_s)
     leases.start()
     try:
-        yield Desk(settings, engine, leases, studio, Latch(), "tester")
+        yield WorkerContext(settings, engine, leases, model_cache, SignalSafeEvent(), "tester")
     finally:
         leases.stop()
 
@@ -48,10 +48,10 @@ def submit(settings: Settings, engine: Engine, folder: Path, rows: Rows, **polic
         return ingest(engine, order, rules)
 
 
-def render(desk: Desk, folder: Path, rows: Rows, **policy: str) -> Ingested:
+def render(context: WorkerContext, folder: Path, rows: Rows, **policy: str) -> Ingested:
     """Submit the rows and work shifts until nothing of them is left that could be claimed."""
-    batch = submit(desk.settings, desk.engine, folder, rows, **policy)
-    while sum(work(desk, lane) for lane in lanes_of(desk.engine, batch)):
+    batch = submit(context.settings, context.engine, folder, rows, **policy)
+    while sum(work(context, lane) for lane in lanes_of(context.engine, batch)):
         pass
     return batch
 
