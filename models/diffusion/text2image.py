@@ -108,8 +108,8 @@ class StableDiffusion:
         `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
         what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
         calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes.
-        `compile_options` may be less than the model's own. Raises ValueError where sizes differ, for what the model doesn't take,
-        and where strength leaves no step; OutOfMemoryError.
+        `compile_options` may be less than the model's own. Raises ValueError where sizes differ, for what the model
+        doesn't take, and where strength leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
