@@ -65,7 +65,7 @@ def test_takes_the_schedulers_steps(
 
 
 def test_steps_that_are_no_sums_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    cutting = samplers._Sampler("DDIM", "DDIMScheduler", {"clip_sample": True})
+    cutting = samplers.Sampler("DDIM", "DDIMScheduler", {"clip_sample": True})
     monkeypatch.setitem(samplers._SAMPLERS, "ddim", cutting)
     with pytest.raises(ValueError, match="'ddim' of this checkpoint cuts values off"):
         SamplerMatricesCache(dict(noise_schedule("epsilon").config)).of("ddim", 4)
@@ -79,7 +79,7 @@ def test_samplers_that_remember_too_much_are_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("diffusers.DDPMScheduler", Hoarder)
     monkeypatch.setitem(
-        samplers._SAMPLERS, "ddim", samplers._Sampler("Hoarder", "DDPMScheduler", {"clip_sample": False})
+        samplers._SAMPLERS, "ddim", samplers.Sampler("Hoarder", "DDPMScheduler", {"clip_sample": False})
     )
     with pytest.raises(ValueError, match=f"Hoarder remembers more than {REGISTERS - 1} latents"):
         SamplerMatricesCache(dict(noise_schedule("epsilon").config)).of("ddim", 20)

@@ -20,6 +20,9 @@ from models.shapes.training.export import STAGES, export
 from models.shapes.training.loop import Course, Plan, fit
 from models.store.checkpoint import Checkpoint, resolve
 
+pytestmark = pytest.mark.timeout(600)  # a processor without AVX takes minutes
+
+
 CPU = pick_device("cpu")
 
 
@@ -31,7 +34,6 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.TrainingS
     return train.TrainingStages(tmp_path, torch.device("cpu"))
 
 
-@pytest.mark.timeout(120)
 def test_every_stage_trains_and_what_is_written_draws(workshop: train.TrainingStages, tmp_path: Path) -> None:
     for stage in train.PLANS:
         getattr(workshop, stage.replace("-", "_"))
