@@ -14,28 +14,29 @@ from models.diffusion.requests import ImageRequest
 from models.diffusion.text2image import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import pick_device
-from models.shapes import train
-from models.shapes.training import processes
+from models.shapes.training import processes, stages
 from models.shapes.training.export import STAGES, export
 from models.shapes.training.loop import Course, Plan, fit
 from models.store.checkpoint import Checkpoint, resolve
 
-pytestmark = pytest.mark.timeout(600)  # a processor without AVX takes minutes
+pytestmark = pytest.mark.timeout(240)
 
 
 CPU = pick_device("cpu")
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.TrainingStages:
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stages.TrainingStages:
     """Where every stage takes two steps of two rows."""
-    few = {name: Plan(steps=2, rows=2, rate=1e-3) for name in train.PLANS}
-    monkeypatch.setattr(train, "PLANS", few)
-    return train.TrainingStages(tmp_path, torch.device("cpu"))
+    few = {name: Plan(steps=2, rows=2, rate=1e-3) for name in stages.PLANS}
+    monkeypatch.setattr(stages, "PLANS", few)
+    return stages.TrainingStages(tmp_path, torch.device("cpu"))
 
 
-def test_every_stage_trains_and_what_is_written_draws(workshop: train.TrainingStages, tmp_path: Path) -> None:
-    for stage in train.PLANS:
+def test_every_stage_trains_and_what_is_written_draws(
+    workshop: stages.TrainingStages, tmp_path: Path
+) -> None:
+    for stage in stages.PLANS:
         getattr(workshop, stage.replace("-", "_"))
         assert workshop.is_finished(stage)
     to = tmp_path / "checkpoints"
@@ -63,9 +64,9 @@ def test_every_stage_trains_and_what_is_written_draws(workshop: train.TrainingSt
         assert not [path for path in (to / name).rglob("config.json") if str(tmp_path) in path.read_text()]
 
 
-def test_a_stage_that_has_finished_is_not_trained_again(workshop: train.TrainingStages) -> None:
+def test_a_stage_that_has_finished_is_not_trained_again(workshop: stages.TrainingStages) -> None:
     before = workshop.autoencoder.state_dict()
-    again = train.TrainingStages(workshop.folder, torch.device("cpu")).autoencoder.state_dict()
+    again = stages.TrainingStages(workshop.folder, torch.device("cpu")).autoencoder.state_dict()
     assert all(torch.equal(before[name], again[name]) for name in before)
 
 
