@@ -58,9 +58,9 @@ def test_every_stage_trains_and_what_is_written_draws(
     assert large.pixels.shape == (256, 256, 3)
     assert SafetyChecker.load(written("shapes-safety"), CPU).score([drawn.pixels])
     assert ClipScorer.load(written("shapes-clip"), CPU).score([drawn.pixels], [request.prompt])
-    for name, stages in STAGES.items():
+    for name, own in STAGES.items():
         card = (to / name / "README.md").read_text(encoding="utf-8")
-        assert all(f"| {stage} | 2 | 2 | 0.001 |" in card for stage in stages)
+        assert all(f"| {stage} | 2 | 2 | 0.001 |" in card for stage in own)
         assert not [path for path in (to / name).rglob("config.json") if str(tmp_path) in path.read_text()]
 
 
