@@ -9,14 +9,14 @@ from contextlib import nullcontext
 from types import FrameType
 
 from bench.cpu import measure as measure_cpu
-from bench.figures import Figure, Result
-from bench.footprint import measure as measure_memory
+from bench.harness.figures import Figure, Result
+from bench.harness.machine import this_machine
+from bench.harness.progress import note
+from bench.harness.services import Place, open_place
+from bench.harness.table import print_result
 from bench.ingest import measure as measure_ingest
-from bench.machine import this_machine
-from bench.place import Place, open_place
-from bench.progress import note
+from bench.model_memory import measure as measure_memory
 from bench.queue import measure as measure_queue
-from bench.table import print_result
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 

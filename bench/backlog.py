@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert, text
 
-from bench.place import settle, vacuum
+from bench.harness.services import settle, vacuum
 from jobs.batches.policy import parse_policy
 from jobs.db import schema
 from jobs.db.engine import run

@@ -13,13 +13,13 @@ import cv2
 from sqlalchemy import text
 
 from bench.backlog import Backlog, open_backlog
-from bench.clocks import ServerClock, clocked_stages
-from bench.figures import Figure, at_least, at_most
-from bench.files import SIDES, measure_files
-from bench.marks import measure_marks
-from bench.mixed import ROWS, STEPS, measure_mixed
-from bench.place import Place, engine_on
-from bench.rounds import Samples, repeat, seconds, take_turns
+from bench.harness.cpu_time import ServerClock, clocked_stages
+from bench.harness.figures import Figure, at_least, at_most
+from bench.harness.rounds import Samples, repeat, seconds, take_turns
+from bench.harness.services import Place, engine_on
+from bench.image_files import SIDES, measure_files
+from bench.mixed_manifest import ROWS, STEPS, measure_mixed
+from bench.watermark import measure_marks
 from jobs.db.engine import run
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from sqlalchemy import Engine, text
 
 from bench.backlog import open_backlog
-from bench.figures import Figure, at_most
-from bench.place import Place, engine_on, vacuum
-from bench.rounds import seconds, take_turns
+from bench.harness.figures import Figure, at_most
+from bench.harness.rounds import seconds, take_turns
+from bench.harness.services import Place, engine_on, vacuum
 from jobs.batches import actions
 from jobs.db.engine import run
 from jobs.queue import fair_share

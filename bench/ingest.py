@@ -10,11 +10,11 @@ from typing import Any
 from psycopg import Cursor
 from sqlalchemy import Connection, Engine, text
 
-from bench.figures import Figure, at_least, at_most
+from bench.harness.figures import Figure, at_least, at_most
+from bench.harness.memory import watch_memory
+from bench.harness.rounds import Samples, seconds, take_turns
+from bench.harness.services import Place, engine_on, settle
 from bench.manifests import write_manifest
-from bench.memory import watch_memory
-from bench.place import Place, engine_on, settle
-from bench.rounds import Samples, seconds, take_turns
 from jobs.batches.policy import parse_policy
 from jobs.manifest import RowRules, open_source, read_rows
 from models.catalogue.catalogue import Catalogue

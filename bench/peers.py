@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Engine, TextClause, text
 
-from bench.place import Place, engine_on, vacuum
-from bench.progress import note
+from bench.harness.progress import note
+from bench.harness.services import Place, engine_on, vacuum
 from jobs.db.engine import run
 
 # The best of 10 to 100 jobs at once on 4 to 20 connections (all alike), and of 10 to 1,000 jobs a claim.

@@ -9,14 +9,14 @@ from statistics import median
 from sqlalchemy import Engine, text
 
 from bench.backlog import START, Backlog, open_backlog
-from bench.cores import gain_of_all_cores
-from bench.crowd import Crowd
+from bench.concurrent_clients import Crowd
 from bench.ended_batches import measure_a_year
-from bench.figures import Figure, at_least, at_most
+from bench.harness.cores import gain_of_all_cores
+from bench.harness.figures import Figure, at_least, at_most
+from bench.harness.progress import note
+from bench.harness.rounds import seconds, take_turns
+from bench.harness.services import Place, engine_on
 from bench.peers import pgqueuer_rate, procrastinate_rate
-from bench.place import Place, engine_on
-from bench.progress import note
-from bench.rounds import seconds, take_turns
 from jobs.batches import actions
 from jobs.batches.archive import archive
 from jobs.db.engine import run

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.figures import Figure, Goal
-from bench.place import Place
-from bench.progress import note
+from bench.harness.figures import Figure, Goal
+from bench.harness.progress import note
+from bench.harness.services import Place
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue

@@ -2,8 +2,8 @@
 
 from contextlib import suppress
 
-from console.output import note
 from console.session import Session, s3_options
+from console.terminal.output import note
 from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError
 from jobs.outputs.marker import open_output
 from jobs.outputs.ownership import Owner, claim, disown

@@ -2,7 +2,7 @@
 
 import time
 
-from console.output import note
+from console.terminal.output import note
 from jobs.batches.actions import BatchStatus
 from jobs.errors import ServiceError
 from jobs.settings import Settings

@@ -11,9 +11,9 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from console.lazy_commands import LazyCommands
-from console.output import err, print_line
-from console.signals import Stopped, stop_on_signals, stopping
-from console.streams import prepare_streams
+from console.process_control.signals import Stopped, stop_on_signals, stopping
+from console.terminal.output import err, print_line
+from console.terminal.streams import prepare_streams
 from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.plain_text import visible, without_secrets

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from sqlalchemy import Engine
 
 import migrations
-from console.output import note
+from console.terminal.output import note
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import await_reachable, connect, keep_trying
 from jobs.db.feed_epochs import begin_epoch

@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from console.progress import counting
 from console.session import s3_options
+from console.terminal.progress import counting
 from jobs.batches.policy import Policy, parse_policy
 from jobs.errors import UsageError
 from jobs.manifest import (

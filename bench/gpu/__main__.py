@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import gettempdir
 from types import FrameType
 
-from bench.figures import Result
 from bench.gpu.architectures import ARCHITECTURES
 from bench.gpu.everything import BUDGET_S, measure_gpu
-from bench.table import print_result
+from bench.harness.figures import Result
+from bench.harness.table import print_result
 from models.errors import ModelError
 from models.runtime.device import pick_device
 

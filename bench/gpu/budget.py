@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.progress import note
+from bench.harness.progress import note
 
 _LEAST_S = 12.0
 

@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 
 from bench.gpu.drawing import Ours
-from bench.mixed import GUIDANCE, SAMPLERS, shuffled, unet_pace
-from bench.work import Work
+from bench.harness.unet_flops import Work
+from bench.mixed_manifest import GUIDANCE, SAMPLERS, shuffled, unet_pace
 from models.diffusion.requests import ImageRequest
 from models.diffusion.text2image import StableDiffusion
 from models.errors import InterruptedRender

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.figures import Figure, Result
 from bench.gpu.architectures import ARCHITECTURES, SD_1_5, Architecture, tiny
 from bench.gpu.budget import Budget
 from bench.gpu.checkpoints import save_models
@@ -14,6 +13,7 @@ from bench.gpu.machine import this_gpu
 from bench.gpu.model import measure_model
 from bench.gpu.pace import Pace
 from bench.gpu.run import Run
+from bench.harness.figures import Figure, Result
 from models.runtime.device import Device
 
 BUDGET_S = 540.0

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 
 from bench.gpu.nvml import driver_version
-from bench.machine import cores, processor
+from bench.harness.machine import cores, processor
 
 
 @dataclass(frozen=True)

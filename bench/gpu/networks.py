@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu.architectures import VOCABULARY, Architecture
-from bench.work import TOKENS, Work, count_work
+from bench.harness.unet_flops import TOKENS, Work, count_work
 from models.engine.schedulers import make_scheduler, noise_schedule
 from models.runtime.library_logging import quiet
 from models.tiny_random.tokenizer import build_tokenizer

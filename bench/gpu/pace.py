@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.gpu.nvml import joule_meter
-from bench.rounds import seconds
+from bench.harness.rounds import seconds
 
 WAVES = 3
 _LONGEST_S = 20.0

@@ -6,10 +6,10 @@ import typer
 
 from console.command_options import Json
 from console.commands.batches import Batch
-from console.confirm import ask
-from console.output import counted, note, print_json
-from console.progress import counting
 from console.session import session
+from console.terminal.confirm import ask
+from console.terminal.output import counted, note, print_json
+from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.archive import archive as archive_batch
 from jobs.batches.archive import delete as delete_batch

@@ -7,10 +7,11 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from console import daemon
 from console.broker_check import BrokerCheck
 from console.command_options import Json
-from console.output import (
+from console.process_control import daemon
+from console.session import Session, session
+from console.terminal.output import (
     counted,
     duration,
     err,
@@ -21,9 +22,8 @@ from console.output import (
     print_json,
     print_table,
 )
-from console.progress import summary
-from console.schedule_text import schedule_facts, warn_of_deadline
-from console.session import Session, session
+from console.terminal.progress import summary
+from console.terminal.schedule_text import schedule_facts, warn_of_deadline
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters

@@ -8,10 +8,10 @@ import typer
 
 from console.command_options import Json
 from console.commands.batches import Batch
-from console.confirm import ask
-from console.output import note, plural, print_json, print_line
-from console.progress import counting
 from console.session import s3_options, session
+from console.terminal.confirm import ask
+from console.terminal.output import note, plural, print_json, print_line
+from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.check_objects import Wrong, image_count, repair, sample_size
 from jobs.batches.check_objects import check as check_objects

@@ -10,10 +10,10 @@ import typer
 from sqlalchemy import text
 
 import migrations
-from console import daemon
 from console.command_options import Json
-from console.output import print_json, print_table, size
+from console.process_control import daemon
 from console.session import s3_options
+from console.terminal.output import print_json, print_table, size
 from jobs.db.engine import check_reachable, connect, run
 from jobs.db.feed_epochs import came_from_elsewhere
 from jobs.errors import NightmillError, ServiceError

@@ -11,9 +11,9 @@ from console.commands.batches import Batch
 from console.evaluation.metrics import COLUMNS, measure
 from console.evaluation.plot import draw
 from console.evaluation.scorers import instruments_for
-from console.output import note, plural, print_facts, print_json, print_table
-from console.progress import counting
 from console.session import Session, session
+from console.terminal.output import note, plural, print_facts, print_json, print_table
+from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError

@@ -8,10 +8,10 @@ import typer
 
 from console.command_options import Json
 from console.commands.batches import Batch
-from console.output import note, print_json, print_line
-from console.progress import counting
 from console.session import session
-from console.streams import is_unread
+from console.terminal.output import note, print_json, print_line
+from console.terminal.progress import counting
+from console.terminal.streams import is_unread
 from jobs.batches import actions
 from jobs.images import feed as feeding
 from scheduler.export.export import export as write_export

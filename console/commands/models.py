@@ -9,7 +9,7 @@ import typer
 from console.command_options import Json
 from console.commands import models_files
 from console.commands.models_tune import capacities, tune
-from console.output import print_facts, print_json, print_table
+from console.terminal.output import print_facts, print_json, print_table
 from jobs.settings import load_settings
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue

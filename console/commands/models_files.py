@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from console.command_options import Json
-from console.output import note, print_json, print_line
+from console.terminal.output import note, print_json, print_line
 from jobs.errors import UsageError
 from jobs.settings import load_settings
 from models.catalogue.card import Card

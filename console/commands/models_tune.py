@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from console.command_options import Json
-from console.output import note, print_json, print_line, print_table
+from console.terminal.output import note, print_json, print_line, print_table
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
 from models.catalogue.card import Card

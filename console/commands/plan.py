@@ -19,9 +19,18 @@ from console.command_options import (
     Strict,
     UniqueIds,
 )
-from console.output import duration, lane_cells, line_sum, plural, print_facts, print_json, print_table, size
-from console.progress import counting
 from console.submission import SubmitOptions, order_of
+from console.terminal.output import (
+    duration,
+    lane_cells,
+    line_sum,
+    plural,
+    print_facts,
+    print_json,
+    print_table,
+    size,
+)
+from console.terminal.progress import counting
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.dry_run import make_plan

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 import migrations
-from console import daemon
 from console.command_options import Json
-from console.confirm import ask
-from console.output import note, plural, print_json
+from console.process_control import daemon
+from console.process_control.supervisor import group
 from console.session import session
-from console.supervisor import group
+from console.terminal.confirm import ask
+from console.terminal.output import note, plural, print_json
 from jobs.db.engine import check_reachable, connect
 from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import NightmillError, UsageError

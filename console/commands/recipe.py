@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from console.command_options import Map
-from console.output import note, print_line
 from console.session import s3_options
+from console.terminal.output import note, print_line
 from jobs.errors import UsageError
 from jobs.manifest import open_source, parse_renames
 from jobs.manifest.record import Broken

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine, text
 
-from console import daemon
 from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
 from console.command_options import (
@@ -32,13 +31,14 @@ from console.command_options import (
     Window,
     Yes,
 )
-from console.output import duration, line_sum, note, plural, print_facts, print_json, size
-from console.progress import counting, summary, watching
+from console.process_control import daemon
+from console.process_control.signals import Stopped
+from console.process_control.supervisor import ProcessGroup, group
 from console.run_results import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.signals import Stopped
 from console.submission import SubmitOptions, order_of
-from console.supervisor import ProcessGroup, group
+from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
+from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import run as query

@@ -23,9 +23,9 @@ from console.command_options import (
     Yes,
 )
 from console.commands.run import intake, take_in
-from console.output import note, print_json
 from console.session import session
 from console.submission import SubmitOptions
+from console.terminal.output import note, print_json
 from jobs.batches import actions
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from console.command_options import Json
-from console.output import note, print_json, print_line, size
 from console.session import Session, session
+from console.terminal.output import note, print_json, print_line, size
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError

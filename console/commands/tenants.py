@@ -7,8 +7,8 @@ import typer
 
 from console.command_options import Deadline, Json, NotBefore, Priority, Window
 from console.commands.batches import Batch, change_batch
-from console.output import note, print_json, print_table
 from console.session import session
+from console.terminal.output import note, print_json, print_table
 from jobs.batches import actions
 from jobs.batches.policy import parse_policy
 from jobs.errors import UsageError

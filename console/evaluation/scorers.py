@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from console.evaluation.metrics import Instruments
-from console.output import note
 from console.session import Session
+from console.terminal.output import note
 from jobs.batches.actions import BatchStatus
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.storage.open import ObjectStore

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import models
-from bench.figures import Result
 from bench.gpu import end_to_end
 from bench.gpu.__main__ import main
 from bench.gpu.architectures import ARCHITECTURES, SD_1_5, SD_2_1, SD_2_1_BASE, X4, Architecture, tiny
@@ -26,7 +25,8 @@ from bench.gpu.machine import this_gpu
 from bench.gpu.networks import cost_of, text_encoder_of, unet_of, vae_of
 from bench.gpu.pace import Pace, measure_pace
 from bench.gpu.run import Run
-from bench.table import print_result
+from bench.harness.figures import Result
+from bench.harness.table import print_result
 from models.catalogue.catalogue import read_card
 from models.runtime.device import Device, pick_device
 from tests.chaos.scale import is_long

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.marks import measure_marks
+from bench.harness.services import Place, open_place
 from bench.peers import pgqueuer_rate, procrastinate_rate
-from bench.place import Place, open_place
+from bench.watermark import measure_marks
 from jobs.settings import Settings
 
 PACKAGES = ("procrastinate", "pgqueuer", "asyncpg", "uvloop")
@@ -25,7 +25,7 @@ def test_a_missing_peer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("bench.peers.find_spec", lambda _: None)
-    monkeypatch.setattr("bench.marks.find_spec", lambda _: None)
+    monkeypatch.setattr("bench.watermark.find_spec", lambda _: None)
     nowhere = Place(tmp_path, Settings.model_construct())
     assert procrastinate_rate(nowhere, 50) is None
     assert pgqueuer_rate(nowhere, 50) is None

@@ -1,6 +1,6 @@
 """What `up` knows of processes that die again and again is told by `status` and `doctor`."""
 
-from console import daemon
+from console.process_control import daemon
 from tests.console.conftest import Typed
 
 

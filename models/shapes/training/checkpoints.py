@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.shapes.training.denoiser import Denoiser
+from models.shapes.training.networks.denoiser import Denoiser
 
 
 def keep(module: Any, folder: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from models.engine.schedulers import noise_schedule
-from models.shapes.training.clip import DEVIATION, MEAN
+from models.shapes.training.networks.clip import DEVIATION, MEAN
+from models.shapes.training.networks.upscaler import MAX_NOISE_LEVEL, low_res_schedule
 from models.shapes.training.stages import TrainingStages
-from models.shapes.training.upscaler import MAX_NOISE_LEVEL, low_res_schedule
 
 STAGES: dict[str, tuple[str, ...]] = {
     "shapes": (

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from models.shapes.training.denoiser import Denoiser
-from models.shapes.training.guided import Text, guided
+from models.shapes.training.networks.denoiser import Denoiser
+from models.shapes.training.networks.guided_denoiser import Text, guided
+from models.shapes.training.networks.text_encoder import token_ids
 from models.shapes.training.noising import Noising
-from models.shapes.training.text import token_ids
 
 _STRIDES = 6
 _LEAST_STEP, _MOST_STEP = 200, 600

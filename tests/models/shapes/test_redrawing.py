@@ -6,9 +6,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from models.shapes.prompt_match import judge
-from models.shapes.training.autoencoder import signed
 from models.shapes.training.data import sample
-from models.shapes.training.denoiser import Denoiser
+from models.shapes.training.networks.autoencoder import signed
+from models.shapes.training.networks.denoiser import Denoiser
 from models.shapes.training.redrawing import Redrawing
 from tests.paths import ROOT
 

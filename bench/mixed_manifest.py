@@ -1,0 +1,132 @@
+"""A shuffled manifest through the engine, beside diffusers' own pipeline: row by row, and identical rows together."""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.harness.figures import Figure, at_least
+from bench.harness.rounds import seconds, take_turns
+from bench.harness.unet_flops import Work, count_work
+
+if TYPE_CHECKING:
+    from models.diffusion.requests import ImageRequest
+    from models.diffusion.text2image import StableDiffusion
+    from models.store.checkpoint import Checkpoint
+
+SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
+STEPS = (6, 10, 14, 20)
+GUIDANCE = (1.0, 4.0, 7.5)
+ROWS = 16
+OF_EACH = 2
+
+
+def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = STEPS) -> dict[str, Figure]:
+    """Images a second of all combinations of samplers, steps and guidance, shuffled, by each way of drawing them."""
+    mixed = shuffled(product(SAMPLERS, steps, GUIDANCE))
+    alike = shuffled([("ddim", 10, 7.5)] * len(mixed))
+    pipe = _Pipe(model.checkpoint)
+    work = pipe.work(mixed[0].width)
+    rates = take_turns(
+        rounds,
+        {
+            "engine": lambda: len(mixed) / seconds(lambda: model.render(mixed, rows=ROWS)),
+            "single": lambda: len(mixed) / seconds(lambda: [pipe.draw([request]) for request in mixed]),
+            "grouped": lambda: len(mixed) / seconds(lambda: [pipe.draw(group) for group in _groups(mixed)]),
+            "mixed work": lambda: unet_pace(model, mixed, ROWS, work),
+            "alike work": lambda: unet_pace(model, alike, ROWS, work),
+        },
+    )
+    kinds = f"{len(SAMPLERS)} samplers x {len(steps)} step counts x {len(GUIDANCE)} scales"
+    what = f"{len(mixed)} images, {kinds}, shuffled"
+    return {
+        "mixed_images_per_s": Figure(rates.median("engine"), "images/s", f"{what}; {ROWS} at once"),
+        "mixed_per_single": Figure(
+            rates.ratio("engine", "single"),
+            "ratio",
+            f"diffusers' pipeline, one at a time: {rates.median('single'):.1f} images/s",
+            at_least(4),
+        ),
+        "mixed_per_grouped": Figure(
+            rates.ratio("engine", "grouped"),
+            "ratio",
+            f"diffusers' pipeline, identical rows together: {rates.median('grouped'):.1f} images/s",
+            at_least(2),
+        ),
+        "mixed_per_alike": Figure(
+            rates.ratio("mixed work", "alike work"),
+            "ratio",
+            f"the UNet's work in as many images that are alike: {rates.median('alike work') / 1e9:.3g} GFLOP/s",
+            at_least(0.95),
+        ),
+    }
+
+
+def shuffled(
+    settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
+) -> "list[ImageRequest]":
+    """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
+
+    found = [
+        ImageRequest(
+            prompt=f"a red circle, take {number}",
+            width=side,
+            height=side,
+            steps=steps,
+            guidance_scale=scale,
+            sampler=sampler,
+            seed=number,
+        )
+        for number, (sampler, steps, scale) in enumerate(list(settings) * of_each, first)
+    ]
+    order = np.random.default_rng(0).permutation(len(found))
+    return [found[number] for number in order]
+
+
+def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
+    groups: dict[tuple[str, int, float], list[ImageRequest]] = {}
+    for request in requests:
+        groups.setdefault((request.sampler, request.steps, request.guidance_scale), []).append(request)
+    return list(groups.values())
+
+
+def unet_pace(
+    model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int, work: Work
+) -> float:
+    """FLOP of the UNet's `work` for the images, a second; as many are counted as they need, whatever was computed."""
+    flop = sum(request.steps * work.step(request.guidance_scale) for request in requests)
+    return flop / seconds(lambda: model.render(requests, rows=at_once))
+
+
+class _Pipe:
+    """The library's pipeline on the same checkpoint, with the same samplers."""
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        from models.diffusion.loader import load_pipeline  # noqa: PLC0415
+        from models.runtime.device import pick_device  # noqa: PLC0415
+
+        self._pipeline: Any = load_pipeline(checkpoint, pick_device("cpu"), "StableDiffusionPipeline")
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._config = dict(self._pipeline.scheduler.config)
+
+    def work(self, side: int) -> Work:
+        """Of its UNet for pictures of that side."""
+        return count_work(self._pipeline.unet, side // self._pipeline.vae_scale_factor)
+
+    def draw(self, requests: "Sequence[ImageRequest]") -> object:
+        from models.engine.schedulers import make_scheduler  # noqa: PLC0415
+        from models.runtime.fixed_batches import seeded  # noqa: PLC0415
+
+        first = requests[0]
+        self._pipeline.scheduler = make_scheduler(first.sampler, self._config)
+        return self._pipeline(
+            [request.prompt for request in requests],
+            negative_prompt=[request.negative_prompt for request in requests],
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.steps,
+            guidance_scale=first.guidance_scale,
+            generator=[seeded(request.seed) for request in requests],
+        ).images

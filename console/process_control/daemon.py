@@ -1,0 +1,95 @@
+"""`up` in the background: a process of ours in a session of its own, known by `up.json` in the data folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from console.process_control.supervisor import STOP_S, tail
+from jobs.errors import ServiceError
+from jobs.process_lifecycle import open_log
+from jobs.services.data_folder_errors import named_by_its_setting
+from jobs.settings import Settings
+
+START_S = 60
+
+
+def start(settings: Settings, arguments: Sequence[str]) -> None:
+    """Start `nightmill ARGUMENTS` and wait until it announces itself; ServiceError with its last words if it ends."""
+    log = settings.logs_path / "up.log"
+    with named_by_its_setting(settings.data_dir):
+        opened = open_log(log)
+    with opened as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "console.cli", *arguments],
+            env=settings.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    until = time.monotonic() + START_S
+    while running(settings) != process.pid:
+        if process.poll() is not None or time.monotonic() > until:
+            raise ServiceError(f"could not start; the end of {log}:\n{tail(log)}")
+        time.sleep(0.1)
+
+
+def stop(settings: Settings) -> bool:
+    """End the process that `up` started, waiting for it; False if there is none."""
+    pid = running(settings)
+    if pid is None:
+        return False
+    process = psutil.Process(pid)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S + 10)
+    except psutil.TimeoutExpired:
+        raise ServiceError(f"process {pid} does not stop; see {settings.logs_path}") from None
+    return True
+
+
+def running(settings: Settings) -> int | None:
+    """The id of the process that `up` started, if it lives."""
+    try:
+        known = json.loads(_file(settings).read_text())
+        process = psutil.Process(known["pid"])
+        return process.pid if abs(process.create_time() - known["since"]) < 1 else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+
+
+def slowed(settings: Settings) -> list[str]:
+    """What `up` said of processes of its own that die again and again; nothing where none is up."""
+    if running(settings) is None:
+        return []
+    try:
+        told = json.loads(_file(settings).read_text()).get("slowed", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [str(line) for line in told] if isinstance(told, list) else []
+
+
+def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
+    """Say that this process is the one that is up, and which of its own die again and again."""
+    own = psutil.Process()
+    known = {"pid": own.pid, "since": own.create_time(), "slowed": list(slowed)}
+    new = _file(settings).with_name("up.json.new")
+    new.write_text(json.dumps(known))
+    new.replace(_file(settings))
+
+
+def withdraw(settings: Settings) -> None:
+    """Say that this process is up no more."""
+    if running(settings) == os.getpid():
+        _file(settings).unlink(missing_ok=True)
+
+
+def _file(settings: Settings) -> Path:
+    return settings.data_dir / "up.json"

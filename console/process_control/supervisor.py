@@ -1,0 +1,184 @@
+"""Starts the worker and the scheduler as processes of their own, keeps them alive, stops them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from console.terminal.output import note
+from jobs.errors import ServiceError, UsageError
+from jobs.process_lifecycle import open_log
+from jobs.services.data_folder_errors import named_by_its_setting
+from jobs.settings import Settings
+
+STOP_S = 30
+LONGEST_PAUSE_S = 60.0
+SETTLED_S = 60.0
+"""A process that lived so long didn't die of how it was started."""
+
+
+@dataclass
+class Child:
+    """A process that is started again when it dies; `peak_bytes` is the most that it and its children held.
+
+    The first time at once, then after pauses that double from one second to a minute.
+    """
+
+    role: str
+    log: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float | None = None
+    pause_s: float = 0.0
+    peak_bytes: int = 0
+    peak_child_bytes: int = 0
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C reaches only us; it stops when we are gone."""
+        command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
+        with named_by_its_setting(self.log.parent):
+            opened = open_log(self.log)
+        with opened as log:
+            self.process = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+        self.due = None
+
+    def keep_alive(self) -> None:
+        """Start it again if it died and its pause is over; ServiceError where its settings let it never start."""
+        assert self.process is not None
+        code = self.process.poll()
+        if code is None:
+            self._measure()
+        elif code == UsageError.exit_code:
+            raise ServiceError(
+                f"the {self.role} process can't start; the end of {self.log}:\n{tail(self.log)}"
+            )
+        elif self.due is None:
+            self._plan_restart(code)
+        elif time.monotonic() >= self.due:
+            self.start()
+
+    def _plan_restart(self, code: int) -> None:
+        now = time.monotonic()
+        if now - self.started >= SETTLED_S:
+            self.pause_s = 0.0
+        if self.pause_s:
+            note(
+                f"the {self.role} process has ended again (exit code {code}, see {self.log}): "
+                f"it is started anew in {self.pause_s:.0f} s"
+            )
+        self.due = now + self.pause_s
+        self.pause_s = min(max(1.0, 2 * self.pause_s), LONGEST_PAUSE_S)
+
+    @property
+    def trouble(self) -> str | None:
+        """What to tell of one that has died again and again and hasn't lived long since."""
+        if self.pause_s < 2 or (self.due is None and time.monotonic() - self.started >= SETTLED_S):
+            return None
+        return (
+            f"the {self.role} process ends again and again, and is started after longer and longer pauses, up to "
+            f"{LONGEST_PAUSE_S:.0f} s: see {self.log}"
+        )
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, until: float) -> None:
+        """Wait for its end; kill it and its children when the time is over."""
+        assert self.process is not None
+        try:
+            self.process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def _measure(self) -> None:
+        assert self.process is not None
+        try:
+            parent = psutil.Process(self.process.pid)
+            self.peak_bytes = max(self.peak_bytes, parent.memory_info().rss)
+            for child in parent.children(recursive=True):
+                self.peak_child_bytes = max(self.peak_child_bytes, child.memory_info().rss)
+        except psutil.Error:
+            return
+
+
+@dataclass
+class ProcessGroup:
+    """The processes of one `run` or `up`."""
+
+    children: list[Child] = field(default_factory=list)
+
+    def keep_alive(self) -> None:
+        """Start again who died."""
+        for child in self.children:
+            child.keep_alive()
+
+    def slowed(self) -> list[str]:
+        """What is amiss with those that are started anew ever more slowly."""
+        return [trouble for child in self.children if (trouble := child.trouble)]
+
+    def peaks(self) -> dict[str, int]:
+        """The most memory (resident bytes) seen of the worker's parent and of a child."""
+        workers = [child for child in self.children if child.role == "worker"]
+        return {
+            "parent": max((child.peak_bytes for child in workers), default=0),
+            "child": max((child.peak_child_bytes for child in workers), default=0),
+        }
+
+
+@contextmanager
+def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
+    """A scheduler and `workers` workers on configured settings, stopped at the end of the block within 30 s."""
+    environment = settings.environment() | _fair_share(workers)
+    roles = ["scheduler"] + ["worker"] * workers
+    logs = settings.logs_path
+    names = ["scheduler"] + [f"worker-{number}" for number in range(1, workers + 1)]
+    members = [
+        Child(role, logs / f"{name}.log", environment) for role, name in zip(roles, names, strict=True)
+    ]
+    started: list[Child] = []
+    try:
+        for member in members:
+            member.start()
+            started.append(member)
+        yield ProcessGroup(members)
+    finally:
+        _stop(started)
+
+
+def _fair_share(workers: int) -> dict[str, str]:
+    """Workers that render on the CPU divide its cores among themselves, unless the user has decided otherwise."""
+    if workers < 2 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def _stop(children: list[Child]) -> None:
+    for child in children:
+        child.ask_to_stop()
+    until = time.monotonic() + STOP_S
+    for child in children:
+        child.wait(until)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,126 @@
+"""What a long command shows while it works: a bar for people, a line now and then for logs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from console.terminal.output import duration, err, note
+from console.terminal.schedule_text import clock
+from jobs.batches.actions import BatchStatus
+from jobs.states import BatchState
+
+LINE_EVERY_S = 15
+
+
+@contextmanager
+def counting(verb: str, total: int | None = None, things: str = "rows") -> Iterator[Callable[[int], None]]:
+    """A counter of things and their number a second, with a bar where the total is known.
+
+    Where nobody watches, a line now and then, also when nothing is counted for long, as in a file of blank lines. Call
+    it with the number so far.
+    """
+    started = time.monotonic()
+    bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
+    columns = (*bar, TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(verb, total=total)
+        of_all = f" of {total:,}" if total else ""
+
+        def tell(rows: int) -> None:
+            rate = rows / max(time.monotonic() - started, 1e-3)
+            progress.update(
+                task, completed=rows, description=f"{verb} {rows:,}{of_all} {things}, {rate:,.0f}/s"
+            )
+
+        with _lines(lambda: f"{progress.tasks[0].description} ({duration(time.monotonic() - started)})"):
+            yield tell
+
+
+@contextmanager
+def _lines(text: Callable[[], str]) -> Iterator[None]:
+    """A line now and then, for as long as the block runs, where there is no terminal for a bar."""
+    ended = threading.Event()
+
+    def speak() -> None:
+        while not ended.wait(LINE_EVERY_S):
+            note(text())
+
+    speaker = threading.Thread(target=speak, daemon=True, name="progress")
+    if not err.is_terminal:
+        speaker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if speaker.ident is not None:
+            speaker.join()
+
+
+class Watch:
+    """Follows one batch: `show` is told its status again and again."""
+
+    def __init__(self, progress: Progress | None, jobs: int) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=max(jobs, 1)) if progress else None
+        self.next_line = time.monotonic() + LINE_EVERY_S
+        self.waiting: str | None = None
+
+    def show(self, status: BatchStatus) -> None:
+        """Move the bar, or where there is none, print a line now and then; say at once what keeps all workers."""
+        if status.waiting != self.waiting:
+            self.waiting = status.waiting
+            note(f"{status.name}: {_waiting(status.waiting)}" if status.waiting else f"{status.name} goes on")
+        if self.progress and self.task is not None:
+            done = sum(status.counts.values()) - status.remaining
+            self.progress.update(self.task, completed=done, description=summary(status))
+        elif time.monotonic() >= self.next_line:
+            self.next_line += LINE_EVERY_S
+            note(f"{status.name}: {summary(status)}")
+
+
+@contextmanager
+def watching(jobs: int) -> Iterator[Watch]:
+    """A bar over `jobs` on a terminal; elsewhere lines."""
+    if not err.is_terminal:
+        yield Watch(None, jobs)
+        return
+    columns = (
+        BarColumn(30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield Watch(progress, jobs)
+
+
+def summary(status: BatchStatus) -> str:
+    """One line: counts, speed, time left."""
+    counts = status.counts
+    parts = [f"{counts['done']:,} done"]
+    parts += [f"{counts[state]:,} {state}" for state in ("blocked", "failed", "cancelled") if counts[state]]
+    if status.remaining:
+        parts += [f"{status.remaining:,} to go", *_pace(status)]
+    return ", ".join(parts)
+
+
+def _pace(status: BatchStatus) -> list[str]:
+    if status.starts_at and not status.counts["running"]:
+        return [f"waits until {clock(status.starts_at)}"]
+    if status.waiting:
+        return [_waiting(status.waiting)]
+    if status.unhealthy:
+        return [*_speed(status), f"{len(status.unhealthy)} unhealthy: {status.unhealthy[0].reason}"]
+    return _speed(status)
+
+
+def _waiting(reason: str) -> str:
+    return f"waiting: no worker can go on: {reason}; they try again by themselves"
+
+
+def _speed(status: BatchStatus) -> list[str]:
+    if status.state == BatchState.QUEUED and not status.images_per_s:
+        return ["waiting for a worker"]
+    return [f"{status.images_per_s:.2f} images/s", f"ETA {duration(status.eta_s)}"]
