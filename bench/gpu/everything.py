@@ -9,11 +9,11 @@ from bench.gpu.budget import Budget
 from bench.gpu.checkpoints import save_models
 from bench.gpu.drawing import fresh
 from bench.gpu.end_to_end import STOPPING_S, missing_packages, steady_rate
-from bench.gpu.machine import this_gpu
 from bench.gpu.model import measure_model
 from bench.gpu.pace import Pace
 from bench.gpu.run import Run
 from bench.harness.figures import Figure, Result
+from bench.harness.gpu_machine import this_gpu
 from models.runtime.device import Device
 
 BUDGET_S = 540.0

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from bench.gpu.machine import GPUMachine
+    from bench.harness.gpu_machine import GPUMachine
     from bench.harness.machine import Machine
 
 

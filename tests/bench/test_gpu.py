@@ -21,11 +21,11 @@ from bench.gpu.checkpoints import MODEL, save_models
 from bench.gpu.company import identical_hashes
 from bench.gpu.drawing import Ours
 from bench.gpu.everything import measure_end_to_end
-from bench.gpu.machine import this_gpu
 from bench.gpu.networks import cost_of, text_encoder_of, unet_of, vae_of
 from bench.gpu.pace import Pace, measure_pace
 from bench.gpu.run import Run
 from bench.harness.figures import Result
+from bench.harness.gpu_machine import this_gpu
 from bench.harness.table import print_result
 from models.catalogue.catalogue import read_card
 from models.runtime.device import Device, pick_device
