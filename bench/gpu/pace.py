@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.gpu.nvml import joule_meter
+from bench.harness.nvml import joule_meter
 from bench.harness.rounds import seconds
 
 WAVES = 3

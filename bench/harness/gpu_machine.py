@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 import torch
 
-from bench.gpu.nvml import driver_version
 from bench.harness.machine import cores, processor
+from bench.harness.nvml import driver_version
 
 
 @dataclass(frozen=True)
