@@ -66,3 +66,31 @@ def test_the_guarantees_page_names_every_experiment() -> None:
     page = (DOCS / "guarantees.md").read_text(encoding="utf-8")
     chaos = DOCS.parent / "tests" / "chaos"
     assert [path.name for path in chaos.glob("test_*.py") if f"`{path.name}`" not in page] == []
+
+
+def test_pages_name_no_file_that_is_not_there() -> None:
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md"]
+    named = {(page.name, path) for page in pages for path in _paths(page.read_text(encoding="utf-8"))}
+    assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
+
+
+def test_the_architecture_page_names_every_package() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    packages = {
+        f"{folder.parent.relative_to(ROOT)}/"
+        for room in ("jobs", "models", "worker", "scheduler", "console")
+        for folder in (ROOT / room).glob("*/__init__.py")
+    }
+    assert {package for package in packages if f"`{package}`" not in page} == set()
+
+
+def test_the_index_names_every_decision() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (DOCS / "decisions").glob("0*.md") if f"({path.name})" not in index] == []
+
+
+def _paths(text: str) -> list[str]:
+    """Paths of the repository in backticks."""
+    return re.findall(
+        r"`((?:jobs|models|worker|scheduler|console|bench|tests|migrations|docs)/[\w./-]+)`", text
+    )
