@@ -158,7 +158,7 @@ def _render(context: WorkerContext, backlog: Backlog, count: int) -> float:
 @contextmanager
 def _context(place: Place) -> Iterator[WorkerContext]:
     with place.database("bench_cpu") as found, engine_on(found.database, pool_size=6) as engine:
-        settings = found.model_copy(update={"device": "cpu", "shift_s": 3600.0, "gpu_rows": ROWS})
+        settings = found.model_copy(update={"device": "cpu", "time_slice_s": 3600.0, "batch_size": ROWS})
         leases = LeaseKeeper(engine, "bench", "cpu:0", settings.lease_s)
         leases.start()
         try:

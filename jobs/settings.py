@@ -1,5 +1,6 @@
 """Settings: read once at an entry point from `NIGHTMILL_*`, then handed down."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,8 @@ from jobs.errors import UsageError
 from jobs.states import WatermarkMethod, Weights
 from jobs.storage.local_files import MANIFEST_LIMIT, why_no_folder
 from jobs.urls import check_broker_url, check_endpoint_url, check_port
+
+log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -31,10 +34,10 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
     )
-    gpu_rows: int | None = Field(
+    batch_size: int | None = Field(
         None, ge=1, le=256, description="images drawn at once, a power of two; unset: found by trying"
     )
-    kept_models: int = Field(
+    model_cache_size: int = Field(
         2, ge=1, le=32, description="lanes whose models stay loaded, as long as they fit"
     )
     compile: Literal["auto", "on", "off"] = Field(
@@ -44,14 +47,14 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         30, gt=0.5, description="a claim unrenewed for this long is given to another worker"
     )
-    shift_s: float = Field(60, gt=0, description="time slice of one lane on a worker")
-    warm_s: float = Field(
+    time_slice_s: float = Field(60, gt=0, description="time slice of one lane on a worker")
+    model_affinity_s: float = Field(
         300, ge=0, description="how long lanes of other models wait behind those whose model is loaded"
     )
-    drain_s: float = Field(
+    shutdown_grace_s: float = Field(
         20, gt=0, description="how long a stopping worker may still deliver what is rendered"
     )
-    hang_s: float = Field(
+    stall_timeout_s: float = Field(
         300,
         gt=0,
         description="a worker's child that makes no step for this long is killed; loading: six times",
@@ -100,7 +103,7 @@ class Settings(BaseSettings):
             check.get(info.field_name or "", check_port)(url)
         return value
 
-    @field_validator("gpu_rows")
+    @field_validator("batch_size")
     @classmethod
     def _is_even(cls, value: int | None) -> int | None:
         if value is not None and value & (value - 1):
@@ -181,8 +184,27 @@ class Settings(BaseSettings):
         return [(name, _text(value)) for name, value in values if value is not None]
 
 
+RENAMED = {
+    "shift_s": "time_slice_s",
+    "warm_s": "model_affinity_s",
+    "drain_s": "shutdown_grace_s",
+    "hang_s": "stall_timeout_s",
+    "gpu_rows": "batch_size",
+    "kept_models": "model_cache_size",
+}
+"""Settings by their former names, which are still read."""
+
+
 def load_settings(**given: object) -> Settings:
-    """Read the settings of the environment, `given` over it; UsageError names the wrong variable."""
+    """Read the settings of the environment, `given` over it; UsageError names the wrong variable.
+
+    A setting's former name is read where the new one isn't set, with a warning.
+    """
+    for former, name in RENAMED.items():
+        old, new = f"NIGHTMILL_{former.upper()}", f"NIGHTMILL_{name.upper()}"
+        if old in os.environ and new not in os.environ:
+            log.warning("%s is now called %s; the old name will not be read in a later version", old, new)
+            given = {name: os.environ[old]} | given
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

@@ -94,7 +94,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -> None:
-    watchdog.stop_within(settings.drain_s + STOP_S)
+    watchdog.stop_within(settings.shutdown_grace_s + STOP_S)
     for pid in _children(workers):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

@@ -45,5 +45,5 @@ def build_app(settings: Settings) -> Celery:
     app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
     app.amqp.Connection = WakeupConnection
-    app.conf.update(task_time_limit=settings.shift_s + settings.drain_s + LAST_NET_S)
+    app.conf.update(task_time_limit=settings.time_slice_s + settings.shutdown_grace_s + LAST_NET_S)
     return app

@@ -63,7 +63,7 @@ def begin(**_: Any) -> None:
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
     leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s)
-    heartbeat = Heartbeat.of_child(settings.hang_s)
+    heartbeat = Heartbeat.of_child(settings.stall_timeout_s)
     _context = WorkerContext(
         settings,
         engine,

@@ -82,7 +82,7 @@ def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None
             limit_s = max(10.0, run.budget.left() - STOPPING_S)
             # Of so few images, a worker would compile nothing by itself.
             compile = "on" if run.compile_options.compiled else "off"
-            given = {"device": run.device.name, "gpu_rows": str(bare.rows), "compile": compile}
+            given = {"device": run.device.name, "batch_size": str(bare.rows), "compile": compile}
             rate = steady_rate(folder, given, images, bare.rows, limit_s)
         what = (
             f"`nightmill run` of {images} images with private services, from the first {bare.rows} stored on"

@@ -46,8 +46,8 @@ def tune(
     width, height = _sides(card, size)
     site, found = _measured(settings, card, (width, height), most, profile)
     profile.put(site, found)
-    if settings.gpu_rows is not None:
-        note(f"NIGHTMILL_GPU_ROWS={settings.gpu_rows} stands above what was found")
+    if settings.batch_size is not None:
+        note(f"NIGHTMILL_BATCH_SIZE={settings.batch_size} stands above what was found")
     if as_json:
         print_json({"device": site.device, "site": str(site), **found.report()})
         return

@@ -3,8 +3,8 @@
 Tenants share the workers by stride scheduling (Waldspurger and Weihl, 1995): each has used so many worker seconds
 per weight, and the one who has used least comes next. A turn is charged when it begins and corrected when it ends, so
 that workers who ask at the same time spread. Who comes back after a pause starts level with the others. A tenant whose
-model a worker holds already may overdraw by `warm_s` before the others come. Priorities order the batches of one
-tenant; among lanes of the same priority a warm one is preferred until another has waited `warm_s`.
+model a worker holds already may overdraw by `model_affinity_s` before the others come. Priorities order the batches of
+one tenant; among lanes of the same priority a warm one is preferred until another has waited `model_affinity_s`.
 """
 
 from collections.abc import Collection
@@ -32,7 +32,7 @@ _CHOOSE = text(f"""
         WHERE jobs.state = 'running' AND EXISTS (SELECT FROM tenants WHERE max_running IS NOT NULL) GROUP BY 1
     ), sharing AS (
         SELECT lanes.id, lanes.tenant, priority, chosen_at, model = ANY (CAST(:warm AS text[])) AS is_warm,
-            now() - coalesce(chosen_at, created_at) > make_interval(secs => :warm_s) AS has_waited,
+            now() - coalesce(chosen_at, created_at) > make_interval(secs => :model_affinity_s) AS has_waited,
             coalesce(weight, 1) AS weight, greatest(coalesce(used_s, 0), virtual_time) AS used_s
         FROM clock, lanes JOIN batches ON batches.id = batch_id
             LEFT JOIN tenants ON tenants.name = lanes.tenant LEFT JOIN busy ON busy.tenant = lanes.tenant
@@ -42,7 +42,7 @@ _CHOOSE = text(f"""
         SELECT DISTINCT ON (tenant) *, min(used_s) OVER () AS least_s FROM sharing
         ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, id = :hinted DESC, chosen_at NULLS FIRST, id
     ), chosen AS (
-        SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :warm_s DESC, used_s, id = :hinted DESC,
+        SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :model_affinity_s DESC, used_s, id = :hinted DESC,
             chosen_at NULLS FIRST, id LIMIT 1
     ), noted AS (
         UPDATE lanes SET chosen_at = now() FROM chosen WHERE lanes.id = chosen.id RETURNING lanes.id
@@ -103,7 +103,7 @@ def take_turn(
     slice_s: float,
     hinted: LaneId | None = None,
     warm: Collection[str] = (),
-    warm_s: float = 0,
+    model_affinity_s: float = 0,
     avoided: Collection[LaneId] = (),
     turn: UUID | None = None,
 ) -> Turn | None:
@@ -119,7 +119,7 @@ def take_turn(
         "slice_s": slice_s,
         "hinted": hinted or 0,
         "warm": list(warm),
-        "warm_s": warm_s,
+        "model_affinity_s": model_affinity_s,
         "avoided": list(avoided),
     }
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(scaled(120, 600))
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     """Large device batches; what failed is tried again at once."""
-    return settings.model_copy(update={"gpu_rows": 16, "claim": 32, "lease_s": 30, "retry_delay_s": 0})
+    return settings.model_copy(update={"batch_size": 16, "claim": 32, "lease_s": 30, "retry_delay_s": 0})
 
 
 def sizes(lanes: int) -> list[dict[str, Any]]:

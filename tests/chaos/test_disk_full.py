@@ -45,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def quick(settings: Settings, small_disk: Path) -> Settings:
     """An output on the small disk."""
-    changes = {"gpu_rows": 4, "claim": 32, "lease_s": 2, "retry_delay_s": 0, "output": str(small_disk)}
+    changes = {"batch_size": 4, "claim": 32, "lease_s": 2, "retry_delay_s": 0, "output": str(small_disk)}
     return settings.model_copy(update=changes)
 
 

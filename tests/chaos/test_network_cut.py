@@ -41,7 +41,7 @@ pytestmark = [
 
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
-    return settings.model_copy(update={"gpu_rows": 4, "claim": 8, "lease_s": LEASE_S})
+    return settings.model_copy(update={"batch_size": 4, "claim": 8, "lease_s": LEASE_S})
 
 
 @contextmanager

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(scaled(120, 600))
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     """Leases that run out within the time that the output is away, unless they are renewed."""
-    return settings.model_copy(update={"gpu_rows": 4, "claim": 32, "lease_s": 2, "retry_delay_s": 0})
+    return settings.model_copy(update={"batch_size": 4, "claim": 32, "lease_s": 2, "retry_delay_s": 0})
 
 
 def done(engine: Engine) -> int:

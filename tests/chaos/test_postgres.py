@@ -97,7 +97,7 @@ def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
 def quick(settings: Settings, own_postgres: OwnPostgres) -> Settings:
     """The job table in the server that crashes."""
     url = SecretStr(own_postgres.engine.url.render_as_string(hide_password=False))
-    return settings.model_copy(update={"database_url": url, "gpu_rows": 4, "claim": 8, "lease_s": 2})
+    return settings.model_copy(update={"database_url": url, "batch_size": 4, "claim": 8, "lease_s": 2})
 
 
 def test_crashes_and_cut_connections(quick: Settings, tmp_path: Path, own_postgres: OwnPostgres) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(scaled(90, 3600))
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     """Claims of two device batches, and leases that run out soon."""
-    return settings.model_copy(update={"gpu_rows": 4, "claim": CLAIM, "lease_s": 1.5, "tick_s": 0.1})
+    return settings.model_copy(update={"batch_size": 4, "claim": CLAIM, "lease_s": 1.5, "tick_s": 0.1})
 
 
 def strikes(running: Mill, engine: Engine, count: int) -> Counter[str]:

@@ -71,7 +71,7 @@ def quick(settings: Settings, own_redis: OwnRedis) -> Settings:
     """Shifts of a second."""
     url = SecretStr(own_redis.start())
     return settings.model_copy(
-        update={"broker_url": url, "gpu_rows": 4, "claim": 8, "shift_s": 1, "lease_s": 5}
+        update={"broker_url": url, "batch_size": 4, "claim": 8, "time_slice_s": 1, "lease_s": 5}
     )
 
 

@@ -32,7 +32,7 @@ def quick(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """A Redis of its own, and workers that live from wake-up to wake-up."""
     url = SecretStr(start_redis(tmp_path / "redis"))
     yield settings.model_copy(
-        update={"broker_url": url, "gpu_rows": 4, "claim": 8, "shift_s": 1, "lease_s": 5}
+        update={"broker_url": url, "batch_size": 4, "claim": 8, "time_slice_s": 1, "lease_s": 5}
     )
     stop_redis(tmp_path / "redis")
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(scaled(90, 3600))
 @pytest.fixture
 def patient(settings: Settings) -> Settings:
     """Many jobs in a claim, and leases that don't run out while the test looks."""
-    return settings.model_copy(update={"gpu_rows": 4, "claim": 16, "lease_s": 30})
+    return settings.model_copy(update={"batch_size": 4, "claim": 16, "lease_s": 30})
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def test_stops_are_quick_and_free(patient: Settings, engine: Engine, tmp_path: P
 
 
 def test_a_worker_whose_device_hangs_stops_in_time(patient: Settings, engine: Engine, tmp_path: Path) -> None:
-    own = patient.model_copy(update={"drain_s": 1})
+    own = patient.model_copy(update={"shutdown_grace_s": 1})
     submit(own, engine, tmp_path, [{"prompt": "fault:hang:once", "steps": 2}])
     with mill(own, tmp_path / "mill", workers=1) as running:
         until(lambda: list((tmp_path / "mill").glob("had-*")))

@@ -40,13 +40,13 @@ pytestmark = pytest.mark.timeout(scaled(120, 600))
 @pytest.fixture
 def patient(settings: Settings) -> Settings:
     """Two device batches in a claim; nothing is taken for hung or dead that is only slow."""
-    return settings.model_copy(update={"gpu_rows": 4, "claim": 8, "lease_s": 30, "retry_delay_s": 0})
+    return settings.model_copy(update={"batch_size": 4, "claim": 8, "lease_s": 30, "retry_delay_s": 0})
 
 
 @pytest.fixture
 def quick(patient: Settings) -> Settings:
     """Little patience, and crashed jobs by themselves from their second attempt on."""
-    return patient.model_copy(update={"lease_s": 2, "hang_s": HANG_S, "drain_s": 1})
+    return patient.model_copy(update={"lease_s": 2, "stall_timeout_s": HANG_S, "shutdown_grace_s": 1})
 
 
 def rows(*prompts: str) -> list[dict[str, Any]]:

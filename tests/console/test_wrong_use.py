@@ -162,7 +162,7 @@ def test_an_unreachable_redis(typed: Typed, tmp_path: Path, closed: str) -> None
     [
         ("DATABASE_URL", "mysql://a:very-secret@b/c", "NIGHTMILL_DATABASE_URL must be postgresql://…"),
         ("DATABASE_URL", "very-secret", "NIGHTMILL_DATABASE_URL is not a URL"),
-        ("GPU_ROWS", "none", "NIGHTMILL_GPU_ROWS: "),
+        ("GPU_ROWS", "none", "NIGHTMILL_BATCH_SIZE: "),
         ("DEVICE", "gpu", "NIGHTMILL_DEVICE: "),
         ("OUTPUT", "ftp://x/y", "'ftp://x/y' is no place for objects"),
         ("DEFAULT_MODEL", "tiny-randon", "Did you mean 'tiny-random'?"),

@@ -80,7 +80,7 @@ def farm_of(workers: int, servers: Settings, models_dir: Path, s3: S3Server, fol
                 "lease_s": 3,
                 "tick_s": 0.1,
                 "retry_delay_s": 0.1,
-                "gpu_rows": 2,
+                "batch_size": 2,
                 "claim": 2,
             }
         )

@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import ServiceError, UsageError
-from jobs.settings import Settings, load_settings, without_password
+from jobs.settings import RENAMED, Settings, load_settings, without_password
 
 SECRET = "hunter2"
 
@@ -50,8 +50,8 @@ def test_home_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("LEASE_S", "nan", "must be more than 0.5"),
         ("CLAIM", "0", "must be at least 1"),
         ("CLAIM", "1001", "must be at most 1,000"),
-        ("GPU_ROWS", "-1", "must be at least 1"),
-        ("GPU_ROWS", "12", "must be a power of two"),
+        ("BATCH_SIZE", "-1", "must be at least 1"),
+        ("BATCH_SIZE", "12", "must be a power of two"),
         ("QUEUE", "a b", "must be made of letters"),
         ("QUEUE", "", "must be made of letters"),
         ("WATERMARK", "ä", "must be ASCII"),
@@ -106,7 +106,7 @@ def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.Mo
     settings = load_settings(
         data_dir="/data",
         queue="own",
-        gpu_rows=4,
+        batch_size=4,
         prompt_terms="/terms",
         lease_s=7,
         image_roots="/a,s3://b/c",
@@ -251,3 +251,18 @@ def test_what_postgresql_does_not_know_is_refused() -> None:
     with pytest.raises(UsageError, match="NIGHTMILL_DATABASE_URL: PostgreSQL knows no bogus") as caught:
         connect(f"postgresql://h/d?bogus={SECRET}")
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(("former", "name"), RENAMED.items())
+def test_a_former_name_is_read_with_a_warning(
+    former: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(f"NIGHTMILL_{former.upper()}", "4")
+    assert getattr(load_settings(), name) == 4
+    assert f"NIGHTMILL_{former.upper()} is now called NIGHTMILL_{name.upper()}" in caplog.text
+    monkeypatch.setenv(f"NIGHTMILL_{name.upper()}", "8")
+    assert getattr(load_settings(), name) == 8
+    monkeypatch.delenv(f"NIGHTMILL_{name.upper()}")
+    monkeypatch.setenv(f"NIGHTMILL_{former.upper()}", "soon")
+    with pytest.raises(UsageError, match=f"NIGHTMILL_{name.upper()}: must be a"):
+        load_settings()

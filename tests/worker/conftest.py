@@ -83,7 +83,7 @@ def models_folder(shared_models: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def model_cache(models_folder: Path) -> ModelCache:
     """The models of a worker, loaded once for all tests; device batches hold four images."""
-    return ModelCache(load_settings(models_dir=models_folder, gpu_rows=4), 0)
+    return ModelCache(load_settings(models_dir=models_folder, batch_size=4), 0)
 
 
 @pytest.fixture

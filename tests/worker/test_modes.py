@@ -72,7 +72,7 @@ def model_cache(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -
     for number, id in enumerate(("ink", "fog", "strange")):
         _lora(folder / id, tiny / "unet" / "diffusion_pytorch_model.safetensors", number)
         (folder / "cards" / f"{id}.toml").write_text(LORA.format(id=id))
-    return ModelCache(load_settings(models_dir=folder, gpu_rows=2), 0)
+    return ModelCache(load_settings(models_dir=folder, batch_size=2), 0)
 
 
 def _lora(folder: Path, unet: Path, number: int) -> None:

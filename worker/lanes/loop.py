@@ -80,10 +80,10 @@ class LaneLoop:
         context = self._context
         return fair_share.take_turn(
             context.engine,
-            slice_s=context.settings.shift_s,
+            slice_s=context.settings.time_slice_s,
             hinted=hinted,
             warm=context.model_cache.models(),
-            warm_s=context.settings.warm_s,
+            model_affinity_s=context.settings.model_affinity_s,
             avoided=context.health.avoided(),
         )
 

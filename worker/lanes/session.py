@@ -91,7 +91,7 @@ class LaneSession:
         self.context = context
         self.taken = 0
         self._renew = renew
-        self._until = time.monotonic() + context.settings.shift_s
+        self._until = time.monotonic() + context.settings.time_slice_s
         self._is_over = False
         self._delivered = 0
         self._slowest_s = 0.0
@@ -131,7 +131,7 @@ class LaneSession:
             return True
         if self.taken and not self._is_over and time.monotonic() >= self._until:
             self._is_over = not self._renew()
-            self._until = time.monotonic() + self.context.settings.shift_s
+            self._until = time.monotonic() + self.context.settings.time_slice_s
         return self._is_over
 
     def counted(self) -> tuple[int, float]:
@@ -196,7 +196,7 @@ class LaneSession:
             self.context.heartbeat.beat()
         if not self.context.stopping.is_set():
             return False
-        self.leave_at = self.leave_at or time.monotonic() + self.context.settings.drain_s
+        self.leave_at = self.leave_at or time.monotonic() + self.context.settings.shutdown_grace_s
         return time.monotonic() >= self.leave_at
 
     def _draw(self, making: RenderStages, jobs: Sequence[Job]) -> None:

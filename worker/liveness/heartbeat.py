@@ -64,27 +64,27 @@ class Record:
 
 
 class Heartbeat:
-    """What the thread of a child that renders tells. Steps are judged by `hang_s` seconds.
+    """What the thread of a child that renders tells. Steps are judged by `stall_timeout_s` seconds.
 
     Six times that may pass while a model is loaded or deliveries are waited for, and between the steps of a lane's
     first device batch, in which some models are compiled.
     """
 
-    def __init__(self, hang_s: float, record: Record | None = None) -> None:
-        self._hang_s = hang_s
+    def __init__(self, stall_timeout_s: float, record: Record | None = None) -> None:
+        self._stall_timeout_s = stall_timeout_s
         self._record = record or Record()
         self._kit: object = None
         self._warm: set[LaneId] = set()
 
     @classmethod
-    def of_child(cls, hang_s: float) -> Self:
+    def of_child(cls, stall_timeout_s: float) -> Self:
         """That of this process, in the folder that its parent looks at; where that is full, nobody looks."""
         folder = os.environ.get(FOLDER)
         try:
-            return cls(hang_s, Record(Path(folder) / str(os.getpid()), new=True) if folder else None)
+            return cls(stall_timeout_s, Record(Path(folder) / str(os.getpid()), new=True) if folder else None)
         except OSError as error:
             log.warning("hung devices won't be seen: can't write to %s: %s", folder, error.strerror)
-            return cls(hang_s)
+            return cls(stall_timeout_s)
 
     def beat(self) -> None:
         """A step was made."""
@@ -93,7 +93,7 @@ class Heartbeat:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Outside of it, a child that is silent is idle."""
-        self._record.beat(UNHURRIED * self._hang_s)
+        self._record.beat(UNHURRIED * self._stall_timeout_s)
         try:
             yield
         finally:
@@ -106,7 +106,7 @@ class Heartbeat:
         """The stages of a device batch, to be run within it, now judged by their steps."""
         if lane_models is not self._kit:
             self._kit, self._warm = lane_models, set()
-        patience_s = self._hang_s * (1 if lane in self._warm else UNHURRIED)
+        patience_s = self._stall_timeout_s * (1 if lane in self._warm else UNHURRIED)
         yield [
             (name, stage if name in _UNJUDGED else self._judged(stage, patience_s)) for name, stage in stages
         ]
@@ -116,7 +116,7 @@ class Heartbeat:
     def unhurried(self) -> Iterator[None]:
         """Within it, in the middle of a stage, what has time limits of its own is done."""
         patience_s = self._record.read().patience_s
-        self._record.beat(max(patience_s, UNHURRIED * self._hang_s))
+        self._record.beat(max(patience_s, UNHURRIED * self._stall_timeout_s))
         try:
             yield
         finally:
@@ -128,6 +128,6 @@ class Heartbeat:
             try:
                 return stage(items)
             finally:
-                self._record.beat(UNHURRIED * self._hang_s)
+                self._record.beat(UNHURRIED * self._stall_timeout_s)
 
         return judged

@@ -33,7 +33,7 @@ class Rows:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._fixed = settings.gpu_rows
+        self._fixed = settings.batch_size
         self._profile = Profile(settings.models_path)
         self._known: dict[Site, Capacity] = {}
         self._lowered: dict[Site, tuple[int, float]] = {}

@@ -44,7 +44,7 @@ class ModelCache:
         self._rows = Rows(settings)
         self._is_loading = False
         self._jobs: tuple[LaneId, int] = LaneId(0), 0
-        self._kits = LaneModelsCache(settings.kept_models)
+        self._kits = LaneModelsCache(settings.model_cache_size)
         self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 
     def lane_models(self, lane: Lane) -> LaneModels:

@@ -132,7 +132,7 @@ def test_a_turn_that_ends_early_is_paid_back(engine: Engine) -> None:
 
 
 def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
-    """Two tenants of other models: a worker stays with what it has loaded for `warm_s`, and the shares hold."""
+    """Two tenants of other models: a worker keeps what it has loaded for `model_affinity_s`, and the shares hold."""
     rows = [
         {"prompt": "fox", "tenant": "ada", "model": "sketcher"},
         {"prompt": "fox", "tenant": "bob", "model": "painter"},
@@ -142,7 +142,7 @@ def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
     weigh(engine, ada=2)
     warm, names, loads = "sketcher", [], 0
     for _ in range(300):
-        taken = turn(engine, warm=[warm], warm_s=240)
+        taken = turn(engine, warm=[warm], model_affinity_s=240)
         loads += models[taken.lane] != warm
         warm = models[taken.lane]
         names.append(taken.tenant)
@@ -154,9 +154,9 @@ def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
 def test_a_cold_lane_of_the_same_tenant_waits_no_longer_than_the_bound(engine: Engine) -> None:
     rows = [{"prompt": "fox", "model": "sketcher"}, {"prompt": "fox", "model": "painter"}]
     warm, cold = lanes_of(engine, make_batch(engine, rows))
-    assert {turn(engine, warm=["sketcher"], warm_s=240).lane for _ in range(5)} == {warm}
+    assert {turn(engine, warm=["sketcher"], model_affinity_s=240).lane for _ in range(5)} == {warm}
     change(engine, "UPDATE lanes SET chosen_at = now() - interval '241 seconds' WHERE id = :id", id=cold)
-    assert turn(engine, warm=["sketcher"], warm_s=240).lane == cold
+    assert turn(engine, warm=["sketcher"], model_affinity_s=240).lane == cold
 
 
 def test_a_tenant_at_its_limit_is_passed_over(engine: Engine) -> None:

@@ -29,7 +29,14 @@ CLAIM = {
     "after": 0,
     "has_room": False,
 }
-TURN = {"turn": uuid4(), "hinted": 0, "warm": ["sketcher"], "warm_s": 60, "slice_s": 60, "avoided": []}
+TURN = {
+    "turn": uuid4(),
+    "hinted": 0,
+    "warm": ["sketcher"],
+    "model_affinity_s": 60,
+    "slice_s": 60,
+    "avoided": [],
+}
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
 START = {"epoch": 0, "xid": "0", "id": 0, "batch": None, "limit": 100}
 

@@ -238,7 +238,7 @@ def test_a_stop_gives_back_what_waits_for_the_output(
     while not unhealthy_workers(context.engine):
         time.sleep(0.01)
     context.stopping.set()
-    shift.join(context.settings.drain_s / 2)
+    shift.join(context.settings.shutdown_grace_s / 2)
     assert not shift.is_alive()
     assert states(context.engine) == {"done": 1, "queued": 39}
     assert uncharged(context.engine)

@@ -93,7 +93,7 @@ def test_a_stop_during_delivery_waits_no_longer_than_it_may(
 ) -> None:
     opened = threading.Event()
     monkeypatch.setattr("jobs.storage.folder.FolderStore.put", lambda *_, **__: opened.wait(30))
-    hurried = replace(context, settings=context.settings.model_copy(update={"drain_s": 0.5}))
+    hurried = replace(context, settings=context.settings.model_copy(update={"shutdown_grace_s": 0.5}))
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"num_images": 2}])
     threading.Timer(2, context.stopping.set).start()
     work(hurried, only_lane(context.engine, batch))

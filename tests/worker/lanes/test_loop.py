@@ -31,7 +31,7 @@ def test_a_turn_is_worked_charged_and_measured(context: WorkerContext, tmp_path:
     (lane,) = look(context.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
     assert 0 < lane["image_s"] < lane["batch_s"] + lane["image_s"] < 60
     (own,) = look(context.engine, "SELECT * FROM tenants")
-    assert 0 < own["used_s"] < context.settings.shift_s
+    assert 0 < own["used_s"] < context.settings.time_slice_s
     assert follow(context, lane["id"]) == 0
 
 
@@ -40,7 +40,9 @@ def test_a_worker_stays_with_the_model_that_it_holds(context: WorkerContext, tmp
     rows = [FOXES[0] | {"model": model, "tenant": model, "width": width} for model, width in sizes]
     batch = submit(context.settings, context.engine, tmp_path, rows, safety="flag", max_attempts="1")
     first, other, second = lanes_of(context.engine, batch)
-    own = replace(context, model_cache=ModelCache(context.settings.model_copy(update={"kept_models": 1}), 0))
+    own = replace(
+        context, model_cache=ModelCache(context.settings.model_copy(update={"model_cache_size": 1}), 0)
+    )
     assert own.model_cache.models() == set()
     assert follow(own, first) == 1
     assert own.model_cache.models() == {"tiny-random"}
@@ -74,7 +76,10 @@ def test_nothing_starts_that_would_not_finish_before_the_window_closes(
 def brief(context: WorkerContext) -> WorkerContext:
     """A context whose time slices are over at once, and which prefers no lane for its model."""
     return replace(
-        context, settings=context.settings.model_copy(update={"shift_s": 1e-6, "warm_s": 0.0, "claim": 2})
+        context,
+        settings=context.settings.model_copy(
+            update={"time_slice_s": 1e-6, "model_affinity_s": 0.0, "claim": 2}
+        ),
     )
 
 
@@ -141,7 +146,7 @@ def test_a_stopped_worker_takes_up_nothing_and_is_charged_nothing(
     assert follow(context, LaneId(1)) == 0
     assert states(context.engine) == {"queued": 6}
     (tenant,) = look(context.engine, "SELECT used_s FROM tenants WHERE name = ''")
-    assert tenant["used_s"] < 1 < context.settings.shift_s
+    assert tenant["used_s"] < 1 < context.settings.time_slice_s
 
 
 def test_a_turn_that_comes_with_a_stop_is_given_back(

@@ -287,7 +287,7 @@ def test_a_lane_of_each_shape_and_an_upscaled_one(context: WorkerContext, tmp_pa
 
 
 def test_shifts_end_with_their_time(context: WorkerContext, tmp_path: Path) -> None:
-    short = replace(context, settings=context.settings.model_copy(update={"shift_s": 1e-6, "claim": 2}))
+    short = replace(context, settings=context.settings.model_copy(update={"time_slice_s": 1e-6, "claim": 2}))
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"num_images": 3}])
     assert work(short, only_lane(context.engine, batch)) == 2
     assert states(context.engine) == {"done": 2, "queued": 1}

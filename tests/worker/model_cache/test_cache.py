@@ -34,7 +34,7 @@ def found(shared_models: Path, tmp_path: Path) -> Settings:
     for path in shared_models.iterdir():
         if path.is_dir():
             (folder / path.name).symlink_to(path)
-    return load_settings(models_dir=folder, kept_models=2, data_dir=tmp_path)
+    return load_settings(models_dir=folder, model_cache_size=2, data_dir=tmp_path)
 
 
 def test_the_last_models_are_kept_and_share_what_they_can(found: Settings) -> None:
@@ -52,7 +52,7 @@ def test_the_last_models_are_kept_and_share_what_they_can(found: Settings) -> No
 
 
 def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Settings) -> None:
-    model_cache = ModelCache(found.model_copy(update={"kept_models": 4}), 0)
+    model_cache = ModelCache(found.model_copy(update={"model_cache_size": 4}), 0)
     silent, held = model_cache.lane_models(LANE), model_cache.lane_models(replace(LANE, weights="fp8"))
     assert model_cache.lane_models(replace(LANE, weights="full")) is silent, "that is what the settings say"
     assert held.diffusion is not silent.diffusion
@@ -81,7 +81,7 @@ def test_what_is_compiled_has_images_enough(
     """As on a GPU, where `auto` compiles; another lane's number of jobs says nothing."""
     fast = CompileOptions(compiled=True, vae_compiled=True)
     monkeypatch.setattr(CompileOptions, "choose", lambda *_: fast)
-    model_cache = ModelCache(found.model_copy(update={"compile": word, "gpu_rows": 2}), 0)
+    model_cache = ModelCache(found.model_copy(update={"compile": word, "batch_size": 2}), 0)
     model_cache.prepare(LANE if jobs else replace(LANE, id=LaneId(2)), jobs or 1)
     assert model_cache.compile_options(LANE) == (fast if is_compiled else CompileOptions())
     notes = model_cache.lane_models(LANE).notes(model_cache.compile_options(LANE))
@@ -137,7 +137,7 @@ def test_when_memory_runs_out_other_models_go_first(found: Settings, monkeypatch
 
 
 def test_what_the_settings_fix_is_lowered_for_this_worker_only(found: Settings) -> None:
-    fixed = found.model_copy(update={"gpu_rows": 2})
+    fixed = found.model_copy(update={"batch_size": 2})
     model_cache = ModelCache(fixed, 0)
     assert model_cache.lower_rows(LANE)
     assert model_cache.rows(LANE) == 1
@@ -158,7 +158,7 @@ def test_small_lanes_leave_no_rows_empty(found: Settings) -> None:
 
 @pytest.fixture
 def context(found: Settings, settings: Settings, engine: Engine) -> Iterator[WorkerContext]:
-    own = settings.model_copy(update={"models_dir": found.models_dir, "gpu_rows": None})
+    own = settings.model_copy(update={"models_dir": found.models_dir, "batch_size": None})
     with desk_for(own, engine, ModelCache(own, 0)) as context:
         yield context
 
