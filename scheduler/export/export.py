@@ -72,7 +72,7 @@ def export(
         with _uploads_aborted(written), closing(images_of(connection, batch.id)) as images:
             for number, rows in enumerate(_files(images)):
                 path = Path(folder) / f"part-{number:05d}.{format}"
-                count = write(path, _told(rows, on_rows))
+                count = write(path, _counted(rows, on_rows))
                 files.append(_describe(path, count))
                 written.add([asdict(files[-1])])
                 store.put(prefix + path.name, path, content_type=_TYPES[format])
@@ -167,7 +167,7 @@ def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[dict[str, Any]]]
         first = next(rows, None)
 
 
-def _told(rows: Iterator[dict[str, Any]], on_rows: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+def _counted(rows: Iterator[dict[str, Any]], on_rows: Callable[[int], None]) -> Iterator[dict[str, Any]]:
     for row in rows:
         on_rows(1)
         yield row

@@ -112,7 +112,7 @@ class CircuitBreaker:
                 if (item.job.id in certain or item.job.lane_id in self._blamed) and not _is_of_host(item)
             ]
             certain = {item.job.id for item in charged}
-            doubtful = [_lightened(item) for item in items if item.job.id not in certain]
+            doubtful = [_without_arrays(item) for item in items if item.job.id not in certain]
             self._held += doubtful
             self._failures += sum(not _is_of_host(item) for item in doubtful)
             if len(self._held) < STREAK << self._doubts:
@@ -136,14 +136,14 @@ class CircuitBreaker:
         """Whether a lane's consecutive failures are the jobs' fault; if not, record what the worker does next."""
         lane, engine, own = held[-1].job.lane_id, self._engine, self._health.names
         if any(map(_is_of_host, held)):
-            self._health.failed(work_of(lane), _told(held), lane)
+            self._health.failed(work_of(lane), _summary(held), lane)
             return False
         if lane in self._good and self._failures < STREAK:
             return True
         others = peers(engine, lane, own, time.monotonic() - self._since)
         do_well = any(peer.stored >= _ENOUGH and 10 * peer.failed <= peer.stored for peer in others)
         if do_well:
-            self._doubt(lane, f"{_told(held)}; other workers do such jobs")
+            self._doubt(lane, f"{_summary(held)}; other workers do such jobs")
             return False
         fail_too = any(
             peer.is_able and peer.failed >= _ENOUGH and peer.failed > peer.stored for peer in others
@@ -151,7 +151,7 @@ class CircuitBreaker:
         if fail_too or lane in self._found_able:
             return self._blame(lane)
         if others_may_work(engine, lane, [*own, *(peer.worker for peer in others if peer.failed)]):
-            self._doubt(lane, f"{_told(held)}; whether others fare better isn't known yet")
+            self._doubt(lane, f"{_summary(held)}; whether others fare better isn't known yet")
             return False
         return self._alone(lane, held)
 
@@ -160,11 +160,11 @@ class CircuitBreaker:
         try:
             self._check_device()
         except Exception as error:  # any exception that a driver raises
-            self._health.rest(f"{_told(held)}; {reason_of(error)}")
+            self._health.rest(f"{_summary(held)}; {reason_of(error)}")
             return False
         if self._went_back_enough(held):
             return self._blame(lane)
-        self._leave(lane, _told(held))
+        self._leave(lane, _summary(held))
         return False
 
     def _went_back_enough(self, held: Sequence[PipelineItem]) -> bool:
@@ -193,11 +193,11 @@ class CircuitBreaker:
         self._doubted.add(lane)
 
 
-def _told(held: Sequence[PipelineItem]) -> str:
+def _summary(held: Sequence[PipelineItem]) -> str:
     end = next((item.end for item in held if _is_of_host(item)), held[-1].end)
     return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
 
 
-def _lightened(item: PipelineItem) -> PipelineItem:
+def _without_arrays(item: PipelineItem) -> PipelineItem:
     """Return the item without its arrays and file contents, to free memory."""
     return replace(item, pixels=None, encoded=None, inputs=Inputs())

@@ -86,7 +86,7 @@ class Health:
                 fault.until = time.monotonic() + pause_s(fault.failures)
         if is_new:
             log.warning("unhealthy, next try in %.0f s: %s", pause_s(fault.failures), reason)
-        self._tell()
+        self._report()
 
     def rest(self, reason: str) -> None:
         """Do nothing for a while, then continue in a new process; the pause grows until an image is stored."""
@@ -105,7 +105,7 @@ class Health:
                 }
             )
         log.error("unhealthy, rests for %.0f s and starts anew: %s", pause, reason)
-        self._tell()
+        self._report()
 
     def leave(self, lane: LaneId) -> None:
         """Avoid a lane for a moment, without reporting it."""
@@ -138,7 +138,7 @@ class Health:
             return None
         with self._lock:
             fault = self._faults.pop(cause, None)
-        self._tell()
+        self._report()
         return fault
 
     def has_worked(self, cause: Hashable) -> bool:
@@ -178,7 +178,7 @@ class Health:
                 fault.lanes -= lanes - wanted
                 if not fault.lanes and not fault.is_waiting():
                     del self._faults[cause]
-        self._tell()
+        self._report()
 
     def _take_over(self) -> None:
         try:
@@ -199,7 +199,7 @@ class Health:
         except OSError as error:
             log.warning("can't write %s: %s", self._handover, error.strerror)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         with self._lock:
             faults = sorted(self._faults.values(), key=lambda fault: bool(fault.lanes))
             lanes = {lane: fault.reason for fault in faults for lane in fault.lanes}

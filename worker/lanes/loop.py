@@ -20,14 +20,14 @@ def follow(context: WorkerContext, hinted: LaneId) -> int:
     When a time slice ends and the same lane is picked again, its session continues and the device has no pause; if
     another lane is picked, a session in that lane follows.
     """
-    course = LaneLoop(context)
+    loop = LaneLoop(context)
     if not context.health.is_resting():
-        course.begin(hinted)
-    if course.turn is None and (context.health.avoided() or not context.health.is_healthy()):
+        loop.begin(hinted)
+    if loop.turn is None and (context.health.avoided() or not context.health.is_healthy()):
         context.stopping.wait(UNHEALTHY_S)
     taken = 0
-    while course.turn is not None:
-        taken += course.work(course.turn)
+    while loop.turn is not None:
+        taken += loop.work(loop.turn)
     return taken
 
 
@@ -47,14 +47,14 @@ class LaneLoop:
 
     def work(self, turn: Turn) -> int:
         """Run a lane session for this slice and pick the next lane; returns how many jobs were claimed."""
-        shift = LaneSession(self._context, renew=lambda: self._renewed(shift))
+        session = LaneSession(self._context, renew=lambda: self._renewed(session))
         try:
-            return shift.work(turn.lane)
+            return session.work(turn.lane)
         except BaseException:
             self._leave_next()
             raise
         finally:
-            self._settle(shift)
+            self._settle(session)
             self.turn, self._next = self._next, None
 
     def _leave_next(self) -> None:
@@ -63,7 +63,7 @@ class LaneLoop:
             fair_share.end_turn(self._context.engine, self._next, used_s=0, images=0, batch_s=0)
             self._next = None
 
-    def _renewed(self, shift: LaneSession) -> bool:
+    def _renewed(self, session: LaneSession) -> bool:
         """At a slice's end, return whether the session gets another one; if another lane is picked, it is the next."""
         assert self.turn is not None
         if time.monotonic() >= self._until:
@@ -72,7 +72,7 @@ class LaneLoop:
         if found is None or found.lane != self.turn.lane:
             self._next = found
             return False
-        self._settle(shift)
+        self._settle(session)
         self.turn = found
         return True
 
@@ -87,10 +87,10 @@ class LaneLoop:
             avoided=context.health.avoided(),
         )
 
-    def _settle(self, shift: LaneSession) -> None:
+    def _settle(self, session: LaneSession) -> None:
         assert self.turn is not None
         now = time.monotonic()
-        images, slowest_s = shift.counted()
+        images, slowest_s = session.counted()
         fair_share.end_turn(
             self._context.engine,
             self.turn,

@@ -202,25 +202,25 @@ class LaneSession:
     def _draw(self, making: RenderStages, jobs: Sequence[Job]) -> None:
         """Keep the continuous batch full until no job is left that may begin."""
         lane = making.lane
-        supply = JobSource(
+        source = JobSource(
             jobs,
             claim=lambda: [] if self.is_over() else self.claim(lane),
             is_open=lambda: self._may_begin(lane),
         )
         try:
-            with closing(Generation(making).run(self._prepared(supply, making))) as drawn:
+            with closing(Generation(making).run(self._prepared(source, making))) as drawn:
                 while items := self._next(making, drawn):
                     if not self._hand_over(items, self._on_device(making, making.after_drawing(), items)):
                         break
         finally:
-            self._left = supply.left
-            self.context.leases.release(supply.rest())
+            self._left = source.left
+            self.context.leases.release(source.rest())
 
-    def _prepared(self, supply: JobSource, making: RenderStages) -> Iterator[PipelineItem]:
+    def _prepared(self, source: JobSource, making: RenderStages) -> Iterator[PipelineItem]:
         """Yield items for the model, as it asks for them."""
         while True:
             with aside(), self.context.heartbeat.unhurried():
-                job = supply.next()
+                job = source.next()
                 begun = self._begin([job] if job else [])
                 items = self.stage_runner.through(making.before_drawing(), begun)
             if job is None:
@@ -234,8 +234,8 @@ class LaneSession:
         stage: Stage = lambda _: next(drawn, [])  # noqa: E731
         with self.context.heartbeat.device_batch(
             making.lane_models, making.lane.id, [("generate", stage)]
-        ) as [(name, judged)]:
-            return run_stage(name, judged, [])
+        ) as [(name, monitored)]:
+            return run_stage(name, monitored, [])
 
     def _enlarge(self, making: RenderStages, jobs: Sequence[Job]) -> None:
         """Upscale input images, one device batch at a time."""
@@ -258,8 +258,8 @@ class LaneSession:
     def _on_device(
         self, making: RenderStages, stages: Sequence[tuple[str, Stage]], items: Sequence[PipelineItem]
     ) -> list[PipelineItem]:
-        with self.context.heartbeat.device_batch(making.lane_models, making.lane.id, stages) as judged:
-            return self.stage_runner.through(judged, items)
+        with self.context.heartbeat.device_batch(making.lane_models, making.lane.id, stages) as monitored:
+            return self.stage_runner.through(monitored, items)
 
     def _hand_over(self, begun: Sequence[PipelineItem], items: Sequence[PipelineItem]) -> bool:
         """Queue for delivery what remains of the items begun; False if the worker must stop before there is room."""

@@ -64,23 +64,23 @@ class StageRunner:
         failed = [item for item in ended if item.end and not item.end.is_block]
         if blocked:
             failures = [item.failure() for item in blocked]
-            _tell(failures, lambda: transitions.block(self._engine, failures))
+            _report(failures, lambda: transitions.block(self._engine, failures))
             self._leases.drop(item.job for item in blocked)
         self._charge([item for item in failed if is_certain(item)])
-        if (suspects := [item for item in failed if not is_certain(item)]) and self._judged(
+        if (suspects := [item for item in failed if not is_certain(item)]) and self._apply(
             self._breaker.failed(suspects)
         ):
             raise LaneDoubtedError("job after job failed here")
 
     def went_well(self, lane: LaneId) -> None:
         """Record that an image was stored: failures that were held are the jobs' own."""
-        self._judged(self._breaker.went_well(lane))
+        self._apply(self._breaker.went_well(lane))
 
     def close(self) -> None:
         """Judge the failures that are still held."""
-        self._judged(self._breaker.ended())
+        self._apply(self._breaker.ended())
 
-    def _judged(self, judgement: Judgement) -> bool:
+    def _apply(self, judgement: Judgement) -> bool:
         """Apply the judgement; returns whether jobs were released."""
         self._charge(judgement.charged)
         self._give_back(judgement.returned, judgement.delay_s)
@@ -88,7 +88,7 @@ class StageRunner:
 
     def _charge(self, items: Sequence[PipelineItem]) -> None:
         failures = [item.failure() for item in items]
-        _tell(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
+        _report(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
         self._leases.drop(item.job for item in items)
 
     def _give_back(self, items: Sequence[PipelineItem], delay_s: float) -> None:
@@ -97,7 +97,7 @@ class StageRunner:
         self._leases.drop(item.job for item in items)
 
 
-def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:
+def _report(failures: Sequence[Failure], write: Callable[[], None]) -> None:
     if not failures:
         return
     try:

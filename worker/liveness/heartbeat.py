@@ -108,7 +108,8 @@ class Heartbeat:
             self._kit, self._warm = lane_models, set()
         patience_s = self._hang_s * (1 if lane in self._warm else UNHURRIED)
         yield [
-            (name, stage if name in _UNJUDGED else self._judged(stage, patience_s)) for name, stage in stages
+            (name, stage if name in _UNJUDGED else self._monitored(stage, patience_s))
+            for name, stage in stages
         ]
         self._warm.add(lane)
 
@@ -122,12 +123,12 @@ class Heartbeat:
         finally:
             self._record.beat(patience_s)
 
-    def _judged(self, stage: Stage, patience_s: float) -> Stage:
-        def judged(items: Sequence[PipelineItem]) -> list[PipelineItem]:
+    def _monitored(self, stage: Stage, patience_s: float) -> Stage:
+        def monitored(items: Sequence[PipelineItem]) -> list[PipelineItem]:
             self._record.beat(patience_s)
             try:
                 return stage(items)
             finally:
                 self._record.beat(UNHURRIED * self._hang_s)
 
-        return judged
+        return monitored

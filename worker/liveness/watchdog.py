@@ -56,20 +56,20 @@ class Watchdog:
         return [pid for pid in sorted(alive) if self._hangs(pid, elapsed_s)]
 
     def _hangs(self, pid: int, elapsed_s: float) -> bool:
-        watched = self._watched.get(pid) or self._meet(pid)
+        watched = self._watched.get(pid) or self._attach(pid)
         if watched is None:
             return False
-        sign = watched.record.read()
-        watched.silent_s = watched.silent_s + elapsed_s if sign.beats == watched.beats else 0.0
-        watched.beats = sign.beats
-        if not 0 < sign.patience_s < watched.silent_s:
+        beat = watched.record.read()
+        watched.silent_s = watched.silent_s + elapsed_s if beat.beats == watched.beats else 0.0
+        watched.beats = beat.beats
+        if not 0 < beat.patience_s < watched.silent_s:
             return False
         log.error("process %d made no step for %.0f s: killed; its jobs come back", pid, watched.silent_s)
         watched.silent_s = 0.0
         _kill(pid)
         return True
 
-    def _meet(self, pid: int) -> _Watched | None:
+    def _attach(self, pid: int) -> _Watched | None:
         try:
             record = Record(self._folder / str(pid))
         except (OSError, ValueError):

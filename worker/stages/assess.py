@@ -31,8 +31,8 @@ class AssessStages:
 
     def stages(self) -> list[tuple[str, Stage]]:
         """Return the stages in order; the CLIP score only if there is a CLIP model."""
-        score: list[tuple[str, Stage]] = [("clip_score", self._in_turn(self.score))]
-        return [("safety", self._in_turn(self.check_safety)), *(score if self.lane_models.clip else [])]
+        score: list[tuple[str, Stage]] = [("clip_score", self._serialised(self.score))]
+        return [("safety", self._serialised(self.check_safety)), *(score if self.lane_models.clip else [])]
 
     def check_safety(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Score every image and apply the safety action to flagged ones; if the checker fails, the job fails."""
@@ -57,10 +57,10 @@ class AssessStages:
             return list(items)
         return [replace(item, quality=next(scores)) if _has_a_score(item) else item for item in items]
 
-    def _in_turn(self, stage: Stage) -> Stage:
+    def _serialised(self, stage: Stage) -> Stage:
         """Serialise the stage by a lock; the time spent waiting for the lock isn't counted as the stage's."""
 
-        def in_turn(items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        def serialised(items: Sequence[PipelineItem]) -> list[PipelineItem]:
             with aside():
                 self._turn.acquire()
             try:
@@ -68,7 +68,7 @@ class AssessStages:
             finally:
                 self._turn.release()
 
-        return in_turn
+        return serialised
 
     def _scores(self, items: Sequence[PipelineItem]) -> Iterator[dict[str, object]]:
         clip = self.lane_models.clip
