@@ -84,7 +84,7 @@ class CircuitBreaker:
         self._doubted: set[LaneId] = set()
         self._found_able: set[LaneId] = set()
         """Lanes that were doubted once; images of other lanes have been stored since."""
-        # A restarted process begins with one doubt, so that it is judged sooner if it fails again.
+        # A restarted process starts with one doubt and a full streak: the next doubt makes it rest again.
         self._doubts, self._failures = (1, STREAK) if health.has_rested() else (0, 0)
 
     def went_well(self, lane: LaneId) -> Judgement:
