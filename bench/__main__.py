@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …]`: what nightmill costs, measured against limits of the same machine in the same run."""
+"""`python -m bench [NAME …]`: benchmarks, measured against limits of the same machine in the same run."""
 
 import argparse
 import json
@@ -22,8 +22,8 @@ Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
 
 def measure_shapes(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Do the shapes models draw what they are told?"""
-    from bench.shapes import measure  # noqa: PLC0415 - brings torch, which other benchmarks don't need
+    """Measure how accurately the shapes models follow their prompts."""
+    from bench.shapes import measure  # noqa: PLC0415 - imports torch, which other benchmarks don't need
 
     return measure(place, is_quick)
 
@@ -36,7 +36,7 @@ BENCHES: dict[str, Measure] = {
     "shapes": measure_shapes,
 }
 GPU = "gpu"
-"""Run only where it is named."""
+"""Runs only when it is named."""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run_benches(names: Sequence[str], is_quick: bool) -> list[Result]:
-    """One after the other, on services that they share; each has databases of its own."""
+    """Run benchmarks one after the other on shared services; each has its own databases."""
     results = []
     with open_place() if set(names) != {GPU} else nullcontext() as place:
         for name in names:
@@ -66,8 +66,8 @@ def run_benches(names: Sequence[str], is_quick: bool) -> list[Result]:
 
 
 def run_gpu(is_quick: bool) -> Result:
-    """As `python -m bench.gpu` does; `is_quick` needs no GPU."""
-    from bench.gpu.everything import measure_gpu  # noqa: PLC0415 - brings torch
+    """Run `python -m bench.gpu`'s benchmark; with `is_quick` it needs no GPU."""
+    from bench.gpu.everything import measure_gpu  # noqa: PLC0415 - imports torch
     from models.errors import ModelError  # noqa: PLC0415
     from models.runtime.device import pick_device  # noqa: PLC0415
 
@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    """Let the services be stopped on the way out."""
+    """Exit, so that the services are stopped."""
     sys.exit(128 + number)
 
 

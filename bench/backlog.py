@@ -1,4 +1,4 @@
-"""A job table with as many queued jobs as wanted, filled by the server itself."""
+"""A job table with any number of queued jobs, filled by the server itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +15,7 @@ from jobs.queue import transitions
 
 LEASE_S = 3600
 START = JobId(0)
-MANY = 1_000_000  # added by one statement at most
+MANY = 1_000_000  # the most that one statement adds
 
 _FILL = text("""
     WITH added AS (
@@ -43,7 +43,7 @@ _INDEXES = text("""
 
 @dataclass
 class Backlog:
-    """One lane of one batch; `added` jobs have been put into it."""
+    """One lane of one batch, to which `added` jobs have been added."""
 
     engine: Engine
     name: str
@@ -55,7 +55,7 @@ class Backlog:
     after: JobId = START
 
     def fill(self, queued: int) -> None:
-        """Add what is missing to `queued` jobs that wait."""
+        """Add jobs until `queued` of them wait."""
         missing = queued - (self.added - self.claimed)
         if missing <= 0:
             return
@@ -66,7 +66,7 @@ class Backlog:
         settle(self.engine)
 
     def claim(self, limit: int) -> list[Job]:
-        """Claim as a worker does that goes on in its lane."""
+        """Claim like a worker that continues in its lane."""
         jobs = transitions.claim(
             self.engine, self.lane, limit=limit, worker="bench", lease_s=LEASE_S, after=self.after
         )
@@ -83,7 +83,7 @@ class Backlog:
 
 @contextmanager
 def _without_indexes(engine: Engine) -> Iterator[None]:
-    """Take the indexes of `jobs` away and build them anew afterwards, which is quicker than keeping them up to date."""
+    """Drop the indexes of `jobs` and rebuild them afterwards, which is faster than updating them row by row."""
     indexes = [row.indexdef for row in run(engine, _INDEXES, {})]
     keys = run(engine, _KEYS, {})
     with engine.begin() as connection:
@@ -103,7 +103,7 @@ def _without_indexes(engine: Engine) -> Iterator[None]:
 
 
 def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> Backlog:
-    """A batch of 64 px tiny-random images with one lane and no jobs yet."""
+    """Create a batch of 64 px tiny-random images with one lane and no jobs yet."""
     policy = parse_policy({}).model_dump(mode="json")
     values = {
         "name": name,
@@ -127,7 +127,7 @@ def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> 
 
 
 def image_of(job: Job) -> Image:
-    """What a worker brings for a finished job, of the size that it really has."""
+    """Return an image row for a finished job, of the size that a worker's has."""
     return Image(
         id=job.id,
         lease=job.lease,

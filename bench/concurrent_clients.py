@@ -1,4 +1,4 @@
-"""Several processes at one lane at once, each with a connection of its own: claimers, or stub renderers."""
+"""Concurrent processes on one lane, each with its own connection: claimers, or stub renderers."""
 
 import time
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from jobs.db.engine import connect
 from jobs.job import JobId, LaneId
 from jobs.queue import transitions
 
-WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers live for hours
+WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers run for hours
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """What each member does in its turn: `calls` claims of `at_once` jobs, completed as by a worker or not."""
+    """The load of each process per turn: `calls` claims of `at_once` jobs, which it completes or not."""
 
     url: str
     lane: LaneId
@@ -26,10 +26,10 @@ class Crowd:
     completes: bool = False
 
     def take_turns(self, turns: Sequence[int]) -> tuple[int, list[float]]:
-        """Jobs that were taken in all, and of each turn, in which so many work at once, the jobs a second.
+        """Return the jobs claimed in all, and each turn's jobs per second, with that number of processes at work.
 
-        The same processes work in all turns, so that turns of one and of many meet the same machine. A turn lasts
-        from the first begin to the last end. A few further calls of each member come before and aren't timed.
+        The same processes work in all turns, so that turns of one and of many meet the same conditions. A turn lasts
+        from the first start to the last end. Each process makes a few calls first, which aren't timed.
         """
         members = max(turns)
         with together(members) as pool:
@@ -45,7 +45,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class _Share:
-    """What one member took in one turn; turn -1 is the warm-up."""
+    """What one process claimed in one turn; turn -1 is the warm-up."""
 
     turn: int
     began: float

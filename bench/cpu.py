@@ -1,7 +1,7 @@
-"""`cpu`: what an image costs beside model, watermark and encoding, and how near a worker comes to the bare model.
+"""`cpu`: an image's CPU cost apart from model, watermark and encoding, and a worker's speed relative to the bare model.
 
-It runs real shifts in this process: real job table, lane, leases, stages and folder. Models compute on one thread, in
-the thread that calls them, so that thread clocks see them.
+It runs real lane sessions in this process: real job table, lane, leases, stages and folder. Models compute on one
+thread, the calling one, so that thread clocks include them.
 """
 
 import itertools
@@ -39,7 +39,7 @@ _ROWS = text("""
 
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Milliseconds of CPU an image, and images a second."""
+    """Measure milliseconds of CPU per image, and images per second."""
     count, rounds, pairs = (8, 1, 1) if is_quick else (300, 5, 12)
     with _single_threaded(), _context(place) as context:
         one_step = open_backlog(context.engine, "one-step", context.settings.output, steps=1)
@@ -101,9 +101,9 @@ def _pace(paces: Samples) -> dict[str, Figure]:
 
 
 def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, float]:
-    """CPU of a shift of one-step images, by what it was spent on, in milliseconds an image.
+    """Return the CPU cost of a session of one-step images by component, in milliseconds per image.
 
-    `worker` is what is left of the worker's without model, watermark and encoding.
+    `worker` is the worker's cost without model, watermark and encoding.
     """
     server = ServerClock(context.engine)
     backlog.fill(count)
@@ -121,7 +121,7 @@ def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, flo
 
 
 def _work(context: WorkerContext, backlog: Backlog, count: int) -> float:
-    """Seconds of a shift that makes `count` images."""
+    """Return the seconds of a session that makes `count` images."""
     backlog.fill(count)
     started = time.perf_counter()
     taken = work(context, backlog.lane)
@@ -133,11 +133,11 @@ def _work(context: WorkerContext, backlog: Backlog, count: int) -> float:
 
 
 def _render(context: WorkerContext, backlog: Backlog, count: int) -> float:
-    """Seconds of the model alone for rows of the backlog that are done, in the same device batches.
+    """Return the seconds of the model alone for finished rows of the backlog, in the same device batches.
 
-    Their prompts are changed: the model keeps what it has encoded.
+    The prompts are changed, because the model caches encoded prompts.
     """
-    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - imports torch
 
     lane = transitions.open_lane(context.engine, backlog.lane)
     assert lane is not None
@@ -169,7 +169,7 @@ def _context(place: Place) -> Iterator[WorkerContext]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    import torch  # noqa: PLC0415 - a second that the other benchmarks needn't spend
+    import torch  # noqa: PLC0415 - takes a second, which other benchmarks needn't spend
 
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)

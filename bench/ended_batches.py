@@ -1,4 +1,4 @@
-"""A year of ended batches: what they cost those who choose a lane, and `nightmill status`."""
+"""The cost of a year's ended batches for picking a lane and for `nightmill status`."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ _BATCHES = text("""
 
 
 def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure]:
-    """Turns and status in a database with so many ended batches, against one with none."""
+    """Measure both in a database with that many ended batches, against one with none."""
     with ExitStack() as stack:
         fresh, old = (_database(stack, place, name) for name in ("bench_fresh", "bench_year"))
         run(old, _BATCHES, {"batches": ended, "lanes": LANES_EACH})
@@ -57,7 +57,7 @@ def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure
 
 
 def _database(stack: ExitStack, place: Place, name: str) -> Engine:
-    """With ten lanes that have work."""
+    """Create a database with ten lanes that have work."""
     settings = stack.enter_context(place.database(name))
     engine = stack.enter_context(engine_on(settings.database))
     for number in range(10):

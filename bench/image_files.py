@@ -1,4 +1,4 @@
-"""Files of pictures with the grain of photographs, beside the PNG files that Pillow writes."""
+"""Encoding of images with the grain of photographs, compared with Pillow's PNG files."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ _FORMATS = {"png": "a PNG", "webp": "a lossless WebP", "jpeg": "a JPEG of qualit
 
 
 def measure_files(rounds: int, sides: Sequence[int] = SIDES) -> dict[str, Figure]:
-    """How much faster than Pillow's default PNG files are written, and how large they are."""
+    """Measure how much faster PNG files are written than with Pillow's defaults, and how large they are."""
     return {name: figure for side in sides for name, figure in _files(side, rounds).items()}
 
 
@@ -64,7 +64,7 @@ def _by_pillow(pixels: Pixels) -> bytes:
 
 
 def grainy(side: int) -> Pixels:
-    """Soft shapes of all sizes, and noise of two grey levels."""
+    """Return an image of soft shapes of all sizes, with noise of two grey levels."""
     rng = np.random.default_rng(side)
     image = rng.normal(scale=2, size=(side, side, 3)) + 128
     for power in range(1, 10):

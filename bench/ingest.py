@@ -1,4 +1,4 @@
-"""`ingest`: a manifest into the job table, held against PostgreSQL's own COPY of the same rows."""
+"""`ingest`: loading a manifest into the job table, compared with PostgreSQL's own COPY of the same rows."""
 
 import gc
 import json
@@ -26,7 +26,7 @@ MODEL = "tiny-random"
 
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Rows of JSONL a second: ingested, only read, and copied raw; and what a larger manifest takes of memory."""
+    """Measure JSONL rows per second: ingested, only read, and copied raw; and the memory for a larger manifest."""
     rows, many = (3_000, 3_000) if is_quick else (300_000, 1_000_000)
     path = write_manifest(place.folder / "manifest.jsonl", rows)
     rules = row_rules(Catalogue.load(place.folder / "models"), MODEL, Reading(), 0)
@@ -59,7 +59,7 @@ def _figures(samples: Samples, rows: int) -> dict[str, Figure]:
 
 @dataclass
 class _Intake:
-    """Ingests one manifest again and again, each time as a new batch into an empty table."""
+    """Ingests one manifest repeatedly, each time as a new batch into an empty table."""
 
     engine: Engine
     path: Path
@@ -71,7 +71,7 @@ class _Intake:
         return seconds(self.ingest)
 
     def memory(self, large: Path) -> Figure:
-        """By how much this process grows while it ingests a manifest, which is removed with its jobs."""
+        """Measure this process's growth while it ingests a manifest, which is deleted with its jobs."""
         with watch_memory() as growth:
             jobs = self.ingest(large)
         what = f"a manifest of {large.stat().st_size / 1e6:,.1f} MB, {jobs:,} jobs, read as a stream"
@@ -80,7 +80,7 @@ class _Intake:
         return Figure(growth.megabytes, "MB", what, at_most(64))
 
     def ingest(self, path: Path | None = None) -> int:
-        """Number of jobs; what the user waits for: digest of the file, checks, COPY, commit."""
+        """Ingest as a submit does (digest of the file, validation, COPY, commit); returns the number of jobs."""
         with open_source(str(path or self.path)) as manifest:
             self.batches += 1
             order = Order(
@@ -89,20 +89,20 @@ class _Intake:
             return ingest(self.engine, order, self.rules).jobs
 
     def read(self) -> None:
-        """Read and check every row, and keep none."""
+        """Read and validate every row, and keep none."""
         with open_source(str(self.path)) as manifest:
             for _ in read_rows(manifest, self.rules):
                 pass
 
     def copied(self) -> list[bytes]:
-        """What COPY takes to make the jobs that are in the table now."""
+        """Return the COPY data of the jobs that are in the table now."""
         statement = f"COPY jobs ({JOB_COLUMNS}) TO STDOUT"
         with self.engine.connect() as connection, _cursor(connection).copy(statement) as copy:
             return [bytes(block) for block in copy]
 
 
 class _RawCopy:
-    """COPY of rows that are formatted already, into a table with the columns, checks and indexes of `jobs`."""
+    """COPY of formatted rows into a table with the columns, checks and indexes of `jobs`."""
 
     def __init__(self, engine: Engine, lines: Sequence[bytes]) -> None:
         self.engine = engine

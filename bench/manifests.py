@@ -1,4 +1,4 @@
-"""A manifest as large as wanted, the same every time."""
+"""Generates a manifest of any size, the same every time."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _DETAIL = "soft light from the left, shallow depth of field, muted colours, fine
 
 
 def write_manifest(path: Path, rows: int) -> Path:
-    """JSONL rows with ids, prompts of about 130 characters, labels for `meta`; one in a thousand is bad."""
+    """Write JSONL rows with ids, prompts of about 130 characters, labels for `meta`; one in a thousand is invalid."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in _rows(rows))
     return path

@@ -1,4 +1,4 @@
-"""A shuffled manifest through the engine, beside diffusers' own pipeline: row by row, and identical rows together."""
+"""A shuffled manifest through the engine, compared with diffusers' pipeline: row by row, and grouped by settings."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -23,7 +23,7 @@ OF_EACH = 2
 
 
 def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = STEPS) -> dict[str, Figure]:
-    """Images a second of all combinations of samplers, steps and guidance, shuffled, by each way of drawing them."""
+    """Measure images per second of all combinations of sampler, steps and guidance, shuffled, by each method."""
     mixed = shuffled(product(SAMPLERS, steps, GUIDANCE))
     alike = shuffled([("ddim", 10, 7.5)] * len(mixed))
     pipe = _Pipe(model.checkpoint)
@@ -66,8 +66,8 @@ def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = 
 def shuffled(
     settings: Iterable[tuple[str, int, float]], *, side: int = 64, of_each: int = OF_EACH, first: int = 0
 ) -> "list[ImageRequest]":
-    """Requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
-    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch
+    """Return requests of each sampler, steps and guidance, shuffled; seeds and prompts are numbered from `first` on."""
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - imports torch
 
     found = [
         ImageRequest(
@@ -95,13 +95,13 @@ def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
 def unet_pace(
     model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int, work: Work
 ) -> float:
-    """FLOP of the UNet's `work` for the images, a second; as many are counted as they need, whatever was computed."""
+    """Return FLOP/s of the UNet's `work` for the images, counting what they need, not what was actually computed."""
     flop = sum(request.steps * work.step(request.guidance_scale) for request in requests)
     return flop / seconds(lambda: model.render(requests, rows=at_once))
 
 
 class _Pipe:
-    """The library's pipeline on the same checkpoint, with the same samplers."""
+    """Diffusers' pipeline on the same checkpoint, with the same samplers."""
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
         from models.diffusion.loader import load_pipeline  # noqa: PLC0415
@@ -112,7 +112,7 @@ class _Pipe:
         self._config = dict(self._pipeline.scheduler.config)
 
     def work(self, side: int) -> Work:
-        """Of its UNet for pictures of that side."""
+        """Return the work of its UNet for images of that side."""
         return count_work(self._pipeline.unet, side // self._pipeline.vae_scale_factor)
 
     def draw(self, requests: "Sequence[ImageRequest]") -> object:

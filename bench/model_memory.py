@@ -1,4 +1,4 @@
-"""`memory`: what the largest attentions hold at once, and what packed weights keep, on the CPU."""
+"""`memory`: peak memory of the largest attention layers, and the size of quantised weights, on the CPU."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _FEW_KEYS = 64
 
 
 def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Ratios to what would be held without chunks and fused attention, and kept without packing."""
+    """Measure ratios to the memory without chunked and fused attention, and to the size of unquantised weights."""
     return {
         "vae_attention_held": _vae_attention(side=64 if is_quick else 512),
         "unet_attention_held": _unet_attention(side=64 if is_quick else 128),
@@ -26,8 +26,8 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
 
 
 def _vae_attention(side: int) -> Figure:
-    """The VAE's mid-block attention over `side` x `side` latents, a fourth of the pixels behind the x4 upscaler."""
-    from models.diffusion.vae_attention import ChunkedAttention  # noqa: PLC0415 - brings torch, which other benchmarks don't need
+    """Measure the VAE's mid-block attention over `side` x `side` latents, a fourth of the x4 upscaler's output side."""
+    from models.diffusion.vae_attention import ChunkedAttention  # noqa: PLC0415 - imports torch
 
     attention = _attention(512, heads=1, norm_num_groups=32, residual_connection=True)
     with _few_keys_later():
@@ -36,7 +36,7 @@ def _vae_attention(side: int) -> Figure:
 
 
 def _unet_attention(side: int) -> Figure:
-    """A UNet's first self-attention over `side` x `side` latents, an eighth of the pixels."""
+    """Measure a UNet's first self-attention over `side` x `side` latents, an eighth of the image's side."""
     from diffusers.models.attention_processor import AttnProcessor2_0  # noqa: PLC0415
 
     held = _held(_attention(320, heads=8), AttnProcessor2_0(), (1, side**2, 320))
@@ -44,7 +44,7 @@ def _unet_attention(side: int) -> Figure:
 
 
 def _packed(bits: Any, width: int) -> Figure:
-    """The middle of Stable Diffusion's UNet (97 million weights at its width of 1280) with packed weights."""
+    """Measure the middle of Stable Diffusion's UNet (97 million weights at width 1280) with quantised weights."""
     import torch  # noqa: PLC0415
     from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ def _attention(channels: int, heads: int, **config: Any) -> Any:
 
 
 def _held(attention: Any, processor: Any, shape: tuple[int, ...]) -> float:
-    """Bytes that the process grows by at most while `processor` attends over random values."""
+    """Return the peak growth of the process in bytes while `processor` attends over random values."""
     import torch  # noqa: PLC0415
 
     hidden = torch.randn(shape)
@@ -84,7 +84,7 @@ def _against_scores(held: float, scores: int, what: str, bound: float) -> Figure
 
 @contextmanager
 def _few_keys_later() -> Iterator[None]:
-    """Within it, only the first chunks attend to all keys: later ones would hold the same, and take most of an hour."""
+    """Let only the first chunks in this block attend to all keys: later ones hold as much, and take most of an hour."""
     from torch.nn import functional  # noqa: PLC0415
 
     name, calls = "scaled_dot_product_attention", 0

@@ -1,4 +1,4 @@
-"""Public job queues on PostgreSQL, for comparison: no-op jobs through one worker of theirs, on the same server."""
+"""Public job queues on PostgreSQL, for comparison: no-op jobs through one of their workers, on the same server."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ Worker = Callable[[], Awaitable[object]]
 
 
 def procrastinate_rate(place: Place, jobs: int) -> float | None:
-    """No-op jobs a second of one procrastinate worker; None where the package is missing, which is said."""
+    """Return no-op jobs per second of one procrastinate worker; None, with a note, where the package is missing."""
     if not _installed("procrastinate"):
         return None
     with _database(place, "bench_procrastinate") as (url, engine):
@@ -43,10 +43,10 @@ def procrastinate_rate(place: Place, jobs: int) -> float | None:
 
 
 def pgqueuer_rate(place: Place, jobs: int) -> float | None:
-    """No-op jobs a second of one PgQueuer worker over asyncpg; None where a package is missing, which is said."""
+    """Return no-op jobs per second of one PgQueuer worker over asyncpg; None, with a note, if a package is missing."""
     if not _installed("pgqueuer", "asyncpg", "uvloop"):
         return None
-    import uvloop  # noqa: PLC0415 - a peer's
+    import uvloop  # noqa: PLC0415 - optional
 
     with _database(place, "bench_pgqueuer") as (url, engine):
         rate: float = uvloop.run(_pgqueuer(url, engine, jobs))
@@ -127,7 +127,7 @@ def _installed(*packages: str) -> bool:
 
 @contextmanager
 def _database(place: Place, name: str) -> Iterator[tuple[str, Engine]]:
-    """An empty database and an engine on it; the peers log their jobs only from warnings up."""
+    """Create an empty database and an engine on it; these queues log only warnings and errors."""
     for logger in ("procrastinate", "pgqueuer"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     with place.empty_database(name) as url, engine_on(url) as engine:

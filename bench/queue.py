@@ -1,4 +1,4 @@
-"""`queue`: claims from a short and a long backlog, by many, beside an archive, under an old transaction; whole jobs."""
+"""`queue`: claims from short and long backlogs, in parallel, during archiving, under an old transaction; whole jobs."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,9 +31,9 @@ RENDERED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Jobs of both backlogs, rounds, calls a round, claims under an old transaction, jobs archived, jobs of peers.
+    """Jobs of both backlogs, rounds, calls per round, claims under an old transaction, jobs archived, jobs of peers.
 
-    And batches that have ended, and turns taken beside them.
+    Also the number of ended batches, and of lane picks measured beside them.
     """
 
     short: int = 10_000
@@ -63,7 +63,7 @@ QUICK = _Sizes(
 
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Jobs a second from both backlogs, claim by claim in turns, and what might disturb them."""
+    """Measure jobs per second from both backlogs, claim by claim in turns, and under possible disturbances."""
     sizes = QUICK if is_quick else _Sizes()
     with ExitStack() as stack:
         short = _backlog(stack, place, "bench_short", sizes.short)
@@ -89,7 +89,7 @@ def _backlog(stack: ExitStack, place: Place, name: str, queued: int) -> Backlog:
 
 
 def _race(short: Backlog, long: Backlog, sizes: _Sizes, limit: int) -> dict[str, Figure]:
-    """Claims of `limit` jobs from both backlogs in turns: A B B A, so that both meet the same disturbances."""
+    """Claim `limit` jobs from both backlogs in turns, A B B A, so that both meet the same disturbances."""
     ratios, rates, short_rates = [], [], []
     for number in range(1, sizes.rounds + 1):
         short.fill(sizes.short)
@@ -139,9 +139,9 @@ def _count(engine: Engine) -> None:
 
 
 def _crowd(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
-    """Processes that claim at once against one of them, in turns, as many jobs a claim as a worker takes.
+    """Compare processes that claim concurrently with one of them, in turns, with a worker's claim size.
 
-    A job given to two of them would end the benchmark.
+    A job claimed by two processes ends the benchmark.
     """
     url = long.engine.url.render_as_string(hide_password=False)
     crowd = Crowd(url, long.lane, Settings.model_fields["claim"].default, sizes.crowd_calls)
@@ -163,7 +163,7 @@ def _rates(backlog: Backlog, crowd: Crowd, turns: list[int]) -> list[float]:
 
 
 def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
-    """Claims while the jobs of an ended batch are dropped by the chunk, against claims before and after that."""
+    """Compare claims while an ended batch's jobs are deleted in chunks with claims before and after that."""
     old = open_backlog(short.engine, "ended", "output")
     old.fill(sizes.archived)
     with short.engine.begin() as connection:
@@ -193,7 +193,7 @@ def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
 
 
 def _while(work: Callable[[], object]) -> Iterator[None]:
-    """Again and again until `work`, in a thread, has ended; at least once."""
+    """Repeat until `work`, in a thread, has ended; at least once."""
     thread = threading.Thread(target=work)
     thread.start()
     yield
@@ -203,10 +203,10 @@ def _while(work: Callable[[], object]) -> Iterator[None]:
 
 
 def _under_an_old_transaction(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
-    """The last of many claims while somebody keeps a transaction open that began before them all, against the first.
+    """Compare the last of many claims, under a transaction that began before all of them, with the first.
 
-    The upkeep that the scheduler does every five seconds is done between; claims of a worker that begins anew in the
-    lane, and so starts from the lane's floor, are measured too.
+    The scheduler's five-second maintenance runs between them; claims of a worker that is new to the lane, which start
+    from the lane's low watermark, are measured, too.
     """
     calls = sizes.pinned // AT_ONCE
     edge = max(2, calls // 20)
@@ -242,7 +242,7 @@ def _old_transaction(engine: Engine) -> Iterator[None]:
 
 
 def _whole_jobs(place: Place, long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
-    """Jobs from queued to done with their image rows, beside public queues, which keep only that a job was done."""
+    """Measure jobs from queued to done with image rows, against public queues, which store only that a job is done."""
     url = long.engine.url.render_as_string(hide_password=False)
     one = Crowd(url, long.lane, RENDERED_AT_ONCE, sizes.crowd_calls, completes=True)
     own = median(_rates(long, one, [RENDERERS] * 3))

@@ -1,4 +1,4 @@
-"""`python -m bench shapes`: do the shapes models draw what they are told, by ground truth?"""
+"""`python -m bench shapes`: how accurately the shapes models follow their prompts, by ground truth."""
 
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)
 
 
 def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Prompt match by guidance, alarms of the safety checker, PSNR of the upscaler, captions told apart."""
+    """Measure prompt match by guidance, alarms of the safety checker, the upscaler's PSNR, captions matched by CLIP."""
     number = 8 if is_quick else 200
     device = pick_device("auto")
     with tempfile.TemporaryDirectory() as folder:

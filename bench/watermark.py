@@ -1,4 +1,4 @@
-"""The invisible mark in pictures with the grain of photographs, beside the package `invisible-watermark`."""
+"""The invisible watermark in images with the grain of photographs, compared with the package `invisible-watermark`."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -14,12 +14,12 @@ from models.watermark.codec import Method, Pixels
 
 MARK = b"StableDiffusionV1"
 GOALS = {Method.DWT_DCT: 15, Method.DWT_DCT_SVD: 20}
-# Pictures of a batch, by side; what is told is for one picture.
+# Images per batch, by side; figures are per image.
 _BATCH = {512: 4, 2048: 1}
 
 
 def measure_marks(rounds: int, sides: Sequence[int] = SIDES) -> dict[str, Figure]:
-    """How much faster than the package marks are embedded; nothing where it is missing, which is said."""
+    """Measure how much faster than the package watermarks are embedded; without the package, print a note and skip."""
     if missing := [package for package in ("imwatermark", "pywt") if find_spec(package) is None]:
         note(f"invisible-watermark: not measured, {missing[0]} is not installed; make .venv/.installed-dev")
         return {}

@@ -1,4 +1,4 @@
-"""`python -m scheduler`: dispatch, rescue and upkeep until told to stop."""
+"""`python -m scheduler`: dispatch, rescue and maintenance tasks until a stop signal."""
 
 import argparse
 import logging

@@ -1,6 +1,6 @@
-"""Dispatch: keeps as many hints in Redis as there are workers to follow them.
+"""Dispatch: keeps as many wake-up messages in Redis as there are workers to process them.
 
-Publishing may fail or hang while Redis is away: it is tried with short time-outs, and the next tick tries again.
+Publishing may fail or hang while Redis is down: attempts have short time-outs, and the next tick tries again.
 """
 
 import logging
@@ -27,7 +27,7 @@ _WORKERS = text("SELECT count(*) AS n FROM workers WHERE seen_at > now() - make_
 
 
 class Dispatcher:
-    """Sends hints. Several may run at once: they look at the same list, and a hint too many is harmless."""
+    """Sends wake-up messages. Several may run at once: they check the same list, and a surplus message is harmless."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
@@ -36,7 +36,7 @@ class Dispatcher:
         self._log = RateLimitedLog(log)
 
     def top_up(self) -> int:
-        """Send what is missing; returns how many hints went out. A broker that is away costs a warning."""
+        """Send the missing wake-ups and return how many; if the broker can't be reached, log a warning and return 0."""
         try:
             wanted = self._wanted() - self._waiting()
             lanes = _spread(waiting_lanes(self.engine, wanted), wanted) if wanted > 0 else []
@@ -50,7 +50,7 @@ class Dispatcher:
         return len(lanes)
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         self.app.close()
 
     def _reconnect(self) -> None:
@@ -69,14 +69,14 @@ class Dispatcher:
             return waiting
 
     def _send(self, lane: LaneId) -> None:
-        """Straight into the list: what kombu keeps in Redis of queues and exchanges isn't needed, nor believed."""
+        """Push straight to the list: kombu's queue and exchange records in Redis aren't needed, nor trusted."""
         self.app.send_task(
             SHIFT_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
         )
 
 
 def _sender(settings: Settings) -> Celery:
-    """Tries once: the scheduler has other duties, and the next tick tries again."""
+    """Return an application that tries once: the scheduler has other tasks, and the next tick tries again."""
     app = Celery("nightmill")
     app.conf.update(celery_settings(settings))
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"max_retries": 0}
@@ -84,14 +84,14 @@ def _sender(settings: Settings) -> Celery:
 
 
 def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
-    """`wanted` hints over the lanes, the best first, again from the start if there are more hints than lanes."""
+    """Spread `wanted` wake-ups over the lanes, the best first, starting over if there are more wake-ups than lanes."""
     return [lanes[i % len(lanes)] for i in range(wanted)] if lanes else []
 
 
 def check_redis(settings: Settings) -> str:
-    """The broker's name, version and program; ServiceError says why it can't be reached or takes no messages.
+    """Return the broker's name, version and program; ServiceError says why it can't be reached or takes no messages.
 
-    A key of its own is written and taken away again; it expires if that fails.
+    Writes a key of its own and deletes it again; the key expires if that fails.
     """
     app = _sender(settings)
     try:
@@ -122,10 +122,10 @@ def _described(info: dict[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why no wake-up can be sent."""
+    """Return why no wake-up can be sent."""
     cause = (
         error.__cause__ if isinstance(error, OperationalError) else None
-    )  # kombu's own, around the driver's
+    )  # kombu's error wraps the driver's
     match cause or error:
         case OutOfMemoryError():
             return "Redis is full and takes no writes: raise its maxmemory, or delete what fills it"

@@ -1,4 +1,4 @@
-"""The scheduler's day: a list of duties, each with how often it is due."""
+"""The scheduler's main loop and its list of periodic tasks."""
 
 import logging
 import time
@@ -22,12 +22,12 @@ from scheduler.window_upkeep import move_windows
 log = logging.getLogger(__name__)
 
 AWAY_S = 1.0
-"""PostgreSQL that answers nothing for longer than that, beside the time between two questions, was away."""
+"""If PostgreSQL doesn't answer for longer than this, beyond the time between two queries, it was unavailable."""
 
 
 @dataclass
 class PeriodicTask:
-    """Something to do every `every_s` seconds."""
+    """A function that is called every `every_s` seconds."""
 
     name: str
     every_s: float
@@ -35,7 +35,7 @@ class PeriodicTask:
     due: float = field(default=0.0)
 
     def run_if_due(self) -> None:
-        """Do it if its time has come; whatever trouble there is is logged, the next time tries again."""
+        """Run the task if it is due; errors are logged, and the next run tries again."""
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + self.every_s
@@ -49,7 +49,7 @@ class PeriodicTask:
 
 
 def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -> list[PeriodicTask]:
-    """All that a scheduler does; several schedulers may do it at once."""
+    """Return all tasks of a scheduler; several schedulers may run them at once."""
     sweeper, later = ImageSweeper(settings, engine), time.monotonic() + 600
     rescuer = Rescuer(engine, settings.lease_s)
     return [
@@ -70,7 +70,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
 
 
 def run_duties(settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
-    """Work until `stopping` is set."""
+    """Run the periodic tasks until `stopping` is set."""
     dispatcher = Dispatcher(settings, engine)
     todo = periodic_tasks(settings, engine, dispatcher)
     while not stopping.is_set():
@@ -81,9 +81,9 @@ def run_duties(settings: Settings, engine: Engine, stopping: SignalSafeEvent) ->
 
 
 class Rescuer:
-    """Rescues, but not as soon as PostgreSQL is back: leases that ran out meanwhile may be renewed yet.
+    """Queues jobs with expired leases again, but waits after an outage of PostgreSQL: workers may still renew them.
 
-    That it was away is known by the time since it last answered here, whichever duty has waited for it.
+    An outage is detected by the time since PostgreSQL last answered here, whichever task had to wait for it.
     """
 
     def __init__(self, engine: Engine, lease_s: float) -> None:
@@ -93,7 +93,7 @@ class Rescuer:
         self._waits_until = 0.0
 
     def rescue(self) -> int:
-        """Rescue all; returns how many jobs, 0 while their workers are given time."""
+        """Rescue all jobs with expired leases; returns how many, 0 while workers are given time after an outage."""
         run(self._engine, text("SELECT 1"), {})
         before, self._answered = self._answered, time.monotonic()
         was_away = before is not None and self._answered > before + self.every_s + AWAY_S
@@ -104,7 +104,7 @@ class Rescuer:
 
 
 def rescue_all(engine: Engine) -> int:
-    """Rescue until no expired lease is left; returns how many jobs."""
+    """Rescue until no expired lease is left; returns the number of jobs."""
     total = 0
     while rescued := transitions.rescue(engine):
         log.warning("%d jobs were claimed by workers that have stopped; they are queued again", rescued)
@@ -113,6 +113,6 @@ def rescue_all(engine: Engine) -> int:
 
 
 def forget_workers(engine: Engine) -> int:
-    """Drop workers that have not been seen for an hour."""
+    """Delete workers that have not been seen for an hour."""
     statement = text("DELETE FROM workers WHERE seen_at < now() - interval '1 hour' RETURNING name")
     return len(run(engine, statement, {}))

@@ -1,4 +1,4 @@
-"""Upkeep of object stores: what uploads left behind that were cut off, or that came too late for their job."""
+"""Maintenance of object stores: removes unfinished multipart uploads, and objects uploaded too late for their job."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ _OUTPUTS = text("""
     SELECT output, jsonb_object_agg(name, id) AS ids FROM batches WHERE output LIKE 's3://%' GROUP BY output
 """)
 
-# What ended before may be swept by hand: nobody uploads to it any more, and listing all there ever was costs money.
+# Older batches may be swept by hand: nobody uploads to them any more, and listing all batches ever made costs money.
 _LATELY_ENDED = text("""
     SELECT id, output FROM batches WHERE NOT EXISTS (
         SELECT FROM tallies WHERE batch_id = batches.id AND state IN ('queued', 'running')
@@ -42,7 +42,7 @@ _LATELY_ENDED = text("""
 def sweep_uploads(settings: Settings, engine: Engine) -> int:
     """Abort our batches' multipart uploads to S3 that were begun over a day ago; they cost money and never end.
 
-    An output in trouble is logged and doesn't keep the others waiting.
+    Errors of one output are logged and don't delay the others.
     """
     options, aborted = _options(settings), 0
     for row in run(engine, _OUTPUTS, {}):
@@ -67,7 +67,7 @@ def _sweep_uploads(engine: Engine, store: ObjectStore, ids: dict[str, BatchId]) 
 
 
 class ImageSweeper:
-    """Sweeps unreferenced objects of batches that ended within a day, in short steps: other duties can't wait."""
+    """Sweeps unreferenced objects of batches that ended within a day, in short steps: other tasks can't wait."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
@@ -77,11 +77,11 @@ class ImageSweeper:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the round is over."""
+        """Whether the round is finished."""
         return not self._todo
 
     def begin(self) -> int:
-        """Begin a round, unless one is under way; returns how many batches it has."""
+        """Begin a round, unless one is in progress; returns the number of its batches."""
         if not self.is_idle:
             return 0
         self._todo = [(row.id, row.output) for row in run(self.engine, _LATELY_ENDED, {})]
@@ -89,14 +89,14 @@ class ImageSweeper:
         return len(self._todo)
 
     def step(self) -> int:
-        """Look for `STEP_S` or until something went; returns how many objects that were."""
+        """Sweep for `STEP_S` or until objects were deleted; returns how many."""
         until, swept = time.monotonic() + STEP_S, 0
         while not (swept or self.is_idle or time.monotonic() > until):
             swept = self._page()
         return swept
 
     def _page(self) -> int:
-        """Sweep one page; a batch in trouble, be it its store's or its folder's, is left until the next round."""
+        """Sweep one page; if its store or folder fails, the batch is skipped until the next round."""
         try:
             page = next(self._pages, None)
         except NightmillError as error:
@@ -115,7 +115,7 @@ class ImageSweeper:
             self._pages = self._sweep(batch, output)
 
     def _sweep(self, batch: BatchId, output: str) -> Iterator[list[StoredObject]]:
-        """Opens the store with the first page, so that a place that can't be opened is one batch's trouble."""
+        """Open the store with the first page, so that an error in opening it affects one batch only."""
         yield from sweep_batch(self.engine, find_output(self.engine, output, _options(self.settings)), batch)
 
 

@@ -1,13 +1,14 @@
-"""Sweeping objects that no image row names: uploads of workers that died or lost their job before they completed it.
+"""Sweeps objects that no image row references: uploads of workers that died or lost their job before completing it.
 
-Nothing that a row names, or may come to name, can be deleted. An object is named by completing its job, for which the
-job must run. So a job that has ended is locked, then it is asked again whether its row names the object, and only
-under that lock the object goes: nobody can queue the job again, claim it and upload meanwhile. Each delete first asks
-PostgreSQL whether the lock still stands. The age limit is a second fence, for what those who write beside the job
-table can't know: it keeps hands off everything that is fresh, whatever its job says.
+No object that a row references, or may come to reference, can be deleted. An object is referenced by completing its
+job, for which the job must be running. So a job that has ended is locked, then it is checked again whether its row
+references the object, and the object is deleted only under that lock: nobody can queue the job again, claim it and
+upload meanwhile. Before each delete, a query verifies that the transaction still holds the lock. The age limit is a
+second safeguard, against writers that bypass the job table: it protects all recent objects, whatever the job's state.
 
-Nothing goes where this installation isn't known as the folder's owner, and nothing from before it was: those may be
-images of another installation. Where a row's key isn't one that its job could have, all objects of the job stay.
+Nothing is deleted where this installation isn't recorded as the folder's owner, and nothing older than that record:
+such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
+the job stay.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ _STILL_HERE = text("SELECT 1")
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An old object by whose key its job can be found."""
+    """An old object whose key identifies its job."""
 
     object: StoredObject
     ordinal: int
@@ -62,12 +63,12 @@ class _Candidate:
 def sweep_batch(
     engine: Engine, store: ObjectStore, batch: BatchId, *, older_than: timedelta = OLD, dry_run: bool = False
 ) -> Iterator[list[StoredObject]]:
-    """Delete a batch's unreferenced objects that are older; yields what went, a page of the listing at a time.
+    """Delete a batch's unreferenced objects older than `older_than`; yields those deleted, one listing page at a time.
 
-    Files that were cut off in writing go, too, if they are older than an hour. Jobs that haven't ended keep all theirs,
-    and so do archived batches, whose jobs aren't known any more. With `dry_run` nothing is deleted. May be left after
-    any page, and any number of processes may do it at once. Raises ForeignOutputError where the folder is another
-    installation's, ObjectStoreError when the store refuses.
+    Partly written files are deleted, too, if they are older than an hour. Jobs that haven't ended keep all their
+    objects, and so do archived batches, whose jobs aren't known any more. With `dry_run` nothing is deleted. The caller
+    may stop after any page, and any number of processes may sweep at once. Raises ForeignOutputError where the folder
+    is another installation's, ObjectStoreError when the store refuses.
     """
     for row in run(engine, _BATCH, {"batch": batch}):
         owner = owner_of(engine, store, batch, row.name)
@@ -95,7 +96,7 @@ def _candidates(page: Sequence[StoredObject], after: datetime, before: datetime)
 def _unnamed(
     connection: Connection, batch: BatchId, candidates: Sequence[_Candidate]
 ) -> list[tuple[_Candidate, JobId]]:
-    """Those whose job has ended and whose job's row, if there is one, names another object."""
+    """Return the objects whose job has ended and whose job's row, if there is one, references another object."""
     by_key = {candidate.object.key: candidate for candidate in candidates}
     values = {
         "batch": batch,
@@ -113,7 +114,7 @@ def _delete(
         portion = suspects[start : start + _PORTION]
         with engine.begin() as connection:
             held = connection.execute(_LOCK, {"jobs": [job for _, job in portion]}).scalars().all()
-            # A statement of its own: it sees what was committed until the locks were granted.
+            # A separate statement: its snapshot includes everything committed before the locks were granted.
             mine = [candidate for candidate, job in portion if job in held]
             for candidate, _ in _unnamed(connection, batch, mine):
                 connection.execute(_STILL_HERE)

@@ -28,7 +28,7 @@ from worker.liveness.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-STOP_S = 6  # what a child that stops may take beside its deliveries: a step, giving its jobs back
+STOP_S = 6  # added to the delivery deadline of a stopping child: one step, and releasing its jobs
 
 
 def main() -> None:
@@ -43,13 +43,13 @@ def main() -> None:
     with services(settings) as configured:
         _check(configured)
         os.environ.update(configured.environment())
-        # Threads that spin while they wait make two renders on the same cores tens of times slower than one.
+        # Spinning OpenMP threads make two renders that share cores tens of times slower than one.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         _serve(configured)
 
 
 def device_count(device: str) -> int:
-    """How many children to run: one a GPU for `auto` and `cuda`, else one. Asks the driver, not CUDA."""
+    """Return the number of child processes: one per GPU for `auto` and `cuda`, else one. Asks the driver, not CUDA."""
     program = shutil.which("nvidia-smi")
     if device not in ("auto", "cuda") or program is None:
         return 1
@@ -60,7 +60,7 @@ def device_count(device: str) -> int:
 
 
 def _check(settings: Settings) -> None:
-    """What a child would stumble over, said before there is one."""
+    """Check before the fork whatever would make every child fail: the prompt filter's terms and PostgreSQL."""
     try:
         PromptTerms.load(settings.prompt_terms)
     except ModelError as error:
@@ -71,7 +71,7 @@ def _check(settings: Settings) -> None:
 
 
 def _serve(settings: Settings) -> None:
-    # Celery warns root of pickled messages; ours are JSON only.
+    # Celery warns about pickle when run as root; this application only accepts JSON.
     warnings.filterwarnings("ignore", message=".*superuser privileges")
     with shared_folder() as folder:
         os.environ[FOLDER] = str(folder)
@@ -101,7 +101,7 @@ def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -
 
 
 def _children(workers: list[Any]) -> list[int]:
-    """The process ids of the pool's children; none before there is a pool, and when it is gone."""
+    """Return the process ids of the pool's children; empty before the pool exists and after it is gone."""
     pools = [getattr(worker.pool, "_pool", None) for worker in workers]
     return [child.pid for pool in pools if pool is not None for child in list(pool._pool) if child.pid]
 

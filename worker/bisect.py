@@ -1,4 +1,4 @@
-"""One bad job must not take its batch-mates down: a stage that raises is tried again on each half."""
+"""Run a stage on a batch of items; when it raises, bisect the batch to isolate the items at fault."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ _aside = threading.local()
 
 
 def run_stage(name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-    """The stage's frames, each with its share of the time; those that it fails on alone come back ended."""
+    """Run a stage and record each item's share of the elapsed time; an item that fails alone is returned as ended."""
     started, before = time.perf_counter(), _aside_s()
     done = isolated(stage, items)
     took_s = time.perf_counter() - started - (_aside_s() - before)
@@ -30,7 +30,7 @@ def run_stage(name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[Pi
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """What is done within it takes none of the time of the stage that it is done in."""
+    """Exclude the time spent in this block from the time of the enclosing stage."""
     started, before = time.perf_counter(), _aside_s()
     try:
         yield
@@ -44,15 +44,15 @@ def _aside_s() -> float:
 
 
 def isolated(stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-    """The stage's result; on an error that of each half, down to the single frame that is to blame.
+    """Return the stage's result; on an error retry each half, down to the single item that causes it.
 
-    Raises HostFaultError where none of them is to blame.
+    Raises HostFaultError where the host is at fault and not an item.
     """
     try:
         return stage(items)
     except (InterruptedRender, LeaseLostError, HostFaultError):
         raise
-    except (Exception, SystemExit) as error:  # whatever a library raises on one job is that job's failure
+    except (Exception, SystemExit) as error:  # whatever a library raises for one job is that job's failure
         if not items:
             raise
         if is_host_fault(error):
@@ -65,7 +65,7 @@ def isolated(stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
 
 
 def kind_of(error: BaseException) -> ErrorKind:
-    """The error kind that an exception stands for."""
+    """Return the error kind that an exception maps to."""
     match error:
         case OutOfMemoryError():
             return ErrorKind.OUT_OF_MEMORY

@@ -13,35 +13,35 @@ from jobs.celery_config import celery_settings
 from jobs.settings import Settings
 from worker.wakeup_transport import WakeupTransport
 
-LAST_NET_S = 86_400  # over its slice; what hangs is found by `worker.liveness.watchdog` long before
+LAST_NET_S = 86_400  # beyond the slice; `worker.liveness.watchdog` kills hung processes much earlier
 RECONNECT_S = 2
 
 
 class InstalledLoader(AppLoader):
-    """Imports what is installed; Celery's own looks first into the folder that the user happens to be in."""
+    """Imports installed modules only; Celery's own loader searches the current directory first."""
 
     def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> ModuleType:  # noqa: ARG002
-        """As the import statement does it."""
+        """Import the module by its name, like the import statement."""
         return import_module(module, package)
 
 
 class WakeupConnection(Connection):
-    """Reads wake-ups only. Tries again every other second while Redis is away; Celery itself would wait up to 30."""
+    """Connection that reads wake-up messages only. Reconnects to Redis every 2 seconds; Celery would wait up to 30."""
 
     def get_transport_cls(self) -> Any:
-        """Of Redis, the transport that believes nothing."""
+        """Return `WakeupTransport`, which validates messages, in place of kombu's Redis transport."""
         found = super().get_transport_cls()
         return WakeupTransport if found is RedisTransport else found
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """As kombu does it, with short pauses."""
+        """Connect as kombu does, with shorter pauses between attempts."""
         return super().ensure_connection(
             *args, **{"interval_start": 1, "interval_max": RECONNECT_S} | options
         )
 
 
 def build_app(settings: Settings) -> Celery:
-    """The application; children build their own from the same environment."""
+    """Build the Celery application; each child builds its own from the same environment."""
     app = Celery("nightmill", loader=InstalledLoader)
     app.conf.update(celery_settings(settings))
     app.amqp.Connection = WakeupConnection

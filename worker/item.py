@@ -1,4 +1,4 @@
-"""The piece of work that the stages hand on: a job and what has become of it so far."""
+"""The pipeline item: a job and its intermediate results, passed from stage to stage."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why a frame leaves the pipeline without an image; `is_of_host`: it may be this host's fault alone."""
+    """Why an item leaves the pipeline without an image; `is_of_host`: this host may be the cause, not the job."""
 
     kind: ErrorKind
     text: str
@@ -26,10 +26,10 @@ class End:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """What a job starts from.
+    """A job's input images.
 
-    `image` is (height, width, 3) uint8 RGB, `mask` (height, width) uint8 from 0, keep, to 255, repaint, `depth`
-    (height, width) float32, larger being nearer; `image_sha256` is that of the image's file.
+    `image` is (height, width, 3) uint8 RGB, `mask` (height, width) uint8 from 0 (keep) to 255 (repaint), `depth`
+    (height, width) float32, larger values being nearer; `image_sha256` is the digest of the image's file.
     """
 
     image: Pixels | None = None
@@ -40,7 +40,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture as a file: its bytes, what they are, and their SHA-256 in hex."""
+    """An encoded image file: its bytes, format and SHA-256 in hex."""
 
     body: bytes
     format: ImageFormat
@@ -51,10 +51,11 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class PipelineItem:
-    """One job on its way. `pixels` are (height, width, 3) uint8 RGB; `timings` seconds by stage.
+    """One job in the pipeline. `pixels` are (height, width, 3) uint8 RGB; `timings` are seconds by stage.
 
-    `batch_rows` are the images that were drawn at once, or enlarged where that is all; `upscaler_rows` those that were
-    enlarged after drawing. `inputs` are there until the picture is drawn; `began_s` is by the monotonic clock.
+    `batch_rows` is the batch size at which the image was generated, or upscaled if it is only upscaled; `upscaler_rows`
+    is the batch size at which a generated image was upscaled. `inputs` are dropped once the image is generated;
+    `began_s` is a time of the monotonic clock.
     """
 
     job: Job
@@ -79,21 +80,21 @@ class PipelineItem:
 
     @property
     def picture(self) -> Pixels:
-        """The pixels of a frame that has been generated."""
+        """The pixels of an item that has been generated."""
         assert self.pixels is not None
         return self.pixels
 
     def ended(
         self, kind: ErrorKind, text: str, *, is_block: bool = False, is_of_host: bool = False
     ) -> "PipelineItem":
-        """This frame, leaving the pipeline."""
+        """Return this item marked as leaving the pipeline."""
         return replace(self, end=End(kind, text, is_block, is_of_host))
 
     def spent(self, stage: str, seconds: float) -> "PipelineItem":
-        """This frame with the time of a stage noted."""
+        """Return this item with the time of a stage recorded."""
         return replace(self, timings={**self.timings, stage: round(seconds, 6)})
 
     def failure(self) -> Failure:
-        """The end as the job table takes it."""
+        """Return the end as a `Failure` for the job table."""
         assert self.end is not None
         return Failure(self.job.id, self.job.lease, self.end.kind, self.end.text)

@@ -1,4 +1,4 @@
-"""The one task, and the birth and death of the child process that runs it. The parent never renders."""
+"""The Celery task, and the setup and teardown of the child process that runs it. The parent never renders."""
 
 import logging
 import os
@@ -29,9 +29,9 @@ _context: WorkerContext | None = None
 
 @shared_task(name=SHIFT_TASK, ignore_result=True)
 def shift(lane: int) -> None:
-    """Follow a hint: work one shift, in the lane whose turn it is. SIGTERM asks it to finish what it is at."""
+    """Run one time slice on the lane picked by fair-share scheduling. SIGTERM requests a graceful stop."""
     assert _context is not None
-    # Here and not at the child's birth: the pool sets handlers of its own after that.
+    # Installed here and not in `begin`: the pool sets its own handlers after that.
     stop_on_sigterm(_context)
     with _context.heartbeat.at_work():
         taken = follow(_context, LaneId(lane))
@@ -43,7 +43,7 @@ def shift(lane: int) -> None:
 
 
 def stop_on_sigterm(context: WorkerContext) -> None:
-    """Let SIGTERM ask the worker to stop: at once while it loads models, else when what is begun is done."""
+    """Make SIGTERM request a stop: at once while models are loading, else when the jobs in progress are done."""
 
     def stop(*_: object) -> None:
         context.stopping.set()
@@ -54,8 +54,8 @@ def stop_on_sigterm(context: WorkerContext) -> None:
 
 @worker_process_init.connect
 def begin(**_: Any) -> None:
-    """Set the child up: settings, connections, leases."""
-    global _context  # noqa: PLW0603 - Celery hands nothing from here to the task
+    """Set up the child: settings, connections, leases."""
+    global _context  # noqa: PLW0603 - Celery passes nothing from here to the task
     settings = load_settings()
     start_logging(settings.log_level)
     stop_with_parent(os.getppid())
@@ -80,14 +80,14 @@ def begin(**_: Any) -> None:
 
 
 def _handover(index: int) -> Path | None:
-    """Where this process leaves word for the one that is started in its place."""
+    """Return the path of the file in which this process leaves its state for its replacement."""
     folder = os.environ.get(FOLDER)
     return Path(folder) / f"rest-{index}" if folder else None
 
 
 @worker_process_shutdown.connect
 def end(**_: Any) -> None:
-    """Leave the table of workers."""
+    """Remove this worker from the table of workers."""
     if _context is not None:
         _context.leases.stop()
         _context.engine.dispose()

@@ -1,8 +1,8 @@
-"""Celery's way to Redis, which lets nothing through but wake-ups of ours.
+"""A Redis transport for Celery that accepts nothing but nightmill's wake-up messages.
 
-kombu's own channel believes what lies in the list: it decodes, decompresses and parses it, and what it stumbles over it
-puts back, so that the next worker stumbles, too. Here a message that isn't one of ours is dropped before any of that,
-however large it is, and none is ever put back: a wake-up that is lost is sent again by the scheduler.
+kombu's own channel trusts the list's contents: it decodes, decompresses and parses each message, and puts back what it
+fails on, so that the next worker fails on it, too. Here a message that isn't a wake-up is dropped before any of that,
+whatever its size, and nothing is ever put back: the scheduler sends a lost wake-up again.
 """
 
 import logging
@@ -25,16 +25,16 @@ _log = RateLimitedLog(logging.getLogger(__name__))
 
 
 class _Oversized(bytes):
-    """In place of a string that wasn't kept; `size` is what it had, in bytes."""
+    """Stands for a string that was too long to keep; `size` is its length in bytes."""
 
     size: int
 
 
 class _BoundedBuffer(SocketBuffer):
-    """Reads past strings that are too long for a wake-up, without holding them."""
+    """Skips strings that are too long for a wake-up without holding them in memory."""
 
     def read(self, length: int, timeout: Any = SENTINEL) -> bytes:
-        """As redis-py does it, where the string is short."""
+        """Read as redis-py does if the string is short; else skip it and return an `_Oversized`."""
         if length <= MAX_BYTES:
             return super().read(length, timeout)
         left = length + len(b"\r\n")
@@ -50,19 +50,19 @@ class _BoundedBuffer(SocketBuffer):
 
 
 class _BoundedParser(_RESP2Parser):
-    """redis-py's parser on a bounded buffer."""
+    """redis-py's RESP2 parser with a bounded buffer."""
 
     def on_connect(self, connection: Any) -> None:
-        """As redis-py does it."""
+        """Connect as redis-py does, then replace the buffer."""
         super().on_connect(connection)  # type: ignore[no-untyped-call]
         self._buffer = _BoundedBuffer(connection._sock, self.socket_read_size, connection.socket_timeout)
 
 
 class _WakeupClient(redis.Redis):
-    """Answers BRPOP with messages that were built here, or with nothing."""
+    """Redis client whose BRPOP returns only rebuilt, validated wake-ups, or nothing."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """As redis-py does it, for all other commands. A server that refuses is asked again after a pause."""
+        """Parse BRPOP's reply; other commands as in redis-py. After an error reply, pause, then return None."""
         if command_name != "BRPOP":
             return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         try:
@@ -89,7 +89,7 @@ def _checked(queue: bytes, item: bytes) -> tuple[bytes, bytes] | None:
 
 
 class WakeupChannel(kombu_redis.Channel):
-    """Reads wake-ups, writes nothing to Redis and puts nothing back."""
+    """Channel that reads wake-ups; it writes nothing to Redis and puts nothing back."""
 
     do_restore = False
 
@@ -101,19 +101,19 @@ class WakeupChannel(kombu_redis.Channel):
         return found | {"parser_class": _BoundedParser, "protocol": 2}
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _restore_at_beginning(self, message: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _queue_bind(self, *_: Any, **__: Any) -> None:
-        """Nothing: who sends names the list itself."""
+        """Do nothing: the sender names the list itself."""
 
     def _size(self, queue: str) -> int:  # noqa: ARG002 - kombu's contract
-        return 0  # asked for when the queue is declared, and told to nobody
+        return 0  # only queried when the queue is declared, and not used
 
 
 class WakeupTransport(kombu_redis.Transport):
-    """kombu's Redis transport with that channel."""
+    """kombu's Redis transport with `WakeupChannel`."""
 
     Channel = WakeupChannel

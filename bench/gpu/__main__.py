@@ -1,4 +1,4 @@
-"""`python -m bench.gpu`: what a GPU makes of nightmill, beside diffusers' pipeline and the GPU's own limit.
+"""`python -m bench.gpu`: nightmill on a GPU, compared with diffusers' pipeline and the GPU's own limit.
 
 It needs torch, diffusers and transformers, no weights (they are random, in the real architectures) and no network.
 """
@@ -23,7 +23,7 @@ from models.runtime.device import pick_device
 def main() -> int:
     """Measure, print a table, save JSON; 1 if something failed, 2 for wrong use."""
     options = _options()
-    # What was compiled once serves the worker, too, and the next run.
+    # Compiled code is reused by the worker and by the next run.
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"nightmill-compiled-{os.getuid()}")
     )
@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    """Let a worker's services be stopped on the way out."""
+    """Exit, so that the worker's services are stopped."""
     sys.exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""The networks of real checkpoints, as their repositories' config.json have them, and tiny ones of the same build."""
+"""The architectures of real checkpoints, as in their repositories' config.json, and tiny ones of the same structure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ VOCABULARY = 49408
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A model to measure: what its networks are built from, and how it is drawn with.
+    """A model to measure: the configurations of its networks, and its sampling parameters.
 
-    `card` is the id of the card whose VAE factor it has; `side` is the pixels of the picture that is drawn, of the
-    picture that is given for an upscaler. `precision`, `sampler`, `steps` and `guidance_scale` are those of its model
-    card. `rows` are the numbers of images at once that are tried.
+    `card` is the id of the card whose VAE factor it has; `side` is the side in pixels of the generated image, or of an
+    upscaler's input image. `precision`, `sampler`, `steps` and `guidance_scale` are those of its model card. `rows` are
+    the batch sizes to try.
     """
 
     name: str
@@ -36,22 +36,22 @@ class Architecture:
 
     @property
     def is_upscaler(self) -> bool:
-        """Whether it enlarges a picture."""
+        """Whether it upscales an image."""
         return bool(self.unet.get("num_class_embeds"))
 
     @property
     def factor(self) -> int:
-        """Pixels to a side of a latent."""
+        """Pixels per latent along a side."""
         return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def latent_side(self) -> int:
-        """Latents to a side of the UNet's batch."""
+        """The side of the UNet's latents."""
         return self.side if self.is_upscaler else self.side // self.factor
 
     @property
     def key(self) -> str:
-        """How its figures' keys begin."""
+        """The prefix of its figures' keys."""
         return self.name.replace("-", "_")
 
 
@@ -194,7 +194,7 @@ _TINY_TEXT: Config = {
 
 
 def tiny(architecture: Architecture) -> Architecture:
-    """The same in small: two levels of a UNet, 64 pixels, six steps, two or four images at once."""
+    """Return a small version: two levels of a UNet, 64 pixels, six steps, batches of two or four images."""
     unet = {
         "sample_size": 8,
         "in_channels": architecture.unet["in_channels"],

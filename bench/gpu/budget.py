@@ -1,4 +1,4 @@
-"""The time that a run may take, and what was left out of it."""
+"""The time budget of a run, and the measurements left out of it."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _LEAST_S = 12.0
 
 @dataclass
 class Budget:
-    """`total_s` seconds from now on; `left_out` says what wasn't measured and why."""
+    """`total_s` seconds from now on; `left_out` lists what wasn't measured and why."""
 
     total_s: float
     left_out: list[str] = field(default_factory=list)
@@ -21,27 +21,27 @@ class Budget:
     _started: float = field(default_factory=time.monotonic)
 
     def left(self, share: float = 1.0) -> float:
-        """Seconds until that share of the whole is over, 0 after it."""
+        """Return the seconds until that share of the total has passed, 0 afterwards."""
         return max(0.0, self._started + share * self.total_s - time.monotonic())
 
     def allowance(self, share: float) -> float:
-        """Seconds for one of about three measurements until that share is over; some even if it is."""
+        """Return the seconds for one of about three measurements until that share has passed; at least a few."""
         return max(self.left(share) / 3, min(_LEAST_S, self.left() / 4))
 
     def leave_out(self, what: str, why: str) -> None:
-        """Put it down and say so."""
+        """Record and print that something wasn't measured."""
         self.left_out.append(f"{what}: {why}")
         note(f"left out: {what}: {why}")
 
     def attempt(self, what: str, work: Callable[[], None], needs_s: float = 0.0) -> None:
-        """Do it if there is time; whatever goes wrong with it is said, and the rest is still measured."""
+        """Call `work` if there is time; an error is reported, and the other parts are still measured."""
         if self.left() < needs_s or not self.left():
             self.leave_out(what, f"{self.left():.0f} s were left of {self.total_s:.0f}")
             return
         note(f"{what} ({self.left():.0f} s left)")
         try:
             work()
-        except Exception as error:  # one part's failure should not cost the other parts' figures
+        except Exception as error:  # one part's failure must not lose the other parts' figures
             traceback.print_exc(file=sys.stderr)
             self.has_failed = True
             first = str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""How fast the device multiplies: the limit that everything is held against."""
+"""The device's matrix multiplication speed: the limit for all other figures."""
 
 import time
 
@@ -8,7 +8,7 @@ _AT_ONCE = 20
 
 
 def matmul_ceiling(device: str, dtype: torch.dtype, *, size: int, duration_s: float) -> float:
-    """FLOP/s of square products of random matrices, sustained for `duration_s` after a third of that."""
+    """Return the FLOP/s of square products of random matrices over `duration_s`, after a warm-up of a third of it."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
     _multiply(left, right, out, duration_s / 3)

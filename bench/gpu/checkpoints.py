@@ -1,4 +1,4 @@
-"""Random checkpoints in a models folder, with cards, for a worker to load."""
+"""Writes random checkpoints with cards into a models folder, for a worker to load."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ _ABOUT = {
 
 
 def save_models(folder: Path, architecture: Architecture, device: Device, *, is_tiny: bool) -> None:
-    """The model `bench` of the architecture, in the device's precision, and its safety checker."""
+    """Save the model `bench` of the architecture, in the device's precision, and its safety checker."""
     precision = str(device.dtype).removeprefix("torch.")
     (folder / "cards").mkdir(parents=True)
     with quiet():
@@ -54,7 +54,7 @@ def _write_card(folder: Path, card_id: str, fields: dict[str, Any]) -> None:
 
 
 def _save_safety_checker(folder: Path, vision: Any) -> None:
-    """One that flags nothing: its thresholds are high."""
+    """Save one that flags nothing: its thresholds are high."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: PLC0415
     from transformers import CLIPConfig, CLIPImageProcessorPil  # noqa: PLC0415
 

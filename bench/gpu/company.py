@@ -1,4 +1,4 @@
-"""Images in company: a shuffled manifest beside one of a kind, and whether neighbours change a picture."""
+"""Mixed batches: the speed of a shuffled manifest against a uniform one, and whether batch-mates change an image."""
 
 import math
 from collections import Counter
@@ -25,10 +25,10 @@ _WAVES = 6
 def shuffled_per_alike(
     ours: Ours, rows: int, steps: Sequence[int], work: Work, pace: float, allowance_s: float
 ) -> tuple[float, str]:
-    """The UNet's work a second for a shuffled manifest, divided by that for as many images alike; and in words.
+    """Return the UNet's FLOP/s for a shuffled manifest relative to a uniform one of as many images, and a description.
 
-    The images that are alike take as much work each as those of the manifest do on average, so that both
-    decode equally often. `pace` is about how fast it goes, in FLOP/s.
+    The uniform images take as much work each as those of the manifest do on average, so that both decode equally often.
+    `pace` is the approximate speed in FLOP/s.
     """
     side, model = ours.architecture.side, ours.model
     settings = list(product(SAMPLERS, steps, GUIDANCE))
@@ -51,11 +51,11 @@ def shuffled_per_alike(
 
 
 def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
-    """Share of pictures that are, pixel by pixel, what most companies give for the same job; and in words.
+    """Return the share of images that equal, pixel by pixel, the same job's most frequent image, and a description.
 
-    Three jobs, of `longest` steps or fewer, are drawn alone and in eight companies: other strangers before and
-    beside them, other rows, other moments, their prompts encoded anew. Raises RuntimeError where pictures
-    can't show a difference.
+    Three jobs, of `longest` steps or fewer, are generated alone and in eight mixed batches: with other batch-mates, in
+    other rows, at other times, their prompts encoded anew. Raises RuntimeError where the images can't show a
+    difference.
     """
     jobs = _jobs(ours.architecture.side, longest)
     streams = [[job] for job in jobs]
@@ -78,7 +78,7 @@ def identical_hashes(ours: Ours, rows: int, longest: int) -> tuple[float, str]:
 
 
 def _prepare(model: StableDiffusion, requests: Sequence[ImageRequest], rows: int) -> None:
-    """Have the steps of all requests ready, as they are in a worker that has drawn for a while."""
+    """Prepare the steps of all requests, as in a worker that has been running for a while."""
 
     def stop(_: int) -> None:
         raise InterruptedRender
@@ -105,7 +105,7 @@ def _jobs(side: int, longest: int) -> list[ImageRequest]:
 
 
 def _company(jobs: Sequence[ImageRequest], rows: int, longest: int, seed: int) -> list[ImageRequest]:
-    """The jobs at random places among `rows` to three times as many strangers."""
+    """Return a stream with the jobs at random places among other requests, `rows` to three times as many."""
     random = np.random.default_rng(seed)
     stream = [
         replace(
@@ -126,7 +126,7 @@ def _company(jobs: Sequence[ImageRequest], rows: int, longest: int, seed: int) -
 def _hashes(
     model: StableDiffusion, stream: Sequence[ImageRequest], jobs: Sequence[ImageRequest], rows: int
 ) -> list[tuple[int, str]]:
-    """The jobs that were in the stream, by their places in `jobs`, with their pictures' hashes."""
+    """Return the stream's jobs, by their index in `jobs`, with their images' hashes."""
     found = []
     for some in model.stream(stream, rows=rows):
         for drawn in some:

@@ -1,4 +1,4 @@
-"""What decoding costs: by nightmill's decoder, and by the VAE as diffusers' pipeline calls it."""
+"""The cost of decoding: by nightmill's decoder, and by the VAE as diffusers' pipeline calls it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Decoding:
-    """Milliseconds an image, from latents on the device to pixels on the host."""
+    """Milliseconds per image, from latents on the device to pixels on the host."""
 
     ours_ms: float
     stock_ms: float
@@ -27,9 +27,9 @@ class Decoding:
 def measure_decoding(
     architecture: Architecture, vae: Any, device: Device, rows: int, compile_options: CompileOptions
 ) -> Decoding:
-    """Of `rows` images at a time; `vae` is one that was put on the device for nightmill's model.
+    """Measure with `rows` images at a time; `vae` is already on the device, as nightmill's model uses it.
 
-    Diffusers' is in float16 on a GPU, as the model cards have it.
+    Diffusers' VAE runs in float16 on a GPU, as in the model cards.
     """
     shape = vae.config.latent_channels, architecture.latent_side, architecture.latent_side
     latents = [torch.randn(shape, device=device.name) for _ in range(rows)]
@@ -50,6 +50,6 @@ def measure_decoding(
 
 @torch.inference_mode()
 def _milliseconds(decode: Callable[[], object]) -> float:
-    """The shortest of some; the first isn't counted."""
+    """Return the shortest of several runs, without the first."""
     decode()
     return 1000 * min(seconds(decode) for _ in range(_ROUNDS))

@@ -1,4 +1,4 @@
-"""Those who draw: nightmill's engine, and diffusers' pipeline as the model cards' sample code has it."""
+"""The image generators compared: nightmill's engine, and diffusers' pipeline as in the model cards' sample code."""
 
 import gc
 import sys
@@ -28,7 +28,7 @@ PROMPT = "a photo of an astronaut riding a horse on mars"
 
 
 class Ours:
-    """A model of nightmill with random weights, as a worker draws with it."""
+    """A nightmill model with random weights, run as in a worker."""
 
     def __init__(
         self, architecture: Architecture, device: Device, compile_options: CompileOptions = PLAIN
@@ -45,7 +45,7 @@ class Ours:
         self._numbers = count()
 
     def at(self, rows: int) -> Draw:
-        """What draws images, no two of the same prompt and seed, `rows` at once."""
+        """Return a function that generates images with distinct prompts and seeds, `rows` at once."""
 
         def draw(images: int, steps: int) -> None:
             if self.architecture.is_upscaler:
@@ -80,7 +80,7 @@ class Ours:
 
 
 class Stock:
-    """Diffusers' pipeline with random weights, without safety checker, and nothing done to it."""
+    """Diffusers' pipeline with random weights, without safety checker and otherwise unmodified."""
 
     def __init__(self, architecture: Architecture, device: Device) -> None:
         self.architecture = architecture
@@ -90,7 +90,7 @@ class Stock:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def at(self, batch: int) -> Draw:
-        """What draws images of one prompt, `batch` in a call."""
+        """Return a function that generates images of one prompt, `batch` per call."""
         found, prompts = self.architecture, [PROMPT] * batch
         given: dict[str, Any] = {"height": found.side, "width": found.side}
         if found.is_upscaler:
@@ -107,12 +107,12 @@ class Stock:
 
 
 def small_picture(side: int) -> npt.NDArray[np.uint8]:
-    """One to enlarge, (side, side, 3)."""
+    """Return an image to upscale, (side, side, 3)."""
     return np.random.default_rng(5).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def fresh() -> None:
-    """Give back what earlier models left: memory, and what was compiled for other shapes."""
+    """Free what earlier models left: memory, and code compiled for other shapes."""
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
     gc.collect()

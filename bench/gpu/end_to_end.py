@@ -1,4 +1,4 @@
-"""`nightmill run` on a manifest: PostgreSQL, Redis, Celery, a worker, files; as a person would start it."""
+"""`nightmill run` on a manifest, as a user would start it: PostgreSQL, Redis, Celery, a worker, files."""
 
 import json
 import os
@@ -37,16 +37,16 @@ _SHORTLY_S = 10.0
 
 
 def missing_packages() -> list[str]:
-    """Of those that a worker and its services need, nightmill itself among them: pictures tell its version."""
+    """Return the missing packages of those a worker needs, and of nightmill, whose version is written to images."""
     missing = [name for name in _NEEDED if not _is_there(name)]
     return missing if any(distributions(name="nightmill")) else [*missing, "nightmill"]
 
 
 def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: int, limit_s: float) -> float:
-    """Images a second from when the first `rows` were stored until the last was, of a manifest of that many.
+    """Return images per second of a manifest of `images`, from when the first `rows` were stored until the last was.
 
     Models are in `folder`/models; `settings` are nightmill's own, by their names.
-    Raises RuntimeError with what was printed if the run fails or takes too long.
+    Raises RuntimeError with the output if the run fails or takes too long.
     """
     manifest = folder / "manifest.jsonl"
     lines = [json.dumps({"prompt": f"a heron in morning fog, take {number}"}) for number in range(images)]
@@ -55,7 +55,7 @@ def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: in
     command = _command("run", str(manifest), "--model", MODEL, "--json")
     try:
         report = json.loads(_run(command, environment, limit_s))
-    except RuntimeError as error:  # some may have failed before it took too long
+    except RuntimeError as error:  # jobs may have failed before the time limit
         raise RuntimeError(f"{error}{_why_jobs_failed(manifest, environment)}") from None
     if report["counts"]["done"] != images:
         why = _why_jobs_failed(manifest, environment)
@@ -64,7 +64,7 @@ def steady_rate(folder: Path, settings: Mapping[str, str], images: int, rows: in
 
 
 def _why_jobs_failed(manifest: Path, environment: dict[str, str]) -> str:
-    """What the job table has of it, to be put at an error's end; nothing where it has nothing."""
+    """Return the failures recorded in the job table, to append to an error message; "" if there are none."""
     try:
         told = json.loads(_run(_command("failures", manifest.stem, "--json"), environment, _SHORTLY_S))
     except (RuntimeError, ValueError):
@@ -106,7 +106,7 @@ def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) ->
 
 
 def _stop(running: "subprocess.Popen[str]") -> str:
-    """Have it stop its services; what it printed."""
+    """Interrupt it, so that it stops its services; returns its output."""
     running.send_signal(signal.SIGINT)
     try:
         return running.communicate(timeout=STOPPING_S)[1]

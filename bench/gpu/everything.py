@@ -1,4 +1,4 @@
-"""All that `gpu` measures, the most important first, within a budget of time."""
+"""All measurements of `gpu`, the most important first, within a time budget."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ BUDGET_S = 540.0
 
 _WAVES = 4
 _UNTIL = (0.4, 0.6, 0.9, 0.98)
-"""Shares of the time until which the models are measured, one after the other; end to end comes after the second."""
+"""Shares of the time at which each model's measurement ends, in order; end to end comes after the second."""
 _END_TO_END = "end to end"
 
 
@@ -34,7 +34,7 @@ def measure_gpu(
     budget_s: float = BUDGET_S,
     save: Callable[[Result], None] = lambda _: None,
 ) -> tuple[Result, bool]:
-    """The figures of the architectures named, and whether a part failed; `save` is called with every new figure."""
+    """Return the figures of the architectures named, and whether a part failed; `save` is called with each figure."""
     run = Run(device, Budget(budget_s), is_tiny=is_tiny, rows=rows, compile=compile)
     result = Result("gpu", this_gpu(device.name), run.figures)
     run.report = lambda: save(result)
@@ -43,7 +43,7 @@ def measure_gpu(
 
 
 def _measure_everything(run: Run, architectures: Sequence[Architecture]) -> None:
-    """Ceiling, models and end to end, as far as time goes; the figure `left_out` says what wasn't measured and why."""
+    """Measure ceiling, models and end to end, as time allows; the figure `left_out` lists what wasn't measured."""
     run.budget.attempt("the ceiling", run.measure_ceiling)
     in_company = next((found for found in architectures if not found.is_upscaler), None)
     bare: Pace | None = None
@@ -67,7 +67,7 @@ def _say_what_is_missing(run: Run) -> None:
 
 
 def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None:
-    """`nightmill run` beside the engine alone; left out where something that it needs isn't installed."""
+    """Measure `nightmill run` against the engine alone; left out where a package that it needs is missing."""
     if missing := missing_packages():
         run.budget.leave_out(_END_TO_END, f"not installed: {', '.join(missing)}")
         return
@@ -80,7 +80,7 @@ def measure_end_to_end(run: Run, architecture: Architecture, bare: Pace) -> None
             save_models(folder / "models", architecture, run.device_of(architecture), is_tiny=run.is_tiny)
             fresh()
             limit_s = max(10.0, run.budget.left() - STOPPING_S)
-            # Of so few images, a worker would compile nothing by itself.
+            # With so few images, a worker would not compile by default.
             compile = "on" if run.compile_options.compiled else "off"
             given = {"device": run.device.name, "batch_size": str(bare.rows), "compile": compile}
             rate = steady_rate(folder, given, images, bare.rows, limit_s)

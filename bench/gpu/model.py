@@ -1,4 +1,4 @@
-"""One model's figures: nightmill's, diffusers' own, and the images in company."""
+"""One model's figures: nightmill's, diffusers' own, and those of mixed batches."""
 
 import time
 from dataclasses import asdict
@@ -18,13 +18,13 @@ from models.errors import OutOfMemoryError
 _NO_MEMORY = (OutOfMemoryError, torch.OutOfMemoryError)
 _TOO_LITTLE = "the device has too little memory"
 _SWEEP = 0.5
-"""Of a model's time, the share after which no other number of images is tried."""
+"""The share of a model's time after which no other batch size is tried."""
 
 
 def measure_model(run: Run, architecture: Architecture, until: float, *, in_company: bool) -> Pace | None:
-    """Nightmill's figures and diffusers', until that share of the time is over; the quickest pace of nightmill's.
+    """Measure nightmill and diffusers until that share of the time has passed; returns nightmill's fastest pace.
 
-    With `in_company`, shuffled and identical images too.
+    With `in_company`, also measure shuffled manifests and identical images.
     """
     found: list[Pace] = []
 
@@ -57,7 +57,7 @@ def _nightmill(run: Run, architecture: Architecture, until: float, in_company: b
 
 
 def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours | None, Pace]:
-    """The quickest number of images at once, and the model that it was measured with if it is still there."""
+    """Return the fastest batch size's pace, and the model that it was measured with if it is still loaded."""
     best: tuple[Ours | None, Pace] | None = None
     taken_s, stop_at_s = 0.0, run.budget.left() - _SWEEP * run.budget.left(until)
     for rows in run.rows or architecture.rows:
@@ -81,7 +81,7 @@ def _quickest(run: Run, architecture: Architecture, until: float) -> tuple[Ours 
 
 
 def _tried(run: Run, architecture: Architecture, rows: int, until: float) -> tuple[Ours, Pace] | None:
-    """A new model and its pace; None if memory runs out."""
+    """Return a new model and its pace; None if memory runs out."""
     try:
         ours = Ours(architecture, run.device_of(architecture), run.compile_options)
         allowance_s = run.budget.allowance(until)
@@ -163,7 +163,7 @@ def _diffusers(run: Run, architecture: Architecture, ours: Pace, until: float) -
 
 
 def _quickest_stock(run: Run, stock: Stock, equal: Pace, until: float) -> Pace:
-    """Of the numbers of images that were tried with nightmill, as far as time goes."""
+    """Return diffusers' fastest pace among the batch sizes tried with nightmill, as time allows."""
     best = equal
     for rows in run.rows or stock.architecture.rows:
         if rows == equal.rows or run.budget.left(until) < 2 * rows / equal.images_per_s:

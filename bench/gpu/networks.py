@@ -1,4 +1,4 @@
-"""Networks of an architecture with random weights, and what they cost."""
+"""Networks of an architecture with random weights, and their FLOP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,21 +19,21 @@ from models.tiny_random.tokenizer import build_tokenizer
 
 @dataclass(frozen=True)
 class Cost:
-    """What the UNet computes, and the FLOP of one picture's decoding."""
+    """The FLOP of the UNet, and of decoding one image."""
 
     unet: Work
     decode: int
 
     def image(self, architecture: Architecture) -> int:
-        """FLOP of an image with guidance, as nightmill computes it; the text encoder isn't counted."""
+        """Return the FLOP of an image with guidance, as nightmill computes it, without the text encoder."""
         steps = make_scheduler(architecture.sampler, _noise(architecture), architecture.steps)
         return self.unet.step(architecture.guidance_scale) * len(steps.timesteps) + self.decode
 
 
 def pipeline_of(architecture: Architecture, device: str, dtype: torch.dtype) -> Any:
-    """A diffusers pipeline with random weights on the device, its scheduler the one that is served there."""
+    """Return a diffusers pipeline with random weights on the device and the architecture's scheduler."""
     with quiet():
-        import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
+        import diffusers  # noqa: PLC0415 - its pipelines log when they are imported
 
         parts = {
             "unet": unet_of(architecture, device, dtype),
@@ -55,7 +55,7 @@ def pipeline_of(architecture: Architecture, device: str, dtype: torch.dtype) -> 
 
 
 def unet_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Its UNet with torch's own random weights, which keep values small in half precision."""
+    """Return the UNet with torch's default random weights, which keep values small in half precision."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
     with _built_on(device, dtype):
@@ -63,7 +63,7 @@ def unet_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.
 
 
 def vae_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Its VAE."""
+    """Return the VAE."""
     from diffusers import AutoencoderKL  # noqa: PLC0415
 
     with _built_on(device, dtype):
@@ -71,7 +71,7 @@ def vae_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.f
 
 
 def text_encoder_of(architecture: Architecture, device: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Its text encoder."""
+    """Return the text encoder."""
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
     config = CLIPTextConfig(vocab_size=VOCABULARY, **architecture.text)
@@ -80,7 +80,7 @@ def text_encoder_of(architecture: Architecture, device: str, dtype: torch.dtype 
 
 
 def cost_of(architecture: Architecture) -> Cost:
-    """Counted on tensors without values."""
+    """Count FLOP on meta tensors."""
     side, unet, vae = architecture.latent_side, unet_of(architecture, "meta"), vae_of(architecture, "meta")
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as decoded:
         vae.decode(torch.empty(1, vae.config.latent_channels, side, side))
@@ -89,7 +89,7 @@ def cost_of(architecture: Architecture) -> Cost:
 
 @contextmanager
 def _built_on(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Within it, modules are made on the device, in that format, the same ones every time."""
+    """Build modules in this block on the device, in that dtype, with the same weights every time."""
     before = torch.get_default_dtype()
     torch.manual_seed(1)
     torch.set_default_dtype(dtype)
@@ -111,7 +111,7 @@ def _tokenizer() -> Any:
 
 @torch.no_grad()
 def _widen(vae: Any) -> None:
-    """Scale the last convolution, so that pictures have all greys: flat ones would hide differences."""
+    """Scale the last convolution, so that images span all grey levels: flat ones would hide differences."""
     latents = torch.randn(1, vae.config.latent_channels, 8, 8).to(vae.device, vae.dtype)
     image = vae.decode(latents, return_dict=False)[0].float()
     last = vae.decoder.conv_out

@@ -1,4 +1,4 @@
-"""How many images a second something draws, with what memory and how many joules."""
+"""Measures images per second, peak memory and joules of an image generator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ WAVES = 3
 _LONGEST_S = 20.0
 
 Draw = Callable[[int, int], None]
-"""Draws so many images of so many steps, and comes back when they are there."""
+"""Generates this many images of this many steps, and returns when they are done."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """`how` says in words what was measured. Memory is the most that torch took, in bytes; None without a GPU."""
+    """`how` describes the measurement. Memory is torch's peak, in bytes; None without a GPU."""
 
     rows: int
     images_per_s: float
@@ -27,7 +27,7 @@ class Pace:
 
 
 def measure_pace(draw: Draw, rows: int, steps: int, device: str, allowance_s: float) -> Pace:
-    """Whole images, `rows` at once, three times if that fits the time; else from two shorter runs of some steps.
+    """Time whole images, `rows` at once, up to three times as time allows; else extrapolate from two shorter runs.
 
     A first run of some steps isn't counted: it compiles and allocates.
     """
@@ -51,7 +51,7 @@ def measure_pace(draw: Draw, rows: int, steps: int, device: str, allowance_s: fl
 
 
 class _Meter:
-    """Memory and energy from now on."""
+    """Measures memory and energy from its creation on."""
 
     def __init__(self, device: str) -> None:
         self._device, self._is_gpu = device, device.startswith("cuda")

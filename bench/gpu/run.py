@@ -20,7 +20,7 @@ GOALS: Mapping[str, Goal] = {
     "shuffled_per_alike": at_least(0.95),
     "end_to_end_per_bare": at_least(0.97),
 }
-"""Of a GPU; a tiny model on a CPU has none of them."""
+"""Goals for a GPU; a tiny model on a CPU has none."""
 
 H200_GOALS: Mapping[str, Goal] = {"sd_1_5_images_per_s": at_least(5.2)}
 
@@ -29,10 +29,10 @@ ALWAYS: Mapping[str, Goal] = {"identical_hashes": at_least(1)}
 
 @dataclass
 class Run:
-    """What is measured on one device; `rows` are tried instead of the architectures' own if any are given.
+    """The measurements on one device; `rows`, if any are given, replace the architectures' own batch sizes.
 
-    `compile` is a word of NIGHTMILL_COMPILE. `report` is called whenever a figure was added. `ceiling` is FLOP/s, 0
-    until it is measured; `start_s` is about how long a model takes until its first figure, 0 until one was measured.
+    `compile` is a value of NIGHTMILL_COMPILE. `report` is called after each new figure. `ceiling` is FLOP/s, 0 until it
+    is measured; `start_s` is about how long a model takes until its first figure, 0 until one was measured.
     """
 
     device: Device
@@ -47,15 +47,15 @@ class Run:
 
     @property
     def compile_options(self) -> CompileOptions:
-        """As a worker has it. Raises ModelError for a word that there isn't."""
+        """Return the compile options as a worker has them. Raises ModelError for an unknown value."""
         return CompileOptions.choose(self.compile, FULL, self.device)
 
     def device_of(self, architecture: Architecture) -> Device:
-        """The device as a worker has it for that model: with the precision of its card."""
+        """Return the device as a worker uses it for that model: with the precision of its card."""
         return pick_device(self.device.name, precision=architecture.precision)
 
     def add(self, key: str, value: float, unit: str, against: str | None = None) -> None:
-        """A figure with its goal, if it has one on this device."""
+        """Add a figure with its goal, if it has one on this device."""
         self.figures[key] = Figure(value, unit, against, self._goal(key))
         note(f"  {key} {value:,.4g} {unit}")
         self.report()
@@ -67,7 +67,7 @@ class Run:
         return ({**GOALS, **ALWAYS, **h200}).get(key)
 
     def measure_ceiling(self) -> None:
-        """What everything is held against."""
+        """Measure the device's limit, which other figures are compared with."""
         size, duration_s = (256, 0.2) if self.is_tiny else (8192, 3.0)
         self.ceiling = matmul_ceiling(self.device.name, self.device.dtype, size=size, duration_s=duration_s)
         kind = str(self.device.dtype).removeprefix("torch.")

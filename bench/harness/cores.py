@@ -1,4 +1,4 @@
-"""What more processes can gain on this machine at all: pure computing, in one process and in one for each core."""
+"""The most that more processes can gain on this machine: pure computation in one process, and in one per core."""
 
 import os
 import time
@@ -9,7 +9,7 @@ COUNT = 10_000_000
 
 
 def gain_of_all_cores() -> float:
-    """Counting by as many processes as there are cores, per counting by one; clocks and neighbours keep it below."""
+    """Return the counting rate of one process per core, relative to one process; clocks and neighbours reduce it."""
     one = _rate(1)
     return _rate(os.cpu_count() or 1) / one
 

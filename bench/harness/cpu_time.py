@@ -1,4 +1,4 @@
-"""CPU time of a shift: of the stages, of this process, of PostgreSQL."""
+"""CPU time of a lane session: of its stages, of this process, of PostgreSQL."""
 
 import threading
 import time
@@ -18,14 +18,14 @@ from worker.lanes import session, stage_runner
 
 @dataclass
 class StageClock:
-    """CPU seconds by stage, of the threads that ran it."""
+    """CPU seconds by stage, of the threads that run it."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     lock: threading.Lock = field(default_factory=threading.Lock)
     away: threading.local = field(default_factory=threading.local)
 
     def run_stage(self, name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """As the worker's own, with the thread's CPU time noted. Models must compute in the calling thread."""
+        """Run a stage like the worker and record the thread's CPU time. Models must compute in the calling thread."""
         started, before = time.thread_time(), self._away_s()
         try:
             return run_stage(name, stage, items)
@@ -35,7 +35,7 @@ class StageClock:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """As the worker's own, of the CPU time too."""
+        """Exclude this block from the stage's wall time, like the worker, and from its CPU time."""
         started, before = time.thread_time(), self._away_s()
         try:
             with aside():
@@ -48,13 +48,13 @@ class StageClock:
         return seconds
 
     def total(self, names: Sequence[str]) -> float:
-        """Seconds of several stages together."""
+        """Return the total seconds of several stages."""
         return sum(self.seconds[name] for name in names)
 
 
 @contextmanager
 def clocked_stages() -> Iterator[StageClock]:
-    """Have every stage of this process's shifts clocked for as long as the block runs."""
+    """Measure every stage of this process's lane sessions for the duration of the block."""
     clock = StageClock()
     _install(clock.run_stage, clock.aside)
     try:
@@ -69,19 +69,19 @@ def _install(run: Callable[..., list[PipelineItem]], away: Callable[..., object]
 
 
 class ServerClock:
-    """CPU time of the PostgreSQL server on this machine, all its processes, those that ended included."""
+    """CPU time of the PostgreSQL server on this machine: all its processes, including those that have ended."""
 
     def __init__(self, engine: Engine) -> None:
         backend = run(engine, text("SELECT pg_backend_pid() AS pid"), {})[0].pid
         self._postmaster = psutil.Process(backend).parent()
 
     def seconds(self) -> float:
-        """CPU seconds so far."""
+        """Return the CPU seconds so far."""
         assert self._postmaster is not None
         times = self._postmaster.cpu_times()
         total = times.user + times.system + times.children_user + times.children_system
         for process in self._postmaster.children():
-            with suppress(psutil.NoSuchProcess):  # autovacuum's come and go
+            with suppress(psutil.NoSuchProcess):  # autovacuum workers are short-lived
                 own = process.cpu_times()
                 total += own.user + own.system
         return float(total)

@@ -1,4 +1,4 @@
-"""What a benchmark found: figures with their goals, as JSON tells them."""
+"""A benchmark's results: figures with their goals, and their JSON form."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should reach, or stay under."""
+    """A bound that a figure should reach, or stay below."""
 
     sign: Literal[">=", "<="]
     bound: float
 
     def is_met(self, value: float) -> bool:
-        """Whether `value` is on the right side of the bound, or on it."""
+        """Whether `value` is within the bound, or on it."""
         return value >= self.bound if self.sign == ">=" else value <= self.bound
 
     def __str__(self) -> str:
@@ -26,7 +26,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number; `against` says in words what it was held against in the same run."""
+    """One measured number; `against` describes what it was compared with in the same run."""
 
     value: float
     unit: str
@@ -39,7 +39,7 @@ class Figure:
         return None if self.goal is None else self.goal.is_met(self.value)
 
     def report(self) -> dict[str, Any]:
-        """As `--json` prints it, the value with four significant digits."""
+        """Return the figure as `--json` prints it, the value with four significant digits."""
         return {
             "value": float(f"{self.value:.4g}"),
             "unit": self.unit,
@@ -51,28 +51,28 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark's figures by key, and the machine that they are of."""
+    """One benchmark's figures by key, and the machine that they were measured on."""
 
     name: str
     machine: "Machine | GPUMachine"
     figures: Mapping[str, Figure]
 
     def report(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the result as `--json` prints it."""
         figures = {key: figure.report() for key, figure in self.figures.items()}
         return {"name": self.name, "machine": asdict(self.machine), "figures": figures}
 
 
 def at_least(bound: float) -> Goal:
-    """More is better."""
+    """A goal where more is better."""
     return Goal(">=", bound)
 
 
 def at_most(bound: float) -> Goal:
-    """Less is better."""
+    """A goal where less is better."""
     return Goal("<=", bound)
 
 
 def shown(value: float) -> str:
-    """A number for people: whole from a thousand on, else three significant digits."""
+    """Format a number for people: without decimals from a thousand on, else with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

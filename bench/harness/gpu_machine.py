@@ -1,4 +1,4 @@
-"""The GPU that figures are of."""
+"""The GPU that figures are measured on."""
 
 import platform
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class GPUMachine:
 
 
 def this_gpu(device: str) -> GPUMachine:
-    """The machine with the torch device of that name."""
+    """Return the machine with the torch device of that name."""
     is_gpu = device.startswith("cuda")
     properties = torch.cuda.get_device_properties(device) if is_gpu else None
     return GPUMachine(

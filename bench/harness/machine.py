@@ -1,4 +1,4 @@
-"""The machine that figures are of."""
+"""The machine that figures are measured on."""
 
 import os
 import platform
@@ -24,22 +24,22 @@ class Machine:
 
 
 def this_machine(postgresql: str) -> Machine:
-    """The machine that this runs on, `postgresql` being the server's version."""
-    import psutil  # noqa: PLC0415 - `gpu` does without it
+    """Return this machine; `postgresql` is the server's version."""
+    import psutil  # noqa: PLC0415 - `gpu` doesn't need it
 
     memory = psutil.virtual_memory().total / 1e9
     return Machine(processor(), cores(), round(memory, 1), platform.python_version(), postgresql)
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Its name."""
+    """Return the processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Peak memory of this process while something runs."""
+"""Peak memory of this process while a block runs."""
 
 import threading
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ PERIOD_S = 0.005
 
 @dataclass
 class Growth:
-    """Resident memory in bytes: before, and the most seen since."""
+    """Resident memory in bytes: before, and the highest seen since."""
 
     before: int
     peak: int
 
     @property
     def megabytes(self) -> float:
-        """How much was added at the peak, in MB (10**6 bytes)."""
+        """The growth at the peak, in MB (10**6 bytes)."""
         return (self.peak - self.before) / 1e6
 
 
 @contextmanager
 def watch_memory() -> Iterator[Growth]:
-    """Look at this process every 5 ms for as long as the block runs."""
+    """Sample this process's memory every 5 ms for the duration of the block."""
     process = psutil.Process()
     growth = Growth(before=process.memory_info().rss, peak=0)
     stopping = threading.Event()

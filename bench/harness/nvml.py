@@ -1,4 +1,4 @@
-"""The driver's own library: its version, and the energy that a GPU took. It comes with every NVIDIA driver."""
+"""NVML, the driver's own library: its version, and the energy that a GPU used. Part of every NVIDIA driver."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _LIBRARY = "libnvidia-ml.so.1"
 
 
 def driver_version() -> str | None:
-    """Such as 580.95.05; None where the library isn't there or doesn't answer."""
+    """Return the driver's version, such as 580.95.05; None where the library is missing or doesn't answer."""
     library = _opened()
     text = ctypes.create_string_buffer(96)
     if library is None or library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text))):
@@ -18,9 +18,9 @@ def driver_version() -> str | None:
 
 
 def joule_meter(device: str) -> Callable[[], float] | None:
-    """What reads the joules that the GPU took since its driver was loaded; None where it doesn't count them.
+    """Return a function that reads the joules used since the driver was loaded; None where the GPU doesn't count them.
 
-    NVML's nvmlDeviceGetTotalEnergyConsumption, in mJ: of GPUs from Volta on.
+    NVML's nvmlDeviceGetTotalEnergyConsumption, in mJ: for GPUs from Volta on.
     """
     library = _opened() if device.startswith("cuda") else None
     if library is None:

@@ -1,4 +1,4 @@
-"""Processes that wait for one another, so that their times can be compared."""
+"""A pool of processes that synchronise at a barrier, so that their times can be compared."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ START_S = 120
 
 @contextmanager
 def together(members: int) -> Iterator[Pool]:
-    """A pool of so many new processes, whose functions may call `wait_for_all`.
+    """Yield a pool of this many new processes, whose functions may call `wait_for_all`.
 
-    The barrier is inherited: a manager's would be reached by a unix socket below the temporary folder, whose path may
-    be too long for one.
+    The barrier is inherited: a manager's barrier is reached by a unix socket in the temporary folder, whose path may be
+    too long.
     """
     context = get_context("spawn")
     with context.Pool(members, initializer=_join, initargs=(context.Barrier(members),)) as pool:
@@ -22,7 +22,7 @@ def together(members: int) -> Iterator[Pool]:
 
 
 def wait_for_all() -> None:
-    """Wait until all processes of the pool have come here; BrokenBarrierError after START_S seconds."""
+    """Wait until all processes of the pool have called this; BrokenBarrierError after START_S seconds."""
     _joined[0].wait(START_S)
 
 

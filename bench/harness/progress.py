@@ -1,9 +1,9 @@
-"""Remarks for the person who waits, on stderr."""
+"""Progress messages on stderr."""
 
 import sys
 
 
 def note(text: str) -> None:
-    """One line."""
+    """Print one line."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

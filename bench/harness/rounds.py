@@ -1,4 +1,4 @@
-"""Measuring in turns, since machines are noisy."""
+"""Alternating measurements, to cancel out a machine's noise."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,24 +10,24 @@ from bench.harness.progress import note
 
 @dataclass(frozen=True)
 class Samples:
-    """What each measurement gave, one number a round."""
+    """The values of each measurement, one per round."""
 
     values: Mapping[str, list[float]]
 
     def median(self, name: str) -> float:
-        """The middle one of a measurement's numbers."""
+        """Return the median of a measurement's values."""
         return median(self.values[name])
 
     def ratio(self, name: str, other: str) -> float:
-        """The median over the rounds of one measurement divided by the other of the same round."""
+        """Return the median over the rounds of one measurement divided by another one of the same round."""
         pairs = zip(self.values[name], self.values[other], strict=True)
         return median(value / base for value, base in pairs)
 
 
 def take_turns(rounds: int, measurements: Mapping[str, Callable[[], float]]) -> Samples:
-    """Take all measurements once a round, in the order A B, B A, …
+    """Take all measurements once per round, in the order A B, B A, …
 
-    Where a machine becomes slower all the while, who is always second would be at a disadvantage.
+    On a machine that becomes steadily slower, always being second would be a disadvantage.
     """
     values: dict[str, list[float]] = {name: [] for name in measurements}
     for number in range(1, rounds + 1):
@@ -39,7 +39,7 @@ def take_turns(rounds: int, measurements: Mapping[str, Callable[[], float]]) -> 
 
 
 def repeat(rounds: int, measure: Callable[[], Mapping[str, float]]) -> Samples:
-    """Take a measurement that gives several numbers once a round."""
+    """Take a measurement that returns several values once per round."""
     values: dict[str, list[float]] = {}
     for number in range(1, rounds + 1):
         for name, value in measure().items():
@@ -49,7 +49,7 @@ def repeat(rounds: int, measure: Callable[[], Mapping[str, float]]) -> Samples:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes by the wall clock."""
+    """Return the wall-clock time of `work` in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Where benchmarks run: services of their own in a temporary folder, durable as PostgreSQL comes, gone afterwards."""
+"""The environment of benchmarks: their own services in a temporary folder, with PostgreSQL's default durability."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Place:
 
     @contextmanager
     def database(self, name: str) -> Iterator[Settings]:
-        """Settings with a new database that has all tables; it is dropped afterwards."""
+        """Yield settings with a new database that has all tables; it is dropped afterwards."""
         with self.empty_database(name) as url:
             with engine_on(url) as engine:
                 migrations.upgrade(engine)
@@ -33,7 +33,7 @@ class Place:
 
     @contextmanager
     def empty_database(self, name: str) -> Iterator[str]:
-        """URL of a new database without tables; it is dropped afterwards."""
+        """Yield the URL of a new database without tables; it is dropped afterwards."""
         url = make_url(self.settings.database).set(database=name).render_as_string(hide_password=False)
         _command(self.settings.database, f"CREATE DATABASE {name}")
         try:
@@ -42,7 +42,7 @@ class Place:
             _command(self.settings.database, f"DROP DATABASE {name} WITH (FORCE)")
 
     def postgresql(self) -> str:
-        """The server's version, such as 18.4."""
+        """Return the server's version, such as 18.4."""
         with engine_on(self.settings.database) as engine:
             version: str = run(engine, text("SHOW server_version"), {})[0].server_version
         return version.split(maxsplit=1)[0]
@@ -50,7 +50,7 @@ class Place:
 
 @contextmanager
 def open_place() -> Iterator[Place]:
-    """Start everything; stop and remove it in the end. NIGHTMILL_* of the environment change nothing."""
+    """Start all services; stop and remove them at the end. NIGHTMILL_* environment variables are ignored."""
     with tempfile.TemporaryDirectory(prefix="nightmill-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         defaults = Settings.model_construct(data_dir=folder / "data", output=str(folder / "output"))
@@ -60,7 +60,7 @@ def open_place() -> Iterator[Place]:
 
 @contextmanager
 def engine_on(url: str, *, pool_size: int = 4) -> Iterator[Engine]:
-    """An engine, disposed of afterwards."""
+    """Yield an engine, disposed of afterwards."""
     engine = connect(url, pool_size=pool_size)
     try:
         yield engine
@@ -69,12 +69,12 @@ def engine_on(url: str, *, pool_size: int = 4) -> Iterator[Engine]:
 
 
 def settle(engine: Engine) -> None:
-    """Write out what earlier rounds left dirty, so that it isn't charged to the next."""
+    """Write out the dirty pages of earlier rounds, so that they don't slow down the next."""
     _command(engine.url.render_as_string(hide_password=False), "CHECKPOINT")
 
 
 def vacuum(engine: Engine, table: str) -> None:
-    """Bring a table's statistics and visibility up to date, as autovacuum does in time."""
+    """Update a table's statistics and visibility map, as autovacuum does in time."""
     _command(engine.url.render_as_string(hide_password=False), f"VACUUM (ANALYZE) {table}")
 
 

@@ -1,4 +1,4 @@
-"""A benchmark's figures as a table, in plain text where rich isn't installed."""
+"""Prints a benchmark's figures as a table, in plain text where rich isn't installed."""
 
 from bench.harness.figures import Figure, Result, shown
 
@@ -7,7 +7,7 @@ _WIDTH = 200
 
 
 def print_result(result: Result) -> None:
-    """The benchmark's name, its machine and a table of its figures, on stdout."""
+    """Print the benchmark's name, its machine and a table of its figures to stdout."""
     rows = [_cells(key, figure) for key, figure in result.figures.items()]
     try:
         _print_rich(result, rows)
@@ -21,7 +21,7 @@ def _cells(key: str, figure: Figure) -> tuple[str, ...]:
 
 
 def _print_rich(result: Result, rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - `gpu` does without it
+    from rich.console import Console  # noqa: PLC0415 - `gpu` doesn't need it
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 

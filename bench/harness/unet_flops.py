@@ -1,4 +1,4 @@
-"""What a UNet computes, counted."""
+"""Counts the FLOP of a UNet."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,19 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Work:
-    """FLOP of a UNet row, a multiplication and an addition being two; `shared` is what both rows of an image share."""
+    """FLOP per UNet row, a multiply-add counting as two; `shared` is the part that both rows of an image share."""
 
     row: int
     shared: int
 
     def step(self, guidance_scale: float) -> int:
-        """Of an image's step, as nightmill computes it; without guidance it is one row."""
+        """Return the FLOP of one step of an image, as nightmill computes it; without guidance it is one row."""
         return 2 * self.row - self.shared if guidance_scale > 1 else self.row
 
 
 def count_work(unet: Any, side: int) -> Work:
-    """Of diffusers' `unet`, on latents of that side; without values if the UNet is on the device "meta"."""
-    import torch  # noqa: PLC0415 - a second that other benchmarks needn't spend
+    """Count the work of diffusers' `unet` on latents of that side; without computing if it is on the device "meta"."""
+    import torch  # noqa: PLC0415 - takes a second, which other benchmarks needn't spend
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
     from models.engine import unet_forward  # noqa: PLC0415

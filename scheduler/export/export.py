@@ -1,4 +1,4 @@
-"""Exports: a batch's image rows as Parquet or JSONL files, with `_SUCCESS` written last."""
+"""Exports a batch's image rows as Parquet or JSONL files, with `_SUCCESS` written last."""
 
 import hashlib
 import tempfile
@@ -32,7 +32,7 @@ _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """One file of an export; `sha256` of its bytes."""
+    """One file of an export; `sha256` is its digest in hex."""
 
     name: str
     rows: int
@@ -50,14 +50,14 @@ def export(
     *,
     overwrite: bool = False,
 ) -> list[ExportedFile]:
-    """Write all images that the batch has now; this installation's earlier export of it at the same place is replaced.
+    """Write all current images of the batch; replaces this installation's earlier export of it at the same place.
 
-    Readers wait for `_SUCCESS`: it goes first and comes last, and holds the counts and every file's digest. What else
-    lies there is kept. Beside the batch's images (a `prefix` of `<batch>/export/`) the export joins it; elsewhere
-    UsageError names it, because readers of the folder would take it for a part of the export. With `overwrite` files
-    that have the names of an export's are deleted, whoever wrote them.
+    `_SUCCESS` is deleted first and written last, for readers to wait for; it holds the counts and every file's digest.
+    Other files at the place are kept: beside the batch's images (a `prefix` of `<batch>/export/`) they are ignored;
+    elsewhere UsageError names them, because readers of the folder would take them for a part of the export. With
+    `overwrite`, files named like an export's are deleted, whoever wrote them.
     """
-    from scheduler.export import formats  # noqa: PLC0415 - brings pyarrow, which no other command needs
+    from scheduler.export import formats  # noqa: PLC0415 - imports pyarrow, which no other command needs
 
     write = {"parquet": formats.write_parquet, "jsonl": formats.write_jsonl}[format]
     beside = prefix == f"{batch.name}/{EXPORT}/"
@@ -72,7 +72,7 @@ def export(
         with _uploads_aborted(written), closing(images_of(connection, batch.id)) as images:
             for number, rows in enumerate(_files(images)):
                 path = Path(folder) / f"part-{number:05d}.{format}"
-                count = write(path, _told(rows, on_rows))
+                count = write(path, _counted(rows, on_rows))
                 files.append(_describe(path, count))
                 written.add([asdict(files[-1])])
                 store.put(prefix + path.name, path, content_type=_TYPES[format])
@@ -85,7 +85,7 @@ def export(
 
 
 def found_there(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: str = "") -> Found:
-    """What lies there now: `in_the_way` is what an export with `overwrite` would delete though it isn't ours."""
+    """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
     is_own = prefix == f"{batch.name}/{EXPORT}/"
     return export_folder.look(
         ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
@@ -94,7 +94,7 @@ def found_there(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: 
 
 @dataclass
 class _Record:
-    """The `_INCOMPLETE` of an export on its way: every file that it has written or is going to write next."""
+    """The `_INCOMPLETE` of an export in progress: every file that it has written or is going to write next."""
 
     place: ExportPlace
     files: list[dict[str, Any]]
@@ -107,18 +107,18 @@ class _Record:
 
 @contextmanager
 def _uploads_aborted(record: _Record) -> Iterator[None]:
-    """An export that fails or is stopped leaves no parts of a file in the store, which nobody sees and all pay for."""
+    """Abort the multipart uploads of an export that fails or is stopped: their parts are invisible and cost money."""
     try:
         yield
     except BaseException:
-        with suppress(ObjectStoreError):  # what stays is aborted by the next export
+        with suppress(ObjectStoreError):  # what remains is aborted by the next export
             place = record.place
             abort_uploads_of(place.store, [place.prefix + file["name"] for file in record.files])
         raise
 
 
 def _cleared(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool) -> _Record:
-    """Make room, or refuse; what is deleted is on record before, so that a cut-off export can be told by its files."""
+    """Make room, or refuse; deletions are recorded in advance, so that an interrupted export's files are recognised."""
     _require_room(place, found, beside=beside, overwrite=overwrite)
     for name in found.in_the_way:
         place.store.delete(place.prefix + name)
@@ -158,7 +158,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[dict[str, Any]]]:
-    """The rows in portions of one file each; at least one, which may be empty."""
+    """Yield the rows in portions of one file each; at least one, which may be empty."""
     first = next(rows, None)
     if first is None:
         yield iter(())
@@ -167,7 +167,7 @@ def _files(rows: Iterator[dict[str, Any]]) -> Iterator[Iterator[dict[str, Any]]]
         first = next(rows, None)
 
 
-def _told(rows: Iterator[dict[str, Any]], on_rows: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+def _counted(rows: Iterator[dict[str, Any]], on_rows: Callable[[int], None]) -> Iterator[dict[str, Any]]:
     for row in rows:
         on_rows(1)
         yield row

@@ -74,7 +74,7 @@ SCHEMA = pa.schema(
 
 
 def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Write image records as Parquet (zstd, row groups of 20,000; JSON columns as text); returns how many."""
+    """Write image records as Parquet (zstd, row groups of 20,000; JSON columns as text); returns the number of rows."""
     count = 0
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         while group := [_flat(row) for row in islice(rows, ROW_GROUP)]:
@@ -84,7 +84,7 @@ def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
 
 
 def write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Write image records as JSON lines, nested values as they are; returns how many."""
+    """Write image records as JSON lines, keeping nested values; returns the number of rows."""
     count = 0
     with path.open("w", encoding="utf-8") as stream:
         for row in rows:
@@ -94,7 +94,7 @@ def write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> int:
 
 
 def to_json(row: dict[str, Any]) -> str:
-    """One image record as one line of JSON, columns in the order of the Parquet schema, the rest before them."""
+    """Return an image record as one line of JSON: columns in the Parquet schema's order, other ones before them."""
     known = {name: row[name] for name in SCHEMA.names}
     extra = {name: value for name, value in row.items() if name not in known}
     return json.dumps(extra | known, ensure_ascii=False, default=_moment)

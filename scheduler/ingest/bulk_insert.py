@@ -1,4 +1,4 @@
-"""One batch being filled: its rows become jobs, lanes and tallies, its bad rows rejects."""
+"""Bulk insert of a manifest into one batch: jobs and rejects by COPY, lanes and job counts by INSERT."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ _LANE = ("tenant", "model", "mode", "lora", "width", "height", "upscale")
 
 
 class Load:
-    """Adds rows to a batch over one connection, which takes nothing else until the block is left."""
+    """Adds rows to a batch over one connection, which can execute nothing else until the block ends."""
 
     def __init__(self, connection: Connection, batch: BatchId, batch_seed: int) -> None:
         cursor: Cursor[Any] = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
@@ -44,11 +44,11 @@ class Load:
 
     @property
     def jobs(self) -> int:
-        """Jobs added so far."""
+        """The number of jobs added so far."""
         return self._queued.total()
 
     def add(self, items: Iterable[Row | Reject]) -> int:
-        """Append rows' jobs, and rejects, to their tables; how many items there were."""
+        """Append rows' jobs, and rejects, to their tables; returns the number of items."""
         before = self.rows
         for item in items:
             self.rows += 1
@@ -101,7 +101,7 @@ class Load:
             self._ids.add(row.id, row.line)
 
     def repeated_ids(self) -> Repeated:
-        """The rows whose id stands on an earlier one."""
+        """Return the rows whose id occurs in an earlier row."""
         return self._ids.found()
 
     def _add_reject(self, reject: Reject) -> None:
@@ -111,7 +111,7 @@ class Load:
             self._store_rejects()
 
     def _kind(self, row: Row, kind: tuple[Any, ...]) -> tuple[LaneId, str]:
-        """The lane of rows like this one, and those of their cells that are the same for all."""
+        """Return the lane for rows like this one, and the COPY cells that all of them share."""
         self.has_pictures |= row.mode != "text2image"
         shape = row.tenant or "", row.model, row.mode, row.lora, row.width, row.height, row.upscale
         lane = self._lanes.get(shape) or self._lane(shape)

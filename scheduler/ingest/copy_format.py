@@ -1,4 +1,4 @@
-"""Rows in the text format of PostgreSQL's COPY, written by hand, which costs less than a driver's adaptation.
+"""Writes rows in the text format of PostgreSQL's COPY, without a driver's adaptation of values, for speed.
 
 https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
 """
@@ -19,15 +19,15 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def to_json(value: dict[str, Any]) -> str:
-    """JSON of a value that is known to have one, characters beyond ASCII as they are."""
+    """Return a serialisable value as JSON, characters beyond ASCII unescaped."""
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # whole numbers of more than 64 bits
+    except TypeError:  # integers of more than 64 bits
         return json.dumps(value, ensure_ascii=False)
 
 
 def cell(text: str | None) -> str:
-    """Text as a cell of COPY."""
+    """Escape text as a cell of COPY; None is NULL."""
     if text is None:
         return NULL
     if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
@@ -36,7 +36,7 @@ def cell(text: str | None) -> str:
 
 
 def cells(*texts: str) -> str:
-    """Texts without NUL as cells of COPY with tabs between, looked at all together."""
+    """Escape texts without NUL characters as tab-separated cells of COPY, all in one pass."""
     joined = "\0".join(texts)
     if "\\" in joined or "\t" in joined or "\n" in joined or "\r" in joined:
         joined = joined.translate(_ESCAPES)
@@ -44,7 +44,7 @@ def cells(*texts: str) -> str:
 
 
 class _Writer(QueuedLibpqWriter):
-    """Sends from a thread of its own; where the server is slower than we, 8 MB wait instead of psycopg's 128."""
+    """Sends from a background thread; if the server is slower, at most 8 MB are queued instead of psycopg's 128."""
 
     def __init__(self, cursor: Cursor[Any]) -> None:
         super().__init__(cursor)
@@ -52,9 +52,9 @@ class _Writer(QueuedLibpqWriter):
 
 
 class CopyStream:
-    """A COPY into one table that begins with the first lines, and again with those after a `finish`.
+    """A COPY into one table that starts with the first line added, and restarts with the first one after `finish`.
 
-    While it is open its connection takes no other statement. Leaving the block by an exception undoes it.
+    While it is open its connection can execute no other statement. Leaving the block by an exception undoes it.
     """
 
     def __init__(self, cursor: Cursor[Any], table: str, columns: str) -> None:
@@ -66,7 +66,7 @@ class CopyStream:
         self._characters = 0
 
     def add(self, line: str) -> None:
-        """Send a line: cells between tabs, a newline at the end."""
+        """Send a line: tab-separated cells ending in a newline."""
         self._lines.append(line)
         self._characters += len(line)
         if len(self._lines) >= BLOCK_LINES or self._characters >= BLOCK_CHARACTERS:

@@ -1,4 +1,4 @@
-"""What a submit would do, worked out without touching a service."""
+"""A dry run of a submit: counts jobs, rejects, lanes and work of a manifest without contacting a service."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,9 +27,9 @@ _OTHER_LANES = "others", "", "", 0, 0, 0
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG
 
 SHALLOW = 0.25
-"""Of a whole UNet call, what one between costs with `deep_cache`: 0.22 of the FLOP for SD 1.5, 0.27 for SD 2.1."""
+"""The cost of a partial UNet call (`deep_cache`) relative to a full one: 0.22 of the FLOP for SD 1.5, 0.27 for 2.1."""
 
-# What makes a picture, besides its seed.
+# The columns that determine an image, besides its seed.
 _SEEN = (
     *(
         "prompt",
@@ -52,12 +52,12 @@ Shape = tuple[str, str, str, int, int, int]
 
 @dataclass
 class Plan:
-    """Counts over a manifest; `tokens_unknown` names models whose tokenizer isn't on this machine.
+    """Counts over a manifest; `tokens_unknown` lists models whose tokenizer isn't on this machine.
 
-    `pictures` holds hashes of those that rows start from, `missing_pictures` counts rows that name one that isn't
-    there. Pixels and work of a picture whose own size is taken are those of the model's native size.
-    `same_pictures` are of rows with the seed, the prompt and all settings of another one; `syntax` counts rows by
-    the other tools' syntax in their prompts, `syntax_lines` holds the first line of each.
+    `pictures` holds hashes of the input images, `missing_pictures` counts rows that name one that doesn't exist. Pixels
+    and work of an image that keeps its input's size are those of the model's native size. `same_pictures` are rows with
+    the seed, prompt and all settings of another row; `syntax` counts rows by other tools' syntax in their prompts,
+    `syntax_lines` holds the first line of each.
     """
 
     rows: int = 0
@@ -84,7 +84,7 @@ class Plan:
     sample: int | None = None
 
     def extrapolate(self, rows: int) -> None:
-        """From the rows of the sample to that many rows."""
+        """Scale the counts from the sample to `rows` rows."""
         share = rows / self.rows
         self.rows = self.lines.lines = rows
         for name in ("jobs", "rejected", "missing_pictures", "truncated", "truncated_negatives", "pixels"):
@@ -95,14 +95,14 @@ class Plan:
                 counts[kind] = round(counts[kind] * share)  # type: ignore[index]
 
     def bytes(self, format: str) -> int:
-        """Estimated size of all files."""
+        """Return the estimated total size of the files."""
         return round(self.pixels * BYTES_PER_PIXEL[format])
 
 
 def make_plan(
     order: Order, rules: RowRules, catalogue: Catalogue, on_rows: Callable[[int], None] = lambda _: None
 ) -> Plan:
-    """Read the manifest as an ingest would. Raises ManifestError if the file as a whole can't be read."""
+    """Read the manifest as an ingest does. Raises ManifestError if the file as a whole can't be read."""
     plan = Plan()
     truncation = _Truncation(catalogue, plan)
     again = _Again(plan)
@@ -163,7 +163,7 @@ def _count_text(plan: Plan, row: Row) -> None:
 
 
 class _Again:
-    """Finds ids that come again, and rows that draw a picture which another one draws, too."""
+    """Finds repeated ids, and rows that generate the same image as another row."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -180,7 +180,7 @@ class _Again:
 
     def finish(self) -> None:
         self.plan.repeated_ids = self.ids.found()
-        self.ids = Repeats()  # which makes room
+        self.ids = Repeats()  # frees memory
         self.plan.same_pictures = self.pictures.found()
 
 
@@ -200,7 +200,7 @@ def _passes_gflop(card: Card, steps: int, guidance_scale: float, size: int) -> f
 
 
 class _Truncation:
-    """Counts prompts and negative prompts that are longer than their model reads, with its own tokenizer."""
+    """Counts prompts and negative prompts that exceed their model's token limit, with the model's own tokenizer."""
 
     def __init__(self, catalogue: Catalogue, plan: Plan) -> None:
         self.catalogue = catalogue
@@ -210,7 +210,7 @@ class _Truncation:
         self.characters = 0
 
     def add(self, row: Row) -> None:
-        """Take in a row, whose texts are counted together with others."""
+        """Queue a row, whose texts are counted together with others."""
         negative = row.negative_prompt if row.guidance_scale > 1 else ""
         self.waiting.setdefault(row.model, []).append((row.line, row.prompt, negative))
         self.characters += len(row.prompt) + len(negative) + 1
@@ -218,7 +218,7 @@ class _Truncation:
             self.count()
 
     def count(self) -> None:
-        """Count what waits."""
+        """Count the queued texts."""
         plan, waiting = self.plan, self.waiting
         self.waiting, self.characters = {}, 0
         for model, alike in waiting.items():
@@ -244,14 +244,14 @@ class _Truncation:
 
 
 def _longer(counter: TokenCounter, texts: list[tuple[int, str]]) -> list[int]:
-    """The lines of texts with more tokens than are read; texts that come again are counted once."""
+    """Return the lines of texts that exceed the token limit; repeated texts are counted once."""
     distinct = list({text: None for _, text in texts})
     tokens = dict(zip(distinct, counter.count(distinct), strict=True))
     return [line for line, text in texts if tokens[text] > counter.limit]
 
 
 def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
-    """As `plan --json` prints it."""
+    """Return the plan as `plan --json` prints it."""
     return {
         "manifest": order.manifest.label,
         "format": order.manifest.format,
@@ -293,7 +293,7 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
 
 
 def _by(plan: Plan, place: int) -> dict[str, int]:
-    """Jobs by one part of their lane's shape."""
+    """Return the jobs by one element of their lane's shape."""
     counts: Counter[str] = Counter()
     for shape, jobs in sorted(plan.lanes.items()):
         counts[str(shape[place])] += jobs

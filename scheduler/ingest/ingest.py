@@ -1,7 +1,7 @@
-"""A manifest into the job table: all of it in one transaction, by COPY, once.
+"""Ingest: stores a manifest's rows as jobs, by COPY, in one transaction, exactly once.
 
-The batch is known by the digest of the manifest's bytes and of what is given with it that changes pixels or where they
-are put, so the same submit again finds the same batch, and a submit that is cut off leaves nothing.
+A batch is identified by the digest of the manifest's bytes and of the options that affect pixels or where they are
+stored, so that repeating a submit finds the same batch. An interrupted submit leaves nothing.
 """
 
 import hashlib
@@ -47,13 +47,13 @@ class Order:
 
     @property
     def circumstances(self) -> dict[str, str]:
-        """What changes pixels only where rows depend on it, which is known when they have been read."""
+        """Options that affect pixels only if rows depend on them, which is known once they have been read."""
         return {_FOLDER: printable(self.manifest.folder, 4_000), _MODEL: self.default_model}
 
     def digest(self, *depends: str) -> str:
-        """SHA-256 that tells batches apart: the manifest's bytes, and what changes pixels or where they are put.
+        """Return the SHA-256 that identifies the batch: of the manifest and of the options that affect its images.
 
-        `depends` names those circumstances in which a batch differs that is the same otherwise.
+        `depends` names the circumstances to include: those in which otherwise equal batches differ.
         """
         identity = {
             "manifest": self.manifest.sha256,
@@ -70,9 +70,9 @@ class Order:
         return _sha256({**identity, **{key: self.circumstances[key] for key in depends}})
 
     def older_digests(self) -> Iterator[str]:
-        """As earlier versions made it, with all that counted then and doesn't now."""
+        """Yield the digests that earlier versions computed, from all options that they included."""
         if self.reading.drop or self.reading.unique_ids or self.manifest.delimiter:
-            return  # there was no such thing
+            return  # earlier versions had none of these
         output = _without_slash(self.output)
         for strict, end, folder in product((False, True), ("", "/"), ("", self.manifest.folder)):
             identity = {
@@ -101,7 +101,7 @@ def _sha256(identity: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Ingested:
-    """The batch that an order gave, or that it had given before."""
+    """The batch of an order, newly made or found."""
 
     id: BatchId
     name: str
@@ -114,7 +114,7 @@ class Ingested:
 
 
 class ManyJobsError(UsageError):
-    """The manifest makes more jobs than its user may have meant; nothing was stored."""
+    """The manifest makes more jobs than its user may have intended; nothing was stored."""
 
 
 def ingest(
@@ -125,12 +125,12 @@ def ingest(
     max_jobs: int | None = None,
     on_batch: Callable[[Ingested], None] = lambda _: None,
 ) -> Ingested:
-    """Store the order's rows as queued jobs; the batch that is already there if it is known.
+    """Store the order's rows as queued jobs; if the batch exists already, return it.
 
-    `on_rows` is told the number of rows read so far, `on_batch` the batch before its first row, while raising still
-    undoes everything. Raises ManifestError if the file is damaged, or, when strict, at the first row that can't be
-    used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError, of a recipe before a row is
-    made, where there would be over `max_jobs` jobs.
+    `on_rows` is called with the number of rows read so far, `on_batch` with the batch before its first row, when
+    raising still rolls everything back. Raises ManifestError if the file is damaged, or, when strict, at the first row
+    that can't be used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError if there would
+    be over `max_jobs` jobs; for a recipe, before any row is made.
     """
     with engine.begin() as connection:
         batch = _known(connection, order) or _create(connection, order)
@@ -164,7 +164,7 @@ def ingest(
 
 
 def _check_rows(manifest: ManifestFile, max_jobs: int | None) -> None:
-    """A recipe's rows are known by arithmetic."""
+    """Raise ManyJobsError by a recipe's number of rows, which is known without reading them."""
     if max_jobs is not None and (manifest.rows or 0) > max_jobs:
         raise ManyJobsError(f"{manifest.label}: makes {manifest.rows:,} rows, each of one image or more")
 
@@ -197,7 +197,7 @@ def _check_strictly(batch: Ingested, order: Order) -> None:
 
 
 def refuse_repeated(again: Repeated, label: str) -> None:
-    """Raise ManifestError for ids that stand on earlier lines already."""
+    """Raise ManifestError for ids that occur on earlier lines."""
     if again.number:
         shown = ", ".join(map(str, again.lines[:10]))
         raise ManifestError(
@@ -206,13 +206,13 @@ def refuse_repeated(again: Repeated, label: str) -> None:
 
 
 def describe(reject: Reject, label: str) -> str:
-    """A rejected row in one line: file, line, column, reason."""
+    """Return a rejected row in one line: file, line, column, reason."""
     column = f", column {reject.column}" if reject.column else ""
     return f"{label}, line {reject.line}{column}: {reject.reason}"
 
 
 def _known(connection: Connection, order: Order) -> Ingested | None:
-    """The order's batch, also one that an older version made."""
+    """Return the order's batch if it exists, including one made by an earlier version."""
     _, row = _place(connection, order)
     for digest in () if row else order.older_digests():
         found = _with_digest(connection, digest)
@@ -222,7 +222,7 @@ def _known(connection: Connection, order: Order) -> Ingested | None:
 
 
 def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
-    """The order's digest and the batch that has it: one that depends on circumstances that are others now isn't it."""
+    """Return the order's digest and the batch that has it, unless that batch depends on different circumstances."""
     depends: set[str] = set()
     while True:
         digest = order.digest(*sorted(depends))
@@ -243,7 +243,7 @@ def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
 
 
 def _note(connection: Connection, batch: BatchId, order: Order, load: Load) -> None:
-    """The circumstances that the rows depend on."""
+    """Store the circumstances that the rows depend on."""
     is_used = {_FOLDER: load.has_pictures, _MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}
     statement = text("UPDATE batches SET settings = settings || CAST(:more AS jsonb) WHERE id = :id")
@@ -251,7 +251,7 @@ def _note(connection: Connection, batch: BatchId, order: Order, load: Load) -> N
 
 
 def _create(connection: Connection, order: Order) -> Ingested:
-    """A new, empty batch; the same one where another process makes it at this moment, once that has finished."""
+    """Create an empty batch; if another process is creating the same one, wait for it and return that."""
     digest, _ = _place(connection, order)
     wanted = order.name or slug(order.manifest.stem)
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
@@ -288,13 +288,13 @@ def _batch_values(order: Order) -> dict[str, Any]:
 
 
 def slug(text: str) -> str:
-    """A batch name made of a file's name: lower-case ASCII letters, digits, dots, dashes, and no number."""
+    """Make a batch name from a file name: lower-case ASCII letters, digits, dots, dashes; never a number."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:90] or "batch"
     return f"batch-{name}" if is_number(name) else name
 
 
 def checked_name(name: str) -> str:
-    """The name as given if it can name a batch, its folder and its keys; else UsageError."""
+    """Return the name if it is valid for a batch, its folder and its keys; else raise UsageError."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
         raise UsageError(
             f"--name {name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "

@@ -1,4 +1,4 @@
-"""What the catalogue's models let a row ask for, in the manifest's terms."""
+"""Translates the model catalogue into the rules that manifest rows are validated by."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _SAMPLER_NAMES = {plain_sampler(name): ours for name, ours in other_names().item
 
 @dataclass(frozen=True)
 class Reading:
-    """How the user wants a manifest read: columns set for all rows, headers renamed or left out, strictness."""
+    """How to read a manifest: columns set for all rows, headers renamed or dropped, strictness."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ def row_rules(
     needs_clip: bool = False,
     needs_decoder: bool = False,
 ) -> RowRules:
-    """The rules that rows are checked by."""
+    """Return the rules that rows are validated by."""
     names = catalogue.ids_and_aliases()
     models = {
         name: model_rules(card, catalogue)
@@ -57,7 +57,7 @@ def row_rules(
 
 
 def model_rules(card: Card, catalogue: Catalogue) -> ModelRules:
-    """One model's limits; it upscales if it is an upscaler or its card names one."""
+    """Return one model's limits; it can upscale if it is an upscaler or its card names one."""
     upscaler = catalogue.get(card.upscaler) if card.upscaler else card
     return ModelRules(
         id=card.id,
@@ -81,7 +81,7 @@ def model_rules(card: Card, catalogue: Catalogue) -> ModelRules:
 
 
 def lora_rules(card: Card, catalogue: Catalogue) -> LoraRules:
-    """One LoRA, which fits the models that are of the kind of its base."""
+    """Return the rules of one LoRA, which fits the models of its base's kind."""
     base = catalogue.get(card.base or "")
     fits = frozenset(
         model.id
@@ -92,7 +92,7 @@ def lora_rules(card: Card, catalogue: Catalogue) -> LoraRules:
 
 
 def _kind(card: Card, catalogue: Catalogue) -> str:
-    """What models have in common whose LoRAs can be exchanged: the UNet and text encoder of a generation."""
+    """Return the kind of models that share LoRAs: those with the same generation's UNet and text encoder."""
     seen = {card.id}
     while card.base and (base := catalogue.get(card.base)).id not in seen:
         card = base

@@ -1,4 +1,4 @@
-"""Syntax of other tools in prompts, which Stable Diffusion itself draws as the characters that it is."""
+"""Detects other tools' prompt syntax, which Stable Diffusion itself takes as literal text."""
 
 import re
 
@@ -24,5 +24,5 @@ KINDS: dict[str, re.Pattern[str]] = {
 
 
 def kinds_in(prompt: str) -> list[str]:
-    """The kinds of other tools' syntax that a prompt seems to have."""
+    """Return the kinds of other tools' syntax that a prompt seems to contain."""
     return [kind for kind, pattern in KINDS.items() if pattern.search(prompt)]

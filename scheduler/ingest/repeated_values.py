@@ -1,4 +1,4 @@
-"""Values that come again in a manifest, found by their hashes: twelve bytes a value."""
+"""Finds repeated values in a manifest by their hashes, in twelve bytes per value."""
 
 from array import array
 from collections.abc import Hashable
@@ -12,14 +12,14 @@ _AT_ONCE = 2**20
 
 
 class Repeated(NamedTuple):
-    """How many values stood on an earlier line, or earlier on their own, and the first lines of such."""
+    """The number of repeated values, and the first of their lines."""
 
     number: int = 0
     lines: tuple[int, ...] = ()
 
 
 class Repeats:
-    """Remembers values and their lines; beyond `limit` values none is looked at."""
+    """Stores hashes of values with their lines; values beyond the first `limit` are ignored."""
 
     def __init__(self, limit: int = 10_000_000) -> None:
         self._limit = limit
@@ -27,13 +27,13 @@ class Repeats:
         self._lines = array("I")
 
     def add(self, value: Hashable, line: int) -> None:
-        """A value of a line."""
+        """Add a value and its line."""
         if len(self._hashes) < self._limit:
             self._hashes.append(hash(value))
             self._lines.append(min(line, _LAST_LINE))
 
     def found(self) -> Repeated:
-        """What came again."""
+        """Return the number and lines of the values that occurred before."""
         if not self._hashes:
             return Repeated()
         again = self._are_again(np.frombuffer(self._hashes, np.int64))

@@ -14,7 +14,7 @@ from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 JOBS = scaled(600, 2000)
 LANES = scaled(40, 400)

@@ -15,7 +15,7 @@ from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 from worker.health.lane_backoff import Health
 from worker.liveness.heartbeat import FOLDER, Heartbeat
 

@@ -27,7 +27,7 @@ from tests.chaos.twins import TWIN
 from tests.end_to_end.processes import end, foxes, until
 from tests.factories import look
 from tests.s3 import S3Server
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 LEASE_S = 2
 CUTS_S = scaled((4.0,), (2.0, 5.0, 10.0, 25.0, 3.0, 15.0, 25.0))

@@ -18,7 +18,7 @@ from tests.chaos.scale import is_long, scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
 from tests.s3 import S3Server
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 JOBS = scaled(200, 2000)
 AWAY_S = scaled(2.0, 120.0)

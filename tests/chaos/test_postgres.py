@@ -22,7 +22,7 @@ from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 CRASHES, CUTS, COMMITS = scaled(3, 30), scaled(5, 100), scaled(3, 30)
 JOBS = scaled(200, 6000)

@@ -14,7 +14,7 @@ from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.factories import look
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 JOBS, KILLS, CLAIM = scaled(200, 5000), scaled(8, 200), 8
 UNFINISHED = "SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1"

@@ -24,7 +24,7 @@ from tests.chaos.scale import scaled
 from tests.conftest import Nightmill
 from tests.end_to_end.processes import foxes, manifest, until
 from tests.factories import look
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 FLUSHES, RESTARTS, FROZEN_S = scaled(3, 20), scaled(2, 10), scaled(6, 60)
 JOBS = scaled(240, 6000)

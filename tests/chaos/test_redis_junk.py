@@ -17,7 +17,7 @@ from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
 from tests.wakeup_junk import HEEDED, JUNK, bomb
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 JOBS = scaled(40, 400)
 ROUNDS = scaled(1, 20)

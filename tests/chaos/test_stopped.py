@@ -15,7 +15,7 @@ from tests.chaos.mill import Mill, mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import descendants, end, foxes, gone, until
 from tests.factories import look
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 
 STOPS, JOBS = scaled(6, 200), scaled(90, 5000)
 EXIT_S, RELEASE_S = 30, 1

@@ -13,7 +13,7 @@ from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
 from tests.end_to_end.processes import foxes, until
-from tests.worker.context import attempts_of, jobs_of, submit
+from tests.worker.contexts import attempts_of, jobs_of, submit
 
 HANG_S = 1
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.store.checkpoint import resolve
-from tests.worker.context import desk_for
+from tests.worker.contexts import desk_for
 from worker.health import circuit_breaker, lane_backoff
 from worker.lanes.session import WorkerContext
 from worker.model_cache.cache import ModelCache

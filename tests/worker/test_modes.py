@@ -21,7 +21,7 @@ from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.paths import ROOT
 from tests.worker.conftest import CARD
-from tests.worker.context import desk_for, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import desk_for, images_of, jobs_of, only_lane, render, submit
 from worker.imaging.encode import Pixels, decode
 from worker.lanes.session import WorkerContext, work
 from worker.model_cache.cache import ModelCache

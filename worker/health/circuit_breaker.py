@@ -1,17 +1,19 @@
-"""The circuit breaker of a worker: when job after job fails, is it the jobs' fault, or is the worker broken?
+"""The worker's circuit breaker: when jobs fail in a row, it decides whether the jobs or the worker are at fault.
 
-The failures in a row of a lane are held, their leases renewed, until an image of the lane is stored (then they were the
-jobs' own), there are many of them, or the time slice ends. Then they are judged:
+A lane's consecutive failures are held, their leases renewed, until an image of the lane is stored (then the jobs were
+at fault), until there are many of them, or until the time slice ends. Then they are judged:
 
-- Where others do the lane's jobs, this worker can't: the jobs go back uncharged, and it leaves the lane for a while.
-- They are the jobs' own where a worker that can work fails at them, too; and where this one gave the lane back before,
-  has stored images of other lanes since, and fails at it again.
-- A picture whose whole folder is missing here says nothing of its job: that goes back until somebody else finds it.
-- Otherwise there is no telling: the jobs go back uncharged, to be tried elsewhere, or here again a little later.
+- Other workers complete the lane's jobs: this worker is at fault. The jobs are released without counting an attempt,
+  and the worker avoids the lane for a while.
+- A worker known to be able to work fails at them, too: the jobs are at fault. So they are when this worker released
+  them before, has stored images of other lanes since, and fails again.
+- A job whose input image's whole folder is missing on this host is released until another worker finds it.
+- Otherwise the fault can't be attributed: the jobs are released without counting an attempt, to be tried by another
+  worker, or by this one a little later.
 
-What fails again and again, in several lanes or the same one, and no image between, is the worker's fault: it rests, and
-starts anew. Where no worker is left that didn't fail at the lane, the device is asked: if it still computes, what went
-back twice and fails again is the jobs' own. So a batch whose jobs fail everywhere ends.
+Repeated failures with no image stored between them, in several lanes or in the same one, are the worker's fault: it
+rests, and restarts. When no worker is left that hasn't failed at the lane, the device is tested: if it still computes,
+jobs that were released twice and fail again are at fault. So a batch whose jobs fail everywhere ends.
 """
 
 import threading
@@ -30,11 +32,11 @@ from worker.health.lane_backoff import Health
 from worker.item import Inputs, PipelineItem
 
 STREAK = 8
-"""So many failures in a row are judged; twice as many when the last ones were judged with no image since, and so on."""
+"""Failures in a row that trigger a judgement; doubles with each judgement until an image is stored."""
 MOST_RETURNS = 2
-"""How often jobs go back uncharged where there is no other worker to ask."""
+"""How often jobs are released without counting an attempt when there is no other worker to compare with."""
 ALONE_S = 10.0
-"""For how long they do at least: others may be about to start."""
+"""The shortest time for which they are: other workers may be about to start."""
 LATELY_S = 600.0
 
 _ENOUGH = 4
@@ -46,13 +48,13 @@ def _is_of_host(item: PipelineItem) -> bool:
 
 
 def is_certain(item: PipelineItem) -> bool:
-    """Whether the failure says nothing of the worker."""
+    """Whether the failure is certainly the job's fault and says nothing about the worker."""
     return item.end is not None and item.end.kind in _CERTAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Frames whose jobs are to be charged, and those whose jobs go back, for `delay_s` seconds at least."""
+    """Items whose failures count as the jobs' own, and items whose jobs are released for at least `delay_s` seconds."""
 
     charged: Sequence[PipelineItem] = ()
     returned: Sequence[PipelineItem] = ()
@@ -60,7 +62,7 @@ class Judgement:
 
 
 class CircuitBreaker:
-    """Counts failures in a row of one worker process."""
+    """Counts the consecutive failures of one worker process."""
 
     def __init__(
         self,
@@ -69,9 +71,9 @@ class CircuitBreaker:
         check_device: Callable[[], None],
         within_s: float = LATELY_S,
     ) -> None:
-        """`check_device` raises where the device doesn't compute any more.
+        """`check_device` raises if the device doesn't compute any more.
 
-        `within_s` is how long ago others may have stored what counts.
+        `within_s` is how far back other workers' stored images are counted.
         """
         self._engine, self._health, self._check_device = engine, health, check_device
         self._since = time.monotonic() - within_s
@@ -81,12 +83,12 @@ class CircuitBreaker:
         self._blamed: set[LaneId] = set()
         self._doubted: set[LaneId] = set()
         self._found_able: set[LaneId] = set()
-        """Doubted once, and images of others were stored since."""
-        # A process that was started anew has to prove itself.
+        """Lanes that were doubted once; images of other lanes have been stored since."""
+        # A restarted process starts with one doubt and a full streak: the next doubt makes it rest again.
         self._doubts, self._failures = (1, STREAK) if health.has_rested() else (0, 0)
 
     def went_well(self, lane: LaneId) -> Judgement:
-        """An image of the lane was stored; failures that are held are the jobs' own, then, but for lack of a folder."""
+        """Record a stored image: held failures are the jobs' own, except those whose input folder is missing here."""
         with self._lock:
             self._doubts = self._failures = 0
             self._found_able |= self._doubted
@@ -101,7 +103,7 @@ class CircuitBreaker:
         return Judgement([item for item in held if not _is_of_host(item)], away, ALONE_S)
 
     def failed(self, items: Sequence[PipelineItem]) -> Judgement:
-        """What is known now of these failures and those that are held; the others are held."""
+        """Judge what can be judged of these failures and those held; the rest is held."""
         certain = to_blame(self._engine, [item.job.id for item in items], self._health.names)
         with self._lock:
             charged = [
@@ -110,7 +112,7 @@ class CircuitBreaker:
                 if (item.job.id in certain or item.job.lane_id in self._blamed) and not _is_of_host(item)
             ]
             certain = {item.job.id for item in charged}
-            doubtful = [_lightened(item) for item in items if item.job.id not in certain]
+            doubtful = [_without_arrays(item) for item in items if item.job.id not in certain]
             self._held += doubtful
             self._failures += sum(not _is_of_host(item) for item in doubtful)
             if len(self._held) < STREAK << self._doubts:
@@ -118,7 +120,7 @@ class CircuitBreaker:
             return self._judgement(charged)
 
     def ended(self) -> Judgement:
-        """The time slice is over: what is held is judged."""
+        """Judge all failures held, at the end of the time slice."""
         with self._lock:
             return self._judgement()
 
@@ -131,17 +133,17 @@ class CircuitBreaker:
         return Judgement(charged, held)
 
     def _are_to_blame(self, held: Sequence[PipelineItem]) -> bool:
-        """Whether jobs of a lane that failed one after the other are; if not, it is noted what the worker does next."""
+        """Whether a lane's consecutive failures are the jobs' fault; if not, record what the worker does next."""
         lane, engine, own = held[-1].job.lane_id, self._engine, self._health.names
         if any(map(_is_of_host, held)):
-            self._health.failed(work_of(lane), _told(held), lane)
+            self._health.failed(work_of(lane), _summary(held), lane)
             return False
         if lane in self._good and self._failures < STREAK:
             return True
         others = peers(engine, lane, own, time.monotonic() - self._since)
         do_well = any(peer.stored >= _ENOUGH and 10 * peer.failed <= peer.stored for peer in others)
         if do_well:
-            self._doubt(lane, f"{_told(held)}; other workers do such jobs")
+            self._doubt(lane, f"{_summary(held)}; other workers do such jobs")
             return False
         fail_too = any(
             peer.is_able and peer.failed >= _ENOUGH and peer.failed > peer.stored for peer in others
@@ -149,24 +151,24 @@ class CircuitBreaker:
         if fail_too or lane in self._found_able:
             return self._blame(lane)
         if others_may_work(engine, lane, [*own, *(peer.worker for peer in others if peer.failed)]):
-            self._doubt(lane, f"{_told(held)}; whether others fare better isn't known yet")
+            self._doubt(lane, f"{_summary(held)}; whether others fare better isn't known yet")
             return False
         return self._alone(lane, held)
 
     def _alone(self, lane: LaneId, held: Sequence[PipelineItem]) -> bool:
-        """The same where nobody is left to be asked."""
+        """Decide whether the jobs are at fault when there is no other worker to compare with."""
         try:
             self._check_device()
-        except Exception as error:  # whatever a driver raises
-            self._health.rest(f"{_told(held)}; {reason_of(error)}")
+        except Exception as error:  # any exception that a driver raises
+            self._health.rest(f"{_summary(held)}; {reason_of(error)}")
             return False
         if self._went_back_enough(held):
             return self._blame(lane)
-        self._leave(lane, _told(held))
+        self._leave(lane, _summary(held))
         return False
 
     def _went_back_enough(self, held: Sequence[PipelineItem]) -> bool:
-        """Whether others have had time to try."""
+        """Whether other workers have had time to try the jobs."""
         returns = returns_of(self._engine, [item.job.id for item in held])
         return returns.most >= MOST_RETURNS and returns.since_s >= ALONE_S
 
@@ -183,7 +185,7 @@ class CircuitBreaker:
             self._leave(lane, reason)
 
     def _leave(self, lane: LaneId, reason: str) -> None:
-        """Work in other lanes first; told where it isn't for the first time."""
+        """Avoid the lane for a while; report it unless this is the first time."""
         if lane in self._doubted or lane in self._found_able:
             self._health.failed(work_of(lane), reason, lane)
         else:
@@ -191,11 +193,11 @@ class CircuitBreaker:
         self._doubted.add(lane)
 
 
-def _told(held: Sequence[PipelineItem]) -> str:
+def _summary(held: Sequence[PipelineItem]) -> str:
     end = next((item.end for item in held if _is_of_host(item)), held[-1].end)
     return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
 
 
-def _lightened(item: PipelineItem) -> PipelineItem:
-    """Without what takes memory."""
+def _without_arrays(item: PipelineItem) -> PipelineItem:
+    """Return the item without its arrays and file contents, to free memory."""
     return replace(item, pixels=None, encoded=None, inputs=Inputs())

@@ -1,4 +1,4 @@
-"""Whose fault an error is: that of one job, or of the host that it happened on and the services that it needs."""
+"""Classifies errors: the fault of one job, or of the host and the services that it needs."""
 
 import errno
 
@@ -25,17 +25,17 @@ _OF_THE_HOST = frozenset(
 
 
 class HostFaultError(NightmillError):
-    """The host or a service kept a job from being done: the job goes back to the queue, uncharged."""
+    """The host or a service prevented a job: the job is released to the queue without counting an attempt."""
 
 
 class LaneDoubtedError(HostFaultError):
-    """Job after job of a lane failed here: they went back, and the lane is left to others for a while."""
+    """Jobs of a lane failed in a row on this host: they were released, and the worker avoids the lane for a while."""
 
 
 def is_host_fault(error: BaseException) -> bool:
-    """Whether any job would have met this error here: a full disk, a store that doesn't answer, a lost mount.
+    """Whether any job would meet this error on this host: a full disk, a store that doesn't answer, a lost mount.
 
-    What is said of one object or picture (it is missing, damaged, forbidden) is its job's fault.
+    An error about one object or input image (it is missing, damaged, forbidden) is its job's fault.
     """
     if isinstance(error, HostFaultError | StoreUnavailableError):
         return True
@@ -45,7 +45,7 @@ def is_host_fault(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """The error in one line; what isn't written for people is named by its type."""
+    """Return the error in one line; exceptions from outside this project are prefixed with their type."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     is_ours = type(error).__module__.partition(".")[0] in ("jobs", "models", "worker")
     return said if is_ours and said else f"{type(error).__name__}: {said}".removesuffix(": ")

@@ -1,8 +1,8 @@
-"""What keeps this worker from lanes that it is given, and when it tries again.
+"""Exponential backoff for lanes that this worker can't process, and the faults that cause it.
 
-A fault has a cause, such as a model that can't be loaded here or an output that can't be written to, and concerns the
-lanes that need it; while it waits for its next try, the worker avoids those and works in others. A fault that concerns
-all lanes has none. The pause doubles with each failed try. All of it is told in the table of workers.
+A fault has a cause, such as a model that can't be loaded or an output that can't be written to, and affects the lanes
+that need it; until its next try, the worker avoids those lanes and processes others. A fault that affects all lanes
+has no lanes listed. The pause doubles with each failed try. Faults are reported in the table of workers.
 """
 
 import json
@@ -22,10 +22,10 @@ from jobs.queue.workers import note_stored, report_health, wanted_lanes
 log = logging.getLogger(__name__)
 
 BROKEN = "broken"
-"""The cause of the fault that all lanes share: the worker fails at what others do."""
+"""The cause of the fault that affects all lanes: this worker fails at jobs that other workers complete."""
 
 NOTE_S = 1.0
-"""How often at most it is noted that images are stored."""
+"""The shortest time between two records of stored images in the table of workers."""
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
@@ -34,13 +34,13 @@ _NAMES = 20
 
 
 def pause_s(failures: int) -> float:
-    """How long to wait after so many failed tries in a row."""
+    """Return how long to wait after this many consecutive failed tries."""
     return float(min(FIRST_PAUSE_S * 2 ** min(failures - 1, 30), LONGEST_PAUSE_S))
 
 
 @dataclass
 class Fault:
-    """Why something can't be done here, how often it was tried in vain, and which lanes need it."""
+    """Why an operation fails on this host, how many tries failed, and which lanes need it."""
 
     reason: str
     failures: int = 0
@@ -48,14 +48,14 @@ class Fault:
     lanes: set[LaneId] = field(default_factory=set)
 
     def is_waiting(self) -> bool:
-        """Whether it isn't time yet to try again."""
+        """Whether the next try isn't due yet."""
         return time.monotonic() < self.until
 
 
 class Health:
-    """The faults of one worker process; any thread may tell of one.
+    """The faults of one worker process; thread-safe.
 
-    A rest is handed over, in a file, to the process that is started in its place.
+    A rest is passed on, in a file, to the process that replaces this one.
     """
 
     def __init__(self, engine: Engine, worker: str, device: str, handover: Path | None = None) -> None:
@@ -67,14 +67,14 @@ class Health:
         self._handover = handover
         self._rests = 0
         self.names = [worker]
-        """Of this process, and of those before it that rested and stored nothing since."""
+        """The names of this process, and of its predecessors that rested and stored no image since."""
         self.must_restart = False
         self._take_over()
         self._lock = threading.Lock()
 
     def failed(self, cause: Hashable, reason: str, lane: LaneId | None = None) -> None:
-        """It was tried in vain; while it waits for the next try, failing again only renews the reason."""
-        reason = reason.replace("\0", "?")  # which PostgreSQL takes in no text
+        """Record a failed try; while the next try isn't due, a further failure only updates the reason."""
+        reason = reason.replace("\0", "?")  # PostgreSQL's text type can't hold NUL
         with self._lock:
             fault = self._faults.setdefault(cause, Fault(reason))
             fault.reason = reason
@@ -86,10 +86,10 @@ class Health:
                 fault.until = time.monotonic() + pause_s(fault.failures)
         if is_new:
             log.warning("unhealthy, next try in %.0f s: %s", pause_s(fault.failures), reason)
-        self._tell()
+        self._report()
 
     def rest(self, reason: str) -> None:
-        """Do nothing for a while, then go on in a new process; longer each time until something goes well."""
+        """Do nothing for a while, then continue in a new process; the pause grows until an image is stored."""
         reason = reason.replace("\0", "?")
         with self._lock:
             self._rests += 1
@@ -105,19 +105,19 @@ class Health:
                 }
             )
         log.error("unhealthy, rests for %.0f s and starts anew: %s", pause, reason)
-        self._tell()
+        self._report()
 
     def leave(self, lane: LaneId) -> None:
-        """Leave a lane to others for a moment, of which nobody need be told."""
+        """Avoid a lane for a moment, without reporting it."""
         with self._lock:
             self._left_until[lane] = time.monotonic() + pause_s(1)
 
     def has_rested(self) -> bool:
-        """Whether this process, or the one before it, has rested and nothing has gone well since."""
+        """Whether this process, or its predecessor, has rested and no image was stored since."""
         return self._rests > 0
 
     def stored(self) -> None:
-        """An image was stored: the worker isn't broken."""
+        """Record that an image was stored: the worker isn't broken."""
         if self._rests:
             self._rests = 0
             self._hand_over(None)
@@ -127,30 +127,30 @@ class Health:
             self._write(lambda: note_stored(self._engine, self._worker))
 
     def went_well(self, cause: Hashable) -> None:
-        """It was done."""
+        """Record that the operation succeeded."""
         self._worked.add(cause)
         if fault := self.forget(cause):
             log.warning("it works again after %d failed tries; before: %s", fault.failures, fault.reason)
 
     def forget(self, cause: Hashable) -> Fault | None:
-        """It keeps the worker from nothing any more; returns the fault, if there was one."""
+        """Remove a cause's fault; returns it, if there was one."""
         if cause not in self._faults:
             return None
         with self._lock:
             fault = self._faults.pop(cause, None)
-        self._tell()
+        self._report()
         return fault
 
     def has_worked(self, cause: Hashable) -> bool:
-        """Whether it was ever done here."""
+        """Whether the operation has ever succeeded in this process."""
         return cause in self._worked
 
     def fault(self, cause: Hashable) -> Fault | None:
-        """What is amiss with it; None: nothing that is known."""
+        """The cause's fault; None if none is known."""
         return self._faults.get(cause)
 
     def avoided(self) -> set[LaneId]:
-        """Lanes that aren't to be tried yet."""
+        """The lanes whose next try isn't due yet."""
         now = time.monotonic()
         with self._lock:
             self._left_until = {lane: until for lane, until in self._left_until.items() if now < until}
@@ -158,16 +158,16 @@ class Health:
             return waiting | self._left_until.keys()
 
     def is_resting(self) -> bool:
-        """Whether no lane is to be tried yet."""
+        """Whether no lane may be tried yet."""
         with self._lock:
             return any(fault.is_waiting() and not fault.lanes for fault in self._faults.values())
 
     def is_healthy(self) -> bool:
-        """Whether nothing is amiss."""
+        """Whether there is no fault."""
         return not self._faults
 
     def refresh(self) -> None:
-        """Forget faults whose lanes have no work any more, and a rest that is over; to be called now and then."""
+        """Remove faults whose lanes have no work left, and a rest that is over; called periodically."""
         if self.is_healthy():
             return
         with self._lock:
@@ -178,7 +178,7 @@ class Health:
                 fault.lanes -= lanes - wanted
                 if not fault.lanes and not fault.is_waiting():
                     del self._faults[cause]
-        self._tell()
+        self._report()
 
     def _take_over(self) -> None:
         try:
@@ -199,7 +199,7 @@ class Health:
         except OSError as error:
             log.warning("can't write %s: %s", self._handover, error.strerror)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         with self._lock:
             faults = sorted(self._faults.values(), key=lambda fault: bool(fault.lanes))
             lanes = {lane: fault.reason for fault in faults for lane in fault.lanes}

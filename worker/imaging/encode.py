@@ -1,4 +1,4 @@
-"""From pixels to the bytes of a file, with its generation parameters inside, and back."""
+"""Encodes pixels as PNG, WebP or JPEG files with their generation parameters as metadata, and decodes them."""
 
 import hashlib
 import io
@@ -25,15 +25,15 @@ _USER_COMMENT = 0x9286
 
 
 class UnreadableImageError(ValueError):
-    """The bytes are no PNG, WebP or JPEG picture, are damaged, or hold too many pixels."""
+    """The bytes are no PNG, WebP or JPEG image, are damaged, or hold too many pixels."""
 
 
 def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters: str | None) -> Encoded:
-    """Encode an (H, W, 3) uint8 RGB picture; the same input gives the same bytes with the same Pillow and isal.
+    """Encode an (H, W, 3) uint8 RGB image; the same input gives the same bytes with the same Pillow and isal.
 
-    `quality` is 1 to 100: PNG takes no notice of it, WebP is exact at 100, JPEG keeps full colour resolution.
-    `parameters` go into PNG's text chunk "parameters", else into the EXIF UserComment; those of more than 32,000
-    characters find no room in a JPEG and are left out.
+    `quality` is 1 to 100: PNG ignores it, WebP is lossless at 100, JPEG keeps full chroma resolution. `parameters` are
+    written to PNG's text chunk "parameters", else to the EXIF UserComment; those of more than 32,000 characters don't
+    fit in a JPEG and are left out.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
@@ -90,11 +90,11 @@ def parameters_text(
     strength: float | None = None,
     loras: Sequence[tuple[str, float, str]] = (),
 ) -> str:
-    """Return the generation parameters in the form of the AUTOMATIC1111 web UI, which image viewers read.
+    """Return the generation parameters in the format of the AUTOMATIC1111 web UI, which image viewers read.
 
     Prompt; "Negative prompt: …" unless empty; then one line of "Name: value" pairs, values with commas quoted.
-    `upscale` is the id of the upscaling model, `strength` that of a picture to start from. `loras` are ids, weights and
-    digests; the prompt ends in a tag for each, which is how that program is asked for them.
+    `upscale` is the id of the upscaling model, `strength` the denoising strength of image-to-image. `loras` are ids,
+    weights and digests; the prompt ends in a tag for each, the syntax by which that web UI applies them.
     """
     tags = "".join(f" <lora:{id}:{weight:g}>" for id, weight, _ in loras)
     pairs = {
@@ -127,7 +127,7 @@ def _line_breaks(text: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Quote as JSON what would otherwise end the value early."""
+    """Quote a value as JSON if it holds characters that would end it early."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:"\n') else value
 
 
@@ -140,7 +140,7 @@ def _text_chunk(parameters: str | None) -> PngInfo:
 
 
 def _exif(parameters: str | None) -> bytes:
-    """Return an EXIF block whose UserComment is UTF-16, in the byte order of the whole (Exif 2.32, 4.6.5)."""
+    """Return an EXIF block whose UserComment is UTF-16, in the block's byte order (Exif 2.32, 4.6.5)."""
     if parameters is None:
         return b""
     exif = Image.Exif()
@@ -155,5 +155,5 @@ def _exif_of_jpeg(parameters: str | None) -> bytes:
 
 
 def _encodable(text: str) -> str:
-    """Return the text with a question mark for each half of a broken surrogate pair."""
+    """Return the text with a question mark for each unpaired surrogate."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""What the jobs of a lane start from: their pictures, opened once each and brought to the lane's size."""
+"""An LRU cache of a lane's input images, decoded once each and scaled to the lane's size."""
 
 import os
 from collections import OrderedDict
@@ -32,7 +32,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fitted:
-    """One picture at the size asked for; `size` is the one that it came with, width first."""
+    """An input image at the requested size; `size` is its original one, width first."""
 
     values: NDArray[np.generic]
     size: Size
@@ -41,7 +41,7 @@ class _Fitted:
 
 @dataclass(frozen=True)
 class _Role:
-    """How a picture column is read and scaled."""
+    """How an image column is read and scaled."""
 
     column: str
     prepare: Callable[[Image.Image], Image.Image]
@@ -59,7 +59,7 @@ _DEPTH = _Role("depth_image", heights, Image.Resampling.BILINEAR, floats_of)
 
 
 class Pictures:
-    """Keeps the pictures that it opened last, so that a row of many images opens its own once."""
+    """Caches the input images used last, so that a row with many images opens its inputs once."""
 
     def __init__(self, settings: Settings) -> None:
         self._roots = settings.image_roots
@@ -67,7 +67,7 @@ class Pictures:
         self._kept: OrderedDict[object, _Fitted] = OrderedDict()
 
     def inputs(self, job: Job, size: Size | None) -> Inputs:
-        """The job's pictures at (width, height), or as they are.
+        """Return the job's input images at (width, height), or at their own size if `size` is None.
 
         Raises PictureError for one that can't be used, ObjectStoreError when S3 can't be reached.
         """
@@ -106,7 +106,7 @@ class Pictures:
 
 
 def fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
-    """Scaled to cover (width, height), what stands over cut off alike on both sides."""
+    """Scale an image to cover (width, height) and crop the excess equally on both sides."""
     if image.size == size:
         return image
     scale = min(image.width / size[0], image.height / size[1])
@@ -116,7 +116,7 @@ def fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Ima
 
 
 def _check_alike(column: str, other: Size, init: Size) -> None:
-    """Pictures of other proportions would be cut off elsewhere, and no longer lie on each other."""
+    """Raise PictureError if two inputs differ in proportions: cropped differently, they would not align."""
     across, down = other[0] * init[1], other[1] * init[0]
     if abs(across - down) > max(TOLERANCE * max(across, down), *other, *init):
         raise PictureError(
@@ -126,7 +126,7 @@ def _check_alike(column: str, other: Size, init: Size) -> None:
 
 
 def _stamp(location: str) -> tuple[int, int] | None:
-    """What tells that a file is another one by now."""
+    """Return a local file's modification time and size, which change when it is replaced; None where there is none."""
     try:
         status = os.stat(location)  # noqa: PTH116
     except OSError:

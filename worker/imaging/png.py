@@ -1,7 +1,7 @@
-"""PNG, quickly: one filter for the whole picture, compressed by ISA-L.
+"""A fast PNG encoder: one filter for the whole image, compressed by ISA-L.
 
-Pictures with the fine grain of photographs come out as large as Pillow's, in a fraction of the time. Drawings and flat
-colours, which compress to little, are left to Pillow, whose search pays there.
+Images with the fine grain of photographs come out as large as Pillow's, in a fraction of the time. Drawings and flat
+colours, which compress well, are encoded by Pillow, whose search for filters makes them much smaller.
 """
 
 import io
@@ -18,11 +18,11 @@ from worker.item import Pixels
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _AVERAGE = 3
 _LEVEL = 1
-_LITTLE = 0.25  # of the pixels' bytes: below it, Pillow's files are smaller by far
+_LITTLE = 0.25  # of the pixels' bytes; below it, Pillow's files are much smaller
 
 
 def encode_png(pixels: Pixels, text: PngInfo) -> bytes:
-    """The file of an (H, W, 3) uint8 RGB picture, with the chunks of `text` (PNG specification, third edition)."""
+    """Encode an (H, W, 3) uint8 RGB image with the chunks of `text` (PNG specification, third edition)."""
     packed = isal_zlib.compress(_filtered(pixels), _LEVEL)
     if len(packed) < _LITTLE * pixels.nbytes:
         file = io.BytesIO()
@@ -36,13 +36,13 @@ def encode_png(pixels: Pixels, text: PngInfo) -> bytes:
 
 
 def _filtered(pixels: Pixels) -> Pixels:
-    """Rows (H, 1 + 3W) of the filter Average: each byte less the mean, rounded down, of those left and above."""
+    """Apply the filter Average, giving rows of 1 + 3W bytes: each less the floored mean of those left and above."""
     rows = pixels.reshape(pixels.shape[0], -1)
     left, above = np.zeros_like(rows), np.zeros_like(rows)
     left[:, 3:], above[1:] = rows[:, :-3], rows[:-1]
     filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = _AVERAGE
-    # Without a carry: what both have, and half of what only one has.
+    # The floored mean without overflow: the common bits plus half of the differing ones.
     np.subtract(rows, (left & above) + ((left ^ above) >> 1), out=filtered[:, 1:])
     return filtered
 

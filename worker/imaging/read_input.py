@@ -1,4 +1,4 @@
-"""Pictures that rows bring, from a path or an s3:// URI to pixels, within limits."""
+"""Reads input images named in a manifest: from a path or an s3:// URI to pixels, within size limits."""
 
 import io
 import struct
@@ -37,17 +37,17 @@ _UNREADABLE = (
 
 
 class PictureError(NightmillError):
-    """A picture that a row brings can't be used, now or later."""
+    """An input image can't be used, now or later."""
 
 
 class PictureAwayError(PictureError):
-    """A picture that this host doesn't see, though others may."""
+    """An input image isn't visible on this host, though other hosts may see it."""
 
 
 def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
-    """The file's or object's bytes; PictureError if it is missing, too large or outside of `roots`.
+    """Return the file's or object's bytes; raises PictureError if it is missing, too large or outside `roots`.
 
-    Raises PictureAwayError where that says something of this host, ObjectStoreError when S3 can't be reached.
+    Raises PictureAwayError where this host may be the cause, ObjectStoreError when S3 can't be reached.
     """
     if not is_allowed(location, roots):
         raise PictureError(outside(location))
@@ -64,7 +64,7 @@ def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
 
 
 def decode_picture(body: bytes, location: str) -> Image.Image:
-    """The picture of a PNG, JPEG or WebP of at most 64 million pixels, upright; PictureError names `location`."""
+    """Decode a PNG, JPEG or WebP of at most 64 million pixels, rotated upright; PictureError names `location`."""
     try:
         with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
@@ -81,7 +81,7 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """As RGB, on white where it is transparent; of 16 bits the upper 8."""
+    """Convert to RGB, on white where it is transparent; of 16-bit images keep the upper 8 bits."""
     if _is_deep(image):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
@@ -91,18 +91,18 @@ def flattened(image: Image.Image) -> Image.Image:
 
 
 def heights(image: Image.Image) -> Image.Image:
-    """As one channel of floats, of 16 bits all kept."""
+    """Convert to one channel of float32, keeping all bits of 16-bit images."""
     grey = image if _is_deep(image) or image.mode == "F" else flattened(image).convert("L")
     return Image.fromarray(np.asarray(grey, dtype=np.float32))
 
 
 def pixels_of(image: Image.Image) -> Pixels:
-    """(height, width, 3) of an RGB picture, (height, width) of a grey one."""
+    """Return a uint8 array: (height, width, 3) of an RGB image, (height, width) of a grey one."""
     return np.array(image, dtype=np.uint8)
 
 
 def floats_of(image: Image.Image) -> NDArray[np.float32]:
-    """(height, width)."""
+    """Return a float32 array (height, width)."""
     return np.array(image, dtype=np.float32)
 
 

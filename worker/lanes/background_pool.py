@@ -1,4 +1,4 @@
-"""The finishing line: background threads that deliver what was rendered while the device goes on."""
+"""A pool of background threads that finish and store generated images while the device continues."""
 
 import logging
 import queue
@@ -15,7 +15,7 @@ GiveUp = Callable[[], bool]
 
 
 class BackgroundPool:
-    """Hands bundles of frames to threads; `put` waits while they are behind, so that memory stays bounded."""
+    """Passes batches of items to threads; `put` blocks while the queue is full, so that memory stays bounded."""
 
     def __init__(
         self, deliver: Callable[[Sequence[PipelineItem]], None], *, threads: int = 4, waiting: int = 4
@@ -29,11 +29,11 @@ class BackgroundPool:
             thread.start()
 
     def put(self, items: Sequence[PipelineItem], give_up: GiveUp = lambda: False) -> bool:
-        """Deliver these; waits while too many bundles wait, and is False if `give_up` said so before."""
+        """Queue a batch for delivery; blocks while the queue is full, and returns False if `give_up` does so first."""
         return not items or self._put(items, give_up)
 
     def drain(self, give_up: GiveUp = lambda: False) -> bool:
-        """Wait until all is delivered and end the threads; False if `give_up` said so before."""
+        """Wait until every batch is delivered and end the threads; False if `give_up` returned True first."""
         if not all(self._put(None, give_up) for _ in self._threads):
             return False
         for thread in self._threads:
@@ -54,5 +54,5 @@ class BackgroundPool:
         while (items := self._bundles.get()) is not None:
             try:
                 self._deliver(items)
-            except BaseException:  # a thread that ends would be waited for in vain
+            except BaseException:  # if the thread ended, `put` would wait for it for ever
                 log.exception("%d images could not be delivered", len(items))

@@ -1,4 +1,4 @@
-"""Claimed jobs for a model that is kept full: where they run out, more are claimed."""
+"""Source of claimed jobs for the continuous batch; claims more when it runs out."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,11 +7,11 @@ from jobs.job import Job
 
 
 class JobSource:
-    """Jobs of one lane, those with the most steps of a claim first, so that few rows are empty at the end.
+    """Jobs of one lane, sorted by steps within each claim, most first, so that few batch rows are idle at the end.
 
-    Jobs that nobody had claimed before follow one another without a gap. What came back to the queue is drawn in the
-    company of its own claim only, since it may be small for a reason (see `jobs.queue.transitions.claim`): such a
-    claim is `left` for the next supply.
+    Jobs that were never claimed before follow one another without a gap. Jobs that were released to the queue are
+    generated with jobs of their own claim only, since the claim may be small for a reason (see
+    `jobs.queue.transitions.claim`): such a claim is kept in `left` for the next source.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class JobSource:
         self._waiting = deque(_longest_first(jobs))
 
     def next(self) -> Job | None:
-        """The job to be drawn next; None when there is none, or none may begin."""
+        """Return the next job; None when there is none, or when no job may begin."""
         if not self._is_open():
             return None
         if not self._waiting and self._joins and not self.left:
@@ -31,7 +31,7 @@ class JobSource:
         return self._waiting.popleft() if self._waiting else None
 
     def rest(self) -> list[Job]:
-        """Jobs that were claimed for this supply and not asked for."""
+        """Return the jobs that were claimed for this source and not used."""
         return list(self._waiting)
 
     def _take_more(self) -> None:

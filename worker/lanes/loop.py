@@ -1,4 +1,4 @@
-"""Turns: the lane whose turn it is, worked for a time slice, and for another one if it still comes first."""
+"""The worker's loop over lanes: one time slice after another, each in the lane picked by fair-share scheduling."""
 
 import time
 
@@ -8,31 +8,31 @@ from jobs.queue.fair_share import Turn
 from worker.lanes.session import LaneSession, WorkerContext
 
 LONGEST_S = 3600.0
-"""After which a worker takes the next hint, come what may: what Celery limits is one task."""
+"""The longest duration of one Celery task; Celery's time limits apply to tasks, so the loop ends in time."""
 
 UNHEALTHY_S = 1.0
-"""How long a worker that can do nothing keeps a hint, lest it take all that others could follow."""
+"""How long a worker that can process nothing holds a wake-up message, so that healthy workers get the others."""
 
 
 def follow(context: WorkerContext, hinted: LaneId) -> int:
-    """Follow a hint: it says that there is work, the job table says whose. Returns how many jobs were taken up.
+    """Process a wake-up message: it says that there is work, the job table says in which lane. Returns the jobs taken.
 
-    When a time slice is over and it is the same lane's turn again, its shift goes on, and the device has no pause; if
-    it is another's, a shift in that one follows.
+    When a time slice ends and the same lane is picked again, its session continues and the device has no pause; if
+    another lane is picked, a session in that lane follows.
     """
-    course = LaneLoop(context)
+    loop = LaneLoop(context)
     if not context.health.is_resting():
-        course.begin(hinted)
-    if course.turn is None and (context.health.avoided() or not context.health.is_healthy()):
+        loop.begin(hinted)
+    if loop.turn is None and (context.health.avoided() or not context.health.is_healthy()):
         context.stopping.wait(UNHEALTHY_S)
     taken = 0
-    while course.turn is not None:
-        taken += course.work(course.turn)
+    while loop.turn is not None:
+        taken += loop.work(loop.turn)
     return taken
 
 
 class LaneLoop:
-    """Turn after turn of one worker, each charged when it begins and corrected when it ends."""
+    """Successive time slices of one worker; each is charged to its tenant in advance and corrected when it ends."""
 
     def __init__(self, context: WorkerContext) -> None:
         self.turn: Turn | None = None
@@ -42,29 +42,29 @@ class LaneLoop:
         self._began = 0.0
 
     def begin(self, hinted: LaneId) -> None:
-        """Take the first turn; there may be none."""
+        """Pick the first lane; there may be none."""
         self.turn, self._began = self._take(hinted), time.monotonic()
 
     def work(self, turn: Turn) -> int:
-        """Work a shift of that turn, and know whose the next one is; returns how many jobs were taken up."""
-        shift = LaneSession(self._context, renew=lambda: self._renewed(shift))
+        """Run a lane session for this slice and pick the next lane; returns how many jobs were claimed."""
+        session = LaneSession(self._context, renew=lambda: self._renewed(session))
         try:
-            return shift.work(turn.lane)
+            return session.work(turn.lane)
         except BaseException:
             self._leave_next()
             raise
         finally:
-            self._settle(shift)
+            self._settle(session)
             self.turn, self._next = self._next, None
 
     def _leave_next(self) -> None:
-        """Nobody will work the turn that comes next: its tenant isn't to pay for it."""
+        """Return a slice that was picked and won't be used, so that its tenant isn't charged for it."""
         if self._next is not None:
             fair_share.end_turn(self._context.engine, self._next, used_s=0, images=0, batch_s=0)
             self._next = None
 
-    def _renewed(self, shift: LaneSession) -> bool:
-        """The slice is over: whether the shift has another one. If it is another lane's turn, that is next."""
+    def _renewed(self, session: LaneSession) -> bool:
+        """At a slice's end, return whether the session gets another one; if another lane is picked, it is the next."""
         assert self.turn is not None
         if time.monotonic() >= self._until:
             return False
@@ -72,7 +72,7 @@ class LaneLoop:
         if found is None or found.lane != self.turn.lane:
             self._next = found
             return False
-        self._settle(shift)
+        self._settle(session)
         self.turn = found
         return True
 
@@ -87,10 +87,10 @@ class LaneLoop:
             avoided=context.health.avoided(),
         )
 
-    def _settle(self, shift: LaneSession) -> None:
+    def _settle(self, session: LaneSession) -> None:
         assert self.turn is not None
         now = time.monotonic()
-        images, slowest_s = shift.counted()
+        images, slowest_s = session.counted()
         fair_share.end_turn(
             self._context.engine,
             self.turn,

@@ -1,4 +1,4 @@
-"""What a lane can't be worked in without: its models and its output. Where this host lacks one, no job is to blame."""
+"""What a lane needs on this host: its models and its output. If one isn't available, no job is at fault."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from worker.stages.finish import FinishStages
 
 @dataclass(frozen=True)
 class Started:
-    """What the lane's jobs need."""
+    """The models and stages that the lane's jobs need."""
 
     lane_models: LaneModels
     judging: AssessStages
@@ -34,17 +34,17 @@ class Started:
 
 @dataclass(frozen=True)
 class LaneStart:
-    """Gets lanes ready, and remembers in `health` which can't be on this host."""
+    """Loads lanes' models and opens their outputs, and records in `health` what fails on this host."""
 
     settings: Settings
     engine: Engine
     model_cache: ModelCache
     health: Health
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
-    """Open S3 outputs, since to set up a client takes a third of a second."""
+    """Open S3 outputs, cached because setting up a client takes a third of a second."""
 
     def may_claim(self, lane: Lane) -> bool:
-        """Whether jobs of the lane may be taken: where something failed before, it is tried without any first."""
+        """Whether jobs of the lane may be claimed; after a fault, the lane is first started without jobs, as a test."""
         causes = models_of(lane, self.settings), output_of(lane), folder_of(lane), work_of(lane.id)
         known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
         for cause, fault in known:
@@ -54,7 +54,7 @@ class LaneStart:
         return not known or self.start(lane) is not None
 
     def start(self, lane: Lane) -> Started | None:
-        """Load the lane's models and open its output; None where that can't be done here, or the worker is to stop."""
+        """Load the lane's models and open its output; None if that fails on this host, or if the worker is to stop."""
         count = lanes.job_count(self.engine, lane)
         try:
             with (
@@ -80,7 +80,7 @@ class LaneStart:
         return finishing
 
     def _store(self, lane: Lane) -> ObjectStore:
-        """UsageError or ObjectStoreError where the output is none or gone; after a fault it is opened anew."""
+        """Return the output's store, reopened after a fault; UsageError or ObjectStoreError if it can't be opened."""
         kept = self.buckets.pop(lane.output, None)
         if kept is None or self.health.fault(output_of(lane)):
             s3 = S3Options(endpoint_url=self.settings.s3_endpoint_url, region=self.settings.s3_region)
@@ -91,7 +91,7 @@ class LaneStart:
 
     @contextmanager
     def _noted(self, lane: Lane, cause: Hashable, what: str) -> Iterator[None]:
-        """Whatever goes wrong within it becomes a HostFaultError, after it was noted as a fault of that cause."""
+        """Record any error in this block as a fault with that cause, and raise it as a HostFaultError."""
         try:
             yield
         except (InterruptedRender, SQLAlchemyError):

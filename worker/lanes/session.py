@@ -1,4 +1,4 @@
-"""A shift: claim and render in one lane until it is empty, its time is over, or the worker stops."""
+"""A lane session: claim and render jobs of one lane until it is empty, the time slice ends or the worker stops."""
 
 import logging
 import math
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker process keeps between shifts."""
+    """What a worker process keeps between sessions."""
 
     settings: Settings
     engine: Engine
@@ -59,32 +59,32 @@ class WorkerContext:
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
 
     def pause(self, seconds: float) -> bool:
-        """Wait for a service; whether the worker is to stop meanwhile. It isn't taken to hang."""
+        """Wait for a service and return whether the worker is to stop. The watchdog doesn't count this as a hang."""
         self.heartbeat.beat()
         return self.stopping.wait(seconds)
 
     @cached_property
     def health(self) -> Health:
-        """What keeps the worker from working."""
+        """The faults that keep this worker from lanes."""
         return Health(self.engine, self.worker, self.leases.device, self.handover)
 
     @cached_property
     def breaker(self) -> CircuitBreaker:
-        """What stops the worker when it fails at everything; a process that was started anew has to prove itself."""
+        """The circuit breaker; after a restart it compares only with images that other workers store from now on."""
         within_s = 0.0 if self.health.has_rested() else LATELY_S
         return CircuitBreaker(self.engine, self.health, self.model_cache.check_device, within_s)
 
 
 def work(context: WorkerContext, lane_id: LaneId) -> int:
-    """Work one shift; returns how many jobs were taken up."""
+    """Run one session in the lane; returns how many jobs were claimed."""
     return LaneSession(context).work(lane_id)
 
 
 class LaneSession:
-    """One shift's claims, stages and deliveries; `taken` counts the jobs claimed.
+    """The claims, stages and deliveries of one session; `taken` counts the jobs claimed.
 
-    When its time slice is over, `renew` says whether it has another one. However short that is, it claims once, lest
-    turns pass and nothing be done.
+    When the time slice is over, `renew` returns whether the session gets another one. However short a slice is, the
+    session claims once, so that every slice makes progress.
     """
 
     def __init__(self, context: WorkerContext, renew: Callable[[], bool] = lambda: False) -> None:
@@ -115,7 +115,7 @@ class LaneSession:
         self.storing = Storing(context.health, context.stopping.wait)
 
     def work(self, lane_id: LaneId) -> int:
-        """Claim and render until the lane gives no more or the shift is over; returns how many jobs were taken up."""
+        """Claim and render until the lane is empty or the session ends; returns how many jobs were claimed."""
         try:
             while (
                 (lane := self._open(lane_id)) and self.starting.may_claim(lane) and (jobs := self._jobs(lane))
@@ -126,7 +126,7 @@ class LaneSession:
         return self.taken
 
     def is_over(self) -> bool:
-        """Its time is over, and it has taken up something, or the worker is to stop."""
+        """Whether the worker is to stop, or the time slice is over and at least one job was claimed."""
         if self._must_end():
             return True
         if self.taken and not self._is_over and time.monotonic() >= self._until:
@@ -135,14 +135,14 @@ class LaneSession:
         return self._is_over
 
     def counted(self) -> tuple[int, float]:
-        """Images stored since this was asked last, and the longest time from when a job began until its image was."""
+        """Return the images stored since the last call, and the longest time from a job's start to its stored image."""
         with self._counting:
             counted = self._delivered, self._slowest_s
             self._delivered, self._slowest_s = 0, 0.0
         return counted
 
     def claim(self, lane: Lane) -> list[Job]:
-        """Jobs of the lane, their leases renewed from now on."""
+        """Claim jobs of the lane and keep their leases renewed."""
         context = self.context
         jobs = transitions.claim(
             context.engine,
@@ -158,7 +158,7 @@ class LaneSession:
         return jobs
 
     def render(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        """Render the jobs, and what else the lane gives meanwhile; what has not begun at a stop is given back."""
+        """Render the jobs, and others claimed meanwhile; jobs that have not begun at a stop are released."""
         started = self.starting.start(lane)
         if started is None:
             self._is_stuck = True
@@ -183,7 +183,7 @@ class LaneSession:
         self._going.clear()
 
     def close(self) -> None:
-        """Wait for the deliveries, in a worker that stops no longer than it may; what is still held goes back."""
+        """Wait for deliveries, in a stopping worker at most for the shutdown grace period; release jobs still held."""
         if not self.line.drain(self._must_leave):
             log.warning("stopped with images undelivered; their jobs will be rendered again")
         if not self.context.stopping.is_set():
@@ -191,7 +191,7 @@ class LaneSession:
         self.context.leases.release_all()
 
     def _must_leave(self) -> bool:
-        """The worker was asked to stop, and the time that it may take for deliveries is over; asked while it waits."""
+        """Whether the worker was asked to stop and the shutdown grace period is over; polled while waiting."""
         if self.storing.is_waiting():
             self.context.heartbeat.beat()
         if not self.context.stopping.is_set():
@@ -200,27 +200,27 @@ class LaneSession:
         return time.monotonic() >= self.leave_at
 
     def _draw(self, making: RenderStages, jobs: Sequence[Job]) -> None:
-        """Keep the model full until no job is left that may begin."""
+        """Keep the continuous batch full until no job is left that may begin."""
         lane = making.lane
-        supply = JobSource(
+        source = JobSource(
             jobs,
             claim=lambda: [] if self.is_over() else self.claim(lane),
             is_open=lambda: self._may_begin(lane),
         )
         try:
-            with closing(Generation(making).run(self._prepared(supply, making))) as drawn:
+            with closing(Generation(making).run(self._prepared(source, making))) as drawn:
                 while items := self._next(making, drawn):
                     if not self._hand_over(items, self._on_device(making, making.after_drawing(), items)):
                         break
         finally:
-            self._left = supply.left
-            self.context.leases.release(supply.rest())
+            self._left = source.left
+            self.context.leases.release(source.rest())
 
-    def _prepared(self, supply: JobSource, making: RenderStages) -> Iterator[PipelineItem]:
-        """Frames for the model, as it asks for them."""
+    def _prepared(self, source: JobSource, making: RenderStages) -> Iterator[PipelineItem]:
+        """Yield items for the model, as it asks for them."""
         while True:
             with aside(), self.context.heartbeat.unhurried():
-                job = supply.next()
+                job = source.next()
                 begun = self._begin([job] if job else [])
                 items = self.stage_runner.through(making.before_drawing(), begun)
             if job is None:
@@ -230,15 +230,15 @@ class LaneSession:
             yield from items
 
     def _next(self, making: RenderStages, drawn: Iterator[list[PipelineItem]]) -> list[PipelineItem]:
-        """The next pictures; none when there are no more."""
+        """Return the next generated images; empty when there are no more."""
         stage: Stage = lambda _: next(drawn, [])  # noqa: E731
         with self.context.heartbeat.device_batch(
             making.lane_models, making.lane.id, [("generate", stage)]
-        ) as [(name, judged)]:
-            return run_stage(name, judged, [])
+        ) as [(name, monitored)]:
+            return run_stage(name, monitored, [])
 
     def _enlarge(self, making: RenderStages, jobs: Sequence[Job]) -> None:
-        """Pictures that are brought, a device batch at a time."""
+        """Upscale input images, one device batch at a time."""
         rows, waiting = self.context.model_cache.rows(making.lane, "enlarge"), deque(jobs)
         try:
             while waiting and self._may_begin(making.lane):
@@ -250,7 +250,7 @@ class LaneSession:
             self.context.leases.release(waiting)
 
     def _begin(self, jobs: Sequence[Job]) -> list[PipelineItem]:
-        """Frames of those jobs that are still ours."""
+        """Return items for those jobs whose lease this worker still holds."""
         ours = [job for job in jobs if self.context.leases.holds(job)]
         self._going |= {job.id: job for job in ours}
         return [PipelineItem(job) for job in ours]
@@ -258,11 +258,11 @@ class LaneSession:
     def _on_device(
         self, making: RenderStages, stages: Sequence[tuple[str, Stage]], items: Sequence[PipelineItem]
     ) -> list[PipelineItem]:
-        with self.context.heartbeat.device_batch(making.lane_models, making.lane.id, stages) as judged:
-            return self.stage_runner.through(judged, items)
+        with self.context.heartbeat.device_batch(making.lane_models, making.lane.id, stages) as monitored:
+            return self.stage_runner.through(monitored, items)
 
     def _hand_over(self, begun: Sequence[PipelineItem], items: Sequence[PipelineItem]) -> bool:
-        """Have the frames delivered, all that is left of those begun; False if the worker can't wait for it."""
+        """Queue for delivery what remains of the items begun; False if the worker must stop before there is room."""
         if not self.line.put(items, self._must_leave):
             return False
         for item in begun:
@@ -273,22 +273,22 @@ class LaneSession:
         return None if self._must_end() else transitions.open_lane(self.context.engine, lane_id)
 
     def _must_end(self) -> bool:
-        """The worker was asked to stop, or something keeps it from this lane."""
+        """Whether the worker was asked to stop, or a fault keeps it from this lane."""
         return self._is_stuck or self.context.stopping.is_set()
 
     def _jobs(self, lane: Lane) -> list[Job]:
-        """Jobs to go on with: such as are claimed already, else more."""
+        """Return the next jobs: those claimed already, else a new claim."""
         left, self._left = self._left, []
         return left or ([] if self.is_over() else self.claim(lane))
 
     def _may_begin(self, lane: Lane) -> bool:
-        """Whether the lane is still open; asked once for all that begin before the next step."""
+        """Whether the lane is still open; queried once for all jobs that begin before the next step."""
         if not self._is_checked:
             self._is_checked, self._is_open = True, self._open(lane.id) is not None
         return self._is_open
 
     def _watch(self, _: int) -> None:
-        """Between two steps."""
+        """Callback between two steps; raises InterruptedRender if the worker is to stop or has lost all its leases."""
         self._is_checked = False
         self.context.heartbeat.beat()
         if self._must_end() or not any(map(self.context.leases.holds, self._going.values())):
@@ -310,17 +310,17 @@ class LaneSession:
             self._give_up(lane, error)
             self.context.leases.release(item.job for item in items)
         finally:
-            # Whatever went wrong, an unrenewed lease runs out and the jobs are rendered again.
+            # In any case the leases are renewed no more: jobs that are still running are queued again when they expire.
             self.context.leases.drop(item.job for item in items)
 
     def _give_up(self, lane: Lane, error: HostFaultError) -> None:
-        """Work in another lane, for a while; what is only doubted has been told already, as far as need be."""
+        """Leave the lane for a while; a doubted lane has been recorded by the circuit breaker already."""
         self._is_stuck = True
         if not isinstance(error, LaneDoubtedError):
             self.context.health.failed(work_of(lane.id), str(error), lane.id)
 
     def _upload(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """The upload stage, which waits while the output is away; gives back what it has given up."""
+        """The upload stage, which retries while the output is unavailable; when it gives up, the jobs are released."""
         finishing, leases = self.finishing, self.context.leases
         assert finishing is not None
         lane = finishing.lane

@@ -1,4 +1,4 @@
-"""Frames through stages, one after the other; those that end on the way are reported at once."""
+"""Runs items through stages in order; items that end on the way are reported at once."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,10 +20,10 @@ Stages = Iterable[tuple[str, Stage]]
 
 
 class StageRunner:
-    """Ended frames leave the job table as blocked, failed or waiting for their next attempt, and their leases end.
+    """Marks jobs of ended items as blocked, failed or waiting for their next attempt, and drops their leases.
 
-    A failure may be held until it is judged whether the job is to blame or the worker; raises LaneDoubtedError where it
-    may be the worker.
+    A failure may be held until the circuit breaker decides whether the job or the worker is at fault; raises
+    LaneDoubtedError where it may be the worker.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class StageRunner:
     def through(
         self, stages: Stages, items: Sequence[PipelineItem], alone: Collection[str] = ()
     ) -> list[PipelineItem]:
-        """The frames that come out at the end; the stages named in `alone` have them one at a time.
+        """Return the items that pass all stages; the stages named in `alone` get them one at a time.
 
-        A stage that fails on one frame is tried again with its neighbours, which those shouldn't be whose work is
-        costly and no less for being done together.
+        A stage that fails on one item is run again for its batch-mates. `alone` is for stages whose work is costly and
+        gains nothing from batching.
         """
         going = self.sorted_out(items)
         for name, stage in stages:
@@ -54,41 +54,41 @@ class StageRunner:
         return going
 
     def sorted_out(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """The frames that go on."""
+        """Report the items that have ended and return the others."""
         self.end([item for item in items if item.end])
         return [item for item in items if item.end is None]
 
     def end(self, ended: Sequence[PipelineItem]) -> None:
-        """Report frames that have ended."""
+        """Report items that have ended."""
         blocked = [item for item in ended if item.end and item.end.is_block]
         failed = [item for item in ended if item.end and not item.end.is_block]
         if blocked:
             failures = [item.failure() for item in blocked]
-            _tell(failures, lambda: transitions.block(self._engine, failures))
+            _report(failures, lambda: transitions.block(self._engine, failures))
             self._leases.drop(item.job for item in blocked)
         self._charge([item for item in failed if is_certain(item)])
-        if (suspects := [item for item in failed if not is_certain(item)]) and self._judged(
+        if (suspects := [item for item in failed if not is_certain(item)]) and self._apply(
             self._breaker.failed(suspects)
         ):
             raise LaneDoubtedError("job after job failed here")
 
     def went_well(self, lane: LaneId) -> None:
-        """An image was stored: failures that were held are their jobs' own."""
-        self._judged(self._breaker.went_well(lane))
+        """Record that an image was stored: failures that were held are the jobs' own."""
+        self._apply(self._breaker.went_well(lane))
 
     def close(self) -> None:
         """Judge the failures that are still held."""
-        self._judged(self._breaker.ended())
+        self._apply(self._breaker.ended())
 
-    def _judged(self, judgement: Judgement) -> bool:
-        """Do as it says; whether jobs went back."""
+    def _apply(self, judgement: Judgement) -> bool:
+        """Apply the judgement; returns whether jobs were released."""
         self._charge(judgement.charged)
         self._give_back(judgement.returned, judgement.delay_s)
         return bool(judgement.returned)
 
     def _charge(self, items: Sequence[PipelineItem]) -> None:
         failures = [item.failure() for item in items]
-        _tell(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
+        _report(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
         self._leases.drop(item.job for item in items)
 
     def _give_back(self, items: Sequence[PipelineItem], delay_s: float) -> None:
@@ -97,7 +97,7 @@ class StageRunner:
         self._leases.drop(item.job for item in items)
 
 
-def _tell(failures: Sequence[Failure], write: Callable[[], None]) -> None:
+def _report(failures: Sequence[Failure], write: Callable[[], None]) -> None:
     if not failures:
         return
     try:

@@ -1,7 +1,7 @@
-"""Signs of life: a child shows how many steps it has made and how long the next may take; its parent judges.
+"""Heartbeats: a child counts its steps and states how long the next may take; its parent kills it if it stalls.
 
-Both numbers lie in a file that the two have in memory. A hung call to the device may hold the interpreter, so that no
-thread of the child could say anything; one that lets go of it leaves a thread that renews the leases for ever.
+Both numbers are in a file that the two processes map into memory. A hung call to the device may hold the interpreter's
+lock, so that no thread of the child can report; one that releases it leaves a thread that renews the leases for ever.
 """
 
 import logging
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 FOLDER = "NIGHTMILL_PULSES"
 UNHURRIED = 6
-_UNJUDGED = ("pictures",)  # opens files, here or far away, with time limits of their own
+_UNJUDGED = ("pictures",)  # opens local or remote files, with time limits of its own
 
 
 @dataclass(frozen=True)
 class Beat:
-    """`beats` counts what happened; the next must come within `patience_s` seconds, unless that is 0."""
+    """`beats` counts events; the next must come within `patience_s` seconds, unless that is 0."""
 
     beats: int
     patience_s: float
 
 
 class Record:
-    """A sign in 16 bytes that several processes share; in no file, it is this process's own."""
+    """A heartbeat in 16 bytes of memory shared by processes; without a path it is private to this process."""
 
     def __init__(self, path: Path | None = None, *, new: bool = False) -> None:
         number = (
@@ -43,7 +43,7 @@ class Record:
             if new:
                 os.write(
                     number, bytes(16)
-                )  # not merely its length: on a full disk, memory without room ends the process
+                )  # written, not truncated to length: on a full disk, a sparse mapping raises SIGBUS
             self._memory = mmap.mmap(number, 16)
         finally:
             if path is not None:
@@ -52,21 +52,21 @@ class Record:
         self._patience = memoryview(self._memory)[8:].cast("d")
 
     def read(self) -> Beat:
-        """The sign as it is; `beats` is never older than `patience_s`."""
+        """Return the current heartbeat; `beats` is never older than `patience_s`."""
         patience_s = self._patience[0]
         return Beat(self._beats[0], patience_s)
 
     def beat(self, patience_s: float | None = None) -> None:
-        """Something happened; None leaves the patience as it was."""
+        """Count an event; None leaves `patience_s` unchanged."""
         self._beats[0] += 1
         if patience_s is not None:
             self._patience[0] = patience_s
 
 
 class Heartbeat:
-    """What the thread of a child that renders tells. Steps are judged by `stall_timeout_s` seconds.
+    """The heartbeat of a child's rendering thread. A step may take `stall_timeout_s` seconds.
 
-    Six times that may pass while a model is loaded or deliveries are waited for, and between the steps of a lane's
+    Six times that is allowed while a model is loaded or deliveries are waited for, and between the steps of a lane's
     first device batch, in which some models are compiled.
     """
 
@@ -78,7 +78,7 @@ class Heartbeat:
 
     @classmethod
     def of_child(cls, stall_timeout_s: float) -> Self:
-        """That of this process, in the folder that its parent looks at; where that is full, nobody looks."""
+        """Create this process's heartbeat in the folder that the parent watches; unwatched if the disk is full."""
         folder = os.environ.get(FOLDER)
         try:
             return cls(stall_timeout_s, Record(Path(folder) / str(os.getpid()), new=True) if folder else None)
@@ -87,12 +87,12 @@ class Heartbeat:
             return cls(stall_timeout_s)
 
     def beat(self) -> None:
-        """A step was made."""
+        """Report a step."""
         self._record.beat()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Outside of it, a child that is silent is idle."""
+        """Report this child as busy in this block; outside of it, a silent child is idle."""
         self._record.beat(UNHURRIED * self._stall_timeout_s)
         try:
             yield
@@ -103,18 +103,19 @@ class Heartbeat:
     def device_batch(
         self, lane_models: object, lane: LaneId, stages: Sequence[tuple[str, Stage]]
     ) -> Iterator[list[tuple[str, Stage]]]:
-        """The stages of a device batch, to be run within it, now judged by their steps."""
+        """Yield the stages of a device batch, wrapped so that each step must come within the stall timeout."""
         if lane_models is not self._kit:
             self._kit, self._warm = lane_models, set()
         patience_s = self._stall_timeout_s * (1 if lane in self._warm else UNHURRIED)
         yield [
-            (name, stage if name in _UNJUDGED else self._judged(stage, patience_s)) for name, stage in stages
+            (name, stage if name in _UNJUDGED else self._monitored(stage, patience_s))
+            for name, stage in stages
         ]
         self._warm.add(lane)
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Within it, in the middle of a stage, what has time limits of its own is done."""
+        """Allow more time in this block, in the middle of a stage, for work that has time limits of its own."""
         patience_s = self._record.read().patience_s
         self._record.beat(max(patience_s, UNHURRIED * self._stall_timeout_s))
         try:
@@ -122,12 +123,12 @@ class Heartbeat:
         finally:
             self._record.beat(patience_s)
 
-    def _judged(self, stage: Stage, patience_s: float) -> Stage:
-        def judged(items: Sequence[PipelineItem]) -> list[PipelineItem]:
+    def _monitored(self, stage: Stage, patience_s: float) -> Stage:
+        def monitored(items: Sequence[PipelineItem]) -> list[PipelineItem]:
             self._record.beat(patience_s)
             try:
                 return stage(items)
             finally:
                 self._record.beat(UNHURRIED * self._stall_timeout_s)
 
-        return judged
+        return monitored

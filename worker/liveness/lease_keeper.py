@@ -1,4 +1,4 @@
-"""The leases of this process, renewed from a thread for as long as it lives."""
+"""Keeps this process's job leases, renewed by a background thread for as long as the process lives."""
 
 import logging
 import threading
@@ -21,9 +21,9 @@ _SEEN = text("""
 
 
 class LeaseKeeper:
-    """Which jobs are ours. A job that PostgreSQL no longer grants us is dropped, `holds` says so.
+    """The leases that this worker holds. A job whose lease PostgreSQL no longer extends is dropped; see `holds`.
 
-    `on_renewal` is called whenever they are renewed.
+    `on_renewal` is called after each renewal.
     """
 
     def __init__(self, engine: Engine, worker: str, device: str, lease_s: float) -> None:
@@ -38,46 +38,46 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._renew_forever, daemon=True, name="leases")
 
     def start(self) -> None:
-        """Show up in the table of workers and renew from now on."""
+        """Register in the table of workers and begin to renew."""
         self._thread.start()
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Renew these too."""
+        """Renew the leases of these jobs, too."""
         with self._lock:
             self._held |= {job.id: job.lease for job in jobs}
 
     def drop(self, jobs: Iterable[Job]) -> None:
-        """These have ended."""
+        """Stop renewing the leases of these jobs, which have ended."""
         self._forget((job.id, job.lease) for job in jobs)
 
     def release(self, jobs: Iterable[Job]) -> None:
-        """Give these back to the queue at once, uncharged."""
+        """Release these jobs to the queue at once, without counting an attempt."""
         self._give_back([(job.id, job.lease) for job in jobs if self.holds(job)])
 
     def release_all(self) -> None:
-        """Give all that is still held back to the queue at once, uncharged."""
+        """Release all jobs still held to the queue at once, without counting an attempt."""
         with self._lock:
             held = list(self._held.items())
         self._give_back(held)
 
     def holds(self, job: Job) -> bool:
-        """Whether the job is still ours, as far as the last renewal knows."""
+        """Whether this worker held the job's lease at the last renewal."""
         return self._held.get(job.id) == job.lease
 
     def stop(self) -> None:
-        """End the thread and leave the table of workers."""
+        """End the thread and delete the worker's row in the table of workers."""
         self._stopping.set()
         self._thread.join(timeout=5)
         run(self.engine, text("DELETE FROM workers WHERE name = :name RETURNING name"), {"name": self.worker})
 
     def _give_back(self, held: list[tuple[JobId, UUID]]) -> None:
-        """Whether or not PostgreSQL hears of it, they are renewed no more."""
+        """Stop renewing the leases, even if PostgreSQL can't be reached, and release the jobs."""
         self._forget(held)
         if held:
             transitions.release(self.engine, held)
 
     def _forget(self, held: Iterable[tuple[JobId, UUID]]) -> None:
-        """A job may have been claimed anew meanwhile: that lease stays."""
+        """Remove these leases; a newer lease of the same job stays."""
         with self._lock:
             for job_id, lease in held:
                 if self._held.get(job_id) == lease:
@@ -89,7 +89,7 @@ class LeaseKeeper:
                 self._renew()
             except SQLAlchemyError as error:
                 log.warning("can't renew leases: %s", str(error).splitlines()[0])
-            except Exception:  # a thread that ends lets all leases run out, one after the other, unseen
+            except Exception:  # if the thread ended, all leases would expire one after the other, unnoticed
                 log.exception("can't renew leases")
             if self._stopping.wait(self.lease_s / 4):
                 return

@@ -1,6 +1,6 @@
-"""The folder that a worker's processes share, in the system's temporary folder; those of killed workers are removed.
+"""The folder shared by a worker's processes, in the system's temporary folder; those of killed workers are removed.
 
-Whose worker lives holds a lock on a file in it: a folder is stale where that lock can be had.
+A live worker holds a lock on a file in its folder: a folder is stale if that lock can be acquired.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _OURS = re.compile(r"\d+|rest-\d+|lock")
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A new folder, gone after the block."""
+    """Create a new folder and remove it after the block."""
     remove_stale(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -29,9 +29,9 @@ def shared_folder() -> Iterator[Path]:
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove the folders of workers that were killed, as far as they are this user's and hold what workers write."""
+    """Remove the folders of killed workers, if they belong to this user and hold only files that workers write."""
     for folder in parent.glob(PREFIX + "*"):
-        with suppress(OSError):  # somebody else's, or gone meanwhile
+        with suppress(OSError):  # another user's, or removed meanwhile
             if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
                 _remove_if_stale(folder)
 

@@ -1,7 +1,7 @@
-"""The parent's eye on its children: one that makes no step for too long is killed, and the pool replaces it.
+"""The watchdog in the parent process: it kills a child that makes no step for too long, and the pool replaces it.
 
-Its leases run out, and its jobs come back as those of a worker that died do. How long a child is silent is counted in
-the parent's own looks, so that a machine or a worker that was suspended isn't taken for a hung device.
+The child's leases expire and its jobs are queued again, as those of a dead worker. A child's silence is measured in the
+parent's own checks, so that a suspended machine or worker isn't mistaken for a hung device.
 """
 
 import logging
@@ -23,7 +23,7 @@ LOOK_S = 1.0
 
 @dataclass
 class _Watched:
-    """A child, what it had done when it was last looked at, and for how long that has been all."""
+    """A child, its count of heartbeats at the last check, and how long the count has been unchanged."""
 
     record: Record
     beats: int
@@ -31,7 +31,7 @@ class _Watched:
 
 
 class Watchdog:
-    """Looks at the pulses in `folder` of the processes that `children` names."""
+    """Checks the heartbeats in `folder` of the processes that `children` returns."""
 
     def __init__(self, folder: Path, children: Callable[[], Sequence[int]]) -> None:
         self._folder = folder
@@ -39,41 +39,41 @@ class Watchdog:
         self._watched: dict[int, _Watched] = {}
 
     def start(self) -> None:
-        """Look once a second from now on, for as long as the process lives."""
+        """Check once a second in a background thread, for as long as the process lives."""
         threading.Thread(target=self._look_forever, daemon=True, name="watchdog").start()
 
     def stop_within(self, seconds: float) -> None:
-        """Kill children that are still there after so long: the worker was asked to stop."""
+        """Kill the children that are still running after `seconds`, once the worker was asked to stop."""
         timer = threading.Timer(seconds, self._end_all)
         timer.daemon = True
         timer.start()
 
     def look(self, elapsed_s: float) -> list[int]:
-        """Kill the children that hang; returns their process ids. The last look was `elapsed_s` seconds ago."""
+        """Kill the children that hang and return their process ids. The last check was `elapsed_s` seconds ago."""
         alive = set(self._children())
         for pid in self._watched.keys() - alive:
             del self._watched[pid]
         return [pid for pid in sorted(alive) if self._hangs(pid, elapsed_s)]
 
     def _hangs(self, pid: int, elapsed_s: float) -> bool:
-        watched = self._watched.get(pid) or self._meet(pid)
+        watched = self._watched.get(pid) or self._attach(pid)
         if watched is None:
             return False
-        sign = watched.record.read()
-        watched.silent_s = watched.silent_s + elapsed_s if sign.beats == watched.beats else 0.0
-        watched.beats = sign.beats
-        if not 0 < sign.patience_s < watched.silent_s:
+        beat = watched.record.read()
+        watched.silent_s = watched.silent_s + elapsed_s if beat.beats == watched.beats else 0.0
+        watched.beats = beat.beats
+        if not 0 < beat.patience_s < watched.silent_s:
             return False
         log.error("process %d made no step for %.0f s: killed; its jobs come back", pid, watched.silent_s)
         watched.silent_s = 0.0
         _kill(pid)
         return True
 
-    def _meet(self, pid: int) -> _Watched | None:
+    def _attach(self, pid: int) -> _Watched | None:
         try:
             record = Record(self._folder / str(pid))
         except (OSError, ValueError):
-            return None  # it isn't ready yet
+            return None  # the child hasn't created it yet
         self._watched[pid] = _Watched(record, record.read().beats)
         return self._watched[pid]
 

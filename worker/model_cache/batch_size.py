@@ -1,4 +1,4 @@
-"""How many images are drawn at once: by the settings, as was found for this device, or its default."""
+"""The number of images per device batch: fixed by the settings, measured on this device, or the device's default."""
 
 import logging
 import math
@@ -14,22 +14,22 @@ from models.runtime.batch_size_profile import Capacity, Profile, Site, find
 log = logging.getLogger(__name__)
 
 WORTH_TRYING = 256
-"""Jobs of a lane from which on a trial pays: it costs as much as about twenty images."""
+"""The number of jobs in a lane from which measuring pays: it costs as much as about twenty images."""
 
 WORTH_COMPILING = 512
-"""As much for compiling: it takes a minute or more for each size, and spares SD 1.5 an eighth of a second an image."""
+"""The number from which compiling pays: it takes a minute or more per size and saves SD 1.5 0.125 s per image."""
 
 
 _ANY = 2**31
 LOWERED_S = 600.0
-"""For so long a process draws fewer images at once after memory ran out: another's need of it may pass."""
+"""How long a process uses smaller batches after memory ran out: other processes' use of it may be temporary."""
 
 
 class Rows:
-    """What a worker's process knows of it.
+    """The batch sizes that a worker process uses.
 
-    Where memory runs out, the process draws fewer at once for ten minutes. Only if it runs out again, and it isn't
-    others who hold it, that is noted for all workers, for a day; not where the settings fix the number.
+    Where memory runs out, the process uses a smaller batch for ten minutes. Only if it runs out again, and other
+    processes hold little of it, the smaller size is stored for all workers, for a day; not if the settings fix it.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +40,7 @@ class Rows:
         self._clock = clock
 
     def of(self, site: Site, default: int, jobs: int | None = None) -> int:
-        """Images at once; what was found is too much for a lane of so few `jobs` that most rows would be empty."""
+        """Return the batch size; limited for a lane of so few `jobs` that most of a measured batch would be empty."""
         if self._fixed is None and site not in self._known and (found := self._profile.get(site)):
             self._known[site] = found
         known = self._known[site].at(datetime.now(UTC)) if site in self._known else None
@@ -50,7 +50,7 @@ class Rows:
         return min(rows, max(default, 1 << (jobs - 1).bit_length()))
 
     def lower(self, site: Site, rows: int, *, is_ours: bool = False) -> None:
-        """More than `rows` don't fit now; `is_ours`: others hold little of the memory."""
+        """Limit the batch to `rows` for now; `is_ours`: other processes hold little of the memory."""
         log.warning("out of memory: %s goes on with %d rows", site, rows)
         recurs = site in self._lowered
         self._lowered[site] = rows, self._clock() + LOWERED_S
@@ -67,11 +67,11 @@ class Rows:
         return self._fixed is None and site not in self._known and self._profile.get(site) is None
 
     def measure(self, site: Site, speed: Callable[[int], float]) -> None:
-        """Find it out where nobody knows; where not even one image fits, drawing will tell."""
+        """Measure the best batch size if it is unknown; if not even one image fits, rendering reports that later."""
         if not self._is_unknown(site):
             return
         with self._is_noted(), suppress(OutOfMemoryError), self._profile.measuring():
-            if not self._is_unknown(site):  # somebody else did so meanwhile
+            if not self._is_unknown(site):  # another process measured it meanwhile
                 return
             found = find(speed)
             self._known[site] = found

@@ -1,4 +1,4 @@
-"""The models that this process has loaded, ready for a lane."""
+"""The cache of loaded models of a worker process."""
 
 import logging
 import os
@@ -31,11 +31,11 @@ Part = TypeVar("Part")
 
 
 class _LoadingStopped(BaseException):
-    """A signal came while models were loaded; libraries that try this and that pass over mere Exceptions."""
+    """Raised by a signal handler while models load. A BaseException, since libraries catch Exception and fall back."""
 
 
 class ModelCache:
-    """Loads models when a lane first needs them, and keeps those of the last few lanes for as long as they fit."""
+    """Loads models when a lane first needs them, and keeps those of the last few lanes while they fit in memory."""
 
     def __init__(self, settings: Settings, device_index: int) -> None:
         self.settings = settings
@@ -48,12 +48,12 @@ class ModelCache:
         self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 
     def lane_models(self, lane: Lane) -> LaneModels:
-        """The lane's kit; ModelError says what is missing."""
+        """Return the lane's models, loaded if need be; raises ModelError if something is missing."""
         return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Within it `stop_loading` ends what is done; InterruptedRender says that it did."""
+        """Let `stop_loading` abort the work in this block, which then raises InterruptedRender."""
         try:
             self._is_loading = True
             yield
@@ -63,22 +63,22 @@ class ModelCache:
             self._is_loading = False
 
     def stop_loading(self) -> None:
-        """For a signal's handler in the thread that loads: it raises where nothing but loading is cut off."""
+        """Abort loading. Called by a signal handler in the thread that loads; has no effect outside of `loading`."""
         if self._is_loading:
             self._is_loading = False
             raise _LoadingStopped
 
     def models(self) -> set[str]:
-        """The models that are loaded."""
+        """Return the ids of the models that are loaded."""
         return {wanted.model for wanted in self._kits}
 
     def check_device(self) -> None:
-        """Raises where the device that the models are on doesn't compute any more."""
+        """Raise if a device that holds models doesn't compute any more."""
         for device in self._kits.devices():
             device.check()
 
     def rows(self, lane: Lane, role: Role = "draw") -> int:
-        """Images in one device batch of the lane."""
+        """Return the number of images per device batch of the lane."""
         lane_models = self.lane_models(lane)
         known, jobs = self._jobs
         return self._rows.of(
@@ -86,9 +86,9 @@ class ModelCache:
         )
 
     def lower_rows(self, lane: Lane, role: Role = "draw") -> bool:
-        """Make room after memory ran out: other lanes' models go first, then the device batch is halved.
+        """Free memory after it ran out: unload other lanes' models if there are any, else halve the batch size.
 
-        False when it holds one image already.
+        Returns False when the batch is one image already.
         """
         if self._kits.drop_all_but(self._wanted(lane)):
             return True
@@ -101,13 +101,13 @@ class ModelCache:
         return rows > 1
 
     def compile_options(self, lane: Lane) -> "CompileOptions":
-        """What is done to be quick in this lane: compiled is only what has images enough, but where settings insist."""
+        """Return the lane's compile options: small lanes are not compiled unless the settings require it."""
         own, (known, jobs) = self.lane_models(lane).compile_options, self._jobs
         is_small = known == lane.id and jobs < WORTH_COMPILING
         return own.uncompiled() if is_small and self.settings.compile == "auto" else own
 
     def prepare(self, lane: Lane, jobs: int) -> None:
-        """Get ready for a lane of so many jobs: load its models, try how many are best drawn at once if that pays."""
+        """Load the models for a lane of this many jobs, and measure the best batch size if that pays."""
         lane_models = self.lane_models(lane)
         self._jobs = lane.id, jobs
         if jobs >= WORTH_TRYING:
@@ -118,10 +118,10 @@ class ModelCache:
         return Wanted.of(lane, self.settings.weights)
 
     def _has_room(self, lane: Lane) -> bool:
-        """Whether the lane's models, and as much again to compute with, fit beside those that are kept."""
+        """Whether the lane's models, and as much again for activations, fit beside those that are loaded."""
         card = Catalogue.load(self.settings.models_path).get(lane.model)
         device, checkpoint = self._device(card), self._resolve(card)
-        # Weights are mostly kept in 16 bits, which the CPU makes 32 of.
+        # Checkpoints mostly hold 16-bit weights, which are converted to 32 bits on the CPU.
         needed = 2 * checkpoint.weight_bytes * (2 if device.name == "cpu" else 1)
         return device.free_memory() > needed
 
@@ -131,7 +131,7 @@ class ModelCache:
         return pick_device(self.settings.device, index=self.device_index, precision=card.precision)
 
     def _load(self, lane: Lane) -> LaneModels:
-        from models.assess.safety_checker import SafetyChecker  # noqa: PLC0415 - torch is imported by the child that renders, when it does
+        from models.assess.safety_checker import SafetyChecker  # noqa: PLC0415 - imports torch, only needed to render
         from models.diffusion.token_counter import TokenCounter  # noqa: PLC0415
         from models.runtime.compile_options import CompileOptions  # noqa: PLC0415
         from models.runtime.memory_options import MemoryOptions  # noqa: PLC0415
@@ -222,7 +222,7 @@ class ModelCache:
         return replace(lane_models, upscaler=upscaler, upscaler_checkpoint=checkpoint)
 
     def _clip(self, card: Card, lane: Lane, catalogue: Catalogue, device: "Device") -> Clip | None:
-        """The model's CLIP; where it isn't there, that matters only if the batch insists."""
+        """Return the model's CLIP scorer; if it isn't installed, raise only if the batch requires scores."""
         from models.assess.clip_score import ClipScorer  # noqa: PLC0415
 
         is_needed = lane.clip_score == Scoring.ON
@@ -241,7 +241,7 @@ class ModelCache:
             return None
 
     def _part(self, key: tuple[str, ...], load: Callable[[], Part]) -> Part:
-        """A model that a kept kit has already, else loaded now."""
+        """Return a model that loaded lane models share already, else load it now."""
         found = self._parts.get(key)
         if found is None:
             self._parts[key] = found = load()

@@ -1,4 +1,4 @@
-"""All that a lane's pictures need of models, and the lanes' kits that are kept."""
+"""The models that a lane needs, and an LRU cache of them by lane."""
 
 import logging
 from collections import OrderedDict
@@ -30,7 +30,7 @@ Role = Literal["draw", "enlarge"]
 
 
 class Wanted(NamedTuple):
-    """What of a lane decides which models it needs."""
+    """The cache key: the options of a lane that determine which models it needs."""
 
     model: str
     lora: str
@@ -41,14 +41,14 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, lane: Lane, weights: str) -> "Wanted":
-        """What this lane needs; `weights` where it doesn't say."""
+        """Return the key of this lane; `weights` is the default if the lane sets none."""
         how = lane.weights or weights, lane.decoder
         return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, *how)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What scores pictures, and the id of its card."""
+    """A CLIP scorer and the id of its card."""
 
     model: str
     scorer: "ClipScorer"
@@ -56,9 +56,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class LaneModels:
-    """A model that draws, or an upscaler, or both, and what checks them.
+    """A diffusion model, an upscaler, or both, with the models that check their images.
 
-    `loras` are those mixed into the model, in the lane's order.
+    `loras` are those merged into the model, in the lane's order.
     """
 
     card: Card
@@ -77,18 +77,18 @@ class LaneModels:
     decoder: "SmallDecoder | None" = None
 
     def site(self, lane: Lane, role: Role) -> Site:
-        """Where the lane's pictures are drawn or enlarged."""
+        """The device, model and size under which the lane's batch size is stored."""
         checkpoint = self.upscaler_checkpoint if role == "enlarge" else self.checkpoint
         assert checkpoint is not None
         return Site.on(self.device, checkpoint.card.id, lane.width, lane.height, self.memory_options.weights)
 
     def roles(self, lane: Lane) -> list[Role]:
-        """What is done at the lane's size; nothing where it takes pictures of any."""
+        """The roles that run at the lane's size; none in a lane that takes images of any size."""
         roles: dict[Role, object] = {"draw": self.diffusion, "enlarge": self.upscaler}
         return [role for role, model in roles.items() if model and lane.width]
 
     def try_rows(self, lane: Lane, role: Role, rows: int) -> float:
-        """Images' steps a second of `rows` images at once, tried; raises OutOfMemoryError."""
+        """Measure the throughput of a batch of `rows` images, in image steps per second; raises OutOfMemoryError."""
         model = self.upscaler if role == "enlarge" else self.diffusion
         assert model is not None
         return model.try_rows(lane.width, lane.height, rows)
@@ -102,7 +102,7 @@ class LaneModels:
 
 
 class LaneModelsCache:
-    """The last few that were used, at most `most` of them and fewer where they don't fit."""
+    """An LRU cache of lane models: at most `most` of them, and fewer where they don't fit in memory."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -112,11 +112,11 @@ class LaneModelsCache:
         return iter(self._kits)
 
     def devices(self) -> "set[Device]":
-        """Where the models are."""
+        """Return the devices that hold models."""
         return {lane_models.device for lane_models in self._kits.values()}
 
     def get(self, wanted: Wanted, load: Callable[[], LaneModels], has_room: Callable[[], bool]) -> LaneModels:
-        """The kit, loaded if it isn't there; the least recently used go until it `has_room`."""
+        """Return the lane models, loaded if need be; the least recently used are dropped until `has_room()`."""
         if wanted not in self._kits:
             while self._kits and not (len(self._kits) < self._most and has_room()):
                 self._drop_oldest()
@@ -125,7 +125,7 @@ class LaneModelsCache:
         return self._kits[wanted]
 
     def drop_all_but(self, wanted: Wanted) -> bool:
-        """Drop the others; whether there were any."""
+        """Drop all others; returns whether there were any."""
         others = len(self._kits) - (wanted in self._kits)
         if wanted in self._kits:
             self._kits.move_to_end(wanted)

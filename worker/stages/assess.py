@@ -1,4 +1,4 @@
-"""How finished pictures are judged: is one safe, and how well does it fit its prompt?"""
+"""The stages that assess generated images: the safety check and the CLIP score."""
 
 import logging
 import threading
@@ -23,19 +23,19 @@ _WITHHELD = ("blackened", "blurred")
 
 @dataclass(frozen=True)
 class AssessStages:
-    """The stages in which models look at a lane's pictures; any thread may run them, and they take turns."""
+    """The stages that run checking models on a lane's images; thread-safe, one thread runs a stage at a time."""
 
     lane_models: LaneModels
     lane: Lane
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def stages(self) -> list[tuple[str, Stage]]:
-        """In order; the second where there is a CLIP."""
-        score: list[tuple[str, Stage]] = [("clip_score", self._in_turn(self.score))]
-        return [("safety", self._in_turn(self.check_safety)), *(score if self.lane_models.clip else [])]
+        """Return the stages in order; the CLIP score only if there is a CLIP model."""
+        score: list[tuple[str, Stage]] = [("clip_score", self._serialised(self.score))]
+        return [("safety", self._serialised(self.check_safety)), *(score if self.lane_models.clip else [])]
 
     def check_safety(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Score every picture and act on what is flagged; the checker failing is the job failing."""
+        """Score every image and apply the safety action to flagged ones; if the checker fails, the job fails."""
         scores = self.lane_models.safety.score([item.picture for item in items])
         return [
             self._act(
@@ -46,7 +46,7 @@ class AssessStages:
         ]
 
     def score(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """How well pictures fit their prompts, where there is one; a CLIP that fails fails no job unasked."""
+        """Score how well images match their prompts, where there are any; errors fail jobs only if scores are on."""
         shown = [item for item in items if _has_a_score(item)]
         try:
             scores = self._scores(shown)
@@ -57,10 +57,10 @@ class AssessStages:
             return list(items)
         return [replace(item, quality=next(scores)) if _has_a_score(item) else item for item in items]
 
-    def _in_turn(self, stage: Stage) -> Stage:
-        """The stage, without the wait for others in its time."""
+    def _serialised(self, stage: Stage) -> Stage:
+        """Serialise the stage by a lock; the time spent waiting for the lock isn't counted as the stage's."""
 
-        def in_turn(items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        def serialised(items: Sequence[PipelineItem]) -> list[PipelineItem]:
             with aside():
                 self._turn.acquire()
             try:
@@ -68,7 +68,7 @@ class AssessStages:
             finally:
                 self._turn.release()
 
-        return in_turn
+        return serialised
 
     def _scores(self, items: Sequence[PipelineItem]) -> Iterator[dict[str, object]]:
         clip = self.lane_models.clip
@@ -94,7 +94,7 @@ class AssessStages:
 
 
 def is_withheld(item: PipelineItem) -> bool:
-    """Whether the picture isn't shown as it was drawn."""
+    """Whether the image was blackened or blurred."""
     return item.safety_verdict in _WITHHELD
 
 

@@ -1,4 +1,4 @@
-"""Finished images wait for an output that is away, so that they needn't be drawn again."""
+"""Retries storing finished images while their output is unavailable, so that they needn't be generated again."""
 
 import threading
 import time
@@ -14,30 +14,30 @@ from worker.health.lane_backoff import Health
 T = TypeVar("T")
 
 PATIENCE_S = 300.0
-"""After which a worker gives the jobs back and works in other lanes."""
+"""How long to retry until the worker releases the jobs and processes other lanes."""
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class Storing:
-    """Stores again and again what an output refuses, for as long as that makes sense.
+    """Retries a store operation that fails, for as long as it may succeed.
 
-    An output that has taken nothing yet from this worker is given up at once: it may never do so.
+    An output that has never accepted anything from this worker is given up at once.
     """
 
     def __init__(self, health: Health, pause: Callable[[float], bool]) -> None:
-        """`pause` waits so many seconds, and says whether the worker is to stop."""
+        """`pause` waits the given number of seconds and returns whether the worker is to stop."""
         self._health, self._pause = health, pause
         self._waiting: set[int] = set()
 
     def is_waiting(self) -> bool:
-        """Whether any thread waits for an output."""
+        """Whether any thread is waiting for an output."""
         return bool(self._waiting)
 
     def until_done(
         self, store: Callable[[], T], *, cause: Hashable, lane: LaneId, is_wanted: Callable[[], bool]
     ) -> T:
-        """What `store` returns once it works; HostFaultError when it was given up, or isn't `is_wanted` any more."""
+        """Return `store`'s result once it succeeds; HostFaultError when it gives up or `is_wanted` returns False."""
         until = time.monotonic() + PATIENCE_S
         thread = threading.get_ident()
         try:

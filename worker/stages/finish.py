@@ -1,4 +1,4 @@
-"""The stages off the device: watermark, encode, read the mark back, upload, complete."""
+"""The stages that don't use the device: watermark, encode, verify the watermark, upload; then completing the jobs."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,17 +25,17 @@ from worker.model_cache.lane_models import LaneModels
 if TYPE_CHECKING:
     from models.runtime.compile_options import CompileOptions
 
-# The share of the mark's bits that must read back where the mark is required. What dwtDct writes doesn't read back
+# The share of the watermark's bits that must be decoded where the policy is `require`. dwtDct marks can't be decoded
 # in full even from lossless files; 36 of 48 bits are what Stable Diffusion XL's documentation calls "very likely".
 NEEDED = {WatermarkMethod.DWT_DCT_SVD: 1.0, WatermarkMethod.DWT_DCT: 0.75}
 
 _PIXELS = 1 << 22
-"""That are marked at once: more is no faster, and takes memory."""
+"""The most pixels that are watermarked in one batch: more is no faster, and takes memory."""
 
 
 @dataclass(frozen=True)
 class FinishStages:
-    """What the stages of one shift share. They run in background threads and touch no model."""
+    """The state shared by the stages of one lane session. They run in background threads and use no model."""
 
     lane_models: LaneModels
     lane: Lane
@@ -55,14 +55,14 @@ class FinishStages:
         engine: Engine,
         compile_options: "CompileOptions",
     ) -> Self:
-        """For a lane's shift, drawn with `compile_options`, whose images go to `store`."""
-        from models.runtime.device import versions  # noqa: PLC0415 - brings torch
+        """Create the stages for a lane session that renders with `compile_options` and writes images to `store`."""
+        from models.runtime.device import versions  # noqa: PLC0415 - imports torch
 
         made_with = versions() | lane_models.notes(compile_options)
         return cls(lane_models, lane, store, engine, settings.watermark, settings.watermark_method, made_with)
 
     def stages(self, upload: Stage) -> list[tuple[str, Stage]]:
-        """The pipeline's second half, in order; `complete` follows, outside of any isolation."""
+        """Return the second half of the pipeline, in order; `complete` follows, without bisecting on errors."""
         return [
             ("watermark", self.mark),
             ("encode", self.encode),
@@ -71,13 +71,13 @@ class FinishStages:
         ]
 
     def mark(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Embed the invisible mark, last of all that changes pixels."""
+        """Embed the invisible watermark, after everything else that changes pixels."""
         if self.lane.watermark == WatermarkPolicy.OFF:
             return list(items)
         return [marked for alike in _of_one_size(items) for marked in self._marked(alike)]
 
     def encode(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """The file's bytes, with the generation parameters in them unless switched off."""
+        """Encode the image file, with the generation parameters as metadata unless switched off."""
         return [
             replace(
                 item,
@@ -92,22 +92,22 @@ class FinishStages:
         ]
 
     def read_mark_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Read pixels and mark from the files to be uploaded; where the mark doesn't hold, the policy decides."""
+        """Decode the encoded files and verify pixels and watermark; where the mark fails, the policy decides."""
         unmarked = [_checked(item) for item in items if not item.watermark]
         marked = [item for item in items if item.watermark]
         return unmarked + [read for alike in _of_one_size(marked) for read in self._read_back(alike)]
 
     def upload(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Store the files; their keys name their content, so nothing that a row points to is overwritten."""
+        """Store the files; keys contain the content's digest, so no object that a row names is overwritten."""
         return [self._upload(item) for item in items]
 
     def complete(self, items: Sequence[PipelineItem]) -> None:
-        """Image rows and jobs done, in one transaction; LeaseLostError names those that were no longer ours."""
+        """Insert image rows and mark jobs as done, in one transaction; LeaseLostError names jobs with lost leases."""
         if items:
             transitions.complete(self.engine, [self._image(item) for item in items])
 
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Frames whose pictures have one size, as one batch."""
+        """Embed the watermark in images of one size, as one batch."""
         batch = np.stack([item.picture for item in items])
         try:
             marked = watermark.embed(batch, self.payload.encode(), self._method)
@@ -121,7 +121,7 @@ class FinishStages:
         ]
 
     def _read_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Frames whose pictures have one size, as one batch."""
+        """Decode the watermark of images of one size, as one batch."""
         batch = np.stack([_as_read(item) for item in items])
         accuracies = watermark.bit_accuracy(batch, self.payload.encode(), self._method).tolist()
         return [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
@@ -201,7 +201,7 @@ class FinishStages:
 
 
 def _of_one_size(items: Sequence[PipelineItem]) -> Iterator[list[PipelineItem]]:
-    """Batches of frames whose pictures have one size, not too many pixels together."""
+    """Yield batches of items whose images have one size, limited in their total pixels."""
     alike = defaultdict(list)
     for item in items:
         alike[item.picture.shape].append(item)
@@ -211,7 +211,7 @@ def _of_one_size(items: Sequence[PipelineItem]) -> Iterator[list[PipelineItem]]:
 
 
 def _checked(item: PipelineItem) -> PipelineItem:
-    """The frame, whose file was read if it has to hold just these pixels."""
+    """Return the item after verifying a PNG's pixels."""
     assert item.encoded is not None
     if item.encoded.format == "png":
         _as_read(item)
@@ -219,7 +219,7 @@ def _checked(item: PipelineItem) -> PipelineItem:
 
 
 def _as_read(item: PipelineItem) -> Pixels:
-    """The pixels that the file holds. Raises UnreadableImageError for a PNG that doesn't hold the picture's."""
+    """Return the pixels decoded from the file. Raises UnreadableImageError if a PNG's differ from the image's."""
     encoded = item.encoded
     assert encoded is not None
     pixels = decode(encoded.body)
@@ -229,7 +229,7 @@ def _as_read(item: PipelineItem) -> Pixels:
 
 
 def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:
-    """Of how the picture was made, that which not every picture's row says."""
+    """Return the options that affect pixels and apply to some images only."""
     notes = {
         "upscaler_rows": item.upscaler_rows,
         "deep_cache": lane.deep_cache if lane.deep_cache > 1 else 0,
@@ -238,7 +238,7 @@ def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:
 
 
 def image_key(lane: Lane, item: PipelineItem) -> str:
-    """The key of a frame's file."""
+    """Return the object key of an item's file."""
     assert item.encoded is not None
     job, encoded = item.job, item.encoded
     return keys.image_key(lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension)

@@ -1,4 +1,4 @@
-"""Frames through the model as its rows come free, in any company."""
+"""Continuous batching: new items enter the model's batch as rows become free."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from worker.stages.prepare import RenderStages, image_request
 
 
 class _SupplyError(Exception):
-    """What gives the frames failed, not what draws them."""
+    """Wraps an error of the source of items, to tell it from an error of the model."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -23,15 +23,15 @@ class _SupplyError(Exception):
 
 @dataclass(frozen=True)
 class Generation:
-    """The making's model, kept full."""
+    """Runs the lane's model with its batch kept full."""
 
     making: RenderStages
 
     def run(self, items: Iterator[PipelineItem]) -> Generator[list[PipelineItem], None, None]:
-        """The frames with their pictures, some at a time as they are finished; more are asked for as rows come free.
+        """Yield items with their images as they are finished; further items are requested as rows become free.
 
-        When memory runs out, those on their way begin again in a smaller batch; whatever else goes wrong, they are
-        drawn in halves, so that only those to blame come back ended.
+        When memory runs out, the items in flight begin again in a smaller batch; on any other error they are generated
+        separately from the stream, bisected on failure, so that only the items at fault are returned as ended.
         """
         again: list[PipelineItem] = []
         while True:
@@ -80,7 +80,7 @@ def _noted(items: Iterator[PipelineItem], flight: dict[int, PipelineItem]) -> It
 
 def _marked(items: Iterator[PipelineItem]) -> Iterator[PipelineItem]:
     try:
-        for item in items:  # noqa: UP028 - `yield from` would end them with the stream that failed
+        for item in items:  # noqa: UP028 - `yield from` would close `items` when the stream fails
             yield item
     except (Exception, SystemExit) as error:
         raise _SupplyError(error) from error

@@ -1,4 +1,4 @@
-"""Device batches: made smaller when memory runs out, their pictures put into the frames."""
+"""Runs device batches, in smaller sizes when memory runs out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _DEFECTS = {
 
 @dataclass(frozen=True)
 class DeviceBatches:
-    """Renders in the shape that the studio has for the lane."""
+    """Renders with the batch size that the model cache gives for the lane."""
 
     model_cache: ModelCache
     lane: Lane
@@ -28,7 +28,7 @@ class DeviceBatches:
     def run(
         self, items: Sequence[PipelineItem], render: Callable[[int], list[Picture]], rows: int | None = None
     ) -> list[PipelineItem]:
-        """The frames with what `render(rows)` gives for them; `rows` fixes the shape."""
+        """Return the items with the images that `render(rows)` returns; `rows` fixes the batch size."""
         pictures = self._within_memory(render) if rows is None else render(rows)
         shape = rows or self.model_cache.rows(self.lane, self.role)
         return [with_picture(item, picture, shape) for item, picture in zip(items, pictures, strict=True)]
@@ -43,7 +43,7 @@ class DeviceBatches:
 
 
 def with_picture(item: PipelineItem, picture: Picture, rows: int) -> PipelineItem:
-    """The frame with what was drawn for it in a batch of `rows`, or ended by what is wrong with that."""
+    """Return the item with the image generated in a batch of `rows`, or ended if the image is defective."""
     if picture.defect is not None:
         return item.ended(*_DEFECTS[picture.defect])
     return replace(item, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())

@@ -1,4 +1,4 @@
-"""The stages that end in a picture: prompt check, pictures, generate, upscale."""
+"""The stages up to an image: prompt filter, input images, generation, upscaling."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RenderStages:
-    """What the stages of one shift share; `on_step` is called between two steps and may raise to stop."""
+    """The state shared by the stages of one lane session; `on_step` is called between steps and may raise to stop."""
 
     model_cache: ModelCache
     lane_models: LaneModels
@@ -33,23 +33,23 @@ class RenderStages:
     on_step: Callable[[int], None]
 
     def before_drawing(self) -> list[tuple[str, Stage]]:
-        """What a job needs before a model may have it."""
+        """Return the stages that run before generation."""
         given: list[tuple[str, Stage]] = [("pictures", self.open_pictures)]
         return [("prompt", self.check_prompts), *(given if self.lane.mode != Mode.TEXT2IMAGE else [])]
 
     def after_drawing(self) -> list[tuple[str, Stage]]:
-        """What is done with a picture that was drawn before the next ones are waited for.
+        """Return the stages that run on the device after generation.
 
-        One that is to be upscaled is judged first; others are when they are finished.
+        An image that is to be upscaled is assessed first; others are assessed in the background.
         """
         return [*self.judging.stages(), ("upscale", self.upscale)] if self.lane.upscales_drawn else []
 
     def enlarging(self) -> list[tuple[str, Stage]]:
-        """What is done in a lane whose pictures are brought and only enlarged."""
+        """Return the stages of a lane that only upscales input images."""
         return [*self.before_drawing(), ("upscale", self.enlarge)]
 
     def check_prompts(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Count tokens; find terms that no prompt may hold."""
+        """Count prompt tokens and apply the prompt filter."""
         counter = self.lane_models.tokens
         tokens = counter.count([item.job.prompt for item in items])
         long = _longer({_negative(item) for item in items}, counter)
@@ -64,11 +64,11 @@ class RenderStages:
         return [self._check_prompt(item) for item in counted]
 
     def open_pictures(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """What the jobs start from; one that can't be used ends its own jobs for good, unless others may see it."""
+        """Open the jobs' input images; an unusable one fails its jobs permanently, unless other hosts may see it."""
         return [self._opened(item) for item in items]
 
     def generate(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Pixels for every frame, all at once: for a few that shall not be drawn in other company."""
+        """Generate all items in one call, for a few items that must not share a batch with others."""
         diffusion = self.lane_models.diffusion
         assert diffusion is not None
         requests = [image_request(item.job, item.inputs, self.lane) for item in items]
@@ -85,12 +85,12 @@ class RenderStages:
         )
 
     def enlarge(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Pixels for every frame by the upscaler alone."""
+        """Upscale input images, without generation."""
         enlarging = self._enlarging()
         return enlarging.brought(items) if self.lane.width else enlarging.brought_as_they_are(items)
 
     def upscale(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Four times the width and height; what was withheld is only stretched, lest the model draws it anew."""
+        """Upscale to four times the width and height; withheld images are only resized: a model might restore them."""
         drawn = iter(self._enlarging().drawn([item for item in items if not is_withheld(item)]))
         return [stretched(item) if is_withheld(item) else next(drawn) for item in items]
 
@@ -119,8 +119,8 @@ class RenderStages:
 
 
 def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
-    """The job as the lane's model takes it."""
-    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - brings torch, which only this child has
+    """Convert the job to a request to the lane's model."""
+    from models.diffusion.requests import ImageRequest  # noqa: PLC0415 - imports torch, only needed to render
 
     return ImageRequest(
         prompt=job.prompt,
@@ -139,12 +139,12 @@ def image_request(job: Job, inputs: Inputs, lane: Lane) -> "ImageRequest":
 
 
 def _negative(item: PipelineItem) -> str:
-    """The negative prompt, where it is read."""
+    """Return the negative prompt, or "" where the guidance scale makes it unused."""
     return item.job.negative_prompt if item.job.guidance_scale > 1 else ""
 
 
 def _longer(texts: set[str], counter: "TokenCounter") -> set[str]:
-    """Those with more tokens than the model reads."""
+    """Return the texts with more tokens than the model reads."""
     given = sorted(texts - {""})
     counts = counter.count(given) if given else []
     return {text for text, count in zip(given, counts, strict=True) if count > counter.limit}

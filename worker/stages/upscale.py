@@ -1,4 +1,4 @@
-"""The upscaler on what was just drawn, and on pictures that rows bring."""
+"""The upscaling stage, for generated images and for input images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ FACTOR = 4
 
 @dataclass(frozen=True)
 class Enlarging:
-    """Four times the width and height."""
+    """Upscales images to four times their width and height."""
 
     lane_models: LaneModels
     batches: DeviceBatches
     on_step: Callable[[int], None]
 
     def drawn(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Pictures just drawn, with the steps, guidance and sampler of the upscaler's own card."""
+        """Upscale generated images, with the steps, guidance and sampler of the upscaler's own card."""
         card = self._card()
         requests = [
             _request(item, item.picture, card, card.steps, card.guidance_scale, card.sampler)
@@ -40,11 +40,11 @@ class Enlarging:
         ]
 
     def brought(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Pictures that rows brought, all at the lane's size."""
+        """Upscale input images, all at the lane's size."""
         return self._enlarged(items, [self._own(item, _image(item)) for item in items])
 
     def brought_as_they_are(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Pictures that rows brought, each by itself at its own size, whatever that is within the model's limits."""
+        """Upscale input images one at a time, each at its own size, within the model's limits."""
         return [self._by_itself(item) for item in items]
 
     def _by_itself(self, item: PipelineItem) -> PipelineItem:
@@ -85,12 +85,12 @@ class Enlarging:
 
 
 def stretched(item: PipelineItem) -> PipelineItem:
-    """The frame with each pixel four times as wide and high."""
+    """Return the item with each pixel repeated four times in width and height."""
     return replace(item, pixels=item.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
 
 
 def padded_to(pixels: Pixels, multiple: int) -> Pixels:
-    """The picture with its right and lower edge repeated until both sides are multiples."""
+    """Pad the image by repeating its right and lower edges until both sides are multiples."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
 
@@ -103,7 +103,7 @@ def _image(item: PipelineItem) -> Pixels:
 def _request(
     item: PipelineItem, pixels: Pixels, card: Card, steps: int, guidance_scale: float, sampler: str
 ) -> "UpscaleRequest":
-    from models.diffusion.upscaler import UpscaleRequest  # noqa: PLC0415 - brings torch, which only this child has
+    from models.diffusion.upscaler import UpscaleRequest  # noqa: PLC0415 - imports torch, only needed to render
 
     job = item.job
     return UpscaleRequest(

@@ -173,7 +173,7 @@ from pathlib import Path
 from models.catalogue.catalogue import Catalogue
 from models.store.checkpoint import resolve
 from models.runtime.device import pick_device
-from models.runtime.memory_options import Saving
+from models.runtime.memory_options import MemoryOptions
 from models.diffusion.text2image import ImageRequest, StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 
@@ -189,7 +189,7 @@ upscaler = Upscaler.load(resolve(catalogue.get("tiny-x4"), folder), device)
 [large] = upscaler.upscale([UpscaleRequest(**how, pixels=picture.pixels[:16, :16])])
 print(large.pixels.shape)
 assert "bitsandbytes" not in sys.modules, "it is loaded when it packs"
-packed = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device, saving=Saving("int4"))
+packed = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device, memory_options=MemoryOptions("int4"))
 packed.render([ImageRequest(**how, width=64, height=64)], rows=1)
 """
 

@@ -20,7 +20,7 @@ from jobs.queue.workers import unhealthy_workers, waiting
 from jobs.storage.folder import FolderStore
 from tests.factories import lanes_of, states
 from tests.s3 import S3Server
-from tests.worker.context import attempts_of, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import BrokenModelCache, RingingModelCache
 from worker.health import lane_backoff
 from worker.health.host_faults import HostFaultError, is_host_fault, reason_of

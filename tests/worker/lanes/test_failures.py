@@ -10,7 +10,7 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.process_lifecycle import SignalSafeEvent
 from tests.factories import states
-from tests.worker.context import attempts_of, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import LosingModelCache, NarrowModelCache, PickyModelCache, RingingModelCache
 from worker.lanes.session import WorkerContext, work
 

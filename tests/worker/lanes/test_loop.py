@@ -15,7 +15,7 @@ from jobs.queue import fair_share
 from jobs.queue.fair_share import Turn
 from models.diffusion.text2image import StableDiffusion
 from tests.factories import change, lanes_of, look, states
-from tests.worker.context import submit
+from tests.worker.contexts import submit
 from worker.lanes import loop as turn_module
 from worker.lanes.loop import follow
 from worker.lanes.session import WorkerContext

@@ -22,7 +22,7 @@ from jobs.states import WatermarkMethod
 from models.runtime import memory_options
 from models.watermark import codec as watermark
 from tests.factories import change, lanes_of, look, states
-from tests.worker.context import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import RingingModelCache
 from worker.imaging.encode import decode
 from worker.lanes.session import WorkerContext, work

@@ -20,8 +20,8 @@ HANG_S = 10
 
 CHILD = """
 import ctypes, sys, threading, time
-from worker.liveness.heartbeat import Pulse
-pulse = Pulse.of_child(10)
+from worker.liveness.heartbeat import Heartbeat
+heartbeat = Heartbeat.of_child(10)
 def hang(frames):
     print("hanging", flush=True)
     {how}

@@ -14,7 +14,7 @@ from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
-from tests.worker.context import desk_for, images_of, render
+from tests.worker.contexts import desk_for, images_of, render
 from worker.lanes.session import WorkerContext
 from worker.model_cache import batch_size as rows_of
 from worker.model_cache import cache as studios

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.job import Lane
 from tests.factories import lane_differences, states
-from tests.worker.context import attempts_of, jobs_of, only_lane, submit
+from tests.worker.contexts import attempts_of, jobs_of, only_lane, submit
 from worker.lanes.session import WorkerContext, work
 from worker.model_cache.cache import ModelCache
 from worker.tasks import stop_on_sigterm

@@ -11,7 +11,7 @@ from jobs.job import Lane
 from models.assess.safety_checker import SafetyScores
 from models.engine.engine import Drawn
 from tests.factories import states
-from tests.worker.context import render
+from tests.worker.contexts import render
 from worker.item import Pixels
 from worker.lanes.session import WorkerContext
 from worker.model_cache.cache import ModelCache

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.queue.workers import unhealthy_workers
 from tests.factories import states
-from tests.worker.context import attempts_of, files_in, images_of, jobs_of, render
+from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render
 from worker.imaging.encode import Pixels, decode
 from worker.lanes.session import WorkerContext
 

@@ -7,7 +7,7 @@ import numpy as np
 from models.shapes import quality
 from models.shapes.reading import read
 from models.shapes.training.networks.safety_checker import forbidden_in
-from tests.worker.context import images_of, jobs_of, render
+from tests.worker.contexts import images_of, jobs_of, render
 from worker.imaging.encode import decode
 from worker.lanes.session import WorkerContext
 
