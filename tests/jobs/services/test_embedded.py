@@ -29,7 +29,7 @@ USER = """
 import sys
 from jobs.services.embedded import services
 from jobs.settings import load_settings
-from tests.jobs.test_embedded import works
+from tests.jobs.services.test_embedded import works
 with services(load_settings()) as settings:
     print("in", flush=True)
     for line in sys.stdin:

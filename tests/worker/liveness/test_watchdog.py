@@ -25,9 +25,9 @@ heartbeat = Heartbeat.of_child(10)
 def hang(frames):
     print("hanging", flush=True)
     {how}
-with pulse.at_work(), pulse.device_batch("kit", 1, [("generate", lambda frames: frames)]) as stages:
+with heartbeat.at_work(), heartbeat.device_batch("kit", 1, [("generate", lambda frames: frames)]) as stages:
     stages[0][1]([])
-with pulse.at_work(), pulse.device_batch("kit", 1, [("generate", hang)]) as stages:
+with heartbeat.at_work(), heartbeat.device_batch("kit", 1, [("generate", hang)]) as stages:
     stages[0][1]([])
 """
 HOLDING = "ctypes.PyDLL(None).sleep(60)"
