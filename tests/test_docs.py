@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from jobs.manifest import KNOWN_COLUMNS
+from jobs.states import BatchState, JobState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
@@ -66,10 +67,12 @@ def test_the_guarantees_page_names_every_experiment() -> None:
     page = (DOCS / "guarantees.md").read_text(encoding="utf-8")
     chaos = DOCS.parent / "tests" / "chaos"
     assert [path.name for path in chaos.glob("test_*.py") if f"`{path.name}`" not in page] == []
+    named = re.findall(r"`((?:\.\./[a-z_/]+/)?test_[a-z_]+\.py)`", page)
+    assert [path for path in named if not (chaos / path).exists()] == []
 
 
 def test_pages_name_no_file_that_is_not_there() -> None:
-    pages = [*DOCS.rglob("*.md"), ROOT / "README.md"]
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     named = {(page.name, path) for page in pages for path in _paths(page.read_text(encoding="utf-8"))}
     assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
 
@@ -94,3 +97,14 @@ def _paths(text: str) -> list[str]:
     return re.findall(
         r"`((?:jobs|models|worker|scheduler|console|bench|tests|migrations|docs)/[\w./-]+)`", text
     )
+
+
+def test_the_lifecycle_page_names_every_state() -> None:
+    page = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
+    assert [state for state in (*JobState, *BatchState) if f"| `{state}` |" not in page] == []
+
+
+def test_pages_link_to_nothing_that_is_not_there() -> None:
+    for page in [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
