@@ -62,7 +62,7 @@ def without_coarsest(vae: Any, batch: Batch, sample_size: int, seed: int) -> Any
 
 
 def _in_longer(name: str) -> str:
-    """The decoder begins at the coarsest level, so that its blocks are counted one further there."""
+    """Map a parameter's name to the longer network, whose decoder has the coarsest block first, before all others."""
     block = re.match(r"decoder\.up_blocks\.(\d+)\.", name)
     return f"decoder.up_blocks.{int(block[1]) + 1}.{name[block.end() :]}" if block else name
 
