@@ -1,4 +1,4 @@
-"""`nightmill`: the command line."""
+"""The command line `nightmill`: entry point, error messages and exit codes."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def _common(
 
 
 def main() -> None:
-    """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    """Run the command line; errors are one line on stderr, with exit code 1 (failure) or 2 (usage error)."""
     prepare_streams()
     stop_on_signals()
     if sys.argv[1:3] != ["models", "pull"]:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """An empty argument is a variable of the shell that isn't set, and would be taken for none given."""
+    """Refuse empty arguments: usually an unset shell variable, which would otherwise be taken for no argument."""
     for place, argument in enumerate(arguments, 1):
         before = arguments[place - 2] if place > 1 else ""
         option = before if argument == "" else argument[:-1]
@@ -81,7 +81,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _run() -> int:
-    """The exit code of what was typed."""
+    """Run the command and return its exit code."""
     try:
         return int(app(standalone_mode=False) or 0)
     except TyperException as error:
@@ -96,7 +96,7 @@ def _run() -> int:
 
 
 def _not_text(error: Exception) -> str:
-    """In plain words, where an argument in another encoding came to what takes text alone, as PostgreSQL; else ""."""
+    """Return a message if an argument that must be text, for PostgreSQL for instance, isn't UTF-8; else ""."""
     if not isinstance(error, UnicodeEncodeError) or error.object not in sys.argv:
         return ""
     return (
@@ -105,8 +105,8 @@ def _not_text(error: Exception) -> str:
 
 
 def _lost_database(error: Exception) -> str:
-    """In plain words, where PostgreSQL has gone; else ""."""
-    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415 - slow to import, and not every command does
+    """Return a message if the connection to PostgreSQL was lost; else ""."""
+    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415 - slow to import; rarely needed
 
     if isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, OperationalError)
@@ -116,7 +116,7 @@ def _lost_database(error: Exception) -> str:
 
 
 def _give_up_output() -> None:
-    """Let what can't be written any more not fail once more when the process ends."""
+    """Discard unwritable output, so that it doesn't fail again at interpreter exit."""
     try:
         sys.stdout.flush()
     except OSError:
