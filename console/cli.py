@@ -57,13 +57,13 @@ def main() -> None:
     except ModelError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _give_up_output()
+        _discard_unwritable_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
     except Exception as error:
-        if told := _not_text(error):
-            _fail(told, UsageError.exit_code)
+        if message := _encoding_message(error):
+            _fail(message, UsageError.exit_code)
         _fail(_lost_database(error) or note_unexpected(error), 1)
     sys.exit(code)
 
@@ -87,15 +87,15 @@ def _run() -> int:
     except TyperException as error:
         from typer.rich_utils import rich_format_error  # noqa: PLC0415 - slow to import: it renders Markdown
 
-        told = visible(error.format_message())
-        error.format_message = lambda: told  # type: ignore[method-assign]
+        message = visible(error.format_message())
+        error.format_message = lambda: message  # type: ignore[method-assign]
         rich_format_error(error)  # type: ignore[arg-type]
         return error.exit_code
     except Abort:
         return 1
 
 
-def _not_text(error: Exception) -> str:
+def _encoding_message(error: Exception) -> str:
     """Return a message if an argument that must be text, for PostgreSQL for instance, isn't UTF-8; else ""."""
     if not isinstance(error, UnicodeEncodeError) or error.object not in sys.argv:
         return ""
@@ -115,7 +115,7 @@ def _lost_database(error: Exception) -> str:
     return ""
 
 
-def _give_up_output() -> None:
+def _discard_unwritable_output() -> None:
     """Discard unwritable output, so that it doesn't fail again at interpreter exit."""
     try:
         sys.stdout.flush()

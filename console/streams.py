@@ -78,10 +78,10 @@ def prepare_streams() -> None:
     codecs.register_error(ESCAPES, _escaped)
     _fill_closed()
     sys.stdout = ClosedOutput() if sys.stdout is None else _kept(sys.stdout, Output)
-    sys.stderr = _unheard() if sys.stderr is None else _kept(sys.stderr, Remarks)
+    sys.stderr = _discarded_stderr() if sys.stderr is None else _kept(sys.stderr, Remarks)
 
 
-def _unheard() -> TextIO:
+def _discarded_stderr() -> TextIO:
     return Remarks(open(os.devnull, "wb"), "utf-8", ESCAPES)  # noqa: PTH123
 
 

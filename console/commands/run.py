@@ -244,7 +244,7 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> 
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
             time.sleep(POLL_S)
             members.keep_alive()
-            status = open_session.patiently(partial(_look, open_session.engine, status))
+            status = open_session.patiently(partial(_current_status, open_session.engine, status))
             watch.show(status)
             broker.look(status)
             if status.waiting is None:
@@ -254,7 +254,7 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> 
     return None
 
 
-def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
+def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
     """Return the batch's current status; if all its jobs have ended, queue replacements where they are due."""
     found = actions.status(engine, status.name)
     if not found.remaining and make_up(engine, found.id):

@@ -65,20 +65,20 @@ class ClipScorer:
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             for chunk in padded(list(zip(images, prompts, strict=True)), self._device.rows):
                 pictures, texts = zip(*chunk.rows, strict=True)
-                cosines = cosine_similarity(self._see(pictures), self._read(texts))
+                cosines = cosine_similarity(self._embed_images(pictures), self._embed_prompts(texts))
                 scores += (100 * cosines.clamp(min=0)).tolist()[: chunk.real]
         if not np.isfinite(scores).all():
             raise ModelError("CLIP computed no number for a picture; score it on a device that has float32")
         return scores
 
-    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+    def _embed_images(self, images: Sequence[Pixels]) -> torch.Tensor:
         values = self._processor(
             images=list(images), return_tensors="pt", input_data_format="channels_last"
         ).pixel_values
         features = self._model.get_image_features(pixel_values=values.to(self._device.name, self._dtype))
         return _embeddings(features)
 
-    def _read(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self._limit, return_tensors="pt"
         ).input_ids

@@ -84,7 +84,7 @@ class SafetyChecker:
             return []
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             parts = [
-                self._compare(self._see(chunk.rows))[: chunk.real]
+                self._compare(self._embed_images(chunk.rows))[: chunk.real]
                 for chunk in padded(images, self._device.rows)
             ]
             return self._judge(torch.cat(parts).cpu().numpy())
@@ -94,7 +94,7 @@ class SafetyChecker:
         """Score (N, D) image embeddings. Raises SafetyUnknownError if one isn't finite or is zero."""
         return self._judge(self._compare(embeddings).cpu().numpy())
 
-    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+    def _embed_images(self, images: Sequence[Pixels]) -> torch.Tensor:
         values = self._processor(
             images=list(images), return_tensors="pt", input_data_format="channels_last"
         ).pixel_values

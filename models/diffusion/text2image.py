@@ -117,7 +117,7 @@ class StableDiffusion:
             return
         asked: dict[int, ImageRequest] = {}
         for some in self._engine.draw(
-            _noted(itertools.chain([first], waiting), asked),
+            _recorded(itertools.chain([first], waiting), asked),
             lambda request, generator: self._begin(request, first, generator),
             self._shape(first.width, first.height),
             rows or self.device.rows,
@@ -126,7 +126,10 @@ class StableDiffusion:
             decoder.decoder if decoder else None,
             compile_options,
         ):
-            yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
+            yield [
+                replace(drawn, picture=_with_mask_applied(drawn.picture, asked.pop(drawn.number)))
+                for drawn in some
+            ]
 
     def forget_prompts(self) -> None:
         """Clear the prompt cache, so that prompts are encoded again with the encoder's current state."""
@@ -188,14 +191,14 @@ class StableDiffusion:
             )
 
 
-def _kept(picture: Picture, row: ImageRequest) -> Picture:
+def _with_mask_applied(picture: Picture, row: ImageRequest) -> Picture:
     """Return the picture with the pixels that the request's mask keeps restored."""
     if row.mask is None or row.image is None:
         return picture
     return replace(picture, pixels=paste(picture.pixels, row.image, row.mask))
 
 
-def _noted(requests: Iterator[ImageRequest], asked: dict[int, ImageRequest]) -> Iterator[ImageRequest]:
+def _recorded(requests: Iterator[ImageRequest], asked: dict[int, ImageRequest]) -> Iterator[ImageRequest]:
     """Yield the requests, storing each in `asked` under its number."""
     for number, request in enumerate(requests):
         asked[number] = request

@@ -88,7 +88,7 @@ class Upscaler:
         for request in requests:
             self._check(request, requests[0])
         height, width = requests[0].pixels.shape[:2]
-        calls = [len(self._recurrence(request)) for request in requests]
+        calls = [len(self._matrices(request)) for request in requests]
         order = sorted(range(len(requests)), key=lambda number: -calls[number])
         pictures: dict[int, Picture] = {}
         for some in self._engine.draw(
@@ -116,11 +116,11 @@ class Upscaler:
         noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
         of_picture, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
         image = of_picture * signed(request.pixels, device) + of_noise * image_noise
-        matrices = self._recurrence(request)
+        matrices = self._matrices(request)
         latents = (noise * matrices.of_noise_alone)[0]
         return Beginning(matrices, latents, image[0], request.noise_level)
 
-    def _recurrence(self, request: UpscaleRequest) -> SamplerMatrices:
+    def _matrices(self, request: UpscaleRequest) -> SamplerMatrices:
         return self._engine.matrices_cache.of(request.sampler, request.steps)
 
     def _check(self, request: UpscaleRequest, first: UpscaleRequest) -> None:

@@ -86,7 +86,7 @@ class Engine:
     def __init__(self, pipeline: Any, device: Device, compile_options: CompileOptions = PLAIN) -> None:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
-        self._pipeline, self._device, self._speedup = pipeline, device, compile_options
+        self._pipeline, self._device, self._compile_options = pipeline, device, compile_options
         compile_options.arrange(pipeline.unet, orders_norms=True)
         compile_options.arrange(pipeline.vae)
         self._decoder = Decoder(pipeline.vae, device.dtype)
@@ -116,8 +116,8 @@ class Engine:
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
         decoder = decoder or self._decoder
-        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._speedup)
-        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, decoder)
+        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._compile_options)
+        drawn = self._drawn(batch, self._engine_requests(requests, begin, batch), rows, on_call, decoder)
         try:
             while some := self._next(drawn):
                 yield some
@@ -159,7 +159,9 @@ class Engine:
         while bundles:
             yield bundles.popleft().drawn()
 
-    def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[EngineRequest]:
+    def _engine_requests(
+        self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch
+    ) -> Iterator[EngineRequest]:
         """Yield engine requests while the batch has room; prompts are encoded a few requests at a time."""
         numbers = itertools.count()
         while some := list(itertools.islice(requests, min(AT_ONCE, max(1, batch.empty_rows // 2)))):

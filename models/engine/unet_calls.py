@@ -92,7 +92,9 @@ def cycle(
     return calls + calls[1:] * (whole_every - 2)
 
 
-def _look(unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Prompts) -> None:
+def _warn_if_not_batch_invariant(
+    unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Prompts
+) -> None:
     """Log a warning if the call's result still depends on the position in the batch."""
     sample = inputs.sample
     if not batch_invariant_cuda.matter(sample.device):
@@ -128,7 +130,7 @@ def _exact(
     compile_options: CompileOptions,
 ) -> Call:
     begin, finish = compile_options.compile(unet_forward.begin), compile_options.compile(unet_forward.finish)
-    _look(unet, begin, finish, read(), prompts)
+    _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
     return begun.call(lambda: step(finish(unet, begun.values, *prompts)[0]))
 
@@ -145,7 +147,7 @@ def _cached(
         compile_options.compile(unet_forward.finish_and_keep),
     )
     shallow = compile_options.compile(unet_forward.finish_shallow)
-    _look(unet, begin, finish, read(), prompts)
+    _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun, outer = _Begun(unet, begin, read), _Begun(unet, begin, read, unet_forward.shallow_depth(unet))
     rows, (height, width) = len(prompts.slots), read().sample.shape[2:]
     kept = torch.zeros(

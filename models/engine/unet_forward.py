@@ -55,14 +55,14 @@ def begin(
     first layer with cross-attention, the hidden states before its attention and the tokens after its self-attention.
     With `depth`, stops after that many layers.
     """
-    moment = _moment(unet, sample, timesteps, labels)
+    temb = _time_embedding(unet, sample, timesteps, labels)
     skips = [unet.conv_in(sample)]
     for module, attention in _down_layers(unet)[:depth]:
-        hidden = _convolved(module, skips[-1], moment)
+        hidden = _convolved(module, skips[-1], temb)
         if attention is not None:
-            return [moment, *skips, hidden, _looked(attention, hidden)]
+            return [temb, *skips, hidden, _to_first_cross_attention(attention, hidden)]
         skips.append(hidden)
-    return [moment, *skips]
+    return [temb, *skips]
 
 
 def finish(
@@ -76,29 +76,29 @@ def finish_and_keep(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor
 ) -> tuple[torch.Tensor, Hidden]:
     """Return the prediction and the hidden states to cache for shallow calls."""
-    moment, skips = _down(unet, begun, slots, text, None)
-    hidden = unet.mid_block(skips[-1], moment, **_text(unet.mid_block, text))
+    temb, skips = _down(unet, begun, slots, text, None)
+    hidden = unet.mid_block(skips[-1], temb, **_text(unet.mid_block, text))
     for block in unet.up_blocks[:-1]:
         own = tuple(skips[-len(block.resnets) :])
         del skips[-len(block.resnets) :]
         hidden = block(
             hidden_states=hidden,
-            temb=moment,
+            temb=temb,
             res_hidden_states_tuple=own,
             upsample_size=skips[-1].shape[2:],
             **_text(block, text),
         )
     first, *others = _layers(unet.up_blocks[-1])
-    kept = _layer(first, torch.cat([hidden, skips.pop()], dim=1), moment, text)
-    return _up(unet, others, kept, skips, moment, text), kept
+    kept = _layer(first, torch.cat([hidden, skips.pop()], dim=1), temb, text)
+    return _up(unet, others, kept, skips, temb, text), kept
 
 
 def finish_shallow(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor, kept: Hidden
 ) -> tuple[torch.Tensor]:
     """Return the prediction computed from cached hidden states; `begun` is computed to the depth of `shallow_depth`."""
-    moment, skips = _down(unet, begun, slots, text, shallow_depth(unet))
-    return (_up(unet, _layers(unet.up_blocks[-1])[1:], kept, skips, moment, text),)
+    temb, skips = _down(unet, begun, slots, text, shallow_depth(unet))
+    return (_up(unet, _layers(unet.up_blocks[-1])[1:], kept, skips, temb, text),)
 
 
 def shallow_depth(unet: Any) -> int:
@@ -117,14 +117,14 @@ def _down(
 ) -> tuple[torch.Tensor, list[Hidden]]:
     """Return the embedding of timesteps, and the hidden states after `conv_in` and each down layer."""
     layers = _down_layers(unet)[:depth]
-    moment, *skips = (values[slots] for values in begun)
+    temb, *skips = (values[slots] for values in begun)
     if (at := _first_with_text(layers)) is None:
-        return moment, skips
+        return temb, skips
     *skips, hidden, tokens = skips
-    skips.append(_told(layers[at][1], hidden, tokens, text))
+    skips.append(_from_first_cross_attention(layers[at][1], hidden, tokens, text))
     for layer in layers[at + 1 :]:
-        skips.append(_layer(layer, skips[-1], moment, text))
-    return moment, skips
+        skips.append(_layer(layer, skips[-1], temb, text))
+    return temb, skips
 
 
 def _up(
@@ -132,21 +132,23 @@ def _up(
     layers: Sequence[Layer],
     hidden: Hidden,
     skips: list[Hidden],
-    moment: torch.Tensor,
+    temb: torch.Tensor,
     text: torch.Tensor,
 ) -> torch.Tensor:
     """Run the last layers of the last up block with their skip connections, and the output layers."""
     for layer in layers:
-        hidden = _layer(layer, torch.cat([hidden, skips.pop()], dim=1), moment, text)
+        hidden = _layer(layer, torch.cat([hidden, skips.pop()], dim=1), temb, text)
     prediction: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
     return prediction
 
 
-def _moment(unet: Any, sample: Hidden, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def _time_embedding(
+    unet: Any, sample: Hidden, timesteps: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
     """Return the embedding of timesteps plus, where the UNet takes them, that of class labels."""
-    moment: torch.Tensor = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
+    temb: torch.Tensor = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
     of_labels = unet.get_class_embed(sample=sample, class_labels=labels)
-    return moment if of_labels is None else moment + of_labels
+    return temb if of_labels is None else temb + of_labels
 
 
 def _down_layers(unet: Any) -> list[Layer]:
@@ -166,21 +168,21 @@ def _first_with_text(layers: Sequence[Layer]) -> int | None:
     return next((number for number, (_, attention) in enumerate(layers) if attention is not None), None)
 
 
-def _layer(layer: Layer, hidden: Hidden, moment: torch.Tensor, text: torch.Tensor) -> Hidden:
+def _layer(layer: Layer, hidden: Hidden, temb: torch.Tensor, text: torch.Tensor) -> Hidden:
     module, attention = layer
-    hidden = _convolved(module, hidden, moment)
+    hidden = _convolved(module, hidden, temb)
     if attention is not None:
         hidden = attention(hidden, encoder_hidden_states=text, return_dict=False)[0]
     return hidden
 
 
-def _convolved(module: Any, hidden: Hidden, moment: torch.Tensor) -> Hidden:
-    takes_moment = hasattr(module, "time_emb_proj")
-    convolved: Hidden = module(hidden, moment) if takes_moment else module(hidden)
+def _convolved(module: Any, hidden: Hidden, temb: torch.Tensor) -> Hidden:
+    takes_temb = hasattr(module, "time_emb_proj")
+    convolved: Hidden = module(hidden, temb) if takes_temb else module(hidden)
     return convolved
 
 
-def _looked(attention: Any, hidden: Hidden) -> torch.Tensor:
+def _to_first_cross_attention(attention: Any, hidden: Hidden) -> torch.Tensor:
     """Return the tokens (N, h w, C) of a Transformer2DModel before its first cross-attention."""
     flat = hidden.shape[0], hidden.shape[2] * hidden.shape[3], -1
     tokens = attention.norm(hidden)
@@ -191,12 +193,14 @@ def _looked(attention: Any, hidden: Hidden) -> torch.Tensor:
     block = attention.transformer_blocks[0]
     if not block.only_cross_attention:
         tokens = block.attn1(block.norm1(tokens)) + tokens
-    looked: torch.Tensor = tokens
-    return looked
+    tokens_out: torch.Tensor = tokens
+    return tokens_out
 
 
-def _told(attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tensor) -> Hidden:
-    """Return the output (N, C, h, w) of a Transformer2DModel, continued from the tokens of `_looked`."""
+def _from_first_cross_attention(
+    attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tensor
+) -> Hidden:
+    """Return the output (N, C, h, w) of a Transformer2DModel, given the tokens before its first cross-attention."""
     block, *others = attention.transformer_blocks
     if block.only_cross_attention:
         tokens = block.attn1(block.norm1(tokens), encoder_hidden_states=text) + tokens
@@ -208,8 +212,8 @@ def _told(attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tens
     if attention.use_linear_projection:
         tokens = attention.proj_out(tokens)
     image = tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2).contiguous()
-    told: Hidden = (image if attention.use_linear_projection else attention.proj_out(image)) + hidden
-    return told
+    output: Hidden = (image if attention.use_linear_projection else attention.proj_out(image)) + hidden
+    return output
 
 
 def _text(block: Any, text: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -41,9 +41,11 @@ class Development:
             for pixels, flags in self._parts
             for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
         ]
-        return [self._mended(number, picture) for number, picture in enumerate(found[: self._count])]
+        return [
+            self._decoded_again_if_nan(number, picture) for number, picture in enumerate(found[: self._count])
+        ]
 
-    def _mended(self, number: int, picture: Picture) -> Picture:
+    def _decoded_again_if_nan(self, number: int, picture: Picture) -> Picture:
         return self._again(number) if self._again and picture.defect == "nan" else picture
 
 

@@ -36,7 +36,7 @@ def make_batch_invariant(network: torch.nn.Module) -> None:
         if type(module).__name__ in _KINDS:
             module.forward = steady(module.forward)
         elif type(module).__name__ in _ATTENTIONS:
-            _derive(module, lambda _, forward: _attending(forward))
+            _derive(module, lambda _, forward: _row_by_row_attention(forward))
         elif type(module).__name__ == "GEGLU":
             module.gelu = steady(module.gelu)
         elif type(module).__name__ == "GroupNorm":
@@ -65,7 +65,7 @@ def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | Non
     return by_row
 
 
-def _attending(attention: Callable[..., Any]) -> Callable[..., Any]:
+def _row_by_row_attention(attention: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `attention`, of (N, tokens, C) or (N, C, H, W), so that a row's result doesn't depend on its position.
 
     The values are the first argument; other arguments with N rows are passed row by row. Of a tuple, only the first

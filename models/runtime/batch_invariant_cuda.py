@@ -28,7 +28,7 @@ def level(network: torch.nn.Module, run: Callable[[], Any]) -> int:
     `run` calls the network, uncompiled, on a batch: convolutions are tested at the shapes that they have in it, each
     with one picture repeated in all positions. At other shapes they are unchanged.
     """
-    return sum(_leveled(convolution, values) for convolution, values in _inputs(network, run))
+    return sum(_replaced(convolution, values) for convolution, values in _inputs(network, run))
 
 
 @torch.inference_mode()
@@ -66,7 +66,7 @@ def _is_plain(convolution: torch.nn.Conv2d) -> bool:
     )
 
 
-def _leveled(convolution: Any, values: torch.Tensor) -> bool:
+def _replaced(convolution: Any, values: torch.Tensor) -> bool:
     """Replace the convolution if its result depends on the position at the shape of `values`; return whether it did."""
     if not shows_place(convolution.forward, torch.empty_like(values, device=convolution.weight.device)):
         return False

@@ -70,14 +70,14 @@ def read(pixels: Array, payload_bits: int, method: Method = Method.DWT_DCT_SVD) 
 
     Any picture yields bits; whether it carries a watermark follows only from a comparison. Raises MarkTooSmallError.
     """
-    return _told(_shares(pixels, payload_bits, method))
+    return _decided(_shares(pixels, payload_bits, method))
 
 
 def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> MarkReading:
     """Read (H, W, 3) or (N, H, W, 3) uint8 RGB and compare with the payload. Raises MarkTooSmallError."""
     expected = _bits(payload)
     shares = _shares(pixels, len(expected), method)
-    bits = _told(shares)
+    bits = _decided(shares)
     accuracy, confidence = (bits == expected).mean(axis=-1), np.abs(shares).mean(axis=-1)
     return MarkReading(bits, np.asarray(accuracy), np.asarray(confidence))
 
@@ -111,7 +111,7 @@ def _shares(pixels: Array, bits: int, method: Method) -> npt.NDArray[np.float64]
     return (sums / np.bincount(index, minlength=bits)).reshape(*pixels.shape[:-3], bits)
 
 
-def _told(shares: npt.NDArray[np.float64]) -> Pixels:
+def _decided(shares: npt.NDArray[np.float64]) -> Pixels:
     return (shares > _EVEN).astype(np.uint8)
 
 
