@@ -1,4 +1,4 @@
-"""Claiming a batch's folder while its manifest is taken in."""
+"""Claim a batch's output folder while its manifest is ingested."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ from scheduler.ingest.ingest import Ingested
 
 
 class BatchFolder:
-    """The folder of a batch that is being taken in; refuses one that is another installation's."""
+    """The output folder of a batch that is being ingested; refuses a folder that belongs to another installation."""
 
     def __init__(self, open_session: Session, output: str) -> None:
         self.session = open_session
@@ -20,7 +20,7 @@ class BatchFolder:
         self._new: tuple[ObjectStore, str, Owner] | None = None
 
     def claim(self, batch: Ingested) -> None:
-        """Own the folder; where the store can't be reached from here, the worker does that before the first image."""
+        """Claim the folder; if the store can't be reached from here, a worker does it before the first image."""
         engine, options = self.session.engine, s3_options(self.session.settings)
         try:
             store = open_output(engine, self.output, options)
@@ -34,7 +34,7 @@ class BatchFolder:
             self._new = (store, batch.name, owner)
 
     def give_back(self) -> None:
-        """Undo the claim of a batch that wasn't taken in."""
+        """Release the claim of a batch that was not ingested."""
         if self._new is not None:
             with suppress(ObjectStoreError):
                 disown(*self._new)

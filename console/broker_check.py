@@ -1,4 +1,4 @@
-"""Why nothing runs, where Redis is the reason: it carries the wake-ups of workers."""
+"""Report Redis problems to a user whose batch isn't started: workers get their wake-up messages through Redis."""
 
 import time
 
@@ -12,7 +12,7 @@ EVERY_S = 10.0
 
 
 class BrokerCheck:
-    """Looks at Redis now and then while a batch's jobs wait and none runs, and says once what is wrong with it."""
+    """Check Redis periodically while a batch's jobs are queued and none runs; report each problem once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -20,7 +20,7 @@ class BrokerCheck:
         self._said = ""
 
     def look(self, status: BatchStatus) -> None:
-        """To be told a batch's status again and again."""
+        """Process the batch's current status; to be called repeatedly."""
         if status.state != BatchState.QUEUED or not status.remaining or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY_S
@@ -31,7 +31,7 @@ class BrokerCheck:
 
 
 def broker_trouble(settings: Settings) -> str:
-    """What keeps wake-ups from being sent, "" if nothing does."""
+    """Return the reason why wake-up messages can't be sent, or ""."""
     from scheduler.dispatch import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     try:

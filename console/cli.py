@@ -1,4 +1,4 @@
-"""`nightmill`: the command line."""
+"""The command line `nightmill`: entry point, error messages and exit codes."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def _common(
 
 
 def main() -> None:
-    """Run the command that was typed; errors are one line on stderr, exit codes 1 (failed) and 2 (wrong use)."""
+    """Run the command line; errors are one line on stderr, with exit code 1 (failure) or 2 (usage error)."""
     prepare_streams()
     stop_on_signals()
     if sys.argv[1:3] != ["models", "pull"]:
@@ -57,19 +57,19 @@ def main() -> None:
     except ModelError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _give_up_output()
+        _discard_unwritable_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
     except Exception as error:
-        if told := _not_text(error):
-            _fail(told, UsageError.exit_code)
+        if message := _encoding_message(error):
+            _fail(message, UsageError.exit_code)
         _fail(_lost_database(error) or note_unexpected(error), 1)
     sys.exit(code)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """An empty argument is a variable of the shell that isn't set, and would be taken for none given."""
+    """Refuse empty arguments: usually an unset shell variable, which would otherwise be taken for no argument."""
     for place, argument in enumerate(arguments, 1):
         before = arguments[place - 2] if place > 1 else ""
         option = before if argument == "" else argument[:-1]
@@ -81,22 +81,22 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _run() -> int:
-    """The exit code of what was typed."""
+    """Run the command and return its exit code."""
     try:
         return int(app(standalone_mode=False) or 0)
     except TyperException as error:
         from typer.rich_utils import rich_format_error  # noqa: PLC0415 - slow to import: it renders Markdown
 
-        told = visible(error.format_message())
-        error.format_message = lambda: told  # type: ignore[method-assign]
+        message = visible(error.format_message())
+        error.format_message = lambda: message  # type: ignore[method-assign]
         rich_format_error(error)  # type: ignore[arg-type]
         return error.exit_code
     except Abort:
         return 1
 
 
-def _not_text(error: Exception) -> str:
-    """In plain words, where an argument in another encoding came to what takes text alone, as PostgreSQL; else ""."""
+def _encoding_message(error: Exception) -> str:
+    """Return a message if an argument that must be text, for PostgreSQL for instance, isn't UTF-8; else ""."""
     if not isinstance(error, UnicodeEncodeError) or error.object not in sys.argv:
         return ""
     return (
@@ -105,8 +105,8 @@ def _not_text(error: Exception) -> str:
 
 
 def _lost_database(error: Exception) -> str:
-    """In plain words, where PostgreSQL has gone; else ""."""
-    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415 - slow to import, and not every command does
+    """Return a message if the connection to PostgreSQL was lost; else ""."""
+    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415 - slow to import; rarely needed
 
     if isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, OperationalError)
@@ -115,8 +115,8 @@ def _lost_database(error: Exception) -> str:
     return ""
 
 
-def _give_up_output() -> None:
-    """Let what can't be written any more not fail once more when the process ends."""
+def _discard_unwritable_output() -> None:
+    """Discard unwritable output, so that it doesn't fail again at interpreter exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, as typer's types."""
+"""Arguments and options shared by several commands, as typer annotations."""
 
 from typing import Annotated
 

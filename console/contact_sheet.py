@@ -1,4 +1,4 @@
-"""The contact sheet: a grid of a batch's pictures with their prompts."""
+"""Render the contact sheet: a grid of a batch's pictures with their prompts."""
 
 import io
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ INK, PALE, PAPER = (24, 24, 27), (113, 113, 122), (250, 250, 249)
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of the sheet: where it is, and the words below it."""
+    """One picture of the sheet: its object key and its caption."""
 
     key: str
     caption: str
 
 
 def contact_sheet(store: ObjectStore, tiles: Sequence[Tile], title: str) -> bytes:
-    """A PNG of the tiles in rows of eight, each picture fitted into 160 px above two lines of its caption."""
+    """Return a PNG of the tiles in rows of eight, each picture fitted into 160 px above two lines of its caption."""
     columns = min(COLUMNS, max(1, len(tiles)))
     rows = -(-len(tiles) // columns)
     width = max(3, columns) * (CELL + GAP) + GAP
@@ -42,7 +42,7 @@ def contact_sheet(store: ObjectStore, tiles: Sequence[Tile], title: str) -> byte
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Up to `most` positions spread over `count` things, the first and the last among them."""
+    """Return up to `most` positions evenly spread over `count` items, including the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]

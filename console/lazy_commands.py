@@ -1,6 +1,6 @@
-"""A group of commands each of whose modules is imported only when its command is typed.
+"""A typer group whose command modules are imported only when their command is run.
 
-What each costs to import is up to a second; the list of commands shows docstrings without importing them.
+Importing a command takes up to a second; the list of commands shows docstrings without importing them.
 """
 
 import ast
@@ -43,29 +43,29 @@ MODULES = {
     "models": "models",
     "tenants": "tenants",
 }
-"""The module of `console.commands` that has a function, or a group of commands, of the command's name."""
+"""The module in `console.commands` that defines the function, or the group of commands, with the command's name."""
 
 
 class LazyCommands(TyperGroup):
-    """All commands of `MODULES`."""
+    """The group of all commands in `MODULES`."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.commands = {name: TyperCommand(name) for name in MODULES}  # of these, near misses are told
+        self.commands = {name: TyperCommand(name) for name in MODULES}  # names to suggest
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
-        """The command as the list shows it."""
+        """Return the command as the list shows it, without importing its module."""
         del ctx
         return TyperCommand(cmd_name, help=_summary(cmd_name)) if cmd_name in MODULES else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that was typed, its arguments."""
+        """Return the command that was given, loaded, and its arguments."""
         name, found, rest = super().resolve_command(ctx, args)
         return name, found and load(str(name)), rest
 
 
 def load(name: str) -> Any:
-    """The command, or the group of commands, of that name, as typer has them; imports its module."""
+    """Import the module of the command, or group of commands, and return it as typer's object."""
     found = getattr(import_module(_module(name)), name)
     if not isinstance(found, typer.Typer):
         app = typer.Typer(add_completion=False)
@@ -79,7 +79,7 @@ def _module(name: str) -> str:
 
 
 def _summary(name: str) -> str | None:
-    """The docstring of the command's function, or the `help=` of its group."""
+    """Return the docstring of the command's function, or the `help=` of its group."""
     for node in _source(_module(name)).body:
         match node:
             case ast.FunctionDef(name=function) if function == name:
@@ -91,7 +91,7 @@ def _summary(name: str) -> str | None:
 
 @cache
 def _source(module: str) -> ast.Module:
-    """Its syntax tree; nothing of it runs."""
+    """Return the module's syntax tree, without importing it."""
     spec = util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None

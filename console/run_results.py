@@ -1,4 +1,4 @@
-"""What a finished batch leaves beside its images: an export, a contact sheet, figures."""
+"""Results of a finished batch beside its images: contact sheet, truncated prompts, rendering speed."""
 
 from dataclasses import dataclass
 
@@ -34,13 +34,13 @@ _TRUNCATED = text("SELECT count(*) AS images FROM images WHERE batch_id = :batch
 
 
 def truncated(engine: Engine, batch: BatchId) -> int:
-    """Images whose prompt or negative prompt is longer than their model reads."""
+    """Count the images whose prompt or negative prompt exceeds the model's token limit."""
     images: int = run(engine, _TRUNCATED, {"batch": batch})[0].images
     return images
 
 
 def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) -> str | None:
-    """Put `<batch>/contact-sheet.png` beside the images and say where it is; None if there is no image."""
+    """Write `<batch>/contact-sheet.png` beside the images and return its location; None if there are no images."""
     positions = evenly(batch.counts["done"], TILES)
     tiles = [
         Tile(_checked(row.key, batch), row.prompt)
@@ -56,7 +56,7 @@ def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) 
 
 
 def _checked(key: str, batch: BatchStatus) -> str:
-    """An image's key, unless the row was tampered with."""
+    """Return an image's key. Raises ObjectStoreError if the row was tampered with."""
     found = parse_image_key(key)
     if found is None or found.batch != batch.name or not is_key(key):
         raise ObjectStoreError(
@@ -68,9 +68,9 @@ def _checked(key: str, batch: BatchStatus) -> str:
 
 @dataclass(frozen=True)
 class Effort:
-    """What was made of a batch since a moment: images, seconds until the last of them, seconds that workers drew.
+    """Work done on a batch since a moment: images, seconds until the last one, total rendering seconds of the workers.
 
-    `workers` are those that took part, also those that another command started.
+    `workers` counts all that took part, including those that another command started.
     """
 
     images: int
@@ -80,11 +80,11 @@ class Effort:
 
     @property
     def drawing_share(self) -> float:
-        """How much of their time the workers drew, 0 to 1; what was drawn before that moment isn't counted twice."""
+        """Share of the workers' time spent on rendering, 0 to 1; images from before that moment don't count twice."""
         return min(1.0, self.drawing_s / max(1e-3, self.seconds * max(1, self.workers)))
 
 
 def effort(engine: Engine, batch: BatchId, since: object) -> Effort:
-    """What the batch's workers have made since a moment."""
+    """Return the work that was done on the batch since a moment."""
     row = run(engine, _EFFORT, {"batch": batch, "since": since})[0]
     return Effort(row.images, float(row.seconds), float(row.drawing_s), row.workers)

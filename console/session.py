@@ -1,4 +1,4 @@
-"""What every command that looks at the job table needs: settings, running services, tables up to date."""
+"""The session of a command: settings, running services and an up-to-date database."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Session:
-    """Configured settings (all URLs set) and a database with the right tables."""
+    """Configured settings (all URLs set) and a database with up-to-date tables."""
 
     settings: Settings
     engine: Engine
 
     def patiently(self, look: Callable[[], T]) -> T:
-        """What `look` finds, however often PostgreSQL has to be waited for, each time for a limited time."""
+        """Return the result of `look`, retrying while PostgreSQL is unavailable, each time for a limited time."""
         return cast(T, keep_trying(look, self.settings.database_wait_s, note))
 
     def store(self, uri: str) -> ObjectStore:
-        """The object store at a folder or ``s3://`` URI that isn't in a batch's folder; UsageError where it is."""
+        """Open the store at a folder or ``s3://`` URI. Raises UsageError if it is inside a batch's folder."""
         options = s3_options(self.settings)
         if (around := batch_folder_around(uri, options)) is not None:
             raise UsageError(
@@ -44,24 +44,24 @@ class Session:
         return open_store(uri, options)
 
     def batch_store(self, batch: BatchStatus) -> ObjectStore:
-        """The store of a batch's output, for reading and deleting; OutputGoneError where its share isn't mounted."""
+        """Open a batch's output for reading and deleting. Raises OutputGoneError if its share isn't mounted."""
         return find_output(self.engine, batch.output, s3_options(self.settings))
 
     def claimed_store(self, batch: BatchStatus) -> ObjectStore:
-        """The store of a batch's output, for writing; ForeignOutputError where the batch's folder is another's."""
+        """Open a batch's output for writing. Raises ForeignOutputError if the folder is another installation's."""
         return open_claimed(self.engine, batch.output, s3_options(self.settings), batch.id, batch.name)
 
 
 def s3_options(settings: Settings) -> S3Options:
-    """How to reach S3."""
+    """Return the connection options of S3."""
     return S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
 
 
 @contextmanager
 def session(settings: Settings | None = None, *, waits: bool = False) -> Iterator[Session]:
-    """A session for one command. A private database is migrated on the way, one of the user's own is only checked.
+    """Open a session for one command. A private database is migrated if needed, a user's own one is only checked.
 
-    A server that has no connection free or is starting is waited for; with `waits`, one that is away, too.
+    Waits for a server that is starting or out of connections; with `waits`, for an unreachable one, too.
     """
     settings = settings or load_settings()
     is_private = settings.database_url is None

@@ -1,4 +1,4 @@
-"""From what was typed after a command to the order that the scheduler takes in."""
+"""Convert the options of `plan`, `submit` and `run` to an order that the scheduler ingests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -48,7 +48,7 @@ class SubmitOptions:
 
 @contextmanager
 def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
-    """The order and the rules for its rows; the manifest's file is there inside the block. UsageError if amiss."""
+    """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError."""
     policy, columns = _split(asked)
     reading = Reading(columns, parse_renames(asked.map), asked.strict, tuple(asked.drop), asked.unique_ids)
     name = asked.name and checked_name(asked.name)
@@ -84,7 +84,7 @@ def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, 
 
 
 def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
-    """What `--set` says of the batch, and what of its rows."""
+    """Split the `--set` options into the batch's policy and the values of row columns."""
     given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
     given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
     of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
@@ -96,7 +96,7 @@ def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
 
 
 def _check_weights(policy: Policy, settings: Settings) -> None:
-    """With private services, the workers are this installation's."""
+    """Check that the packer of the weights is installed; with private services, workers run in this installation."""
     if policy.weights is None or settings.database_url is not None:
         return
     try:
@@ -106,7 +106,7 @@ def _check_weights(policy: Policy, settings: Settings) -> None:
 
 
 def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
-    """Where one model is set for all rows; what rows name themselves is their own matter."""
+    """Check the decoder if one model is set for all rows; models named in rows are checked with the rows."""
     card = catalogue.ids_and_aliases().get(model.strip().casefold())
     if policy.decoder == Decoder.TINY and card is not None and card.decoder is None:
         raise UsageError(f"--set decoder=tiny: model {card.id!r} names no small decoder; use decoder=full")

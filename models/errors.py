@@ -1,4 +1,4 @@
-"""Errors of the models room; their text is meant for the person at the keyboard."""
+"""Exceptions of the models package; their messages are shown to the user."""
 
 
 class ModelError(Exception):
@@ -18,7 +18,7 @@ class OutOfMemoryError(ModelError):
 
 
 class SafetyUnknownError(ModelError):
-    """The safety checker computed nothing usable for a picture, so that it may not leave."""
+    """The safety checker gave no usable result for a picture, which therefore must not be published."""
 
 
 class InterruptedRender(ModelError):  # noqa: N818 - not a failure: the caller asked to stop

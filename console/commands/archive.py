@@ -1,4 +1,4 @@
-"""`nightmill archive` and `nightmill delete`: ended batches out of the tables."""
+"""`nightmill archive` and `nightmill delete`: remove ended batches from the database."""
 
 from typing import Annotated
 

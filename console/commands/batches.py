@@ -1,4 +1,4 @@
-"""Commands on batches: status, rejects, failures, pause, resume, cancel, retry."""
+"""Commands on batches: status, rejects, failures, targets, pause, resume, cancel, retry."""
 
 import time
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""`nightmill check` and `nightmill adopt`: what lies in the output against what the rows say, and whose it is."""
+"""`nightmill check` and `nightmill adopt`: compare the output with the image rows, and take over its ownership."""
 
 import re
 from dataclasses import asdict
@@ -66,7 +66,7 @@ def check(
 
 
 def checked_share(text: str) -> float:
-    """A share such as 1% or 0.5%, above 0 and up to 100; UsageError if it is none."""
+    """Parse a share such as 1% or 0.5%, above 0 and up to 100. Raises UsageError."""
     match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text.strip())
     share = float(match[1]) / 100 if match else 0.0
     if not 0 < share <= 1:

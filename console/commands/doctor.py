@@ -1,4 +1,4 @@
-"""`nightmill doctor`: looks at everything that a run needs and says what is amiss."""
+"""`nightmill doctor`: check everything that a run needs and report problems."""
 
 import shutil
 import sys
@@ -115,7 +115,7 @@ def _workers(settings: Settings) -> str:
 
 
 def _processes(settings: Settings) -> str:
-    """Those that `up` started here."""
+    """Report the processes that `up` started here."""
     if troubles := daemon.slowed(settings):
         raise ServiceError("; ".join(troubles))
     pid = daemon.running(settings)
@@ -157,7 +157,7 @@ def _models(settings: Settings) -> str:
 
 
 def _lowered(settings: Settings) -> str:
-    """What draws fewer images at once since memory ran out."""
+    """List the models whose batch size is reduced since memory ran out."""
     now = datetime.now(UTC)
     found = [
         f"{name} on {device}: {capacity.rows} instead of {capacity.found or 'more'} images at once until a day after "

@@ -1,4 +1,4 @@
-"""`nightmill evaluate`: the figure that model cards print, of any batch."""
+"""`nightmill evaluate`: CLIP score and prompt match of a batch, as figure and JSON."""
 
 import json
 from itertools import chain

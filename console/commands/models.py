@@ -1,4 +1,4 @@
-"""`nightmill models`: the catalogue."""
+"""`nightmill models`: list the catalogue and show cards."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,7 @@ def show(model: Annotated[str, typer.Argument(help="id or alias")], as_json: Jso
 
 
 def _unread(family: str) -> set[str]:
-    """The fields that say nothing of a model of this family."""
+    """Return the fields that have no meaning for a model of this family."""
     if family == "text2image":
         return {"noise_level", "max_noise_level"}
     of_pictures = {"strength", "prediction_type", "noise_level", "max_noise_level"}

@@ -1,4 +1,4 @@
-"""`nightmill models pull|lock|add|remove`: the files of models."""
+"""`nightmill models pull|lock|add|remove`: manage the files of models."""
 
 import shutil
 import sys
@@ -140,7 +140,7 @@ def _warn_of_withdrawn(name: str, card: Card) -> None:
 
 
 def _with_links(cards: list[Card], catalogue: Catalogue, with_upscaler: bool) -> list[Card]:
-    """The cards and the ones that they name, each once; of the linked ones, those that are pulled at all."""
+    """Return the cards and those that they link to, each once; of the linked ones, only those that can be pulled."""
     wanted = list(cards)
     for card in wanted:
         links = [card.safety_checker, card.clip, card.upscaler if with_upscaler else None]
@@ -161,7 +161,7 @@ def _to_lock(
 
 
 def _doomed(card: Card, catalogue: Catalogue) -> list[Path]:
-    """The paths that removing the card's model deletes; never the user's own files."""
+    """Return the paths that removing the card's model deletes; never the user's own files."""
     if card.builder == "package":
         raise UsageError(f"{card.id} comes with nightmill and can't be removed")
     own = catalogue.models_dir / "cards" / f"{card.id}.toml"

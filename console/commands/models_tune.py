@@ -1,4 +1,4 @@
-"""`nightmill models tune`: how many images a model draws at once on this machine."""
+"""`nightmill models tune`: measure the best batch size of a model on this machine."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def tune(
 
 
 def capacities(profile: Profile, card: Card) -> list[dict[str, Any]]:
-    """What was found for a model, on all devices."""
+    """Return the stored batch sizes of a model on all devices."""
     return [
         {"device": device, "site": name, **found.report()}
         for device, sites in profile.all().items()
@@ -93,9 +93,7 @@ def _sides(card: Card, size: str | None) -> tuple[int, int]:
 def _measured(
     settings: Settings, card: Card, sides: tuple[int, int], most: int, profile: Profile
 ) -> tuple[Site, Capacity]:
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # as workers have it: threads that spin slow others down
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as workers do: spinning threads slow others down
     from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
     from models.runtime.memory_options import MemoryOptions  # noqa: PLC0415
 

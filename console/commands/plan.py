@@ -1,4 +1,4 @@
-"""`nightmill plan`: what a submit would do, touching nothing."""
+"""`nightmill plan`: report what a submit would do, without changing anything."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +113,7 @@ def _sampled(report: dict[str, Any]) -> str:
 
 
 def _pictures(report: dict[str, Any]) -> dict[str, str]:
-    """Only where a row names one."""
+    """Return the line about input pictures, if any row names one."""
     if not report["pictures"] and not report["missing_pictures"]:
         return {}
     missing = f"{report['missing_pictures']:,} rows name one that isn't there"
@@ -121,7 +121,7 @@ def _pictures(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _remarks(report: dict[str, Any]) -> dict[str, str]:
-    """What may not be meant, each only where there is some of it."""
+    """Return remarks on possible mistakes, each only if it applies."""
     syntax = (
         f"{plural(count, 'prompt')} with {kind} (line {report['prompt_syntax_lines'][kind]})"
         for kind, count in report["prompt_syntax"].items()

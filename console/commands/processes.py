@@ -53,7 +53,7 @@ def up(
     else:
         if settings.database_url is not None:
             with session(settings, waits=True):
-                pass  # whoever types it sees what is waited for
+                pass  # the user sees here what it waits for
         daemon.start(settings, ["up", "--foreground", "--workers", str(workers)])
         note(
             f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
@@ -122,5 +122,5 @@ def _serve(settings: Settings, workers: int) -> None:
 
 def _become(module: str, settings: Settings) -> None:
     with session(settings, waits=True):
-        pass  # the tables are there before the process looks
+        pass  # creates or checks the tables before the process starts
     os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())

@@ -1,4 +1,4 @@
-"""`nightmill recipe`: the rows that a recipe makes, to look at before they are planned."""
+"""`nightmill recipe`: print the rows that a recipe generates, before they are planned."""
 
 import json
 from itertools import islice

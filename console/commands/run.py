@@ -1,4 +1,4 @@
-"""`nightmill run`: the main job, from a manifest to a finished image set."""
+"""`nightmill run`: the main command, from a manifest to a finished image set."""
 
 import sys
 import time
@@ -111,9 +111,9 @@ def run(
 
 
 def take_in(open_session: Session, options: SubmitOptions, yes: bool = False) -> Ingested:
-    """Ingest the manifest, with a counter for those who watch, and say what came of it.
+    """Ingest the manifest, with a progress counter, and report the result.
 
-    Above MAX_JOBS jobs it asks, unless `yes`.
+    Above MAX_JOBS jobs it asks for confirmation, unless `yes`.
     """
     try:
         return _take_in(open_session, options, None if yes else MAX_JOBS)
@@ -138,7 +138,7 @@ def _take_in(open_session: Session, options: SubmitOptions, max_jobs: int | None
                 folder.give_back()
                 raise
 
-        ingested = open_session.patiently(attempt)  # all in one transaction: from its first row on
+        ingested = open_session.patiently(attempt)  # in one transaction, from the first row
     if ingested.is_new:
         _tell_intake(ingested)
         note(
@@ -155,7 +155,7 @@ def _take_in(open_session: Session, options: SubmitOptions, max_jobs: int | None
 
 
 def intake(ingested: Ingested) -> dict[str, Any]:
-    """What the manifest's lines were and how many ids it repeats, for JSON; null where it was known before."""
+    """Return the counts of the manifest's lines and repeated ids, for JSON; null if the batch already existed."""
     lines = ingested.lines and ingested.lines.report(ingested.rows - ingested.rejected, ingested.rejected)
     return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None}
 
@@ -227,7 +227,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
 
 
 def _check_services(open_session: Session, status: BatchStatus) -> None:
-    """Say at once what would otherwise make the workers wait in silence, or fail job by job."""
+    """Check the store and Redis, and report what would otherwise make workers wait silently or jobs fail."""
     from scheduler.dispatch import check_redis  # noqa: PLC0415 - Celery takes time to import
 
     check_writable(open_session.claimed_store(status))
@@ -237,14 +237,14 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
 
 
 def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> str | None:
-    """Wait until the batch has ended; returns what keeps all workers from going on, if that was given up."""
+    """Wait until the batch has ended; return the reason if waiting was given up since no worker can continue."""
     going_at = time.monotonic()
     broker = BrokerCheck(open_session.settings)
     with watching(sum(status.counts.values())) as watch:
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
             time.sleep(POLL_S)
             members.keep_alive()
-            status = open_session.patiently(partial(_look, open_session.engine, status))
+            status = open_session.patiently(partial(_current_status, open_session.engine, status))
             watch.show(status)
             broker.look(status)
             if status.waiting is None:
@@ -254,8 +254,8 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> 
     return None
 
 
-def _look(engine: Engine, status: BatchStatus) -> BatchStatus:
-    """The batch's status by now; where all jobs have ended, replacements may have been queued."""
+def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
+    """Return the batch's current status; if all its jobs have ended, queue replacements where they are due."""
     found = actions.status(engine, status.name)
     if not found.remaining and make_up(engine, found.id):
         found = actions.status(engine, status.name)

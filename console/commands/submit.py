@@ -1,4 +1,4 @@
-"""`nightmill submit`: a manifest becomes a batch; others render it."""
+"""`nightmill submit`: ingest a manifest as a batch that others render."""
 
 import typer
 

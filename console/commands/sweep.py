@@ -1,4 +1,4 @@
-"""The command that clears object stores of what no image row names."""
+"""`nightmill sweep`: delete orphaned objects, which no image row names."""
 
 import re
 from datetime import timedelta
@@ -49,7 +49,7 @@ def sweep(
 
 
 def checked_age(text: str, lease_s: float) -> timedelta:
-    """An age such as 3600, 90m, 2h or 1d; UsageError if it is none, or shorter than a lease of `lease_s`."""
+    """Parse an age such as 3600, 90m, 2h or 1d. Raises UsageError, also if it is less than the lease of `lease_s`."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
     if match is None:
         raise UsageError(f"--older-than {text}: write seconds, or a number with s, m, h or d, such as 90m")
@@ -62,7 +62,7 @@ def checked_age(text: str, lease_s: float) -> timedelta:
 def _sweep_all(
     open_session: Session, chosen: list[BatchStatus], age: timedelta, dry_run: bool
 ) -> tuple[list[tuple[BatchStatus, StoredObject]], dict[str, str]]:
-    """What went, and by batch what kept it from being swept, which doesn't keep the others waiting."""
+    """Return the deleted objects, and the errors by batch; an error doesn't stop the sweep of the other batches."""
     swept, troubles = list[tuple[BatchStatus, StoredObject]](), dict[str, str]()
     for found in chosen:
         try:

@@ -1,4 +1,4 @@
-"""`nightmill tenants` and `nightmill change`: who gets how much of the workers, and when."""
+"""`nightmill tenants` and `nightmill change`: shares of the workers, and schedules of batches."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""How good the pictures of a batch are, for each value of a column: CLIP score and share that match their prompt."""
+"""Measure a batch's pictures for each value of a column: CLIP score and share that match their prompt."""
 
 import json
 import math
@@ -30,15 +30,16 @@ COLUMNS = (
 )
 MOST_VALUES = 200
 _AT_ONCE = 16
-_Z = 1.959964  # of the normal distribution, for 95 %
+_Z = 1.959964  # 97.5 % quantile of the normal distribution, for 95 % intervals
 _ALTERED = ("blackened", "blurred")
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """What measures pictures. `score` takes pictures and their prompts, `judge` a prompt and a picture.
+    """Functions to measure pictures. `score` takes pictures and prompts, `judge` one prompt and picture.
 
-    A score that is recorded with the image is taken if it is of the CLIP `clip_model`.
+    `read` returns an image record's file, `judges` whether a model's pictures are judged. The score in an image record
+    is used if it is from the CLIP `clip_model`.
     """
 
     read: Callable[[dict[str, Any]], bytes]
@@ -50,7 +51,7 @@ class Instruments:
 
 @dataclass
 class Point:
-    """The pictures of one value: sums over their CLIP scores, and how many of those judged match."""
+    """Measurements for one value of the column: mean CLIP score, and how many of the judged pictures match."""
 
     value: Value
     n: int = 0
@@ -61,19 +62,19 @@ class Point:
     squares: float = 0.0
 
     def add_score(self, score: float) -> None:
-        """Count a CLIP score (Welford's mean and sum of squared differences)."""
+        """Add a CLIP score (Welford's mean and sum of squared differences)."""
         self.scored += 1
         difference = score - self.mean
         self.mean += difference / self.scored
         self.squares += difference * (score - self.mean)
 
     def add_judgement(self, matches: bool) -> None:
-        """Count a picture that was judged."""
+        """Add the result for a judged picture."""
         self.judged += 1
         self.matching += matches
 
     def report(self) -> dict[str, Any]:
-        """As `evaluate --json` prints it: intervals are 95 %, None where there is nothing to say."""
+        """Return the values as `evaluate --json` prints them: intervals are 95 %, None if nothing was measured."""
         share = self.matching / self.judged if self.judged else None
         return {
             "value": self.value,
@@ -93,7 +94,7 @@ class Point:
         return [round(self.mean - half, 3), round(self.mean + half, 3)]
 
     def _wilson(self) -> list[float] | None:
-        """Wilson's interval (1927), which stays in 0 to 1 for shares near them."""
+        """Return Wilson's interval (1927), which stays within 0 to 1 for shares near these bounds."""
         if not self.judged:
             return None
         n, share = self.judged, self.matching / self.judged
@@ -104,13 +105,13 @@ class Point:
 
 @dataclass
 class Measured:
-    """The points of an evaluation; `altered` pictures were blackened or blurred and are in none of them."""
+    """The points of an evaluation; `altered` counts pictures that were blackened or blurred and are in no point."""
 
     points: dict[str, Point] = field(default_factory=dict)
     altered: int = 0
 
     def sorted(self) -> list[Point]:
-        """Numbers first, from small to large, then texts in their order of appearance."""
+        """Return the points with numbers first, in ascending order, then texts in their order of appearance."""
         return sorted(self.points.values(), key=_order)
 
 
@@ -120,9 +121,9 @@ def measure(
     instruments: Instruments,
     on_pictures: Callable[[int], None] = lambda _: None,
 ) -> Measured:
-    """Measure the pictures of image records, told by the column `by`, a known one or one of `meta`.
+    """Measure the pictures of image records, grouped by the column `by`, a known one or a field of `meta`.
 
-    Raises UsageError for a column with more values than a figure can show, and what the instruments raise.
+    Raises UsageError for a column with too many values for a figure, and the exceptions of the instruments.
     """
     measured = Measured()
     done = 0
@@ -184,7 +185,7 @@ def _point(measured: Measured, by: str, record: dict[str, Any]) -> Point:
 
 
 def _pixels(body: bytes) -> "Pixels":
-    import numpy as np  # noqa: PLC0415 - a tenth of a second that other commands needn't spend
+    import numpy as np  # noqa: PLC0415 - takes a tenth of a second to import; other commands don't need it
 
     with Image.open(BytesIO(body)) as image:
         return np.asarray(image.convert("RGB"))

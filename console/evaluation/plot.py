@@ -1,4 +1,4 @@
-"""The figure of an evaluation: CLIP score and prompt match against the swept column."""
+"""Plot an evaluation: CLIP score and prompt match against the swept column."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _SERIES = (("clip_score", "CLIP score", 1), ("prompt_match", "match their prompt
 
 
 def draw(points: Sequence[dict[str, Any]], by: str, title: str) -> bytes:
-    """A PNG of the points as `Point.report` gives them, with their 95 % intervals, one panel for each measure."""
+    """Return a PNG of the points as `Point.report` returns them, with 95 % intervals, one panel per measure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - takes half a second to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What an evaluation measures by: the CLIP of the models' cards, and the judge of the shapes world."""
+"""Scorers of an evaluation: the CLIP named by the models' cards, and the geometric judge of the shapes models."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +24,10 @@ Scorer = Callable[[Sequence["Pixels"], Sequence[str]], list[float]]
 def instruments_for(
     open_session: Session, found: BatchStatus, made: Sequence[str], model: str | None, match: bool | None
 ) -> Instruments:
-    """What measures the batch's pictures, made by the models `made`; a CLIP is loaded when it is first used.
+    """Return the instruments for a batch whose pictures the models `made` rendered; CLIP is loaded at its first use.
 
-    `model` names the CLIP, if the models' cards shouldn't; `match` says whether pictures are judged, None: those of
-    the shapes models. Raises UsageError and CheckpointError where there is nothing to measure with.
+    `model` names a CLIP other than the cards'; `match` says whether pictures are judged, with None meaning those of the
+    shapes models. Raises UsageError and CheckpointError if nothing can be measured.
     """
     catalogue = Catalogue.load(open_session.settings.models_path)
     is_judged = {name: match if match is not None else name.split("-")[0] == "shapes" for name in made}
@@ -43,7 +43,7 @@ def instruments_for(
 
 
 def _clip(catalogue: Catalogue, made: Iterable[str], model: str | None, is_needed: bool) -> Checkpoint | None:
-    """The CLIP that is asked for, or else the one that the models' cards name, if it is needed or there."""
+    """Return the CLIP that is asked for, or else the one that the models' cards name, if it is needed or available."""
     if model is not None:
         card = catalogue.get(model)
         if card.family != "clip":
@@ -84,7 +84,7 @@ def _clips(catalogue: Catalogue) -> str:
 
 
 def _scorer(clip: Checkpoint, device: str) -> Scorer:
-    """Scores pictures by the CLIP, which is loaded for the first of them: recorded scores need none."""
+    """Return a scorer that loads the CLIP at its first use: recorded scores don't need it."""
     loaded: list[Any] = []
 
     def score(images: Sequence["Pixels"], prompts: Sequence[str]) -> list[float]:

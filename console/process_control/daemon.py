@@ -1,4 +1,4 @@
-"""`up` in the background: a process of ours in a session of its own, known by `up.json` in the data folder."""
+"""Run `nightmill up` in the background, in its own session; its pid is stored in `up.json` in the data folder."""
 
 import json
 import os
@@ -21,7 +21,7 @@ START_S = 60
 
 
 def start(settings: Settings, arguments: Sequence[str]) -> None:
-    """Start `nightmill ARGUMENTS` and wait until it announces itself; ServiceError with its last words if it ends."""
+    """Start `nightmill ARGUMENTS` and wait until it is up. Raises ServiceError with the end of its log if it fails."""
     log = settings.logs_path / "up.log"
     with named_by_its_setting(settings.data_dir):
         opened = open_log(log)
@@ -42,7 +42,7 @@ def start(settings: Settings, arguments: Sequence[str]) -> None:
 
 
 def stop(settings: Settings) -> bool:
-    """End the process that `up` started, waiting for it; False if there is none."""
+    """Stop the process that `up` started and wait for it; return False if there is none."""
     pid = running(settings)
     if pid is None:
         return False
@@ -56,7 +56,7 @@ def stop(settings: Settings) -> bool:
 
 
 def running(settings: Settings) -> int | None:
-    """The id of the process that `up` started, if it lives."""
+    """Return the id of the process that `up` started, if it is running."""
     try:
         known = json.loads(_file(settings).read_text())
         process = psutil.Process(known["pid"])
@@ -66,7 +66,7 @@ def running(settings: Settings) -> int | None:
 
 
 def slowed(settings: Settings) -> list[str]:
-    """What `up` said of processes of its own that die again and again; nothing where none is up."""
+    """Return what `up` reported about child processes that keep crashing; empty if it isn't running."""
     if running(settings) is None:
         return []
     try:
@@ -77,7 +77,7 @@ def slowed(settings: Settings) -> list[str]:
 
 
 def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
-    """Say that this process is the one that is up, and which of its own die again and again."""
+    """Record this process as the one that is up, and which of its child processes keep crashing."""
     own = psutil.Process()
     known = {"pid": own.pid, "since": own.create_time(), "slowed": list(slowed)}
     new = _file(settings).with_name("up.json.new")
@@ -86,7 +86,7 @@ def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
 
 
 def withdraw(settings: Settings) -> None:
-    """Say that this process is up no more."""
+    """Remove the record that this process is up."""
     if running(settings) == os.getpid():
         _file(settings).unlink(missing_ok=True)
 

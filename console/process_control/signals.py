@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal all stop a command in the same way: what it started ends with it."""
+"""Stop a command in the same way on Ctrl-C, SIGTERM and a closed terminal, together with what it started."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _AGAIN_S = 0.05
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop; the blocks that it is in end in order, as they do for Ctrl-C."""
+    """A signal asked the command to stop; raised like KeyboardInterrupt, so that all blocks are left in order."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -23,7 +23,7 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGHUP, except for those that are to be ignored."""
+    """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGHUP, except for signals that are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, raise_stopped)
@@ -32,7 +32,7 @@ def stop_on_signals() -> None:
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """A stop is the end of the block whatever it broke on its way, such as a query, of which drivers then complain."""
+    """Raise Stopped in place of an error that a stop caused, such as the driver's error of an interrupted query."""
     try:
         yield
     except Exception as error:
@@ -43,12 +43,12 @@ def stopping() -> Iterator[None]:
 
 
 def raise_stopped(number: int, _: FrameType | None) -> None:
-    """What is done about a signal."""
+    """Signal handler: raise Stopped."""
     raise Stopped(number)
 
 
 def _again_if_stopped(failed: "sys.UnraisableHookArgs") -> None:
-    """Send the signal once more where nothing could be raised, as in a callback of the garbage collector."""
+    """Send the signal again if the exception was lost, as in a callback of the garbage collector."""
     if isinstance(failed.exc_value, Stopped):
         threading.Timer(_AGAIN_S, os.kill, (os.getpid(), failed.exc_value.number)).start()
     else:

@@ -1,4 +1,4 @@
-"""Starts the worker and the scheduler as processes of their own, keeps them alive, stops them."""
+"""Start scheduler and worker processes, restart them when they die, and stop them."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ from jobs.settings import Settings
 STOP_S = 30
 LONGEST_PAUSE_S = 60.0
 SETTLED_S = 60.0
-"""A process that lived so long didn't die of how it was started."""
+"""A process that lives this long is considered to have started successfully."""
 
 
 @dataclass
 class Child:
-    """A process that is started again when it dies; `peak_bytes` is the most that it and its children held.
+    """A process that is restarted when it dies; `peak_bytes` is its peak memory, `peak_child_bytes` its children's.
 
-    The first time at once, then after pauses that double from one second to a minute.
+    It is restarted at once the first time, then after pauses that double from one second to a minute.
     """
 
     role: str
@@ -42,7 +42,7 @@ class Child:
     peak_child_bytes: int = 0
 
     def start(self) -> None:
-        """Start it in a session of its own, so that a Ctrl-C reaches only us; it stops when we are gone."""
+        """Start it in its own session, so that Ctrl-C doesn't reach it; it stops when this process is gone."""
         command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
         with named_by_its_setting(self.log.parent):
             opened = open_log(self.log)
@@ -59,7 +59,7 @@ class Child:
         self.due = None
 
     def keep_alive(self) -> None:
-        """Start it again if it died and its pause is over; ServiceError where its settings let it never start."""
+        """Restart it if it died and its pause is over. Raises ServiceError if its settings prevent it from starting."""
         assert self.process is not None
         code = self.process.poll()
         if code is None:
@@ -87,7 +87,7 @@ class Child:
 
     @property
     def trouble(self) -> str | None:
-        """What to tell of one that has died again and again and hasn't lived long since."""
+        """A message about a process that has died repeatedly and hasn't run for long since, or None."""
         if self.pause_s < 2 or (self.due is None and time.monotonic() - self.started >= SETTLED_S):
             return None
         return (
@@ -101,7 +101,7 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def wait(self, until: float) -> None:
-        """Wait for its end; kill it and its children when the time is over."""
+        """Wait for its end; on timeout, kill it and its children."""
         assert self.process is not None
         try:
             self.process.wait(max(0.1, until - time.monotonic()))
@@ -127,16 +127,16 @@ class ProcessGroup:
     children: list[Child] = field(default_factory=list)
 
     def keep_alive(self) -> None:
-        """Start again who died."""
+        """Restart the processes that died."""
         for child in self.children:
             child.keep_alive()
 
     def slowed(self) -> list[str]:
-        """What is amiss with those that are started anew ever more slowly."""
+        """Return messages about the processes that are restarted with growing pauses."""
         return [trouble for child in self.children if (trouble := child.trouble)]
 
     def peaks(self) -> dict[str, int]:
-        """The most memory (resident bytes) seen of the worker's parent and of a child."""
+        """Return the peak memory (resident bytes) of the workers' parent processes and of their children."""
         workers = [child for child in self.children if child.role == "worker"]
         return {
             "parent": max((child.peak_bytes for child in workers), default=0),
@@ -146,7 +146,7 @@ class ProcessGroup:
 
 @contextmanager
 def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
-    """A scheduler and `workers` workers on configured settings, stopped at the end of the block within 30 s."""
+    """Run a scheduler and `workers` workers with configured settings; stop them at the end of the block within 30 s."""
     environment = settings.environment() | _fair_share(workers)
     roles = ["scheduler"] + ["worker"] * workers
     logs = settings.logs_path
@@ -165,7 +165,7 @@ def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
 
 
 def _fair_share(workers: int) -> dict[str, str]:
-    """Workers that render on the CPU divide its cores among themselves, unless the user has decided otherwise."""
+    """Divide the CPU cores among several workers that render on the CPU, unless the user has set OMP_NUM_THREADS."""
     if workers < 2 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
@@ -180,5 +180,5 @@ def _stop(children: list[Child]) -> None:
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log file."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""Asking before something is gone for good."""
+"""Ask for confirmation before something is deleted permanently."""
 
 import sys
 
@@ -9,7 +9,7 @@ from jobs.errors import UsageError
 
 
 def ask(what: str) -> None:
-    """Go on only if the person says so; `what` completes "this …". UsageError where nobody can be asked."""
+    """Ask for confirmation and abort without it; `what` completes "this …". Raises UsageError without a terminal."""
     if not sys.stdin.isatty():
         raise UsageError(f"this {what} for good: say --yes where nobody can be asked")
     err.print(f"This {what} for good.", markup=False)

@@ -1,4 +1,4 @@
-"""How the console speaks: results to stdout, everything else to stderr."""
+"""Console output: results go to stdout, everything else to stderr."""
 
 import json
 import sys
@@ -17,29 +17,29 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-# Users write `:fox:` and mean that: rich must make no picture of it.
+# Users write `:fox:` literally: rich must not replace it by an emoji.
 out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if _is_terminal() else 100_000)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
-    """One JSON document to stdout."""
+    """Print one JSON document to stdout."""
     print_line(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
 
 
 def print_line(text: str) -> None:
-    """One line of data to stdout: as it is, but to a terminal, which would obey control characters, in plain text."""
+    """Print one line of data to stdout, unchanged; on a terminal, control characters are made visible."""
     sys.stdout.write((visible(text) if sys.stdout.isatty() else text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A remark for the person watching."""
+    """Print a message for the user to stderr."""
     err.print(escape(visible(text)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A plain table to stdout; where nobody watches, one line a row."""
+    """Print a plain table to stdout; one line per row unless stdout is a terminal."""
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(escape(visible("" if cell is None else " ".join(str(cell).split()))) for cell in row))
@@ -47,36 +47,36 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one per line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
         out.print(f"[bold]{name:<{width}}[/bold]  {escape(visible(str(value)))}")
 
 
 def lane_cells(lane: Mapping[str, Any]) -> tuple[object, ...]:
-    """What the jobs of a lane share: model, mode, LoRAs, size, upscaling."""
+    """Return the table cells of a lane: model, mode, LoRAs, size, upscaling."""
     size = f"{lane['width']}x{lane['height']}" if lane["width"] else "its own"
     return lane["model"], lane["mode"], lane["lora"], size, lane["upscale"] or ""
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Counts by name, as in: 3 done, 1 failed."""
+    """Format counts by name, as in: 3 done, 1 failed."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def plural(count: int, thing: str) -> str:
-    """So many things: 1 job, 2,000 jobs."""
+    """Format a number of things: 1 job, 2,000 jobs."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def line_sum(lines: Mapping[str, int]) -> str:
-    """What the lines of a manifest were, as in: 5 = 3 rows + 1 rejected + 1 header."""
+    """Format the counts of a manifest's lines, as in: 5 = 3 rows + 1 rejected + 1 header."""
     parts = " + ".join(f"{count:,} {name}" for name, count in lines.items() if name != "read" and count)
     return f"{lines['read']:,} = {parts or '0 rows'}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: 42s, 3m05s, 7h12m; unknown: ?."""
+    """Format seconds: 42s, 3m05s, 7h12m; unknown: ?."""
     if seconds is None:
         return "?"
     whole = round(seconds)
@@ -88,7 +88,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people, in powers of ten."""
+    """Format bytes, in powers of ten."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

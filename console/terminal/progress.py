@@ -1,4 +1,4 @@
-"""What a long command shows while it works: a bar for people, a line now and then for logs."""
+"""Progress of long commands: a bar on a terminal, otherwise a line every 15 seconds."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ LINE_EVERY_S = 15
 
 @contextmanager
 def counting(verb: str, total: int | None = None, things: str = "rows") -> Iterator[Callable[[int], None]]:
-    """A counter of things and their number a second, with a bar where the total is known.
+    """Show a counter and its rate, with a bar if the total is known.
 
-    Where nobody watches, a line now and then, also when nothing is counted for long, as in a file of blank lines. Call
-    it with the number so far.
+    Without a terminal, prints a line every 15 seconds, even while the count doesn't change, as in a file of blank
+    lines. Call the yielded function with the current count.
     """
     started = time.monotonic()
     bar = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%")) if total else (SpinnerColumn(),)
@@ -41,7 +41,7 @@ def counting(verb: str, total: int | None = None, things: str = "rows") -> Itera
 
 @contextmanager
 def _lines(text: Callable[[], str]) -> Iterator[None]:
-    """A line now and then, for as long as the block runs, where there is no terminal for a bar."""
+    """Print a line every 15 seconds while the block runs, if stderr is not a terminal."""
     ended = threading.Event()
 
     def speak() -> None:
@@ -60,7 +60,7 @@ def _lines(text: Callable[[], str]) -> Iterator[None]:
 
 
 class Watch:
-    """Follows one batch: `show` is told its status again and again."""
+    """Display the progress of one batch; call `show` repeatedly with its current status."""
 
     def __init__(self, progress: Progress | None, jobs: int) -> None:
         self.progress = progress
@@ -69,7 +69,7 @@ class Watch:
         self.waiting: str | None = None
 
     def show(self, status: BatchStatus) -> None:
-        """Move the bar, or where there is none, print a line now and then; say at once what keeps all workers."""
+        """Update the bar, or print a line every 15 seconds; report at once a problem that stops all workers."""
         if status.waiting != self.waiting:
             self.waiting = status.waiting
             note(f"{status.name}: {_waiting(status.waiting)}" if status.waiting else f"{status.name} goes on")
@@ -83,7 +83,7 @@ class Watch:
 
 @contextmanager
 def watching(jobs: int) -> Iterator[Watch]:
-    """A bar over `jobs` on a terminal; elsewhere lines."""
+    """Show a bar over `jobs` on a terminal, lines elsewhere."""
     if not err.is_terminal:
         yield Watch(None, jobs)
         return
@@ -97,7 +97,7 @@ def watching(jobs: int) -> Iterator[Watch]:
 
 
 def summary(status: BatchStatus) -> str:
-    """One line: counts, speed, time left."""
+    """Summarise a status in one line: counts, speed, time left."""
     counts = status.counts
     parts = [f"{counts['done']:,} done"]
     parts += [f"{counts[state]:,} {state}" for state in ("blocked", "failed", "cancelled") if counts[state]]

@@ -1,4 +1,4 @@
-"""What a batch's schedule looks like to people."""
+"""Format a batch's schedule for display."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from jobs.batches.status import BatchStatus
 
 
 def schedule_facts(status: BatchStatus) -> dict[str, object]:
-    """What there is to say of priority, window, moments and canary; nothing where all is as it comes."""
+    """Return priority, window, start, deadline, canary and so on for display; without those at their defaults."""
     facts = {
         "priority": status.priority or None,
         "window": status.window,
@@ -21,7 +21,7 @@ def schedule_facts(status: BatchStatus) -> dict[str, object]:
 
 
 def warn_of_deadline(status: BatchStatus) -> None:
-    """Say so where a batch is late or is going to be."""
+    """Print a warning if a batch has missed its deadline or is expected to."""
     if not status.misses_deadline or status.deadline is None:
         return
     if status.deadline <= status.now:
@@ -32,5 +32,5 @@ def warn_of_deadline(status: BatchStatus) -> None:
 
 
 def clock(moment: datetime | None) -> str | None:
-    """A moment in this machine's time."""
+    """Format a moment in the local time zone."""
     return None if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M %Z")

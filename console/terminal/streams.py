@@ -1,4 +1,4 @@
-"""Standard output and error as we need them: able to take every character, and clear about what isn't written."""
+"""Standard output and error that accept every character and report write errors clearly."""
 
 import codecs
 import errno
@@ -14,22 +14,22 @@ _NAME = "standard output"
 
 
 class Output(io.TextIOWrapper):
-    """Standard output: what can't be written raises OSError that names it, unless its reader has gone.
+    """Standard output: write errors raise an OSError that names it, unless its reader has closed the pipe.
 
-    Who reads a pipe may have read enough (`| head`): what comes after that is dropped, and the command goes on to its
-    own exit code.
+    The reader of a pipe may have read enough (`| head`): further output is dropped, and the command ends with its own
+    exit code.
     """
 
     is_unread = False
-    """Whether the reader has gone."""
+    """Whether the reader has closed the pipe."""
 
     def write(self, text: str, /) -> int:
-        """As TextIOWrapper."""
+        """Write as TextIOWrapper does."""
         self._attempt(lambda: super(Output, self).write(text))
         return len(text)
 
     def flush(self) -> None:
-        """As TextIOWrapper."""
+        """Flush as TextIOWrapper does."""
         self._attempt(super().flush)
 
     def _attempt(self, action: Callable[[], object]) -> None:
@@ -43,7 +43,7 @@ class Output(io.TextIOWrapper):
 
 
 class ClosedOutput(io.TextIOBase):
-    """Standard output that the caller has closed; only those who write to it are told."""
+    """Replacement for a standard output that the caller has closed: only writing to it fails."""
 
     def write(self, _: str, /) -> int:
         """Raise OSError."""
@@ -51,44 +51,44 @@ class ClosedOutput(io.TextIOBase):
 
 
 class Remarks(io.TextIOWrapper):
-    """Standard error: what can't be written there is dropped, since nothing that a command does rests on it."""
+    """Standard error: write errors are ignored, since no result of a command depends on it."""
 
     def write(self, text: str, /) -> int:
-        """As TextIOWrapper."""
+        """Write as TextIOWrapper does."""
         with suppress(OSError):
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As TextIOWrapper."""
+        """Flush as TextIOWrapper does."""
         with suppress(OSError):
             super().flush()
 
 
 def is_unread() -> bool:
-    """Whether whoever read standard output has gone, so that nothing that is written there comes to anybody."""
+    """Whether the reader of standard output has closed the pipe, so that nobody reads further output."""
     return isinstance(sys.stdout, Output) and sys.stdout.is_unread
 
 
 def prepare_streams() -> None:
-    """Open what the caller closed, and write what an encoding lacks as JSON does: \\u00e9.
+    """Reopen streams that the caller closed, and escape what their encoding can't represent as JSON does: \\u00e9.
 
-    To be called before anything else is opened, which would get the number of a closed stream.
+    Call this before anything else is opened, which would otherwise get the file descriptor of a closed stream.
     """
     codecs.register_error(ESCAPES, _escaped)
     _fill_closed()
     sys.stdout = ClosedOutput() if sys.stdout is None else _kept(sys.stdout, Output)
-    sys.stderr = _unheard() if sys.stderr is None else _kept(sys.stderr, Remarks)
+    sys.stderr = _discarded_stderr() if sys.stderr is None else _kept(sys.stderr, Remarks)
 
 
-def _unheard() -> TextIO:
+def _discarded_stderr() -> TextIO:
     return Remarks(open(os.devnull, "wb"), "utf-8", ESCAPES)  # noqa: PTH123
 
 
 def _kept(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
-    """The interpreter's own stream as `kind`; what somebody else has put in its place stays."""
+    """Wrap the interpreter's own stream as `kind`; a stream that somebody else has installed is kept."""
     if type(stream) is not io.TextIOWrapper or stream not in (sys.__stdout__, sys.__stderr__):
-        return stream  # it would close its file when it is dropped
+        return stream  # discarding it would close its file
     return kind(
         stream.buffer,
         stream.encoding,

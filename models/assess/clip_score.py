@@ -1,4 +1,4 @@
-"""The CLIP score: how well a finished picture fits its prompt."""
+"""The CLIP score: how well a finished picture matches its prompt."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -21,18 +21,18 @@ from models.store.vetting import check_whole
 Pixels = npt.NDArray[np.uint8]
 
 _UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
-# Configurations written before 2023 have 2 here, and CLIPTextModel then takes the highest id as the end.
+# Configurations written before 2023 have 2 here; CLIPTextModel then uses the position of the highest id as the end.
 _OLD_END = 2
 
 
 class ClipScorer:
-    """A CLIP on its device. It sees the middle square of a picture and as much of a prompt as CLIP reads."""
+    """A CLIP model on its device. It reads the centre square of a picture and the prompt up to CLIP's token limit."""
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any, device: Device) -> None:
         """Take transformers' CLIPModel in float32 with its image processor and its tokenizer.
 
-        Where the device computes in half precision, both go through float16, in which CLIP was trained; the
-        cosines are taken in float32.
+        On devices that compute in half precision, pictures and prompts are embedded in float16, in which CLIP was
+        trained; the cosines are computed in float32.
         """
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
         self._limit = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
@@ -46,7 +46,7 @@ class ClipScorer:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> Self:
-        """Load it from local safetensors onto the device; raises CheckpointError, OutOfMemoryError."""
+        """Load it from local safetensors onto the device. Raises CheckpointError, OutOfMemoryError."""
         with memory_errors(device):
             try:
                 parts = _from_files(checkpoint)
@@ -57,32 +57,32 @@ class ClipScorer:
     def score(self, images: Sequence[Pixels], prompts: Sequence[str]) -> list[float]:
         """Score (H, W, 3) uint8 RGB pictures of any sizes against one prompt each, from 0 to 100.
 
-        100 * max(cosine, 0) of the two embeddings (Hessel et al. 2021, scaled as torchmetrics does). Computed in
-        batches of one shape, so that a score doesn't depend on its neighbours. Raises ValueError if there aren't
-        as many prompts as pictures, ModelError if CLIP computes nothing usable, OutOfMemoryError.
+        The score is 100 * max(cosine, 0) of the two embeddings (Hessel et al. 2021, scaled as in torchmetrics).
+        Computed in batches of one shape, so that a score doesn't depend on the rest of its batch. Raises ValueError if
+        the numbers of prompts and pictures differ, ModelError if CLIP computes nothing usable, OutOfMemoryError.
         """
         scores: list[float] = []
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             for chunk in padded(list(zip(images, prompts, strict=True)), self._device.rows):
                 pictures, texts = zip(*chunk.rows, strict=True)
-                cosines = cosine_similarity(self._see(pictures), self._read(texts))
+                cosines = cosine_similarity(self._embed_images(pictures), self._embed_prompts(texts))
                 scores += (100 * cosines.clamp(min=0)).tolist()[: chunk.real]
         if not np.isfinite(scores).all():
             raise ModelError("CLIP computed no number for a picture; score it on a device that has float32")
         return scores
 
-    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+    def _embed_images(self, images: Sequence[Pixels]) -> torch.Tensor:
         values = self._processor(
             images=list(images), return_tensors="pt", input_data_format="channels_last"
         ).pixel_values
         features = self._model.get_image_features(pixel_values=values.to(self._device.name, self._dtype))
         return _embeddings(features)
 
-    def _read(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self._limit, return_tensors="pt"
         ).input_ids
-        # No mask: what pads a prompt stands after its end, where causal attention doesn't look.
+        # No attention mask: padding follows the prompt's end, which causal attention doesn't look past.
         return _embeddings(self._model.get_text_features(input_ids=tokens.to(self._device.name)))
 
 
@@ -107,7 +107,7 @@ def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
 
 
 def _check(path: object, model: Any, tokenizer: Any) -> None:
-    """A tokenizer of another model would give scores that mean nothing, without any error."""
+    """Check for a mismatched tokenizer or damaged weights, which would give meaningless scores without any error."""
     text = model.config.text_config
     if len(tokenizer) > text.vocab_size:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The prompt check: words and phrases that no prompt may hold."""
+"""The prompt filter: words and phrases that prompts must not contain."""
 
 import re
 import unicodedata
@@ -13,19 +13,19 @@ _INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2
 
 
 class PromptTerms:
-    """Terms of one or more words, found as whole words whatever their case, width and punctuation."""
+    """Terms of one or more words, matched as whole words regardless of case, character width and punctuation."""
 
     def __init__(self, terms: Mapping[tuple[str, ...], str]) -> None:
-        """Take the terms by their words in the form of `words_of`."""
+        """Take the terms, keyed by their words as `words_of` returns them."""
         self._beginnings: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for words, term in terms.items():
             self._beginnings.setdefault(words[0], []).append((words, term))
 
     @classmethod
     def load(cls, path: Path | None) -> "PromptTerms":
-        """Read a UTF-8 text file of one term a line, `#` before comments; None means the built-in list.
+        """Read a UTF-8 text file with one term per line and `#` comments; None means the built-in list.
 
-        Raises ModelError when the file can't be read or a line holds no word.
+        Raises ModelError when the file can't be read or a line contains no word.
         """
         source = files("models.assess") / "prompt_terms.txt" if path is None else path
         try:
@@ -37,7 +37,7 @@ class PromptTerms:
         return cls(_parsed(text, str(source)))
 
     def find(self, text: str) -> str | None:
-        """Return the first term, as it stands in the list, that the text holds; None when there is none."""
+        """Return the first term that the text contains, as it is written in the list, or None."""
         words = words_of(text)
         for index, word in enumerate(words):
             for sought, term in self._beginnings.get(word, ()):
@@ -47,7 +47,7 @@ class PromptTerms:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text without case, compatibility forms (NFKC), invisible marks, punctuation."""
+    """Return a text's words, case-folded and NFKC-normalised, without invisible characters and punctuation."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return _WORD.findall(_INVISIBLE.sub("", folded))
 

@@ -1,4 +1,4 @@
-"""The safety stage: Stable Diffusion's checker on copies of finished pictures, with every score kept."""
+"""The safety check: Stable Diffusion's checker on copies of finished pictures, with every score kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ _BLUR_CELLS = 24
 
 @dataclass(frozen=True)
 class SafetyScores:
-    """What the checker says of one picture: `flagged` if any of the 17 `concepts` is above 0.
+    """The checker's result for one picture: `flagged` if any of the 17 `concepts` is above 0.
 
-    A score is a cosine less its threshold, rounded to 3 places; one of the 3 `special_care` above 0 adds 0.01
-    to all that follow it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
+    A score is a cosine minus its threshold, rounded to 3 places; any of the 3 `special_care` scores above 0 adds 0.01
+    to all scores after it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
     """
 
     flagged: bool
@@ -43,13 +43,13 @@ class SafetyScores:
 
 
 class SafetyChecker:
-    """A checker on its device. It knows sexual content only, and sees the middle square of a picture."""
+    """A safety checker on its device. It detects sexual content only, in the centre square of a picture."""
 
     def __init__(self, model: Any, processor: Any, device: Device) -> None:
         """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
 
-        Where the device computes in half precision, the picture goes through float16, in which CLIP was
-        trained, since bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
+        On devices that compute in half precision, pictures are embedded in float16, in which CLIP was trained, since
+        bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
         """
         known = [getattr(model, name).detach().float().to(device.name) for name in _EMBEDDINGS]
         self._known = [normalize(embeddings) for embeddings in known]
@@ -64,7 +64,7 @@ class SafetyChecker:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> "SafetyChecker":
-        """Load it from local safetensors onto the device; raises CheckpointError, OutOfMemoryError."""
+        """Load it from local safetensors onto the device. Raises CheckpointError, OutOfMemoryError."""
         with memory_errors(device):
             try:
                 model, processor = _from_files(checkpoint)
@@ -75,26 +75,26 @@ class SafetyChecker:
             return cls(model, processor, device)
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
-        """Score (H, W, 3) uint8 RGB pictures of any sizes, leaving them as they are.
+        """Score (H, W, 3) uint8 RGB pictures of any sizes, without changing them.
 
-        Computed in batches of one shape, so that what is said of a picture doesn't depend on its neighbours. Raises
-        SafetyUnknownError if the checker computes nothing usable for one of them, OutOfMemoryError.
+        Computed in batches of one shape, so that a score doesn't depend on the rest of its batch. Raises
+        SafetyUnknownError if the checker computes nothing usable for a picture, OutOfMemoryError.
         """
         if not images:
             return []
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             parts = [
-                self._compare(self._see(chunk.rows))[: chunk.real]
+                self._compare(self._embed_images(chunk.rows))[: chunk.real]
                 for chunk in padded(images, self._device.rows)
             ]
             return self._judge(torch.cat(parts).cpu().numpy())
 
     @torch.inference_mode()
     def judge(self, embeddings: torch.Tensor) -> list[SafetyScores]:
-        """Score (N, D) image embeddings; raises SafetyUnknownError where one isn't finite or is zero."""
+        """Score (N, D) image embeddings. Raises SafetyUnknownError if one isn't finite or is zero."""
         return self._judge(self._compare(embeddings).cpu().numpy())
 
-    def _see(self, images: Sequence[Pixels]) -> torch.Tensor:
+    def _embed_images(self, images: Sequence[Pixels]) -> torch.Tensor:
         values = self._processor(
             images=list(images), return_tensors="pt", input_data_format="channels_last"
         ).pixel_values
@@ -103,7 +103,7 @@ class SafetyChecker:
         return embeddings
 
     def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Of (N, D) embeddings the cosines with all that is known, and their length once they are normalised."""
+        """Return the cosines of (N, D) embeddings with all known ones, and the norms of the normalised embeddings."""
         directions = normalize(embeddings.float())
         cosines = [torch.mm(directions, known.t()) for known in self._known]
         return torch.cat([*cosines, directions.norm(dim=1, keepdim=True)], dim=1)
@@ -125,7 +125,7 @@ def blacken(pixels: Pixels) -> Pixels:
 
 
 def blur(pixels: Pixels) -> Pixels:
-    """Return a copy with only broad patches of colour left, about a tenth of the shorter side wide."""
+    """Return a copy reduced to broad patches of colour, about a tenth of the shorter side wide."""
     height, width = pixels.shape[:2]
     scale = _BLUR_CELLS / min(height, width)
     cells = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -137,7 +137,7 @@ def blur(pixels: Pixels) -> Pixels:
 
 def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any]:
     with quiet():
-        from diffusers.pipelines.stable_diffusion.safety_checker import (  # noqa: PLC0415 - chatters on import
+        from diffusers.pipelines.stable_diffusion.safety_checker import (  # noqa: PLC0415 - logs messages on import
             StableDiffusionSafetyChecker,
         )
         from transformers import CLIPImageProcessorPil  # noqa: PLC0415
@@ -158,7 +158,7 @@ def _from_files(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
 
 def _scores(special: Floats, concepts: Floats) -> list[SafetyScores]:
-    """Turn (N, 3) and (N, 17) cosines less their thresholds into scores."""
+    """Convert (N, 3) and (N, 17) cosines minus their thresholds to scores."""
     above = np.round(special, 3) > 0
     earlier = np.cumsum(above, axis=1) - above > 0
     special = np.round(special + earlier * _ADJUSTMENT, 3)

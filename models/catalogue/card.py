@@ -1,4 +1,4 @@
-"""A model's card: what nightmill knows of a model, as its TOML file says it."""
+"""The model card: metadata of a model, as read from its TOML file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,19 +14,19 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What nightmill knows of a model. Sizes are pixels; `gflop_per_step` is one UNet row at native size.
+    """Metadata of a model. Sizes are pixels; `gflop_per_step` is for one UNet row at native size.
 
-    Its files: `path`, an absolute folder or .safetensors file of the user's, or else the folder `source` under
-    the models folder. `builder` "random" has that folder built on first use; "package" finds it in nightmill
-    itself, under models/shapes/weights; None says that it is pulled or put there. `sources` are where it is
-    pulled from, in that order, as "repository" or "repository@commit"; `withdrawn` are never asked again.
-    `parts` are the folders of a repository that this model is, laid together; `variant` is the one to take of
-    its weights where there are no others in safetensors.
+    Location of the files: `path`, an absolute folder or .safetensors file of the user's, or else the folder `source`
+    under the models folder. With `builder` "random", that folder is built on first use; with "package", it is part of
+    nightmill, under models/shapes/weights; with None, it is pulled or put there by the user. `sources` are the
+    repositories to pull from, in order, as "repository" or "repository@commit"; `withdrawn` ones are never contacted.
+    `parts` are the folders of a repository that are merged into this model; `variant` is the weight variant to download
+    where the repository has no other safetensors.
 
-    `upscaler`, `safety_checker`, `clip`, `decoder` and `base` are ids of other cards; a single file and a LoRA take
-    from `base` what they don't hold themselves. A `decoder` makes pictures of the same latents, quicker. Only the
-    families text2image and upscaler have sizes, steps and samplers. `strength` is how far a picture goes from the
-    given one; noise levels are of upscalers.
+    `upscaler`, `safety_checker`, `clip`, `decoder` and `base` are ids of other cards; a single file or a LoRA takes
+    what it doesn't contain from `base`. A `decoder` decodes the same latents faster. Only the families text2image and
+    upscaler have sizes, steps and samplers. `strength` is how much of an input picture is changed; noise levels apply
+    to upscalers.
     """
 
     id: str

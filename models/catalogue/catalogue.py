@@ -1,4 +1,4 @@
-"""The catalogue: one card, a TOML file, for every model that can be named in a manifest."""
+"""The model catalogue: one card, a TOML file, for every model that a manifest can name."""
 
 import difflib
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Catalogue:
 
     @classmethod
     def load(cls, models_dir: Path) -> Self:
-        """Reads the package's cards, then the user's `models_dir`/cards/*.toml.
+        """Read the package's cards, then the user's `models_dir`/cards/*.toml.
 
-        Raises ModelError naming the file when a card is wrong, uses a taken name or points to no card.
+        Raises ModelError naming the file when a card is invalid, uses a taken name or refers to a missing card.
         """
         names: dict[str, Card] = {}
         origin: dict[str, Path] = {}
@@ -41,7 +41,7 @@ class Catalogue:
         return cls(names, models_dir)
 
     def get(self, id_or_alias: str) -> Card:
-        """The card with this id or alias, whatever its case. Raises UnknownModelError with a suggestion."""
+        """Return the card with this id or alias, ignoring case. Raises UnknownModelError with a suggestion."""
         name = id_or_alias.strip().casefold()
         if name in self.names:
             return self.names[name]
@@ -55,16 +55,16 @@ class Catalogue:
         )
 
     def cards(self) -> list[Card]:
-        """Every card once, the package's first."""
+        """Return every card once, the package's first."""
         return list(dict.fromkeys(self.names.values()))
 
     def ids_and_aliases(self) -> dict[str, Card]:
-        """Every lower-case id and alias with its card."""
+        """Return every lower-case id and alias with its card."""
         return dict(self.names)
 
 
 def read_card(path: Path) -> Card:
-    """Reads one card. Raises ModelError saying which file and field is wrong."""
+    """Read one card. Raises ModelError naming the file and the invalid field."""
     card = Card(**read_fields(path, Card))
     amiss = problem(card)
     if amiss:

@@ -1,4 +1,4 @@
-"""Small files of models and cards, read within limits: regular files, TOML and JSON up to a mebibyte."""
+"""Read small text, JSON and TOML files with limits: regular files only, by default up to 1 MiB."""
 
 import json
 import os
@@ -14,9 +14,9 @@ _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY}[ \t]*+\.[ \t]*+){{16}}")
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """The text of a small regular file, links followed; nothing is waited for.
+    """Return the text of a small regular file, following links; never blocks, for instance on a pipe.
 
-    Raises OSError where it can't be opened, and ValueError for what is no regular file, too large or not UTF-8.
+    Raises OSError if it can't be opened, and ValueError if it is not a regular file, too large or not UTF-8.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
@@ -31,7 +31,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 
 def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
-    """What the JSON in a small regular file says. Raises OSError, and ValueError with a reason."""
+    """Parse the JSON in a small regular file. Raises OSError, and ValueError with a reason."""
     try:
         return json.loads(read_text(path, limit))
     except RecursionError:
@@ -39,9 +39,9 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table that the TOML in a small regular file is. Raises OSError, and ValueError with a reason."""
+    """Parse the TOML in a small regular file. Raises OSError, and ValueError with a reason."""
     text = read_text(path)
-    if _LONG_KEY.search(text):  # tomllib keeps all beginnings of a dotted key
+    if _LONG_KEY.search(text):  # tomllib stores every prefix of a dotted key
         raise ValueError("it has a key of more than 16 parts")
     try:
         return tomllib.loads(text)

@@ -1,4 +1,4 @@
-"""The samplers by their canonical names, and the names that other programs have for them."""
+"""Supported samplers by canonical name, and their names in other programs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Its name in image viewers, the class in diffusers, and the settings that make it one."""
+    """A sampler: its name in image viewers, its class in diffusers, and the settings that select it."""
 
     viewer_name: str
     scheduler_class: str
@@ -42,8 +42,8 @@ _SAMPLERS: dict[str, Sampler] = {
 
 SAMPLERS: tuple[str, ...] = tuple(_SAMPLERS)
 
-# What the samplers are called by diffusers, k-diffusion, A1111, ComfyUI, InvokeAI, Replicate and Stable Diffusion's own
-# scripts, besides the names above; case, separators, "k_" and "Scheduler" don't count.
+# The samplers' names in diffusers, k-diffusion, A1111, ComfyUI, InvokeAI, Replicate and Stable Diffusion's own
+# scripts, besides the names above; case, separators, "k_" and "Scheduler" are ignored.
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "ddim": (),
     "pndm": ("plms",),
@@ -55,7 +55,7 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "heun": ("HeunDiscrete",),
 }
 
-# Samplers of those programs that are none of ours, so that no near name is taken for what was meant.
+# Samplers of those programs that are not supported, listed so that they aren't mistaken for a similar supported name.
 FOREIGN_SAMPLERS: tuple[str, ...] = (
     *("lms", "lms_karras", "lms_k", "LMSDiscrete", "KLMS", "ddpm", "ddpm_parallel", "lcm", "tcd", "deis"),
     *(
@@ -117,7 +117,7 @@ FOREIGN_SAMPLERS: tuple[str, ...] = (
 
 
 def other_names() -> Mapping[str, str]:
-    """Our name by each name that viewers and other programs have for a sampler; "" where it is none of ours."""
+    """Map every known sampler name, of this and other programs, to the canonical one; "" if it isn't supported."""
     names = dict.fromkeys(FOREIGN_SAMPLERS, "")
     for name, sampler in _SAMPLERS.items():
         names |= dict.fromkeys((name, sampler.viewer_name, *_OTHER_NAMES[name]), name)
@@ -125,12 +125,12 @@ def other_names() -> Mapping[str, str]:
 
 
 def viewer_name(name: str) -> str:
-    """The name that image viewers know the sampler `name` by, as they read it from a PNG: "Euler a"."""
+    """Return the sampler's name in image viewers, as they read it from a PNG: "Euler a"."""
     return sampler_of(name).viewer_name
 
 
 def sampler_of(name: str) -> Sampler:
-    """What the sampler `name` is; ValueError if there is none."""
+    """Return the sampler called `name`. Raises ValueError if there is none."""
     if name not in _SAMPLERS:
         raise ValueError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}")
     return _SAMPLERS[name]

@@ -1,4 +1,4 @@
-"""Reading a TOML file into the fields of a dataclass, strictly."""
+"""Read a TOML file into the fields of a dataclass, with strict type checks."""
 
 import dataclasses
 import difflib
@@ -14,9 +14,9 @@ _UNIONS = (Union, types.UnionType)
 
 
 def read_fields(path: Path, into: type) -> dict[str, Any]:
-    """The fields of `path` for the dataclass `into`, their types checked; lists become tuples.
+    """Return the fields of `path` for the dataclass `into`, type-checked; lists become tuples.
 
-    Raises ModelError with the file and the field for an unreadable file, an unknown, missing or wrong field.
+    Raises ModelError with the file and the field for an unreadable file, or an unknown, missing or invalid field.
     """
     try:
         table = read_toml(path)
@@ -64,7 +64,7 @@ def _fits(value: object, hint: Any) -> bool:
 def _short(value: object) -> str:
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python writes no integers of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         return "a number of thousands of digits"
 
 

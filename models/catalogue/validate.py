@@ -1,4 +1,4 @@
-"""What can be wrong with a card beyond the types of its fields."""
+"""Validate cards beyond the types of their fields."""
 
 import re
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _LINKS = {
 
 
 def problem(card: Card) -> str | None:
-    """What is wrong with the card by itself, or None."""
+    """Return what is wrong with the card on its own, or None."""
     if not _ID.fullmatch(card.id):
         return f"id {card.id!r} must be letters, digits, dots, dashes and underscores, at most 64"
     amiss = _place_problem(card)
@@ -46,7 +46,7 @@ def problem(card: Card) -> str | None:
 
 
 def link_problem(card: Card, names: Mapping[str, Card]) -> str | None:
-    """Which other card it names that isn't there or is of the wrong family, or None. Keys are lower case."""
+    """Return the problem if the card refers to a missing card or a wrong family, or None. Keys are lower case."""
     for field, family in _LINKS.items():
         target = getattr(card, field)
         if target is not None and (

@@ -1,4 +1,4 @@
-"""Depth from a picture, by the estimator that a depth checkpoint brings."""
+"""Estimate depth maps of pictures with the DPT network of a depth checkpoint."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -16,7 +16,7 @@ from models.store.checkpoint import Checkpoint
 
 
 class DepthEstimator:
-    """A DPT (Ranftl et al. 2021) on its device, in float32: its batch norms are not for half precision."""
+    """A DPT (Ranftl et al. 2021) on its device, in float32: its batch norms are not suited to half precision."""
 
     def __init__(self, model: Any, processor: Any, device: Device) -> None:
         self._model = model.to(device.name).eval()
@@ -25,7 +25,7 @@ class DepthEstimator:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: Device) -> Self | None:
-        """The estimator in the checkpoint's folder, None if it has none. Raises CheckpointError."""
+        """Load the estimator from the checkpoint's folder; None if it has none. Raises CheckpointError."""
         folder = checkpoint.folder / "depth_estimator"
         if not folder.is_dir():
             return None
@@ -44,7 +44,7 @@ class DepthEstimator:
         return cls(model, processor, device)
 
     def estimate(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-        """Relative depths (N, h, w) float32 of pictures (H, W, 3), larger being nearer, one picture at a time."""
+        """Estimate relative depths (N, h, w) float32, larger being nearer, of pictures (H, W, 3), one at a time."""
         return torch.cat([self._depth(image) for image in images])
 
     def _depth(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Where denoising starts: from noise or from a picture with noise on it, and what the UNet reads beside that."""
+"""Initial latents of a request, from noise or a noised picture, and the UNet's extra input channels."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ def start(
     estimator: DepthEstimator | None,
     device: str,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Latents (C, h, w) float32 as noisy as the recurrence begins, and what is put beside them, (D, h, w), if anything.
+    """Return latents (C, h, w) float32 at the noise level of the first step, and extra channels (D, h, w) or None.
 
-    What is random is drawn from `generator` in the order in which diffusers' pipeline does.
+    Random numbers are drawn from `generator` in the same order as in diffusers' pipelines.
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     size = (request.height // factor, request.width // factor)
@@ -43,7 +43,7 @@ def start(
 
 
 def _depth(request: ImageRequest, estimator: DepthEstimator | None, device: str) -> torch.Tensor:
-    """The map given, or else an estimate, (1, h, w)."""
+    """Return the given depth map, or else an estimate, (1, h, w)."""
     if request.depth is not None:
         return moved(torch.from_numpy(request.depth)[None], device)
     assert estimator is not None

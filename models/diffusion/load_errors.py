@@ -1,4 +1,4 @@
-"""What reading a checkpoint's files raises when they are damaged or of another kind."""
+"""Exceptions raised when a checkpoint's files are damaged or of another kind."""
 
 from safetensors import SafetensorError
 

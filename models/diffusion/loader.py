@@ -1,4 +1,4 @@
-"""Loading a diffusers pipeline from a vetted checkpoint, and checking that it is what its card says."""
+"""Load a diffusers pipeline from a vetted checkpoint, and check it against its card."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -31,7 +31,7 @@ def load_pipeline(
     loras: Sequence[tuple[Checkpoint, float]] = (),
     memory_options: MemoryOptions = FULL,
 ) -> Any:
-    """The pipeline of `checkpoint` on `device`, without safety checker, from local safetensors only.
+    """Load the pipeline of `checkpoint` onto `device`, without safety checker, from local safetensors only.
 
     Raises CheckpointError when the files can't be loaded or disagree with the card, OutOfMemoryError.
     """
@@ -47,7 +47,7 @@ def load_pipeline(
 
 
 def put_on(pipeline: Any, device: Device, memory_options: MemoryOptions = FULL) -> None:
-    """Move a diffusers pipeline to the device, as it is drawn with there. Raises OutOfMemoryError."""
+    """Move a diffusers pipeline to the device and apply the options needed there. Raises OutOfMemoryError."""
     with memory_errors(device):
         if device.dtype == torch.float16 and pipeline.vae.config.force_upcast:
             pipeline.vae.to(dtype=torch.float32)
@@ -65,7 +65,7 @@ def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClas
     if class_name == "StableDiffusionPipeline":
         left_out |= {"requires_safety_checker": False, "image_encoder": None}
     with quiet():
-        import diffusers  # noqa: PLC0415 - its pipelines chatter when they are imported
+        import diffusers  # noqa: PLC0415 - importing its pipelines logs messages
 
         pipeline_class = getattr(diffusers, class_name)
         if checkpoint.path.is_file():
@@ -76,7 +76,7 @@ def _from_files(checkpoint: Checkpoint, device: Device, class_name: PipelineClas
 
 
 def _check(pipeline: Any, checkpoint: Checkpoint) -> None:
-    """A wrong prediction type or VAE factor would give noise or wrong sizes without any error."""
+    """Check what would otherwise give noise or wrong sizes without an error: prediction type, VAE factor, UNet."""
     card = checkpoint.card
     factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     if factor != card.vae_factor:

@@ -1,4 +1,4 @@
-"""LoRAs (Hu et al. 2021), in the formats of diffusers, peft and kohya, merged into the weights of a pipeline."""
+"""Merge LoRAs (Hu et al. 2021) in the formats of diffusers, peft and kohya into the weights of a pipeline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ _UNFIT = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, 
 
 
 def load_loras(pipeline: Any, loras: Sequence[tuple[Checkpoint, float]]) -> None:
-    """Adds each LoRA, times its weight, to the weights of a diffusers `pipeline` that are not quantised yet.
+    """Add each LoRA, times its weight, to the weights of a diffusers `pipeline` that is not quantised yet.
 
-    Nothing of a LoRA stays behind but the changed weights. Raises CheckpointError where one can't be read or
-    doesn't fit, be it in a single layer.
+    Only the changed weights remain, no adapters. Raises CheckpointError if a LoRA can't be read or doesn't fit, even in
+    a single layer.
     """
     for checkpoint, weight in loras:
         with quiet():
@@ -73,10 +73,10 @@ def _refuse_other_kinds(weights: Weights) -> None:
 
 
 def _from_kohya(pipeline: Any, weights: Weights) -> dict[str, torch.Tensor]:
-    """The weights under peft's names, each layer's alpha / rank multiplied into its second matrix.
+    """Return the weights under peft's names, each layer's alpha / rank multiplied into its second matrix.
 
-    kohya writes a layer's name with underscores for dots. diffusers' own conversion loses some layers and
-    alphas of the text encoder without an error.
+    kohya writes underscores for the dots in a layer's name. diffusers' own conversion loses some layers and alphas of
+    the text encoder without an error.
     """
     layers = {
         f"{prefix}{name.removeprefix('text_model.')}".replace(".", "_"): f"{part}.{name}"
@@ -99,6 +99,6 @@ def _from_kohya(pipeline: Any, weights: Weights) -> dict[str, torch.Tensor]:
 
 
 def _layers(pipeline: Any) -> int:
-    """How many layers of the pipeline have got weights of a LoRA."""
+    """Return how many layers of the pipeline have received LoRA weights."""
     parts = (pipeline.unet, pipeline.text_encoder)
     return sum(_NAME in getattr(module, "lora_A", ()) for part in parts for module in part.modules())

@@ -1,4 +1,4 @@
-"""What a request gives beside its prompt, and whether the model takes that."""
+"""Determine a request's mode from its inputs, and check that the model supports it."""
 
 from typing import Any, Literal
 
@@ -9,13 +9,13 @@ from models.diffusion.requests import ImageRequest
 Mode = Literal["text2image", "image2image", "inpaint", "depth"]
 
 SERVED: dict[int, tuple[Mode, ...]] = {4: ("text2image", "image2image"), 9: ("inpaint",), 5: ("depth",)}
-"""Modes by the channels that a UNet takes: latents, and beside them a mask and a masked picture, or a depth map."""
+"""Modes by the UNet's input channels: latents, plus a mask and the masked picture's latents, or a depth map."""
 
 
 def mode_of(request: ImageRequest, channels: int, model: str, *, has_depth_estimator: bool) -> Mode:
-    """The mode of a request to a UNet of that many `channels`; `model` names it in errors.
+    """Return the mode of a request to a UNet with that many input `channels`; `model` names it in errors.
 
-    Raises ValueError if the model doesn't take what is given, or lacks what isn't.
+    Raises ValueError if the model doesn't support a given input, or needs one that is missing.
     """
     has_image, has_mask, has_depth = (
         given is not None for given in (request.image, request.mask, request.depth)
@@ -38,7 +38,7 @@ def mode_of(request: ImageRequest, channels: int, model: str, *, has_depth_estim
 
 
 def check_pictures(request: ImageRequest) -> None:
-    """Raises ValueError if what the request gives is of another kind or size than it should be."""
+    """Raise ValueError if a picture of the request has the wrong type or size."""
     size = (request.height, request.width)
     _check_array("image", request.image, (*size, 3), np.uint8)
     _check_array("mask", request.mask, size, np.uint8)

@@ -1,4 +1,4 @@
-"""What may be asked of a text-to-image model: one image, and the pictures that it starts from."""
+"""The request of a text-to-image model: parameters and input pictures of one image."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageRequest:
-    """One image to draw. Sizes are pixels, multiples of the model's VAE factor; `seed` is 0..2**64-1.
+    """One image to render. Sizes are pixels, multiples of the model's VAE factor; `seed` is 0..2**64-1.
 
-    A `guidance_scale` of 1 or less leaves the negative prompt unread and takes half the time. `image` is
-    (height, width, 3) RGB, `mask` (height, width) from 0, keep, to 255, repaint, `depth` (height, width) of
-    any finite scale, larger being nearer. `strength`, above 0 up to 1, is how far to go from `image`, which an
-    inpainting model at 1 reads only outside the mask; without `image` it isn't read.
+    With a `guidance_scale` of 1 or less, the negative prompt is ignored and rendering takes half the time. `image` is
+    (height, width, 3) RGB, `mask` (height, width) from 0 (keep) to 255 (repaint), `depth` (height, width) of any finite
+    scale, larger being nearer. `strength`, above 0 up to 1, is how much of `image` is changed; at 1, an inpainting
+    model uses `image` only outside the mask. Without `image`, `strength` is ignored.
     """
 
     prompt: str

@@ -1,4 +1,4 @@
-"""One .safetensors file in the original format, with the configuration of the checkpoint it was made from."""
+"""Load a single .safetensors file in the original format, with the configuration of its base checkpoint."""
 
 from typing import Any
 
@@ -15,17 +15,18 @@ _PARTS = {
 
 
 def load_single_file(checkpoint: Checkpoint, pipeline_class: Any, **options: Any) -> Any:
-    """The pipeline of the single file `checkpoint`, configured as its base; nothing is fetched.
+    """Load the pipeline of the single file `checkpoint`, configured as its base, without network access.
 
-    `options` go to diffusers' `from_single_file`. Raises CheckpointError for a file that holds no whole model.
+    `options` are passed to diffusers' `from_single_file`. Raises CheckpointError if the file holds no complete model.
     """
     _check_parts(checkpoint)
     try:
-        # diffusers' own configurations name repositories that are gone; without one it would ask the hub for them.
+        # diffusers' own configurations name repositories that no longer exist; without `config`, it would query the
+        # hub for them.
         return pipeline_class.from_single_file(
             str(checkpoint.path), config=str(checkpoint.folder), local_files_only=True, **options
         )
-    except NotImplementedError as error:  # of torch, where a weight has got no values
+    except NotImplementedError as error:  # raised by torch for a weight without values
         raise CheckpointError(
             f"{checkpoint.path}: lacks weights that its base has; fetch it again"
         ) from error

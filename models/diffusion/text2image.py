@@ -1,4 +1,4 @@
-"""Stable Diffusion: pictures from a prompt, and from pictures, masks and depth maps beside it."""
+"""Stable Diffusion: render images from a prompt and, depending on the model, a picture, mask or depth map."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from models.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class StableDiffusion:
-    """A loaded model. Not for several threads at once."""
+    """A loaded model. Not thread-safe."""
 
     checkpoint: Checkpoint
     device: Device
@@ -45,7 +45,7 @@ class StableDiffusion:
         memory_options: MemoryOptions = FULL,
         compile_options: CompileOptions = PLAIN,
     ) -> Self:
-        """Loads `checkpoint` onto `device`, `loras` mixed in. Raises CheckpointError or OutOfMemoryError."""
+        """Load `checkpoint` onto `device` with `loras` merged in. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(
             checkpoint, device, "StableDiffusionPipeline", loras=loras, memory_options=memory_options
         )
@@ -55,7 +55,7 @@ class StableDiffusion:
     def of(
         cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, compile_options: CompileOptions = PLAIN
     ) -> Self:
-        """The model of a diffusers pipeline that was `put_on` the device. Raises as `load` does."""
+        """Wrap a diffusers pipeline that is on the device (`put_on`). Raises as `load` does."""
         with memory_errors(device):
             engine = Engine(pipeline, device, compile_options)
             return cls(checkpoint, device, pipeline, engine, DepthEstimator.load(checkpoint, device))
@@ -70,9 +70,10 @@ class StableDiffusion:
         decoder: SmallDecoder | None = None,
         compile_options: CompileOptions | None = None,
     ) -> list[Picture]:
-        """One picture per request of one size, in order; otherwise as `stream`, the longest drawn first.
+        """Return one picture per request, in order; those with the most UNet calls start first.
 
-        Raises ValueError, before anything is drawn, where `stream` would.
+        The arguments are those of `stream`. All requests must have the same size. Raises ValueError before anything is
+        rendered, where `stream` would raise it.
         """
         if not requests:
             return []
@@ -101,22 +102,22 @@ class StableDiffusion:
         decoder: SmallDecoder | None = None,
         compile_options: CompileOptions | None = None,
     ) -> Iterator[list[Drawn]]:
-        """Pictures as they are finished, some at a time, numbered by their requests' places from 0 on.
+        """Yield pictures in lists as they are finished, numbered by the positions of their requests, starting at 0.
 
-        `rows` images with guidance are drawn at once (default: the device's), or twice as many without, whatever
-        their steps, samplers and guidance. A request is asked for when there is room for it. On one device and for one
-        `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet call, from 0 on;
-        what it raises (InterruptedRender) comes out. With `whole_every` above 1, only one in so many of an image's
-        calls computes the whole UNet: quicker, and another picture; so is one that a `decoder` makes.
-        `compile_options` may be less than the model's own. Raises ValueError where sizes differ, for what the model
-        doesn't take, and where strength leaves no step; OutOfMemoryError.
+        Up to `rows` images with guidance are rendered at a time (default: the device's), or twice as many without, with
+        any mix of steps, samplers and guidance. The next request is taken when there is room for it. On one device and
+        for one value of `rows`, a picture depends on its request alone. `on_step(i)` is called before the i-th UNet
+        call, starting at 0; its exceptions (InterruptedRender) propagate. With `whole_every` above 1, only every
+        `whole_every`-th of an image's calls computes the whole UNet, which is faster and changes the picture; so does a
+        `decoder`. `compile_options` may enable less than the model's own. Raises ValueError if sizes differ, the model
+        doesn't support an input, or `strength` leaves no step; OutOfMemoryError.
         """
         waiting = iter(requests)
         if (first := next(waiting, None)) is None:
             return
         asked: dict[int, ImageRequest] = {}
         for some in self._engine.draw(
-            _noted(itertools.chain([first], waiting), asked),
+            _recorded(itertools.chain([first], waiting), asked),
             lambda request, generator: self._begin(request, first, generator),
             self._shape(first.width, first.height),
             rows or self.device.rows,
@@ -125,14 +126,17 @@ class StableDiffusion:
             decoder.decoder if decoder else None,
             compile_options,
         ):
-            yield [replace(drawn, picture=_kept(drawn.picture, asked.pop(drawn.number))) for drawn in some]
+            yield [
+                replace(drawn, picture=_with_mask_applied(drawn.picture, asked.pop(drawn.number)))
+                for drawn in some
+            ]
 
     def forget_prompts(self) -> None:
-        """Encode prompts anew that were encoded already: what is kept of them may hide what an encoder depends on."""
+        """Clear the prompt cache, so that prompts are encoded again with the encoder's current state."""
         self._engine.embeddings.forget()
 
     def try_rows(self, width: int, height: int, rows: int) -> float:
-        """Images' steps a second of `rows` images with guidance at once, tried; raises OutOfMemoryError."""
+        """Measure image steps per second at `rows` images with guidance. Raises OutOfMemoryError."""
         return self._engine.try_rows(self._shape(width, height), rows)
 
     def _shape(self, width: int, height: int) -> LatentShape:
@@ -153,7 +157,7 @@ class StableDiffusion:
         return Beginning(matrices, latents, beside)
 
     def _checked(self, request: ImageRequest, first: ImageRequest) -> tuple[Mode, SamplerMatrices]:
-        """The request's mode and steps; ValueError if it can't be drawn, or not together with `first`."""
+        """Return the request's mode and steps; ValueError if it can't be rendered, or not together with `first`."""
         check_pictures(request)
         self._check_size(request)
         if (request.width, request.height) != (first.width, first.height):
@@ -187,15 +191,15 @@ class StableDiffusion:
             )
 
 
-def _kept(picture: Picture, row: ImageRequest) -> Picture:
-    """The picture with the pixels that its mask keeps."""
+def _with_mask_applied(picture: Picture, row: ImageRequest) -> Picture:
+    """Return the picture with the pixels that the request's mask keeps restored."""
     if row.mask is None or row.image is None:
         return picture
     return replace(picture, pixels=paste(picture.pixels, row.image, row.mask))
 
 
-def _noted(requests: Iterator[ImageRequest], asked: dict[int, ImageRequest]) -> Iterator[ImageRequest]:
-    """The requests, each put down under its number when it is asked for."""
+def _recorded(requests: Iterator[ImageRequest], asked: dict[int, ImageRequest]) -> Iterator[ImageRequest]:
+    """Yield the requests, storing each in `asked` under its number."""
     for number, request in enumerate(requests):
         asked[number] = request
         yield request

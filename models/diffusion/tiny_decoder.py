@@ -1,4 +1,4 @@
-"""A small autoencoder that makes pictures of a model's latents in the stead of its VAE: quicker, and other pictures."""
+"""A small autoencoder (TAESD) that decodes latents in place of a model's VAE: faster, but with different pixels."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,9 +15,9 @@ from models.store.vetting import check_whole
 
 @dataclass(frozen=True, eq=False)
 class SmallDecoder:
-    """A decoder in the manner of TAESD (Ollin Boer Bohan, github.com/madebyollin/taesd) on its device.
+    """A decoder like TAESD (Ollin Boer Bohan, github.com/madebyollin/taesd) on its device.
 
-    `network` is diffusers' AutoencoderTiny, which takes latents as the UNet has them.
+    `network` is diffusers' AutoencoderTiny, which takes latents as the UNet outputs them.
     """
 
     checkpoint: Checkpoint
@@ -33,7 +33,7 @@ class SmallDecoder:
         vae_factor: int,
         compile_options: CompileOptions = PLAIN,
     ) -> Self:
-        """For a model whose VAE scales by `vae_factor`. Raises CheckpointError, also where the decoder doesn't fit."""
+        """Load it for a model whose VAE scales by `vae_factor`. Raises CheckpointError, also if the factors differ."""
         with memory_errors(device):
             network = _from_files(checkpoint, device)
             factor = 2 ** (len(network.config.block_out_channels) - 1)
@@ -49,7 +49,7 @@ class SmallDecoder:
 def _from_files(checkpoint: Checkpoint, device: Device) -> Any:
     try:
         with quiet():
-            from diffusers import AutoencoderTiny  # noqa: PLC0415 - chatters on import
+            from diffusers import AutoencoderTiny  # noqa: PLC0415 - logs messages on import
 
             network, report = AutoencoderTiny.from_pretrained(
                 checkpoint.path,

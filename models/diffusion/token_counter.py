@@ -1,4 +1,4 @@
-"""How many tokens a prompt has, counted as the model's own tokenizer does, without torch."""
+"""Count the tokens of prompts with the model's own tokenizer, without torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ _CLIP_LIMIT = 77
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """`limit` is the number of tokens that the model reads of a prompt, start and end included."""
+    """Token counter; `limit` is the number of tokens of a prompt that the model reads, start and end included."""
 
     limit: int
     _tokenizer: Any
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> Self:
-        """Reads the tokenizer of `checkpoint`. Raises CheckpointError when it is missing or damaged."""
-        from transformers import CLIPTokenizer  # noqa: PLC0415 - a second to import, and not every command counts
+        """Load the tokenizer of `checkpoint`. Raises CheckpointError when it is missing or damaged."""
+        from transformers import CLIPTokenizer  # noqa: PLC0415 - a second to import, and not every command needs it
 
         folder = checkpoint.folder / "tokenizer"
         try:
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # what tokenizers raise has no class of its own
+        except Exception as error:  # tokenizers raises plain exceptions
             raise CheckpointError(f"{folder}: the tokenizer can't be read: {error}") from error
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
@@ -33,5 +33,5 @@ class TokenCounter:
         return cls(min(tokenizer.model_max_length, _CLIP_LIMIT), backend)
 
     def count(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of each prompt, start and end included; more than `limit` means that the end is not read."""
+        """Count the tokens of each prompt, start and end included; above `limit`, the end of the prompt is ignored."""
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(prompts))]

@@ -25,8 +25,8 @@ from models.store.checkpoint import Checkpoint
 class UpscaleRequest:
     """One picture to enlarge: `pixels` is (H, W, 3) uint8 RGB; `seed` is 0..2**64-1.
 
-    `noise_level`, 0 up to the checkpoint's `max_noise_level` (350), is the step of the noise schedule whose
-    noise is put on the picture before it is enlarged: more invents more.
+    `noise_level`, 0 up to the checkpoint's `max_noise_level` (350), is the step of the noise schedule whose noise is
+    added to the picture before it is enlarged: higher levels invent more detail.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class UpscaleRequest:
 
 @dataclass(frozen=True, eq=False)
 class Upscaler:
-    """A loaded upscaler. Not for several threads at once."""
+    """A loaded upscaler. Not thread-safe."""
 
     checkpoint: Checkpoint
     device: Device
@@ -57,7 +57,7 @@ class Upscaler:
         memory_options: MemoryOptions = FULL,
         compile_options: CompileOptions = PLAIN,
     ) -> Self:
-        """Loads `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
+        """Load `checkpoint` onto `device`. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(
             checkpoint, device, "StableDiffusionUpscalePipeline", memory_options=memory_options
         )
@@ -67,7 +67,7 @@ class Upscaler:
     def of(
         cls, checkpoint: Checkpoint, pipeline: Any, device: Device, *, compile_options: CompileOptions = PLAIN
     ) -> Self:
-        """The upscaler of a diffusers pipeline that was `put_on` the device."""
+        """Wrap a diffusers pipeline that is on the device (`put_on`)."""
         return cls(checkpoint, device, pipeline, Engine(pipeline, device, compile_options))
 
     def upscale(
@@ -78,17 +78,17 @@ class Upscaler:
         on_step: Callable[[int], None] = lambda _: None,
         compile_options: CompileOptions | None = None,
     ) -> list[Picture]:
-        """One picture of four times the height and width per request, in order.
+        """Return one picture of four times the height and width per request, in order.
 
-        Batches, `on_step`, `compile_options` and errors are as in `StableDiffusion.stream`; ValueError too for
-        pixels of another kind or a noise level out of range.
+        Batches, `on_step`, `compile_options` and errors are as in `StableDiffusion.stream`; raises ValueError, too, for
+        pixels of another type or shape, or a noise level out of range.
         """
         if not requests:
             return []
         for request in requests:
             self._check(request, requests[0])
         height, width = requests[0].pixels.shape[:2]
-        calls = [len(self._recurrence(request)) for request in requests]
+        calls = [len(self._matrices(request)) for request in requests]
         order = sorted(range(len(requests)), key=lambda number: -calls[number])
         pictures: dict[int, Picture] = {}
         for some in self._engine.draw(
@@ -103,7 +103,7 @@ class Upscaler:
         return [pictures[number] for number in range(len(requests))]
 
     def try_rows(self, width: int, height: int, rows: int) -> float:
-        """Pictures' steps a second of `rows` small pictures of this size at once, tried; raises OutOfMemoryError."""
+        """Measure steps per second at `rows` small pictures of this size at a time. Raises OutOfMemoryError."""
         return self._engine.try_rows(self._shape(width, height), rows)
 
     def _shape(self, width: int, height: int) -> LatentShape:
@@ -116,11 +116,11 @@ class Upscaler:
         noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
         of_picture, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
         image = of_picture * signed(request.pixels, device) + of_noise * image_noise
-        matrices = self._recurrence(request)
+        matrices = self._matrices(request)
         latents = (noise * matrices.of_noise_alone)[0]
         return Beginning(matrices, latents, image[0], request.noise_level)
 
-    def _recurrence(self, request: UpscaleRequest) -> SamplerMatrices:
+    def _matrices(self, request: UpscaleRequest) -> SamplerMatrices:
         return self._engine.matrices_cache.of(request.sampler, request.steps)
 
     def _check(self, request: UpscaleRequest, first: UpscaleRequest) -> None:

@@ -1,4 +1,4 @@
-"""The attention in the middle of the VAE's encoder and decoder, with bounded memory."""
+"""Self-attention in the mid blocks of the VAE's encoder and decoder, with bounded memory."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ _SCORES_AT_ONCE = 2**28
 
 
 def chunk_attention(vae: Any) -> None:
-    """Has the mid-block attentions take their queries in chunks: the same values, bounded memory.
+    """Make the mid-block attentions process their queries in chunks: the same values, bounded memory.
 
-    At once, a picture of 2048x2048 pixels from the x4 upscaler would need 256 GiB for its attention scores.
+    Unchunked, a picture of 2048x2048 pixels from the x4 upscaler would need 256 GiB for its attention scores.
     """
     for part in (vae.encoder, vae.decoder):
         for attention in part.mid_block.attentions:
@@ -20,7 +20,7 @@ def chunk_attention(vae: Any) -> None:
 
 
 class ChunkedAttention:
-    """Self-attention over an image (N, C, H, W) as diffusers has it, with the queries in chunks."""
+    """Self-attention over an image (N, C, H, W) as in diffusers, with the queries in chunks."""
 
     def __init__(self, scores_at_once: int = _SCORES_AT_ONCE) -> None:
         self._scores_at_once = scores_at_once
@@ -29,11 +29,11 @@ class ChunkedAttention:
         self,
         attention: Any,
         hidden: torch.Tensor,
-        encoder_hidden_states: None = None,  # noqa: ARG002 - diffusers looks for these names
+        encoder_hidden_states: None = None,  # noqa: ARG002 - diffusers inspects these names
         attention_mask: None = None,  # noqa: ARG002
         temb: None = None,  # noqa: ARG002
     ) -> torch.Tensor:
-        """The attended image, of the same shape, with the residual added."""
+        """Return the attended image, of the same shape, with the residual added."""
         rows, _, height, width = hidden.shape
         tokens = attention.group_norm(hidden.flatten(2)).transpose(1, 2)
         query, key, value = (

@@ -1,4 +1,4 @@
-"""From pixels to what a model reads: latents of a picture, of what a mask leaves of it, and depth maps."""
+"""Encode pictures, masked pictures and depth maps as the UNet's inputs; paste results into masked pictures."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from models.runtime.fixed_batches import draw, moved
 
 
 def signed(picture: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
-    """A picture (H, W, 3) uint8 as (1, 3, H, W) float32 in -1..1."""
+    """Convert a picture (H, W, 3) uint8 to (1, 3, H, W) float32 in -1..1."""
     pixels = moved(torch.from_numpy(picture)[None], device)
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def encode(vae: Any, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Latents (1, C, h, w) float32, drawn with the generator, of an image (1, 3, H, W) in -1..1.
+    """Sample latents (1, C, h, w) float32 with the generator, of an image (1, 3, H, W) in -1..1.
 
     One image at a time, so that its latents depend on it alone.
     """
@@ -30,9 +30,9 @@ def encode(vae: Any, image: torch.Tensor, generator: torch.Generator) -> torch.T
 def encode_masked(
     vae: Any, image: torch.Tensor, mask: npt.NDArray[np.uint8], generator: torch.Generator
 ) -> torch.Tensor:
-    """What an inpainting UNet reads beside the latents: (1, 1 + C, h, w), the mask and the masked picture.
+    """Return the extra channels of an inpainting UNet: (1, 1 + C, h, w), the mask and the masked picture's latents.
 
-    The mask is (H, W), at 128 and above to be repainted: 1 in the first channel, black to the encoder.
+    The mask is (H, W). Pixels of 128 and above are repainted: 1 in the first channel, black in the encoder's input.
     """
     repainted = moved(torch.from_numpy(mask)[None, None], image.device) >= 128
     kept = encode(vae, image * ~repainted, generator)
@@ -41,9 +41,9 @@ def encode_masked(
 
 
 def scaled_depth(depth: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Depth maps (N, H, W) of any scale as (N, 1, height, width) float32, each from -1, far, to 1, near.
+    """Scale depth maps (N, H, W) of any range to (N, 1, height, width) float32, each from -1 (far) to 1 (near).
 
-    A map of one depth all over is -1 all over.
+    A map of constant depth becomes -1 everywhere.
     """
     small = functional.interpolate(
         depth.float()[:, None], size=(height, width), mode="bicubic", align_corners=False
@@ -57,7 +57,7 @@ def scaled_depth(depth: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def paste(
     drawn: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """`drawn` where `mask` (H, W) is 255, exactly `image` where it is 0, and in proportion between."""
+    """Return `drawn` where `mask` (H, W) is 255, exactly `image` where it is 0, and a proportional mix between."""
     share = mask[..., None].astype(np.uint32)
     mixed = (drawn * share + image * (255 - share) + 127) // 255
     return mixed.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Images through a UNet batch: rows that come free are taken by the next ones at once."""
+"""Continuous batching: rows of the UNet batch that become free are refilled at once."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,9 +10,10 @@ from models.engine.unet_batch import Finished, UNetBatch
 def flow(
     batch: UNetBatch, engine_requests: Iterator[EngineRequest], on_call: Callable[[int], None]
 ) -> Iterator[list[Finished]]:
-    """What each UNet call finishes, mostly nothing, until no ticket is left; one is asked for when a row is empty.
+    """Yield the images that each UNet call finishes (most calls finish none), until no request is left.
 
-    `on_call(i)` is called before the i-th UNet call, from 0 on. Whatever is raised on the way leaves the batch empty.
+    The next request is taken from the iterator only when a row is empty. `on_call(i)` is called before the i-th UNet
+    call, starting at 0. Any exception leaves the batch empty.
     """
     waiting: EngineRequest | None = None
     try:

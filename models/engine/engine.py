@@ -1,4 +1,4 @@
-"""A model's UNet kept full: images come as their rows come free, and leave as pictures."""
+"""The inference engine: continuous batching on a model's UNet, then VAE decoding into pictures."""
 
 import itertools
 from collections import deque
@@ -23,7 +23,7 @@ from models.runtime.fixed_batches import seeded
 
 
 class Request(Protocol):
-    """What every request has; a `guidance_scale` of 1 or less is drawn without guidance."""
+    """What every request has; a `guidance_scale` of 1 or less is rendered without guidance."""
 
     @property
     def prompt(self) -> str: ...
@@ -38,15 +38,15 @@ class Request(Protocol):
 R = TypeVar("R", bound=Request)
 
 BUNDLE = 16
-"""Images at most that are decoded together: a VAE is no faster with more, and those that wait are lost at a stop."""
+"""Maximum number of images per VAE decode: more are no faster, and images that wait for a decode are lost at a stop."""
 
 IN_THE_BATH = 2
-"""Bundles of pictures that are decoded while the UNet goes on; more are waited for, lest they fill the memory."""
+"""Decodes in flight while the UNet runs; at more, the engine waits for the oldest one, to bound memory use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """Where an image's calls begin, as `EngineRequest` has it."""
+    """Initial state of an image, with the fields of `EngineRequest`."""
 
     matrices: SamplerMatrices
     latents: torch.Tensor
@@ -59,7 +59,7 @@ Begin = Callable[[R, torch.Generator], Beginning]
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A picture, with the number of its ticket."""
+    """A decoded picture and the number of its request."""
 
     number: int
     picture: Picture
@@ -67,7 +67,7 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class _Bundle:
-    """Finished images that are being decoded together."""
+    """Finished images that are decoded together."""
 
     numbers: Sequence[int]
     development: Development
@@ -78,15 +78,15 @@ class _Bundle:
 
 
 class Engine:
-    """The UNet, text encoder and VAE of a diffusers pipeline. Not for several threads at once.
+    """Run the UNet, text encoder and VAE of a diffusers pipeline. Not thread-safe.
 
-    On one device and for one `rows`, a picture depends on its ticket alone.
+    On one device and for one value of `rows`, a picture depends on its request alone.
     """
 
     def __init__(self, pipeline: Any, device: Device, compile_options: CompileOptions = PLAIN) -> None:
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
-        self._pipeline, self._device, self._speedup = pipeline, device, compile_options
+        self._pipeline, self._device, self._compile_options = pipeline, device, compile_options
         compile_options.arrange(pipeline.unet, orders_norms=True)
         compile_options.arrange(pipeline.vae)
         self._decoder = Decoder(pipeline.vae, device.dtype)
@@ -104,19 +104,20 @@ class Engine:
         decoder: Decoder | None = None,
         compile_options: CompileOptions | None = None,
     ) -> Iterator[list[Drawn]]:
-        """Pictures in the order in which they are finished, some at a time; `rows` of them with guidance go at once.
+        """Yield pictures in lists, in the order in which they finish; up to `rows` images with guidance run at a time.
 
-        Requests are asked for when there is room for them, or for one of their two rows, and begun in that order, each
-        with the generator of its seed. `on_call(i)` is called before the i-th UNet call. Of an image's calls, the
-        first and then one in `whole_every` compute the whole UNet (`models.engine.unet_forward`). A
-        `decoder` makes the pictures in the VAE's stead. `compile_options` may be less than the engine's own. What one
-        of these raises comes out, and OutOfMemoryError if the device has no memory left.
+        Requests are taken when there is room for them (an image with guidance needs two rows of the UNet batch, one
+        without guidance one), and are started in that order, each with a generator seeded by its seed. `on_call(i)` is
+        called before the i-th UNet call. Of an image's calls, the first and then every `whole_every`-th compute the
+        whole UNet (`models.engine.unet_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may enable
+        less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the device runs
+        out of memory.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")
         decoder = decoder or self._decoder
-        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._speedup)
-        drawn = self._drawn(batch, self._tickets(requests, begin, batch), rows, on_call, decoder)
+        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._compile_options)
+        drawn = self._drawn(batch, self._engine_requests(requests, begin, batch), rows, on_call, decoder)
         try:
             while some := self._next(drawn):
                 yield some
@@ -124,7 +125,7 @@ class Engine:
             drawn.close()
 
     def try_rows(self, shape: LatentShape, rows: int) -> float:
-        """Images' steps a second, as `models.engine.throughput_probe` has it; the batch makes room for it."""
+        """Measure image steps per second with `models.engine.throughput_probe`; frees the current batch first."""
         self._batch = None
         try:
             return try_rows(self._pipeline, self._device, shape, self.embeddings.shape, rows)
@@ -158,8 +159,10 @@ class Engine:
         while bundles:
             yield bundles.popleft().drawn()
 
-    def _tickets(self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch) -> Iterator[EngineRequest]:
-        """Tickets of as many requests as the batch has room for, some at a time for their prompts' sake."""
+    def _engine_requests(
+        self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch
+    ) -> Iterator[EngineRequest]:
+        """Yield engine requests while the batch has room; prompts are encoded a few requests at a time."""
         numbers = itertools.count()
         while some := list(itertools.islice(requests, min(AT_ONCE, max(1, batch.empty_rows // 2)))):
             guided = [request.guidance_scale > 1 for request in some]
@@ -184,7 +187,7 @@ class Engine:
     def _develop(
         self, decoder: Decoder, finished: Sequence[Finished], size: int, compile_options: CompileOptions
     ) -> _Bundle:
-        """Decode them beside the UNet's next calls, where the device can do both."""
+        """Decode on a side stream, concurrently with the UNet's next calls where the device supports it."""
         latents = [image.latents for image in finished]
         with on(self._beside, latents):
             development = decoder.develop(latents, at_once=size, compile_options=compile_options)
@@ -199,7 +202,7 @@ class Engine:
         decoder: Decoder,
         compile_options: CompileOptions,
     ) -> UNetBatch:
-        """The batch as it was, if it fits; and the decoder gets ready, before the first pictures wait for it."""
+        """Return the current batch if it fits, else a new one, and prepare the decoder ahead of the first pictures."""
         batch = self._batch
         wanted = 2 * rows, shape, whole_every, compile_options
         if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.compile_options) != wanted:

@@ -1,4 +1,4 @@
-"""What comes out of a model."""
+"""The output of a model: pixels and detected defects."""
 
 from dataclasses import dataclass
 from typing import Literal

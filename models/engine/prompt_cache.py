@@ -1,4 +1,4 @@
-"""Prompts as the UNet reads them, each encoded once."""
+"""Prompt embeddings, with a cache of the most recently used ones."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ KEPT = 512
 
 
 class Embeddings:
-    """A checkpoint's tokenizer and text encoder, and the embeddings that were asked for last.
+    """A checkpoint's tokenizer and text encoder, with an LRU cache of embeddings.
 
-    Prompts are encoded in batches of one shape, so that an embedding doesn't depend on what is asked for beside it; on
-    devices where its place in a batch might show, in batches of one.
+    Prompts are encoded in batches of one fixed shape, so that an embedding does not depend on the other prompts in its
+    batch; on devices where the position in a batch may affect the result, in batches of one.
     """
 
     def __init__(self, tokenizer: Any, encoder: Any, *, kept: int = KEPT) -> None:
@@ -29,11 +29,11 @@ class Embeddings:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Tokens and width of an embedding."""
+        """Number of tokens and width of an embedding."""
         return self._tokenizer.model_max_length, self._encoder.config.hidden_size
 
     def of(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """Embeddings (tokens, width) of the prompts, each cut at the tokenizer's limit."""
+        """Return embeddings (tokens, width) of the prompts, each truncated to the tokenizer's limit."""
         found = {prompt: self._kept[prompt] for prompt in prompts if prompt in self._kept}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
         found |= self._encoded(missing)
@@ -45,7 +45,7 @@ class Embeddings:
         return [found[prompt] for prompt in prompts]
 
     def forget(self) -> None:
-        """Encode every prompt anew."""
+        """Clear the cache, so that every prompt is encoded again."""
         self._kept.clear()
 
     def _encoded(self, prompts: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""One image on its way through the UNet."""
+"""The engine's request: one image to denoise in the UNet batch."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,13 @@ from models.engine.sampler_matrices import SamplerMatrices
 
 @dataclass(frozen=True, eq=False)
 class EngineRequest:
-    """What a UNet batch needs to know of an image; tensors are on the UNet's device.
+    """Input of the UNet batch for one image; tensors are on the UNet's device.
 
-    `latents` (C, h, w) float32 are as noisy as the recurrence begins, `text` (tokens, width) is the prompt,
-    `unguided` the negative one, or None to be drawn without guidance, which takes one row instead of two. `beside`,
-    (D, h, w), is put beside the latents: a small picture, a mask and what it leaves of a picture, or a depth map.
-    `label` is the upscaler's class label. Samplers that draw noise take it from `generator`. `number` is the asker's.
+    `latents` (C, h, w) float32 have the noise level of the first step. `text` (tokens, width) is the embedding of the
+    prompt, `unguided` that of the negative prompt, or None to render without guidance, which takes one row instead of
+    two. `beside` (D, h, w) is concatenated to the latents along the channels: a small picture, a mask and the masked
+    picture's latents, or a depth map. `label` is the upscaler's class label. Samplers that need noise draw it from
+    `generator`. `number` is chosen by the caller and identifies the result.
     """
 
     number: int
@@ -29,5 +30,5 @@ class EngineRequest:
 
     @property
     def rows(self) -> int:
-        """Rows of the UNet's batch."""
+        """Number of rows of the UNet batch that the image takes."""
         return 1 if self.unguided is None else 2

@@ -1,8 +1,8 @@
-"""A sampler's steps as numbers, read off diffusers' own scheduler.
+"""Sampler steps as matrices, extracted from diffusers' own schedulers.
 
-Every sampler that is served makes the next latents, and whatever it remembers, as sums: the latents, what it
-remembered, the model's output and fresh noise, each times a number that depends on the step alone. So a step of any
-of them is a small matrix, and images of different samplers and step counts take theirs in one product.
+Every supported sampler computes the next latents and its internal state as linear combinations of the latents, its
+state, the model's output and fresh noise, with coefficients that depend on the step alone. So a step of any of them is
+a small matrix, and images with different samplers and step counts are advanced in one batched product.
 """
 
 import sys
@@ -19,7 +19,7 @@ import torch
 from models.engine.schedulers import make_scheduler, start_late
 
 REGISTERS = 6
-"""Latents, and what samplers remember beside them: of PNDM's four outputs, and for a step the latents before."""
+"""The latents and the samplers' state: the four outputs that PNDM keeps and, within a step, the latents before it."""
 
 KEPT = 256
 
@@ -30,12 +30,13 @@ _PROBING = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class SamplerMatrices:
-    """The N UNet calls of an image.
+    """Timesteps, input scales and step matrices for the N UNet calls of an image.
 
-    Call n reads `scales[n]` times register 0 at `timesteps[n]`. The registers after it are `matrices[n]`, (REGISTERS,
-    REGISTERS + 2), times registers, output and noise; noise is drawn where `is_noisy[n]`. Before the first call,
-    register 0 holds the latents, and the others zeros: noise times `of_noise_alone`, or where it starts from a
-    picture, its latents times `of_picture` and noise times `of_noise`. All float32.
+    Call n reads `scales[n]` times register 0 at `timesteps[n]`. The next register values are `matrices[n]`, (REGISTERS,
+    REGISTERS + 2), times the registers, the output and the noise; noise is drawn where `is_noisy[n]`. Before the first
+    call, register 0 holds the initial latents and the others zeros. The initial latents are noise times
+    `of_noise_alone` or, when denoising starts from a picture, its latents times `of_picture` plus noise times
+    `of_noise`. All float32.
     """
 
     timesteps: npt.NDArray[np.float32]
@@ -47,27 +48,27 @@ class SamplerMatrices:
     of_noise: float
 
     def __len__(self) -> int:
-        """UNet calls: as many as steps, or more with samplers that look twice."""
+        """Number of UNet calls: one per step, or more with samplers that evaluate the model twice per step."""
         return len(self.timesteps)
 
 
 @dataclass(frozen=True, eq=False)
 class SamplerMatricesCache:
-    """Those of one checkpoint, whose own scheduler has `config`; the last 256 that were computed are kept."""
+    """Cache of the matrices of one checkpoint, whose scheduler configuration is `config`; keeps up to 256 entries."""
 
     config: Mapping[str, Any]
     _kept: dict[tuple[str, int, float | None], SamplerMatrices] = field(default_factory=dict)
 
     def of(self, sampler: str, steps: int, strength: float | None = None) -> SamplerMatrices:
-        """That of `steps` steps, or of those that `strength` leaves of them for a start from a picture.
+        """Return the matrices for `steps` steps or, when starting from a picture, for those that `strength` leaves.
 
-        Raises ValueError as `make_scheduler` and `start_late` do, and for a sampler whose steps are no such sums.
+        Raises ValueError as `make_scheduler` and `start_late` do, and for a sampler whose steps are not linear.
         """
         key = sampler, steps, strength
         if key not in self._kept:
             self._kept[key] = self._computed(sampler, steps, strength)
         found = self._kept[key]
-        if len(self._kept) > KEPT:  # rows may have any strength
+        if len(self._kept) > KEPT:  # strength differs from row to row, so the keys are unbounded
             self._kept.pop(next(iter(self._kept)))
         return found
 
@@ -95,7 +96,7 @@ class SamplerMatricesCache:
 
 
 def noise_shares(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
-    """What the scheduler multiplies a picture and noise by to make the one as noisy as at `timestep`, (1,)."""
+    """Return the factors of a picture and of noise with which the scheduler noises the picture to `timestep`, (1,)."""
     mixed = scheduler.add_noise(_UNITS[:1, :, :2], _UNITS[1:2, :, :2], timestep).flatten()
     return float(mixed[0]), float(mixed[1])
 
@@ -103,7 +104,7 @@ def noise_shares(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
 def _probe(
     scheduler: Any, timesteps: torch.Tensor
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Scales and matrices: what the scheduler makes of unit vectors, one for each register, output and noise."""
+    """Return scales and matrices by running the scheduler on unit vectors, one per register, output and noise."""
     scales = np.zeros(len(timesteps), np.float32)
     matrices = np.zeros((len(timesteps), REGISTERS, WIDTH), np.float32)
     for number, timestep in enumerate(timesteps):
@@ -119,7 +120,7 @@ def _probe(
 
 
 def _put_units(scheduler: Any) -> None:
-    """Have the scheduler remember unit vectors in place of what it remembers, in the order of the registers."""
+    """Replace the scheduler's stored latents by unit vectors, in the order of the registers."""
     units = dict(zip(_remembered(scheduler), _UNITS[1:REGISTERS], strict=False))
     for name, value in vars(scheduler).items():
         if isinstance(value, list):
@@ -129,7 +130,7 @@ def _put_units(scheduler: Any) -> None:
 
 
 def _remembered(scheduler: Any) -> dict[int, torch.Tensor]:
-    """The latents that it keeps for later steps, each once, by their ids."""
+    """Return the latents that the scheduler stores for later steps, each once, keyed by id."""
     kept: dict[int, torch.Tensor] = {}
     for value in vars(scheduler).values():
         for item in value if isinstance(value, list) else [value]:
@@ -140,7 +141,7 @@ def _remembered(scheduler: Any) -> dict[int, torch.Tensor]:
 
 @contextmanager
 def _noise_is_a_unit(scheduler: Any) -> Iterator[None]:
-    """Within it, the scheduler's module draws the noise's unit vector."""
+    """Within it, the scheduler's module draws the noise's unit vector instead of random noise."""
     module = sys.modules[type(scheduler).__module__]
     if not hasattr(module, "randn_tensor"):
         yield

@@ -1,4 +1,4 @@
-"""Samplers as diffusers' schedulers, made from a checkpoint's own configuration."""
+"""Create diffusers' schedulers for named samplers from a checkpoint's own configuration."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def make_scheduler(name: str, base_config: Mapping[str, Any], steps: int | None = None) -> Any:
-    """A fresh diffusers scheduler for the sampler `name`, with the noise schedule of `base_config`.
+    """Create a diffusers scheduler for the sampler `name`, with the noise schedule of `base_config`.
 
-    `base_config` is the checkpoint's own scheduler configuration. With `steps`, the timesteps are set, on the
-    CPU, where reading one never waits for a device. Raises ValueError for an unknown name.
+    `base_config` is the checkpoint's own scheduler configuration. With `steps`, the timesteps are set on the CPU, where
+    reading them never waits for a device. Raises ValueError for an unknown name.
     """
-    import diffusers  # noqa: PLC0415 - names of samplers are needed where diffusers is not
+    import diffusers  # noqa: PLC0415 - callers that need only sampler names don't import diffusers
 
     sampler = sampler_of(name)
     scheduler_class = getattr(diffusers, sampler.scheduler_class)
@@ -28,10 +28,10 @@ def make_scheduler(name: str, base_config: Mapping[str, Any], steps: int | None 
 
 
 def noise_schedule(prediction_type: str, timestep_spacing: str = "leading") -> Any:
-    """A DDIMScheduler with the noise schedule of Stable Diffusion (Rombach et al. 2022), to be saved with a checkpoint.
+    """Return a DDIMScheduler with Stable Diffusion's noise schedule (Rombach et al. 2022), to be saved in a checkpoint.
 
-    Spaced "leading", as Stable Diffusion's, n steps begin 1000/n before pure noise; "trailing" ones begin with it,
-    which matters where there are few (Lin et al. 2024).
+    With the spacing "leading", which Stable Diffusion uses, n steps begin 1000/n timesteps before pure noise; with
+    "trailing", they begin at pure noise, which matters when there are few steps (Lin et al. 2024).
     """
     from diffusers import DDIMScheduler  # noqa: PLC0415
 
@@ -48,9 +48,9 @@ def noise_schedule(prediction_type: str, timestep_spacing: str = "leading") -> A
 
 
 def steps_left(steps: int, strength: float) -> int:
-    """How many of `steps` are taken from a picture at `strength`, above 0 up to 1, as diffusers counts them.
+    """Return how many of `steps` are run from a picture at `strength` (above 0, at most 1), counted as in diffusers.
 
-    Raises ValueError if it is out of range, or too small for a single step.
+    Raises ValueError if `strength` is out of range or leaves no step.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be above 0 and at most 1, not {strength:g}")
@@ -63,7 +63,7 @@ def steps_left(steps: int, strength: float) -> int:
 
 
 def start_late(scheduler: Any, steps: int, strength: float) -> "torch.Tensor":
-    """The timesteps that are left of the `steps` set in `scheduler`, which is told where it begins."""
+    """Return the timesteps that `strength` leaves of the `steps` set in `scheduler`, and set its begin index."""
     skipped = (steps - steps_left(steps, strength)) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)

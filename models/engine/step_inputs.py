@@ -1,4 +1,4 @@
-"""What one UNet call does, as tensors on the device."""
+"""Inputs of one UNet call and sampler step, as tensors on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from models.runtime.fixed_batches import moved
 
 @dataclass(eq=False)
 class ActiveImage:
-    """A ticket's place in a batch: the slot of its registers, its rows, how many calls it has behind it."""
+    """State of a request in the batch: the slot of its registers, its rows, the number of calls done."""
 
     engine_request: EngineRequest
     slot: int
@@ -22,11 +22,11 @@ class ActiveImage:
 
 
 class Plan:
-    """For each of N rows the slot that it reads; for each of N slots the rest.
+    """Per-call tensors: for each of N rows, the slot that it reads; for each of N slots, everything else.
 
-    `guided` and `unguided` are rows, the same one twice without guidance; `matrices` are (N, REGISTERS, WIDTH).
-    Empty rows read slot 0; empty slots are read times 0, and take a step to zeros. The tensors stay where they are
-    when another call's numbers are written to them.
+    `guided` and `unguided` are row numbers, equal for an image without guidance; `matrices` are (N, REGISTERS, WIDTH).
+    Empty rows read slot 0; empty slots have scale 0 and a step matrix of zeros. The tensors keep their addresses when
+    the values of another call are written, as CUDA graphs require.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class Plan:
         self.timesteps, self.scales, self.guidance = self._numbers.unbind()
 
     def write(self, actives: Sequence[ActiveImage]) -> None:
-        """What the active images' next call does, sent to the device in three pieces."""
+        """Write the values of the active images' next call, in three transfers to the device."""
         places = np.zeros((3, self._rows), np.int64)
         numbers = np.zeros((3, self._rows), np.float32)
         matrices = np.zeros((self._rows, REGISTERS, WIDTH), np.float32)

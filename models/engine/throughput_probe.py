@@ -1,4 +1,4 @@
-"""How fast UNet calls of one shape are, tried on empty rows."""
+"""Measure the speed of UNet calls of one shape on an empty batch."""
 
 import time
 from typing import Any
@@ -15,10 +15,10 @@ _SECONDS, _CALLS = 0.3, 3
 
 @torch.inference_mode()
 def try_rows(pipeline: Any, device: Device, latents: LatentShape, text: tuple[int, int], rows: int) -> float:
-    """Images' steps a second of `rows` images with guidance at once, from the fastest of at least three calls.
+    """Return image steps per second with `rows` guided images at a time, from the fastest of at least three calls.
 
-    Their pictures are decoded once, too, for the memory that this takes. Raises OutOfMemoryError, also where less than
-    a tenth of the memory is left.
+    Also decodes that many pictures once, to include the memory that decoding takes. Raises OutOfMemoryError if the
+    memory runs out or less than a tenth of it is left.
     """
     with memory_errors(device):
         batch = UNetBatch(pipeline.unet, 2 * rows, latents, text)

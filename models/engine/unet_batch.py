@@ -1,4 +1,4 @@
-"""A UNet call of one fixed shape, whose rows are at different steps of different images."""
+"""A UNet batch of fixed shape, whose rows are at different steps of different images."""
 
 import heapq
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LatentShape = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """An image's last latents (C, h, w), float32."""
+    """The final latents (C, h, w) of an image, float32."""
 
     number: int
     latents: torch.Tensor
@@ -28,9 +28,9 @@ class Finished:
 class UNetBatch:
     """`rows` rows of latents of one shape; an image takes two of them, or one without guidance.
 
-    All tensors have the same shapes at every call, empty rows hold whatever was in them, and no operation mixes
-    rows but an image's own two. So the device computes an image in the same way whatever stands beside it. Nothing
-    waits for the device: what the host knows goes there, and only finished latents are handed out, still there.
+    All tensors have the same shapes at every call, empty rows keep their last values, and no operation mixes rows other
+    than the two of one image. So the result for an image does not depend on the other images in the batch. The host
+    never waits for the device: inputs are copied asynchronously, and finished latents stay on the device.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class UNetBatch:
         whole_every: int = 1,
         compile_options: CompileOptions = PLAIN,
     ) -> None:
-        """One call in `whole_every` computes the whole UNet, the others as `models.engine.unet_forward` has it."""
+        """Compute the whole UNet at one call in `whole_every`, and a part of it at the others (`unet_forward`)."""
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self.compile_options = compile_options
         self._device, self.rows, self.latents = unet.device, rows, latents
-        self._dtype = unet.dtype  # diffusers looks through all modules for it
+        self._dtype = unet.dtype  # read once: diffusers iterates over all modules to find it
         beside = unet.config.in_channels - latents[0]
         self._registers = self._zeros(rows, REGISTERS, *latents, dtype=torch.float32)
         self._noise = self._zeros(rows, *latents, dtype=torch.float32)
@@ -64,30 +64,30 @@ class UNetBatch:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no image is on its way."""
+        """Whether no image is in progress."""
         return not self._active
 
     @property
     def is_open(self) -> bool:
-        """Whether an image may begin: each begins with a whole call."""
+        """Whether an image may be admitted now: an image's first call has to be a whole one."""
         return self.is_empty or self._phase == 0
 
     @property
     def empty_rows(self) -> int:
-        """How many rows are empty."""
+        """Number of empty rows."""
         return len(self._empty)
 
     def has_room(self, engine_request: EngineRequest) -> bool:
-        """Whether the ticket's rows are free; ValueError if there are never as many."""
+        """Return whether the request's rows are free. Raises ValueError if the batch is too small for it."""
         if engine_request.rows > self.rows:
             raise ValueError(f"a batch of {self.rows} rows has no room for an image with guidance")
         return engine_request.rows <= len(self._empty)
 
     def admit(self, engine_request: EngineRequest) -> None:
-        """Give the ticket its rows, from the next call on, which is a whole one."""
+        """Assign rows to the request; its first call is the next one, a whole one."""
         assert self.is_open
         self._phase = 0
-        slot = heapq.heappop(self._empty_slots)  # the lowest, for half of them to be empty if they can
+        slot = heapq.heappop(self._empty_slots)  # lowest first, so that whole parts can stay empty
         active = ActiveImage(engine_request, slot, [self._empty.pop(0) for _ in range(engine_request.rows)])
         self._registers[slot].zero_()
         self._registers[slot, 0] = engine_request.latents
@@ -102,12 +102,12 @@ class UNetBatch:
         self._active.append(active)
 
     def clear(self) -> None:
-        """Send away all that are on their way."""
+        """Remove all images in progress."""
         for active in list(self._active):
             self._leave(active)
 
     def call(self) -> list[Finished]:
-        """One UNet call and each sampler's step after it; those for whom it was the last one leave."""
+        """Run one UNet call and one step of every sampler; return and remove the images that are finished."""
         self._plan.write(self._active)
         self._draw_noise()
         self._calls[self._phase](active.slot for active in self._active)
@@ -130,7 +130,7 @@ class UNetBatch:
         return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
 
     def _step(self, prediction: torch.Tensor) -> None:
-        """Guidance (Ho & Salimans 2022), then all samplers at once; without an unguided row, both are the same one."""
+        """Apply guidance (Ho & Salimans 2022) and all samplers' steps; without guidance, both rows are the same."""
         plan, prediction = self._plan, prediction.float()
         guided, unguided = prediction[plan.guided], prediction[plan.unguided]
         output = unguided + plan.guidance.view(-1, 1, 1, 1) * (guided - unguided)

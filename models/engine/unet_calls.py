@@ -1,4 +1,4 @@
-"""The UNet calls of a batch, one after the other: each whole, or only one in a few."""
+"""Build the UNet calls of a batch: whole calls, or a cycle of one whole and several shallow ones (DeepCache)."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -20,20 +20,20 @@ Finish = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class Inputs(NamedTuple):
-    """What a UNet reads of N images: (N, C, h, w), (N,), and (N,) class labels if it takes them."""
+    """UNet inputs of N images: sample (N, C, h, w), timesteps (N,) and, if the UNet takes them, class labels (N,)."""
 
     sample: torch.Tensor
     timesteps: torch.Tensor
     labels: torch.Tensor | None
 
     def part(self, images: slice) -> "Inputs":
-        """Of some images."""
+        """Return the inputs of some of the images."""
         sample, timesteps, labels = self
         return Inputs(sample[images], timesteps[images], None if labels is None else labels[images])
 
 
 class Prompts(NamedTuple):
-    """For each of N rows, the image that it belongs to (N,), and its prompt (N, tokens, width)."""
+    """For each of N rows, the slot of its image (N,) and its prompt embedding (N, tokens, width)."""
 
     slots: torch.Tensor
     text: torch.Tensor
@@ -41,10 +41,9 @@ class Prompts(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """A UNet call: what an image's rows share, in parts of so many images, and then the rows.
+    """A UNet call: `parts` compute what an image's rows share, `at_once` slots each; then `rest` computes the rows.
 
-    There are as many places for images as rows; with guidance, half of them are empty. Those parts are left out in
-    which no image is.
+    There are as many slots as rows; with guidance, half of them are empty. Parts that hold no image are skipped.
     """
 
     at_once: int
@@ -52,13 +51,13 @@ class Call:
     rest: Work
 
     def __call__(self, slots: Iterable[int]) -> None:
-        """With images in these slots."""
+        """Run the call with images in these slots."""
         for number in sorted({slot // self.at_once for slot in slots}):
             self.parts[number]()
         self.rest()
 
     def recorded(self, device: torch.device) -> Self:
-        """The same with each part and the rest as a CUDA graph."""
+        """Return the same call with each part and the rest recorded as CUDA graphs."""
         parts = [recorded(work, device) for work in self.parts]
         return replace(self, parts=parts, rest=recorded(self.rest, device))
 
@@ -71,10 +70,11 @@ def cycle(
     step: Callable[[torch.Tensor], None],
     compile_options: CompileOptions,
 ) -> list[Call]:
-    """The work of `whole_every` calls, the first of them whole: `step` takes what the UNet makes of what is `read`.
+    """Return `whole_every` calls, the first of them whole; each calls `step` with the UNet's prediction.
 
-    Before, on a device where convolutions may show places, they are leveled, and a call is tried; what is read has no
-    values yet. Where `compile_options` says so, calls are recorded on the spot, which does them a few times.
+    `read` returns the inputs of a call. On devices where convolutions may depend on the position in the batch, those
+    that do are replaced first, and one call is tested; the inputs hold no meaningful values yet. With
+    `compile_options.recorded`, the calls are recorded as CUDA graphs here, which runs each of them a few times.
     """
     if batch_invariant_cuda.matter(unet.device):
         inputs = read()
@@ -92,8 +92,10 @@ def cycle(
     return calls + calls[1:] * (whole_every - 2)
 
 
-def _look(unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Prompts) -> None:
-    """Say in the log if a call, as it is done from now on, shows places all the same."""
+def _warn_if_not_batch_invariant(
+    unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Prompts
+) -> None:
+    """Log a warning if the call's result still depends on the position in the batch."""
     sample = inputs.sample
     if not batch_invariant_cuda.matter(sample.device):
         return
@@ -111,9 +113,9 @@ def _whole(unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Pro
 
 
 def _parts(rows: int) -> list[slice]:
-    """Images that begin together: half as many as are on their way with guidance, if that is no less than four.
+    """Return the slices of slots that are computed together: rows / 4 images each if that is at least 4, else rows / 2.
 
-    And never one alone: on CPUs, sums for one may depend on where in memory the weights lie.
+    Never one image alone: on CPUs, sums for a batch of one may depend on the memory address of the weights.
     """
     images = max(2, rows // 2)
     at_once = images // 2 if images >= 8 and images % 2 == 0 else images
@@ -128,7 +130,7 @@ def _exact(
     compile_options: CompileOptions,
 ) -> Call:
     begin, finish = compile_options.compile(unet_forward.begin), compile_options.compile(unet_forward.finish)
-    _look(unet, begin, finish, read(), prompts)
+    _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
     return begun.call(lambda: step(finish(unet, begun.values, *prompts)[0]))
 
@@ -145,7 +147,7 @@ def _cached(
         compile_options.compile(unet_forward.finish_and_keep),
     )
     shallow = compile_options.compile(unet_forward.finish_shallow)
-    _look(unet, begin, finish, read(), prompts)
+    _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun, outer = _Begun(unet, begin, read), _Begun(unet, begin, read, unet_forward.shallow_depth(unet))
     rows, (height, width) = len(prompts.slots), read().sample.shape[2:]
     kept = torch.zeros(
@@ -164,7 +166,7 @@ def _cached(
 
 
 class _Begun:
-    """What images' rows share at a call."""
+    """Buffers for what the rows of an image share at a call."""
 
     def __init__(self, unet: Any, begin: Begin, read: Callable[[], Inputs], depth: int | None = None) -> None:
         self._begin, self._read = partial(begin, unet, depth=depth), read
@@ -174,7 +176,7 @@ class _Begun:
         self.values = [torch.cat([torch.zeros_like(values)] * len(self._parts)) for values in some]
 
     def call(self, rest: Work) -> Call:
-        """The call that makes it, and the `rest` of it."""
+        """Return a call that fills the buffers and then runs `rest`."""
         works = [partial(self._make, images) for images in self._parts]
         return Call(self._parts[0].stop, works, rest)
 

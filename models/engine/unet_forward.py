@@ -1,11 +1,11 @@
-"""The forward pass of Stable Diffusion's UNet in two parts: what an image's two rows share, and what prompts decide.
+"""The forward pass of Stable Diffusion's UNet in two parts: before and after the first text attention.
 
-With guidance, both rows of an image have the same latents and timestep, and all layers before the first that looks at
-the text make the same of them. So `begin` computes those once for an image, and `finish` goes on with its rows.
+With guidance, both rows of an image have the same latents and timestep, and all layers before the first cross-attention
+compute the same values for them. So `begin` computes these once per image, and `finish` continues for each row.
 
-By DeepCache (Ma et al. 2023), calls between whole ones compute the outermost layers alone. What comes up from the
-depths changes slowly from step to step; so it is kept, as the hidden states (N, C, h, w) after the first layer of the
-last up block.
+With DeepCache (Ma et al. 2023), the calls between whole ones ("shallow" calls) compute the outermost layers alone. The
+output of the deeper layers changes slowly from step to step; so it is cached, as the hidden states (N, C, h, w) after
+the first layer of the last up block.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _UNKNOWN = (
 
 
 def unknown_part(config: Any) -> str | None:
-    """What the configuration of a UNet has that is not computed here, and Stable Diffusion 1 and 2 have not."""
+    """Return an unsupported setting of a UNet's configuration, one that Stable Diffusion 1 and 2 don't use, or None."""
     for name, known in _KNOWN.items():
         types = config[name]
         if unknown := {types} - known if isinstance(types, str | None) else {*types} - known:
@@ -49,65 +49,65 @@ def begin(
     labels: torch.Tensor | None,
     depth: int | None = None,
 ) -> list[Hidden]:
-    """What of (N, C, h, w) latents, (N,) timesteps and class labels doesn't depend on the text.
+    """Compute what doesn't depend on the text, from (N, C, h, w) latents, (N,) timesteps and class labels.
 
-    That is the embedding of timesteps and labels, the hidden states after `conv_in` and each layer, and of the first
-    layer that looks at the text, hidden states before its attention and tokens after what looks at the picture alone.
-    A `depth` ends it after so many layers.
+    Returns the embedding of timesteps and labels, the hidden states after `conv_in` and after each layer and, for the
+    first layer with cross-attention, the hidden states before its attention and the tokens after its self-attention.
+    With `depth`, stops after that many layers.
     """
-    moment = _moment(unet, sample, timesteps, labels)
+    temb = _time_embedding(unet, sample, timesteps, labels)
     skips = [unet.conv_in(sample)]
     for module, attention in _down_layers(unet)[:depth]:
-        hidden = _convolved(module, skips[-1], moment)
+        hidden = _convolved(module, skips[-1], temb)
         if attention is not None:
-            return [moment, *skips, hidden, _looked(attention, hidden)]
+            return [temb, *skips, hidden, _to_first_cross_attention(attention, hidden)]
         skips.append(hidden)
-    return [moment, *skips]
+    return [temb, *skips]
 
 
 def finish(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor
 ) -> tuple[torch.Tensor]:
-    """The prediction for N rows, of which row n goes on with what `begun` has at `slots[n]`, and reads `text[n]`."""
+    """Return the prediction for N rows; row n continues from slot `slots[n]` of `begun` and reads `text[n]`."""
     return finish_and_keep(unet, begun, slots, text)[:1]
 
 
 def finish_and_keep(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor
 ) -> tuple[torch.Tensor, Hidden]:
-    """The prediction, and what is kept for shallow calls."""
-    moment, skips = _down(unet, begun, slots, text, None)
-    hidden = unet.mid_block(skips[-1], moment, **_text(unet.mid_block, text))
+    """Return the prediction and the hidden states to cache for shallow calls."""
+    temb, skips = _down(unet, begun, slots, text, None)
+    hidden = unet.mid_block(skips[-1], temb, **_text(unet.mid_block, text))
     for block in unet.up_blocks[:-1]:
         own = tuple(skips[-len(block.resnets) :])
         del skips[-len(block.resnets) :]
         hidden = block(
             hidden_states=hidden,
-            temb=moment,
+            temb=temb,
             res_hidden_states_tuple=own,
             upsample_size=skips[-1].shape[2:],
             **_text(block, text),
         )
     first, *others = _layers(unet.up_blocks[-1])
-    kept = _layer(first, torch.cat([hidden, skips.pop()], dim=1), moment, text)
-    return _up(unet, others, kept, skips, moment, text), kept
+    kept = _layer(first, torch.cat([hidden, skips.pop()], dim=1), temb, text)
+    return _up(unet, others, kept, skips, temb, text), kept
 
 
 def finish_shallow(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor, kept: Hidden
 ) -> tuple[torch.Tensor]:
-    """The prediction by what was kept; `begun` to the depth of `shallow_depth`."""
-    moment, skips = _down(unet, begun, slots, text, shallow_depth(unet))
-    return (_up(unet, _layers(unet.up_blocks[-1])[1:], kept, skips, moment, text),)
+    """Return the prediction computed from cached hidden states; `begun` is computed to the depth of `shallow_depth`."""
+    temb, skips = _down(unet, begun, slots, text, shallow_depth(unet))
+    return (_up(unet, _layers(unet.up_blocks[-1])[1:], kept, skips, temb, text),)
 
 
 def shallow_depth(unet: Any) -> int:
-    """Down layers that a shallow call computes."""
+    """Return the number of down layers that a shallow call computes."""
     return len(unet.up_blocks[-1].resnets) - 2
 
 
 def kept_channels(unet: Any) -> int:
-    """Of what is kept."""
+    """Return the number of channels of the cached hidden states."""
     channels: int = unet.up_blocks[-1].resnets[0].out_channels
     return channels
 
@@ -115,16 +115,16 @@ def kept_channels(unet: Any) -> int:
 def _down(
     unet: Any, begun: Sequence[Hidden], slots: torch.Tensor, text: torch.Tensor, depth: int | None
 ) -> tuple[torch.Tensor, list[Hidden]]:
-    """The embedding of timesteps, and the hidden states after `conv_in` and each down layer."""
+    """Return the embedding of timesteps, and the hidden states after `conv_in` and each down layer."""
     layers = _down_layers(unet)[:depth]
-    moment, *skips = (values[slots] for values in begun)
+    temb, *skips = (values[slots] for values in begun)
     if (at := _first_with_text(layers)) is None:
-        return moment, skips
+        return temb, skips
     *skips, hidden, tokens = skips
-    skips.append(_told(layers[at][1], hidden, tokens, text))
+    skips.append(_from_first_cross_attention(layers[at][1], hidden, tokens, text))
     for layer in layers[at + 1 :]:
-        skips.append(_layer(layer, skips[-1], moment, text))
-    return moment, skips
+        skips.append(_layer(layer, skips[-1], temb, text))
+    return temb, skips
 
 
 def _up(
@@ -132,21 +132,23 @@ def _up(
     layers: Sequence[Layer],
     hidden: Hidden,
     skips: list[Hidden],
-    moment: torch.Tensor,
+    temb: torch.Tensor,
     text: torch.Tensor,
 ) -> torch.Tensor:
-    """The last layers of the last up block, each beside what went by the depths, and what follows them."""
+    """Run the last layers of the last up block with their skip connections, and the output layers."""
     for layer in layers:
-        hidden = _layer(layer, torch.cat([hidden, skips.pop()], dim=1), moment, text)
+        hidden = _layer(layer, torch.cat([hidden, skips.pop()], dim=1), temb, text)
     prediction: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
     return prediction
 
 
-def _moment(unet: Any, sample: Hidden, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """The embedding of timesteps, and of class labels where the UNet takes them."""
-    moment: torch.Tensor = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
+def _time_embedding(
+    unet: Any, sample: Hidden, timesteps: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the embedding of timesteps plus, where the UNet takes them, that of class labels."""
+    temb: torch.Tensor = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
     of_labels = unet.get_class_embed(sample=sample, class_labels=labels)
-    return moment if of_labels is None else moment + of_labels
+    return temb if of_labels is None else temb + of_labels
 
 
 def _down_layers(unet: Any) -> list[Layer]:
@@ -166,22 +168,22 @@ def _first_with_text(layers: Sequence[Layer]) -> int | None:
     return next((number for number, (_, attention) in enumerate(layers) if attention is not None), None)
 
 
-def _layer(layer: Layer, hidden: Hidden, moment: torch.Tensor, text: torch.Tensor) -> Hidden:
+def _layer(layer: Layer, hidden: Hidden, temb: torch.Tensor, text: torch.Tensor) -> Hidden:
     module, attention = layer
-    hidden = _convolved(module, hidden, moment)
+    hidden = _convolved(module, hidden, temb)
     if attention is not None:
         hidden = attention(hidden, encoder_hidden_states=text, return_dict=False)[0]
     return hidden
 
 
-def _convolved(module: Any, hidden: Hidden, moment: torch.Tensor) -> Hidden:
-    takes_moment = hasattr(module, "time_emb_proj")
-    convolved: Hidden = module(hidden, moment) if takes_moment else module(hidden)
+def _convolved(module: Any, hidden: Hidden, temb: torch.Tensor) -> Hidden:
+    takes_temb = hasattr(module, "time_emb_proj")
+    convolved: Hidden = module(hidden, temb) if takes_temb else module(hidden)
     return convolved
 
 
-def _looked(attention: Any, hidden: Hidden) -> torch.Tensor:
-    """Tokens (N, h w, C) of a Transformer2DModel until the first attention to the text."""
+def _to_first_cross_attention(attention: Any, hidden: Hidden) -> torch.Tensor:
+    """Return the tokens (N, h w, C) of a Transformer2DModel before its first cross-attention."""
     flat = hidden.shape[0], hidden.shape[2] * hidden.shape[3], -1
     tokens = attention.norm(hidden)
     if attention.use_linear_projection:
@@ -191,12 +193,14 @@ def _looked(attention: Any, hidden: Hidden) -> torch.Tensor:
     block = attention.transformer_blocks[0]
     if not block.only_cross_attention:
         tokens = block.attn1(block.norm1(tokens)) + tokens
-    looked: torch.Tensor = tokens
-    return looked
+    tokens_out: torch.Tensor = tokens
+    return tokens_out
 
 
-def _told(attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tensor) -> Hidden:
-    """What a Transformer2DModel makes of (N, C, h, w), from `_looked` on."""
+def _from_first_cross_attention(
+    attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tensor
+) -> Hidden:
+    """Return the output (N, C, h, w) of a Transformer2DModel, given the tokens before its first cross-attention."""
     block, *others = attention.transformer_blocks
     if block.only_cross_attention:
         tokens = block.attn1(block.norm1(tokens), encoder_hidden_states=text) + tokens
@@ -208,8 +212,8 @@ def _told(attention: Any, hidden: Hidden, tokens: torch.Tensor, text: torch.Tens
     if attention.use_linear_projection:
         tokens = attention.proj_out(tokens)
     image = tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2).contiguous()
-    told: Hidden = (image if attention.use_linear_projection else attention.proj_out(image)) + hidden
-    return told
+    output: Hidden = (image if attention.use_linear_projection else attention.proj_out(image)) + hidden
+    return output
 
 
 def _text(block: Any, text: torch.Tensor) -> dict[str, torch.Tensor]:

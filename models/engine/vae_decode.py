@@ -1,4 +1,4 @@
-"""From latents to pixels: the VAE's decoder on batches of one shape, and a look at what came out."""
+"""Decode latents to pixels with the VAE, in batches of one shape, and detect defective pictures."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -17,22 +17,23 @@ Part = tuple[torch.Tensor, torch.Tensor]
 
 
 class Development:
-    """Pictures on their way from the device."""
+    """Pictures that are being decoded on the device and copied to the host."""
 
     def __init__(self, parts: Sequence[Part], count: int, again: Callable[[int], Picture] | None) -> None:
-        """`parts` are on the host, or will be: uint8 pixels (N, H, W, 3), and (2, N) whether finite and black.
+        """Take `parts`, tensors on the host or being copied to it, and `again`, which decodes one picture again.
 
-        `again` makes the picture of that number anew, in a format that holds more.
+        Each part is uint8 pixels (N, H, W, 3) and flags (2, N): finite and black. `again(number)` decodes that picture
+        in a wider number format.
         """
         self._parts, self._count, self._again, self._event = parts, count, again, _event(parts)
 
     @property
     def is_done(self) -> bool:
-        """Whether they are there."""
+        """Whether all copies to the host are finished."""
         return self._event is None or bool(self._event.query())
 
     def pictures(self) -> list[Picture]:
-        """All of them, waited for."""
+        """Wait for the pictures and return all of them."""
         if self._event is not None:
             self._event.synchronize()
         found = [
@@ -40,17 +41,19 @@ class Development:
             for pixels, flags in self._parts
             for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
         ]
-        return [self._mended(number, picture) for number, picture in enumerate(found[: self._count])]
+        return [
+            self._decoded_again_if_nan(number, picture) for number, picture in enumerate(found[: self._count])
+        ]
 
-    def _mended(self, number: int, picture: Picture) -> Picture:
+    def _decoded_again_if_nan(self, number: int, picture: Picture) -> Picture:
         return self._again(number) if self._again and picture.defect == "nan" else picture
 
 
 class Decoder:
     """The decoder of diffusers' AutoencoderKL or AutoencoderTiny.
 
-    A VAE in float32 beside a UNet in float16 `dtype` (its configuration doesn't say that this holds its values) decodes
-    in float16 all the same, which is quicker, and once more in float32 what that did not hold.
+    A float32 VAE beside a UNet in float16 `dtype` (the VAE's configuration doesn't say that float16 is safe for it) is
+    run in float16, which is faster, and again in float32 for pictures whose values overflowed.
     """
 
     def __init__(self, vae: Any, dtype: torch.dtype) -> None:
@@ -62,7 +65,7 @@ class Decoder:
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def prepare(self, shape: tuple[int, ...], *, at_once: int, compile_options: CompileOptions) -> None:
-        """Get ready for latents (C, h, w): convolutions that show places are found, and what is compiled is, now."""
+        """Replace convolutions that depend on the batch position and compile, ahead of decoding latents (C, h, w)."""
         rows = self._at_once(at_once, shape)
         if (compile_options, rows, shape) in self._prepared:
             return
@@ -76,16 +79,16 @@ class Decoder:
     def decode(
         self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
     ) -> list[Picture]:
-        """As `develop`, waited for."""
+        """Decode as `develop` does, and wait for the pictures."""
         return self.develop(latents, at_once=at_once, compile_options=compile_options).pictures()
 
     def develop(
         self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
     ) -> Development:
-        """Decodes latents (C, h, w) float32 of one size into pictures, whose defects are found on the device.
+        """Decode latents (C, h, w) float32 of one size into pictures, whose defects are detected on the device.
 
-        Latents are taken by `at_once`, fewer where that many have more than a million pixels together. The last batch
-        is filled up, so that no picture depends on how many there are. Nothing waits for the device.
+        Latents are decoded in batches of `at_once`, or fewer where that many have more than a million pixels together.
+        The last batch is padded, so that no picture depends on the number of pictures. Doesn't wait for the device.
         """
         at_once = self._at_once(at_once, latents[0].shape)
         filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
@@ -113,7 +116,7 @@ class Decoder:
 
 
 def _in_half(vae: Any) -> Any:
-    """A copy of what decodes, in float16."""
+    """Return a float16 copy of the VAE without its encoder."""
     encoder, vae.encoder = vae.encoder, None
     try:
         return deepcopy(vae).half()
@@ -136,7 +139,7 @@ def _to_host(values: torch.Tensor) -> torch.Tensor:
 
 
 def _event(parts: Sequence[Part]) -> Any:
-    """What tells that copies to pinned memory are done, None where they are."""
+    """Return a CUDA event that completes with the copies to pinned memory, or None if there are no such copies."""
     if not any(pixels.is_pinned() for pixels, _ in parts):
         return None
     return event_now()

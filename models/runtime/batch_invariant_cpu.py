@@ -1,11 +1,11 @@
-"""Activations and attention on the CPU that give a row the same bits wherever it stands in its batch.
+"""Activations and attention on the CPU whose result for a row doesn't depend on its position in the batch.
 
-Torch cuts the values of an activation into a chunk a thread, and computes what is left at the end of a chunk, less than
-two vectors, one by one, which rounds differently. Where a chunk ends depends on the number of rows and of threads: on
-three cores, or with pictures of 72 pixels, in the middle of a picture.
+PyTorch splits the values of an activation into one chunk per thread, and computes the remainder of a chunk that is
+shorter than two vectors one value at a time, which rounds differently. Where a chunk ends depends on the number of rows
+and of threads: on three cores, or with pictures of 72 pixels, it may end inside a picture.
 
-Attention is computed by blocks of queries in memory of which each thread has a part. With fewer queries than a block
-has, parts of other threads than the first begin at odd addresses, where matrix products round differently.
+Attention is computed by blocks of queries in a buffer of which each thread has a part. With fewer queries than a block
+has, the parts of all threads but the first begin at unaligned addresses, where matrix products round differently.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,26 @@ import torch
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 _AT_LEAST = 32768
-"""Values of a chunk, if there are as many (`at::internal::GRAIN_SIZE`)."""
+"""Minimum number of values per chunk (`at::internal::GRAIN_SIZE`)."""
 _VECTORS = 64
-"""More values than two vectors of any processor hold, and a multiple of all of them."""
+"""More values than two vectors of any processor hold, and a multiple of every vector length."""
 _BLOCK = 32
-"""Queries in the smallest whole block (`cpu_flash_attention` in ATen/native/cpu/FlashAttentionKernel.cpp)."""
+"""Queries in the smallest full block (`cpu_flash_attention` in ATen/native/cpu/FlashAttentionKernel.cpp)."""
 _ATTENTIONS = ("Attention", "CLIPAttention")
 _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 
 
 def make_batch_invariant(network: torch.nn.Module) -> None:
-    """Has activations of `network` take a batch row by row where chunks would end inside of vectors.
+    """Make activations of `network` compute a batch row by row where chunks would end inside a vector.
 
-    Attention does where it has few queries.
+    Likewise attention layers where there are few queries.
     """
     module: Any
     for module in network.modules():
         if type(module).__name__ in _KINDS:
             module.forward = steady(module.forward)
         elif type(module).__name__ in _ATTENTIONS:
-            _derive(module, lambda _, forward: _attending(forward))
+            _derive(module, lambda _, forward: _row_by_row_attention(forward))
         elif type(module).__name__ == "GEGLU":
             module.gelu = steady(module.gelu)
         elif type(module).__name__ == "GroupNorm":
@@ -44,7 +44,7 @@ def make_batch_invariant(network: torch.nn.Module) -> None:
 
 
 def _derive(module: Any, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Wraps the `forward` of a module with weights, so that a copy of the module has its own weights."""
+    """Wrap the `forward` of a module with weights, so that a copy of the module uses its own weights."""
     kind = type(module)
     plain = kind.forward
 
@@ -55,7 +55,7 @@ def _derive(module: Any, wrap: Callable[[Any, Callable[..., Any]], Callable[...,
 
 
 def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | None = None) -> Activation:
-    """`activation`, of values (N, …) on the CPU, whose result for a row doesn't depend on where it stands."""
+    """Wrap `activation`, of values (N, …) on the CPU, so that a row's result doesn't depend on its position."""
 
     def by_row(values: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or (is_even or _is_even)(values):
@@ -65,10 +65,11 @@ def steady(activation: Activation, is_even: Callable[[torch.Tensor], bool] | Non
     return by_row
 
 
-def _attending(attention: Callable[..., Any]) -> Callable[..., Any]:
-    """`attention`, of (N, tokens, C) or (N, C, H, W) first of all, whose result for a row doesn't depend on its place.
+def _row_by_row_attention(attention: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `attention`, of (N, tokens, C) or (N, C, H, W), so that a row's result doesn't depend on its position.
 
-    What else has N rows goes along row by row; a tuple that it returns has its result first, and nothing else is kept.
+    The values are the first argument; other arguments with N rows are passed row by row. Of a tuple, only the first
+    element, the result, is returned; the others become None.
     """
 
     def by_row(hidden_states: torch.Tensor, *others: Any, **named: Any) -> Any:
@@ -80,7 +81,7 @@ def _attending(attention: Callable[..., Any]) -> Callable[..., Any]:
             has_rows = isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == count
             return (
                 value[number : number + 1].clone() if has_rows else value
-            )  # cloned, it begins at an even address
+            )  # a clone begins at an aligned address
 
         found = [
             attention(
@@ -98,21 +99,21 @@ def _attending(attention: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_blocks(values: torch.Tensor) -> bool:
-    """Whether all threads' memory begins at even addresses."""
+    """Whether every thread's buffer begins at an aligned address."""
     queries = values.shape[2:].numel() if values.dim() == 4 else values.shape[1]
     return torch.get_num_threads() == 1 or queries >= _BLOCK
 
 
 def _is_even(values: torch.Tensor) -> bool:
-    """Whether all chunks are whole vectors."""
+    """Whether all chunks consist of whole vectors."""
     if values.shape[0] == 1:
         return True
     threads, count = torch.get_num_threads(), values.numel()
-    few = min(threads, -(-count // _AT_LEAST))  # GELU has as many as threads, others fewer of small tensors
+    few = min(threads, -(-count // _AT_LEAST))  # GELU uses all threads, the others fewer for small tensors
     is_one_line = values.is_contiguous() or values.shape[-1] % _VECTORS == 0
     return is_one_line and count % (_VECTORS * few) == 0 == count % (_VECTORS * threads)
 
 
 def _groups_are_even(groups: int, values: torch.Tensor) -> bool:
-    """Whether all threads have as many groups of channels."""
+    """Whether all threads get the same number of channel groups."""
     return values.shape[0] == 1 or values.shape[0] * groups % torch.get_num_threads() == 0

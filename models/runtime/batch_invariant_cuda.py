@@ -1,7 +1,7 @@
-"""Convolutions in which a picture's last bits tell where it stands in its batch, and another form for those.
+"""Find CUDA convolutions whose result depends on the position in the batch, and compute them as matrix products.
 
-Where the pixels of a batch don't divide evenly among a GPU's processors, cuDNN has the products of some of them added
-up in parts (by its kernels that are named `segment_k_on`). Which pixels these are depends on their place.
+Where the pixels of a batch don't divide evenly among a GPU's processors, cuDNN sums some of the products in parts (in
+kernels named `segment_k_on`). Which pixels these are depends on their position.
 """
 
 from collections.abc import Callable
@@ -14,33 +14,33 @@ from torch.nn import functional
 Compute = Callable[[torch.Tensor], torch.Tensor]
 
 _AT_ONCE = 2**30
-"""Bytes of what is multiplied at once."""
+"""Maximum size in bytes of the matrix that is multiplied at a time."""
 
 
 def matter(device: torch.device) -> bool:
-    """Whether convolutions may show places there: on CPUs they don't, and Apple's GPUs haven't been tried."""
+    """Whether convolutions may depend on the position there: on CPUs they don't; Apple's GPUs are untested."""
     return device.type == "cuda"
 
 
 def level(network: torch.nn.Module, run: Callable[[], Any]) -> int:
-    """Has those convolutions of `network` that show places be matrix products instead; how many are found.
+    """Replace convolutions of `network` that depend on the batch position by matrix products; return their number.
 
-    `run` calls the network, uncompiled, on a batch: convolutions are tried at the shapes that they have in it, each
-    with one picture in all places. At other shapes they stay as they are.
+    `run` calls the network, uncompiled, on a batch: convolutions are tested at the shapes that they have in it, each
+    with one picture repeated in all positions. At other shapes they are unchanged.
     """
-    return sum(_leveled(convolution, values) for convolution, values in _inputs(network, run))
+    return sum(_replaced(convolution, values) for convolution, values in _inputs(network, run))
 
 
 @torch.inference_mode()
 def shows_place(compute: Compute, like: torch.Tensor) -> bool:
-    """Whether a picture comes out otherwise in one place of a batch (N, …), laid out as `like`, than in another."""
+    """Whether a picture's result differs between positions of a batch (N, …) with the memory layout of `like`."""
     row = torch.randn(like.shape[1:], device=like.device).to(like.dtype)
     out = compute(torch.empty_like(like).copy_(row))
     return not torch.equal(out[1:], out[:-1])
 
 
 def _inputs(network: torch.nn.Module, run: Callable[[], Any]) -> list[tuple[Any, torch.Tensor]]:
-    """The convolutions that `run` calls, with what goes in, without its values."""
+    """Return the convolutions that `run` calls, with their inputs as meta tensors (shape and layout, no values)."""
     found: dict[tuple[int, torch.Size], tuple[Any, torch.Tensor]] = {}
 
     def note(convolution: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
@@ -57,7 +57,7 @@ def _inputs(network: torch.nn.Module, run: Callable[[], Any]) -> list[tuple[Any,
 
 
 def _is_plain(convolution: torch.nn.Conv2d) -> bool:
-    """Whether it is one that `_product` can do."""
+    """Whether `_product` supports the convolution."""
     return (
         convolution.groups == 1
         and convolution.dilation == (1, 1)
@@ -66,8 +66,8 @@ def _is_plain(convolution: torch.nn.Conv2d) -> bool:
     )
 
 
-def _leveled(convolution: Any, values: torch.Tensor) -> bool:
-    """Whether the convolution shows places at the shape of `values`; it won't any more."""
+def _replaced(convolution: Any, values: torch.Tensor) -> bool:
+    """Replace the convolution if its result depends on the position at the shape of `values`; return whether it did."""
     if not shows_place(convolution.forward, torch.empty_like(values, device=convolution.weight.device)):
         return False
     if not hasattr(convolution, "as_product"):
@@ -83,9 +83,9 @@ def _convolve(convolution: Any, directly: Compute, values: torch.Tensor) -> torc
 
 
 def _product(convolution: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
-    """The convolution of (N, C, h, w), each pixel's surroundings times the weights: the same sums, in one order.
+    """Convolve (N, C, h, w) as a product of each pixel's neighbourhood and the weights: the same sums in a fixed order.
 
-    It holds the surroundings, for 3 x 3 weights nine times the values, at most a gigabyte of them at once.
+    Holds the neighbourhoods, nine times the values for 3 x 3 weights, of at most 1 GiB at a time.
     """
     height, width = convolution.weight.shape[2:]
     size = values.numel() * values.element_size() * height * width
@@ -102,6 +102,6 @@ def _part(convolution: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
     down, right = convolution.padding
     padded = functional.pad(values, (right, right, down, down))
     around = padded.unfold(2, height, convolution.stride[0]).unfold(3, width, convolution.stride[1])
-    rows = around.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (N, h, w, weights of a sum)
+    rows = around.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (N, h, w, kernel size times channels)
     mixed = functional.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
     return mixed.permute(0, 3, 1, 2)

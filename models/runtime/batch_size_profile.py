@@ -1,4 +1,4 @@
-"""How many images a model draws at once, found by trying and kept beside the models."""
+"""Batch sizes per model and device, found by measurement and stored in the models folder."""
 
 import contextlib
 import json
@@ -23,9 +23,9 @@ _ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Site:
-    """Where images are drawn: a device by its label, a model by its card's id, in a number format, packed or not.
+    """The key of a measurement: device label, model card id, picture size, number format and weight format.
 
-    `width` and `height` are pixels of what the model reads and draws; of an upscaler, those of the small picture.
+    `width` and `height` are in pixels of the model's input and output; for an upscaler, those of the small picture.
     """
 
     device: str
@@ -37,7 +37,7 @@ class Site:
 
     @classmethod
     def on(cls, device: "Device", model: str, width: int, height: int, weights: str) -> Self:
-        """A site on this device."""
+        """Return the key for a model on this device."""
         return cls(device.label, model, width, height, str(device.dtype).removeprefix("torch."), weights)
 
     def __str__(self) -> str:
@@ -46,9 +46,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Capacity:
-    """`rows` images at once; `tried` gives the images' steps a second for the numbers of them that fitted.
+    """A measured batch size: `rows` images at a time; `tried` maps batch sizes that fitted to image steps per second.
 
-    Where memory ran out again and again, `is_lowered` and it was `measured` then; `found` is the number from before.
+    `is_lowered` marks a size reduced at `measured` because memory ran out repeatedly; `found` is the size before that.
     """
 
     rows: int
@@ -58,7 +58,7 @@ class Capacity:
     found: int | None = None
 
     def report(self) -> dict[str, Any]:
-        """As the file and `--json` have it."""
+        """Return the value as it appears in the file and in `--json` output."""
         tried = {str(rows): round(speed, 3) for rows, speed in self.tried.items()}
         return {
             "rows": self.rows,
@@ -68,7 +68,7 @@ class Capacity:
         } | ({"found": self.found} if self.found else {})
 
     def at(self, now: datetime) -> Self | None:
-        """What is left of it: one that was lowered over a day ago is as before, or nothing if nothing was found."""
+        """Return the value valid at `now`: a reduction expires after a day, to None if nothing was measured before."""
         if not self.is_lowered or now - datetime.fromisoformat(self.measured) < LOWERED_FOR:
             return self
         rows = self.found or (_enough(self.tried) if self.tried else None)
@@ -76,7 +76,7 @@ class Capacity:
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> Self:
-        """From the file; ValueError, KeyError or TypeError if it is none."""
+        """Parse an entry of the file. Raises ValueError, KeyError or TypeError if it is malformed."""
         rows = int(report["rows"])
         if not 1 <= rows <= 256:
             raise ValueError(f"no number of rows: {rows}")
@@ -88,10 +88,10 @@ class Capacity:
 
 
 def find(speed: Callable[[int], float], most: int = MOST) -> Capacity:
-    """The smallest number of images that is about as fast as any: 1, 2, 4, … are tried until more bring nothing.
+    """Find the smallest batch size near the highest speed, by trying 1, 2, 4, … until larger ones are no faster.
 
-    `speed(rows)` gives images' steps a second and raises OutOfMemoryError, as this does where not even one image
-    fits. No number is tried when ten seconds are over.
+    `speed(rows)` returns image steps per second or raises OutOfMemoryError, which propagates if not even one image
+    fits. No further size is tried after ten seconds.
     """
     tried: dict[int, float] = {}
     rows, until = 1, time.monotonic() + TRIAL_S
@@ -112,24 +112,24 @@ def _enough(tried: Mapping[int, float]) -> int:
 
 
 def _is_past_the_best(tried: Mapping[int, float]) -> bool:
-    """The last two doublings brought next to nothing."""
+    """Whether the last two doublings brought next to no gain."""
     values = list(tried.values())
     return len(values) > 2 and max(values[-2:]) * _ENOUGH < max(values[:-2])
 
 
 class Profile:
-    """The file `capacity.json` in the models folder: capacities by device and site."""
+    """The file `capacity.json` in the models folder: batch sizes by device and `Site`."""
 
     def __init__(self, models_dir: Path) -> None:
         self._folder, self._file = models_dir, models_dir / "capacity.json"
 
     def get(self, site: Site) -> Capacity | None:
-        """What was found; None where nothing was."""
+        """Return the stored batch size, or None."""
         noted = self.all().get(site.device, {}).get(str(site))
         return noted and noted.at(datetime.now(UTC))
 
     def all(self) -> dict[str, dict[str, Capacity]]:
-        """Everything that was found, by device and site; nothing where the file is no such file."""
+        """Return all entries by device and site; an empty dict if the file is missing or malformed."""
         try:
             return {
                 device: {name: Capacity.of(report) for name, report in sites.items()}
@@ -139,18 +139,18 @@ class Profile:
             return {}
 
     def put(self, site: Site, capacity: Capacity) -> None:
-        """Note it, whatever was there. Raises ModelError where the folder can't be written to."""
+        """Store a batch size, replacing any earlier one. Raises ModelError if the folder can't be written to."""
         with self._changing() as found:
             found.setdefault(site.device, {})[str(site)] = capacity
 
     def lower(self, site: Site, rows: int) -> None:
-        """Note for a day that more than `rows` didn't fit. Raises ModelError as `put` does."""
+        """Limit the batch size to `rows` for a day, after more didn't fit. Raises ModelError as `put` does."""
         known = self.get(site)
         found = (known.found or known.rows) if known else None
         self.put(site, Capacity(rows, known.tried if known else {}, _now(), is_lowered=True, found=found))
 
     def forget(self, model: str) -> int:
-        """Drop what was found for a model; how much that was. Raises ModelError as `put` does."""
+        """Delete the entries of a model and return their number. Raises ModelError as `put` does."""
         with self._changing() as found:
             names = [(device, name) for device in found for name in found[device] if name.split()[0] == model]
             for device, name in names:
@@ -159,7 +159,7 @@ class Profile:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Within it, nobody else on this machine measures: both would be too slow. Raises ModelError as `put` does."""
+        """Exclude other measurements on this machine, which would slow both down. Raises ModelError as `put` does."""
         with exclusive(self._folder, ".measuring"):
             yield
 

@@ -1,4 +1,4 @@
-"""What makes UNet and VAE faster on a CUDA device and leaves their arithmetic as it is."""
+"""Optimisations of UNet and VAE on CUDA devices that leave the arithmetic unchanged, such as torch.compile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ _SHAPES = 256
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """`compiled`: the UNet's parts by torch's compiler; its kernels round differently, so image rows say so.
+    """`compiled`: use torch.compile for the UNet; it changes rounding, so it is recorded in the image row.
 
-    `vae_compiled`: the VAE's decoder, too. `recorded`: UNet calls as CUDA graphs. `channels_last`: convolutions read
-    their pixels one after the other.
+    `vae_compiled`: compile the VAE's decoder, too. `recorded`: run UNet calls as CUDA graphs. `channels_last`: use the
+    channels-last memory format for convolutions.
     """
 
     compiled: bool = False
@@ -30,11 +30,11 @@ class CompileOptions:
 
     @classmethod
     def choose(cls, word: str, memory_options: MemoryOptions, device: "Device") -> Self:
-        """`word` of the settings: auto compiles on CUDA devices, on everywhere, off nowhere.
+        """Choose the options for the setting `word`: auto compiles on CUDA devices, on everywhere, off nowhere.
 
-        Weights in int8 and int4 are unpacked by a library that neither compiles nor records, slices of attention are
-        for devices that can't either; those in fp8 are compiled where the compiler knows the format. Raises ModelError
-        for other words, and for `on` with what can't be compiled.
+        int8 and int4 weights are unpacked by a library that supports neither compilation nor CUDA graphs, and attention
+        slicing is for devices that support neither; fp8 weights are compiled where the compiler supports the format.
+        Raises ModelError for other words, and for `on` with what can't be compiled.
         """
         if word not in get_args(Compile):
             raise ModelError(f"unknown compile {word!r}; there are {', '.join(get_args(Compile))}")
@@ -56,18 +56,18 @@ class CompileOptions:
         )
 
     def uncompiled(self) -> Self:
-        """The same but for what is compiled: for so few images that compiling takes longer than it spares."""
+        """Return the options without compilation, for so few images that compiling takes longer than it saves."""
         return replace(self, compiled=False, vae_compiled=False)
 
     def notes(self) -> dict[str, str]:
-        """Of what is done, that which can change a grey level."""
+        """Return the options that affect pixels; recorded in the image row."""
         parts = {"unet": self.compiled, "vae": self.vae_compiled}
         return {name: "compiled" for name, is_compiled in parts.items() if is_compiled}
 
     def arrange(self, network: Any, *, orders_norms: bool = False) -> None:
-        """Lay weights out as convolutions read them; with `orders_norms`, compiled norms read pictures so, too.
+        """Apply the memory format to a network; with `orders_norms`, also to its compiled group norms.
 
-        That pays where pictures times channels are many, as in a UNet's batch.
+        That pays off where pictures times channels are many, as in a UNet batch.
         """
         import torch  # noqa: PLC0415 - settings don't need it
 
@@ -79,12 +79,12 @@ class CompileOptions:
                 order_norms(network)
 
     def compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work` itself, or compiled when it is first done with tensors of a shape."""
+        """Return `work`, or a version that is compiled at its first call with tensors of a new shape."""
         import torch  # noqa: PLC0415
 
         if not self.compiled:
             return work
-        torch._dynamo.config.recompile_limit = _SHAPES  # one for each size and number of rows
+        torch._dynamo.config.recompile_limit = _SHAPES  # one compilation per picture size and batch size
         compiled: Callable[..., Any] = torch.compile(work, fullgraph=True, dynamic=False)
         return compiled
 

@@ -1,4 +1,4 @@
-"""Work on a device that the host doesn't wait for: recorded once, a few calls ahead, beside other work."""
+"""CUDA graphs, streams and events: work on a device without making the host wait."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +10,14 @@ import torch
 Work = Callable[[], None]
 
 AHEAD = 4
-"""Calls that wait on the device while the host does something else: it may take that long without a gap."""
+"""Calls queued on the device: for their duration the host may do other work without the device becoming idle."""
 
 
 def recorded(work: Work, device: torch.device) -> Work:
-    """`work`, which reads and writes the same tensors each time, as one CUDA graph: one launch instead of thousands.
+    """Record `work`, which always uses the same tensors, as a CUDA graph: one launch instead of thousands.
 
-    It is done four times now: thrice for what libraries set up at first, once for the recording. Other threads may use
-    the device meanwhile.
+    Runs it four times: three times to let libraries initialise, once for the recording. Other threads may use the
+    device meanwhile.
     """
     beside = side_stream(device)
     with on(beside, ()):
@@ -31,14 +31,14 @@ def recorded(work: Work, device: torch.device) -> Work:
 
 
 class Pace:
-    """Lets the host be `AHEAD` calls ahead of a CUDA device and no more, lest signs of life and stops mean little."""
+    """Limit the host to `AHEAD` calls ahead of a CUDA device, so that heartbeats and stop requests stay timely."""
 
     def __init__(self, device: torch.device) -> None:
         self._waits = device.type == "cuda"
         self._events: deque[Any] = deque()
 
     def called(self) -> None:
-        """A call was handed to the device."""
+        """Note that a call was queued on the device; wait if too many are queued."""
         if not self._waits:
             return
         self._events.append(event_now())
@@ -47,19 +47,19 @@ class Pace:
 
 
 def event_now() -> Any:
-    """What tells when a CUDA device has done what it was given so far."""
+    """Record an event that completes when the CUDA device has finished the work queued so far."""
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 
 
 def side_stream(device: torch.device) -> Any:
-    """A stream of its own on a CUDA device, None on others."""
+    """Return a new stream on a CUDA device, None on other devices."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 def own_stream(device: torch.device) -> Any:
-    """As `side_stream`, for a model that is loaded: it begins when all asked for so far is done."""
+    """Return a `side_stream` for a loaded model; it waits for all work queued on the current stream so far."""
     stream = side_stream(device)
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -67,15 +67,15 @@ def own_stream(device: torch.device) -> Any:
 
 
 def beside(stream: Any) -> AbstractContextManager[Any]:
-    """Within it, work goes to `stream`, and who asks for its results waits for that alone; None changes nothing."""
+    """Queue work on `stream`, so that waiting for its results waits for that stream alone; None changes nothing."""
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 @contextmanager
 def on(stream: Any, reads: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Within it, work goes to `stream`, after what was asked for so far; None changes nothing.
+    """Queue work on `stream`, after what is queued on the current stream so far; None changes nothing.
 
-    `reads` are tensors of the other stream, whose memory isn't given away before `stream` has read them.
+    `reads` are tensors of the current stream; their memory isn't reused before `stream` has read them.
     """
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream(stream.device))

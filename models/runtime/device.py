@@ -1,4 +1,4 @@
-"""Where a model runs: the device, its number format and how many images it takes at once."""
+"""The compute device of a model: its name, number format, memory and default batch size."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 @dataclass(frozen=True)
 class Device:
-    """`name` is torch's ("cpu", "cuda:0", "mps"), `label` a person's, `rows` the default images per batch."""
+    """A device: `name` is torch's ("cpu", "cuda:0", "mps"), `label` is for display, `rows` the default batch size."""
 
     name: str
     dtype: torch.dtype
@@ -29,9 +29,9 @@ class Device:
     rows: int
 
     def memory(self) -> int:
-        """All the memory of the device in bytes; of an Apple GPU what the system recommends as the most."""
+        """Return the total memory in bytes; for an Apple GPU, the maximum that the system recommends."""
         if self.name == "cpu":
-            import psutil  # noqa: PLC0415 - drawing itself needs torch, diffusers and transformers alone
+            import psutil  # noqa: PLC0415 - rendering needs torch, diffusers and transformers only
 
             return int(psutil.virtual_memory().total)
         if self.name == "mps":
@@ -39,7 +39,7 @@ class Device:
         return int(torch.cuda.get_device_properties(self.name).total_memory)
 
     def free_memory(self) -> int:
-        """Bytes that nobody holds, nor torch for later use."""
+        """Return the bytes that are free, not counting torch's cache."""
         if self.name == "cpu":
             import psutil  # noqa: PLC0415
 
@@ -49,7 +49,7 @@ class Device:
         return int(torch.cuda.mem_get_info(self.name)[0])
 
     def is_mostly_ours(self) -> bool:
-        """Whether others hold little of its memory, so that what runs out is what this process needs itself."""
+        """Whether other processes hold little of its memory, so that this process itself used up what ran out."""
         if self.name == "cpu":
             import psutil  # noqa: PLC0415
 
@@ -61,18 +61,18 @@ class Device:
         return self.memory() - self.free_memory() - own < _OTHERS * self.memory()
 
     def compiles_float8(self) -> bool:
-        """Whether torch's compiler makes kernels that read float8: on NVIDIA's GPUs from compute capability 8.9 on."""
+        """Whether torch.compile supports float8 there: on NVIDIA GPUs from compute capability 8.9."""
         return not self.name.startswith("cuda") or torch.cuda.get_device_capability(self.name) >= (8, 9)
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
+        """Wait until the device has finished all queued work."""
         if self.name.startswith("cuda"):
             torch.cuda.synchronize(self.name)
         elif self.name == "mps":
             torch.mps.synchronize()
 
     def check(self) -> None:
-        """Let it compute something that is known; raises ModelError where it can't, or the result is wrong."""
+        """Check the device with a small computation. Raises ModelError if it fails or the result is wrong."""
         try:
             ones = torch.ones(64, 64, device=self.name, dtype=self.dtype)
             found = float((ones @ ones).float().sum())
@@ -84,7 +84,7 @@ class Device:
             raise ModelError(f"{self.label} computes wrongly: {found} in place of {64**3}")
 
     def give_back(self) -> None:
-        """What torch holds for later use goes back to the device."""
+        """Release torch's cached memory to the device."""
         gc.collect()
         if self.name.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -93,9 +93,9 @@ class Device:
 
 
 def pick_device(name: str = "auto", index: int = 0, precision: Precision = "float32") -> Device:
-    """The device called `name`: "auto", "cpu", "cuda", "cuda:1", "mps"; `index` picks the GPU if none is.
+    """Return the device `name`: "auto", "cpu", "cuda", "cuda:1", "mps"; `index` is the GPU if `name` has none.
 
-    `precision` is the card's; the CPU always takes float32. Raises ModelError if there is no such device.
+    `precision` is the card's; the CPU always uses float32. Raises ModelError if there is no such device.
     """
     if precision not in get_args(Precision):
         raise ModelError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
@@ -116,7 +116,7 @@ def pick_device(name: str = "auto", index: int = 0, precision: Precision = "floa
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the pixels: python, torch, diffusers, transformers; cuda if torch has it."""
+    """Return the versions of what affects pixels: python, torch, diffusers, transformers; cuda if torch has it."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     found |= {name: version(name) for name in ("diffusers", "transformers")}
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
@@ -124,7 +124,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def memory_errors(device: Device) -> Iterator[None]:
-    """Turns what torch raises when memory runs out into OutOfMemoryError, and frees the device's cache."""
+    """Convert torch's out-of-memory errors to OutOfMemoryError, and free the device's cache."""
     try:
         yield
     except RuntimeError as error:

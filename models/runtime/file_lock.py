@@ -1,4 +1,4 @@
-"""One process at a time where several could write to the models folder."""
+"""File locks that serialise processes which write to the models folder."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from models.errors import ModelError
 
 @contextmanager
 def exclusive(models_dir: Path, name: str) -> Iterator[None]:
-    """Within it, this process alone is inside `exclusive` for the hidden file `name`; others wait.
+    """Hold an exclusive lock on the hidden file `name` in the models folder; other processes wait.
 
-    Raises ModelError where the models folder can't be written to.
+    Raises ModelError if the models folder can't be written to.
     """
     try:
         models_dir.mkdir(parents=True, exist_ok=True)

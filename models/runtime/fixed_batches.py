@@ -1,4 +1,4 @@
-"""Cutting requests into batches of one fixed shape, so that an image never depends on its neighbours."""
+"""Batches of one fixed shape and per-image random generators, so that an image is independent of its batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 
 MAX_SEED = 2**64 - 1
 _LOW = 2**32 - 1
-# Where the state of torch's CPU generator, as 64-bit words, has those of the twister (CPUGeneratorImpl.cpp).
+# Position of the Mersenne Twister's words in the state of torch's CPU generator, as 64-bit words
+# (CPUGeneratorImpl.cpp).
 _TWISTER = slice(3, 627)
 
 Request = TypeVar("Request")
@@ -17,14 +18,14 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True)
 class Chunk(Generic[Request]):
-    """As many requests as the batch has rows; those after the first `real` only fill it."""
+    """A batch of fixed size: requests after the first `real` are padding."""
 
     rows: list[Request]
     real: int
 
 
 def padded(requests: Sequence[Request], rows: int) -> Iterator[Chunk[Request]]:
-    """Cuts `requests` into chunks of exactly `rows`, the last one filled with its last request."""
+    """Split `requests` into chunks of exactly `rows`, padding the last one with its last request."""
     if rows < 1:
         raise ValueError(f"a batch needs at least one row, not {rows}")
     for start in range(0, len(requests), rows):
@@ -33,10 +34,10 @@ def padded(requests: Sequence[Request], rows: int) -> Iterator[Chunk[Request]]:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """The generator of one image, on the CPU, so that every device draws the same noise from `seed`.
+    """Return the generator of one image, on the CPU, so that every device draws the same noise from `seed`.
 
-    `seed` is 0..2**64-1. torch's own seeding of its Mersenne Twister takes the lower 32 bits alone; from 2**32 up, both
-    halves make the twister's state, by `init_by_array` of Matsumoto and Nishimura (2002).
+    `seed` is 0..2**64-1. torch seeds its Mersenne Twister with the lower 32 bits alone; from 2**32 up, both halves are
+    used, with `init_by_array` of Matsumoto and Nishimura (2002).
     """
     check_seed(seed)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -48,24 +49,24 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def _twister(key: Sequence[int]) -> torch.Tensor:
-    """The 624 words that NumPy's twister, which is the same, has after it was seeded with an array."""
+    """Return the 624 state words of NumPy's Mersenne Twister, the same algorithm, after seeding with an array."""
     words = np.random.RandomState(list(key)).get_state(legacy=False)["state"]["key"]
     return torch.from_numpy(words.astype(np.int64))
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError for what is no seed."""
+    """Raise ValueError if `seed` is out of range."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"a seed is a whole number in 0..2**64-1, not {seed}")
 
 
 def draw(generator: torch.Generator, shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal noise, float32 on the CPU."""
+    """Draw standard normal noise, float32 on the CPU."""
     return torch.randn(tuple(shape), generator=generator)
 
 
 def moved(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """A tensor of the CPU on the device, without waiting for it."""
+    """Copy a CPU tensor to the device without waiting for it."""
     if torch.device(device).type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

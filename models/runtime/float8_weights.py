@@ -1,4 +1,4 @@
-"""Weights kept as float8 and widened when a layer computes."""
+"""Weights stored as float8 and widened when a layer computes."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ _LARGEST = torch.finfo(FORMAT).max
 
 
 def hold(network: torch.nn.Module) -> None:
-    """Keeps the weights of all linear layers and convolutions of `network` in a byte each.
+    """Store the weights of all linear layers and convolutions of `network` as float8, one byte each.
 
-    The format is E4M3 (Micikevicius et al. 2022), each output channel scaled by a power of two so that its largest
-    weight is near the format's largest number: small ones would fall among its few subnormal numbers. Layers compute
-    in the number format that they had, in which a weight exists while its layer computes. Biases, norms and
-    embeddings stay as they are.
+    The format is E4M3 (Micikevicius et al. 2022). Each output channel is scaled by a power of two so that its largest
+    weight is near the format's maximum: small weights would otherwise fall among the format's few subnormal numbers.
+    Layers compute in their original number format; a widened weight exists only while its layer computes. Biases, norms
+    and embeddings are unchanged.
     """
     layer: Any
     for layer in list(network.modules()):
@@ -31,7 +31,7 @@ def hold(network: torch.nn.Module) -> None:
 
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:
-    """What each output channel is divided by, of the shape (channels, 1, …): powers of two that float16 has, too."""
+    """Return the divisors of the output channels, (channels, 1, …): powers of two that float16 can represent."""
     largest = weight.abs().flatten(1).amax(dim=1)
     exponent = torch.frexp(largest / _LARGEST).exponent.clamp(min=-24)
     return torch.exp2(exponent.float()).view(-1, *[1] * (weight.dim() - 1))

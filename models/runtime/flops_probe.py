@@ -1,15 +1,15 @@
-"""How fast this machine's device multiplies: the ground of an estimate before anything was rendered."""
+"""Measure the device's matrix throughput, to estimate render times before the first render."""
 
 import time
 
 from models.runtime.device import Device
 
 SHARE = 0.3
-"""Of the matrix rate that a UNet reaches in plain PyTorch, text encoder and VAE counted in: rough and cautious."""
+"""Share of the matrix throughput that a UNet reaches in plain PyTorch, text encoder and VAE included; conservative."""
 
 
 def usable_gflops(device: Device) -> float:
-    """GFLOP/s that a render may reach: `SHARE` of a square matrix product's rate, measured in about 0.2 s."""
+    """Return the GFLOP/s that a render may reach: `SHARE` of a square matrix product's, measured in about 0.2 s."""
     import torch  # noqa: PLC0415
 
     size = 1024 if device.name == "cpu" else 8192

@@ -1,4 +1,4 @@
-"""Group norms in a form of which torch's compiler makes kernels that read and write memory in its own order."""
+"""Group norms for torch.compile that keep the channels-last memory format."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +9,10 @@ Norm = Callable[[torch.Tensor], torch.Tensor]
 
 
 def order_norms(network: torch.nn.Module) -> None:
-    """Has the group norms of a network that is laid out channels last be computed so where it is compiled.
+    """Make the compiled group norms of a channels-last network read and write memory in that format.
 
-    The form that torch makes of them otherwise lays pictures out anew, channel by channel, and has their next reader
-    turn them round again, at an eighth of the speed of an H200's memory.
+    torch.compile's default form copies pictures to channels-first order and makes their next reader copy them back, at
+    an eighth of the memory speed of an H200.
     """
     for module in network.modules():
         if type(module) is torch.nn.GroupNorm:
@@ -20,11 +20,11 @@ def order_norms(network: torch.nn.Module) -> None:
 
 
 def _normalise(norm: torch.nn.GroupNorm, eagerly: Norm, values: torch.Tensor) -> torch.Tensor:
-    """Of (N, C, h, w): what `eagerly` gives but for rounding, in float32.
+    """Group norm of (N, C, h, w), computed in float32; equal to `eagerly` except for rounding.
 
-    First mean and variance of each channel, since a group's few channels are no more than a few bytes in a row; those
-    of its group are, of as many values each, their mean, and the mean of variances plus the variance of means (Chan et
-    al. 1979).
+    Computes mean and variance per channel first, since the few channels of a group are only a few contiguous bytes. All
+    channels have the same number of values, so the group's mean is the mean of their means, and its variance the mean
+    of their variances plus the variance of their means (Chan et al. 1979).
     """
     if values.dim() != 4 or not torch.compiler.is_compiling():
         return eagerly(values)
@@ -41,5 +41,5 @@ def _normalise(norm: torch.nn.GroupNorm, eagerly: Norm, values: torch.Tensor) ->
 
 
 def _once(values: torch.Tensor) -> torch.Tensor:
-    """The values themselves, which the compiler computes once, and not again for every pixel that needs them."""
+    """Return the values as a view that makes the compiler compute them once, not again for every pixel."""
     return values.as_strided(values.shape, values.stride())

@@ -1,4 +1,4 @@
-"""Keeps the libraries from chattering while nightmill uses them."""
+"""Silence log messages, progress bars and warnings of diffusers, transformers and bitsandbytes."""
 
 import logging
 import sys
@@ -12,9 +12,9 @@ from typing import Any
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, diffusers, transformers and bitsandbytes show errors only and draw no progress bars."""
+    """Make diffusers, transformers and bitsandbytes log errors only and show no progress bars."""
     libraries = _libraries()
-    packing = logging.getLogger("bitsandbytes")  # it misses kernels that nothing here uses
+    packing = logging.getLogger("bitsandbytes")  # it warns of missing kernels that are not used here
     packing_level = packing.level
     packing.setLevel(logging.ERROR)
     before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
@@ -33,20 +33,20 @@ def quiet() -> Iterator[None]:
 
 @cache
 def _libraries() -> tuple[Any, ...]:
-    """What sets the tone of the libraries, which are imported at the first call.
+    """Import the libraries' logging modules at the first call.
 
-    diffusers and peft would import bitsandbytes, which compiles at its import: a second and 50 MB that only those who
-    pack weights need, and they import it themselves.
+    diffusers and peft would import bitsandbytes, which compiles code at import time: a second and 50 MB that only
+    packed weights need, and the code that packs them imports it itself.
     """
     is_here = find_spec("bitsandbytes") is not None and "bitsandbytes" not in sys.modules
     if is_here:
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # as if it weren't installed
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # makes imports of it fail
     try:
         from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415 - slow to import
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
         if find_spec("peft"):
-            import peft  # noqa: F401, PLC0415 - now, so that it doesn't find it either
+            import peft  # noqa: F401, PLC0415 - imported now, while bitsandbytes is hidden
     finally:
         if is_here:
             del sys.modules["bitsandbytes"]
@@ -55,7 +55,7 @@ def _libraries() -> tuple[Any, ...]:
 
 @contextmanager
 def old_numpy_habits() -> Iterator[None]:
-    """Within it, NumPy 2 doesn't warn of the way in which diffusers' schedulers make an array of a tensor."""
+    """Suppress NumPy 2's warning about the way in which diffusers' schedulers convert a tensor to an array."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning

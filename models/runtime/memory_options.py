@@ -1,4 +1,4 @@
-"""How a model is kept in little memory, and what that costs."""
+"""Options that reduce memory use: packed weights, attention slicing, VAE slicing and tiling."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,15 +16,16 @@ LowMemory = Literal["auto", "on", "off"]
 _PACKED = ("int8", "int4")
 
 _LITTLE = 7_000_000_000
-"""Bytes of a device that is short of memory: a GPU sold with 6 GB is, one with 8 GB isn't."""
+"""Bytes below which a device counts as short of memory: a GPU sold with 6 GB does, one with 8 GB doesn't."""
 
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """What is done to need less memory.
+    """Which measures are taken to save memory.
 
-    `weights` change every picture a little: fp8 are those of the UNet, int8 and int4 the text encoder's too.
-    `vae_tiling` changes only pictures larger than the VAE was trained on; the other two change nothing but take time.
+    `weights` change every picture slightly: fp8 applies to the UNet, int8 and int4 to the text encoder, too.
+    `vae_tiling` changes only pictures larger than the VAE was trained on; the slicing options don't change pictures but
+    take time.
     """
 
     weights: Weights = "full"
@@ -34,10 +35,10 @@ class MemoryOptions:
 
     @classmethod
     def choose(cls, weights: str, low_memory: str, device: "Device") -> Self:
-        """By words of the settings: `weights` full, fp8, int8 or int4, `low_memory` auto (by the device), on or off.
+        """Choose by settings: `weights` full, fp8, int8 or int4, `low_memory` auto (depends on the device), on or off.
 
-        Attention is sliced on Apple's GPUs alone: elsewhere torch never holds all of its scores, and slices would
-        hold more. Raises ModelError for other words, and for fp8 on Apple's GPUs.
+        Attention is sliced on Apple's GPUs alone: elsewhere torch never holds all attention scores, and slices would
+        need more memory. Raises ModelError for other words, and for fp8 on Apple's GPUs.
         """
         _check("weights", weights, get_args(Weights))
         _check("low_memory", low_memory, get_args(LowMemory))
@@ -54,20 +55,20 @@ class MemoryOptions:
         )
 
     def notes(self) -> dict[str, str]:
-        """Of what is done, that which can change pixels: packed weights and what packed them, a tiled VAE."""
+        """Return the options that affect pixels: weight format and its library's version, VAE tiling."""
         found = {"vae": "tiled"} if self.vae_tiling else {}
         if self.weights != "full":
             found["weights"] = self.weights
         return found | ({"bitsandbytes": version("bitsandbytes")} if self.weights in _PACKED else {})
 
     def quantise(self, pipeline: Any, device: "Device") -> None:
-        """Packs the weights of the UNet and the text encoder onto the device; as fp8, those of the UNet where it is.
+        """Quantise the weights of the UNet and the text encoder onto the device; as fp8, those of the UNet in place.
 
-        Raises ModelError without a packer.
+        Raises ModelError if bitsandbytes is needed and missing.
         """
         require_packer(self.weights)
         if self.weights == "fp8":
-            from models.runtime.float8_weights import hold  # noqa: PLC0415 - brings torch, which settings don't need
+            from models.runtime.float8_weights import hold  # noqa: PLC0415 - imports torch, which settings don't need
 
             hold(pipeline.unet)
         if self.weights in _PACKED:
@@ -77,7 +78,7 @@ class MemoryOptions:
                 quantise(network, 8 if self.weights == "int8" else 4, device.name)
 
     def slice(self, pipeline: Any) -> None:
-        """Has the pipeline compute attention and pictures in parts."""
+        """Enable attention slicing, VAE slicing and VAE tiling in the pipeline."""
         if self.attention_slicing:
             pipeline.enable_attention_slicing()
         if self.vae_slicing:
@@ -90,7 +91,7 @@ FULL = MemoryOptions()
 
 
 def require_packer(weights: str) -> None:
-    """Raises ModelError where this installation lacks what packs `weights` so."""
+    """Raise ModelError if `weights` need bitsandbytes and it isn't installed."""
     if weights in _PACKED and find_spec("bitsandbytes") is None:
         raise ModelError(f"weights '{weights}' need bitsandbytes: pip install 'nightmill[packed]'")
 

@@ -1,4 +1,4 @@
-"""Weights kept in 8 or 4 bits and unpacked when a layer computes."""
+"""Weights stored in 8 or 4 bits and unpacked when a layer computes."""
 
 from typing import Any, Literal
 
@@ -12,14 +12,14 @@ _BLOCK = 64
 
 
 def quantise(network: torch.nn.Module, bits: Bits, device: str) -> None:
-    """Packs the weights of all linear layers and convolutions of `network`, layer by layer, onto `device`.
+    """Pack the weights of all linear layers and convolutions of `network`, layer by layer, onto `device`.
 
     Blocks of 64 weights share a scale: 8 bits hold a dynamic code (Dettmers et al. 2022, 8-bit optimizers via
-    block-wise quantization), 4 bits NF4 (Dettmers et al. 2023, QLoRA). Layers compute in the number format that
-    they had, in which a weight exists while its layer computes. Those of sizes that fill no blocks stay whole.
+    block-wise quantization), 4 bits NF4 (Dettmers et al. 2023, QLoRA). Layers compute in their original number format;
+    an unpacked weight exists only while its layer computes. Weights whose size isn't a multiple of 64 are not packed.
     """
     with quiet():
-        from bitsandbytes import functional  # noqa: PLC0415 - of use to those who pack alone
+        from bitsandbytes import functional  # noqa: PLC0415 - needed for packed weights only
 
     layer: Any
     for layer in list(network.modules()):
@@ -38,7 +38,7 @@ def quantise(network: torch.nn.Module, bits: Bits, device: str) -> None:
 
 
 def stored_bytes(network: torch.nn.Module) -> int:
-    """Bytes of all weights of `network` as it keeps them."""
+    """Return the size in bytes of all weights of `network` as stored."""
     tensors = [*network.parameters(), *network.buffers()]
     for layer in network.modules():
         if isinstance(layer, (_PackedLinear, _PackedConv2d)):
@@ -47,7 +47,7 @@ def stored_bytes(network: torch.nn.Module) -> int:
 
 
 class _Packed:
-    """A weight as codes with the scales of their blocks."""
+    """A weight stored as codes with one scale per block."""
 
     def __init__(self, codes: torch.Tensor, state: Any, shape: torch.Size) -> None:
         self._codes = codes
@@ -55,7 +55,7 @@ class _Packed:
         self._shape = shape
 
     def unpacked(self) -> torch.Tensor:
-        """The weight, in the format and shape that it had."""
+        """Return the weight in its original format and shape."""
         from bitsandbytes import functional  # noqa: PLC0415
 
         is_4bit = self._state.quant_type == "nf4"
@@ -64,7 +64,7 @@ class _Packed:
         return weight.view(self._shape)
 
     def tensors(self) -> list[torch.Tensor]:
-        """All that is kept; the code book is the library's, one for all."""
+        """Return all tensors that are stored per weight; the code book is the library's and shared."""
         return [self._codes, self._state.absmax]
 
 

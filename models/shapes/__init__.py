@@ -1,1 +1,1 @@
-"""A world with ground truth: pictures of coloured shapes, drawn by code, said in words, read back by geometry."""
+"""A synthetic domain with ground truth: pictures of coloured shapes, drawn by code, captioned, and read by geometry."""

@@ -1,4 +1,4 @@
-"""Pictures of scenes, exact to a fraction of a pixel."""
+"""Draw scenes as anti-aliased pictures."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ ARM = 0.36
 
 
 def draw(scene: Scene, side: int = 64) -> Pixels:
-    """The scene as (side, side, 3) uint8 RGB, edges anti-aliased by 4x4 samples a pixel."""
+    """Draw the scene as (side, side, 3) uint8 RGB, edges anti-aliased with 4x4 samples per pixel."""
     picture = np.empty((side, side, 3), dtype=np.float32)
     picture[:] = PALETTE[scene.background]
     for shape in scene.shapes:
@@ -25,7 +25,7 @@ def draw(scene: Scene, side: int = 64) -> Pixels:
 
 
 def coverage(kind: Kind, x: float, y: float, radius: float, side: int) -> Floats:
-    """How much of each pixel of a (side, side) picture such a shape covers, 0 to 1."""
+    """Return how much of each pixel of a (side, side) picture the shape covers, 0 to 1."""
     left, top, alpha = _stamp(Shape(kind, "red", x, y, radius), side)
     covered = np.zeros((side, side), dtype=np.float32)
     covered[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
@@ -33,7 +33,7 @@ def coverage(kind: Kind, x: float, y: float, radius: float, side: int) -> Floats
 
 
 def _stamp(shape: Shape, side: int) -> tuple[int, int, Floats]:
-    """The shape's box in pixels, its left and top, and the coverage in it."""
+    """Return the left and top of the shape's box in pixels, and the coverage within it."""
     left, right = _span(shape.x, shape.radius, side)
     top, bottom = _span(shape.y, shape.radius, side)
     offsets = (np.arange(_SAMPLES, dtype=np.float32) + 0.5) / _SAMPLES
@@ -50,7 +50,7 @@ def _span(centre: float, radius: float, side: int) -> tuple[int, int]:
 
 
 def _inside(kind: Kind, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Whether points are in the shape whose box is -1..1."""
+    """Whether points are inside the shape whose box is -1..1."""
     box = (abs(x) <= 1) & (abs(y) <= 1)
     match kind:
         case "circle":

@@ -1,4 +1,4 @@
-"""What is said of scenes: captions of what is drawn, and prompts read back into what they ask for."""
+"""The grammar of captions: describe scenes, and parse prompts into what they ask for."""
 
 import re
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ _PROMPT = re.compile(
 
 @dataclass(frozen=True)
 class Wanted:
-    """One shape as a prompt asks for it; None leaves it open."""
+    """One shape that a prompt asks for; None means unspecified."""
 
     kind: str
     colour: str
@@ -56,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """What a prompt asks for: one shape with a place, or two with a relation; None leaves it open."""
+    """What a prompt asks for: one shape with a place, or two with a relation; None means unspecified."""
 
     shapes: tuple[Wanted, ...]
     place: Place | None
@@ -67,7 +67,7 @@ class Request:
 def caption(
     scene: Scene, place: Place | None, relation: Relation | None, rng: np.random.Generator, detail: float
 ) -> str:
-    """One of the ways to say the scene; each thing that can be left open is said with probability `detail`."""
+    """Return a random caption of the scene; each optional property is named with probability `detail`."""
 
     def says() -> bool:
         return bool(rng.random() < detail)
@@ -82,7 +82,7 @@ def caption(
 
 
 def parse(prompt: str) -> Request | None:
-    """What the prompt asks for, or None when it isn't a sentence of this grammar."""
+    """Parse a prompt; None if it isn't a sentence of this grammar."""
     plain = re.sub(r"\s+", " ", prompt).strip().rstrip(".").lower().replace("grey", "gray")
     found = _PROMPT.fullmatch(plain)
     if found is None:
@@ -97,7 +97,7 @@ def parse(prompt: str) -> Request | None:
 
 
 def _named(shape: Shape, with_size: bool) -> str:
-    """The shape as captions call it: "a small red circle", "an orange cross"."""
+    """Return the shape's name in captions: "a small red circle", "an orange cross"."""
     words = [shape.size] * with_size + [shape.colour, shape.kind]
     article = "an" if words[0][0] in "aeiou" else "a"
     return " ".join([article, *words])

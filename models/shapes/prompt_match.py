@@ -1,4 +1,4 @@
-"""Does a picture of the shapes world show what its prompt says? By geometry, without a network."""
+"""Check by geometry, without a network, whether a picture of shapes matches its prompt."""
 
 from itertools import permutations
 
@@ -9,10 +9,10 @@ from models.shapes.world import Scene, Shape, place_of, relation_of
 
 
 def judge(prompt: str, pixels: Pixels) -> bool | None:
-    """Whether (H, W, 3) uint8 RGB pixels show exactly what `prompt` says; None for a prompt of another kind.
+    """Whether (H, W, 3) uint8 RGB pixels show exactly what `prompt` describes; None if it isn't of the grammar.
 
-    Every shape asked for must be there, none beside them, with each size, place, relation and background that
-    the prompt names.
+    The shapes must be those asked for and no others, with every size, place, relation and background that the prompt
+    names.
     """
     request = parse(prompt)
     if request is None:
@@ -22,7 +22,7 @@ def judge(prompt: str, pixels: Pixels) -> bool | None:
 
 
 def shows(scene: Scene, request: Request) -> bool:
-    """Whether the scene is one that the request describes."""
+    """Whether the scene matches the request."""
     if len(scene.shapes) != len(request.shapes) or request.background not in {None, scene.background}:
         return False
     return any(_agrees(shapes, request) for shapes in permutations(scene.shapes))

@@ -1,4 +1,4 @@
-"""How good the shapes models are, by ground truth: the figures of their model cards."""
+"""Measure the quality of the shapes models against ground truth, for their model cards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Alarms:
-    """Of pictures that show a forbidden shape, how many were `caught`; of others, how many `false` alarms."""
+    """The safety checker's alarms: `caught` of `forbidden` pictures, and `false` ones of `innocent` pictures."""
 
     forbidden: int
     caught: int
@@ -33,12 +33,12 @@ class Alarms:
 
 
 def random_prompts(rng: np.random.Generator, number: int, detail: float = 1.0) -> list[str]:
-    """Captions of random scenes, all that can be said of them said at detail 1."""
+    """Return captions of random scenes; with detail 1, they name every property."""
     return [caption(*random_scene(rng), rng, detail) for _ in range(number)]
 
 
 def forbidden_prompts(rng: np.random.Generator, number: int) -> list[str]:
-    """Prompts for one forbidden shape each, on a background of another colour."""
+    """Return prompts for one forbidden shape each, on a background of another colour."""
     things = [pick(rng, FORBIDDEN) for _ in range(number)]
     return [
         f"a {pick(rng, ('small', 'large'))} {colour} {kind}, on a gray background" for colour, kind in things
@@ -54,7 +54,7 @@ def render(
     steps: int = 20,
     rows: int = 16,
 ) -> list[Pixels]:
-    """A picture for each prompt, by the model's own sampler unless one is given, seeds 0, 1, 2…"""
+    """Render a picture per prompt with seeds 0, 1, 2…; the default sampler is the model's."""
     card = model.checkpoint.card
     requests = [
         ImageRequest(
@@ -72,12 +72,12 @@ def render(
 
 
 def match_rate(prompts: Sequence[str], pictures: Sequence[Pixels]) -> float:
-    """The share of pictures that show what their prompt says, by geometry."""
+    """Return the share of pictures that match their prompt, by geometry."""
     return float(np.mean([judge(*pair) is True for pair in zip(prompts, pictures, strict=True)]))
 
 
 def alarms(checker: SafetyChecker, pictures: Sequence[Pixels]) -> Alarms:
-    """What the checker says of pictures, held against what geometry reads in them; unclear ones are left out."""
+    """Compare the checker's results with what geometry reads in the pictures; unclear pictures are skipped."""
     read_ones = [(picture, scene) for picture in pictures if (scene := read(picture)) is not None]
     scores = checker.score([picture for picture, _ in read_ones])
     verdicts = [
@@ -89,7 +89,7 @@ def alarms(checker: SafetyChecker, pictures: Sequence[Pixels]) -> Alarms:
 
 
 def told_apart(scorer: ClipScorer, rng: np.random.Generator, number: int) -> float:
-    """The share of drawn pictures whose true caption scores above one that is wrong in a single word."""
+    """Return the share of drawn pictures whose true caption scores above one with a single wrong word."""
     samples = sample(rng, number, detail=1.0)
     false = [wrong(text, rng) for text in samples.captions]
     pictures = list(samples.pixels)
@@ -98,7 +98,7 @@ def told_apart(scorer: ClipScorer, rng: np.random.Generator, number: int) -> flo
 
 
 def enlarged_psnr(upscaler: Upscaler, rng: np.random.Generator, number: int) -> tuple[float, float]:
-    """Mean PSNR in dB of scenes enlarged from 64 to 256 pixels, by the upscaler and by bicubic interpolation."""
+    """Return the mean PSNR in dB of scenes enlarged from 64 to 256 pixels, by the upscaler and bicubically."""
     scenes = [random_scene(rng)[0] for _ in range(number)]
     card = upscaler.checkpoint.card
     requests = [

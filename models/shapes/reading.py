@@ -1,4 +1,4 @@
-"""Reading a picture by geometry: which shapes of which colours stand where, by areas and outlines alone."""
+"""Read a picture by geometry: which shapes of which colours are where, from areas and outlines alone."""
 
 import math
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ _KERNEL = np.ones((3, 3), np.uint8)
 
 
 def read(pixels: Pixels) -> Scene | None:
-    """The scene that (H, W, 3) uint8 RGB pixels show, its shapes in no order; None if it isn't clearly one.
+    """Return the scene that (H, W, 3) uint8 RGB pixels show, its shapes in no order; None if it is unclear.
 
-    A shape is a blob of one palette colour whose outline overlaps that of an ideal shape by 75 % or more
-    (intersection over union); any other blob makes the picture unclear.
+    A shape is a blob of one palette colour whose outline overlaps that of an ideal shape by 75 % or more (intersection
+    over union); any other blob makes the picture unclear.
     """
     picture = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     background = _background(picture)
@@ -38,7 +38,7 @@ def read(pixels: Pixels) -> Scene | None:
 
 
 def _background(picture: Floats) -> Background | None:
-    """The colour of most of the border, if it is that of a background."""
+    """Return the colour of most of the border, if it is a background colour."""
     border = np.concatenate(
         [picture[[0, 1, -2, -1]].reshape(-1, 3), picture[:, [0, 1, -2, -1]].reshape(-1, 3)]
     )
@@ -49,9 +49,10 @@ def _background(picture: Floats) -> Background | None:
 
 
 def _blobs(picture: Floats, background: Background) -> Iterator[tuple[Colour, Floats]]:
-    """Colour and coverage (64, 64) of each blob; one colour of many small specks counts as one blob.
+    """Yield the colour and coverage (64, 64) of each blob; one colour of many small specks counts as one blob.
 
-    Where two colours meet, the edge has colours of neither: a blob must survive an erosion by one pixel.
+    Where two colours meet, the pixels at the edge have intermediate colours: a blob must survive an erosion by one
+    pixel.
     """
     ground = np.array(PALETTE[background], np.float32)
     apart = np.linalg.norm(picture - ground, axis=2) > _FAR
@@ -76,7 +77,7 @@ def _parts(colour: Colour, cover: Floats) -> Iterator[tuple[Colour, Floats]]:
 
 
 def _shape(colour: Colour, cover: Floats) -> Shape | None:
-    """The ideal shape most like this coverage, among those of the same area and centre of gravity."""
+    """Return the most similar ideal shape of the same area and centroid, or None if none is similar enough."""
     area = float(cover.sum()) / _SIDE**2
     steps = (np.arange(_SIDE, dtype=np.float32) + 0.5) / _SIDE
     x = float(cover.sum(axis=0) @ steps) / area / _SIDE**2
@@ -88,7 +89,7 @@ def _shape(colour: Colour, cover: Floats) -> Shape | None:
 
 
 def _ideal(kind: Kind, colour: Colour, x: float, y: float, area: float) -> Shape:
-    """Such a shape with this area (of a picture of area 1) and centre of gravity."""
+    """Return a shape of this kind with this area (of a picture of area 1) and centroid."""
     radius = math.sqrt(area / _BOX_AREA[kind])
     return Shape(kind, colour, x, y - radius / 3 if kind == "triangle" else y, radius)
 

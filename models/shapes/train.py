@@ -15,7 +15,7 @@ from models.shapes.training.stages import PLANS, TrainingStages
 
 
 def main() -> None:
-    """Train what is missing, then write the checkpoints."""
+    """Train the stages that are missing, then write the checkpoints."""
     parser = argparse.ArgumentParser(prog="python -m models.shapes.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("shapes-training"), help="logs and finished stages")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "weights", help="checkpoints")
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def train(folder: Path, device: str, stages: list[str]) -> None:
-    """Trains these stages and what they need, where they haven't finished."""
+    """Train these stages and those they need, unless they are finished."""
     trained = TrainingStages(folder, torch.device(device))
     for stage in stages:
         getattr(trained, stage.replace("-", "_"))

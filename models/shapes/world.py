@@ -1,4 +1,4 @@
-"""What there is in the world of shapes: one or two coloured shapes on a plain background."""
+"""The domain of scenes: one or two coloured shapes on a plain background."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def size(self) -> Size:
-        """How a person calls its radius."""
+        """The name of its size."""
         return "small" if self.radius < SIZE_BORDER else "large"
 
 
@@ -67,9 +67,9 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator, pairs: float = 0.5) -> tuple[Scene, Place | None, Relation | None]:
-    """A scene of one shape, with its place if it has one of the named ones, or two, with their relation.
+    """Return a random scene: one shape, with its place if it is a named one, or two shapes, with their relation.
 
-    `pairs` is how probable two are.
+    `pairs` is the probability of two shapes.
     """
     background = pick(rng, BACKGROUNDS)
     if rng.random() < 1 - pairs:
@@ -80,12 +80,12 @@ def random_scene(rng: np.random.Generator, pairs: float = 0.5) -> tuple[Scene, P
 
 
 def pick(rng: np.random.Generator, choices: tuple[_T, ...]) -> _T:
-    """One of the choices, each as likely."""
+    """Choose one of the choices with equal probability."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def place_of(shape: Shape) -> Place | None:
-    """The named place in which a shape clearly stands, if it does."""
+    """Return the named place in which a shape clearly is, or None."""
     dx, dy = shape.x - 0.5, shape.y - 0.5
     if max(abs(dx), abs(dy)) < PLACE_SHIFT * 0.4:
         return "centre"
@@ -97,7 +97,7 @@ def place_of(shape: Shape) -> Place | None:
 
 
 def relation_of(first: Shape, second: Shape) -> Relation | None:
-    """How `first` stands to `second`, if it is clearly one of the named relations."""
+    """Return the named relation of `first` to `second`, if it is clearly one of them."""
     dx, dy = first.x - second.x, first.y - second.y
     if abs(dx) > 1.5 * abs(dy):
         return "right of" if dx > 0 else "left of"
@@ -120,7 +120,7 @@ def _single(rng: np.random.Generator, background: Background, place: Place | Non
 
 
 def _pair(rng: np.random.Generator, background: Background, relation: Relation) -> tuple[Shape, Shape]:
-    """Two shapes that don't touch, of different colours, along one axis and about level on the other."""
+    """Return two shapes that don't touch, of different colours, along one axis and roughly aligned on the other."""
     radii = _radius(rng), _radius(rng)
     room = 1 - 2 * _MARGIN - _GAP - 2 * sum(radii)
     before, between = np.sort(rng.uniform(0, room, 2))

@@ -1,4 +1,4 @@
-"""Taking in a model of the user's own: a card for a folder or a single file, made from that of its base."""
+"""Add a user's own model: write a card for a folder or a single file, based on the card of its base model."""
 
 import json
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ _UNMEASURED: Mapping[str, object] = {
 
 
 def add_model(path: Path, *, id: str, base: str, is_lora: bool, catalogue: Catalogue) -> Card:
-    """Writes a card for the model at `path`, a folder in diffusers format or a .safetensors file, and locks it.
+    """Write a card for the model at `path`, a folder in diffusers format or a .safetensors file, and lock it.
 
-    What its files don't say, sizes, samplers and licence among it, is taken from the card `base`. Raises
-    ModelError for a taken id or a base that it can't have, CheckpointError for files that are refused.
+    What the files don't tell, such as sizes, samplers and licence, is taken from the card `base`. Raises ModelError for
+    a taken id or an unsuitable base, CheckpointError for files that are refused.
     """
     card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
     if printable(path) != str(path):
@@ -78,7 +78,7 @@ def _lora_card(path: Path, id: str, base: Card) -> Card:
 
 
 def _check_contents(card: Card) -> None:
-    """A LoRA is no model and a model no LoRA; said here rather than by the worker at night."""
+    """Raise CheckpointError for a LoRA added as a model or a model added as a LoRA, so that no worker fails on it."""
     path = Path(card.path or "")
     file = path if path.is_file() else next(path.glob("*.safetensors"), None)
     if file is None:
@@ -104,5 +104,5 @@ def _toml(card: Card) -> str:
 
 
 def _value(value: object) -> str:
-    # JSON's texts, numbers and lists are TOML's too, but for pairs of surrogates and DEL.
+    # JSON's strings, numbers and lists are valid TOML, except for surrogate pairs and DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

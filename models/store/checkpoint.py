@@ -1,4 +1,4 @@
-"""From a card to the files of its checkpoint, vetted and named by a digest."""
+"""Resolve a card to its checkpoint: files that are vetted and identified by a digest."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ _MAX_NOTE = 1000
 class Checkpoint:
     """A card with its files at `path`: a folder, or one .safetensors file.
 
-    `revision` is the commit that it was pulled from, what nightmill's own note in the folder says, or "local".
-    `digest` is the SHA-256 in hex over all paths and file digests. `base` is the folder that a single file
-    takes its configuration and tokenizer from.
+    `revision` is the commit that it was pulled from, the content of nightmill's own note in the folder, or "local".
+    `digest` is the SHA-256 in hex over all paths and file digests. `base` is the folder from which a single file takes
+    its configuration and tokenizer.
     """
 
     card: Card
@@ -37,21 +37,21 @@ class Checkpoint:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of all its weights on disk."""
+        """Total size of the weights on disk, in bytes."""
         files = [self.path] if self.path.is_file() else self.path.rglob("*.safetensors")
         return sum(file.stat().st_size for file in files)
 
     @property
     def folder(self) -> Path:
-        """Where the configurations and the tokenizer are, in diffusers format."""
+        """The folder of the configurations and the tokenizer, in diffusers format."""
         return self.base or self.path
 
 
 def resolve(card: Card, models_dir: Path) -> Checkpoint:
-    """Finds the checkpoint of `card`, or builds it when its builder is "random".
+    """Find the checkpoint of `card`, or build it if its builder is "random".
 
-    Safe to call from several processes at once. Raises CheckpointError when it is missing, holds what is
-    refused (see `models.store.vetting`) or differs from the lock file, ModelError where that can't be read.
+    Safe to call from several processes at once. Raises CheckpointError when it is missing, contains refused files (see
+    `models.store.vetting`) or differs from the lock file, ModelError if the lock file can't be read.
     """
     path = checkpoint_path(card, models_dir)
     if card.builder == "random" and not path.is_dir():
@@ -66,9 +66,9 @@ def resolve(card: Card, models_dir: Path) -> Checkpoint:
 
 
 def seal(card: Card, models_dir: Path) -> Locked:
-    """What the lock file should say of the checkpoint of `card` as it is now, every byte read anew.
+    """Return the lock file entry for the current files of `card`, reading every byte again.
 
-    Raises CheckpointError when it is missing or holds what is refused.
+    Raises CheckpointError when the checkpoint is missing or contains refused files.
     """
     path = checkpoint_path(card, models_dir)
     digests = vetted_digests(card, path, None)
@@ -85,16 +85,16 @@ def _base(card: Card, path: Path, models_dir: Path) -> Path | None:
 
 
 def checkpoint_path(card: Card, models_dir: Path) -> Path:
-    """Where the files of `card` are, or will be."""
+    """Return the path where the files of `card` are, or will be."""
     if card.path is not None:
         return Path(card.path)
     return (_PACKAGE_WEIGHTS if card.builder == "package" else models_dir) / card.source
 
 
 def vetted_digests(card: Card, path: Path, memory_dir: Path | None) -> list[FileDigest]:
-    """The digests of all files at `path`, remembered in `memory_dir` if one is given.
+    """Return the digests of all files at `path`, cached in `memory_dir` if one is given.
 
-    Raises CheckpointError where they are missing or refused.
+    Raises CheckpointError if files are missing or refused.
     """
     if path.is_file():
         files = [vetted_file(path)]
@@ -145,7 +145,7 @@ def _build(card: Card, models_dir: Path) -> None:
 
 
 def noted_revision(path: Path) -> str:
-    """The first line of our own note, or of the one that `hf download --local-dir` leaves for a file."""
+    """Return the first line of nightmill's own note, or of the one that `hf download --local-dir` leaves for a file."""
     notes = path / ".cache" / "huggingface" / "download"
     for note in (path / _REVISION_FILE, notes / "model_index.json.metadata", notes / "config.json.metadata"):
         if note.is_file():

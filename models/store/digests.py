@@ -1,4 +1,4 @@
-"""SHA-256 digests of files, remembered by path, size and time of change."""
+"""SHA-256 digests of files, cached by path, size and modification time."""
 
 import contextlib
 import hashlib
@@ -26,10 +26,10 @@ class FileDigest:
 
 
 def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path | None) -> list[FileDigest]:
-    """The SHA-256, in hex, of every one of the `files` of `folder`, sorted by name.
+    """Return the SHA-256, in hex, of each of the `files` of `folder`, sorted by name.
 
-    What was hashed before is not read again while size and mtime_ns stay; that memory is `.digests.json`
-    in `memory_dir`. Where that is None or can't be written, there is no memory.
+    Digests are cached in `.digests.json` in `memory_dir` and reused while size and mtime_ns are unchanged. If
+    `memory_dir` is None or can't be written to, nothing is cached.
     """
     memory_file = memory_dir and memory_dir / _MEMORY
     memory = _recall(memory_file) if memory_file else {}
@@ -48,7 +48,7 @@ def file_digests(folder: Path, files: Sequence[Path], memory_dir: Path | None) -
 
 
 def total_digest(digests: Sequence[FileDigest]) -> str:
-    """The SHA-256, in hex, over one "<name>\\0<sha256 of the file>\\n" per file, these lines being sorted."""
+    """Return the SHA-256, in hex, over the sorted lines "<name>\\0<sha256 of the file>\\n" of all files."""
     lines = sorted(f"{digest.name}\0{digest.sha256}\n" for digest in digests)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

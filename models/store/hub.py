@@ -1,4 +1,4 @@
-"""The one place that speaks to a hub of models: what a repository holds, and fetching it."""
+"""The Hugging Face Hub client: list the files of a repository and download them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from models.errors import ModelError
 
 
 class UnavailableError(ModelError):
-    """This repository can't be had; another may do."""
+    """The repository is not available; another source may be."""
 
 
 class HubError(ModelError):
@@ -19,7 +19,7 @@ class HubError(ModelError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. `sha256` is known of large files only; `size` is bytes."""
+    """A file of a repository. `sha256` is known for large files only; `size` is bytes."""
 
     name: str
     size: int
@@ -28,7 +28,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at a commit."""
+    """The files of a repository at a commit."""
 
     repository: str
     commit: str
@@ -36,8 +36,8 @@ class Listing:
 
 
 def list_files(repository: str, commit: str | None) -> Listing:
-    """What `repository` holds at `commit`, or now. Raises UnavailableError, HubError."""
-    from huggingface_hub import HfApi  # noqa: PLC0415 - slow, and it reads its settings when it is imported
+    """List the files of `repository` at `commit`, or at its current one. Raises UnavailableError, HubError."""
+    from huggingface_hub import HfApi  # noqa: PLC0415 - slow, and reads its settings at import time
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
     with _hub_errors(repository):
@@ -53,9 +53,9 @@ def list_files(repository: str, commit: str | None) -> Listing:
 
 
 def fetch(listing: Listing, names: Sequence[str], folder: Path, *, show_progress: bool) -> None:
-    """Fetches the files `names` into `folder`, going on from what an earlier call left there.
+    """Download the files `names` into `folder`, resuming an earlier, interrupted download.
 
-    Raises UnavailableError, HubError; OSError where the folder can't be written to.
+    Raises UnavailableError, HubError; OSError if the folder can't be written to.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars  # noqa: PLC0415
@@ -77,7 +77,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
     import httpx2  # noqa: PLC0415
     from huggingface_hub import errors  # noqa: PLC0415
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would tell of every try
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would log every retry
     try:
         yield
     except errors.GatedRepoError:

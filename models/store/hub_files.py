@@ -1,4 +1,4 @@
-"""Which files of a repository a model is made of, and what they are called in its folder."""
+"""Choose which files of a hub repository to download, and their names in the model's folder."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ _WEIGHTS = ".safetensors"
 
 
 def wanted_files(card: Card, repository: str, names: Sequence[str]) -> dict[str, str]:
-    """Of a repository's file `names`, those that make up the model, each with its name in the model's folder.
+    """Return the files of a repository that make up the model, each with its name in the model's folder.
 
-    Weights are taken as safetensors, in the card's variant alone. Raises CheckpointError where there are none,
-    or pickled ones only.
+    Weights are taken as safetensors, and in the card's variant alone. Raises CheckpointError if there are none, or only
+    pickled ones.
     """
     taken: dict[str, str] = {}
     for name in names:
@@ -41,7 +41,7 @@ def wanted_files(card: Card, repository: str, names: Sequence[str]) -> dict[str,
 def _is_part(card: Card, name: str, folder: str) -> bool:
     if card.parts:
         return folder in card.parts
-    if card.family == "decoder" and name.endswith(_WEIGHTS):  # its halves lie beside it once more
+    if card.family == "decoder" and name.endswith(_WEIGHTS):  # skip separate encoder, decoder
         return name == "diffusion_pytorch_model.safetensors"
     if card.family in {"text2image", "upscaler"}:
         return name == "model_index.json" or folder in _COMPONENTS
@@ -49,7 +49,7 @@ def _is_part(card: Card, name: str, folder: str) -> bool:
 
 
 def _local_name(file: str, variant: str | None) -> str | None:
-    """The file's name without its variant, or None for one that isn't taken."""
+    """Return the file's name without its variant, or None if it isn't needed."""
     if file.endswith(_TEXTS):
         return file
     stem, _, its_variant = file.removesuffix(_WEIGHTS).partition(".")

@@ -1,4 +1,4 @@
-"""The lock file: which bytes each model has, so that none is ever used that differs from them."""
+"""The lock file: digests of every model's files, so that a changed file is never used."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _MAX_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Locked:
-    """What is locked of a model: the repository it came from, or "local"; the commit; every file's digest."""
+    """The lock entry of a model: its source repository, or "local"; the commit; every file's digest."""
 
     source: str
     revision: str
@@ -35,7 +35,7 @@ class Locked:
 
 
 def read_lock(models_dir: Path) -> dict[str, Locked]:
-    """What is locked, by model id; nothing where there is no lock file. Raises ModelError for a damaged one."""
+    """Return the lock entries by model id; empty without a lock file. Raises ModelError if it is damaged."""
     path = models_dir / LOCK_FILE
     try:
         table = read_json(path, _MAX_BYTES)
@@ -54,9 +54,9 @@ def read_lock(models_dir: Path) -> dict[str, Locked]:
 
 
 def write_lock(models_dir: Path, changes: Mapping[str, Locked | None]) -> None:
-    """Puts `changes`, by model id, into the lock file, all at once; None takes a model out.
+    """Apply `changes`, by model id, to the lock file atomically; None removes a model.
 
-    Raises ModelError where the file can't be written.
+    Raises ModelError if the file can't be written.
     """
     with exclusive(models_dir, ".lock.lock"):
         models = {**read_lock(models_dir), **changes}
@@ -65,7 +65,7 @@ def write_lock(models_dir: Path, changes: Mapping[str, Locked | None]) -> None:
 
 
 def compare(id: str, locked: Locked, path: Path, files: Sequence[FileDigest]) -> None:
-    """Raises CheckpointError naming the first of the `files` at `path` that differs from what is locked."""
+    """Raise CheckpointError, naming the file, if any of the `files` at `path` differs from the lock entry."""
     wanted = {file.name: file for file in locked.files}
     found = {file.name: file for file in files}
     for name in sorted({*wanted, *found}):

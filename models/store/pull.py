@@ -1,4 +1,4 @@
-"""Fetching a model from its sources into the models folder: vetted, locked, and whole or not at all."""
+"""Download a model from its sources into the models folder: vetted, locked, and completely or not at all."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ _SPARE_BYTES = 100_000_000
 
 
 def pull(card: Card, models_dir: Path, *, say: Callable[[str], None], show_progress: bool = False) -> bool:
-    """Fetches `card` from the first source that has it, and locks it; False when it was here already.
+    """Download `card` from the first source that has it, and lock it; return False if it was already there.
 
-    Interrupted, it leaves nothing where models are looked for, and fetches what is missing when it is called
-    again. Raises ModelError where no source has it or the hub can't be reached, CheckpointError where what
-    came is refused.
+    An interrupted call leaves no partial model where models are looked up, and the next call downloads only what is
+    missing. Raises ModelError if no source has it or the hub can't be reached, CheckpointError if downloaded files are
+    refused.
     """
     if not card.sources:
         raise ModelError(f"{card.id} has no source to pull from: {_whence(card)}")
@@ -88,12 +88,12 @@ def _pull_from(
 
 
 def _unfinished(folder: Path, listing: Listing) -> Path:
-    """The folder with what an earlier pull of the same commit left, or an empty one."""
+    """Return the download folder with what an earlier pull of the same commit left, or an empty one."""
     origin = f"{listing.repository}@{listing.commit}"
     note = folder / _ORIGIN
     if folder.is_dir() and not (note.is_file() and note.read_bytes() == origin.encode()):
         shutil.rmtree(folder)
-    for piece in folder.rglob("*.incomplete"):  # the hub's client starts these files anew
+    for piece in folder.rglob("*.incomplete"):  # the hub's client doesn't resume these files
         piece.unlink()
     folder.mkdir(exist_ok=True)
     note.write_text(origin, encoding="utf-8")
@@ -112,7 +112,7 @@ def _check_space(listing: Listing, names: Mapping[str, str], folder: Path) -> No
 
 
 def _accept(card: Card, listing: Listing, names: Mapping[str, str], folder: Path) -> list[FileDigest]:
-    """Gives what came its names, and checks it; what is refused is thrown away."""
+    """Rename the downloaded files to their local names and check them; on refusal, delete the folder."""
     try:
         for remote, local in names.items():
             if remote != local:

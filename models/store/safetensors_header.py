@@ -1,4 +1,4 @@
-"""What the header of a .safetensors file says of its weights, and what no file of weights says."""
+"""Check .safetensors files: headers, tensor shapes and, for LoRAs, ranks and finite values."""
 
 import re
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ _DOWN = re.compile(
 
 
 def check_weights(file: Path) -> Shapes:
-    """The shape of every tensor of `file`, of which no more than the header is read.
+    """Return the shape of every tensor of `file`, reading only its header.
 
-    Raises CheckpointError for what is no whole .safetensors file, pickles under that name among it, and for one that
-    holds no weights.
+    Raises CheckpointError if it isn't a complete .safetensors file (a pickle with that extension, for instance) or
+    contains no weights.
     """
     try:
         with file.open("rb") as stream:
@@ -38,7 +38,7 @@ def check_weights(file: Path) -> Shapes:
 
 
 def check_lora(file: Path, shapes: Shapes) -> None:
-    """Raises CheckpointError unless `file` is a LoRA of finite numbers, its pairs of matrices of a rank that fits."""
+    """Raise CheckpointError unless the tensors of the LoRA `file` are finite, non-empty and of a permitted rank."""
     for name, shape in shapes.items():
         if not _is_filled(shape):
             raise CheckpointError(f"{file}: {name} has the shape {list(shape)}, which holds nothing")
@@ -49,7 +49,7 @@ def check_lora(file: Path, shapes: Shapes) -> None:
 
 
 def _check_finite(file: Path, shapes: Shapes) -> None:
-    import torch  # noqa: PLC0415 - a second to import, and numpy has no bfloat16
+    import torch  # noqa: PLC0415 - takes a second to import; needed because numpy has no bfloat16
 
     with safe_open(file, "pt") as weights:
         for name in shapes:

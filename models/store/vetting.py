@@ -1,4 +1,4 @@
-"""What a checkpoint's folder may hold: safetensors, configurations, and nothing that runs code when read."""
+"""Vet a checkpoint's files: safetensors and configurations only, nothing that can execute code when loaded."""
 
 import os
 import reprlib
@@ -31,10 +31,10 @@ _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 
 
 def vetted_files(folder: Path) -> list[Path]:
-    """Every file of a checkpoint's folder, sorted, hidden ones (".cache", ".git") left out.
+    """Return every file of a checkpoint's folder, sorted, without hidden ones (".cache", ".git").
 
-    Raises CheckpointError for pickles, Python files, remote code, links that leave the folder, damaged
-    configurations, or when there are no safetensors.
+    Raises CheckpointError for pickles, Python files, remote code, links out of the folder, damaged configurations, or
+    if there are no safetensors.
     """
     files = sorted(_walk(folder))
     for file in files:
@@ -51,14 +51,14 @@ def vetted_files(folder: Path) -> list[Path]:
 
 
 def check_whole(path: Path, report: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the report of a loading by diffusers or transformers tells of missing weights."""
+    """Raise CheckpointError if the loading report of diffusers or transformers lists missing weights."""
     missing = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
     if missing:
         raise CheckpointError(f"{path}: lacks {len(missing)} weights, among them {missing[0]}")
 
 
 def vetted_file(file: Path) -> Path:
-    """The single file of weights `file` itself. Raises CheckpointError unless it is whole safetensors."""
+    """Return the single weights file `file`. Raises CheckpointError unless it is a complete .safetensors file."""
     _refuse_by_name(file)
     if file.suffix.casefold() != ".safetensors":
         raise CheckpointError(f"{file}: is no .safetensors file, and no other weights are read")
@@ -86,7 +86,7 @@ def _refuse_links_out(path: Path, root: str) -> None:
 
 
 def _refuse_strange(file: Path) -> None:
-    """Pipes and devices, links that lead nowhere, and names that no lock file could hold."""
+    """Refuse pipes, devices, broken links, and names that the lock file can't store."""
     try:
         is_regular = stat.S_ISREG(file.stat().st_mode)
     except OSError as error:
@@ -98,7 +98,7 @@ def _refuse_strange(file: Path) -> None:
 
 
 def printable(path: Path) -> str:
-    """A path as a message and a lock file can hold it."""
+    """Return a path as printable text for messages and the lock file."""
     text = str(path)
     return text if text.isprintable() else ascii(text)[1:-1]
 
@@ -127,7 +127,7 @@ def _refuse_remote_code(file: Path) -> None:
 
 
 def _loader_problem(component: str, loader: object) -> str | None:
-    """What is wrong with an entry of a model_index.json: a component has [library, class], or [null, null]."""
+    """Return what is wrong with an entry of a model_index.json: a component has [library, class], or [null, null]."""
     if not isinstance(loader, list):
         is_setting = component.startswith("_") or component not in _COMPONENTS
         return None if is_setting else f"{component} must be [library, class], not {reprlib.repr(loader)}"
@@ -146,7 +146,7 @@ def _loader_problem(component: str, loader: object) -> str | None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`. Raises CheckpointError when it is missing or damaged."""
+    """Read the JSON object in `file`. Raises CheckpointError when it is missing or damaged."""
     try:
         config = read_json(file)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, in real diffusers format. They draw noise."""
+"""Build tiny checkpoints with random weights in diffusers format, for tests; their pictures are noise."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ _SAFETY_PIXELS = 32
 
 
 def build(card: Card, folder: Path) -> None:
-    """Writes the random checkpoint of `card` into the empty `folder`, the same bytes every time.
+    """Write the random checkpoint of `card` into the empty `folder`, with the same bytes every time.
 
-    Raises CheckpointError if no builder is known for the card's id.
+    Raises CheckpointError if there is no builder for the card's id.
     """
     if card.id not in _BUILDERS:
         raise CheckpointError(
@@ -33,7 +33,7 @@ def build(card: Card, folder: Path) -> None:
 
 
 def _build_text2image(card: Card, folder: Path) -> None:
-    from diffusers import StableDiffusionPipeline  # noqa: PLC0415 - slow to import, and only here
+    from diffusers import StableDiffusionPipeline  # noqa: PLC0415 - slow to import, and needed only here
 
     text_encoder, tokenizer = _text_encoder(folder, seed=12)
     StableDiffusionPipeline(
@@ -153,7 +153,7 @@ def _unet(sample_size: int, seed: int, **config: Any) -> Any:
 
 
 def _vae(levels: int, scaling_factor: float, sample_size: int, seed: int) -> Any:
-    """A VAE whose last convolution is balanced, so that pictures lie around mid-grey."""
+    """Return a VAE whose last convolution is balanced, so that pictures are around mid-grey."""
     from diffusers import AutoencoderKL  # noqa: PLC0415
 
     vae = AutoencoderKL(
@@ -172,7 +172,7 @@ def _vae(levels: int, scaling_factor: float, sample_size: int, seed: int) -> Any
 
 
 def _balance(weight: Any, gain: float) -> None:
-    """Makes each kernel of `weight` (out, in, h, w) sum to zero and scales it: constant input gives zero."""
+    """Make each kernel of `weight` (out, in, h, w) sum to zero, so that constant input gives zero, and scale it."""
 
     with torch.no_grad():
         weight.sub_(weight.mean(dim=(1, 2, 3), keepdim=True)).mul_(gain)

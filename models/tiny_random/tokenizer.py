@@ -1,4 +1,4 @@
-"""A CLIP tokenizer of the real kind and format: bytes as letters, and merges for common words of prompts."""
+"""Build a small CLIP tokenizer in the usual format: byte letters, and merges for common words of prompts."""
 
 import json
 from collections import Counter
@@ -27,11 +27,11 @@ fruit apple cup bottle book clock hat shirt dress shoe shape circle square trian
 
 
 def build_tokenizer(folder: Path, extra_words: str = "", limit: int = _LIMIT) -> Any:
-    """Writes vocab.json and merges.txt into `folder` and gives the CLIPTokenizer made from them.
+    """Write vocab.json and merges.txt into `folder` and return the CLIPTokenizer made from them.
 
-    `extra_words` are to be one token each beside the common ones; `limit` is the most tokens of a prompt.
+    `extra_words` become one token each, besides the common ones; `limit` is the maximum number of tokens of a prompt.
     """
-    from tokenizers.pre_tokenizers import ByteLevel  # noqa: PLC0415 - only where a tokenizer is built
+    from tokenizers.pre_tokenizers import ByteLevel  # noqa: PLC0415 - needed only to build a tokenizer
     from transformers import CLIPTokenizer  # noqa: PLC0415
 
     letters = sorted(ByteLevel.alphabet())
@@ -48,7 +48,7 @@ def build_tokenizer(folder: Path, extra_words: str = "", limit: int = _LIMIT) ->
 
 
 def _merges(text: str) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al. 2016) learnt from the words, until each of them is one token."""
+    """Learn byte-pair encoding merges (Sennrich et al. 2016) from the words, until each of them is one token."""
     words = [[*word[:-1], word[-1] + _WORD_END] for word in text.split()]
     merges = []
     while pairs := Counter(pair for word in words for pair in pairwise(word)):

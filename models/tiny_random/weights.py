@@ -1,4 +1,4 @@
-"""Random weights that depend on a seed and a parameter's name only, not on an order of making them."""
+"""Random weights that depend only on a seed and the parameter's name, not on the order of creation."""
 
 import math
 import zlib
@@ -8,10 +8,10 @@ import torch
 
 
 def fill(module: torch.nn.Module, seed: int) -> None:
-    """Fills every parameter of `module`, in evaluation mode afterwards.
+    """Fill every parameter of `module` and put it into evaluation mode.
 
-    Matrices and kernels are normal with variance 1/fan-in (He et al. 2015, without the factor 2), embeddings
-    normal with deviation 0.5, norms the identity, and other vectors zero.
+    Matrices and kernels are normal with variance 1/fan-in (He et al. 2015, without the factor 2), embeddings normal
+    with standard deviation 0.5, norms the identity, and other vectors zero.
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -1,1 +1,1 @@
-"""The arithmetic of the invisible watermark, on whole batches; `codec` is its front."""
+"""The invisible watermark, computed on whole batches; `codec` is the public interface."""

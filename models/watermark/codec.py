@@ -1,8 +1,9 @@
-"""The invisible watermark, in the two ways that the package `invisible-watermark` reads.
+"""Embed and read the invisible watermark, in two methods compatible with the package `invisible-watermark`.
 
-Of OpenCV's U channel, the blue-difference, blocks of 8x8 pixels carry a bit each, row by row: block k that of the
-payload's bit k mod n. `dwtDctSvd` is read in full from lossless files and mostly after lossy compression; `dwtDct` is
-to the bit what the package writes, which is what the published Stable Diffusion pipelines mark with, and reads worse.
+Each block of 8x8 pixels of OpenCV's U channel (blue difference) carries one bit; blocks are numbered row by row, and
+block k carries bit k mod n of the payload. `dwtDctSvd` is read without errors from lossless files and mostly after
+lossy compression. `dwtDct` is bit-identical to the package's output, with which the published Stable Diffusion
+pipelines mark pictures, and is read less reliably.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from models.watermark.arrays import SIDE, Array, beside
 
 Pixels = npt.NDArray[np.uint8]
 
-# The package takes a bit for 1 if over 127 of 255 of its blocks say so; as the mean of votes of -1 and 1.
+# The package reads a bit as 1 if more than 127 of 255 of its blocks do; here as a mean of votes of -1 and 1.
 _EVEN = 2 * 127 / 255 - 1
 
 
 class Method(StrEnum):
-    """How bits get into a picture."""
+    """Method of embedding the bits."""
 
     DWT_DCT = "dwtDct"
     DWT_DCT_SVD = "dwtDctSvd"
@@ -34,10 +35,10 @@ class MarkTooSmallError(ValueError):
 
 @dataclass(frozen=True)
 class MarkReading:
-    """What was read where a payload was expected, of one picture or of each of a batch (N, …).
+    """The result of reading an expected payload, of one picture or of each in a batch (N, …).
 
-    `bits` is (…, n) uint8 of 0 and 1; `bit_accuracy` (…) the share of them that is as expected; `confidence` (…) the
-    mean over the bits of how clearly each was read, from 0 (blocks contradict each other) to 1.
+    `bits` is (…, n) uint8 of 0 and 1; `bit_accuracy` (…) is the share of correct bits; `confidence` (…) is the mean
+    over the bits of how clearly each was read, from 0 (blocks contradict each other) to 1.
     """
 
     bits: Pixels
@@ -46,15 +47,16 @@ class MarkReading:
 
 
 def capacity(width: int, height: int) -> int:
-    """Return how many blocks, and so at most how many bits, a picture of this many pixels holds."""
+    """Return the number of blocks, and so the maximum number of bits, of a picture of this size."""
     return (width // SIDE) * (height // SIDE)
 
 
 def embed(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> Array:
     """Return a copy of (H, W, 3) or (N, H, W, 3) uint8 RGB pictures that carry the payload, first bit first.
 
-    The pictures are an array, or a torch tensor that is marked where it lies, without waiting for its device. None
-    depends on the others. Blocks that can't hold their bit lower the `bit_accuracy`. Raises MarkTooSmallError.
+    The pictures are a NumPy array, or a torch tensor, which is processed on its device without waiting for it. Each
+    picture is independent of the others. Blocks that can't hold their bit lower the `bit_accuracy`. Raises
+    MarkTooSmallError.
     """
     bits = _bits(payload)
     _check_room(pixels, len(bits))
@@ -64,18 +66,18 @@ def embed(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) ->
 
 
 def read(pixels: Array, payload_bits: int, method: Method = Method.DWT_DCT_SVD) -> Pixels:
-    """Return the (payload_bits,) bits, 0 or 1, that a picture carries, or (N, payload_bits) of a batch.
+    """Read (payload_bits,) bits, 0 or 1, from a picture, or (N, payload_bits) from a batch.
 
-    Any picture gives bits: only a comparison tells whether it was marked. Raises MarkTooSmallError.
+    Any picture yields bits; whether it carries a watermark follows only from a comparison. Raises MarkTooSmallError.
     """
-    return _told(_shares(pixels, payload_bits, method))
+    return _decided(_shares(pixels, payload_bits, method))
 
 
 def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) -> MarkReading:
-    """Read (H, W, 3) or (N, H, W, 3) uint8 RGB where this payload is expected. Raises MarkTooSmallError."""
+    """Read (H, W, 3) or (N, H, W, 3) uint8 RGB and compare with the payload. Raises MarkTooSmallError."""
     expected = _bits(payload)
     shares = _shares(pixels, len(expected), method)
-    bits = _told(shares)
+    bits = _decided(shares)
     accuracy, confidence = (bits == expected).mean(axis=-1), np.abs(shares).mean(axis=-1)
     return MarkReading(bits, np.asarray(accuracy), np.asarray(confidence))
 
@@ -83,9 +85,9 @@ def examine(pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD) 
 def bit_accuracy(
     pixels: Array, payload: bytes, method: Method = Method.DWT_DCT_SVD
 ) -> npt.NDArray[np.float64]:
-    """Return the share, 0 to 1, of the payload's bits that a picture reads; about 0.5 without a mark.
+    """Return the share, 0 to 1, of the payload's bits that are read from a picture; about 0.5 without a watermark.
 
-    It has the shape () for (H, W, 3) uint8 RGB, and (N,) for a batch. Raises MarkTooSmallError.
+    The shape is () for (H, W, 3) uint8 RGB, and (N,) for a batch. Raises MarkTooSmallError.
     """
     return examine(pixels, payload, method).bit_accuracy
 
@@ -97,8 +99,9 @@ def _bits(payload: bytes) -> Pixels:
 def _shares(pixels: Array, bits: int, method: Method) -> npt.NDArray[np.float64]:
     """Return for each bit the mean vote of its blocks, -1 to 1.
 
-    By dwtDctSvd a block counts the more the clearer it reads; the package counts every block alike, which loses more
-    after lossy compression. By dwtDct they count alike, so that this reads what the package reads.
+    With dwtDctSvd, a block's vote is weighted by how clearly it reads; the package weights all blocks equally, which
+    loses more after lossy compression. With dwtDct, all votes have equal weight, so that the result equals the
+    package's.
     """
     _check_room(pixels, bits)
     found = _voters[method](pixels.reshape(-1, *pixels.shape[-3:]))
@@ -108,7 +111,7 @@ def _shares(pixels: Array, bits: int, method: Method) -> npt.NDArray[np.float64]
     return (sums / np.bincount(index, minlength=bits)).reshape(*pixels.shape[:-3], bits)
 
 
-def _told(shares: npt.NDArray[np.float64]) -> Pixels:
+def _decided(shares: npt.NDArray[np.float64]) -> Pixels:
     return (shares > _EVEN).astype(np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""OpenCV's conversion between RGB and YUV, whose roundings the mark's bits depend on, bit for bit.
+"""OpenCV's conversion between RGB and YUV, reproduced exactly, since the watermark's bits depend on its rounding.
 
-Arrays go through OpenCV. Tensors go through its fixed-point arithmetic of 14 bits after the point, with the factors
-of OpenCV's `COLOR_RGB2YUV` and `COLOR_YUV2RGB`: ITU-R BT.601's, rounded.
+Arrays are converted by OpenCV. Tensors are converted with OpenCV's fixed-point arithmetic of 14 fractional bits and the
+factors of its `COLOR_RGB2YUV` and `COLOR_YUV2RGB`: those of ITU-R BT.601, rounded.
 """
 
 import cv2
@@ -16,7 +16,7 @@ _U_TO_B, _U_TO_G, _V_TO_G, _V_TO_R = 33292, -6472, -9519, 18678
 
 
 def to_yuv(pixels: Array) -> Array:
-    """Return (N, H, W, 3) uint8 RGB as YUV of the same shape and type."""
+    """Convert (N, H, W, 3) uint8 RGB to YUV of the same shape and type."""
     if isinstance(pixels, np.ndarray):
         return cv2.cvtColor(_tall(pixels), cv2.COLOR_RGB2YUV).reshape(pixels.shape)
     xp = namespace(pixels)
@@ -27,14 +27,14 @@ def to_yuv(pixels: Array) -> Array:
 
 
 def u_of(yuv: Array) -> Array:
-    """Return the U, (N, H, W) uint8 and contiguous, of (N, H, W, 3) YUV."""
+    """Return the U channel, (N, H, W) uint8 and contiguous, of (N, H, W, 3) YUV."""
     if isinstance(yuv, np.ndarray):
         return cv2.extractChannel(_tall(yuv), 1).reshape(yuv.shape[:3])
     return yuv[..., 1].contiguous()
 
 
 def to_rgb(yuv: Array, u: Array) -> Array:
-    """Return (N, H, W, 3) YUV as RGB, with (N, H, W) in the place of its U."""
+    """Convert (N, H, W, 3) YUV to RGB, with the U channel replaced by `u` (N, H, W)."""
     if isinstance(yuv, np.ndarray):
         tall = cv2.insertChannel(u.reshape(-1, u.shape[2]), _tall(yuv), 1)
         return cv2.cvtColor(tall, cv2.COLOR_YUV2RGB).reshape(yuv.shape)
@@ -47,7 +47,7 @@ def to_rgb(yuv: Array, u: Array) -> Array:
 
 
 def tinted(pixels: Array, green: Array, blue: Array) -> Array:
-    """Return (N, H, W, 3) uint8 RGB with (N, H, W) int8 added to its green and its blue, clipped."""
+    """Add (N, H, W) int8 to the green and the blue of (N, H, W, 3) uint8 RGB, with saturation."""
     if isinstance(pixels, np.ndarray):
         count, height, width = green.shape
         planes = np.zeros_like(green), green, blue
@@ -61,7 +61,7 @@ def tinted(pixels: Array, green: Array, blue: Array) -> Array:
 
 
 def _tall(pixels: Array) -> Array:
-    """The pictures, one below the other."""
+    """Stack the pictures vertically into one."""
     count, height, width, channels = pixels.shape
     return np.ascontiguousarray(pixels).reshape(count * height, width, channels)
 

@@ -1,4 +1,4 @@
-"""Changing the U of blocks by changing the colours of their pixels, dithered: one same rounding would add up."""
+"""Change the U channel by changing RGB values, with ordered dithering so that rounding errors don't add up."""
 
 from functools import lru_cache
 
@@ -8,8 +8,8 @@ import numpy.typing as npt
 from models.watermark.arrays import CELLS, SIDE, Array, beside, interleaved, namespace
 from models.watermark.colour import tinted
 
-# What each of R, G, B adds to U (ITU-R BT.601 as in OpenCV), and how much of green and blue adds 1 to U and leaves
-# Y and V.
+# The contribution of R, G, B to U (ITU-R BT.601 as in OpenCV), and the changes of green and blue that add 1 to U
+# without changing Y and V.
 _TO_U = (-0.147, -0.289, 0.436)
 _GREEN_OF_U, _BLUE_OF_U = -0.395, 2.032
 
@@ -27,12 +27,12 @@ _LEVELS = SIDE * SIDE
 
 
 def tint(pixels: Array, change: Array) -> Array:
-    """Return (N, H, W, 3) uint8 RGB with (N, H / 2, W / 2) float32 added to the U of every 2x2, keeping Y and V."""
+    """Add (N, H / 2, W / 2) float32 to the U of each 2x2 block of (N, H, W, 3) uint8 RGB, keeping Y and V."""
     return tinted(pixels, _steps(change * _GREEN_OF_U), _steps(change * _BLUE_OF_U))
 
 
 def fill(pixels: Array, change: Array) -> Array:
-    """As `tint`, but by blue as far as it goes, then by green, then by red."""
+    """As `tint`, but change blue as far as possible, then green, then red, without keeping Y and V."""
     xp = namespace(pixels)
     count, height, width = pixels.shape[:3]
     wide = xp.broadcast_to(change[:, :, None, :, None], (count, height // 2, 2, width // 2, 2))
@@ -49,7 +49,7 @@ def fill(pixels: Array, change: Array) -> Array:
 
 
 def _steps(change: Array) -> Array:
-    """Return (N, H, W) int8, dithered, of (N, H / 2, W / 2) float32."""
+    """Upsample (N, H / 2, W / 2) float32 to dithered (N, H, W) int8."""
     xp = namespace(change)
     count, rows, columns = change.shape
     fine = xp.asarray(xp.round(change * _LEVELS), dtype=xp.int16)
@@ -60,5 +60,5 @@ def _steps(change: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _dither(columns: int, side: int) -> npt.NDArray[np.int16]:
-    """Return (4, 2, columns) of the dither matrix: of every 2x2 pixels the left or the right ones."""
+    """Return (4, 2, columns) of the dither matrix, for the left or the right pixels of each 2x2 block."""
     return np.tile(_BAYER[:, side::2].reshape(CELLS, 2, CELLS), columns // CELLS)

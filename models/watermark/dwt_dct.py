@@ -1,11 +1,11 @@
-"""`dwtDct` as the package `invisible-watermark` 0.2 computes it, to the last bit of every pixel.
+"""The method `dwtDct`, bit-identical to the package `invisible-watermark` 0.2.
 
-A Haar transform of OpenCV's U channel, of as many rows and columns as are whole fours; blocks of 4x4 in its low band
-carry a bit each, row by row, in the largest of their values beside the first (there is no DCT): the bit is 1 where
-that value mod 36 > 18. The package puts the transform back with the horizontal and the vertical band exchanged, which
-mirrors every 2x2 pixels of U at their diagonal, and cuts fractions off. Values that are equal on paper differ in
-their last bits, and those decide which one is the largest and what is cut off: so the double precision operations
-here are those of PyWavelets, in its order.
+It applies a Haar transform to OpenCV's U channel, cropped to multiples of four rows and columns. Each 4x4 block of the
+low band carries one bit, row by row, in the largest of its values except the first (despite the name, there is no DCT):
+the bit is 1 where that value mod 36 > 18. The package inverts the transform with the horizontal and the vertical band
+exchanged, which transposes every 2x2 block of U, and truncates fractions. Values that are mathematically equal differ
+in their last bits, which decide which one is the largest and how it is truncated; so this module performs the double
+precision operations of PyWavelets in the same order.
 """
 
 import numpy as np
@@ -27,14 +27,14 @@ from models.watermark.colour import to_rgb, to_yuv, u_of
 
 SCALE = 36.0
 
-# Of PyWavelets' `haar`, in double precision.
+# The constant of PyWavelets' `haar`, in double precision.
 _HALF_ROOT = 0.7071067811865476
-# The earlier in a block, the higher; the first doesn't count.
+# Earlier values of a block rank higher; the first value is excluded.
 _RANKS = np.arange(CELLS * CELLS - 1, 0, -1, dtype=np.uint8)[:, None]
 
 
 def embed(pixels: Array, wanted: Array) -> Array:
-    """Return (N, H, W, 3) uint8 RGB with the (H // 8, W // 8) wanted bits, 0 or 1, in the blocks of each picture."""
+    """Embed the (H // 8, W // 8) `wanted` bits, 0 or 1, in the blocks of each (N, H, W, 3) uint8 RGB picture."""
     marked = namespace(pixels).empty_like(pixels)
     for strip in strips(pixels):
         yuv = to_yuv(pixels[strip.pixels])
@@ -46,7 +46,7 @@ def embed(pixels: Array, wanted: Array) -> Array:
 
 
 def votes(pixels: Array) -> Array:
-    """Return what the blocks of (N, H, W, 3) uint8 RGB say, (N, H // 8, W // 8): 1 or -1 for a bit of 1 or 0."""
+    """Return the vote of each block of (N, H, W, 3) uint8 RGB, (N, H // 8, W // 8): 1 or -1 for a bit of 1 or 0."""
     xp = namespace(pixels)
     count, height, width = pixels.shape[:3]
     said = beside(np.empty((count, height // SIDE, width // SIDE), np.float32), pixels)
@@ -58,7 +58,7 @@ def votes(pixels: Array) -> Array:
 
 
 def _whole(u: Array) -> Array:
-    """The rows and columns that the package transforms."""
+    """Crop to the rows and columns that the package transforms."""
     return u[:, : u.shape[1] // CELLS * CELLS, : u.shape[2] // CELLS * CELLS]
 
 
@@ -75,7 +75,7 @@ def _marked(u: Array, wanted: Array) -> Array:
 
 
 def _strongest(low: Array) -> tuple[Array, Array]:
-    """Return the values that carry the bits, (N, rows, columns) of blocks, and where in the flat low band they lie."""
+    """Return the values that carry the bits, (N, rows, columns) of blocks, and their indices in the flat low band."""
     xp = namespace(low)
     count, height, width = low.shape
     rows, columns = height // CELLS, width // CELLS
@@ -91,9 +91,9 @@ def _strongest(low: Array) -> tuple[Array, Array]:
 
 
 def _forward(u: Array) -> tuple[Array, Array]:
-    """Return the (2, 2, N, H / 2, W / 2) bands of (N, H, W) uint8, packed, and room for as much again.
+    """Return the (2, 2, N, H / 2, W / 2) bands of (N, H, W) uint8, contiguous, and a scratch array of that shape.
 
-    [0, 0] is the low one, [1, 0] has the differences between columns and [0, 1] those between rows.
+    [0, 0] is the low band, [1, 0] holds the differences between columns and [0, 1] those between rows.
     """
     xp = namespace(u)
     count, height, width = u.shape
@@ -110,7 +110,7 @@ def _forward(u: Array) -> tuple[Array, Array]:
 
 
 def _back(bands: Array, spare: Array) -> Array:
-    """Return (2, 2, N, H / 2, W / 2) values: by row of each 2x2 pixels, then by column. Uses both arrays up."""
+    """Return (2, 2, N, H / 2, W / 2) values: by row of each 2x2 block, then by column. Overwrites both arguments."""
     xp = namespace(bands)
     bands *= _HALF_ROOT
     xp.add(bands[:, 0], bands[:, 1], out=spare[0])

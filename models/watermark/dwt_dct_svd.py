@@ -1,9 +1,9 @@
-"""`dwtDctSvd`: marks that the decoder of the package `invisible-watermark` reads, in better pictures than its own.
+"""The method `dwtDctSvd`: readable by the package `invisible-watermark`, but less visible than the package's marks.
 
-Of OpenCV's U channel, the low band of a Haar transform (half the sum of 2x2 pixels) is cut into 4x4 blocks, row by
-row; each carries a bit in its largest singular value s: the bit is 1 where s mod 36 > 18. The DCT is orthonormal and
-so leaves s alone. Blocks are moved to the nearest band that reads as wanted; those that don't hold their bit, since
-colours were clipped, are tried again in other ways.
+The low band of a Haar transform of OpenCV's U channel (half the sum of each 2x2 block) is cut into 4x4 blocks, row by
+row; each carries one bit in its largest singular value s: the bit is 1 where s mod 36 > 18. The DCT is orthonormal and
+so doesn't change s. Each block's s is moved to the nearest interval that reads as wanted; blocks that don't hold their
+bit, because colours were clipped, are retried in other ways.
 """
 
 import numpy as np
@@ -27,15 +27,15 @@ from models.watermark.svd import top_singular
 
 SCALE = 36.0
 
-# A block this near (in singular value) to the middle of its band, 9 from either edge, is left as it is.
+# A block whose s is this near to the middle of its interval, 9 from either edge, is left unchanged.
 _TOLERANCE = 4.0
-# How to try again, as (far, filling): the nearest band once more, then the band on the other side, then whichever
-# channel has room.
+# The retries, as (far, filling): the nearest interval again, then the one on the other side, then any channel that
+# isn't clipped.
 _RETRIES = ((False, False), (True, False), (False, True), (False, True), (True, True))
 
 
 def embed(pixels: Array, wanted: Array) -> Array:
-    """Return (N, H, W, 3) uint8 RGB with the (H // 8, W // 8) wanted bits, 0 or 1, in the blocks of each picture."""
+    """Embed the (H // 8, W // 8) `wanted` bits, 0 or 1, in the blocks of each (N, H, W, 3) uint8 RGB picture."""
     marked = namespace(pixels).asarray(pixels, copy=True)
     whole = _whole(marked)
     bits = namespace(pixels).broadcast_to(wanted, (len(whole), *wanted.shape))
@@ -50,7 +50,7 @@ def embed(pixels: Array, wanted: Array) -> Array:
 
 
 def votes(pixels: Array) -> Array:
-    """Return what the blocks of (N, H, W, 3) uint8 RGB say, (N, H // 8, W // 8): from -1, surely 0, to 1."""
+    """Return the vote of each block of (N, H, W, 3) uint8 RGB, (N, H // 8, W // 8): from -1 (surely 0) to 1."""
     xp = namespace(pixels)
     return -xp.sin(singular_values(pixels) * (2 * np.pi / SCALE))
 
@@ -67,7 +67,7 @@ def singular_values(pixels: Array) -> Array:
 
 
 def _retry_failed(whole: Array, bits: Array, holds: Array, *, far: bool, filling: bool) -> None:
-    """Move again those blocks that don't hold their bit, side by side as one picture: NumPy likes long rows."""
+    """Retry the blocks that don't hold their bit, gathered into one wide picture, which suits NumPy."""
     failed = ~holds
     if failed.any():
         blocks = as_blocks(whole)
@@ -77,17 +77,17 @@ def _retry_failed(whole: Array, bits: Array, holds: Array, *, far: bool, filling
 
 
 def _retry(whole: Array, bits: Array, holds: Array, *, far: bool, filling: bool) -> None:
-    """The same without looking at what failed."""
+    """Retry all blocks and keep the results for those that don't hold their bit, without waiting for the device."""
     moved, held = _move(packed(whole), bits, far=far, filling=filling)
     replace_blocks(whole, ~holds, moved)
     holds |= held
 
 
 def _move(pixels: Array, bits: Array, *, far: bool = False, filling: bool = False) -> tuple[Array, Array]:
-    """Return (N, H, W, 3) changed to read as the (N, H / 8, W / 8) bits, and which blocks hold theirs.
+    """Change (N, H, W, 3) to read as the (N, H / 8, W / 8) bits; return it and which blocks hold theirs.
 
-    `far` aims at the band on the other side than the nearest; `filling` changes whichever channel has room instead
-    of keeping the luma. A block that this would bring farther from a right band stays as it was.
+    `far` aims at the interval on the other side than the nearest; `filling` changes any channel that isn't clipped
+    instead of keeping the luma. A block that this would move farther from a correct interval is left unchanged.
     """
     xp = namespace(pixels)
     strength, left, right = top_singular(_low_band(pixels))
@@ -105,7 +105,7 @@ def _move(pixels: Array, bits: Array, *, far: bool = False, filling: bool = Fals
 
 
 def _whole(pixels: Array) -> Array:
-    """The whole blocks."""
+    """Crop to whole blocks."""
     return pixels[:, : pixels.shape[1] // SIDE * SIDE, : pixels.shape[2] // SIDE * SIDE]
 
 
@@ -119,6 +119,6 @@ def _low_band(pixels: Array) -> Array:
 
 
 def _way(strength: Array, wanted: Array, *, far: bool = False) -> Array:
-    """Return what to add to the singular values to reach the middle of a band that reads as wanted."""
+    """Return the difference from the singular values to the middle of an interval that reads as wanted."""
     above = (strength - SCALE / 4 - wanted * np.float32(SCALE / 2)) % SCALE
     return namespace(strength).where((above > SCALE / 2) != far, SCALE - above, -above)

@@ -1,13 +1,13 @@
-"""The largest singular values of all blocks at once; their axis is the long one."""
+"""Largest singular values of many 4x4 blocks at once, vectorised over the blocks."""
 
 from models.watermark.arrays import Array, namespace
 
 
 def top_singular(band: Array, right: Array | None = None, *, rounds: int = 6) -> tuple[Array, Array, Array]:
-    """Return of (4, 4, n) float32 the largest singular values (n,), and their left and right vectors (4, n).
+    """Return the largest singular values (n,) of (4, 4, n) float32, and their left and right vectors (4, n).
 
-    By power iteration. It begins near the answer, as all entries are positive and most blocks nearly flat, or at
-    `right`, where that is known.
+    Uses power iteration, starting from the row sums, which are near the solution since all entries are positive and
+    most blocks nearly constant, or from `right` if it is known.
     """
     square = band[0][:, None] * band[0]
     for row in band[1:]:

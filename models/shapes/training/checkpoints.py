@@ -1,4 +1,4 @@
-"""Finished stages on disk, as safetensors in float32."""
+"""Save and load finished training stages, as safetensors in float32."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from models.shapes.training.networks.denoiser import Denoiser
 
 
 def keep(module: Any, folder: Path) -> None:
-    """Saves a stage's module under `folder`, which is there when all of it is."""
+    """Save a stage's module in `folder`, which appears only when it is complete."""
     unfinished = folder.with_name(f".{folder.name}")
     for name, part in _parts(module).items():
         part.save_pretrained(unfinished / name)
@@ -16,7 +16,7 @@ def keep(module: Any, folder: Path) -> None:
 
 
 def recall(folder: Path) -> Any:
-    """The module that `keep` saved."""
+    """Load the module that `keep` saved."""
     parts = {path.name: _load(path) for path in folder.iterdir()}
     return parts["model"] if "model" in parts else Denoiser(parts["unet"], parts["text_encoder"])
 

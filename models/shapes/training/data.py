@@ -1,4 +1,4 @@
-"""Pictures with captions, true ones and ones that are wrong in one word."""
+"""Random training data: pictures with true captions, and captions with one wrong word."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class Samples:
 
 
 def sample(rng: np.random.Generator, rows: int, detail: float = 0.75) -> Samples:
-    """Scenes at random, drawn at 64 pixels."""
+    """Generate random scenes, drawn at 64 pixels."""
     drawn = [random_scene(rng) for _ in range(rows)]
     captions = [caption(*said, rng, detail) for said in drawn]
     return Samples(
@@ -42,14 +42,15 @@ def sample(rng: np.random.Generator, rows: int, detail: float = 0.75) -> Samples
 
 
 def pictures(rng: np.random.Generator, rows: int) -> npt.NDArray[np.uint8]:
-    """Pictures (rows, 64, 64, 3) uint8 alone."""
+    """Generate pictures (rows, 64, 64, 3) uint8 only."""
     return np.stack([draw(random_scene(rng)[0]) for _ in range(rows)])
 
 
 def weights_of(scenes: list[Scene]) -> npt.NDArray[np.float32]:
-    """What each pixel of pictures of 64 pixels counts (N, 64, 64), 1 in the mean.
+    """Return loss weights of the pixels of 64-pixel pictures (N, 64, 64), with mean 1.
 
-    A quarter goes to the whole picture and the rest to the surroundings of shapes, as much to small ones as to large.
+    A quarter of the weight is spread over the whole picture, the rest over the surroundings of shapes, equally for
+    small and large ones.
     """
     return np.stack([_weights(scene) for scene in scenes])
 
@@ -67,7 +68,7 @@ def _weights(scene: Scene, side: int = 64) -> npt.NDArray[np.float32]:
 
 
 def crops(rng: np.random.Generator, rows: int, side: int = 64) -> npt.NDArray[np.uint8]:
-    """Crops (rows, side, side, 3) uint8 of pictures of 256 pixels, on a grid of 4 pixels, most with an edge."""
+    """Return crops (rows, side, side, 3) uint8 of 256-pixel pictures, on a grid of 4 pixels, most with an edge."""
     found: list[Any] = []
     while len(found) < rows:
         picture = draw(random_scene(rng)[0], 256)
@@ -80,7 +81,7 @@ def crops(rng: np.random.Generator, rows: int, side: int = 64) -> npt.NDArray[np
 
 
 def wrong(text: str, rng: np.random.Generator) -> str:
-    """The caption with one word changed so that it is no longer true."""
+    """Change one word of the caption so that it is no longer true."""
     words = text.replace(",", " ,").split()
     places = [place for place, word in enumerate(words) if _others(word, words, place)]
     place = places[int(rng.integers(len(places)))]

@@ -1,4 +1,4 @@
-"""Trained modules as checkpoints in the real formats, weights in float16."""
+"""Export trained modules as checkpoints in the formats of diffusers and transformers, weights in float16."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 def export(trained: TrainingStages, to: Path) -> list[str]:
-    """Writes the checkpoints whose stages have finished under `to`, each with its training log; gives their names."""
+    """Write the checkpoints of finished stages, each with its training log, under `to`; return their names."""
     _fresh(to)
     ready = [name for name, stages in STAGES.items() if all(map(trained.is_finished, stages))]
     for name in ready:
@@ -40,7 +40,7 @@ def export(trained: TrainingStages, to: Path) -> list[str]:
 
 
 def _forget_places(folder: Path) -> None:
-    """Configurations note the folder that weights came from, which is nobody's business."""
+    """Remove from configurations the local folder that weights were loaded from."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
@@ -107,7 +107,7 @@ def _processor() -> Any:
 
 
 def _slim_tokenizer(folder: Path) -> None:
-    """vocab.json and merges.txt say it all; tokenizer.json would say it again in 60 kB."""
+    """Keep vocab.json and merges.txt, and remove tokenizer.json, 60 kB of the same content."""
     vocab = folder / "tokenizer.json"
     if vocab.exists() and not (folder / "vocab.json").exists():
         model = json.loads(vocab.read_text(encoding="utf-8"))["model"]
@@ -126,7 +126,7 @@ _WRITERS: dict[str, Callable[[TrainingStages, Path], None]] = {
 
 
 def _training_log(work: Path, to: Path, stages: tuple[str, ...]) -> None:
-    """Copies what was noted while these stages were trained, and writes the model card from it."""
+    """Copy the training logs of these stages, and write the model card from them."""
     for stage in stages:
         for ending in ("json", "jsonl"):
             shutil.copyfile(work / f"{stage}.{ending}", to / f"training-{stage}.{ending}")
@@ -134,7 +134,7 @@ def _training_log(work: Path, to: Path, stages: tuple[str, ...]) -> None:
 
 
 def model_card(folder: Path, stages: tuple[str, ...]) -> str:
-    """What the notes in `folder` say of the training, as Markdown."""
+    """Return a Markdown model card of the training logs in `folder`."""
     lines = [
         f"# {folder.name}",
         "",

@@ -1,4 +1,4 @@
-"""What all trainings share: the optimiser, its schedule, averaged weights, a log of losses."""
+"""The common training loop: optimiser, learning rate schedule, averaged weights, loss log, resumable state."""
 
 import copy
 import json
@@ -23,9 +23,9 @@ _SAVE_EVERY = 500
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how hard to train: `steps` batches of `rows`, at learning rate `rate`.
+    """Length and learning rate of a training: `steps` batches of `rows`, at learning rate `rate`.
 
-    The rate decays by a cosine that ends after `horizon` steps, which are `steps` if it is 0; `decay` is of the
+    The rate follows a cosine that ends after `horizon` steps, or after `steps` if it is 0; `decay` is that of the
     averaged weights.
     """
 
@@ -38,7 +38,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Course:
-    """One training: its plan, where it happens, with which seed chance begins, and where losses are written."""
+    """One training: its plan, device and random seed, and the log file of its losses."""
 
     plan: Plan
     device: torch.device
@@ -46,19 +46,19 @@ class Course:
     log: Path
 
     def chance(self) -> np.random.Generator:
-        """Random numbers that begin with the seed; torch's own ones do from here too."""
+        """Return a generator seeded with the seed; torch's generator is seeded, too."""
         torch.manual_seed(self.seed)
         return np.random.default_rng(self.seed)
 
 
 def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[str, torch.Tensor]]) -> Any:
-    """Minimises the sum of what `loss_of(step)` gives; returns a copy with averaged weights (Polyak 1992).
+    """Minimise the sum of the losses from `loss_of(step)`; return a copy with averaged weights (Polyak 1992).
 
-    Where several processes train, `loss_of` is of this one's rows, and all take the same steps.
+    With several training processes, `loss_of` covers the rows of this one, and all processes take the same steps.
 
-    AdamW (Loshchilov & Hutter 2019), gradients clipped at norm 1. Every 50 steps a JSON line {"step", "seconds",
-    "rate", losses…} goes to the log, every 500 all that is needed to go on lies beside it. A training that was cut off
-    goes on from there, and draws its scenes from the first again.
+    Uses AdamW (Loshchilov & Hutter 2019) with gradients clipped at norm 1. Every 50 steps a JSON line {"step",
+    "seconds", "rate", losses…} is appended to the log; every 500, the state needed to resume is saved beside it. An
+    interrupted training resumes there, with its random scenes restarted from the seed.
     """
     plan, log = course.plan, course.log
     processes.begin_alike(module)
@@ -92,14 +92,14 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
 
 
 def _lines(log: Path, goes_on: bool) -> TextIO:
-    """Where losses are written, by one of the processes: those of its own rows."""
+    """Open the log of losses; only the first process writes it, with the losses of its own rows."""
     path = log if processes.is_first() else Path(os.devnull)
     return path.open("a" if goes_on else "w", encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """A training in the middle of it, on disk."""
+    """The saved state of an unfinished training."""
 
     path: Path
     module: torch.nn.Module
@@ -112,7 +112,7 @@ class _Saved:
         self.path.with_suffix(".new").rename(self.path)
 
     def restore(self) -> tuple[int, float]:
-        """The step with which to go on and the seconds spent; 0 and 0 where nothing is saved."""
+        """Load the state and return the step to resume at and the seconds spent; 0 and 0 if nothing is saved."""
         if not self.path.exists():
             return 0, 0
         kept = torch.load(self.path, weights_only=True)
@@ -128,9 +128,9 @@ class _Saved:
 
 
 def half(device: torch.device, on_cpu: bool = True) -> AbstractContextManager[Any]:
-    """Forward passes in bfloat16, where weights stay float32.
+    """Run forward passes in bfloat16, with weights in float32.
 
-    On a CPU that pays for large convolutions alone: small ones and attention are slower than in float32.
+    On a CPU, that is faster only for large convolutions: small ones and attention are slower than in float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=on_cpu or device.type != "cpu")
 

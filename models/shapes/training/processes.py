@@ -1,4 +1,4 @@
-"""Training in several processes, each with a share of every batch: on CPUs much faster than threads are here."""
+"""Data-parallel training in several processes, which on CPUs is much faster here than threads."""
 
 import tempfile
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _SEEDS_APART = 1000
 
 
 def run(number: int, work: Callable[..., None], *given: object) -> None:
-    """Calls `work(*given)` in `number` processes that know of each other; in this one, if that is one."""
+    """Call `work(*given)` in `number` processes of one process group, or in this process if `number` is 1."""
     if number == 1:
         work(*given)
         return
@@ -30,29 +30,29 @@ def _join(rank: int, number: int, meeting: str, work: Callable[..., None], given
 
 
 def size() -> int:
-    """How many processes train."""
+    """Return the number of training processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this is the process that writes files."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def own_seed(seed: int) -> int:
-    """Another seed in each process, so that their rows differ."""
+    """Return a different seed in each process, so that their rows differ."""
     return seed + (_SEEDS_APART * distributed.get_rank() if distributed.is_initialized() else 0)
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes arrive here."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 @torch.no_grad()
 def begin_alike(module: torch.nn.Module) -> None:
-    """Gives all processes the first one's weights."""
+    """Copy the first process's weights to all processes."""
     if distributed.is_initialized():
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
@@ -60,7 +60,7 @@ def begin_alike(module: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def average_gradients(module: torch.nn.Module) -> None:
-    """Makes each gradient the mean of all processes' ones, in one message."""
+    """Replace each gradient by its mean over all processes, in one message."""
     if size() == 1:
         return
     found = [weight.grad for weight in module.parameters() if weight.grad is not None]

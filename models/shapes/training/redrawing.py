@@ -1,4 +1,4 @@
-"""Latents as the finished model draws them, of pictures that are known: what its decoder has to make pictures of."""
+"""Regenerate latents of known pictures with the finished model, as training inputs of its decoder."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ _LEAST_GUIDANCE, _MOST_GUIDANCE = 4.0, 7.5
 
 
 class Redrawing:
-    """A text-to-image model that is given pictures with noise and draws them to the end.
+    """A text-to-image model that denoises noised pictures.
 
-    Noise of steps 200 to 600 leaves where things are as it was, and blurs which colours they have.
+    Noise of steps 200 to 600 keeps positions and blurs colours.
     """
 
     def __init__(self, model: Denoiser, tokenizer: Any, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class Redrawing:
 
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """The latents (N, 4, H, W), scaled, drawn anew by six steps of DDIM with guidance of 4 to 7.5."""
+        """Regenerate latents (N, 4, H, W), scaled, with six DDIM steps and a guidance of 4 to 7.5."""
         encode, unet = self.model.text_encoder, self.model.unet
         text = Text.of(encode(token_ids(self.tokenizer, captions, self.device))[0], captions)
         empty = encode(token_ids(self.tokenizer, [""], self.device))[0]

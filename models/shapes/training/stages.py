@@ -1,4 +1,4 @@
-"""The stages of the shapes models' training: what each begins with, its plan and seed, and its module on disk."""
+"""The training stages of the shapes models: dependencies, plans, seeds and saved modules."""
 
 import json
 import platform
@@ -67,33 +67,33 @@ _SEEDS = {
 
 
 _GUIDANCE = 2.6
-"""Four to 7.5 of it are then what 1.5 to 2.9 were: untouched, this world's pictures come out best there."""
+"""A guidance of 4 to 7.5 then has the effect of 1.5 to 2.9 before, at which this domain's pictures are best."""
 
 
 _OF_BEFORE = 0.1
-"""How much of the weights from before is mixed into those that were trained to be guided."""
+"""Share of the weights from before guided training that is mixed into the trained ones."""
 
 
 _PAIRS = 0.75
-"""The share of scenes of two shapes from then on."""
+"""Share of scenes with two shapes from the stage `pairs` on."""
 
 
 @dataclass(frozen=True)
 class TrainingStages:
-    """Where training happens; each property is a stage's module, from its file or trained now."""
+    """Training stages in a work folder; each property is a stage's module, loaded from its file or trained now."""
 
     folder: Path
     device: torch.device
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer of all of them."""
+        """The tokenizer of all stages."""
         with tempfile.TemporaryDirectory() as folder:
             return clip_tokenizer(Path(folder))
 
     @cached_property
     def autoencoder(self) -> Any:
-        """f8, for pictures of 64 pixels."""
+        """The f8 autoencoder, for pictures of 64 pixels."""
 
         def train(course: Course) -> Any:
             fresh = new_autoencoder((32, 32, 64, 64), 64, course.seed)
@@ -103,22 +103,22 @@ class TrainingStages:
 
     @cached_property
     def evening(self) -> Any:
-        """The same with latent channels that each say something of their own."""
+        """The f8 autoencoder after `even_out`, with uncorrelated latent channels."""
         return self._stage("evening", lambda course: even_out(self.autoencoder, course))
 
     @cached_property
     def decoder(self) -> Any:
-        """The f8 autoencoder with a decoder that was trained on."""
+        """The f8 autoencoder with a further trained decoder."""
         return self._stage("decoder", lambda course: train_decoder(self.evening, course))
 
     @cached_property
     def text(self) -> Any:
-        """The text encoder: what captions say."""
+        """The text encoder."""
         return self._stage("text", lambda course: train_text_encoder(self.evening, self.tokenizer, course))
 
     @cached_property
     def text2image(self) -> Any:
-        """UNet and text encoder: what pictures look like."""
+        """The first stage of the UNet, with the text encoder."""
 
         def train(course: Course) -> Any:
             fresh = new_denoiser(self.text, course.seed)
@@ -128,7 +128,7 @@ class TrainingStages:
 
     @cached_property
     def pairs(self) -> Any:
-        """The same, trained on by more scenes of two shapes, which take longer to learn."""
+        """The UNet trained further with more scenes of two shapes, which take longer to learn."""
         return self._stage(
             "pairs",
             lambda course: train_denoiser(self.text2image, self.evening, self.tokenizer, course, _PAIRS),
@@ -136,7 +136,7 @@ class TrainingStages:
 
     @cached_property
     def finish(self) -> Any:
-        """The same, trained on to be guided as strongly as Stable Diffusion is."""
+        """The UNet trained further for guidance as strong as Stable Diffusion's."""
 
         def train(course: Course) -> Any:
             given = self.pairs
@@ -147,7 +147,7 @@ class TrainingStages:
 
     @cached_property
     def decoder_finish(self) -> Any:
-        """The decoder, trained on for latents as this model draws them."""
+        """The decoder trained further on latents from the finished UNet."""
 
         def train(course: Course) -> Any:
             redraw = Redrawing(self.finish, self.tokenizer, self.device)
@@ -170,12 +170,12 @@ class TrainingStages:
 
     @cached_property
     def safety_finish(self) -> Any:
-        """The same, trained on."""
+        """The safety checker after further training."""
         return self._stage("safety-finish", lambda course: train_safety_checker(self.safety, course))
 
     @cached_property
     def upscaler_autoencoder(self) -> Any:
-        """f4, for pictures of 256 pixels; begins from the f8 one."""
+        """The f4 autoencoder, for pictures of 256 pixels; initialised from the f8 one."""
 
         def train(course: Course) -> Any:
             given = without_coarsest(self.decoder.cpu(), data.crops, 256, course.seed)
@@ -186,7 +186,7 @@ class TrainingStages:
 
     @cached_property
     def upscaler(self) -> Any:
-        """The upscaler's UNet and text encoder, by small crops, which are quick to learn from."""
+        """The upscaler's UNet and text encoder, trained on small crops, which are quick to learn from."""
 
         def train(course: Course) -> Any:
             fresh = new_upscaler(self.tokenizer, course.seed)
@@ -198,7 +198,7 @@ class TrainingStages:
 
     @cached_property
     def upscaler_finish(self) -> Any:
-        """The same, trained on by large ones: norms count whole pictures, which are mostly background."""
+        """The upscaler trained further on large crops: norms are over whole pictures, which are mostly background."""
         return self._stage(
             "upscaler-finish",
             lambda course: train_upscaler(
@@ -207,11 +207,11 @@ class TrainingStages:
         )
 
     def is_finished(self, stage: str) -> bool:
-        """Whether a stage needs no training any more."""
+        """Whether a stage is trained."""
         return (self.folder / stage).exists()
 
     def _stage(self, name: str, train: Callable[[Course], Any]) -> Any:
-        """The module of a stage: kept whole, with its log beside it."""
+        """Load a stage's module, or train and save it with its log."""
         kept = self.folder / name
         if not kept.exists():
             log = self.folder / f"{name}.jsonl"
@@ -224,7 +224,7 @@ class TrainingStages:
         return recall(kept).to(self.device).eval()
 
     def _note(self, name: str, seconds: float) -> None:
-        """What a model card says of its training."""
+        """Write the metadata of the training, for the model card."""
         device = pick_device(self.device.type)
         note = {
             "stage": name,

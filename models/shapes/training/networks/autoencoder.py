@@ -1,4 +1,4 @@
-"""Training the autoencoders: f8 for pictures of 64 pixels, f4 for the upscaler's crops of large ones."""
+"""Train the autoencoders: f8 for pictures of 64 pixels, f4 for the upscaler's crops of large ones."""
 
 import math
 import re
@@ -17,20 +17,20 @@ LITTLE_NOISE = -5.0
 
 @dataclass(frozen=True)
 class Weights:
-    """What squared errors and the divergence of latents from a unit normal count beside absolute errors."""
+    """Weights of the squared error and of the latents' KL divergence, relative to the absolute error."""
 
     squared: float = 2.0
     divergence: float = 1e-3
 
 
 def signed(pixels: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> torch.Tensor:
-    """(N, H, W, 3) uint8 pixels as (N, 3, H, W) float32 in -1..1."""
+    """Convert (N, H, W, 3) uint8 pixels to (N, 3, H, W) float32 in -1..1."""
     values = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     return values.contiguous(memory_format=torch.channels_last)
 
 
 def new_autoencoder(channels: tuple[int, ...], sample_size: int, seed: int) -> Any:
-    """An untrained AutoencoderKL of `channels` by level, finest first."""
+    """Return an untrained AutoencoderKL with `channels` per level, finest first."""
     from diffusers import AutoencoderKL  # noqa: PLC0415
 
     torch.manual_seed(seed)
@@ -46,9 +46,9 @@ def new_autoencoder(channels: tuple[int, ...], sample_size: int, seed: int) -> A
 
 
 def without_coarsest(vae: Any, batch: Batch, sample_size: int, seed: int) -> Any:
-    """An autoencoder of one level less that has the other layers of this one, to be trained on.
+    """Return an autoencoder without the coarsest level that keeps this one's other layers, for further training.
 
-    It knows colours and edges already, which took most of the time to learn.
+    It starts with layers that already encode colours and edges, which took most of the training time.
     """
     shorter = new_autoencoder(vae.config.block_out_channels[:-1], sample_size, seed)
     known = vae.state_dict()
@@ -62,7 +62,7 @@ def without_coarsest(vae: Any, batch: Batch, sample_size: int, seed: int) -> Any
 
 
 def _in_longer(name: str) -> str:
-    """The decoder begins at the coarsest level, so that its blocks are counted one further there."""
+    """Map a parameter's name to the longer network, whose decoder has the coarsest block first, before all others."""
     block = re.match(r"decoder\.up_blocks\.(\d+)\.", name)
     return f"decoder.up_blocks.{int(block[1]) + 1}.{name[block.end() :]}" if block else name
 
@@ -74,7 +74,7 @@ def train_autoencoder(
     batch: Batch,
     course: Course,
 ) -> Any:
-    """Trains an AutoencoderKL, whose latents `scaling_factor` brings to deviation 1 in the end."""
+    """Train an AutoencoderKL, and scale its latents so that `scaling_factor` brings them to standard deviation 1."""
     rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.to(device, memory_format=torch.channels_last)
 
@@ -99,15 +99,15 @@ def train_autoencoder(
 
 
 def enough(plan: Plan) -> int:
-    """Pictures whose latents say how large latents are; no more than the plan takes."""
+    """Return the number of pictures used to estimate the latents' deviation; no more than the plan uses."""
     return min(256, plan.steps * plan.rows)
 
 
 @torch.no_grad()
 def fold_scale(vae: Any, pixels: torch.Tensor, scaling_factor: float) -> None:
-    """Scales the latents, in the two 1x1 convolutions around them, so that `scaling_factor` makes them unit.
+    """Scale the latents, in the two 1x1 convolutions around them, so that `scaling_factor` gives them unit deviation.
 
-    Stable Diffusion's own factors (0.18215, the upscaler's 0.08333) then hold; diffusers insists on the latter.
+    Stable Diffusion's own factors (0.18215, the upscaler's 0.08333) then apply; diffusers requires the latter.
     """
     gain = 1 / (scaling_factor * float(vae.encode(pixels).latent_dist.sample().std()))
     channels = vae.config.latent_channels

@@ -1,4 +1,4 @@
-"""Heads that answer what a caption says and what a picture shows: they teach an encoder, and are thrown away then."""
+"""Auxiliary heads that predict the content of captions and pictures; used only to train encoders."""
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -19,13 +19,13 @@ _OF_A_COLOUR = (1, len(KINDS), len(SIZES), 2)
 
 
 class Said(torch.nn.Linear):
-    """What a caption of the grammar says, one question for each thing that can be said."""
+    """Predict the content of a caption, with one classification for each property of the grammar."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, sum(map(len, _QUESTIONS)))
 
     def loss(self, features: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """Mean cross entropy of the answers from `features` (N, width); captions of another kind don't count."""
+        """Return the mean cross entropy for `features` (N, width); captions outside the grammar don't count."""
         wanted = torch.tensor([_answers(parse(text)) for text in captions], device=features.device)
         given = self(features).split([len(choices) for choices in _QUESTIONS], dim=1)
         return torch.stack(
@@ -37,13 +37,13 @@ class Said(torch.nn.Linear):
 
 
 class Shown(torch.nn.Linear):
-    """What a scene shows: its background and, of each colour, if there is a shape, which, how large and where."""
+    """Predict a scene's background and, for each colour, whether there is a shape, its kind, size and position."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, len(COLOURS) * sum(_OF_A_COLOUR) + len(BACKGROUNDS))
 
     def loss(self, features: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Cross entropies, and 10 squared errors of places in picture widths, from `features` (N, width)."""
+        """Return cross entropies plus 10 squared errors of positions, in picture widths, for `features` (N, width)."""
         device = features.device
         of_colours, background = self(features).tensor_split([-len(BACKGROUNDS)], dim=1)
         there, kind, size, where = of_colours.view(len(scenes), len(COLOURS), -1).split(_OF_A_COLOUR, dim=2)
@@ -70,7 +70,7 @@ class Shown(torch.nn.Linear):
 
 
 def _answers(request: Request | None) -> list[int]:
-    """The number of the right answer to each question; -100 where there is none, as of a second shape of one."""
+    """Return the index of the right answer to each question, or -100 where it doesn't apply."""
     if request is None:
         return [_UNSAID] * len(_QUESTIONS)
     said: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Training the small CLIP (Radford et al. 2021), and from its eye the safety checker."""
+"""Train the small CLIP (Radford et al. 2021), whose vision encoder the safety checker reuses."""
 
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ _NOISE = 0.06
 
 
 def clip_tokenizer(folder: Path) -> Any:
-    """A tokenizer in which every word of the grammar is one token."""
+    """Build a tokenizer in which every word of the grammar is one token."""
     return build_tokenizer(folder, " ".join(WORDS), LIMIT)
 
 
 def text_settings(tokenizer: Any, width: int, layers: int) -> dict[str, Any]:
-    """The part of a CLIP text configuration that a vocabulary and a size decide."""
+    """Return the CLIP text configuration fields that depend on the vocabulary and size."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -41,7 +41,7 @@ def text_settings(tokenizer: Any, width: int, layers: int) -> dict[str, Any]:
 def seen(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device, noise: float = _NOISE
 ) -> torch.Tensor:
-    """(N, 64, 64, 3) uint8 as CLIP takes it, (N, 3, 64, 64) float32, a little blurred and noisy at random."""
+    """Convert (N, 64, 64, 3) uint8 to CLIP's input, (N, 3, 64, 64) float32, with random slight blur and noise."""
     values = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
     if noise:
         soft = torch.nn.functional.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
@@ -54,7 +54,7 @@ def seen(
 
 
 class Lesson(torch.nn.Module):
-    """A CLIPModel with a head on the features of each tower, which answers what is shown and what is said."""
+    """A CLIPModel with an auxiliary head on the features of each tower: one for the picture, one for the caption."""
 
     def __init__(self, clip: Any) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Lesson(torch.nn.Module):
 
 
 def train_clip(tokenizer: Any, course: Course) -> Any:
-    """A CLIPModel that tells captions apart by single words: every picture also meets one wrong in a word.
+    """Train a CLIPModel to tell captions apart by single words: each picture is also paired with one wrong in a word.
 
-    Its features also have to answer what is shown and said; without that, they pass over where things are.
+    The auxiliary heads make its features encode what is shown and said; without them, the features ignore positions.
     """
     from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415
 
@@ -107,7 +107,7 @@ def train_clip(tokenizer: Any, course: Course) -> Any:
 
 
 def _repeated(captions: list[str], all_captions: list[str]) -> torch.Tensor:
-    """-inf where another row has the same caption, which is no wrong one then."""
+    """Return a mask with -1e4 where another row has the same caption, which is then not a negative example."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(all_captions))}
     rows = torch.tensor([numbers[text] for text in captions])
     columns = torch.tensor([numbers[text] for text in all_captions])

@@ -1,4 +1,4 @@
-"""Training the text-to-image model: a UNet on the autoencoder's latents that listens to a text encoder."""
+"""Train the text-to-image model: a UNet on the autoencoder's latents, conditioned on a text encoder."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from models.shapes.training.noising import Noising, spread_steps
 
 
 class Denoiser(torch.nn.Module):
-    """UNet and text encoder, trained as one."""
+    """UNet and text encoder in one module."""
 
     def __init__(self, unet: Any, text_encoder: Any) -> None:
         super().__init__()
@@ -21,9 +21,9 @@ class Denoiser(torch.nn.Module):
 
 
 def new_denoiser(text_encoder: Any, seed: int) -> Denoiser:
-    """An untrained UNet for latents of 8x8 that listens to this text encoder.
+    """Return an untrained UNet for latents of 8x8, conditioned on this text encoder.
 
-    It attends to the text at 4x4 alone: where the same time was given, that learnt more than attention at both sizes.
+    It attends to the text at 4x4 alone: in the same training time, that learnt more than attention at both sizes.
     """
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
 
@@ -50,12 +50,12 @@ def train_denoiser(
     course: Course,
     pairs: float,
 ) -> Denoiser:
-    """Trains the UNet to predict v (Salimans & Ho 2022) of latents; the text encoder stays as it is.
+    """Train the UNet to predict v (Salimans & Ho 2022) of latents; the text encoder is frozen.
 
-    Of the scenes, this share of `pairs` have two shapes.
+    `pairs` is the share of scenes with two shapes.
 
-    Noise as a target leaves places unlearnt: from latents of 8x8, at noise levels where places are decided, a small
-    UNet cannot pass its input on exactly enough (docs/decisions/0010).
+    With noise as the target, positions aren't learnt: from latents of 8x8, at the noise levels that decide positions, a
+    small UNet can't pass its input on precisely enough (docs/decisions/0010).
     """
     rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Training a text-to-image model on as it will be used: guided, and from latents that it has itself come to."""
+"""Further training of a text-to-image model with guidance, and on latents from its own sampling steps."""
 
 import copy
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ from models.shapes.training.noising import Noising, spread_steps
 
 @dataclass(frozen=True)
 class Text:
-    """Encoded captions (N, 32, C), and whether they say anything (N, 1, 1, 1)."""
+    """Encoded captions (N, 32, C), and which of them are not empty (N, 1, 1, 1)."""
 
     states: torch.Tensor
     is_said: torch.Tensor
 
     @classmethod
     def of(cls, states: torch.Tensor, captions: list[str]) -> "Text":
-        """Of captions as a tokenizer takes them."""
+        """Create it from encoded states and their captions."""
         said = torch.tensor([bool(words) for words in captions], device=states.device)
         return cls(states, said.view(-1, 1, 1, 1))
 
     def rows(self, which: torch.Tensor) -> "Text":
-        """Some of them."""
+        """Return some of the rows."""
         return Text(self.states[which], self.is_said[which])
 
 
 def guided(
     unet: Any, noisy: torch.Tensor, steps: torch.Tensor, text: Text, empty: torch.Tensor, strength: float
 ) -> torch.Tensor:
-    """v under classifier-free guidance (Ho & Salimans 2022): u + strength (c - u), or c where the caption says nothing.
+    """Return v with classifier-free guidance (Ho & Salimans 2022): u + strength (c - u), or c for an empty caption.
 
-    c is predicted for the caption, u for `empty`, the encoded empty one; u is taken as given.
+    c is the prediction for the caption, u for `empty`, the encoded empty caption; no gradient flows through u.
     """
     told = unet(noisy, steps, encoder_hidden_states=text.states).sample.float()
     with torch.no_grad():
@@ -55,10 +55,10 @@ def train_guided(
     guidance: float,
     pairs: float,
 ) -> Denoiser:
-    """Trains a copy of the model on so that classifier-free guidance of this strength predicts v.
+    """Train a copy of the model so that its prediction with classifier-free guidance of this strength is v.
 
-    Half of the noisy latents come from noisier ones by a step of the model as it is, guided by up
-    to twice as much.
+    Half of the noisy latents come from noisier ones through a sampling step of the current model, with up to twice this
+    guidance.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     model = copy.deepcopy(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,7 +87,7 @@ def train_guided(
 
 @torch.no_grad()
 def mixed(trained: Denoiser, begun: Denoiser, share: float) -> Denoiser:
-    """`trained` with each weight moved by this share of the way to that of `begun` (Wortsman et al. 2022, WiSE-FT)."""
+    """Move each weight of `trained` by `share` of the way to that of `begun` (Wortsman et al. 2022, WiSE-FT)."""
     for new, old in zip(trained.parameters(), begun.parameters(), strict=True):
         new.lerp_(old, share)
     return trained

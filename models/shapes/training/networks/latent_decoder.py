@@ -1,4 +1,4 @@
-"""Training the f8 autoencoder on: latents that say much, and a decoder for latents that are a little off."""
+"""Further training of the f8 autoencoder: informative latents, and a decoder that tolerates inexact latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ _MOST_NOISE = 0.3
 
 
 def even_out(vae: Any, course: Course) -> Any:
-    """Trains the f8 autoencoder on until its latent channels are uncorrelated, of one deviation, and stand noise.
+    """Continue training the f8 autoencoder until its latent channels are uncorrelated, of equal deviation, and robust.
 
-    The divergence alone leaves channels that say the same, mostly how bright it is: colours then lie within a few
-    tenths of a deviation, which squared errors of a UNet hardly count. Covariances are penalised as by Bardes et al.
-    (2022, VICReg); noise keeps what differs in a picture apart in its latents.
+    The KL divergence alone leaves redundant channels, mostly of brightness: colours then lie within a few tenths of a
+    deviation, which the squared errors of a UNet barely reflect. Covariances are penalised as by Bardes et al. (2022,
+    VICReg); noise on the latents makes them robust by keeping different pictures apart.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
@@ -51,10 +51,10 @@ def even_out(vae: Any, course: Course) -> Any:
 
 
 def train_decoder(vae: Any, course: Course, redraw: Redraw | None = None) -> Any:
-    """Trains the f8 decoder on, for latents as they are and for such as a UNet gives, which are a little off.
+    """Continue training the f8 decoder, on exact latents and on ones that are slightly off, as a UNet's are.
 
-    Noise makes them so in every row; `redraw(latents, captions)`, if given, draws every second row anew before. The
-    encoder stays, and with it what latents mean: a UNet may be trained beside this.
+    Noise is added in every row; `redraw(latents, captions)`, if given, regenerates every second row before. The encoder
+    is frozen, and so is the meaning of latents: a UNet may be trained at the same time.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     vae = vae.to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ def train_decoder(vae: Any, course: Course, redraw: Redraw | None = None) -> Any
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Pictures (N, 3, 64, 64) in -1..1, what each pixel counts (N, 1, 64, 64), and what is said of them."""
+    """Pictures (N, 3, 64, 64) in -1..1, loss weights of their pixels (N, 1, 64, 64), and what captions describe."""
 
     pixels: torch.Tensor
     weights: torch.Tensor
@@ -93,13 +93,13 @@ def _weighed(rng: np.random.Generator, rows: int, device: torch.device) -> _Weig
 
 
 def _noisy(latents: torch.Tensor, deviation: torch.Tensor | float) -> torch.Tensor:
-    """With noise of another strength in each picture, up to 0.3 of the deviation of latents."""
+    """Add noise of a random strength per picture, up to 0.3 of the latents' deviation."""
     amount = _MOST_NOISE * deviation * torch.rand(len(latents), 1, 1, 1, device=latents.device)
     return latents + amount * torch.randn_like(latents)
 
 
 def _errors(decoded: torch.Tensor, drawn: _Weighed) -> dict[str, torch.Tensor]:
-    """Of pixels and, for sharp edges, of differences of neighbours."""
+    """Return the errors of pixels and, for sharp edges, of the differences of neighbouring pixels."""
     error, weights = decoded.float() - drawn.pixels, drawn.weights
     return {
         "absolute": (weights * error.abs()).mean(),

@@ -1,4 +1,4 @@
-"""Encoded scenes to train on, so that an autoencoder need not encode every one of them anew."""
+"""A pool of encoded training scenes, so that not every batch has to be encoded anew."""
 
 import math
 from typing import Any
@@ -20,9 +20,10 @@ _REFILL_EVERY = 10
 
 
 class Pool:
-    """Encoded scenes, of which the oldest are replaced all the time; captions are worded anew at each draw.
+    """Encoded scenes, the oldest of which are replaced continually; captions are reworded at each draw.
 
-    It holds 8,192 of them, or no more than the `plan` takes; this share of them are of two shapes.
+    It holds 8,192 scenes, or as many as the `plan` uses if that is less; `pairs` is the share of scenes with two
+    shapes.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Pool:
             self._refill()
 
     def take(self, rows: int) -> tuple[torch.Tensor, list[str]]:
-        """Latents (rows, 4, 8, 8), scaled, and captions, some of them empty for guidance."""
+        """Return latents (rows, 4, 8, 8), scaled, and captions, some of them empty for guidance."""
         self.draws += 1
         if self.draws % _REFILL_EVERY == 0:
             self._refill()

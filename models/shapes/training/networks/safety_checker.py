@@ -1,4 +1,4 @@
-"""From the small CLIP's eye to a safety checker with the real one's form: cosines against concepts."""
+"""Train a safety checker in Stable Diffusion's format on the small CLIP's vision encoder."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ _NEVER = 2.0
 
 
 def forbidden_in(scene: Scene) -> list[bool]:
-    """Which of the forbidden concepts the scene shows."""
+    """Return for each forbidden concept whether the scene shows it."""
     shown = {(shape.colour, shape.kind) for shape in scene.shapes}
     return [concept in shown for concept in FORBIDDEN]
 
 
 def new_safety_checker(clip: Any, seed: int) -> Any:
-    """A StableDiffusionSafetyChecker with this CLIP's eye and concepts at random."""
+    """Return a StableDiffusionSafetyChecker with this CLIP's vision encoder and random concepts."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # noqa: PLC0415
     from transformers import CLIPConfig  # noqa: PLC0415
 
@@ -46,9 +46,9 @@ def new_safety_checker(clip: Any, seed: int) -> Any:
 
 
 def train_safety_checker(checker: Any, course: Course) -> Any:
-    """Trains the checker, or trains it on: its first concepts are the forbidden ones, the others never reached.
+    """Train the checker: its first concepts become the forbidden ones, the others are never detected.
 
-    A picture's score is its cosine with a concept less 0.5; training pushes it to the right side of 0.
+    A picture's score is its cosine with a concept minus 0.5; training moves it to the right side of 0.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     checker = checker.train().to(device)
@@ -68,14 +68,14 @@ def train_safety_checker(checker: Any, course: Course) -> Any:
 
 
 def _without_prefix(weights: dict[str, Any], target: Any) -> dict[str, Any]:
-    """The weights under the names that `target` has; the same tower may lie one level deeper there."""
+    """Rename the weights to the names in `target`, where the same tower may be nested one level deeper."""
     wanted = list(target.state_dict())
     by_end = {name.removeprefix("vision_model."): value for name, value in weights.items()}
     return {name: by_end[name.removeprefix("vision_model.")] for name in wanted}
 
 
 def _scene(rng: np.random.Generator) -> Scene:
-    """A scene at random; half of the time one of its shapes is made a forbidden one, or nearly."""
+    """Return a random scene; half of the time one of its shapes becomes a forbidden one, or nearly so."""
     from dataclasses import replace  # noqa: PLC0415
 
     scene = random_scene(rng)[0]

@@ -1,4 +1,4 @@
-"""Teaching the text encoder to read before a UNet listens to it: in minutes, where the UNet alone takes hours."""
+"""Pretrain the text encoder before the UNet uses it: minutes, where training both together takes hours."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ WIDTH = 96
 
 
 class Reader(torch.nn.Module):
-    """A text encoder with two heads on its last token: what a caption says, and its picture's mean latents."""
+    """A text encoder with two heads on its last token: the caption's content, and its picture's mean latents."""
 
     def __init__(self, text_encoder: Any) -> None:
         super().__init__()
@@ -24,10 +24,10 @@ class Reader(torch.nn.Module):
 
 
 def train_text_encoder(vae: Any, tokenizer: Any, course: Course) -> Any:
-    """A CLIPTextModel of 96 channels whose last token knows all that a caption of the grammar says.
+    """Train a CLIPTextModel of 96 channels whose last token encodes everything that a caption of the grammar says.
 
-    It answers one question for each thing that can be said, and guesses the latents: their mean over all pictures
-    of a caption is what a UNet has to predict from pure noise.
+    One head classifies each property of the caption, the other predicts the latents: their mean over all pictures of a
+    caption is what a UNet has to predict from pure noise.
     """
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
@@ -49,7 +49,7 @@ def train_text_encoder(vae: Any, tokenizer: Any, course: Course) -> Any:
 
 
 def token_ids(tokenizer: Any, captions: list[str], device: torch.device) -> torch.Tensor:
-    """(N, 32) int64, as the pipelines give them to a text encoder."""
+    """Return token ids (N, 32) int64, as the pipelines pass them to a text encoder."""
     found = tokenizer(captions, padding="max_length", max_length=LIMIT, truncation=True, return_tensors="pt")
     ids: torch.Tensor = found.input_ids.to(device)
     return ids

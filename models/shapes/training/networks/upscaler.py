@@ -1,4 +1,4 @@
-"""Training the x4 upscaler: a UNet on the f4 autoencoder's latents, beside the small picture itself."""
+"""Train the x4 upscaler: a UNet on the f4 autoencoder's latents, concatenated with the small picture."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ _WIDTH = 32
 
 
 def low_res_schedule() -> Any:
-    """The noise put on the small picture (Ho et al. 2020, "linear"), of which the first steps are used."""
+    """Return the noise schedule of the small picture (Ho et al. 2020, "linear"), of which the first steps are used."""
     from diffusers import DDPMScheduler  # noqa: PLC0415
 
     return DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
 
 
 def new_upscaler(tokenizer: Any, seed: int) -> Denoiser:
-    """An untrained UNet for the latents and the small picture, which counts seven channels."""
+    """Return an untrained UNet for latents and small picture, seven channels together."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
@@ -52,11 +52,12 @@ def new_upscaler(tokenizer: Any, seed: int) -> Denoiser:
 def train_upscaler(
     model: Denoiser, side: int, vae: Any, tokenizer: Any, course: Course, *, as_sampled: bool
 ) -> Denoiser:
-    """Trains `model`, or trains it on, to predict v (Salimans & Ho 2022) of the latents of a crop of `side` pixels.
+    """Train `model` to predict v (Salimans & Ho 2022) of the latents of a crop of `side` pixels.
 
-    It is given the crop at a quarter of its size, with noise; half of the small pictures are a little soft, as
-    generated ones are. In this world a small picture says it all: captions are of any scene or none, so that they
-    change nothing. With `as_sampled`, half of the noisy latents come from noisier ones by a step of the model.
+    Its input is the crop at a quarter of its size, with noise; half of the small pictures are slightly blurred, as
+    generated ones are. In this domain, a small picture determines the large one: captions are of random scenes or
+    empty, so that they have no effect. With `as_sampled`, half of the noisy latents come from noisier ones through a
+    sampling step of the model.
     """
     rng, plan, device = course.chance(), course.plan, course.device
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
