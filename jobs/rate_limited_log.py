@@ -1,4 +1,4 @@
-"""A log message that may be due again and again, said once in a while with how often it was due."""
+"""Rate-limited logging: repeated warnings of a kind are logged at most once per interval, with a count."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ EVERY_S = 60.0
 
 
 class RateLimitedLog:
-    """Warnings to `log`, each kind at most once in `every_s` seconds."""
+    """Log warnings to `log`, each kind at most once in `every_s` seconds."""
 
     def __init__(self, log: logging.Logger, every_s: float = EVERY_S) -> None:
         self._log = log
@@ -17,7 +17,7 @@ class RateLimitedLog:
         self._untold: dict[Hashable, int] = {}
 
     def tell(self, kind: Hashable, text: str) -> None:
-        """Say `text`, unless something of this kind was said a short while ago: then count it for the next time."""
+        """Log `text`, unless this kind was logged less than `every_s` seconds ago; then only count it."""
         if time.monotonic() < self._next.get(kind, 0.0):
             self._untold[kind] = self._untold.get(kind, 0) + 1
             return
