@@ -46,36 +46,36 @@ def note_unexpected(error: BaseException) -> str:
 
 def _written(error: BaseException) -> str:
     """Write the traceback to the first log that can be written; return the text that says where it is."""
-    told = without_secrets("".join(traceback.format_exception(error)))
+    trace = without_secrets("".join(traceback.format_exception(error)))
     head = (
         f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {os.getpid()} {visible(' '.join(sys.argv[:2]))}\n"
     )
-    entry = head.encode("utf-8", "backslashreplace") + _shortened(told.encode("utf-8", "backslashreplace"))
-    for path in _places():
+    entry = head.encode("utf-8", "backslashreplace") + _shortened(trace.encode("utf-8", "backslashreplace"))
+    for path in _log_paths():
         try:
-            _make_room(path)
+            _rotate(path)
             with open_log(path) as log:
                 log.write(entry)
         except OSError:
             continue
         return f"the traceback is in {path}"
-    return f"and no log can be written\n{told}"
+    return f"and no log can be written\n{trace}"
 
 
-def _shortened(told: bytes) -> bytes:
+def _shortened(trace: bytes) -> bytes:
     """Return the traceback, reduced to its beginning and end if it is longer than `_MAX_ENTRY` bytes."""
     half = _MAX_ENTRY // 2
-    return told if len(told) <= _MAX_ENTRY else told[:half] + b"\n[...]\n" + told[-half:]
+    return trace if len(trace) <= _MAX_ENTRY else trace[:half] + b"\n[...]\n" + trace[-half:]
 
 
-def _make_room(path: Path) -> None:
+def _rotate(path: Path) -> None:
     """Rotate a full log, keeping one older log; of a symbolic link, the link itself is renamed."""
     with suppress(FileNotFoundError):
         if path.lstat().st_size >= MAX_BYTES:
             path.replace(path.with_name(f"{NAME}.1"))
 
 
-def _places() -> list[Path]:
+def _log_paths() -> list[Path]:
     """Return the log paths to try: in the data folder if it exists, then in this user's temporary folder."""
     places = []
     data = Path(os.environ.get("NIGHTMILL_DATA_DIR", ".nightmill")).expanduser().absolute()

@@ -14,13 +14,13 @@ class RateLimitedLog:
         self._log = log
         self._every_s = every_s
         self._next: dict[Hashable, float] = {}
-        self._untold: dict[Hashable, int] = {}
+        self._suppressed: dict[Hashable, int] = {}
 
     def tell(self, kind: Hashable, text: str) -> None:
         """Log `text`, unless this kind was logged less than `every_s` seconds ago; then only count it."""
         if time.monotonic() < self._next.get(kind, 0.0):
-            self._untold[kind] = self._untold.get(kind, 0) + 1
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return
-        untold = self._untold.pop(kind, 0)
+        suppressed = self._suppressed.pop(kind, 0)
         self._next[kind] = time.monotonic() + self._every_s
-        self._log.warning("%s%s", text, f" ({untold:,} more like it since)" if untold else "")
+        self._log.warning("%s%s", text, f" ({suppressed:,} more like it since)" if suppressed else "")

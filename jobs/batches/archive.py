@@ -98,7 +98,7 @@ def delete(
         delete_files(engine, files, batch)
     gone = 0
     for statement in (_JOBS, _IMAGES, _REJECTS):
-        gone += _in_chunks(engine, statement, batch.id, partial(_tell, on_rows, gone))
+        gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
     run(engine, _BATCH, {"batch": batch.id})
     return gone
 
@@ -118,7 +118,7 @@ def _mark(engine: Engine, batch: BatchStatus) -> None:
         )
 
 
-def _tell(on_rows: Callable[[int], None], before: int, rows: int) -> None:
+def _report_total(on_rows: Callable[[int], None], before: int, rows: int) -> None:
     on_rows(before + rows)
 
 

@@ -69,7 +69,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         connect_args=_NETWORK | {"application_name": "nightmill"},
         hide_parameters=True,  # keeps prompts out of logs and tracebacks
     )
-    event.listen(engine, "connect", _plan_once)
+    event.listen(engine, "connect", _force_generic_plans)
     return engine
 
 
@@ -78,7 +78,7 @@ def _parameters() -> set[str]:
     return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
-def _plan_once(connection: Any, _: object) -> None:
+def _force_generic_plans(connection: Any, _: object) -> None:
     """Force generic plans for prepared statements: with many jobs queued, PostgreSQL would plan each claim anew."""
     with connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
@@ -185,11 +185,11 @@ def run(
     tries = count()
 
     def attempt() -> Sequence[Row[Any]]:
-        if next(tries) and done is not None and (rows := _alone(engine, done, values)):
+        if next(tries) and done is not None and (rows := _run_autocommit(engine, done, values)):
             return rows
-        return _alone(engine, statement, values)
+        return _run_autocommit(engine, statement, values)
 
-    return _again_after_restarts(engine, attempt)
+    return _with_retries(engine, attempt)
 
 
 def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -198,7 +198,7 @@ def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     If the connection failed during the commit, the transaction may have been committed: statements that change a job
     match its lease, so that a repetition changes nothing.
     """
-    return _again_after_restarts(engine, lambda: _together(engine, work))
+    return _with_retries(engine, lambda: _run_in_transaction(engine, work))
 
 
 def wait_while_away(engine: Engine, pause: Callable[[float], bool]) -> None:
@@ -209,7 +209,7 @@ def wait_while_away(engine: Engine, pause: Callable[[float], bool]) -> None:
     engine.update_execution_options(**{_PAUSE: pause})
 
 
-def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
+def _with_retries(engine: Engine, work: Callable[[], T]) -> T:
     pause = engine.get_execution_options().get(_PAUSE)
     for pause_s in _PAUSES_S:
         try:
@@ -227,11 +227,13 @@ def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
                 raise
 
 
-def _alone(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+def _run_autocommit(
+    engine: Engine, statement: Executable, values: Mapping[str, object]
+) -> Sequence[Row[Any]]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return connection.execute(statement, values).all()
 
 
-def _together(engine: Engine, work: Callable[[Connection], T]) -> T:
+def _run_in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)

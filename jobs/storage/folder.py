@@ -83,7 +83,7 @@ class FolderStore:
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
-                is_new = _named_anew(folder, temporary, name)
+                is_new = _link_new(folder, temporary, name)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
@@ -295,7 +295,7 @@ def _unless_gone() -> Iterator[None]:
             raise
 
 
-def _named_anew(folder: int, temporary: str, name: str) -> bool:
+def _link_new(folder: int, temporary: str, name: str) -> bool:
     """Give a temporary file its name unless that exists; on file systems without hard links, check first."""
     try:
         os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
