@@ -1,8 +1,7 @@
-"""How Celery is set up on both sides, as plain data: this room knows no Celery.
+"""Celery's configuration for sender and worker, as plain data; this package doesn't import Celery.
 
-A message is a hint that a lane has work. It carries no job, so losing, doubling or delaying one changes nothing:
-taking it off the list is all there is to it, it expects no result, and Redis keeps nothing that the job table doesn't
-know better.
+A wake-up message says that a lane has work. It carries no job, so lost, duplicated or delayed messages change nothing:
+messages are acknowledged on receipt, there is no result backend, and all state is in the job table.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ SHIFT_TASK = "nightmill.shift"
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's configuration for the sender and the worker."""
+    """Return Celery's configuration for the sender and the worker."""
     return {
         "broker_url": settings.broker,
         "broker_connection_retry_on_startup": True,
@@ -21,7 +20,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
-            # Without these a worker whose Redis was away may wait for ever: for an answer, or for leave to take a hint.
+            # Without these, a worker may hang after a Redis outage: in a read, or without capacity for a message.
             "health_check_interval": 4,
             "ack_emulation": False,
         },
@@ -42,6 +41,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_pool_start_method": "spawn",
         "worker_proc_alive_timeout": 120,
         "worker_hijack_root_logger": False,
-        "worker_redirect_stdouts": False,  # what a child says would end in the proxy that it is redirected to
+        "worker_redirect_stdouts": False,  # the output of child processes would end in Celery's logging proxy
         "imports": ("worker.tasks",),
     }

@@ -1,4 +1,4 @@
-"""Errors that nobody thought of: one line for the person, the traceback in a file."""
+"""Handling of unexpected errors: one line for the user, the traceback in a log file."""
 
 import os
 import sys
@@ -15,13 +15,13 @@ from jobs.services.sockets import own_temporary_folder
 
 NAME = "errors.log"
 MAX_BYTES = 2**20
-"""A log that has so many is renamed, and the one before it goes."""
+"""A log of this size is rotated; one older log is kept."""
 _MAX_ENTRY = 2**18
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End a process with the words of what went wrong instead of with a traceback: exit code 1, or the error's own."""
+    """Exit with an error message instead of a traceback; the exit code is 1 or the error's own."""
     try:
         yield
     except NightmillError as error:
@@ -38,45 +38,45 @@ def _end(message: str, code: int) -> None:
 
 
 def note_unexpected(error: BaseException) -> str:
-    """Append the traceback to `errors.log` in the data folder's logs, and return the line to show; never raises."""
+    """Append the traceback to `errors.log` in the data folder's logs and return the message to show; never raises."""
     words = visible(without_secrets(str(error))).strip().splitlines()
     what = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
     return f"this should not happen, {what[:300]}; {_written(error)}"
 
 
 def _written(error: BaseException) -> str:
-    """Where the traceback is."""
-    told = without_secrets("".join(traceback.format_exception(error)))
+    """Write the traceback to the first log that can be written; return the text that says where it is."""
+    trace = without_secrets("".join(traceback.format_exception(error)))
     head = (
         f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {os.getpid()} {visible(' '.join(sys.argv[:2]))}\n"
     )
-    entry = head.encode("utf-8", "backslashreplace") + _shortened(told.encode("utf-8", "backslashreplace"))
-    for path in _places():
+    entry = head.encode("utf-8", "backslashreplace") + _shortened(trace.encode("utf-8", "backslashreplace"))
+    for path in _log_paths():
         try:
-            _make_room(path)
+            _rotate(path)
             with open_log(path) as log:
                 log.write(entry)
         except OSError:
             continue
         return f"the traceback is in {path}"
-    return f"and no log can be written\n{told}"
+    return f"and no log can be written\n{trace}"
 
 
-def _shortened(told: bytes) -> bytes:
-    """The beginning and the end of a traceback whose message is very long."""
+def _shortened(trace: bytes) -> bytes:
+    """Return the traceback, reduced to its beginning and end if it is longer than `_MAX_ENTRY` bytes."""
     half = _MAX_ENTRY // 2
-    return told if len(told) <= _MAX_ENTRY else told[:half] + b"\n[...]\n" + told[-half:]
+    return trace if len(trace) <= _MAX_ENTRY else trace[:half] + b"\n[...]\n" + trace[-half:]
 
 
-def _make_room(path: Path) -> None:
-    """Keep one older log; a link is renamed itself, not what it leads to."""
+def _rotate(path: Path) -> None:
+    """Rotate a full log, keeping one older log; of a symbolic link, the link itself is renamed."""
     with suppress(FileNotFoundError):
         if path.lstat().st_size >= MAX_BYTES:
             path.replace(path.with_name(f"{NAME}.1"))
 
 
-def _places() -> list[Path]:
-    """The logs of the data folder, where there is one; else a folder of this user for temporary files."""
+def _log_paths() -> list[Path]:
+    """Return the log paths to try: in the data folder if it exists, then in this user's temporary folder."""
     places = []
     data = Path(os.environ.get("NIGHTMILL_DATA_DIR", ".nightmill")).expanduser().absolute()
     if data.is_dir():

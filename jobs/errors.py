@@ -1,16 +1,16 @@
-"""Errors whose message is meant for the person at the keyboard: what was wrong, where, what to do."""
+"""Exceptions whose messages are shown to the user: what went wrong, where, and what to do."""
 
 from collections.abc import Iterator
 
 
 class NightmillError(Exception):
-    """Something failed that the user can read about; the command ends with exit code 1."""
+    """Base class of errors that are reported to the user as a message; the command ends with exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(NightmillError):
-    """The command, an option or a setting was wrong; nothing was done. Exit code 2."""
+    """The command, an option or a setting is wrong; nothing was done. Exit code 2."""
 
     exit_code = 2
 
@@ -20,19 +20,19 @@ class ManifestError(UsageError):
 
 
 class ServiceError(NightmillError):
-    """PostgreSQL, Redis or the object store can't be reached or refused."""
+    """PostgreSQL, Redis or the object store can't be reached or refuses a request."""
 
 
 class ObjectStoreError(ServiceError):
-    """The object store refused, or what it holds isn't what was sent."""
+    """The object store refuses a request, or an object differs from what was sent."""
 
 
 class StoreUnavailableError(ObjectStoreError):
-    """The object store doesn't answer, or takes nothing from here at present: no object in particular is to blame."""
+    """The object store doesn't answer or refuses all requests at present; not caused by a particular object."""
 
 
 class OutputGoneError(StoreUnavailableError):
-    """The output's folder was emptied or its share isn't mounted: writing there would fill the wrong disk."""
+    """The output folder was emptied or its share isn't mounted; writing there could fill the wrong disk."""
 
 
 class ForeignOutputError(ObjectStoreError):
@@ -42,11 +42,11 @@ class ForeignOutputError(ObjectStoreError):
 
 
 class LeaseLostError(NightmillError):
-    """The job now belongs to somebody else: its lease ran out or it was cancelled; drop the work."""
+    """The job is no longer held: its lease ran out or it was cancelled. Discard the work."""
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that it was raised from or during, each once: such chains may be circles."""
+    """Yield the error and its causes and contexts, each once; such chains may have cycles."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -1,4 +1,4 @@
-"""Where the pictures that rows start from may lie: asked when a manifest is read, and before one is opened."""
+"""Access checks for input images: which paths are allowed, at ingest and again before a file is read."""
 
 import os
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ ABSENT = "there is no file"
 
 
 class PictureRefusedError(NightmillError):
-    """A local file can't be a picture that a row starts from; the message is the reason."""
+    """A local file can't be used as an input image; the message is the reason."""
 
 
 class PictureFolderGoneError(PictureRefusedError):
-    """There is neither the picture nor anything else in its folder: a share isn't mounted, as it seems."""
+    """The input image's folder is missing or empty; its share is probably not mounted."""
 
 
 def is_allowed(location: str, roots: Sequence[str]) -> bool:
-    """Whether a path or s3:// URI lies below one of `roots`, symbolic links followed; without roots all do.
+    """Whether a path or s3:// URI lies below one of `roots`, symbolic links resolved; without roots, all are allowed.
 
-    One that can't be followed, by its permissions, a loop or a NUL character in it, doesn't.
+    Paths that can't be resolved, because of permissions, a loop or a NUL character, are not allowed.
     """
     if not roots:
         return True
@@ -34,10 +34,10 @@ def is_allowed(location: str, roots: Sequence[str]) -> bool:
 
 
 def read_picture(path: str, roots: Sequence[str]) -> bytes:
-    """The bytes of the file at `path`: the one that was opened is the one that was looked at.
+    """Return the bytes of the image file at `path`; all checks are made on the opened file.
 
-    Raises PictureRefusedError with the reason if it can't be a picture of ours or lies outside of `roots`, caused by an
-    OSError if it can't be read; PictureFolderGoneError if its whole folder is missing or empty.
+    Raises PictureRefusedError with the reason if it can't be an input image or lies outside `roots`, caused by an
+    OSError if it can't be read; PictureFolderGoneError if its folder is missing or empty.
     """
     try:
         descriptor = open_regular(path)
@@ -61,7 +61,7 @@ def read_picture(path: str, roots: Sequence[str]) -> bytes:
 
 
 def file_problem(path: str) -> str | None:
-    """Why a local file can't be a picture of ours, as far as that is known without opening it; None: it may."""
+    """Return why a local file can't be an input image, as far as known without opening it; None if it can."""
     try:
         status = os.stat(path)  # noqa: PTH116 - a million rows may name a million files
     except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +99,7 @@ def _size_problem(path: str, size: int) -> str | None:
 
 
 def outside(location: str) -> str:
-    """The reason for refusing a picture that is not allowed."""
+    """Return the message for an image that lies outside the allowed folders."""
     return f"{location} lies outside of the folders of NIGHTMILL_IMAGE_ROOTS"
 
 

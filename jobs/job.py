@@ -1,4 +1,4 @@
-"""What a worker gets when it claims, and what it must bring to finish."""
+"""Data classes of the job queue: Job and Lane, which a worker claims, and Image and Failure, which it records."""
 
 from dataclasses import dataclass, fields
 from typing import Any, NewType
@@ -13,9 +13,9 @@ LaneId = NewType("LaneId", int)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job: one image to make. `lease` must be named by every later write.
+    """A claimed job: one image to generate. Every later write must give the `lease`.
 
-    The pictures are absolute paths or s3:// URIs.
+    The input images are absolute paths or s3:// URIs.
     """
 
     id: JobId
@@ -37,14 +37,14 @@ class Job:
     depth_image: str | None = None
     strength: float | None = None
     is_fresh: bool = False
-    """Nobody has claimed it before."""
+    """Whether this is the job's first claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Jobs of one batch and tenant that share model, mode, LoRAs, size and chain, with the policy of their batch.
+    """A group of jobs of one batch and tenant with the same model, mode, LoRAs, size and upscaling, and the policy.
 
-    A `width` and `height` of 0 stand for those of the picture that a job starts from.
+    A `width` and `height` of 0 stand for the size of the job's input image.
     """
 
     id: LaneId
@@ -65,18 +65,18 @@ class Lane:
     clip_score: str
     deep_cache: int
     weights: str | None
-    """How the model's weights are held; None: as the worker's settings say."""
+    """Precision of the model's weights (`jobs.states.Weights`); None: that of the worker's settings."""
     decoder: str
 
     @property
     def upscales_drawn(self) -> bool:
-        """Whether pictures are drawn and then enlarged."""
+        """Whether images are generated and then upscaled."""
         return bool(self.upscale) and self.mode != Mode.UPSCALE
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt gave no image."""
+    """The reason why an attempt produced no image."""
 
     id: JobId
     lease: UUID
@@ -84,7 +84,7 @@ class Failure:
     text: str
 
     def record(self) -> dict[str, Any]:
-        """As the fail and block statements take it."""
+        """Return the values as the fail and block statements take them."""
         return {
             "id": self.id,
             "lease": str(self.lease),
@@ -96,7 +96,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What is written about a finished image beside what its job already says."""
+    """The columns of an image row that aren't copied from its job."""
 
     id: JobId
     lease: UUID
@@ -126,9 +126,9 @@ class Image:
     watermark_method: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """As the complete statement takes it."""
+        """Return the values as the complete statement takes them."""
         return {name: getattr(self, name) for name in _IMAGE_FIELDS} | {"lease": str(self.lease)}
 
 
-# dataclasses.asdict copies every value in depth, which costs more than all else that completing a job does.
+# dataclasses.asdict makes deep copies of all values, which costs more than the rest of completing a job.
 _IMAGE_FIELDS = tuple(field.name for field in fields(Image))

@@ -1,4 +1,4 @@
-"""Text as it may be shown: no passwords in it, and no characters that a terminal would obey."""
+"""Sanitise text for display: mask passwords, and escape control characters that a terminal would interpret."""
 
 import os
 import re
@@ -10,12 +10,12 @@ _SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 
 def visible(text: str) -> str:
-    """Control characters but tab and line feed, and turns of the direction of writing, as in a Python literal."""
+    """Escape control characters except tab and line feed, and bidirectional controls, as in a Python literal."""
     return _OBEYED.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def without_secrets(text: str) -> str:
-    """With *** in place of the passwords that the environment's settings hold."""
+    """Replace the passwords and keys found in environment variables by ***."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
@@ -32,7 +32,7 @@ def _secrets() -> set[str]:
 
 
 def _of_url(url: str) -> set[str]:
-    """The password, and what a query holds, as they are written and as they are meant."""
+    """Return a URL's password and query values, both percent-encoded and decoded."""
     try:
         parts = urlsplit(url)
         written = {parts.password or "", *(value for _, value in parse_qsl(parts.query) if "/" not in value)}

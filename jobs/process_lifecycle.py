@@ -1,4 +1,4 @@
-"""How our long-running processes begin and end."""
+"""Start and stop of long-running processes: signals, parent watch, offline mode, logging."""
 
 import logging
 import os
@@ -14,31 +14,31 @@ from jobs.plain_text import visible, without_secrets
 
 
 class SignalSafeEvent:
-    """An event that a signal's handler may set; `threading.Event` deadlocks where one interrupts its `wait`."""
+    """An event that a signal handler may set; `threading.Event` deadlocks if the handler interrupts its `wait`."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._tokens: SimpleQueue[None] = SimpleQueue()  # the one queue that handlers may put into
+        self._tokens: SimpleQueue[None] = SimpleQueue()  # the only queue with a reentrant put()
 
     def is_set(self) -> bool:
-        """Whether it was set."""
+        """Whether the event is set."""
         return self._is_set
 
     def set(self) -> None:
-        """Set it for ever, from any thread."""
+        """Set the event permanently; safe from any thread and from signal handlers."""
         self._is_set = True
         self._tokens.put(None)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until it is set, `timeout_s` seconds at most; whether it is."""
+        """Wait until the event is set, at most `timeout_s` seconds; returns whether it is set."""
         with suppress(Empty):
             self._tokens.get(timeout=max(0.0, timeout_s))
-            self._tokens.put(None)  # for whoever else waits
+            self._tokens.put(None)  # for other waiting threads
         return self._is_set
 
 
 def stop_on_signals() -> SignalSafeEvent:
-    """What SIGTERM and SIGINT set; the process is expected to end soon after."""
+    """Install handlers for SIGTERM and SIGINT; returns the event that they set, after which the process should end."""
     stopping = SignalSafeEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -46,7 +46,7 @@ def stop_on_signals() -> SignalSafeEvent:
 
 
 def stop_with_parent(parent: int | None) -> None:
-    """Send ourselves SIGTERM when process `parent`, which started us, is gone; None: live on."""
+    """Send SIGTERM to this process when its parent process `parent` has ended; None disables the watch."""
     if parent is not None:
         threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent-watch").start()
 
@@ -58,13 +58,13 @@ def _watch(parent: int) -> None:
 
 
 def work_offline() -> None:
-    """Let nothing in this process and its children reach a hub of models; to be called before its client's import."""
+    """Disable Hugging Face Hub access for this process and its children; call before `huggingface_hub` is imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A log to append to, in a folder, which nobody else may read: logs tell of prompts and hosts."""
+    """Open a log for appending, with file and folder private to the owner: logs contain prompts and host names."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.parent.stat().st_uid == os.geteuid():
         path.parent.chmod(0o700)
@@ -75,15 +75,15 @@ def open_log(path: Path) -> BinaryIO:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Lines without passwords and without what a terminal would obey."""
+    """Log formatter that masks passwords and escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As logging does it, then cleaned, tracebacks included."""
+        """Format the record as logging does, then sanitise the text, including tracebacks."""
         return visible(without_secrets(super().format(record)))
 
 
 def start_logging(level: str) -> None:
-    """Plain lines to stderr with time and process."""
+    """Configure logging to stderr, each line with time and process id."""
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""A log message that may be due again and again, said once in a while with how often it was due."""
+"""Rate-limited logging: repeated warnings of a kind are logged at most once per interval, with a count."""
 
 import logging
 import time
@@ -8,19 +8,19 @@ EVERY_S = 60.0
 
 
 class RateLimitedLog:
-    """Warnings to `log`, each kind at most once in `every_s` seconds."""
+    """Log warnings to `log`, each kind at most once in `every_s` seconds."""
 
     def __init__(self, log: logging.Logger, every_s: float = EVERY_S) -> None:
         self._log = log
         self._every_s = every_s
         self._next: dict[Hashable, float] = {}
-        self._untold: dict[Hashable, int] = {}
+        self._suppressed: dict[Hashable, int] = {}
 
     def tell(self, kind: Hashable, text: str) -> None:
-        """Say `text`, unless something of this kind was said a short while ago: then count it for the next time."""
+        """Log `text`, unless this kind was logged less than `every_s` seconds ago; then only count it."""
         if time.monotonic() < self._next.get(kind, 0.0):
-            self._untold[kind] = self._untold.get(kind, 0) + 1
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return
-        untold = self._untold.pop(kind, 0)
+        suppressed = self._suppressed.pop(kind, 0)
         self._next[kind] = time.monotonic() + self._every_s
-        self._log.warning("%s%s", text, f" ({untold:,} more like it since)" if untold else "")
+        self._log.warning("%s%s", text, f" ({suppressed:,} more like it since)" if suppressed else "")

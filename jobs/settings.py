@@ -1,4 +1,4 @@
-"""Settings: read once at an entry point from `NIGHTMILL_*`, then handed down."""
+"""Settings: read once at an entry point from `NIGHTMILL_*` environment variables, then passed on."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured from outside; durations are seconds."""
+    """All settings that can be configured by environment variables; durations are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="NIGHTMILL_", frozen=True, extra="ignore")
 
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     @field_validator("image_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """Folders become absolute; what is no text is left for the type to refuse."""
+        """Split the comma-separated list and make folders absolute; values that aren't text are left to pydantic."""
         if not isinstance(value, str):
             return value
         roots = (root.strip() for root in value.split(","))
@@ -147,30 +147,31 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The PostgreSQL URL, password included, of settings whose services are known."""
+        """The PostgreSQL URL, including the password; must be set by now (`jobs.services.embedded.services`)."""
         assert self.database_url is not None
         return self.database_url.get_secret_value()
 
     @property
     def broker(self) -> str:
-        """The Redis URL, password included, of settings whose services are known."""
+        """The Redis URL, including the password; must be set by now (`jobs.services.embedded.services`)."""
         assert self.broker_url is not None
         return self.broker_url.get_secret_value()
 
     @property
     def models_path(self) -> Path:
-        """Where checkpoints and extra cards live."""
+        """The folder of checkpoints and extra cards."""
         return self.models_dir or self.data_dir / "models"
 
     @property
     def logs_path(self) -> Path:
-        """Where `run` and `up` send what their processes print."""
+        """The folder of the logs of the processes started by `run` and `up`."""
         return self.data_dir / "logs"
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with these settings in it, for the processes that we start.
+        """Return this process's environment with these settings, for child processes.
 
-        They import nothing from the folder that they run in, where the user may well have a `models` or `jobs`.
+        PYTHONSAFEPATH keeps them from importing modules from the current folder, where the user may have a `models` or
+        `jobs`.
         """
         own = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")}
         return (
@@ -196,7 +197,7 @@ RENAMED = {
 
 
 def load_settings(**given: object) -> Settings:
-    """Read the settings of the environment, `given` over it; UsageError names the wrong variable.
+    """Read the settings from the environment, overridden by `given`; UsageError names the invalid variable.
 
     A setting's former name is read where the new one isn't set, with a warning.
     """
@@ -216,7 +217,7 @@ def load_settings(**given: object) -> Settings:
 
 
 def _folder(path: Path) -> Path:
-    """The absolute path; ValueError where there can't be a folder."""
+    """Return the absolute path; ValueError if it can't be a folder."""
     absolute = path.expanduser().absolute()
     if why := why_no_folder(absolute):
         raise ValueError(why)
@@ -242,7 +243,7 @@ _REASONS = {
 
 
 def _reason(error: ErrorDetails) -> str:
-    """What is wrong with a setting, in other words than a validator's."""
+    """Return what is wrong with a setting, in plainer terms than pydantic's message."""
     kind, name = error["type"], str(error["loc"][0])
     if kind in {"string_pattern_mismatch", "byte_size"}:
         return _FORMS[name]
@@ -262,7 +263,7 @@ def _safe(name: str, value: object) -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: without its password and query."""
+    """Return the URL without its password and query, for display."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

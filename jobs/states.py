@@ -1,4 +1,4 @@
-"""The lifecycle of a job, and the words for how an attempt can end.
+"""Enumerations: states of jobs, batches and workers, outcomes and errors of attempts, and policy values.
 
 queued ──claim──▶ running ──complete──▶ done
   ▲                │  │ └──block──▶ blocked      (safety)
@@ -11,11 +11,11 @@ queued ──claim──▶ running ──complete──▶ done
 from enum import StrEnum
 
 EVERYBODY = "*"
-"""All tenants together, where a limit is set for them; so no tenant can be called that."""
+"""Stands for all tenants together when a limit is set; no tenant can have this name."""
 
 
 class JobState(StrEnum):
-    """Where a job stands; every change of it is one statement in `jobs.queue.transitions`."""
+    """State of a job; every change of it is one statement in `jobs.queue.transitions`."""
 
     QUEUED = "queued"
     """Waits for a worker, or for its retry delay to pass."""
@@ -24,7 +24,7 @@ class JobState(StrEnum):
     DONE = "done"
     """Its image is stored and has a row; never changes again."""
     FAILED = "failed"
-    """All attempts used up, or an error that another attempt can't mend."""
+    """All attempts are used up, or the error is one that another attempt can't fix."""
     BLOCKED = "blocked"
     """Withheld by the prompt check or the safety checker."""
     CANCELLED = "cancelled"
@@ -36,7 +36,7 @@ RETRYABLE = (JobState.FAILED, JobState.BLOCKED, JobState.CANCELLED)
 
 
 class BatchState(StrEnum):
-    """Where a batch stands, derived from its marks and its jobs."""
+    """State of a batch, derived from its timestamps and its jobs."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -46,36 +46,36 @@ class BatchState(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """Whether a worker can do its work."""
+    """Health of a worker."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
-    """Something of its host keeps it from some or all lanes; it tries again by itself."""
+    """A fault of its host keeps it from working in some or all lanes; it tries again by itself."""
 
 
 class CanaryVerdict(StrEnum):
-    """What became of a batch's first rows, which go ahead of the others."""
+    """Result of a batch's canary, the first rows that run before the others."""
 
     PASSED = "passed"
     STOPPED = "stopped"
     """Too many of them failed or were blocked: the batch was paused."""
     OVERRULED = "overruled"
-    """Somebody resumed the batch nevertheless."""
+    """A user resumed the batch in spite of the stop."""
 
 
 class Outcome(StrEnum):
-    """How an attempt ended that gave no image."""
+    """How an attempt ended that produced no image."""
 
     RETRIED = "retried"
     FAILED = "failed"
     BLOCKED = "blocked"
     EXPIRED = "expired"
     RETURNED = "returned"
-    """Given back, uncharged: the worker on which it failed is taken to be to blame."""
+    """Given back without being charged: the failure is attributed to the worker."""
 
 
 class ErrorKind(StrEnum):
-    """What went wrong in an attempt."""
+    """Kind of error of an attempt."""
 
     OUT_OF_MEMORY = "oom"
     NOT_FINITE = "nan"
@@ -90,11 +90,12 @@ class ErrorKind(StrEnum):
 
     @property
     def most_attempts(self) -> int:
-        """How many attempts an error of this kind allows, whatever the batch would."""
+        """Maximum number of attempts for an error of this kind; the batch's `max_attempts` may be lower."""
         return _MOST_ATTEMPTS.get(self, 100)
 
 
-# The mark and a bad input can't change; pixels only where a neighbour's, a driver's or a memory's fault spoilt them.
+# Watermark and bad-input errors are deterministic; NaN and black images can also be caused by another job in the device
+# batch, a driver or a memory fault.
 _MOST_ATTEMPTS = {
     ErrorKind.WATERMARK: 1,
     ErrorKind.BAD_INPUT: 1,
@@ -104,7 +105,7 @@ _MOST_ATTEMPTS = {
 
 
 class Mode(StrEnum):
-    """What a picture is made from."""
+    """Generation mode: the kind of input that an image is generated from."""
 
     TEXT2IMAGE = "text2image"
     IMAGE2IMAGE = "image2image"
@@ -114,16 +115,16 @@ class Mode(StrEnum):
 
 
 class Scoring(StrEnum):
-    """Whether the CLIP score of a picture and its prompt is computed."""
+    """Whether the CLIP score of an image and its prompt is computed."""
 
     AUTO = "auto"
-    """Where the model names a CLIP whose files are there."""
+    """On if the model's card names a CLIP model whose files exist."""
     ON = "on"
     OFF = "off"
 
 
 class Weights(StrEnum):
-    """How the weights of a model are held."""
+    """Precision of a model's weights in memory."""
 
     FULL = "full"
     FP8 = "fp8"
@@ -132,7 +133,7 @@ class Weights(StrEnum):
 
 
 class Decoder(StrEnum):
-    """What makes pictures of a model's latents."""
+    """The decoder that turns latents into images."""
 
     FULL = "full"
     """The model's own VAE."""
@@ -141,7 +142,7 @@ class Decoder(StrEnum):
 
 
 class SafetyAction(StrEnum):
-    """What happens to a picture that the prompt check or the safety checker flags."""
+    """What happens to an image that the prompt check or the safety checker flags."""
 
     BLOCK = "block"
     FLAG = "flag"
@@ -150,7 +151,7 @@ class SafetyAction(StrEnum):
 
 
 class WatermarkPolicy(StrEnum):
-    """What happens when a picture can't hold the invisible mark."""
+    """Whether images get an invisible watermark, and what happens if it can't be embedded."""
 
     REQUIRE = "require"
     BEST_EFFORT = "best-effort"
@@ -158,14 +159,14 @@ class WatermarkPolicy(StrEnum):
 
 
 class WatermarkMethod(StrEnum):
-    """How the invisible mark gets into a picture, by the names of the package `invisible-watermark`."""
+    """Method of embedding the invisible watermark, named as in the package `invisible-watermark`."""
 
     DWT_DCT_SVD = "dwtDctSvd"
     DWT_DCT = "dwtDct"
 
 
 class ImageFormat(StrEnum):
-    """How a picture is encoded."""
+    """File format of an image."""
 
     PNG = "png"
     WEBP = "webp"

@@ -1,4 +1,4 @@
-"""The URLs that a user may set: what is wrong with one is said without its contents, which may be secret."""
+"""Validation of URLs in settings; error messages don't contain the URL, which may hold a password."""
 
 from collections.abc import Mapping, Set
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -10,12 +10,12 @@ BROKERS: Mapping[str, Set[str]] = {
     "rediss": _TLS,
     "redis+socket": frozenset({"virtual_host"}),
 }
-"""Schemes of a broker's URL, and what may stand in its query."""
+"""Schemes of a broker URL, and the query keys that each allows."""
 ENDPOINTS: Mapping[str, Set[str]] = {"http": NO_KEYS, "https": NO_KEYS}
 
 
 def check_broker_url(url: str) -> None:
-    """ValueError unless it is the URL of a Redis."""
+    """Raise ValueError unless this is a Redis URL."""
     parts = _parsed(url, BROKERS)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     number = (
@@ -28,13 +28,13 @@ def check_broker_url(url: str) -> None:
 
 
 def check_endpoint_url(url: str) -> None:
-    """ValueError unless it is the URL of a web server."""
+    """Raise ValueError unless this is an http or https URL."""
     if not _parsed(url, ENDPOINTS).hostname:
         raise ValueError("the host is missing; write https://host:port")
 
 
 def check_port(url: str) -> None:
-    """ValueError if the URL has a port that can't be; nothing else of it is looked at."""
+    """Raise ValueError if the URL's port is invalid; nothing else is checked."""
     try:
         port = urlsplit(url).port
     except ValueError:

@@ -1,6 +1,6 @@
-"""Wake-up messages: strictly parsed, because anybody who reaches Redis may have put anything into the list.
+"""Wake-up messages, which name a lane that has work; parsed strictly, as anyone with access to Redis can send them.
 
-What Celery reads is built anew from the one thing that a message tells: the number of a lane.
+The message that is passed on to Celery is built from the lane's number only.
 """
 
 import base64
@@ -13,16 +13,16 @@ from jobs.celery_config import SHIFT_TASK
 from jobs.job import LaneId
 
 MAX_BYTES = 8192
-"""A message of ours has about 900."""
+"""A wake-up message has about 900 bytes."""
 _MAX_LANE = 2**63 - 1
 
 
 class NotAWakeupError(ValueError):
-    """The message isn't one of ours; says why in words that hold nothing of its contents."""
+    """The message isn't a valid wake-up; the error text contains nothing of the message."""
 
 
 def parse_wakeup(raw: bytes) -> LaneId:
-    """The lane that a message as Celery writes it to the list names; raises NotAWakeupError for everything else."""
+    """Return the lane named by a message in Celery's list format; raises NotAWakeupError for everything else."""
     if len(raw) > MAX_BYTES:
         raise NotAWakeupError(f"longer than {MAX_BYTES} bytes")
     message = _json(raw, "message")
@@ -37,7 +37,7 @@ def parse_wakeup(raw: bytes) -> LaneId:
 
 
 def wakeup_message(lane: LaneId) -> bytes:
-    """A message for that lane as Celery writes it, with nothing in it that isn't needed."""
+    """Return a wake-up message for the lane in Celery's format, with the required fields only."""
     task = str(uuid.uuid4())
     body = json.dumps([[lane], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     message = {

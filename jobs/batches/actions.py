@@ -1,4 +1,4 @@
-"""Batches: what a person may do to them."""
+"""Actions on batches: pause, resume, reschedule, cancel, retry; also the folding of job count rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ __all__ = [
     "statuses",
 ]
 
-# Looks at what is queued, not at what this retry moved: an earlier one may have been cut off just before this.
+# Checks for queued jobs instead of the jobs of this retry: an earlier retry may have been interrupted before this step.
 _REOPEN = text("""
     UPDATE batches SET cancelled_at = NULL WHERE id = :id AND EXISTS (
         SELECT FROM lanes JOIN jobs ON lane_id = lanes.id WHERE lanes.batch_id = :id AND state = 'queued')
@@ -41,7 +41,7 @@ _REOPEN = text("""
 
 
 def pause(engine: Engine, batch: BatchId) -> None:
-    """No more claims; workers stop after the device batch that they are at."""
+    """Stop claims from the batch; workers finish the device batch that they are rendering."""
     run(
         engine,
         text("UPDATE batches SET paused_at = coalesce(paused_at, now()) WHERE id = :id RETURNING id"),
@@ -50,7 +50,7 @@ def pause(engine: Engine, batch: BatchId) -> None:
 
 
 def resume(engine: Engine, batch: BatchId) -> None:
-    """Claims again, whatever a canary said."""
+    """Allow claims again, overruling a canary that has stopped the batch."""
     statement = text("""
         UPDATE batches SET paused_at = NULL, stopped_because = NULL,
             canary_verdict = CASE WHEN canary_verdict = 'stopped' THEN 'overruled' ELSE canary_verdict END
@@ -60,7 +60,7 @@ def resume(engine: Engine, batch: BatchId) -> None:
 
 
 def change(engine: Engine, batch: BatchId, schedule: Mapping[str, Any]) -> None:
-    """Give the batch another priority, window, not_before or deadline; workers heed it from their next claim on."""
+    """Change the batch's priority, window, not_before or deadline; effective from the workers' next claim on."""
     values = {key: getattr(Policy.model_validate(dict(schedule)), key) for key in schedule if key in SCHEDULE}
     if "window" in values:
         values["opens_at"], values["closes_at"] = span(values["window"], datetime.now(UTC))
@@ -69,7 +69,7 @@ def change(engine: Engine, batch: BatchId, schedule: Mapping[str, Any]) -> None:
 
 
 def cancel(engine: Engine, batch: BatchId) -> int:
-    """End all jobs that aren't finished; returns how many were cancelled. Images that are done stay."""
+    """Cancel all unfinished jobs of the batch; returns the number cancelled. Finished images are kept."""
     run(
         engine,
         text("UPDATE batches SET cancelled_at = coalesce(cancelled_at, now()) WHERE id = :id RETURNING id"),
@@ -81,9 +81,9 @@ def cancel(engine: Engine, batch: BatchId) -> int:
 def retry(
     engine: Engine, batch: BatchId, states: Sequence[JobState] = RETRYABLE, kind: str | None = None
 ) -> int:
-    """Queue jobs without an image again, `kind` narrowing to one error; returns how many. Ends a cancellation.
+    """Queue jobs again that ended without an image, optionally of one error `kind` only; returns the number queued.
 
-    Raises UsageError where the batch is archived.
+    Ends a cancellation. Raises UsageError if the batch is archived.
     """
     queued = _until_none(lambda: transitions.retry(engine, batch, states, kind))
     if not queued:
@@ -93,20 +93,20 @@ def retry(
 
 
 def reopen(engine: Engine, batch: BatchId) -> None:
-    """End a cancellation where jobs are queued again."""
+    """End the batch's cancellation if it has queued jobs again."""
     run(engine, _REOPEN, {"id": batch})
 
 
 def rejects(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
-    """The rows of the manifest that could not be used, in its order."""
+    """Return the rejected rows of the manifest, in its order."""
     statement = text('SELECT line, "column", reason, excerpt FROM rejects WHERE batch_id = :id ORDER BY id')
     return [dict(row._mapping) for row in run(engine, statement, {"id": batch})]
 
 
 def fold_tallies(engine: Engine, *, limit: int = 10_000) -> int:
-    """Replace tally rows by their sums; returns how many rows went. Any number of processes may do it at once.
+    """Replace the rows of `tallies` by their sums; returns the number of rows replaced. Safe to run concurrently.
 
-    Sums that stand alone stay as they are, and so do lanes that ended long ago: nothing is added to them any more.
+    Sums with a single row are left alone, and so are lanes that ended more than a day ago, to which nothing is added.
     """
     statement = text(f"""
         WITH several AS (

@@ -1,6 +1,6 @@
-"""Taking batches out of the tables, by statements that each end soon, so that claims go on beside them.
+"""Archiving and deletion of batches, in chunks, so that each statement is short and claims continue meanwhile.
 
-What was begun and cut off is continued by the same call again.
+An interrupted call is resumed by calling the function again.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from jobs.storage.open import ObjectStore
 
 CHUNK = 5_000
 
-# The lock waits for those who queue jobs of the batch again, and they for it; the mark, a statement of its own, sees
-# what they have queued.
+# The lock and transactions that queue jobs of the batch again wait for each other. The mark is a separate statement, so
+# that it sees the jobs that they have queued.
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
 _MARK = text(f"""
     UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch AND NOT EXISTS (
@@ -34,7 +34,7 @@ _OPEN_JOBS = text("""
 """)
 _ENDED = ", ".join(f"'{state}'" for state in FINISHED)
 
-# Each goes on after the place that the one before has reached: beginning anew, it would step over what was deleted.
+# Each chunk starts after the last key of the one before; from the beginning, it would scan the deleted rows again.
 _JOBS = text(f"""
     WITH chosen AS (
         SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
@@ -71,9 +71,9 @@ _BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
 
 
 def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
-    """Drop an ended batch's jobs and the history of their attempts; counts and image rows stay. Returns how many jobs.
+    """Delete the jobs and attempts of an ended batch, keeping counts and image rows; returns the number of jobs.
 
-    Such a batch is exported, fed and verified as before; nothing of it can be queued again.
+    Export, feed and verification of an archived batch work as before; its jobs can't be queued again.
     """
     _mark(engine, batch)
     return _in_chunks(engine, _JOBS, batch.id, on_rows)
@@ -85,10 +85,11 @@ def delete(
     files: ObjectStore | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Forget an ended batch: jobs, image rows, rejects; where `files` is given, its files there too.
+    """Delete an ended batch: jobs, image rows, rejects and, if `files` is given, its files in that store.
 
-    Returns how many rows went. The files go first: a row without its file can be told, a file without a row is lost.
-    What isn't nightmill's in the batch's folder stays. Raises ForeignOutputError where the folder is another's.
+    Returns the number of rows deleted. Files are deleted first: a row without its file can be detected, a file without
+    a row can't. Files in the batch's folder that nightmill did not write are kept. Raises ForeignOutputError if the
+    folder belongs to another installation.
     """
     if files is not None:
         owner_of(engine, files, batch.id, batch.name)
@@ -97,13 +98,13 @@ def delete(
         delete_files(engine, files, batch)
     gone = 0
     for statement in (_JOBS, _IMAGES, _REJECTS):
-        gone += _in_chunks(engine, statement, batch.id, partial(_tell, on_rows, gone))
+        gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
     run(engine, _BATCH, {"batch": batch.id})
     return gone
 
 
 def _mark(engine: Engine, batch: BatchStatus) -> None:
-    """Mark it archived, unless it has jobs that haven't ended: from then on nobody claims, or queues any again."""
+    """Mark the batch as archived, which prevents claims and retries; UsageError if it has unfinished jobs."""
     values = {"batch": batch.id}
 
     def mark(connection: Connection) -> bool:
@@ -117,7 +118,7 @@ def _mark(engine: Engine, batch: BatchStatus) -> None:
         )
 
 
-def _tell(on_rows: Callable[[int], None], before: int, rows: int) -> None:
+def _report_total(on_rows: Callable[[int], None], before: int, rows: int) -> None:
     on_rows(before + rows)
 
 

@@ -1,4 +1,4 @@
-"""Comparing a batch's image rows with the objects that they name, and rendering again what is gone."""
+"""Check a batch's image rows against the stored objects, and queue the jobs of missing or damaged ones again."""
 
 import hashlib
 import random
@@ -25,7 +25,7 @@ THREADS = 8
 
 _COUNT = text("SELECT count(*) AS n FROM images WHERE batch_id = :batch")
 
-# By pages of its own: a cursor would keep a transaction open for as long as reading all objects takes.
+# Keyset pagination: a cursor would keep a transaction open for as long as reading all objects takes.
 _ROWS = text("""
     SELECT id, job_id, ordinal, "index" AS number, key, bytes, sha256 FROM images
     WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
@@ -34,9 +34,9 @@ _ROWS = text("""
 
 @dataclass(frozen=True)
 class Wrong:
-    """An image row whose object is missing (`is_missing`) or isn't what the row says, and why.
+    """An image row whose object is missing (`is_missing`) or differs from the row, with the reason.
 
-    `is_blocked`: something else has the object's place, so that no image can be stored there until it is removed.
+    `is_blocked`: something else occupies the object's key, so that no image can be stored there until it is removed.
     """
 
     image: int
@@ -56,10 +56,10 @@ def check(
     share: float = 1.0,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Wrong]]:
-    """Read the objects of a share (0 to 1) of the batch's image rows; yields what is wrong, a page at a time.
+    """Read the objects of a random share (0 to 1) of the batch's image rows; yields the problems page by page.
 
-    `on_images` is told how many were read so far. Raises ObjectStoreError where the store is away or refuses: then
-    nothing is said of the object at hand.
+    `on_images` is called with the number read so far. Raises ObjectStoreError if the store is unavailable or refuses a
+    request, which is no statement about the object.
     """
     read = 0
     with ThreadPoolExecutor(THREADS) as threads, closing(_chosen(engine, batch.id, share)) as rows:
@@ -71,21 +71,21 @@ def check(
 
 
 def image_count(engine: Engine, batch: BatchId) -> int:
-    """How many image rows the batch has."""
+    """Return the number of image rows of the batch."""
     count: int = run(engine, _COUNT, {"batch": batch})[0].n
     return count
 
 
 def sample_size(count: int, share: float) -> int:
-    """How many of `count` images a share is; at least one if there is any."""
+    """Return the sample size for a share of `count` images, rounded up."""
     return min(count, ceil(count * share))
 
 
 def repair(engine: Engine, batch: BatchStatus, wrong: Sequence[Wrong]) -> int:
-    """Take the image rows back and queue their jobs again; returns how many. Ends a cancellation.
+    """Delete the image rows and queue their jobs again; returns the number queued. Ends a cancellation.
 
-    Rendered again, each comes as a new row, in the feed, too. What is blocked stays as it is: its image would be
-    rendered again and again, and could never be stored.
+    The new images get new rows and appear in the feed again. Blocked ones are skipped: their images would be rendered
+    again and again, and could never be stored.
     """
     if batch.archived_at is not None:
         raise UsageError(
@@ -100,7 +100,7 @@ def repair(engine: Engine, batch: BatchStatus, wrong: Sequence[Wrong]) -> int:
 
 
 def _chosen(engine: Engine, batch: BatchId, share: float) -> Generator[Any, None, None]:
-    """Rows in the manifest's order, each as likely as any other (selection sampling: Knuth, TAOCP 3.4.2 S)."""
+    """Yield a uniform random sample of image rows in manifest order (selection sampling: Knuth, TAOCP 3.4.2 S)."""
     left = image_count(engine, batch)
     wanted, place = sample_size(left, share), {"ordinal": -1, "index": -(2**31)}
     while wanted and (page := run(engine, _ROWS, {"batch": batch, "limit": 10 * PAGE} | place)):

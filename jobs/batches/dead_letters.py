@@ -26,10 +26,10 @@ _KINDS = text("""
 def failures(
     engine: Engine, batch: BatchId, kind: str | None = None, *, limit: int = 20
 ) -> list[dict[str, Any]]:
-    """The first jobs that ended failed or blocked, with why, and each attempt in `history`, oldest first."""
+    """Return the first failed or blocked jobs with their error, and all attempts in `history`, oldest first."""
     return [dict(row._mapping) for row in run(engine, _FAILURES, {"id": batch, "kind": kind, "limit": limit})]
 
 
 def kinds(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
-    """How many jobs ended with which error: error_kind, state, jobs."""
+    """Count failed and blocked jobs by error: error_kind, state, jobs."""
     return [dict(row._mapping) for row in run(engine, _KINDS, {"id": batch})]

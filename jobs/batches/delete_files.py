@@ -1,4 +1,4 @@
-"""Deleting the files of a batch: those that nightmill wrote for it, and nothing else in its folder."""
+"""Delete the files that nightmill wrote for a batch, and nothing else in its folder."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from jobs.storage.open import remove_empty_folders
 
 PAGE = 500
 GRAIN = timedelta(seconds=2)
-"""Stores tell the time of writing in whole seconds."""
+"""Tolerance for modification times, which stores give in whole seconds."""
 
 _NAMED = text("""
     SELECT images.key FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
@@ -28,10 +28,11 @@ _NAMED = text("""
 
 
 def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None:
-    """Delete a batch's images, its export and its contact sheet, then the folders that this emptied.
+    """Delete a batch's images, its export and its contact sheet, then the folders that became empty.
 
-    Images are those that rows name, and others by names of ours that were uploaded since the folder is ours. Called
-    again, it goes on where it was cut off. Raises ForeignOutputError where the folder is another installation's.
+    Deleted are images named by image rows, and those with a nightmill key that were uploaded after this installation
+    became the owner of the folder. An interrupted call can be repeated. Raises ForeignOutputError if the folder belongs
+    to another installation.
     """
     owner = owner_of(engine, store, batch.id, batch.name)
     _delete_images(engine, store, batch, owner)
@@ -46,7 +47,7 @@ def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None
 
 
 def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:
-    """From when on an image in the folder that no row names must be this batch's; None: nobody can tell."""
+    """Return the time since which images without a row in the folder must be this batch's; None if unknown."""
     return max(batch_made, owner.since) - GRAIN if owner else None
 
 
@@ -66,7 +67,7 @@ def _is_since(found: StoredObject, since: datetime | None) -> bool:
 
 
 def _named(engine: Engine, batch: BatchId, keys: Sequence[ImageKey]) -> set[str]:
-    """The keys that image rows of these places have."""
+    """Return the keys in the image rows with these ordinals and indexes."""
     values = {
         "batch": batch,
         "ordinals": [key.ordinal for key in keys],

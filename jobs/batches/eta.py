@@ -1,4 +1,4 @@
-"""When a batch will be done, from what workers have measured in its lanes."""
+"""Estimated completion time of a batch, from the seconds per image that workers have measured in its lanes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _MOST_WINDOWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class LaneWork:
-    """What is left in a lane, how much of it runs, and seconds of one worker for an image, None if not measured."""
+    """Unfinished jobs of a lane, how many of them run, and worker seconds per image (None if not measured)."""
 
     left: int
     running: int
@@ -19,10 +19,10 @@ class LaneWork:
 
 
 def seconds_left(lanes: Sequence[LaneWork], images_per_s: float, workers: int) -> float | None:
-    """Seconds of open time until all lanes are empty; None if nobody works at them or nothing was measured.
+    """Estimate the seconds of open time until all lanes are empty; None without workers or measurements.
 
-    The batch's share of the workers is what it had in the last minute: images a second times worker seconds an image.
-    Before it has had any, all workers are counted. Lanes without a measure are taken for the mean of the others.
+    The batch's share of the workers is that of the last minute: images per second times worker seconds per image. If
+    it had none, all workers are counted. Lanes without a measurement use the mean of the others.
     """
     left = sum(lane.left for lane in lanes)
     mean_s = (
@@ -38,7 +38,10 @@ def seconds_left(lanes: Sequence[LaneWork], images_per_s: float, workers: int) -
 
 
 def finish(seconds: float, now: datetime, not_before: datetime | None, window: str | None) -> datetime | None:
-    """When that much open time is over, counted from `now` or `not_before`; None if it lies years ahead."""
+    """Return the moment at which `seconds` of open time have passed since `now` or `not_before`, whichever is later.
+
+    None if it lies more than 1000 windows ahead.
+    """
     moment = max(now, not_before) if not_before else now
     if window is None:
         return moment + timedelta(seconds=seconds)
@@ -54,7 +57,7 @@ def finish(seconds: float, now: datetime, not_before: datetime | None, window: s
 
 
 def _mean(lanes: Sequence[LaneWork], weight: Callable[[LaneWork], int]) -> float | None:
-    """The mean of what was measured, weighted; None where no lane of any weight was."""
+    """Return the weighted mean of the measured `image_s`; None if the measured lanes have no weight."""
     measured = [(weight(lane), lane.image_s) for lane in lanes if lane.image_s]
     total = sum(share for share, _ in measured)
     return sum(share * image_s for share, image_s in measured) / total if total else None

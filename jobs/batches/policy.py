@@ -1,4 +1,4 @@
-"""What holds for a whole batch: safety, watermark, file format, attempts, and when it is worked at."""
+"""The batch policy: settings of a whole batch such as safety, watermark, file format, attempts and schedule."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPo
 
 T = TypeVar("T")
 
-# What says when a batch is worked at and not what comes out of it: may be changed later, and makes no other batch.
+# Keys that affect when a batch runs but not its results: they can be changed later and aren't part of its identity.
 SCHEDULE = ("priority", "window", "not_before", "deadline")
 _CANARY = ("canary", "canary_bound")
 _TARGET = ("target", "target_per", "top_up")
@@ -87,7 +87,7 @@ class Policy(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What tells batches apart. A policy added later counts where it isn't the default."""
+        """Return the values that are part of the batch's identity. Keys added later count only if not the default."""
         values = self.model_dump(mode="json", exclude={*SCHEDULE, *_CANARY}) | {"priority": 0}
         if self.target is None:
             values = {key: value for key, value in values.items() if key not in _TARGET}
@@ -103,7 +103,7 @@ class Policy(BaseModel):
 
 
 def parse_policy(given: Mapping[str, str]) -> Policy:
-    """The policy with `given` texts in it; UsageError names the key, its value and what is allowed."""
+    """Parse a policy from key=value texts; UsageError names the key, its value and what is allowed."""
     try:
         return Policy.model_validate(dict(given))
     except ValidationError as error:
@@ -115,7 +115,7 @@ def parse_policy(given: Mapping[str, str]) -> Policy:
 
 
 def _raises_value_error(parse: Callable[[], T]) -> T:
-    """As pydantic wants it of its validators."""
+    """Convert a UsageError into the ValueError that pydantic expects from validators."""
     try:
         return parse()
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""Where batches stand: counts, speed, when they will be done."""
+"""Status of batches: job counts, speed, estimated completion time, and why they wait."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from jobs.states import BatchState, JobState
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
 
-# Columns of `batches` that are fields of BatchStatus, in the order of these.
+# Columns of `batches` that are fields of BatchStatus, in the same order.
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at",
@@ -39,7 +39,7 @@ _NOW = text("""
 
 
 def _status_of(batch: str) -> TextClause:
-    """Of the batches whose ids meet the condition; all tallies are grouped once."""
+    """Return the status query for the batches whose ids meet the condition; it groups the tallies once."""
     return text(f"""
         WITH counted AS (
             SELECT batch_id, {_COUNTS} FROM tallies WHERE {batch.format("batch_id")} GROUP BY 1
@@ -75,9 +75,9 @@ _NAMES = text("SELECT name FROM batches ORDER BY id")
 
 
 class BatchStatus(NamedTuple):
-    """Where a batch stands; `images_per_s` is over the last minute, `eta_s` None while nobody knows."""
+    """Status of a batch; `images_per_s` is measured over the last minute, `eta_s` is None if unknown."""
 
-    # First the columns of _PLAIN: thousands of these are made at once, which is quick by position alone.
+    # The columns of _PLAIN come first: thousands of these are made at once, which is fast only by position.
     id: BatchId
     name: str
     rows: int
@@ -100,7 +100,7 @@ class BatchStatus(NamedTuple):
     eta_s: float | None
     now: datetime
     waiting: str | None = None
-    """Why no worker can work at it."""
+    """The reason why no worker can process it."""
     unhealthy: tuple[UnhealthyWorker, ...] = ()
 
     @property
@@ -110,19 +110,19 @@ class BatchStatus(NamedTuple):
 
     @property
     def starts_at(self) -> datetime | None:
-        """When it may be worked at next; None if it may be now."""
+        """When the batch may run next; None if it may run now."""
         moments = [moment for moment in (self.not_before, self.opens_at) if moment and moment > self.now]
         return max(moments, default=None)
 
     @property
     def misses_deadline(self) -> bool:
-        """Whether it is, or is going to be, late."""
+        """Whether the batch has missed its deadline or is expected to miss it."""
         if self.deadline is None or not self.remaining:
             return False
         return self.now + timedelta(seconds=self.eta_s or 0) > self.deadline
 
     def report(self) -> dict[str, Any]:
-        """As `status --json` prints it."""
+        """Return the values that `status --json` prints."""
         return {
             "batch": self.id,
             "name": self.name,
@@ -150,12 +150,15 @@ class BatchStatus(NamedTuple):
 
 
 def statuses(engine: Engine) -> list[BatchStatus]:
-    """All batches, oldest first."""
+    """Return the status of all batches, oldest first."""
     return _with_health(engine, _look(engine, _ALL, {}))
 
 
 def status(engine: Engine, batch: str) -> BatchStatus:
-    """One batch by name or id; UsageError with near names if there is none, or if two are meant."""
+    """Return the status of a batch by name or id.
+
+    Raises UsageError if there is none, suggesting a similar name, or if the text is one batch's name and another's id.
+    """
     found = _look(engine, _ONE, {"id": _id_of(engine, batch)})
     if not found:
         raise UsageError(f"batch {batch!r} was deleted just now")
@@ -163,7 +166,7 @@ def status(engine: Engine, batch: str) -> BatchStatus:
 
 
 def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStatus]:
-    """What keeps workers from batches that haven't ended."""
+    """Add the unhealthy workers, and the reason why no worker can process it, to each unfinished batch."""
     unhealthy = tuple(unhealthy_workers(engine))
     if not unhealthy:
         return list(found)
@@ -199,7 +202,7 @@ def _id_of(engine: Engine, batch: str) -> BatchId:
 
 
 def is_number(text: str) -> bool:
-    """Whether it would be taken for the number of a batch; no new batch is named so."""
+    """Whether the text looks like a batch id; such names are refused for new batches."""
     return re.fullmatch("[0-9]+", text) is not None
 
 

@@ -1,7 +1,7 @@
-"""Time windows and moments as people write them, in the zone that they name, right when the clocks change.
+"""Parse time windows and moments with time zones, with daylight saving time taken into account.
 
-A wall-clock time that a change of the clocks skips stands for the moment as much later as the clocks jump; one that
-comes twice stands for its first coming.
+A wall-clock time that a clock change skips is shifted later by the length of the gap; of a time that occurs twice, the
+first occurrence is used.
 """
 
 import re
@@ -23,9 +23,9 @@ _ZONED = re.compile(r"(\S+(?:[ T]\S+)?)\s+([A-Za-z_]+(?:/[A-Za-z0-9_+-]+)*)")
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the day, from `start` to before `end`, over midnight where `end` isn't later than `start`.
+    """A daily time window, from `start` up to but excluding `end`; it spans midnight if `end` isn't after `start`.
 
-    `days` are those on which it opens, 0 for Monday.
+    `days` are the weekdays on which it opens, 0 for Monday.
     """
 
     start: time
@@ -34,7 +34,7 @@ class Window:
     days: frozenset[int] = frozenset(range(7))
 
     def around(self, now: datetime) -> tuple[datetime, datetime]:
-        """When the window that is open at `now`, or else the next one, opens and closes, in UTC."""
+        """Return when the window open at `now`, or else the next one, opens and closes, in UTC."""
         today = now.astimezone(self.zone).date()
         for offset in range(-1, 16):
             opens, closes = self._on(today + timedelta(days=offset))
@@ -51,7 +51,7 @@ class Window:
 
 
 def parse_window(text: str) -> Window:
-    """A window such as "22:00-07:00 Europe/Berlin"; UsageError says what is wrong with it."""
+    """Parse a window such as "22:00-07:00 Europe/Berlin"; UsageError says what is wrong with it."""
     match = _WINDOW.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is no window: write it like {EXAMPLE}")
@@ -63,14 +63,15 @@ def parse_window(text: str) -> Window:
 
 
 def span(window: str | None, now: datetime) -> tuple[datetime, datetime] | tuple[None, None]:
-    """When a window, if there is one, opens and closes next, or has opened and will close."""
+    """Return when the current or next window opens and closes; (None, None) without a window."""
     return parse_window(window).around(now) if window else (None, None)
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """A moment in UTC: "2026-11-22 07:00 Europe/Berlin", "2026-11-22T07:00+01:00", or the next "07:00 Europe/Berlin".
+    """Parse a moment such as "2026-11-22 07:00 Europe/Berlin", "2026-11-22T07:00+01:00" or "07:00 Europe/Berlin".
 
-    Without a zone it is this machine's time. UsageError says what is wrong with it.
+    Returns it in UTC. A time alone stands for its next occurrence; without a zone, the machine's local time zone is
+    used. UsageError says what is wrong with the text.
     """
     written = text.strip()
     match = _ZONED.fullmatch(written)
@@ -90,7 +91,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
 
 
 def _next(clock: time, zone: ZoneInfo | None, now: datetime) -> datetime:
-    """The next time that clocks in the zone show this."""
+    """Return the next moment in UTC at which the wall clock in the zone shows `clock`."""
     today = now.astimezone(zone).date()
     moments = (
         datetime.combine(today + timedelta(days=days), clock, zone).astimezone(UTC) for days in range(3)
@@ -108,7 +109,7 @@ def _zone(name: str) -> ZoneInfo:
 
 @cache
 def _zones() -> set[str]:
-    """The names of all zones: looking for them takes long, and a batch with a window asks at each look at it."""
+    """Return the names of all time zones; cached, as finding them is slow and each status of a batch needs them."""
     return available_timezones()
 
 

@@ -1,4 +1,4 @@
-"""Connections to the job table."""
+"""Database engine: connections to PostgreSQL, and statements and transactions with retries."""
 
 import re
 import time
@@ -19,10 +19,10 @@ from jobs.settings import without_password
 T = TypeVar("T")
 
 PAUSE_S = 1.0
-"""Between two looks whether PostgreSQL is back."""
+"""Seconds between two attempts to reach PostgreSQL."""
 _PAUSES_S = (0.1, 0.3, 1.0, 1.0, 1.0, 1.0)
 _PAUSE = "nightmill_pause"
-# A peer that doesn't answer is given up: the network between may be cut.
+# Time out if the peer doesn't answer: the network between may be cut.
 _NETWORK = {
     "connect_timeout": 10,
     "tcp_user_timeout": 60_000,
@@ -30,7 +30,7 @@ _NETWORK = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-# A server tells a client that it refuses only in words; those of other languages are waited for in vain.
+# Permanent refusals can be recognised by the message only; messages in other languages are retried until the timeout.
 _WRONG = re.compile(
     r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|not permitted to log in"
     r"|not currently accepting connections|permission denied|could not translate host name|certificate|SSL",
@@ -43,10 +43,10 @@ _BUSY = re.compile(
 
 
 def connect(url: str, *, pool_size: int = 4) -> Engine:
-    """An engine on `postgresql://…`; opening a connection times out in 10 s.
+    """Create an engine for `postgresql://…`; opening a connection times out in 10 s.
 
-    Connections aren't asked before each use whether they still stand, which costs as much as a short statement: who
-    finds one broken, by `transact`, does its work again on a new one.
+    Connections aren't tested before each use (no pre-ping), which costs as much as a short statement: `run` and
+    `transact` repeat their work on a new connection if one is broken.
     """
     try:
         parsed = make_url(url)
@@ -67,26 +67,26 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         pool_size=pool_size,
         max_overflow=4,
         connect_args=_NETWORK | {"application_name": "nightmill"},
-        hide_parameters=True,  # prompts don't belong into logs and tracebacks
+        hide_parameters=True,  # keeps prompts out of logs and tracebacks
     )
-    event.listen(engine, "connect", _plan_once)
+    event.listen(engine, "connect", _force_generic_plans)
     return engine
 
 
 def _parameters() -> set[str]:
-    """What libpq lets stand after the ? of a URL."""
+    """Return the connection parameters that libpq allows in the query of a URL."""
     return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
-def _plan_once(connection: Any, _: object) -> None:
-    """Keep the plan of a prepared statement: with many jobs queued, PostgreSQL would plan each claim anew."""
+def _force_generic_plans(connection: Any, _: object) -> None:
+    """Force generic plans for prepared statements: with many jobs queued, PostgreSQL would plan each claim anew."""
     with connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
     connection.commit()
 
 
 def check_reachable(engine: Engine) -> None:
-    """Open one connection; ServiceError in plain words where PostgreSQL can't be reached."""
+    """Open one connection to check that PostgreSQL can be reached; raises ServiceError if not."""
     try:
         engine.connect().close()
     except DBAPIError as error:
@@ -102,10 +102,11 @@ def await_reachable(
     pause: Callable[[float], object] = time.sleep,
     only_if_busy: bool = False,
 ) -> None:
-    """As `check_reachable`, but for `wait_s` seconds PostgreSQL may come yet; `tell` hears once that it is awaited.
+    """Wait up to `wait_s` seconds until PostgreSQL can be reached; raises ServiceError if it can't.
 
-    A wrong password, database or host isn't waited for, and with `only_if_busy` no server that doesn't answer. A
-    `pause` that is true, as that of a latch, ends the wait.
+    `tell` is called once with a message if it has to wait. A wrong password, database or host fails at once; with
+    `only_if_busy`, so does a server that doesn't answer. A `pause` that returns true, such as the `wait` of a
+    SignalSafeEvent, ends the wait.
     """
 
     def look() -> None:
@@ -129,9 +130,10 @@ def keep_trying(
     *,
     pause: Callable[[float], object] = time.sleep,
 ) -> T | None:
-    """`work`, again and again while PostgreSQL is away or has no connection free, for `wait_s` seconds at most.
+    """Call `work`, repeatedly while PostgreSQL is unavailable or has no free connection, for up to `wait_s` seconds.
 
-    `tell` hears once what is waited for. None if `pause` was true, as that of a latch is.
+    `tell` is called once with a message if it has to wait. Returns None if `pause` returned true, as the `wait` of a
+    SignalSafeEvent does.
     """
     until: float | None = None
     while True:
@@ -149,12 +151,12 @@ def keep_trying(
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error says that PostgreSQL can't be reached now, and not that it refuses us or was interrupted."""
+    """Whether an error means that PostgreSQL is unavailable at present, not that it refuses or was interrupted."""
     if _is_interrupted(error):
         return False
     if isinstance(error, PoolTimeoutError):
         return True
-    if isinstance(error, DriverError):  # of a COPY, which goes past SQLAlchemy
+    if isinstance(error, DriverError):  # of a COPY, which bypasses SQLAlchemy
         return not _WRONG.search(_reason(error))
     is_of_connection = isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, OperationalError)
@@ -163,51 +165,51 @@ def is_away(error: Exception) -> bool:
 
 
 def _is_interrupted(error: Exception) -> bool:
-    """Whether what a driver complains of is a stop: a signal's handler raised in the midst of a statement."""
+    """Whether the driver's error was caused by a signal handler that raised during a statement."""
     return not all(isinstance(found, Exception) for found in chain(error))
 
 
 def _reason(error: Exception) -> str:
-    """The driver's own words, in one line; those of a connection to several addresses end with the last."""
+    """Return the first line of the driver's message; further lines are about further addresses."""
     return str(getattr(error, "orig", error)).strip().splitlines()[0]
 
 
 def run(
     engine: Engine, statement: Executable, values: Mapping[str, object], done: Executable | None = None
 ) -> Sequence[Row[Any]]:
-    """One statement in a transaction of its own, tried again as `transact` does.
+    """Run one statement in a transaction of its own, with the retries of `transact`.
 
-    The server begins and commits by itself, which spares two of three journeys there and back. `done` asks with the
-    same values, before the statement is tried again, for what it would have answered if only its answer was lost.
+    It runs in autocommit mode, which saves two of three round trips. Before a retry, `done` is run with the same
+    values: it selects what the statement has returned if it was committed and only its answer was lost.
     """
     tries = count()
 
     def attempt() -> Sequence[Row[Any]]:
-        if next(tries) and done is not None and (rows := _alone(engine, done, values)):
+        if next(tries) and done is not None and (rows := _run_autocommit(engine, done, values)):
             return rows
-        return _alone(engine, statement, values)
+        return _run_autocommit(engine, statement, values)
 
-    return _again_after_restarts(engine, attempt)
+    return _with_retries(engine, attempt)
 
 
 def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Do all of `work` in one transaction, again for some seconds while the server restarts.
+    """Run `work` in one transaction; repeated for some seconds if the connection fails, as while the server restarts.
 
-    What was cut off in its commit may have happened: statements that change a job name its lease, so that a second
-    time finds nothing.
+    If the connection failed during the commit, the transaction may have been committed: statements that change a job
+    match its lease, so that a repetition changes nothing.
     """
-    return _again_after_restarts(engine, lambda: _together(engine, work))
+    return _with_retries(engine, lambda: _run_in_transaction(engine, work))
 
 
 def wait_while_away(engine: Engine, pause: Callable[[float], bool]) -> None:
-    """Let all statements on this engine wait for as long as PostgreSQL is away, and not for some seconds only.
+    """Make all statements on this engine wait for as long as PostgreSQL is unavailable, not only for some seconds.
 
-    `pause` waits so many seconds, and says whether to give up.
+    `pause` sleeps for the given seconds and returns whether to give up.
     """
     engine.update_execution_options(**{_PAUSE: pause})
 
 
-def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
+def _with_retries(engine: Engine, work: Callable[[], T]) -> T:
     pause = engine.get_execution_options().get(_PAUSE)
     for pause_s in _PAUSES_S:
         try:
@@ -225,11 +227,13 @@ def _again_after_restarts(engine: Engine, work: Callable[[], T]) -> T:
                 raise
 
 
-def _alone(engine: Engine, statement: Executable, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+def _run_autocommit(
+    engine: Engine, statement: Executable, values: Mapping[str, object]
+) -> Sequence[Row[Any]]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return connection.execute(statement, values).all()
 
 
-def _together(engine: Engine, work: Callable[[Connection], T]) -> T:
+def _run_in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)

@@ -1,21 +1,21 @@
-"""Epochs of the feed: transaction ids order what one database cluster has written, epochs order clusters.
+"""Epochs of the feed: transaction ids order the rows written by one database cluster, epochs order the clusters.
 
-Ids of transactions start anew in another cluster. After a dump and restore, a fail-over or a restore to a point in
-time, rows that are written then would sort among, or before, those that readers have passed. So each row carries the
-epoch in which it was written, and the first write, or command, in another cluster begins the next one.
+Transaction ids start again in another cluster. After a dump and restore, a fail-over or a point-in-time recovery, new
+rows would sort among, or before, those that readers have already read. Therefore each row has the epoch in which it was
+written, and the first write, or command, in another cluster begins the next epoch.
 """
 
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 
-# A cluster is told by what initdb gave it, and by its timeline, which changes where one that was restored, or a
-# standby, begins to write.
+# A cluster is identified by its system identifier, set by initdb, and its timeline, which changes when a restored
+# cluster or a standby begins to write.
 _CLUSTER = """(
     SELECT system_identifier || '/' || greatest(timeline_id, min_recovery_end_timeline)
     FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery())"""
 
-# A new epoch where the last one is another cluster's: with no row else.
+# Inserts a new epoch if the last one belongs to another cluster; otherwise the CTE has no row.
 BEGUN = f"""
     begun AS (
         INSERT INTO feed_epochs (id, cluster)
@@ -24,10 +24,10 @@ BEGUN = f"""
         ON CONFLICT (id) DO UPDATE SET cluster = excluded.cluster RETURNING id
     )"""
 
-# For writers, in a statement that has BEGUN.
+# The epoch for writers, in a statement that includes BEGUN.
 WRITTEN = "(SELECT coalesce((SELECT id FROM begun), (SELECT max(id) FROM feed_epochs)))"
 
-# For readers: that in which this cluster writes, or will.
+# The epoch for readers: the one in which this cluster writes, or will write next.
 CURRENT = f"""(
     SELECT coalesce(max(id) + CASE WHEN (array_agg(cluster ORDER BY id DESC))[1] = {_CLUSTER} THEN 0 ELSE 1 END, 0)
     FROM feed_epochs)"""
@@ -37,13 +37,13 @@ _IS_HERE = text(f"SELECT (array_agg(cluster ORDER BY id DESC))[1] = {_CLUSTER} A
 
 
 def came_from_elsewhere(engine: Engine) -> bool:
-    """Whether the last epoch is another cluster's: after a restore, until the next write or command begins one."""
+    """Whether the last epoch belongs to another cluster: after a restore, until a write or command begins a new one."""
     return run(engine, _IS_HERE, {})[0].is_here is False  # None: there is no epoch yet
 
 
 def begin_epoch(engine: Engine) -> int | None:
-    """Begin the next epoch if the database came from another cluster; its number, None where it goes on."""
-    if run(engine, _IS_HERE, {})[0].is_here:  # asked first, for a server that one can only read from
+    """Begin the next epoch if the database came from another cluster; returns its number, None if none was begun."""
+    if run(engine, _IS_HERE, {})[0].is_here:  # checked first, to support read-only servers
         return None
     found = run(engine, _BEGIN, {})
     return found[0].id if found else None

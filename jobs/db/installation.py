@@ -1,4 +1,4 @@
-"""The installation: one database of one PostgreSQL cluster, known by an id that is made once."""
+"""The installation: one database of one PostgreSQL cluster, identified by an id that is generated once."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -24,18 +24,18 @@ _NEW = text("""
 
 @dataclass(frozen=True)
 class Installation:
-    """This database's id, and those that it had elsewhere, before its tables were dumped and restored here."""
+    """This database's id, and the ids that it had elsewhere before its tables were dumped and restored here."""
 
     id: UUID
     earlier: frozenset[UUID]
 
 
 def this_installation(engine: Engine) -> Installation:
-    """The installation of this database, which takes an id when it is first asked for.
+    """Return the installation of this database; the first call generates its id.
 
-    The id belongs to the cluster's `system_identifier` and the database's oid. A dump restored elsewhere, a template's
-    copy and a cluster after pg_upgrade are new installations. A physical copy (a promoted standby, files restored
-    from a base backup, a snapshot of the disk) can't be told from its original.
+    The id belongs to the cluster's `system_identifier` and the database's oid. A dump restored elsewhere, a copy by
+    CREATE DATABASE … TEMPLATE and a cluster after pg_upgrade are new installations. A physical copy (a promoted
+    standby, files restored from a base backup, a disk snapshot) can't be distinguished from its original.
     """
     cluster = run(engine, _CLUSTER, {})[0].cluster if run(engine, _MAY_ASK, {})[0].may else ""
     if not any(row.is_this for row in run(engine, _KNOWN, {"cluster": cluster})):

@@ -1,6 +1,6 @@
-"""The tables. `jobs` is the only truth about a job; its changes are the statements of `jobs.queue.transitions`.
+"""Database schema. `jobs` is the single source of truth about jobs; `jobs.queue.transitions` has all its changes.
 
-`jobs` has no foreign keys: they are checked row by row and would cost a bulk ingest a good part of its speed.
+`jobs` has no foreign keys: they are checked row by row and would slow bulk ingest down considerably.
 """
 
 from sqlalchemy import (
@@ -63,7 +63,7 @@ class Xid8(UserDefinedType[int]):
 
 
 def one_of(column: str, values: object) -> str:
-    """The CHECK expression that a column holds one of an enum's values."""
+    """Return the CHECK expression that restricts a column to an enum's values."""
     listed = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]
     return f"{column} IN ({listed})"
 

@@ -1,8 +1,8 @@
-"""The feed: every image row once, in an order in which none can appear behind a reader's back.
+"""The image feed: every image row exactly once, in an order in which no row can appear before a reader's cursor.
 
-Ids are given out before they are committed, so `id > cursor` misses rows whose transaction ends late. The feed orders
-by the writing transaction's id and stops before the oldest transaction that is still running. Where the database came
-from another cluster, its epoch goes before the transaction's id (`jobs.db.feed_epochs`).
+Ids are assigned before their transaction commits, so `id > cursor` would miss rows that are committed late. The feed is
+ordered by the writing transaction's id and stops before the oldest transaction that is still running. The epoch
+precedes the transaction id, as the database may have been moved from another cluster (`jobs.db.feed_epochs`).
 """
 
 import re
@@ -32,9 +32,9 @@ _END = text(f"SELECT {feed_epochs.CURRENT} AS epoch, pg_snapshot_xmax(pg_current
 def read(
     engine: Engine, since: str = START, *, batch: int | None = None, limit: int = 1000
 ) -> Iterator[dict[str, Any]]:
-    """Image records after the cursor, all that there are now; each carries the `cursor` to go on from.
+    """Yield all current image records after the cursor `since`; each has the `cursor` to continue from.
 
-    Raises UsageError if `since` is no cursor of ours, or from a later state than the database is in.
+    Raises UsageError if `since` is no valid cursor, or is ahead of the database.
     """
     epoch, xid, image = parse_cursor(since)
     _check_is_past(engine, since)
@@ -47,7 +47,7 @@ def read(
 
 
 def _check_is_past(engine: Engine, since: str) -> None:
-    """Rows would be passed over in silence that are written from now on."""
+    """Raise UsageError for a cursor ahead of the database, with which future rows would be skipped silently."""
     (end,) = run(engine, _END, {})
     if parse_cursor(since)[:2] >= (end.epoch, int(end.xid)):
         raise UsageError(
@@ -57,7 +57,7 @@ def _check_is_past(engine: Engine, since: str) -> None:
 
 
 def parse_cursor(cursor: str) -> tuple[int, int, int]:
-    """Epoch, transaction and image id of a cursor such as `0-812-40`; without an epoch, as it was once, it is 0."""
+    """Parse a cursor such as `0-812-40` into epoch, transaction and image id; in the old format, the epoch is 0."""
     match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,19})-([0-9]{1,18})", cursor)
     if match is None:
         raise UsageError(

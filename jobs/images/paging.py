@@ -1,4 +1,4 @@
-"""A batch's image rows page by page, so that long work on them holds no transaction open."""
+"""Paged reading of a batch's image rows, so that long-running readers hold no transaction open."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ _META_COLUMNS = text("""
 
 
 def pages_of(engine: Engine, batch: BatchId, *, size: int = PAGE) -> Iterator[list[dict[str, Any]]]:
-    """The image records of a batch in manifest order, up to `size` at a time, each page a transaction of its own."""
+    """Yield the image records of a batch in manifest order, in pages of up to `size`, one transaction per page."""
     after = {"ordinal": -1, "index": 0}
     while rows := run(engine, _PAGE, {"batch": batch, "limit": size, **after}):
         page = [record(row) for row in rows]
@@ -37,10 +37,10 @@ def pages_of(engine: Engine, batch: BatchId, *, size: int = PAGE) -> Iterator[li
 
 
 def images_by_model(engine: Engine, batch: BatchId) -> dict[str, int]:
-    """How many images each model has made."""
+    """Return the number of the batch's images by model."""
     return {row.model: row.images for row in run(engine, _MODELS, {"batch": batch})}
 
 
 def meta_columns(engine: Engine, batch: BatchId) -> Sequence[str]:
-    """The manifest's own columns, as the first images of the batch have them."""
+    """Return the names of the user's own manifest columns, from the first 1000 images of the batch."""
     return [row.name for row in run(engine, _META_COLUMNS, {"batch": batch, "sample": _SAMPLE})]

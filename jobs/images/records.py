@@ -1,4 +1,4 @@
-"""Image rows as others read them: the same record in the feed and in every export."""
+"""Image records: the public form of image rows, identical in the feed and in every export."""
 
 from collections.abc import Generator
 from typing import Any
@@ -23,7 +23,7 @@ _OF_BATCH = text(f"""
 
 
 def record(row: Row[Any]) -> dict[str, Any]:
-    """A row as plain values: `uri` tells where the file is, `seed` is an int up to 2**64 - 1."""
+    """Convert a row into a record: `uri` is the file's location, `seed` an int up to 2**64 - 1."""
     values = dict(row._mapping)
     output = values.pop("output")
     values["seed"] = int(values["seed"])
@@ -31,7 +31,7 @@ def record(row: Row[Any]) -> dict[str, Any]:
 
 
 def images_of(connection: Connection, batch: BatchId) -> Generator[dict[str, Any], None, None]:
-    """All image records of a batch in manifest order, streamed from the server; close it if you leave it early."""
+    """Stream all image records of a batch in manifest order; close the generator if you don't exhaust it."""
     streamed = connection.execution_options(stream_results=True, max_row_buffer=2000)
     with streamed.execute(_OF_BATCH, {"batch": batch}) as rows:
         for row in rows:

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes."""
+"""Detect a manifest's format and compression from its name and first bytes."""
 
 import json
 import re
@@ -29,7 +29,7 @@ _KINDS: dict[str, str] = {
 
 
 def sniff_compression(path: Path, label: str, named: Compression) -> Compression:
-    """How the file is compressed; ManifestError when its name promises a compression that it doesn't have."""
+    """Detect the file's compression; ManifestError if its name says it is compressed and it isn't."""
     with path.open("rb") as file:
         file.seek(0)
         magic = file.read(4)
@@ -43,7 +43,7 @@ def sniff_compression(path: Path, label: str, named: Compression) -> Compression
 
 
 def read_head(path: Path, compression: Compression, label: str) -> bytes:
-    """The first decompressed bytes, HEAD of them or a little more."""
+    """Return the first decompressed bytes, about HEAD of them."""
     head = b""
     for chunk in read_chunks(path, compression, label):
         head += chunk
@@ -61,10 +61,10 @@ def find_format(
     suffix: str = "",
     prompt_header: str = "prompt",
 ) -> Format:
-    """The format that the user `told`, or that the file's name says and its first bytes don't deny.
+    """Determine the format: the user's choice `told`, or the one of the file name if the first bytes don't contradict.
 
-    Raises ManifestError for files of other kinds, for those that aren't what they are named, and for those without
-    a name that could be a table or lines of text.
+    Raises ManifestError for unsupported kinds of files, for files that don't match their suffix, and for files without
+    a known suffix that could be a table or lines of text.
     """
     if not head.startswith(PARQUET_MAGIC):
         refuse_foreign(head, label)
@@ -86,9 +86,9 @@ def find_format(
 
 
 def _check_encoding(head: bytes, label: str) -> None:
-    """ManifestError where many lines aren't ASCII and none of them is UTF-8: the file is in another encoding.
+    """Raise ManifestError if many lines aren't ASCII and none of them is UTF-8: the file has another encoding.
 
-    Fewer are taken for damage, which rejects those lines alone.
+    A few such lines are treated as damage and rejected one by one.
     """
     lines = head.splitlines()
     lines = lines[:-1] if len(head) >= HEAD else lines
@@ -111,7 +111,7 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def sniff_format(head: bytes, prompt_header: str = "prompt") -> Format:
-    """The likeliest format: Parquet's magic, JSON, a header line with a prompt column, else lines of text."""
+    """Guess the format from the content: Parquet's magic, JSON, a header with a prompt column, else lines of text."""
     if head.startswith(PARQUET_MAGIC):
         return "parquet"
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").lstrip()
@@ -121,12 +121,12 @@ def sniff_format(head: bytes, prompt_header: str = "prompt") -> Format:
     if _OBJECT.match(text):
         return _object_kind(lines)
     delimiter = find_delimiter(lines[0], {prompt_header})
-    # A lone `prompt` too: with tabs as separators the commas in prompts do no harm.
+    # Also for a header of only `prompt`: with tabs as separators, commas in prompts do no harm.
     return "txt" if delimiter is None else ("tsv" if delimiter == "\t" else "csv")
 
 
 def _object_kind(lines: Sequence[str]) -> Format:
-    """Lines of objects, or one document that begins with an object."""
+    """Distinguish JSON Lines from one document that begins with an object."""
     later = next((line for line in lines[1:] if line.strip()), None)
     first = _parsed(lines[0])
     if later is None:
@@ -136,7 +136,7 @@ def _object_kind(lines: Sequence[str]) -> Format:
 
 
 def _lines(text: str) -> list[str]:
-    """Not `splitlines`, which knows more ends of lines than files have."""
+    """Split at CR, LF and CRLF only; `splitlines` splits at further characters."""
     return re.split(r"\r\n|\n|\r", text)
 
 
@@ -177,7 +177,7 @@ def _check_named(named: Format, seems: Format, head: bytes, label: str) -> None:
 
 
 def _check_json_lines(seems: Format, text: str, lines: Sequence[str], label: str) -> None:
-    """An array, or one object over several lines, would be a reject for every line."""
+    """Raise ManifestError for an array or an object over several lines, which would give a reject per line."""
     if seems == "json" and (len(lines) > 1 or text.startswith("[")):
         raise ManifestError(
             f"{label}: is {_json_shape(text)}, not lines of JSON objects; name it .json or give --input-format json."
@@ -189,7 +189,7 @@ def _is_json_surely(seems: Format, lines: Sequence[str]) -> bool:
 
 
 def _is_table_surely(seems: Format, lines: Sequence[str]) -> bool:
-    """A prompt may have a comma and the word "prompt"; a table has as many cells on each line."""
+    """Whether all lines have the same number of cells; prompts may contain commas and the word "prompt", too."""
     mark = find_delimiter(lines[0], {"prompt"}) if seems in {"csv", "tsv"} else None
     if mark is None or mark not in lines[0]:
         return False
@@ -205,7 +205,7 @@ def _named(named: Format) -> str:
 
 
 def _text_surely(head: bytes, label: str) -> Format:
-    """Lines of text, or ManifestError where they might be a table."""
+    """Return "txt"; ManifestError if the lines might be a table or are not UTF-8 text."""
     lines = [line for line in _first_lines(head) if line.strip()]
     if b"\0" in head or sum(line.count("\ufffd") for line in lines) > len(lines):
         raise ManifestError(f"{label}: is no text in UTF-8; say with --input-format what it is.")
@@ -219,7 +219,7 @@ def _text_surely(head: bytes, label: str) -> Format:
 
 
 def _is_table(lines: Sequence[str], mark: str) -> bool:
-    """Whether all lines have as many cells, and the first one's look like names of columns."""
+    """Whether all lines have the same number of cells and the cells of the first look like column names."""
     if len(lines) < 2 or mark not in lines[0]:
         return False
     names = [cell.strip(' "') for cell in lines[0].split(mark)]

@@ -1,15 +1,15 @@
-"""What the lines of a manifest were."""
+"""Counts of a manifest's lines by kind."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class LineCounts:
-    """Filled while a manifest is read; `lines` is all of them: each a row (rejected or not) or one of the others.
+    """Line counts, filled while a manifest is read; `lines` is the total of rows (rejected or not) and other lines.
 
-    `continued` are the further lines of quoted cells. Where rows have no lines of their own (Parquet, JSON documents,
-    recipes), each counts as one. `left_out` names columns that can't be kept, `not_found` those that were to be dropped
-    and that no row has.
+    `continued` counts the further lines of quoted cells. In formats whose rows have no lines of their own (Parquet,
+    JSON documents, recipes), each row counts as a line. `left_out` names columns that can't be kept, `not_found`
+    columns that were to be dropped and that no row has.
     """
 
     lines: int = 0
@@ -20,7 +20,7 @@ class LineCounts:
     not_found: list[str] = field(default_factory=list)
 
     def report(self, rows: int, rejected: int) -> dict[str, int]:
-        """The sum for people: `read` lines are all the others together; `rows` are those that can be used."""
+        """Return the counts for display: `read` is the sum of the others; `rows` are the usable rows."""
         return {
             "read": self.lines,
             "rows": rows,

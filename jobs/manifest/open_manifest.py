@@ -1,4 +1,4 @@
-"""Finds the manifest that the user named and says what kind of file it is."""
+"""Open the manifest that the user named, from a path, standard input or S3, and describe it as a ManifestFile."""
 
 import os
 import re
@@ -49,9 +49,9 @@ _MAX_NEIGHBOURS = 10_000
 
 @dataclass(frozen=True)
 class Access:
-    """What may be read for a manifest: S3 by `fetch(uri, file)`, up to `limit` bytes spooled or unpacked.
+    """Access options of a manifest: `fetch(uri, file)` reads from S3; `limit` bounds the bytes spooled or unpacked.
 
-    The files that a recipe names lie beside it or below one of `roots`. `prompt_header` is the header to look for.
+    Files named by a recipe must be in its folder or below one of `roots`. `prompt_header` is the header of the prompts.
     """
 
     fetch: Fetch | None = None
@@ -71,12 +71,12 @@ def open_source(
     limit: int = MANIFEST_LIMIT,
     roots: Sequence[str] = (),
 ) -> Iterator[ManifestFile]:
-    """Make a manifest a local file for as long as the block runs.
+    """Provide a manifest as a local file for the duration of the block.
 
-    `location` is a path, `-` (stdin) or an `s3://` URI. Standard input and objects are spooled to a temporary file
-    without a name. The format comes from `format`, else from the suffix, which the first bytes may deny, else from the
-    first bytes; `delimiter` is that of a table. `Access` says what the rest is. Raises ManifestError, and UsageError
-    for a delimiter of what is no table.
+    `location` is a path, `-` (stdin) or an `s3://` URI. Standard input and objects are spooled to an unnamed temporary
+    file. The format is `format`, else that of the suffix, checked against the first bytes, else it is detected from the
+    first bytes; `delimiter` is that of a table. For the other parameters see `Access`. Raises ManifestError, and
+    UsageError for a delimiter of a file that is no table.
     """
     access = Access(fetch, prompt_header, limit, roots)
 
@@ -136,7 +136,7 @@ def _fetched(location: str, label: str, access: Access) -> AbstractContextManage
 
 
 def _is_own_pipe(location: str) -> bool:
-    """Whether it is what a shell makes of <(a command)."""
+    """Whether the path is a shell's process substitution, <(command)."""
     try:
         return bool(_OWN_PIPE.fullmatch(location)) and stat.S_ISFIFO(Path(location).stat().st_mode)
     except OSError:
@@ -214,7 +214,7 @@ def _describe(location: str, label: str, path: Path, format: str | None, access:
 
 
 def _with_delimiter(manifest: ManifestFile, delimiter: str | None) -> ManifestFile:
-    """Of a table alone: in other formats nothing separates cells."""
+    """Set the delimiter of a table; UsageError for other formats."""
     if delimiter is None:
         return manifest
     mark = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)

@@ -1,4 +1,4 @@
-"""A row as it stands in the file, before its values are looked at."""
+"""Raw records of a manifest, before their values are validated, and their shapes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _MAX_WEIGHT = 8 << 20
 
 
 class Shape:
-    """What many records have in common: the names of their columns and the types of their values, in order.
+    """The column names and value types of a record, in order; shared by many records.
 
-    `doubtful` columns hold other things than text, whole numbers, booleans and null. `quotes` is how many quotation
-    marks the JSON of such a record has if none is escaped; None where there are doubtful columns. `weight` is roughly
-    what it takes to remember it, in bytes.
+    `doubtful` columns hold values other than text, whole numbers, booleans and null. `quotes` is the number of
+    quotation marks in the JSON of such a record if none is escaped; None if there are doubtful columns. `weight` is the
+    approximate size in bytes of a cache entry.
     """
 
     __slots__ = ("doubtful", "names", "quotes", "types", "weight")
@@ -33,12 +33,12 @@ class Shape:
 
 
 class ByShape(dict[K, V]):
-    """What is remembered by shapes; forgotten when there are many or large ones, as where each row has its own keys."""
+    """A cache keyed by shape; cleared when it has many or large entries, as when each row has its own keys."""
 
     _weight = 0
 
     def remember(self, key: K, value: V, shape: Shape) -> V:
-        """Keep a value, which is returned."""
+        """Store a value and return it."""
         if len(self) >= _MAX_SHAPES or self._weight > _MAX_WEIGHT:
             self.clear()
             self._weight = 0
@@ -48,13 +48,13 @@ class ByShape(dict[K, V]):
 
 
 class Shapes:
-    """Gives all records of the same shape the same object, so that others can remember things by it."""
+    """Interns shapes: records of the same shape get the same object, which can serve as a cache key."""
 
     def __init__(self) -> None:
         self._known: ByShape[tuple[object, ...], Shape] = ByShape()
 
     def of(self, values: Mapping[str, Any]) -> Shape:
-        """The shape of a record."""
+        """Return the shape of a record."""
         key = (*values, *map(type, values.values()))
         return self._known.get(key) or self._add(key)
 
@@ -65,10 +65,10 @@ class Shapes:
 
 
 class Record(NamedTuple):
-    """Values by column name; `raw` is for excerpts; `suspect`: there may be text that can't be stored.
+    """A record: values by column name. `raw` is for excerpts; `suspect`: it may have text that can't be stored.
 
-    Records with the same `seed_ordinal` derive the same seeds; None: this one has seeds of its own. A reader that
-    knows the `shape` of the values says it.
+    Records with the same `seed_ordinal` derive the same seeds; None: the record has seeds of its own. Readers set
+    `shape` if they know it.
     """
 
     line: int
@@ -81,7 +81,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that can't be read at all."""
+    """A record that can't be read, with the reason."""
 
     line: int
     reason: str

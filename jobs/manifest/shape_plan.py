@@ -1,4 +1,4 @@
-"""What is to be done with all records of one shape, found out once."""
+"""Parse plans: how to convert the records of one shape into rows, computed once per shape."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ Readers = Mapping[str, Callable[[object], Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to take from records of one shape, and the options found for some of them.
+    """How to read the records of one shape, and a cache (`found`) of their options by raw values.
 
-    `free` holds column, name in the file, what reads it, and up to what length text is taken as it is. `watched` are
-    columns that may mean other ones.
+    `free` holds (column, name in the file, parser, length up to which text is taken unchanged). `watched` are columns
+    that may stand for known ones under another tool's name.
     """
 
     complaint: tuple[str | None, str] | None
@@ -39,7 +39,7 @@ class Plan:
 
 
 def make_plan(shape: Shape, rules: RowRules, free: Readers) -> Plan:
-    """The plan for a shape; `free` are what reads the columns that are no options."""
+    """Make the plan of a shape; `free` maps the columns that are no options to their parsers."""
     types = dict(zip(shape.names, shape.types, strict=True))
     names = tuple(name for name in shape.names if name.strip().lower() not in rules.dropped)
     try:

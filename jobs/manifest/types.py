@@ -1,4 +1,4 @@
-"""What goes into reading a manifest and what comes out of it."""
+"""Data types of manifests: the file, the rules by which it is read, and the resulting rows and rejects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +22,10 @@ _set = object.__setattr__
 
 @dataclass(frozen=True)
 class ModelRules:
-    """What a row may ask of a model; sizes are pixels.
+    """Defaults and limits of a model; sizes are in pixels.
 
-    `width` … `sampler`, `strength` and `noise_level` are the defaults of a silent row; the noise levels are the
-    upscaler's. `has_clip` says whether it names a CLIP to score pictures by, `has_decoder` whether a small
-    decoder.
+    `width` … `sampler`, `strength` and `noise_level` are the defaults of rows without a value; the noise levels are the
+    upscaler's. `has_clip`: the model's card names a CLIP model for scoring; `has_decoder`: it names a small decoder.
     """
 
     id: str
@@ -50,7 +49,7 @@ class ModelRules:
 
 @dataclass(frozen=True)
 class LoraRules:
-    """A LoRA that rows may name: the model that it was made for, and ids of the models that it fits."""
+    """A LoRA that rows may name: the base model that it was trained for, and the ids of compatible models."""
 
     id: str
     base: str
@@ -59,13 +58,14 @@ class LoraRules:
 
 @dataclass(frozen=True)
 class RowRules:
-    """How the rows of one batch are read.
+    """The rules by which the rows of one batch are read.
 
     `models` and `loras` map ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames`
-    the header of the file by known column (`--map`). Pictures lie below one of `image_roots`, none for anywhere.
-    `needs_clip` asks for models that name a CLIP, `needs_decoder` for those that name a small decoder. `sampler_names`
-    maps other names of samplers, as `plain_sampler` has them, to ours, or to "" where there is none. `dropped` are
-    columns of the file that are left out, in lower case. `watches_names` is off where the user chose all names.
+    the header in the file by known column (`--map`). Input images must be below one of `image_roots`; if empty,
+    anywhere. `needs_clip` requires models that name a CLIP, `needs_decoder` models that name a small decoder.
+    `sampler_names` maps other tools' names of samplers, normalised by `plain_sampler`, to nightmill's, or to "" if
+    there is no counterpart. `dropped` are columns of the file to leave out, in lower case. `watches_names` enables the
+    detection of other tools' columns; it is off if the user chose all names.
     """
 
     models: Mapping[str, ModelRules]
@@ -84,13 +84,13 @@ class RowRules:
 
 @dataclass(frozen=True)
 class Row:
-    """A valid row, defaults filled in.
+    """A valid row with defaults filled in.
 
-    `ordinal` counts data rows from 0, rejected ones too; `line` is the physical line, from 1, on which the
-    row starts (the row's number in Parquet). Pictures are absolute paths or s3:// URIs; a `width` and `height`
-    of 0 are the picture's own. `lora` is `id:weight+…` or empty, `upscale` 0 or 4; `meta` is JSON-able and storable
-    as jsonb. Rows with the same `seed_ordinal` share their derived seeds; None: the ordinal. `has_default_model`: it
-    names no model itself.
+    `ordinal` counts data rows from 0, including rejected ones; `line` is the physical line, from 1, on which the row
+    starts (in Parquet, the row's number). Input images are absolute paths or s3:// URIs; a `width` and `height` of 0
+    stand for the input image's size. `lora` is `id:weight+…` or empty, `upscale` 0 or 4; `meta` can be stored as jsonb.
+    Rows with the same `seed_ordinal` share their derived seeds; None: the ordinal. `has_default_model`: the row names
+    no model itself.
     """
 
     ordinal: int
@@ -121,17 +121,17 @@ class Row:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
-        """The row with these fields, which must be all and are taken over; the constructor is eight times slower."""
+        """Make a row of a dict with all fields, which becomes its `__dict__`; the constructor is eight times slower."""
         row = _new(cls)
         _set(row, "__dict__", fields)
         return row
 
     def seeds(self, batch_seed: int) -> list[int]:
-        """One seed an image, each in [0, 2**64): `seed`, `seed + 1`, … modulo 2**64, or derived.
+        """Return one seed per image, each in [0, 2**64): `seed`, `seed + 1`, … modulo 2**64, or derived seeds.
 
-        A derived seed is `hash(batch_seed) + seed_ordinal + index * 0x9E3779B1` modulo 2**32, because torch's generator
-        on the CPU looks at no more than the lower 32 bits. Multiples of the golden ratio keep apart (Hurwitz), so
-        that a batch repeats no seed while rows times images a row stay under 2**32 / √5, 1.9 billion.
+        A derived seed is `hash(batch_seed) + seed_ordinal + index * 0x9E3779B1` modulo 2**32, because torch's CPU
+        generator uses the lower 32 bits only. Multiples of the golden ratio are well spread (Hurwitz), so that a batch
+        repeats no seed while rows times images per row are below 2**32 / √5, 1.9 billion.
         """
         first = self.first_seed(batch_seed)
         if self.seed is not None:
@@ -139,7 +139,7 @@ class Row:
         return [(first + index * _GOLDEN) % _TORCH_SEEDS for index in range(self.num_images)]
 
     def first_seed(self, batch_seed: int) -> int:
-        """The first of `seeds`."""
+        """Return the first of `seeds`."""
         if self.seed is not None:
             return self.seed
         own = self.ordinal if self.seed_ordinal is None else self.seed_ordinal
@@ -148,7 +148,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that can't be a job; `excerpt` is at most 200 printable characters of it."""
+    """A rejected row with the reason; `excerpt` has at most 200 printable characters of it."""
 
     ordinal: int
     line: int
@@ -158,29 +158,29 @@ class Reject:
 
 
 class RowMaker(Protocol):
-    """What makes rows instead of reading them, as a recipe does."""
+    """A source that generates rows, such as a recipe."""
 
     @property
     def rows(self) -> int:
-        """How many it makes."""
+        """The number of rows generated."""
 
     @property
     def sweep(self) -> Mapping[str, Sequence[Any]]:
-        """The columns that it gives several values each, and these."""
+        """The swept columns with their values."""
 
     def sampled(self, rows: int) -> Self:
-        """The same, of which only so many rows are made."""
+        """Return a copy that generates a sample of this many rows."""
 
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """A manifest as a local file; `label` is what the user named, `sha256` and `bytes` the raw file's.
+    """A manifest as a local file; `label` is the name given by the user, `sha256` and `bytes` are the raw file's.
 
-    `path` is that of an open descriptor (/dev/fd/…), there as long as the block of `open_source` runs. What is
-    compressed has at most `limit` bytes when it is unpacked.
+    `path` refers to an open descriptor (/dev/fd/…) and is valid inside the block of `open_source`. The unpacked size of
+    a compressed file is limited to `limit` bytes.
 
-    `folder` is where relative paths in it start: an absolute path or an s3:// prefix. The digest of a recipe covers the
-    files that it names. `delimiter` is what separates a table's cells where the user says it.
+    `folder` is the base of relative paths in the manifest: an absolute path or an s3:// prefix. The digest of a recipe
+    covers the files that it names. `delimiter` is the cell delimiter of a table if the user gave one.
     """
 
     label: str
@@ -197,11 +197,11 @@ class ManifestFile:
 
     @property
     def rows(self) -> int | None:
-        """How many rows it has, where that is known without reading them."""
+        """The number of rows if known without reading the file, as for a recipe; else None."""
         return self.recipe.rows if self.recipe else None
 
     def sampled(self, rows: int) -> Self:
-        """The same recipe, of which only so many rows are made."""
+        """Return a copy whose recipe generates a sample of this many rows; other manifests are returned as they are."""
         return replace(self, recipe=self.recipe.sampled(rows)) if self.recipe else self
 
 

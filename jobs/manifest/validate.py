@@ -1,4 +1,4 @@
-"""Records into rows: defaults filled in, everything checked, at a few microseconds each."""
+"""Convert records into validated rows with defaults filled in, in a few microseconds each."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -50,13 +50,13 @@ _PROMPTLESS = 1_000
 def read_rows(
     manifest: ManifestFile, rules: RowRules, counts: LineCounts | None = None
 ) -> Iterator[Row | Reject]:
-    """The rows of a manifest in order, each valid and complete or rejected with a reason.
+    """Yield the rows of a manifest in order, each either valid and complete or a Reject with a reason.
 
-    What its lines were is added to `counts`: by the end, they are the rows and the other lines that it names.
+    The line counts are added to `counts`; at the end, they cover all lines.
 
-    Streams: memory doesn't grow with the file. Raises ManifestError when the file can't be read (rows before
-    the damage have been yielded by then), has no prompt column or no rows, and UsageError for an override
-    that no row could take or that a recipe sweeps.
+    The file is streamed: memory doesn't grow with its size. Raises ManifestError if the file can't be read (rows before
+    the damage have been yielded by then), has no prompt column or no rows, and UsageError for an override that is
+    invalid for all rows or that a recipe sweeps.
     """
     _check_sweep(manifest, rules)
     pictures = PictureFinder(manifest.folder, rules.image_roots).readers()
@@ -77,7 +77,7 @@ def read_rows(
 
 
 def _with_prompts(records: Records, rules: RowRules, label: str) -> Records:
-    """The records, or ManifestError if the first ones, or all, have no column of prompts nor pictures."""
+    """Pass the records on; ManifestError if the first 1000, or all if fewer, have no prompt or init_image column."""
     waiting: list[Record | Broken] = []
     for record in records:
         waiting.append(record)
@@ -95,7 +95,7 @@ def _with_prompts(records: Records, rules: RowRules, label: str) -> Records:
 
 
 def _has_prompt(record: Record | Broken, rules: RowRules) -> bool:
-    """Whether a record has what a row needs, or what is meant to be that."""
+    """Whether a record has a prompt or init_image column, or a misspelt prompt column."""
     if isinstance(record, Broken):
         return False
     if not missing(rules.overrides.get("init_image")) or len(record.values) > MAX_COLUMNS:
@@ -111,7 +111,7 @@ def _has_prompt(record: Record | Broken, rules: RowRules) -> bool:
 
 
 def _check_sweep(manifest: ManifestFile, rules: RowRules) -> None:
-    """One value for a swept column would make the same rows again and again."""
+    """Raise UsageError for an override of a swept column, which would produce duplicate rows."""
     swept = sorted(rules.overrides.keys() & (manifest.recipe.sweep.keys() if manifest.recipe else ()))
     if swept:
         raise UsageError(
@@ -120,7 +120,7 @@ def _check_sweep(manifest: ManifestFile, rules: RowRules) -> None:
 
 
 class _Builder:
-    """Turns records into rows; remembers plans by the records' shapes, and options by their raw values."""
+    """Converts records into rows; caches plans by the records' shapes, and options by their raw values."""
 
     def __init__(self, rules: RowRules, free: Readers) -> None:
         self._rules = rules
@@ -190,7 +190,7 @@ class _Builder:
     def _options(
         self, plan: Plan, raw: tuple[Any, ...], fields: Values, lora_tags: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The options of a row, and those free columns that `--set` fixes or nobody gives."""
+        """Return the options of a row, and the values of free columns that are set by `--set` or absent."""
         if self._remembered >= _MAX_OPTIONS:
             self._plans.clear()
             self._remembered = 0
@@ -213,7 +213,7 @@ class _Builder:
 
 
 def _prompt(value: object) -> str:
-    """Empty where there is none, or none that shows: what is only enlarged needs none."""
+    """Parse a prompt; "" if it is missing or has no visible character, as rows of upscalers need none."""
     if missing(value):
         return ""
     if not isinstance(value, str):
@@ -223,9 +223,9 @@ def _prompt(value: object) -> str:
 
 
 def _excerpt(raw: object) -> str:
-    """The beginning of a record, as JSON; of a Parquet row, whose cells may be megabytes, the beginning of each cell.
+    """Return a record as JSON, with cells cut to 200 characters and 20 columns: cells in Parquet may have megabytes.
 
-    "…" stands for what couldn't be read. What writes itself when it is asked, as a recipe's row, does.
+    Unreadable values are replaced by "…". Objects with their own text form, such as a recipe's rows, use that.
     """
     if not isinstance(raw, (dict, list)):
         return str(raw)

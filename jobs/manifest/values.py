@@ -1,4 +1,4 @@
-"""One value of a row: read, or refused with a reason."""
+"""Parse and check single values of a row; ProblemError gives the reason for a refusal."""
 
 import math
 import re
@@ -21,7 +21,7 @@ PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 
 
 class ProblemError(NightmillError):
-    """A value that a row can't have; becomes a Reject."""
+    """An invalid value in a row; becomes a Reject."""
 
     def __init__(self, column: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -30,7 +30,7 @@ class ProblemError(NightmillError):
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """At most `limit` characters of `text`, with what can't be printed written as an escape."""
+    """Return at most `limit` characters of `text`, with non-printable characters escaped."""
     head = text[: limit + 1]
     if not head.isprintable():
         head = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
@@ -38,19 +38,19 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: short, printable, text in quotes."""
+    """Format a value for a message: short, printable, text in quotes."""
     if isinstance(value, str):
         return f"'{printable(value, 60)}'"
     return printable(_SHORT.repr(value), 60)
 
 
 def missing(value: object) -> bool:
-    """Whether a cell says nothing: absent, null or blank."""
+    """Whether a cell has no value: absent, null or blank."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def is_visible(text: str) -> bool:
-    """Whether any character of `text` shows: no space, control or format character, mark or blank symbol."""
+    """Whether `text` has a visible character: no space, control or format character, mark or blank symbol."""
     if text[:1].isascii() and text[:1].isalnum():
         return True
     return any(
@@ -60,9 +60,9 @@ def is_visible(text: str) -> bool:
 
 
 def whole_number(column: str, value: object, low: int, high: int) -> int:
-    """An integer in [low, high] from a number or its text; `512.0` is one, `True` and `5,5` are not.
+    """Parse an integer in [low, high] from a number or text; accepts `512.0`, refuses `True` and `5,5`.
 
-    Nor is a float from 2**53 on, of which several whole numbers may have been rounded.
+    Floats of 2**53 or more are refused, as they may be rounded from several whole numbers.
     """
     number = _whole(column, value)
     if number is None:
@@ -74,7 +74,7 @@ def whole_number(column: str, value: object, low: int, high: int) -> int:
 
 
 def decimal_number(column: str, value: object, low: float, high: float) -> float:
-    """A finite float in [low, high] from a number or its text."""
+    """Parse a finite float in [low, high] from a number or text."""
     if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -86,7 +86,7 @@ def decimal_number(column: str, value: object, low: float, high: float) -> float
 
 
 def free_text(column: str, value: object, limit: int) -> str:
-    """Text of at most `limit` characters, unchanged; whole numbers are taken as their digits, `7.0` as 7."""
+    """Return text of at most `limit` characters unchanged; whole numbers become their digits, `7.0` becomes 7."""
     if type(value) is str and len(value) <= limit:
         return value
     if isinstance(value, int | float) and (number := _whole(column, value)) is not None:
@@ -99,19 +99,19 @@ def free_text(column: str, value: object, limit: int) -> str:
 
 
 def check_storable(values: dict[str, Any]) -> None:
-    """Refuse what PostgreSQL can't store as text or jsonb, in keys and values at any depth."""
+    """Raise ProblemError for anything PostgreSQL can't store as text or jsonb, in keys and values at any depth."""
     for column, value in values.items():
         _check(column, column, 0)
         _check(column, value, 0)
 
 
 def are_plain(types: Iterable[type]) -> bool:
-    """Whether `check_meta` takes all values of these types."""
+    """Whether `check_meta` accepts all values of these types."""
     return PLAIN_TYPES.issuperset(types)
 
 
 def check_meta(meta: dict[str, Any]) -> None:
-    """Refuse NaN, infinities and excessive depth; strings are taken as checked."""
+    """Raise ProblemError for NaN, infinities, excessive depth and text that can't be stored."""
     for column, value in meta.items():
         _check(column, value, 0)
 
@@ -148,7 +148,7 @@ def _whole(column: str, value: object) -> int | None:
 
 
 def _check_exact(column: str, value: object, number: float) -> None:
-    """Pandas makes floats of whole numbers in a column with gaps, and writes them so."""
+    """Raise ProblemError for floats of 2**53 or more: pandas writes integers in a column with gaps as floats."""
     if abs(number) >= EXACT_FLOAT:
         raise ProblemError(
             column,

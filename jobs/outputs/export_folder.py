@@ -1,7 +1,8 @@
-"""What lies where an export goes: what exports of this installation wrote there, by name and digest, and all else.
+"""The target folder of an export: its record files, and which files in it earlier exports of this installation wrote.
 
-An export keeps `_INCOMPLETE` while it writes and `_SUCCESS` when it is done. Both list the files with their SHA-256, so
-that the next one knows what it may clear: a file that isn't listed, or has other bytes than are listed, isn't ours.
+An export keeps the record `_INCOMPLETE` while it writes and `_SUCCESS` when it is done. Both list the files with their
+SHA-256, so that the next export knows what it may delete: a file that isn't listed, or has a different digest, belongs
+to someone else.
 """
 
 import json
@@ -20,10 +21,10 @@ RECORDS = (SUCCESS, INCOMPLETE)
 
 @dataclass(frozen=True)
 class ExportPlace:
-    """A folder of a store that a batch's export goes to; `prefix` is empty or ends in a slash.
+    """The folder in a store that a batch's export is written to; `prefix` is empty or ends in a slash.
 
-    `is_own` says that the folder is known to be this installation's: exports of earlier versions didn't say whose
-    they were.
+    `is_own`: the folder is known to belong to this installation. Needed for records of earlier versions, which name no
+    installation.
     """
 
     store: ObjectStore
@@ -35,19 +36,19 @@ class ExportPlace:
 
 @dataclass
 class Found:
-    """Names below the place: records and files of our own exports, what is in the way, and other things."""
+    """The contents of an export folder: records and files of own exports, conflicting names, and other files."""
 
     own: dict[str, str] = field(default_factory=dict)
-    """By name, the SHA-256."""
+    """SHA-256 by file name."""
     recorded: list[str] = field(default_factory=list)
-    """Names of files that our own records have, whether they are there or were cut off on their way."""
+    """Names of all files listed in own records, including files whose upload was interrupted."""
     records: list[str] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
 def look(place: ExportPlace) -> Found:
-    """What there is, and whose."""
+    """List the folder and classify its contents."""
     found, listed = Found(), dict[str, str]()
     for name in RECORDS:
         record = _record(place, name)
@@ -67,19 +68,19 @@ def look(place: ExportPlace) -> Found:
 
 
 def clear(place: ExportPlace, found: Found) -> None:
-    """Delete our own export's files, its records last: what is cut off is known and goes the next time."""
+    """Delete the files of own exports, and the records last, so that an interrupted call can be repeated."""
     for name in [*found.own, *found.records]:
         place.store.delete(place.prefix + name)
 
 
 def record_of(place: ExportPlace, files: Sequence[dict[str, Any]], **more: Any) -> bytes:
-    """A record's content."""
+    """Return the content of a record file."""
     content = {"batch": place.batch, "installation": str(place.installation), **more, "files": list(files)}
     return json.dumps(content, indent=2).encode()
 
 
 def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
-    """What one of our own exports noted; None where there is no record, or it is somebody else's."""
+    """Read a record file; None if there is none or it isn't from an export of this batch by this installation."""
     try:
         record = json.loads(place.store.get(place.prefix + name))
         files = [(file["name"], file["sha256"]) for file in record["files"]]

@@ -1,6 +1,6 @@
-"""Outputs: the places that images go to. A folder that was written to has a marker, which the database remembers.
+"""Marker files of output folders: written on first use and recorded in the database, to detect unmounted shares.
 
-Where the marker is gone, the share that held the images isn't mounted, or somebody emptied the folder.
+If the marker is missing, the share with the images isn't mounted, or the folder was emptied.
 """
 
 import json
@@ -23,7 +23,7 @@ _REMEMBER = text("""
     ON CONFLICT (uri) DO UPDATE SET marker = excluded.marker RETURNING uri
 """)
 
-# The first and the last image of some batches there, the latest batches first.
+# The first and the last image of up to 200 batches in the output, the latest batches first.
 _IMAGES = text("""
     SELECT key FROM (SELECT id FROM batches WHERE output IN (:output, :uri) ORDER BY id DESC LIMIT 200) AS b,
         LATERAL (
@@ -34,9 +34,10 @@ _IMAGES = text("""
 
 
 def open_output(engine: Engine, output: str, s3: S3Options) -> ObjectStore:
-    """The store of a batch's output, ready to be written to; a folder gets its marker when it is first used.
+    """Open the store of a batch's output for writing; a folder gets its marker when it is first used.
 
-    Raises OutputGoneError where a folder that held images lacks its marker. What is returned raises it later, too.
+    Raises OutputGoneError if a folder that held images lacks its marker. The methods of the returned store raise it,
+    too.
     """
     store = open_store(output, s3)
     if not isinstance(store, FolderStore):
@@ -50,7 +51,7 @@ def open_output(engine: Engine, output: str, s3: S3Options) -> ObjectStore:
 
 
 def find_output(engine: Engine, output: str, s3: S3Options) -> ObjectStore:
-    """The store of a batch's output for those who read or delete. Raises OutputGoneError as `open_output` does."""
+    """Open the store of a batch's output for reading or deletion. Raises OutputGoneError like `open_output`."""
     store = open_store(output, s3)
     if not isinstance(store, FolderStore) or not (held := _image_keys(engine, output, store)):
         return store
@@ -61,7 +62,7 @@ def find_output(engine: Engine, output: str, s3: S3Options) -> ObjectStore:
 
 
 def mark(engine: Engine, store: FolderStore) -> None:
-    """Give a folder its marker, and remember it; one that is there is kept."""
+    """Write the folder's marker, unless it has one, and record it in the database."""
     marker = uuid4()
     body = json.dumps({"nightmill": "images are written to this folder", "id": str(marker)}).encode()
     if not store.put_new(MARKER, body, content_type="application/json"):
@@ -88,7 +89,10 @@ def _image_keys(engine: Engine, output: str, store: FolderStore) -> list[str]:
 
 
 def _require_images(store: FolderStore, keys: list[str], known: UUID | None, found: UUID | None) -> None:
-    """A folder that is marked by others, or by nobody yet, is the right one if one of our images is in it."""
+    """Accept a folder with another marker, or without a recorded one, if it holds one of the images.
+
+    Raises OutputGoneError otherwise.
+    """
     if (known is None or found is not None) and any(
         there.key == key for key in keys for there in islice(store.list(key), 1)
     ):

@@ -1,11 +1,11 @@
-"""Whose a batch's folder is: an owner object in it names the installation and the batch.
+"""Ownership of batch folders: an owner object in each names the installation and the batch.
 
-Two installations may share an output. What one of them owns, the other neither writes to nor deletes from. The object
-is written before the first image, where the store can by a conditional write, so that one of two becomes the owner.
+Several installations may share an output. Each neither writes to nor deletes from folders of the others. The owner
+object is written before the first image, by a conditional write if the store supports it, so that only one of two
+concurrent writers becomes the owner.
 
-A folder without an owner object, of a batch from before there were any, is taken over where there are no images in it,
-or where an image is there that a row of this database names. In any other case nobody can say whose the images are, and
-nothing is touched.
+A folder without an owner object (a batch of an earlier version) is taken over if it has no images, or has an image that
+a row of this database names. In any other case the owner is unknown, and the folder is left alone.
 """
 
 import json
@@ -42,7 +42,7 @@ _NOW = text("SELECT now() AS now")
 
 @dataclass(frozen=True)
 class Owner:
-    """What an owner object says; `since` by the owner's database."""
+    """The content of an owner object; `since` is the time of the owner's database."""
 
     installation: UUID
     batch: int
@@ -51,7 +51,7 @@ class Owner:
     since: datetime
 
     def body(self) -> bytes:
-        """As it is stored."""
+        """Return the owner object as stored (JSON)."""
         values = {
             "nightmill": "owner of this batch's folder",
             "installation": str(self.installation),
@@ -64,14 +64,15 @@ class Owner:
 
 
 def owner_key(name: str) -> str:
-    """The key of a batch's owner object."""
+    """Return the key of a batch's owner object."""
     return f"{name}/{OWNER}"
 
 
 def claim(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner:
     """Make this installation the owner of the batch's folder, unless it is already.
 
-    Raises ForeignOutputError where the folder is another's or may be, ObjectStoreError where the store refuses.
+    Raises ForeignOutputError if the folder belongs to another installation or may do so, ObjectStoreError if the store
+    refuses.
     """
     found = owner_of(engine, store, batch, name)
     if found is not None and found.batch == batch:
@@ -89,9 +90,9 @@ def claim(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owne
 
 
 def open_claimed(engine: Engine, output: str, s3: S3Options, batch: BatchId, name: str) -> ObjectStore:
-    """The store of a batch's output, ready to be written to, the batch's folder claimed; raises as `claim` does.
+    """Open the store of a batch's output for writing and claim the batch's folder; raises like `claim`.
 
-    Also OutputGoneError, where a folder that held images isn't what it was.
+    Also raises OutputGoneError like `jobs.outputs.marker.open_output`.
     """
     store = open_output(engine, output, s3)
     claim(engine, store, batch, name)
@@ -99,9 +100,9 @@ def open_claimed(engine: Engine, output: str, s3: S3Options, batch: BatchId, nam
 
 
 def owner_of(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner | None:
-    """The owner object of a folder that is this installation's; None where it has none and may be claimed.
+    """Return the owner object of a folder of this installation; None if it has none and may be claimed.
 
-    Raises ForeignOutputError where the folder is another's or may be.
+    Raises ForeignOutputError if the folder belongs to another installation or may do so.
     """
     found = read_owner(store, name)
     if found is not None:
@@ -115,7 +116,7 @@ def owner_of(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> O
 
 
 def batch_folder_around(uri: str, s3: S3Options) -> str | None:
-    """The nearest folder at or above a folder or ``s3://`` URI that has an owner object; None where there is none."""
+    """Return the nearest folder at or above a folder or ``s3://`` URI with an owner object; None if there is none."""
     uri = open_store(uri, s3).uri
     if not uri.startswith("s3://"):
         path = Path(os.path.realpath(uri))
@@ -123,20 +124,20 @@ def batch_folder_around(uri: str, s3: S3Options) -> str | None:
     bucket, *folders = uri.removeprefix("s3://").split("/")
     for depth in range(len(folders), 0, -1):
         above = "/".join([bucket, *folders[:depth]])
-        with suppress(ObjectStoreError):  # no owner object, or a place that isn't ours to read
+        with suppress(ObjectStoreError):  # no owner object, or no permission to read
             read_object(f"s3://{above}/{OWNER}", _OWNER_BYTES, s3)
             return f"s3://{above}"
     return None
 
 
 def disown(store: ObjectStore, name: str, owner: Owner) -> None:
-    """Take back a claim of a batch that came to nothing; another's is left alone."""
+    """Delete the owner object of a batch if it is still `owner`'s."""
     if read_owner(store, name) == owner:
         store.delete(owner_key(name))
 
 
 def adopt(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owner:
-    """Own a folder whose owner nobody knows, or which was owned by this database before it was restored here."""
+    """Take over a folder without a known owner, or one owned by this database before it was restored here."""
     found, here = read_owner(store, name), this_installation(engine)
     if found is not None and found.installation not in (here.id, *here.earlier):
         _require_ours(engine, store, name, found)
@@ -146,7 +147,7 @@ def adopt(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owne
 
 
 def read_owner(store: ObjectStore, name: str) -> Owner | None:
-    """What the folder's owner object says, whoever that is; None if there is none."""
+    """Read the folder's owner object, of this or another installation; None if there is none."""
     try:
         values = json.loads(store.get(owner_key(name)))
         return Owner(
@@ -196,7 +197,7 @@ def _holds_images(store: ObjectStore, name: str) -> bool:
 
 
 def _holds_image_of(engine: Engine, store: ObjectStore, batch: BatchId) -> bool:
-    """Whether one of the batch's first images is there; its key holds the digest of its bytes."""
+    """Whether the folder has one of the batch's first images, by key and size; the key contains the digest."""
     rows = run(engine, _FIRST_IMAGES, {"batch": batch, "limit": _TRIED})
     named = {row.key: row.bytes for row in rows if parse_image_key(row.key)}
     return any(

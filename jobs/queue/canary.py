@@ -1,7 +1,7 @@
-"""Canaries: a batch's first rows go ahead, and the rest follows only if few enough of them fail or are blocked.
+"""Canaries: run a batch's first rows first, and the rest only if the share that fails or is blocked stays in bounds.
 
-The jobs of the first rows are due ones, as those that come back to the queue; until the verdict nothing else of the
-batch is claimed (`jobs.queue.sql_predicates.IS_PAST_CANARY`).
+The canary's jobs get a `not_before`, like jobs that return to the queue. No other job of the batch is claimed before
+the verdict (`jobs.queue.sql_predicates.IS_PAST_CANARY`).
 """
 
 from sqlalchemy import Connection, Engine, text
@@ -35,10 +35,13 @@ _JUDGE = text("""
 
 
 def send_ahead(connection: Connection, batch: BatchId) -> None:
-    """Let the jobs of the first rows of a batch that is being ingested go ahead, where it has a canary."""
+    """Make the canary jobs of a batch that is being ingested due now; without a canary this does nothing."""
     connection.execute(_SEND_AHEAD, {"batch": batch})
 
 
 def judge(engine: Engine) -> int:
-    """Decide on canaries that have ended, or that too many of have ended badly; returns how many."""
+    """Set the verdict of canaries whose jobs have all ended, or too many of whose jobs failed or were blocked.
+
+    Returns the number of verdicts.
+    """
     return len(run(engine, _JUDGE, {}))

@@ -1,6 +1,7 @@
-"""What the job table says of whose fault failures are: the jobs', or the worker's on which they happened.
+"""Queries that help to decide whether failures are caused by the jobs or by the worker that ran them.
 
-`own` are the names of a worker's process and of those before it in the same place: none is a witness for another.
+`own` holds the names of a worker process and of its predecessors in the same slot; they don't count as independent
+evidence for each other.
 """
 
 from collections.abc import Collection
@@ -12,10 +13,10 @@ from jobs.db.engine import run
 from jobs.job import JobId, LaneId
 from jobs.queue.workers import LIVE, SEEN_S
 
-# A worker is believed that a job is to blame where it has stored an image since it failed at it, or just before.
+# A worker's failure counts against the job if the worker has stored an image since, or up to 60 s before.
 _IS_ABLE = "stored_at > {} - make_interval(secs => 60)"
 
-# Looks at a thousand images and attempts at most.
+# Reads at most 1000 images and 1000 attempts.
 _PEERS = text(f"""
     WITH made AS (
         SELECT i.worker, count(*) AS stored FROM (
@@ -55,9 +56,9 @@ _RETURNS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What another worker has made of a lane lately: images stored, attempts that failed.
+    """Recent results of another worker in a lane: images stored and attempts failed.
 
-    `is_able` says that it has stored an image, of whatever lane, since it failed or just before.
+    `is_able`: the worker has stored an image, in any lane, since its last failure or up to 60 s before it.
     """
 
     worker: str
@@ -67,31 +68,31 @@ class Peer:
 
 
 def peers(engine: Engine, lane: LaneId, own: Collection[str], within_s: float) -> list[Peer]:
-    """How others fared in that lane in the last `within_s` seconds."""
+    """Return the results of other workers in the lane during the last `within_s` seconds."""
     rows = run(engine, _PEERS, {"lane": lane, "own": list(own), "within_s": within_s})
     return [Peer(row.worker, row.stored, row.failed, row.is_able) for row in rows]
 
 
 def others_may_work(engine: Engine, lane: LaneId, besides: Collection[str]) -> bool:
-    """Whether a worker is there `besides` these that has not said that it can't work in that lane."""
+    """Whether a live worker that isn't in `besides` can work in the lane, as far as it has reported."""
     (row,) = run(engine, _ABLE, {"lane": lane, "besides": list(besides), "seen_s": SEEN_S})
     return bool(row.is_there)
 
 
 def to_blame(engine: Engine, jobs: Collection[JobId], own: Collection[str]) -> set[JobId]:
-    """Those of the jobs that were charged with a failure before, or failed on another worker that is able to work."""
+    """Return the jobs with an earlier charged failure, or with a failure on another worker that is able to work."""
     return {row.job_id for row in run(engine, _TO_BLAME, {"jobs": list(jobs), "own": list(own)})}
 
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """How often the one of some jobs was given back uncharged that was most often, and for how long any has been."""
+    """The highest number of uncharged returns of any of the jobs, and the seconds since the first such return."""
 
     most: int
     since_s: float
 
 
 def returns_of(engine: Engine, jobs: Collection[JobId]) -> Returns:
-    """How often these jobs were given back."""
+    """Return how often these jobs were given back without being charged an attempt."""
     (row,) = run(engine, _RETURNS, {"jobs": list(jobs)})
     return Returns(int(row.most), float(row.since_s))

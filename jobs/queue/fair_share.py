@@ -1,10 +1,11 @@
-"""Whose turn it is: which lane a worker that has nothing to do should work in.
+"""Fair-share scheduling: pick the lane that an idle worker works in next.
 
-Tenants share the workers by stride scheduling (Waldspurger and Weihl, 1995): each has used so many worker seconds
-per weight, and the one who has used least comes next. A turn is charged when it begins and corrected when it ends, so
-that workers who ask at the same time spread. Who comes back after a pause starts level with the others. A tenant whose
-model a worker holds already may overdraw by `model_affinity_s` before the others come. Priorities order the batches of
-one tenant; among lanes of the same priority a warm one is preferred until another has waited `model_affinity_s`.
+Tenants share the workers by stride scheduling (Waldspurger and Weihl, 1995): for each tenant the used worker seconds
+per weight are recorded, and the tenant with the lowest value comes next. A time slice is charged when it begins and
+corrected when it ends, so that workers that ask at the same time get different tenants. A tenant that returns after a
+pause starts at the virtual time of the others. A tenant whose model the worker already holds may exceed its share by
+`model_affinity_s` seconds. Priorities order the batches of one tenant; among lanes of the same priority, one whose model is
+loaded is preferred until another lane has waited for `model_affinity_s`.
 """
 
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from jobs.db.engine import run, transact
 from jobs.job import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
 
-TURNS_LOCK = 0x6E6D7475  # advisory lock key: choices are made one after the other
+TURNS_LOCK = 0x6E6D7475  # advisory lock key that serialises the choice of lanes
 
 _BEGIN = text("SELECT pg_advisory_xact_lock(:key)")
 
@@ -58,7 +59,7 @@ _CHOOSE = text(f"""
     SELECT id, tenant FROM chosen UNION ALL SELECT id, tenant FROM known
 """)
 
-# By the weight at which the turn was charged: it may have been changed since.
+# Uses the weight at which the time slice was charged: the tenant's weight may have changed since.
 _END = text("""
     WITH ended AS (
         DELETE FROM turns WHERE id = :turn RETURNING *
@@ -85,12 +86,12 @@ _WAITING = text(f"""
     ORDER BY priority DESC, chosen_at NULLS FIRST, lanes.id LIMIT :limit
 """)
 
-OLD_S = 86_400  # a turn of that age is of a worker that has died in it
+OLD_S = 86_400  # a time slice of this age belongs to a worker that died
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A lane to work in, and whose time it is; known by its id until it has ended."""
+    """A time slice granted to a worker: the lane, and the tenant charged. The row with its id exists until it ends."""
 
     id: UUID
     lane: LaneId
@@ -107,11 +108,11 @@ def take_turn(
     avoided: Collection[LaneId] = (),
     turn: UUID | None = None,
 ) -> Turn | None:
-    """Choose a lane that has work and charge its tenant with `slice_s`; None if there is nothing to do.
+    """Pick a lane that has work and charge its tenant `slice_s` seconds; None if there is nothing to do.
 
-    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals, `avoided` lanes
-    that it can't work in. Asked for the same `turn` again, as when the first answer was lost, it gives the same one
-    and charges nothing.
+    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals, `avoided` the lanes
+    that it can't work in. The call is idempotent for a given `turn` id: if the first answer was lost, a repeated call
+    returns the same lane and charges nothing.
     """
     turn = turn or uuid4()
     values = {
@@ -132,18 +133,18 @@ def take_turn(
 
 
 def end_turn(engine: Engine, turn: Turn, *, used_s: float, images: int, batch_s: float) -> None:
-    """Correct the charge to `used_s` seconds, and note the pace of what was delivered; once for each turn.
+    """Correct the charge to `used_s` seconds and update the lane's seconds per image; only the first call has effect.
 
-    `batch_s` is how long the slowest device batch took from its begin until it was stored.
+    `batch_s` is the time that the slowest device batch took from its start until it was stored.
     """
     run(engine, _END, {"turn": turn.id, "used_s": used_s, "images": images, "batch_s": batch_s})
 
 
 def forget_turns(engine: Engine) -> int:
-    """Drop turns of workers that have died in them, which stay charged; returns how many."""
+    """Delete time slices older than OLD_S, whose workers died; they stay charged. Returns the number deleted."""
     return len(run(engine, _FORGET, {"old_s": OLD_S}))
 
 
 def waiting_lanes(engine: Engine, limit: int) -> list[LaneId]:
-    """Lanes that have work now, those first that a worker is likely to choose."""
+    """Return up to `limit` lanes that have work now, the ones most likely to be picked first."""
     return [row.id for row in run(engine, _WAITING, {"limit": limit})]

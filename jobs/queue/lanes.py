@@ -1,4 +1,4 @@
-"""The lanes of a batch: what its jobs share, and how far each has come."""
+"""Lanes of a batch: list them with their job counts, raise their low watermarks, and mark those that have ended."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
 
 ABOVE_ALL = 2**63 - 1
 
-# Ids of a lane's jobs only grow, and what comes back to the queue is found otherwise: below the lowest job that waits
-# for its first claim, none will ever wait again.
+# Job ids in a lane only grow, and jobs that return to the queue are found by `not_before`: no job below the lowest one
+# that waits for its first claim will ever wait for a first claim again.
 _RAISE_FLOORS = text(f"""
     WITH found AS (
         SELECT id, coalesce((
@@ -27,8 +27,9 @@ _RAISE_FLOORS = text(f"""
     UPDATE lanes SET floor = lowest FROM raised WHERE lanes.id = raised.id RETURNING lanes.id
 """)
 
-# Lanes are locked by the first, and looked at again by the second, which sees what was committed until then: who queues
-# jobs in a lane writes to it (`jobs.queue.sql_predicates.reopening`), and so waits for this or is waited for.
+# The first statement locks the lanes. The second checks them again and sees everything committed until then: a
+# transaction that queues jobs also writes to their lane (`jobs.queue.sql_predicates.reopening`), so that one of the two
+# waits for the other.
 _SEEMINGLY_ENDED = text(f"""
     SELECT id FROM lanes WHERE {IS_LIVE} AND lanes.id > :after AND NOT {HAS_OPEN_JOBS}
     ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
@@ -51,17 +52,17 @@ _JOBS = text("""
 
 
 def job_count(engine: Engine, lane: Lane) -> int:
-    """All jobs of the lane, whatever became of them."""
+    """Return the number of jobs of the lane in any state."""
     return int(run(engine, _JOBS, {"batch": lane.batch_id, "lane": lane.id})[0].total)
 
 
 def raise_floors(engine: Engine) -> int:
-    """Let claims begin where jobs still wait, so that they needn't step over what was claimed; returns how many."""
+    """Raise the low watermarks of lanes, so that claims don't scan jobs claimed before; returns the number of lanes."""
     return len(run(engine, _RAISE_FLOORS, {"top": ABOVE_ALL}))
 
 
 def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:
-    """Note which lanes have no job left to do, so that nobody looks at them any more; returns how many."""
+    """Mark lanes without unfinished jobs as ended, so that queries skip them; returns the number of lanes."""
 
     def end(connection: Connection, after: LaneId) -> tuple[Sequence[LaneId], int]:
         ids = connection.execute(_SEEMINGLY_ENDED, {"after": after, "limit": limit}).scalars().all()
@@ -77,9 +78,9 @@ def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:
 
 
 def lanes(engine: Engine, batch: BatchId, *, limit: int = 50) -> list[dict[str, Any]]:
-    """The first lanes in the order of the manifest; `counts` holds jobs by state, those with none left out.
+    """Return the first lanes in the order of the manifest; `counts` holds the jobs by state, without zero counts.
 
-    `image_s` is how many seconds of one worker an image takes, None before that was measured.
+    `image_s` is the time in worker seconds that one image takes, None if not measured yet.
     """
     rows = run(engine, _LANES, {"batch": batch, "limit": limit})
     return [

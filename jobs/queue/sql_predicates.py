@@ -1,21 +1,19 @@
-"""Conditions that several statements share: when a batch and a lane may be worked at."""
+"""SQL conditions shared by several statements: whether a batch or lane is open, live or has work."""
 
-UNMEASURED_S = (
-    120  # what a device batch is taken to need, model loading included, until a worker has measured it
-)
+UNMEASURED_S = 120  # assumed time for a device batch, model loading included, until a worker has measured it
 
-# A lane of a batch that nobody has paused, cancelled or archived, and that stays open long enough for a device batch
-# to be rendered and delivered. Of `lanes` and `batches`.
+# The lane's batch is not paused, cancelled or archived, and its window stays open long enough to render and deliver a
+# device batch. Needs `lanes` and `batches`.
 IS_OPEN = f"""
     paused_at IS NULL AND cancelled_at IS NULL AND archived_at IS NULL
     AND (batches.not_before IS NULL OR batches.not_before <= now())
     AND (opens_at IS NULL OR (
         opens_at <= now() AND now() + make_interval(secs => coalesce(batch_s, {UNMEASURED_S})) < closes_at))"""
 
-# A lane that may still have jobs to do: what ended long ago isn't looked at. Of `lanes`.
+# The lane may still have unfinished jobs; ended lanes are skipped. Needs `lanes`.
 IS_LIVE = "lanes.ended_at IS NULL"
 
-# A lane that has queued or running jobs. Of `lanes`.
+# The lane has queued or running jobs. Needs `lanes`.
 HAS_OPEN_JOBS = """(
     (SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'
        AND jobs.not_before IS NULL AND jobs.id > floor
@@ -25,17 +23,17 @@ HAS_OPEN_JOBS = """(
         ORDER BY lane_id, jobs.not_before, jobs.id LIMIT 1) IS NOT NULL
     OR lanes.id IN (SELECT lane_id FROM jobs WHERE state = 'running'))"""
 
-# Whether jobs may be claimed that never were; a canary's jobs, which are due ones, go ahead of them. Of `batches`.
+# Jobs may be claimed that never were before; until then only the canary's jobs are. Needs `batches`.
 IS_PAST_CANARY = "(canary = 0 OR canary_verdict IS NOT NULL)"
 
-# A due job of a batch's first rows, found by its row, since all others of the batch may be due too and are many. Of
-# `jobs`; the first to fill in is the batch, the second its canary, the third the lane, which no index should find.
+# A due job of the batch's canary, found by its row number: all other jobs of the batch may be due too, and are many.
+# Needs `jobs`. Placeholders: the batch, its canary size, the lane (`+ 0` keeps the planner from an index on lane_id).
 IS_AHEAD = """
     jobs.batch_id = {} AND ordinal BETWEEN 0 AND {} - 1 AND lane_id + 0 = {} AND state = 'queued'
     AND jobs.not_before <= now()"""
 
-# A lane that has something to claim now. Of `lanes` and `batches`. Asked for the first in an index's order, and by a
-# range of one lane: otherwise the planner may take the primary key for a good way, and read all that is done.
+# The lane has a job that can be claimed now. Needs `lanes` and `batches`. The ORDER BY of an index and the range of
+# one lane keep the planner from choosing the primary key and reading all finished jobs.
 HAS_WORK = f"""CASE WHEN {IS_PAST_CANARY} THEN (
         SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'
           AND jobs.not_before IS NULL AND jobs.id > floor
@@ -51,10 +49,10 @@ HAS_WORK = f"""CASE WHEN {IS_PAST_CANARY} THEN (
 
 
 def reopening(which: str) -> str:
-    """The CTE by which a statement that queues ended jobs again, or new ones, notes that their lanes have work.
+    """Return the CTE `reopened`, for statements that queue jobs: it clears `ended_at` of the jobs' lanes.
 
-    `which` selects the lanes' ids; they are locked in order. Lanes that haven't ended are written to as well:
-    otherwise one that is being ended at this moment, by somebody who doesn't see the jobs yet, would stay so.
+    `which` is a query for the lane ids; they are locked in order. Lanes that haven't ended are written to as well:
+    otherwise a concurrent transaction that doesn't see the new jobs yet could end the lane.
     """
     return f"""
     reopened AS (

@@ -1,7 +1,7 @@
-"""Targets: so many accepted images for each value of a column, those that failed or were blocked made up for.
+"""Targets: a number of accepted images for each value of a column, with replacements for failed and blocked jobs.
 
-A replacement is a job of the same row with the next free index and so with a new seed, which the manifest determines as
-it does the others. What a new seed can't mend, a bad input, isn't replaced.
+A replacement is a job of the same row with the next free index and therefore a new seed, which the manifest determines
+like all others. Jobs that failed with `bad-input` aren't replaced: a new seed would not help.
 """
 
 from sqlalchemy import Connection, Engine, text
@@ -10,7 +10,7 @@ from jobs.db.engine import run, transact
 from jobs.job import BatchId
 from jobs.queue.sql_predicates import reopening
 
-GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio keep apart
+GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
 
 _COPIED = """
     batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,
@@ -18,7 +18,7 @@ _COPIED = """
 
 _VALUE = "CASE WHEN target_per IS NULL THEN '' ELSE coalesce(meta ->> target_per, '') END"
 
-# A seed of 32 bits stays one: torch's generator on the CPU looks at no more.
+# A 32-bit seed stays a 32-bit seed: torch's CPU generator uses no more bits.
 _SEED = f"""
     mod(seed + CAST({GOLDEN} AS numeric) * (place - "index"),
         CASE WHEN seed < 4294967296 THEN 4294967296 ELSE 18446744073709551616 END)"""
@@ -90,13 +90,13 @@ _SHORT = text(f"""
 
 
 def fill_up(connection: Connection, batch: BatchId) -> int:
-    """Repeat rows of a batch that is being ingested until each value has its target; returns how many jobs came."""
+    """Repeat rows of a batch that is being ingested until each value reaches its target; returns the jobs added."""
     added: int = connection.execute(_FILL_UP, {"batch": batch}).scalar_one()
     return added
 
 
 def make_up(engine: Engine, batch: BatchId | None = None, *, limit: int = 1000) -> int:
-    """Queue replacements of what failed or was blocked, as many as the batch allows; returns how many."""
+    """Queue replacements for failed and blocked jobs, as many as the batch allows; returns the number queued."""
 
     def replace(connection: Connection) -> int:
         made = connection.execute(_REPLACE, {"batch": batch, "limit": limit}).one()
@@ -108,5 +108,8 @@ def make_up(engine: Engine, batch: BatchId | None = None, *, limit: int = 1000) 
 
 
 def short(engine: Engine, batch: BatchId, *, limit: int = 20) -> list[dict[str, object]]:
-    """Values that lack accepted images, the emptiest first: value, target, accepted, on_their_way. Reads all jobs."""
+    """Return the values that are below their target, the largest gap first; scans all jobs of the batch.
+
+    The keys are value, target, accepted, on_their_way.
+    """
     return [dict(row._mapping) for row in run(engine, _SHORT, {"batch": batch, "limit": limit})]

@@ -1,4 +1,4 @@
-"""Tenants: whose jobs they are, what share of the workers they get, how many of their jobs may run at once."""
+"""Tenants: owners of jobs, each with a weight (its share of the workers) and a limit of concurrently running jobs."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ NO_LIMIT = -1
 
 
 def tenants(engine: Engine) -> list[dict[str, Any]]:
-    """All tenants by name ("": rows without one; "*": all together) with weight, max_running and their jobs' counts."""
+    """List the tenants by name with weight, max_running and job counts ("": rows without tenant; "*": all tenants)."""
     rows = run(engine, _LIST, {"everybody": EVERYBODY})
     return [
         {
@@ -54,9 +54,10 @@ def tenants(engine: Engine) -> list[dict[str, Any]]:
 def set_tenant(
     engine: Engine, name: str, *, weight: int | None = None, max_running: int | None = None
 ) -> None:
-    """Change what is given; a `max_running` of NO_LIMIT lifts the limit. UsageError where a number is out of range.
+    """Set a tenant's weight, limit or both; a `max_running` of NO_LIMIT removes the limit.
 
-    The name "*" stands for all tenants together: what it has is a limit.
+    The name "*" stands for all tenants together, which can have a limit only. Raises UsageError if a number is out of
+    range.
     """
     if weight is not None and not 1 <= weight <= 1000:
         raise UsageError(f"a weight is between 1 and 1000, not {weight}")
@@ -73,7 +74,7 @@ def set_tenant(
 
 
 def forget_tenant(engine: Engine, name: str) -> None:
-    """Back to a weight of 1 and no limit, for "*" to no common limit; UsageError if nothing else was set."""
+    """Reset a tenant to weight 1 without limit, for "*": without common limit; UsageError if nothing was set."""
     found = run(engine, _FORGET_COMMON, {}) if name == EVERYBODY else run(engine, _FORGET, {"name": name})
     if not found:
         raise UsageError(

@@ -1,8 +1,8 @@
-"""Every change of a job's state, each one guarded statement with a name.
+"""State transitions of jobs, each a single guarded SQL statement.
 
-Time is the database's. A job that runs belongs to its lease: writes name id and lease, and where that finds
-nothing, somebody else owns the job by now and LeaseLostError says so. Each statement also writes to `tallies` by how
-much it moved the counts of its lane, so that nobody ever has to count jobs.
+All times are the database's. A running job is guarded by its lease: updates match id and lease, and if no row matches,
+another worker owns the job and LeaseLostError is raised. Each statement also inserts the changes of its lane's job
+counts into `tallies`, so that nothing has to count jobs.
 """
 
 import json
@@ -25,7 +25,7 @@ Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
 CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
 
-# `moved` holds (batch_id, lane_id, was, state) of each job that a statement moved.
+# `moved` holds (batch_id, lane_id, was, state) of each job whose state the statement changed.
 _COUNTED = """
     counted AS (
         INSERT INTO tallies (batch_id, lane_id, state, delta)
@@ -34,19 +34,19 @@ _COUNTED = """
         SELECT batch_id, lane_id, state, count(*) FROM moved GROUP BY 1, 2, 3
     )"""
 
-# `moved` holds also what the attempt was, and its outcome where it gave no image.
+# Here `moved` also holds the columns of the attempt and its outcome; used for attempts without an image.
 _REMEMBERED = """
     remembered AS (
         INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
         SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM moved
     )"""
 
-# A range of one lane: with `=`, the planner takes the primary key for a good way to an order by id, and then reads
-# all jobs that are done before it finds one that is queued.
+# A range of one lane: with `=`, the planner chooses the primary key for the order by id, and then reads all finished
+# jobs before it finds a queued one.
 _IN_LANE = "lane_id BETWEEN :lane AND :lane"
 
 
-# Jobs are locked in the order of their ids by all who wait for one another. `given` has their ids and leases.
+# Statements that may wait for each other lock jobs in the order of their ids. `given` has the ids and leases.
 _HELD = """
     held AS (
         SELECT given.* FROM given JOIN jobs ON jobs.id = given.id AND jobs.lease = given.lease
@@ -61,7 +61,7 @@ _CLAIMED = """
     id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
     sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh"""
 
-# Not a statement of its own but what each claim ends with: `picked` holds the ids, `open` says what the lane allows.
+# The last part of every claim statement: `picked` holds the ids, `open` what the lane allows.
 _TAKEN = f"""
     moved AS (
         UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
@@ -71,15 +71,15 @@ _TAKEN = f"""
     ), {_COUNTED}
     SELECT {_CLAIMED} FROM moved ORDER BY id"""
 
-# What a claim has given already, where its answer was lost.
+# The jobs of a claim that was committed but whose answer was lost.
 _GIVEN_BEFORE = text(f"SELECT {_CLAIMED} FROM jobs WHERE state = 'running' AND lease = :lease ORDER BY id")
 
-# The columns of a claim are the fields of a Job, in their order, but for the lease, which is the same for all of them.
+# The columns of a claim are the fields of a Job in the same order, except the lease, which all of them share.
 _FIELDS = [field.name for field in fields(Job)]
 _LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 
-# No row where the lane may not be worked at: comparisons with what isn't there find nothing. A lane whose running jobs
-# are limited is open to those only who have looked how many there are.
+# No row if the lane is not open: comparisons with the missing row match nothing. A lane with a limit of running jobs is
+# open only to claims that have checked the limit (`has_room`).
 _OPEN = f"""
     open AS MATERIALIZED (
         SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
@@ -92,7 +92,7 @@ _OPEN = f"""
     )"""
 
 _DUE = f"{_IN_LANE} AND state = 'queued' AND not_before <= (SELECT due FROM open)"
-# Until a canary's verdict, its own jobs alone.
+# Before the verdict, only the canary's jobs.
 _AHEAD = IS_AHEAD.format("(SELECT canary_of FROM open)", "(SELECT canary FROM open)", ":lane")
 
 _CLAIM = text(f"""
@@ -127,15 +127,17 @@ def _claiming_crashed(which: str) -> TextClause:
 
 
 _HAS_SPARE = "attempt + 1 < (SELECT max_attempts FROM open)"
-# Which jobs, and what share of a claim's limit: conditions of their own, not a parameter, for the planner's sake.
+# The statements of a claim and the share of its limit that each gets. Separate statements instead of a parameter, so
+# that the planner sees the condition.
 _CLAIMS = (
     (_CLAIM, lambda limit: limit),
     (_claiming_crashed(_HAS_SPARE), lambda limit: max(1, limit // 8)),
     (_claiming_crashed(f"NOT {_HAS_SPARE}"), lambda _: 1),
 )
 
-# How many more jobs may run; null: any number. Those who ask take turns, so that no two see the same room.
-_TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:key)")
+# The number of further jobs that may run; null: no limit. An advisory lock serialises the claims, so that no two see
+# the same room.
+_LOCK_LIMITS = text("SELECT pg_advisory_xact_lock(:key)")
 _ROOM = text("""
     SELECT least(
         (SELECT max_running - (SELECT count(*) FROM jobs WHERE state = 'running')
@@ -282,7 +284,7 @@ _CANCEL = text(f"""
     SELECT id FROM moved
 """)
 
-# Nobody can archive the batch before this has ended (`jobs.batches.archive`).
+# FOR SHARE keeps the batch from being archived until this statement has ended (`jobs.batches.archive`).
 _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
@@ -325,7 +327,7 @@ _LANE = text(f"""
 
 
 def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
-    """The lane and its batch's policy; None if it is gone, paused, cancelled, or closes too soon for a device batch."""
+    """Return the lane with its batch's policy; None if it is gone or not open (`jobs.queue.sql_predicates.IS_OPEN`)."""
     rows = run(engine, _LANE, {"lane": lane})
     return Lane(**rows[0]._mapping) if rows else None
 
@@ -339,12 +341,13 @@ def claim(
     lease_s: float,
     after: JobId = JobId(0),  # noqa: B008 - a number
 ) -> list[Job]:
-    """Take up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
+    """Claim up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
 
-    Those that have come back to the queue go first. Jobs whose last attempt ended with its worker's death come when no
-    others are left, an eighth of `limit` at a time, and in their last attempt alone: a job that kills workers fails by
-    itself and takes no others with it. A worker that goes on in a lane says `after` which id: what it has claimed
-    itself needn't be looked at again. No more are given than the tenant's and the common limit of running jobs allow.
+    Jobs that returned to the queue go first. Jobs whose last attempt ended with the death of its worker are claimed
+    only when no others are left, `limit` / 8 at a time, and singly in their last attempt, so that a job that kills
+    workers takes no other jobs with it. A worker that continues in a lane passes its last claimed id as `after`, to
+    skip the jobs that it has claimed before. The number is also bounded by the tenant's and the common limit of
+    running jobs.
     """
     values: dict[str, Any] = {
         "lane": lane,
@@ -356,7 +359,7 @@ def claim(
     }
 
     execute = partial(run, engine, done=_GIVEN_BEFORE)
-    rows = _take(execute, values, limit) or _take_what_there_is_room_for(engine, values, limit)
+    rows = _take(execute, values, limit) or _take_within_limits(engine, values, limit)
     if not rows and after:
         return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
     return [_job(row, values["lease"]) for row in rows]
@@ -374,13 +377,13 @@ def _take(execute: Execute, values: Mapping[str, Any], limit: int) -> Sequence[R
     return []
 
 
-def _take_what_there_is_room_for(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
+def _take_within_limits(engine: Engine, values: Mapping[str, Any], limit: int) -> Sequence[Row[Any]]:
     lane = {"lane": values["lane"]}
     if run(engine, _ROOM, lane)[0].room is None:
         return []
 
     def take(connection: Connection) -> Sequence[Row[Any]]:
-        connection.execute(_TAKE_TURNS, {"key": CAPS_LOCK})
+        connection.execute(_LOCK_LIMITS, {"key": CAPS_LOCK})
         execute = partial(_all, connection)
         if given := execute(_GIVEN_BEFORE, values):
             return given
@@ -396,68 +399,71 @@ def _all(connection: Connection, statement: TextClause, values: Mapping[str, Any
 
 
 def extend(engine: Engine, held: Iterable[tuple[JobId, UUID]], lease_s: float) -> set[JobId]:
-    """Renew leases; returns the jobs that are still held, the others are lost."""
+    """Renew leases; returns the jobs that are still held. The leases of the others are lost."""
     return _ids(run(engine, _EXTEND, _pairs(held) | {"lease_s": lease_s}))
 
 
 def release(engine: Engine, held: Iterable[tuple[JobId, UUID]]) -> set[JobId]:
-    """Give unfinished jobs back: running → queued, the attempt isn't charged. Lost ones are passed over."""
+    """Give unfinished jobs back: running → queued, without charging the attempt. Skips jobs whose lease is lost."""
     return _ids(run(engine, _RELEASE, _pairs(held)))
 
 
 def give_back(engine: Engine, failures: Sequence[Failure], *, delay_s: float = 0.0) -> set[JobId]:
-    """Give back jobs that failed since the worker is broken: running → queued, told in `attempts`, not charged.
+    """Give back jobs that failed because of the worker: running → queued, recorded in `attempts`, not charged.
 
-    Nobody claims them for `delay_s` seconds.
+    They can't be claimed for `delay_s` seconds.
     """
     records = json.dumps([failure.record() for failure in failures])
     return _ids(run(engine, _GIVE_BACK, {"records": records, "delay_s": delay_s}))
 
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:
-    """Store the image rows: running → done. What is still held is stored even when LeaseLostError names others."""
+    """Insert the image rows: running → done. Raises LeaseLostError with the jobs that are no longer held.
+
+    The rows of all other jobs are stored even then.
+    """
     records = orjson.dumps([image.record() for image in images]).decode()
     _require(run(engine, _COMPLETE, {"records": records}), images)
 
 
 def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None:
-    """Record failed attempts: running → queued, or → failed when attempts are used up. Raises as `complete` does.
+    """Record failed attempts: running → queued, or → failed when attempts are used up. Raises LeaseLostError.
 
-    A queued job waits `delay_s`, doubled with each attempt up to an hour, give or take a quarter.
+    A job that is queued again waits `delay_s` seconds, doubled with each attempt up to an hour, with ±25 % jitter.
     """
     records = json.dumps([failure.record() for failure in failures])
     _require(run(engine, _FAIL, {"records": records, "delay_s": delay_s}), failures)
 
 
 def block(engine: Engine, failures: Sequence[Failure]) -> None:
-    """Withhold jobs for safety: running → blocked. Raises LeaseLostError as `complete`."""
+    """Withhold jobs for safety: running → blocked. Raises LeaseLostError like `complete`."""
     records = json.dumps([failure.record() for failure in failures])
     _require(run(engine, _BLOCK, {"records": records}), failures)
 
 
 def rescue(engine: Engine, *, limit: int = 1000) -> int:
-    """Take jobs whose lease ran out from their workers: running → queued, or → failed when attempts are used up."""
+    """Recover up to `limit` jobs whose lease expired: running → queued, or → failed when attempts are used up."""
     return len(run(engine, _RESCUE, {"limit": limit}))
 
 
 def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:
-    """Cancel up to `limit` unfinished jobs of a lane: queued | running → cancelled. Returns how many."""
+    """Cancel up to `limit` unfinished jobs of a lane: queued | running → cancelled. Returns the number cancelled."""
     return len(run(engine, _CANCEL, {"lane": lane, "limit": limit}))
 
 
 def retry(
     engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None, *, limit: int = 10_000
 ) -> int:
-    """Queue up to `limit` finished jobs without an image again: failed | blocked | cancelled → queued.
+    """Queue up to `limit` jobs again that ended without an image: failed | blocked | cancelled → queued.
 
-    None of a batch that is archived, or just being so.
+    Does nothing for a batch that is archived or being archived.
     """
     values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
     return len(run(engine, _RETRY, values))
 
 
 def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]]) -> int:
-    """Delete image rows, by id and key, whose objects are gone, and queue their jobs again: done → queued."""
+    """Delete image rows, given as (id, key), whose objects are gone, and queue their jobs again: done → queued."""
     values = {"batch": batch, "images": [image for image, _ in images], "keys": [key for _, key in images]}
     return len(run(engine, _RETRACT, values))
 

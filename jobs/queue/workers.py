@@ -1,4 +1,4 @@
-"""What workers say of themselves: healthy, or unhealthy with the reason and the lanes that they can't work in."""
+"""Health reports of workers: healthy, or unhealthy with the reason and the lanes that they can't work in."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from jobs.db.engine import run
 from jobs.job import BatchId, LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_OPEN
 
-SEEN_S = 60  # a worker that was silent for longer is not counted
+SEEN_S = 60  # a worker without a report for longer than this is not counted
 
 _REPORT = text("""
     INSERT INTO workers (name, device, state, reason, since, next_try_at, lane_faults)
@@ -36,7 +36,7 @@ LIVE = """
         WHERE seen_at > now() - make_interval(secs => :seen_s)
     )"""
 
-# Lanes that no live worker can work in; the row without a lane stands for all lanes: all workers rest.
+# Lanes that no live worker can work in; a row with a null batch_id means that no live worker can work in any lane.
 _STUCK = text(f"""
     WITH {LIVE}, stuck AS (
         SELECT DISTINCT CAST(key AS bigint) AS lane FROM live, jsonb_object_keys(lane_faults) AS key
@@ -60,7 +60,7 @@ _STORED = text("UPDATE workers SET stored_at = now() WHERE name = :name RETURNIN
 
 @dataclass(frozen=True, slots=True)
 class UnhealthyWorker:
-    """A worker that can't do all its work: why, since when, and when it tries again."""
+    """A worker that can't work in some or all lanes: the reason, since when, and the time of the next try."""
 
     name: str
     device: str
@@ -69,7 +69,7 @@ class UnhealthyWorker:
     next_try_at: datetime | None
 
     def report(self) -> dict[str, Any]:
-        """As `status --json` prints it."""
+        """Return the values that `status --json` prints."""
         next_try_at = self.next_try_at and self.next_try_at.isoformat()
         return {
             "worker": self.name,
@@ -82,13 +82,13 @@ class UnhealthyWorker:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why batches wait that no worker can work at: `everywhere` holds for all of them."""
+    """The reasons why batches wait that no worker can process; `everywhere` applies to all batches."""
 
     batches: Mapping[BatchId, str] = field(default_factory=dict)
     everywhere: str | None = None
 
     def reason(self, batch: BatchId) -> str | None:
-        """What keeps the workers from this batch; None where one may work at it, or none is there."""
+        """Return what keeps the workers from this batch; None if a worker can process it, or no worker is live."""
         return self.batches.get(batch, self.everywhere)
 
 
@@ -101,9 +101,10 @@ def report_health(
     next_try_s: float | None = None,
     lane_faults: Mapping[LaneId, str] | None = None,
 ) -> None:
-    """Say how a worker fares; `reason` None: well.
+    """Record a worker's health; `reason` None means healthy.
 
-    `lane_faults` says what keeps it from which lanes; an unhealthy worker without any works in none.
+    `lane_faults` maps lanes to the reason why the worker can't work in them; an unhealthy worker without lane faults
+    works in no lane.
     """
     values = {
         "name": worker,
@@ -116,22 +117,22 @@ def report_health(
 
 
 def unhealthy_workers(engine: Engine) -> list[UnhealthyWorker]:
-    """Workers that are there and unhealthy, the longest first."""
+    """Return the live workers that are unhealthy, the one that has been so for longest first."""
     return [UnhealthyWorker(**row._mapping) for row in run(engine, _UNHEALTHY, {"seen_s": SEEN_S})]
 
 
 def waiting(engine: Engine) -> Waiting:
-    """Which batches wait for a worker that can work at them."""
+    """Return the batches that no live worker can process, with the reasons."""
     rows = run(engine, _STUCK, {"seen_s": SEEN_S})
     everywhere = next((row.reason for row in rows if row.batch_id is None), None)
     return Waiting({BatchId(row.batch_id): row.reason for row in rows if row.batch_id}, everywhere)
 
 
 def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:
-    """Those of the lanes that are open and have unfinished jobs that are due."""
+    """Return those of the lanes that are open and have running jobs or jobs that are due."""
     return {row.id for row in run(engine, _WANTED, {"lanes": list(lanes)})} if lanes else set()
 
 
 def note_stored(engine: Engine, worker: str) -> None:
-    """Note that a worker has just stored an image."""
+    """Record that a worker has just stored an image."""
     run(engine, _STORED, {"name": worker})

@@ -1,6 +1,7 @@
-"""Which server carries the wake-ups where NIGHTMILL_BROKER_URL names none. Needs nothing but Python.
+"""Choice of the message broker program that is started if NIGHTMILL_BROKER_URL is not set.
 
-`python3 -m jobs.services.broker_program` tells it, also before nightmill is installed.
+Uses the standard library only: `python3 -m jobs.services.broker_program` prints the choice, also before nightmill is
+installed.
 """
 
 import importlib.util
@@ -22,14 +23,14 @@ _OF_WHEEL = {
 
 
 class BrokerProgram(NamedTuple):
-    """A command that takes Redis's options, and what it is in words."""
+    """A command that accepts Redis's options, and its description for users."""
 
     command: tuple[str, ...]
     description: str
 
 
 def broker_program() -> BrokerProgram:
-    """A server on the PATH, else the one of the installed wheel, else nightmill's own."""
+    """Return a server on the PATH, else the one of the installed wheel, else nightmill's built-in one."""
     for name in _ON_PATH:
         if found := shutil.which(name):
             return BrokerProgram((found,), found)
@@ -43,7 +44,7 @@ def broker_program() -> BrokerProgram:
 
 
 def _wheel_program() -> Path | None:
-    """The server in the wheel, found without importing it."""
+    """Return the path of the server in the wheel, found without importing the wheel; None if there is none."""
     folder = _OF_WHEEL.get((platform.system(), platform.machine()))
     spec = importlib.util.find_spec(WHEEL)
     if folder is None or spec is None or spec.origin is None:
@@ -53,7 +54,7 @@ def _wheel_program() -> Path | None:
 
 
 def main() -> None:
-    """Say which one it will be once nightmill is installed."""
+    """Print which broker will be used once nightmill is installed."""
     name = next((name for name in _ON_PATH if shutil.which(name)), None)
     if name is None and (platform.system(), platform.machine()) in _OF_WHEEL:
         print(f"wake-ups: by the Valkey that the package {WHEEL} brings")

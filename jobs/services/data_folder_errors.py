@@ -1,4 +1,4 @@
-"""What is told of a data folder that can't be used: the setting that names it, and why."""
+"""Error messages for a data folder that can't be used, naming the setting and the reason."""
 
 import errno
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 @contextmanager
 def named_by_its_setting(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a UsageError that names the setting; ServiceError where the disk is full or bad."""
+    """Turn an OSError into a UsageError that names the setting, or a ServiceError if the disk is full or faulty."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """The private PostgreSQL and Redis of a data folder: real servers on unix sockets, started when first needed.
 
-Every process that uses them is listed in `services.json`; the last one out stops them.
+Every process that uses them is listed in `services.json`; the last one to end stops them.
 """
 
 import fcntl
@@ -22,16 +22,16 @@ from jobs.settings import Settings
 
 @dataclass
 class _Users:
-    """Who uses the services: process ids with their start times, so that a reused id doesn't count."""
+    """The processes that use the services: ids with start times, so that a reused id doesn't count."""
 
     running: list[tuple[int, float]] = field(default_factory=list)
 
 
 @contextmanager
 def services(settings: Settings) -> Iterator[Settings]:
-    """Settings whose URLs are all set, private servers running behind those that were not.
+    """Start private servers for the URLs that are not set, and yield the settings with all URLs set.
 
-    Raises ServiceError when one can't start.
+    Raises ServiceError if a server can't start.
     """
     if settings.database_url and settings.broker_url:
         yield settings
@@ -41,7 +41,7 @@ def services(settings: Settings) -> Iterator[Settings]:
         try:
             urls = _start(settings)
         except BaseException:
-            with suppress(Exception):  # what couldn't start is told, not what came of it
+            with suppress(Exception):  # the error of the start is raised, not one of the clean-up
                 _leave(settings)
             raise
     try:
@@ -52,13 +52,13 @@ def services(settings: Settings) -> Iterator[Settings]:
 
 
 def stop_services(settings: Settings) -> list[int]:
-    """Stop the private servers unless other processes use them, whose ids are returned."""
+    """Stop the private servers unless other processes use them; returns the ids of those processes."""
     with _locked(settings.data_dir):
         return [pid for pid, _ in _leave(settings).running]
 
 
 def _leave(settings: Settings) -> _Users:
-    """Stop the servers if nobody else uses them; returns who does."""
+    """Remove this process from the users, and stop the servers if no others are left; returns the others."""
     users = _note(settings.data_dir, joined=False)
     if not users.running:
         _stop(settings)
@@ -92,7 +92,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _note(data_dir: Path, *, joined: bool) -> _Users:
-    """Write this process in or out of the list, dropping those that have died."""
+    """Add this process to the list of users, or remove it; drops processes that have died."""
     path = data_dir / "services.json"
     users = _read(path)
     own = os.getpid()

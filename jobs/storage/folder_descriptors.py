@@ -1,6 +1,6 @@
-"""Going down a folder by directory descriptors, so that no symbolic link is followed, not even one made meanwhile.
+"""Access to files below a folder by directory descriptors, so that no symbolic link is followed, without races.
 
-The folder itself may be reached through links: its path is the user's choice. Nothing below it is.
+The path of the folder itself may contain links, as the user chose it; links below it are never followed.
 """
 
 import errno
@@ -13,12 +13,12 @@ from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BELOW = _DIRECTORY | os.O_NOFOLLOW
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would wait for its writer
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO would block
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a directory; what is neither a folder nor a regular file is a link or something odder."""
+    """An entry of a directory; if it is neither a folder nor a regular file, it is a link or a special file."""
 
     name: str
     is_folder: bool
@@ -26,7 +26,7 @@ class Entry:
 
 
 def open_root(root: Path, *, create: bool = False) -> int:
-    """The descriptor of a directory at this path, which is made if `create` says so."""
+    """Open a directory and return its descriptor; `create` makes it if it doesn't exist."""
     try:
         return os.open(root, _DIRECTORY)
     except FileNotFoundError:
@@ -38,9 +38,9 @@ def open_root(root: Path, *, create: bool = False) -> int:
 
 @contextmanager
 def folder_below(root: int, names: Sequence[str], *, create: bool = False) -> Iterator[int]:
-    """The descriptor of the directory that these names lead to; OSError (ELOOP) where one of them is a link.
+    """Open the directory at the path of these names below `root`; OSError (ELOOP) if one of them is a link.
 
-    Takes `root` over: it is closed in any case.
+    Takes ownership of `root`, which is closed in any case.
     """
     here = root
     try:
@@ -55,7 +55,7 @@ def folder_below(root: int, names: Sequence[str], *, create: bool = False) -> It
 
 @contextmanager
 def entered(folder: int, name: str) -> Iterator[int]:
-    """The descriptor of one directory in another."""
+    """Open a subdirectory of a directory."""
     below = _enter(folder, name, create=False)
     try:
         yield below
@@ -64,7 +64,7 @@ def entered(folder: int, name: str) -> Iterator[int]:
 
 
 def open_file(folder: int, name: str) -> int:
-    """The descriptor of a regular file, for reading; OSError where it is a link or no file."""
+    """Open a regular file for reading and return its descriptor; OSError if it is a link or not a regular file."""
     try:
         file = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
@@ -79,7 +79,7 @@ def open_file(folder: int, name: str) -> int:
 
 
 def state_of(folder: int, name: str) -> os.stat_result:
-    """What there is by this name, a link as such."""
+    """Return the stat result of an entry, without following links."""
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
@@ -93,7 +93,7 @@ def require_file(folder: int, name: str) -> None:
 
 
 def entries(folder: int) -> list[Entry]:
-    """All names in a directory, in the order of the keys below them: ``a-1`` comes before ``a/1``."""
+    """Return the entries of a directory in the order of the keys below them: ``a-1`` comes before ``a/1``."""
     with os.scandir(folder) as found:
         listed = [
             Entry(each.name, each.is_dir(follow_symlinks=False), each.is_file(follow_symlinks=False))
@@ -112,13 +112,13 @@ def _enter(folder: int, name: str, *, create: bool) -> int:
         raise _if_link(error, folder, name) from None
     with suppress(
         FileExistsError
-    ):  # by another thread or process, or it is a link, which the next line refuses
+    ):  # created by another thread or process, or it is a link, which the next line refuses
         os.mkdir(name, dir_fd=folder)
     return _enter(folder, name, create=False)
 
 
 def _if_link(error: OSError, folder: int, name: str) -> OSError:
-    """The same error, said plainly where a link is the reason; systems differ in how they say so."""
+    """Return a clearer error if a symbolic link is the reason, which systems report differently; else `error`."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
         try:
             if stat.S_ISLNK(state_of(folder, name).st_mode):

@@ -1,6 +1,6 @@
 """The keys that nightmill writes below an output: a batch's images, its export, its contact sheet.
 
-What a store holds by any other key is somebody else's, and stays.
+Objects with other keys don't belong to nightmill and are never deleted.
 """
 
 import re
@@ -17,7 +17,7 @@ _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export)?")
 
 @dataclass(frozen=True)
 class ImageKey:
-    """What an image's key says: whose image it is, and the begin of the file's SHA-256."""
+    """The parts of an image's key: batch, row, index, and the first 12 hex digits of the file's SHA-256."""
 
     batch: str
     ordinal: int
@@ -26,23 +26,23 @@ class ImageKey:
 
 
 def image_key(batch: str, ordinal: int, index: int, sha256: str, extension: str) -> str:
-    """`<batch>/images/<shard>/<ordinal>-<index>.<sha256's first 12>.<ext>`; sorts as the manifest does."""
+    """Return `<batch>/images/<shard>/<ordinal>-<index>.<sha256[:12]>.<ext>`; keys sort in manifest order."""
     return f"{batch}/images/{ordinal // 1000:06d}/{ordinal:09d}-{index:05d}.{sha256[:12]}.{extension}"
 
 
 def parse_image_key(key: str) -> ImageKey | None:
-    """What the key says; None if it is no image's."""
+    """Parse an image key; None if it isn't one."""
     match = _IMAGE.fullmatch(key)
     return ImageKey(match[1], int(match[3]), int(match[4]), match[5]) if match else None
 
 
 def is_part(name: str) -> bool:
-    """Whether an export's file may have this name."""
+    """Whether this is the name of an export's data file."""
     return _PART.fullmatch(name) is not None
 
 
 def batch_of(key: str) -> str | None:
-    """The batch in whose folder an image or an export's file has this key; None if it is no such key."""
+    """Return the batch of an image key or an export file's key; None for other keys."""
     batch, _, rest = key.partition("/")
     if parse_image_key(key) or (rest.startswith(f"{EXPORT}/") and is_part(rest.removeprefix(f"{EXPORT}/"))):
         return batch
@@ -50,5 +50,5 @@ def batch_of(key: str) -> str | None:
 
 
 def is_batch_folder(path: str) -> bool:
-    """Whether nightmill makes a folder of this path: a batch's, or one of those in it."""
+    """Whether this is the path of a batch's folder or of a folder that nightmill makes in it."""
     return _FOLDER.fullmatch(path) is not None

@@ -1,4 +1,4 @@
-"""Local files that users name: opened once, regular files only, and where it matters only below some folders."""
+"""Safe opening of local files named by users: regular files only, optionally only below given folders."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 MANIFEST_LIMIT = 2**36
-"""Bytes that a compressed, piped or fetched manifest may have when it is unpacked, where no setting says otherwise."""
+"""Default limit, in bytes, of the unpacked size of a compressed, piped or fetched manifest."""
 
 _KINDS = (
     (stat.S_ISDIR, "is a folder"),
@@ -20,7 +20,7 @@ _KINDS = (
 
 
 def why_no_folder(path: Path) -> str | None:
-    """Why there can't be a folder at an absolute path: it, or what is to hold it, is something else; None if it can."""
+    """Return why there can't be a folder at an absolute path (it or a parent is no folder); None if there can."""
     for place in (path, *path.parents):
         try:
             mode = place.stat().st_mode
@@ -36,20 +36,20 @@ def why_no_folder(path: Path) -> str | None:
 
 
 class NotRegularError(OSError):
-    """A path that leads to a folder, pipe, socket or device; `strerror` says to which."""
+    """The path is a folder, pipe, socket or device; `strerror` says which."""
 
 
 class Writable(Protocol):
-    """What bytes are written to, one piece after the other."""
+    """An object with a `write` method for bytes."""
 
     def write(self, data: bytes, /) -> int:
         """Append `data`."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """A descriptor for reading the regular file at `path`, links followed, without ever waiting for another process.
+    """Open the regular file at `path` for reading, following links and never blocking; returns its descriptor.
 
-    Raises NotRegularError for anything else, other OSErrors where it can't be opened, ValueError for a NUL character.
+    Raises NotRegularError if it isn't a regular file, OSError if it can't be opened, ValueError for a NUL character.
     """
     check_regular(os.stat(path), path)  # noqa: PTH116 - opening a device may already do something
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -62,21 +62,21 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 
 def check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    """Raises NotRegularError unless `status` is that of a regular file."""
+    """Raise NotRegularError unless `status` is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "is no regular file")
         raise NotRegularError(0, kind, os.fspath(path))
 
 
 def opened_path(descriptor: int) -> str:
-    """Where the file of `descriptor` lies, links resolved: of that which was opened, whatever lies there by now."""
+    """Return the path of the opened file, links resolved, as it was opened even if the path was changed since."""
     if hasattr(fcntl, "F_GETPATH"):  # macOS
         return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
     return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
 def is_below(place: str, folders: Sequence[str]) -> bool:
-    """Whether the absolute path `place`, links resolved, is one of `folders` or lies below one."""
+    """Whether the absolute path `place`, with links already resolved, is one of `folders` or lies below one."""
     return any(place == folder or place.startswith(folder.rstrip("/") + "/") for folder in _resolved(folders))
 
 

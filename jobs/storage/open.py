@@ -1,4 +1,4 @@
-"""Object stores by URI: a folder or S3 behind the same four verbs."""
+"""Open object stores by URI: a local folder or S3; also the clean-up of interrupted writes."""
 
 from collections.abc import Callable, Collection
 from datetime import timedelta
@@ -17,7 +17,7 @@ from jobs.storage.local_files import Writable, why_no_folder
 if TYPE_CHECKING:
     from jobs.storage.s3 import S3Store
 
-_ANY_AGE = timedelta(days=-1)  # whatever the store's clock says
+_ANY_AGE = timedelta(days=-1)  # negative, to allow for clock skew of the store
 
 __all__ = [
     "MissingObjectError",
@@ -39,10 +39,9 @@ PROBE = ".nightmill-probe-"
 
 
 def open_store(uri: str, s3: S3Options) -> ObjectStore:
-    """Return the store at a folder path, ``file:///path`` or ``s3://bucket/prefix``, contacting nothing yet.
+    """Return the store at a folder path, ``file:///path`` or ``s3://bucket/prefix``, without connecting yet.
 
-    Raises UsageError for any other scheme and where a file is in the folder's place,
-    ObjectStoreError when the S3 options make no sense.
+    Raises UsageError for any other scheme and if the path is no folder, ObjectStoreError for invalid S3 options.
     """
     if uri.startswith("s3://"):
         bucket, prefix = _bucket_and_path(uri)
@@ -54,17 +53,17 @@ def open_store(uri: str, s3: S3Options) -> ObjectStore:
 
 
 def check_writable(store: ObjectStore) -> None:
-    """Write a small object and delete it again; ObjectStoreError says why that can't be done."""
+    """Check that the store is writable by writing a small object and deleting it; raises ObjectStoreError."""
     probe = PROBE + token_hex(8)
     if store.put_new(probe, b"nightmill", content_type="text/plain"):
         store.delete(probe)
 
 
 def fetch_to_file(uri: str, file: Writable, s3: S3Options) -> None:
-    """Stream an ``s3://bucket/key`` object into `file`; what that raises stops the transfer.
+    """Stream an ``s3://bucket/key`` object into `file`; an exception of `file.write` stops the transfer.
 
-    Raises MissingObjectError when there is no such object, UsageError when the URI names none, ObjectStoreError
-    when S3 refuses.
+    Raises MissingObjectError if there is no such object, UsageError if the URI has no key, ObjectStoreError if S3
+    refuses.
     """
     bucket, key = _bucket_and_path(uri)
     if not key:
@@ -75,8 +74,8 @@ def fetch_to_file(uri: str, file: Writable, s3: S3Options) -> None:
 def read_object(uri: str, limit: int, s3: S3Options) -> bytes:
     """Return the bytes of an ``s3://bucket/key`` object.
 
-    Raises MissingObjectError when there is no such object, UsageError when the URI names none or it has more than
-    `limit` bytes, ObjectStoreError when S3 refuses.
+    Raises MissingObjectError if there is no such object, UsageError if the URI has no key or the object has more than
+    `limit` bytes, ObjectStoreError if S3 refuses.
     """
     bucket, key = _bucket_and_path(uri)
     if not key:
@@ -85,9 +84,9 @@ def read_object(uri: str, limit: int, s3: S3Options) -> bytes:
 
 
 def abort_stale_uploads(store: ObjectStore, is_ours: Callable[[str], bool], older_than: timedelta) -> int:
-    """Abort uploads in parts to S3 that were begun before that time, of the batches that `is_ours` takes by name.
+    """Abort multipart uploads to S3 older than `older_than`, of batches whose name `is_ours` accepts.
 
-    Only keys that nightmill makes: other programs' uploads in the bucket go on. Returns how many.
+    Only keys that nightmill makes are affected, not the uploads of other programs. Returns the number aborted.
     """
     if isinstance(store, FolderStore):
         return 0
@@ -101,7 +100,7 @@ def abort_stale_uploads(store: ObjectStore, is_ours: Callable[[str], bool], olde
 
 
 def abort_uploads_of(store: ObjectStore, keys: Collection[str]) -> int:
-    """Abort uploads in parts to S3 of these keys, which nobody but the caller writes. Returns how many."""
+    """Abort all multipart uploads to S3 of these keys, which only the caller writes; returns the number aborted."""
     if isinstance(store, FolderStore) or not keys:
         return 0
     from jobs.storage.s3 import S3Store  # noqa: PLC0415 - as above
@@ -110,12 +109,12 @@ def abort_uploads_of(store: ObjectStore, keys: Collection[str]) -> int:
 
 
 def remove_temporaries(store: ObjectStore, batch: str, older_than: timedelta) -> int:
-    """Delete what writes into a batch's folder left behind that were cut off; S3 keeps no such. Returns how many."""
+    """Delete temporary files of interrupted writes in a batch's folder (none in S3); returns the number deleted."""
     return store.remove_temporaries(older_than, batch) if isinstance(store, FolderStore) else 0
 
 
 def remove_empty_folders(store: ObjectStore, folder: str, is_ours: Callable[[str], bool]) -> None:
-    """Remove a folder and those below it, as far as they are empty and `is_ours` takes their path; S3 has none."""
+    """Remove a folder and those below it that are empty and whose path `is_ours` accepts; does nothing in S3."""
     if isinstance(store, FolderStore):
         store.remove_empty_folders(folder, is_ours)
 
@@ -128,7 +127,7 @@ def _s3_store(bucket: str, prefix: str, options: S3Options) -> "S3Store":
 
 @cache
 def _bucket(bucket: str, options: S3Options) -> "S3Store":
-    """A whole bucket; making the client anew takes longer than a small object does."""
+    """Return a store of the whole bucket; cached, as creating a client takes longer than reading a small object."""
     return _s3_store(bucket, "", options)
 
 

@@ -1,4 +1,4 @@
-"""The object store that is a bucket of S3, or of a store that speaks its protocol."""
+"""An object store in a bucket of S3 or of a compatible service."""
 
 import hashlib
 from base64 import b64encode
@@ -25,7 +25,7 @@ _UNCONDITIONAL = ("NotImplemented", "501")
 
 @dataclass(frozen=True)
 class _Sent:
-    """What an upload must turn out to be."""
+    """The expected size and digests of an uploaded object."""
 
     bytes: int
     sha256: str
@@ -33,9 +33,9 @@ class _Sent:
 
 
 def connect(options: S3Options) -> Any:
-    """Return a boto3 S3 client, safe to share between threads; nothing is contacted yet.
+    """Return a boto3 S3 client, safe to share between threads, without connecting yet.
 
-    Checksums beyond the classic ones are sent only where S3 demands them, since other stores refuse them.
+    The newer checksum headers are sent only if S3 requires them, as other stores refuse them.
     """
     config = Config(
         connect_timeout=options.connect_timeout,
@@ -58,14 +58,14 @@ class S3Store:
     """An ObjectStore below ``s3://bucket/prefix``."""
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
-        """Take a client of ``connect`` and a prefix without outer slashes, which may be empty."""
+        """Use a client of ``connect``; the prefix has no leading or trailing slash and may be empty."""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._client = client
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
 
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:
-        """Upload, in parts where it is a large file, then compare what the store holds with what was sent."""
+        """Upload the object, large files in parts, then verify what the store holds."""
         name = self._root + checked_key(key)
         with self._explained("upload", key):
             if isinstance(body, Path):
@@ -74,7 +74,7 @@ class S3Store:
                 self._put_bytes(name, body, content_type)
 
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
-        """Upload what isn't there yet; False where it is. Stores without conditional writes are asked first."""
+        """Upload unless the object exists; returns False if it does. Without conditional writes, checks first."""
         name = self._root + checked_key(key)
         with self._explained("upload", key):
             try:
@@ -111,7 +111,7 @@ class S3Store:
             return self._digest(self._root + checked_key(key))
 
     def delete(self, key: str) -> None:
-        """Remove the object; one that isn't there is fine."""
+        """Remove the object; does nothing if it doesn't exist."""
         name = self._root + checked_key(key)
         with self._explained("delete", key):
             self._client.delete_object(Bucket=self._bucket, Key=name)
@@ -129,7 +129,7 @@ class S3Store:
                         yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield the keys below a folder (``""`` or ``a/b``), whatever characters they have."""
+        """Yield all keys below a folder (``""`` or ``a/b``), also those that aren't valid keys."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._root + (f"{folder}/" if folder else "")
         )
@@ -142,12 +142,12 @@ class S3Store:
         return f"{self.uri}/{checked_key(key)}"
 
     def download(self, name: str, file: Writable) -> None:
-        """Stream the object of this full name (any characters) into `file`; what that raises comes out."""
+        """Stream the object of this full name (any characters) into `file`; exceptions of `file.write` propagate."""
         with self._explained("read", name):
             self._client.download_fileobj(self._bucket, name, file)
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return the bytes of the object of this full name (any characters); UsageError if there are more."""
+        """Return the bytes of the object of this full name (any characters); UsageError if more than `limit`."""
         with self._explained("read", name):
             answer = self._client.get_object(Bucket=self._bucket, Key=name)
             size = answer["ContentLength"]
@@ -159,7 +159,7 @@ class S3Store:
         return body
 
     def abort_uploads(self, older_than: timedelta, is_ours: Callable[[str], bool]) -> int:
-        """Abort the multipart uploads of keys that `is_ours` takes, begun before that time; return how many."""
+        """Abort multipart uploads older than `older_than` of keys that `is_ours` accepts; returns the number."""
         limit = datetime.now(UTC) - older_than
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._root
@@ -200,7 +200,7 @@ class S3Store:
         self._verify(name, sent, digest_checked=False)
 
     def _verify(self, name: str, sent: _Sent, *, digest_checked: bool) -> None:
-        """Compare size, our metadata and digest: by the ETag if that is as expected, else by reading back."""
+        """Verify size, metadata and digest, the latter by the ETag if that is as expected, else by reading back."""
         head = self._client.head_object(Bucket=self._bucket, Key=name)
         same = head["ContentLength"] == sent.bytes and head["Metadata"].get("sha256") == sent.sha256
         if same and not digest_checked and head["ETag"].strip('"') != sent.etag:
@@ -222,12 +222,12 @@ class S3Store:
 
 
 def _etag_is_no_digest(answer: dict[str, Any]) -> bool:
-    """Whether KMS or a customer's key hides the content's MD5 (S3 API reference, Object, ETag)."""
+    """Whether the ETag isn't the content's MD5, because of KMS or a customer key (S3 API reference, Object, ETag)."""
     return answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
 
 
 def _fingerprint(path: Path) -> _Sent:
-    """Digest a file in one pass; the ETag of an upload in parts is the MD5 of their MD5s, and their count."""
+    """Digest a file in one pass; the ETag of a multipart upload is the MD5 of the parts' MD5s, and their count."""
     size, sha256, parts = 0, hashlib.sha256(), list[bytes]()
     with path.open("rb") as file:
         while (part := file.read(_PART)) or not parts:

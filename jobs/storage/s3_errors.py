@@ -1,4 +1,4 @@
-"""What boto3 raises, said in words of ours: what failed, where, and what to do."""
+"""Translation of boto3 exceptions into ObjectStoreError with a message: what failed, where, and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ _ADVICE = {
     "SlowDown": "the store asks for fewer requests: try again later",
 }
 
-# Answers that any request would get, whatever object it is about.
+# Errors of the store as a whole, independent of the requested object.
 _OF_THE_STORE = frozenset(
     {
         "SlowDown",
@@ -52,7 +52,7 @@ _OF_THE_STORE = frozenset(
 
 @contextmanager
 def explained(action: str, endpoint_url: str | None) -> Iterator[None]:
-    """Turn what boto3 raises inside into ObjectStoreError or MissingObjectError, without secrets."""
+    """Translate boto3 exceptions raised in the block into ObjectStoreError or a subclass, without secrets."""
     try:
         yield
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""What a row's picture is made from: derived from the model and the pictures given, and what follows from it."""
+"""Derive a row's generation mode from its model and input images, and read the columns that depend on the mode."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ _NEEDS = {
 
 
 class Pictures(NamedTuple):
-    """Which pictures a row has."""
+    """Which input images a row has."""
 
     init: bool
     mask: bool
@@ -24,7 +24,7 @@ class Pictures(NamedTuple):
 
 
 def find_mode(model: ModelRules, given: Pictures, rules: RowRules) -> Mode:
-    """The mode of a row; ProblemError where a picture is missing, is one too many, or the model doesn't serve it."""
+    """Return the mode of a row; ProblemError if an input image is missing or unexpected, or the model can't do it."""
     if Mode.UPSCALE in model.modes:
         return _upscaling(model, given)
     if given.mask and not given.init:
@@ -40,7 +40,7 @@ def find_mode(model: ModelRules, given: Pictures, rules: RowRules) -> Mode:
 
 
 def read_strength(value: object, mode: Mode, model: ModelRules, init: bool) -> float | None:
-    """How far from the init_image, above 0 and at most 1; None where there is none to start from."""
+    """Parse the strength (distance from the init_image), above 0 and at most 1; None if there is no init_image."""
     is_used = init and mode != Mode.UPSCALE
     if missing(value):
         return (1.0 if mode == Mode.INPAINT else model.strength) if is_used else None
@@ -53,7 +53,7 @@ def read_strength(value: object, mode: Mode, model: ModelRules, init: bool) -> f
 
 
 def check_strength(value: object) -> float:
-    """A strength of any row."""
+    """Parse a strength independently of the row's mode: above 0, at most 1."""
     strength = decimal_number("strength", value, 0, 1)
     if strength == 0:
         raise ProblemError("strength", "strength must be above 0 to 1; at 0 nothing is drawn")
@@ -61,7 +61,7 @@ def check_strength(value: object) -> float:
 
 
 def read_upscale(value: object, mode: Mode, model: ModelRules) -> int:
-    """0 or 4."""
+    """Parse the upscale factor and check it against the model; returns 0 or 4."""
     if mode == Mode.UPSCALE:
         if missing(value) or check_upscale(value):
             return 4
@@ -73,7 +73,7 @@ def read_upscale(value: object, mode: Mode, model: ModelRules) -> int:
 
 
 def check_upscale(value: object) -> int:
-    """An upscale factor of any row: 0, also for 1 and nothing, or 4."""
+    """Parse an upscale factor independently of the model: 0 (also for 1 and no value) or 4."""
     factor = 0 if missing(value) else whole_number("upscale", value, 0, 4)
     if factor not in {0, 1, 4}:
         raise ProblemError("upscale", f"upscale must be 0 (none) or 4, not {factor}")
@@ -81,7 +81,7 @@ def check_upscale(value: object) -> int:
 
 
 def read_noise_level(value: object, upscale: int, model: ModelRules) -> int | None:
-    """How much noise the upscaler puts on what it enlarges; None where nothing is enlarged."""
+    """Parse the noise level that the upscaler adds to its input; None if the row isn't upscaled."""
     if missing(value):
         return model.noise_level if upscale else None
     level = whole_number("noise_level", value, 0, model.noise_level_max)

@@ -1,4 +1,4 @@
-"""References to pictures: made absolute, and looked at once each."""
+"""Columns of input images: references are made absolute and checked once each."""
 
 import os
 import posixpath
@@ -17,10 +17,10 @@ class _RefusedError(Exception):
 
 
 class PictureFinder:
-    """Reads the picture columns of one manifest.
+    """Resolves and checks the input images of one manifest.
 
-    A relative path starts at `base`, a folder or s3:// prefix; `roots` are the places where pictures may lie, none
-    for anywhere. That a local file is there is found out here, an S3 object's existence when it is needed.
+    Relative paths start at `base`, a folder or s3:// prefix; images must be below one of `roots`; if empty, anywhere.
+    Local files are checked for existence; S3 objects are not checked before they are read.
     """
 
     def __init__(self, base: str, roots: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class PictureFinder:
         self._found: dict[str, str | _RefusedError] = {}
 
     def readers(self) -> Mapping[str, Callable[[object], str | None]]:
-        """What reads each picture column: an absolute path or s3:// URI, None if empty, else ProblemError."""
+        """Return a parser for each image column: it returns an absolute path or s3:// URI, None if empty."""
         return {column: self._reader(column) for column in PICTURE_COLUMNS}
 
     def _reader(self, column: str) -> Callable[[object], str | None]:

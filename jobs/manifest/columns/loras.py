@@ -1,4 +1,4 @@
-"""The `lora` column: which LoRAs a row asks for, and how much of each."""
+"""The `lora` column and `<lora:…>` tags in prompts: LoRA ids with weights."""
 
 import re
 
@@ -13,7 +13,7 @@ _MAX_WEIGHT = 2.0
 
 
 def read_loras(value: object, model: ModelRules, rules: RowRules) -> str:
-    """`id`, `id:0.8` or `id:0.8+other:0.5` as `id:weight+…` in the order of the ids; "" for none."""
+    """Parse `id`, `id:0.8` or `id:0.8+other:0.5` into the canonical `id:weight+…`, sorted by id; "" for none."""
     if missing(value):
         return ""
     weights: dict[str, float] = {}
@@ -30,19 +30,19 @@ def read_loras(value: object, model: ModelRules, rules: RowRules) -> str:
 
 
 def take_tags(prompt: str) -> tuple[str, list[str]]:
-    """A prompt without its `<lora:id:weight>` tags, as other tools write them, and the tags as the column has them."""
+    """Split a prompt into the prompt without `<lora:id:weight>` tags, and the tags in the column's format."""
     tags = [f"{id}:{weight}" if weight else id for id, weight in _TAG.findall(prompt)]
     return (_TAG.sub("", prompt).strip(), tags) if tags else (prompt, tags)
 
 
 def split_loras(canonical: str) -> list[tuple[str, float]]:
-    """The ids and weights of what `read_loras` gave."""
+    """Return the ids and weights of a canonical value of `read_loras`."""
     parts = (part.rpartition(":") for part in canonical.split("+") if part)
     return [(id, float(weight)) for id, _, weight in parts]
 
 
 def check_form(value: object, rules: RowRules) -> None:
-    """Raise ProblemError for what is wrong with every model."""
+    """Raise ProblemError for a value that is invalid with every model."""
     if not missing(value):
         for part in free_text("lora", value, _MAX_TEXT).split("+"):
             _part(part, rules)

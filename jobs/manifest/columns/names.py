@@ -1,4 +1,4 @@
-"""The names that a manifest may use, and what is told to those who misspell one."""
+"""Column names: the known columns, `--set` and `--map` arguments, header checks, and hints for misspelt names."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from jobs.manifest.values import NOT_STORABLE, printable, shown
 
 MAX_COLUMNS = 10_000
 NEAR = 0.65
-"""From 0 to 1, how alike a name and what is proposed for it must be: 'cta' and 'cat' are, 'colour' and 'lora' not."""
+"""Minimum similarity, 0 to 1, of a suggested name: 'cta' and 'cat' reach it, 'colour' and 'lora' don't."""
 KNOWN_COLUMNS: tuple[str, ...] = (
     "prompt",
     "id",
@@ -33,7 +33,7 @@ KNOWN_COLUMNS: tuple[str, ...] = (
     "noise_level",
     "tenant",
 )
-# What other tools and data sets call a column of prompts.
+# Names of the prompt column in other tools and data sets.
 _PROMPTS = frozenset(
     {
         "caption",
@@ -53,7 +53,7 @@ SETTABLE_COLUMNS: tuple[str, ...] = tuple(name for name in KNOWN_COLUMNS if name
 
 
 def parse_overrides(pairs: Sequence[str], known: Collection[str] = SETTABLE_COLUMNS) -> dict[str, str]:
-    """Read `--set column=value` arguments; UsageError for one that can't be set on every row."""
+    """Parse `--set column=value` arguments; UsageError for a column that can't be set for all rows."""
     overrides: dict[str, str] = {}
     for pair in pairs:
         name, value = _split(pair, "--set", "column=value")
@@ -73,7 +73,7 @@ def parse_overrides(pairs: Sequence[str], known: Collection[str] = SETTABLE_COLU
 
 
 def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
-    """Read `--map column=Header` arguments: by known column, the header that the file has for it."""
+    """Parse `--map column=Header` arguments into the file's header by known column."""
     renames: dict[str, str] = {}
     for pair in pairs:
         name, header = _split(pair, "--map", "column=Header")
@@ -89,7 +89,7 @@ def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def locate_columns(names: Sequence[str], renames: Mapping[str, str]) -> dict[str, str]:
-    """By known column, which of `names` holds it; ManifestError when two of them do."""
+    """Map each known column to the name in the file that holds it; ManifestError if two of `names` do."""
     places = {column: _mapped(header, names) for column, header in renames.items()}
     found = {column: name for column, name in places.items() if name is not None}
     taken = set(found.values())
@@ -106,7 +106,7 @@ def locate_columns(names: Sequence[str], renames: Mapping[str, str]) -> dict[str
 
 
 def find_misspelt(names: Sequence[str], located: Mapping[str, str]) -> tuple[str, str] | None:
-    """The first of `names` that looks like a known column and isn't one, with that column."""
+    """Return the first of `names` that looks like a misspelt known column, with that column."""
     taken = set(located.values())
     for name in names:
         if name not in taken and name.strip().lower() not in KNOWN_COLUMNS:
@@ -124,9 +124,9 @@ def check_header(
     *,
     is_table: bool = False,
 ) -> None:
-    """Raise ManifestError when no row under this header could be read: no prompt nor picture, a name twice, too many.
+    """Raise ManifestError for an unusable header: no prompt or init_image column, duplicate or too many names.
 
-    `values` are those of a first row, where they are known; in a table something separates the names.
+    `values` are those of the first row, if known; `is_table`: the names are separated by a delimiter.
     """
     if too_many := surplus_columns(len(names)):
         raise ManifestError(f"{label}: {too_many}.")
@@ -155,7 +155,7 @@ def check_header(
 
 
 def surplus_columns(count: int) -> str:
-    """What to tell of so many columns; empty where they are not too many."""
+    """Return the message for too many columns; "" if the number is allowed."""
     if count <= MAX_COLUMNS:
         return ""
     return (
@@ -164,7 +164,7 @@ def surplus_columns(count: int) -> str:
 
 
 def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = None) -> str:
-    """What to do where no column is called prompt: name the one that holds prompts, or take the rows out of it."""
+    """Return a hint for manifests without a prompt column: map another column, or extract nested rows."""
     for name, value in (values or {}).items():
         if isinstance(value, dict) and "prompt" in value:
             return f"{shown(name)} holds one: take it out with jq -c '.{name}'"
@@ -173,7 +173,7 @@ def promptless_hint(names: Sequence[str], values: Mapping[str, object] | None = 
 
 
 def prompt_guess(names: Sequence[str]) -> str:
-    """`; did you mean 'caption' (--map prompt=caption)?`, or nothing where no name looks like that of prompts."""
+    """Return `; did you mean 'caption' (--map prompt=caption)?`, or "" if no name looks like a prompt column."""
     near = next((name for name in names if name.strip().lower() in _PROMPTS), None)
     if near is None:
         lowered = {name.strip().lower(): name for name in names}
@@ -182,7 +182,7 @@ def prompt_guess(names: Sequence[str]) -> str:
 
 
 def did_you_mean(text: str, choices: Collection[str]) -> str:
-    """` Did you mean 'x'?` when one of `choices` is near, else what there is to choose from."""
+    """Return `did you mean 'x'?` if one of `choices` is similar, else a list of the choices."""
     lowered = {choice.lower(): choice for choice in choices}
     near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=NEAR)
     if near:
@@ -214,7 +214,7 @@ def _mapped(header: str, names: Sequence[str]) -> str | None:
 
 
 def _separator(header: str, renames: Mapping[str, str]) -> str | None:
-    """What seems to part the names of a header that was read as one: it cuts out that of prompts, or is usual."""
+    """Guess the delimiter of a header that was read as one cell: one that yields the prompt column, or a usual one."""
     prompt = renames.get("prompt", "prompt").strip().lower()
     marks: list[str] = re.findall(r"[^\w \"'.()\[\]{}<>-]", header)
     for mark in dict.fromkeys(marks):

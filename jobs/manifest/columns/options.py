@@ -1,4 +1,4 @@
-"""The columns that say how a row is rendered: read, defaulted by the model, checked against it."""
+"""Option columns, which control how a row is rendered: parsed, defaulted by the model and checked against it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ FREE_COLUMNS: Mapping[str, Callable[[object], Any]] = {
     "tenant": _tenant,
 }
 
-# Text that isn't blank and no longer than this is taken as it is, which what reads the column needn't be asked.
+# Non-blank text up to this length is taken unchanged, without a call of the column's parser.
 PLAIN_LENGTHS: Mapping[str, int] = {
     "prompt": MAX_PROMPT,
     "id": MAX_ID,
@@ -80,7 +80,7 @@ PLAIN_LENGTHS: Mapping[str, int] = {
 
 
 def read_options(given: Mapping[str, object], rules: RowRules, pictures: Pictures) -> dict[str, Any]:
-    """The OPTION_COLUMNS of a row, and its mode, as Row fields; ProblemError names the column that can't be."""
+    """Parse the OPTION_COLUMNS of a row into Row fields, including its mode; ProblemError names the invalid column."""
     model = find_model(given.get("model"), rules)
     if rules.needs_clip and not model.has_clip:
         raise ProblemError(
@@ -117,7 +117,7 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
 
 
 def find_model(value: object, rules: RowRules) -> ModelRules:
-    """The rules of the model that a row names, by id or alias; case is forgiven."""
+    """Return the rules of the model that a row names by id or alias; upper and lower case are equivalent."""
     if missing(value):
         value = rules.default_model
     name = free_text("model", value, 200).strip()
@@ -134,9 +134,9 @@ def check_overrides(
     pictures: Mapping[str, Callable[[object], Any]] = MappingProxyType({}),
     only_default: bool = False,
 ) -> None:
-    """Raise UsageError for an override that no row could take, so that it isn't a million rejects.
+    """Raise UsageError for an override that is invalid for every row, which would otherwise reject all of them.
 
-    `pictures` are what reads the picture columns; `only_default`: rows can't name a model of their own.
+    `pictures` holds the parsers of the input image columns; `only_default`: rows can't name a model of their own.
     """
     checks = {**_checks(rules), **pictures}
     for column, text in rules.overrides.items():
@@ -153,7 +153,7 @@ def check_overrides(
 
 
 def _models(rules: RowRules, only_default: bool) -> list[ModelRules]:
-    """The models that rows may be drawn by, the likeliest first."""
+    """Return the models that rows may use, the likeliest first."""
     first = find_model(rules.overrides.get("model"), rules)
     if only_default or not missing(rules.overrides.get("model")):
         return [first]
@@ -233,7 +233,7 @@ def _sampler(value: object, model: ModelRules, rules: RowRules) -> str:
 
 
 def plain_sampler(name: str) -> str:
-    """A sampler's name without case, separators, "k_", "sample_" and "Scheduler", and with "pp" for "++"."""
+    """Normalise a sampler's name: no case, separators, "k_", "sample_" or "Scheduler"; "pp" for "++"."""
     bare = re.sub(r"^(?:k|sample)[_ -]", "", name.strip().lower()).replace("++", "pp")
     return re.sub(r"[\s_.-]+", "", bare).removesuffix("scheduler")
 

@@ -1,4 +1,4 @@
-"""Columns of other tools that mean one of ours where they hold certain values."""
+"""Columns of other tools that stand for known columns, recognised by their name and values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,16 @@ _RATIO = re.compile(r"\s*[0-9]+\s*:\s*[0-9]+\s*")
 
 
 def watched_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of `names` whose values `translated` has to look at."""
+    """Return those of `names` whose values `translated` has to check."""
     watched = _SIZES | _RATIOS | _PICTURES.keys() | _SIDES.keys() | {"n"}
     return tuple(name for name in names if plain_name(name) in watched)
 
 
 def translated(values: Mapping[str, Any], watched: Sequence[str]) -> Mapping[str, Any]:
-    """The values with a size such as "512x768" (OpenAI, A1111, Replicate) as width and height; the same if none is.
+    """Replace a size such as "512x768" (OpenAI, A1111, Replicate) by width and height; without one, return `values`.
 
-    Raises ProblemError for a picture or a shape under a name that is not ours, which would be drawn without it.
+    Raises ProblemError for an input image, size, aspect ratio or image count in an unknown column, which would be
+    ignored silently.
     """
     for name in watched:
         value, plain = values[name], plain_name(name)

@@ -1,4 +1,4 @@
-"""Tells a misspelt column from an ordinary one."""
+"""Detection of misspelt column names."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -73,7 +73,7 @@ OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# One edit from a known column and yet a word of its own.
+# Words that are one edit from a known column but are ordinary column names.
 ORDINARY = frozenset(
     {
         "lord",
@@ -93,11 +93,11 @@ ORDINARY = frozenset(
 
 
 def suggest(header: str, known: Collection[str]) -> str | None:
-    """The known column that `header` looks like, or None for an ordinary column of the user's own.
+    """Return the known column that `header` resembles, or None for an ordinary column of the user's own.
 
-    Case, spaces, dashes, dots and underscores don't count. The first letter has to agree, and one edit
-    (insert, delete, replace, or swap neighbours) is allowed, two in names of 13 letters and more. Trailing
-    digits (`prompt_2`) make another column of it.
+    Case, spaces, dashes, dots and underscores are ignored. The first letter must agree, and one edit (insert, delete,
+    replace, or swap neighbours) is allowed, two in names of 13 or more letters. Names with trailing digits (`prompt_2`)
+    are ordinary columns.
     """
     plain = plain_name(header)
     other = OTHER_TOOLS.get(plain)
@@ -114,7 +114,7 @@ def _plain_known(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name without case, spaces and punctuation."""
+    """Return a name in lower case without spaces and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 
@@ -126,7 +126,7 @@ def _looks_like(plain: str, known: str) -> bool:
 
 
 def _edits(left: str, right: str) -> int:
-    """Optimal string alignment distance: Levenshtein's, with a swap of neighbours as one edit."""
+    """Return the optimal string alignment distance: Levenshtein's, with a swap of neighbours as one edit."""
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):

@@ -1,4 +1,4 @@
-"""CSV (RFC 4180) and TSV, record by record, with line numbers that stay right across quoted newlines."""
+"""Parse CSV (RFC 4180) and TSV record by record, with correct line numbers across quoted newlines."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -12,17 +12,17 @@ _BLANK = re.compile(r"[ \t]*+")
 
 
 class BadQuotesError(ValueError):
-    """The quotes of a record don't pair up; the message is for the user."""
+    """The quotes of a record don't match; the message is shown to the user."""
 
 
 def sep_line(line: str) -> str | None:
-    """The separator that a first line `sep=;` names, as Excel writes and reads it."""
+    """Return the separator given by a first line such as `sep=;`, an Excel convention; None for other lines."""
     match = _SEP_LINE.fullmatch(line)
     return match[1] if match else None
 
 
 def find_delimiter(header: str, wanted: Collection[str]) -> str | None:
-    """What separates the cells of a header line that has one of the `wanted` names, or that a `sep=` line names."""
+    """Return the delimiter given by a `sep=` line, or by which a header has one of the `wanted` names; else None."""
     names = {name.strip().lower() for name in wanted}
     named = sep_line(header)
     return named or next(
@@ -36,7 +36,7 @@ def find_delimiter(header: str, wanted: Collection[str]) -> str | None:
 
 
 class _Record:
-    """One record that grows line by line until its quotes are closed."""
+    """A record, fed line by line until its quotes are closed."""
 
     def __init__(self, delimiter: str, lenient: bool, literal: bool = False) -> None:
         self.cells: list[str] = []
@@ -98,7 +98,7 @@ class _Record:
         return end + 1
 
     def _end(self, match: re.Match[str], body: str) -> int | None:
-        """Where the cell ends whose closing quote `match` found; None if text follows it."""
+        """Return the end of the cell whose closing quote `match` found; None if text follows the quote."""
         end = match.end(1) + 1
         if end < len(body) and body[end] != self._delimiter:
             end = match.end()  # blanks after the quote
@@ -106,11 +106,11 @@ class _Record:
 
 
 def read_quoted(lines: Lines, first: bytes, delimiter: str, width: int | None) -> Sequence[str]:
-    """The cells of the record that starts with line `first`, which has quotes; takes more lines as it needs.
+    """Return the cells of the quoted record that starts with line `first`, reading more lines as needed.
 
-    `width` is the number of cells that a header promises. A TSV may have been written without any quoting,
-    so there a quoted cell that isn't well formed is literal text. Raises BadQuotesError, and gives back the lines
-    that a stray quote took from records of their own; invalid UTF-8 comes out as lone surrogates.
+    `width` is the number of cells in the header, if known. A TSV may have been written without quoting, so a malformed
+    quoted cell in it is taken as literal text. Raises BadQuotesError, after putting back the lines after a stray quote
+    that are records of their own. Invalid UTF-8 becomes lone surrogates.
     """
     lenient = delimiter == "\t"
     record = _Record(delimiter, lenient)
@@ -139,7 +139,7 @@ def read_quoted(lines: Lines, first: bytes, delimiter: str, width: int | None) -
 def _placed(
     error: BadQuotesError, lines: Lines, taken: list[bytes], delimiter: str, width: int | None
 ) -> BadQuotesError:
-    """The error with the lines that it covers: one, if those after it are records of their own."""
+    """Return the error with its range of lines; if the lines after the first are valid records, put them back."""
     if not taken:
         return error
     if width is not None and all(_is_record(line, delimiter, width) for line in taken):

@@ -1,4 +1,4 @@
-"""CSV and TSV: rows of cells under a header line."""
+"""Read the records of CSV and TSV tables with a header line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ def read_table(
     renames: Mapping[str, str],
     counts: LineCounts,
 ) -> Records:
-    """The rows under a header line; lines without a word in any cell are no rows.
+    """Read the rows below a header line; lines whose cells are all blank are skipped.
 
-    The delimiter is what the user `told`, else what an Excel `sep=` line or the header's own cells show, else
-    `default`. Raises ManifestError for a header that no row can be read under.
+    The delimiter is the user's choice `told`, else that of an Excel `sep=` line or the one that fits the header, else
+    `default`. Raises ManifestError for an unusable header.
     """
     header, delimiter = _read_header(lines, default, told, label, renames)
     counts.header = lines.number
@@ -55,7 +55,7 @@ def read_table(
 
 
 class _Table:
-    """Makes records of cells."""
+    """Converts lists of cells into records."""
 
     def __init__(self, header: Sequence[str], delimiter: str, renames: Mapping[str, str]) -> None:
         self._header = list(header)
@@ -83,14 +83,14 @@ class _Table:
         return Record(line, values, raw, "\0" in "".join(cells))
 
     def _padded(self, cells: Sequence[str]) -> Sequence[str]:
-        """Without empty cells beyond the header; with those that it gives no name."""
+        """Drop empty cells beyond the header, and add missing cells of unnamed columns."""
         if len(cells) > self._width and not any(cell.strip() for cell in cells[self._width :]):
             return cells[: self._width]
         absent = range(len(cells), self._width)
         return [*cells, *("" for _ in absent)] if {*absent} <= {*self._unnamed} else cells
 
     def _name(self, values: dict[str, str], cells: Sequence[str]) -> None:
-        """Cells of columns without a name, as those that pandas and Excel add, by their place if they hold a word."""
+        """Name non-blank cells of unnamed columns, which pandas and Excel add, by their position (`column 3`)."""
         for place in self._unnamed:
             values.pop(self._header[place], None)
             if cells[place].strip():
@@ -118,7 +118,7 @@ def _read_header(
 
 
 def _delimiter(raw: bytes, default: str, renames: Mapping[str, str]) -> str:
-    """The default, unless another one makes a column of prompts (or pictures) out of the header."""
+    """Return the default delimiter, unless only another one yields a prompt or init_image column."""
     header = raw.decode("utf-8", "replace")
     wanted = {renames.get(column, column).strip().lower() for column in ("prompt", "init_image")}
     cells = [cell.strip(' "\r') for cell in header.split(default)]
@@ -129,7 +129,7 @@ def _delimiter(raw: bytes, default: str, renames: Mapping[str, str]) -> str:
 
 def _read_cells(lines: Lines, raw: bytes, delimiter: str, width: int | None) -> Sequence[str] | Broken:
     line = lines.number
-    raw = raw.removeprefix(_BOM)  # of a file that was joined to another one
+    raw = raw.removeprefix(_BOM)  # byte order mark of a concatenated file
     if b'"' not in raw or len(raw) > MAX_LINE:
         text = decoded(raw, line)
         if isinstance(text, Broken):

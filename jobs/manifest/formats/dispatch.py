@@ -1,4 +1,4 @@
-"""Every format but recipes as one stream: a record of values by column name, or a broken record with its reason."""
+"""Select the reader of a manifest's format; all formats except recipes give one stream of records."""
 
 from collections.abc import Mapping
 from typing import assert_never
@@ -17,9 +17,9 @@ from jobs.manifest.types import ManifestFile
 def read_file_records(
     manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts | None = None
 ) -> Records:
-    """The records of a manifest that is no recipe, in order; raises ManifestError for a file that can't be read (on).
+    """Read the records of a manifest other than a recipe, in order, adding the line counts to `counts`.
 
-    What its lines were is added to `counts`.
+    Raises ManifestError if the file can't be read, also in the middle.
     """
     counts = counts or LineCounts()
     if manifest.format == "parquet":

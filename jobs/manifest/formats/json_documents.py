@@ -1,4 +1,4 @@
-"""JSON documents: an array of rows, objects one after the other, or one object that holds a table."""
+"""Read JSON documents: an array of rows, concatenated objects, or one object that contains a table."""
 
 import json
 import re
@@ -21,9 +21,9 @@ _MARGIN = b" \t\r\n\xef\xbb\xbf"
 
 
 def read_json(chunks: Iterator[bytes], label: str, renames: Mapping[str, str], counts: LineCounts) -> Records:
-    """The rows of a document. A row's `line` is where it begins, in a table that one object holds its number.
+    """Read the rows of a document. A row's `line` is the line where it begins, or its number in an object's table.
 
-    Raises ManifestError for what is no JSON as a whole, or holds no rows that are known.
+    Raises ManifestError if the document as a whole isn't JSON or contains no rows of a known form.
     """
     body = _whole(chunks, label)
     _check_rows(body, label)
@@ -39,7 +39,7 @@ def read_json(chunks: Iterator[bytes], label: str, renames: Mapping[str, str], c
 
 
 def _check_rows(body: bytes, label: str) -> None:
-    """ManifestError for a document that is one number, text, true, false or null."""
+    """Raise ManifestError for a document that is a single number, text, true, false or null."""
     if body.lstrip(_MARGIN)[:1] in {b"[", b"{"}:
         return
     try:
@@ -59,7 +59,7 @@ def _elements(raw: bytes) -> str:
 def _records(
     line: int, raw: bytes, is_only: bool, label: str, renames: Mapping[str, str]
 ) -> Sequence[Record | Broken]:
-    """The row, or rows, of one value of a document."""
+    """Return the rows of one value of a document."""
     limit = MAX_TABLE if is_only else MAX_LINE
     if len(raw) > limit:
         raise ManifestError(
@@ -78,7 +78,7 @@ def _records(
 
 
 def _text(line: int, raw: bytes) -> Record | Broken:
-    """An array may hold prompts alone."""
+    """Read an element that is a string: the prompt."""
     try:
         return Record(line, {"prompt": json.loads(raw)}, raw, True)
     except ValueError as error:
@@ -114,7 +114,7 @@ def _whole(chunks: Iterator[bytes], label: str) -> bytes:
 
 
 def _values(body: bytes, label: str) -> Iterator[tuple[int, bytes]]:
-    """The objects of a document, or the elements of its arrays, with the lines on which they begin."""
+    """Yield the objects of a document, or the elements of its arrays, with the lines on which they begin."""
     place = _Place(body, label)
     depth, start, is_array = 0, 0, False
     for match in _TOKEN.finditer(body):
@@ -145,7 +145,7 @@ def _values(body: bytes, label: str) -> Iterator[tuple[int, bytes]]:
 
 
 class _Place:
-    """Finds the lines of a document's values, which are asked for in their order."""
+    """Finds the line numbers of a document's values, which must be requested in order."""
 
     def __init__(self, body: bytes, label: str) -> None:
         self._body = body
@@ -154,7 +154,7 @@ class _Place:
         self._counted = 0
 
     def value(self, start: int, end: int) -> tuple[int, bytes]:
-        """The line on which a value begins, and the value without margins."""
+        """Return the line on which a value begins, and the value without surrounding white space."""
         raw = self._body[start:end].lstrip(_MARGIN)
         begin = end - len(raw)
         self._line += self._body.count(b"\n", self._counted, begin)
@@ -162,7 +162,7 @@ class _Place:
         return self._line, raw.rstrip(_MARGIN)
 
     def check_gap(self, start: int, end: int) -> None:
-        """Between the values of a document there are spaces, and commas by mistake."""
+        """Raise ManifestError if there is anything but white space and commas between two values."""
         rest = self._body[start:end].strip(_MARGIN + b",")
         if rest:
             text = printable(rest[:60].decode("utf-8", "replace"), 60)

@@ -1,4 +1,4 @@
-"""JSON Lines: objects read fast where orjson surely reads what is written, and with care where it might not."""
+"""Read JSON Lines: by orjson where its result is provably exact, else by a slower, strict decoder."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _BEYOND_64_BITS = 2.0**63
 
 
 def read_jsonl(lines: Lines, renames: Mapping[str, str], counts: LineCounts) -> Records:
-    """One JSON object a line (RFC 8259, so no NaN), or one batch input of many rows; blank lines are no rows."""
+    """Read one JSON object per line (RFC 8259, no NaN), or one batch input of many rows; blank lines are skipped."""
     shapes = Shapes()
     line = 0
     for line, raw in lines.numbered():
@@ -35,7 +35,7 @@ def read_jsonl(lines: Lines, renames: Mapping[str, str], counts: LineCounts) -> 
             values = None
         if type(values) is dict:
             shape = shapes.of(values)
-            # Nothing doubtful and nothing escaped, so that a key that comes twice shows by its quotation marks.
+            # Without doubtful columns and escapes, a duplicate key is detected by the number of quotation marks.
             if raw.count(b'"') == shape.quotes and b"\\" not in raw:
                 yield Record(line, values, raw, False, None, shape)
                 continue
@@ -55,7 +55,7 @@ def read_jsonl(lines: Lines, renames: Mapping[str, str], counts: LineCounts) -> 
 
 
 def _is_sure(raw: bytes, values: Mapping[str, Any], shape: Shape) -> bool:
-    """Whether orjson read what is written: it makes floats of integers over 64 bits, and drops keys that come twice."""
+    """Whether orjson's result is exact: it turns integers over 64 bits into floats, and drops duplicate keys."""
     for name in shape.doubtful:
         value = values[name]
         if not _are_exact(value if type(value) is list else (value,)):
@@ -71,18 +71,18 @@ def _are_exact(values: Iterable[object]) -> bool:
 
 
 def _has_keys(raw: bytes, count: int) -> bool:
-    """Whether JSON surely has no more than `count` keys at any depth: what follows each is a colon."""
+    """Whether the JSON has exactly `count` keys at any depth, by the colons that follow them; False if unsure."""
     if raw.count(b'":') != count:
         return False
     return raw.count(b":") == count or not any(gap in raw for gap in _LOOSE_COLONS)
 
 
 def read_carefully(line: int, raw: bytes, limit: int = MAX_LINE) -> Record | Broken | None:
-    """What is on a line, in a tenth of the speed, or why it can't be used; None if it is blank."""
+    """Parse a line strictly, at a tenth of orjson's speed; Broken with a reason if invalid, None if blank."""
     text = decoded(raw, line, limit)
     if isinstance(text, Broken):
         return text
-    text = text.lstrip("\ufeff")  # of a file that was joined to another one
+    text = text.lstrip("\ufeff")  # byte order mark of a concatenated file
     if not is_visible(text):
         return None
     try:
@@ -95,7 +95,7 @@ def read_carefully(line: int, raw: bytes, limit: int = MAX_LINE) -> Record | Bro
 
 
 def refuse_constant(name: str) -> None:
-    """ValueError for what Python's decoder reads beyond JSON."""
+    """Raise ValueError for NaN and Infinity, which Python's decoder accepts although they aren't JSON."""
     raise ValueError(f"holds {name}, which JSON doesn't have; use null")
 
 

@@ -1,7 +1,7 @@
-"""Tables that one JSON object holds.
+"""Read tables that are contained in one JSON object.
 
-Those of pandas (`orient=` list, columns, index, split, table), of `{"data": […]}` and `{"rows": […]}`, and the batch
-input of model endpoints, `{"input_data": {"columns", "data", "index", "parameters"}}`.
+Supported are those of pandas (`orient=` list, columns, index, split, table), `{"data": […]}` and `{"rows": […]}`, and
+the batch input of model endpoints, `{"input_data": {"columns", "data", "index", "parameters"}}`.
 """
 
 import json
@@ -15,11 +15,11 @@ from jobs.manifest.values import printable, shown
 
 
 class NoTableError(Exception):
-    """An object that holds no table of a known form; the message says why."""
+    """The object contains no table of a known form; the message says why."""
 
 
 def expand(record: Record, renames: Mapping[str, str]) -> Sequence[Record | Broken]:
-    """The rows of a line that is a batch input, all of them on its line; other lines as they are."""
+    """Expand a batch input into its rows, all with the same line number; other records are returned as they are."""
     if not isinstance(record.values.get("input_data"), dict):
         return [record]
     try:
@@ -32,7 +32,7 @@ def expand(record: Record, renames: Mapping[str, str]) -> Sequence[Record | Brok
 
 
 def table_of(values: Mapping[str, Any], renames: Mapping[str, str]) -> list[dict[str, Any]] | None:
-    """The rows that one object holds; None if it is a row itself. Raises NoTableError."""
+    """Return the rows contained in an object; None if it is a row itself. Raises NoTableError."""
     if isinstance(values.get("input_data"), dict):
         return _batch_input(values)
     prompt = locate_columns(list(values), renames).get("prompt")
@@ -51,7 +51,7 @@ def table_of(values: Mapping[str, Any], renames: Mapping[str, str]) -> list[dict
 
 
 def _batch_input(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The batch input of Azure ML's text-to-image endpoints."""
+    """Read the batch input of Azure ML's text-to-image endpoints."""
     held = values["input_data"]
     fixed: dict[str, Any] = {}
     for place in (values, held):
@@ -68,12 +68,12 @@ def _batch_input(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _own_name(name: str) -> str:
-    """The column that a parameter of diffusers means."""
+    """Return the column for a parameter of diffusers."""
     return OTHER_TOOLS.get(plain_name(name), name)
 
 
 def _split(held: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`columns` and `data`, a list of rows or, of one column, of values; `index` holds the ids."""
+    """Read `columns` and `data`, a list of rows or, for one column, of values; `index` holds the ids."""
     columns, data, index = held["columns"], held["data"], held.get("index")
     if not isinstance(columns, list) or not isinstance(data, list) or not columns:
         raise NoTableError("'columns' and 'data' have to be lists")
@@ -98,13 +98,13 @@ def _with_id(row: dict[str, Any], id: object) -> dict[str, Any]:
 
 
 def _inner(row: dict[str, Any]) -> dict[str, Any]:
-    """The dataset viewer of Hugging Face wraps its rows."""
+    """Unwrap a row of Hugging Face's dataset viewer."""
     inner = row.get("row")
     return inner if "row_idx" in row and isinstance(inner, dict) else row
 
 
 def _columns(values: Mapping[str, Any], prompt: str) -> list[dict[str, Any]] | None:
-    """Columns as lists, or as objects by row label; values that are neither hold for all rows."""
+    """Read columns given as lists or as objects by row label; other values apply to all rows."""
     given = values[prompt]
     if not isinstance(given, list | dict):
         return None
@@ -120,7 +120,7 @@ def _columns(values: Mapping[str, Any], prompt: str) -> list[dict[str, Any]] | N
 
 
 def _indexed(values: Mapping[str, Any], inner: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows by their labels, which are ids."""
+    """Read rows by label; the labels become ids."""
     if any("class_type" in part for part in inner):
         raise NoTableError("is a ComfyUI workflow, not rows; write its prompts and settings as rows")
     return [_with_id(row, label) for label, row in zip(values, inner, strict=True)]

@@ -1,4 +1,4 @@
-"""Parquet by batches of rows of a few megabytes, values turned into what JSON has."""
+"""Read Parquet in batches of a few megabytes, with values converted to JSON types."""
 
 import math
 import os
@@ -41,11 +41,11 @@ _TOO_LARGE = ProblemError(None, f"holds over {MAX_CELL:,} bytes; shorten it")
 
 
 def read_parquet(manifest: ManifestFile, renames: Mapping[str, str], counts: LineCounts) -> Records:
-    """The rows of a Parquet file, `line` being the row's number from 1.
+    """Read the rows of a Parquet file; `line` is the row's number from 1.
 
-    Times and decimals become text, so that nothing is rounded, NaN a missing value. Columns of bytes are left out,
-    which `counts` says, unless they are ours: there bytes are text, as some tools write it, and no pictures. Cells over
-    1 MiB break their row.
+    Times and decimals become text, so that nothing is rounded; NaN becomes a missing value. Columns of bytes are left
+    out and added to `counts.left_out`, except known columns: their bytes are decoded as text, as some tools write it;
+    image data is not accepted. Rows with a cell over 1 MiB are broken.
     """
     try:
         with _plain_file(manifest) as path, path.open("rb") as headers:
@@ -81,9 +81,9 @@ def _check_footer(file: BinaryIO) -> None:
 
 
 def _texts(file: Any, headers: BinaryIO, groups: Sequence[Group]) -> list[str]:
-    """The columns of text and bytes, which are read with their dictionary, so that one value isn't made a thousand.
+    """Return the columns of text and bytes to read as dictionaries, so that repeated values aren't multiplied.
 
-    pyarrow can't do that for the texts in lists and structs of several row groups.
+    pyarrow can't do that for text in lists and structs of several row groups.
     """
     names = file.schema_arrow.names
     plain = delta_columns(headers, groups, names)
@@ -113,7 +113,7 @@ def _rows(
 
 
 def _cells(batch: Any, are_text: Sequence[bool]) -> Iterator[tuple[object, ...]]:
-    """The rows of a batch, a slice of 16 MiB after the other."""
+    """Yield the rows of a batch, converting slices of 16 MiB at a time."""
     columns = [batch.column(number) for number in range(len(are_text))]
     heavy = [weights(column) for column in columns]
     sums = np.cumsum(np.sum(np.minimum(heavy, MAX_CELL), axis=0))
@@ -142,7 +142,7 @@ def _plain_file(manifest: ManifestFile) -> Iterator[Path]:
 
 
 def _kept(schema: pa.Schema, renames: Mapping[str, str], counts: LineCounts) -> list[str]:
-    """The columns that JSON has a form for."""
+    """Return the columns that can be converted to JSON; adds the others to `counts.left_out`."""
     ours = locate_columns(schema.names, renames).values()
     fixed = next((field for field in schema if field.name in ours and _holds(field.type, _FIXED)), None)
     if fixed:
@@ -153,7 +153,7 @@ def _kept(schema: pa.Schema, renames: Mapping[str, str], counts: LineCounts) -> 
 
 
 def _holds(kind: pa.DataType, checks: Sequence[Callable[[pa.DataType], bool]]) -> bool:
-    """Whether one of `checks` is true of a type, or of what it holds."""
+    """Whether one of `checks` is true for a type or one of its nested types."""
     if pa.types.is_dictionary(kind):
         return _holds(kind.value_type, checks)
     if pa.types.is_nested(kind):
@@ -195,7 +195,7 @@ def _values(column: Any, is_text: bool) -> list[Any]:
 def _moment(text: str | None) -> object:
     if text is not None and text.startswith("<"):
         return ProblemError(None, f"holds a moment that has no form as text ({text.strip('<>')})")
-    return text and text.replace(" ", "T", 1)  # as ISO 8601 has it, and the other times here
+    return text and text.replace(" ", "T", 1)  # ISO 8601, like the other times
 
 
 def _text(scalar: Any) -> object:
@@ -223,7 +223,7 @@ def _attempt(value: object) -> object:
 
 
 def jsonable(value: object) -> object:
-    """A Parquet value as JSON has it: exact text for times, decimals and UUIDs, seconds for durations."""
+    """Convert a Parquet value to JSON types: exact text for times, decimals and UUIDs, seconds for durations."""
     if type(value) in _PLAIN:
         return None if isinstance(value, float) and math.isnan(value) else value
     if isinstance(value, Decimal | UUID):

@@ -1,4 +1,4 @@
-"""How much each cell of a column will weigh in Python, found out before it is made."""
+"""Estimate the memory of each cell of an Arrow column as a Python object, before it is converted."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Weights = NDArray[np.int64]
 
 
 def weights(array: Any) -> Weights:
-    """Roughly the bytes of every value of an Arrow array: those of its text, and eight for each part."""
+    """Estimate the bytes of every value of an Arrow array: the length of its text, and eight bytes per part."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return weights(array.storage)

@@ -1,6 +1,6 @@
-"""How large the pages of a Parquet file become when they are read, by their headers, before one is unpacked.
+"""Determine the unpacked sizes of a Parquet file's pages from their headers, before any page is read.
 
-A page header is a struct in Thrift's compact protocol (parquet.thrift, PageHeader), which no library reads for us.
+A page header is a struct in Thrift's compact protocol (parquet.thrift, PageHeader), for which there is no library.
 """
 
 import os
@@ -23,12 +23,12 @@ _Fields = dict[int, Any]
 
 
 class PageError(ValueError):
-    """Pages that are damaged or too large; the message is the reason."""
+    """The file's pages or footer are damaged or too large; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a column; sizes are bytes, `values` counts the elements of lists one by one."""
+    """A page of a column; sizes are in bytes, `values` counts every element of lists."""
 
     is_dictionary: bool
     packed: int
@@ -39,7 +39,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A column of a row group, as the footer has it; `is_text` says that its values are of any length."""
+    """A column chunk of a row group, from the footer; `is_text`: its values have variable length."""
 
     path: str
     is_text: bool
@@ -50,16 +50,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Group:
-    """A row group."""
+    """A row group, from the footer."""
 
     rows: int
     chunks: tuple[Chunk, ...]
 
 
 def read_groups(file: BinaryIO) -> list[Group]:
-    """The row groups of the footer (FileMetaData). Raises PageError where it is damaged.
+    """Read the row groups of the footer (FileMetaData). Raises PageError if it is damaged.
 
-    pyarrow's own metadata aborts the process where a damaged footer lacks a column.
+    pyarrow isn't used because it aborts the process if a damaged footer lacks a column.
     """
     file.seek(0, os.SEEK_END)
     end = file.tell()
@@ -97,10 +97,10 @@ def _number(fields: _Fields, id: int) -> int:
 
 
 def rows_at_once(headers: BinaryIO, group: Group, widths: Sequence[int], names: Sequence[str]) -> int:
-    """How many rows of the columns `names` of a row group are read at once: some 32 MiB.
+    """Return how many rows of the columns `names` of a row group to read at once, about 32 MiB.
 
-    `widths` are the bytes of values of fixed length, by column. Raises PageError where the largest pages of its
-    columns are over 128 MiB together, or one has over 8 million elements of lists.
+    `widths` are the bytes of fixed-length values, by column. Raises PageError if the largest pages of the columns have
+    over 128 MiB together, or one has over 8 million list elements.
     """
     if len(group.chunks) != len(widths):
         raise PageError("is damaged: a row group without all columns")
@@ -125,7 +125,7 @@ def rows_at_once(headers: BinaryIO, group: Group, widths: Sequence[int], names: 
 
 
 def delta_columns(headers: BinaryIO, groups: Sequence[Group], names: Sequence[str]) -> set[str]:
-    """Which of the columns `names` begin with a page in DELTA_BYTE_ARRAY, in some row group."""
+    """Return those of the columns `names` whose first data page in any row group has encoding DELTA_BYTE_ARRAY."""
     found = set()
     for chunk in (chunk for group in groups for chunk in group.chunks):
         if chunk.path in names and chunk.is_text:
@@ -144,15 +144,15 @@ def _rows(column: Chunk, data: list[Page], rows: int, width: int) -> int:
 
 
 def _rows_of_nested(pages: list[Page], rows: int) -> int:
-    """Texts in lists and structs are read without their dictionary, each of which may be as long as that."""
+    """Bound the rows for text in lists and structs, read without dictionary: each value may be as long as that."""
     longest = max((page.unpacked for page in pages if page.is_dictionary), default=0)
     values = sum(page.values for page in pages if not page.is_dictionary) / max(1, rows)
     return int(_MAX_BATCH / max(1.0, longest * max(1.0, values)))
 
 
 def _bytes_each(page: Page) -> float:
-    """A bound for the average text of a page; dictionaries are not multiplied out when they are read."""
-    if page.encoding == _DELTA:  # each value may be the last one and a little more
+    """Return an upper bound of a page's average text length; dictionary values are not expanded when read."""
+    if page.encoding == _DELTA:  # each value may extend the one before by a few bytes
         return float(page.unpacked)
     return page.unpacked / max(1, page.values) if page.encoding in {_PLAIN, _DELTA_LENGTHS} else 16.0
 

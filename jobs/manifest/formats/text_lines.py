@@ -1,4 +1,4 @@
-"""Lines of text: one prompt each, or the options of a prompts file of the AUTOMATIC1111 web UI."""
+"""Read text files: one prompt per line, or a line of options as in prompt files of the AUTOMATIC1111 web UI."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ _OPTIONS_START = re.compile(r"\s*--[a-z][a-z_]+(?:[\s=]|$)")
 _INFOTEXT = re.compile(r"(?:Negative prompt: |Steps: [0-9]+, (?:Sampler|CFG scale|Seed|Size): )")
 _BOM = "\ufeff"
 
-# The options of that program's prompts file (scripts/prompts_from_file.py) which mean one of our columns.
+# Options of the web UI's prompt files (scripts/prompts_from_file.py) with a corresponding column.
 _OPTIONS = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -35,10 +35,10 @@ _MAX_OPTIONS = 40_000
 
 
 def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Records:
-    """One prompt a line; lines without a visible character are no rows.
+    """Read one prompt per line; lines without a visible character are skipped.
 
-    A line that starts with `--prompt` or another option is read as that program reads it. ManifestError for its
-    generation parameters, whose lines are no prompts.
+    A line that starts with `--prompt` or another option is parsed as by the web UI. Raises ManifestError for files of
+    the web UI's generation parameters, whose lines aren't prompts.
     """
     for raw in lines:
         counts.lines = lines.number
@@ -49,9 +49,7 @@ def read_text(lines: Lines, column: str, label: str, counts: LineCounts) -> Reco
         if isinstance(text, Broken):
             yield text
             continue
-        text = (
-            text.lstrip(_BOM).rstrip("\x1a").strip("\f")
-        )  # DOS ends files with Ctrl-Z, printers pages with FF
+        text = text.lstrip(_BOM).rstrip("\x1a").strip("\f")  # end-of-file mark of DOS (Ctrl-Z), form feeds
         if not is_visible(text):
             counts.blank += 1
         elif not text.isascii() and _BOM in text:
@@ -89,15 +87,15 @@ def _options(text: str, column: str) -> Iterator[tuple[str, Any]]:
         elif name not in _OPTIONS:
             known = ", ".join(f"--{option}" for option in (*_OPTIONS, *_COUNTS))
             raise ProblemError(name, f"option --{name} is not read; there are {known}")
-        elif name != "seed" or value.strip() != "-1":  # which asks for any
+        elif name != "seed" or value.strip() != "-1":  # -1: any seed
             yield (column if name == "prompt" else _OPTIONS[name]), value
     if images > 1:
         yield "num_images", images
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Names and values; a value goes on to the next option, as in that program."""
-    if len(text) > _MAX_OPTIONS:  # shlex takes the square of a word's length
+    """Split a line into option names and values; a value extends up to the next option, as in the web UI."""
+    if len(text) > _MAX_OPTIONS:  # shlex takes quadratic time in a word's length
         raise ProblemError(
             None, f"its options have {len(text):,} characters; at most {_MAX_OPTIONS:,} are read"
         )

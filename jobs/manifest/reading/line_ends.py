@@ -1,4 +1,4 @@
-"""Lines, whatever ends them: LF, CRLF, or CR alone as on old Macs."""
+"""Normalise line ends: LF, CRLF, or CR alone (old Macs)."""
 
 import re
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ _OTHER_ENDS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def other_line_end(text: str) -> str | None:
-    """Why a line can't be used within which some programs see the end of a line, as Unicode allows; else None."""
-    if len(text.splitlines()) < 2:  # many times as fast as the search
+    """Return why a line with a Unicode line separator in it, ambiguous between programs, is refused; else None."""
+    if len(text.splitlines()) < 2:  # much faster than the search
         return None
     found = _OTHER_ENDS.search(text)
     if found is None:
@@ -29,11 +29,11 @@ def other_line_end(text: str) -> str | None:
 
 
 def with_lf(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Chunks whose lines end in LF; for formats in which a CR is nothing but an end of line."""
+    """Convert CRLF and CR to LF, for formats in which CR can only be a line end."""
     ends_in_cr = False
     for chunk in chunks:
         if ends_in_cr:
-            chunk = b"\r" + chunk  # noqa: PLW2901 - it may belong to the LF that follows
+            chunk = b"\r" + chunk  # noqa: PLW2901 - the CR may be part of a CRLF
         ends_in_cr = chunk.endswith(b"\r")
         if ends_in_cr:
             chunk = chunk[:-1]  # noqa: PLW2901
@@ -43,7 +43,7 @@ def with_lf(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def with_lf_if_none(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same for a file that begins without any LF; other files keep what is in their quotes."""
+    """Convert CR to LF if the first chunk has no LF; other files keep the CRs in their quoted cells."""
     first = next(chunks, b"")
     rest = chain([first], chunks)
     return rest if b"\n" in first or b"\r" not in first else with_lf(rest)

@@ -1,4 +1,4 @@
-"""Files of other kinds, known by their first bytes."""
+"""Signatures (magic bytes) of file types that are not manifests, with advice for the user."""
 
 import re
 
@@ -11,7 +11,7 @@ _SHEET = "save it as CSV (UTF-8) or Parquet"
 _PICTURE = "name pictures in a column of a manifest"
 _DATASET = "write it as Parquet or JSON Lines"
 
-# First bytes, what such a file is, what to do.
+# First bytes, file type, advice.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document, such as an .xls workbook", _SHEET),
     (b"%PDF", "a PDF document", "export its text"),
@@ -54,7 +54,7 @@ _UTF8_NOW = "save it as UTF-8"
 
 
 def refuse_foreign(head: bytes, label: str) -> None:
-    """Raise ManifestError for a file that begins as no manifest does, with what it is and what to do."""
+    """Raise ManifestError for a file of another type, with its type and what to do."""
     found = _packed(head) or _marked(head) or _wide(head)
     if found:
         what, remedy = found
@@ -82,7 +82,7 @@ def _marked(head: bytes) -> tuple[str, str] | None:
 
 
 def _wide(head: bytes) -> tuple[str, str] | None:
-    """UTF-32 and UTF-16, with a byte order mark or told by where the zero bytes are."""
+    """Detect UTF-32 and UTF-16, by a byte order mark or by the positions of zero bytes."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32", _UTF8_NOW
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -1,4 +1,4 @@
-"""Temporary files for what can't be read where it is: without a name, so that nothing is left of a killed process."""
+"""Spool streams into unnamed temporary files, which vanish even if the process is killed."""
 
 import os
 import tempfile
@@ -13,9 +13,9 @@ from jobs.storage.local_files import Writable
 
 @contextmanager
 def spooled(fill: Callable[[Writable], object], label: str, limit: int) -> Iterator[Path]:
-    """The path of a temporary file that `fill` has written, for as long as the block runs.
+    """Yield the path of a temporary file written by `fill`, valid inside the block.
 
-    Raises ManifestError for more than `limit` bytes or half of what is free on its disk, and where it is full.
+    Raises ManifestError for more than `limit` bytes or half of the free disk space, and if the disk is full.
     """
     with tempfile.TemporaryFile(prefix="nightmill-") as file:
         try:
@@ -29,7 +29,7 @@ def spooled(fill: Callable[[Writable], object], label: str, limit: int) -> Itera
 
 
 class _Limited:
-    """Writes to a file up to a limit."""
+    """Writes to a file up to a limit; ManifestError beyond it."""
 
     def __init__(self, file: IO[bytes], label: str, limit: int) -> None:
         self._file = file
@@ -53,7 +53,7 @@ class _Limited:
 
 
 def exceeds(limit: int) -> str:
-    """The reason for refusing what has more than `limit` bytes."""
+    """Return the message for a manifest of more than `limit` bytes."""
     return f"has over {_size(limit)} when unpacked; split it, or raise NIGHTMILL_MANIFEST_LIMIT"
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a manifest: decompressed, cut into lines, never held whole."""
+"""Stream the bytes of a manifest: decompress them and split them into lines without loading the whole file."""
 
 import gzip
 import zlib
@@ -18,7 +18,7 @@ from jobs.storage.local_files import MANIFEST_LIMIT
 MAX_LINE = 2**20
 MAX_SKIPPED = 2**30
 CHUNK = 2**18
-# A zstd block of 4 bytes can stand for 128 KiB, so this much input is at most 8 MiB of output.
+# A zstd block of 4 bytes can decompress to 128 KiB, so this much input gives at most 8 MiB of output.
 ZSTD_CHUNK = 2**8
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -27,14 +27,14 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 def read_chunks(
     path: Path, compression: Compression, label: str, limit: int = MANIFEST_LIMIT
 ) -> Iterator[bytes]:
-    """The decompressed bytes in chunks; ManifestError when the file is damaged, truncated or unreadable.
+    """Yield the decompressed bytes in chunks; ManifestError if the file is damaged, truncated or unreadable.
 
-    What is compressed may have no more than `limit` bytes when it is unpacked.
+    Also raises ManifestError if a compressed file has more than `limit` bytes when unpacked.
     """
     left = limit
     try:
         with path.open("rb") as file:
-            file.seek(0)  # on macOS, a file of /dev/fd goes on where its descriptor is
+            file.seek(0)  # on macOS, a file of /dev/fd shares the offset of its descriptor
             for chunk in _decompressed(file, compression):
                 left -= len(chunk) if compression != "none" else 0
                 if left < 0:
@@ -55,7 +55,7 @@ def _decompressed(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
 
 
 def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
-    # Not stream_reader(): it takes the end of a truncated file for the end of its data.
+    # stream_reader() isn't used, as it doesn't report a truncated file.
     frame: zstandard.ZstdDecompressionObj | None = None
     while data := file.read(ZSTD_CHUNK):
         while data:
@@ -70,9 +70,9 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def split_lines(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
-    """Physical lines without their LF; a line over MAX_LINE bytes is cut to MAX_LINE + 1 or left longer.
+    """Yield physical lines without their LF; lines over MAX_LINE bytes may be cut, but not to MAX_LINE or less.
 
-    Raises ManifestError for one over MAX_SKIPPED bytes, since no manifest has it.
+    Raises ManifestError for a line over MAX_SKIPPED bytes, which no manifest has.
     """
     rest = b""
     skipped = 0
@@ -91,7 +91,7 @@ def split_lines(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
 
 
 class Lines:
-    """Iterates over physical lines; `number` is the last one's, from 1. Lines can be put back."""
+    """Iterator over physical lines; `number` is the number of the last one, from 1. Lines can be put back."""
 
     def __init__(self, chunks: Iterator[bytes], label: str) -> None:
         self.number = 0
@@ -111,10 +111,10 @@ class Lines:
         return line
 
     def numbered(self) -> Iterator[tuple[int, bytes]]:
-        """The lines that are left with their numbers, several times as fast; none of them can be put back."""
+        """Return the remaining lines with their numbers; several times as fast, but lines can't be put back."""
         return enumerate(chain(self._waiting, self._lines), self.number + 1)
 
     def put_back(self, lines: list[bytes]) -> None:
-        """Give back the last lines that were taken, in the order in which they came."""
+        """Put back the last lines that were read, in their original order."""
         self._waiting.extendleft(reversed(lines))
         self.number -= len(lines)

@@ -1,4 +1,4 @@
-"""Programs, settings and documents: text files whose lines are no prompts, known by name or beginning."""
+"""Detect text files whose lines are no prompts (source code, settings, documents) by suffix or first lines."""
 
 import re
 from collections.abc import Sequence
@@ -36,9 +36,10 @@ _FIRST_LINES = (
 
 
 def refuse_other_texts(lines: Sequence[str], label: str, suffix: str, *, is_named: bool) -> None:
-    """Raise ManifestError where the first `lines` or the file's `suffix` are those of a program or a document.
+    """Raise ManifestError if the first `lines` or the file's `suffix` are those of a program or a document.
 
-    Where the file `is_named` as prompts or a table, only for what is surely neither.
+    `is_named`: the file is known to hold prompts or a table; then only unmistakable scripts and Markdown tables are
+    refused.
     """
     lines = [line for line in lines if line.strip()]
     kind = _surely(lines)
@@ -69,7 +70,7 @@ def _likely(lines: Sequence[str]) -> str | None:
 
 
 def _are_settings(lines: Sequence[str]) -> bool:
-    """Whether there is a section with a setting in it, or nothing but settings."""
+    """Whether the lines begin with a section and have a setting, or are all settings."""
     settings = sum(_SETTING.fullmatch(line) is not None for line in lines)
     has_section = bool(lines) and _SECTION.fullmatch(lines[0]) is not None
     return settings > 0 if has_section else 1 < settings == len(lines)

@@ -1,4 +1,4 @@
-"""Lines of bytes as text."""
+"""Decode lines as UTF-8."""
 
 from jobs.manifest.reading.streams import MAX_LINE
 from jobs.manifest.record import Broken
@@ -7,7 +7,7 @@ NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
 
 
 def decoded(raw: bytes, line: int, limit: int = MAX_LINE) -> str | Broken:
-    """The text of a line; Broken if it has over `limit` bytes or isn't UTF-8."""
+    """Decode a line; Broken if it has over `limit` bytes or isn't UTF-8."""
     if len(raw) > limit:
         return Broken(line, f"line is over {limit:,} bytes; shorten it", loose(raw))
     try:
@@ -17,5 +17,5 @@ def decoded(raw: bytes, line: int, limit: int = MAX_LINE) -> str | Broken:
 
 
 def loose(raw: bytes) -> str:
-    """The beginning of a line, for people to recognise it by."""
+    """Decode the first 1000 bytes of a line for display, replacing invalid bytes."""
     return raw[:1000].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A recipe's rows: one record after the other, none of them kept."""
+"""Expand a recipe into its records, generated one at a time."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def read_recipe(recipe: Recipe, renames: Mapping[str, str]) -> Records:
-    """`recipe.rows` records in order, `line` being the recipe's; ManifestError if its prompts can't be read (on)."""
+    """Generate the recipe's records in order; `line` is the recipe's. ManifestError if its prompts can't be read."""
     names = {variable.name for template in recipe.templates for variable in template.variables}
     maker = _Maker(recipe, renames.get("prompt", "prompt"), names | {*recipe.sweep, *recipe.columns})
     sources = enumerate(_sources(recipe, renames))
@@ -28,7 +28,7 @@ def read_recipe(recipe: Recipe, renames: Mapping[str, str]) -> Records:
 def _sampled(
     recipe: Recipe, maker: "_Maker", sources: Iterator[tuple[int, Record | Broken]], count: int
 ) -> Records:
-    """`count` of the records, one of each of as many equal parts, at a place that no period of the sweep meets."""
+    """Yield a stratified sample of `count` records, one from each equal part, not aligned with periods of the sweep."""
     rows, each = recipe.rows, recipe.prompts_each * recipe.rows_each
     at, source = next(sources)
     for part in range(count):
@@ -46,7 +46,7 @@ def _sources(recipe: Recipe, renames: Mapping[str, str]) -> Records:
 
 
 class _Maker:
-    """Makes the records of one prompt of the file, or of the templates alone."""
+    """Makes the records of one prompt of the file, or of the templates if there is no file."""
 
     def __init__(self, recipe: Recipe, prompt: str, own: set[str]) -> None:
         self._recipe = recipe
@@ -55,7 +55,7 @@ class _Maker:
         self._fixed = dict(recipe.columns)
 
     def make(self, first: int, source: Record | Broken) -> Records:
-        """All records of one source, whose prompts are numbered from `first` on."""
+        """Return all records of one source, whose prompts are numbered from `first` on."""
         source = self._checked(source)
         if isinstance(source, Broken):
             count = self._recipe.prompts_each * self._recipe.rows_each
@@ -79,7 +79,7 @@ class _Maker:
             first += template.count
 
     def at(self, first: int, source: Record | Broken, place: int) -> Record | Broken:
-        """The one of `make(first, source)` that stands at `place`, from 0."""
+        """Return the record of `make(first, source)` at index `place`, from 0."""
         source = self._checked(source)
         if isinstance(source, Broken):
             return source
@@ -92,7 +92,7 @@ class _Maker:
         )
 
     def _prompt_at(self, first: int, source: Record, number: int) -> tuple[int, dict[str, Any]]:
-        """The one of `_prompts` that stands at `number`, from 0."""
+        """Return the item of `_prompts` at index `number`, from 0."""
         if not self._recipe.templates:
             return next(self._prompts(first, source))
         for template in self._recipe.templates:
@@ -111,7 +111,7 @@ class _Maker:
         return {**source.values, header: prompt, **choice, **self._fixed}
 
     def _header(self, names: Mapping[str, Any]) -> str:
-        """What the file calls its prompts."""
+        """Return the file's name of the prompt column."""
         wanted = self._prompt.strip().lower()
         return next((name for name in names if name.strip().lower() == wanted), self._prompt)
 
@@ -131,7 +131,7 @@ class _Maker:
 
 
 class _Excerpt:
-    """A row whose text is JSON, made only when somebody wants to see it."""
+    """A row whose `str` is JSON, serialised only on demand."""
 
     __slots__ = ("_row",)
 

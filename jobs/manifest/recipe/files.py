@@ -1,4 +1,4 @@
-"""A recipe together with the files that it names, all of them local and told apart by one digest."""
+"""Open a recipe together with the files that it names, identified by one common digest."""
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ Open = Callable[[str, Format | None, Sequence[str]], AbstractContextManager[Mani
 def with_recipe(
     manifest: ManifestFile, open_source: Open, prompt_header: str, roots: Sequence[str]
 ) -> Iterator[ManifestFile]:
-    """`manifest` with its recipe in it, for as long as the block runs.
+    """Yield `manifest` with its parsed recipe, valid inside the block.
 
-    `open_source(location, format, within)` opens the files that it names, relative to itself: below its own folder
-    or one of `roots`. The digest becomes that of the recipe and of all of them, so that a changed file makes another
+    `open_source(location, format, within)` opens the files named by the recipe, relative to it: they must be below its
+    folder or one of `roots`. The digest covers the recipe and all files, so that a changed file makes a different
     manifest. Raises ManifestError.
     """
     files: list[ManifestFile] = []
@@ -42,7 +42,7 @@ def with_recipe(
 
 
 def _located(name: str, within: Sequence[str]) -> str:
-    """The path or URI of `name`, relative to the first of `within`; where a local file lies, its opening finds out."""
+    """Return the path or URI of `name`, relative to the first of `within`; local paths are checked when opened."""
     folder = within[0]
     if "://" not in name and "://" not in folder:
         return str(Path(folder, name))

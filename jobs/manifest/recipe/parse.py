@@ -1,4 +1,4 @@
-"""From the text of a recipe to a Recipe; whatever is wrong is told with file, line, column and what to do."""
+"""Parse the text of a recipe into a Recipe; errors give file, line, column and advice."""
 
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
@@ -26,9 +26,9 @@ _PROMPT_KEYS = ("template", "file", "limit")
 
 
 def parse_recipe(text: str, label: str, open_file: OpenFile, prompt_header: str = "prompt") -> Recipe:
-    """The recipe that `text` is; `open_file(name, format)` gives the files that it names.
+    """Parse a recipe; `open_file(name, format)` opens the files that it names.
 
-    Their rows are counted on the way, `prompt_header` being the header of the prompts. Raises ManifestError.
+    The rows of the prompt file are counted; `prompt_header` is the header of the prompts. Raises ManifestError.
     """
     root = read_yaml(text, label)
     parts = _fields(root, "a recipe", _KEYS)
@@ -56,7 +56,7 @@ def parse_recipe(text: str, label: str, open_file: OpenFile, prompt_header: str 
 
 
 def _fields(node: Node, what: str, known: Collection[str]) -> dict[str, Node]:
-    """The values of a mapping by key, all of them known."""
+    """Return the values of a mapping by key; ManifestError for unknown keys."""
     for key, _ in node.pairs(what):
         if key.text not in known:
             raise key.error(f"{what} has no key {shown(key.text)}; {did_you_mean(key.text, known)}")
@@ -64,7 +64,7 @@ def _fields(node: Node, what: str, known: Collection[str]) -> dict[str, Node]:
 
 
 def _own_names(parts: dict[str, Node]) -> dict[str, Pairs]:
-    """The pairs of each part that makes columns; no column is made by two of them."""
+    """Return the pairs of each part that defines columns; ManifestError if two parts define the same column."""
     found: dict[str, Pairs] = {}
     lines: dict[str, int] = {}
     for part in ("variables", "sweep", "columns"):

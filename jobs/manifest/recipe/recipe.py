@@ -1,4 +1,4 @@
-"""A recipe: templates, variables and sweeps, and how many rows they make."""
+"""Data model of a recipe: templates, variables, sweeps, and the number of rows that they generate."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -21,7 +21,7 @@ Choice = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Variable:
-    """A name for one of `values`; `weights` are as many positive numbers, alike if there are none."""
+    """A variable with its `values`; `weights` are positive, one per value; if empty, all are equal."""
 
     name: str
     values: tuple[Value, ...]
@@ -30,7 +30,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class RandomDraw:
-    """`count` draws a template and prompt; each depends on `seed`, the variable's name and its own number alone."""
+    """`count` random draws per template and prompt; a draw depends only on `seed`, the variable and its number."""
 
     count: int
     seed: int = 0
@@ -38,7 +38,7 @@ class RandomDraw:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt in the form of `str.format`; `variables` are those in it, `line` is where it stands."""
+    """A prompt template in `str.format` syntax; `variables` are those used in it, `line` is its line in the recipe."""
 
     text: str
     line: int
@@ -47,17 +47,17 @@ class Template:
 
     @property
     def count(self) -> int:
-        """How many choices of variables it gives."""
+        """The number of choices of variables."""
         return self.draw.count if self.draw else prod(len(variable.values) for variable in self.variables)
 
     @cached_property
     def uses(self) -> Mapping[str, int]:
-        """How often each name stands in it."""
+        """The number of occurrences of each name."""
         return Counter(name for _, name, _, _ in Formatter().parse(self.text) if name)
 
     @property
     def shortest(self) -> int:
-        """No prompt that it gives has fewer characters."""
+        """A lower bound of the length of its prompts, in characters."""
         written = sum(len(text) for text, *_ in Formatter().parse(self.text))
         return written + sum(
             self.uses[variable.name] * min(len(str(value)) for value in variable.values)
@@ -65,16 +65,16 @@ class Template:
         )
 
     def fill(self, values: Mapping[str, object]) -> str:
-        """The text with `values` for its names; of more than a million characters, no more than the beginning."""
+        """Fill in `values`; if the result had over 2**20 characters, return the text padded to 2**20 instead."""
         length = len(self.text) + sum(len(str(values[name])) * count for name, count in self.uses.items())
         return (
             self.text.format_map(values) if length <= MAX_TEXT else self.text[:MAX_TEXT].ljust(MAX_TEXT, "…")
         )
 
     def choices(self, first: int) -> Iterator[Choice]:
-        """The values of its variables, choice by choice: all of them, the last variable's changing fastest, or drawn.
+        """Yield the choices of variables: all combinations, the last variable changing fastest, or random draws.
 
-        `first` is the number of the first prompt that is made of them.
+        `first` is the number of the first prompt made of them.
         """
         names = [variable.name for variable in self.variables]
         if self.draw is None:
@@ -86,7 +86,7 @@ class Template:
             yield {name: picker.pick(number) for name, picker in zip(names, pickers, strict=True)}
 
     def choice(self, place: int, first: int) -> Choice:
-        """The one of `choices(first)` that stands at `place`, from 0."""
+        """Return the choice of `choices(first)` at index `place`, from 0."""
         names = [variable.name for variable in self.variables]
         if self.draw is None:
             return dict(zip(names, nth([variable.values for variable in self.variables], place), strict=True))
@@ -94,14 +94,14 @@ class Template:
 
     @cached_property
     def pickers(self) -> "list[_Picker]":
-        """What draws each of the variables."""
+        """The random pickers of the variables, in order."""
         seed = self.draw.seed if self.draw else 0
         return [_Picker(variable, seed) for variable in self.variables]
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A manifest whose first `count` rows give the prompts; `line` is where the recipe names it."""
+    """A manifest whose first `count` rows are the prompts; `line` is the recipe's line that names it."""
 
     file: ManifestFile
     count: int
@@ -110,10 +110,10 @@ class PromptFile:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rows: of each prompt of `prompts`, of each template, of each choice of variables, of each value swept.
+    """A recipe: its rows are the product of file prompts, templates, choices of variables and swept values.
 
-    Without `templates` the prompts are taken as they are. `columns` are the same in all rows. With `shares_seed` the
-    rows of one prompt derive the same seeds. With a `sample`, of its rows only so many are made, evenly spread.
+    Without `templates`, the prompts are taken unchanged. `columns` are the same in all rows. With `shares_seed`, the
+    rows of one prompt derive the same seeds. `sample` limits the rows to an evenly spread sample of this size.
     """
 
     prompts: PromptFile | None = None
@@ -125,26 +125,26 @@ class Recipe:
 
     @property
     def rows(self) -> int:
-        """The exact number of records."""
+        """The exact number of rows, without `sample`."""
         return (self.prompts.count if self.prompts else 1) * self.prompts_each * self.rows_each
 
     @property
     def prompts_each(self) -> int:
-        """How many prompts are made of one prompt of the file."""
+        """The number of prompts made from one prompt of the file."""
         return sum(template.count for template in self.templates) if self.templates else 1
 
     @property
     def rows_each(self) -> int:
-        """How many rows a prompt has."""
+        """The number of rows per prompt."""
         return prod(len(values) for values in self.sweep.values())
 
     def sampled(self, rows: int) -> Self:
-        """The same recipe, of which only so many rows are made."""
+        """Return a copy that generates a sample of this many rows."""
         return replace(self, sample=rows)
 
 
 def nth(pools: Sequence[Sequence[Any]], place: int) -> list[Any]:
-    """The combination at `place`, from 0, of those that `itertools.product(*pools)` gives."""
+    """Return the combination at index `place`, from 0, of `itertools.product(*pools)`."""
     picked = []
     for pool in reversed(pools):
         place, rest = divmod(place, len(pool))
@@ -153,7 +153,7 @@ def nth(pools: Sequence[Sequence[Any]], place: int) -> list[Any]:
 
 
 class _Picker:
-    """Picks values by weight with a keyed hash (BLAKE2b) of a number, so that no draw depends on another."""
+    """Picks weighted values by a keyed hash (BLAKE2b) of a number, so that draws are independent of each other."""
 
     def __init__(self, variable: Variable, seed: int) -> None:
         self._values = variable.values
@@ -161,7 +161,7 @@ class _Picker:
         self._key = blake2b(f"{seed} {variable.name}".encode(), digest_size=32).digest()
 
     def pick(self, number: int) -> Value:
-        """The value of draw `number`."""
+        """Return the value of draw `number`."""
         digest = blake2b(number.to_bytes(16, "big"), digest_size=8, key=self._key).digest()
         share = (int.from_bytes(digest, "big") >> 11) / 2**53
         place = bisect_right(self._bounds, share * self._bounds[-1])

@@ -1,4 +1,4 @@
-"""The templates of a recipe: texts with {variables}, in which every name is known and every variable used."""
+"""Parse the templates of a recipe; all names in them must be known and all variables must be used."""
 
 from collections.abc import Collection, Iterator, Sequence
 from string import Formatter
@@ -17,9 +17,9 @@ def read_templates(
     draw: RandomDraw | None,
     has_file: bool,
 ) -> tuple[Template, ...]:
-    """The templates of `node`, a text or a list of texts; `places` are where the variables stand.
+    """Parse the templates of `node`, a text or a list of texts; `places` are the nodes of the variables.
 
-    `has_file` says whether there are prompts from a file, which {prompt} stands for. Raises ManifestError.
+    `has_file`: there is a file of prompts, which {prompt} refers to. Raises ManifestError.
     """
     texts: Sequence[Node] = []
     if node is not None:

@@ -1,4 +1,4 @@
-"""The values of a recipe's variables: a list, weights by value, or the lines of a file, `#` lines being comments."""
+"""Parse a recipe's variables: a list of values, weights by value, or the lines of a file (`#` starts a comment)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ MAX_TEXT = 2**26
 
 
 def read_variable(name: str, node: Node, open_lines: Callable[[Node], ManifestFile]) -> Variable:
-    """The variable `name` that `node` describes; `open_lines` opens the file that it names. Raises ManifestError."""
+    """Parse the variable `name` from `node`; `open_lines` opens the file that it names. Raises ManifestError."""
     if isinstance(node.value, list):
         return Variable(name, tuple(_value(part, name) for part in node.distinct(name)))
     if not isinstance(node.value, dict):
@@ -54,7 +54,7 @@ def _lines(node: Node, file: ManifestFile) -> tuple[str, ...]:
             raise node.error(f"{file.label}, line {record.line}: {record.reason}")
         line = record.values["prompt"].strip()
         if line.startswith("#"):
-            continue  # a comment, as in the word files of other tools; \\# begins a value with a #
+            continue  # a comment, as in the wildcard files of other tools; \\# escapes a leading #
         line = line.removeprefix("\\") if line.startswith("\\#") else line
         if line in found:
             raise node.error(

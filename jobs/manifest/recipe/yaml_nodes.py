@@ -1,6 +1,6 @@
-"""YAML as a tree of values that know their places, so that every complaint about a recipe can name one.
+"""Parse YAML into a tree of nodes with line and column, for error messages about recipes.
 
-Plain values are read by YAML 1.2's core schema: `no`, `on` and `1:30` are text, `010` is ten.
+Plain scalars follow YAML 1.2's core schema: `no`, `on` and `1:30` are text, `010` is ten.
 """
 
 import math
@@ -20,7 +20,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True)
 class Node:
-    """A text, number, truth value, None, a list of nodes or the pairs of a mapping; line and column from 1."""
+    """A YAML node: a text, number, boolean, None, list of nodes, or mapping; line and column count from 1."""
 
     value: "str | int | float | bool | list[Node] | dict[str, tuple[Node, Node]] | None"
     label: str
@@ -28,11 +28,11 @@ class Node:
     column: int
 
     def error(self, reason: str) -> ManifestError:
-        """The ManifestError that names file, line and column."""
+        """Return a ManifestError with file, line and column."""
         return ManifestError(f"{self.label}:{self.line}:{self.column}: {reason}.")
 
     def plain(self) -> Any:
-        """The value without places, as JSON has it."""
+        """Return the value as plain JSON types, without positions."""
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         if isinstance(self.value, dict):
@@ -41,18 +41,18 @@ class Node:
 
     @property
     def text(self) -> str:
-        """A key, as it is written."""
+        """The text of a key."""
         assert isinstance(self.value, str)
         return self.value
 
     def pairs(self, what: str) -> "Pairs":
-        """Keys and values of a mapping."""
+        """Return the keys and values of a mapping; ManifestError for other nodes."""
         if not isinstance(self.value, dict):
             raise self.error(f"{what} has to be a mapping, written as 'key: value'")
         return list(self.value.values())
 
     def distinct(self, what: str) -> "list[Node]":
-        """The values of a list, which isn't empty and has none twice."""
+        """Return the values of a list; ManifestError if it is empty or has duplicates."""
         assert isinstance(self.value, list)
         if not self.value:
             raise self.error(f"{what} has no values")
@@ -67,7 +67,7 @@ class Node:
         return self.value
 
     def distinct_scalars(self, what: str) -> list[Any]:
-        """The values of such a list without places, none of them a list or mapping itself."""
+        """Return the plain values of such a list; ManifestError if one is a list or mapping."""
         for node in self.distinct(what):
             if isinstance(node.value, list | dict):
                 raise node.error(f"{what} takes single values, no list or mapping")
@@ -78,13 +78,13 @@ Pairs = list[tuple[Node, Node]]
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Composes nodes; plain values get the types of the core schema."""
+    """A YAML loader whose plain scalars get the types of the core schema."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
 
 
 class _Composer(_Loader):
-    """Refuses what a small text makes large: aliases of aliases are a tree of any size, a deep one takes the stack."""
+    """A composer that refuses anchors, aliases and deep nesting, which could exhaust memory or the stack."""
 
     def __init__(self, text: str, label: str) -> None:
         super().__init__(text)
@@ -92,7 +92,7 @@ class _Composer(_Loader):
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node and those in it."""
+        """Compose a node and its children."""
         event = self.peek_event()
         place = Node(None, self._label, event.start_mark.line + 1, event.start_mark.column + 1)
         if event.anchor is not None:
@@ -118,9 +118,9 @@ for _tag, _pattern, _first in (
 
 
 def read_yaml(text: str, label: str) -> Node:
-    """The one document of `text`; ManifestError with line and column when it isn't well formed.
+    """Parse a single YAML document; ManifestError with line and column if it isn't well formed.
 
-    Anchors, aliases, tags and keys that come twice are refused.
+    Anchors, aliases, tags and duplicate keys are refused.
     """
     try:
         root = _Composer(text, label).get_single_node()
@@ -179,7 +179,7 @@ def _scalar(kind: str, text: str, place: Node) -> str | int | float | bool | Non
 
 def _text(text: str, place: Node) -> str:
     if SURROGATE.search(text):
-        # JSON writes what lies beyond 16 bits as two escapes, which PyYAML doesn't join.
+        # JSON writes characters beyond 16 bits as two escapes (a surrogate pair), which PyYAML doesn't join.
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     if NOT_STORABLE.search(text):
         raise place.error("holds a NUL character or half of a surrogate pair, which can't be stored")
