@@ -4,8 +4,8 @@ Tenants share the workers by stride scheduling (Waldspurger and Weihl, 1995): fo
 per weight are recorded, and the tenant with the lowest value comes next. A time slice is charged when it begins and
 corrected when it ends, so that workers that ask at the same time get different tenants. A tenant that returns after a
 pause starts at the virtual time of the others. A tenant whose model the worker already holds may exceed its share by
-`model_affinity_s` seconds. Priorities order the batches of one tenant; among lanes of the same priority, one whose model is
-loaded is preferred until another lane has waited for `model_affinity_s`.
+`model_affinity_s` seconds. Priorities order the batches of one tenant; among lanes of the same priority, one whose
+model is loaded is preferred until another lane has waited for `model_affinity_s`.
 """
 
 from collections.abc import Collection
