@@ -23,7 +23,7 @@ from bench.watermark import measure_marks
 from jobs.db.engine import run
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
-from worker.lanes.session import WorkerContext, work
+from worker.lanes.lane_session import WorkerContext, work
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
 

@@ -20,7 +20,7 @@ from jobs.manifest import RowRules, open_source, read_rows
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.bulk_insert import JOB_COLUMNS
 from scheduler.ingest.ingest import Order, ingest
-from scheduler.ingest.model_rules import Reading, row_rules
+from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 
 MODEL = "tiny-random"
 

@@ -12,8 +12,8 @@ from bench.harness.unet_flops import Work, count_work
 
 if TYPE_CHECKING:
     from models.diffusion.requests import ImageRequest
-    from models.diffusion.text2image import StableDiffusion
-    from models.store.checkpoint import Checkpoint
+    from models.diffusion.stable_diffusion import StableDiffusion
+    from models.store.resolve_checkpoint import Checkpoint
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
 STEPS = (6, 10, 14, 20)
@@ -117,7 +117,7 @@ class _Pipe:
 
     def draw(self, requests: "Sequence[ImageRequest]") -> object:
         from models.engine.schedulers import make_scheduler  # noqa: PLC0415
-        from models.runtime.fixed_batches import seeded  # noqa: PLC0415
+        from models.runtime.padding_and_noise import seeded  # noqa: PLC0415
 
         first = requests[0]
         self._pipeline.scheduler = make_scheduler(first.sampler, self._config)

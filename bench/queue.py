@@ -18,9 +18,9 @@ from bench.harness.rounds import seconds, take_turns
 from bench.harness.services import Place, engine_on
 from bench.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
-from jobs.batches.archive import archive
+from jobs.batches.archive_and_delete import archive
 from jobs.db.engine import run
-from jobs.queue.lanes import raise_floors
+from jobs.queue.lane_progress import raise_floors
 from jobs.settings import Settings
 
 AT_ONCE = 64

@@ -12,11 +12,11 @@ from bench.harness.services import Place
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)
 

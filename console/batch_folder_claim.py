@@ -5,7 +5,7 @@ from contextlib import suppress
 from console.session import Session, s3_options
 from console.terminal.output import note
 from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError
-from jobs.outputs.marker import open_output
+from jobs.outputs.mount_marker import open_output
 from jobs.outputs.ownership import Owner, claim, disown
 from jobs.storage.base import ObjectStore
 from scheduler.ingest.ingest import Ingested

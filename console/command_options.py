@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+NONE = "none"
+"""The value that takes back a limit, a window or a moment."""
+
 Manifest = Annotated[
     str, typer.Argument(help="path, - or s3://…; .jsonl .json .csv .tsv .parquet .txt .yaml, also .gz .zst")
 ]
@@ -38,4 +41,5 @@ Delimiter = Annotated[
 Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="leave out a column of the manifest")]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes twice stops everything")]
 Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
+DontAsk = Annotated[bool, typer.Option("--yes", "-y", help="don't ask")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 import migrations
 from console.terminal.output import note
 from jobs.batches.actions import BatchStatus
+from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import await_reachable, connect, keep_trying
-from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import ServiceError, UsageError
-from jobs.outputs.marker import find_output
+from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import batch_folder_around, open_claimed
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings

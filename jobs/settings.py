@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
 from jobs.states import WatermarkMethod, Weights
-from jobs.storage.local_files import MANIFEST_LIMIT, why_no_folder
-from jobs.urls import check_broker_url, check_endpoint_url, check_port
+from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
+from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.batches import actions
+from jobs.batches import actions, image_targets
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.process_lifecycle import SignalSafeEvent
-from jobs.queue import canary, fair_share, targets, transitions
-from jobs.queue.lanes import end_lanes, raise_floors
+from jobs.queue import canary, fair_share, transitions
+from jobs.queue.lane_progress import end_lanes, raise_floors
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher
-from scheduler.orphan_sweeper import ROUND_S, ImageSweeper, sweep_uploads
+from scheduler.storage_maintenance import ROUND_S, ImageSweeper, sweep_uploads
 from scheduler.window_upkeep import move_windows
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
         PeriodicTask("hints sent", settings.tick_s, dispatcher.top_up),
         PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
         PeriodicTask("canaries judged", 1, lambda: canary.judge(engine)),
-        PeriodicTask("replacements queued", 5, lambda: targets.make_up(engine)),
+        PeriodicTask("replacements queued", 5, lambda: image_targets.make_up(engine)),
         PeriodicTask("floors raised", 5, lambda: raise_floors(engine)),
         PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),
         PeriodicTask("tallies folded", 10, lambda: actions.fold_tallies(engine)),

@@ -15,14 +15,14 @@ from uuid import UUID
 from sqlalchemy import Engine, text
 
 from jobs.batches.policy import Policy
-from jobs.job import BatchId, Failure, Image, Job, JobId, LaneId
+from jobs.claim_types import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
 from jobs.outputs.ownership import claim, owner_key
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested, Order, ingest
-from scheduler.ingest.model_rules import Reading
+from scheduler.ingest.rules_from_catalogue import Reading
 from tests.jobs.manifest.helpers import rules
 
 Rows = int | Sequence[Mapping[str, Any]]

@@ -22,8 +22,8 @@ from jobs.settings import Settings, load_settings
 from models.assess.prompt_filter import PromptTerms
 from models.errors import ModelError
 from worker.celery_app import build_app
-from worker.liveness.heartbeat import FOLDER
-from worker.liveness.shared_folder import shared_folder
+from worker.liveness.progress_heartbeat import FOLDER
+from worker.liveness.runtime_folder import shared_folder
 from worker.liveness.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

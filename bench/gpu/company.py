@@ -14,7 +14,7 @@ from bench.gpu.drawing import Ours
 from bench.harness.unet_flops import Work
 from bench.mixed_manifest import GUIDANCE, SAMPLERS, shuffled, unet_pace
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import InterruptedRender
 
 STEPS = (10, 20, 30, 40)

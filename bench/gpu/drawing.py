@@ -18,11 +18,11 @@ from bench.gpu.pace import Draw
 from models.catalogue.catalogue import read_card
 from models.diffusion.loader import put_on
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 PROMPT = "a photo of an astronaut riding a horse on mars"
 

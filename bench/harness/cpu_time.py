@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from worker.bisect import Stage, aside, run_stage
 from worker.item import PipelineItem
-from worker.lanes import session, stage_runner
+from worker.lanes import lane_session, stage_runner
 
 
 @dataclass
@@ -64,7 +64,7 @@ def clocked_stages() -> Iterator[StageClock]:
 
 
 def _install(run: Callable[..., list[PipelineItem]], away: Callable[..., object]) -> None:
-    vars(session).update(run_stage=run, aside=away)
+    vars(lane_session).update(run_stage=run, aside=away)
     vars(stage_runner).update(run_stage=run)
 
 

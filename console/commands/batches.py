@@ -28,9 +28,9 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
+from jobs.batches.image_targets import short
 from jobs.errors import UsageError
-from jobs.queue.lanes import lanes
-from jobs.queue.targets import short
+from jobs.queue.lane_progress import lanes
 from jobs.states import RETRYABLE, ErrorKind, JobState
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]

@@ -1,4 +1,4 @@
-"""`nightmill check` and `nightmill adopt`: compare the output with the image rows, and take over its ownership."""
+"""`nightmill check`: compare the objects in the output with the image rows."""
 
 import re
 from dataclasses import asdict
@@ -8,19 +8,14 @@ import typer
 
 from console.command_options import Json
 from console.commands.batches import Batch
-from console.session import s3_options, session
-from console.terminal.confirm import ask
+from console.session import session
 from console.terminal.output import note, plural, print_json, print_line
 from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.check_objects import Wrong, image_count, repair, sample_size
 from jobs.batches.check_objects import check as check_objects
 from jobs.errors import UsageError
-from jobs.outputs.marker import mark
-from jobs.outputs.ownership import adopt as adopt_folder
-from jobs.outputs.ownership import owner_of, read_owner
-from jobs.storage.folder import FolderStore
-from jobs.storage.open import open_store
+from jobs.outputs.ownership import owner_of
 
 
 def check(
@@ -89,29 +84,3 @@ def _tell(name: str, checked: int, images: int, wrong: list[Wrong], queued: int)
         note(
             f"{blocked:,} can't be stored until what stands in their place is removed: --repair leaves them as they are"
         )
-
-
-def adopt(
-    batch: Batch,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="don't ask")] = False,
-    as_json: Json = False,
-) -> None:
-    """Take over a batch's folder: after a restore of the database, or where the output was emptied on purpose."""
-    with session() as open_session:
-        found = actions.status(open_session.engine, batch)
-        store = open_store(found.output, s3_options(open_session.settings))
-        before = read_owner(store, found.name)
-        whose = (
-            f"of installation {before.installation}, {before.database}"
-            if before
-            else "whose owner isn't known"
-        )
-        what = f"{store.locate(found.name)}, {whose}"
-        if not yes:
-            ask(f"takes over {what}")
-        owner = adopt_folder(open_session.engine, store, found.id, found.name)
-        if isinstance(store, FolderStore):
-            mark(open_session.engine, store)
-    if as_json:
-        print_json({"batch": found.name, "output": found.output, "installation": str(owner.installation)})
-    note(f"{store.locate(found.name)} belongs to this installation now")

@@ -14,11 +14,11 @@ from console.command_options import Json
 from console.process_control import daemon
 from console.session import s3_options
 from console.terminal.output import print_json, print_table, size
+from jobs.db.cluster_epochs import came_from_elsewhere
 from jobs.db.engine import check_reachable, connect, run
-from jobs.db.feed_epochs import came_from_elsewhere
 from jobs.errors import NightmillError, ServiceError
-from jobs.outputs.marker import find_output
-from jobs.queue.workers import unhealthy_workers
+from jobs.outputs.mount_marker import find_output
+from jobs.queue.worker_health import unhealthy_workers
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings, without_password
 from jobs.storage.open import check_writable, open_store

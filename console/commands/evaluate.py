@@ -17,7 +17,7 @@ from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError
-from jobs.images.paging import images_by_model, meta_columns, pages_of
+from jobs.images.batch_images import images_by_model, meta_columns, pages_of
 from jobs.manifest.columns.names import did_you_mean
 from jobs.storage.open import ObjectStore
 

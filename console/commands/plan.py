@@ -19,7 +19,7 @@ from console.command_options import (
     Strict,
     UniqueIds,
 )
-from console.submission import SubmitOptions, order_of
+from console.submit_options import SubmitOptions, order_of
 from console.terminal.output import (
     duration,
     lane_cells,

@@ -14,8 +14,8 @@ from console.process_control.supervisor import group
 from console.session import session
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json
+from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import check_reachable, connect
-from jobs.db.feed_epochs import begin_epoch
 from jobs.errors import NightmillError, UsageError
 from jobs.process_lifecycle import stop_on_signals
 from jobs.services.embedded import services, stop_services

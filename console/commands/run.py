@@ -34,19 +34,19 @@ from console.command_options import (
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
-from console.run_results import effort, truncated, write_contact_sheet
+from console.run_report import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.submission import SubmitOptions, order_of
+from console.submit_options import SubmitOptions, order_of
 from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
 from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
+from jobs.batches.image_targets import make_up
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
-from jobs.queue.targets import make_up
 from jobs.states import BatchState
 from jobs.storage.open import check_writable
-from scheduler.export.export import export
+from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
 POLL_S = 0.25

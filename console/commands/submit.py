@@ -24,7 +24,7 @@ from console.command_options import (
 )
 from console.commands.run import intake, take_in
 from console.session import session
-from console.submission import SubmitOptions
+from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json
 from jobs.batches import actions
 

@@ -13,7 +13,7 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError
 from jobs.storage.base import StoredObject
-from scheduler.orphans import sweep_batch
+from scheduler.orphaned_objects import sweep_batch
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 

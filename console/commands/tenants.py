@@ -1,21 +1,15 @@
-"""`nightmill tenants` and `nightmill change`: shares of the workers, and schedules of batches."""
+"""`nightmill tenants`: who gets which share of the workers."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from console.command_options import Deadline, Json, NotBefore, Priority, Window
-from console.commands.batches import Batch, change_batch
+from console.command_options import NONE, Json
 from console.session import session
-from console.terminal.output import note, print_json, print_table
-from jobs.batches import actions
-from jobs.batches.policy import parse_policy
+from console.terminal.output import print_json, print_table
 from jobs.errors import UsageError
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant
 from jobs.queue.tenants import tenants as all_tenants
-
-NONE = "none"
 
 tenants = typer.Typer(help="Whose jobs share the workers, and how.", invoke_without_command=True)
 
@@ -56,26 +50,6 @@ def forget(tenant: Tenant, as_json: Json = False) -> None:
     with session() as open_session:
         forget_tenant(open_session.engine, tenant)
         _show(open_session.engine, as_json)
-
-
-def change(
-    batch: Batch,
-    priority: Priority = None,
-    window: Window = None,
-    not_before: NotBefore = None,
-    deadline: Deadline = None,
-    as_json: Json = False,
-) -> None:
-    """Change when a batch is worked at, also while it runs; `none` takes a window or a moment back."""
-    given = {"priority": priority, "window": window, "not_before": not_before, "deadline": deadline}
-    texts = {key: str(value) for key, value in given.items() if value is not None}
-    if not texts:
-        raise UsageError("say what to change: --priority, --window, --not-before or --deadline")
-    wanted = parse_policy({key: text for key, text in texts.items() if text != NONE or key == "priority"})
-    schedule: dict[str, Any] = {key: getattr(wanted, key) for key in texts}
-    change_batch(batch, as_json, lambda s, found: actions.change(s.engine, found.id, schedule))
-    if wanted.deadline and wanted.deadline < datetime.now(UTC):
-        note("that deadline has passed already")
 
 
 def _show(engine: Any, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from jobs.storage.open import ObjectStore
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, UnknownModelError
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 if TYPE_CHECKING:
     from models.assess.safety_checker import Pixels

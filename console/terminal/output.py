@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.plain_text import visible
+from jobs.redaction import visible
 
 
 def _is_terminal() -> bool:

@@ -7,14 +7,14 @@ from itertools import islice
 from sqlalchemy import Engine, text
 
 from jobs.batches.status import BatchStatus
+from jobs.claim_types import BatchId
 from jobs.db.engine import run
-from jobs.db.installation import this_installation
-from jobs.job import BatchId
+from jobs.db.installation_id import this_installation
 from jobs.outputs import export_folder
 from jobs.outputs.export_folder import ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.keys import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
+from jobs.storage.key_layout import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
 from jobs.storage.open import remove_empty_folders
 
 PAGE = 500

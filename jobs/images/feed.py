@@ -2,7 +2,7 @@
 
 Ids are assigned before their transaction commits, so `id > cursor` would miss rows that are committed late. The feed is
 ordered by the writing transaction's id and stops before the oldest transaction that is still running. The epoch
-precedes the transaction id, as the database may have been moved from another cluster (`jobs.db.feed_epochs`).
+precedes the transaction id, as the database may have been moved from another cluster (`jobs.db.cluster_epochs`).
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from jobs.db import feed_epochs
+from jobs.db import cluster_epochs
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.images.records import COLUMNS, record
@@ -21,12 +21,12 @@ START = "0-0"
 _NEXT = text(f"""
     SELECT i.epoch AS feed_epoch, i.xid::text AS feed_xid, {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id
     WHERE (i.epoch, i.xid, i.id) > (CAST(:epoch AS int), CAST(:xid AS xid8), :id)
-      AND (i.epoch, i.xid) < ({feed_epochs.CURRENT}, pg_snapshot_xmin(pg_current_snapshot()))
+      AND (i.epoch, i.xid) < ({cluster_epochs.CURRENT}, pg_snapshot_xmin(pg_current_snapshot()))
       AND (CAST(:batch AS bigint) IS NULL OR i.batch_id = :batch)
     ORDER BY i.epoch, i.xid, i.id LIMIT :limit
 """)
 
-_END = text(f"SELECT {feed_epochs.CURRENT} AS epoch, pg_snapshot_xmax(pg_current_snapshot())::text AS xid")
+_END = text(f"SELECT {cluster_epochs.CURRENT} AS epoch, pg_snapshot_xmax(pg_current_snapshot())::text AS xid")
 
 
 def read(

@@ -4,8 +4,8 @@ from jobs.manifest.columns.input_images import PICTURE_COLUMNS
 from jobs.manifest.columns.loras import split_loras
 from jobs.manifest.columns.names import KNOWN_COLUMNS, SETTABLE_COLUMNS, parse_overrides, parse_renames
 from jobs.manifest.columns.options import check_overrides, plain_sampler
-from jobs.manifest.line_counts import LineCounts
 from jobs.manifest.open_manifest import open_source
+from jobs.manifest.read_statistics import LineCounts
 from jobs.manifest.types import LoraRules, ManifestFile, ModelRules, Reject, Row, RowRules
 from jobs.manifest.validate import read_rows
 

@@ -19,7 +19,7 @@ from jobs.manifest.reading.spool import spooled
 from jobs.manifest.reading.streams import CHUNK
 from jobs.manifest.types import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.values import printable
-from jobs.storage.local_files import (
+from jobs.storage.safe_open import (
     MANIFEST_LIMIT,
     NotRegularError,
     Writable,

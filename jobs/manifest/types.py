@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from jobs.storage.local_files import MANIFEST_LIMIT
+from jobs.storage.safe_open import MANIFEST_LIMIT
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "txt", "json", "recipe"]
 Compression = Literal["none", "gzip", "zstd"]

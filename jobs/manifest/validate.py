@@ -25,10 +25,10 @@ from jobs.manifest.columns.options import (
     read_options,
 )
 from jobs.manifest.columns.other_tools import translated
-from jobs.manifest.line_counts import LineCounts
-from jobs.manifest.record import Broken, ByShape, Record, Records, Shape, Shapes
-from jobs.manifest.records import read_records
-from jobs.manifest.shape_plan import Plan, Readers, Values, make_plan
+from jobs.manifest.raw_record import Broken, ByShape, Record, Records, Shape, Shapes
+from jobs.manifest.read_records import read_records
+from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.schema_plan import Plan, Readers, Values, make_plan
 from jobs.manifest.types import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (
     ProblemError,

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore
-from jobs.storage.keys import is_part
+from jobs.storage.key_layout import is_part
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"

@@ -20,14 +20,14 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
+from jobs.claim_types import BatchId
 from jobs.db.engine import run
-from jobs.db.installation import this_installation
+from jobs.db.installation_id import this_installation
 from jobs.errors import ForeignOutputError, ObjectStoreError
-from jobs.job import BatchId
-from jobs.outputs.marker import open_output
+from jobs.outputs.mount_marker import open_output
 from jobs.settings import without_password
 from jobs.storage.base import MissingObjectError, ObjectStore, S3Options
-from jobs.storage.keys import parse_image_key
+from jobs.storage.key_layout import parse_image_key
 from jobs.storage.open import open_store, read_object
 
 OWNER = ".nightmill-owner.json"
@@ -92,7 +92,7 @@ def claim(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owne
 def open_claimed(engine: Engine, output: str, s3: S3Options, batch: BatchId, name: str) -> ObjectStore:
     """Open the store of a batch's output for writing and claim the batch's folder; raises like `claim`.
 
-    Also raises OutputGoneError like `jobs.outputs.marker.open_output`.
+    Also raises OutputGoneError like `jobs.outputs.mount_marker.open_output`.
     """
     store = open_output(engine, output, s3)
     claim(engine, store, batch, name)

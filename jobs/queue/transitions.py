@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 import orjson
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
-from jobs.db import feed_epochs
+from jobs.claim_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
-from jobs.job import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
@@ -193,7 +193,7 @@ _COMPLETE = text(f"""
             error_kind = NULL, error_text = NULL
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, held.lease AS held, 'running' AS was
-    ), {_COUNTED}, {feed_epochs.BEGUN}, stored AS (
+    ), {_COUNTED}, {cluster_epochs.BEGUN}, stored AS (
         INSERT INTO images (epoch, job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
             generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
@@ -201,7 +201,7 @@ _COMPLETE = text(f"""
             watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
             init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality,
             watermark_method)
-        SELECT {feed_epochs.WRITTEN},
+        SELECT {cluster_epochs.WRITTEN},
             j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
             j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
             g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
@@ -284,7 +284,7 @@ _CANCEL = text(f"""
     SELECT id FROM moved
 """)
 
-# FOR SHARE keeps the batch from being archived until this statement has ended (`jobs.batches.archive`).
+# FOR SHARE keeps the batch from being archived until this statement has ended (`jobs.batches.archive_and_delete`).
 _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE

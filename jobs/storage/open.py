@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.storage.base import MissingObjectError, ObjectStore, S3Options, StoredObject
 from jobs.storage.folder import FolderStore
-from jobs.storage.keys import batch_of
-from jobs.storage.local_files import Writable, why_no_folder
+from jobs.storage.key_layout import batch_of
+from jobs.storage.safe_open import Writable, why_no_folder
 
 if TYPE_CHECKING:
     from jobs.storage.s3 import S3Store

@@ -15,8 +15,8 @@ from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, StoreUnavailableError, UsageError
 from jobs.storage.base import DamagedObjectError, S3Options, StoredObject, checked_key, checked_prefix, is_key
-from jobs.storage.local_files import Writable
 from jobs.storage.s3_errors import explained
+from jobs.storage.safe_open import Writable
 
 _PART = 16 << 20
 _EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")

@@ -11,11 +11,11 @@ from torch.nn.functional import cosine_similarity
 
 from models.errors import CheckpointError, ModelError
 from models.runtime.batch_invariant_cpu import make_batch_invariant
-from models.runtime.cuda_graphs import beside, own_stream
+from models.runtime.cuda_async import beside, own_stream
 from models.runtime.device import Device, memory_errors
-from models.runtime.fixed_batches import padded
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint
+from models.runtime.padding_and_noise import padded
+from models.store.resolve_checkpoint import Checkpoint
 from models.store.vetting import check_whole
 
 Pixels = npt.NDArray[np.uint8]

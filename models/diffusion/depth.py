@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.diffusion.load_errors import UNLOADABLE
+from models.diffusion.load_exceptions import UNLOADABLE
 from models.errors import CheckpointError
 from models.runtime.device import Device
-from models.runtime.fixed_batches import moved
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint
+from models.runtime.padding_and_noise import moved
+from models.store.resolve_checkpoint import Checkpoint
 
 
 class DepthEstimator:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from models.errors import CheckpointError
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 Weights = Mapping[str, torch.Tensor]
 

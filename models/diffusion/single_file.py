@@ -5,7 +5,7 @@ from typing import Any
 from safetensors import safe_open
 
 from models.errors import CheckpointError
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 _PARTS = {
     "model.diffusion_model.": "UNet",

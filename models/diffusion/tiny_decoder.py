@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from models.diffusion.load_errors import UNLOADABLE
+from models.diffusion.load_exceptions import UNLOADABLE
 from models.engine.vae_decode import Decoder
 from models.errors import CheckpointError
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 from models.store.vetting import check_whole
 
 

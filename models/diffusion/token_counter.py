@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from models.errors import CheckpointError
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 _CLIP_LIMIT = 77
 

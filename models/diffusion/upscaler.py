@@ -10,15 +10,15 @@ import torch
 
 from models.diffusion.loader import load_pipeline
 from models.diffusion.vae_encode import signed
+from models.engine.denoising_slots import LatentShape
 from models.engine.engine import Beginning, Engine
-from models.engine.picture import Picture
+from models.engine.rendered_image import Picture
 from models.engine.sampler_matrices import SamplerMatrices, noise_shares
-from models.engine.unet_batch import LatentShape
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device
-from models.runtime.fixed_batches import check_seed, draw, moved
 from models.runtime.memory_options import FULL, MemoryOptions
-from models.store.checkpoint import Checkpoint
+from models.runtime.padding_and_noise import check_seed, draw, moved
+from models.store.resolve_checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

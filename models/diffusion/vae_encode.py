@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from models.runtime.fixed_batches import draw, moved
+from models.runtime.padding_and_noise import draw, moved
 
 
 def signed(picture: npt.NDArray[np.uint8], device: str) -> torch.Tensor:

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterator
 
-from models.engine.request import EngineRequest
-from models.engine.unet_batch import Finished, UNetBatch
+from models.engine.denoising_request import EngineRequest
+from models.engine.denoising_slots import Finished, UNetBatch
 
 
 def flow(

@@ -9,17 +9,17 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from models.engine.continuous_batching import flow
-from models.engine.picture import Picture
+from models.engine.denoising_request import EngineRequest
+from models.engine.denoising_slots import Finished, LatentShape, UNetBatch
 from models.engine.prompt_cache import AT_ONCE, Embeddings
-from models.engine.request import EngineRequest
+from models.engine.rendered_image import Picture
 from models.engine.sampler_matrices import SamplerMatrices, SamplerMatricesCache
 from models.engine.throughput_probe import try_rows
-from models.engine.unet_batch import Finished, LatentShape, UNetBatch
 from models.engine.vae_decode import Decoder, Development
 from models.runtime.compile_options import PLAIN, CompileOptions
-from models.runtime.cuda_graphs import on, side_stream
+from models.runtime.cuda_async import on, side_stream
 from models.runtime.device import Device, memory_errors
-from models.runtime.fixed_batches import seeded
+from models.runtime.padding_and_noise import seeded
 
 
 class Request(Protocol):
@@ -109,9 +109,9 @@ class Engine:
         Requests are taken when there is room for them (an image with guidance needs two rows of the UNet batch, one
         without guidance one), and are started in that order, each with a generator seeded by its seed. `on_call(i)` is
         called before the i-th UNet call. Of an image's calls, the first and then every `whole_every`-th compute the
-        whole UNet (`models.engine.unet_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may enable
-        less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the device runs
-        out of memory.
+        whole UNet (`models.engine.unet_split_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may
+        enable less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the device
+        runs out of memory.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.runtime import batch_invariant_cuda
-from models.runtime.fixed_batches import moved
+from models.runtime.padding_and_noise import moved
 
 AT_ONCE = 4
 KEPT = 512

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.engine.request import EngineRequest
+from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS, WIDTH
-from models.runtime.fixed_batches import moved
+from models.runtime.padding_and_noise import moved
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.engine.unet_batch import LatentShape, UNetBatch
+from models.engine.denoising_slots import LatentShape, UNetBatch
 from models.engine.vae_decode import Decoder
 from models.errors import OutOfMemoryError
 from models.runtime.device import Device, memory_errors

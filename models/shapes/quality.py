@@ -10,7 +10,7 @@ import numpy.typing as npt
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.shapes.drawing import draw
 from models.shapes.grammar import caption

@@ -9,8 +9,8 @@ from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.validate import problem
 from models.errors import CheckpointError, ModelError
-from models.store.checkpoint import seal
-from models.store.lock import write_lock
+from models.store.lockfile import write_lock
+from models.store.resolve_checkpoint import seal
 from models.store.safetensors_header import check_lora, check_weights
 from models.store.vetting import printable
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from models.catalogue.card import Card
 from models.errors import CheckpointError, ModelError
 from models.runtime.file_lock import exclusive
-from models.store.checkpoint import checkpoint_path, seal, vetted_digests
 from models.store.digests import FileDigest
 from models.store.hub import Listing, UnavailableError, fetch, list_files
 from models.store.hub_files import wanted_files
-from models.store.lock import Locked, compare, read_lock, write_lock
+from models.store.lockfile import Locked, compare, read_lock, write_lock
+from models.store.resolve_checkpoint import checkpoint_path, seal, vetted_digests
 
 _ORIGIN = ".nightmill-origin"
 _SPARE_BYTES = 100_000_000

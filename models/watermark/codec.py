@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.watermark import dwt_dct, dwt_dct_svd
-from models.watermark.arrays import SIDE, Array, beside
+from models.watermark.array_backend import SIDE, Array, beside
 
 Pixels = npt.NDArray[np.uint8]
 

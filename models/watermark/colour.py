@@ -7,7 +7,7 @@ factors of its `COLOR_RGB2YUV` and `COLOR_YUV2RGB`: those of ITU-R BT.601, round
 import cv2
 import numpy as np
 
-from models.watermark.arrays import Array, namespace
+from models.watermark.array_backend import Array, namespace
 
 _POINT = 14
 _TO_Y = (4899, 9617, 1868)

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from models.watermark.arrays import CELLS, SIDE, Array, beside, interleaved, namespace
+from models.watermark.array_backend import CELLS, SIDE, Array, beside, interleaved, namespace
 from models.watermark.colour import tinted
 
 # The contribution of R, G, B to U (ITU-R BT.601 as in OpenCV), and the changes of green and blue that add 1 to U

@@ -10,7 +10,7 @@ precision operations of PyWavelets in the same order.
 
 import numpy as np
 
-from models.watermark.arrays import (
+from models.watermark.array_backend import (
     CELLS,
     SIDE,
     Array,

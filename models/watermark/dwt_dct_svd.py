@@ -8,7 +8,7 @@ bit, because colours were clipped, are retried in other ways.
 
 import numpy as np
 
-from models.watermark.arrays import (
+from models.watermark.array_backend import (
     SIDE,
     Array,
     as_blocks,

@@ -1,6 +1,6 @@
 """Largest singular values of many 4x4 blocks at once, vectorised over the blocks."""
 
-from models.watermark.arrays import Array, namespace
+from models.watermark.array_backend import Array, namespace
 
 
 def top_singular(band: Array, right: Array | None = None, *, rounds: int = 6) -> tuple[Array, Array, Array]:

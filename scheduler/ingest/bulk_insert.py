@@ -8,11 +8,11 @@ from typing import Any, Self
 from psycopg import Cursor
 from sqlalchemy import Connection, insert, update
 
+from jobs.claim_types import BatchId, LaneId
 from jobs.db import schema
-from jobs.job import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
-from scheduler.ingest.repeated_values import Repeated, Repeats
+from scheduler.ingest.duplicate_detection import Repeated, Repeats
 
 JOB_COLUMNS = (
     "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "

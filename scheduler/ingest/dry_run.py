@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.image_paths import ABSENT
+from jobs.input_image_access import ABSENT
 from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.token_counter import TokenCounter
 from models.errors import CheckpointError
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
+from scheduler.ingest.duplicate_detection import SHOWN, Repeated, Repeats
 from scheduler.ingest.ingest import Order, refuse_repeated
 from scheduler.ingest.prompt_syntax import kinds_in
-from scheduler.ingest.repeated_values import SHOWN, Repeated, Repeats
 
 TELL_EVERY = 1_000
 SAMPLED_ABOVE = 1_000_000

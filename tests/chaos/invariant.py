@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
-from jobs.job import BatchId
+from jobs.claim_types import BatchId
 from jobs.states import FINISHED
 from jobs.storage.open import MissingObjectError, ObjectStore, ObjectStoreError, S3Options, open_store
-from scheduler.orphans import sweep_batch
+from scheduler.orphaned_objects import sweep_batch
 from tests.end_to_end.processes import Truth, truth
 from tests.factories import lane_differences, look
 

@@ -23,16 +23,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from jobs.job import Lane
+from jobs.claim_types import Lane
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.engine.picture import Picture
+from models.engine.rendered_image import Picture
 from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.runtime.compile_options import PLAIN
 from models.runtime.memory_options import FULL
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.paths import ROOT
-from worker.lanes import loop
+from worker.lanes import time_slices
 from worker.model_cache import cache
 from worker.model_cache.lane_models import LaneModels
 
@@ -245,10 +245,10 @@ def install() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _module("models.runtime.device", versions=lambda: {"stub": "1"})
     _module("models.assess.safety_checker", blacken=_unused, blur=_unused)
-    _module("models.diffusion.text2image", ImageRequest=SimpleNamespace)
+    _module("models.diffusion.stable_diffusion", ImageRequest=SimpleNamespace)
     _module("models.diffusion.upscaler", UpscaleRequest=SimpleNamespace)
     cache.ModelCache = StubModelCache  # type: ignore[misc]
-    loop.LONGEST_S = float(os.environ.get(LONGEST_S, loop.LONGEST_S))
+    time_slices.LONGEST_S = float(os.environ.get(LONGEST_S, time_slices.LONGEST_S))
 
 
 @contextmanager

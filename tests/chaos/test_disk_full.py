@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from jobs.queue.workers import unhealthy_workers
+from jobs.queue.worker_health import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
@@ -17,7 +17,7 @@ from tests.end_to_end.processes import foxes, until
 from tests.factories import look, states
 from tests.worker.contexts import submit
 from worker.health.lane_backoff import Health
-from worker.liveness.heartbeat import FOLDER, Heartbeat
+from worker.liveness.progress_heartbeat import FOLDER, Heartbeat
 
 JOBS = scaled(120, 1000)
 MIB = scaled(3, 20)

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import actions, archive
+from jobs.batches import actions, archive_and_delete
 from jobs.db.engine import connect
 from jobs.errors import ForeignOutputError, UsageError
 from jobs.outputs import ownership
-from jobs.outputs.marker import open_output
+from jobs.outputs.mount_marker import open_output
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options
-from scheduler.export.export import export
+from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested
-from scheduler.orphans import sweep_batch
+from scheduler.orphaned_objects import sweep_batch
 from tests.chaos.invariant import check
 from tests.chaos.lane_models import upload
 from tests.chaos.scale import scaled
@@ -105,7 +105,9 @@ class Installation:
     def _delete_files(self, batch: Ingested) -> None:
         """Only where it renders nothing, as a person would not delete what is wanted."""
         if batch.name in self.refused:
-            archive.delete_files(self.engine, self._store(), actions.status(self.engine, batch.name))
+            archive_and_delete.delete_files(
+                self.engine, self._store(), actions.status(self.engine, batch.name)
+            )
 
     def _export(self, batch: Ingested) -> None:
         store = self._store()

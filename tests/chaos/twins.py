@@ -89,7 +89,7 @@ def _charged() -> None:
     """What keeps a lane from starting is charged to its jobs, as any error is."""
     from jobs.states import ErrorKind
     from worker.item import PipelineItem
-    from worker.lanes.session import LaneSession
+    from worker.lanes.lane_session import LaneSession
 
     render = LaneSession.render
 
@@ -106,7 +106,7 @@ def _charged() -> None:
 
 def _no_breaker() -> None:
     """A worker that fails at everything is believed."""
-    from worker.health.circuit_breaker import CircuitBreaker, Judgement
+    from worker.health.fault_attribution import CircuitBreaker, Judgement
 
     CircuitBreaker.failed = lambda _, items: Judgement(items)  # type: ignore[method-assign]
 
@@ -120,7 +120,7 @@ def _impatient() -> None:
 
 def _lane_breaker() -> None:
     """What is too little to tell by, in one lane, is its jobs' own."""
-    from worker.health.circuit_breaker import CircuitBreaker, Judgement
+    from worker.health.fault_attribution import CircuitBreaker, Judgement
 
     def ended(self: Any) -> Any:
         held, self._held = self._held, []
@@ -132,7 +132,7 @@ def _lane_breaker() -> None:
 def _no_waiting() -> None:
     """What an output refuses is its job's failure, and believed to be."""
     from worker import bisect
-    from worker.stages.await_output import Storing
+    from worker.stages.store_retry import Storing
 
     Storing.until_done = lambda _, store, **__: store()  # type: ignore[method-assign]
     bisect.is_host_fault = lambda _: False

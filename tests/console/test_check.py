@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.batches.archive import archive
+from jobs.batches.archive_and_delete import archive
 from jobs.images import feed
-from jobs.outputs.marker import open_output
+from jobs.outputs.mount_marker import open_output
 from jobs.storage.folder import MARKER
 from jobs.storage.open import S3Options, open_store
 from scheduler.ingest.ingest import Ingested

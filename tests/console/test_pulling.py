@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from models.catalogue.catalogue import Catalogue
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 from tests.console.shop import CARD, CHECKER, Shop
 from tests.hub import COMMIT, start_hub
 

@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, DPTImageProcessorPil
 
 from models.catalogue.card import Card
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.models import checkpoint_parts as parts
 
 _CROSS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)

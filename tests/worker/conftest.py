@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 from tests.worker.contexts import desk_for
-from worker.health import circuit_breaker, lane_backoff
-from worker.lanes.session import WorkerContext
+from worker.health import fault_attribution, lane_backoff
+from worker.lanes.lane_session import WorkerContext
 from worker.model_cache.cache import ModelCache
 
 CARD = """
@@ -55,7 +55,7 @@ source = "{id}"
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane that is doubted is tried again at once."""
     monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(circuit_breaker, "ALONE_S", 0.0)
+    monkeypatch.setattr(fault_attribution, "ALONE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

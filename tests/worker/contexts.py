@@ -9,15 +9,15 @@ from typing import Any
 from sqlalchemy import Engine
 
 from jobs.batches.policy import parse_policy
-from jobs.job import LaneId
+from jobs.claim_types import LaneId
 from jobs.manifest import open_source
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import Ingested, Order, ingest
-from scheduler.ingest.model_rules import Reading, row_rules
+from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 from tests.factories import lanes_of, look
-from worker.lanes.session import WorkerContext, work
+from worker.lanes.lane_session import WorkerContext, work
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from jobs.claim_types import Lane
 from jobs.errors import UsageError
-from jobs.job import Lane
 from models.diffusion.requests import ImageRequest
 from models.engine.engine import Drawn
-from models.engine.picture import Picture
+from models.engine.rendered_image import Picture
 from models.errors import OutOfMemoryError
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels, Role

@@ -13,17 +13,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
-from jobs.queue.workers import unhealthy_workers
+from jobs.queue.worker_health import unhealthy_workers
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.paths import ROOT
 from tests.worker.conftest import CARD
 from tests.worker.contexts import desk_for, images_of, jobs_of, only_lane, render, submit
 from worker.imaging.encode import Pixels, decode
-from worker.lanes.session import WorkerContext, work
+from worker.lanes.lane_session import WorkerContext, work
 from worker.model_cache.cache import ModelCache
 
 CLIP = """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import NightmillError, UsageError
-from jobs.image_paths import (
+from jobs.input_image_access import (
     MAX_BYTES,
     PictureFolderGoneError,
     PictureRefusedError,

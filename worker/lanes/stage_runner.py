@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sqlalchemy import Engine
 
+from jobs.claim_types import Failure, LaneId
 from jobs.errors import LeaseLostError
-from jobs.job import Failure, LaneId
 from jobs.queue import transitions
 from worker.bisect import Stage, run_stage
-from worker.health.circuit_breaker import CircuitBreaker, Judgement, is_certain
+from worker.health.fault_attribution import CircuitBreaker, Judgement, is_certain
 from worker.health.host_faults import LaneDoubtedError
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.liveness.heartbeat import Record
+from worker.liveness.progress_heartbeat import Record
 
 log = logging.getLogger(__name__)
 

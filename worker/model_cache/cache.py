@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from jobs.job import Lane, LaneId
+from jobs.claim_types import Lane, LaneId
 from jobs.manifest import split_loras
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
@@ -17,7 +17,7 @@ from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import InterruptedRender, ModelError
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows
 from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, Role, Wanted
 
@@ -164,7 +164,7 @@ class ModelCache:
         return self._with_upscaler(lane_models, catalogue) if lane.upscale else lane_models
 
     def _with_model(self, lane_models: LaneModels, lane: Lane, catalogue: Catalogue) -> LaneModels:
-        from models.diffusion.text2image import StableDiffusion  # noqa: PLC0415
+        from models.diffusion.stable_diffusion import StableDiffusion  # noqa: PLC0415
 
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
         mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jobs.job import Lane
+from jobs.claim_types import Lane
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Site
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from models.assess.clip_score import ClipScorer
     from models.assess.safety_checker import SafetyChecker
-    from models.diffusion.text2image import StableDiffusion
+    from models.diffusion.stable_diffusion import StableDiffusion
     from models.diffusion.tiny_decoder import SmallDecoder
     from models.diffusion.token_counter import TokenCounter
     from models.diffusion.upscaler import Upscaler

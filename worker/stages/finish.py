@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from sqlalchemy import Engine
 
-from jobs.job import Image, Lane
+from jobs.claim_types import Image, Lane
 from jobs.manifest import split_loras
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkPolicy
-from jobs.storage import keys
+from jobs.storage import key_layout
 from jobs.storage.open import ObjectStore
 from models.catalogue.samplers import viewer_name
 from models.watermark import codec as watermark
@@ -241,4 +241,4 @@ def image_key(lane: Lane, item: PipelineItem) -> str:
     """Return the object key of an item's file."""
     assert item.encoded is not None
     job, encoded = item.job, item.encoded
-    return keys.image_key(lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension)
+    return key_layout.image_key(lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension)

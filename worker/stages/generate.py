@@ -10,7 +10,7 @@ from worker.bisect import isolated
 from worker.health.host_faults import HostFaultError
 from worker.item import PipelineItem
 from worker.stages.oom_backoff import with_picture
-from worker.stages.prepare import RenderStages, image_request
+from worker.stages.render import RenderStages, image_request
 
 
 class _SupplyError(Exception):

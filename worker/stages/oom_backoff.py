@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.job import Lane
+from jobs.claim_types import Lane
 from jobs.states import ErrorKind
-from models.engine.picture import Picture
+from models.engine.rendered_image import Picture
 from models.errors import OutOfMemoryError
 from worker.item import Inputs, PipelineItem
 from worker.model_cache.cache import ModelCache

@@ -4,7 +4,7 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 
-from jobs.image_paths import file_problem, is_allowed, outside
+from jobs.input_image_access import file_problem, is_allowed, outside
 from jobs.manifest.values import NOT_STORABLE, ProblemError, free_text, missing, shown
 
 PICTURE_COLUMNS = ("init_image", "mask_image", "depth_image")

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.manifest.columns.names import locate_columns, promptless_hint
 from jobs.manifest.columns.spelling import OTHER_TOOLS, plain_name
-from jobs.manifest.record import Broken, Record
+from jobs.manifest.raw_record import Broken, Record
 from jobs.manifest.values import printable, shown
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.errors import ManifestError
-from jobs.manifest.line_counts import LineCounts
+from jobs.manifest.raw_record import Broken, Record, Records
+from jobs.manifest.read_statistics import LineCounts
 from jobs.manifest.reading.line_ends import other_line_end
 from jobs.manifest.reading.streams import Lines
 from jobs.manifest.reading.utf8 import decoded
-from jobs.manifest.record import Broken, Record, Records
 from jobs.manifest.values import ProblemError, is_visible, shown, whole_number
 
 _OPTIONS_START = re.compile(r"\s*--[a-z][a-z_]+(?:[\s=]|$)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from jobs.errors import ManifestError
-from jobs.storage.local_files import Writable
+from jobs.storage.safe_open import Writable
 
 
 @contextmanager

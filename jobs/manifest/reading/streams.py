@@ -13,7 +13,7 @@ import zstandard
 from jobs.errors import ManifestError
 from jobs.manifest.reading.spool import exceeds
 from jobs.manifest.types import Compression
-from jobs.storage.local_files import MANIFEST_LIMIT
+from jobs.storage.safe_open import MANIFEST_LIMIT
 
 MAX_LINE = 2**20
 MAX_SKIPPED = 2**30

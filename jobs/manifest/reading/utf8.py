@@ -1,7 +1,7 @@
 """Decode lines as UTF-8."""
 
+from jobs.manifest.raw_record import Broken
 from jobs.manifest.reading.streams import MAX_LINE
-from jobs.manifest.record import Broken
 
 NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
 

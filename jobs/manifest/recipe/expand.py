@@ -6,8 +6,8 @@ from itertools import islice, product
 from typing import Any
 
 from jobs.manifest.formats.dispatch import read_file_records
+from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.recipe.recipe import Choice, Recipe, Template, nth
-from jobs.manifest.record import Broken, Record, Records
 from jobs.manifest.values import shown
 
 _GOLDEN = 0x9E3779B97F4A7C15

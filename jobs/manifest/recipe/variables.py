@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.manifest.formats.dispatch import read_file_records
+from jobs.manifest.raw_record import Broken
 from jobs.manifest.recipe.recipe import Value, Variable
 from jobs.manifest.recipe.yaml_nodes import Node
-from jobs.manifest.record import Broken
 from jobs.manifest.types import ManifestFile
 from jobs.manifest.values import shown
 

@@ -13,7 +13,7 @@ import torch
 
 from models.runtime.device import pick_device, versions
 from models.shapes.training import data, processes
-from models.shapes.training.checkpoints import keep, recall
+from models.shapes.training.denoised_latents import Redrawing
 from models.shapes.training.loop import Course, Plan
 from models.shapes.training.networks.autoencoder import (
     Weights,
@@ -21,14 +21,14 @@ from models.shapes.training.networks.autoencoder import (
     train_autoencoder,
     without_coarsest,
 )
+from models.shapes.training.networks.autoencoder_finetuning import even_out, train_decoder
 from models.shapes.training.networks.clip import clip_tokenizer, train_clip
 from models.shapes.training.networks.denoiser import new_denoiser, train_denoiser
-from models.shapes.training.networks.guided_denoiser import mixed, train_guided
-from models.shapes.training.networks.latent_decoder import even_out, train_decoder
+from models.shapes.training.networks.guidance_finetuning import mixed, train_guided
 from models.shapes.training.networks.safety_checker import new_safety_checker, train_safety_checker
 from models.shapes.training.networks.text_encoder import train_text_encoder
 from models.shapes.training.networks.upscaler import new_upscaler, train_upscaler
-from models.shapes.training.redrawing import Redrawing
+from models.shapes.training.stage_outputs import keep, recall
 
 PLANS = {
     "autoencoder": Plan(steps=2600, rows=32, rate=1.5e-3),

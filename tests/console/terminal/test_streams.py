@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from console.commands import recipe as recipe_command
-from jobs.outputs.marker import open_output
+from jobs.outputs.mount_marker import open_output
 from jobs.settings import Settings
 from jobs.storage.base import S3Options
 from tests.conftest import Ended

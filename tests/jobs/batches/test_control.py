@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import actions, archive
+from jobs.batches import actions, archive_and_delete, image_targets
 from jobs.batches.dead_letters import failures, kinds
 from jobs.batches.eta import LaneWork, finish, seconds_left
+from jobs.claim_types import Job
 from jobs.errors import UsageError
-from jobs.job import Job
-from jobs.queue import canary, targets, transitions
+from jobs.queue import canary, transitions
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant, tenants
 from jobs.states import ErrorKind
-from jobs.storage.keys import image_key
+from jobs.storage.key_layout import image_key
 from jobs.storage.open import S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from scheduler.window_upkeep import move_windows
@@ -99,10 +99,10 @@ def test_a_target_is_reached_whatever_is_blocked(engine: Engine) -> None:
         bad = [job for job in jobs if next(turns) % 3 == 0]
         transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in bad])
         transitions.complete(engine, [image(job) for job in jobs if job not in bad])
-        targets.make_up(engine)
+        image_targets.make_up(engine)
     assert classes(engine, batch) == {"cat": 7, "dog": 7}
     assert lane_differences(engine) == []
-    assert targets.short(engine, batch.id) == []
+    assert image_targets.short(engine, batch.id) == []
     made = look(
         engine, 'SELECT ordinal, "index", seed, prompt, state FROM jobs WHERE batch_id = :id', id=batch.id
     )
@@ -114,10 +114,10 @@ def test_a_target_is_reached_whatever_is_blocked(engine: Engine) -> None:
 def test_replacements_end_at_the_cap(engine: Engine) -> None:
     batch = make_batch(engine, 4, target=4, top_up=1.5)
     while finish_all(engine, batch, bad=100):
-        targets.make_up(engine)
+        image_targets.make_up(engine)
     assert states(engine) == {"blocked": 4 + 6}
-    assert targets.make_up(engine) == 0
-    (lacking,) = targets.short(engine, batch.id)
+    assert image_targets.make_up(engine) == 0
+    (lacking,) = image_targets.short(engine, batch.id)
     assert lacking == {"value": "", "target": 4, "accepted": 0, "on_their_way": 0}
 
 
@@ -127,7 +127,7 @@ def test_two_schedulers_replace_each_job_once(engine: Engine) -> None:
     batch = make_batch(engine, 60, target=60)
     finish_all(engine, batch, bad=60)
     with ThreadPoolExecutor(4) as pool:
-        made = sum(pool.map(lambda _: targets.make_up(engine), range(4)))
+        made = sum(pool.map(lambda _: image_targets.make_up(engine), range(4)))
     assert made == 60
     assert states(engine) == {"blocked": 60, "queued": 60}
     assert lane_differences(engine) == []
@@ -138,9 +138,9 @@ def test_what_a_new_seed_cannot_mend_is_not_replaced(engine: Engine) -> None:
     jobs = take_all(engine, batch)
     transitions.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT)], delay_s=0)
     transitions.block(engine, [failure(jobs[1], ErrorKind.SAFETY)])
-    assert targets.make_up(engine, batch.id) == 1
+    assert image_targets.make_up(engine, batch.id) == 1
     actions.cancel(engine, batch.id)
-    assert targets.make_up(engine) == 0
+    assert image_targets.make_up(engine) == 0
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [(kind, min(3, kind.most_attempts)) for kind in ErrorKind])
@@ -277,15 +277,15 @@ def test_a_deadline_that_will_be_missed_is_told(engine: Engine) -> None:
 def test_an_archived_batch_keeps_its_counts_and_images(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "CHUNK", 3)
+    monkeypatch.setattr(archive_and_delete, "CHUNK", 3)
     batch = make_batch(engine, 10)
     with pytest.raises(UsageError, match="haven't ended"):
-        archive.archive(engine, actions.status(engine, batch.name))
+        archive_and_delete.archive(engine, actions.status(engine, batch.name))
     jobs = take_all(engine, batch)
     transitions.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT)], delay_s=0)
     transitions.complete(engine, [image(job) for job in jobs[1:]])
     seen: list[int] = []
-    assert archive.archive(engine, actions.status(engine, batch.name), seen.append) == 10
+    assert archive_and_delete.archive(engine, actions.status(engine, batch.name), seen.append) == 10
     assert seen == [3, 6, 9, 10]
     status = actions.status(engine, batch.name)
     assert (status.counts["done"], status.counts["failed"], status.state) == (9, 1, "done")
@@ -298,20 +298,20 @@ def test_an_archived_batch_keeps_its_counts_and_images(
     assert tallied(engine, batch.id) == {"done": 9, "failed": 1}
     with pytest.raises(UsageError, match="is archived, its jobs are gone"):
         actions.retry(engine, batch.id)
-    assert archive.archive(engine, status) == 0
+    assert archive_and_delete.archive(engine, status) == 0
 
 
 def test_a_deleted_batch_leaves_nothing_and_others_alone(
     engine: Engine, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "CHUNK", 3)
+    monkeypatch.setattr(archive_and_delete, "CHUNK", 3)
     store = open_store(str(tmp_path), S3Options())
     rows = [{"prompt": f"fox {i}"} for i in range(7)] + [{"prompt": ""}] * 4
     gone, kept = (make_batch(engine, rows, name=name, output=str(tmp_path)) for name in ("gone", "gone-not"))
     for batch in (gone, kept):
         for job in finish_all(engine, batch, bad=1)[1:]:
             store.put(image_key(batch.name, job.ordinal, 0, "0" * 64, "png"), b"x", content_type="image/png")
-    assert archive.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4
+    assert archive_and_delete.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4
     assert [stored.key.split("/")[0] for stored in store.list("") if "/images/" in stored.key] == [
         "gone-not"
     ] * 6

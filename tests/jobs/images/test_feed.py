@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from jobs.db import feed_epochs
+from jobs.claim_types import Job, LaneId
+from jobs.db import cluster_epochs
 from jobs.db.engine import connect
 from jobs.errors import UsageError
 from jobs.images import feed
-from jobs.job import Job, LaneId
 from jobs.queue import transitions
 from jobs.services.postgres import start_postgres, stop_postgres
 from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take, take_one
@@ -217,10 +217,10 @@ def test_after_a_restore_the_feed_goes_on_from_any_cursor(engine: Engine, ahead:
     move(engine, ahead)
     records = list(feed.read(engine))
     assert [record["job_id"] for record in records] == [job.id for job in before], "all there, in their order"
-    assert feed_epochs.begin_epoch(engine) == 1 if begins == "a command" else True
+    assert cluster_epochs.begin_epoch(engine) == 1 if begins == "a command" else True
     for job in after:
         transitions.complete(engine, [image(job)])
-    assert feed_epochs.begin_epoch(engine) is None
+    assert cluster_epochs.begin_epoch(engine) is None
     wanted = [job.id for job in (*before, *after)]
     records = settled(engine, 6)
     assert [record["job_id"] for record in records] == wanted

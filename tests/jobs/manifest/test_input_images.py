@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import ManifestError, UsageError
-from jobs.image_paths import MAX_BYTES, PictureRefusedError, file_problem, is_allowed, read_picture
+from jobs.input_image_access import MAX_BYTES, PictureRefusedError, file_problem, is_allowed, read_picture
 from jobs.manifest import ModelRules, Reject, Row, RowRules, open_source, read_rows
-from jobs.storage.local_files import Writable
+from jobs.storage.safe_open import Writable
 from tests.jobs.manifest.helpers import LORAS, MODELS, only_reject, only_row, read, read_bytes, rules
 
 RELIEF = dataclasses.replace(MODELS["painter"], id="relief", modes=frozenset({"depth"}), strength=0.6)
@@ -194,7 +194,7 @@ def test_each_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
             looked.append(str(path))
         return stat(path, **options)
 
-    monkeypatch.setattr("jobs.image_paths.os.stat", count)
+    monkeypatch.setattr("jobs.input_image_access.os.stat", count)
     items = rows(tmp_path, *[{"init_image": "i.png", "strength": 0.5}] * 100)
     assert all(isinstance(item, Row) for item in items)
     assert len(looked) == 1

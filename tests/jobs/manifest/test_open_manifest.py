@@ -15,7 +15,7 @@ import zstandard
 from jobs.errors import ManifestError
 from jobs.manifest import Reject, Row, open_source, read_rows
 from jobs.manifest.format_detection import sniff_format
-from jobs.storage.local_files import Writable
+from jobs.storage.safe_open import Writable
 from tests.jobs.manifest.helpers import read, read_bytes, rules
 
 ROWS = "".join(

@@ -12,15 +12,15 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.batches.delete_files import delete_files
 from jobs.db.engine import connect
-from jobs.db.installation import this_installation
+from jobs.db.installation_id import this_installation
 from jobs.errors import ForeignOutputError, OutputGoneError
-from jobs.outputs.marker import find_output, open_output
+from jobs.outputs.mount_marker import find_output, open_output
 from jobs.outputs.ownership import OWNER, adopt, batch_folder_around, claim, owner_key, owner_of, read_owner
 from jobs.settings import Settings
 from jobs.storage.folder import MARKER
 from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
-from scheduler.orphans import sweep_batch
+from scheduler.orphaned_objects import sweep_batch
 from tests.conftest import new_database
 from tests.factories import change, look, make_batch
 from tests.ownership import give_to_another, render

@@ -9,10 +9,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, Table, TextClause, text
 
-from jobs.batches import archive
+from jobs.batches import archive_and_delete
+from jobs.batches import image_targets as targets
 from jobs.db import schema
 from jobs.images import feed
-from jobs.queue import canary, fair_share, lanes, targets, transitions
+from jobs.queue import canary, fair_share, lane_progress, transitions
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -84,14 +85,26 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2 * LANES,
     ),
     "seemingly ended": (
-        lanes._SEEMINGLY_ENDED,
+        lane_progress._SEEMINGLY_ENDED,
         {"after": 0, "limit": 100},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2 * LANES + RUNNING * LANES,
     ),
-    "mark": (archive._MARK, {"batch": 1}, "jobs", {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"}, 2),
-    "floors": (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}, "jobs", {"jobs_fresh_idx"}, 2 * LANES),
+    "mark": (
+        archive_and_delete._MARK,
+        {"batch": 1},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
+        2,
+    ),
+    "floors": (
+        lane_progress._RAISE_FLOORS,
+        {"top": lane_progress.ABOVE_ALL},
+        "jobs",
+        {"jobs_fresh_idx"},
+        2 * LANES,
+    ),
     "judge": (canary._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
     "replace": (
         targets._REPLACE,
@@ -101,7 +114,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         0,
     ),
     "archive": (
-        archive._JOBS,
+        archive_and_delete._JOBS,
         {"batch": 1, "ordinal": 5, "index": 0, "limit": 50},
         "jobs",
         {"jobs_batch_id_ordinal_index_key", "jobs_pkey"},

@@ -20,8 +20,7 @@ from botocore.exceptions import ClientError
 from jobs.errors import ManifestError, ObjectStoreError, OutputGoneError, UsageError
 from jobs.manifest import open_source
 from jobs.storage.folder import MARKER, FolderStore
-from jobs.storage.keys import is_batch_folder
-from jobs.storage.local_files import Writable
+from jobs.storage.key_layout import is_batch_folder
 from jobs.storage.open import (
     MissingObjectError,
     ObjectStore,
@@ -32,6 +31,7 @@ from jobs.storage.open import (
     remove_empty_folders,
     remove_temporaries,
 )
+from jobs.storage.safe_open import Writable
 from tests.s3 import S3Server, start_s3
 
 NO_KEYS = [

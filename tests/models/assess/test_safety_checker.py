@@ -17,7 +17,7 @@ from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, SafetyUnknownError
 from models.runtime.library_logging import quiet
 from models.shapes.training.data import sample
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 
 CPU: Any = SimpleNamespace(name="cpu", dtype=torch.float32, label="this CPU", rows=4)
 VISION = {

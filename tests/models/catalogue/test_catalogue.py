@@ -110,8 +110,8 @@ def test_every_sampler_has_the_name_that_viewers_know() -> None:
 
 def test_the_light_modules_import_nothing_heavy() -> None:
     script = (
-        "import sys, models.catalogue.catalogue, models.catalogue.samplers, models.store.checkpoint, "
-        "models.engine.picture, models.diffusion.token_counter\n"
+        "import sys, models.catalogue.catalogue, models.catalogue.samplers, models.store.resolve_checkpoint, "
+        "models.engine.rendered_image, models.diffusion.token_counter\n"
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -13,11 +13,11 @@ from models.catalogue.catalogue import Catalogue
 from models.diffusion.loader import load_pipeline
 from models.diffusion.lora import load_loras
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.store.add import add_model
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 Weights = dict[str, torch.Tensor]
 

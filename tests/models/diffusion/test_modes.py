@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.engine.schedulers import make_scheduler
 from models.runtime.library_logging import quiet
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.loader import load_pipeline
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.token_counter import TokenCounter
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.store.add import add_model
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.models import checkpoints
 from tests.models.original import write_single_file
 

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
-from models.engine.picture import Picture
+from models.engine.rendered_image import Picture
 from models.errors import CheckpointError
 from models.runtime.device import Device, pick_device
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.models import checkpoints
 
 _SYSTEM_OF = {

@@ -6,7 +6,7 @@ import pytest
 
 from models.diffusion.token_counter import TokenCounter
 from models.errors import CheckpointError
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import InterruptedRender
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 Make = Callable[..., UpscaleRequest]
 

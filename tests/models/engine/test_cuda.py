@@ -13,15 +13,15 @@ from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
-from models.engine.unet_batch import UNetBatch
+from models.engine.denoising_slots import UNetBatch
 from models.errors import OutOfMemoryError
 from models.runtime.batch_invariant_cuda import level, shows_place
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL, MemoryOptions
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

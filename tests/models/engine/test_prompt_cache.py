@@ -4,9 +4,9 @@ import itertools
 
 import torch
 
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 
 @torch.inference_mode()

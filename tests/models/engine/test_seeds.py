@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.runtime.fixed_batches import draw, seeded
+from models.runtime.padding_and_noise import draw, seeded
 
 SMALL = [0, 1, 7, 2**31, 2**32 - 1]
 LARGE = [7 + 2**32, 7 + 2**33, 7 + 2**63, 2**32, 2**63, 2**64 - 1, (7 << 32) + 1]

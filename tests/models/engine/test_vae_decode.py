@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.vae_attention import ChunkedAttention
 from models.engine import vae_decode as decoding
 from models.engine.vae_decode import Decoder
 from models.runtime.device import Device
 from models.runtime.group_norm import order_norms
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 
 def _latents(rows: int) -> torch.Tensor:

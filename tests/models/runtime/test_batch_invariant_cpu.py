@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.device import Device
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 VECTOR = 16
 """Values of the widest vectors there are."""

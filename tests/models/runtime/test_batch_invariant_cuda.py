@@ -8,13 +8,13 @@ import torch
 
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.runtime import batch_invariant_cuda
 from models.runtime.batch_invariant_cuda import level, shows_place
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 Settings = dict[str, Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.errors import ModelError, OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile, Site, find

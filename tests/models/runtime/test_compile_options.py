@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import ModelError
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL, MemoryOptions
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 
 class _GPU(Device):

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import SlicedAttnProcessor
 from safetensors.torch import save_file
 
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import ModelError
 from models.runtime import memory_options

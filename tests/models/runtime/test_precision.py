@@ -6,11 +6,11 @@ import torch
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import Device
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint
+from models.store.resolve_checkpoint import Checkpoint
 
 
 def _half(dtype: torch.dtype) -> Device:

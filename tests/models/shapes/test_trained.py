@@ -10,7 +10,7 @@ from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality
@@ -18,7 +18,7 @@ from models.shapes.drawing import draw
 from models.shapes.training.data import sample
 from models.shapes.training.export import STAGES
 from models.shapes.world import FORBIDDEN, Scene, Shape
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 WEIGHTS = Path(quality.__file__).parent / "weights"
 CPU = pick_device("cpu")

@@ -11,13 +11,13 @@ from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import pick_device
 from models.shapes.training import processes, stages
 from models.shapes.training.export import STAGES, export
 from models.shapes.training.loop import Course, Plan, fit
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from models.catalogue.catalogue import Catalogue, read_card
 from models.errors import CheckpointError, ModelError
 from models.store.add import add_model
-from models.store.checkpoint import Checkpoint, noted_revision
 from models.store.digests import _recall
-from models.store.lock import LOCK_FILE, read_lock
+from models.store.lockfile import LOCK_FILE, read_lock
+from models.store.resolve_checkpoint import Checkpoint, noted_revision
 from models.store.vetting import read_config, vetted_file, vetted_files
 
 DEEP = "[" * 100_000

@@ -14,11 +14,11 @@ import torch
 
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError
 from models.runtime.device import Device
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 _SD15_SCHEDULER = {
     "_class_name": "PNDMScheduler",
@@ -171,10 +171,10 @@ _WHOLE_WAY = """
 import sys
 from pathlib import Path
 from models.catalogue.catalogue import Catalogue
-from models.store.checkpoint import resolve
+from models.store.resolve_checkpoint import resolve
 from models.runtime.device import pick_device
 from models.runtime.memory_options import MemoryOptions
-from models.diffusion.text2image import ImageRequest, StableDiffusion
+from models.diffusion.stable_diffusion import ImageRequest, StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 
 folder = Path(sys.argv[1])

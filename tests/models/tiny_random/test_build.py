@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.text2image import StableDiffusion
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError
 from models.runtime.library_logging import quiet
-from models.store.checkpoint import Checkpoint, resolve
+from models.store.resolve_checkpoint import Checkpoint, resolve
 
 
 def test_building_it_leaves_torchs_randomness_alone(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from imwatermark import WatermarkDecoder
 from imwatermark.maxDct import EmbedMaxDct
 
-from models.watermark import arrays, colour
+from models.watermark import array_backend, colour
 from models.watermark.codec import Method, bit_accuracy, embed, examine, read
 from tests.models.marked import Pixels, bits_of, flat, noise, picture, reference_accuracy
 
@@ -122,12 +122,12 @@ def test_colours_of_tensors_are_opencvs() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 64, 64), (3, 1030, 512), (2, 77, 4001), (300, 16, 64)])
 def test_strips_cover_every_row_once_and_cut_no_block(shape: tuple[int, int, int]) -> None:
     pixels = np.zeros((*shape, 3), np.uint8)
-    for strip in arrays.strips(pixels):
+    for strip in array_backend.strips(pixels):
         pixels[strip.pixels] += 1
         assert strip.rows.start % 8 == 0
         assert strip.rows.stop % 8 == 0 or strip.rows.stop == shape[1]
     assert (pixels == 1).all()
-    assert len(list(arrays.strips(torch.from_numpy(pixels)))) == 1
+    assert len(list(array_backend.strips(torch.from_numpy(pixels)))) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from jobs.batches.policy import Policy
 from jobs.errors import ManifestError
 from jobs.manifest import ModelRules, RowRules, open_source
 from scheduler.ingest.ingest import Ingested, Order, ingest
-from scheduler.ingest.model_rules import Reading
+from scheduler.ingest.rules_from_catalogue import Reading
 
 MODEL = ModelRules("painter", 64, 64, 4, 7.5, "ddim", frozenset({"ddim"}), upscales=frozenset({4}))
 RULES = RowRules(models={"painter": MODEL}, default_model="painter", overrides={}, renames={})

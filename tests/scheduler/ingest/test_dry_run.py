@@ -18,7 +18,7 @@ from models.catalogue.samplers import SAMPLERS, other_names, viewer_name
 from models.errors import UnknownModelError
 from scheduler.ingest.dry_run import SHALLOW, SHOWN, Plan, make_plan, report
 from scheduler.ingest.ingest import ingest
-from scheduler.ingest.model_rules import Reading, row_rules
+from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 from tests.factories import look, order_for
 
 Rows = list[dict[str, Any]]

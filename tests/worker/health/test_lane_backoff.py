@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.errors import ObjectStoreError, StoreUnavailableError
-from jobs.outputs.marker import open_output
-from jobs.queue.workers import unhealthy_workers, waiting
+from jobs.outputs.mount_marker import open_output
+from jobs.queue.worker_health import unhealthy_workers, waiting
 from jobs.storage.folder import FolderStore
 from tests.factories import lanes_of, states
 from tests.s3 import S3Server
@@ -25,9 +25,9 @@ from tests.worker.faults import BrokenModelCache, RingingModelCache
 from worker.health import lane_backoff
 from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
 from worker.health.lane_backoff import Health, pause_s
-from worker.lanes.loop import follow
-from worker.lanes.session import WorkerContext, work
-from worker.stages import await_output
+from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.time_slices import follow
+from worker.stages import store_retry
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 
@@ -36,8 +36,8 @@ FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unhealthy workers try again soon."""
     monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(await_output, "_PAUSES_S", (0.02,))
-    monkeypatch.setattr("worker.lanes.loop.UNHEALTHY_S", 0.01)
+    monkeypatch.setattr(store_retry, "_PAUSES_S", (0.02,))
+    monkeypatch.setattr("worker.lanes.time_slices.UNHEALTHY_S", 0.01)
 
 
 def uncharged(engine: Engine) -> bool:
@@ -135,7 +135,7 @@ def test_a_client_of_s3_is_kept_until_there_is_trouble(
     context: WorkerContext, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mock(side_effect=open_output)
-    monkeypatch.setattr("worker.lanes.requirements.open_output", made)
+    monkeypatch.setattr("worker.lanes.lane_setup.open_output", made)
     reaching = context.settings.model_copy(
         update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"}
     )
@@ -210,7 +210,7 @@ def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
 def test_an_output_that_stays_away_is_given_up_and_left_to_a_probe(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(await_output, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(store_retry, "PATIENCE_S", 0.2)
     empty, steps = fill(monkeypatch, after=1), list[int]()
     worker = replace(context, model_cache=RingingModelCache(context.model_cache, -1, lambda: None, steps))
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(12)])

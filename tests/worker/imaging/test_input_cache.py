@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from jobs.claim_types import BatchId, Job, JobId, LaneId
 from jobs.errors import ObjectStoreError
-from jobs.job import BatchId, Job, JobId, LaneId
 from jobs.settings import load_settings
 from tests.s3 import S3Server
 from worker.imaging import input_cache as shelf
@@ -205,7 +205,7 @@ def test_where_its_whole_folder_is_gone_or_cannot_be_read_the_host_may_be_to_bla
     (tmp_path / "i.png").write_bytes(encoded(picture()))
     for number, kind in ((errno.ESTALE, PictureAwayError), (errno.EACCES, PictureError)):
         broken = OSError(number, os.strerror(number))
-        monkeypatch.setattr("jobs.image_paths.open_regular", Mock(side_effect=broken))
+        monkeypatch.setattr("jobs.input_image_access.open_regular", Mock(side_effect=broken))
         with pytest.raises(PictureError, match="can't be read") as raised:
             pictures.inputs(job(init_image=str(tmp_path / "i.png")), None)
         assert raised.type is kind

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job import LaneId
+from jobs.claim_types import LaneId
 from worker.bisect import Stage
 from worker.item import PipelineItem
-from worker.liveness.heartbeat import FOLDER, Beat, Heartbeat, Record
+from worker.liveness.progress_heartbeat import FOLDER, Beat, Heartbeat, Record
 from worker.liveness.watchdog import Watchdog
 
 HANG_S = 10
 
 CHILD = """
 import ctypes, sys, threading, time
-from worker.liveness.heartbeat import Heartbeat
+from worker.liveness.progress_heartbeat import Heartbeat
 heartbeat = Heartbeat.of_child(10)
 def hang(frames):
     print("hanging", flush=True)

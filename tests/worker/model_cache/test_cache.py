@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.job import BatchId, Lane, LaneId
+from jobs.claim_types import BatchId, Lane, LaneId
 from jobs.settings import Settings, load_settings
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 from tests.worker.contexts import desk_for, images_of, render
-from worker.lanes.session import WorkerContext
+from worker.lanes.lane_session import WorkerContext
 from worker.model_cache import batch_size as rows_of
 from worker.model_cache import cache as studios
 from worker.model_cache.cache import ModelCache

@@ -10,10 +10,10 @@ from typing import NoReturn
 
 import pytest
 
-from jobs.job import Lane
+from jobs.claim_types import Lane
 from tests.factories import lane_differences, states
 from tests.worker.contexts import attempts_of, jobs_of, only_lane, submit
-from worker.lanes.session import WorkerContext, work
+from worker.lanes.lane_session import WorkerContext, work
 from worker.model_cache.cache import ModelCache
 from worker.tasks import stop_on_sigterm
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.job import Lane
+from jobs.claim_types import Lane
 from models.assess.safety_checker import SafetyScores
 from models.engine.engine import Drawn
 from tests.factories import states
 from tests.worker.contexts import render
 from worker.item import Pixels
-from worker.lanes.session import WorkerContext
+from worker.lanes.lane_session import WorkerContext
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jobs.manifest import KNOWN_COLUMNS, Row
 from jobs.manifest.formats import dispatch
 from jobs.manifest.formats.json_lines import read_carefully
+from jobs.manifest.raw_record import Records
 from jobs.manifest.reading.streams import Lines
-from jobs.manifest.record import Records
 from tests.jobs.manifest.helpers import read_bytes
 
 NUMBERS = [

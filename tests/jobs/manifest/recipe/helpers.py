@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.manifest import Reject, Row, open_source
-from jobs.manifest.record import Broken, Record
-from jobs.manifest.records import read_records
+from jobs.manifest.raw_record import Broken, Record
+from jobs.manifest.read_records import read_records
 from tests.jobs.manifest.helpers import read
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.manifest import Reject, Row, open_source, read_rows
-from jobs.storage.local_files import Writable
+from jobs.storage.safe_open import Writable
 from tests.jobs.manifest.helpers import read, rules
 from tests.jobs.manifest.recipe.helpers import prompts, records, rows, values, write
 from tests.paths import ROOT

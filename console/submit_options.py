@@ -1,0 +1,118 @@
+"""Convert the options of `plan`, `submit` and `run` to an order that the scheduler ingests."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from console.session import s3_options
+from console.terminal.progress import counting
+from jobs.batches.policy import Policy, parse_policy
+from jobs.errors import UsageError
+from jobs.manifest import (
+    SETTABLE_COLUMNS,
+    RowRules,
+    check_overrides,
+    open_source,
+    parse_overrides,
+    parse_renames,
+)
+from jobs.manifest.values import shown
+from jobs.settings import Settings
+from jobs.states import Decoder, Scoring
+from jobs.storage.open import fetch_to_file, open_store
+from models.catalogue.catalogue import Catalogue
+from models.errors import ModelError
+from models.runtime.memory_options import require_packer
+from scheduler.ingest.ingest import Order, checked_name
+from scheduler.ingest.rules_from_catalogue import Reading, row_rules
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """The options that `plan`, `submit` and `run` share, as typed; `schedule`: policies with options of their own."""
+
+    manifest: str
+    out: str | None = None
+    model: str | None = None
+    name: str | None = None
+    set: Sequence[str] = ()
+    map: Sequence[str] = ()
+    strict: bool = False
+    input_format: str | None = None
+    schedule: Mapping[str, object] = field(default_factory=dict)
+    delimiter: str | None = None
+    drop: Sequence[str] = ()
+    unique_ids: bool = False
+
+
+@contextmanager
+def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
+    """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError."""
+    policy, columns = _split(asked)
+    reading = Reading(columns, parse_renames(asked.map), asked.strict, tuple(asked.drop), asked.unique_ids)
+    name = asked.name and checked_name(asked.name)
+    _check_weights(policy, settings)
+    catalogue = Catalogue.load(settings.models_path)
+    _check_decoder(policy, columns.get("model", ""), catalogue)
+    rules = row_rules(
+        catalogue,
+        settings.default_model,
+        reading,
+        policy.batch_seed,
+        image_roots=settings.image_roots,
+        needs_clip=policy.clip_score == Scoring.ON,
+        needs_decoder=policy.decoder == Decoder.TINY,
+    )
+    check_overrides(rules)
+    options = s3_options(settings)
+    source = open_source(
+        asked.manifest,
+        format=asked.input_format,
+        delimiter=asked.delimiter,
+        fetch=lambda uri, file: fetch_to_file(uri, file, options),
+        prompt_header=reading.renames.get("prompt", "prompt"),
+        limit=settings.manifest_limit,
+        roots=settings.image_roots,
+    )
+    with ExitStack() as stack:
+        with counting("opening the manifest"):
+            manifest = stack.enter_context(source)
+        output = _output(asked.out) if asked.out else settings.output
+        open_store(output, options)
+        yield Order(manifest, reading, policy, output, settings.default_model, name), rules
+
+
+def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
+    """Split the `--set` options into the batch's policy and the values of row columns."""
+    given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
+    given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
+    of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
+    of_rows = [pair for pair in given if pair not in of_batch]
+    policy = parse_policy(
+        {key.strip(): value for key, _, value in (pair.partition("=") for pair in of_batch)}
+    )
+    return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *Policy.model_fields))
+
+
+def _check_weights(policy: Policy, settings: Settings) -> None:
+    """Check that the packer of the weights is installed; with private services, workers run in this installation."""
+    if policy.weights is None or settings.database_url is not None:
+        return
+    try:
+        require_packer(policy.weights)
+    except ModelError as error:
+        raise UsageError(f"--set weights={policy.weights}: {error}") from None
+
+
+def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
+    """Check the decoder if one model is set for all rows; models named in rows are checked with the rows."""
+    card = catalogue.ids_and_aliases().get(model.strip().casefold())
+    if policy.decoder == Decoder.TINY and card is not None and card.decoder is None:
+        raise UsageError(f"--set decoder=tiny: model {card.id!r} names no small decoder; use decoder=full")
+
+
+def _output(out: str) -> str:
+    if not out.isprintable():
+        raise UsageError(f"--out {shown(out)}: can't be stored as text; name it in UTF-8")
+    return out if "://" in out else str(Path(out).expanduser().absolute())

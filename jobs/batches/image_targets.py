@@ -1,0 +1,115 @@
+"""Targets: a number of accepted images for each value of a column, with replacements for failed and blocked jobs.
+
+A replacement is a job of the same row with the next free index and therefore a new seed, which the manifest determines
+like all others. Jobs that failed with `bad-input` aren't replaced: a new seed would not help.
+"""
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.claim_types import BatchId
+from jobs.db.engine import run, transact
+from jobs.queue.sql_predicates import reopening
+
+GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
+
+_COPIED = """
+    batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,
+    meta, init_image, mask_image, depth_image, strength"""
+
+_VALUE = "CASE WHEN target_per IS NULL THEN '' ELSE coalesce(meta ->> target_per, '') END"
+
+# A 32-bit seed stays a 32-bit seed: torch's CPU generator uses no more bits.
+_SEED = f"""
+    mod(seed + CAST({GOLDEN} AS numeric) * (place - "index"),
+        CASE WHEN seed < 4294967296 THEN 4294967296 ELSE 18446744073709551616 END)"""
+
+_TALLIED = """
+    tallied AS (
+        INSERT INTO tallies (batch_id, lane_id, state, delta)
+        SELECT batch_id, lane_id, 'queued', count(*) FROM added GROUP BY 1, 2
+    )"""
+
+_FILL_UP = text(f"""
+    WITH own AS (
+        SELECT jobs.*, {_VALUE} AS value, target, max("index") OVER (PARTITION BY ordinal) + 1 AS images
+        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND target IS NOT NULL
+    ), ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY value ORDER BY ordinal, "index") - 1 AS rank,
+            count(*) OVER (PARTITION BY value) AS there
+        FROM own
+    ), copied AS (
+        SELECT ranked.*, "index" + images * (1 + n / there) AS place
+        FROM ranked, generate_series(rank, target - there - 1, there) AS n
+    ), added AS (
+        INSERT INTO jobs ({_COPIED}, "index", seed)
+        SELECT {_COPIED}, place, {_SEED} FROM copied ORDER BY ordinal, place
+        RETURNING batch_id, lane_id
+    ), {_TALLIED}, noted AS (
+        UPDATE batches SET jobs = jobs + (SELECT count(*) FROM added) WHERE id = :batch
+    )
+    SELECT count(*) AS n FROM added
+""")
+
+_REPLACE = text(f"""
+    WITH lost AS (
+        SELECT ended.*, {_VALUE} AS value, CAST(floor(target * top_up) AS bigint) AS most
+        FROM batches CROSS JOIN LATERAL (
+            SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ('failed', 'blocked')
+              AND error_kind <> 'bad-input' AND NOT EXISTS (
+                SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
+            OFFSET 0) AS ended  -- batch by batch: few have a target, and those may be looked at first
+        WHERE target IS NOT NULL AND cancelled_at IS NULL AND archived_at IS NULL
+          AND (CAST(:batch AS bigint) IS NULL OR batches.id = :batch)
+    ), made AS (
+        SELECT batch_id, {_VALUE} AS value, count(*) AS n FROM jobs JOIN batches ON batches.id = batch_id
+        WHERE replaces IS NOT NULL AND target IS NOT NULL GROUP BY 1, 2
+    ), placed AS (
+        SELECT lost.*, row_number() OVER (PARTITION BY batch_id, value ORDER BY id) + coalesce(made.n, 0) AS rank,
+            (SELECT max(other."index") FROM jobs AS other
+             WHERE other.batch_id = lost.batch_id AND other.ordinal = lost.ordinal)
+            + row_number() OVER (PARTITION BY batch_id, ordinal ORDER BY id) AS place
+        FROM lost LEFT JOIN made USING (batch_id, value)
+    ), added AS (
+        INSERT INTO jobs ({_COPIED}, "index", seed, replaces, not_before)
+        SELECT {_COPIED}, place, {_SEED}, id, now() FROM placed WHERE rank <= most ORDER BY id LIMIT :limit
+        ON CONFLICT DO NOTHING RETURNING batch_id, lane_id
+    ), {_TALLIED}, noted AS (
+        UPDATE batches SET jobs = jobs + n FROM (SELECT batch_id, count(*) AS n FROM added GROUP BY 1) AS more
+        WHERE batches.id = more.batch_id AND cancelled_at IS NULL AND archived_at IS NULL RETURNING batches.id
+    ), {reopening("SELECT lane_id FROM added WHERE (SELECT count(*) FROM noted) >= 0")}
+    SELECT count(*) AS n, count(DISTINCT batch_id) = (SELECT count(*) FROM noted) AS is_wanted FROM added
+""")
+
+_SHORT = text(f"""
+    SELECT value, target, accepted, on_their_way FROM (
+        SELECT {_VALUE} AS value, target, count(*) FILTER (WHERE state = 'done') AS accepted,
+            count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
+        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND target IS NOT NULL GROUP BY 1, 2
+    ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
+""")
+
+
+def fill_up(connection: Connection, batch: BatchId) -> int:
+    """Repeat rows of a batch that is being ingested until each value reaches its target; returns the jobs added."""
+    added: int = connection.execute(_FILL_UP, {"batch": batch}).scalar_one()
+    return added
+
+
+def make_up(engine: Engine, batch: BatchId | None = None, *, limit: int = 1000) -> int:
+    """Queue replacements for failed and blocked jobs, as many as the batch allows; returns the number queued."""
+
+    def replace(connection: Connection) -> int:
+        made = connection.execute(_REPLACE, {"batch": batch, "limit": limit}).one()
+        if not made.is_wanted:  # a batch was cancelled or archived meanwhile
+            connection.rollback()
+        return made.n if made.is_wanted else 0
+
+    return transact(engine, replace)
+
+
+def short(engine: Engine, batch: BatchId, *, limit: int = 20) -> list[dict[str, object]]:
+    """Return the values that are below their target, the largest gap first; scans all jobs of the batch.
+
+    The keys are value, target, accepted, on_their_way.
+    """
+    return [dict(row._mapping) for row in run(engine, _SHORT, {"batch": batch, "limit": limit})]

@@ -1,0 +1,138 @@
+"""Health reports of workers: healthy, or unhealthy with the reason and the lanes that they can't work in."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.claim_types import BatchId, LaneId
+from jobs.db.engine import run
+from jobs.queue.sql_predicates import HAS_WORK, IS_OPEN
+
+SEEN_S = 60  # a worker without a report for longer than this is not counted
+
+_REPORT = text("""
+    INSERT INTO workers (name, device, state, reason, since, next_try_at, lane_faults)
+    VALUES (:name, :device, CASE WHEN CAST(:reason AS text) IS NULL THEN 'healthy' ELSE 'unhealthy' END, :reason,
+        CASE WHEN CAST(:reason AS text) IS NOT NULL THEN now() END,
+        now() + make_interval(secs => :next_try_s), CAST(:lane_faults AS jsonb))
+    ON CONFLICT (name) DO UPDATE SET state = excluded.state, reason = excluded.reason,
+        since = CASE WHEN excluded.reason IS NOT NULL THEN coalesce(workers.since, excluded.since) END,
+        next_try_at = excluded.next_try_at, lane_faults = excluded.lane_faults, seen_at = now()
+    RETURNING name
+""")
+
+_UNHEALTHY = text("""
+    SELECT name, device, reason, since, next_try_at FROM workers
+    WHERE state = 'unhealthy' AND seen_at > now() - make_interval(secs => :seen_s) ORDER BY since, name
+""")
+
+LIVE = """
+    live AS (
+        SELECT *, state = 'unhealthy' AND lane_faults = '{}' AS is_resting FROM workers
+        WHERE seen_at > now() - make_interval(secs => :seen_s)
+    )"""
+
+# Lanes that no live worker can work in; a row with a null batch_id means that no live worker can work in any lane.
+_STUCK = text(f"""
+    WITH {LIVE}, stuck AS (
+        SELECT DISTINCT CAST(key AS bigint) AS lane FROM live, jsonb_object_keys(lane_faults) AS key
+        WHERE NOT EXISTS (SELECT FROM live AS l WHERE NOT (l.lane_faults ? key OR l.is_resting))
+    )
+    SELECT batch_id, (SELECT lane_faults ->> CAST(lane AS text) FROM live
+        WHERE lane_faults ? CAST(lane AS text) ORDER BY since LIMIT 1) AS reason
+    FROM stuck JOIN lanes ON lanes.id = lane
+    UNION ALL
+    SELECT NULL, min(reason) FROM live HAVING bool_and(is_resting)
+""")
+
+_WANTED = text(f"""
+    SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id
+    WHERE lanes.id = ANY (CAST(:lanes AS bigint[])) AND {IS_OPEN}
+      AND ({HAS_WORK} OR EXISTS (SELECT FROM jobs WHERE state = 'running' AND lane_id = lanes.id))
+""")
+
+_STORED = text("UPDATE workers SET stored_at = now() WHERE name = :name RETURNING name")
+
+
+@dataclass(frozen=True, slots=True)
+class UnhealthyWorker:
+    """A worker that can't work in some or all lanes: the reason, since when, and the time of the next try."""
+
+    name: str
+    device: str
+    reason: str
+    since: datetime
+    next_try_at: datetime | None
+
+    def report(self) -> dict[str, Any]:
+        """Return the values that `status --json` prints."""
+        next_try_at = self.next_try_at and self.next_try_at.isoformat()
+        return {
+            "worker": self.name,
+            "device": self.device,
+            "reason": self.reason,
+            "since": self.since.isoformat(),
+            "next_try_at": next_try_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The reasons why batches wait that no worker can process; `everywhere` applies to all batches."""
+
+    batches: Mapping[BatchId, str] = field(default_factory=dict)
+    everywhere: str | None = None
+
+    def reason(self, batch: BatchId) -> str | None:
+        """Return what keeps the workers from this batch; None if a worker can process it, or no worker is live."""
+        return self.batches.get(batch, self.everywhere)
+
+
+def report_health(
+    engine: Engine,
+    worker: str,
+    device: str,
+    reason: str | None,
+    *,
+    next_try_s: float | None = None,
+    lane_faults: Mapping[LaneId, str] | None = None,
+) -> None:
+    """Record a worker's health; `reason` None means healthy.
+
+    `lane_faults` maps lanes to the reason why the worker can't work in them; an unhealthy worker without lane faults
+    works in no lane.
+    """
+    values = {
+        "name": worker,
+        "device": device,
+        "reason": reason,
+        "next_try_s": next_try_s,
+        "lane_faults": json.dumps(lane_faults or {}),
+    }
+    run(engine, _REPORT, values)
+
+
+def unhealthy_workers(engine: Engine) -> list[UnhealthyWorker]:
+    """Return the live workers that are unhealthy, the one that has been so for longest first."""
+    return [UnhealthyWorker(**row._mapping) for row in run(engine, _UNHEALTHY, {"seen_s": SEEN_S})]
+
+
+def waiting(engine: Engine) -> Waiting:
+    """Return the batches that no live worker can process, with the reasons."""
+    rows = run(engine, _STUCK, {"seen_s": SEEN_S})
+    everywhere = next((row.reason for row in rows if row.batch_id is None), None)
+    return Waiting({BatchId(row.batch_id): row.reason for row in rows if row.batch_id}, everywhere)
+
+
+def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:
+    """Return those of the lanes that are open and have running jobs or jobs that are due."""
+    return {row.id for row in run(engine, _WANTED, {"lanes": list(lanes)})} if lanes else set()
+
+
+def note_stored(engine: Engine, worker: str) -> None:
+    """Record that a worker has just stored an image."""
+    run(engine, _STORED, {"name": worker})

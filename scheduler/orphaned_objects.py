@@ -1,0 +1,122 @@
+"""Sweeps objects that no image row references: uploads of workers that died or lost their job before completing it.
+
+No object that a row references, or may come to reference, can be deleted. An object is referenced by completing its
+job, for which the job must be running. So a job that has ended is locked, then it is checked again whether its row
+references the object, and the object is deleted only under that lock: nobody can queue the job again, claim it and
+upload meanwhile. Before each delete, a query verifies that the transaction still holds the lock. The age limit is a
+second safeguard, against writers that bypass the job table: it protects all recent objects, whatever the job's state.
+
+Nothing is deleted where this installation isn't recorded as the folder's owner, and nothing older than that record:
+such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
+the job stay.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.batches.delete_files import since_when
+from jobs.claim_types import BatchId, JobId
+from jobs.db.engine import run
+from jobs.outputs.ownership import owner_of
+from jobs.states import FINISHED
+from jobs.storage.base import ObjectStore, StoredObject
+from jobs.storage.key_layout import parse_image_key
+from jobs.storage.open import remove_temporaries
+
+OLD = timedelta(hours=1)
+PAGE = 100
+_PORTION = 50
+_ENDED = ", ".join(f"'{state}'" for state in FINISHED)
+
+_BATCH = text("SELECT id, name, output, created_at, now() AS now FROM batches WHERE id = :batch")
+
+_UNNAMED = text(f"""
+    SELECT g.key, jobs.id AS job
+    FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
+    JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
+    LEFT JOIN images ON images.job_id = jobs.id
+    WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (images.key <> g.key AND starts_with(
+        images.key, regexp_replace(g.key, '[0-9a-f]{{12}}[.][a-z]+$', '') || left(images.sha256, 12) || '.')))
+""")  # noqa: S608
+
+_LOCK = text(f"""
+    SELECT id FROM jobs WHERE id = ANY (CAST(:jobs AS bigint[])) AND state IN ({_ENDED})
+    ORDER BY id FOR UPDATE SKIP LOCKED
+""")  # noqa: S608
+
+_STILL_HERE = text("SELECT 1")
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An old object whose key identifies its job."""
+
+    object: StoredObject
+    ordinal: int
+    index: int
+
+
+def sweep_batch(
+    engine: Engine, store: ObjectStore, batch: BatchId, *, older_than: timedelta = OLD, dry_run: bool = False
+) -> Iterator[list[StoredObject]]:
+    """Delete a batch's unreferenced objects older than `older_than`; yields those deleted, one listing page at a time.
+
+    Partly written files are deleted, too, if they are older than an hour. Jobs that haven't ended keep all their
+    objects, and so do archived batches, whose jobs aren't known any more. With `dry_run` nothing is deleted. The caller
+    may stop after any page, and any number of processes may sweep at once. Raises ForeignOutputError where the folder
+    is another installation's, ObjectStoreError when the store refuses.
+    """
+    for row in run(engine, _BATCH, {"batch": batch}):
+        owner = owner_of(engine, store, batch, row.name)
+        since = since_when(row.created_at, owner)
+        if since is None:
+            return
+        if not dry_run:
+            remove_temporaries(store, row.name, max(older_than, OLD))
+        listing = store.list(f"{row.name}/images/")
+        while page := list(islice(listing, PAGE)):
+            candidates = _candidates(page, since, row.now - older_than)
+            with engine.begin() as connection:
+                suspects = _unnamed(connection, batch, candidates)
+            if dry_run:
+                yield [candidate.object for candidate, _ in suspects]
+            else:
+                yield list(_delete(engine, store, batch, suspects))
+
+
+def _candidates(page: Sequence[StoredObject], after: datetime, before: datetime) -> list[_Candidate]:
+    parsed = ((found, parse_image_key(found.key)) for found in page if after <= found.modified < before)
+    return [_Candidate(found, key.ordinal, key.index) for found, key in parsed if key]
+
+
+def _unnamed(
+    connection: Connection, batch: BatchId, candidates: Sequence[_Candidate]
+) -> list[tuple[_Candidate, JobId]]:
+    """Return the objects whose job has ended and whose job's row, if there is one, references another object."""
+    by_key = {candidate.object.key: candidate for candidate in candidates}
+    values = {
+        "batch": batch,
+        "keys": list(by_key),
+        "ordinals": [candidate.ordinal for candidate in candidates],
+        "indexes": [candidate.index for candidate in candidates],
+    }
+    return [(by_key[row.key], row.job) for row in connection.execute(_UNNAMED, values)]
+
+
+def _delete(
+    engine: Engine, store: ObjectStore, batch: BatchId, suspects: Sequence[tuple[_Candidate, JobId]]
+) -> Iterator[StoredObject]:
+    for start in range(0, len(suspects), _PORTION):
+        portion = suspects[start : start + _PORTION]
+        with engine.begin() as connection:
+            held = connection.execute(_LOCK, {"jobs": [job for _, job in portion]}).scalars().all()
+            # A separate statement: its snapshot includes everything committed before the locks were granted.
+            mine = [candidate for candidate, job in portion if job in held]
+            for candidate, _ in _unnamed(connection, batch, mine):
+                connection.execute(_STILL_HERE)
+                store.delete(candidate.object.key)
+                yield candidate.object

@@ -1,0 +1,27 @@
+"""Keys under which host faults are recorded: a lane's models, its output, its batch's folder, its jobs' inputs."""
+
+from collections.abc import Hashable
+
+from jobs.claim_types import Lane, LaneId
+from jobs.settings import Settings
+from worker.model_cache.lane_models import Wanted
+
+
+def models_of(lane: Lane, settings: Settings) -> Hashable:
+    """The cause for faults in loading the lane's models."""
+    return "models", Wanted.of(lane, settings.weights)
+
+
+def output_of(lane: Lane) -> Hashable:
+    """The cause for faults in writing to the lane's output."""
+    return "output", lane.output
+
+
+def folder_of(lane: Lane) -> Hashable:
+    """The cause for faults of the batch's folder in the output, which may belong to another installation."""
+    return "folder", lane.output, lane.batch
+
+
+def work_of(lane: LaneId) -> Hashable:
+    """The cause for faults of the lane's jobs themselves, such as input images that can't be fetched at present."""
+    return "work", lane
