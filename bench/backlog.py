@@ -8,9 +8,9 @@ from sqlalchemy import Engine, insert, text
 
 from bench.harness.services import settle, vacuum
 from jobs.batches.policy import parse_policy
-from jobs.claim_types import BatchId, Image, Job, JobId, LaneId
 from jobs.db import schema
 from jobs.db.engine import run
+from jobs.job_types import BatchId, Image, Job, JobId, LaneId
 from jobs.queue import transitions
 
 LEASE_S = 3600

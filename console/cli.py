@@ -17,7 +17,7 @@ from console.terminal.streams import prepare_streams
 from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.process_lifecycle import work_offline
-from jobs.redaction import visible, without_secrets
+from jobs.sanitise_text import visible, without_secrets
 from models.errors import ModelError, UnknownModelError
 
 app = typer.Typer(

@@ -1,8 +1,10 @@
 """Arguments and options shared by several commands, as typer annotations."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from jobs.errors import UsageError
 
 NONE = "none"
 """The value that takes back a limit, a window or a moment."""
@@ -43,3 +45,13 @@ UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes 
 Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
 DontAsk = Annotated[bool, typer.Option("--yes", "-y", help="don't ask")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
+
+
+def one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
+    """Return the member of `allowed` that equals `value`; raise UsageError that names the option and what it takes."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
+    return allowed[allowed.index(value)]

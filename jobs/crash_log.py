@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.errors import NightmillError
 from jobs.process_lifecycle import open_log
-from jobs.redaction import visible, without_secrets
+from jobs.sanitise_text import visible, without_secrets
 from jobs.services.sockets import own_temporary_folder
 
 NAME = "errors.log"

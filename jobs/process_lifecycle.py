@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
-from jobs.redaction import visible, without_secrets
+from jobs.sanitise_text import visible, without_secrets
 
 
 class SignalSafeEvent:

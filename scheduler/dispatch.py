@@ -13,9 +13,9 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from sqlalchemy import Engine, text
 
 from jobs.celery_config import SHIFT_TASK, celery_settings
-from jobs.claim_types import LaneId
 from jobs.db.engine import run
 from jobs.errors import ServiceError
+from jobs.job_types import LaneId
 from jobs.queue.fair_share import waiting_lanes
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.services.broker_program import BUILT_IN

@@ -19,8 +19,8 @@ from itertools import islice
 from sqlalchemy import Connection, Engine, text
 
 from jobs.batches.delete_files import since_when
-from jobs.claim_types import BatchId, JobId
 from jobs.db.engine import run
+from jobs.job_types import BatchId, JobId
 from jobs.outputs.ownership import owner_of
 from jobs.states import FINISHED
 from jobs.storage.base import ObjectStore, StoredObject

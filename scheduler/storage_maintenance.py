@@ -8,9 +8,9 @@ from functools import cache
 
 from sqlalchemy import Engine, text
 
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
 from jobs.errors import ForeignOutputError, NightmillError
+from jobs.job_types import BatchId
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import owner_of
 from jobs.settings import Settings

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Engine, text
 
 from jobs.batches.policy import Policy
-from jobs.claim_types import BatchId, Failure, Image, Job, JobId, LaneId
+from jobs.job_types import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
 from jobs.outputs.ownership import claim, owner_key
 from jobs.queue import transitions

@@ -12,10 +12,10 @@ from sqlalchemy import Engine
 
 import migrations
 from jobs.batches import actions
-from jobs.claim_types import LaneId
 from jobs.db.engine import connect
 from jobs.db.schema import metadata
 from jobs.images.feed import read
+from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.queue.fair_share import take_turn
 from jobs.queue.tenants import tenants

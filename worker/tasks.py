@@ -12,12 +12,12 @@ from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from jobs.celery_config import SHIFT_TASK
-from jobs.claim_types import LaneId
 from jobs.db.engine import connect, wait_while_away
+from jobs.job_types import LaneId
 from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent
 from jobs.settings import load_settings
+from worker.lanes.lane_loop import follow
 from worker.lanes.lane_session import WorkerContext
-from worker.lanes.time_slices import follow
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat
 from worker.model_cache.cache import ModelCache

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from console.command_options import Json
-from console.commands.batches import Batch
+from console.command_options import Batch, Json
 from console.session import s3_options, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, print_json

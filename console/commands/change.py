@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from console.command_options import NONE, Deadline, Json, NotBefore, Priority, Window
-from console.commands.batches import Batch, change_batch
+from console.command_options import NONE, Batch, Deadline, Json, NotBefore, Priority, Window
+from console.commands.batch_control import change_batch
 from console.terminal.output import note
 from jobs.batches import actions
 from jobs.batches.policy import parse_policy

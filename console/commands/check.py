@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from console.command_options import Json
-from console.commands.batches import Batch
+from console.command_options import Batch, Json
 from console.session import session
 from console.terminal.output import note, plural, print_json, print_line
 from console.terminal.progress import counting

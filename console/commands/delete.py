@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from console.command_options import DontAsk, Json
-from console.commands.batches import Batch
+from console.command_options import Batch, DontAsk, Json
 from console.session import session
 from console.terminal.confirm import ask
 from console.terminal.output import counted, note, print_json

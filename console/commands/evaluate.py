@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from console.command_options import Json
-from console.commands.batches import Batch
+from console.command_options import Batch, Json
 from console.evaluation.metrics import COLUMNS, measure
 from console.evaluation.plot import draw
 from console.evaluation.scorers import instruments_for
@@ -18,7 +17,7 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import NightmillError, UsageError
 from jobs.images.batch_images import images_by_model, meta_columns, pages_of
-from jobs.manifest.columns.names import did_you_mean
+from jobs.manifest.columns.header import did_you_mean
 from jobs.storage.open import ObjectStore
 
 

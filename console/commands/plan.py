@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from console.build_order import SubmitOptions, order_of
 from console.command_options import (
     Delimiter,
     Drop,
@@ -19,7 +20,6 @@ from console.command_options import (
     Strict,
     UniqueIds,
 )
-from console.submit_options import SubmitOptions, order_of
 from console.terminal.output import (
     duration,
     lane_cells,
@@ -80,7 +80,7 @@ def plan(
 
 def _gflops(settings: Settings) -> float:
     from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
-    from models.runtime.flops_probe import usable_gflops  # noqa: PLC0415
+    from models.runtime.matmul_benchmark import usable_gflops  # noqa: PLC0415
 
     return usable_gflops(pick_device(settings.device))
 

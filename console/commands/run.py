@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
+from console.build_order import SubmitOptions, order_of
 from console.command_options import (
     Canary,
     Deadline,
@@ -34,14 +35,13 @@ from console.command_options import (
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
-from console.run_report import effort, truncated, write_contact_sheet
+from console.run_summary import effort, truncated, write_contact_sheet
 from console.session import Session, session
-from console.submit_options import SubmitOptions, order_of
 from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
 from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
+from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus
-from jobs.batches.image_targets import make_up
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
 from jobs.states import BatchState

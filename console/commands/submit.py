@@ -2,6 +2,7 @@
 
 import typer
 
+from console.build_order import SubmitOptions
 from console.command_options import (
     Canary,
     Deadline,
@@ -24,7 +25,6 @@ from console.command_options import (
 )
 from console.commands.run import intake, take_in
 from console.session import session
-from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json
 from jobs.batches import actions
 

@@ -10,10 +10,10 @@ from sqlalchemy import Engine, text, update
 from jobs.batches.policy import SCHEDULE, Policy
 from jobs.batches.status import BatchStatus, status, statuses
 from jobs.batches.time_windows import span
-from jobs.claim_types import BatchId, LaneId
 from jobs.db import schema
 from jobs.db.engine import run
 from jobs.errors import UsageError
+from jobs.job_types import BatchId, LaneId
 from jobs.queue import transitions
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import RETRYABLE, JobState

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
+from jobs.job_types import BatchId
 
 _FAILURES = text("""
     SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,

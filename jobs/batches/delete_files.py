@@ -7,11 +7,11 @@ from itertools import islice
 from sqlalchemy import Engine, text
 
 from jobs.batches.status import BatchStatus
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
 from jobs.db.installation_id import this_installation
-from jobs.outputs import export_folder
-from jobs.outputs.export_folder import ExportPlace
+from jobs.job_types import BatchId
+from jobs.outputs import export_markers
+from jobs.outputs.export_markers import ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
@@ -39,7 +39,7 @@ def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None
     place = ExportPlace(
         store, f"{batch.name}/{EXPORT}/", batch.name, this_installation(engine).id, is_own=owner is not None
     )
-    export_folder.clear(place, export_folder.look(place))
+    export_markers.clear(place, export_markers.look(place))
     if owner is not None:
         store.delete(f"{batch.name}/{CONTACT_SHEET}")
         disown(store, batch.name, owner)

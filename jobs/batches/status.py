@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, TextClause, text
 
 from jobs.batches.eta import LaneWork, finish, seconds_left
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
 from jobs.errors import UsageError
+from jobs.job_types import BatchId
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import BatchState, JobState

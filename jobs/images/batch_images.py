@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
-from jobs.images.records import COLUMNS, record
+from jobs.images.row_serialisation import COLUMNS, record
+from jobs.job_types import BatchId
 
 PAGE = 500
 _SAMPLE = 1000

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.images.records import COLUMNS, record
+from jobs.images.row_serialisation import COLUMNS, record
 
 START = "0-0"
 

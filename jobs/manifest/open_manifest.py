@@ -15,8 +15,8 @@ from typing import BinaryIO, get_args
 
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest.format_detection import find_format, read_head, sniff_compression
+from jobs.manifest.reading.decompressed_lines import CHUNK
 from jobs.manifest.reading.spool import spooled
-from jobs.manifest.reading.streams import CHUNK
 from jobs.manifest.types import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.values import printable
 from jobs.storage.safe_open import (

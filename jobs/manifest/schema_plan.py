@@ -6,8 +6,8 @@ from operator import itemgetter
 from typing import Any
 
 from jobs.errors import ManifestError
+from jobs.manifest.columns.header import find_misspelt, locate_columns, prompt_guess
 from jobs.manifest.columns.input_images import PICTURE_COLUMNS
-from jobs.manifest.columns.names import find_misspelt, locate_columns, prompt_guess
 from jobs.manifest.columns.options import OPTION_COLUMNS, PLAIN_LENGTHS
 from jobs.manifest.columns.other_tools import WAYS_OUT, watched_names
 from jobs.manifest.raw_record import Shape

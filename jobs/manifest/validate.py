@@ -8,15 +8,15 @@ from typing import Any
 
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest.columns.generation_modes import Pictures
-from jobs.manifest.columns.input_images import PICTURE_COLUMNS, PictureFinder
-from jobs.manifest.columns.loras import take_tags
-from jobs.manifest.columns.names import (
+from jobs.manifest.columns.header import (
     MAX_COLUMNS,
     check_header,
     find_misspelt,
     locate_columns,
     surplus_columns,
 )
+from jobs.manifest.columns.input_images import PICTURE_COLUMNS, PictureFinder
+from jobs.manifest.columns.loras import take_tags
 from jobs.manifest.columns.options import (
     FREE_COLUMNS,
     MAX_PROMPT,
@@ -26,8 +26,8 @@ from jobs.manifest.columns.options import (
 )
 from jobs.manifest.columns.other_tools import translated
 from jobs.manifest.raw_record import Broken, ByShape, Record, Records, Shape, Shapes
-from jobs.manifest.read_records import read_records
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.record_source import read_records
 from jobs.manifest.schema_plan import Plan, Readers, Values, make_plan
 from jobs.manifest.types import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (

@@ -6,8 +6,8 @@ the verdict (`jobs.queue.sql_predicates.IS_PAST_CANARY`).
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
+from jobs.job_types import BatchId
 
 _SEND_AHEAD = text("""
     UPDATE jobs SET not_before = now() FROM batches

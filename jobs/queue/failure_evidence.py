@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from jobs.claim_types import JobId, LaneId
 from jobs.db.engine import run
+from jobs.job_types import JobId, LaneId
 from jobs.queue.worker_health import LIVE, SEEN_S
 
 # A worker's failure counts against the job if the worker has stored an image since, or up to 60 s before.

@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.claim_types import LaneId
 from jobs.db.engine import run, transact
+from jobs.job_types import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
 
 TURNS_LOCK = 0x6E6D7475  # advisory lock key that serialises the choice of lanes

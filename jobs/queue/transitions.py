@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 import orjson
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
-from jobs.claim_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
+from jobs.job_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]

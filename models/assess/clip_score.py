@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from models.errors import CheckpointError, ModelError
 from models.runtime.batch_invariant_cpu import make_batch_invariant
-from models.runtime.cuda_async import beside, own_stream
+from models.runtime.cuda_graphs_and_streams import beside, own_stream
 from models.runtime.device import Device, memory_errors
 from models.runtime.library_logging import quiet
 from models.runtime.padding_and_noise import padded

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.diffusion.load_exceptions import UNLOADABLE
+from models.diffusion.loading_error_types import UNLOADABLE
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.runtime.library_logging import quiet

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from models.diffusion.load_exceptions import UNLOADABLE
+from models.diffusion.loading_error_types import UNLOADABLE
 from models.engine.vae_decode import Decoder
 from models.errors import CheckpointError
 from models.runtime.compile_options import PLAIN, CompileOptions

@@ -11,7 +11,7 @@ from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
 from models.engine.step_inputs import ActiveImage, Plan
 from models.runtime.compile_options import PLAIN, CompileOptions
-from models.runtime.cuda_async import Pace
+from models.runtime.cuda_graphs_and_streams import Pace
 from models.runtime.padding_and_noise import draw, moved
 
 LatentShape = tuple[int, int, int]

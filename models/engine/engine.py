@@ -17,7 +17,7 @@ from models.engine.sampler_matrices import SamplerMatrices, SamplerMatricesCache
 from models.engine.throughput_probe import try_rows
 from models.engine.vae_decode import Decoder, Development
 from models.runtime.compile_options import PLAIN, CompileOptions
-from models.runtime.cuda_async import on, side_stream
+from models.runtime.cuda_graphs_and_streams import on, side_stream
 from models.runtime.device import Device, memory_errors
 from models.runtime.padding_and_noise import seeded
 
@@ -109,7 +109,7 @@ class Engine:
         Requests are taken when there is room for them (an image with guidance needs two rows of the UNet batch, one
         without guidance one), and are started in that order, each with a generator seeded by its seed. `on_call(i)` is
         called before the i-th UNet call. Of an image's calls, the first and then every `whole_every`-th compute the
-        whole UNet (`models.engine.unet_split_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may
+        whole UNet (`models.engine.unet_partial_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may
         enable less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the device
         runs out of memory.
         """

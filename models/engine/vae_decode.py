@@ -9,7 +9,7 @@ import torch
 from models.engine.rendered_image import Defect, Picture
 from models.runtime import batch_invariant_cuda
 from models.runtime.compile_options import PLAIN, CompileOptions
-from models.runtime.cuda_async import event_now
+from models.runtime.cuda_graphs_and_streams import event_now
 
 PIXELS_AT_ONCE = 2**20
 

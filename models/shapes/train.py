@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.runtime.device import pick_device
-from models.shapes.training import processes
+from models.shapes.training import data_parallel
 from models.shapes.training.export import export
 from models.shapes.training.stages import PLANS, TrainingStages
 
@@ -31,7 +31,7 @@ def main() -> None:
     if not chosen.write:
         cores = min(4, torch.get_num_threads()) if device == "cpu" else 1
         stages = [chosen.only] if chosen.only else list(PLANS)
-        processes.run(chosen.processes or cores, train, chosen.work, device, stages)
+        data_parallel.run(chosen.processes or cores, train, chosen.work, device, stages)
     if not chosen.only:
         print("written:", ", ".join(export(TrainingStages(chosen.work, torch.device(device)), chosen.to)))
 

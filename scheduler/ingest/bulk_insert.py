@@ -8,8 +8,8 @@ from typing import Any, Self
 from psycopg import Cursor
 from sqlalchemy import Connection, insert, update
 
-from jobs.claim_types import BatchId, LaneId
 from jobs.db import schema
+from jobs.job_types import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats

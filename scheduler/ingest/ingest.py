@@ -16,13 +16,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs.batches import image_targets
+from jobs.batches import accepted_image_quotas
 from jobs.batches.policy import Policy
 from jobs.batches.status import is_number
 from jobs.batches.time_windows import span
-from jobs.claim_types import BatchId
 from jobs.db import schema
 from jobs.errors import ManifestError, UsageError
+from jobs.job_types import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.values import printable
@@ -151,7 +151,7 @@ def ingest(
         if order.reading.unique_ids:
             refuse_repeated(again, order.manifest.label)
         _note(connection, batch.id, order, load)
-        added = image_targets.fill_up(connection, batch.id) if order.policy.target else 0
+        added = accepted_image_quotas.fill_up(connection, batch.id) if order.policy.target else 0
         if order.policy.canary:
             canary.send_ahead(connection, batch.id)
         return replace(

@@ -14,8 +14,8 @@ from celery.contrib.testing.worker import start_worker
 from sqlalchemy import Engine
 
 from jobs.celery_config import celery_settings
-from jobs.claim_types import LaneId
 from jobs.errors import LeaseLostError
+from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.claim_types import Job
 from jobs.errors import ObjectStoreError
+from jobs.job_types import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
-from jobs.claim_types import Job
 from jobs.errors import LeaseLostError
+from jobs.job_types import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import S3Options, open_store

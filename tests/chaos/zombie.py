@@ -3,9 +3,9 @@
 import sys
 from contextlib import ExitStack
 
-from jobs.claim_types import LaneId
 from jobs.db.engine import connect
 from jobs.errors import LeaseLostError
+from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
 from tests.chaos.lane_models import upload

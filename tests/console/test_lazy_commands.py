@@ -34,6 +34,8 @@ finally:
 
 
 def test_status_imports_no_library_for_pictures() -> None:
-    code = f"import console.commands.batches, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    code = (
+        f"import console.commands.batch_status, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "['sqlalchemy', 'pydantic_settings']"

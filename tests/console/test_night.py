@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from jobs.queue import canary, transitions
 from jobs.states import ErrorKind
 from tests.console.conftest import Typed, write_lines

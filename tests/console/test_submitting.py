@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from console.commands import run as run_command
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import redis
 
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from jobs.settings import Settings
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from jobs.batches import actions
-from jobs.claim_types import Image, Job
+from jobs.job_types import Image, Job
 from jobs.outputs.ownership import OWNER
 from jobs.queue import transitions
 from jobs.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from jobs.batches.policy import parse_policy
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from jobs.manifest import open_source
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings

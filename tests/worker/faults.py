@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from jobs.claim_types import Lane
 from jobs.errors import UsageError
+from jobs.job_types import Lane
 from models.diffusion.requests import ImageRequest
 from models.engine.engine import Drawn
 from models.engine.rendered_image import Picture

@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.claim_types import BatchId, Job, JobId, LaneId
 from jobs.errors import LeaseLostError, ObjectStoreError
+from jobs.job_types import BatchId, Job, JobId, LaneId
 from jobs.states import ErrorKind
 from models.errors import (
     CheckpointError,

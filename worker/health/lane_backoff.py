@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from jobs.queue.worker_health import note_stored, report_health, wanted_lanes
 
 log = logging.getLogger(__name__)

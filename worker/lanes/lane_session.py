@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from jobs.claim_types import Job, JobId, Lane, LaneId
 from jobs.errors import LeaseLostError
+from jobs.job_types import Job, JobId, Lane, LaneId
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings
@@ -23,7 +23,7 @@ from jobs.storage.open import ObjectStore
 from models.errors import InterruptedRender
 from worker.bisect import Stage, aside, run_stage
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
-from worker.health.fault_keys import output_of, work_of
+from worker.health.fault_domains import output_of, work_of
 from worker.health.host_faults import HostFaultError, LaneDoubtedError
 from worker.health.lane_backoff import Health
 from worker.imaging.input_cache import Pictures
@@ -36,9 +36,9 @@ from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache
 from worker.stages.assess import AssessStages
+from worker.stages.continuous_generation import Generation
 from worker.stages.finish import FinishStages
-from worker.stages.generate import Generation
-from worker.stages.render import RenderStages
+from worker.stages.lane_stages import RenderStages
 from worker.stages.store_retry import Storing
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sqlalchemy import Engine
 
-from jobs.claim_types import Failure, LaneId
 from jobs.errors import LeaseLostError
+from jobs.job_types import Failure, LaneId
 from jobs.queue import transitions
 from worker.bisect import Stage, run_stage
 from worker.health.fault_attribution import CircuitBreaker, Judgement, is_certain

@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.claim_types import Job, JobId
 from jobs.db.engine import run
+from jobs.job_types import Job, JobId
 from jobs.queue import transitions
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from worker.bisect import Stage
 from worker.item import PipelineItem
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jobs.claim_types import Lane
+from jobs.job_types import Lane
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from jobs.claim_types import Lane
+from jobs.job_types import Lane
 from jobs.states import ErrorKind, SafetyAction, Scoring
 from models.errors import ModelError
 from worker.bisect import Stage, aside

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from sqlalchemy import Engine
 
-from jobs.claim_types import Image, Lane
+from jobs.job_types import Image, Lane
 from jobs.manifest import split_loras
 from jobs.queue import transitions
 from jobs.settings import Settings

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.claim_types import Lane
+from jobs.job_types import Lane
 from jobs.states import ErrorKind
 from models.engine.rendered_image import Picture
 from models.errors import OutOfMemoryError

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable
 from itertools import chain, repeat
 from typing import TypeVar
 
-from jobs.claim_types import LaneId
 from jobs.errors import ObjectStoreError
+from jobs.job_types import LaneId
 from worker.health.host_faults import HostFaultError
 from worker.health.lane_backoff import Health
 

@@ -2,7 +2,7 @@
 
 import re
 
-from jobs.manifest.columns.names import did_you_mean
+from jobs.manifest.columns.header import did_you_mean
 from jobs.manifest.types import LoraRules, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown
 

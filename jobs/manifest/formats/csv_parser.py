@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from jobs.manifest.reading.streams import MAX_LINE, Lines
+from jobs.manifest.reading.decompressed_lines import MAX_LINE, Lines
 
 DELIMITERS = ("\t", ",", ";", "|")
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)

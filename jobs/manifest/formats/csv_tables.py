@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns.names import check_header, locate_columns
+from jobs.manifest.columns.header import check_header, locate_columns
 from jobs.manifest.columns.spelling import suggest
 from jobs.manifest.formats.csv_parser import BadQuotesError, find_delimiter, read_quoted, sep_line
 from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.reading.decompressed_lines import MAX_LINE, Lines
 from jobs.manifest.reading.line_ends import other_line_end
-from jobs.manifest.reading.streams import MAX_LINE, Lines
 from jobs.manifest.reading.utf8 import NOT_UTF8, decoded, loose
 from jobs.manifest.values import SURROGATE
 

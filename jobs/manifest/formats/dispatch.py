@@ -9,8 +9,8 @@ from jobs.manifest.formats.json_lines import read_jsonl
 from jobs.manifest.formats.text_lines import read_text
 from jobs.manifest.raw_record import Records
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.reading.decompressed_lines import Lines, read_chunks
 from jobs.manifest.reading.line_ends import with_lf, with_lf_if_none
-from jobs.manifest.reading.streams import Lines, read_chunks
 from jobs.manifest.types import ManifestFile
 
 
@@ -27,7 +27,7 @@ def read_file_records(
 
         return read_parquet(manifest, renames, counts)
     if manifest.format == "recipe":
-        raise ValueError("a recipe's rows are made by jobs.manifest.read_records")
+        raise ValueError("a recipe's rows are made by jobs.manifest.record_source")
     label = manifest.label
     chunks = read_chunks(manifest.path, manifest.compression, label, manifest.limit)
     match manifest.format:

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns.names import check_header
+from jobs.manifest.columns.header import check_header
 from jobs.manifest.formats.json_lines import read_carefully, refuse_constant
 from jobs.manifest.formats.json_tables import NoTableError, expand, table_of
 from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.read_statistics import LineCounts
-from jobs.manifest.reading.streams import MAX_LINE
+from jobs.manifest.reading.decompressed_lines import MAX_LINE
 from jobs.manifest.values import printable, shown
 
 MAX_DOCUMENT = 2**27

@@ -12,7 +12,7 @@ import orjson
 from jobs.manifest.formats.json_tables import expand
 from jobs.manifest.raw_record import Broken, Record, Records, Shape, Shapes
 from jobs.manifest.read_statistics import LineCounts
-from jobs.manifest.reading.streams import MAX_LINE, Lines
+from jobs.manifest.reading.decompressed_lines import MAX_LINE, Lines
 from jobs.manifest.reading.utf8 import decoded
 from jobs.manifest.values import PLAIN_TYPES, is_visible
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.manifest.columns.names import locate_columns, promptless_hint
+from jobs.manifest.columns.header import locate_columns, promptless_hint
 from jobs.manifest.columns.spelling import OTHER_TOOLS, plain_name
 from jobs.manifest.raw_record import Broken, Record
 from jobs.manifest.values import printable, shown

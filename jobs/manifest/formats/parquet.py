@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import ManifestError
+from jobs.manifest.columns.header import check_header, locate_columns
 from jobs.manifest.columns.input_images import PICTURE_COLUMNS
-from jobs.manifest.columns.names import check_header, locate_columns
-from jobs.manifest.formats.parquet_memory_estimate import Weights, weights
+from jobs.manifest.formats.arrow_cell_sizes import Weights, weights
 from jobs.manifest.formats.parquet_pages import Group, PageError, delta_columns, read_groups, rows_at_once
 from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.reading.decompressed_lines import MAX_LINE, read_chunks
 from jobs.manifest.reading.signatures import PARQUET_MAGIC
 from jobs.manifest.reading.spool import spooled
-from jobs.manifest.reading.streams import MAX_LINE, read_chunks
 from jobs.manifest.types import ManifestFile
 from jobs.manifest.values import ProblemError, printable, shown
 

@@ -8,8 +8,8 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.reading.decompressed_lines import Lines
 from jobs.manifest.reading.line_ends import other_line_end
-from jobs.manifest.reading.streams import Lines
 from jobs.manifest.reading.utf8 import decoded
 from jobs.manifest.values import ProblemError, is_visible, shown, whole_number
 

@@ -1,7 +1,7 @@
 """Decode lines as UTF-8."""
 
 from jobs.manifest.raw_record import Broken
-from jobs.manifest.reading.streams import MAX_LINE
+from jobs.manifest.reading.decompressed_lines import MAX_LINE
 
 NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from jobs.errors import ManifestError
-from jobs.manifest.reading.streams import read_chunks
+from jobs.manifest.reading.decompressed_lines import read_chunks
 from jobs.manifest.recipe.parse import parse_recipe
 from jobs.manifest.types import OUTSIDE, Format, ManifestFile
 from jobs.manifest.values import printable

@@ -7,7 +7,7 @@ from math import log10
 from typing import Any
 
 from jobs.errors import ManifestError
-from jobs.manifest.columns.names import KNOWN_COLUMNS, NEAR, SETTABLE_COLUMNS, did_you_mean
+from jobs.manifest.columns.header import KNOWN_COLUMNS, NEAR, SETTABLE_COLUMNS, did_you_mean
 from jobs.manifest.columns.spelling import suggest
 from jobs.manifest.formats.dispatch import read_file_records
 from jobs.manifest.recipe.recipe import PromptFile, RandomDraw, Recipe, Variable

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from string import Formatter
 
-from jobs.manifest.columns.names import did_you_mean
+from jobs.manifest.columns.header import did_you_mean
 from jobs.manifest.columns.options import MAX_PROMPT
 from jobs.manifest.recipe.recipe import RandomDraw, Template, Variable
 from jobs.manifest.recipe.yaml_nodes import Node, Pairs

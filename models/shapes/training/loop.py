@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from models.shapes.training import processes
+from models.shapes.training import data_parallel
 
 _WARM_UP = 100
 _LOG_EVERY = 50
@@ -61,7 +61,7 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
     interrupted training resumes there, with its random scenes restarted from the seed.
     """
     plan, log = course.plan, course.log
-    processes.begin_alike(module)
+    data_parallel.begin_alike(module)
     optimiser = torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=1e-4)
     average = copy.deepcopy(module).eval().requires_grad_(False)
     saved = _Saved(log.with_suffix(".pt"), module, average, optimiser)
@@ -76,7 +76,7 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
             losses = loss_of(step)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            processes.average_gradients(module)
+            data_parallel.average_gradients(module)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             _average(average, module, min(plan.decay, (step + 1) / (step + 10)))
@@ -84,16 +84,16 @@ def fit(module: torch.nn.Module, course: Course, loss_of: Callable[[int], dict[s
                 values = {name: round(value.item(), 5) for name, value in losses.items()}
                 line = {"step": step, "seconds": round(time.monotonic() - started), "rate": rate} | values
                 print(json.dumps(line), file=lines, flush=True)
-            if (step + 1) % _SAVE_EVERY == 0 and processes.is_first():
+            if (step + 1) % _SAVE_EVERY == 0 and data_parallel.is_first():
                 saved.save(step + 1, time.monotonic() - started)
-    processes.wait()
+    data_parallel.wait()
     saved.forget()
     return average
 
 
 def _lines(log: Path, goes_on: bool) -> TextIO:
     """Open the log of losses; only the first process writes it, with the losses of its own rows."""
-    path = log if processes.is_first() else Path(os.devnull)
+    path = log if data_parallel.is_first() else Path(os.devnull)
     return path.open("a" if goes_on else "w", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.runtime.device import pick_device, versions
-from models.shapes.training import data, processes
+from models.shapes.training import data, data_parallel
 from models.shapes.training.denoised_latents import Redrawing
 from models.shapes.training.loop import Course, Plan
 from models.shapes.training.networks.autoencoder import (
@@ -215,12 +215,12 @@ class TrainingStages:
         kept = self.folder / name
         if not kept.exists():
             log = self.folder / f"{name}.jsonl"
-            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // processes.size()))
-            module = train(Course(plan, self.device, processes.own_seed(_SEEDS[name]), log))
-            if processes.is_first():
+            plan = replace(PLANS[name], rows=max(1, PLANS[name].rows // data_parallel.size()))
+            module = train(Course(plan, self.device, data_parallel.own_seed(_SEEDS[name]), log))
+            if data_parallel.is_first():
                 self._note(name, json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"])
                 keep(module, kept)
-            processes.wait()
+            data_parallel.wait()
         return recall(kept).to(self.device).eval()
 
     def _note(self, name: str, seconds: float) -> None:
@@ -232,7 +232,7 @@ class TrainingStages:
             "seed": _SEEDS[name],
             "hours": round(seconds / 3600, 3),
             "device": device.label,
-            "processes": processes.size(),
+            "processes": data_parallel.size(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "versions": versions(),

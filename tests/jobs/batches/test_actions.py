@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.batches.dead_letters import failures
-from jobs.claim_types import Job
 from jobs.errors import LeaseLostError, UsageError
+from jobs.job_types import Job
 from jobs.queue import transitions
 from jobs.states import RETRYABLE, BatchState, ErrorKind
 from tests.factories import (

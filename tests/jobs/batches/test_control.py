@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import actions, archive_and_delete, image_targets
+from jobs.batches import accepted_image_quotas, actions, archive_and_delete
 from jobs.batches.dead_letters import failures, kinds
 from jobs.batches.eta import LaneWork, finish, seconds_left
-from jobs.claim_types import Job
 from jobs.errors import UsageError
+from jobs.job_types import Job
 from jobs.queue import canary, transitions
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant, tenants
 from jobs.states import ErrorKind
@@ -99,10 +99,10 @@ def test_a_target_is_reached_whatever_is_blocked(engine: Engine) -> None:
         bad = [job for job in jobs if next(turns) % 3 == 0]
         transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in bad])
         transitions.complete(engine, [image(job) for job in jobs if job not in bad])
-        image_targets.make_up(engine)
+        accepted_image_quotas.make_up(engine)
     assert classes(engine, batch) == {"cat": 7, "dog": 7}
     assert lane_differences(engine) == []
-    assert image_targets.short(engine, batch.id) == []
+    assert accepted_image_quotas.short(engine, batch.id) == []
     made = look(
         engine, 'SELECT ordinal, "index", seed, prompt, state FROM jobs WHERE batch_id = :id', id=batch.id
     )
@@ -114,10 +114,10 @@ def test_a_target_is_reached_whatever_is_blocked(engine: Engine) -> None:
 def test_replacements_end_at_the_cap(engine: Engine) -> None:
     batch = make_batch(engine, 4, target=4, top_up=1.5)
     while finish_all(engine, batch, bad=100):
-        image_targets.make_up(engine)
+        accepted_image_quotas.make_up(engine)
     assert states(engine) == {"blocked": 4 + 6}
-    assert image_targets.make_up(engine) == 0
-    (lacking,) = image_targets.short(engine, batch.id)
+    assert accepted_image_quotas.make_up(engine) == 0
+    (lacking,) = accepted_image_quotas.short(engine, batch.id)
     assert lacking == {"value": "", "target": 4, "accepted": 0, "on_their_way": 0}
 
 
@@ -127,7 +127,7 @@ def test_two_schedulers_replace_each_job_once(engine: Engine) -> None:
     batch = make_batch(engine, 60, target=60)
     finish_all(engine, batch, bad=60)
     with ThreadPoolExecutor(4) as pool:
-        made = sum(pool.map(lambda _: image_targets.make_up(engine), range(4)))
+        made = sum(pool.map(lambda _: accepted_image_quotas.make_up(engine), range(4)))
     assert made == 60
     assert states(engine) == {"blocked": 60, "queued": 60}
     assert lane_differences(engine) == []
@@ -138,9 +138,9 @@ def test_what_a_new_seed_cannot_mend_is_not_replaced(engine: Engine) -> None:
     jobs = take_all(engine, batch)
     transitions.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT)], delay_s=0)
     transitions.block(engine, [failure(jobs[1], ErrorKind.SAFETY)])
-    assert image_targets.make_up(engine, batch.id) == 1
+    assert accepted_image_quotas.make_up(engine, batch.id) == 1
     actions.cancel(engine, batch.id)
-    assert image_targets.make_up(engine) == 0
+    assert accepted_image_quotas.make_up(engine) == 0
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [(kind, min(3, kind.most_attempts)) for kind in ErrorKind])

@@ -17,7 +17,7 @@ import zstandard
 
 from jobs.errors import ManifestError
 from jobs.manifest import open_source, read_rows
-from jobs.manifest.reading import streams
+from jobs.manifest.reading import decompressed_lines
 from jobs.manifest.reading.spool import spooled
 from tests.jobs.manifest.helpers import read, rules
 
@@ -133,7 +133,7 @@ def test_nothing_is_left_of_a_process_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_line_without_an_end_is_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_SKIPPED", 4 << 20)
+    monkeypatch.setattr(decompressed_lines, "MAX_SKIPPED", 4 << 20)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(bytes(8 << 20), 1))
     with pytest.raises(ManifestError, match=r"has a line of over 4,194,304 bytes, so that it is no manifest"):

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest import KNOWN_COLUMNS, parse_overrides, parse_renames
-from jobs.manifest.columns.names import check_header
+from jobs.manifest.columns.header import check_header
 from jobs.manifest.columns.spelling import suggest
 
 MISSPELT = {

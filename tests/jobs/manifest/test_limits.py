@@ -13,7 +13,7 @@ import pytest
 
 from jobs.errors import ManifestError
 from jobs.manifest import Reject, Row
-from jobs.manifest.columns import names as columns
+from jobs.manifest.columns import header as columns
 from jobs.manifest.raw_record import ByShape, Shape, Shapes
 from tests.jobs.manifest.helpers import only_reject, read, read_bytes
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from jobs.batches import actions, archive_and_delete, image_targets
-from jobs.claim_types import Job
+from jobs.batches import accepted_image_quotas, actions, archive_and_delete
 from jobs.errors import UsageError
-from jobs.queue import canary, fair_share, lane_progress, transitions
+from jobs.job_types import Job
+from jobs.queue import canary, fair_share, lanes, transitions
 from jobs.states import RETRYABLE, ErrorKind
 from scheduler.ingest.ingest import Ingested
 from tests.factories import (
@@ -89,7 +89,7 @@ def test_replacements_that_come_too_late_for_a_cancelled_batch_are_not_queued(en
     change(engine, "UPDATE jobs SET state = 'failed', finished_at = now()")
     with ThreadPoolExecutor(1) as thread, engine.begin() as connection:
         connection.execute(text("UPDATE batches SET cancelled_at = now()"))
-        late = thread.submit(image_targets.make_up, engine)
+        late = thread.submit(accepted_image_quotas.make_up, engine)
         wait_for_lock(engine)
         connection.commit()
         assert late.result() == 0
@@ -139,16 +139,16 @@ def ended(engine: Engine) -> list[bool]:
 
 def test_a_lane_ends_with_its_last_job_and_no_sooner(engine: Engine) -> None:
     lane = make_lane(engine, 2)
-    assert lane_progress.end_lanes(engine) == 0, "jobs are queued"
+    assert lanes.end_lanes(engine) == 0, "jobs are queued"
     first, second = take(engine, lane)
     transitions.complete(engine, [image(first)])
-    assert lane_progress.end_lanes(engine) == 0, "a job runs"
+    assert lanes.end_lanes(engine) == 0, "a job runs"
     transitions.fail(engine, [failure(second)], delay_s=3600)
-    lane_progress.raise_floors(engine)
-    assert lane_progress.end_lanes(engine) == 0, "a job waits for its next attempt"
+    lanes.raise_floors(engine)
+    assert lanes.end_lanes(engine) == 0, "a job waits for its next attempt"
     change(engine, "UPDATE jobs SET not_before = now() WHERE state = 'queued'")
     transitions.complete(engine, [image(*take(engine, lane))])
-    assert (lane_progress.end_lanes(engine), lane_progress.end_lanes(engine)) == (1, 0)
+    assert (lanes.end_lanes(engine), lanes.end_lanes(engine)) == (1, 0)
 
 
 def lose(engine: Engine, batch: Ingested) -> None:
@@ -157,11 +157,11 @@ def lose(engine: Engine, batch: Ingested) -> None:
 
 QUEUES_AGAIN: dict[str, Callable[[Engine, Ingested], int]] = {
     "retry": lambda engine, batch: actions.retry(engine, batch.id),
-    "replacement": lambda engine, _: image_targets.make_up(engine),
+    "replacement": lambda engine, _: accepted_image_quotas.make_up(engine),
 }
 QUEUEING = {
     "retry": (transitions._RETRY, {"batch": 1, "states": ["blocked"], "kind": None, "limit": 10}),
-    "replacement": (image_targets._REPLACE, {"batch": None, "limit": 10}),
+    "replacement": (accepted_image_quotas._REPLACE, {"batch": None, "limit": 10}),
 }
 
 
@@ -169,7 +169,7 @@ QUEUEING = {
 def test_a_lane_begins_again_with_what_is_queued_there(engine: Engine, how: str) -> None:
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
-    assert lane_progress.end_lanes(engine) == 1
+    assert lanes.end_lanes(engine) == 1
     assert fair_share.take_turn(engine, slice_s=60) is None
     assert QUEUES_AGAIN[how](engine, batch) == 3
     assert fair_share.take_turn(engine, slice_s=60) is not None
@@ -182,10 +182,10 @@ def test_a_lane_that_is_being_ended_begins_again(engine: Engine, how: str) -> No
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
     with ThreadPoolExecutor(1) as thread, engine.begin() as connection:
-        ids = connection.execute(lane_progress._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
+        ids = connection.execute(lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
         queued = thread.submit(QUEUES_AGAIN[how], engine, batch)
         wait_for_lock(engine)
-        assert connection.execute(lane_progress._END, {"ids": list(ids)}).all()
+        assert connection.execute(lanes._END, {"ids": list(ids)}).all()
         connection.commit()
         assert queued.result() == 3
     assert ended(engine) == [False]
@@ -198,8 +198,8 @@ def test_a_lane_with_jobs_on_their_way_back_is_not_ended(engine: Engine, how: st
     lose(engine, make_batch(engine, 3, target=3))
     with engine.begin() as connection:
         connection.execute(*QUEUEING[how])
-        assert lane_progress.end_lanes(engine) == 0
-    assert lane_progress.end_lanes(engine) == 0
+        assert lanes.end_lanes(engine) == 0
+    assert lanes.end_lanes(engine) == 0
     assert fair_share.take_turn(engine, slice_s=60) is not None
 
 
@@ -214,8 +214,8 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     for statement, values in (
         (fair_share._CHOOSE, TURN),
         (fair_share._WAITING, {"limit": 3}),
-        (lane_progress._RAISE_FLOORS, {"top": lane_progress.ABOVE_ALL}),
-        (lane_progress._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
+        (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}),
+        (lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("lanes", node)]
         assert sum(map(looked_at, scans)) <= 10, statement.text
@@ -225,5 +225,5 @@ def test_many_lanes_are_ended_a_portion_at_a_time(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": "a", "width": 64 + 8 * (i % 7)} for i in range(7)])
     lose(engine, batch)
     make_lane(engine, 1)
-    assert lane_progress.end_lanes(engine, limit=2) == 7
+    assert lanes.end_lanes(engine, limit=2) == 7
     assert ended(engine) == [True] * 7 + [False]

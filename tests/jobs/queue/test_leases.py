@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from jobs.batches import actions
-from jobs.claim_types import Job
 from jobs.errors import LeaseLostError
+from jobs.job_types import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from tests.factories import (

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.claim_types import Job, JobId
 from jobs.errors import LeaseLostError
-from jobs.queue import lane_progress, transitions
+from jobs.job_types import Job, JobId
+from jobs.queue import lanes, transitions
 from jobs.states import RETRYABLE, ErrorKind, JobState
 from tests.factories import (
     change,
@@ -217,7 +217,7 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.unfinished < len(ROWS))
     @rule()
     def end_lanes(self) -> None:
-        lane_progress.end_lanes(self.engine)
+        lanes.end_lanes(self.engine)
 
     @invariant()
     def the_tables_are_as_the_workers_know_them(self) -> None:

@@ -9,11 +9,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, Table, TextClause, text
 
+from jobs.batches import accepted_image_quotas as targets
 from jobs.batches import archive_and_delete
-from jobs.batches import image_targets as targets
 from jobs.db import schema
 from jobs.images import feed
-from jobs.queue import canary, fair_share, lane_progress, transitions
+from jobs.queue import canary, fair_share, lanes, transitions
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -85,7 +85,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2 * LANES,
     ),
     "seemingly ended": (
-        lane_progress._SEEMINGLY_ENDED,
+        lanes._SEEMINGLY_ENDED,
         {"after": 0, "limit": 100},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
@@ -99,8 +99,8 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2,
     ),
     "floors": (
-        lane_progress._RAISE_FLOORS,
-        {"top": lane_progress.ABOVE_ALL},
+        lanes._RAISE_FLOORS,
+        {"top": lanes.ABOVE_ALL},
         "jobs",
         {"jobs_fresh_idx"},
         2 * LANES,

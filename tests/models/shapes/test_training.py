@@ -14,7 +14,7 @@ from models.diffusion.requests import ImageRequest
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import pick_device
-from models.shapes.training import processes, stages
+from models.shapes.training import data_parallel, stages
 from models.shapes.training.export import STAGES, export
 from models.shapes.training.loop import Course, Plan, fit
 from models.store.resolve_checkpoint import Checkpoint, resolve
@@ -100,7 +100,7 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
 def test_two_processes_take_the_steps_that_one_takes_with_all_rows(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
-        processes.run(number, fit_a_line, tmp_path / str(number))
+        data_parallel.run(number, fit_a_line, tmp_path / str(number))
     alone, first, second = (
         torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("*/*.weights"))
     )
@@ -113,13 +113,13 @@ def test_two_processes_take_the_steps_that_one_takes_with_all_rows(tmp_path: Pat
 
 def fit_a_line(folder: Path) -> None:
     """Eight rows a step in all, of which this process has its own."""
-    own = 0 if processes.is_first() else 1
-    torch.manual_seed(processes.own_seed(1))
+    own = 0 if data_parallel.is_first() else 1
+    torch.manual_seed(data_parallel.own_seed(1))
     line = torch.nn.Linear(2, 1)
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         points = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
-        points = points.tensor_split(processes.size())[own]
+        points = points.tensor_split(data_parallel.size())[own]
         return {"squared": (line(points) - points @ torch.tensor([[2.0], [-1.0]]) - 3).square().mean()}
 
     plan = Plan(steps=20, rows=8, rate=3e-2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.claim_types import Job, LaneId
+from jobs.job_types import Job, LaneId
 from jobs.queue import transitions
 from jobs.queue.worker_health import report_health, unhealthy_workers
 from jobs.states import ErrorKind

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jobs.claim_types import BatchId, Job, JobId, LaneId
 from jobs.errors import ObjectStoreError
+from jobs.job_types import BatchId, Job, JobId, LaneId
 from jobs.settings import load_settings
 from tests.s3 import S3Server
 from worker.imaging import input_cache as shelf

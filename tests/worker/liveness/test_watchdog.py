@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.claim_types import LaneId
+from jobs.job_types import LaneId
 from worker.bisect import Stage
 from worker.item import PipelineItem
 from worker.liveness.progress_heartbeat import FOLDER, Beat, Heartbeat, Record

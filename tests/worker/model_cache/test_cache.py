@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.claim_types import BatchId, Lane, LaneId
+from jobs.job_types import BatchId, Lane, LaneId
 from jobs.settings import Settings, load_settings
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
-from jobs.claim_types import Lane
+from jobs.job_types import Lane
 from jobs.states import WatermarkMethod
 from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding

@@ -11,7 +11,7 @@ from jobs.manifest import KNOWN_COLUMNS, Row
 from jobs.manifest.formats import dispatch
 from jobs.manifest.formats.json_lines import read_carefully
 from jobs.manifest.raw_record import Records
-from jobs.manifest.reading.streams import Lines
+from jobs.manifest.reading.decompressed_lines import Lines
 from tests.jobs.manifest.helpers import read_bytes
 
 NUMBERS = [

@@ -6,9 +6,9 @@ from sqlalchemy import Engine, text
 
 from console.contact_sheet import Tile, contact_sheet, evenly
 from jobs.batches.actions import BatchStatus
-from jobs.claim_types import BatchId
 from jobs.db.engine import run
 from jobs.errors import ObjectStoreError
+from jobs.job_types import BatchId
 from jobs.storage.base import is_key
 from jobs.storage.key_layout import CONTACT_SHEET, parse_image_key
 from jobs.storage.open import ObjectStore

@@ -1,4 +1,4 @@
-"""Commands on batches: status, rejects, failures, targets, pause, resume, cancel, retry."""
+"""Commands that show batches: status, rejects, failures, targets."""
 
 import time
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from console.broker_check import BrokerCheck
-from console.command_options import Json
+from console.command_options import Batch, Json, one_of
 from console.process_control import daemon
 from console.session import Session, session
 from console.terminal.output import (
@@ -17,7 +17,6 @@ from console.terminal.output import (
     err,
     lane_cells,
     note,
-    plural,
     print_facts,
     print_json,
     print_table,
@@ -25,15 +24,12 @@ from console.terminal.output import (
 from console.terminal.progress import summary
 from console.terminal.schedule_text import schedule_facts, warn_of_deadline
 from jobs.batches import actions
+from jobs.batches.accepted_image_quotas import short
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
-from jobs.batches.image_targets import short
-from jobs.errors import UsageError
-from jobs.queue.lane_progress import lanes
-from jobs.states import RETRYABLE, ErrorKind, JobState
-
-Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
+from jobs.queue.lanes import lanes
+from jobs.states import ErrorKind, JobState
 
 
 def status(
@@ -82,7 +78,7 @@ def failures(
     as_json: Json = False,
 ) -> None:
     """Jobs that failed for good or were blocked, with the history of their attempts."""
-    kind = error and _one_of("--error", error, tuple(ErrorKind))
+    kind = error and one_of("--error", error, tuple(ErrorKind))
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         dead = dead_letters(open_session.engine, found.id, kind, limit=limit)
@@ -117,62 +113,6 @@ def targets(
     columns = ("value", "accepted", "target", "on their way")
     print_table(columns, [(s["value"], s["accepted"], s["target"], s["on_their_way"]) for s in lacking])
     note(f"{len(lacking)} values lack images" if lacking else "no value lacks images")
-
-
-def pause(batch: Batch, as_json: Json = False) -> None:
-    """Stop claiming jobs of a batch; workers finish the device batch that they are at."""
-    change_batch(batch, as_json, lambda s, found: actions.pause(s.engine, found.id))
-
-
-def resume(batch: Batch, as_json: Json = False) -> None:
-    """Go on with a paused batch."""
-    change_batch(batch, as_json, lambda s, found: actions.resume(s.engine, found.id))
-
-
-def cancel(batch: Batch, as_json: Json = False) -> None:
-    """End all jobs of a batch that aren't finished; finished images stay."""
-    change_batch(batch, as_json, lambda s, found: actions.cancel(s.engine, found.id))
-
-
-def retry(
-    batch: Batch,
-    only: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="failed, blocked, cancelled, or a kind of error")
-    ] = None,
-    error: Annotated[
-        str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Queue jobs again that ended without an image, with all their attempts before them."""
-    if only is not None:
-        _one_of("--only", only, (*RETRYABLE, *ErrorKind))
-        if only not in RETRYABLE:
-            error, only = error or only, None
-    states = RETRYABLE if only is None else (JobState(only),)
-    kind = error and _one_of("--error", error, tuple(ErrorKind))
-    queued: list[int] = []
-    change_batch(
-        batch, as_json, lambda s, found: queued.append(actions.retry(s.engine, found.id, states, kind))
-    )
-    note(f"{plural(queued[0], 'job')} queued again")
-
-
-def _one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
-    return allowed[allowed.index(value)]
-
-
-def change_batch(batch: str, as_json: bool, change: Any) -> None:
-    with session() as open_session:
-        found = actions.status(open_session.engine, batch)
-        change(open_session, found)
-        after = actions.status(open_session.engine, batch)
-    if as_json:
-        print_json(after.report())
-    else:
-        note(f"{after.name} is {after.state}: {summary(after)}")
 
 
 def _show_all(found: list[BatchStatus], as_json: bool) -> None:

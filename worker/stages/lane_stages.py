@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.claim_types import Job, Lane
+from jobs.job_types import Job, Lane
 from jobs.states import ErrorKind, Mode, SafetyAction
 from worker.bisect import Stage
 from worker.imaging.input_cache import Pictures

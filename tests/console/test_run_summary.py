@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import Engine
 
-from console.run_report import effort
-from jobs.claim_types import BatchId
+from console.run_summary import effort
+from jobs.job_types import BatchId
 from jobs.queue import transitions
 from tests.factories import change, image, look, make_lane, take
 

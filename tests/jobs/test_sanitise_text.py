@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from jobs.crash_log import plain_errors
 from jobs.errors import UsageError
 from jobs.process_lifecycle import start_logging
-from jobs.redaction import visible, without_secrets
+from jobs.sanitise_text import visible, without_secrets
 
 
 @pytest.mark.parametrize(

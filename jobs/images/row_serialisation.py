@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from jobs.claim_types import BatchId
+from jobs.job_types import BatchId
 
 COLUMNS = """
     i.id AS image_id, b.name AS batch, i.job_id, i.ordinal, i.index, i.row_id, i.key, b.output, i.format, i.width,

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.claim_types import BatchId, Lane, LaneId
 from jobs.db.engine import run, transact
+from jobs.job_types import BatchId, Lane, LaneId
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
 
 ABOVE_ALL = 2**63 - 1

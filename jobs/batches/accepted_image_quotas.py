@@ -6,8 +6,8 @@ like all others. Jobs that failed with `bad-input` aren't replaced: a new seed w
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.claim_types import BatchId
 from jobs.db.engine import run, transact
+from jobs.job_types import BatchId
 from jobs.queue.sql_predicates import reopening
 
 GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
