@@ -26,9 +26,9 @@ def fresh(tmp_path: Path) -> Path:
     """A clone in which nothing is installed."""
     for name in ("Makefile", "constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "jobs").mkdir()
-    for name in ("__init__.py", "broker_program.py"):
-        shutil.copy(ROOT / "jobs" / name, tmp_path / "jobs")
+    (tmp_path / "jobs" / "services").mkdir(parents=True)
+    for name in ("__init__.py", "services/__init__.py", "services/broker_program.py"):
+        shutil.copy(ROOT / "jobs" / name, tmp_path / "jobs" / name)
     return tmp_path
 
 

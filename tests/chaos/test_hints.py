@@ -20,8 +20,8 @@ from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
 from scheduler.dispatch import Dispatcher
+from tests.chaos.helpers import unfinished, upload
 from tests.chaos.invariant import Facts, check
-from tests.chaos.lane_models import unfinished, upload
 from tests.chaos.ledger import claims, keep_ledger
 from tests.chaos.mutants import CLAIMS_UNLOCKED, mutated
 from tests.chaos.scale import scaled

@@ -18,8 +18,8 @@ from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from jobs.storage.s3 import S3Store
+from tests.chaos.helpers import upload, work_all
 from tests.chaos.invariant import Facts, check
-from tests.chaos.lane_models import upload, work_all
 from tests.chaos.ledger import keep_ledger
 from tests.chaos.proxy import Fault, Proxy, faulty
 from tests.chaos.scale import scaled

@@ -21,8 +21,8 @@ from jobs.storage.open import ObjectStore, S3Options
 from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
+from tests.chaos.helpers import upload
 from tests.chaos.invariant import check
-from tests.chaos.lane_models import upload
 from tests.chaos.scale import scaled
 from tests.conftest import new_database
 from tests.factories import change, lanes_of, make_batch, take

@@ -18,8 +18,8 @@ from jobs.job_types import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import S3Options, open_store
+from tests.chaos.helpers import rescuing, upload, work_all
 from tests.chaos.invariant import Facts, check
-from tests.chaos.lane_models import rescuing, upload, work_all
 from tests.chaos.ledger import keep_ledger, signed_failure
 from tests.chaos.mutants import FINISHES_BY_STATE, mutated
 from tests.chaos.scale import scaled

@@ -8,7 +8,7 @@ from jobs.errors import LeaseLostError
 from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
-from tests.chaos.lane_models import upload
+from tests.chaos.helpers import upload
 from tests.chaos.mutants import FINISHES_BY_STATE, mutated
 from worker.liveness.lease_keeper import LeaseKeeper
 

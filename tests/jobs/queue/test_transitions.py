@@ -325,8 +325,8 @@ def cut_answers(monkeypatch: pytest.MonkeyPatch, which: TextClause, times: int =
             raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
         return rows
 
-    real = database._alone
-    monkeypatch.setattr(database, "_alone", alone)
+    real = database._run_autocommit
+    monkeypatch.setattr(database, "_run_autocommit", alone)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -348,11 +348,11 @@ def test_a_claim_that_was_lost_before_it_happened_is_made(
     lane = make_lane(engine, 3)
 
     def alone(*given: Any) -> Any:
-        monkeypatch.setattr(database, "_alone", real)
+        monkeypatch.setattr(database, "_run_autocommit", real)
         raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
 
-    real = database._alone
-    monkeypatch.setattr(database, "_alone", alone)
+    real = database._run_autocommit
+    monkeypatch.setattr(database, "_run_autocommit", alone)
     assert len(take(engine, lane)) == 3
 
 
@@ -363,11 +363,11 @@ def test_a_claim_under_a_limit_whose_answer_was_lost_takes_no_other_jobs(
     set_tenant(engine, "*", max_running=12)
 
     def together(engine: Engine, work: Any) -> Any:
-        monkeypatch.setattr(database, "_together", real)
+        monkeypatch.setattr(database, "_run_in_transaction", real)
         real(engine, work)
         raise OperationalError("cut", {}, Exception("gone"), connection_invalidated=True)
 
-    real = database._together
-    monkeypatch.setattr(database, "_together", together)
+    real = database._run_in_transaction
+    monkeypatch.setattr(database, "_run_in_transaction", together)
     assert len(take(engine, lane, 8)) == 8
     assert states(engine) == {"running": 8, "queued": 12}

@@ -31,7 +31,7 @@ ALL = CompileOptions(compiled=True, vae_compiled=True, recorded=True, channels_l
 
 
 @pytest.mark.parametrize(
-    ("word", "saving", "device", "expected"),
+    ("word", "memory_options", "device", "expected"),
     [
         ("auto", FULL, "cpu", PLAIN),
         ("on", FULL, "cpu", COMPILED),
