@@ -20,7 +20,7 @@ from bench.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
 from jobs.batches.archive_and_delete import archive
 from jobs.db.engine import run
-from jobs.queue.lanes import raise_floors
+from jobs.queue.lane_maintenance import raise_floors
 from jobs.settings import Settings
 
 AT_ONCE = 64

@@ -12,8 +12,8 @@ from jobs.batches import accepted_image_quotas, actions
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.process_lifecycle import SignalSafeEvent
-from jobs.queue import canary, fair_share, transitions
-from jobs.queue.lanes import end_lanes, raise_floors
+from jobs.queue import canary_rollout, fair_share, transitions
+from jobs.queue.lane_maintenance import end_lanes, raise_floors
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher
 from scheduler.storage_maintenance import ROUND_S, ImageSweeper, sweep_uploads
@@ -56,7 +56,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
         PeriodicTask("jobs rescued from dead workers", rescuer.every_s, rescuer.rescue),
         PeriodicTask("hints sent", settings.tick_s, dispatcher.top_up),
         PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
-        PeriodicTask("canaries judged", 1, lambda: canary.judge(engine)),
+        PeriodicTask("canaries judged", 1, lambda: canary_rollout.judge(engine)),
         PeriodicTask("replacements queued", 5, lambda: accepted_image_quotas.make_up(engine)),
         PeriodicTask("floors raised", 5, lambda: raise_floors(engine)),
         PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),

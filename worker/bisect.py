@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
-from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
+from worker.health.error_classification import HostFaultError, is_host_fault, reason_of
 from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ def count_work(unet: Any, side: int) -> Work:
     import torch  # noqa: PLC0415 - takes a second, which other benchmarks needn't spend
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
-    from models.engine import unet_partial_forward  # noqa: PLC0415
+    from models.engine import unet_forward_with_reuse  # noqa: PLC0415
 
     config = unet.config
     with torch.device(unet.device), torch.inference_mode():
@@ -34,7 +34,7 @@ def count_work(unet: Any, side: int) -> Work:
         )
         text, slots = torch.zeros(1, TOKENS, config.cross_attention_dim), torch.zeros(1, dtype=torch.long)
         with FlopCounterMode(display=False) as shared:
-            begun = unet_partial_forward.begin(unet, *given)
+            begun = unet_forward_with_reuse.begin(unet, *given)
         with FlopCounterMode(display=False) as rest:
-            unet_partial_forward.finish(unet, begun, slots, text)
+            unet_forward_with_reuse.finish(unet, begun, slots, text)
     return Work(shared.get_total_flops() + rest.get_total_flops(), shared.get_total_flops())

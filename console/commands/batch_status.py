@@ -28,7 +28,7 @@ from jobs.batches.accepted_image_quotas import short
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
-from jobs.queue.lanes import lanes
+from jobs.queue.lane_maintenance import lanes
 from jobs.states import ErrorKind, JobState
 
 

@@ -35,7 +35,7 @@ from console.command_options import (
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
-from console.run_summary import effort, truncated, write_contact_sheet
+from console.run_statistics import effort, truncated, write_contact_sheet
 from console.session import Session, session
 from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
 from console.terminal.progress import counting, summary, watching

@@ -10,8 +10,8 @@ from jobs.batches.status import BatchStatus
 from jobs.db.engine import run
 from jobs.db.installation_id import this_installation
 from jobs.job_types import BatchId
-from jobs.outputs import export_markers
-from jobs.outputs.export_markers import ExportPlace
+from jobs.outputs import export_inventory
+from jobs.outputs.export_inventory import ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
@@ -39,7 +39,7 @@ def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None
     place = ExportPlace(
         store, f"{batch.name}/{EXPORT}/", batch.name, this_installation(engine).id, is_own=owner is not None
     )
-    export_markers.clear(place, export_markers.look(place))
+    export_inventory.clear(place, export_inventory.look(place))
     if owner is not None:
         store.delete(f"{batch.name}/{CONTACT_SHEET}")
         disown(store, batch.name, owner)

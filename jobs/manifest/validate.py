@@ -7,7 +7,6 @@ from itertools import chain, islice
 from typing import Any
 
 from jobs.errors import ManifestError, UsageError
-from jobs.manifest.columns.generation_modes import Pictures
 from jobs.manifest.columns.header import (
     MAX_COLUMNS,
     check_header,
@@ -17,6 +16,7 @@ from jobs.manifest.columns.header import (
 )
 from jobs.manifest.columns.input_images import PICTURE_COLUMNS, PictureFinder
 from jobs.manifest.columns.loras import take_tags
+from jobs.manifest.columns.mode_dependent_columns import Pictures
 from jobs.manifest.columns.options import (
     FREE_COLUMNS,
     MAX_PROMPT,
@@ -27,7 +27,7 @@ from jobs.manifest.columns.options import (
 from jobs.manifest.columns.other_tools import translated
 from jobs.manifest.raw_record import Broken, ByShape, Record, Records, Shape, Shapes
 from jobs.manifest.read_statistics import LineCounts
-from jobs.manifest.record_source import read_records
+from jobs.manifest.record_reader import read_records
 from jobs.manifest.schema_plan import Plan, Readers, Values, make_plan
 from jobs.manifest.types import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (

@@ -10,7 +10,7 @@ from models.diffusion.lora import load_loras
 from models.diffusion.modes import SERVED
 from models.diffusion.single_file import load_single_file
 from models.diffusion.vae_attention import chunk_attention
-from models.engine.unet_partial_forward import unknown_part
+from models.engine.unet_forward_with_reuse import unknown_part
 from models.errors import CheckpointError
 from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.device import Device, memory_errors

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from models.engine.deep_cache_cycle import Inputs, Prompts, cycle
 from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
 from models.engine.step_inputs import ActiveImage, Plan
+from models.engine.unet_calls import Inputs, Prompts, cycle
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import Pace
 from models.runtime.padding_and_noise import draw, moved

@@ -109,9 +109,9 @@ class Engine:
         Requests are taken when there is room for them (an image with guidance needs two rows of the UNet batch, one
         without guidance one), and are started in that order, each with a generator seeded by its seed. `on_call(i)` is
         called before the i-th UNet call. Of an image's calls, the first and then every `whole_every`-th compute the
-        whole UNet (`models.engine.unet_partial_forward`). A `decoder` replaces the VAE's decoder. `compile_options` may
-        enable less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the device
-        runs out of memory.
+        whole UNet (`models.engine.unet_forward_with_reuse`). A `decoder` replaces the VAE's decoder. `compile_options`
+        may enable less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the
+        device runs out of memory.
         """
         if rows < 1:
             raise ValueError(f"a batch needs at least one row, not {rows}")

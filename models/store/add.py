@@ -11,7 +11,7 @@ from models.catalogue.validate import problem
 from models.errors import CheckpointError, ModelError
 from models.store.lockfile import write_lock
 from models.store.resolve_checkpoint import seal
-from models.store.safetensors_header import check_lora, check_weights
+from models.store.validate_safetensors import check_lora, check_weights
 from models.store.vetting import printable
 
 _OWN = {"aliases": (), "source": "", "builder": None, "sources": (), "withdrawn": ()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.catalogue.limited_files import read_json
 from models.errors import CheckpointError
-from models.store.safetensors_header import check_weights
+from models.store.validate_safetensors import check_weights
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 _CODE = frozenset({".py", ".pyc", ".so"})

@@ -16,8 +16,8 @@ from jobs.batches.actions import BatchStatus
 from jobs.db.installation_id import this_installation
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.images.row_serialisation import images_of
-from jobs.outputs import export_markers
-from jobs.outputs.export_markers import INCOMPLETE, SUCCESS, ExportPlace, Found
+from jobs.outputs import export_inventory
+from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace, Found
 from jobs.storage.key_layout import EXPORT
 from jobs.storage.open import ObjectStore, abort_uploads_of
 
@@ -67,7 +67,7 @@ def export(
         tempfile.TemporaryDirectory() as folder,
     ):
         connection.execute(_ONE_AT_A_TIME, {"place": f"{store.uri}/{prefix}"})
-        written = _cleared(place, export_markers.look(place), beside=beside, overwrite=overwrite)
+        written = _cleared(place, export_inventory.look(place), beside=beside, overwrite=overwrite)
         files: list[ExportedFile] = []
         with _uploads_aborted(written), closing(images_of(connection, batch.id)) as images:
             for number, rows in enumerate(_files(images)):
@@ -87,7 +87,7 @@ def export(
 def found_there(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: str = "") -> Found:
     """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
     is_own = prefix == f"{batch.name}/{EXPORT}/"
-    return export_markers.look(
+    return export_inventory.look(
         ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
     )
 
@@ -101,7 +101,7 @@ class _Record:
 
     def add(self, files: Sequence[dict[str, Any]]) -> None:
         self.files += files
-        body = export_markers.record_of(self.place, self.files)
+        body = export_inventory.record_of(self.place, self.files)
         self.place.store.put(self.place.prefix + INCOMPLETE, body, content_type="application/json")
 
 
@@ -123,7 +123,7 @@ def _cleared(place: ExportPlace, found: Found, *, beside: bool, overwrite: bool)
     for name in found.in_the_way:
         place.store.delete(place.prefix + name)
     record = _Record(place, [])
-    first = export_markers.record_of(
+    first = export_inventory.record_of(
         place, [{"name": name, "sha256": sha256} for name, sha256 in found.own.items()]
     )
     if INCOMPLETE in found.records:
@@ -180,7 +180,7 @@ def _describe(path: Path, rows: int) -> ExportedFile:
 
 
 def _success(place: ExportPlace, batch: BatchStatus, format: str, files: list[ExportedFile]) -> bytes:
-    return export_markers.record_of(
+    return export_inventory.record_of(
         place,
         [asdict(file) for file in files],
         format=format,

@@ -26,7 +26,7 @@ from jobs.job_types import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.values import printable
-from jobs.queue import canary
+from jobs.queue import canary_rollout
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
 from scheduler.ingest.rules_from_catalogue import Reading
@@ -153,7 +153,7 @@ def ingest(
         _note(connection, batch.id, order, load)
         added = accepted_image_quotas.fill_up(connection, batch.id) if order.policy.target else 0
         if order.policy.canary:
-            canary.send_ahead(connection, batch.id)
+            canary_rollout.send_ahead(connection, batch.id)
         return replace(
             batch,
             rows=load.rows,

@@ -20,7 +20,7 @@ from tests.chaos.twins import TWIN
 from tests.end_to_end.processes import descendants, end, kill
 from tests.factories import look
 from tests.paths import ROOT
-from worker.lanes import lane_loop
+from worker.lanes import worker_loop
 
 WORKER, SCHEDULER = "tests.chaos.stub_worker", "tests.chaos.stub_scheduler"
 
@@ -143,7 +143,7 @@ def mill(
     workers: int = 2,
     schedulers: int = 1,
     step_s: float = 0.02,
-    longest_s: float = lane_loop.LONGEST_S,
+    longest_s: float = worker_loop.LONGEST_S,
     twin: str = "",
     broken: str = "",
 ) -> Iterator[Mill]:

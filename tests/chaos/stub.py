@@ -32,7 +32,7 @@ from models.runtime.compile_options import PLAIN
 from models.runtime.memory_options import FULL
 from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.paths import ROOT
-from worker.lanes import lane_loop
+from worker.lanes import worker_loop
 from worker.model_cache import cache
 from worker.model_cache.lane_models import LaneModels
 
@@ -248,7 +248,7 @@ def install() -> None:
     _module("models.diffusion.stable_diffusion", ImageRequest=SimpleNamespace)
     _module("models.diffusion.upscaler", UpscaleRequest=SimpleNamespace)
     cache.ModelCache = StubModelCache  # type: ignore[misc]
-    lane_loop.LONGEST_S = float(os.environ.get(LONGEST_S, lane_loop.LONGEST_S))
+    worker_loop.LONGEST_S = float(os.environ.get(LONGEST_S, worker_loop.LONGEST_S))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.job_types import LaneId
-from jobs.queue import canary, transitions
+from jobs.queue import canary_rollout, transitions
 from jobs.states import ErrorKind
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, failure, image, look, take
@@ -89,7 +89,7 @@ def test_change_needs_something_to_change(typed: Typed, manifest: str) -> None:
 def test_a_batch_that_its_canary_stopped_says_so(typed: Typed, engine: Engine, manifest: str) -> None:
     assert typed("submit", manifest, "--canary", "2", "--set", "canary_bound=0").code == 0
     transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in take(engine, LaneId(1))[:1]])
-    canary.judge(engine)
+    canary_rollout.judge(engine)
     said = "canary: 1 of the first 2 jobs failed or were blocked, more than 0.0 %"
     assert said in typed("status", "foxes").out
     refused = typed("run", manifest, "--canary", "2", "--set", "canary_bound=0")

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from models.catalogue.catalogue import read_card
 from models.errors import ModelError
 from models.store.lockfile import LOCK_FILE, read_lock
-from models.store.safetensors_header import check_lora, check_weights
+from models.store.validate_safetensors import check_lora, check_weights
 from models.store.vetting import read_config, vetted_files
 from tests.fuzz import IN_MEMORY, mutants
 from tests.paths import ROOT

@@ -19,7 +19,7 @@ from jobs.input_image_access import (
     read_picture,
 )
 from jobs.storage.open import MissingObjectError, S3Options, read_object
-from worker.health.host_faults import is_host_fault
+from worker.health.error_classification import is_host_fault
 from worker.item import Pixels
 
 MAX_PIXELS = 64_000_000

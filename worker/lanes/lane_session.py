@@ -22,9 +22,9 @@ from jobs.states import Mode
 from jobs.storage.open import ObjectStore
 from models.errors import InterruptedRender
 from worker.bisect import Stage, aside, run_stage
+from worker.health.error_classification import HostFaultError, LaneDoubtedError
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
-from worker.health.fault_domains import output_of, work_of
-from worker.health.host_faults import HostFaultError, LaneDoubtedError
+from worker.health.fault_causes import output_of, work_of
 from worker.health.lane_backoff import Health
 from worker.imaging.input_cache import Pictures
 from worker.item import PipelineItem
@@ -38,7 +38,7 @@ from worker.model_cache.cache import ModelCache
 from worker.stages.assess import AssessStages
 from worker.stages.continuous_generation import Generation
 from worker.stages.finish import FinishStages
-from worker.stages.lane_stages import RenderStages
+from worker.stages.render_stages import RenderStages
 from worker.stages.store_retry import Storing
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.job_types import Lane
 from jobs.outputs.mount_marker import open_output
 from jobs.outputs.ownership import claim
-from jobs.queue import lanes
+from jobs.queue import lane_maintenance
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
-from worker.health.fault_domains import folder_of, models_of, output_of, work_of
-from worker.health.host_faults import HostFaultError, reason_of
+from worker.health.error_classification import HostFaultError, reason_of
+from worker.health.fault_causes import folder_of, models_of, output_of, work_of
 from worker.health.lane_backoff import Health
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
@@ -55,7 +55,7 @@ class LaneStart:
 
     def start(self, lane: Lane) -> Started | None:
         """Load the lane's models and open its output; None if that fails on this host, or if the worker is to stop."""
-        count = lanes.job_count(self.engine, lane)
+        count = lane_maintenance.job_count(self.engine, lane)
         try:
             with (
                 self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"),

@@ -9,8 +9,8 @@ from jobs.errors import LeaseLostError
 from jobs.job_types import Failure, LaneId
 from jobs.queue import transitions
 from worker.bisect import Stage, run_stage
+from worker.health.error_classification import LaneDoubtedError
 from worker.health.fault_attribution import CircuitBreaker, Judgement, is_certain
-from worker.health.host_faults import LaneDoubtedError
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
 

@@ -7,10 +7,10 @@ from itertools import chain
 from jobs.errors import LeaseLostError
 from models.errors import InterruptedRender, OutOfMemoryError
 from worker.bisect import isolated
-from worker.health.host_faults import HostFaultError
+from worker.health.error_classification import HostFaultError
 from worker.item import PipelineItem
-from worker.stages.lane_stages import RenderStages, image_request
 from worker.stages.oom_backoff import with_picture
+from worker.stages.render_stages import RenderStages, image_request
 
 
 class _SupplyError(Exception):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from jobs.errors import ObjectStoreError
 from jobs.job_types import LaneId
-from worker.health.host_faults import HostFaultError
+from worker.health.error_classification import HostFaultError
 from worker.health.lane_backoff import Health
 
 T = TypeVar("T")

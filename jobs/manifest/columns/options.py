@@ -6,7 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from jobs.errors import UsageError
-from jobs.manifest.columns.generation_modes import (
+from jobs.manifest.columns.header import did_you_mean
+from jobs.manifest.columns.loras import check_form, read_loras
+from jobs.manifest.columns.mode_dependent_columns import (
     Pictures,
     check_strength,
     check_upscale,
@@ -15,8 +17,6 @@ from jobs.manifest.columns.generation_modes import (
     read_strength,
     read_upscale,
 )
-from jobs.manifest.columns.header import did_you_mean
-from jobs.manifest.columns.loras import check_form, read_loras
 from jobs.manifest.types import SEED_SPACE, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown, whole_number
 from jobs.states import EVERYBODY, Mode

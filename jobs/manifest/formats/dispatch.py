@@ -6,7 +6,7 @@ from typing import assert_never
 from jobs.manifest.formats.csv_tables import read_table
 from jobs.manifest.formats.json_documents import read_json
 from jobs.manifest.formats.json_lines import read_jsonl
-from jobs.manifest.formats.text_lines import read_text
+from jobs.manifest.formats.text_and_a1111_prompts import read_text
 from jobs.manifest.raw_record import Records
 from jobs.manifest.read_statistics import LineCounts
 from jobs.manifest.reading.decompressed_lines import Lines, read_chunks
@@ -27,7 +27,7 @@ def read_file_records(
 
         return read_parquet(manifest, renames, counts)
     if manifest.format == "recipe":
-        raise ValueError("a recipe's rows are made by jobs.manifest.record_source")
+        raise ValueError("a recipe's rows are made by jobs.manifest.record_reader")
     label = manifest.label
     chunks = read_chunks(manifest.path, manifest.compression, label, manifest.limit)
     match manifest.format:

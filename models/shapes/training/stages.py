@@ -13,7 +13,6 @@ import torch
 
 from models.runtime.device import pick_device, versions
 from models.shapes.training import data, data_parallel
-from models.shapes.training.denoised_latents import Redrawing
 from models.shapes.training.loop import Course, Plan
 from models.shapes.training.networks.autoencoder import (
     Weights,
@@ -28,6 +27,7 @@ from models.shapes.training.networks.guidance_finetuning import mixed, train_gui
 from models.shapes.training.networks.safety_checker import new_safety_checker, train_safety_checker
 from models.shapes.training.networks.text_encoder import train_text_encoder
 from models.shapes.training.networks.upscaler import new_upscaler, train_upscaler
+from models.shapes.training.sdedit_latents import Redrawing
 from models.shapes.training.stage_outputs import keep, recall
 
 PLANS = {

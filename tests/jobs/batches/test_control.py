@@ -12,7 +12,7 @@ from jobs.batches.dead_letters import failures, kinds
 from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.errors import UsageError
 from jobs.job_types import Job
-from jobs.queue import canary, transitions
+from jobs.queue import canary_rollout, transitions
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant, tenants
 from jobs.states import ErrorKind
 from jobs.storage.key_layout import image_key
@@ -49,18 +49,18 @@ def test_a_canary_goes_ahead_and_the_rest_follows_when_it_is_well(engine: Engine
     batch = make_batch(engine, 10, canary=3, canary_bound=0.34)
     assert {job.ordinal for job in finish_all(engine, batch, bad=1)} == {0, 1, 2}
     assert take_all(engine, batch) == []
-    assert canary.judge(engine) == 1
+    assert canary_rollout.judge(engine) == 1
     assert actions.status(engine, batch.name).canary_verdict == "passed"
     assert {job.ordinal for job in take_all(engine, batch)} == set(range(3, 10))
-    assert canary.judge(engine) == 0
+    assert canary_rollout.judge(engine) == 0
 
 
 def test_a_canary_that_dies_pauses_the_batch_until_somebody_overrules_it(engine: Engine) -> None:
     batch = make_batch(engine, 10, canary=4, canary_bound=0.25)
     jobs = take_all(engine, batch)
-    assert canary.judge(engine) == 0, "they are on their way"
+    assert canary_rollout.judge(engine) == 0, "they are on their way"
     transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in jobs[:2]])
-    assert canary.judge(engine) == 1, "two of four are enough to know"
+    assert canary_rollout.judge(engine) == 1, "two of four are enough to know"
     status = actions.status(engine, batch.name)
     assert (status.state, status.canary_verdict) == ("paused", "stopped")
     assert status.stopped_because == "canary: 2 of the first 4 jobs failed or were blocked, more than 25.0 %"
@@ -73,7 +73,7 @@ def test_a_canary_that_dies_pauses_the_batch_until_somebody_overrules_it(engine:
 
 def test_a_canary_of_rejected_rows_passes(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": ""}, {"prompt": ""}, {"prompt": "fox"}], canary=2)
-    assert canary.judge(engine) == 1
+    assert canary_rollout.judge(engine) == 1
     assert len(take_all(engine, batch)) == 1
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from jobs.batches import accepted_image_quotas, actions, archive_and_delete
 from jobs.errors import UsageError
 from jobs.job_types import Job
-from jobs.queue import canary, fair_share, lanes, transitions
+from jobs.queue import canary_rollout, fair_share, lane_maintenance, transitions
 from jobs.states import RETRYABLE, ErrorKind
 from scheduler.ingest.ingest import Ingested
 from tests.factories import (
@@ -110,7 +110,7 @@ def test_only_the_canary_goes_ahead_after_a_cancel_and_a_retry(engine: Engine) -
     (again,) = take_all(engine, batch)
     assert again.ordinal == 0, "a canary whose worker died comes back, too"
     transitions.complete(engine, [image(again), image(second)])
-    assert canary.judge(engine) == 1
+    assert canary_rollout.judge(engine) == 1
     assert len(take_all(engine, batch)) == 8
 
 
@@ -139,16 +139,16 @@ def ended(engine: Engine) -> list[bool]:
 
 def test_a_lane_ends_with_its_last_job_and_no_sooner(engine: Engine) -> None:
     lane = make_lane(engine, 2)
-    assert lanes.end_lanes(engine) == 0, "jobs are queued"
+    assert lane_maintenance.end_lanes(engine) == 0, "jobs are queued"
     first, second = take(engine, lane)
     transitions.complete(engine, [image(first)])
-    assert lanes.end_lanes(engine) == 0, "a job runs"
+    assert lane_maintenance.end_lanes(engine) == 0, "a job runs"
     transitions.fail(engine, [failure(second)], delay_s=3600)
-    lanes.raise_floors(engine)
-    assert lanes.end_lanes(engine) == 0, "a job waits for its next attempt"
+    lane_maintenance.raise_floors(engine)
+    assert lane_maintenance.end_lanes(engine) == 0, "a job waits for its next attempt"
     change(engine, "UPDATE jobs SET not_before = now() WHERE state = 'queued'")
     transitions.complete(engine, [image(*take(engine, lane))])
-    assert (lanes.end_lanes(engine), lanes.end_lanes(engine)) == (1, 0)
+    assert (lane_maintenance.end_lanes(engine), lane_maintenance.end_lanes(engine)) == (1, 0)
 
 
 def lose(engine: Engine, batch: Ingested) -> None:
@@ -169,7 +169,7 @@ QUEUEING = {
 def test_a_lane_begins_again_with_what_is_queued_there(engine: Engine, how: str) -> None:
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
-    assert lanes.end_lanes(engine) == 1
+    assert lane_maintenance.end_lanes(engine) == 1
     assert fair_share.take_turn(engine, slice_s=60) is None
     assert QUEUES_AGAIN[how](engine, batch) == 3
     assert fair_share.take_turn(engine, slice_s=60) is not None
@@ -182,10 +182,10 @@ def test_a_lane_that_is_being_ended_begins_again(engine: Engine, how: str) -> No
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
     with ThreadPoolExecutor(1) as thread, engine.begin() as connection:
-        ids = connection.execute(lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
+        ids = connection.execute(lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
         queued = thread.submit(QUEUES_AGAIN[how], engine, batch)
         wait_for_lock(engine)
-        assert connection.execute(lanes._END, {"ids": list(ids)}).all()
+        assert connection.execute(lane_maintenance._END, {"ids": list(ids)}).all()
         connection.commit()
         assert queued.result() == 3
     assert ended(engine) == [False]
@@ -198,8 +198,8 @@ def test_a_lane_with_jobs_on_their_way_back_is_not_ended(engine: Engine, how: st
     lose(engine, make_batch(engine, 3, target=3))
     with engine.begin() as connection:
         connection.execute(*QUEUEING[how])
-        assert lanes.end_lanes(engine) == 0
-    assert lanes.end_lanes(engine) == 0
+        assert lane_maintenance.end_lanes(engine) == 0
+    assert lane_maintenance.end_lanes(engine) == 0
     assert fair_share.take_turn(engine, slice_s=60) is not None
 
 
@@ -214,8 +214,8 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     for statement, values in (
         (fair_share._CHOOSE, TURN),
         (fair_share._WAITING, {"limit": 3}),
-        (lanes._RAISE_FLOORS, {"top": lanes.ABOVE_ALL}),
-        (lanes._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
+        (lane_maintenance._RAISE_FLOORS, {"top": lane_maintenance.ABOVE_ALL}),
+        (lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("lanes", node)]
         assert sum(map(looked_at, scans)) <= 10, statement.text
@@ -225,5 +225,5 @@ def test_many_lanes_are_ended_a_portion_at_a_time(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": "a", "width": 64 + 8 * (i % 7)} for i in range(7)])
     lose(engine, batch)
     make_lane(engine, 1)
-    assert lanes.end_lanes(engine, limit=2) == 7
+    assert lane_maintenance.end_lanes(engine, limit=2) == 7
     assert ended(engine) == [True] * 7 + [False]

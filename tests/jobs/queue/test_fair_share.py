@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.job_types import LaneId
-from jobs.queue import fair_share, lanes, transitions
+from jobs.queue import fair_share, lane_maintenance, transitions
 from jobs.queue.fair_share import Turn, end_turn, take_turn
 from jobs.queue.tenants import forget_tenant, set_tenant
 from tests.factories import change, lanes_of, look, make_batch, make_lane, take
@@ -224,15 +224,15 @@ def test_floors_rise_with_what_was_claimed_and_hide_nothing(engine: Engine, roun
     for _ in range(rounds):
         jobs = take(engine, lane, 3)
         seen |= {job.id for job in jobs}
-        lanes.raise_floors(engine)
+        lane_maintenance.raise_floors(engine)
         (row,) = look(engine, "SELECT floor FROM lanes")
         assert row["floor"] == max(seen)
         transitions.release(engine, [(job.id, job.lease) for job in jobs[1:]])
         back = take(engine, lane, 2)
         assert [job.id for job in back] == [job.id for job in jobs[1:]], "what came back goes first"
     assert [job.id for job in take(engine, lane)] == [10]
-    assert lanes.raise_floors(engine) == 1
-    assert lanes.raise_floors(engine) == 0, "nothing waits there for its first claim any more"
+    assert lane_maintenance.raise_floors(engine) == 1
+    assert lane_maintenance.raise_floors(engine) == 0, "nothing waits there for its first claim any more"
 
 
 def test_no_tenant_can_be_called_as_all_of_them_are(engine: Engine) -> None:

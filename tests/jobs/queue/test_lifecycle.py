@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.errors import LeaseLostError
 from jobs.job_types import Job, JobId
-from jobs.queue import lanes, transitions
+from jobs.queue import lane_maintenance, transitions
 from jobs.states import RETRYABLE, ErrorKind, JobState
 from tests.factories import (
     change,
@@ -217,7 +217,7 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.unfinished < len(ROWS))
     @rule()
     def end_lanes(self) -> None:
-        lanes.end_lanes(self.engine)
+        lane_maintenance.end_lanes(self.engine)
 
     @invariant()
     def the_tables_are_as_the_workers_know_them(self) -> None:

@@ -13,7 +13,7 @@ from jobs.batches import accepted_image_quotas as targets
 from jobs.batches import archive_and_delete
 from jobs.db import schema
 from jobs.images import feed
-from jobs.queue import canary, fair_share, lanes, transitions
+from jobs.queue import canary_rollout, fair_share, lane_maintenance, transitions
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -85,7 +85,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2 * LANES,
     ),
     "seemingly ended": (
-        lanes._SEEMINGLY_ENDED,
+        lane_maintenance._SEEMINGLY_ENDED,
         {"after": 0, "limit": 100},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
@@ -99,13 +99,13 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2,
     ),
     "floors": (
-        lanes._RAISE_FLOORS,
-        {"top": lanes.ABOVE_ALL},
+        lane_maintenance._RAISE_FLOORS,
+        {"top": lane_maintenance.ABOVE_ALL},
         "jobs",
         {"jobs_fresh_idx"},
         2 * LANES,
     ),
-    "judge": (canary._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
+    "judge": (canary_rollout._JUDGE, {}, "jobs", {"jobs_batch_id_ordinal_index_key"}, 0),
     "replace": (
         targets._REPLACE,
         {"batch": None, "limit": 100},

@@ -7,9 +7,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from models.shapes.prompt_match import judge
 from models.shapes.training.data import sample
-from models.shapes.training.denoised_latents import Redrawing
 from models.shapes.training.networks.autoencoder import signed
 from models.shapes.training.networks.denoiser import Denoiser
+from models.shapes.training.sdedit_latents import Redrawing
 from tests.paths import ROOT
 
 WEIGHTS = ROOT / "models" / "shapes" / "weights" / "shapes"

@@ -14,8 +14,8 @@ from jobs.states import ErrorKind
 from models.errors import ModelError
 from tests.factories import change, failure, image, job_row, look, make_lane, states, take
 from worker.health import fault_attribution, lane_backoff
+from worker.health.error_classification import LaneDoubtedError
 from worker.health.fault_attribution import STREAK, CircuitBreaker
-from worker.health.host_faults import LaneDoubtedError
 from worker.health.lane_backoff import BROKEN, Health
 from worker.item import PipelineItem
 from worker.lanes.stage_runner import StageRunner

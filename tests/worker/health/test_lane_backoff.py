@@ -23,10 +23,10 @@ from tests.s3 import S3Server
 from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import BrokenModelCache, RingingModelCache
 from worker.health import lane_backoff
-from worker.health.host_faults import HostFaultError, is_host_fault, reason_of
+from worker.health.error_classification import HostFaultError, is_host_fault, reason_of
 from worker.health.lane_backoff import Health, pause_s
-from worker.lanes.lane_loop import follow
 from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.worker_loop import follow
 from worker.stages import store_retry
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
@@ -37,7 +37,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unhealthy workers try again soon."""
     monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(store_retry, "_PAUSES_S", (0.02,))
-    monkeypatch.setattr("worker.lanes.lane_loop.UNHEALTHY_S", 0.01)
+    monkeypatch.setattr("worker.lanes.worker_loop.UNHEALTHY_S", 0.01)
 
 
 def uncharged(engine: Engine) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from models.engine import unet_partial_forward
+from models.engine import unet_forward_with_reuse
 from models.runtime import batch_invariant_cuda
 from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs_and_streams import Work, recorded
@@ -80,7 +80,9 @@ def cycle(
         inputs = read()
         changed = batch_invariant_cuda.level(
             unet,
-            lambda: _whole(unet, unet_partial_forward.begin, unet_partial_forward.finish, inputs, prompts),
+            lambda: _whole(
+                unet, unet_forward_with_reuse.begin, unet_forward_with_reuse.finish, inputs, prompts
+            ),
         )
         log.debug("%d convolutions are done as products", changed)
     calls = (
@@ -131,8 +133,8 @@ def _exact(
     compile_options: CompileOptions,
 ) -> Call:
     begin, finish = (
-        compile_options.compile(unet_partial_forward.begin),
-        compile_options.compile(unet_partial_forward.finish),
+        compile_options.compile(unet_forward_with_reuse.begin),
+        compile_options.compile(unet_forward_with_reuse.finish),
     )
     _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
@@ -147,18 +149,18 @@ def _cached(
     compile_options: CompileOptions,
 ) -> list[Call]:
     begin, finish = (
-        compile_options.compile(unet_partial_forward.begin),
-        compile_options.compile(unet_partial_forward.finish_and_keep),
+        compile_options.compile(unet_forward_with_reuse.begin),
+        compile_options.compile(unet_forward_with_reuse.finish_and_keep),
     )
-    shallow = compile_options.compile(unet_partial_forward.finish_shallow)
+    shallow = compile_options.compile(unet_forward_with_reuse.finish_shallow)
     _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun, outer = (
         _Begun(unet, begin, read),
-        _Begun(unet, begin, read, unet_partial_forward.shallow_depth(unet)),
+        _Begun(unet, begin, read, unet_forward_with_reuse.shallow_depth(unet)),
     )
     rows, (height, width) = len(prompts.slots), read().sample.shape[2:]
     kept = torch.zeros(
-        rows, unet_partial_forward.kept_channels(unet), height, width, dtype=unet.dtype, device=unet.device
+        rows, unet_forward_with_reuse.kept_channels(unet), height, width, dtype=unet.dtype, device=unet.device
     )
 
     def whole() -> None:

@@ -16,9 +16,9 @@ from jobs.queue.fair_share import Turn
 from models.diffusion.stable_diffusion import StableDiffusion
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import submit
-from worker.lanes import lane_loop as turn_module
-from worker.lanes.lane_loop import follow
+from worker.lanes import worker_loop as turn_module
 from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_loop import follow
 from worker.model_cache.cache import ModelCache
 
 FOXES = [{"prompt": f"fox {number}", "steps": 2} for number in range(6)]
@@ -132,7 +132,7 @@ def test_a_worker_takes_a_new_hint_now_and_then(
     brief: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery limits how long one task may take."""
-    monkeypatch.setattr("worker.lanes.lane_loop.LONGEST_S", 0.0)
+    monkeypatch.setattr("worker.lanes.worker_loop.LONGEST_S", 0.0)
     submit(brief.settings, brief.engine, tmp_path, FOXES)
     assert follow(brief, LaneId(1)) == 2
     assert states(brief.engine) == {"done": 2, "queued": 4}

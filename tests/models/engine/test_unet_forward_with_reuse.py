@@ -13,7 +13,7 @@ from models.catalogue.samplers import SAMPLERS
 from models.diffusion.loader import load_pipeline
 from models.diffusion.requests import ImageRequest
 from models.diffusion.stable_diffusion import StableDiffusion
-from models.engine import unet_partial_forward
+from models.engine import unet_forward_with_reuse
 from models.errors import CheckpointError
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
@@ -53,15 +53,15 @@ def _by_the_library(unet: Any, given: Given, text: torch.Tensor) -> torch.Tensor
 @torch.inference_mode()
 def test_both_parts_are_the_library_s_whole(unet: Any, sides: tuple[int, int]) -> None:
     given, text = _given(unet, 3, sides)
-    begun, slots = unet_partial_forward.begin(unet, *given), torch.arange(3)
+    begun, slots = unet_forward_with_reuse.begin(unet, *given), torch.arange(3)
     expected = _by_the_library(unet, given, text)
-    assert torch.equal(unet_partial_forward.finish(unet, begun, slots, text)[0], expected)
-    found, kept = unet_partial_forward.finish_and_keep(unet, begun, slots, text)
+    assert torch.equal(unet_forward_with_reuse.finish(unet, begun, slots, text)[0], expected)
+    found, kept = unet_forward_with_reuse.finish_and_keep(unet, begun, slots, text)
     assert torch.equal(found, expected)
-    assert kept.shape == (3, unet_partial_forward.kept_channels(unet), *sides)
-    outer = unet_partial_forward.begin(unet, *given, depth=unet_partial_forward.shallow_depth(unet))
+    assert kept.shape == (3, unet_forward_with_reuse.kept_channels(unet), *sides)
+    outer = unet_forward_with_reuse.begin(unet, *given, depth=unet_forward_with_reuse.shallow_depth(unet))
     again, other = (
-        unet_partial_forward.finish_shallow(unet, outer, slots, text, each)[0] for each in (kept, 0 * kept)
+        unet_forward_with_reuse.finish_shallow(unet, outer, slots, text, each)[0] for each in (kept, 0 * kept)
     )
     assert torch.equal(again, expected), "of the same step, what is kept is what would be computed"
     assert not torch.equal(other, expected)
@@ -71,10 +71,10 @@ def test_both_parts_are_the_library_s_whole(unet: Any, sides: tuple[int, int]) -
 def test_rows_of_an_image_share_a_beginning(unet: Any) -> None:
     slots = torch.tensor([0, 2, 1, 1, 0, 2])
     given, text = _given(unet, len(slots), (8, 8))
-    begun = unet_partial_forward.begin(unet, *given)
+    begun = unet_forward_with_reuse.begin(unet, *given)
     expanded = [None if values is None else values[slots] for values in given]
     expected = _by_the_library(unet, expanded, text)
-    assert torch.allclose(unet_partial_forward.finish(unet, begun, slots, text)[0], expected, atol=1e-5)
+    assert torch.allclose(unet_forward_with_reuse.finish(unet, begun, slots, text)[0], expected, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -86,10 +86,10 @@ def test_no_work_is_done_twice(unet: Any) -> None:
             work()
         return counted.get_total_flops()
 
-    begun = unet_partial_forward.begin(unet, *given)
+    begun = unet_forward_with_reuse.begin(unet, *given)
     whole = flop(lambda: _by_the_library(unet, given, text))
-    first = flop(lambda: unet_partial_forward.begin(unet, *given))
-    rest = flop(lambda: unet_partial_forward.finish(unet, begun, torch.arange(3), text))
+    first = flop(lambda: unet_forward_with_reuse.begin(unet, *given))
+    rest = flop(lambda: unet_forward_with_reuse.finish(unet, begun, torch.arange(3), text))
     assert first + rest == whole
     assert first > whole / 30
 
@@ -97,13 +97,13 @@ def test_no_work_is_done_twice(unet: Any) -> None:
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each beginning was computed for."""
-    begin, seen = unet_partial_forward.begin, list[int]()
+    begin, seen = unet_forward_with_reuse.begin, list[int]()
 
     def counted(unet: Any, sample: torch.Tensor, *given: Any, **named: Any) -> object:
         seen.append(len(sample))
         return begin(unet, sample, *given, **named)
 
-    monkeypatch.setattr(unet_partial_forward, "begin", counted)
+    monkeypatch.setattr(unet_forward_with_reuse, "begin", counted)
     return seen
 
 
@@ -166,7 +166,9 @@ def test_images_begin_with_whole_calls(
 ) -> None:
     calls: list[str] = []
     for name in ("finish_and_keep", "finish_shallow"):
-        monkeypatch.setattr(unet_partial_forward, name, _counted(getattr(unet_partial_forward, name), calls))
+        monkeypatch.setattr(
+            unet_forward_with_reuse, name, _counted(getattr(unet_forward_with_reuse, name), calls)
+        )
 
     def requests() -> Iterator[ImageRequest]:
         for number, steps in enumerate((4, 4, 2)):
@@ -203,8 +205,8 @@ def test_what_no_unet_of_stable_diffusion_has_is_refused(
     tiny: StableDiffusion, config: dict[str, Any], said: str
 ) -> None:
     own = tiny._pipeline.unet.config
-    assert unet_partial_forward.unknown_part(own) is None
-    assert said in (unet_partial_forward.unknown_part(own | config) or "")
+    assert unet_forward_with_reuse.unknown_part(own) is None
+    assert said in (unet_forward_with_reuse.unknown_part(own | config) or "")
 
 
 def test_a_checkpoint_with_such_a_unet_is_refused(copied: Checkpoint, device: Device) -> None:
