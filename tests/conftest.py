@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Commands and workers are started by the hundred: without bytecode each would compile nightmill anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell starts what it runs in the background with SIGINT ignored, and so would be whatever tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "nightmill_template"
 FAULTS = (
