@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(None, description="redis://…; unset: a private Redis")
     output: str = Field("output", description="folder or s3://bucket/prefix for finished batches")
     s3_endpoint_url: str | None = Field(None, description="for S3-compatible stores")
-    s3_region: str | None = None
+    s3_region: str | None = Field(None, description="region of the S3 bucket")
     models_dir: Path | None = Field(None, description="checkpoints and cards; default DATA_DIR/models")
     default_model: str = Field("shapes", description="for rows that name none")
     device: str = Field(
@@ -41,7 +41,8 @@ class Settings(BaseSettings):
         2, ge=1, le=32, description="lanes whose models stay loaded, as long as they fit"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="compile UNet and decoder: of large lanes on CUDA devices, everywhere, nowhere"
+        "auto",
+        description="compile UNet and decoder: auto (on CUDA, for 512 images and more of a size), on, off",
     )
     claim: int = Field(32, ge=1, le=1000, description="jobs that a worker takes at once")
     lease_s: float = Field(
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
         gt=0,
         description="`run` ends when no worker has been able to go on for this long; its jobs stay queued",
     )
-    tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks")
+    tick_s: float = Field(0.5, gt=0, description="how often the scheduler looks for work to dispatch")
     database_wait_s: float = Field(
         300,
         ge=0,
@@ -92,7 +93,9 @@ class Settings(BaseSettings):
     low_memory: Literal["auto", "on", "off"] = Field(
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
 
     @field_validator("database_url", "broker_url", "s3_endpoint_url")
     @classmethod

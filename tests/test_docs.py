@@ -4,12 +4,14 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from console.lazy_commands import MODULES
 from jobs.manifest import KNOWN_COLUMNS
 from jobs.states import BatchState, JobState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from scheduler.export.formats import SCHEMA
+from tests import configuration_page
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -97,6 +99,15 @@ def _paths(text: str) -> list[str]:
     return re.findall(
         r"`((?:jobs|models|worker|scheduler|console|bench|tests|migrations|docs)/[\w./-]+)`", text
     )
+
+
+def test_the_configuration_page_is_as_it_is_written() -> None:
+    assert configuration_page.PAGE.read_text(encoding="utf-8") == configuration_page.page()
+
+
+def test_the_commands_page_names_every_command() -> None:
+    page = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in MODULES if f"`nightmill {name}" not in page] == []
 
 
 def test_the_lifecycle_page_names_every_state() -> None:

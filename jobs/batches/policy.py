@@ -31,7 +31,7 @@ class Policy(BaseModel):
     format: ImageFormat = Field(ImageFormat.PNG, description="png, webp or jpeg")
     quality: int = Field(95, ge=1, le=100, description="of webp (100: lossless) and jpeg")
     parameters: bool = Field(True, description="write the generation parameters into the files")
-    max_attempts: int = Field(3, ge=1, le=100)
+    max_attempts: int = Field(3, ge=1, le=100, description="attempts at a job before it fails")
     priority: int = Field(0, ge=-1000, le=1000, description="higher first")
     clip_score: Scoring = Field(Scoring.AUTO, description="auto (where the model's CLIP is there), on or off")
     deep_cache: int = Field(
