@@ -2,17 +2,18 @@ import hashlib
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from worker.imaging.encode import ImageFormat, UnreadableImageError, decode, encode, parameters_text
+from jobs.states import ImageFormat
+from worker.imaging.encode import UnreadableImageError, decode, encode, parameters_text
 from worker.item import Encoded
 
-FORMATS = get_args(ImageFormat)
+FORMATS = list(ImageFormat)
 PROMPTS = [
     "a red fox",
     "Füchse, «schnell»",
