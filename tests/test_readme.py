@@ -99,7 +99,8 @@ def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Sett
 
 
 def test_every_command_of_the_table_exists() -> None:
-    named = set(re.findall(r"`nightmill ([a-z]+)", README))
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`nightmill ([a-z]+)", README + page))
     helped = subprocess.run(
         [sys.executable, "-m", "console.cli", "--help"], capture_output=True, text=True, check=True
     ).stdout
