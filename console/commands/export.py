@@ -10,6 +10,8 @@ from console.session import session
 from console.terminal.output import note, print_json, print_line
 from console.terminal.progress import counting
 from jobs.batches import actions
+from jobs.outputs.export_inventory import Found
+from jobs.storage.open import ObjectStore
 from scheduler.export.metadata_export import export as write_export
 from scheduler.export.metadata_export import found_there
 
@@ -38,13 +40,7 @@ def export(
         store = open_session.store(to) if to else open_session.claimed_store(found)
         prefix = "" if to else f"{found.name}/export/"
         if overwrite:
-            there = found_there(open_session.engine, found, store, prefix)
-            for name in there.in_the_way:
-                note(f"deleting {store.locate(prefix + name)}")
-            for name in there.others:
-                note(
-                    f"{store.uri}/{prefix}{name} stays: readers of the folder may take it for a part of the export"
-                )
+            _announce(store, prefix, found_there(open_session.engine, found, store, prefix))
         with counting("exporting") as tell:
             count = iter(range(1, 10**12))
             files = write_export(
@@ -70,3 +66,11 @@ def export(
         print_line(f"{store.locate(prefix + file.name)}\t{file.rows} rows\t{file.bytes} bytes")
     if found.remaining:
         note(f"{found.remaining:,} jobs of {found.name} are not finished: export again later")
+
+
+def _announce(store: ObjectStore, prefix: str, there: Found) -> None:
+    """Name the files that an export with `--overwrite` deletes, and those that stay beside it."""
+    for name in there.in_the_way:
+        note(f"deleting {store.locate(prefix + name)}")
+    for name in there.others:
+        note(f"{store.uri}/{prefix}{name} stays: readers of the folder may take it for a part of the export")

@@ -35,7 +35,7 @@ def worker(device: Device = None, wait: Wait = None) -> None:
 
 
 def scheduler(wait: Wait = None) -> None:
-    """Run a scheduler in the foreground: hints to workers, rescue of lost jobs, until told to stop."""
+    """Run a scheduler in the foreground: wake-ups for workers, rescue of lost jobs, until told to stop."""
     _become("scheduler", load_settings(database_wait_s=wait))
 
 

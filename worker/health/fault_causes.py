@@ -4,12 +4,12 @@ from collections.abc import Hashable
 
 from jobs.job_types import Lane, LaneId
 from jobs.settings import Settings
-from worker.model_cache.lane_models import Wanted
+from worker.model_cache.lane_models import ModelKey
 
 
 def models_of(lane: Lane, settings: Settings) -> Hashable:
     """The cause for faults in loading the lane's models."""
-    return "models", Wanted.of(lane, settings.weights)
+    return "models", ModelKey.of(lane, settings.weights)
 
 
 def output_of(lane: Lane) -> Hashable:

@@ -19,7 +19,7 @@ from models.catalogue.catalogue import Catalogue
 from models.errors import InterruptedRender, ModelError
 from models.store.resolve_checkpoint import Checkpoint, resolve
 from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows
-from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, Role, Wanted
+from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, ModelKey, Role
 
 if TYPE_CHECKING:
     from models.runtime.compile_options import CompileOptions
@@ -114,8 +114,8 @@ class ModelCache:
             for role in lane_models.roles(lane):
                 self._rows.measure(lane_models.site(lane, role), partial(lane_models.try_rows, lane, role))
 
-    def _wanted(self, lane: Lane) -> Wanted:
-        return Wanted.of(lane, self.settings.weights)
+    def _wanted(self, lane: Lane) -> ModelKey:
+        return ModelKey.of(lane, self.settings.weights)
 
     def _has_room(self, lane: Lane) -> bool:
         """Whether the lane's models, and as much again for activations, fit beside those that are loaded."""

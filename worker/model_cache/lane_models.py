@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Role = Literal["draw", "enlarge"]
 
 
-class Wanted(NamedTuple):
+class ModelKey(NamedTuple):
     """The cache key: the options of a lane that determine which models it needs."""
 
     model: str
@@ -40,7 +40,7 @@ class Wanted(NamedTuple):
     decoder: str
 
     @classmethod
-    def of(cls, lane: Lane, weights: str) -> "Wanted":
+    def of(cls, lane: Lane, weights: str) -> "ModelKey":
         """Return the key of this lane; `weights` is the default if the lane sets none."""
         how = lane.weights or weights, lane.decoder
         return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, *how)
@@ -106,16 +106,18 @@ class LaneModelsCache:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kits: OrderedDict[Wanted, LaneModels] = OrderedDict()
+        self._kits: OrderedDict[ModelKey, LaneModels] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Wanted]:
+    def __iter__(self) -> Iterator[ModelKey]:
         return iter(self._kits)
 
     def devices(self) -> "set[Device]":
         """Return the devices that hold models."""
         return {lane_models.device for lane_models in self._kits.values()}
 
-    def get(self, wanted: Wanted, load: Callable[[], LaneModels], has_room: Callable[[], bool]) -> LaneModels:
+    def get(
+        self, wanted: ModelKey, load: Callable[[], LaneModels], has_room: Callable[[], bool]
+    ) -> LaneModels:
         """Return the lane models, loaded if need be; the least recently used are dropped until `has_room()`."""
         if wanted not in self._kits:
             while self._kits and not (len(self._kits) < self._most and has_room()):
@@ -124,7 +126,7 @@ class LaneModelsCache:
         self._kits.move_to_end(wanted)
         return self._kits[wanted]
 
-    def drop_all_but(self, wanted: Wanted) -> bool:
+    def drop_all_but(self, wanted: ModelKey) -> bool:
         """Drop all others; returns whether there were any."""
         others = len(self._kits) - (wanted in self._kits)
         if wanted in self._kits:
