@@ -204,13 +204,14 @@ def load_settings(**given: object) -> Settings:
 
     A setting's former name is read where the new one isn't set, with a warning.
     """
+    known = {name: value for name, value in given.items() if value is not None}
     for former, name in RENAMED.items():
         old, new = f"NIGHTMILL_{former.upper()}", f"NIGHTMILL_{name.upper()}"
         if old in os.environ and new not in os.environ:
             log.warning("%s is now called %s; the old name will not be read in a later version", old, new)
-            given = {name: os.environ[old]} | given
+            known = {name: os.environ[old]} | known
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return Settings(**known)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
