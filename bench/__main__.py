@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from types import FrameType
 
 from bench.cpu import measure as measure_cpu
-from bench.harness.figures import Figure, Result
 from bench.harness.machine import this_machine
 from bench.harness.progress import note
+from bench.harness.results import Figure, Result
+from bench.harness.results_table import print_result
 from bench.harness.services import Place, open_place
-from bench.harness.table import print_result
 from bench.ingest import measure as measure_ingest
 from bench.model_memory import measure as measure_memory
 from bench.queue import measure as measure_queue

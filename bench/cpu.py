@@ -13,9 +13,9 @@ import cv2
 from sqlalchemy import text
 
 from bench.backlog import Backlog, open_backlog
+from bench.harness.alternating_measurements import Samples, repeat, seconds, take_turns
 from bench.harness.cpu_time import ServerClock, clocked_stages
-from bench.harness.figures import Figure, at_least, at_most
-from bench.harness.rounds import Samples, repeat, seconds, take_turns
+from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
 from bench.image_files import SIDES, measure_files
 from bench.mixed_manifest import ROWS, STEPS, measure_mixed

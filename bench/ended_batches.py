@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from sqlalchemy import Engine, text
 
 from bench.backlog import open_backlog
-from bench.harness.figures import Figure, at_most
-from bench.harness.rounds import seconds, take_turns
+from bench.harness.alternating_measurements import seconds, take_turns
+from bench.harness.results import Figure, at_most
 from bench.harness.services import Place, engine_on, vacuum
 from jobs.batches import actions
 from jobs.db.engine import run

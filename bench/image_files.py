@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bench.harness.figures import Figure, at_least, at_most
-from bench.harness.rounds import seconds, take_turns
+from bench.harness.alternating_measurements import seconds, take_turns
+from bench.harness.results import Figure, at_least, at_most
 from jobs.states import ImageFormat
 from worker.imaging.encode import encode
 from worker.imaging.png import encode_png

@@ -10,9 +10,9 @@ from typing import Any
 from psycopg import Cursor
 from sqlalchemy import Connection, Engine, text
 
-from bench.harness.figures import Figure, at_least, at_most
-from bench.harness.memory import watch_memory
-from bench.harness.rounds import Samples, seconds, take_turns
+from bench.harness.alternating_measurements import Samples, seconds, take_turns
+from bench.harness.peak_memory import watch_memory
+from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on, settle
 from bench.manifests import write_manifest
 from jobs.batches.policy import parse_policy

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.harness.figures import Figure, at_least
-from bench.harness.rounds import seconds, take_turns
+from bench.harness.alternating_measurements import seconds, take_turns
+from bench.harness.results import Figure, at_least
 from bench.harness.unet_flops import Work, count_work
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.figures import Figure, at_most
-from bench.harness.memory import watch_memory
+from bench.harness.peak_memory import watch_memory
+from bench.harness.results import Figure, at_most
 from bench.harness.services import Place
 
 if TYPE_CHECKING:

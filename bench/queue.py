@@ -11,10 +11,10 @@ from sqlalchemy import Engine, text
 from bench.backlog import START, Backlog, open_backlog
 from bench.concurrent_clients import Crowd
 from bench.ended_batches import measure_a_year
-from bench.harness.cores import gain_of_all_cores
-from bench.harness.figures import Figure, at_least, at_most
+from bench.harness.alternating_measurements import seconds, take_turns
+from bench.harness.process_speedup_limit import gain_of_all_cores
 from bench.harness.progress import note
-from bench.harness.rounds import seconds, take_turns
+from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
 from bench.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions

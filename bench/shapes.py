@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.harness.figures import Figure, Goal
 from bench.harness.progress import note
+from bench.harness.results import Figure, Goal
 from bench.harness.services import Place
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker

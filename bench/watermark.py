@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from bench.harness.figures import Figure, at_least
+from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.progress import note
-from bench.harness.rounds import seconds, take_turns
+from bench.harness.results import Figure, at_least
 from bench.image_files import SIDES, grainy
 from models.watermark import codec as watermark
 from models.watermark.codec import Method, Pixels

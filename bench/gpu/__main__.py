@@ -14,8 +14,8 @@ from types import FrameType
 
 from bench.gpu.architectures import ARCHITECTURES
 from bench.gpu.everything import BUDGET_S, measure_gpu
-from bench.harness.figures import Result
-from bench.harness.table import print_result
+from bench.harness.results import Result
+from bench.harness.results_table import print_result
 from models.errors import ModelError
 from models.runtime.device import pick_device
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.gpu.architectures import Architecture
 from bench.gpu.networks import vae_of
-from bench.harness.rounds import seconds
+from bench.harness.alternating_measurements import seconds
 from models.engine.vae_decode import Decoder
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device

@@ -12,8 +12,8 @@ from bench.gpu.end_to_end import STOPPING_S, missing_packages, steady_rate
 from bench.gpu.model import measure_model
 from bench.gpu.pace import Pace
 from bench.gpu.run import Run
-from bench.harness.figures import Figure, Result
 from bench.harness.gpu_machine import this_gpu
+from bench.harness.results import Figure, Result
 from models.runtime.device import Device
 
 BUDGET_S = 540.0

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.harness.alternating_measurements import seconds
 from bench.harness.nvml import joule_meter
-from bench.harness.rounds import seconds
 
 WAVES = 3
 _LONGEST_S = 20.0

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from bench.gpu.architectures import Architecture
 from bench.gpu.budget import Budget
 from bench.gpu.ceiling import matmul_ceiling
-from bench.harness.figures import Figure, Goal, at_least
 from bench.harness.progress import note
+from bench.harness.results import Figure, Goal, at_least
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL

@@ -5,7 +5,6 @@ from typing import Any
 
 import typer
 
-from console.build_order import SubmitOptions, order_of
 from console.command_options import (
     Delimiter,
     Drop,
@@ -20,6 +19,7 @@ from console.command_options import (
     Strict,
     UniqueIds,
 )
+from console.order_from_options import SubmitOptions, order_of
 from console.terminal.output import (
     duration,
     lane_cells,

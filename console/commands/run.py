@@ -11,7 +11,6 @@ from sqlalchemy import Engine, text
 
 from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
-from console.build_order import SubmitOptions, order_of
 from console.command_options import (
     Canary,
     Deadline,
@@ -32,6 +31,7 @@ from console.command_options import (
     Window,
     Yes,
 )
+from console.order_from_options import SubmitOptions, order_of
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group

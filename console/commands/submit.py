@@ -2,7 +2,6 @@
 
 import typer
 
-from console.build_order import SubmitOptions
 from console.command_options import (
     Canary,
     Deadline,
@@ -24,6 +23,7 @@ from console.command_options import (
     Yes,
 )
 from console.commands.run import intake, take_in
+from console.order_from_options import SubmitOptions
 from console.session import session
 from console.terminal.output import note, print_json
 from jobs.batches import actions

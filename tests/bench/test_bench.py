@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.harness.figures import Figure, at_least, at_most
+from bench.harness.results import Figure, at_least, at_most
 
 MACHINE = {"cpu", "cores", "memory_gb", "python", "postgresql"}
 MAY_BE_ZERO = {

@@ -24,9 +24,9 @@ from bench.gpu.everything import measure_end_to_end
 from bench.gpu.networks import cost_of, text_encoder_of, unet_of, vae_of
 from bench.gpu.pace import Pace, measure_pace
 from bench.gpu.run import Run
-from bench.harness.figures import Result
 from bench.harness.gpu_machine import this_gpu
-from bench.harness.table import print_result
+from bench.harness.results import Result
+from bench.harness.results_table import print_result
 from models.catalogue.catalogue import read_card
 from models.runtime.device import Device, pick_device
 from tests.chaos.scale import is_long

@@ -1,6 +1,6 @@
 """Prints a benchmark's figures as a table, in plain text where rich isn't installed."""
 
-from bench.harness.figures import Figure, Result, shown
+from bench.harness.results import Figure, Result, shown
 
 HEADER = ("figure", "value", "unit", "goal", "", "against")
 _WIDTH = 200
