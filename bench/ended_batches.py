@@ -42,16 +42,16 @@ def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure
         samples = take_turns(
             rounds,
             {
-                "fresh": lambda: 1000 * seconds(lambda: _turn(fresh)),
-                "old": lambda: 1000 * seconds(lambda: _turn(old)),
+                "fresh": lambda: 1000 * seconds(lambda: _time_slice(fresh)),
+                "old": lambda: 1000 * seconds(lambda: _time_slice(old)),
             },
         )
         statuses = take_turns(
             max(3, rounds // 10), {"all": lambda: 1000 * seconds(lambda: actions.statuses(old))}
         )
-    turn = f"none: {samples.median('fresh'):.2f} ms; {ended * LANES_EACH:,} lanes of {ended:,} batches"
+    details = f"none: {samples.median('fresh'):.2f} ms; {ended * LANES_EACH:,} lanes of {ended:,} batches"
     return {
-        "turn_after_a_year": Figure(samples.ratio("old", "fresh"), "ratio", turn, at_most(1.3)),
+        "time_slice_after_a_year": Figure(samples.ratio("old", "fresh"), "ratio", details, at_most(1.3)),
         "status_of_all_ms": Figure(statuses.median("all"), "ms", f"{ended:,} ended batches", at_most(150)),
     }
 
@@ -65,7 +65,7 @@ def _database(stack: ExitStack, place: Place, name: str) -> Engine:
     return engine
 
 
-def _turn(engine: Engine) -> None:
-    turn = fair_share.take_turn(engine, slice_s=60)
-    assert turn is not None
-    fair_share.end_turn(engine, turn, used_s=60, images=10, batch_s=1)
+def _time_slice(engine: Engine) -> None:
+    picked = fair_share.pick_lane(engine, slice_s=60)
+    assert picked is not None
+    fair_share.end_time_slice(engine, picked, used_s=60, images=10, batch_s=1)

@@ -45,7 +45,7 @@ class _Sizes:
     archived: int = 100_000
     peers: int = 5_000
     ended: int = 5_000
-    turns: int = 100
+    time_slices: int = 100
 
 
 QUICK = _Sizes(
@@ -58,7 +58,7 @@ QUICK = _Sizes(
     archived=1_000,
     peers=50,
     ended=20,
-    turns=4,
+    time_slices=4,
 )
 
 
@@ -76,7 +76,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
             **_beside_an_archive(short, sizes),
             **_under_an_old_transaction(long, sizes),
             **_whole_jobs(place, long, sizes),
-            **measure_a_year(place, sizes.ended, sizes.turns),
+            **measure_a_year(place, sizes.ended, sizes.time_slices),
         }
 
 

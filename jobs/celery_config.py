@@ -8,7 +8,9 @@ from typing import Any
 
 from jobs.settings import Settings
 
-SHIFT_TASK = "nightmill.shift"
+WAKEUP_TASK = "nightmill.process_lane"
+FORMER_WAKEUP_TASK = "nightmill.shift"
+"""The task's name in earlier versions; their messages may still be in Redis after an upgrade."""
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import uuid
 from typing import Any
 
-from jobs.celery_config import SHIFT_TASK
+from jobs.celery_config import FORMER_WAKEUP_TASK, WAKEUP_TASK
 from jobs.job_types import LaneId
 
 MAX_BYTES = 8192
@@ -29,7 +29,7 @@ def parse_wakeup(raw: bytes) -> LaneId:
     headers, properties, body = (_part(message, name) for name in ("headers", "properties", "body"))
     if message.get("content-type") != "application/json" or _part(headers, "compression") is not None:
         raise NotAWakeupError("not plain JSON")
-    if headers.get("task") != SHIFT_TASK:
+    if headers.get("task") not in (WAKEUP_TASK, FORMER_WAKEUP_TASK):
         raise NotAWakeupError("another task")
     if _part(properties, "body_encoding") != "base64" or not isinstance(body, str):
         raise NotAWakeupError("another encoding")
@@ -46,7 +46,7 @@ def wakeup_message(lane: LaneId) -> bytes:
         "content-encoding": "utf-8",
         "headers": {
             "lang": "py",
-            "task": SHIFT_TASK,
+            "task": WAKEUP_TASK,
             "id": task,
             "root_id": task,
             "retries": 0,

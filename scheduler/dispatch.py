@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from sqlalchemy import Engine, text
 
-from jobs.celery_config import SHIFT_TASK, celery_settings
+from jobs.celery_config import WAKEUP_TASK, celery_settings
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.job_types import LaneId
@@ -71,7 +71,7 @@ class Dispatcher:
     def _send(self, lane: LaneId) -> None:
         """Push straight to the list: kombu's queue and exchange records in Redis aren't needed, nor trusted."""
         self.app.send_task(
-            SHIFT_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
+            WAKEUP_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
         )
 
 

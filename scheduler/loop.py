@@ -54,14 +54,16 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
     rescuer = Rescuer(engine, settings.lease_s)
     return [
         PeriodicTask("jobs rescued from dead workers", rescuer.every_s, rescuer.rescue),
-        PeriodicTask("hints sent", settings.tick_s, dispatcher.top_up),
+        PeriodicTask("wake-ups sent", settings.tick_s, dispatcher.top_up),
         PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
         PeriodicTask("canaries judged", 1, lambda: canary_rollout.judge(engine)),
         PeriodicTask("replacements queued", 5, lambda: accepted_image_quotas.make_up(engine)),
         PeriodicTask("floors raised", 5, lambda: raise_floors(engine)),
         PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),
         PeriodicTask("tallies folded", 10, lambda: actions.fold_tallies(engine)),
-        PeriodicTask("turns of dead workers forgotten", 3600, lambda: fair_share.forget_turns(engine)),
+        PeriodicTask(
+            "time slices of dead workers forgotten", 3600, lambda: fair_share.forget_time_slices(engine)
+        ),
         PeriodicTask("workers forgotten", 60, lambda: forget_workers(engine)),
         PeriodicTask("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
         PeriodicTask("batches to sweep", ROUND_S, sweeper.begin, later),

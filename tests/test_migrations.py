@@ -17,7 +17,7 @@ from jobs.db.schema import metadata
 from jobs.images.feed import read
 from jobs.job_types import LaneId
 from jobs.queue import transitions
-from jobs.queue.fair_share import take_turn
+from jobs.queue.fair_share import pick_lane
 from jobs.queue.tenants import tenants
 from tests.factories import change, image, look
 
@@ -208,8 +208,8 @@ def test_a_tenant_that_was_called_as_all_of_them_are_is_healed(empty: Engine) ->
         ("*", 50),
         ("ada", None),
     ]
-    turns = [take_turn(empty, slice_s=60) for _ in range(4)]
-    assert Counter(turn and turn.tenant for turn in turns) == {"(*)": 2, "ada": 2}
+    slices = [pick_lane(empty, slice_s=60) for _ in range(4)]
+    assert Counter(one and one.tenant for one in slices) == {"(*)": 2, "ada": 2}
     assert actions.status(empty, "b2").remaining == 0, "its jobs were dropped: they will never be done"
     migrations.downgrade(empty, "0007")
     assert look(empty, "SELECT max_running FROM tenants WHERE name = '*'") == [{"max_running": 50}]

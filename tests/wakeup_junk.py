@@ -5,7 +5,7 @@ import json
 import zlib
 from typing import Any
 
-from jobs.celery_config import SHIFT_TASK
+from jobs.celery_config import FORMER_WAKEUP_TASK, WAKEUP_TASK
 from jobs.job_types import LaneId
 from jobs.wakeup_message import wakeup_message
 
@@ -54,7 +54,7 @@ JUNK: dict[str, bytes] = {
     "headers are a list": forged(headers=["task"]),
     "no task": forged_headers(task=None),
     "unknown task": forged_headers(task="celery.backend_cleanup"),
-    "task is a list": forged_headers(task=[SHIFT_TASK]),
+    "task is a list": forged_headers(task=[WAKEUP_TASK]),
     "compressed": forged_headers(compression="zlib"),
     "no arguments": with_body([[], {}, EMBED]),
     "two arguments": with_body([[1, 2], {}, EMBED]),
@@ -62,12 +62,13 @@ JUNK: dict[str, bytes] = {
     "a truth for a lane": with_body([[True], {}, EMBED]),
     "no lane": with_body([[0], {}, EMBED]),
     "a huge lane": with_body([[2**63], {}, EMBED]),
-    "an old protocol": with_body({"task": SHIFT_TASK, "args": [1], "id": {}}),
+    "an old protocol": with_body({"task": WAKEUP_TASK, "args": [1], "id": {}}),
 }
 
 HEEDED: dict[str, bytes] = {
     "a limit of letters": forged_headers(timelimit=["a", "b"]),
     "an id that is an object": forged_headers(id={}),
+    "the name of an earlier version": forged_headers(task=FORMER_WAKEUP_TASK),
     "an odd time": forged_headers(eta="tomorrow", expires={"in": 5}),
     "callbacks": with_body([[1], {}, {"callbacks": [{"task": "os.system"}]}]),
     "arguments by name": with_body([[1], {"lane": 2}, EMBED]),

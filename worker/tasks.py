@@ -11,7 +11,7 @@ from billiard import current_process
 from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from jobs.celery_config import SHIFT_TASK
+from jobs.celery_config import WAKEUP_TASK
 from jobs.db.engine import connect, wait_while_away
 from jobs.job_types import LaneId
 from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 _context: WorkerContext | None = None
 
 
-@shared_task(name=SHIFT_TASK, ignore_result=True)
-def shift(lane: int) -> None:
+@shared_task(name=WAKEUP_TASK, ignore_result=True)
+def process_lane(lane: int) -> None:
     """Run one time slice on the lane picked by fair-share scheduling. SIGTERM requests a graceful stop."""
     assert _context is not None
     # Installed here and not in `begin`: the pool sets its own handlers after that.

@@ -18,14 +18,14 @@ from jobs.db.engine import run, transact
 from jobs.job_types import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
 
-TURNS_LOCK = 0x6E6D7475  # advisory lock key that serialises the choice of lanes
+PICK_LOCK = 0x6E6D7475  # advisory lock key that serialises the picking of lanes
 
 _BEGIN = text("SELECT pg_advisory_xact_lock(:key)")
 
 # Lanes are locked before tenants, here and in _END.
-_CHOOSE = text(f"""
+_PICK = text(f"""
     WITH known AS (
-        SELECT lane_id AS id, tenant FROM turns WHERE id = :turn
+        SELECT lane_id AS id, tenant FROM turns WHERE id = :time_slice
     ), clock AS (
         SELECT coalesce((SELECT virtual_time FROM fair_share), 0) AS virtual_time
     ), busy AS (
@@ -41,10 +41,10 @@ _CHOOSE = text(f"""
           AND (max_running IS NULL OR max_running > coalesce(running, 0)) AND NOT EXISTS (SELECT FROM known)
     ), best AS (
         SELECT DISTINCT ON (tenant) *, min(used_s) OVER () AS least_s FROM sharing
-        ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, id = :hinted DESC, chosen_at NULLS FIRST, id
+        ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, id = :preferred DESC, chosen_at NULLS FIRST, id
     ), chosen AS (
-        SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :model_affinity_s DESC, used_s, id = :hinted DESC,
-            chosen_at NULLS FIRST, id LIMIT 1
+        SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :model_affinity_s DESC, used_s,
+            id = :preferred DESC, chosen_at NULLS FIRST, id LIMIT 1
     ), noted AS (
         UPDATE lanes SET chosen_at = now() FROM chosen WHERE lanes.id = chosen.id RETURNING lanes.id
     ), charged AS (
@@ -54,7 +54,8 @@ _CHOOSE = text(f"""
         INSERT INTO fair_share (virtual_time) SELECT least_s FROM chosen
         ON CONFLICT (id) DO UPDATE SET virtual_time = excluded.virtual_time
     ), begun AS (
-        INSERT INTO turns (id, lane_id, tenant, slice_s, weight) SELECT :turn, id, tenant, :slice_s, weight FROM chosen
+        INSERT INTO turns (id, lane_id, tenant, slice_s, weight)
+        SELECT :time_slice, id, tenant, :slice_s, weight FROM chosen
     )
     SELECT id, tenant FROM chosen UNION ALL SELECT id, tenant FROM known
 """)
@@ -62,7 +63,7 @@ _CHOOSE = text(f"""
 # Uses the weight at which the time slice was charged: the tenant's weight may have changed since.
 _END = text("""
     WITH ended AS (
-        DELETE FROM turns WHERE id = :turn RETURNING *
+        DELETE FROM turns WHERE id = :time_slice RETURNING *
     ), used AS (
         SELECT CAST(:used_s AS float) AS s, CAST(:images AS bigint) AS images, CAST(:batch_s AS float) AS batch_s
     ), paced AS (
@@ -90,7 +91,7 @@ OLD_S = 86_400  # a time slice of this age belongs to a worker that died
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class TimeSlice:
     """A time slice granted to a worker: the lane, and the tenant charged. The row with its id exists until it ends."""
 
     id: UUID
@@ -98,49 +99,51 @@ class Turn:
     tenant: str
 
 
-def take_turn(
+def pick_lane(
     engine: Engine,
     *,
     slice_s: float,
-    hinted: LaneId | None = None,
+    preferred: LaneId | None = None,
     warm: Collection[str] = (),
     model_affinity_s: float = 0,
     avoided: Collection[LaneId] = (),
-    turn: UUID | None = None,
-) -> Turn | None:
+    time_slice: UUID | None = None,
+) -> TimeSlice | None:
     """Pick a lane that has work and charge its tenant `slice_s` seconds; None if there is nothing to do.
 
-    `warm` names the models that the worker holds, `hinted` the lane to prefer among equals, `avoided` the lanes
-    that it can't work in. The call is idempotent for a given `turn` id: if the first answer was lost, a repeated call
-    returns the same lane and charges nothing.
+    `warm` names the models that the worker holds, `preferred` the lane to prefer among equals, `avoided` the lanes
+    that it can't work in. The call is idempotent for a given `time_slice` id: if the first answer was lost, a repeated
+    call returns the same lane and charges nothing.
     """
-    turn = turn or uuid4()
+    time_slice = time_slice or uuid4()
     values = {
-        "turn": turn,
+        "time_slice": time_slice,
         "slice_s": slice_s,
-        "hinted": hinted or 0,
+        "preferred": preferred or 0,
         "warm": list(warm),
         "model_affinity_s": model_affinity_s,
         "avoided": list(avoided),
     }
 
-    def choose(connection: Connection) -> Turn | None:
-        connection.execute(_BEGIN, {"key": TURNS_LOCK})
-        row = connection.execute(_CHOOSE, values).one_or_none()
-        return Turn(turn, row.id, row.tenant) if row else None
+    def pick(connection: Connection) -> TimeSlice | None:
+        connection.execute(_BEGIN, {"key": PICK_LOCK})
+        row = connection.execute(_PICK, values).one_or_none()
+        return TimeSlice(time_slice, row.id, row.tenant) if row else None
 
-    return transact(engine, choose)
+    return transact(engine, pick)
 
 
-def end_turn(engine: Engine, turn: Turn, *, used_s: float, images: int, batch_s: float) -> None:
+def end_time_slice(
+    engine: Engine, time_slice: TimeSlice, *, used_s: float, images: int, batch_s: float
+) -> None:
     """Correct the charge to `used_s` seconds and update the lane's seconds per image; only the first call has effect.
 
     `batch_s` is the time that the slowest device batch took from its start until it was stored.
     """
-    run(engine, _END, {"turn": turn.id, "used_s": used_s, "images": images, "batch_s": batch_s})
+    run(engine, _END, {"time_slice": time_slice.id, "used_s": used_s, "images": images, "batch_s": batch_s})
 
 
-def forget_turns(engine: Engine) -> int:
+def forget_time_slices(engine: Engine) -> int:
     """Delete time slices older than OLD_S, whose workers died; they stay charged. Returns the number deleted."""
     return len(run(engine, _FORGET, {"old_s": OLD_S}))
 

@@ -149,7 +149,7 @@ def mill(
 ) -> Iterator[Mill]:
     """A mill that runs within the block; all its processes are gone after it, even if they don't want to.
 
-    `longest_s` is how long a worker goes on without a new hint; `broken` is what is wrong with the first worker.
+    `longest_s` is how long a worker goes on without a new wake-up; `broken` is what is wrong with the first worker.
     """
     folder.mkdir(parents=True, exist_ok=True)
     running = Mill(

@@ -1,6 +1,6 @@
 """Redis forgets everything, dies, freezes: no job is lost, no command hangs, and work goes on soon after it is back.
 
-Workers live from hint to hint here; otherwise one that is in a long lane wouldn't even notice.
+Workers live from wake-up to wake-up here; otherwise one that is in a long lane wouldn't even notice.
 """
 
 import random
@@ -114,11 +114,11 @@ def test_whatever_redis_does(quick: Settings, engine: Engine, tmp_path: Path, ow
         assert (facts.states, facts.attempts) == ({"done": jobs}, jobs)
 
 
-def test_hints_that_are_sent_once_are_lost(
+def test_wakeups_that_are_sent_once_are_lost(
     quick: Settings, engine: Engine, tmp_path: Path, own_redis: OwnRedis
 ) -> None:
     batch = submit(quick, engine, tmp_path, foxes(40))
-    with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, longest_s=0, twin="hint-once") as running:
+    with mill(quick, tmp_path / "mill", workers=1, step_s=0.1, longest_s=0, twin="wakeup-once") as running:
         until(running.renders)
         own_redis.flush()
         assert not settle(engine, quiet_s=3)

@@ -25,7 +25,7 @@ def _no_renewal() -> None:
     transitions.extend = lambda _, held, __: {job for job, _ in held}
 
 
-def _hint_once() -> None:
+def _wakeup_once() -> None:
     """Redis is believed to keep what it was told."""
     from scheduler.dispatch import Dispatcher
 
@@ -142,7 +142,7 @@ def _no_waiting() -> None:
 _TWINS: dict[str, Callable[[], None]] = {
     "no-rescue": _no_rescue,
     "no-renewal": _no_renewal,
-    "hint-once": _hint_once,
+    "wakeup-once": _wakeup_once,
     "no-fence": _no_fence,
     "no-release": _no_release,
     "no-watchdog": _no_watchdog,

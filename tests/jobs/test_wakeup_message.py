@@ -14,6 +14,7 @@ def test_what_is_written_is_read(lane: int) -> None:
     message = wakeup_message(LaneId(lane))
     assert parse_wakeup(message) == lane
     assert len(message) < MAX_BYTES / 4
+    assert json.loads(message)["headers"]["task"] == "nightmill.process_lane"
 
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)

@@ -1,4 +1,4 @@
-"""Hints in Redis: as many as there are workers to follow them, and none that anything depends on."""
+"""Wake-ups in Redis: as many as there are workers to follow them, and none that anything depends on."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.celery_config import SHIFT_TASK
+from jobs.celery_config import WAKEUP_TASK
 from jobs.errors import ServiceError
 from jobs.services.redis import start_redis, stop_redis
 from jobs.services.sockets import socket_path
@@ -40,7 +40,7 @@ def add_workers(engine: Engine, *ages_s: float) -> None:
         )
 
 
-def test_one_hint_goes_out_for_the_worker_that_may_come(
+def test_one_wakeup_goes_out_for_the_worker_that_may_come(
     engine: Engine, dispatcher: Dispatcher, broker: Broker
 ) -> None:
     assert dispatcher.top_up() == 0, "nothing to do"
@@ -50,7 +50,7 @@ def test_one_hint_goes_out_for_the_worker_that_may_come(
     assert broker.lanes() == [lane]
 
 
-def test_there_are_as_many_hints_as_workers_alive(
+def test_there_are_as_many_wakeups_as_workers_alive(
     engine: Engine, dispatcher: Dispatcher, broker: Broker
 ) -> None:
     add_workers(engine, 0, 1, 2, 3600)
@@ -73,7 +73,7 @@ def test_a_message_names_a_lane_and_nothing_of_a_job(
     arguments, named, options = body(message)
     assert (arguments, named) == ([lane], {})
     assert not any(options.values())
-    assert message["headers"]["task"] == SHIFT_TASK
+    assert message["headers"]["task"] == WAKEUP_TASK
     everything = json.dumps(message) + json.dumps(body(message))
     for word in ("secret", "row-77", "red", "confidential"):
         assert word not in everything
@@ -94,7 +94,7 @@ def test_the_higher_priority_comes_first(engine: Engine, dispatcher: Dispatcher,
     assert broker.lanes() == [high, also_high, low, high, also_high]
 
 
-def test_lanes_without_work_for_now_get_no_hint(
+def test_lanes_without_work_for_now_get_no_wakeup(
     engine: Engine, dispatcher: Dispatcher, broker: Broker
 ) -> None:
     add_workers(engine, 0, 0, 0, 0, 0, 0, 0)
@@ -143,7 +143,7 @@ def socket_of(settings: Settings) -> Path:
     return Path(unquote(settings.broker.removeprefix("redis+socket://")))
 
 
-def test_no_redis_means_no_hints_until_it_comes(
+def test_no_redis_means_no_wakeups_until_it_comes(
     engine: Engine, away: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane = make_lane(engine, 2)

@@ -47,7 +47,7 @@ def expire_all(engine: Engine) -> None:
     change(engine, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running'")
 
 
-def test_a_scheduler_sends_hints_and_rescues(settings: Settings, engine: Engine, broker: Broker) -> None:
+def test_a_scheduler_sends_wakeups_and_rescues(settings: Settings, engine: Engine, broker: Broker) -> None:
     lane = make_lane(engine, 3)
     take(engine, lane, 2)
     expire_all(engine)
@@ -195,7 +195,7 @@ def test_an_idle_scheduler_writes_nothing(settings: Settings, engine: Engine) ->
         lane = make_lane(engine, 3)
         transitions.complete(engine, [image(job) for job in take(engine, lane)])
     dispatcher = Dispatcher(settings, engine)
-    todo = [task for task in periodic_tasks(settings, engine, dispatcher) if task.name != "hints sent"]
+    todo = [task for task in periodic_tasks(settings, engine, dispatcher) if task.name != "wake-ups sent"]
     for _ in range(2):
         for task in todo:
             task.do()

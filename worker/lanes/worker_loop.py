@@ -4,7 +4,7 @@ import time
 
 from jobs.job_types import LaneId
 from jobs.queue import fair_share
-from jobs.queue.fair_share import Turn
+from jobs.queue.fair_share import TimeSlice
 from worker.lanes.lane_session import LaneSession, WorkerContext
 
 LONGEST_S = 3600.0
@@ -14,7 +14,7 @@ UNHEALTHY_S = 1.0
 """How long a worker that can process nothing holds a wake-up message, so that healthy workers get the others."""
 
 
-def follow(context: WorkerContext, hinted: LaneId) -> int:
+def follow(context: WorkerContext, preferred: LaneId) -> int:
     """Process a wake-up message: it says that there is work, the job table says in which lane. Returns the jobs taken.
 
     When a time slice ends and the same lane is picked again, its session continues and the device has no pause; if
@@ -22,12 +22,12 @@ def follow(context: WorkerContext, hinted: LaneId) -> int:
     """
     loop = LaneLoop(context)
     if not context.health.is_resting():
-        loop.begin(hinted)
-    if loop.turn is None and (context.health.avoided() or not context.health.is_healthy()):
+        loop.begin(preferred)
+    if loop.time_slice is None and (context.health.avoided() or not context.health.is_healthy()):
         context.stopping.wait(UNHEALTHY_S)
     taken = 0
-    while loop.turn is not None:
-        taken += loop.work(loop.turn)
+    while loop.time_slice is not None:
+        taken += loop.work(loop.time_slice)
     return taken
 
 
@@ -35,65 +35,65 @@ class LaneLoop:
     """Successive time slices of one worker; each is charged to its tenant in advance and corrected when it ends."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self.turn: Turn | None = None
+        self.time_slice: TimeSlice | None = None
         self._context = context
         self._until = time.monotonic() + LONGEST_S
-        self._next: Turn | None = None
+        self._next: TimeSlice | None = None
         self._began = 0.0
 
-    def begin(self, hinted: LaneId) -> None:
+    def begin(self, preferred: LaneId) -> None:
         """Pick the first lane; there may be none."""
-        self.turn, self._began = self._take(hinted), time.monotonic()
+        self.time_slice, self._began = self._pick(preferred), time.monotonic()
 
-    def work(self, turn: Turn) -> int:
+    def work(self, time_slice: TimeSlice) -> int:
         """Run a lane session for this slice and pick the next lane; returns how many jobs were claimed."""
         session = LaneSession(self._context, renew=lambda: self._renewed(session))
         try:
-            return session.work(turn.lane)
+            return session.work(time_slice.lane)
         except BaseException:
             self._leave_next()
             raise
         finally:
             self._settle(session)
-            self.turn, self._next = self._next, None
+            self.time_slice, self._next = self._next, None
 
     def _leave_next(self) -> None:
         """Return a slice that was picked and won't be used, so that its tenant isn't charged for it."""
         if self._next is not None:
-            fair_share.end_turn(self._context.engine, self._next, used_s=0, images=0, batch_s=0)
+            fair_share.end_time_slice(self._context.engine, self._next, used_s=0, images=0, batch_s=0)
             self._next = None
 
     def _renewed(self, session: LaneSession) -> bool:
         """At a slice's end, return whether the session gets another one; if another lane is picked, it is the next."""
-        assert self.turn is not None
+        assert self.time_slice is not None
         if time.monotonic() >= self._until:
             return False
-        found = self._take(self.turn.lane)
-        if found is None or found.lane != self.turn.lane:
+        found = self._pick(self.time_slice.lane)
+        if found is None or found.lane != self.time_slice.lane:
             self._next = found
             return False
         self._settle(session)
-        self.turn = found
+        self.time_slice = found
         return True
 
-    def _take(self, hinted: LaneId) -> Turn | None:
+    def _pick(self, preferred: LaneId) -> TimeSlice | None:
         context = self._context
-        return fair_share.take_turn(
+        return fair_share.pick_lane(
             context.engine,
             slice_s=context.settings.time_slice_s,
-            hinted=hinted,
+            preferred=preferred,
             warm=context.model_cache.models(),
             model_affinity_s=context.settings.model_affinity_s,
             avoided=context.health.avoided(),
         )
 
     def _settle(self, session: LaneSession) -> None:
-        assert self.turn is not None
+        assert self.time_slice is not None
         now = time.monotonic()
         images, slowest_s = session.counted()
-        fair_share.end_turn(
+        fair_share.end_time_slice(
             self._context.engine,
-            self.turn,
+            self.time_slice,
             used_s=now - self._began,
             images=images,
             batch_s=slowest_s,

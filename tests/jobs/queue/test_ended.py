@@ -26,7 +26,7 @@ from tests.factories import (
     take,
     wait_for_lock,
 )
-from tests.jobs.queue.test_query_plans import CLAIM, TURN, is_scan_of, looked_at, plan_of
+from tests.jobs.queue.test_query_plans import CLAIM, TIME_SLICE, is_scan_of, looked_at, plan_of
 
 
 def take_all(engine: Engine, batch: Ingested) -> list[Job]:
@@ -60,7 +60,7 @@ def test_a_batch_that_is_being_archived_takes_nothing_back(engine: Engine) -> No
     assert transitions.retry(engine, batch.id, RETRYABLE, None) == 0
     change(engine, "UPDATE jobs SET state = 'queued', finished_at = NULL, not_before = NULL")
     assert take_all(engine, batch) == []
-    assert fair_share.take_turn(engine, slice_s=60) is None
+    assert fair_share.pick_lane(engine, slice_s=60) is None
 
 
 @pytest.mark.parametrize("first", ["retry", "archive"])
@@ -100,11 +100,11 @@ def test_only_the_canary_goes_ahead_after_a_cancel_and_a_retry(engine: Engine) -
     batch = make_batch(engine, 10, canary=2)
     actions.cancel(engine, batch.id)
     assert actions.retry(engine, batch.id) == 10
-    assert fair_share.take_turn(engine, slice_s=60) is not None
+    assert fair_share.pick_lane(engine, slice_s=60) is not None
     first, second = take_all(engine, batch)
     assert [first.ordinal, second.ordinal] == [0, 1]
     assert take_all(engine, batch) == []
-    assert fair_share.take_turn(engine, slice_s=60) is None
+    assert fair_share.pick_lane(engine, slice_s=60) is None
     expire(engine, first)
     transitions.rescue(engine)
     (again,) = take_all(engine, batch)
@@ -170,9 +170,9 @@ def test_a_lane_begins_again_with_what_is_queued_there(engine: Engine, how: str)
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
     assert lane_maintenance.end_lanes(engine) == 1
-    assert fair_share.take_turn(engine, slice_s=60) is None
+    assert fair_share.pick_lane(engine, slice_s=60) is None
     assert QUEUES_AGAIN[how](engine, batch) == 3
-    assert fair_share.take_turn(engine, slice_s=60) is not None
+    assert fair_share.pick_lane(engine, slice_s=60) is not None
     assert len(take_all(engine, batch)) == 3
 
 
@@ -189,7 +189,7 @@ def test_a_lane_that_is_being_ended_begins_again(engine: Engine, how: str) -> No
         connection.commit()
         assert queued.result() == 3
     assert ended(engine) == [False]
-    assert fair_share.take_turn(engine, slice_s=60) is not None
+    assert fair_share.pick_lane(engine, slice_s=60) is not None
 
 
 @pytest.mark.parametrize("how", QUEUEING)
@@ -200,7 +200,7 @@ def test_a_lane_with_jobs_on_their_way_back_is_not_ended(engine: Engine, how: st
         connection.execute(*QUEUEING[how])
         assert lane_maintenance.end_lanes(engine) == 0
     assert lane_maintenance.end_lanes(engine) == 0
-    assert fair_share.take_turn(engine, slice_s=60) is not None
+    assert fair_share.pick_lane(engine, slice_s=60) is not None
 
 
 def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
@@ -212,7 +212,7 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     )
     change(engine, "ANALYZE")
     for statement, values in (
-        (fair_share._CHOOSE, TURN),
+        (fair_share._PICK, TIME_SLICE),
         (fair_share._WAITING, {"limit": 3}),
         (lane_maintenance._RAISE_FLOORS, {"top": lane_maintenance.ABOVE_ALL}),
         (lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),

@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants by weight, priorities within a tenant, warm models within a bound."""
+"""Which lane comes next: tenants by weight, priorities within a tenant, warm models within a bound."""
 
 from collections import Counter
 from typing import Any
@@ -11,16 +11,16 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.job_types import LaneId
 from jobs.queue import fair_share, lane_maintenance, transitions
-from jobs.queue.fair_share import Turn, end_turn, take_turn
+from jobs.queue.fair_share import TimeSlice, end_time_slice, pick_lane
 from jobs.queue.tenants import forget_tenant, set_tenant
 from tests.factories import change, lanes_of, look, make_batch, make_lane, take
 
 SLICE_S = 60.0
 
 
-def turn(engine: Engine, **options: Any) -> Turn:
-    """A turn, which must be there."""
-    found = take_turn(engine, **{"slice_s": SLICE_S} | options)
+def picked(engine: Engine, **options: Any) -> TimeSlice:
+    """A time slice, which must be there."""
+    found = pick_lane(engine, **{"slice_s": SLICE_S} | options)
     assert found is not None
     return found
 
@@ -43,12 +43,12 @@ def weigh(engine: Engine, **weights: int) -> None:
 
 
 def served(engine: Engine, count: int, **options: Any) -> list[str]:
-    """Whose turn it was, `count` times; every turn takes its whole slice."""
-    return [turn(engine, **options).tenant for _ in range(count)]
+    """The tenants of `count` time slices, each used in full."""
+    return [picked(engine, **options).tenant for _ in range(count)]
 
 
 def longest_wait(names: list[str], name: str) -> int:
-    """The longest run of turns of others."""
+    """The longest run of time slices of others."""
     waits, wait = [0], 0
     for other in names:
         wait = 0 if other == name else wait + 1
@@ -57,28 +57,28 @@ def longest_wait(names: list[str], name: str) -> int:
 
 
 def test_nothing_to_do(engine: Engine) -> None:
-    assert take_turn(engine, slice_s=SLICE_S) is None
+    assert pick_lane(engine, slice_s=SLICE_S) is None
     lane = make_lane(engine, 1)
     take(engine, lane)
-    assert take_turn(engine, slice_s=SLICE_S) is None
+    assert pick_lane(engine, slice_s=SLICE_S) is None
 
 
-def test_lanes_of_equal_standing_take_turns_and_the_hinted_one_is_first(engine: Engine) -> None:
+def test_lanes_of_equal_standing_alternate_and_the_preferred_one_is_first(engine: Engine) -> None:
     first, second, third = (make_lane(engine, 2) for _ in range(3))
-    assert [turn(engine).lane for _ in range(4)] == [first, second, third, first]
-    assert turn(engine, hinted=third).lane == third
-    assert turn(engine, hinted=LaneId(4711)).lane == second
+    assert [picked(engine).lane for _ in range(4)] == [first, second, third, first]
+    assert picked(engine, preferred=third).lane == third
+    assert picked(engine, preferred=LaneId(4711)).lane == second
 
 
 def test_the_higher_priority_comes_first_and_may_be_changed(engine: Engine) -> None:
     low, high = make_lane(engine, 2, priority=-1), make_lane(engine, 2, priority=5)
-    assert [turn(engine).lane for _ in range(3)] == [high] * 3
+    assert [picked(engine).lane for _ in range(3)] == [high] * 3
     change(
         engine,
         "UPDATE batches SET priority = 6 WHERE id = (SELECT batch_id FROM lanes WHERE id = :id)",
         id=low,
     )
-    assert turn(engine).lane == low
+    assert picked(engine).lane == low
 
 
 def test_tenants_share_by_weight(engine: Engine) -> None:
@@ -93,7 +93,7 @@ def test_tenants_share_by_weight(engine: Engine) -> None:
 
 @pytest.mark.parametrize("weights", [[1, 9], [5, 3, 2, 1], [7, 7, 1]])
 def test_nobody_waits_longer_than_the_weights_allow(engine: Engine, weights: list[int]) -> None:
-    """The bound of stride scheduling: between two turns of one, another has at most its share of them and one."""
+    """The bound of stride scheduling: between two time slices of one, another has at most its share of them and one."""
     tenants = {f"t{index}": weight for index, weight in enumerate(weights)}
     for name in tenants:
         tenant_lane(engine, name)
@@ -119,15 +119,15 @@ def test_who_was_away_starts_level(engine: Engine) -> None:
     assert Counter(names) == {"here": 5, "newcomer": 5}
 
 
-def test_a_turn_that_ends_early_is_paid_back(engine: Engine) -> None:
+def test_a_time_slice_that_ends_early_is_paid_back(engine: Engine) -> None:
     for name in ("quick", "slow"):
         tenant_lane(engine, name)
     seconds = Counter[str]()
     for _ in range(60):
-        taken = turn(engine)
+        taken = picked(engine)
         used = 6.0 if taken.tenant == "quick" else SLICE_S
         seconds[taken.tenant] += round(used)
-        end_turn(engine, taken, used_s=used, images=0, batch_s=0)
+        end_time_slice(engine, taken, used_s=used, images=0, batch_s=0)
     assert abs(seconds["quick"] - seconds["slow"]) <= SLICE_S
 
 
@@ -142,7 +142,7 @@ def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
     weigh(engine, ada=2)
     warm, names, loads = "sketcher", [], 0
     for _ in range(300):
-        taken = turn(engine, warm=[warm], model_affinity_s=240)
+        taken = picked(engine, warm=[warm], model_affinity_s=240)
         loads += models[taken.lane] != warm
         warm = models[taken.lane]
         names.append(taken.tenant)
@@ -154,9 +154,9 @@ def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
 def test_a_cold_lane_of_the_same_tenant_waits_no_longer_than_the_bound(engine: Engine) -> None:
     rows = [{"prompt": "fox", "model": "sketcher"}, {"prompt": "fox", "model": "painter"}]
     warm, cold = lanes_of(engine, make_batch(engine, rows))
-    assert {turn(engine, warm=["sketcher"], model_affinity_s=240).lane for _ in range(5)} == {warm}
+    assert {picked(engine, warm=["sketcher"], model_affinity_s=240).lane for _ in range(5)} == {warm}
     change(engine, "UPDATE lanes SET chosen_at = now() - interval '241 seconds' WHERE id = :id", id=cold)
-    assert turn(engine, warm=["sketcher"], model_affinity_s=240).lane == cold
+    assert picked(engine, warm=["sketcher"], model_affinity_s=240).lane == cold
 
 
 def test_a_tenant_at_its_limit_is_passed_over(engine: Engine) -> None:
@@ -165,7 +165,7 @@ def test_a_tenant_at_its_limit_is_passed_over(engine: Engine) -> None:
     change(engine, "UPDATE tenants SET max_running = 2 WHERE name = 'ada'")
     assert len(take(engine, limited, 50)) == 2
     assert take(engine, limited, 50) == []
-    assert {turn(engine).lane for _ in range(4)} == {free}
+    assert {picked(engine).lane for _ in range(4)} == {free}
     assert len(take(engine, free, 50)) == 3
 
 
@@ -181,7 +181,7 @@ def test_the_common_limit_counts_all_tenants(engine: Engine) -> None:
     assert take(engine, second, 50) == []
 
 
-def test_closed_batches_get_no_turn(engine: Engine) -> None:
+def test_closed_batches_get_no_time_slice(engine: Engine) -> None:
     lane = make_lane(engine, 2)
     (row,) = look(engine, "SELECT batch_id FROM lanes WHERE id = :id", id=lane)
     for closed, opened in (
@@ -193,27 +193,27 @@ def test_closed_batches_get_no_turn(engine: Engine) -> None:
         ("closes_at = now() + interval '100 s'", "closes_at = now() + interval '130 s'"),
     ):
         change(engine, f"UPDATE batches SET {closed}")  # noqa: S608
-        assert take_turn(engine, slice_s=SLICE_S) is None
+        assert pick_lane(engine, slice_s=SLICE_S) is None
         assert fair_share.waiting_lanes(engine, 5) == []
         assert transitions.open_lane(engine, lane) is None
         assert take(engine, lane) == []
         change(engine, f"UPDATE batches SET {opened}")  # noqa: S608
-        assert turn(engine).lane == lane
+        assert picked(engine).lane == lane
     actions.pause(engine, row["batch_id"])
-    assert take_turn(engine, slice_s=SLICE_S) is None
+    assert pick_lane(engine, slice_s=SLICE_S) is None
 
 
 def test_a_lane_closes_when_what_it_takes_to_deliver_would_not_fit(engine: Engine) -> None:
     """Nothing starts that would not finish: by what workers have measured, once they have."""
     lane = make_lane(engine, 2)
-    first, second = turn(engine), turn(engine)
+    first, second = picked(engine), picked(engine)
     change(
         engine, "UPDATE batches SET \"window\" = 'w', opens_at = now(), closes_at = now() + interval '60 s'"
     )
     assert transitions.open_lane(engine, lane) is None, "not measured: it might take two minutes"
-    end_turn(engine, first, used_s=60, images=10, batch_s=20)
+    end_time_slice(engine, first, used_s=60, images=10, batch_s=20)
     assert transitions.open_lane(engine, lane) is not None
-    end_turn(engine, second, used_s=60, images=10, batch_s=70)
+    end_time_slice(engine, second, used_s=60, images=10, batch_s=70)
     assert transitions.open_lane(engine, lane) is None
 
 
@@ -262,43 +262,43 @@ def used(engine: Engine) -> dict[str, float]:
     return {row["name"]: row["used_s"] for row in look(engine, "SELECT name, used_s FROM tenants")}
 
 
-def test_a_turn_whose_answer_was_lost_is_given_once(engine: Engine) -> None:
+def test_a_time_slice_whose_answer_was_lost_is_given_once(engine: Engine) -> None:
     for name in ("ada", "bob"):
         tenant_lane(engine, name)
-    first = turn(engine, turn=(asked := uuid4()))
-    assert turn(engine, turn=asked) == first
+    first = picked(engine, time_slice=(asked := uuid4()))
+    assert picked(engine, time_slice=asked) == first
     assert used(engine) == {first.tenant: SLICE_S}
-    assert turn(engine).tenant != first.tenant
+    assert picked(engine).tenant != first.tenant
 
 
-def test_a_turn_whose_end_was_not_answered_is_settled_once(engine: Engine) -> None:
+def test_a_time_slice_whose_end_was_not_answered_is_settled_once(engine: Engine) -> None:
     lane = tenant_lane(engine, "ada")
-    taken = turn(engine)
+    taken = picked(engine)
     for _ in range(2):
-        end_turn(engine, taken, used_s=10, images=5, batch_s=2)
+        end_time_slice(engine, taken, used_s=10, images=5, batch_s=2)
     assert used(engine) == {"ada": 10.0}
     assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 2.0}]
-    second = turn(engine)
+    second = picked(engine)
     for _ in range(2):
-        end_turn(engine, second, used_s=SLICE_S, images=10, batch_s=2)
+        end_time_slice(engine, second, used_s=SLICE_S, images=10, batch_s=2)
     assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 4.0}]
 
 
-def test_a_weight_that_changes_during_a_turn_gives_no_time_away(engine: Engine) -> None:
+def test_a_weight_that_changes_during_a_time_slice_gives_no_time_away(engine: Engine) -> None:
     tenant_lane(engine, "ada")
     set_tenant(engine, "ada", weight=100)
-    taken = turn(engine)
+    taken = picked(engine)
     set_tenant(engine, "ada", weight=1)
-    end_turn(engine, taken, used_s=0, images=0, batch_s=0)
+    end_time_slice(engine, taken, used_s=0, images=0, batch_s=0)
     assert used(engine) == {"ada": 0.0}
 
 
-def test_turns_of_dead_workers_are_forgotten_and_stay_charged(engine: Engine) -> None:
+def test_time_slices_of_dead_workers_are_forgotten_and_stay_charged(engine: Engine) -> None:
     tenant_lane(engine, "ada")
-    old, new = turn(engine), turn(engine)
-    assert fair_share.forget_turns(engine) == 0
+    old, new = picked(engine), picked(engine)
+    assert fair_share.forget_time_slices(engine) == 0
     change(engine, "UPDATE turns SET begun_at = now() - interval '2 days' WHERE id = :id", id=old.id)
-    assert fair_share.forget_turns(engine) == 1
+    assert fair_share.forget_time_slices(engine) == 1
     for taken in (old, new):
-        end_turn(engine, taken, used_s=0, images=0, batch_s=0)
+        end_time_slice(engine, taken, used_s=0, images=0, batch_s=0)
     assert used(engine) == {"ada": SLICE_S}

@@ -30,9 +30,9 @@ CLAIM = {
     "after": 0,
     "has_room": False,
 }
-TURN = {
-    "turn": uuid4(),
-    "hinted": 0,
+TIME_SLICE = {
+    "time_slice": uuid4(),
+    "preferred": 0,
     "warm": ["sketcher"],
     "model_affinity_s": 60,
     "slice_s": 60,
@@ -78,8 +78,8 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2 * LANES,
     ),
     "choose": (
-        fair_share._CHOOSE,
-        TURN,
+        fair_share._PICK,
+        TIME_SLICE,
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx", "jobs_batch_id_ordinal_index_key"},
         2 * LANES,

@@ -47,10 +47,10 @@ def test_a_batch_waits_when_no_worker_can_work_in_a_lane_of_it(engine: Engine) -
 
 def test_a_worker_is_not_given_the_lanes_that_it_avoids(engine: Engine) -> None:
     first, second = make_lane(engine, 1), make_lane(engine, 1)
-    turn = fair_share.take_turn(engine, slice_s=60, hinted=first, avoided=[first])
-    assert turn is not None
-    assert turn.lane == second
-    assert fair_share.take_turn(engine, slice_s=60, avoided=[first, second]) is None
+    picked = fair_share.pick_lane(engine, slice_s=60, preferred=first, avoided=[first])
+    assert picked is not None
+    assert picked.lane == second
+    assert fair_share.pick_lane(engine, slice_s=60, avoided=[first, second]) is None
 
 
 @pytest.mark.parametrize("end", ["all is done", "the batch is paused", "the batch is gone"])

@@ -82,9 +82,9 @@ def test_other_lanes_go_on_being_served(context: WorkerContext, tmp_path: Path) 
     worker = replace(context, model_cache=model_cache)
     rows = [FOX | {"model": "unjudged"}, FOX, FOX | {"model": "unjudged", "width": 128}]
     batch = submit(context.settings, context.engine, tmp_path, rows)
-    hinted = min(lanes_of(context.engine, batch))
+    first = min(lanes_of(context.engine, batch))
     while jobs_of(context.engine, batch)[1]["state"] != "done":
-        follow(worker, hinted)
+        follow(worker, first)
     assert charges(context.engine) == [("queued", 0), ("done", 1), ("queued", 0)]
     assert "can't load the model 'unjudged'" in unhealthy_workers(context.engine)[0].reason
 

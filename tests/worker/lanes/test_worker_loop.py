@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.job_types import LaneId
 from jobs.queue import fair_share
-from jobs.queue.fair_share import Turn
+from jobs.queue.fair_share import TimeSlice
 from models.diffusion.stable_diffusion import StableDiffusion
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import submit
@@ -24,9 +24,9 @@ from worker.model_cache.cache import ModelCache
 FOXES = [{"prompt": f"fox {number}", "steps": 2} for number in range(6)]
 
 
-def test_a_turn_is_worked_charged_and_measured(context: WorkerContext, tmp_path: Path) -> None:
+def test_a_time_slice_is_worked_charged_and_measured(context: WorkerContext, tmp_path: Path) -> None:
     batch = submit(context.settings, context.engine, tmp_path, FOXES)
-    assert follow(context, LaneId(4711)) == 6, "the hint is old, the work is there"
+    assert follow(context, LaneId(4711)) == 6, "the wake-up is old, the work is there"
     assert states(context.engine) == {"done": 6}
     (lane,) = look(context.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
     assert 0 < lane["image_s"] < lane["batch_s"] + lane["image_s"] < 60
@@ -48,7 +48,7 @@ def test_a_worker_stays_with_the_model_that_it_holds(context: WorkerContext, tmp
     assert own.model_cache.models() == {"tiny-random"}
     assert follow(own, other) == 1
     assert not open_jobs(context.engine, second), (
-        "the hint named the other lane, but its tenant's turn could wait"
+        "the wake-up named the other lane, but its tenant could wait"
     )
     assert open_jobs(context.engine, other)
     assert follow(own, second) == 1
@@ -128,7 +128,7 @@ def test_others_have_their_turns_in_between(brief: WorkerContext, streams: list[
     assert bob["first"] < ada["last"]
 
 
-def test_a_worker_takes_a_new_hint_now_and_then(
+def test_a_worker_takes_a_new_wakeup_now_and_then(
     brief: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery limits how long one task may take."""
@@ -149,27 +149,27 @@ def test_a_stopped_worker_takes_up_nothing_and_is_charged_nothing(
     assert tenant["used_s"] < 1 < context.settings.time_slice_s
 
 
-def test_a_turn_that_comes_with_a_stop_is_given_back(
+def test_a_time_slice_that_comes_with_a_stop_is_given_back(
     brief: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tenant in ("ada", "bob"):
         submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
-    taken, ended = list[Turn](), list[Turn]()
-    take, end = fair_share.take_turn, fair_share.end_turn
+    taken, ended = list[TimeSlice](), list[TimeSlice]()
+    take, end = fair_share.pick_lane, fair_share.end_time_slice
 
-    def take_turn(*given: Any, **named: Any) -> Turn | None:
+    def pick_lane(*given: Any, **named: Any) -> TimeSlice | None:
         found = take(*given, **named)
         taken.extend([found] if found else [])
-        if len({turn.tenant for turn in taken}) == 2:
+        if len({time_slice.tenant for time_slice in taken}) == 2:
             brief.stopping.set()
         return found
 
-    def end_turn(engine: Engine, turn: Turn, **named: Any) -> None:
-        ended.append(turn)
-        end(engine, turn, **named)
+    def end_time_slice(engine: Engine, time_slice: TimeSlice, **named: Any) -> None:
+        ended.append(time_slice)
+        end(engine, time_slice, **named)
 
-    monkeypatch.setattr(fair_share, "take_turn", take_turn)
-    monkeypatch.setattr(fair_share, "end_turn", end_turn)
+    monkeypatch.setattr(fair_share, "pick_lane", pick_lane)
+    monkeypatch.setattr(fair_share, "end_time_slice", end_time_slice)
     follow(brief, LaneId(1))
     assert taken == ended
     assert {row["state"] for row in look(brief.engine, "SELECT state FROM jobs WHERE attempt > 0")} <= {
@@ -179,7 +179,7 @@ def test_a_turn_that_comes_with_a_stop_is_given_back(
 
 
 class Failing:
-    """A shift that sees that it is another lane's turn next, and then breaks."""
+    """A session that sees that another lane comes next, and then breaks."""
 
     def __init__(self, _: WorkerContext, renew: Callable[[], bool]) -> None:
         self.renew = renew

@@ -1,4 +1,4 @@
-"""Hints that come ten times, or never: Redis and Celery are real, every job is rendered once."""
+"""Wake-ups that come ten times, or never: Redis and Celery are real, every job is rendered once."""
 
 import logging
 import random
@@ -27,13 +27,13 @@ from tests.chaos.mutants import CLAIMS_UNLOCKED, mutated
 from tests.chaos.scale import scaled
 from tests.factories import make_batch, states
 
-TASK = "chaos.shift"
+TASK = "chaos.process_lane"
 BATCHES = 4
 JOBS_EACH = scaled(40, 1000)
 
 
 class Careless(Dispatcher):
-    """A dispatcher of whose hints 30 % are lost; the others arrive ten times."""
+    """A dispatcher of whose wake-ups 30 % are lost; the others arrive ten times."""
 
     chance = random.Random(5)
     lost = sent = 0
@@ -55,8 +55,8 @@ def workers(settings: Settings, engine: Engine, folder: Path) -> Iterator[None]:
     store = open_store(str(folder), S3Options())
 
     @app.task(name=TASK, shared=False)
-    def shift(lane_id: int) -> None:
-        """One claim a hint, so that many hints are needed."""
+    def process_lane(lane_id: int) -> None:
+        """One claim a wake-up, so that many wake-ups are needed."""
         name = threading.current_thread().name
         if lane := transitions.open_lane(engine, LaneId(lane_id)):
             jobs = transitions.claim(engine, lane.id, limit=3, worker=name, lease_s=30)
@@ -72,7 +72,7 @@ def workers(settings: Settings, engine: Engine, folder: Path) -> Iterator[None]:
 
 
 def run(settings: Settings, engine: Engine, folder: Path, patience_s: float = 20) -> list[Facts]:
-    """Four batches, whose hints go wrong, to their end; what runs after that has `patience_s` left."""
+    """Four batches, whose wake-ups go wrong, to their end; what runs after that has `patience_s` left."""
     keep_ledger(engine)
     batches = [make_batch(engine, JOBS_EACH, output=str(folder)) for _ in range(BATCHES)]
     dispatcher = Careless(settings, engine)
@@ -81,7 +81,7 @@ def run(settings: Settings, engine: Engine, folder: Path, patience_s: float = 20
         while states(engine).get("queued"):
             dispatcher.top_up()
             time.sleep(0.02)
-            assert time.monotonic() < deadline, "hints that are lost are sent again"
+            assert time.monotonic() < deadline, "wake-ups that are lost are sent again"
         ends = time.monotonic() + patience_s
         while unfinished(engine) and time.monotonic() < ends:
             time.sleep(0.02)
