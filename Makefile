@@ -59,7 +59,7 @@ clean:  ## Remove .venv, private services and their data, and caches; finished p
 	@$(PYTHON) -m jobs.services.broker_program
 	@echo "installing into .venv; this takes a minute or two the first time"
 	$(TORCH_$(TORCH))
-	$(PIP) -e .
+	$(PIP) -e '.[worker,plots]'
 	@touch $@
 
 # `make TORCH=cpu …`: PyTorch without CUDA, from its own index or the one that TORCH_INDEX names.
@@ -68,6 +68,6 @@ TORCH_cpu = $(PIP) --index-url $(TORCH_INDEX) --no-deps torch
 
 # The reference decoder of the watermark tests asks for a second OpenCV and more; it runs with what is there.
 .venv/.installed-dev: .venv/.installed
-	$(PIP) -e '.[dev,bench]'
+	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps invisible-watermark==0.2.0
 	@touch $@

@@ -18,7 +18,8 @@ from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
 from jobs.process_lifecycle import work_offline
 from jobs.sanitise_text import visible, without_secrets
-from models.errors import ModelError, UnknownModelError
+from models.errors import MissingPackagesError, ModelError, UnknownModelError
+from models.optional_packages import missing_extra
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -52,10 +53,14 @@ def main() -> None:
         sys.stdout.flush()
     except NightmillError as error:
         _fail(str(error), error.exit_code)
-    except UnknownModelError as error:
+    except (UnknownModelError, MissingPackagesError) as error:
         _fail(str(error), 2)
     except ModelError as error:
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if missing := missing_extra(error):
+            _fail(str(missing), 2)
+        _fail(note_unexpected(error), 1)
     except OSError as error:
         _discard_unwritable_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)

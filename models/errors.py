@@ -13,6 +13,10 @@ class CheckpointError(ModelError):
     """The files of a checkpoint are missing, damaged or of a kind that is refused (pickles, remote code)."""
 
 
+class MissingPackagesError(ModelError):
+    """Packages that an extra of nightmill installs are missing here. Exit code 2."""
+
+
 class OutOfMemoryError(ModelError):
     """The device has no memory left for a batch of this size."""
 

@@ -49,7 +49,7 @@ def test_pytorch_without_cuda_is_a_choice(fresh: Path, index: str) -> None:
     ]
     assert (index or "https://download.pytorch.org/whl/cpu") in installs[0]
     assert installs[0].endswith("torch")
-    assert installs[1].endswith("-e .")
+    assert installs[1].endswith("-e '.[worker,plots]'")
     plain = make(fresh, "-n", "demo").stdout
     assert "pytorch.org" not in plain
 

@@ -21,6 +21,7 @@ from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
 from models.assess.prompt_filter import PromptTerms
 from models.errors import ModelError
+from models.optional_packages import require
 from worker.celery_app import build_app
 from worker.liveness.progress_heartbeat import FOLDER
 from worker.liveness.runtime_folder import shared_folder
@@ -60,8 +61,9 @@ def device_count(device: str) -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Check before the fork whatever would make every child fail: the prompt filter's terms and PostgreSQL."""
+    """Check before the fork whatever would make every child fail: packages, prompt filter's terms, PostgreSQL."""
     try:
+        require("worker")
         PromptTerms.load(settings.prompt_terms)
     except ModelError as error:
         raise UsageError(str(error)) from None

@@ -24,6 +24,7 @@ from jobs.settings import Settings, load_settings, without_password
 from jobs.storage.open import check_writable, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
+from models.optional_packages import is_installed
 from models.runtime.batch_size_profile import Profile
 
 
@@ -61,12 +62,16 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
 
 
 def _device(settings: Settings) -> str:
+    if not is_installed("worker"):
+        return "none is used: without the worker's packages (pip install 'nightmill[worker]') this is a server alone"
     from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
 
     return pick_device(settings.device).label
 
 
 def _versions() -> str:
+    if not is_installed("worker"):
+        return "without the worker's packages"
     from models.runtime.device import versions  # noqa: PLC0415
 
     return ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")

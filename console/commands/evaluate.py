@@ -19,6 +19,8 @@ from jobs.errors import NightmillError, UsageError
 from jobs.images.batch_images import images_by_model, meta_columns, pages_of
 from jobs.manifest.columns.header import did_you_mean
 from jobs.storage.open import ObjectStore
+from models.errors import MissingPackagesError
+from models.optional_packages import require
 
 
 def evaluate(
@@ -42,6 +44,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """CLIP score and prompt match against a swept column, as figure and JSON."""
+    require("worker")
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         made = images_by_model(open_session.engine, found.id)
@@ -80,14 +83,25 @@ def _check(open_session: Session, found: BatchStatus, made: dict[str, int], by: 
         raise UsageError(f"--by {by}: the images have no such column; {did_you_mean(by, [*COLUMNS, *own])}")
 
 
-def _write(store: ObjectStore, prefix: str, report: dict[str, Any]) -> dict[str, str]:
-    pictures = sum(point["n"] for point in report["points"])
-    title = f"{report['batch']}: {report['model']}, {plural(pictures, 'picture')}"
-    figure, data = f"{prefix}evaluation.png", f"{prefix}evaluation.json"
-    store.put(figure, draw(report["points"], report["by"], title), content_type="image/png")
+def _write(store: ObjectStore, prefix: str, report: dict[str, Any]) -> dict[str, str | None]:
+    data = f"{prefix}evaluation.json"
+    figure = _write_figure(store, f"{prefix}evaluation.png", report)
     body = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
     store.put(data, body.encode(), content_type="application/json")
-    return {"figure": store.locate(figure), "data": store.locate(data)}
+    return {"figure": figure, "data": store.locate(data)}
+
+
+def _write_figure(store: ObjectStore, key: str, report: dict[str, Any]) -> str | None:
+    """Draw the figure and return where it is, or None where matplotlib isn't installed."""
+    try:
+        require("plots", "the figure needs")
+    except MissingPackagesError as error:
+        note(f"{error}; the data are written without it")
+        return None
+    pictures = sum(point["n"] for point in report["points"])
+    title = f"{report['batch']}: {report['model']}, {plural(pictures, 'picture')}"
+    store.put(key, draw(report["points"], report["by"], title), content_type="image/png")
+    return store.locate(key)
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -103,7 +117,13 @@ def _show(report: dict[str, Any]) -> None:
             for point in report["points"]
         ],
     )
-    print_facts({"CLIP": report["clip_model"] or "none", "figure": report["figure"], "data": report["data"]})
+    print_facts(
+        {
+            "CLIP": report["clip_model"] or "none",
+            "figure": report["figure"] or "none",
+            "data": report["data"],
+        }
+    )
     if report["altered"]:
         note(f"{report['altered']:,} pictures were blackened or blurred and are left out")
     if report["remaining"]:

@@ -33,6 +33,7 @@ from console.terminal.output import (
 from console.terminal.progress import counting
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
+from models.optional_packages import is_installed
 from scheduler.ingest.dry_run import make_plan
 from scheduler.ingest.dry_run import report as plan_report
 
@@ -68,7 +69,7 @@ def plan(
     )
     with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
-        seconds = made.gflop / _gflops(settings) if made.jobs else None
+        seconds = made.gflop / _gflops(settings) if made.jobs and is_installed("worker") else None
         report = plan_report(made, order, seconds)
     if as_json:
         print_json(report)
@@ -95,7 +96,7 @@ def _show(report: dict[str, Any]) -> None:
             **_pictures(report),
             "truncated": _truncated(report),
             **_remarks(report),
-            "time": f"about {duration(report['estimated_seconds'])} on this machine, by the models' arithmetic",
+            "time": _time(report["estimated_seconds"]),
             "size": f"about {size(report['estimated_bytes'])}",
         }
     )
@@ -106,6 +107,14 @@ def _show(report: dict[str, Any]) -> None:
     if report["rejects"]:
         columns = ("line", "column", "reason", "row")
         print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None and not is_installed("worker"):
+        return (
+            "not estimated: this machine's speed is measured with the worker's packages, which are not here"
+        )
+    return f"about {duration(seconds)} on this machine, by the models' arithmetic"
 
 
 def _sampled(report: dict[str, Any]) -> str:
@@ -158,5 +167,6 @@ def _truncated(report: dict[str, Any]) -> str:
         negatives = _lines("negative prompts", report, "truncated_negative")
         text += f"; so are {negatives}"
     if report["tokens_unknown"]:
-        text += f"; not counted for {', '.join(report['tokens_unknown'])}, whose files are not here"
+        what = "whose files are" if is_installed("worker") else "as the worker's packages are"
+        text += f"; not counted for {', '.join(report['tokens_unknown'])}, {what} not here"
     return text

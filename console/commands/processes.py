@@ -20,6 +20,7 @@ from jobs.errors import NightmillError, UsageError
 from jobs.process_lifecycle import stop_on_signals
 from jobs.services.embedded import services, stop_services
 from jobs.settings import Settings, load_settings
+from models.optional_packages import require
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
 
@@ -31,6 +32,7 @@ Wait = Annotated[
 
 def worker(device: Device = None, wait: Wait = None) -> None:
     """Run a worker in the foreground: one child process per device, until told to stop."""
+    require("worker")
     _become("worker", load_settings(device=device, database_wait_s=wait))
 
 
@@ -46,6 +48,8 @@ def up(
 ) -> None:
     """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
     settings = load_settings(database_wait_s=wait)
+    if workers:
+        require("worker", instead="`up --workers 0` starts the scheduler alone")
     if foreground:
         _serve(settings, workers)
     elif running := daemon.running(settings):

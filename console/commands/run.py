@@ -44,8 +44,10 @@ from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
+from jobs.settings import Settings, load_settings
 from jobs.states import BatchState
 from jobs.storage.open import check_writable
+from models.optional_packages import require
 from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
@@ -99,7 +101,10 @@ def run(
         unique_ids,
     )
     started = time.monotonic()
-    with session() as open_session:
+    settings = load_settings()
+    if _starts_workers(settings, workers):
+        require("worker", instead="with --workers 0, workers elsewhere render it")
+    with session(settings) as open_session:
         ingested = take_in(open_session, options, yes)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -183,6 +188,10 @@ def _render(open_session: Session, ingested: Ingested, workers: int | None) -> d
     else:
         note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
     return status.report() | figures | open_session.patiently(lambda: _results(open_session, status))
+
+
+def _starts_workers(settings: Settings, workers: int | None) -> bool:
+    return bool(workers) if workers is not None else daemon.running(settings) is None
 
 
 def _default_workers(open_session: Session) -> int:

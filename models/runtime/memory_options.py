@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from models.errors import ModelError
+from models.optional_packages import require
 
 if TYPE_CHECKING:
     from models.runtime.device import Device
@@ -92,8 +92,8 @@ FULL = MemoryOptions()
 
 def require_packer(weights: str) -> None:
     """Raise ModelError if `weights` need bitsandbytes and it isn't installed."""
-    if weights in _PACKED and find_spec("bitsandbytes") is None:
-        raise ModelError(f"weights '{weights}' need bitsandbytes: pip install 'nightmill[packed]'")
+    if weights in _PACKED:
+        require("packed", f"weights '{weights}' need")
 
 
 def _check(name: str, word: str, words: tuple[str, ...]) -> None:

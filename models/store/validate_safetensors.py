@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from models.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,6 +21,8 @@ def check_weights(file: Path) -> Shapes:
     Raises CheckpointError if it isn't a complete .safetensors file (a pickle with that extension, for instance) or
     contains no weights.
     """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - an installation without workers lacks it
+
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
@@ -50,6 +50,7 @@ def check_lora(file: Path, shapes: Shapes) -> None:
 
 def _check_finite(file: Path, shapes: Shapes) -> None:
     import torch  # noqa: PLC0415 - takes a second to import; needed because numpy has no bfloat16
+    from safetensors import safe_open  # noqa: PLC0415
 
     with safe_open(file, "pt") as weights:
         for name in shapes:

@@ -10,7 +10,8 @@ from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, re
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.token_counter import TokenCounter
-from models.errors import CheckpointError
+from models.errors import CheckpointError, MissingPackagesError
+from models.optional_packages import require
 from models.store.resolve_checkpoint import resolve
 from scheduler.ingest.duplicate_detection import SHOWN, Repeated, Repeats
 from scheduler.ingest.ingest import Order, refuse_repeated
@@ -235,9 +236,10 @@ class _Truncation:
     def _counter(self, model: str) -> TokenCounter | None:
         if model not in self.counters:
             try:
+                require("worker")
                 checkpoint = resolve(self.catalogue.get(model), self.catalogue.models_dir)
                 self.counters[model] = TokenCounter.load(checkpoint)
-            except CheckpointError:
+            except (CheckpointError, MissingPackagesError):
                 self.counters[model] = None
                 self.plan.tokens_unknown.append(model)
         return self.counters[model]

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from jobs.settings import Settings
-from models.runtime import memory_options
+from models.optional_packages import EXTRAS
 from tests.conftest import Ended, Nightmill
 from tests.console.conftest import Typed, write_lines
 
@@ -92,7 +92,7 @@ def test_an_empty_argument_is_not_taken_for_none(shelf: Typed, arguments: list[s
 
 
 def test_weights_that_private_workers_could_not_pack(shelf: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_options, "find_spec", lambda _: None)
+    monkeypatch.setitem(EXTRAS, "packed", ("absent_here",))
     asked = ["plan", "day.txt", "--set", "weights=int4"]
     alone = changed(shelf, database_url=None)
     says(

@@ -14,6 +14,7 @@ from jobs.settings import load_settings
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, ModelError
+from models.optional_packages import require
 from models.store.add import add_model
 from models.store.lockfile import Locked, compare, read_lock, write_lock
 from models.store.pull import pull as pull_model
@@ -28,6 +29,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch models, and the safety checkers and CLIP models that they name; the only command that reaches a hub."""
+    require("worker")
     catalogue = _catalogue()
     for name in models:
         _warn_of_withdrawn(name, catalogue.get(name))
@@ -49,6 +51,7 @@ def lock(
     as_json: Json = False,
 ) -> None:
     """Write the digest of every file of these models, or of all that are here, into nightmill.lock."""
+    require("worker")
     catalogue = _catalogue()
     locks = read_lock(catalogue.models_dir)
     sealed: dict[str, Locked] = {}
@@ -82,6 +85,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Take in a model of your own where it lies: a fine-tune, or a LoRA with --lora."""
+    require("worker")
     catalogue = _catalogue()
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")

@@ -12,6 +12,7 @@ from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
+from models.optional_packages import require
 from models.runtime.batch_size_profile import MOST, Capacity, Profile, Site, find
 from models.store.resolve_checkpoint import resolve
 
@@ -44,6 +45,7 @@ def tune(
     if card.family not in ("text2image", "upscaler"):
         raise UsageError(f"{card.id} draws nothing: it is of the family {card.family}")
     width, height = _sides(card, size)
+    require("worker")
     site, found = _measured(settings, card, (width, height), most, profile)
     profile.put(site, found)
     if settings.batch_size is not None:

@@ -16,7 +16,7 @@ from models.diffusion.requests import ImageRequest
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import ModelError
-from models.runtime import memory_options
+from models.optional_packages import EXTRAS
 from models.runtime.device import Device
 from models.runtime.float8_weights import hold
 from models.runtime.memory_options import FULL, MemoryOptions
@@ -233,6 +233,6 @@ def test_apples_gpus_hold_no_float8() -> None:
 
 
 def test_without_the_packer_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_options, "find_spec", lambda _: None)
+    monkeypatch.setitem(EXTRAS, "packed", ("absent_here",))
     with pytest.raises(ModelError, match=r"pip install 'nightmill\[packed\]'"):
         MemoryOptions(weights="int8").quantise(None, Device("cpu", torch.float32, "CPU", rows=1))

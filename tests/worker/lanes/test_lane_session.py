@@ -19,7 +19,7 @@ from jobs.queue import transitions
 from jobs.queue.worker_health import unhealthy_workers
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
-from models.runtime import memory_options
+from models.optional_packages import EXTRAS
 from models.watermark import codec as watermark
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
@@ -106,7 +106,7 @@ def test_without_the_decoders_files_the_worker_says_how_to_get_them(
 def test_jobs_wait_for_a_worker_that_holds_such_weights(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_options, "find_spec", lambda _: None)
+    monkeypatch.setitem(EXTRAS, "packed", ("absent_here",))
     (job,) = jobs_of(context.engine, render(context, tmp_path, [FOX], weights="int8"))
     assert (job["state"], job["attempt"]) == ("queued", 0)
     (worker,) = unhealthy_workers(context.engine)

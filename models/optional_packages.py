@@ -1,0 +1,43 @@
+"""Packages that only some uses of nightmill need, and the extra of nightmill that installs them."""
+
+from importlib.util import find_spec
+
+from models.errors import MissingPackagesError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "worker": (
+        *("accelerate", "cv2", "diffusers", "httpx2", "huggingface_hub", "isal", "peft", "safetensors"),
+        *("torch", "transformers"),
+    ),
+    "packed": ("bitsandbytes",),
+    "plots": ("matplotlib",),
+}
+"""For each extra, the names by which its packages are imported."""
+
+_NEEDED = {"worker": "the worker's packages", "packed": "bitsandbytes", "plots": "matplotlib"}
+
+
+def is_installed(extra: str) -> bool:
+    """Whether all packages of the extra are installed; imports none of them."""
+    return all(find_spec(name) is not None for name in EXTRAS[extra])
+
+
+def require(extra: str, need: str = "this needs", instead: str = "") -> None:
+    """Raise MissingPackagesError, which says what to install, unless the packages of the extra are there.
+
+    `need` begins the message: "weights 'int8' need"; `instead` ends it with what can be done without them.
+    """
+    if not is_installed(extra):
+        raise MissingPackagesError(f"{_message(extra, need)}{instead and f'; {instead}'}")
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingPackagesError | None:
+    """Return the error to report for an import that failed because an extra isn't installed, else None."""
+    return next(
+        (MissingPackagesError(_message(extra)) for extra, names in EXTRAS.items() if error.name in names),
+        None,
+    )
+
+
+def _message(extra: str, need: str = "this needs") -> str:
+    return f"{need} {_NEEDED[extra]}: pip install 'nightmill[{extra}]'"
