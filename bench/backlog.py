@@ -26,7 +26,7 @@ _FILL = text("""
         FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n
         RETURNING 1
     )
-    INSERT INTO tallies (batch_id, lane_id, state, delta)
+    INSERT INTO job_counts (batch_id, lane_id, state, delta)
     SELECT :batch, :lane, 'queued', count(*) FROM added RETURNING delta
 """)
 

@@ -27,7 +27,7 @@ _BATCHES = text("""
         SELECT made.id, 'model-' || n, 512, 512, 0, now() FROM made, generate_series(1, CAST(:lanes AS int)) AS n
         RETURNING id, batch_id
     )
-    INSERT INTO tallies (batch_id, lane_id, state, delta) SELECT batch_id, id, 'done', 1000 FROM shaped RETURNING id
+    INSERT INTO job_counts (batch_id, lane_id, state, delta) SELECT batch_id, id, 'done', 1000 FROM shaped RETURNING id
 """)
 
 
@@ -37,7 +37,7 @@ def measure_a_year(place: Place, ended: int, rounds: int) -> Mapping[str, Figure
         fresh, old = (_database(stack, place, name) for name in ("bench_fresh", "bench_year"))
         run(old, _BATCHES, {"batches": ended, "lanes": LANES_EACH})
         end_lanes(old)
-        for table in ("lanes", "batches", "tallies"):
+        for table in ("lanes", "batches", "job_counts"):
             vacuum(old, table)
         samples = take_turns(
             rounds,

@@ -20,7 +20,7 @@ from bench.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
 from jobs.batches.archive_and_delete import archive
 from jobs.db.engine import run
-from jobs.queue.lane_maintenance import raise_floors
+from jobs.queue.lane_maintenance import raise_low_watermarks
 from jobs.settings import Settings
 
 AT_ONCE = 64
@@ -153,7 +153,7 @@ def _crowd(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
 
 
 def _rates(backlog: Backlog, crowd: Crowd, turns: list[int]) -> list[float]:
-    raise_floors(backlog.engine)
+    raise_low_watermarks(backlog.engine)
     jobs, rates = crowd.take_turns(turns)
     backlog.claimed += jobs
     note(
@@ -175,7 +175,7 @@ def _beside_an_archive(short: Backlog, sizes: _Sizes) -> dict[str, Figure]:
             {"lane": old.lane},
         )
         connection.execute(
-            text("UPDATE tallies SET state = 'failed' WHERE lane_id = :lane"), {"lane": old.lane}
+            text("UPDATE job_counts SET state = 'failed' WHERE lane_id = :lane"), {"lane": old.lane}
         )
     short.fill(sizes.short)
     alone = [_claim_s(short) for _ in range(sizes.calls // 2)]
@@ -215,8 +215,8 @@ def _under_an_old_transaction(long: Backlog, sizes: _Sizes) -> dict[str, Figure]
         for number in range(calls):
             times.append(_claim_s(long))
             if number % 500 == 0:
-                raise_floors(long.engine)
-        raise_floors(long.engine)
+                raise_low_watermarks(long.engine)
+        raise_low_watermarks(long.engine)
         first, last = median(times[:edge]), median(times[-edge:])
         anew = median(_claim_anew_s(long) for _ in range(9))
     against = f"the first {edge} claims of {AT_ONCE}: {AT_ONCE / first:,.0f} jobs/s"

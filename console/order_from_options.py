@@ -7,7 +7,7 @@ from pathlib import Path
 
 from console.session import s3_options
 from console.terminal.progress import counting
-from jobs.batches.policy import Policy, parse_policy
+from jobs.batches.policy import Policy, is_policy_key, parse_policy
 from jobs.errors import UsageError
 from jobs.manifest import (
     SETTABLE_COLUMNS,
@@ -87,7 +87,7 @@ def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
     """Split the `--set` options into the batch's policy and the values of row columns."""
     given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
     given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
-    of_batch = [pair for pair in given if pair.partition("=")[0].strip() in Policy.model_fields]
+    of_batch = [pair for pair in given if is_policy_key(pair.partition("=")[0].strip())]
     of_rows = [pair for pair in given if pair not in of_batch]
     policy = parse_policy(
         {key.strip(): value for key, _, value in (pair.partition("=") for pair in of_batch)}

@@ -13,7 +13,7 @@ from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
-from jobs.queue.lane_maintenance import end_lanes, raise_floors
+from jobs.queue.lane_maintenance import end_lanes, raise_low_watermarks
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher
 from scheduler.storage_maintenance import ROUND_S, ImageSweeper, sweep_uploads
@@ -58,9 +58,9 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
         PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
         PeriodicTask("canaries judged", 1, lambda: canary_rollout.judge(engine)),
         PeriodicTask("replacements queued", 5, lambda: accepted_image_quotas.make_up(engine)),
-        PeriodicTask("floors raised", 5, lambda: raise_floors(engine)),
+        PeriodicTask("low watermarks raised", 5, lambda: raise_low_watermarks(engine)),
         PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),
-        PeriodicTask("tallies folded", 10, lambda: actions.fold_tallies(engine)),
+        PeriodicTask("job counts folded", 10, lambda: actions.fold_job_counts(engine)),
         PeriodicTask(
             "time slices of dead workers forgotten", 3600, lambda: fair_share.forget_time_slices(engine)
         ),

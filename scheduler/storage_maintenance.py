@@ -31,7 +31,7 @@ _OUTPUTS = text("""
 # Older batches may be swept by hand: nobody uploads to them any more, and listing all batches ever made costs money.
 _LATELY_ENDED = text("""
     SELECT id, output FROM batches WHERE NOT EXISTS (
-        SELECT FROM tallies WHERE batch_id = batches.id AND state IN ('queued', 'running')
+        SELECT FROM job_counts WHERE batch_id = batches.id AND state IN ('queued', 'running')
         GROUP BY state HAVING sum(delta) > 0)
       AND greatest(created_at, cancelled_at, (SELECT max(created_at) FROM images WHERE batch_id = batches.id))
         > now() - interval '1 day'

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
+from jobs.batches import policy
 from jobs.batches.policy import Policy
 from jobs.settings import RENAMED, Settings
 from tests.paths import ROOT
@@ -40,7 +41,7 @@ def page() -> str:
     """The whole page, as Markdown."""
     former = "".join(
         f"| `NIGHTMILL_{old.upper()}` | `NIGHTMILL_{new.upper()}` |\n" for old, new in RENAMED.items()
-    )
+    ) + "".join(f"| `--set {old}` | `--set {new}` |\n" for old, new in policy.RENAMED.items())
     return (
         f"{_HEAD}{_table('setting', Settings, _variable)}"
         f"{_POLICY}{_table('key', Policy, str)}"

@@ -191,20 +191,20 @@ def states(engine: Engine, batch: BatchId | None = None) -> dict[str, int]:
     return {row["state"]: row["n"] for row in found}
 
 
-def tallied(engine: Engine, batch: BatchId | None = None) -> dict[str, int]:
-    """What the tallies say of the same."""
+def counted_jobs(engine: Engine, batch: BatchId | None = None) -> dict[str, int]:
+    """What the table of counts says of the same."""
     where = "WHERE CAST(:batch AS bigint) IS NULL OR batch_id = :batch"
-    found = look(engine, f"SELECT state, sum(delta) AS n FROM tallies {where} GROUP BY 1", batch=batch)  # noqa: S608
+    found = look(engine, f"SELECT state, sum(delta) AS n FROM job_counts {where} GROUP BY 1", batch=batch)  # noqa: S608
     return {row["state"]: int(row["n"]) for row in found if row["n"]}
 
 
 def lane_differences(engine: Engine) -> list[dict[str, Any]]:
-    """Lanes and states where the tallies are not the truth; expected to be empty."""
+    """Lanes and states where the job counts are not the truth; expected to be empty."""
     return look(
         engine,
         """
         SELECT batch_id, lane_id, state, coalesce(told, 0) AS told, coalesce(found, 0) AS found FROM (
-            SELECT batch_id, lane_id, state, sum(delta) AS told FROM tallies GROUP BY 1, 2, 3) AS t
+            SELECT batch_id, lane_id, state, sum(delta) AS told FROM job_counts GROUP BY 1, 2, 3) AS t
         FULL JOIN (
             SELECT batch_id, lane_id, state, count(*) AS found FROM jobs GROUP BY 1, 2, 3) AS j
         USING (batch_id, lane_id, state) WHERE coalesce(told, 0) <> coalesce(found, 0)

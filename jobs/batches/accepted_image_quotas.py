@@ -23,9 +23,9 @@ _SEED = f"""
     mod(seed + CAST({GOLDEN} AS numeric) * (place - "index"),
         CASE WHEN seed < 4294967296 THEN 4294967296 ELSE 18446744073709551616 END)"""
 
-_TALLIED = """
-    tallied AS (
-        INSERT INTO tallies (batch_id, lane_id, state, delta)
+_COUNT_DELTAS = """
+    count_deltas AS (
+        INSERT INTO job_counts (batch_id, lane_id, state, delta)
         SELECT batch_id, lane_id, 'queued', count(*) FROM added GROUP BY 1, 2
     )"""
 
@@ -44,7 +44,7 @@ _FILL_UP = text(f"""
         INSERT INTO jobs ({_COPIED}, "index", seed)
         SELECT {_COPIED}, place, {_SEED} FROM copied ORDER BY ordinal, place
         RETURNING batch_id, lane_id
-    ), {_TALLIED}, noted AS (
+    ), {_COUNT_DELTAS}, noted AS (
         UPDATE batches SET jobs = jobs + (SELECT count(*) FROM added) WHERE id = :batch
     )
     SELECT count(*) AS n FROM added
@@ -52,7 +52,7 @@ _FILL_UP = text(f"""
 
 _REPLACE = text(f"""
     WITH lost AS (
-        SELECT ended.*, {_VALUE} AS value, CAST(floor(target * top_up) AS bigint) AS most
+        SELECT ended.*, {_VALUE} AS value, CAST(floor(target * max_replacement_ratio) AS bigint) AS most
         FROM batches CROSS JOIN LATERAL (
             SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ('failed', 'blocked')
               AND error_kind <> 'bad-input' AND NOT EXISTS (
@@ -73,7 +73,7 @@ _REPLACE = text(f"""
         INSERT INTO jobs ({_COPIED}, "index", seed, replaces, not_before)
         SELECT {_COPIED}, place, {_SEED}, id, now() FROM placed WHERE rank <= most ORDER BY id LIMIT :limit
         ON CONFLICT DO NOTHING RETURNING batch_id, lane_id
-    ), {_TALLIED}, noted AS (
+    ), {_COUNT_DELTAS}, noted AS (
         UPDATE batches SET jobs = jobs + n FROM (SELECT batch_id, count(*) AS n FROM added GROUP BY 1) AS more
         WHERE batches.id = more.batch_id AND cancelled_at IS NULL AND archived_at IS NULL RETURNING batches.id
     ), {reopening("SELECT lane_id FROM added WHERE (SELECT count(*) FROM noted) >= 0")}

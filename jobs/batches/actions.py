@@ -22,7 +22,7 @@ __all__ = [
     "BatchStatus",
     "cancel",
     "change",
-    "fold_tallies",
+    "fold_job_counts",
     "pause",
     "rejects",
     "reopen",
@@ -103,24 +103,24 @@ def rejects(engine: Engine, batch: BatchId) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in run(engine, statement, {"id": batch})]
 
 
-def fold_tallies(engine: Engine, *, limit: int = 10_000) -> int:
-    """Replace the rows of `tallies` by their sums; returns the number of rows replaced. Safe to run concurrently.
+def fold_job_counts(engine: Engine, *, limit: int = 10_000) -> int:
+    """Replace the rows of `job_counts` by their sums; returns the number of rows replaced. Safe to run concurrently.
 
     Sums with a single row are left alone, and so are lanes that ended more than a day ago, to which nothing is added.
     """
     statement = text(f"""
         WITH several AS (
             SELECT t.batch_id, lane_id, state
-            FROM lanes JOIN tallies AS t ON t.batch_id = lanes.batch_id AND lane_id = lanes.id
+            FROM lanes JOIN job_counts AS t ON t.batch_id = lanes.batch_id AND lane_id = lanes.id
             WHERE {IS_LIVE} OR ended_at > now() - interval '1 day'
             GROUP BY 1, 2, 3 HAVING count(*) > 1
         ), folded AS (
-            DELETE FROM tallies WHERE id IN (
-                SELECT id FROM tallies JOIN several USING (batch_id, lane_id, state)
-                ORDER BY id LIMIT :limit FOR UPDATE OF tallies SKIP LOCKED)
+            DELETE FROM job_counts WHERE id IN (
+                SELECT id FROM job_counts JOIN several USING (batch_id, lane_id, state)
+                ORDER BY id LIMIT :limit FOR UPDATE OF job_counts SKIP LOCKED)
             RETURNING *
         ), kept AS (
-            INSERT INTO tallies (batch_id, lane_id, state, delta)
+            INSERT INTO job_counts (batch_id, lane_id, state, delta)
             SELECT batch_id, lane_id, state, sum(delta) FROM folded GROUP BY 1, 2, 3 HAVING sum(delta) <> 0
         )
         SELECT id FROM folded

@@ -1,5 +1,6 @@
 """The batch policy: settings of a whole batch such as safety, watermark, file format, attempts and schedule."""
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -10,12 +11,17 @@ from jobs.batches.time_windows import parse_moment, parse_window
 from jobs.errors import UsageError
 from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPolicy, Weights
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # Keys that affect when a batch runs but not its results: they can be changed later and aren't part of its identity.
 SCHEDULE = ("priority", "window", "not_before", "deadline")
 _CANARY = ("canary", "canary_bound")
-_TARGET = ("target", "target_per", "top_up")
+_TARGET = ("target", "target_per", "max_replacement_ratio")
+
+RENAMED = {"top_up": "max_replacement_ratio"}
+"""Keys by their former names, which are still read."""
 
 
 class Policy(BaseModel):
@@ -57,7 +63,7 @@ class Policy(BaseModel):
     target_per: str | None = Field(
         None, min_length=1, max_length=200, description="column of meta: so many for each of its values"
     )
-    top_up: float = Field(
+    max_replacement_ratio: float = Field(
         1.0,
         ge=0,
         le=100,
@@ -99,13 +105,29 @@ class Policy(BaseModel):
             del values["weights"]
         if self.decoder == Decoder.FULL:
             del values["decoder"]
-        return values
+        former = {name: old for old, name in RENAMED.items()}  # digests of earlier versions have these names
+        return {former.get(key, key): value for key, value in values.items()}
+
+
+def is_policy_key(name: str) -> bool:
+    """Whether `--set` takes this name as a key of the policy; former names are such keys, too."""
+    return name in Policy.model_fields or name in RENAMED
 
 
 def parse_policy(given: Mapping[str, str]) -> Policy:
-    """Parse a policy from key=value texts; UsageError names the key, its value and what is allowed."""
+    """Parse a policy from key=value texts; UsageError names the key, its value and what is allowed.
+
+    A key's former name is read where the new one isn't given, with a warning.
+    """
+    known = dict(given)
+    for old, new in RENAMED.items():
+        if old in known:
+            log.warning(
+                "--set %s is now called %s; the old name will not be read in a later version", old, new
+            )
+            known.setdefault(new, known.pop(old))
     try:
-        return Policy.model_validate(dict(given))
+        return Policy.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"].removeprefix("Value error, ")

@@ -39,14 +39,14 @@ _NOW = text("""
 
 
 def _status_of(batch: str) -> TextClause:
-    """Return the status query for the batches whose ids meet the condition; it groups the tallies once."""
+    """Return the status query for the batches whose ids meet the condition; it groups the job counts once."""
     return text(f"""
         WITH counted AS (
-            SELECT batch_id, {_COUNTS} FROM tallies WHERE {batch.format("batch_id")} GROUP BY 1
+            SELECT batch_id, {_COUNTS} FROM job_counts WHERE {batch.format("batch_id")} GROUP BY 1
         ), lane AS (
             SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
                 coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
-            FROM lanes JOIN tallies ON tallies.batch_id = lanes.batch_id AND lane_id = lanes.id
+            FROM lanes JOIN job_counts ON job_counts.batch_id = lanes.batch_id AND lane_id = lanes.id
             WHERE {IS_LIVE} AND state IN ('queued', 'running') AND {batch.format("lanes.batch_id")}
             GROUP BY lanes.id HAVING sum(delta) > 0
         ), left_over AS (

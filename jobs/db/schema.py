@@ -119,7 +119,11 @@ batches = Table(
     Column("target", Integer, comment="accepted images wanted for each value of target_per"),
     Column("target_per", Text, comment="key of meta; null: the batch as a whole"),
     Column(
-        "top_up", Float, nullable=False, server_default=text("1"), comment="replacements at most, per target"
+        "max_replacement_ratio",
+        Float,
+        nullable=False,
+        server_default=text("1"),
+        comment="replacements at most, as a share of the target",
     ),
     moment("archived_at"),
     Column(
@@ -141,7 +145,7 @@ batches = Table(
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
     CheckConstraint("canary >= 0 AND canary_bound BETWEEN 0 AND 1", "canary"),
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
-    CheckConstraint("target > 0 AND top_up >= 0", "target"),
+    CheckConstraint("target > 0 AND max_replacement_ratio >= 0", "target"),
     CheckConstraint("deep_cache BETWEEN 1 AND 10", "deep_cache"),
     CheckConstraint(one_of("weights", Weights), "weights"),
     CheckConstraint(one_of("decoder", Decoder), "decoder"),
@@ -161,7 +165,7 @@ lanes = Table(
     Column("lora", Text, nullable=False, server_default=text("''"), comment="as id:weight+id:weight"),
     Column("tenant", Text, nullable=False, server_default=text("''"), comment="whose jobs; empty: nobody's"),
     Column(
-        "floor",
+        "low_watermark",
         BigInteger,
         nullable=False,
         server_default=text("0"),
@@ -203,19 +207,17 @@ fair_share = Table(
         Float,
         nullable=False,
         server_default=text("0"),
-        comment="used_s of the tenant whose turn it was last: who comes back starts level with it",
+        comment="used_s of the tenant that was picked last: who comes back starts level with it",
     ),
     Column("max_running", Integer, comment="jobs of all tenants that may run at once; null: any number"),
     CheckConstraint("id", "id"),
     CheckConstraint("max_running >= 0", "max_running"),
 )
 
-turns = Table(
-    "turns",
+time_slices = Table(
+    "time_slices",
     metadata,
-    Column(
-        "id", Uuid, primary_key=True, comment="made by the worker, so that a turn is given and settled once"
-    ),
+    Column("id", Uuid, primary_key=True, comment="made by the worker, so that it is begun and ended once"),
     Column("lane_id", BigInteger, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("slice_s", Float, nullable=False, comment="worker seconds charged when it began"),
@@ -223,8 +225,8 @@ turns = Table(
     moment("begun_at", nullable=False, default="now()"),
 )
 
-tallies = Table(
-    "tallies",
+job_counts = Table(
+    "job_counts",
     metadata,
     key(),
     Column("batch_id", BigInteger, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
@@ -233,7 +235,7 @@ tallies = Table(
     Column(
         "delta", BigInteger, nullable=False, comment="counts are sums of these; rows are folded now and then"
     ),
-    Index("tallies_lane_id_idx", "batch_id", "lane_id", "state"),
+    Index("job_counts_lane_id_idx", "batch_id", "lane_id", "state"),
 )
 
 jobs = Table(

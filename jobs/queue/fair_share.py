@@ -25,7 +25,7 @@ _BEGIN = text("SELECT pg_advisory_xact_lock(:key)")
 # Lanes are locked before tenants, here and in _END.
 _PICK = text(f"""
     WITH known AS (
-        SELECT lane_id AS id, tenant FROM turns WHERE id = :time_slice
+        SELECT lane_id AS id, tenant FROM time_slices WHERE id = :time_slice
     ), clock AS (
         SELECT coalesce((SELECT virtual_time FROM fair_share), 0) AS virtual_time
     ), busy AS (
@@ -50,11 +50,11 @@ _PICK = text(f"""
     ), charged AS (
         INSERT INTO tenants (name, used_s) SELECT tenant, used_s + :slice_s / weight FROM chosen JOIN noted USING (id)
         ON CONFLICT (name) DO UPDATE SET used_s = excluded.used_s
-    ), moved AS (
+    ), clock_set AS (
         INSERT INTO fair_share (virtual_time) SELECT least_s FROM chosen
         ON CONFLICT (id) DO UPDATE SET virtual_time = excluded.virtual_time
     ), begun AS (
-        INSERT INTO turns (id, lane_id, tenant, slice_s, weight)
+        INSERT INTO time_slices (id, lane_id, tenant, slice_s, weight)
         SELECT :time_slice, id, tenant, :slice_s, weight FROM chosen
     )
     SELECT id, tenant FROM chosen UNION ALL SELECT id, tenant FROM known
@@ -63,7 +63,7 @@ _PICK = text(f"""
 # Uses the weight at which the time slice was charged: the tenant's weight may have changed since.
 _END = text("""
     WITH ended AS (
-        DELETE FROM turns WHERE id = :time_slice RETURNING *
+        DELETE FROM time_slices WHERE id = :time_slice RETURNING *
     ), used AS (
         SELECT CAST(:used_s AS float) AS s, CAST(:images AS bigint) AS images, CAST(:batch_s AS float) AS batch_s
     ), paced AS (
@@ -80,7 +80,7 @@ _END = text("""
     SELECT id FROM ended
 """)
 
-_FORGET = text("DELETE FROM turns WHERE begun_at < now() - make_interval(secs => :old_s) RETURNING id")
+_FORGET = text("DELETE FROM time_slices WHERE begun_at < now() - make_interval(secs => :old_s) RETURNING id")
 
 _WAITING = text(f"""
     SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id WHERE {IS_LIVE} AND {IS_OPEN} AND {HAS_WORK}

@@ -13,18 +13,19 @@ ABOVE_ALL = 2**63 - 1
 
 # Job ids in a lane only grow, and jobs that return to the queue are found by `not_before`: no job below the lowest one
 # that waits for its first claim will ever wait for a first claim again.
-_RAISE_FLOORS = text(f"""
+_RAISE_LOW_WATERMARKS = text(f"""
     WITH found AS (
         SELECT id, coalesce((
             SELECT jobs.id - 1 FROM jobs
-            WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued' AND not_before IS NULL AND jobs.id > floor
+            WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued' AND not_before IS NULL
+              AND jobs.id > low_watermark
             ORDER BY lane_id, jobs.id LIMIT 1), :top) AS lowest
-        FROM lanes WHERE {IS_LIVE} AND floor < :top
+        FROM lanes WHERE {IS_LIVE} AND low_watermark < :top
     ), raised AS (
-        SELECT lanes.id, lowest FROM lanes JOIN found ON found.id = lanes.id WHERE lowest > floor
+        SELECT lanes.id, lowest FROM lanes JOIN found ON found.id = lanes.id WHERE lowest > low_watermark
         ORDER BY lanes.id FOR NO KEY UPDATE OF lanes SKIP LOCKED
     )
-    UPDATE lanes SET floor = lowest FROM raised WHERE lanes.id = raised.id RETURNING lanes.id
+    UPDATE lanes SET low_watermark = lowest FROM raised WHERE lanes.id = raised.id RETURNING lanes.id
 """)
 
 # The first statement locks the lanes. The second checks them again and sees everything committed until then: a
@@ -42,12 +43,12 @@ _LANES = text("""
     SELECT tenant, model, mode, lora, width, height, upscale, image_s,
         coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0), '{}') AS counts
     FROM lanes LEFT JOIN (
-        SELECT lane_id, state, sum(delta) AS total FROM tallies WHERE batch_id = :batch GROUP BY 1, 2) AS t
+        SELECT lane_id, state, sum(delta) AS total FROM job_counts WHERE batch_id = :batch GROUP BY 1, 2) AS t
     ON lane_id = lanes.id WHERE batch_id = :batch GROUP BY lanes.id ORDER BY lanes.id LIMIT :limit
 """)
 
 _JOBS = text("""
-    SELECT coalesce(sum(delta), 0) AS total FROM tallies WHERE batch_id = :batch AND lane_id = :lane
+    SELECT coalesce(sum(delta), 0) AS total FROM job_counts WHERE batch_id = :batch AND lane_id = :lane
 """)
 
 
@@ -56,9 +57,9 @@ def job_count(engine: Engine, lane: Lane) -> int:
     return int(run(engine, _JOBS, {"batch": lane.batch_id, "lane": lane.id})[0].total)
 
 
-def raise_floors(engine: Engine) -> int:
+def raise_low_watermarks(engine: Engine) -> int:
     """Raise the low watermarks of lanes, so that claims don't scan jobs claimed before; returns the number of lanes."""
-    return len(run(engine, _RAISE_FLOORS, {"top": ABOVE_ALL}))
+    return len(run(engine, _RAISE_LOW_WATERMARKS, {"top": ABOVE_ALL}))
 
 
 def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:

@@ -16,7 +16,7 @@ IS_LIVE = "lanes.ended_at IS NULL"
 # The lane has queued or running jobs. Needs `lanes`.
 HAS_OPEN_JOBS = """(
     (SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'
-       AND jobs.not_before IS NULL AND jobs.id > floor
+       AND jobs.not_before IS NULL AND jobs.id > low_watermark
      ORDER BY lane_id, jobs.id LIMIT 1) IS NOT NULL
     OR (SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'
           AND jobs.not_before IS NOT NULL
@@ -36,7 +36,7 @@ IS_AHEAD = """
 # one lane keep the planner from choosing the primary key and reading all finished jobs.
 HAS_WORK = f"""CASE WHEN {IS_PAST_CANARY} THEN (
         SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'
-          AND jobs.not_before IS NULL AND jobs.id > floor
+          AND jobs.not_before IS NULL AND jobs.id > low_watermark
         ORDER BY lane_id, jobs.id LIMIT 1) IS NOT NULL
     OR (
         SELECT jobs.id FROM jobs WHERE lane_id BETWEEN lanes.id AND lanes.id AND state = 'queued'

@@ -14,7 +14,7 @@ _LIST = text("""
     FROM (
         SELECT tenant AS name, sum(delta) FILTER (WHERE state = 'queued') AS queued,
             sum(delta) FILTER (WHERE state = 'running') AS running, sum(delta) FILTER (WHERE state = 'done') AS done
-        FROM lanes LEFT JOIN tallies ON lane_id = lanes.id GROUP BY 1
+        FROM lanes LEFT JOIN job_counts ON lane_id = lanes.id GROUP BY 1
     ) AS working FULL JOIN tenants USING (name)
     UNION ALL SELECT :everybody, 1, max_running, 0, 0, 0 FROM fair_share WHERE max_running IS NOT NULL
     ORDER BY name

@@ -2,7 +2,7 @@
 
 All times are the database's. A running job is guarded by its lease: updates match id and lease, and if no row matches,
 another worker owns the job and LeaseLostError is raised. Each statement also inserts the changes of its lane's job
-counts into `tallies`, so that nothing has to count jobs.
+counts into `job_counts`, so that nothing has to count jobs.
 """
 
 import json
@@ -25,20 +25,20 @@ Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
 CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
 
-# `moved` holds (batch_id, lane_id, was, state) of each job whose state the statement changed.
-_COUNTED = """
-    counted AS (
-        INSERT INTO tallies (batch_id, lane_id, state, delta)
-        SELECT batch_id, lane_id, was, -count(*) FROM moved GROUP BY 1, 2, 3
+# `affected` holds (batch_id, lane_id, old_state, state) of each job whose state the statement changed.
+_COUNT_DELTAS = """
+    count_deltas AS (
+        INSERT INTO job_counts (batch_id, lane_id, state, delta)
+        SELECT batch_id, lane_id, old_state, -count(*) FROM affected GROUP BY 1, 2, 3
         UNION ALL
-        SELECT batch_id, lane_id, state, count(*) FROM moved GROUP BY 1, 2, 3
+        SELECT batch_id, lane_id, state, count(*) FROM affected GROUP BY 1, 2, 3
     )"""
 
-# Here `moved` also holds the columns of the attempt and its outcome; used for attempts without an image.
-_REMEMBERED = """
-    remembered AS (
+# Here `affected` also holds the columns of the attempt and its outcome; used for attempts without an image.
+_ATTEMPT_LOG = """
+    attempt_log AS (
         INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
-        SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM moved
+        SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM affected
     )"""
 
 # A range of one lane: with `=`, the planner chooses the primary key for the order by id, and then reads all finished
@@ -63,13 +63,13 @@ _CLAIMED = """
 
 # The last part of every claim statement: `picked` holds the ids, `open` what the lane allows.
 _TAKEN = f"""
-    moved AS (
+    affected AS (
         UPDATE jobs SET state = 'running', attempt = attempt + 1, lease = :lease, worker = :worker,
             started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
         FROM picked WHERE jobs.id = picked.id
-        RETURNING jobs.*, 'queued' AS was
-    ), {_COUNTED}
-    SELECT {_CLAIMED} FROM moved ORDER BY id"""
+        RETURNING jobs.*, 'queued' AS old_state
+    ), {_COUNT_DELTAS}
+    SELECT {_CLAIMED} FROM affected ORDER BY id"""
 
 # The jobs of a claim that was committed but whose answer was lost.
 _GIVEN_BEFORE = text(f"SELECT {_CLAIMED} FROM jobs WHERE state = 'running' AND lease = :lease ORDER BY id")
@@ -83,7 +83,7 @@ _LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 _OPEN = f"""
     open AS MATERIALIZED (
         SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
-            CASE WHEN {IS_PAST_CANARY} THEN greatest(floor, :after) END AS floor,
+            CASE WHEN {IS_PAST_CANARY} THEN greatest(low_watermark, :after) END AS low_watermark,
             CASE WHEN NOT {IS_PAST_CANARY} THEN batch_id END AS canary_of
         FROM lanes JOIN batches ON batches.id = batch_id
         WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room
@@ -104,7 +104,7 @@ _CLAIM = text(f"""
         ORDER BY batch_id, ordinal, "index" LIMIT :limit FOR UPDATE SKIP LOCKED
     ), fresh AS (
         SELECT id FROM jobs
-        WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL AND id > (SELECT floor FROM open)
+        WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL AND id > (SELECT low_watermark FROM open)
         ORDER BY lane_id, id LIMIT CAST(:limit AS bigint) - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
     ), picked AS (
         SELECT id FROM again UNION ALL SELECT id FROM ahead UNION ALL SELECT id FROM fresh
@@ -155,29 +155,29 @@ _EXTEND = text(f"""
 """)
 
 _RELEASE = text(f"""
-    WITH {_GIVEN_PAIRS}, {_HELD}, moved AS (
+    WITH {_GIVEN_PAIRS}, {_HELD}, affected AS (
         UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
             not_before = now()
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS was
-    ), {_COUNTED}
-    SELECT id FROM moved
+        RETURNING jobs.*, 'running' AS old_state
+    ), {_COUNT_DELTAS}
+    SELECT id FROM affected
 """)
 
 _GIVE_BACK = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
             id bigint, lease uuid, error_kind text, error_text text)
-    ), {_HELD}, moved AS (
+    ), {_HELD}, affected AS (
         UPDATE jobs SET state = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL,
             not_before = now() + make_interval(secs => :delay_s)
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS was, held.error_kind AS failed_by, held.error_text AS failed_with
-    ), {_COUNTED}, remembered AS (
+        RETURNING jobs.*, 'running' AS old_state, held.error_kind AS failed_by, held.error_text AS failed_with
+    ), {_COUNT_DELTAS}, attempt_log AS (
         INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
-        SELECT id, attempt + 1, worker, started_at, 'returned', failed_by, failed_with FROM moved
+        SELECT id, attempt + 1, worker, started_at, 'returned', failed_by, failed_with FROM affected
     )
-    SELECT id FROM moved
+    SELECT id FROM affected
 """)
 
 _COMPLETE = text(f"""
@@ -188,12 +188,12 @@ _COMPLETE = text(f"""
             upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
             watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
             init_image_sha256 text, lora_digest text, quality jsonb, watermark_method text)
-    ), {_HELD}, moved AS (
+    ), {_HELD}, affected AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, held.lease AS held, 'running' AS was
-    ), {_COUNTED}, {cluster_epochs.BEGUN}, stored AS (
+        RETURNING jobs.*, held.lease AS held, 'running' AS old_state
+    ), {_COUNT_DELTAS}, {cluster_epochs.BEGUN}, stored AS (
         INSERT INTO images (epoch, job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
             prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
             generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
@@ -211,10 +211,10 @@ _COMPLETE = text(f"""
             g.versions, g.timings, j.worker, j.attempt, j.meta, l.mode, j.init_image, g.init_image_sha256,
             j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null'),
             g.watermark_method
-        FROM moved j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
+        FROM affected j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
         ORDER BY j.id
     )
-    SELECT id FROM moved
+    SELECT id FROM affected
 """)
 
 _FAIL = text(f"""
@@ -225,29 +225,29 @@ _FAIL = text(f"""
         SELECT given.*, attempt < least(max_attempts, most_attempts) AS is_again
         FROM given JOIN jobs USING (id, lease) JOIN batches ON batches.id = jobs.batch_id
         ORDER BY jobs.id FOR UPDATE OF jobs
-    ), moved AS (
+    ), affected AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
             not_before = now() + make_interval(
                 secs => least(:delay_s * 2 ^ least(attempt - 1, 30), 3600) * (0.75 + random() / 2)),
             finished_at = CASE WHEN NOT is_again THEN now() END,
             lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS was, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
-    ), {_COUNTED}, {_REMEMBERED}
-    SELECT id FROM moved
+        RETURNING jobs.*, 'running' AS old_state, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+    SELECT id FROM affected
 """)
 
 _BLOCK = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
             id bigint, lease uuid, error_kind text, error_text text)
-    ), {_HELD}, moved AS (
+    ), {_HELD}, affected AS (
         UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
             error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS was, 'blocked' AS outcome
-    ), {_COUNTED}, {_REMEMBERED}
-    SELECT id FROM moved
+        RETURNING jobs.*, 'running' AS old_state, 'blocked' AS outcome
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+    SELECT id FROM affected
 """)
 
 _RESCUE = text(f"""
@@ -256,19 +256,19 @@ _RESCUE = text(f"""
         FROM jobs JOIN batches ON batches.id = jobs.batch_id
         WHERE state = 'running' AND lease_until < now()
         ORDER BY lease_until LIMIT :limit FOR UPDATE OF jobs SKIP LOCKED
-    ), moved AS (
+    ), affected AS (
         UPDATE jobs SET state = CASE WHEN is_again THEN 'queued' ELSE 'failed' END,
             finished_at = CASE WHEN NOT is_again THEN now() END, lease = NULL, lease_until = NULL, not_before = now(),
             error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
         FROM expired WHERE jobs.id = expired.id
-        RETURNING jobs.*, 'running' AS was, 'expired' AS outcome
-    ), {_COUNTED}, {_REMEMBERED}
-    SELECT id FROM moved
+        RETURNING jobs.*, 'running' AS old_state, 'expired' AS outcome
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+    SELECT id FROM affected
 """)
 
 _CANCEL = text(f"""
     WITH picked AS (
-        SELECT id, state AS was FROM jobs WHERE state IN ('queued', 'running') AND id IN (
+        SELECT id, state AS old_state FROM jobs WHERE state IN ('queued', 'running') AND id IN (
             (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL
              ORDER BY lane_id, id LIMIT :limit)
             UNION ALL
@@ -277,11 +277,11 @@ _CANCEL = text(f"""
             UNION ALL
             (SELECT id FROM jobs WHERE lane_id = :lane AND state = 'running' LIMIT :limit))
         ORDER BY id LIMIT :limit FOR UPDATE
-    ), moved AS (
+    ), affected AS (
         UPDATE jobs SET state = 'cancelled', finished_at = now(), lease = NULL, lease_until = NULL
-        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
-    ), {_COUNTED}
-    SELECT id FROM moved
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
+    ), {_COUNT_DELTAS}
+    SELECT id FROM affected
 """)
 
 # FOR SHARE keeps the batch from being archived until this statement has ended (`jobs.batches.archive_and_delete`).
@@ -289,17 +289,17 @@ _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
     ), picked AS (
-        SELECT id, state AS was FROM jobs
+        SELECT id, state AS old_state FROM jobs
         WHERE batch_id = (SELECT id FROM kept) AND state = ANY (CAST(:states AS text[]))
           AND state IN ('failed', 'blocked', 'cancelled')
           AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
         ORDER BY id LIMIT :limit FOR UPDATE
-    ), moved AS (
+    ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
             error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
-        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, was
-    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
-    SELECT id FROM moved
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
+    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}
+    SELECT id FROM affected
 """)
 
 _RETRACT = text(f"""
@@ -312,11 +312,11 @@ _RETRACT = text(f"""
         WHERE jobs.batch_id = (SELECT id FROM kept) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
     ), retracted AS (
         DELETE FROM images USING picked WHERE images.id = picked.image
-    ), moved AS (
+    ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
-        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS was
-    ), {_COUNTED}, {reopening("SELECT lane_id FROM moved")}
-    SELECT id FROM moved
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
+    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}
+    SELECT id FROM affected
 """)
 
 _LANE = text(f"""

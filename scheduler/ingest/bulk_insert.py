@@ -146,12 +146,12 @@ class Load:
         counts = {"rows": self.rows, "rejected": self.rejected, "jobs": self.jobs}
         batches = schema.batches
         self.connection.execute(update(batches).where(batches.c.id == self.batch).values(**counts))
-        tallies = [
+        job_counts = [
             {"batch_id": self.batch, "lane_id": lane, "state": "queued", "delta": count}
             for lane, count in self._queued.items()
         ]
-        if tallies:
-            self.connection.execute(insert(schema.tallies), tallies)
+        if job_counts:
+            self.connection.execute(insert(schema.job_counts), job_counts)
 
 
 def _pictures(row: Row) -> str:

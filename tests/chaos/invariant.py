@@ -58,7 +58,7 @@ def check(
         *_wrong_rows(found),
         *_written_without_the_lease(engine, found),
         *(
-            f"the tallies are wrong: {row}"
+            f"the job counts are wrong: {row}"
             for row in lane_differences(engine)
             if row["batch_id"] == batch["id"]
         ),

@@ -12,10 +12,10 @@ from tests.chaos.walk import walk
 WALKS = 60
 
 _LEASE = "jobs.lease = given.lease"
-_UNCOUNTED = "SELECT batch_id, lane_id, state, count(*) FROM moved"
+_UNCOUNTED = "SELECT batch_id, lane_id, state, count(*) FROM affected"
 _MOST = "least(max_attempts, most_attempts)"
 _DUE = "not_before <= (SELECT due FROM open)"
-_KEPT = "outcome, error_kind, error_text FROM moved"
+_KEPT = "outcome, error_kind, error_text FROM affected"
 
 MUTANTS = (
     *FINISHES_BY_STATE,

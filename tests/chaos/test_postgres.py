@@ -160,7 +160,7 @@ def test_a_completion_that_asks_not_whose_the_job_is_counts_twice(
         until(running.renders)
         until(lambda: any(map(_is_completion, own_postgres.cut_in_commit())))
         settle(engine, quiet_s=10)
-    with pytest.raises(AssertionError, match="tallies are wrong"):
+    with pytest.raises(AssertionError, match="job counts are wrong"):
         check(engine, batch.name)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from jobs.job_types import LaneId
 from jobs.queue import canary_rollout, transitions
 from jobs.states import ErrorKind
+from tests.conftest import Nightmill
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, failure, image, look, take
 
@@ -139,8 +140,16 @@ def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest
     assert (wrong.code, "must be one of failed, blocked" in wrong.err) == (2, True)
 
 
+def test_a_former_name_of_a_policy_is_told(nightmill: Nightmill, manifest: str) -> None:
+    submitted = nightmill("submit", manifest, "--set", "target=6", "--set", "top_up=0", "--json")
+    assert "--set top_up is now called max_replacement_ratio" in submitted.err
+    again = nightmill("submit", manifest, "--set", "target=6", "--set", "max_replacement_ratio=0", "--json")
+    assert (again.code, again.json["batch"]) == (0, submitted.json["batch"])
+    assert "is now called" not in again.err
+
+
 def test_targets(typed: Typed, engine: Engine, manifest: str) -> None:
-    typed("submit", manifest, "--set", "target=6", "--set", "top_up=0")
+    typed("submit", manifest, "--set", "target=6", "--set", "max_replacement_ratio=0")
     jobs = take(engine, LaneId(1))
     transitions.block(engine, [failure(jobs[0], ErrorKind.SAFETY)])
     transitions.complete(engine, [image(job) for job in jobs[1:4]])

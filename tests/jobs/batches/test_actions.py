@@ -17,6 +17,7 @@ from jobs.queue import transitions
 from jobs.states import RETRYABLE, BatchState, ErrorKind
 from tests.factories import (
     change,
+    counted_jobs,
     expire,
     failure,
     held,
@@ -28,7 +29,6 @@ from tests.factories import (
     make_lane,
     states,
     take,
-    tallied,
 )
 
 
@@ -160,10 +160,12 @@ def test_folding_keeps_the_sums_and_drops_the_rows(engine: Engine) -> None:
     for _ in range(10):
         transitions.release(engine, held(*take(engine, lane, 2)))
     transitions.complete(engine, [image(job) for job in take(engine, lane, 5)])
-    before = tallied(engine)
-    assert actions.fold_tallies(engine) > 40
-    assert tallied(engine) == before == states(engine) == {"queued": 15, "done": 5}
-    assert look(engine, "SELECT count(*) AS n FROM tallies") == [{"n": 2}], "nothing is kept of what is zero"
+    before = counted_jobs(engine)
+    assert actions.fold_job_counts(engine) > 40
+    assert counted_jobs(engine) == before == states(engine) == {"queued": 15, "done": 5}
+    assert look(engine, "SELECT count(*) AS n FROM job_counts") == [{"n": 2}], (
+        "nothing is kept of what is zero"
+    )
 
 
 def random_work(engine: Engine, lane: int, batch: int, number: int) -> None:
@@ -195,13 +197,13 @@ def test_the_counts_are_true_while_all_work_at_once(engine: Engine) -> None:
 
     def fold() -> None:
         while not over.is_set():
-            actions.fold_tallies(engine, limit=30)
+            actions.fold_job_counts(engine, limit=30)
 
     def watch() -> None:
         while not over.is_set():
             wrong.extend(lane_differences(engine))
             wrong.extend(
-                look(engine, "SELECT 1 AS n FROM batches WHERE (SELECT sum(delta) FROM tallies) <> 200")
+                look(engine, "SELECT 1 AS n FROM batches WHERE (SELECT sum(delta) FROM job_counts) <> 200")
             )
 
     with ThreadPoolExecutor(7) as threads:

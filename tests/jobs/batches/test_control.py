@@ -21,6 +21,7 @@ from scheduler.ingest.ingest import Ingested
 from scheduler.window_upkeep import move_windows
 from tests.factories import (
     change,
+    counted_jobs,
     failure,
     image,
     lane_differences,
@@ -29,7 +30,6 @@ from tests.factories import (
     make_batch,
     states,
     take,
-    tallied,
 )
 
 
@@ -112,7 +112,7 @@ def test_a_target_is_reached_whatever_is_blocked(engine: Engine) -> None:
 
 
 def test_replacements_end_at_the_cap(engine: Engine) -> None:
-    batch = make_batch(engine, 4, target=4, top_up=1.5)
+    batch = make_batch(engine, 4, target=4, max_replacement_ratio=1.5)
     while finish_all(engine, batch, bad=100):
         accepted_image_quotas.make_up(engine)
     assert states(engine) == {"blocked": 4 + 6}
@@ -295,7 +295,7 @@ def test_an_archived_batch_keeps_its_counts_and_images(
         "SELECT (SELECT count(*) FROM jobs) j, (SELECT count(*) FROM attempts) a, (SELECT count(*) FROM images) i",
     )
     assert left == [{"j": 0, "a": 0, "i": 9}]
-    assert tallied(engine, batch.id) == {"done": 9, "failed": 1}
+    assert counted_jobs(engine, batch.id) == {"done": 9, "failed": 1}
     with pytest.raises(UsageError, match="is archived, its jobs are gone"):
         actions.retry(engine, batch.id)
     assert archive_and_delete.archive(engine, status) == 0
@@ -317,7 +317,7 @@ def test_a_deleted_batch_leaves_nothing_and_others_alone(
     ] * 6
     with pytest.raises(UsageError, match="no batch"):
         actions.status(engine, "gone")
-    for table in ("jobs", "images", "rejects", "tallies", "lanes"):
+    for table in ("jobs", "images", "rejects", "job_counts", "lanes"):
         found = look(engine, f"SELECT DISTINCT batch_id FROM {table}")  # noqa: S608
         assert found == [{"batch_id": kept.id}], table
     assert lane_differences(engine) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.batches.policy import Policy, parse_policy
+from jobs.batches.policy import RENAMED, Policy, parse_policy
 from jobs.errors import UsageError
 from jobs.states import ImageFormat, SafetyAction, WatermarkPolicy
 
@@ -64,3 +64,16 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(key: str, val
     assert message.startswith(f"--set {key}={value}: ")
     assert reason in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("former", "name"), RENAMED.items())
+def test_a_former_name_is_read_with_a_warning(
+    former: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert parse_policy({former: "2"}) == parse_policy({name: "2"})
+    assert caplog.messages == [
+        f"--set {former} is now called {name}; the old name will not be read in a later version"
+    ]
+    assert parse_policy({former: "2", name: "3"}) == parse_policy({name: "3"})
+    with pytest.raises(UsageError, match=f"^--set {name}=x: "):
+        parse_policy({former: "x"})

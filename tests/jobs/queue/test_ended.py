@@ -144,7 +144,7 @@ def test_a_lane_ends_with_its_last_job_and_no_sooner(engine: Engine) -> None:
     transitions.complete(engine, [image(first)])
     assert lane_maintenance.end_lanes(engine) == 0, "a job runs"
     transitions.fail(engine, [failure(second)], delay_s=3600)
-    lane_maintenance.raise_floors(engine)
+    lane_maintenance.raise_low_watermarks(engine)
     assert lane_maintenance.end_lanes(engine) == 0, "a job waits for its next attempt"
     change(engine, "UPDATE jobs SET not_before = now() WHERE state = 'queued'")
     transitions.complete(engine, [image(*take(engine, lane))])
@@ -214,7 +214,7 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     for statement, values in (
         (fair_share._PICK, TIME_SLICE),
         (fair_share._WAITING, {"limit": 3}),
-        (lane_maintenance._RAISE_FLOORS, {"top": lane_maintenance.ABOVE_ALL}),
+        (lane_maintenance._RAISE_LOW_WATERMARKS, {"top": lane_maintenance.ABOVE_ALL}),
         (lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("lanes", node)]

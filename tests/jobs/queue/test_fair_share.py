@@ -224,15 +224,17 @@ def test_floors_rise_with_what_was_claimed_and_hide_nothing(engine: Engine, roun
     for _ in range(rounds):
         jobs = take(engine, lane, 3)
         seen |= {job.id for job in jobs}
-        lane_maintenance.raise_floors(engine)
-        (row,) = look(engine, "SELECT floor FROM lanes")
-        assert row["floor"] == max(seen)
+        lane_maintenance.raise_low_watermarks(engine)
+        (row,) = look(engine, "SELECT low_watermark FROM lanes")
+        assert row["low_watermark"] == max(seen)
         transitions.release(engine, [(job.id, job.lease) for job in jobs[1:]])
         back = take(engine, lane, 2)
         assert [job.id for job in back] == [job.id for job in jobs[1:]], "what came back goes first"
     assert [job.id for job in take(engine, lane)] == [10]
-    assert lane_maintenance.raise_floors(engine) == 1
-    assert lane_maintenance.raise_floors(engine) == 0, "nothing waits there for its first claim any more"
+    assert lane_maintenance.raise_low_watermarks(engine) == 1
+    assert lane_maintenance.raise_low_watermarks(engine) == 0, (
+        "nothing waits there for its first claim any more"
+    )
 
 
 def test_no_tenant_can_be_called_as_all_of_them_are(engine: Engine) -> None:
@@ -297,7 +299,7 @@ def test_time_slices_of_dead_workers_are_forgotten_and_stay_charged(engine: Engi
     tenant_lane(engine, "ada")
     old, new = picked(engine), picked(engine)
     assert fair_share.forget_time_slices(engine) == 0
-    change(engine, "UPDATE turns SET begun_at = now() - interval '2 days' WHERE id = :id", id=old.id)
+    change(engine, "UPDATE time_slices SET begun_at = now() - interval '2 days' WHERE id = :id", id=old.id)
     assert fair_share.forget_time_slices(engine) == 1
     for taken in (old, new):
         end_time_slice(engine, taken, used_s=0, images=0, batch_s=0)

@@ -39,7 +39,7 @@ AFTER = {"complete": "done", "fail": "queued", "block": "blocked"}
 
 
 @pytest.fixture(autouse=True)
-def _tallies_are_the_truth(engine: Engine) -> Iterator[None]:
+def _job_counts_are_the_truth(engine: Engine) -> Iterator[None]:
     yield
     assert lane_differences(engine) == []
 
@@ -188,7 +188,7 @@ def test_a_cancel_waits_for_a_claim_and_still_ends_its_jobs(engine: Engine) -> N
                 started_at = now(), lease_until = now() + interval '1 minute' WHERE ordinal = 0""")
         )
         claiming.execute(
-            text("""INSERT INTO tallies (batch_id, lane_id, state, delta)
+            text("""INSERT INTO job_counts (batch_id, lane_id, state, delta)
                 SELECT batch_id, id, s, d FROM lanes, (VALUES ('queued', -1), ('running', 1)) AS v (s, d)""")
         )
         cancelled = threads.submit(actions.cancel, engine, batch.id)

@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 3
 
 # Faster than to truncate tables of a few rows.
 EMPTY = """
-    DELETE FROM images; DELETE FROM attempts; DELETE FROM jobs; DELETE FROM tallies; DELETE FROM lanes;
+    DELETE FROM images; DELETE FROM attempts; DELETE FROM jobs; DELETE FROM job_counts; DELETE FROM lanes;
     DELETE FROM batches
 """
 TABLE = """
@@ -211,7 +211,7 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_folded)
     @rule()
     def fold(self) -> None:
-        actions.fold_tallies(self.engine, limit=5)
+        actions.fold_job_counts(self.engine, limit=5)
         self.is_folded = True
 
     @precondition(lambda self: self.unfinished < len(ROWS))

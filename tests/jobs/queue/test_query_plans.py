@@ -98,8 +98,8 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2,
     ),
-    "floors": (
-        lane_maintenance._RAISE_FLOORS,
+    "low watermarks": (
+        lane_maintenance._RAISE_LOW_WATERMARKS,
         {"top": lane_maintenance.ABOVE_ALL},
         "jobs",
         {"jobs_fresh_idx"},

@@ -13,6 +13,7 @@ from jobs.queue.tenants import set_tenant
 from jobs.states import ErrorKind, JobState
 from tests.factories import (
     change,
+    counted_jobs,
     expire,
     failure,
     held,
@@ -26,7 +27,6 @@ from tests.factories import (
     states,
     take,
     take_one,
-    tallied,
 )
 
 NOT_RETRIED = (ErrorKind.WATERMARK, ErrorKind.BAD_INPUT)
@@ -38,7 +38,7 @@ def ready(engine: Engine) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _tallies_are_the_truth(engine: Engine):
+def _job_counts_are_the_truth(engine: Engine):
     yield
     assert lane_differences(engine) == []
 
@@ -337,7 +337,7 @@ def test_a_claim_whose_answer_was_lost_takes_no_other_jobs(
     cut_answers(monkeypatch, transitions._CLAIM, times)
     jobs = take(engine, lane, 8)
     assert len(jobs) == 8
-    assert states(engine) == tallied(engine) == {"running": 8, "queued": 12}
+    assert states(engine) == counted_jobs(engine) == {"running": 8, "queued": 12}
     assert [job_row(engine, job)["lease"] for job in jobs] == [job.lease for job in jobs]
     transitions.complete(engine, [image(job) for job in jobs])
 

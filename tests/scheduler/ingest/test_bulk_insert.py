@@ -114,8 +114,8 @@ def test_lanes_and_rejects_come_in_between(
     assert [tuple(reject.values()) for reject in rejects] == [
         (n, n + 1, "steps") for n in range(50) if n % 4 == 1
     ]
-    tallies = rows_of(engine, "SELECT lane_id, sum(delta) AS n FROM tallies GROUP BY 1 ORDER BY 1")
-    assert tallies == rows_of(engine, "SELECT lane_id, count(*) AS n FROM jobs GROUP BY 1 ORDER BY 1")
+    job_counts = rows_of(engine, "SELECT lane_id, sum(delta) AS n FROM job_counts GROUP BY 1 ORDER BY 1")
+    assert job_counts == rows_of(engine, "SELECT lane_id, count(*) AS n FROM jobs GROUP BY 1 ORDER BY 1")
     assert rows_of(engine, "SELECT rows, rejected, jobs FROM batches") == [
         {"rows": 50, "rejected": 13, "jobs": ingested.jobs}
     ]

@@ -18,12 +18,22 @@ from sqlalchemy import Engine
 from jobs.batches.policy import parse_policy
 from jobs.errors import ManifestError, UsageError
 from scheduler.ingest.ingest import Ingested, checked_name, ingest, slug
-from tests.factories import MODEL, change, look, make_batch, order_for, states, submit, tallied, wait_for_lock
+from tests.factories import (
+    MODEL,
+    change,
+    counted_jobs,
+    look,
+    make_batch,
+    order_for,
+    states,
+    submit,
+    wait_for_lock,
+)
 from tests.jobs.manifest.helpers import rules
 
 Rows = list[dict[str, Any]]
 
-TABLES = ("batches", "lanes", "jobs", "rejects", "tallies")
+TABLES = ("batches", "lanes", "jobs", "rejects", "job_counts")
 
 
 def write(path: Path, rows: Rows) -> Path:
@@ -123,7 +133,7 @@ def test_two_that_submit_at_once(engine: Engine, foxes: Path, second: dict[str, 
             assert later.result().is_new == (outcome == "new")
             assert (later.result().id == earlier.result().id) == (outcome == "known")
     assert sizes(engine)["batches"] == 1 + (outcome == "new")
-    assert states(engine) == tallied(engine) == {"queued": 3 * sizes(engine)["batches"]}
+    assert states(engine) == counted_jobs(engine) == {"queued": 3 * sizes(engine)["batches"]}
 
 
 def test_a_submit_goes_on_where_the_one_before_it_was_cut_off(engine: Engine, foxes: Path) -> None:
@@ -190,7 +200,7 @@ def test_rejected_rows_are_kept_with_place_and_reason(engine: Engine, tmp_path: 
 def test_a_manifest_of_bad_rows_is_a_batch_without_jobs(engine: Engine, tmp_path: Path) -> None:
     batch = take_in(engine, write(tmp_path / "bad.jsonl", [{"prompt": ""}] * 3))
     assert (batch.rows, batch.rejected, batch.jobs) == (3, 3, 0)
-    assert sizes(engine) == {"batches": 1, "lanes": 0, "jobs": 0, "rejects": 3, "tallies": 0}
+    assert sizes(engine) == {"batches": 1, "lanes": 0, "jobs": 0, "rejects": 3, "job_counts": 0}
 
 
 def test_lanes_are_what_can_share_a_device_batch(engine: Engine, tmp_path: Path) -> None:
@@ -206,7 +216,7 @@ def test_lanes_are_what_can_share_a_device_batch(engine: Engine, tmp_path: Path)
     assert batch.rejected == 0
     lanes = look(
         engine,
-        """SELECT model, width, height, upscale, sum(delta)::int AS n FROM lanes JOIN tallies ON lane_id = lanes.id
+        """SELECT model, width, height, upscale, sum(delta)::int AS n FROM lanes JOIN job_counts ON lane_id = lanes.id
         GROUP BY lanes.id ORDER BY lanes.id""",
     )
     assert [tuple(lane.values()) for lane in lanes] == [

@@ -200,5 +200,5 @@ def test_a_turn_that_nobody_works_any_more_is_given_back(
     monkeypatch.setattr(turn_module, "LaneSession", Failing)
     with pytest.raises(RuntimeError, match="broken"):
         follow(context, LaneId(1))
-    assert look(context.engine, "SELECT * FROM turns") == []
+    assert look(context.engine, "SELECT * FROM time_slices") == []
     assert all(row["used_s"] < 10 for row in look(context.engine, "SELECT used_s FROM tenants"))
