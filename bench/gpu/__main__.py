@@ -1,6 +1,7 @@
 """`python -m bench.gpu`: nightmill on a GPU, compared with diffusers' pipeline and the GPU's own limit.
 
-It needs torch, diffusers and transformers, no weights (they are random, in the real architectures) and no network.
+It needs torch, diffusers, transformers and pydantic, no network, and no weights: they are random, in the real
+architectures.
 """
 
 import argparse

@@ -15,7 +15,7 @@ import models
 from bench.gpu.architectures import Architecture
 from bench.gpu.networks import pipeline_of
 from bench.gpu.pace import Draw
-from models.catalogue.catalogue import read_card
+from models.catalogue.read_card import read_card
 from models.diffusion.loader import put_on
 from models.diffusion.requests import ImageRequest
 from models.diffusion.stable_diffusion import StableDiffusion

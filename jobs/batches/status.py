@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, TextClause, text
@@ -12,6 +11,7 @@ from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_types import BatchId
+from jobs.name_suggestion import nearest
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import BatchState, JobState
@@ -195,8 +195,8 @@ def _id_of(engine: Engine, batch: str) -> BatchId:
         )
     if not found:
         names = [row.name for row in run(engine, _NAMES, {})]
-        near = get_close_matches(batch, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "`nightmill status` lists those there are"
+        near = nearest(batch, names)
+        hint = f"did you mean {near!r}?" if near else "`nightmill status` lists those there are"
         raise UsageError(f"no batch {batch!r}: {hint}")
     return BatchId(found[0].id)
 

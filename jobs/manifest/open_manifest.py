@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from hashlib import file_digest
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from jobs.manifest.reading.decompressed_lines import CHUNK
 from jobs.manifest.reading.spool import spooled
 from jobs.manifest.types import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.values import printable
+from jobs.name_suggestion import nearest
 from jobs.storage.safe_open import (
     MANIFEST_LIMIT,
     NotRegularError,
@@ -173,8 +173,8 @@ def _absent(path: Path) -> str:
         names = [entry.name for entry in islice(path.parent.iterdir(), _MAX_NEIGHBOURS)]
     except OSError:
         return f"no such file. There is no folder {printable(str(path.parent), 1000)} either."
-    near = get_close_matches(path.name, names, n=1)
-    return f"no such file.{f' Did you mean {printable(str(path.with_name(near[0])), 1000)}?' if near else ''}"
+    near = nearest(path.name, names)
+    return f"no such file.{f' Did you mean {printable(str(path.with_name(near)), 1000)}?' if near else ''}"
 
 
 def _copy_path(location: str, spool: Writable) -> None:

@@ -3,7 +3,6 @@
 Every process that uses them is listed in `services.json`; the last one to end stops them.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 from pydantic import SecretStr
 
 from jobs.services.data_folder_errors import named_by_its_setting
@@ -83,12 +83,14 @@ def _stop(settings: Settings) -> None:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
+    lock = FileLock(data_dir / "services.lock", fallback_to_soft=False)
     with named_by_its_setting(data_dir):
         close_folder(data_dir)
-        opened = (data_dir / "services.lock").open("w")
-    with opened as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _note(data_dir: Path, *, joined: bool) -> _Users:

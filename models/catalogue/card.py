@@ -1,19 +1,33 @@
 """The model card: metadata of a model, as read from its TOML file."""
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+from models.catalogue.samplers import SAMPLERS
 
 Family = Literal["text2image", "upscaler", "safety-checker", "clip", "decoder", "lora"]
-
-
 PredictionType = Literal["epsilon", "v_prediction"]
-
-
 Precision = Literal["float32", "bfloat16", "float16"]
 
+MODES = ("text2image", "image2image", "inpaint", "depth", "upscale")
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Texts = Annotated[tuple[str, ...], Strict(strict=False)]  # TOML has lists only
+
+_SAMPLED = (
+    *("width", "height", "size_multiple", "min_size", "max_size", "vae_factor"),
+    *("steps", "samplers", "modes", "sampler"),
+)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Card(BaseModel):
     """Metadata of a model. Sizes are pixels; `gflop_per_step` is for one UNet row at native size.
 
     Location of the files: `path`, an absolute folder or .safetensors file of the user's, or else the folder `source`
@@ -29,6 +43,8 @@ class Card:
     to upscalers.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     id: str
     title: str
     family: Family
@@ -38,36 +54,117 @@ class Card:
     source: str = ""
     path: str | None = None
     builder: Literal["random", "package"] | None = None
-    sources: tuple[str, ...] = ()
-    withdrawn: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+    sources: Texts = ()
+    withdrawn: Texts = ()
+    parts: Texts = ()
     variant: Literal["fp16"] | None = None
     base: str | None = None
-    aliases: tuple[str, ...] = ()
-    width: int = 0
-    height: int = 0
-    size_multiple: int = 0
-    min_size: int = 0
-    max_size: int = 0
-    vae_factor: int = 0
+    aliases: Texts = ()
+    width: Count = 0
+    height: Count = 0
+    size_multiple: Count = 0
+    min_size: Count = 0
+    max_size: Count = 0
+    vae_factor: Count = 0
     prediction_type: PredictionType = "epsilon"
     sampler: str = ""
-    samplers: tuple[str, ...] = ()
-    steps: int = 0
-    guidance_scale: float = 0.0
-    strength: float = 0.8
-    noise_level: int = 20
-    max_noise_level: int = 350
-    modes: tuple[str, ...] = ()
+    samplers: Texts = ()
+    steps: Count = 0
+    guidance_scale: Amount = 0.0
+    strength: Amount = 0.8
+    noise_level: Count = 20
+    max_noise_level: Count = 350
+    modes: Texts = ()
     precision: Precision = "float32"
     upscaler: str | None = None
     safety_checker: str | None = None
     clip: str | None = None
     decoder: str | None = None
-    gflop_per_step: float = 0.0
+    gflop_per_step: Amount = 0.0
     license_url: str = ""
     use_restrictions: str = ""
     training_data: str = ""
     hardware: str = ""
-    hardware_hours: int = 0
-    co2_kg: float = 0.0
+    hardware_hours: Count = 0
+    co2_kg: Amount = 0.0
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, id: str) -> str:
+        if not _ID.fullmatch(id):
+            raise ValueError(f"id {id!r} must be letters, digits, dots, dashes and underscores, at most 64")
+        return id
+
+    @field_validator("sources", "withdrawn")
+    @classmethod
+    def _check_repositories(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            repository, at, commit = source.partition("@")
+            if not _REPOSITORY.fullmatch(repository) or (at and not _COMMIT.fullmatch(commit)):
+                raise ValueError(
+                    f"{source!r} must be OWNER/NAME or OWNER/NAME@COMMIT, a commit being 40 hexadecimal digits"
+                )
+        return sources
+
+    @field_validator("samplers")
+    @classmethod
+    def _check_samplers(cls, samplers: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in samplers if name not in SAMPLERS]:
+            raise ValueError(f"unknown sampler {unknown[0]!r}; there are {', '.join(SAMPLERS)}")
+        return samplers
+
+    @field_validator("modes")
+    @classmethod
+    def _check_modes(cls, modes: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in modes if name not in MODES]:
+            raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")
+        return modes
+
+    @field_validator("strength")
+    @classmethod
+    def _check_strength(cls, strength: float) -> float:
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength {strength} must be above 0 and at most 1")
+        return strength
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if self.path is None:
+            if self.source in {"", ".", ".."} or any(sign in self.source for sign in "/\\\0"):
+                raise ValueError(
+                    f"source must be the name of a folder under the models folder, not {self.source!r}"
+                )
+        elif self.source or self.builder:
+            raise ValueError("path says where the files are, so that source and builder must be left out")
+        elif not Path(self.path).is_absolute():
+            raise ValueError(f"path must be absolute, not {self.path!r}")
+        elif self.path.endswith(".safetensors") and self.base is None:
+            raise ValueError("a single file needs base, the id of the model that it was made from")
+        return self
+
+    @model_validator(mode="after")
+    def _check_family(self) -> Self:
+        if self.family == "lora" and not self.base:
+            raise ValueError("a LoRA needs base, the id of the model that it was trained on")
+        if self.family in {"text2image", "upscaler"}:
+            if missing := [name for name in _SAMPLED if not getattr(self, name)]:
+                raise ValueError(f"a model of the family {self.family} needs {', '.join(missing)}")
+            if self.sampler not in self.samplers:
+                raise ValueError(f"sampler {self.sampler!r} is not one of its samplers")
+            self._check_sizes()
+        if self.noise_level > self.max_noise_level:
+            raise ValueError(
+                f"noise_level {self.noise_level} is above max_noise_level {self.max_noise_level}"
+            )
+        return self
+
+    def _check_sizes(self) -> None:
+        if self.size_multiple % self.vae_factor:
+            raise ValueError(
+                f"size_multiple {self.size_multiple} must be a multiple of vae_factor {self.vae_factor}"
+            )
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if size % self.size_multiple or not self.min_size <= size <= self.max_size:
+                allowed = f"a multiple of {self.size_multiple} in {self.min_size}..{self.max_size}"
+                raise ValueError(f"{name} {size} must be {allowed}")

@@ -1,16 +1,23 @@
 """The model catalogue: one card, a TOML file, for every model that a manifest can name."""
 
-import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from models.catalogue.card import Card
-from models.catalogue.toml_fields import read_fields
-from models.catalogue.validate import link_problem, problem
+from models.catalogue.nearest_name import nearest
+from models.catalogue.read_card import read_card
 from models.errors import ModelError, UnknownModelError
 
 _PACKAGE_CARDS = Path(__file__).parents[1] / "cards"
+_LINKS = {
+    "upscaler": "upscaler",
+    "safety_checker": "safety-checker",
+    "clip": "clip",
+    "decoder": "decoder",
+    "base": "text2image",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Catalogue:
                     raise ModelError(f"{path}: the name {name!r} is taken by {origin[name.casefold()]}")
                 names[name.casefold()], origin[name.casefold()] = card, path
         for card in names.values():
-            amiss = link_problem(card, names)
+            amiss = _link_problem(card, names)
             if amiss:
                 raise ModelError(f"{origin[card.id.casefold()]}: {amiss}")
         return cls(names, models_dir)
@@ -45,10 +52,8 @@ class Catalogue:
         name = id_or_alias.strip().casefold()
         if name in self.names:
             return self.names[name]
-        close = difflib.get_close_matches(name, self.names, n=1)
-        hint = (
-            f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(c.id for c in self.cards())}."
-        )
+        close = nearest(name, self.names)
+        hint = f"Did you mean {close!r}?" if close else f"There are {', '.join(c.id for c in self.cards())}."
         own = self.models_dir / "cards"
         raise UnknownModelError(
             f"no model is called {id_or_alias!r}. {hint} A card of your own goes into {own}."
@@ -63,13 +68,15 @@ class Catalogue:
         return dict(self.names)
 
 
-def read_card(path: Path) -> Card:
-    """Read one card. Raises ModelError naming the file and the invalid field."""
-    card = Card(**read_fields(path, Card))
-    amiss = problem(card)
-    if amiss:
-        raise ModelError(f"{path}: {amiss}")
-    return card
+def _link_problem(card: Card, names: Mapping[str, Card]) -> str | None:
+    """Return the problem if the card refers to a missing card or a wrong family, or None. Keys are lower case."""
+    for field, family in _LINKS.items():
+        target = getattr(card, field)
+        if target is not None and (
+            target.casefold() not in names or names[target.casefold()].family != family
+        ):
+            return f"{field} {target!r} is not the id of a card of the family {family}"
+    return None
 
 
 def _card_files(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ class Device:
     def memory(self) -> int:
         """Return the total memory in bytes; for an Apple GPU, the maximum that the system recommends."""
         if self.name == "cpu":
-            import psutil  # noqa: PLC0415 - rendering needs torch, diffusers and transformers only
+            import psutil  # noqa: PLC0415 - rendering needs torch, diffusers, transformers and pydantic only
 
             return int(psutil.virtual_memory().total)
         if self.name == "mps":

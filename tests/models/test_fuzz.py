@@ -11,7 +11,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from models.catalogue.catalogue import read_card
+from models.catalogue.read_card import read_card
 from models.errors import ModelError
 from models.store.lockfile import LOCK_FILE, read_lock
 from models.store.validate_safetensors import check_lora, check_weights

@@ -3,13 +3,14 @@
 A live worker holds a lock on a file in its folder: a folder is stale if that lock can be acquired.
 """
 
-import fcntl
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 PREFIX = "nightmill-worker-"
 LOCK = "lock"
@@ -23,7 +24,7 @@ def shared_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with (folder / "unlocked").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_descriptor(lock.fileno())
             (folder / "unlocked").rename(folder / LOCK)
             yield folder
 
@@ -39,7 +40,8 @@ def remove_stale(parent: Path) -> None:
 def _remove_if_stale(folder: Path) -> None:
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock_descriptor(lock, blocking=False):
+            return  # its worker lives
         for path in list(folder.iterdir()):
             if _OURS.fullmatch(path.name):
                 path.unlink()

@@ -1,6 +1,5 @@
 """`nightmill models`: list the catalogue and show cards."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +77,7 @@ def _fields(catalogue: Catalogue, card: Card, locks: _Locks) -> dict[str, object
     }
     where = _path(catalogue, card)
     drawn = capacities(Profile(catalogue.models_dir), card)
-    return asdict(card) | {"path": str(where), "is_here": where.exists(), "lock": lock, "at_once": drawn}
+    return card.model_dump() | {"path": str(where), "is_here": where.exists(), "lock": lock, "at_once": drawn}
 
 
 def _path(catalogue: Catalogue, card: Card) -> Path:

@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest.columns.spelling import suggest
 from jobs.manifest.values import NOT_STORABLE, printable, shown
+from jobs.name_suggestion import nearest
 
 MAX_COLUMNS = 10_000
 NEAR = 0.65
@@ -177,16 +177,15 @@ def prompt_guess(names: Sequence[str]) -> str:
     near = next((name for name in names if name.strip().lower() in _PROMPTS), None)
     if near is None:
         lowered = {name.strip().lower(): name for name in names}
-        near = next((lowered[name] for name in get_close_matches("prompt", lowered, n=1, cutoff=NEAR)), None)
+        near = (found := nearest("prompt", lowered, NEAR)) and lowered[found]
     return "" if near is None else f"; did you mean {shown(near)} (--map prompt={printable(near, 40)})?"
 
 
 def did_you_mean(text: str, choices: Collection[str]) -> str:
     """Return `did you mean 'x'?` if one of `choices` is similar, else a list of the choices."""
     lowered = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(text.strip().lower()[:100], lowered, n=1, cutoff=NEAR)
-    if near:
-        return f"did you mean {lowered[near[0]]!r}?"
+    if near := nearest(text.strip().lower(), lowered, NEAR):
+        return f"did you mean {lowered[near]!r}?"
     return f"there are {', '.join(sorted(choices)[:30])}"
 
 
@@ -226,5 +225,5 @@ def _separator(header: str, renames: Mapping[str, str]) -> str | None:
 
 def _seen(names: Sequence[str], wanted: str) -> str:
     listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
-    near = get_close_matches(wanted.lower(), [name.lower() for name in names], n=1) if wanted else []
-    return f"The columns are: {listed}." + (f" Did you mean {near[0]!r}?" if near else "")
+    near = nearest(wanted.lower(), [name.lower() for name in names]) if wanted else None
+    return f"The columns are: {listed}." + (f" Did you mean {near!r}?" if near else "")

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
+from rapidfuzz.distance import OSA
+
 OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
     {
         "textprompt": "prompt",
@@ -95,9 +97,9 @@ ORDINARY = frozenset(
 def suggest(header: str, known: Collection[str]) -> str | None:
     """Return the known column that `header` resembles, or None for an ordinary column of the user's own.
 
-    Case, spaces, dashes, dots and underscores are ignored. The first letter must agree, and one edit (insert, delete,
-    replace, or swap neighbours) is allowed, two in names of 13 or more letters. Names with trailing digits (`prompt_2`)
-    are ordinary columns.
+    Case, spaces, dashes, dots and underscores are ignored. The first letter must agree, and one edit is allowed
+    (insert, delete, replace, or swap neighbours: optimal string alignment), two in names of 13 or more letters.
+    Names with trailing digits (`prompt_2`) are ordinary columns.
     """
     plain = plain_name(header)
     other = OTHER_TOOLS.get(plain)
@@ -122,18 +124,4 @@ def _looks_like(plain: str, known: str) -> bool:
     if len(known) < 4 or plain[:1] != known[0] or plain.rstrip("0123456789") == known != plain:
         return False
     most = 2 if len(known) >= 13 else 1
-    return abs(len(plain) - len(known)) <= most and _edits(plain, known) <= most
-
-
-def _edits(left: str, right: str) -> int:
-    """Return the optimal string alignment distance: Levenshtein's, with a swap of neighbours as one edit."""
-    before: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        before, last, row = row, before, [i]
-        for j, b in enumerate(right, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
-            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
-                cost = min(cost, last[j - 2] + 1)
-            row.append(cost)
-    return row[-1]
+    return abs(len(plain) - len(known)) <= most and OSA.distance(plain, known) <= most

@@ -1,7 +1,6 @@
 """Parse the text of a recipe into a Recipe; errors give file, line, column and advice."""
 
 from collections.abc import Callable, Collection
-from difflib import get_close_matches
 from itertools import islice
 from math import log10
 from typing import Any
@@ -16,6 +15,7 @@ from jobs.manifest.recipe.variables import read_variable
 from jobs.manifest.recipe.yaml_nodes import Node, Pairs, read_yaml
 from jobs.manifest.types import SEED_SPACE, Format, ManifestFile
 from jobs.manifest.values import shown
+from jobs.name_suggestion import nearest
 
 OpenFile = Callable[[str, Format | None], ManifestFile]
 
@@ -164,9 +164,7 @@ def _fixed(key: Node, node: Node) -> Any:
 
 
 def _hint(name: str) -> str:
-    meant = suggest(name, SETTABLE_COLUMNS) or next(
-        iter(get_close_matches(name, SETTABLE_COLUMNS, 1, NEAR)), None
-    )
+    meant = suggest(name, SETTABLE_COLUMNS) or nearest(name, SETTABLE_COLUMNS, NEAR)
     return f"did you mean {meant!r}?" if meant else f"there are {', '.join(SETTABLE_COLUMNS)}"
 
 

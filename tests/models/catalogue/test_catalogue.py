@@ -94,6 +94,18 @@ def test_says_what_is_wrong_with_a_card(
     assert str(path) in str(error.value)
 
 
+def test_says_all_that_is_wrong_with_a_card_misspelt_fields_first(
+    tmp_path: Path, card_text: Callable[..., str]
+) -> None:
+    path = _add_card(tmp_path, card_text(steps=0, license=None, licence="CC0", title=1, clip=[]))
+    with pytest.raises(ModelError) as error:
+        Catalogue.load(tmp_path)
+    assert str(error.value) == (
+        f"{path}: unknown field 'licence'; did you mean 'license'?; title = 1 is not a text; "
+        "the field 'license' is missing; and 2 more"
+    )
+
+
 def test_says_that_a_card_is_no_toml(tmp_path: Path) -> None:
     _add_card(tmp_path, "id = ")
     with pytest.raises(ModelError, match="can't be read as TOML"):

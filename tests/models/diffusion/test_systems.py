@@ -185,6 +185,6 @@ def test_refuses_a_card_that_promises_what_the_unet_cannot(
     checkpoint: Callable[[str], Checkpoint], device: Device
 ) -> None:
     found = checkpoint("sd-2-inpainting")
-    wrong = replace(found, card=replace(found.card, modes=("text2image",)))
+    wrong = replace(found, card=found.card.model_copy(update={"modes": ("text2image",)}))
     with pytest.raises(CheckpointError, match="it takes 9 channels, with which there is no text2image"):
         StableDiffusion.load(wrong, device)

@@ -1,7 +1,6 @@
 """The training of the shapes models: every stage runs, can be cut off, and gives checkpoints that load."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def test_every_stage_trains_and_what_is_written_draws(
     cards = Catalogue.load(tmp_path)
 
     def written(name: str) -> Checkpoint:
-        return resolve(replace(cards.get(name), path=str(to / name)), tmp_path)
+        return resolve(cards.get(name).model_copy(update={"path": str(to / name)}), tmp_path)
 
     request = ImageRequest(
         prompt="a red circle", width=64, height=64, steps=2, guidance_scale=5, sampler="ddim", seed=1

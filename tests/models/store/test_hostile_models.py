@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.catalogue.catalogue import Catalogue, read_card
+from models.catalogue.catalogue import Catalogue
+from models.catalogue.read_card import read_card
 from models.errors import CheckpointError, ModelError
 from models.store.add import add_model
 from models.store.digests import _recall

@@ -67,9 +67,7 @@ def test_revision_is_what_the_download_noted(copied: Checkpoint) -> None:
 
 
 def test_says_where_a_missing_checkpoint_is_expected(tmp_path: Path) -> None:
-    card = Card(
-        id="own", title="", family="text2image", summary="", license="", limits="", source="own-folder"
-    )
+    card = Card(id="own", title="", family="clip", summary="", license="", limits="", source="own-folder")
     with pytest.raises(CheckpointError, match=rf"'own' is not there: .*{tmp_path / 'own-folder'}"):
         resolve(card, tmp_path)
 

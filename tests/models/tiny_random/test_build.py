@@ -26,7 +26,7 @@ def test_building_it_leaves_torchs_randomness_alone(
 
 def test_no_builder_for_a_foreign_id(tmp_path: Path) -> None:
     card = Card(
-        id="x", title="", family="text2image", summary="", license="", limits="", source="x", builder="random"
+        id="x", title="", family="clip", summary="", license="", limits="", source="x", builder="random"
     )
     with pytest.raises(CheckpointError, match="no random checkpoint is known for 'x'"):
         resolve(card, tmp_path)
