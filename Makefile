@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.

@@ -50,7 +50,7 @@ class _Sizes:
 
 QUICK = _Sizes(
     short=2_000,
-    long=40_000,
+    long=8_000,
     rounds=2,
     calls=3,
     crowd_calls=2,

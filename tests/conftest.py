@@ -1,28 +1,21 @@
-"""Real parts for every test: one PostgreSQL and one Redis of the run, a database of its own for each test."""
+"""What all tests have in common: their order, their random seed, their settings, and the real parts they are run on."""
 
-import json
+import gc
 import os
+import random
 import secrets
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine
 
-import migrations
 from jobs.db.engine import connect
-from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
+from tests.command_line import Nightmill
 from tests.s3 import S3Server, start_s3
 
 # Several tests at once share the cores: one thread each is faster than many that wait for one another.
@@ -34,7 +27,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TEMPLATE = "nightmill_template"
+pytest_plugins = ["tests.servers"]
+
 FAULTS = (
     "tests/chaos/",
     "tests/end_to_end/test_killed.py",
@@ -56,11 +50,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Test files import half a million objects, which stay: looking through them for garbage would take seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Print the seed with which a failure can be repeated."""
+    return (
+        f"random seed: {_seed(config)} (of random, numpy, torch, hypothesis; --hypothesis-seed=N for another)"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Random tensors are the same in each run, and whatever ran before: torch begins with another seed each time."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Random numbers are the same in each run, and whatever ran before."""
+    seed = _seed(item.config)
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
+
+
+def _seed(config: pytest.Config) -> int:
+    return int(config.getoption("hypothesis_seed"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,45 +95,6 @@ def _no_settings_from_outside() -> None:
 def shared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder that tests share, so that the tiny checkpoints are built once."""
     return tmp_path_factory.mktemp("shared-models")
-
-
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Settings]:
-    """Running PostgreSQL and Redis; the template database has all tables.
-
-    Not in pytest's folder: a second run of tests closes it to all but root, and PostgreSQL is somebody else then.
-    """
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="nightmill-tests-", dir=_memory_folder(), ignore_cleanup_errors=True
-        ) as folder,
-        services(load_settings(data_dir=Path(folder))) as configured,
-    ):
-        admin = connect(configured.database)
-        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for name in ("fsync", "full_page_writes", "synchronous_commit"):
-                connection.execute(text(f"ALTER SYSTEM SET {name} = off"))
-            connection.execute(text("SELECT pg_reload_conf()"))
-            connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
-        template = connect(_database(configured, TEMPLATE))
-        migrations.upgrade(template)
-        template.dispose()
-        yield configured
-        admin.dispose()
-
-
-@pytest.fixture
-def empty_database(servers: Settings) -> Iterator[str]:
-    """The URL of a database without tables."""
-    with new_database(servers, "") as url:
-        yield url
-
-
-@pytest.fixture
-def database(servers: Settings) -> Iterator[str]:
-    """The URL of a database with all tables."""
-    with new_database(servers) as url:
-        yield url
 
 
 @pytest.fixture
@@ -147,78 +128,7 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What it printed, as JSON."""
-        return json.loads(self.out)
-
-
-class Nightmill:
-    """Runs `nightmill` as a user would, with the test's settings in the environment."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
-        self.folder = folder
-
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 50) -> Ended:
-        process = subprocess.run(
-            [sys.executable, "-m", "console.cli", *arguments],
-            cwd=self.folder,
-            env=self.settings.environment(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Ended(process.returncode, process.stdout, process.stderr)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command and leave it running; the caller ends it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "console.cli", *arguments],
-            cwd=self.folder,
-            env=self.settings.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-
 @pytest.fixture
 def nightmill(settings: Settings, tmp_path: Path) -> Nightmill:
     """The command line on the test's settings."""
     return Nightmill(settings, tmp_path)
-
-
-@contextmanager
-def new_database(
-    servers: Settings, options: str = f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY"
-) -> Iterator[str]:
-    """The URL of a database that lasts as long as the block; copied by files, which spares the log."""
-    name = f"t_{secrets.token_hex(6)}"
-    admin = connect(servers.database)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name} {options}"))
-        yield _database(servers, name)
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
-
-
-def _memory_folder() -> str | None:
-    """A folder in memory where the system has one with room: a thousand databases are made in half the time there."""
-    folder = Path("/dev/shm")  # noqa: S108 - what is made in it has a name of its own
-    return str(folder) if folder.is_dir() and shutil.disk_usage(folder).free > 4 << 30 else None
-
-
-def _database(servers: Settings, name: str) -> str:
-    return make_url(servers.database).set(database=name).render_as_string(hide_password=False)

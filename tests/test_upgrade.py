@@ -19,7 +19,7 @@ from jobs.images.feed import read
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import until
 from tests.factories import look, states
 from tests.version_0006 import BIRDS, DONE, FOXES, OLD, POLICY, fill

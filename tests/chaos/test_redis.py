@@ -21,7 +21,7 @@ from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle
 from tests.chaos.scale import scaled
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import foxes, manifest, until
 from tests.factories import look
 from tests.worker.contexts import submit

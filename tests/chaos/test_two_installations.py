@@ -16,7 +16,6 @@ from jobs.errors import ForeignOutputError, UsageError
 from jobs.outputs import ownership
 from jobs.outputs.mount_marker import open_output
 from jobs.queue import transitions
-from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options
 from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested
@@ -24,9 +23,9 @@ from scheduler.orphaned_objects import sweep_batch
 from tests.chaos.helpers import upload
 from tests.chaos.invariant import check
 from tests.chaos.scale import scaled
-from tests.conftest import new_database
 from tests.factories import change, lanes_of, make_batch, take
 from tests.s3 import S3Server
+from tests.servers import DatabasePool
 
 JOBS = scaled(12, 400)
 ROUNDS = scaled(6, 100)
@@ -34,9 +33,9 @@ NAMES = ("night", "day")
 
 
 @pytest.fixture
-def another(servers: Settings) -> Iterator[Engine]:
+def another(databases: DatabasePool) -> Iterator[Engine]:
     """The second installation's database."""
-    with new_database(servers) as url:
+    with databases.new() as url:
         engine = connect(url, pool_size=10)
         yield engine
         engine.dispose()

@@ -21,7 +21,8 @@ from pydantic import SecretStr
 from console.cli import main
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
-from tests.conftest import Ended, Nightmill, new_database
+from tests.command_line import Ended, Nightmill
+from tests.servers import DatabasePool
 
 NIGHT = [
     {"id": "n0", "prompt": "a red fox", "steps": 2, "label": "fox"},
@@ -118,7 +119,7 @@ def write_lines(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 @contextmanager
-def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
+def bench(databases: DatabasePool, folder: Path) -> Iterator[Settings]:
     """Settings on a database of their own, for commands that are run in the folder; in it lie two manifests."""
     (folder / "models" / "cards").mkdir(parents=True)
     (folder / "models" / "cards" / "absent.toml").write_text(ABSENT)
@@ -127,8 +128,8 @@ def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
         (folder / own / "__init__.py").write_text("raise SystemExit('this is not nightmill')")
     write_lines(folder / "night.jsonl", NIGHT)
     (folder / "day.txt").write_text("one fox\nanother fox\n")
-    with new_database(servers) as database:
-        yield servers.model_copy(
+    with databases.new() as database:
+        yield databases.servers.model_copy(
             update={
                 "data_dir": folder / "data",
                 "database_url": SecretStr(database),
@@ -144,10 +145,10 @@ def bench(servers: Settings, folder: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="module")
-def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(databases: DatabasePool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The batches `night`, of whose jobs one is blocked, and `day`, whose model is missing, as `run` left them."""
     folder = tmp_path_factory.mktemp("lab")
-    with stubbed(tmp_path_factory.mktemp("renders")), bench(servers, folder) as settings:
+    with stubbed(tmp_path_factory.mktemp("renders")), bench(databases, folder) as settings:
         nightmill = Nightmill(settings, folder)
         night = nightmill("run", "night.jsonl")
         day = nightmill("run", "day.txt", "--model", "absent", "--set", "max_attempts=1", "--json")
@@ -155,10 +156,10 @@ def lab(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def shelf(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+def shelf(databases: DatabasePool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
     """The command line where the batches `night` and `day` have been submitted."""
     folder = tmp_path_factory.mktemp("shelf")
-    with bench(servers, folder) as settings:
+    with bench(databases, folder) as settings:
         typed = Typed(settings, folder)
         assert typed("submit", "night.jsonl").code == 0
         assert typed("submit", "day.txt").code == 0

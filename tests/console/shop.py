@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.settings import load_settings
-from tests.conftest import Ended
+from tests.command_line import Ended
 from tests.hub import Hub
 
 CARD = """

@@ -25,10 +25,11 @@ from models.assess.clip_score import ClipScorer
 from models.shapes.drawing import Pixels
 from models.shapes.drawing import draw as draw_scene
 from models.shapes.world import Scene, Shape
-from tests.conftest import Ended
+from tests.command_line import Ended
 from tests.console.conftest import Typed, bench
 from tests.factories import image, look, take
 from tests.models.tiny_clip import build_clip
+from tests.servers import DatabasePool
 
 CLIP = """
 id = "tiny-clip"
@@ -126,9 +127,9 @@ def only_lane(settings: Settings, batch: str) -> LaneId:
 
 
 @pytest.fixture(scope="module")
-def gallery(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
+def gallery(databases: DatabasePool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
     folder = tmp_path_factory.mktemp("gallery")
-    with bench(servers, folder) as settings:
+    with bench(databases, folder) as settings:
         cards = folder / "models" / "cards"
         (cards / "tiny-clip.toml").write_text(CLIP)
         (cards / "shapes-painter.toml").write_text(

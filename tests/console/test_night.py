@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from jobs.job_types import LaneId
 from jobs.queue import canary_rollout, transitions
 from jobs.states import ErrorKind
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, failure, image, look, take
 

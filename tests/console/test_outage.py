@@ -13,7 +13,7 @@ import migrations
 from jobs.db.engine import connect
 from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.settings import Settings
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import until
 from tests.factories import make_batch
 

@@ -18,7 +18,7 @@ from jobs.db.engine import connect
 from jobs.services.embedded import services
 from jobs.settings import load_settings
 from tests.chaos.stub import stubbed
-from tests.conftest import Ended
+from tests.command_line import Ended
 from tests.console.conftest import write_lines
 from tests.factories import change
 

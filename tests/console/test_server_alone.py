@@ -7,20 +7,20 @@ from unittest.mock import patch
 
 import pytest
 
-from jobs.settings import Settings
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.console.conftest import bench
 from tests.paths import ROOT
+from tests.servers import DatabasePool
 
 INSTALL = "this needs the worker's packages: pip install 'nightmill[worker]'"
 
 
 @pytest.fixture(scope="module")
-def server(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nightmill]:
+def server(databases: DatabasePool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nightmill]:
     """The command line where no extra is installed, with the batch `night` submitted."""
     folder = tmp_path_factory.mktemp("server")
     path = os.pathsep.join((str(ROOT / "tests" / "server_alone"), str(ROOT)))
-    with bench(servers, folder) as settings, patch.dict(os.environ, {"PYTHONPATH": path}):
+    with bench(databases, folder) as settings, patch.dict(os.environ, {"PYTHONPATH": path}):
         alone = Nightmill(settings, folder)
         assert alone("submit", "night.jsonl").code == 0
         yield alone

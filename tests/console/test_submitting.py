@@ -173,7 +173,9 @@ def test_nothing_but_json_on_stdout(typed: Typed, tmp_path: Path) -> None:
         "retry m",
         "models",
     ):
-        json.loads(typed(*arguments.split(), "--json").out)
+        ended = typed(*arguments.split(), "--json")
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out) is not None
 
 
 def test_a_batch_that_has_ended_cannot_be_cancelled(typed: Typed, engine: Engine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from jobs.settings import Settings
 from models.optional_packages import EXTRAS
-from tests.conftest import Ended, Nightmill
+from tests.command_line import Ended, Nightmill
 from tests.console.conftest import Typed, write_lines
 
 

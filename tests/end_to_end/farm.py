@@ -14,7 +14,7 @@ from jobs.batches import actions
 from jobs.db.engine import connect
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
-from tests.conftest import Nightmill, new_database
+from tests.command_line import Nightmill
 from tests.console.conftest import Typed
 from tests.end_to_end.processes import (
     Rows,
@@ -29,6 +29,7 @@ from tests.end_to_end.processes import (
 )
 from tests.factories import look
 from tests.s3 import S3Server
+from tests.servers import DatabasePool, redis_in
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,16 @@ class Farm:
 
 
 @contextmanager
-def farm_of(workers: int, servers: Settings, models_dir: Path, s3: S3Server, folder: Path) -> Iterator[Farm]:
-    """A farm of so many workers on a database of its own; all end as they should at the end of the block."""
-    with new_database(servers) as database:
-        settings = servers.model_copy(
+def farm_of(
+    workers: int, databases: DatabasePool, models_dir: Path, s3: S3Server, folder: Path
+) -> Iterator[Farm]:
+    """A farm of so many workers, a database and a Redis of its own; all end as they should at the end of the block."""
+    with databases.new() as database, redis_in(folder / "redis") as broker:
+        settings = databases.servers.model_copy(
             update={
                 "data_dir": folder / "data",
                 "database_url": SecretStr(database),
+                "broker_url": SecretStr(broker),
                 "output": f"{s3.uri}/night",
                 "s3_endpoint_url": s3.endpoint_url,
                 "s3_region": "us-east-1",

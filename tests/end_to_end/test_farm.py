@@ -9,23 +9,23 @@ import pytest
 import redis
 
 from jobs.batches import actions
-from jobs.settings import Settings
 from tests.chaos.stub import RENDERS, stubbed
-from tests.conftest import Ended
+from tests.command_line import Ended
 from tests.end_to_end.farm import Farm, farm_of
 from tests.end_to_end.processes import foxes, manifest, truth, until
 from tests.factories import look
 from tests.s3 import S3Server
+from tests.servers import DatabasePool
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def farm(
-    servers: Settings, shared_models: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+    databases: DatabasePool, shared_models: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Farm]:
     folder = tmp_path_factory.mktemp("farm")
-    with stubbed(folder, step_s=0.05), farm_of(2, servers, shared_models, s3, folder) as farm:
+    with stubbed(folder, step_s=0.05), farm_of(2, databases, shared_models, s3, folder) as farm:
         yield farm
 
 

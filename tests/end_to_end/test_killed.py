@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import (
     check_exactly_once,
     child_of,

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 from jobs.batches import actions
-from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
 from tests.end_to_end.farm import Farm, farm_of
 from tests.end_to_end.processes import child_of, foxes, maps_torch, truth, until
 from tests.s3 import S3Server
+from tests.servers import DatabasePool
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def farm(
-    servers: Settings, shared_models: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+    databases: DatabasePool, shared_models: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Farm]:
-    with farm_of(1, servers, shared_models, s3, tmp_path_factory.mktemp("farm")) as farm:
+    with farm_of(1, databases, shared_models, s3, tmp_path_factory.mktemp("farm")) as farm:
         yield farm
 
 

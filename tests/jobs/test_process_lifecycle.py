@@ -24,6 +24,7 @@ def test_a_signal_may_set_it_whatever_its_waiter_is_at() -> None:
             signal.setitimer(signal.ITIMER_VIRTUAL, 1e-5 * (1 + moment))
             while not latch.is_set():
                 latch.wait(0)
+        assert latch.wait(0), moment
 
 
 def test_who_waits_is_told_at_once_and_all_are() -> None:

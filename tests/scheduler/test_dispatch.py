@@ -15,12 +15,12 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.celery_config import WAKEUP_TASK
 from jobs.errors import ServiceError
-from jobs.services.redis import start_redis, stop_redis
 from jobs.services.sockets import socket_path
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher, check_redis
 from tests.factories import change, lanes_of, make_batch, make_lane, take
 from tests.scheduler.broker import Broker, body
+from tests.servers import redis_in
 
 
 @pytest.fixture
@@ -79,12 +79,17 @@ def test_a_message_names_a_lane_and_nothing_of_a_job(
         assert word not in everything
 
 
-def test_a_flushed_redis_loses_nothing(engine: Engine, dispatcher: Dispatcher, broker: Broker) -> None:
+def test_a_flushed_redis_loses_nothing(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     lane = make_lane(engine, 2)
-    dispatcher.top_up()
-    broker.redis.flushall()
-    assert dispatcher.top_up() == 1
-    assert broker.lanes() == [lane]
+    with redis_in(tmp_path / "redis") as url:
+        own = settings.model_copy(update={"broker_url": SecretStr(url)})
+        dispatcher, broker = Dispatcher(own, engine), Broker(own)
+        assert dispatcher.top_up() == 1
+        broker.redis.flushall()
+        assert dispatcher.top_up() == 1
+        assert broker.lanes() == [lane]
+        dispatcher.close()
+        broker.redis.close()
 
 
 def test_the_higher_priority_comes_first(engine: Engine, dispatcher: Dispatcher, broker: Broker) -> None:
@@ -123,15 +128,6 @@ def silent_server(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def redis_server(path: Path) -> Iterator[None]:
-    start_redis(path.parent)
-    try:
-        yield
-    finally:
-        stop_redis(path.parent)
-
-
 @pytest.fixture
 def away(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings whose Redis isn't there."""
@@ -150,14 +146,14 @@ def test_no_redis_means_no_wakeups_until_it_comes(
     dispatcher = Dispatcher(away, engine)
     assert dispatcher.top_up() == dispatcher.top_up() == 0
     assert caplog.text.count("can't send wake-ups: can't reach Redis") == 1
-    with redis_server(socket_of(away)):
+    with redis_in(socket_of(away).parent):
         assert dispatcher.top_up() == 1
         broker = Broker(away)
         assert broker.lanes() == [lane]
         broker.redis.close()
     socket_of(away).unlink(missing_ok=True)
     assert dispatcher.top_up() == 0, "it has gone again"
-    with redis_server(socket_of(away)):
+    with redis_in(socket_of(away).parent):
         assert dispatcher.top_up() == 1, "empty as it came back"
     dispatcher.close()
 

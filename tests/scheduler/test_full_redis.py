@@ -11,18 +11,18 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.errors import ServiceError
-from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings
 from scheduler.dispatch import Dispatcher, check_redis
 from tests.console.conftest import Typed, write_lines
 from tests.factories import make_lane
+from tests.servers import redis_in
 
 
 @pytest.fixture
 def own(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """Settings with a Redis of the test's own."""
-    yield settings.model_copy(update={"broker_url": SecretStr(start_redis(tmp_path / "redis"))})
-    stop_redis(tmp_path / "redis")
+    with redis_in(tmp_path / "redis") as url:
+        yield settings.model_copy(update={"broker_url": SecretStr(url)})
 
 
 @pytest.fixture

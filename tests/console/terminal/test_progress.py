@@ -16,6 +16,7 @@ def test_a_line_comes_now_and_then_though_nothing_is_counted(
         while told.count("reading (") < 2:
             time.sleep(0.01)
             told += capsys.readouterr().err
+        assert "1,000 rows" not in told
         tell(1_000)
         while "reading 1,000 rows" not in told:
             time.sleep(0.01)

@@ -13,7 +13,7 @@ from console.commands import recipe as recipe_command
 from jobs.outputs.mount_marker import open_output
 from jobs.settings import Settings
 from jobs.storage.base import S3Options
-from tests.conftest import Ended
+from tests.command_line import Ended
 from tests.console.conftest import Typed
 from tests.factories import make_batch
 from tests.ownership import render

@@ -1,11 +1,13 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from jobs.errors import ManifestError, UsageError
-from jobs.manifest import KNOWN_COLUMNS, parse_overrides, parse_renames
+from jobs.manifest import KNOWN_COLUMNS, Reject, parse_overrides, parse_renames
 from jobs.manifest.columns.header import check_header
 from jobs.manifest.columns.spelling import suggest
+from tests.jobs.manifest.helpers import read_bytes
 
 MISSPELT = {
     "promt": "prompt",
@@ -186,5 +188,9 @@ def test_a_header_that_nothing_parts(header: str) -> None:
     assert "did you mean 'product'" not in str(caught.value).lower()
 
 
-def test_a_misspelt_prompt_is_left_to_the_rows() -> None:
-    check_header(["promt", "label"], {}, "m.csv")
+def test_a_misspelt_prompt_is_left_to_the_rows(tmp_path: Path) -> None:
+    rejected = read_bytes(tmp_path, "m.csv", b"promt,label\na fox,red\na bird,blue\n")
+    assert [item.line for item in rejected] == [2, 3]
+    for item in rejected:
+        assert isinstance(item, Reject)
+        assert "did you mean 'prompt'" in item.reason

@@ -16,15 +16,14 @@ from jobs.db.installation_id import this_installation
 from jobs.errors import ForeignOutputError, OutputGoneError
 from jobs.outputs.mount_marker import find_output, open_output
 from jobs.outputs.ownership import OWNER, adopt, batch_folder_around, claim, owner_key, owner_of, read_owner
-from jobs.settings import Settings
 from jobs.storage.folder import MARKER
 from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
-from tests.conftest import new_database
 from tests.factories import change, look, make_batch
 from tests.ownership import give_to_another, render
 from tests.s3 import S3Server
+from tests.servers import DatabasePool
 
 NAME = "night"
 
@@ -49,9 +48,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> Place
 
 
 @pytest.fixture
-def another(servers: Settings) -> Iterator[Engine]:
+def another(databases: DatabasePool) -> Iterator[Engine]:
     """Another installation: a database of its own."""
-    with new_database(servers) as url:
+    with databases.new() as url:
         engine = connect(url)
         yield engine
         engine.dispose()
@@ -366,7 +365,10 @@ class TestMarker:
         open_output(engine, place.output, place.options)
         (tmp_path / "output" / MARKER).unlink()
         (tmp_path / "output").rmdir()
-        open_output(engine, place.output, place.options).put("a", b"1", content_type="text/plain")
+        anew = open_output(engine, place.output, place.options)
+        assert (tmp_path / "output" / MARKER).is_file()
+        anew.put("a", b"1", content_type="text/plain")
+        assert anew.get("a") == b"1"
 
     def test_one_of_an_earlier_version_is_known_by_its_images(
         self, engine: Engine, place: Place, tmp_path: Path

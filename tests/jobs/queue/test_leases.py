@@ -192,7 +192,8 @@ def test_a_cancel_waits_for_a_claim_and_still_ends_its_jobs(engine: Engine) -> N
                 SELECT batch_id, id, s, d FROM lanes, (VALUES ('queued', -1), ('running', 1)) AS v (s, d)""")
         )
         cancelled = threads.submit(actions.cancel, engine, batch.id)
-        while not look(engine, "SELECT 1 AS x FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+        waiting = "datname = current_database() AND wait_event_type = 'Lock'"
+        while not look(engine, f"SELECT 1 AS x FROM pg_stat_activity WHERE {waiting}"):  # noqa: S608
             assert not cancelled.done()
             time.sleep(0.01)
         claiming.commit()

@@ -109,7 +109,7 @@ def test_refuses_links_out_of_the_folder(copied: Checkpoint, tmp_path: Path, kin
 
 def test_accepts_a_link_within_the_folder(copied: Checkpoint) -> None:
     (copied.path / "link.json").symlink_to(copied.path / "model_index.json")
-    resolve(copied.card, copied.path.parent)
+    assert resolve(copied.card, copied.path.parent).path == copied.path
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
