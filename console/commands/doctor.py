@@ -11,12 +11,13 @@ from sqlalchemy import text
 
 import migrations
 from console.command_options import Json
+from console.package_clashes import ADVICE, clashes
 from console.process_control import daemon
 from console.session import s3_options
 from console.terminal.output import print_json, print_table, size
 from jobs.db.cluster_epochs import came_from_elsewhere
 from jobs.db.engine import check_reachable, connect, run
-from jobs.errors import NightmillError, ServiceError
+from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.outputs.mount_marker import find_output
 from jobs.queue.worker_health import unhealthy_workers
 from jobs.services.embedded import services
@@ -34,6 +35,7 @@ def doctor(as_json: Json = False) -> None:
     with services(settings) as configured:
         checks = [
             _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
+            _check("packages", _packages),
             _check("device", lambda: _device(settings)),
             _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
             _check("feed", lambda: _feed(configured)),
@@ -75,6 +77,12 @@ def _versions() -> str:
     from models.runtime.device import versions  # noqa: PLC0415
 
     return ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
+
+
+def _packages() -> str:
+    if found := clashes():
+        raise UsageError(f"{'; '.join(found)}: {ADVICE}")
+    return "no other distribution has packages of nightmill's names"
 
 
 def _postgres(settings: Settings, *, is_private: bool) -> str:
