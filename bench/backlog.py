@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, insert, text
 
 from bench.harness.services import settle, vacuum
-from jobs.batches.policy import parse_policy
 from jobs.db import schema
 from jobs.db.engine import run
 from jobs.job_types import BatchId, Image, Job, JobId, LaneId
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.policy.stored_policy import row_of
 from jobs.queue import transitions
 
 LEASE_S = 3600
@@ -104,7 +105,6 @@ def _without_indexes(engine: Engine) -> Iterator[None]:
 
 def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> Backlog:
     """Create a batch of 64 px tiny-random images with one lane and no jobs yet."""
-    policy = parse_policy({}).model_dump(mode="json")
     values = {
         "name": name,
         "digest": name,
@@ -112,8 +112,7 @@ def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> 
         "manifest_sha256": "0" * 64,
         "settings": {},
         "output": output,
-        "seed": policy.pop("batch_seed"),
-        **policy,
+        **row_of(BatchPolicy()),
     }
     with engine.begin() as connection:
         batch = connection.execute(

@@ -18,10 +18,9 @@ LANES_EACH = 10
 
 _BATCHES = text("""
     WITH made AS (
-        INSERT INTO batches (name, digest, manifest, manifest_sha256, settings, output, seed, safety, watermark,
-            format, quality, parameters, max_attempts, priority)
-        SELECT 'ended-' || n, 'ended-' || n, 'ended.jsonl', '', '{}', '/output', 0, 'block', 'require', 'png', 95, true,
-            3, 0 FROM generate_series(1, CAST(:batches AS int)) AS n RETURNING id
+        INSERT INTO batches (name, digest, manifest, manifest_sha256, settings, output, max_attempts, priority)
+        SELECT 'ended-' || n, 'ended-' || n, 'ended.jsonl', '', '{}', '/output', 3, 0
+        FROM generate_series(1, CAST(:batches AS int)) AS n RETURNING id
     ), shaped AS (
         INSERT INTO lanes (batch_id, model, width, height, upscale, chosen_at)
         SELECT made.id, 'model-' || n, 512, 512, 0, now() FROM made, generate_series(1, CAST(:lanes AS int)) AS n

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from console.session import s3_options
 from console.terminal.progress import counting
-from jobs.batches.policy import Policy, is_policy_key, parse_policy
 from jobs.errors import UsageError
 from jobs.manifest import (
     SETTABLE_COLUMNS,
@@ -18,6 +17,8 @@ from jobs.manifest import (
     parse_renames,
 )
 from jobs.manifest.values import shown
+from jobs.policy.batch_policy import BatchPolicy, fields
+from jobs.policy.set_options import is_policy_key, parse_policy
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from jobs.storage.open import fetch_to_file, open_store
@@ -83,7 +84,7 @@ def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, 
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
 
 
-def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
+def _split(asked: SubmitOptions) -> tuple[BatchPolicy, dict[str, str]]:
     """Split the `--set` options into the batch's policy and the values of row columns."""
     given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
     given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
@@ -92,10 +93,10 @@ def _split(asked: SubmitOptions) -> tuple[Policy, dict[str, str]]:
     policy = parse_policy(
         {key.strip(): value for key, _, value in (pair.partition("=") for pair in of_batch)}
     )
-    return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *Policy.model_fields))
+    return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *fields()))
 
 
-def _check_weights(policy: Policy, settings: Settings) -> None:
+def _check_weights(policy: BatchPolicy, settings: Settings) -> None:
     """Check that the packer of the weights is installed; with private services, workers run in this installation."""
     if policy.weights is None or settings.database_url is not None:
         return
@@ -105,7 +106,7 @@ def _check_weights(policy: Policy, settings: Settings) -> None:
         raise UsageError(f"--set weights={policy.weights}: {error}") from None
 
 
-def _check_decoder(policy: Policy, model: str, catalogue: Catalogue) -> None:
+def _check_decoder(policy: BatchPolicy, model: str, catalogue: Catalogue) -> None:
     """Check the decoder if one model is set for all rows; models named in rows are checked with the rows."""
     card = catalogue.ids_and_aliases().get(model.strip().casefold())
     if policy.decoder == Decoder.TINY and card is not None and card.decoder is None:

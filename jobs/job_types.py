@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NewType
 from uuid import UUID
 
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import ErrorKind, Mode
 
 JobId = NewType("JobId", int)
@@ -57,16 +58,15 @@ class Lane:
     width: int
     height: int
     upscale: int
-    safety: str
-    watermark: str
-    format: str
-    quality: int
-    parameters: bool
-    clip_score: str
-    deep_cache: int
-    weights: str | None
-    """Precision of the model's weights (`jobs.states.Weights`); None: that of the worker's settings."""
-    decoder: str
+    policy: BatchPolicy
+    unknown_keys: tuple[str, ...] = ()
+    """Keys of the policy that only a later version knows; then this one can't render the lane."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a key of the policy."""
+        if name.startswith("_") or name == "policy":
+            raise AttributeError(name)
+        return getattr(self.policy, name)
 
     @property
     def upscales_drawn(self) -> bool:

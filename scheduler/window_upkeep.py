@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine, text
 
-from jobs.batches.time_windows import span
 from jobs.db.engine import run
+from jobs.policy.time_windows import span
 from jobs.queue.sql_predicates import IS_LIVE
 
 # Skips batches that have ended; if jobs of one are queued again, that is noticed within a second.

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from jobs.batches import policy
-from jobs.batches.policy import Policy
+from jobs.policy.batch_policy import fields, policy_keys
+from jobs.policy.policy_key import Identity
+from jobs.policy.set_options import former_names
 from jobs.settings import RENAMED, Settings
 from tests.paths import ROOT
 
@@ -28,6 +29,10 @@ _POLICY = """
 Options of a whole batch, given to `run`, `submit` and `plan` as `--set KEY=VALUE`. Every other key of `--set` is a
 manifest column and sets it on all rows ([manifest](../manifest.md)).
 
+*Identity*: batches that differ in the key are different batches; a submit that differs in other keys only finds the
+batch that is there. *Change*: `nightmill change` may change it later. *Recorded*: image rows note it in `versions`
+where it isn't the default.
+
 """
 _RENAMED = """
 ## Former names
@@ -41,10 +46,10 @@ def page() -> str:
     """The whole page, as Markdown."""
     former = "".join(
         f"| `NIGHTMILL_{old.upper()}` | `NIGHTMILL_{new.upper()}` |\n" for old, new in RENAMED.items()
-    ) + "".join(f"| `--set {old}` | `--set {new}` |\n" for old, new in policy.RENAMED.items())
+    ) + "".join(f"| `--set {old}` | `--set {new}` |\n" for old, new in former_names().items())
     return (
         f"{_HEAD}{_table('setting', Settings, _variable)}"
-        f"{_POLICY}{_table('key', Policy, str)}"
+        f"{_POLICY}{_policy_table()}"
         f"{_RENAMED}| former | now |\n|---|---|\n{former}"
     )
 
@@ -59,6 +64,21 @@ def _table(what: str, model: type[BaseModel], spelt: Callable[[str], str]) -> st
         for name, field in model.model_fields.items()
     ]
     return "\n".join([f"| {what} | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def _policy_table() -> str:
+    keys = policy_keys()
+    rows = [
+        f"| `{name}` | {_default(field)} | {field.description or ''} | {_mark(keys[name].identity != Identity.NEVER)} "
+        f"| {_mark(keys[name].is_changeable)} | {_mark(keys[name].is_recorded)} |"
+        for name, field in fields().items()
+    ]
+    head = ["| key | default | meaning | identity | change | recorded |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _mark(is_so: bool) -> str:
+    return "yes" if is_so else ""
 
 
 def _default(field: FieldInfo) -> str:

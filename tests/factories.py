@@ -14,10 +14,10 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from jobs.batches.policy import Policy
 from jobs.job_types import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
 from jobs.outputs.ownership import claim, owner_key
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -42,7 +42,7 @@ def order_for(
 ) -> Iterator[Order]:
     """What a user submits, for a manifest on the disk."""
     with open_source(str(manifest)) as opened:
-        yield Order(opened, Reading(columns or {}, {}, strict), Policy(**policy), output, MODEL, name)
+        yield Order(opened, Reading(columns or {}, {}, strict), BatchPolicy(**policy), output, MODEL, name)
 
 
 def submit(engine: Engine, order: Order) -> Ingested:

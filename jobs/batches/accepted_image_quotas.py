@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
 from jobs.job_types import BatchId
+from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
 
 GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
@@ -16,7 +17,11 @@ _COPIED = """
     batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,
     meta, init_image, mask_image, depth_image, strength"""
 
-_VALUE = "CASE WHEN target_per IS NULL THEN '' ELSE coalesce(meta ->> target_per, '') END"
+_TARGET = sql_value("target")
+_HAS_TARGET = "batches.policy ? 'target'"
+_MOST = f"CAST(floor({_TARGET} * {sql_value('max_replacement_ratio')}) AS bigint)"
+_PER = sql_value("target_per")
+_VALUE = f"CASE WHEN {_PER} IS NULL THEN '' ELSE coalesce(meta ->> {_PER}, '') END"
 
 # A 32-bit seed stays a 32-bit seed: torch's CPU generator uses no more bits.
 _SEED = f"""
@@ -31,8 +36,8 @@ _COUNT_DELTAS = """
 
 _FILL_UP = text(f"""
     WITH own AS (
-        SELECT jobs.*, {_VALUE} AS value, target, max("index") OVER (PARTITION BY ordinal) + 1 AS images
-        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND target IS NOT NULL
+        SELECT jobs.*, {_VALUE} AS value, {_TARGET} AS target, max("index") OVER (PARTITION BY ordinal) + 1 AS images
+        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET}
     ), ranked AS (
         SELECT *, row_number() OVER (PARTITION BY value ORDER BY ordinal, "index") - 1 AS rank,
             count(*) OVER (PARTITION BY value) AS there
@@ -52,17 +57,17 @@ _FILL_UP = text(f"""
 
 _REPLACE = text(f"""
     WITH lost AS (
-        SELECT ended.*, {_VALUE} AS value, CAST(floor(target * max_replacement_ratio) AS bigint) AS most
+        SELECT ended.*, {_VALUE} AS value, {_MOST} AS most
         FROM batches CROSS JOIN LATERAL (
             SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ('failed', 'blocked')
               AND error_kind <> 'bad-input' AND NOT EXISTS (
                 SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
             OFFSET 0) AS ended  -- batch by batch: few have a target, and those may be looked at first
-        WHERE target IS NOT NULL AND cancelled_at IS NULL AND archived_at IS NULL
+        WHERE {_HAS_TARGET} AND cancelled_at IS NULL AND archived_at IS NULL
           AND (CAST(:batch AS bigint) IS NULL OR batches.id = :batch)
     ), made AS (
         SELECT batch_id, {_VALUE} AS value, count(*) AS n FROM jobs JOIN batches ON batches.id = batch_id
-        WHERE replaces IS NOT NULL AND target IS NOT NULL GROUP BY 1, 2
+        WHERE replaces IS NOT NULL AND {_HAS_TARGET} GROUP BY 1, 2
     ), placed AS (
         SELECT lost.*, row_number() OVER (PARTITION BY batch_id, value ORDER BY id) + coalesce(made.n, 0) AS rank,
             (SELECT max(other."index") FROM jobs AS other
@@ -82,9 +87,9 @@ _REPLACE = text(f"""
 
 _SHORT = text(f"""
     SELECT value, target, accepted, on_their_way FROM (
-        SELECT {_VALUE} AS value, target, count(*) FILTER (WHERE state = 'done') AS accepted,
+        SELECT {_VALUE} AS value, {_TARGET} AS target, count(*) FILTER (WHERE state = 'done') AS accepted,
             count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
-        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND target IS NOT NULL GROUP BY 1, 2
+        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
     ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
 """)
 

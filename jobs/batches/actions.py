@@ -1,19 +1,16 @@
 """Actions on batches: pause, resume, reschedule, cancel, retry; also the folding of job count rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Engine, text
 
-from jobs.batches.policy import SCHEDULE, Policy
 from jobs.batches.status import BatchStatus, status, statuses
-from jobs.batches.time_windows import span
-from jobs.db import schema
-from jobs.db.engine import run
+from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.job_types import BatchId, LaneId
+from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import RETRYABLE, JobState
@@ -59,13 +56,12 @@ def resume(engine: Engine, batch: BatchId) -> None:
     run(engine, statement, {"id": batch})
 
 
-def change(engine: Engine, batch: BatchId, schedule: Mapping[str, Any]) -> None:
-    """Change the batch's priority, window, not_before or deadline; effective from the workers' next claim on."""
-    values = {key: getattr(Policy.model_validate(dict(schedule)), key) for key in schedule if key in SCHEDULE}
-    if "window" in values:
-        values["opens_at"], values["closes_at"] = span(values["window"], datetime.now(UTC))
-    batches = schema.batches
-    run(engine, update(batches).where(batches.c.id == batch).values(values).returning(batches.c.id), {})
+def change(engine: Engine, batch: BatchId, changes: Mapping[str, Any]) -> None:
+    """Change keys of the batch's policy; the schedule is effective from the workers' next claim on.
+
+    Raises UsageError if the policy as a whole would be wrong.
+    """
+    transact(engine, lambda connection: change_policy(connection, batch, changes))
 
 
 def cancel(engine: Engine, batch: BatchId) -> int:

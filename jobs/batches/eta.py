@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.batches.time_windows import parse_window
+from jobs.policy.time_windows import parse_window
 
 _MOST_WINDOWS = 1000
 

@@ -1,5 +1,6 @@
 """Status of batches: job counts, speed, estimated completion time, and why they wait."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_types import BatchId
 from jobs.name_suggestion import nearest
+from jobs.policy.stored_policy import report_of
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import BatchState, JobState
@@ -22,7 +24,8 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 # Columns of `batches` that are fields of BatchStatus, in the same order.
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
-    "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at",
+    "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
+    "canary_bound",
 )  # fmt: skip
 
 _COUNTS = ", ".join(
@@ -58,7 +61,7 @@ def _status_of(batch: str) -> TextClause:
                 SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
             GROUP BY 1
         )
-        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, {_COUNTED}, paused_at, cancelled_at, work,
+        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, b.policy::text, {_COUNTED}, paused_at, cancelled_at, work,
             images_per_s
         FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
             LEFT JOIN lately ON lately.batch_id = b.id
@@ -68,7 +71,7 @@ def _status_of(batch: str) -> TextClause:
 
 _ALL, _ONE = _status_of("{} IS NOT NULL"), _status_of("{} = :id")
 _STATES = [state.value for state in JobState]
-_FIRST_COUNT, _LAST_COUNT = len(_PLAIN), len(_PLAIN) + len(_STATES)
+_FIRST_COUNT, _LAST_COUNT = len(_PLAIN) + 1, len(_PLAIN) + 1 + len(_STATES)
 
 _FOUND = text("SELECT id, name FROM batches WHERE name = :text OR id = :number")
 _NAMES = text("SELECT name FROM batches ORDER BY id")
@@ -94,6 +97,11 @@ class BatchStatus(NamedTuple):
     canary_verdict: str | None
     stopped_because: str | None
     archived_at: datetime | None
+    max_attempts: int
+    canary: int
+    canary_bound: float
+    policy: str
+    """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState
     counts: dict[str, int]
     images_per_s: float
@@ -144,6 +152,7 @@ class BatchStatus(NamedTuple):
             "canary": self.canary_verdict,
             "stopped_because": self.stopped_because,
             "archived_at": _iso(self.archived_at),
+            "policy": report_of(self._asdict() | {"policy": json.loads(self.policy)}),
             "waiting": self.waiting,
             "unhealthy_workers": [worker.report() for worker in self.unhealthy],
         }

@@ -19,6 +19,7 @@ from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
 from jobs.job_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
@@ -320,16 +321,24 @@ _RETRACT = text(f"""
 """)
 
 _LANE = text(f"""
-    SELECT lanes.id, batch_id, name AS batch, output, model, mode, lora, width, height, upscale, safety, watermark,
-        format, quality, parameters, clip_score, deep_cache, weights, decoder
+    SELECT lanes.id, batch_id, name, output, model, mode, lora, width, height, upscale, {sql_columns()}
     FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
 """)
+
+
+# The first columns are the first fields of a Lane, in the same order.
+_SHAPE = [field.name for field in fields(Lane)].index("policy")
 
 
 def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
     """Return the lane with its batch's policy; None if it is gone or not open (`jobs.queue.sql_predicates.IS_OPEN`)."""
     rows = run(engine, _LANE, {"lane": lane})
-    return Lane(**rows[0]._mapping) if rows else None
+    return _lane(rows[0]) if rows else None
+
+
+def _lane(row: Row[Any]) -> Lane:
+    make: Callable[..., Lane] = Lane
+    return make(*row[:_SHAPE], *policy_of(row._mapping))
 
 
 def claim(

@@ -17,15 +17,16 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.batches import accepted_image_quotas
-from jobs.batches.policy import Policy
 from jobs.batches.status import is_number
-from jobs.batches.time_windows import span
 from jobs.db import schema
 from jobs.errors import ManifestError, UsageError
 from jobs.job_types import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.values import printable
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.policy.stored_policy import row_of
+from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
@@ -41,7 +42,7 @@ class Order:
 
     manifest: ManifestFile
     reading: Reading
-    policy: Policy
+    policy: BatchPolicy
     output: str
     default_model: str
     name: str | None = None
@@ -271,10 +272,6 @@ def _create(connection: Connection, order: Order) -> Ingested:
 
 
 def _batch_values(order: Order) -> dict[str, Any]:
-    policy = order.policy.model_dump(mode="json") | {
-        "not_before": order.policy.not_before,
-        "deadline": order.policy.deadline,
-    }
     opens_at, closes_at = span(order.policy.window, datetime.now(UTC))
     return {
         "opens_at": opens_at,
@@ -283,8 +280,7 @@ def _batch_values(order: Order) -> dict[str, Any]:
         "manifest_sha256": order.manifest.sha256,
         "settings": asdict(order.reading),
         "output": order.output,
-        "seed": policy.pop("batch_seed"),
-        **policy,
+        **row_of(order.policy),
     }
 
 

@@ -39,6 +39,9 @@ def test_submit_with_a_schedule_and_change_it(typed: Typed, engine: Engine, mani
     assert changed.code == 0, changed.err
     assert (changed.json["priority"], changed.json["window"], changed.json["not_before"]) == (-3, None, None)
     assert changed.json["deadline"] == "2126-01-02T07:00:00+00:00"
+    assert typed("change", "foxes", "--set", "priority=4", "--json").json["policy"]["priority"] == 4
+    assert typed("change", "foxes", "--set", "priority=none", "--json").json["priority"] == 0
+    typed("change", "foxes", "--priority", "-3")
     shown = typed("status", "foxes")
     assert "deadline" in shown.out
     assert "-3" in shown.out
@@ -85,6 +88,11 @@ def test_change_needs_something_to_change(typed: Typed, manifest: str) -> None:
     ended = typed("change", "foxes")
     assert (ended.code, "say what to change" in ended.err) == (2, True)
     assert typed("change", "boxes", "--priority", "1").code == 2
+    kept = typed("change", "foxes", "--set", "quality=80")
+    assert (kept.code, "--set quality: only priority, window, not_before and deadline" in kept.err) == (
+        2,
+        True,
+    )
 
 
 def test_a_batch_that_its_canary_stopped_says_so(typed: Typed, engine: Engine, manifest: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from jobs.batches.policy import parse_policy
 from jobs.job_types import LaneId
 from jobs.manifest import open_source
+from jobs.policy.set_options import parse_policy
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue

@@ -230,11 +230,8 @@ def _as_read(item: PipelineItem) -> Pixels:
 
 def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:
     """Return the options that affect pixels and apply to some images only."""
-    notes = {
-        "upscaler_rows": item.upscaler_rows,
-        "deep_cache": lane.deep_cache if lane.deep_cache > 1 else 0,
-    }
-    return {name: str(value) for name, value in notes.items() if value}
+    rows = {"upscaler_rows": str(item.upscaler_rows)} if item.upscaler_rows else {}
+    return rows | lane.policy.recorded()
 
 
 def image_key(lane: Lane, item: PipelineItem) -> str:

@@ -44,10 +44,8 @@ def test_a_job_can_not_contradict_itself(engine: Engine, constraint: str, change
         ("name", "name = 'Über'"),
         ("name", "name = '../x'"),
         ("name", "name = ''"),
-        ("safety", "safety = 'none'"),
-        ("watermark", "watermark = 'maybe'"),
-        ("format", "format = 'gif'"),
-        ("quality", "quality = 101"),
+        ("policy", "policy = '[]'"),
+        ("canary", "canary_bound = 2"),
         ("max_attempts", "max_attempts = 0"),
     ],
 )

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from jobs.batches.policy import Policy
 from jobs.errors import ManifestError
 from jobs.manifest import ModelRules, RowRules, open_source
+from jobs.policy.batch_policy import BatchPolicy
 from scheduler.ingest.ingest import Ingested, Order, ingest
 from scheduler.ingest.rules_from_catalogue import Reading
 
@@ -28,7 +28,7 @@ TRICKY = [
 
 def take_in(engine: Engine, path: Path, *, strict: bool = False) -> Ingested:
     with open_source(str(path)) as manifest:
-        policy = Policy.model_validate({})
+        policy = BatchPolicy.model_validate({})
         return ingest(engine, Order(manifest, Reading(strict=strict), policy, "out", "painter"), RULES)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches.policy import parse_policy
 from jobs.errors import ManifestError, UsageError
+from jobs.policy.set_options import parse_policy
 from scheduler.ingest.ingest import Ingested, checked_name, ingest, slug
 from tests.factories import (
     MODEL,
@@ -277,8 +277,8 @@ def test_other_columns_keep_their_order_and_the_form_of_their_numbers(engine: En
 def test_a_batch_remembers_what_was_given(engine: Engine, foxes: Path) -> None:
     take_in(engine, foxes, columns={"steps": "3"}, output="s3://b/p", safety="flag", priority=4, batch_seed=9)
     (row,) = look(engine, "SELECT * FROM batches")
-    assert (row["manifest"], row["output"], row["seed"]) == (str(foxes), "s3://b/p", 9)
-    assert (row["safety"], row["priority"], row["rows"], row["jobs"]) == ("flag", 4, 4, 3)
+    assert (row["manifest"], row["output"], row["priority"]) == (str(foxes), "s3://b/p", 4)
+    assert (row["policy"], row["rows"], row["jobs"]) == ({"safety": "flag", "batch_seed": 9}, 4, 3)
     assert row["settings"] == {
         "columns": {"steps": "3"},
         "renames": {},
@@ -387,8 +387,8 @@ def test_only_batches_that_ask_for_it_are_told_apart_by_weights(engine: Engine, 
         assert full.digest() != silent.digest(), "the workers' settings may say otherwise"
     for given in ({}, {"weights": "full"}):
         take_in(engine, foxes, **given)
-    found = look(engine, "SELECT weights FROM batches ORDER BY id")
-    assert [row["weights"] for row in found] == [None, "full"]
+    found = look(engine, "SELECT policy FROM batches ORDER BY id")
+    assert [row["policy"] for row in found] == [{}, {"weights": "full"}]
     with pytest.raises(UsageError, match=r"--set weights=int6: .* 'full', 'fp8', 'int8' or 'int4'"):
         parse_policy({"weights": "int6"})
 

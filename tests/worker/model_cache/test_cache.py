@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from jobs.job_types import BatchId, Lane, LaneId
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.settings import Settings, load_settings
+from jobs.states import Scoring, WatermarkPolicy
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile
 from models.runtime.compile_options import CompileOptions
@@ -20,10 +23,12 @@ from worker.model_cache import batch_size as rows_of
 from worker.model_cache import cache as studios
 from worker.model_cache.cache import ModelCache
 
-LANE = Lane(
-    LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, "block", "off", "png", 95,
-    True, "off", 1, None, "full",
-)  # fmt: skip
+POLICY = BatchPolicy(watermark=WatermarkPolicy.OFF, clip_score=Scoring.OFF)
+LANE = Lane(LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, POLICY)
+
+
+def lane_with(**policy: Any) -> Lane:
+    return replace(LANE, policy=POLICY.model_copy(update=policy))
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_the_last_models_are_kept_and_share_what_they_can(found: Settings) -> No
     second = model_cache.lane_models(upscaled)
     assert second.upscaler is not None
     assert (second.diffusion, second.safety) == (first.diffusion, first.safety)
-    scored = model_cache.lane_models(replace(LANE, clip_score="auto"))
+    scored = model_cache.lane_models(lane_with(clip_score="auto"))
     assert scored.diffusion is first.diffusion
     assert model_cache.lane_models(upscaled) is second, "the one that was used before is gone"
     assert model_cache.lane_models(plain) is not first
@@ -53,8 +58,8 @@ def test_the_last_models_are_kept_and_share_what_they_can(found: Settings) -> No
 
 def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Settings) -> None:
     model_cache = ModelCache(found.model_copy(update={"model_cache_size": 4}), 0)
-    silent, held = model_cache.lane_models(LANE), model_cache.lane_models(replace(LANE, weights="fp8"))
-    assert model_cache.lane_models(replace(LANE, weights="full")) is silent, "that is what the settings say"
+    silent, held = model_cache.lane_models(LANE), model_cache.lane_models(lane_with(weights="fp8"))
+    assert model_cache.lane_models(lane_with(weights="full")) is silent, "that is what the settings say"
     assert held.diffusion is not silent.diffusion
     assert held.safety is silent.safety
     assert [str(lane_models.site(LANE, "draw")) for lane_models in (silent, held)] == [
@@ -64,7 +69,7 @@ def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Setti
     enlarging = replace(LANE, upscale=4)
     one, other = (
         model_cache.lane_models(enlarging),
-        model_cache.lane_models(replace(enlarging, weights="fp8")),
+        model_cache.lane_models(replace(lane_with(weights="fp8"), upscale=4)),
     )
     assert (one.diffusion, other.diffusion) == (silent.diffusion, held.diffusion)
     assert one.upscaler is not other.upscaler
@@ -90,11 +95,11 @@ def test_what_is_compiled_has_images_enough(
 
 def test_a_small_decoder_is_loaded_for_the_lanes_that_ask_and_the_rest_is_shared(found: Settings) -> None:
     model_cache = ModelCache(found, 0)
-    full, tiny = model_cache.lane_models(LANE), model_cache.lane_models(replace(LANE, decoder="tiny"))
+    full, tiny = model_cache.lane_models(LANE), model_cache.lane_models(lane_with(decoder="tiny"))
     assert (full.decoder, tiny.diffusion) == (None, full.diffusion)
     assert tiny.decoder is not None
     assert tiny.notes() == {"decoder": "tiny", "decoder_digest": tiny.decoder.checkpoint.digest}
-    held = model_cache.lane_models(replace(LANE, decoder="tiny", weights="fp8"))
+    held = model_cache.lane_models(lane_with(decoder="tiny", weights="fp8"))
     assert held.decoder is tiny.decoder
 
 

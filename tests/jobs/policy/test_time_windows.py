@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.batches.time_windows import parse_moment, parse_window
 from jobs.errors import UsageError
+from jobs.policy.time_windows import parse_moment, parse_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = "22:00-07:00 Europe/Berlin"

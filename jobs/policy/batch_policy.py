@@ -1,0 +1,176 @@
+"""The batch policy: settings of a whole batch such as safety, watermark, file format, attempts and schedule.
+
+A key is one field of `BatchPolicy`. From the fields and their metadata (`jobs.policy.policy_key`) follow the options
+`--set KEY=VALUE`, the batch's identity, its row in the table, what a worker's lane and the image rows hold of it,
+`status --json`, `change`, and the table of keys in the documentation.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from jobs.errors import UsageError
+from jobs.policy.policy_key import CANARY, ORIGINAL, SCHEDULE, Identity, PolicyKey
+from jobs.policy.time_windows import parse_moment, parse_window
+from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPolicy, Weights
+
+T = TypeVar("T")
+
+STORED = "stored"
+"""Validation context of a row's values, which were checked when they were given, by another host's time zones."""
+
+
+class BatchPolicy(BaseModel):
+    """The batch's own settings, given by `--set key=value`. A default never changes: rows don't store defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_seed: Annotated[int, ORIGINAL] = Field(
+        default=0, ge=0, lt=2**63, description="rows without a seed derive theirs from it"
+    )
+    safety: Annotated[SafetyAction, ORIGINAL] = Field(
+        default=SafetyAction.BLOCK, description="block, flag, blacken or blur what is flagged"
+    )
+    watermark: Annotated[WatermarkPolicy, ORIGINAL] = Field(
+        default=WatermarkPolicy.REQUIRE, description="require, best-effort or off"
+    )
+    format: Annotated[ImageFormat, ORIGINAL] = Field(default=ImageFormat.PNG, description="png, webp or jpeg")
+    quality: Annotated[int, ORIGINAL] = Field(
+        default=95, ge=1, le=100, description="of webp (100: lossless) and jpeg"
+    )
+    parameters: Annotated[bool, ORIGINAL] = Field(
+        default=True, description="write the generation parameters into the files"
+    )
+    max_attempts: Annotated[int, PolicyKey(Identity.ALWAYS, is_column=True)] = Field(
+        default=3, ge=1, le=100, description="attempts at a job before it fails"
+    )
+    priority: Annotated[int, SCHEDULE] = Field(default=0, ge=-1000, le=1000, description="higher first")
+    clip_score: Annotated[Scoring, PolicyKey()] = Field(
+        default=Scoring.AUTO, description="auto (where the model's CLIP is there), on or off"
+    )
+    deep_cache: Annotated[int, PolicyKey(is_recorded=True)] = Field(
+        default=1,
+        ge=1,
+        le=10,
+        description="of so many UNet calls one is whole: above 1 quicker, and other pictures",
+    )
+    weights: Annotated[Weights | None, PolicyKey()] = Field(
+        default=None,
+        description="full, fp8, int8 or int4: how the model's weights are held; default: as the workers do",
+    )
+    decoder: Annotated[Decoder, PolicyKey()] = Field(
+        default=Decoder.FULL,
+        description="full (the model's VAE) or tiny (the small decoder that its card names)",
+    )
+    window: Annotated[str | None, SCHEDULE] = Field(
+        default=None, description='when to work at it: "22:00-07:00 Europe/Berlin"'
+    )
+    not_before: Annotated[datetime | None, SCHEDULE] = Field(
+        default=None, description='"2026-11-22 18:00 Europe/Berlin" or "18:00"'
+    )
+    deadline: Annotated[datetime | None, SCHEDULE] = Field(
+        default=None, description="as not_before; `status` warns when it will be missed"
+    )
+    canary: Annotated[int, CANARY] = Field(
+        default=0, ge=0, le=1_000_000, description="rows that go ahead of all others"
+    )
+    canary_bound: Annotated[float, CANARY] = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="the batch pauses when more than this share of them fails or is blocked",
+    )
+    target: Annotated[int | None, PolicyKey()] = Field(
+        default=None, ge=1, le=10**9, description="accepted images wanted"
+    )
+    target_per: Annotated[str | None, PolicyKey(digest_with="target")] = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="column of meta: so many for each of its values",
+    )
+    max_replacement_ratio: Annotated[float, PolicyKey(digest_with="target", former_name="top_up")] = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="replacements of failed and blocked images at most, as a share of the target",
+    )
+
+    @field_validator("window", mode="after")
+    @classmethod
+    def _is_window(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.context != STORED:
+            _raises_value_error(lambda: parse_window(value))
+        return value
+
+    @field_validator("not_before", "deadline", mode="before")
+    @classmethod
+    def _moment(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return _raises_value_error(lambda: parse_moment(value, datetime.now(UTC)))
+
+    @model_validator(mode="after")
+    def _is_reachable(self, info: ValidationInfo) -> Self:
+        if info.context == STORED:
+            return self
+        if self.not_before and self.deadline and self.deadline <= self.not_before:
+            raise ValueError("the deadline is not after not_before")
+        if self.target is None and self.target_per is not None:
+            raise ValueError("target_per needs a target: how many images for each value")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that are part of the batch's digest, by the names that digests have for them."""
+        values = self.model_dump(mode="json")
+        kept = {
+            key.former_name or name: values[name]
+            for name, key in policy_keys().items()
+            if self._is_in_digest(name, key)
+        }
+        return kept | {"priority": 0}  # as the first version had it
+
+    def _is_in_digest(self, name: str, key: PolicyKey) -> bool:
+        if key.identity == Identity.UNLESS_DEFAULT:
+            return not self._is_default(key.digest_with or name)
+        return key.identity == Identity.ALWAYS
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == fields()[name].default)
+
+    def recorded(self) -> dict[str, str]:
+        """Return what image rows note of the policy: values that affect the pixels and aren't the default."""
+        return {
+            name: str(getattr(self, name))
+            for name, key in policy_keys().items()
+            if key.is_recorded and not self._is_default(name)
+        }
+
+
+def fields() -> Mapping[str, FieldInfo]:
+    """Return the fields of the policy by key."""
+    return BatchPolicy.model_fields
+
+
+def policy_keys() -> dict[str, PolicyKey]:
+    """Return the metadata of all keys."""
+    return {
+        name: next((found for found in field.metadata if isinstance(found, PolicyKey)), PolicyKey())
+        for name, field in fields().items()
+    }
+
+
+def column_names() -> set[str]:
+    """Return the keys that are columns of `batches`; all others lie in its column `policy`."""
+    return {name for name, key in policy_keys().items() if key.is_column}
+
+
+def _raises_value_error(parse: Callable[[], T]) -> T:
+    """Convert a UsageError into the ValueError that pydantic expects from validators."""
+    try:
+        return parse()
+    except UsageError as error:
+        raise ValueError(str(error)) from None
