@@ -45,6 +45,10 @@ class LeaseLostError(NightmillError):
     """The job is no longer held: its lease ran out or it was cancelled. Discard the work."""
 
 
+class UnknownPolicyError(NightmillError):
+    """A batch's policy has keys or values that this version doesn't know."""
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the error and its causes and contexts, each once; such chains may have cycles."""
     seen: set[int] = set()

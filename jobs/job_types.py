@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NewType
 from uuid import UUID
 
+from jobs.errors import UnknownPolicyError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import ErrorKind, Mode
 
@@ -67,6 +68,13 @@ class Lane:
         if name.startswith("_") or name == "policy":
             raise AttributeError(name)
         return getattr(self.policy, name)
+
+    def require_known_policy(self) -> None:
+        """Raise UnknownPolicyError if the policy has keys or values that this version doesn't know."""
+        if self.unknown_keys:
+            raise UnknownPolicyError(
+                f"only a later version of nightmill knows {', '.join(self.unknown_keys)}"
+            )
 
     @property
     def upscales_drawn(self) -> bool:

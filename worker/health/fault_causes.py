@@ -1,4 +1,4 @@
-"""Keys under which host faults are recorded: a lane's models, its output, its batch's folder, its jobs' inputs."""
+"""Keys under which host faults are recorded: a lane's models, output, folder, policy and inputs."""
 
 from collections.abc import Hashable
 
@@ -20,6 +20,11 @@ def output_of(lane: Lane) -> Hashable:
 def folder_of(lane: Lane) -> Hashable:
     """The cause for faults of the batch's folder in the output, which may belong to another installation."""
     return "folder", lane.output, lane.batch
+
+
+def policy_of(lane: Lane) -> Hashable:
+    """The cause for keys of the batch's policy that this version doesn't know."""
+    return "policy", lane.batch
 
 
 def work_of(lane: LaneId) -> Hashable:

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError, reason_of
-from worker.health.fault_causes import folder_of, models_of, output_of, work_of
+from worker.health.fault_causes import folder_of, models_of, output_of, policy_of, work_of
 from worker.health.lane_backoff import Health
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
@@ -45,7 +45,8 @@ class LaneStart:
 
     def may_claim(self, lane: Lane) -> bool:
         """Whether jobs of the lane may be claimed; after a fault, the lane is first started without jobs, as a test."""
-        causes = models_of(lane, self.settings), output_of(lane), folder_of(lane), work_of(lane.id)
+        places = output_of(lane), folder_of(lane)
+        causes = policy_of(lane), models_of(lane, self.settings), *places, work_of(lane.id)
         known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
         for cause, fault in known:
             if fault.is_waiting():
@@ -57,6 +58,8 @@ class LaneStart:
         """Load the lane's models and open its output; None if that fails on this host, or if the worker is to stop."""
         count = lane_maintenance.job_count(self.engine, lane)
         try:
+            with self._noted(lane, policy_of(lane), f"can't follow the policy of {lane.batch}"):
+                lane.require_known_policy()
             with (
                 self._noted(lane, models_of(lane, self.settings), f"can't load the model {lane.model!r}"),
                 self.model_cache.loading(),
