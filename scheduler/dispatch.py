@@ -4,22 +4,20 @@ Publishing may fail or hang while Redis is down: attempts have short time-outs, 
 """
 
 import logging
-import uuid
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 
 from jobs.celery_config import WAKEUP_TASK, celery_settings
 from jobs.db.engine import run
-from jobs.errors import ServiceError
 from jobs.job_types import LaneId
 from jobs.queue.fair_share import waiting_lanes
 from jobs.rate_limited_log import RateLimitedLog
-from jobs.services.broker_program import BUILT_IN
 from jobs.settings import Settings
+from scheduler.broker_probe import refusal
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ class Dispatcher:
             for lane in lanes:
                 self._send(lane)
         except (OperationalError, RedisError, OSError) as error:
-            reason = _reason(error)
+            reason = refusal(error)
             self._log.tell(reason, f"can't send wake-ups: {reason}")
             self._reconnect()
             return 0
@@ -86,50 +84,3 @@ def _sender(settings: Settings) -> Celery:
 def _spread(lanes: list[LaneId], wanted: int) -> list[LaneId]:
     """Spread `wanted` wake-ups over the lanes, the best first, starting over if there are more wake-ups than lanes."""
     return [lanes[i % len(lanes)] for i in range(wanted)] if lanes else []
-
-
-def check_redis(settings: Settings) -> str:
-    """Return the broker's name, version and program; ServiceError says why it can't be reached or takes no messages.
-
-    Writes a key of its own and deletes it again; the key expires if that fails.
-    """
-    app = _sender(settings)
-    try:
-        with app.connection_for_read(connect_timeout=5) as connection:
-            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
-            probe = f"{settings.queue}.probe-{uuid.uuid4().hex}"
-            client.set(probe, "", ex=10)
-            client.delete(probe)
-            kind = client.type(settings.queue).decode()
-            info = client.info("server")
-    except (OperationalError, RedisError, OSError) as error:
-        raise ServiceError(_reason(error)) from None
-    if kind not in ("list", "none"):
-        raise ServiceError(
-            f"the key {settings.queue} in Redis is a {kind} and no list: delete it, "
-            "or set NIGHTMILL_QUEUE to another name"
-        )
-    return _described(info)
-
-
-def _described(info: dict[str, Any]) -> str:
-    name = info.get("server_name", "redis")
-    program = info.get("executable")
-    if program == BUILT_IN:
-        return "built-in server for the wake-ups of one machine"
-    version = info.get(f"{name}_version", info["redis_version"])
-    return f"{name} {version}" + (f" ({program})" if program else "")
-
-
-def _reason(error: Exception) -> str:
-    """Return why no wake-up can be sent."""
-    cause = (
-        error.__cause__ if isinstance(error, OperationalError) else None
-    )  # kombu's error wraps the driver's
-    match cause or error:
-        case OutOfMemoryError():
-            return "Redis is full and takes no writes: raise its maxmemory, or delete what fills it"
-        case ResponseError():
-            return f"Redis refuses: {error}"
-        case _:
-            return f"can't reach Redis: {error}"

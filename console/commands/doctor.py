@@ -136,7 +136,7 @@ def _processes(settings: Settings) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from scheduler.dispatch import check_redis  # noqa: PLC0415
+    from scheduler.broker_probe import check_redis  # noqa: PLC0415
 
     return f"{check_redis(settings)} at {without_password(settings.broker)}"
 

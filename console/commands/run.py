@@ -237,7 +237,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
 
 def _check_services(open_session: Session, status: BatchStatus) -> None:
     """Check the store and Redis, and report what would otherwise make workers wait silently or jobs fail."""
-    from scheduler.dispatch import check_redis  # noqa: PLC0415 - Celery takes time to import
+    from scheduler.broker_probe import check_redis  # noqa: PLC0415 - its libraries take time to import
 
     check_writable(open_session.claimed_store(status))
     broker = check_redis(open_session.settings)

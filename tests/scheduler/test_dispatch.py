@@ -17,7 +17,8 @@ from jobs.celery_config import WAKEUP_TASK
 from jobs.errors import ServiceError
 from jobs.services.sockets import socket_path
 from jobs.settings import Settings
-from scheduler.dispatch import Dispatcher, check_redis
+from scheduler.broker_probe import check_redis
+from scheduler.dispatch import Dispatcher
 from tests.factories import change, lanes_of, make_batch, make_lane, take
 from tests.scheduler.broker import Broker, body
 from tests.servers import redis_in

@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from jobs.errors import ServiceError
 from jobs.settings import Settings
-from scheduler.dispatch import Dispatcher, check_redis
+from scheduler.broker_probe import check_redis
+from scheduler.dispatch import Dispatcher
 from tests.console.conftest import Typed, write_lines
 from tests.factories import make_lane
 from tests.servers import redis_in
