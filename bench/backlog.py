@@ -151,6 +151,6 @@ def image_of(job: Job) -> Image:
         batch_rows=4,
         versions={"python": "3", "torch": "2", "diffusers": "0", "transformers": "5"},
         timings=dict.fromkeys(
-            ("prompt", "generate", "safety", "watermark", "encode", "readback", "upload"), 0.01
+            ("prompt_filter", "generate", "safety", "watermark", "encode", "verify_watermark", "upload"), 0.01
         ),
     )

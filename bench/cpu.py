@@ -23,13 +23,14 @@ from bench.watermark import measure_marks
 from jobs.db.engine import run
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
 
 MODEL = ("generate", "safety", "upscale")
-FILE = ("watermark", "encode", "readback")
-REST = ("prompt", "upload")
+FILE = ("watermark", "encode", "verify_watermark")
+REST = ("prompt_filter", "upload")
 
 _times = itertools.count(1)
 _ROWS = text("""
@@ -75,7 +76,9 @@ def _figures(costs: Samples) -> dict[str, Figure]:
         ),
         "worker_ms": Figure(middle["worker"], "ms CPU/image", "the worker's part of it"),
         "postgres_ms": Figure(middle["postgres"], "ms CPU/image", "PostgreSQL's part of it"),
-        "prompt_ms": Figure(middle["prompt"], "ms CPU/image", "prompt check, in the worker's part"),
+        "prompt_filter_ms": Figure(
+            middle["prompt_filter"], "ms CPU/image", "prompt check, in the worker's part"
+        ),
         "upload_ms": Figure(middle["upload"], "ms CPU/image", "upload to a folder, in the worker's part"),
         "orchestration_per_file": Figure(
             (middle["worker"] + middle["postgres"]) / middle["file"],

@@ -12,7 +12,7 @@ from bench.harness.unet_flops import Work, count_work
 
 if TYPE_CHECKING:
     from models.diffusion.requests import ImageRequest
-    from models.diffusion.stable_diffusion import StableDiffusion
+    from models.families.family import ModelFamily
     from models.store.resolve_checkpoint import Checkpoint
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
@@ -22,7 +22,9 @@ ROWS = 16
 OF_EACH = 2
 
 
-def measure_mixed(model: "StableDiffusion", rounds: int, steps: Sequence[int] = STEPS) -> dict[str, Figure]:
+def measure_mixed(
+    model: "ModelFamily[ImageRequest]", rounds: int, steps: Sequence[int] = STEPS
+) -> dict[str, Figure]:
     """Measure images per second of all combinations of sampler, steps and guidance, shuffled, by each method."""
     mixed = shuffled(product(SAMPLERS, steps, GUIDANCE))
     alike = shuffled([("ddim", 10, 7.5)] * len(mixed))
@@ -93,7 +95,7 @@ def _groups(requests: "Sequence[ImageRequest]") -> "list[list[ImageRequest]]":
 
 
 def unet_pace(
-    model: "StableDiffusion", requests: "Sequence[ImageRequest]", at_once: int, work: Work
+    model: "ModelFamily[ImageRequest]", requests: "Sequence[ImageRequest]", at_once: int, work: Work
 ) -> float:
     """Return FLOP/s of the UNet's `work` for the images, counting what they need, not what was actually computed."""
     flop = sum(request.steps * work.step(request.guidance_scale) for request in requests)

@@ -12,8 +12,8 @@ from bench.harness.services import Place
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality
 from models.store.resolve_checkpoint import Checkpoint, resolve

@@ -24,7 +24,8 @@ _TILES = text("""
 
 _EFFORT = text("""
     SELECT count(*) AS images, coalesce(sum(
-        coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)), 0) AS drawing_s,
+        coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)
+        + coalesce((timings ->> 'upscale_input')::float, 0)), 0) AS drawing_s,
         coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds, count(DISTINCT worker) AS workers
     FROM images WHERE batch_id = :batch AND created_at > :since
 """)

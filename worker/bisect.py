@@ -1,10 +1,8 @@
 """Run a stage on a batch of items; when it raises, bisect the batch to isolate the items at fault."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
 from jobs.states import ErrorKind
@@ -14,42 +12,24 @@ from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
 
-Stage = Callable[[Sequence[PipelineItem]], list[PipelineItem]]
+Run = Callable[[Sequence[PipelineItem]], list[PipelineItem]]
 
 
-_aside = threading.local()
-
-
-def run_stage(name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+def run_stage(name: str, run: Run, items: Sequence[PipelineItem]) -> list[PipelineItem]:
     """Run a stage and record each item's share of the elapsed time; an item that fails alone is returned as ended."""
-    started, before = time.perf_counter(), _aside_s()
-    done = isolated(stage, items)
-    took_s = time.perf_counter() - started - (_aside_s() - before)
+    started = time.perf_counter()
+    done = isolated(run, items)
+    took_s = time.perf_counter() - started
     return [item.spent(name, took_s / len(done)) for item in done]
 
 
-@contextmanager
-def aside() -> Iterator[None]:
-    """Exclude the time spent in this block from the time of the enclosing stage."""
-    started, before = time.perf_counter(), _aside_s()
-    try:
-        yield
-    finally:
-        _aside.seconds = before + time.perf_counter() - started
-
-
-def _aside_s() -> float:
-    seconds: float = getattr(_aside, "seconds", 0.0)
-    return seconds
-
-
-def isolated(stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+def isolated(run: Run, items: Sequence[PipelineItem]) -> list[PipelineItem]:
     """Return the stage's result; on an error retry each half, down to the single item that causes it.
 
     Raises HostFaultError where the host is at fault and not an item.
     """
     try:
-        return stage(items)
+        return run(items)
     except (InterruptedRender, LeaseLostError, HostFaultError):
         raise
     except (Exception, SystemExit) as error:  # whatever a library raises for one job is that job's failure
@@ -59,9 +39,14 @@ def isolated(stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
             raise HostFaultError(reason_of(error)) from error
         if len(items) > 1:
             middle = len(items) // 2
-            return isolated(stage, items[:middle]) + isolated(stage, items[middle:])
-        log.warning("job %d: %s: %s", items[0].job.id, type(error).__name__, error)
-        return [items[0].ended(kind_of(error), f"{type(error).__name__}: {error}")]
+            return isolated(run, items[:middle]) + isolated(run, items[middle:])
+        return [ended(items[0], error)]
+
+
+def ended(item: PipelineItem, error: BaseException) -> PipelineItem:
+    """Return the item as ended by the error."""
+    log.warning("job %d: %s: %s", item.job.id, type(error).__name__, error)
+    return item.ended(kind_of(error), f"{type(error).__name__}: {error}")
 
 
 def kind_of(error: BaseException) -> ErrorKind:

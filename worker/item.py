@@ -13,6 +13,8 @@ from jobs.states import ErrorKind, ImageFormat
 
 Pixels = NDArray[np.uint8]
 
+_WITHHELD = ("blackened", "blurred")
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -74,6 +76,7 @@ class PipelineItem:
     bit_accuracy: float | None = None
     encoded: Encoded | None = None
     key: str | None = None
+    annotations: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic, compare=False)
     end: End | None = None
@@ -84,6 +87,11 @@ class PipelineItem:
         assert self.pixels is not None
         return self.pixels
 
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the image was blackened or blurred."""
+        return self.safety_verdict in _WITHHELD
+
     def ended(
         self, kind: ErrorKind, text: str, *, is_block: bool = False, is_of_host: bool = False
     ) -> "PipelineItem":
@@ -93,6 +101,10 @@ class PipelineItem:
     def spent(self, stage: str, seconds: float) -> "PipelineItem":
         """Return this item with the time of a stage recorded."""
         return replace(self, timings={**self.timings, stage: round(seconds, 6)})
+
+    def annotated(self, stage: str, finding: Any) -> "PipelineItem":
+        """Return this item with a stage's finding, any JSON value, for the image row's `annotations`."""
+        return replace(self, annotations={**self.annotations, stage: finding})
 
     def failure(self) -> Failure:
         """Return the end as a `Failure` for the job table."""

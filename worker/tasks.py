@@ -16,7 +16,7 @@ from jobs.db.engine import connect, wait_while_away
 from jobs.job_types import LaneId
 from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent
 from jobs.settings import load_settings
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 from worker.lanes.worker_loop import follow
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat

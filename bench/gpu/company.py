@@ -1,9 +1,9 @@
 """Mixed batches: the speed of a shuffled manifest against a uniform one, and whether batch-mates change an image."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product
@@ -14,8 +14,9 @@ from bench.gpu.drawing import Ours
 from bench.harness.unet_flops import Work
 from bench.mixed_manifest import GUIDANCE, SAMPLERS, shuffled, unet_pace
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
+from models.engine.rendered_image import Picture
 from models.errors import InterruptedRender
+from models.families.stable_diffusion import StableDiffusion
 
 STEPS = (10, 20, 30, 40)
 COMPANIES = 8
@@ -127,11 +128,22 @@ def _hashes(
     model: StableDiffusion, stream: Sequence[ImageRequest], jobs: Sequence[ImageRequest], rows: int
 ) -> list[tuple[int, str]]:
     """Return the stream's jobs, by their index in `jobs`, with their images' hashes."""
-    found = []
-    for some in model.stream(stream, rows=rows):
-        for drawn in some:
-            if (request := stream[drawn.number]) in jobs:
-                if drawn.picture.defect is not None:
-                    raise RuntimeError(f"a picture came out {drawn.picture.defect}: its hash says nothing")
-                found.append((jobs.index(request), sha256(drawn.picture.pixels.tobytes()).hexdigest()))
-    return found
+    found: list[tuple[int, str]] = []
+    waiting = deque(stream)
+    with closing(model.engine(model.check(stream[0]), rows=rows)) as engine:
+        while True:
+            while engine.has_room() and waiting:
+                engine.add(len(stream) - len(waiting), waiting.popleft())
+            if engine.is_empty:
+                return found
+            found += [
+                (jobs.index(request), _hash(rendered.picture))
+                for rendered in engine.step()
+                if (request := stream[int(str(rendered.key))]) in jobs
+            ]
+
+
+def _hash(picture: Picture) -> str:
+    if picture.defect is not None:
+        raise RuntimeError(f"a picture came out {picture.defect}: its hash says nothing")
+    return sha256(picture.pixels.tobytes()).hexdigest()

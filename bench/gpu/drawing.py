@@ -18,8 +18,8 @@ from bench.gpu.pace import Draw
 from models.catalogue.read_card import read_card
 from models.diffusion.loader import put_on
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
@@ -41,7 +41,7 @@ class Ours:
         put_on(pipeline, device)
         self.vae = pipeline.vae
         kind = Upscaler if architecture.is_upscaler else StableDiffusion
-        self.model: Any = kind.of(checkpoint, pipeline, device, compile_options=compile_options)
+        self.model: Any = kind(checkpoint, pipeline, device, compile_options)
         self._numbers = count()
 
     def at(self, rows: int) -> Draw:
@@ -49,7 +49,7 @@ class Ours:
 
         def draw(images: int, steps: int) -> None:
             if self.architecture.is_upscaler:
-                self.model.upscale([self._enlargement(steps) for _ in range(images)], rows=rows)
+                self.model.render([self._enlargement(steps) for _ in range(images)], rows=rows)
             else:
                 self.model.render([self._image(steps) for _ in range(images)], rows=rows)
 

@@ -3,17 +3,19 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import psutil
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from worker.bisect import Stage, aside, run_stage
+from worker.bisect import Run, run_stage
 from worker.item import PipelineItem
-from worker.lanes import lane_session, stage_runner
+from worker.lanes import stage_runner
+from worker.stages.generate import Generate
 
 
 @dataclass
@@ -22,50 +24,47 @@ class StageClock:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     lock: threading.Lock = field(default_factory=threading.Lock)
-    away: threading.local = field(default_factory=threading.local)
 
-    def run_stage(self, name: str, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+    def run_stage(self, name: str, run: Run, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Run a stage like the worker and record the thread's CPU time. Models must compute in the calling thread."""
-        started, before = time.thread_time(), self._away_s()
-        try:
-            return run_stage(name, stage, items)
-        finally:
-            with self.lock:
-                self.seconds[name] += time.thread_time() - started - (self._away_s() - before)
+        with self._clocked(name):
+            return run_stage(name, run, items)
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Exclude this block from the stage's wall time, like the worker, and from its CPU time."""
-        started, before = time.thread_time(), self._away_s()
-        try:
-            with aside():
-                yield
-        finally:
-            self.away.seconds = before + time.thread_time() - started
-
-    def _away_s(self) -> float:
-        seconds: float = getattr(self.away, "seconds", 0.0)
-        return seconds
+    def step(self, generate: Generate) -> list[PipelineItem]:
+        """Run a step of the model like the worker and record the thread's CPU time."""
+        with self._clocked(generate.name):
+            return _step(generate)
 
     def total(self, names: Sequence[str]) -> float:
         """Return the total seconds of several stages."""
         return sum(self.seconds[name] for name in names)
+
+    @contextmanager
+    def _clocked(self, name: str) -> Iterator[None]:
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.seconds[name] += time.thread_time() - started
+
+
+_step = Generate.step
 
 
 @contextmanager
 def clocked_stages() -> Iterator[StageClock]:
     """Measure every stage of this process's lane sessions for the duration of the block."""
     clock = StageClock()
-    _install(clock.run_stage, clock.aside)
-    try:
+
+    def step(generate: Generate) -> list[PipelineItem]:
+        return clock.step(generate)
+
+    with (
+        patch.object(stage_runner, "run_stage", clock.run_stage),
+        patch.object(Generate, "step", step),
+    ):
         yield clock
-    finally:
-        _install(run_stage, aside)
-
-
-def _install(run: Callable[..., list[PipelineItem]], away: Callable[..., object]) -> None:
-    vars(lane_session).update(run_stage=run, aside=away)
-    vars(stage_runner).update(run_stage=run)
 
 
 class ServerClock:

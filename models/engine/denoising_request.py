@@ -1,5 +1,6 @@
 """The engine's request: one image to denoise in the UNet batch."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,10 @@ class EngineRequest:
     prompt, `unguided` that of the negative prompt, or None to render without guidance, which takes one row instead of
     two. `beside` (D, h, w) is concatenated to the latents along the channels: a small picture, a mask and the masked
     picture's latents, or a depth map. `label` is the upscaler's class label. Samplers that need noise draw it from
-    `generator`. `number` is chosen by the caller and identifies the result.
+    `generator`. `key` is chosen by the caller and identifies the result.
     """
 
-    number: int
+    key: Hashable
     matrices: SamplerMatrices
     latents: torch.Tensor
     text: torch.Tensor

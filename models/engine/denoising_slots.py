@@ -1,6 +1,7 @@
 """A UNet batch of fixed shape, whose rows are at different steps of different images."""
 
 import heapq
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ LatentShape = tuple[int, int, int]
 class Finished:
     """The final latents (C, h, w) of an image, float32."""
 
-    number: int
+    key: Hashable
     latents: torch.Tensor
 
 
@@ -146,7 +147,7 @@ class UNetBatch:
     def _finish(self, active: ActiveImage) -> Finished:
         latents = self._registers[active.slot, 0].clone()
         self._leave(active)
-        return Finished(active.engine_request.number, latents)
+        return Finished(active.engine_request.key, latents)
 
     def _leave(self, active: ActiveImage) -> None:
         self._active.remove(active)

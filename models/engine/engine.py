@@ -1,14 +1,13 @@
 """The inference engine: continuous batching on a model's UNet, then VAE decoding into pictures."""
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from itertools import compress
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from models.engine.continuous_batching import flow
 from models.engine.denoising_request import EngineRequest
 from models.engine.denoising_slots import Finished, LatentShape, UNetBatch
 from models.engine.prompt_cache import AT_ONCE, Embeddings
@@ -36,11 +35,12 @@ class Request(Protocol):
 
 
 R = TypeVar("R", bound=Request)
+R_contra = TypeVar("R_contra", contravariant=True)
 
-BUNDLE = 16
+DECODED_TOGETHER = 16
 """Maximum number of images per VAE decode: more are no faster, and images that wait for a decode are lost at a stop."""
 
-IN_THE_BATH = 2
+DECODES_IN_FLIGHT = 2
 """Decodes in flight while the UNet runs; at more, the engine waits for the oldest one, to bound memory use."""
 
 
@@ -54,173 +54,242 @@ class Beginning:
     label: int = 0
 
 
-Begin = Callable[[R, torch.Generator], Beginning]
+class RequestHandler(Protocol[R_contra]):
+    """What a model family tells the engine about requests (`models.families.family.ModelFamily`)."""
+
+    def check(self, request: R_contra) -> LatentShape:
+        """Return the shape of the request's latents; ValueError if the model can't render it."""
+
+    def begin(self, request: R_contra, generator: torch.Generator) -> Beginning:
+        """Return the request's initial state."""
+
+    def finish(self, request: R_contra, picture: Picture) -> Picture:
+        """Return the picture to hand out, made from the decoded one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """A decoded picture and the number of its request."""
+class Rendered:
+    """A decoded picture and the key of its request."""
 
-    number: int
+    key: Hashable
     picture: Picture
 
 
 @dataclass(frozen=True, eq=False)
-class _Bundle:
+class _Decode:
     """Finished images that are decoded together."""
 
-    numbers: Sequence[int]
+    keys: Sequence[Hashable]
     development: Development
 
-    def drawn(self) -> list[Drawn]:
-        pictures = self.development.pictures()
-        return [Drawn(number, picture) for number, picture in zip(self.numbers, pictures, strict=True)]
 
-
-class Engine:
-    """Run the UNet, text encoder and VAE of a diffusers pipeline. Not thread-safe.
-
-    On one device and for one value of `rows`, a picture depends on its request alone.
-    """
+class Networks:
+    """The networks of a diffusers pipeline on a device, prepared for `Engine`; they outlive the engines on them."""
 
     def __init__(self, pipeline: Any, device: Device, compile_options: CompileOptions = PLAIN) -> None:
+        self.pipeline, self.device, self.compile_options = pipeline, device, compile_options
         self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
         self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
-        self._pipeline, self._device, self._compile_options = pipeline, device, compile_options
         compile_options.arrange(pipeline.unet, orders_norms=True)
         compile_options.arrange(pipeline.vae)
-        self._decoder = Decoder(pipeline.vae, device.dtype)
-        self._beside = side_stream(torch.device(device.name))
+        self.decoder = Decoder(pipeline.vae, device.dtype)
+        self.decoding = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
-
-    def draw(
-        self,
-        requests: Iterator[R],
-        begin: Begin[R],
-        shape: LatentShape,
-        rows: int,
-        on_call: Callable[[int], None],
-        whole_every: int = 1,
-        decoder: Decoder | None = None,
-        compile_options: CompileOptions | None = None,
-    ) -> Iterator[list[Drawn]]:
-        """Yield pictures in lists, in the order in which they finish; up to `rows` images with guidance run at a time.
-
-        Requests are taken when there is room for them (an image with guidance needs two rows of the UNet batch, one
-        without guidance one), and are started in that order, each with a generator seeded by its seed. `on_call(i)` is
-        called before the i-th UNet call. Of an image's calls, the first and then every `whole_every`-th compute the
-        whole UNet (`models.engine.unet_forward_with_reuse`). A `decoder` replaces the VAE's decoder. `compile_options`
-        may enable less than the engine's own. Exceptions of the callbacks propagate. Raises OutOfMemoryError if the
-        device runs out of memory.
-        """
-        if rows < 1:
-            raise ValueError(f"a batch needs at least one row, not {rows}")
-        decoder = decoder or self._decoder
-        batch = self._ready(shape, rows, whole_every, decoder, compile_options or self._compile_options)
-        drawn = self._drawn(batch, self._engine_requests(requests, begin, batch), rows, on_call, decoder)
-        try:
-            while some := self._next(drawn):
-                yield some
-        finally:
-            drawn.close()
 
     def try_rows(self, shape: LatentShape, rows: int) -> float:
         """Measure image steps per second with `models.engine.throughput_probe`; frees the current batch first."""
         self._batch = None
         try:
-            return try_rows(self._pipeline, self._device, shape, self.embeddings.shape, rows)
+            return try_rows(self.pipeline, self.device, shape, self.embeddings.shape, rows)
         finally:
-            self._device.give_back()
+            self.device.give_back()
 
     @torch.inference_mode()
-    def _next(self, drawn: Iterator[list[Drawn]]) -> list[Drawn] | None:
-        with memory_errors(self._device):
-            return next(drawn, None)
-
-    def _drawn(
-        self,
-        batch: UNetBatch,
-        engine_requests: Iterator[EngineRequest],
-        rows: int,
-        on_call: Callable[[int], None],
-        decoder: Decoder,
-    ) -> Generator[list[Drawn], None, None]:
-        size, waiting = _bundle_size(rows), list[Finished]()
-        bundles: deque[_Bundle] = deque()
-        for finished in flow(batch, engine_requests, on_call):
-            waiting += finished
-            while len(waiting) >= size:
-                bundles.append(self._develop(decoder, waiting[:size], size, batch.compile_options))
-                del waiting[:size]
-            while bundles and (len(bundles) > IN_THE_BATH or bundles[0].development.is_done):
-                yield bundles.popleft().drawn()
-        if waiting:
-            bundles.append(self._develop(decoder, waiting, size, batch.compile_options))
-        while bundles:
-            yield bundles.popleft().drawn()
-
-    def _engine_requests(
-        self, requests: Iterator[R], begin: Begin[R], batch: UNetBatch
-    ) -> Iterator[EngineRequest]:
-        """Yield engine requests while the batch has room; prompts are encoded a few requests at a time."""
-        numbers = itertools.count()
-        while some := list(itertools.islice(requests, min(AT_ONCE, max(1, batch.empty_rows // 2)))):
-            guided = [request.guidance_scale > 1 for request in some]
-            negative = [request.negative_prompt for request in itertools.compress(some, guided)]
-            texts = self.embeddings.of([request.prompt for request in some] + negative)
-            unguided = iter(texts[len(some) :])
-            for request, is_guided, text in zip(some, guided, texts, strict=False):
-                generator = seeded(request.seed)
-                begun = begin(request, generator)
-                yield EngineRequest(
-                    number=next(numbers),
-                    matrices=begun.matrices,
-                    latents=begun.latents,
-                    text=text,
-                    unguided=next(unguided) if is_guided else None,
-                    guidance=request.guidance_scale,
-                    generator=generator,
-                    beside=begun.beside,
-                    label=begun.label,
-                )
-
-    def _develop(
-        self, decoder: Decoder, finished: Sequence[Finished], size: int, compile_options: CompileOptions
-    ) -> _Bundle:
-        """Decode on a side stream, concurrently with the UNet's next calls where the device supports it."""
-        latents = [image.latents for image in finished]
-        with on(self._beside, latents):
-            development = decoder.develop(latents, at_once=size, compile_options=compile_options)
-        return _Bundle([image.number for image in finished], development)
-
-    @torch.inference_mode()
-    def _ready(
-        self,
-        shape: LatentShape,
-        rows: int,
-        whole_every: int,
-        decoder: Decoder,
-        compile_options: CompileOptions,
+    def batch(
+        self, shape: LatentShape, rows: int, whole_every: int, compile_options: CompileOptions
     ) -> UNetBatch:
-        """Return the current batch if it fits, else a new one, and prepare the decoder ahead of the first pictures."""
-        batch = self._batch
-        wanted = 2 * rows, shape, whole_every, compile_options
+        """Return the UNet batch of the last engine if it fits, else a new one. Raises OutOfMemoryError."""
+        batch, wanted = self._batch, (rows, shape, whole_every, compile_options)
         if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.compile_options) != wanted:
-            self._batch = None
-            with memory_errors(self._device):
+            batch = self._batch = None
+            self.device.give_back()  # a batch is in reference cycles, and holds memory until they are collected
+            with memory_errors(self.device):
                 batch = UNetBatch(
-                    self._pipeline.unet,
-                    2 * rows,
+                    self.pipeline.unet,
+                    rows,
                     shape,
                     self.embeddings.shape,
                     whole_every=whole_every,
                     compile_options=compile_options,
                 )
             self._batch = batch
-        with memory_errors(self._device):
-            decoder.prepare(shape, at_once=_bundle_size(rows), compile_options=compile_options)
         return batch
 
 
-def _bundle_size(rows: int) -> int:
-    return min(rows, BUNDLE)
+class Engine(Generic[R]):
+    """Renders requests of one size, as many at a time as the batch has rows for. Not thread-safe.
+
+    `add` requests while it `has_room`, and call `step` until it `is_empty`. Requests are started in the order in which
+    they were added, each with a generator seeded by its seed. On one device and for one number of rows, a picture
+    depends on its request alone. When `step` raises, all requests in progress are dropped; `close` drops them, too.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        handler: RequestHandler[R],
+        shape: LatentShape,
+        rows: int,
+        *,
+        whole_every: int = 1,
+        decoder: Decoder | None = None,
+        compile_options: CompileOptions | None = None,
+    ) -> None:
+        """Render up to `rows` images with guidance at a time, or twice as many without.
+
+        Of an image's UNet calls, the first and then every `whole_every`-th compute the whole UNet
+        (`models.engine.unet_forward_with_reuse`). A `decoder` replaces the VAE's decoder. `compile_options` may enable
+        less than the networks' own. Raises OutOfMemoryError.
+        """
+        if rows < 1:
+            raise ValueError(f"a batch needs at least one row, not {rows}")
+        self._networks, self._handler, self._shape = networks, handler, shape
+        self._decoder = decoder or networks.decoder
+        self._compile_options = compile_options or networks.compile_options
+        self._decoded_together = min(rows, DECODED_TOGETHER)
+        self._batch = networks.batch(shape, 2 * rows, whole_every, self._compile_options)
+        self._requests: dict[Hashable, R] = {}
+        self._added: deque[Hashable] = deque()
+        self._begun: deque[EngineRequest] = deque()
+        self._finished: list[Finished] = []
+        self._decodes: deque[_Decode] = deque()
+        with torch.inference_mode(), memory_errors(self._networks.device):
+            self._decoder.prepare(
+                shape, at_once=self._decoded_together, compile_options=self._compile_options
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is in progress."""
+        return not self._requests
+
+    @property
+    def is_denoising(self) -> bool:
+        """Whether any image has steps left; else the pictures in progress are being decoded."""
+        return bool(self._added or self._begun) or not self._batch.is_empty
+
+    def has_room(self) -> bool:
+        """Return whether a further request could begin at the next step."""
+        return self._batch.is_open and self._batch.empty_rows > self._waiting_rows()
+
+    def add(self, key: Hashable, request: R) -> None:
+        """Take a request, whose picture will have this key.
+
+        Raises ValueError if the model can't render it, or not in one batch with requests of the engine's size.
+        """
+        if (shape := self._handler.check(request)) != self._shape:
+            raise ValueError(
+                f"requests of one call must share their size, but have latents of {self._shape} and {shape}"
+            )
+        self._requests[key] = request
+        self._added.append(key)
+
+    def step(self) -> list[Rendered]:
+        """Run one UNet call, and return the pictures that are finished (at most steps there are none).
+
+        With no image left to denoise, waits for the pictures that are being decoded. Raises OutOfMemoryError, and what
+        beginning a request raises.
+        """
+        try:
+            with torch.inference_mode(), memory_errors(self._networks.device):
+                return self._step()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop all requests in progress."""
+        for collection in (self._requests, self._added, self._begun, self._finished, self._decodes):
+            collection.clear()
+        self._batch.clear()
+
+    def _step(self) -> list[Rendered]:
+        self._admit()
+        if self._batch.is_empty:
+            self._decode(self._finished)
+            return self._rendered() if self._decodes else []
+        self._finished += self._batch.call()
+        while len(self._finished) >= self._decoded_together:
+            self._decode(self._finished[: self._decoded_together])
+        return self._decoded()
+
+    def _decoded(self) -> list[Rendered]:
+        rendered: list[Rendered] = []
+        while self._decodes and (
+            len(self._decodes) > DECODES_IN_FLIGHT or self._decodes[0].development.is_done
+        ):
+            rendered += self._rendered()
+        return rendered
+
+    def _rendered(self) -> list[Rendered]:
+        """Wait for the oldest decode and return its pictures."""
+        decode = self._decodes.popleft()
+        return [
+            Rendered(key, self._handler.finish(self._requests.pop(key), picture))
+            for key, picture in zip(decode.keys, decode.development.pictures(), strict=True)
+        ]
+
+    def _admit(self) -> None:
+        """Begin what was added and assign rows to it, in order, as far as there are free ones."""
+        while self._added or self._begun:
+            if not self._begun:
+                few = min(AT_ONCE, len(self._added))
+                self._begun += self._engine_requests([self._added.popleft() for _ in range(few)])
+            if not (self._batch.is_open and self._batch.has_room(self._begun[0])):
+                return
+            self._batch.admit(self._begun.popleft())
+
+    def _waiting_rows(self) -> int:
+        added = sum(2 if self._requests[key].guidance_scale > 1 else 1 for key in self._added)
+        return added + sum(engine_request.rows for engine_request in self._begun)
+
+    def _engine_requests(self, keys: Sequence[Hashable]) -> list[EngineRequest]:
+        """Return the initial states of a few requests, whose prompts are encoded together."""
+        requests = [self._requests[key] for key in keys]
+        guided = [request.guidance_scale > 1 for request in requests]
+        negative = [request.negative_prompt for request in compress(requests, guided)]
+        texts = self._networks.embeddings.of([request.prompt for request in requests] + negative)
+        unguided = iter(texts[len(requests) :])
+        return [
+            self._engine_request(key, request, text, next(unguided) if is_guided else None)
+            for key, request, is_guided, text in zip(keys, requests, guided, texts, strict=False)
+        ]
+
+    def _engine_request(
+        self, key: Hashable, request: R, text: torch.Tensor, unguided: torch.Tensor | None
+    ) -> EngineRequest:
+        generator = seeded(request.seed)
+        begun = self._handler.begin(request, generator)
+        return EngineRequest(
+            key=key,
+            matrices=begun.matrices,
+            latents=begun.latents,
+            text=text,
+            unguided=unguided,
+            guidance=request.guidance_scale,
+            generator=generator,
+            beside=begun.beside,
+            label=begun.label,
+        )
+
+    def _decode(self, finished: Sequence[Finished]) -> None:
+        """Decode on a side stream, concurrently with the UNet's next calls where the device supports it."""
+        if not finished:
+            return
+        latents, keys = [image.latents for image in finished], [image.key for image in finished]
+        with on(self._networks.decoding, latents):
+            development = self._decoder.develop(
+                latents, at_once=self._decoded_together, compile_options=self._compile_options
+            )
+        self._decodes.append(_Decode(keys, development))
+        del self._finished[: len(keys)]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.shapes.drawing import draw
 from models.shapes.grammar import caption
 from models.shapes.prompt_match import judge
@@ -113,7 +113,7 @@ def enlarged_psnr(upscaler: Upscaler, rng: np.random.Generator, number: int) -> 
         )
         for seed, scene in enumerate(scenes)
     ]
-    ours = [picture.pixels for picture in upscaler.upscale(requests, rows=4)]
+    ours = [picture.pixels for picture in upscaler.render(requests, rows=4)]
     bicubic = [
         cv2.resize(request.pixels, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC) for request in requests
     ]

@@ -169,7 +169,7 @@ def test_a_step_costs_what_the_card_says(architecture: Architecture) -> None:
 
 def test_neighbours_that_leak_are_noticed() -> None:
     ours = Ours(tiny(SD_1_5), pick_device("cpu"))
-    conv_in = ours.model._pipeline.unet.conv_in
+    conv_in = ours.model.pipeline.unet.conv_in
     original = conv_in.forward
 
     def leaking(sample: torch.Tensor) -> Any:

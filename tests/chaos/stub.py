@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -77,33 +76,76 @@ class StubDiffusion:
         on_step: Callable[[int], None],
         **_: int,
     ) -> list[Picture]:
-        if os.environ.get(BROKEN) in ("device", "lost"):
-            raise RuntimeError("CUDA error: device-side assert triggered")
-        faults = [Fault(request.prompt) for request in requests]
-        for step in range(requests[0].steps):
+        engine = StubEngine(self, len(requests))
+        for number, request in enumerate(requests):
+            engine.add(number, request)
+        step, pictures = 0, list[SimpleNamespace]()
+        while not engine.is_empty:
             on_step(step)
-            time.sleep(self.step_s)
-            if step == 0:
-                for fault in faults:
-                    _break(fault, len(requests))
-        self._note(requests)
-        return [_picture(request, fault) for request, fault in zip(requests, faults, strict=True)]
+            pictures, step = engine.step(), step + 1
+        return [rendered.picture for rendered in pictures]
 
-    def stream(
-        self, requests: Iterator[Any], *, rows: int, on_step: Callable[[int], None], **_: int
-    ) -> Iterator[list[SimpleNamespace]]:
-        """Device batch after device batch, which take their time together."""
-        number = 0
-        while some := list(islice(requests, rows)):
-            pictures = self.render(some, rows=rows, on_step=on_step)
-            yield [SimpleNamespace(number=n, picture=picture) for n, picture in enumerate(pictures, number)]
-            number += len(some)
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return 4, height, width
+
+    def engine(self, _shape: tuple[int, int, int], *, rows: int, **_: object) -> "StubEngine":
+        return StubEngine(self, rows)
 
     def _note(self, requests: Sequence[Any]) -> None:
         lines = "".join(f"{os.getpid()} {request.seed}\n" for request in requests)
         number = os.open(self.folder / RENDERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(number, lines.encode())
         os.close(number)
+
+
+class StubEngine:
+    """Device batch after device batch: its requests begin and end together."""
+
+    def __init__(self, model: StubDiffusion, rows: int) -> None:
+        self._model, self._rows, self._steps = model, rows, 0
+        self._requests: dict[object, Any] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._requests
+
+    is_denoising = True
+
+    def has_room(self) -> bool:
+        return not self._steps and len(self._requests) < self._rows
+
+    def add(self, key: object, request: Any) -> None:
+        self._requests[key] = request
+
+    def close(self) -> None:
+        self._requests, self._steps = {}, 0
+
+    def step(self) -> list[SimpleNamespace]:
+        try:
+            return self._step()
+        except BaseException:
+            self.close()
+            raise
+
+    def _step(self) -> list[SimpleNamespace]:
+        if os.environ.get(BROKEN) in ("device", "lost"):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        requests = list(self._requests.values())
+        time.sleep(self._model.step_s)
+        if self._steps == 0:
+            self._faults = [Fault(request.prompt) for request in requests]
+            for fault in self._faults:
+                _break(fault, len(requests))
+        self._steps += 1
+        if self._steps < requests[0].steps:
+            return []
+        self._model._note(requests)
+        rendered = [
+            SimpleNamespace(key=key, picture=_picture(request, fault))
+            for (key, request), fault in zip(self._requests.items(), self._faults, strict=True)
+        ]
+        self.close()
+        return rendered
 
 
 def _break(fault: Fault, company: int) -> None:
@@ -245,8 +287,8 @@ def install() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _module("models.runtime.device", versions=lambda: {"stub": "1"})
     _module("models.assess.safety_checker", blacken=_unused, blur=_unused)
-    _module("models.diffusion.stable_diffusion", ImageRequest=SimpleNamespace)
-    _module("models.diffusion.upscaler", UpscaleRequest=SimpleNamespace)
+    _module("models.families.stable_diffusion", ImageRequest=SimpleNamespace)
+    _module("models.families.upscaler", UpscaleRequest=SimpleNamespace)
     cache.ModelCache = StubModelCache  # type: ignore[misc]
     worker_loop.LONGEST_S = float(os.environ.get(LONGEST_S, worker_loop.LONGEST_S))
 

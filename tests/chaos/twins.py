@@ -97,7 +97,7 @@ def _charged() -> None:
         try:
             self.context.model_cache.lane_models(lane)
         except Exception as error:
-            self.stage_runner._charge([PipelineItem(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
+            self._stage_runner._charge([PipelineItem(job).ended(ErrorKind.MODEL, str(error)) for job in jobs])
             return
         render(self, lane, jobs)
 
@@ -132,9 +132,9 @@ def _lane_breaker() -> None:
 def _no_waiting() -> None:
     """What an output refuses is its job's failure, and believed to be."""
     from worker import bisect
-    from worker.stages.store_retry import Storing
+    from worker.health.store_retry import StoreRetry
 
-    Storing.until_done = lambda _, store, **__: store()  # type: ignore[method-assign]
+    StoreRetry.stored = lambda _, __, ___, store: store()  # type: ignore[method-assign]
     bisect.is_host_fault = lambda _: False
     _no_breaker()
 

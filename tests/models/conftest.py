@@ -10,8 +10,8 @@ import pytest
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler
 from models.runtime.device import Device, pick_device
 from models.store.resolve_checkpoint import Checkpoint, resolve
 from tests.models import checkpoints

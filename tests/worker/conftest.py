@@ -14,7 +14,7 @@ from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve
 from tests.worker.contexts import desk_for
 from worker.health import fault_attribution, lane_backoff
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
 
 CARD = """

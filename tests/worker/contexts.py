@@ -17,7 +17,8 @@ from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import Ingested, Order, ingest
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 from tests.factories import lanes_of, look
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
 

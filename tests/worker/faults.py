@@ -1,41 +1,44 @@
 """Parts that fail in known ways, around the real ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs.errors import UsageError
 from jobs.job_types import Lane
 from models.diffusion.requests import ImageRequest
-from models.engine.engine import Drawn
+from models.engine.denoising_slots import LatentShape
 from models.engine.rendered_image import Picture
 from models.errors import OutOfMemoryError
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels, Role
 
 
-@dataclass
-class Narrow:
+class Around:
+    """A model that is the given one but for what a subclass changes."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+class Narrow(Around):
     """A model on a device whose memory takes `limit` images at once; fault injection around the real one."""
 
-    model: Any
-    limit: int
-    asked: list[int]
+    def __init__(self, model: Any, limit: int, asked: list[int]) -> None:
+        super().__init__(model)
+        self.limit, self.asked = limit, asked
 
-    def render(
-        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
-    ) -> list[Picture]:
+    def render(self, requests: Sequence[ImageRequest], *, rows: int, **how: Any) -> list[Picture]:
         self._ask(rows)
-        pictures: list[Picture] = self.model.render(requests, rows=rows, on_step=on_step, **more)
+        pictures: list[Picture] = self.model.render(requests, rows=rows, **how)
         return pictures
 
-    def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
-    ) -> Iterator[list[Drawn]]:
-        for first in requests:
-            self._ask(rows)
-            yield from self.model.stream(chain([first], requests), rows=rows, on_step=on_step, **more)
+    def engine(self, shape: LatentShape, *, rows: int, **how: Any) -> Any:
+        self._ask(rows)
+        return self.model.engine(shape, rows=rows, **how)
 
     def _ask(self, rows: int) -> None:
         self.asked.append(rows)
@@ -78,25 +81,31 @@ class LosingModelCache(ModelCache):
         raise UsageError(f"who would have thought that {lane.model} can't {role}")
 
 
-class Ringing:
+class Ringing(Around):
     """A model at whose n-th step something happens."""
 
     def __init__(self, model: Any, step: int, happen: Callable[[], object], steps: list[int]) -> None:
-        self.model = model
-        self.step = step
-        self.happen = happen
-        self.steps = steps
+        super().__init__(model)
+        self.at, self.happen, self.steps = step, happen, steps
 
-    def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
-    ) -> Iterator[list[Drawn]]:
-        def stepped(number: int) -> None:
-            self.steps.append(number)
-            if number == self.step:
-                self.happen()
-            on_step(number)
+    def engine(self, *given: Any, **how: Any) -> Any:
+        return RingingEngine(self.model.engine(*given, **how), self)
 
-        yield from self.model.stream(requests, rows=rows, on_step=stepped, **more)
+
+class RingingEngine(Around):
+    """Its engine."""
+
+    def __init__(self, model: Any, ringing: Ringing) -> None:
+        super().__init__(model)
+        self.ringing, self.number = ringing, 0
+
+    def step(self) -> Any:
+        if self.model.is_denoising:
+            self.ringing.steps.append(self.number)
+            if self.number == self.ringing.at:
+                self.ringing.happen()
+            self.number += 1
+        return self.model.step()
 
 
 class RingingModelCache(ModelCache):
@@ -128,28 +137,44 @@ class PickyModelCache(ModelCache):
         return replace(lane_models, diffusion=picky)
 
 
-@dataclass
-class Picky:
+class Picky(Around):
     """A model that can't stand one prompt."""
 
-    model: Any
-    poison: str
+    def __init__(self, model: Any, poison: str) -> None:
+        super().__init__(model)
+        self.poison = poison
 
-    def render(
-        self, requests: Sequence[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
-    ) -> list[Picture]:
-        pictures: list[Picture] = self.model.render(
-            list(self._tasted(requests)), rows=rows, on_step=on_step, **more
-        )
+    def render(self, requests: Sequence[ImageRequest], **how: Any) -> list[Picture]:
+        for request in requests:
+            self.taste(request)
+        pictures: list[Picture] = self.model.render(requests, **how)
         return pictures
 
-    def stream(
-        self, requests: Iterator[ImageRequest], *, rows: int, on_step: Callable[[int], None], **more: int
-    ) -> Iterator[list[Drawn]]:
-        yield from self.model.stream(self._tasted(requests), rows=rows, on_step=on_step, **more)
+    def engine(self, *given: Any, **how: Any) -> Any:
+        return PickyEngine(self.model.engine(*given, **how), self)
 
-    def _tasted(self, requests: Iterable[ImageRequest]) -> Iterator[ImageRequest]:
-        for request in requests:
-            if request.prompt == self.poison:
-                raise RuntimeError("index out of range in self")
-            yield request
+    def taste(self, request: ImageRequest) -> None:
+        if request.prompt == self.poison:
+            raise RuntimeError("index out of range in self")
+
+
+class PickyEngine(Around):
+    """Its engine: the step in which a request begins fails."""
+
+    def __init__(self, model: Any, picky: Picky) -> None:
+        super().__init__(model)
+        self.picky, self.added = picky, list[ImageRequest]()
+
+    def add(self, key: object, request: ImageRequest) -> None:
+        self.added.append(request)
+        self.model.add(key, request)
+
+    def step(self) -> Any:
+        added, self.added = self.added, []
+        try:
+            for request in added:
+                self.picky.taste(request)
+        except RuntimeError:
+            self.model.close()
+            raise
+        return self.model.step()

@@ -23,7 +23,8 @@ from tests.paths import ROOT
 from tests.worker.conftest import CARD
 from tests.worker.contexts import desk_for, images_of, jobs_of, only_lane, render, submit
 from worker.imaging.encode import Pixels, decode
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
 
 CLIP = """
@@ -127,7 +128,7 @@ def test_a_picture_is_where_image2image_starts(context: WorkerContext, photo: Pa
     assert near["init_image_sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
     assert (near["strength"], far["strength"]) == (0.25, 0.8), "the card's default where the row is silent"
     assert (free["init_image"], free["init_image_sha256"], free["strength"]) == (None, None, None)
-    assert "pictures" in near["timings"]
+    assert "load_inputs" in near["timings"]
     assert len({row["sha256"] for row in (near, far, free)}) == 3
     body = (Path(context.settings.output) / near["key"]).read_bytes()
     assert b"Denoising strength: 0.25" in body

@@ -19,15 +19,17 @@ class JobSource:
     ) -> None:
         self.left: list[Job] = []
         self._claim, self._is_open = claim, is_open
-        self._joins = _are_fresh(jobs)
+        self._joins, self._has_ended = _are_fresh(jobs), False
         self._waiting = deque(_longest_first(jobs))
 
     def next(self) -> Job | None:
-        """Return the next job; None when there is none, or when no job may begin."""
-        if not self._is_open():
+        """Return the next job; None, from then on, when there is none or no job may begin."""
+        self._has_ended = self._has_ended or not self._is_open()
+        if self._has_ended:
             return None
         if not self._waiting and self._joins and not self.left:
             self._take_more()
+        self._has_ended = not self._waiting
         return self._waiting.popleft() if self._waiting else None
 
     def rest(self) -> list[Job]:

@@ -19,21 +19,18 @@ from worker.health.fault_causes import folder_of, models_of, output_of, policy_o
 from worker.health.lane_backoff import Health
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
-from worker.stages.assess import AssessStages
-from worker.stages.finish import FinishStages
 
 
 @dataclass(frozen=True)
 class Started:
-    """The models and stages that the lane's jobs need."""
+    """The models that the lane's jobs need, and the store that they write to."""
 
     lane_models: LaneModels
-    judging: AssessStages
-    finishing: FinishStages
+    store: ObjectStore
 
 
 @dataclass(frozen=True)
-class LaneStart:
+class LaneSetup:
     """Loads lanes' models and opens their outputs, and records in `health` what fails on this host."""
 
     settings: Settings
@@ -67,20 +64,18 @@ class LaneStart:
                 lane_models = self.model_cache.lane_models(lane)
                 self.model_cache.prepare(lane, count)
             with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
-                finishing = self._finishing(lane_models, lane)
+                store = self._writable_store(lane)
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
-                claim(self.engine, finishing.store, lane.batch_id, lane.batch)
+                claim(self.engine, store, lane.batch_id, lane.batch)
         except (HostFaultError, InterruptedRender):
             return None
-        return Started(lane_models, AssessStages(lane_models, lane), finishing)
+        return Started(lane_models, store)
 
-    def _finishing(self, lane_models: LaneModels, lane: Lane) -> FinishStages:
-        compile_options = self.model_cache.compile_options(lane)
+    def _writable_store(self, lane: Lane) -> ObjectStore:
         store = self._store(lane)
-        finishing = FinishStages.open(lane_models, lane, store, self.settings, self.engine, compile_options)
         if self.health.fault(output_of(lane)):
-            check_writable(finishing.store)
-        return finishing
+            check_writable(store)
+        return store
 
     def _store(self, lane: Lane) -> ObjectStore:
         """Return the output's store, reopened after a fault; UsageError or ObjectStoreError if it can't be opened."""

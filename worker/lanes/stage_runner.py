@@ -1,22 +1,22 @@
 """Runs items through stages in order; items that end on the way are reported at once."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 from sqlalchemy import Engine
 
 from jobs.errors import LeaseLostError
 from jobs.job_types import Failure, LaneId
 from jobs.queue import transitions
-from worker.bisect import Stage, run_stage
+from worker.bisect import run_stage
 from worker.health.error_classification import LaneDoubtedError
 from worker.health.fault_attribution import CircuitBreaker, Judgement, is_certain
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
+from worker.stage import Stage
 
 log = logging.getLogger(__name__)
-
-Stages = Iterable[tuple[str, Stage]]
 
 
 class StageRunner:
@@ -37,23 +37,25 @@ class StageRunner:
         self._engine, self._leases, self._breaker = engine, leases, breaker
         self._retry_delay_s = retry_delay_s
 
-    def through(
-        self, stages: Stages, items: Sequence[PipelineItem], alone: Collection[str] = ()
-    ) -> list[PipelineItem]:
-        """Return the items that pass all stages; the stages named in `alone` get them one at a time.
+    def run(self, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Run a stage and return all items; one that fails alone is returned as ended, and its batch-mates go on."""
+        bundles = [[item] for item in items] if stage.is_one_at_a_time else [items]
+        lock = stage.context.model_lock if stage.uses_model else nullcontext()
+        done: list[PipelineItem] = []
+        for bundle in bundles:
+            if bundle:
+                with lock:
+                    done += run_stage(stage.name, stage.run, bundle)
+        return done
 
-        A stage that fails on one item is run again for its batch-mates. `alone` is for stages whose work is costly and
-        gains nothing from batching.
-        """
-        going = self.sorted_out(items)
-        for name, stage in stages:
-            bundles = [[item] for item in going] if name in alone else [going]
-            going = self.sorted_out(
-                [done for some in bundles if some for done in run_stage(name, stage, some)]
-            )
+    def run_all(self, stages: Iterable[Stage], items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Run stages in order and return the items that pass all of them."""
+        going = self.without_ended(items)
+        for stage in stages:
+            going = self.without_ended(self.run(stage, going))
         return going
 
-    def sorted_out(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+    def without_ended(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Report the items that have ended and return the others."""
         self.end([item for item in items if item.end])
         return [item for item in items if item.end is None]

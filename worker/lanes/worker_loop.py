@@ -5,7 +5,8 @@ import time
 from jobs.job_types import LaneId
 from jobs.queue import fair_share
 from jobs.queue.fair_share import TimeSlice
-from worker.lanes.lane_session import LaneSession, WorkerContext
+from worker.lanes.lane_session import LaneSession
+from worker.lanes.worker_context import WorkerContext
 
 LONGEST_S = 3600.0
 """The longest duration of one Celery task; Celery's time limits apply to tasks, so the loop ends in time."""

@@ -7,21 +7,18 @@ lock, so that no thread of the child can report; one that releases it leaves a t
 import logging
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from jobs.job_types import LaneId
-from worker.bisect import Stage
-from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
 
 FOLDER = "NIGHTMILL_PULSES"
 UNHURRIED = 6
-_UNJUDGED = ("pictures",)  # opens local or remote files, with time limits of its own
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Heartbeat:
     def __init__(self, stall_timeout_s: float, record: Record | None = None) -> None:
         self._stall_timeout_s = stall_timeout_s
         self._record = record or Record()
-        self._kit: object = None
+        self._lane_models: object = None
         self._warm: set[LaneId] = set()
 
     @classmethod
@@ -100,35 +97,16 @@ class Heartbeat:
             self._record.beat(0)
 
     @contextmanager
-    def device_batch(
-        self, lane_models: object, lane: LaneId, stages: Sequence[tuple[str, Stage]]
-    ) -> Iterator[list[tuple[str, Stage]]]:
-        """Yield the stages of a device batch, wrapped so that each step must come within the stall timeout."""
-        if lane_models is not self._kit:
-            self._kit, self._warm = lane_models, set()
-        patience_s = self._stall_timeout_s * (1 if lane in self._warm else UNHURRIED)
-        yield [
-            (name, stage if name in _UNJUDGED else self._monitored(stage, patience_s))
-            for name, stage in stages
-        ]
-        self._warm.add(lane)
-
-    @contextmanager
-    def unhurried(self) -> Iterator[None]:
-        """Allow more time in this block, in the middle of a stage, for work that has time limits of its own."""
-        patience_s = self._record.read().patience_s
-        self._record.beat(max(patience_s, UNHURRIED * self._stall_timeout_s))
+    def device_batch(self, lane_models: object, lane: LaneId) -> Iterator[None]:
+        """Require a beat at least every stall timeout in this block; every six before `note_warm`."""
+        if lane_models is not self._lane_models:
+            self._lane_models, self._warm = lane_models, set()
+        self._record.beat(self._stall_timeout_s * (1 if lane in self._warm else UNHURRIED))
         try:
             yield
         finally:
-            self._record.beat(patience_s)
+            self._record.beat(UNHURRIED * self._stall_timeout_s)
 
-    def _monitored(self, stage: Stage, patience_s: float) -> Stage:
-        def monitored(items: Sequence[PipelineItem]) -> list[PipelineItem]:
-            self._record.beat(patience_s)
-            try:
-                return stage(items)
-            finally:
-                self._record.beat(UNHURRIED * self._stall_timeout_s)
-
-        return monitored
+    def note_warm(self, lane: LaneId) -> None:
+        """Record that the lane's first device batch is finished: whatever is compiled for it has been."""
+        self._warm.add(lane)

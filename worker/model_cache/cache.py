@@ -164,7 +164,7 @@ class ModelCache:
         return self._with_upscaler(lane_models, catalogue) if lane.upscale else lane_models
 
     def _with_model(self, lane_models: LaneModels, lane: Lane, catalogue: Catalogue) -> LaneModels:
-        from models.diffusion.stable_diffusion import StableDiffusion  # noqa: PLC0415
+        from models.families.registry import family_of  # noqa: PLC0415
 
         loras = [(self._resolve(catalogue.get(id)), weight) for id, weight in split_loras(lane.lora)]
         mixed = (f"{lora.digest}:{weight}" for lora, weight in loras)
@@ -176,7 +176,7 @@ class ModelCache:
                 lane_models.memory_options.weights,
                 *mixed,
             ),
-            lambda: StableDiffusion.load(
+            lambda: family_of(lane_models.checkpoint).load(
                 lane_models.checkpoint,
                 lane_models.device,
                 loras=loras,
@@ -200,7 +200,7 @@ class ModelCache:
         return replace(lane_models, decoder=decoder)
 
     def _with_upscaler(self, lane_models: LaneModels, catalogue: Catalogue) -> LaneModels:
-        from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
+        from models.families.registry import family_of  # noqa: PLC0415
 
         card, checkpoint = lane_models.card, lane_models.checkpoint
         if card.family != "upscaler":
@@ -212,7 +212,7 @@ class ModelCache:
                 str(lane_models.device.dtype),
                 lane_models.memory_options.weights,
             ),
-            lambda: Upscaler.load(
+            lambda: family_of(checkpoint).load(
                 checkpoint,
                 lane_models.device,
                 memory_options=lane_models.memory_options,

@@ -16,10 +16,11 @@ from models.store.resolve_checkpoint import Checkpoint
 if TYPE_CHECKING:
     from models.assess.clip_score import ClipScorer
     from models.assess.safety_checker import SafetyChecker
-    from models.diffusion.stable_diffusion import StableDiffusion
+    from models.diffusion.requests import ImageRequest
     from models.diffusion.tiny_decoder import SmallDecoder
     from models.diffusion.token_counter import TokenCounter
-    from models.diffusion.upscaler import Upscaler
+    from models.families.family import ModelFamily
+    from models.families.upscaler import UpscaleRequest
     from models.runtime.compile_options import CompileOptions
     from models.runtime.device import Device
     from models.runtime.memory_options import MemoryOptions
@@ -69,9 +70,9 @@ class LaneModels:
     safety: "SafetyChecker"
     memory_options: "MemoryOptions"
     compile_options: "CompileOptions"
-    diffusion: "StableDiffusion | None" = None
+    diffusion: "ModelFamily[ImageRequest] | None" = None
     loras: tuple[Checkpoint, ...] = ()
-    upscaler: "Upscaler | None" = None
+    upscaler: "ModelFamily[UpscaleRequest] | None" = None
     upscaler_checkpoint: Checkpoint | None = None
     clip: Clip | None = None
     decoder: "SmallDecoder | None" = None

@@ -1,118 +1,50 @@
-"""The upscaling stage, for generated images and for input images."""
+"""Upscale: enlarge generated images to four times their width and height."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from jobs.states import ErrorKind
-from models.catalogue.card import Card
-from worker.item import PipelineItem, Pixels
-from worker.model_cache.lane_models import LaneModels
-from worker.stages.oom_backoff import DeviceBatches
-
-if TYPE_CHECKING:
-    from models.diffusion.upscaler import UpscaleRequest
-
-FACTOR = 4
+from worker.item import PipelineItem
+from worker.rendering.requests_from_jobs import upscale_request
+from worker.rendering.upscaler_batches import FACTOR, upscaled, upscaler_card
+from worker.stage import Place, Stage, StageContext
 
 
-@dataclass(frozen=True)
-class Enlarging:
-    """Upscales images to four times their width and height."""
+class Upscale(Stage):
+    """Upscales generated images, with the steps, guidance and sampler of the upscaler's own card."""
 
-    lane_models: LaneModels
-    batches: DeviceBatches
-    on_step: Callable[[int], None]
+    name = "upscale"
+    place = Place.DEVICE
+    switched_on_by = "rows with `upscale`"
 
-    def drawn(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Upscale generated images, with the steps, guidance and sampler of the upscaler's own card."""
-        card = self._card()
+    @classmethod
+    def is_on(cls, context: StageContext) -> bool:
+        """Return whether the lane's images are generated and then upscaled."""
+        return context.lane.upscales_drawn
+
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items upscaled; withheld images are only resized, since a model might restore them."""
+        enlarged = iter(self._upscaled([item for item in items if not item.is_withheld]))
+        return [repeated(item) if item.is_withheld else next(enlarged) for item in items]
+
+    def _upscaled(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        card = upscaler_card(self.context)
         requests = [
-            _request(item, item.picture, card, card.steps, card.guidance_scale, card.sampler)
+            upscale_request(
+                item.job,
+                item.picture,
+                card,
+                steps=card.steps,
+                guidance_scale=card.guidance_scale,
+                sampler=card.sampler,
+            )
             for item in items
         ]
-        enlarged = self._enlarged(items, requests)
         return [
             replace(after, batch_rows=before.batch_rows, upscaler_rows=after.batch_rows)
-            for before, after in zip(items, enlarged, strict=True)
+            for before, after in zip(items, upscaled(self.context, items, requests), strict=True)
         ]
 
-    def brought(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Upscale input images, all at the lane's size."""
-        return self._enlarged(items, [self._own(item, _image(item)) for item in items])
 
-    def brought_as_they_are(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Upscale input images one at a time, each at its own size, within the model's limits."""
-        return [self._by_itself(item) for item in items]
-
-    def _by_itself(self, item: PipelineItem) -> PipelineItem:
-        card, image = self._card(), _image(item)
-        height, width = image.shape[:2]
-        if not card.min_size <= min(height, width) <= max(height, width) <= card.max_size:
-            text = f"init_image has {width}x{height} pixels; {card.id} enlarges {card.min_size} to {card.max_size}"
-            return item.ended(
-                ErrorKind.BAD_INPUT, f"{text} a side; give the row a width and height to scale it"
-            )
-        request = self._own(item, padded_to(image, card.size_multiple))
-        (done,) = self._enlarged([item], [request], rows=1)
-        if done.pixels is None:
-            return done
-        return replace(done, pixels=np.ascontiguousarray(done.pixels[: height * FACTOR, : width * FACTOR]))
-
-    def _own(self, item: PipelineItem, pixels: Pixels) -> "UpscaleRequest":
-        job = item.job
-        return _request(item, pixels, self._card(), job.steps, job.guidance_scale, job.sampler)
-
-    def _enlarged(
-        self, items: Sequence[PipelineItem], requests: "Sequence[UpscaleRequest]", rows: int | None = None
-    ) -> list[PipelineItem]:
-        upscaler = self.lane_models.upscaler
-        assert upscaler is not None
-        compile_options = self.batches.model_cache.compile_options(self.batches.lane)
-        return self.batches.run(
-            items,
-            lambda shape: upscaler.upscale(
-                requests, rows=shape, on_step=self.on_step, compile_options=compile_options
-            ),
-            rows,
-        )
-
-    def _card(self) -> Card:
-        assert self.lane_models.upscaler_checkpoint is not None
-        return self.lane_models.upscaler_checkpoint.card
-
-
-def stretched(item: PipelineItem) -> PipelineItem:
+def repeated(item: PipelineItem) -> PipelineItem:
     """Return the item with each pixel repeated four times in width and height."""
     return replace(item, pixels=item.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
-
-
-def padded_to(pixels: Pixels, multiple: int) -> Pixels:
-    """Pad the image by repeating its right and lower edges until both sides are multiples."""
-    height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
-
-
-def _image(item: PipelineItem) -> Pixels:
-    assert item.inputs.image is not None
-    return item.inputs.image
-
-
-def _request(
-    item: PipelineItem, pixels: Pixels, card: Card, steps: int, guidance_scale: float, sampler: str
-) -> "UpscaleRequest":
-    from models.diffusion.upscaler import UpscaleRequest  # noqa: PLC0415 - imports torch, only needed to render
-
-    job = item.job
-    return UpscaleRequest(
-        pixels=pixels,
-        prompt=job.prompt,
-        negative_prompt=job.negative_prompt,
-        noise_level=card.noise_level if job.noise_level is None else job.noise_level,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        sampler=sampler,
-        seed=job.seed,
-    )

@@ -114,9 +114,8 @@ def _measured(
 
 
 def _loaded(card: Card, settings: Settings, device: "Device", memory_options: "MemoryOptions") -> Any:
-    from models.diffusion.stable_diffusion import StableDiffusion  # noqa: PLC0415
-    from models.diffusion.upscaler import Upscaler  # noqa: PLC0415
+    from models.families.registry import family_of  # noqa: PLC0415 - imports torch
 
     note(f"loading {card.id} …")
-    kind = Upscaler if card.family == "upscaler" else StableDiffusion
-    return kind.load(resolve(card, settings.models_path), device, memory_options=memory_options)
+    checkpoint = resolve(card, settings.models_path)
+    return family_of(checkpoint).load(checkpoint, device, memory_options=memory_options)

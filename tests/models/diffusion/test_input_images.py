@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from tests.models import checkpoints
 

@@ -13,8 +13,8 @@ from models.catalogue.catalogue import Catalogue
 from models.diffusion.loader import load_pipeline
 from models.diffusion.lora import load_loras
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.store.add import add_model
 from models.store.resolve_checkpoint import Checkpoint, resolve

@@ -12,8 +12,8 @@ from PIL import Image
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.engine.schedulers import make_scheduler
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.library_logging import quiet
 
 Make = Callable[..., ImageRequest]

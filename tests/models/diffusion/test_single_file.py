@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.loader import load_pipeline
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.token_counter import TokenCounter
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.store.add import add_model
 from models.store.resolve_checkpoint import Checkpoint, resolve

@@ -11,10 +11,11 @@ import torch
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import InterruptedRender
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
+from tests.models.streaming import stream
 
 Make = Callable[..., ImageRequest]
 
@@ -42,7 +43,7 @@ def reference(tiny_checkpoint: Checkpoint) -> Any:
 
 @pytest.fixture(scope="module")
 def base_config(tiny: StableDiffusion) -> dict[str, Any]:
-    return dict(tiny._pipeline.scheduler.config)
+    return dict(tiny.pipeline.scheduler.config)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -118,7 +119,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     ]
     expected = _hash(tiny.render([wanted], rows=2)[0].pixels)
     for mix in mixes:
-        drawn = {one.number: one.picture for some in tiny.stream(mix, rows=2) for one in some}
+        drawn = {one.key: one.picture for some in stream(tiny, mix, rows=2) for one in some}
         assert _hash(drawn[mix.index(wanted)].pixels) == expected
 
 
@@ -135,9 +136,9 @@ def test_a_stream_asks_for_requests_as_rows_come_free(tiny: StableDiffusion, ima
             yield image(seed=number, steps=2 + number % 3)
 
     finished: list[int] = []
-    for some in tiny.stream(requests(), rows=2):
+    for some in stream(tiny, requests(), rows=2):
         assert len(asked) - len(finished) <= 2 + 1 + 2, "two on their way, one waits, two to be decoded"
-        finished += [one.number for one in some]
+        finished += [int(str(one.key)) for one in some]
     assert sorted(finished) == list(range(20))
     assert finished != list(range(20)), "those with fewer steps overtake others"
 
@@ -247,7 +248,7 @@ def test_marks_pictures_that_are_not_finite_without_harming_others(
     tiny: StableDiffusion, tiny_checkpoint: Checkpoint, device: Device, image: Make
 ) -> None:
     broken = StableDiffusion.load(tiny_checkpoint, device)
-    tokenizer, encoder = broken._pipeline.tokenizer, broken._pipeline.text_encoder
+    tokenizer, encoder = broken.pipeline.tokenizer, broken.pipeline.text_encoder
     [token] = tokenizer("cat", add_special_tokens=False).input_ids
     with torch.no_grad():
         encoder.get_input_embeddings().weight[token] = float("nan")
@@ -261,7 +262,7 @@ def test_marks_pictures_that_overflow_in_the_decoder_or_are_black(
     tiny_checkpoint: Checkpoint, device: Device, image: Make
 ) -> None:
     broken = StableDiffusion.load(tiny_checkpoint, device)
-    bias = broken._pipeline.vae.decoder.conv_out.bias
+    bias = broken.pipeline.vae.decoder.conv_out.bias
     for value, defect in ((-9.0, "black"), (float("inf"), "nan")):
         with torch.no_grad():
             bias.fill_(value)

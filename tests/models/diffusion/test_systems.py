@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.rendered_image import Picture
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import Device, pick_device
 from models.runtime.library_logging import quiet
 from models.store.resolve_checkpoint import Checkpoint, resolve
@@ -69,7 +69,7 @@ def _draw(model: StableDiffusion | Upscaler, sampler: str) -> list[Picture]:
         "seed": 1,
     }
     if isinstance(model, Upscaler):
-        return model.upscale([UpscaleRequest(pixels=_IMAGE[:16, :24], **how)], rows=1)
+        return model.render([UpscaleRequest(pixels=_IMAGE[:16, :24], **how)], rows=1)
     return [
         model.render([ImageRequest(width=64, height=64, **how, **given)], rows=1)[0]
         for mode in model.checkpoint.card.modes
@@ -167,7 +167,7 @@ def test_the_upscaler_draws_what_the_library_draws(
         sampler="ddim",
         seed=1,
     )
-    [picture] = Upscaler.load(found, device).upscale([request], rows=1)
+    [picture] = Upscaler.load(found, device).render([request], rows=1)
     assert np.abs(picture.pixels / 255 - expected).max() <= 1 / 255
 
 

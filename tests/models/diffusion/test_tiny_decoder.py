@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.runtime.library_logging import quiet
 from models.store.resolve_checkpoint import Checkpoint, resolve

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import InterruptedRender
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.store.resolve_checkpoint import Checkpoint
 
 Make = Callable[..., UpscaleRequest]
@@ -71,7 +71,7 @@ def test_draws_what_the_library_draws(
         )
         for seed, prompt in enumerate(["a red bird", "two", "", "x"])
     ]
-    pictures = upscaler.upscale(requests, rows=4)
+    pictures = upscaler.render(requests, rows=4)
     enlarged = np.stack([picture.pixels for picture in pictures])
     assert enlarged.shape == (4, 64, 96, 3)
     assert np.abs(enlarged / 255 - expected).max() <= 1 / 255
@@ -82,21 +82,21 @@ def test_a_picture_does_not_depend_on_its_neighbours(upscaler: Upscaler, small: 
     wanted = small(pixels=_small(9), seed=9)
     others = [small(pixels=_small(i), seed=i, prompt=f"cat {i}") for i in range(5)]
     mixes = [[wanted], [*others[:3], wanted], [*others, wanted], [others[4], wanted]]
-    pictures = [upscaler.upscale(mix)[-1].pixels for mix in mixes]
+    pictures = [upscaler.render(mix)[-1].pixels for mix in mixes]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
 
 
 def test_pixels_prompt_seed_and_noise_level_matter(upscaler: Upscaler, small: Make) -> None:
     alike = [small(), small(pixels=_small(1)), small(prompt="a green lake"), small(seed=2)]
     pictures = [
-        p.pixels.astype(int) for p in (*upscaler.upscale(alike), *upscaler.upscale([small(noise_level=300)]))
+        p.pixels.astype(int) for p in (*upscaler.render(alike), *upscaler.render([small(noise_level=300)]))
     ]
     for index, picture in enumerate(pictures):
         assert all(np.abs(picture - other).mean() > 0.1 for other in pictures[:index])
 
 
 def test_enlarged_noise_is_neither_flat_nor_clipped(upscaler: Upscaler, small: Make) -> None:
-    for picture in upscaler.upscale([small(pixels=_small(seed, 32, 32), seed=seed) for seed in range(4)]):
+    for picture in upscaler.render([small(pixels=_small(seed, 32, 32), seed=seed) for seed in range(4)]):
         assert 90 < picture.pixels.mean() < 165
         assert 25 < picture.pixels.std() < 60
         assert ((picture.pixels == 0) | (picture.pixels == 255)).mean() < 0.02
@@ -115,12 +115,12 @@ def test_refuses_what_it_cannot_enlarge(
     upscaler: Upscaler, small: Make, given: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        upscaler.upscale([small(**given)])
+        upscaler.render([small(**given)])
 
 
 def test_refuses_sizes_that_share_no_batch(upscaler: Upscaler, small: Make) -> None:
     with pytest.raises(ValueError, match="must share their size"):
-        upscaler.upscale([small(), small(pixels=_small(0, 32, 32))])
+        upscaler.render([small(), small(pixels=_small(0, 32, 32))])
 
 
 def test_noise_levels_steps_samplers_and_guidance_stand_beside_each_other(
@@ -132,9 +132,9 @@ def test_noise_levels_steps_samplers_and_guidance_stand_beside_each_other(
         small(steps=5, sampler="heun"),
         small(guidance_scale=1.0, seed=8),
     ]
-    together = upscaler.upscale(requests, rows=2)
+    together = upscaler.render(requests, rows=2)
     for request, picture in zip(requests, together, strict=True):
-        [alone] = upscaler.upscale([request], rows=2)
+        [alone] = upscaler.render([request], rows=2)
         assert np.array_equal(picture.pixels, alone.pixels)
 
 
@@ -144,5 +144,5 @@ def test_can_be_interrupted(upscaler: Upscaler, small: Make) -> None:
             raise InterruptedRender
 
     with pytest.raises(InterruptedRender):
-        upscaler.upscale([small()], on_step=stop)
-    assert upscaler.upscale([]) == []
+        upscaler.render([small()], on_step=stop)
+    assert upscaler.render([]) == []

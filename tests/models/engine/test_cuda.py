@@ -13,10 +13,10 @@ from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.engine.denoising_slots import UNetBatch
 from models.errors import OutOfMemoryError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.runtime.batch_invariant_cuda import level, shows_place
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
@@ -124,10 +124,10 @@ def test_small_pictures_are_enlarged_alike(upscaler: Upscaler, cuda: Device) -> 
         )
         for n in range(3)
     ]
-    for one, other in zip(upscaler.upscale(requests, rows=2), model.upscale(requests, rows=2), strict=True):
+    for one, other in zip(upscaler.render(requests, rows=2), model.render(requests, rows=2), strict=True):
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
-    (alone,) = model.upscale(requests[1:2], rows=2)
-    assert np.array_equal(model.upscale(requests, rows=2)[1].pixels, alone.pixels)
+    (alone,) = model.render(requests[1:2], rows=2)
+    assert np.array_equal(model.render(requests, rows=2)[1].pixels, alone.pixels)
 
 
 @pytest.mark.parametrize("system", ["v1", "v2-inpainting", "v2-depth"])

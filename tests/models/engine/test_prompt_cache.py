@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from models.diffusion.stable_diffusion import StableDiffusion
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
 
@@ -13,7 +13,7 @@ from models.store.resolve_checkpoint import Checkpoint
 def test_an_embedding_does_not_depend_on_its_place_and_neighbours(
     tiny_checkpoint: Checkpoint, device: Device
 ) -> None:
-    embeddings = StableDiffusion.load(tiny_checkpoint, device)._engine.embeddings
+    embeddings = StableDiffusion.load(tiny_checkpoint, device).networks.embeddings
     prompts = ["a red fox", "", "🦊 two foxes at night", "many " * 100]
     known = dict(zip(prompts, embeddings.of(prompts), strict=True))
     for order in itertools.permutations(prompts):

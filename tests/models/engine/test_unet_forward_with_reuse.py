@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.loader import load_pipeline
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.engine import unet_forward_with_reuse
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
 from tests.models import checkpoints
+from tests.models.streaming import stream
 
 Image = Callable[..., ImageRequest]
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -26,7 +27,7 @@ Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 @pytest.fixture(scope="module", params=["tiny", *checkpoints.SYSTEMS])
 def unet(request: pytest.FixtureRequest, models_dir: Path, device: Device) -> Any:
     if request.param == "tiny":
-        return request.getfixturevalue("tiny")._pipeline.unet
+        return request.getfixturevalue("tiny").pipeline.unet
     checkpoint = checkpoints.checkpoint(request.param, models_dir)
     is_upscaler = request.param == "x4"
     return load_pipeline(
@@ -175,7 +176,7 @@ def test_images_begin_with_whole_calls(
             calls.append(f"asked for {number}")
             yield image(steps=steps, guidance_scale=1.0)
 
-    list(tiny.stream(requests(), rows=1, whole_every=3))
+    list(stream(tiny, requests(), rows=1, whole_every=3))
     whole, shallow = "finish_and_keep", "finish_shallow"
     assert calls == [
         "asked for 0", "asked for 1", whole, shallow, shallow, whole,
@@ -204,7 +205,7 @@ def _counted(work: Callable[..., object], calls: list[str]) -> Callable[..., obj
 def test_what_no_unet_of_stable_diffusion_has_is_refused(
     tiny: StableDiffusion, config: dict[str, Any], said: str
 ) -> None:
-    own = tiny._pipeline.unet.config
+    own = tiny.pipeline.unet.config
     assert unet_forward_with_reuse.unknown_part(own) is None
     assert said in (unet_forward_with_reuse.unknown_part(own | config) or "")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.vae_attention import ChunkedAttention
 from models.engine import vae_decode as decoding
 from models.engine.vae_decode import Decoder
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.device import Device
 from models.runtime.group_norm import order_norms
 from models.store.resolve_checkpoint import Checkpoint
@@ -21,7 +21,7 @@ def _latents(rows: int) -> torch.Tensor:
 
 
 def test_large_pictures_are_decoded_by_fewer(tiny: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, latents = Decoder(tiny._pipeline.vae, torch.float32), _latents(6)
+    decoder, latents = Decoder(tiny.pipeline.vae, torch.float32), _latents(6)
     with torch.inference_mode():
         whole = [picture.pixels for picture in decoder.decode(list(latents), at_once=6)]
         monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 4 * 64 * 64)
@@ -38,7 +38,7 @@ def test_what_half_precision_cannot_hold_is_decoded_again(
     """A VAE in float32 beside a UNet in float16, as Stable Diffusion 1.x is loaded."""
     latents = list(_latents(5))
     latents[1], latents[4] = latents[1] * 1e5, latents[4] * torch.nan
-    vae = StableDiffusion.load(tiny_checkpoint, device)._pipeline.vae
+    vae = StableDiffusion.load(tiny_checkpoint, device).pipeline.vae
     arrange(vae)
     with torch.inference_mode():
         whole = Decoder(vae, torch.float32).decode(latents, at_once=1)
@@ -54,7 +54,7 @@ def test_what_half_precision_cannot_hold_is_decoded_again(
 
 @pytest.mark.parametrize("scores", [2**28, 1000, 1])
 def test_chunked_attention_is_exact(tiny: StableDiffusion, scores: int) -> None:
-    [attention] = tiny._pipeline.vae.decoder.mid_block.attentions
+    [attention] = tiny.pipeline.vae.decoder.mid_block.attentions
     hidden = torch.randn(2, 16, 6, 5, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         chunked = ChunkedAttention(scores)(attention, hidden)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from models.diffusion.stable_diffusion import StableDiffusion
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.batch_invariant_cpu import make_batch_invariant
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint
@@ -25,7 +25,7 @@ def threads() -> Iterator[None]:
 
 def is_steady(tiny: StableDiffusion, sides: tuple[int, int], rows: int) -> bool:
     """Whether the UNet and the VAE's decoder give the first of some rows the same at other places."""
-    unet, vae = tiny._pipeline.unet, tiny._pipeline.vae
+    unet, vae = tiny.pipeline.unet, tiny.pipeline.vae
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(rows, 4, *sides, generator=generator)
     text = torch.randn(rows, 77, unet.config.cross_attention_dim, generator=generator)
@@ -80,7 +80,7 @@ def test_attention_of_few_tokens_is_the_same_anywhere(
 ) -> None:
     """At its lowest resolution this UNet has one token, or nine."""
     torch.set_num_threads(count)
-    unet, generator = load("v2-depth")._pipeline.unet, torch.Generator().manual_seed(0)
+    unet, generator = load("v2-depth").pipeline.unet, torch.Generator().manual_seed(0)
     shapes = (unet.config.in_channels, side, side), (77, unet.config.cross_attention_dim)
     latents, text = (
         torch.randn(1, *shape, generator=generator).repeat(8, *[1] * len(shape)) for shape in shapes

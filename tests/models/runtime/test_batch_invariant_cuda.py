@@ -8,8 +8,8 @@ import torch
 
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.tiny_decoder import SmallDecoder
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime import batch_invariant_cuda
 from models.runtime.batch_invariant_cuda import level, shows_place
 from models.runtime.compile_options import CompileOptions
@@ -110,7 +110,7 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
     def hashes(matters: bool) -> set[bytes]:
         monkeypatch.setattr(batch_invariant_cuda, "matter", lambda _: matters)
         model = StableDiffusion.load(tiny_checkpoint, device)
-        pipeline = model._pipeline
+        pipeline = model.pipeline
         for network in (pipeline.unet.mid_block.resnets[0], pipeline.vae.decoder.mid_block.resnets[0]):
             network.conv1.__class__ = Segmented
         asked, others = image(), [image(seed=seed) for seed in range(10, 13)]
@@ -162,7 +162,7 @@ def test_what_shows_places_all_the_same_is_said(
     model: Callable[[], StableDiffusion], image: Callable[..., ImageRequest], caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = model()
-    norm = loaded._pipeline.unet.conv_norm_out
+    norm = loaded.pipeline.unet.conv_norm_out
     original = norm.forward
     norm.forward = lambda values: original(values) + torch.arange(len(values)).view(-1, 1, 1, 1)
     loaded.render([image(steps=1)], rows=2)
@@ -192,8 +192,8 @@ def test_a_compiled_call_is_looked_at_as_it_is_done(
 
 
 def test_prompts_are_encoded_alone_where_places_would_show(model: Callable[[], StableDiffusion]) -> None:
-    engine = model()._engine
-    encoder, seen = engine.embeddings._encoder, []
+    embeddings = model().networks.embeddings
+    encoder, seen = embeddings._encoder, []
     original = encoder.forward
 
     def forward(ids: torch.Tensor, **named: Any) -> Any:
@@ -202,9 +202,9 @@ def test_prompts_are_encoded_alone_where_places_would_show(model: Callable[[], S
 
     encoder.forward = forward
     prompts = [f"fox {number}" for number in range(6)]
-    first = engine.embeddings.of(prompts)
+    first = embeddings.of(prompts)
     assert seen == [1] * 6
-    assert all(map(torch.equal, engine.embeddings.of(prompts[::-1]), first[::-1]))
-    engine.embeddings.forget()
-    assert torch.equal(engine.embeddings.of(prompts[3:])[0], first[3])
+    assert all(map(torch.equal, embeddings.of(prompts[::-1]), first[::-1]))
+    embeddings.forget()
+    assert torch.equal(embeddings.of(prompts[3:])[0], first[3])
     assert seen == [1] * 9

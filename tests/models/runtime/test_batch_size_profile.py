@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler
 from models.errors import ModelError, OutOfMemoryError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler
 from models.runtime.batch_size_profile import Capacity, Profile, Site, find
 
 SITE = Site("a GPU", "sd", 512, 512, "bfloat16")

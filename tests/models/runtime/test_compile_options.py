@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
 from models.errors import ModelError
+from models.families.stable_diffusion import StableDiffusion
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL, MemoryOptions

@@ -13,9 +13,9 @@ from diffusers.models.attention_processor import SlicedAttnProcessor
 from safetensors.torch import save_file
 
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
 from models.errors import ModelError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.optional_packages import EXTRAS
 from models.runtime.device import Device
 from models.runtime.float8_weights import hold
@@ -83,7 +83,7 @@ def test_a_model_is_loaded_with_packed_weights(
         whole.checkpoint, device, memory_options=MemoryOptions.choose(weights, "off", device)
     )
     for name in ("unet", "text_encoder"):
-        before, after = (stored_bytes(getattr(model._pipeline, name)) for model in (whole, packed))
+        before, after = (stored_bytes(getattr(model.pipeline, name)) for model in (whole, packed))
         assert after < (share if name == "unet" else 0.45) * before
     difference_seen = np.abs(_pixels(packed, image()) - _pixels(whole, image())).mean()
     assert 0 < difference_seen < difference
@@ -121,10 +121,10 @@ def test_a_unet_is_held_in_float8_and_nothing_else(
 ) -> None:
     whole = load("v2")
     held = StableDiffusion.load(whole.checkpoint, device, memory_options=MemoryOptions("fp8"))
-    sizes = [[stored_bytes(getattr(model._pipeline, name)) for model in (whole, held)] for name in _PARTS]
+    sizes = [[stored_bytes(getattr(model.pipeline, name)) for model in (whole, held)] for name in _PARTS]
     assert sizes[0][1] < 0.32 * sizes[0][0]
     assert [before == after for before, after in sizes[1:]] == [True, True]
-    assert held._pipeline.unet.dtype == whole._pipeline.unet.dtype
+    assert held.pipeline.unet.dtype == whole.pipeline.unet.dtype
     assert 0 < np.abs(_pixels(held, image()) - _pixels(whole, image())).mean() < 6
     assert np.array_equal(_pixels(held, image()), _pixels(held, image()))
 
@@ -135,7 +135,7 @@ def test_loras_are_merged_before_weights_are_packed(
     plain = load("v1")
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
-    for name, layer in plain._pipeline.unet.named_modules():
+    for name, layer in plain.pipeline.unet.named_modules():
         if name.endswith((".to_q", ".to_v")):
             weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, layer.in_features, generator=generator) / 4
             weights[f"unet.{name}.lora_B.weight"] = (
@@ -146,7 +146,7 @@ def test_loras_are_merged_before_weights_are_packed(
     whole = StableDiffusion.load(plain.checkpoint, device, loras=loras)
     packed = StableDiffusion.load(plain.checkpoint, device, loras=loras, memory_options=MemoryOptions("int8"))
     unchanged = StableDiffusion.load(plain.checkpoint, device, memory_options=MemoryOptions("int8"))
-    assert stored_bytes(packed._pipeline.unet) == stored_bytes(unchanged._pipeline.unet)
+    assert stored_bytes(packed.pipeline.unet) == stored_bytes(unchanged.pipeline.unet)
     drawn = _pixels(packed, image())
     by_packing = np.abs(drawn - _pixels(whole, image())).mean()
     assert by_packing < np.abs(drawn - _pixels(plain, image())).mean() / 3
@@ -158,7 +158,7 @@ def test_the_upscaler_takes_weights_in_fewer_bits_and_slices(models_dir: Path, d
     request = UpscaleRequest(pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="ddim", seed=1)
     sliced = MemoryOptions(attention_slicing=True, vae_slicing=True, vae_tiling=True)
     full, *others = (
-        Upscaler.load(checkpoint, device, memory_options=memory_options).upscale([request])[0]
+        Upscaler.load(checkpoint, device, memory_options=memory_options).render([request])[0]
         for memory_options in (FULL, MemoryOptions("int8"), MemoryOptions("fp8"), sliced)
     )
     assert full.pixels.shape == (96, 96, 3)
@@ -173,9 +173,9 @@ def test_slices_change_nothing_and_tiles_only_large_pictures(
     whole = load("v1")
     memory_options = MemoryOptions(attention_slicing=True, vae_slicing=True, vae_tiling=True)
     sliced = StableDiffusion.load(whole.checkpoint, device, memory_options=memory_options)
-    processors = sliced._pipeline.unet.attn_processors.values()
+    processors = sliced.pipeline.unet.attn_processors.values()
     assert all(isinstance(processor, SlicedAttnProcessor) for processor in processors)
-    assert sliced._pipeline.vae.use_slicing
+    assert sliced.pipeline.vae.use_slicing
     same, large = image(), image(width=128, height=128)
     assert np.abs(_pixels(sliced, same) - _pixels(whole, same)).max() <= 1
     assert 0 < np.abs(_pixels(sliced, large) - _pixels(whole, large)).mean() < 10

@@ -6,8 +6,8 @@ import torch
 
 from models.catalogue.samplers import SAMPLERS
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import Device
 from models.runtime.library_logging import quiet
 from models.store.resolve_checkpoint import Checkpoint
@@ -23,8 +23,8 @@ def test_half_precision_draws_nearly_the_same(
 ) -> None:
     with quiet():
         model = StableDiffusion.load(tiny_checkpoint, _half(dtype))
-    assert model._pipeline.unet.dtype == dtype
-    assert model._pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    assert model.pipeline.unet.dtype == dtype
+    assert model.pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
     for sampler in SAMPLERS:
         requests = [
             ImageRequest(
@@ -44,7 +44,7 @@ def test_half_precision_enlarges_nearly_the_same(upscaler: Upscaler, upscaler_ch
     request = UpscaleRequest(
         pixels=pixels, prompt="a", steps=2, guidance_scale=4.0, sampler="euler_a", seed=1
     )
-    [half], [full] = model.upscale([request]), upscaler.upscale([request], rows=2)
+    [half], [full] = model.render([request]), upscaler.render([request], rows=2)
     assert np.abs(half.pixels.astype(int) - full.pixels).mean() < 2.5
 
 
@@ -67,7 +67,7 @@ def test_nothing_on_the_device_is_float64(tiny: StableDiffusion, sampler: str) -
         given = (*arguments, *named.values())
         seen.extend((type(module).__name__, x.dtype) for x in given if isinstance(x, torch.Tensor))
 
-    unet, vae = tiny._pipeline.unet, tiny._pipeline.vae
+    unet, vae = tiny.pipeline.unet, tiny.pipeline.vae
     networks = (unet.conv_in, unet.time_proj, unet.mid_block, vae.encoder, vae.decoder)
     hooks = [network.register_forward_pre_hook(look, with_kwargs=True) for network in networks]
     image = np.zeros((64, 64, 3), np.uint8)

@@ -10,8 +10,8 @@ from models.assess.clip_score import ClipScorer
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 from models.runtime.device import pick_device
 from models.shapes.training import data_parallel, stages
 from models.shapes.training.export import STAGES, export
@@ -53,7 +53,7 @@ def test_every_stage_trains_and_what_is_written_draws(
     enlarging = UpscaleRequest(
         pixels=drawn.pixels, prompt="", steps=2, guidance_scale=1, sampler="ddim", seed=1
     )
-    (large,) = Upscaler.load(written("shapes-x4"), CPU).upscale([enlarging])
+    (large,) = Upscaler.load(written("shapes-x4"), CPU).render([enlarging])
     assert large.pixels.shape == (256, 256, 3)
     assert SafetyChecker.load(written("shapes-safety"), CPU).score([drawn.pixels])
     assert ClipScorer.load(written("shapes-clip"), CPU).score([drawn.pixels], [request.prompt])

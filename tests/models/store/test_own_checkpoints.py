@@ -14,9 +14,9 @@ import torch
 
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint, resolve
 
@@ -174,8 +174,8 @@ from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve
 from models.runtime.device import pick_device
 from models.runtime.memory_options import MemoryOptions
-from models.diffusion.stable_diffusion import ImageRequest, StableDiffusion
-from models.diffusion.upscaler import Upscaler, UpscaleRequest
+from models.families.stable_diffusion import ImageRequest, StableDiffusion
+from models.families.upscaler import Upscaler, UpscaleRequest
 
 folder = Path(sys.argv[1])
 catalogue, device = Catalogue.load(folder), pick_device("cpu")
@@ -186,7 +186,7 @@ how = dict(prompt="long " * 200, steps=2, guidance_scale=5.0, sampler="unipc", s
 model = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device)
 [picture] = model.render([ImageRequest(**how, width=64, height=64)])
 upscaler = Upscaler.load(resolve(catalogue.get("tiny-x4"), folder), device)
-[large] = upscaler.upscale([UpscaleRequest(**how, pixels=picture.pixels[:16, :16])])
+[large] = upscaler.render([UpscaleRequest(**how, pixels=picture.pixels[:16, :16])])
 print(large.pixels.shape)
 assert "bitsandbytes" not in sys.modules, "it is loaded when it packs"
 packed = StableDiffusion.load(resolve(catalogue.get("tiny"), folder), device, memory_options=MemoryOptions("int4"))

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.upscaler import Upscaler
 from models.errors import CheckpointError
+from models.families.stable_diffusion import StableDiffusion
+from models.families.upscaler import Upscaler
 from models.runtime.library_logging import quiet
 from models.store.resolve_checkpoint import Checkpoint, resolve
 
@@ -38,7 +38,7 @@ def test_cards_name_the_work_of_a_step(tiny: StableDiffusion, upscaler: Upscaler
     label = torch.zeros(1, dtype=torch.long)
     for model, shape, labels in ((tiny, (1, 4, 8, 8), None), (upscaler, (1, 7, 64, 64), label)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model._pipeline.unet(torch.zeros(shape), 1, encoder_hidden_states=text, class_labels=labels)
+            model.pipeline.unet(torch.zeros(shape), 1, encoder_hidden_states=text, class_labels=labels)
         assert model.checkpoint.card.gflop_per_step == pytest.approx(
             counter.get_total_flops() / 1e9, rel=0.01
         )

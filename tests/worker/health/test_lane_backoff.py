@@ -22,12 +22,12 @@ from tests.factories import lanes_of, states
 from tests.s3 import S3Server
 from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import BrokenModelCache, RingingModelCache
-from worker.health import lane_backoff
+from worker.health import lane_backoff, store_retry
 from worker.health.error_classification import HostFaultError, is_host_fault, reason_of
 from worker.health.lane_backoff import Health, pause_s
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.lanes.worker_loop import follow
-from worker.stages import store_retry
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 

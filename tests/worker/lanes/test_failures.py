@@ -12,7 +12,8 @@ from jobs.process_lifecycle import SignalSafeEvent
 from tests.factories import states
 from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import LosingModelCache, NarrowModelCache, PickyModelCache, RingingModelCache
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 

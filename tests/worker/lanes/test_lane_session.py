@@ -25,7 +25,8 @@ from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import RingingModelCache
 from worker.imaging.encode import decode
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
@@ -122,12 +123,12 @@ def test_an_image_row_holds_what_made_it(context: WorkerContext, tmp_path: Path)
     assert row["prompt_tokens"] > 77
     assert {"python", "torch", "diffusers", "transformers"} <= set(row["versions"])
     assert row["timings"].keys() >= {
-        "prompt",
+        "prompt_filter",
         "generate",
         "safety",
         "watermark",
         "encode",
-        "readback",
+        "verify_watermark",
         "upload",
     }
     assert (row["worker"], row["attempt"], row["watermark"], row["watermark_bit_accuracy"]) == (

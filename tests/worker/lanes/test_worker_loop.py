@@ -13,11 +13,11 @@ from jobs.batches import actions
 from jobs.job_types import LaneId
 from jobs.queue import fair_share
 from jobs.queue.fair_share import TimeSlice
-from models.diffusion.stable_diffusion import StableDiffusion
+from models.families.family import ModelFamily
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import submit
 from worker.lanes import worker_loop as turn_module
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 from worker.lanes.worker_loop import follow
 from worker.model_cache.cache import ModelCache
 
@@ -84,20 +84,20 @@ def brief(context: WorkerContext) -> WorkerContext:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often a model was begun with, for so many rows."""
-    stream, begun = StableDiffusion.stream, list[int]()
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often an engine was begun, with so many rows."""
+    engine, begun = ModelFamily.engine, list[int]()
 
-    def counted(model: StableDiffusion, requests: Any, *, rows: int, **named: Any) -> Any:
+    def counted(model: Any, *given: Any, rows: int, **named: Any) -> Any:
         begun.append(rows)
-        return stream(model, requests, rows=rows, **named)
+        return engine(model, *given, rows=rows, **named)
 
-    monkeypatch.setattr(StableDiffusion, "stream", counted)
+    monkeypatch.setattr(ModelFamily, "engine", counted)
     return begun
 
 
 def test_a_lane_that_still_comes_first_goes_on_without_a_pause(
-    brief: WorkerContext, streams: list[int], tmp_path: Path
+    brief: WorkerContext, engines: list[int], tmp_path: Path
 ) -> None:
     rows = [row | {"steps": 2 + number} for number, row in enumerate(FOXES)]
     batch = submit(brief.settings, brief.engine, tmp_path, rows)
@@ -105,20 +105,20 @@ def test_a_lane_that_still_comes_first_goes_on_without_a_pause(
     assert follow(brief, LaneId(1)) == 6
     elapsed = time.monotonic() - started
     assert states(brief.engine) == {"done": 6}
-    assert len(streams) == 1
+    assert len(engines) == 1
     (lane,) = look(brief.engine, "SELECT * FROM lanes WHERE batch_id = :id", id=batch.id)
     assert 0 < lane["image_s"] < elapsed
     (tenant,) = look(brief.engine, "SELECT used_s FROM tenants WHERE name = ''")
     assert elapsed / 2 < tenant["used_s"] < elapsed
 
 
-def test_others_have_their_turns_in_between(brief: WorkerContext, streams: list[int], tmp_path: Path) -> None:
+def test_others_have_their_turns_in_between(brief: WorkerContext, engines: list[int], tmp_path: Path) -> None:
     for tenant in ("ada", "bob"):
         submit(brief.settings, brief.engine, tmp_path, [row | {"tenant": tenant} for row in FOXES])
     first = look(brief.engine, "SELECT id FROM lanes WHERE tenant = 'ada'")
     assert follow(brief, first[0]["id"]) == 12
     assert states(brief.engine) == {"done": 12}
-    assert len(streams) > 2
+    assert len(engines) > 2
     stored = look(
         brief.engine,
         "SELECT tenant, max(created_at) AS last, min(created_at) AS first FROM images GROUP BY 1",

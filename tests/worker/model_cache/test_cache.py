@@ -18,7 +18,7 @@ from models.runtime.batch_size_profile import Capacity, Profile
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 from tests.worker.contexts import desk_for, images_of, render
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache import batch_size as rows_of
 from worker.model_cache import cache as studios
 from worker.model_cache.cache import ModelCache

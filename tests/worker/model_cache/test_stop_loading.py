@@ -13,7 +13,8 @@ import pytest
 from jobs.job_types import Lane
 from tests.factories import lane_differences, states
 from tests.worker.contexts import attempts_of, jobs_of, only_lane, submit
-from worker.lanes.lane_session import WorkerContext, work
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
 from worker.tasks import stop_on_sigterm
 

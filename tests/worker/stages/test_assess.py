@@ -2,18 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.job_types import Lane
 from models.assess.safety_checker import SafetyScores
-from models.engine.engine import Drawn
+from models.engine.engine import Rendered
 from tests.factories import states
 from tests.worker.contexts import render
+from tests.worker.faults import Around
 from worker.item import Pixels
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
 
@@ -31,24 +32,33 @@ class Watched(ModelCache):
         self.met_another = False
 
     def lane_models(self, lane: Lane) -> LaneModels:
-        self._kit = self._real.lane_models(lane)
-        return replace(self._kit, diffusion=self, safety=self)  # type: ignore[arg-type]
+        self._models = self._real.lane_models(lane)
+        diffusion: Any = Around(self._models.diffusion)
+        diffusion.engine = self.engine
+        return replace(self._models, diffusion=diffusion, safety=self)  # type: ignore[arg-type]
 
-    def stream(self, requests: Any, **how: Any) -> Iterator[list[Drawn]]:
+    def engine(self, *given: Any, **how: Any) -> Any:
         """As the model's."""
-        assert self._kit.diffusion is not None
-        for drawn in self._kit.diffusion.stream(requests, **how):
-            self.bundles += 1
+        assert self._models.diffusion is not None
+        engine: Any = self._models.diffusion.engine(*given, **how)
+        step = engine.step
+
+        def stepped() -> list[Rendered]:
+            rendered: list[Rendered] = step()
+            self.bundles += bool(rendered)
             if self.bundles > 1:
                 self.more_is_drawn.set()
-            yield drawn
+            return rendered
+
+        engine.step = stepped
+        return engine
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
         """As the checker's."""
         self.met_another |= not self._alone.acquire(blocking=False)
         self.waited_for.append(self.more_is_drawn.wait(30))
         time.sleep(0.05)
-        scores = self._kit.safety.score(images)
+        scores = self._models.safety.score(images)
         self._alone.release()
         return scores
 

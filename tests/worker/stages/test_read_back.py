@@ -1,22 +1,22 @@
 """What is read back is the encoded file, for every format."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
-from jobs.job_types import Lane
 from jobs.states import WatermarkMethod
 from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding
 from worker.imaging.encode import Pixels, UnreadableImageError
 from worker.imaging.png import encode_png
 from worker.item import PipelineItem
-from worker.stages.finish import FinishStages
-
-PAYLOAD = "NMIL"
+from worker.stage import StageContext
+from worker.stages.encode import Encode
+from worker.stages.verify_watermark import VerifyWatermark
+from worker.stages.watermark import Watermark
 
 
 class _Lane:
@@ -28,10 +28,28 @@ class _Lane:
     parameters = False
 
 
-def finishing() -> FinishStages:
-    nothing: Any = None
-    lane = cast("Lane", _Lane())
-    return FinishStages(nothing, lane, nothing, nothing, PAYLOAD, WatermarkMethod.DWT_DCT_SVD, {})
+class _Settings:
+    """What the stages ask of the settings."""
+
+    watermark = "NMIL"
+    watermark_method = WatermarkMethod.DWT_DCT_SVD
+
+
+class _Context:
+    """What the stages ask of their context."""
+
+    lane, settings = _Lane(), _Settings()
+
+
+CONTEXT = cast("StageContext", _Context())
+
+
+def encoded(item: PipelineItem) -> list[PipelineItem]:
+    return Encode(CONTEXT).run([item])
+
+
+def read_back(items: list[PipelineItem]) -> list[PipelineItem]:
+    return VerifyWatermark(CONTEXT).run(items)
 
 
 def drawn() -> PipelineItem:
@@ -48,18 +66,17 @@ def broken(pixels: Pixels, text: PngInfo) -> bytes:
 
 @pytest.mark.parametrize("is_marked", [True, False])
 def test_a_png_that_holds_other_pixels_is_found(monkeypatch: pytest.MonkeyPatch, is_marked: bool) -> None:
-    stages = finishing()
-    given = stages.mark([drawn()]) if is_marked else [drawn()]
-    (right,) = stages.read_mark_back(stages.encode(given))
+    (given,) = Watermark(CONTEXT).run([drawn()]) if is_marked else [drawn()]
+    (right,) = read_back(encoded(given))
     assert right.end is None
     assert right.bit_accuracy == (1.0 if is_marked else None)
     monkeypatch.setattr(encoding, "encode_png", broken)
     with pytest.raises(UnreadableImageError, match="other pixels"):
-        stages.read_mark_back(stages.encode(given))
+        read_back(encoded(given))
 
 
 def test_a_png_that_is_cut_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = finishing()
+    (marked,) = Watermark(CONTEXT).run([drawn()])
     monkeypatch.setattr(encoding, "encode_png", lambda pixels, text: encode_png(pixels, text)[:-40])
     with pytest.raises(UnreadableImageError):
-        stages.read_mark_back(stages.encode(stages.mark([drawn()])))
+        read_back(encoded(marked))

@@ -11,7 +11,7 @@ from jobs.queue.worker_health import unhealthy_workers
 from tests.factories import states
 from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render
 from worker.imaging.encode import Pixels, decode
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ACTIONS = ("flag", "blacken", "blur")

@@ -9,7 +9,7 @@ from models.shapes.reading import read
 from models.shapes.training.networks.safety_checker import forbidden_in
 from tests.worker.contexts import images_of, jobs_of, render
 from worker.imaging.encode import decode
-from worker.lanes.lane_session import WorkerContext
+from worker.lanes.worker_context import WorkerContext
 
 
 def test_forbidden_pictures_are_flagged_and_others_are_not(context: WorkerContext, tmp_path: Path) -> None:

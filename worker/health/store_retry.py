@@ -1,0 +1,79 @@
+"""Retries storing finished images while their output is unavailable, so that they needn't be generated again."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
+
+from jobs.errors import ObjectStoreError
+from jobs.job_types import Lane
+from worker.health.error_classification import HostFaultError
+from worker.health.fault_causes import output_of
+from worker.health.lane_backoff import Health
+from worker.item import PipelineItem
+from worker.liveness.lease_keeper import LeaseKeeper
+
+PATIENCE_S = 300.0
+"""How long to retry until the worker releases the jobs and processes other lanes."""
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+
+Store = Callable[[], list[PipelineItem]]
+
+
+class StoreRetry:
+    """Stores images of a lane session, and retries for as long as that may succeed.
+
+    An output that has never accepted anything from this worker is given up at once. Once it `is_given_up`, the jobs of
+    all further items are released.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        leases: LeaseKeeper,
+        pause: Callable[[float], bool],
+        must_end: Callable[[], bool],
+    ) -> None:
+        """`pause` waits the given number of seconds and returns whether the worker is to stop."""
+        self.is_given_up = False
+        self._health, self._leases, self._pause, self._must_end = health, leases, pause, must_end
+        self._waiting: set[int] = set()
+
+    def is_waiting(self) -> bool:
+        """Whether any thread is waiting for an output."""
+        return bool(self._waiting)
+
+    def stored(self, lane: Lane, items: Sequence[PipelineItem], store: Store) -> list[PipelineItem]:
+        """Return `store`'s result once it succeeds; when it is given up, release the items' jobs and return no item."""
+        try:
+            if self.is_given_up:
+                raise HostFaultError(f"{lane.output} was given up")
+            return self._until_done(lane, items, store)
+        except HostFaultError:
+            self.is_given_up = True
+            self._leases.release(item.job for item in items)
+            return []
+
+    def _until_done(self, lane: Lane, items: Sequence[PipelineItem], store: Store) -> list[PipelineItem]:
+        cause, until, thread = output_of(lane), time.monotonic() + PATIENCE_S, threading.get_ident()
+        try:
+            for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
+                try:
+                    done = store()
+                except ObjectStoreError as error:
+                    refusal = str(error)
+                else:
+                    self._health.went_well(cause)
+                    return done
+                self._waiting.add(thread)
+                self._health.failed(cause, refusal, lane.id)
+                is_hopeless = not self._health.has_worked(cause) or time.monotonic() >= until
+                if is_hopeless or not self._is_wanted(items) or self._pause(pause_s):
+                    break
+        finally:
+            self._waiting.discard(thread)
+        raise HostFaultError(refusal)
+
+    def _is_wanted(self, items: Sequence[PipelineItem]) -> bool:
+        return not self._must_end() and all(self._leases.holds(item.job) for item in items)

@@ -1,0 +1,91 @@
+"""Delivery: the background stages of a lane session, and completing the jobs whose images are stored."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from jobs.errors import LeaseLostError
+from jobs.queue import transitions
+from worker.health.error_classification import HostFaultError
+from worker.health.fault_causes import work_of
+from worker.item import PipelineItem
+from worker.lanes.background_pool import BackgroundPool
+from worker.lanes.image_record import image_record, versions_of
+from worker.lanes.stage_runner import StageRunner
+from worker.lanes.worker_context import WorkerContext
+from worker.stage import Stage, StageContext
+
+log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """Finishes the images of one lane in background threads, and counts them.
+
+    `on_fault` is called, in one of these threads, when this host can't finish a lane's images.
+    """
+
+    def __init__(
+        self, context: WorkerContext, stage_runner: StageRunner, on_fault: Callable[[HostFaultError], object]
+    ) -> None:
+        self._context, self._stage_runner, self._on_fault = context, stage_runner, on_fault
+        self._pool = BackgroundPool(self._deliver)
+        self._counting = threading.Lock()
+        self._delivered, self._slowest_s = 0, 0.0
+        self._stage_context: StageContext | None = None
+
+    def open(self, context: StageContext, stages: Sequence[Stage]) -> None:
+        """Set the lane's stages; those of the session's first device batch stay."""
+        if self._stage_context is None:
+            self._stages, self._versions = stages, versions_of(context)
+            self._stage_context = context
+
+    def put(self, items: Sequence[PipelineItem], give_up: Callable[[], bool]) -> bool:
+        """Queue rendered items; blocks while the queue is full, and returns False if `give_up` does so first."""
+        return self._pool.put(items, give_up)
+
+    def close(self, give_up: Callable[[], bool]) -> bool:
+        """Wait until all items are delivered; returns False if `give_up` returned True first."""
+        return self._pool.drain(give_up)
+
+    def counted(self) -> tuple[int, float]:
+        """Return the images stored since the last call, and the longest time from a job's start to its stored image."""
+        with self._counting:
+            counted = self._delivered, self._slowest_s
+            self._delivered, self._slowest_s = 0, 0.0
+        return counted
+
+    def _deliver(self, items: Sequence[PipelineItem]) -> None:
+        leases = self._context.leases
+        try:
+            finished = self._stage_runner.run_all(self._stages, items)
+            self._complete(finished)
+            self._count(finished)
+        except LeaseLostError as error:
+            log.warning("%s; their images were dropped", error)
+        except HostFaultError as error:
+            self._on_fault(error)
+            leases.release(item.job for item in items)
+        finally:
+            # In any case the leases are renewed no more: jobs that are still running are queued again when they expire.
+            leases.drop(item.job for item in items)
+
+    def _complete(self, items: Sequence[PipelineItem]) -> None:
+        """Insert image rows and mark jobs as done, in one transaction; LeaseLostError names jobs with lost leases."""
+        context = self._stage_context
+        assert context is not None
+        if items:
+            transitions.complete(
+                self._context.engine, [image_record(context, self._versions, item) for item in items]
+            )
+
+    def _count(self, finished: Sequence[PipelineItem]) -> None:
+        if finished:
+            lane, health = finished[0].job.lane_id, self._context.health
+            self._stage_runner.went_well(lane)
+            health.went_well(work_of(lane))
+            health.stored()
+        now = time.monotonic()
+        with self._counting:
+            self._delivered += len(finished)
+            self._slowest_s = max([self._slowest_s, *(now - item.began_s for item in finished)])

@@ -1,0 +1,58 @@
+"""Make the image row of a finished item."""
+
+from collections.abc import Mapping
+
+from jobs.job_types import Image, Lane
+from worker.item import PipelineItem
+from worker.stage import StageContext
+
+
+def image_record(context: StageContext, versions: Mapping[str, str], item: PipelineItem) -> Image:
+    """Return the columns that aren't copied from the job; `versions` are of the libraries and options that rendered."""
+    encoded, key, models = item.encoded, item.key, context.lane_models
+    assert encoded is not None
+    assert key is not None
+    height, width = item.picture.shape[:2]
+    upscaling = models.upscaler_checkpoint
+    return Image(
+        id=item.job.id,
+        lease=item.job.lease,
+        key=key,
+        format=encoded.format,
+        width=width,
+        height=height,
+        bytes=len(encoded.body),
+        sha256=encoded.sha256,
+        prompt_tokens=item.prompt_tokens,
+        prompt_truncated=item.prompt_truncated,
+        model_revision=models.checkpoint.revision,
+        model_digest=models.checkpoint.digest,
+        upscaler_digest=upscaling.digest if upscaling else None,
+        safety_verdict=item.safety_verdict,
+        safety_reason=item.flagged_for,
+        safety_scores=item.safety_scores,
+        watermark=item.watermark,
+        watermark_bit_accuracy=item.bit_accuracy,
+        device=models.device.label,
+        batch_rows=item.batch_rows,
+        versions={**versions, **_notes(context.lane, item)},
+        timings=dict(item.timings),
+        init_image_sha256=item.image_sha256,
+        lora_digest="+".join(lora.digest for lora in models.loras) or None,
+        quality=item.quality,
+        watermark_method=context.settings.watermark_method if item.watermark else None,
+    )
+
+
+def versions_of(context: StageContext) -> dict[str, str]:
+    """Return the versions of the libraries and the runtime options that affect the lane's pixels."""
+    from models.runtime.device import versions  # noqa: PLC0415 - imports torch
+
+    compile_options = context.model_cache.compile_options(context.lane)
+    return versions() | context.lane_models.notes(compile_options)
+
+
+def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:
+    """Return the options that affect pixels and apply to some images only."""
+    rows = {"upscaler_rows": str(item.upscaler_rows)} if item.upscaler_rows else {}
+    return rows | lane.policy.recorded()

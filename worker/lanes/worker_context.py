@@ -1,0 +1,48 @@
+"""What a worker process keeps between lane sessions."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from jobs.process_lifecycle import SignalSafeEvent
+from jobs.settings import Settings
+from jobs.storage.open import ObjectStore
+from worker.health.fault_attribution import LATELY_S, CircuitBreaker
+from worker.health.lane_backoff import Health
+from worker.liveness.lease_keeper import LeaseKeeper
+from worker.liveness.progress_heartbeat import Heartbeat
+from worker.model_cache.cache import ModelCache
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Settings, connections, leases, models and health of one worker process."""
+
+    settings: Settings
+    engine: Engine
+    leases: LeaseKeeper
+    model_cache: ModelCache
+    stopping: SignalSafeEvent
+    worker: str
+    heartbeat: Heartbeat = field(default_factory=lambda: Heartbeat(math.inf))
+    handover: Path | None = None
+    buckets: dict[str, ObjectStore] = field(default_factory=dict)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for a service and return whether the worker is to stop. The watchdog doesn't count this as a hang."""
+        self.heartbeat.beat()
+        return self.stopping.wait(seconds)
+
+    @cached_property
+    def health(self) -> Health:
+        """The faults that keep this worker from lanes."""
+        return Health(self.engine, self.worker, self.leases.device, self.handover)
+
+    @cached_property
+    def breaker(self) -> CircuitBreaker:
+        """The circuit breaker; after a restart it compares only with images that other workers store from now on."""
+        within_s = 0.0 if self.health.has_rested() else LATELY_S
+        return CircuitBreaker(self.engine, self.health, self.model_cache.check_device, within_s)

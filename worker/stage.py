@@ -1,0 +1,77 @@
+"""The interface of a pipeline stage, and what a stage may use."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+from jobs.job_types import Lane
+from jobs.settings import Settings
+from jobs.storage.open import ObjectStore
+from worker.health.store_retry import StoreRetry
+from worker.imaging.input_cache import Pictures
+from worker.item import PipelineItem
+from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels
+
+
+class Place(StrEnum):
+    """Where a stage runs."""
+
+    DEVICE = "device"
+    """In the thread that renders: device batches wait for it."""
+    BACKGROUND = "background"
+    """In background threads while the next images are rendered, or in the thread that renders if a later stage does."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What the stages of a lane session work with.
+
+    `check_stop` is called between the steps of a device batch, with the step's number, and raises InterruptedRender
+    when the worker is to stop.
+    """
+
+    lane: Lane
+    lane_models: LaneModels
+    model_cache: ModelCache
+    settings: Settings
+    store: ObjectStore
+    store_retry: StoreRetry
+    input_images: Pictures
+    check_stop: Callable[[int], None]
+    model_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by a stage while it uses a model that isn't thread-safe."""
+
+
+class Stage(ABC):
+    """One step of the pipeline; add a subclass to `worker.pipeline.PIPELINE`. Background stages are thread-safe."""
+
+    name: ClassVar[str]
+    """Name of the stage in the timings and annotations of image rows; its file has the same name."""
+    place: ClassVar[Place]
+    switched_on_by: ClassVar[str] = "always"
+    """What decides whether a lane has the stage, in words."""
+    makes_image: ClassVar[bool] = False
+    """Whether items get their pixels here; a lane has one such stage."""
+    is_one_at_a_time: ClassVar[bool] = False
+    """Whether items are passed to the stage one by one: for costly stages that gain nothing from batches."""
+    uses_model: ClassVar[bool] = False
+    """Whether the stage may run in one thread at a time only."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+
+    @classmethod
+    def is_on(cls, context: StageContext) -> bool:  # noqa: ARG003 - for subclasses
+        """Return whether the lane has this stage."""
+        return True
+
+    @abstractmethod
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items with this stage's results; those that end here are returned as ended.
+
+        An exception is the fault of one of the items, unless `worker.health.error_classification` says otherwise.
+        """

@@ -1,0 +1,36 @@
+"""Load inputs: open the jobs' input images, masks and depth maps, and scale them to the lane's size."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.states import ErrorKind, Mode
+from worker.imaging.read_input import PictureAwayError, PictureError
+from worker.item import PipelineItem
+from worker.stage import Place, Stage, StageContext
+
+
+class LoadInputs(Stage):
+    """Opens input images; an unusable one fails its jobs permanently, unless other hosts may see it."""
+
+    name = "load_inputs"
+    place = Place.DEVICE
+    switched_on_by = "rows with `init_image`, `mask_image` or `depth_image`"
+
+    @classmethod
+    def is_on(cls, context: StageContext) -> bool:
+        """Return whether the lane's mode takes an input image."""
+        return context.lane.mode != Mode.TEXT2IMAGE
+
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items with their input images."""
+        return [self._loaded(item) for item in items]
+
+    def _loaded(self, item: PipelineItem) -> PipelineItem:
+        lane = self.context.lane
+        size = (lane.width, lane.height) if lane.width else None
+        try:
+            inputs = self.context.input_images.inputs(item.job, size)
+        except PictureError as error:
+            is_away = isinstance(error, PictureAwayError)
+            return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_away)
+        return replace(item, inputs=inputs, image_sha256=inputs.image_sha256)

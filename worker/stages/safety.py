@@ -1,0 +1,54 @@
+"""Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from jobs.states import ErrorKind, SafetyAction
+from worker.item import PipelineItem
+from worker.stage import Place, Stage
+
+if TYPE_CHECKING:
+    from models.assess.safety_checker import SafetyScores
+
+
+class Safety(Stage):
+    """Checks images; if the checker gives no usable result, the job fails."""
+
+    name = "safety"
+    place = Place.BACKGROUND
+    uses_model = True
+
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred."""
+        scores = self.context.lane_models.safety.score([item.picture for item in items])
+        return [
+            self._acted_on(
+                replace(item, safety_scores={"concepts": score.concepts, "special_care": score.special_care}),
+                item.flagged_for or _finding(score),
+            )
+            for item, score in zip(items, scores, strict=True)
+        ]
+
+    def _acted_on(self, item: PipelineItem, reason: str | None) -> PipelineItem:
+        from models.assess.safety_checker import blacken, blur  # noqa: PLC0415
+
+        if reason is None:
+            return item
+        item = replace(item, flagged_for=reason)
+        match SafetyAction(self.context.lane.safety):
+            case SafetyAction.BLOCK:
+                return item.ended(ErrorKind.SAFETY, reason, is_block=True)
+            case SafetyAction.FLAG:
+                return replace(item, safety_verdict="flagged")
+            case SafetyAction.BLACKEN:
+                return replace(item, safety_verdict="blackened", pixels=blacken(item.picture))
+            case SafetyAction.BLUR:
+                return replace(item, safety_verdict="blurred", pixels=blur(item.picture))
+
+
+def _finding(score: "SafetyScores") -> str | None:
+    if not score.flagged:
+        return None
+    above = (f"{number} at {value:+.3f}" for number, value in enumerate(score.concepts) if value > 0)
+    return f"safety checker: concept {', '.join(above)}"

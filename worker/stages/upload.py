@@ -1,0 +1,30 @@
+"""Upload: store the files; keys contain the content's digest, so no object that a row names is overwritten."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.storage import key_layout
+from worker.item import PipelineItem
+from worker.stage import Place, Stage
+
+
+class Upload(Stage):
+    """Stores files, and retries while the output is unavailable; when it gives up, the jobs are released."""
+
+    name = "upload"
+    place = Place.BACKGROUND
+    is_one_at_a_time = True
+
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items with the keys of their objects, or none if the output was given up."""
+        context = self.context
+        return context.store_retry.stored(context.lane, items, lambda: [self._stored(item) for item in items])
+
+    def _stored(self, item: PipelineItem) -> PipelineItem:
+        job, encoded = item.job, item.encoded
+        assert encoded is not None
+        key = key_layout.image_key(
+            self.context.lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension
+        )
+        self.context.store.put(key, encoded.body, content_type=encoded.content_type)
+        return replace(item, key=key)

@@ -1,0 +1,43 @@
+"""Watermark: embed the invisible watermark, after everything else that changes pixels."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jobs.states import ErrorKind, WatermarkPolicy
+from models.watermark import codec
+from worker.imaging.batches_of_one_size import batches_of_one_size
+from worker.item import PipelineItem
+from worker.stage import Place, Stage, StageContext
+
+
+class Watermark(Stage):
+    """Embeds the payload of the settings, in batches of images of one size."""
+
+    name = "watermark"
+    place = Place.BACKGROUND
+    switched_on_by = "`watermark`"
+
+    @classmethod
+    def is_on(cls, context: StageContext) -> bool:
+        """Return whether the batch's images are to be marked."""
+        return context.lane.watermark != WatermarkPolicy.OFF
+
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items marked; what is too small to be marked ends or stays unmarked, as `watermark` says."""
+        return [marked for alike in batches_of_one_size(items) for marked in self._marked(alike)]
+
+    def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        settings = self.context.settings
+        batch = np.stack([item.picture for item in items])
+        try:
+            marked = codec.embed(batch, settings.watermark.encode(), codec.Method(settings.watermark_method))
+        except codec.MarkTooSmallError as error:
+            if self.context.lane.watermark == WatermarkPolicy.REQUIRE:
+                return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
+            return list(items)
+        return [
+            replace(item, pixels=pixels, watermark=settings.watermark)
+            for item, pixels in zip(items, marked, strict=True)
+        ]
