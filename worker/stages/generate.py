@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Generate(Stage):
-    """Renders items by continuous batching: `add` them while it `has_room`, and `step` until it `is_empty`.
+    """Renders images by continuous batching, in a device batch that is kept full.
 
-    When memory runs out, the items in progress begin again in a smaller batch. On any other error they are rendered
-    apart from others and bisected, so that only the items at fault are returned as ended.
+    `add` items while it `has_room`, and `step` until it `is_empty`. When memory runs out, the items in progress begin
+    again in a smaller batch. On any other error they are rendered apart from others and bisected, so that only the
+    items at fault are returned as ended.
     """
 
     name = "generate"
