@@ -9,7 +9,7 @@ from jobs.states import BatchState, JobState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
-from scheduler.export.formats import SCHEMA
+from scheduler.export.image_schema import SCHEMA
 from tests import configuration_page
 from tests.paths import ROOT
 

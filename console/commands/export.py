@@ -1,6 +1,5 @@
 """`nightmill export`: write a batch's image rows as files."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,15 +11,13 @@ from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.outputs.export_inventory import Found
 from jobs.storage.open import ObjectStore
+from scheduler.export.exporters import exporter_of, format_names
 from scheduler.export.metadata_export import export as write_export
 from scheduler.export.metadata_export import found_there
 
 
-class Format(StrEnum):
-    """Formats of an export."""
-
-    PARQUET = "parquet"
-    JSONL = "jsonl"
+def _known(format: str) -> str:
+    return exporter_of(format).name
 
 
 def export(
@@ -28,7 +25,9 @@ def export(
     to: Annotated[
         str | None, typer.Option(help="folder or s3://…; default: export/ beside the images")
     ] = None,
-    format_: Annotated[Format, typer.Option("--format", help="of the files")] = Format.PARQUET,
+    format_: Annotated[
+        str, typer.Option("--format", help=f"of the files: {', '.join(format_names())}", callback=_known)
+    ] = "parquet",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete files there that have the names of an export's")
     ] = False,
@@ -46,7 +45,7 @@ def export(
             files = write_export(
                 open_session.engine,
                 found,
-                format_.value,
+                format_,
                 store,
                 prefix,
                 lambda _: tell(next(count)),
@@ -54,7 +53,7 @@ def export(
             )
         written = {
             "batch": found.name,
-            "format": format_.value,
+            "format": format_,
             "images": sum(file.rows for file in files),
             "remaining": found.remaining,
             "files": [store.locate(prefix + file.name) for file in files],

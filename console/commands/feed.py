@@ -23,7 +23,7 @@ def feed(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, as always")] = True,  # noqa: ARG001
 ) -> None:
     """Finished images as JSON lines, each exactly once; go on later from the last line's cursor."""
-    from scheduler.export.formats import to_json  # noqa: PLC0415 - imports pyarrow, which other commands don't need
+    from scheduler.export.formats.jsonl import to_json  # noqa: PLC0415 - imports pyarrow, which other commands don't need
 
     with session() as open_session:
         found = actions.status(open_session.engine, batch).id if batch else None

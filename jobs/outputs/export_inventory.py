@@ -6,13 +6,13 @@ to someone else.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore
-from jobs.storage.key_layout import is_part
+from jobs.storage.key_layout import is_part, part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
@@ -47,8 +47,8 @@ class Found:
     others: list[str] = field(default_factory=list)
 
 
-def look(place: ExportPlace) -> Found:
-    """List the folder and classify its contents."""
+def look(place: ExportPlace, formats: Collection[str] = ()) -> Found:
+    """List the folder and classify its contents; a data file of one of the `formats` that isn't ours is in the way."""
     found, listed = Found(), dict[str, str]()
     for name in RECORDS:
         record = _record(place, name)
@@ -63,7 +63,8 @@ def look(place: ExportPlace) -> Found:
     for name in place.store.names(place.prefix.rstrip("/")):
         short = name.removeprefix(place.prefix)
         if short not in known:
-            (found.in_the_way if is_part(short) or short in RECORDS else found.others).append(short)
+            is_in_the_way = part_format(short) in formats or short in RECORDS
+            (found.in_the_way if is_in_the_way else found.others).append(short)
     return found
 
 

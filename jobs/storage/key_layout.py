@@ -11,7 +11,7 @@ EXPORT = "export"
 IMAGES = "images"
 
 _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
-_PART = re.compile(r"part-[0-9]{5,}\.(parquet|jsonl)")
+_PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
 _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export)?")
 
 
@@ -36,9 +36,15 @@ def parse_image_key(key: str) -> ImageKey | None:
     return ImageKey(match[1], int(match[3]), int(match[4]), match[5]) if match else None
 
 
+def part_format(name: str) -> str | None:
+    """Return the format of the export whose data file has this name; None for other names."""
+    match = _PART.fullmatch(name)
+    return match[1] if match else None
+
+
 def is_part(name: str) -> bool:
     """Whether this is the name of an export's data file."""
-    return _PART.fullmatch(name) is not None
+    return part_format(name) is not None
 
 
 def batch_of(key: str) -> str | None:

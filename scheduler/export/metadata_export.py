@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -20,12 +20,9 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace, Found
 from jobs.storage.key_layout import EXPORT
 from jobs.storage.open import ObjectStore, abort_uploads_of
+from scheduler.export.exporters import exporter_of, format_names
 
 ROWS_PER_FILE = 500_000
-
-ExportFormat = Literal["parquet", "jsonl"]
-_TYPES = {"parquet": "application/vnd.apache.parquet", "jsonl": "application/x-ndjson"}
-
 
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
 
@@ -43,7 +40,7 @@ class ExportedFile:
 def export(
     engine: Engine,
     batch: BatchStatus,
-    format: ExportFormat,
+    format: str,
     store: ObjectStore,
     prefix: str = "",
     on_rows: Callable[[int], None] = lambda _: None,
@@ -57,9 +54,7 @@ def export(
     elsewhere UsageError names them, because readers of the folder would take them for a part of the export. With
     `overwrite`, files named like an export's are deleted, whoever wrote them.
     """
-    from scheduler.export import formats  # noqa: PLC0415 - imports pyarrow, which no other command needs
-
-    write = {"parquet": formats.write_parquet, "jsonl": formats.write_jsonl}[format]
+    exporter = exporter_of(format)
     beside = prefix == f"{batch.name}/{EXPORT}/"
     place = ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=beside)
     with (
@@ -67,15 +62,17 @@ def export(
         tempfile.TemporaryDirectory() as folder,
     ):
         connection.execute(_ONE_AT_A_TIME, {"place": f"{store.uri}/{prefix}"})
-        written = _cleared(place, export_inventory.look(place), beside=beside, overwrite=overwrite)
+        written = _cleared(
+            place, export_inventory.look(place, format_names()), beside=beside, overwrite=overwrite
+        )
         files: list[ExportedFile] = []
         with _uploads_aborted(written), closing(images_of(connection, batch.id)) as images:
             for number, rows in enumerate(_files(images)):
                 path = Path(folder) / f"part-{number:05d}.{format}"
-                count = write(path, _counted(rows, on_rows))
+                count = exporter.write(path, _counted(rows, on_rows))
                 files.append(_describe(path, count))
                 written.add([asdict(files[-1])])
-                store.put(prefix + path.name, path, content_type=_TYPES[format])
+                store.put(prefix + path.name, path, content_type=exporter.content_type)
                 path.unlink()
         store.put(
             f"{prefix}{SUCCESS}", _success(place, batch, format, files), content_type="application/json"
@@ -88,7 +85,7 @@ def found_there(engine: Engine, batch: BatchStatus, store: ObjectStore, prefix: 
     """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
     is_own = prefix == f"{batch.name}/{EXPORT}/"
     return export_inventory.look(
-        ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
+        ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own), format_names()
     )
 
 

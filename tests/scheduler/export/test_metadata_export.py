@@ -23,8 +23,9 @@ from jobs.errors import UsageError
 from jobs.queue import transitions
 from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler.export import metadata_export as exports
-from scheduler.export.formats import JSON_COLUMNS, ROW_GROUP, SCHEMA, write_parquet
-from scheduler.export.metadata_export import ExportFormat, export
+from scheduler.export.formats.parquet import ROW_GROUP, write_parquet
+from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
+from scheduler.export.metadata_export import export
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.s3 import S3Server
 
@@ -78,7 +79,7 @@ def read_rows(store: ObjectStore, format: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
 def test_success_comes_last_and_vouches_for_every_file(
-    engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, format: ExportFormat
+    engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
     monkeypatch.setattr(exports, "ROWS_PER_FILE", 2)
     told: list[int] = []
@@ -162,7 +163,7 @@ def test_each_image_is_one_line_of_readable_json(engine: Engine, folder: ObjectS
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
 def test_a_batch_without_images_has_a_file_without_rows(
-    engine: Engine, folder: ObjectStore, format: ExportFormat
+    engine: Engine, folder: ObjectStore, format: str
 ) -> None:
     batch = make_batch(engine, 2)
     (file,) = export(engine, actions.status(engine, batch.name), format, folder)

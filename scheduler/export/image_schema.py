@@ -1,16 +1,6 @@
-"""File formats of an export: typed Parquet, and JSONL."""
-
-import json
-from collections.abc import Iterator
-from datetime import datetime
-from itertools import islice
-from pathlib import Path
-from typing import Any
+"""The columns of exported image rows, with their types in Parquet."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-ROW_GROUP = 20_000
 
 JSON_COLUMNS = frozenset({"safety_scores", "versions", "timings", "meta", "quality"})
 
@@ -71,43 +61,3 @@ SCHEMA = pa.schema(
         ("watermark_method", pa.string()),
     ]
 )
-
-
-def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Write image records as Parquet (zstd, row groups of 20,000; JSON columns as text); returns the number of rows."""
-    count = 0
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        while group := [_flat(row) for row in islice(rows, ROW_GROUP)]:
-            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
-            count += len(group)
-    return count
-
-
-def write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Write image records as JSON lines, keeping nested values; returns the number of rows."""
-    count = 0
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(to_json(row) + "\n")
-            count += 1
-    return count
-
-
-def to_json(row: dict[str, Any]) -> str:
-    """Return an image record as one line of JSON: columns in the Parquet schema's order, other ones before them."""
-    known = {name: row[name] for name in SCHEMA.names}
-    extra = {name: value for name, value in row.items() if name not in known}
-    return json.dumps(extra | known, ensure_ascii=False, default=_moment)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.dumps(value, ensure_ascii=False) if name in JSON_COLUMNS and value is not None else value
-        for name, value in row.items()
-    }
-
-
-def _moment(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
