@@ -7,13 +7,16 @@ import torch
 
 from models.engine.sampler_matrices import SamplerMatrices
 
+Conditions = tuple[torch.Tensor, ...]
+"""What the UNet reads of a row's text, constant over its steps: Stable Diffusion's embedding (tokens, width)."""
+
 
 @dataclass(frozen=True, eq=False)
 class EngineRequest:
     """Input of the UNet batch for one image; tensors are on the UNet's device.
 
-    `latents` (C, h, w) float32 have the noise level of the first step. `text` (tokens, width) is the embedding of the
-    prompt, `unguided` that of the negative prompt, or None to render without guidance, which takes one row instead of
+    `latents` (C, h, w) float32 have the noise level of the first step. `text` are the text conditions of the
+    prompt, `unguided` those of the negative prompt, or None to render without guidance, which takes one row instead of
     two. `beside` (D, h, w) is concatenated to the latents along the channels: a small picture, a mask and the masked
     picture's latents, or a depth map. `label` is the upscaler's class label. Samplers that need noise draw it from
     `generator`. `key` is chosen by the caller and identifies the result.
@@ -22,8 +25,8 @@ class EngineRequest:
     key: Hashable
     matrices: SamplerMatrices
     latents: torch.Tensor
-    text: torch.Tensor
-    unguided: torch.Tensor | None
+    text: Conditions
+    unguided: Conditions | None
     guidance: float
     generator: torch.Generator
     beside: torch.Tensor | None = None

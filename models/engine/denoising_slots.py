@@ -1,16 +1,17 @@
 """A UNet batch of fixed shape, whose rows are at different steps of different images."""
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from models.engine import unet_forward_with_reuse
 from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
 from models.engine.step_inputs import ActiveImage, Plan
-from models.engine.unet_calls import Inputs, Prompts, cycle
+from models.engine.unet_calls import Inputs, Prompts, UNetForward, cycle
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import Pace
 from models.runtime.padding_and_noise import draw, moved
@@ -39,12 +40,16 @@ class UNetBatch:
         unet: Any,
         rows: int,
         latents: LatentShape,
-        text: tuple[int, int],
+        conditions: Sequence[tuple[int, ...]],
         *,
+        forward: UNetForward = unet_forward_with_reuse,
         whole_every: int = 1,
         compile_options: CompileOptions = PLAIN,
     ) -> None:
-        """Compute the whole UNet at one call in `whole_every`, and a part of it at the others (`unet_forward`)."""
+        """Take the shapes of an image's `latents` and of a row's text `conditions`.
+
+        The whole UNet is computed at one call in `whole_every`, and a part of it at the others.
+        """
         self._unet, self.whole_every, self._phase = unet, whole_every, 0
         self.compile_options = compile_options
         self._device, self.rows, self.latents = unet.device, rows, latents
@@ -52,7 +57,7 @@ class UNetBatch:
         beside = unet.config.in_channels - latents[0]
         self._registers = self._zeros(rows, REGISTERS, *latents, dtype=torch.float32)
         self._noise = self._zeros(rows, *latents, dtype=torch.float32)
-        self._text = self._zeros(rows, *text, dtype=self._dtype)
+        self._text = tuple(self._zeros(rows, *shape, dtype=self._dtype) for shape in conditions)
         self._beside = self._zeros(rows, beside, *latents[1:], dtype=self._dtype) if beside else None
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
         self._plan = Plan(rows, self._device)
@@ -61,7 +66,7 @@ class UNetBatch:
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
         prompts = Prompts(self._plan.slots, self._text)
-        self._calls = cycle(unet, whole_every, self._inputs, prompts, self._step, compile_options)
+        self._calls = cycle(unet, forward, whole_every, self._inputs, prompts, self._step, compile_options)
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +99,8 @@ class UNetBatch:
         self._registers[slot, 0] = engine_request.latents
         for row, text in zip(active.rows, (engine_request.text, engine_request.unguided), strict=False):
             assert text is not None
-            self._text[row] = text
+            for values, own in zip(self._text, text, strict=True):
+                values[row] = own
         if self._beside is not None:
             assert engine_request.beside is not None
             self._beside[slot] = engine_request.beside

@@ -4,67 +4,27 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
 import torch
 
-from models.engine.denoising_request import EngineRequest
-from models.engine.denoising_slots import Finished, LatentShape, UNetBatch
-from models.engine.prompt_cache import AT_ONCE, Embeddings
+from models.engine.denoising_request import Conditions, EngineRequest
+from models.engine.denoising_slots import Finished, LatentShape
+from models.engine.networks import Networks
+from models.engine.prompt_cache import AT_ONCE
 from models.engine.rendered_image import Picture
-from models.engine.sampler_matrices import SamplerMatrices, SamplerMatricesCache
-from models.engine.throughput_probe import try_rows
+from models.engine.request_handler import R, RequestHandler
 from models.engine.vae_decode import Decoder, Development
-from models.runtime.compile_options import PLAIN, CompileOptions
-from models.runtime.cuda_graphs_and_streams import on, side_stream
-from models.runtime.device import Device, memory_errors
+from models.runtime.compile_options import CompileOptions
+from models.runtime.cuda_graphs_and_streams import on
+from models.runtime.device import memory_errors
 from models.runtime.padding_and_noise import seeded
-
-
-class Request(Protocol):
-    """What every request has; a `guidance_scale` of 1 or less is rendered without guidance."""
-
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def negative_prompt(self) -> str: ...
-    @property
-    def guidance_scale(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-
-
-R = TypeVar("R", bound=Request)
-R_contra = TypeVar("R_contra", contravariant=True)
 
 DECODED_TOGETHER = 16
 """Maximum number of images per VAE decode: more are no faster, and images that wait for a decode are lost at a stop."""
 
 DECODES_IN_FLIGHT = 2
 """Decodes in flight while the UNet runs; at more, the engine waits for the oldest one, to bound memory use."""
-
-
-@dataclass(frozen=True, eq=False)
-class Beginning:
-    """Initial state of an image, with the fields of `EngineRequest`."""
-
-    matrices: SamplerMatrices
-    latents: torch.Tensor
-    beside: torch.Tensor | None = None
-    label: int = 0
-
-
-class RequestHandler(Protocol[R_contra]):
-    """What a model family tells the engine about requests (`models.families.family.ModelFamily`)."""
-
-    def check(self, request: R_contra) -> LatentShape:
-        """Return the shape of the request's latents; ValueError if the model can't render it."""
-
-    def begin(self, request: R_contra, generator: torch.Generator) -> Beginning:
-        """Return the request's initial state."""
-
-    def finish(self, request: R_contra, picture: Picture) -> Picture:
-        """Return the picture to hand out, made from the decoded one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,49 +41,6 @@ class _Decode:
 
     keys: Sequence[Hashable]
     development: Development
-
-
-class Networks:
-    """The networks of a diffusers pipeline on a device, prepared for `Engine`; they outlive the engines on them."""
-
-    def __init__(self, pipeline: Any, device: Device, compile_options: CompileOptions = PLAIN) -> None:
-        self.pipeline, self.device, self.compile_options = pipeline, device, compile_options
-        self.embeddings = Embeddings(pipeline.tokenizer, pipeline.text_encoder)
-        self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
-        compile_options.arrange(pipeline.unet, orders_norms=True)
-        compile_options.arrange(pipeline.vae)
-        self.decoder = Decoder(pipeline.vae, device.dtype)
-        self.decoding = side_stream(torch.device(device.name))
-        self._batch: UNetBatch | None = None
-
-    def try_rows(self, shape: LatentShape, rows: int) -> float:
-        """Measure image steps per second with `models.engine.throughput_probe`; frees the current batch first."""
-        self._batch = None
-        try:
-            return try_rows(self.pipeline, self.device, shape, self.embeddings.shape, rows)
-        finally:
-            self.device.give_back()
-
-    @torch.inference_mode()
-    def batch(
-        self, shape: LatentShape, rows: int, whole_every: int, compile_options: CompileOptions
-    ) -> UNetBatch:
-        """Return the UNet batch of the last engine if it fits, else a new one. Raises OutOfMemoryError."""
-        batch, wanted = self._batch, (rows, shape, whole_every, compile_options)
-        if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.compile_options) != wanted:
-            batch = self._batch = None
-            self.device.give_back()  # a batch is in reference cycles, and holds memory until they are collected
-            with memory_errors(self.device):
-                batch = UNetBatch(
-                    self.pipeline.unet,
-                    rows,
-                    shape,
-                    self.embeddings.shape,
-                    whole_every=whole_every,
-                    compile_options=compile_options,
-                )
-            self._batch = batch
-        return batch
 
 
 class Engine(Generic[R]):
@@ -258,7 +175,7 @@ class Engine(Generic[R]):
         requests = [self._requests[key] for key in keys]
         guided = [request.guidance_scale > 1 for request in requests]
         negative = [request.negative_prompt for request in compress(requests, guided)]
-        texts = self._networks.embeddings.of([request.prompt for request in requests] + negative)
+        texts = self._networks.embeddings.conditions([request.prompt for request in requests] + negative)
         unguided = iter(texts[len(requests) :])
         return [
             self._engine_request(key, request, text, next(unguided) if is_guided else None)
@@ -266,7 +183,7 @@ class Engine(Generic[R]):
         ]
 
     def _engine_request(
-        self, key: Hashable, request: R, text: torch.Tensor, unguided: torch.Tensor | None
+        self, key: Hashable, request: R, text: Conditions, unguided: Conditions | None
     ) -> EngineRequest:
         generator = seeded(request.seed)
         begun = self._handler.begin(request, generator)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from models.engine.denoising_request import Conditions
 from models.runtime import batch_invariant_cuda
 from models.runtime.padding_and_noise import moved
 
@@ -28,9 +29,13 @@ class Embeddings:
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Number of tokens and width of an embedding."""
-        return self._tokenizer.model_max_length, self._encoder.config.hidden_size
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of a prompt's conditions: one, the number of tokens and the width of an embedding."""
+        return [(self._tokenizer.model_max_length, self._encoder.config.hidden_size)]
+
+    def conditions(self, prompts: Sequence[str]) -> list[Conditions]:
+        """Return what the UNet reads of each prompt: its embedding."""
+        return [(embedding,) for embedding in self.of(prompts)]
 
     def of(self, prompts: Sequence[str]) -> list[torch.Tensor]:
         """Return embeddings (tokens, width) of the prompts, each truncated to the tokenizer's limit."""

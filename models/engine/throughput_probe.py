@@ -1,11 +1,13 @@
 """Measure the speed of UNet calls of one shape on an empty batch."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from models.engine.denoising_slots import LatentShape, UNetBatch
+from models.engine.unet_calls import UNetForward
 from models.engine.vae_decode import Decoder
 from models.errors import OutOfMemoryError
 from models.runtime.device import Device, memory_errors
@@ -14,14 +16,21 @@ _SECONDS, _CALLS = 0.3, 3
 
 
 @torch.inference_mode()
-def try_rows(pipeline: Any, device: Device, latents: LatentShape, text: tuple[int, int], rows: int) -> float:
+def try_rows(
+    pipeline: Any,
+    device: Device,
+    latents: LatentShape,
+    conditions: Sequence[tuple[int, ...]],
+    rows: int,
+    forward: UNetForward,
+) -> float:
     """Return image steps per second with `rows` guided images at a time, from the fastest of at least three calls.
 
     Also decodes that many pictures once, to include the memory that decoding takes. Raises OutOfMemoryError if the
     memory runs out or less than a tenth of it is left.
     """
     with memory_errors(device):
-        batch = UNetBatch(pipeline.unet, 2 * rows, latents, text)
+        batch = UNetBatch(pipeline.unet, 2 * rows, latents, conditions, forward=forward)
         batch.call()
         empty = torch.zeros(latents, device=pipeline.unet.device)
         Decoder(pipeline.vae, device.dtype).decode([empty] * rows, at_once=rows)

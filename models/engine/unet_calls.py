@@ -4,11 +4,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
-from models.engine import unet_forward_with_reuse
 from models.runtime import batch_invariant_cuda
 from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs_and_streams import Work, recorded
@@ -17,6 +16,23 @@ log = logging.getLogger(__name__)
 
 Begin = Callable[..., list[torch.Tensor]]
 Finish = Callable[..., tuple[torch.Tensor, ...]]
+
+
+class UNetForward(Protocol):
+    """A UNet's forward pass in two parts, as `models.engine.unet_forward_with_reuse` has them."""
+
+    @property
+    def begin(self) -> Begin: ...
+    @property
+    def finish(self) -> Finish: ...
+    @property
+    def finish_and_keep(self) -> Finish: ...
+    @property
+    def finish_shallow(self) -> Finish: ...
+    @property
+    def shallow_depth(self) -> Callable[[Any], int]: ...
+    @property
+    def kept_channels(self) -> Callable[[Any], int]: ...
 
 
 class Inputs(NamedTuple):
@@ -33,10 +49,10 @@ class Inputs(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """For each of N rows, the slot of its image (N,) and its prompt embedding (N, tokens, width)."""
+    """For each of N rows, the slot of its image (N,) and its text conditions, each (N, …)."""
 
     slots: torch.Tensor
-    text: torch.Tensor
+    text: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Call:
 
 def cycle(
     unet: Any,
+    forward: UNetForward,
     whole_every: int,
     read: Callable[[], Inputs],
     prompts: Prompts,
@@ -71,6 +88,8 @@ def cycle(
     compile_options: CompileOptions,
 ) -> list[Call]:
     """Return `whole_every` calls, the first of them whole; each calls `step` with the UNet's prediction.
+
+    `forward` is the forward pass of the UNet's kind.
 
     `read` returns the inputs of a call. On devices where convolutions may depend on the position in the batch, those
     that do are replaced first, and one call is tested; the inputs hold no meaningful values yet. With
@@ -80,15 +99,13 @@ def cycle(
         inputs = read()
         changed = batch_invariant_cuda.level(
             unet,
-            lambda: _whole(
-                unet, unet_forward_with_reuse.begin, unet_forward_with_reuse.finish, inputs, prompts
-            ),
+            lambda: _whole(unet, forward.begin, forward.finish, inputs, prompts),
         )
         log.debug("%d convolutions are done as products", changed)
     calls = (
-        [_exact(unet, read, prompts, step, compile_options)]
+        [_exact(unet, forward, read, prompts, step, compile_options)]
         if whole_every == 1
-        else _cached(unet, read, prompts, step, compile_options)
+        else _cached(unet, forward, read, prompts, step, compile_options)
     )
     if compile_options.recorded:
         calls = [call.recorded(unet.device) for call in calls]
@@ -112,7 +129,9 @@ def _warn_if_not_batch_invariant(
 
 def _whole(unet: Any, begin: Begin, finish: Finish, inputs: Inputs, prompts: Prompts) -> torch.Tensor:
     parts = [begin(unet, *inputs.part(images)) for images in _parts(len(inputs.sample))]
-    return finish(unet, [torch.cat(of_all) for of_all in zip(*parts, strict=True)], *prompts)[0]
+    return finish(
+        unet, [torch.cat(of_all) for of_all in zip(*parts, strict=True)], prompts.slots, *prompts.text
+    )[0]
 
 
 def _parts(rows: int) -> list[slice]:
@@ -127,50 +146,50 @@ def _parts(rows: int) -> list[slice]:
 
 def _exact(
     unet: Any,
+    forward: UNetForward,
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
     compile_options: CompileOptions,
 ) -> Call:
     begin, finish = (
-        compile_options.compile(unet_forward_with_reuse.begin),
-        compile_options.compile(unet_forward_with_reuse.finish),
+        compile_options.compile(forward.begin),
+        compile_options.compile(forward.finish),
     )
     _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
-    return begun.call(lambda: step(finish(unet, begun.values, *prompts)[0]))
+    return begun.call(lambda: step(finish(unet, begun.values, prompts.slots, *prompts.text)[0]))
 
 
 def _cached(
     unet: Any,
+    forward: UNetForward,
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
     compile_options: CompileOptions,
 ) -> list[Call]:
     begin, finish = (
-        compile_options.compile(unet_forward_with_reuse.begin),
-        compile_options.compile(unet_forward_with_reuse.finish_and_keep),
+        compile_options.compile(forward.begin),
+        compile_options.compile(forward.finish_and_keep),
     )
-    shallow = compile_options.compile(unet_forward_with_reuse.finish_shallow)
+    shallow = compile_options.compile(forward.finish_shallow)
     _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun, outer = (
         _Begun(unet, begin, read),
-        _Begun(unet, begin, read, unet_forward_with_reuse.shallow_depth(unet)),
+        _Begun(unet, begin, read, forward.shallow_depth(unet)),
     )
     rows, (height, width) = len(prompts.slots), read().sample.shape[2:]
-    kept = torch.zeros(
-        rows, unet_forward_with_reuse.kept_channels(unet), height, width, dtype=unet.dtype, device=unet.device
-    )
+    kept = torch.zeros(rows, forward.kept_channels(unet), height, width, dtype=unet.dtype, device=unet.device)
 
     def whole() -> None:
-        prediction, found = finish(unet, begun.values, *prompts)
+        prediction, found = finish(unet, begun.values, prompts.slots, *prompts.text)
         kept.copy_(found)
         step(prediction)
 
     return [
         begun.call(whole),
-        outer.call(lambda: step(shallow(unet, outer.values, *prompts, kept)[0])),
+        outer.call(lambda: step(shallow(unet, outer.values, prompts.slots, *prompts.text, kept)[0])),
     ]
 
 

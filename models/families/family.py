@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 
 from models.catalogue.card import Card
-from models.diffusion.loader import load_pipeline
+from models.diffusion.loader import check_unet, load_pipeline
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.engine.denoising_slots import LatentShape
-from models.engine.engine import Beginning, Engine, Networks, Request
+from models.engine.engine import Engine
+from models.engine.networks import Networks
 from models.engine.rendered_image import Picture
+from models.engine.request_handler import Beginning, Request
 from models.engine.sampler_matrices import SamplerMatrices
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors
@@ -40,7 +42,7 @@ class ModelFamily(ABC, Generic[R]):
         """Take a diffusers pipeline that is on the device (`models.diffusion.loader.put_on`)."""
         self.checkpoint, self.device, self.pipeline = checkpoint, device, pipeline
         with memory_errors(device):
-            self.networks = Networks(pipeline, device, compile_options)
+            self.networks = self.prepared(pipeline, device, compile_options)
 
     @classmethod
     @abstractmethod
@@ -66,6 +68,16 @@ class ModelFamily(ABC, Generic[R]):
     def begin(self, request: R, generator: torch.Generator) -> Beginning:
         """Return the request's initial state; random numbers are drawn in the order of diffusers' own pipeline."""
 
+    @classmethod
+    def prepared(cls, pipeline: Any, device: Device, compile_options: CompileOptions) -> Networks:
+        """Return the networks for the engine; a family may bring other text encoders and another forward pass."""
+        return Networks(pipeline, device, compile_options)
+
+    @classmethod
+    def check_denoiser(cls, checkpoint: Checkpoint, pipeline: Any) -> None:
+        """Raise CheckpointError if the network that denoises isn't of the family's kind."""
+        check_unet(checkpoint, pipeline)
+
     def finish(self, request: R, picture: Picture) -> Picture:  # noqa: ARG002 - for subclasses
         """Return the picture to hand out: the decoded one, unless a family changes it."""
         return picture
@@ -82,7 +94,12 @@ class ModelFamily(ABC, Generic[R]):
     ) -> Self:
         """Load `checkpoint` onto `device` with `loras` merged in. Raises CheckpointError or OutOfMemoryError."""
         pipeline = load_pipeline(
-            checkpoint, device, cls.pipeline_class, loras=loras, memory_options=memory_options
+            checkpoint,
+            device,
+            cls.pipeline_class,
+            loras=loras,
+            memory_options=memory_options,
+            check_denoiser=cls.check_denoiser,
         )
         return cls(checkpoint, pipeline, device, compile_options)
 

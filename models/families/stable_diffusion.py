@@ -12,8 +12,8 @@ from models.diffusion.prepare_latents import start
 from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import paste
 from models.engine.denoising_slots import LatentShape
-from models.engine.engine import Beginning
 from models.engine.rendered_image import Picture
+from models.engine.request_handler import Beginning
 from models.engine.sampler_matrices import SamplerMatrices
 from models.families.family import ModelFamily
 from models.runtime.compile_options import PLAIN, CompileOptions

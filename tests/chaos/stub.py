@@ -190,7 +190,7 @@ def _picture(request: Any, fault: Fault) -> Picture:
 class StubUpscaler:
     """Each pixel four times as wide and high."""
 
-    def upscale(
+    def render(
         self, requests: Sequence[Any], *, on_step: Callable[[int], None], **_: object
     ) -> list[Picture]:
         on_step(0)

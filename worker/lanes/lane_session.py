@@ -2,22 +2,20 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
 from jobs.job_types import Job, JobId, Lane, LaneId
 from jobs.queue import transitions
 from models.errors import InterruptedRender
-from worker.health.error_classification import HostFaultError, LaneDoubtedError
-from worker.health.fault_causes import work_of
-from worker.health.store_retry import StoreRetry
+from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import Pictures
 from worker.item import PipelineItem
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
 from worker.lanes.lane_setup import LaneSetup
 from worker.lanes.stage_runner import StageRunner
+from worker.lanes.stop_conditions import StopConditions
 from worker.lanes.worker_context import WorkerContext
 from worker.pipeline import LanePipeline, lane_pipeline
 from worker.stage import StageContext
@@ -27,60 +25,42 @@ log = logging.getLogger(__name__)
 
 def work(context: WorkerContext, lane_id: LaneId) -> int:
     """Run one session in the lane; returns how many jobs were claimed."""
-    return LaneSession(context).work(lane_id)
+    return LaneSession(context, lane_id).work()
 
 
 class LaneSession:
-    """The claims and device batches of one session; `taken` counts the jobs claimed.
+    """The claims and device batches of one session; `taken` counts the jobs claimed."""
 
-    When the time slice is over, `renew` returns whether the session gets another one. However short a slice is, the
-    session claims once, so that every slice makes progress.
-    """
-
-    def __init__(self, context: WorkerContext, renew: Callable[[], bool] = lambda: False) -> None:
-        self.context = context
+    def __init__(
+        self, context: WorkerContext, lane_id: LaneId, renew: Callable[[], bool] = lambda: False
+    ) -> None:
+        """When the time slice is over, `renew` returns whether the session gets another one."""
+        self.context, self.lane_id = context, lane_id
         self.taken = 0
-        self._renew = renew
-        self._until = time.monotonic() + context.settings.time_slice_s
-        self._is_over = False
         self._in_progress: dict[JobId, Job] = {}
         self._left: list[Job] = []
         self._after = JobId(0)
         self._is_checked = self._is_open = False
-        self._is_stuck = False
-        self._leave_at: float | None = None
-        self._lane: Lane | None = None
         self._input_images = Pictures(context.settings)
         self._model_lock = threading.Lock()
+        self._stop = StopConditions(context, lane_id, renew)
         self._stage_runner = StageRunner(
             context.engine, context.leases, context.breaker, retry_delay_s=context.settings.retry_delay_s
         )
-        self._store_retry = StoreRetry(context.health, context.leases, context.stopping.wait, self._must_end)
-        self._delivery = Delivery(context, self._stage_runner, self._give_up)
+        self._delivery = Delivery(context, self._stage_runner, self._stop.give_up)
         self._setup = LaneSetup(
             context.settings, context.engine, context.model_cache, context.health, context.buckets
         )
         self.counted = self._delivery.counted
 
-    def work(self, lane_id: LaneId) -> int:
+    def work(self) -> int:
         """Claim and render until the lane is empty or the session ends; returns how many jobs were claimed."""
         try:
-            while (
-                (lane := self._open(lane_id)) and self._setup.may_claim(lane) and (jobs := self._jobs(lane))
-            ):
+            while (lane := self._open()) and self._setup.may_claim(lane) and (jobs := self._jobs(lane)):
                 self.render(lane, jobs)
         finally:
             self.close()
         return self.taken
-
-    def is_over(self) -> bool:
-        """Whether the worker is to stop, or the time slice is over and at least one job was claimed."""
-        if self._must_end():
-            return True
-        if self.taken and not self._is_over and time.monotonic() >= self._until:
-            self._is_over = not self._renew()
-            self._until = time.monotonic() + self.context.settings.time_slice_s
-        return self._is_over
 
     def claim(self, lane: Lane) -> list[Job]:
         """Claim jobs of the lane and keep their leases renewed."""
@@ -100,16 +80,15 @@ class LaneSession:
 
     def render(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Render the jobs, and others claimed meanwhile; jobs that have not begun at a stop are released."""
-        self._lane = lane
         stage_context = self._stage_context(lane)
         if stage_context is None:
-            self._is_stuck = True
+            self._stop.give_up()
             self.context.leases.release(jobs)
             return
         source = JobSource(
             jobs,
-            claim=lambda: [] if self.is_over() else self.claim(lane),
-            is_open=lambda: self._may_begin(lane),
+            claim=lambda: [] if self._stop.is_over(self.taken) else self.claim(lane),
+            is_open=self._may_begin,
         )
         try:
             with suppress(InterruptedRender):
@@ -117,7 +96,7 @@ class LaneSession:
                 self._delivery.open(stage_context, pipeline.background)
                 self._render(pipeline, source)
         except HostFaultError as error:
-            self._give_up(error)
+            self._stop.give_up(error)
         finally:
             self._left = source.left
             self.context.leases.release(source.rest())
@@ -126,7 +105,7 @@ class LaneSession:
 
     def close(self) -> None:
         """Wait for deliveries, in a stopping worker at most for the shutdown grace period; release jobs still held."""
-        if not self._delivery.close(self._must_leave):
+        if not self._delivery.close(self._stop.must_leave):
             log.warning("stopped with images undelivered; their jobs will be rendered again")
         if not self.context.stopping.is_set():
             self._stage_runner.close()
@@ -181,7 +160,7 @@ class LaneSession:
 
     def _hand_over(self, rendered: Sequence[PipelineItem], items: Sequence[PipelineItem]) -> bool:
         """Queue for delivery what remains of the items rendered; False if the worker must stop before there is room."""
-        if not self._delivery.put(items, self._must_leave):
+        if not self._delivery.put(items, self._stop.must_leave):
             return False
         for item in rendered:
             self._in_progress.pop(item.job.id, None)
@@ -198,49 +177,29 @@ class LaneSession:
             self.context.model_cache,
             self.context.settings,
             started.store,
-            self._store_retry,
+            self._stop.store_retry,
             self._input_images,
             self._check_stop,
             self._model_lock,
         )
 
-    def _open(self, lane_id: LaneId) -> Lane | None:
-        return None if self._must_end() else transitions.open_lane(self.context.engine, lane_id)
+    def _open(self) -> Lane | None:
+        return None if self._stop.must_end() else transitions.open_lane(self.context.engine, self.lane_id)
 
     def _jobs(self, lane: Lane) -> list[Job]:
         """Return the next jobs: those claimed already, else a new claim."""
         left, self._left = self._left, []
-        return left or ([] if self.is_over() else self.claim(lane))
+        return left or ([] if self._stop.is_over(self.taken) else self.claim(lane))
 
-    def _may_begin(self, lane: Lane) -> bool:
+    def _may_begin(self) -> bool:
         """Whether the lane is still open; queried once for all jobs that begin before the next step."""
         if not self._is_checked:
-            self._is_checked, self._is_open = True, self._open(lane.id) is not None
+            self._is_checked, self._is_open = True, self._open() is not None
         return self._is_open
 
     def _check_stop(self, _: int = 0) -> None:
         """Called between two steps; raises InterruptedRender if the worker is to stop or has lost all its leases."""
         self._is_checked = False
         self.context.heartbeat.beat()
-        if self._must_end() or not any(map(self.context.leases.holds, self._in_progress.values())):
+        if self._stop.must_end() or not any(map(self.context.leases.holds, self._in_progress.values())):
             raise InterruptedRender("asked to stop")
-
-    def _must_end(self) -> bool:
-        """Whether the worker was asked to stop, or a fault keeps it from this lane."""
-        return self._is_stuck or self._store_retry.is_given_up or self.context.stopping.is_set()
-
-    def _must_leave(self) -> bool:
-        """Whether the worker was asked to stop and the shutdown grace period is over; polled while waiting."""
-        if self._store_retry.is_waiting():
-            self.context.heartbeat.beat()
-        if not self.context.stopping.is_set():
-            return False
-        self._leave_at = self._leave_at or time.monotonic() + self.context.settings.shutdown_grace_s
-        return time.monotonic() >= self._leave_at
-
-    def _give_up(self, error: HostFaultError) -> None:
-        """Leave the lane for a while; a doubted lane has been recorded by the circuit breaker already."""
-        self._is_stuck = True
-        if not isinstance(error, LaneDoubtedError):
-            assert self._lane is not None
-            self.context.health.failed(work_of(self._lane.id), str(error), self._lane.id)

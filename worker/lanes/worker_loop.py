@@ -48,9 +48,9 @@ class LaneLoop:
 
     def work(self, time_slice: TimeSlice) -> int:
         """Run a lane session for this slice and pick the next lane; returns how many jobs were claimed."""
-        session = LaneSession(self._context, renew=lambda: self._renewed(session))
+        session = LaneSession(self._context, time_slice.lane, renew=lambda: self._renewed(session))
         try:
-            return session.work(time_slice.lane)
+            return session.work()
         except BaseException:
             self._leave_next()
             raise

@@ -181,10 +181,10 @@ def test_a_time_slice_that_comes_with_a_stop_is_given_back(
 class Failing:
     """A session that sees that another lane comes next, and then breaks."""
 
-    def __init__(self, _: WorkerContext, renew: Callable[[], bool]) -> None:
+    def __init__(self, _: WorkerContext, __: LaneId, renew: Callable[[], bool]) -> None:
         self.renew = renew
 
-    def work(self, _: LaneId) -> int:
+    def work(self) -> int:
         assert not self.renew()
         raise RuntimeError("broken")
 
