@@ -63,12 +63,6 @@ class Lane:
     unknown_keys: tuple[str, ...] = ()
     """Keys of the policy that only a later version knows; then this one can't render the lane."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Return a key of the policy."""
-        if name.startswith("_") or name == "policy":
-            raise AttributeError(name)
-        return getattr(self.policy, name)
-
     def require_known_policy(self) -> None:
         """Raise UnknownPolicyError if the policy has keys or values that this version doesn't know."""
         if self.unknown_keys:

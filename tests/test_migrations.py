@@ -144,7 +144,7 @@ def test_a_database_of_the_first_tables_keeps_its_rows(empty: Engine) -> None:
     assert (old["mode"], old["lora"], old["strength"], old["quality"]) == ("text2image", "", None, None)
     lane = transitions.open_lane(empty, LaneId(1))
     assert lane is not None
-    assert (lane.mode, lane.lora, lane.clip_score) == ("text2image", "", "auto")
+    assert (lane.mode, lane.lora, lane.policy.clip_score) == ("text2image", "", "auto")
     first, second = transitions.claim(empty, lane.id, limit=5, worker="w", lease_s=60)
     assert (first.init_image, first.strength) == (None, None)
     transitions.complete(empty, [image(first, width=256, height=288)])

@@ -159,7 +159,7 @@ class ModelCache:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
             lane_models = self._with_model(lane_models, lane, catalogue)
-        if lane.decoder == Decoder.TINY:
+        if lane.policy.decoder == Decoder.TINY:
             lane_models = self._with_decoder(lane_models, catalogue)
         return self._with_upscaler(lane_models, catalogue) if lane.upscale else lane_models
 
@@ -225,8 +225,8 @@ class ModelCache:
         """Return the model's CLIP scorer; if it isn't installed, raise only if the batch requires scores."""
         from models.assess.clip_score import ClipScorer  # noqa: PLC0415
 
-        is_needed = lane.clip_score == Scoring.ON
-        if lane.clip_score == Scoring.OFF or (card.clip is None and not is_needed):
+        is_needed = lane.policy.clip_score == Scoring.ON
+        if lane.policy.clip_score == Scoring.OFF or (card.clip is None and not is_needed):
             return None
         try:
             checkpoint = self._resolve(catalogue.get(_named(card.clip, card, "clip")))

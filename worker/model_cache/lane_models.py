@@ -43,8 +43,8 @@ class ModelKey(NamedTuple):
     @classmethod
     def of(cls, lane: Lane, weights: str) -> "ModelKey":
         """Return the key of this lane; `weights` is the default if the lane sets none."""
-        how = lane.weights or weights, lane.decoder
-        return cls(lane.model, lane.lora, bool(lane.upscale), lane.clip_score, *how)
+        how = lane.policy.weights or weights, lane.policy.decoder
+        return cls(lane.model, lane.lora, bool(lane.upscale), lane.policy.clip_score, *how)
 
 
 @dataclass(frozen=True)

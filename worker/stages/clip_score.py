@@ -31,7 +31,7 @@ class ClipScore(Stage):
         try:
             scores = self._scores(shown)
         except ModelError as error:
-            if self.context.lane.clip_score == Scoring.ON:
+            if self.context.lane.policy.clip_score == Scoring.ON:
                 raise
             log.warning("no CLIP score for %d images: %s", len(shown), error)
             return list(items)

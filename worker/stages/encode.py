@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs.manifest import split_loras
-from jobs.states import ImageFormat
 from models.catalogue.samplers import viewer_name
 from worker.imaging.encode import encode, parameters_text
 from worker.item import PipelineItem
@@ -26,9 +25,9 @@ class Encode(Stage):
                 item,
                 encoded=encode(
                     item.picture,
-                    ImageFormat(lane.format),
-                    quality=lane.quality,
-                    parameters=self._parameters(item) if lane.parameters else None,
+                    lane.policy.format,
+                    quality=lane.policy.quality,
+                    parameters=self._parameters(item) if lane.policy.parameters else None,
                 ),
             )
             for item in items

@@ -102,7 +102,7 @@ class Generate(Stage):
                 requests,
                 rows=rows,
                 on_step=context.check_stop,
-                whole_every=context.lane.deep_cache,
+                whole_every=context.lane.policy.deep_cache,
                 decoder=context.lane_models.decoder,
                 compile_options=context.model_cache.compile_options(context.lane),
             ),
@@ -142,7 +142,7 @@ class Generate(Stage):
                 self._engine = self._model.engine(
                     self._model.latent_shape(lane.width, lane.height),
                     rows=self._rows,
-                    whole_every=lane.deep_cache,
+                    whole_every=lane.policy.deep_cache,
                     decoder=self.context.lane_models.decoder,
                     compile_options=model_cache.compile_options(lane),
                 )

@@ -39,7 +39,7 @@ class PromptFilter(Stage):
         if found is None:
             return item
         reason = f"prompt holds {found!r}"
-        if self.context.lane.safety == SafetyAction.BLOCK:
+        if self.context.lane.policy.safety == SafetyAction.BLOCK:
             return item.ended(ErrorKind.SAFETY, reason, is_block=True)
         return replace(item, flagged_for=reason)
 

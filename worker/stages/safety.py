@@ -36,7 +36,7 @@ class Safety(Stage):
         if reason is None:
             return item
         item = replace(item, flagged_for=reason)
-        match SafetyAction(self.context.lane.safety):
+        match self.context.lane.policy.safety:
             case SafetyAction.BLOCK:
                 return item.ended(ErrorKind.SAFETY, reason, is_block=True)
             case SafetyAction.FLAG:

@@ -38,7 +38,7 @@ class VerifyWatermark(Stage):
 
     def _with_accuracy(self, item: PipelineItem, accuracy: float) -> PipelineItem:
         needed = NEEDED[self.context.settings.watermark_method]
-        if accuracy < needed and self.context.lane.watermark == WatermarkPolicy.REQUIRE:
+        if accuracy < needed and self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
             found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
             return item.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
         return replace(item, bit_accuracy=accuracy)

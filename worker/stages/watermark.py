@@ -22,7 +22,7 @@ class Watermark(Stage):
     @classmethod
     def is_on(cls, context: StageContext) -> bool:
         """Return whether the batch's images are to be marked."""
-        return context.lane.watermark != WatermarkPolicy.OFF
+        return context.lane.policy.watermark != WatermarkPolicy.OFF
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items marked; what is too small to be marked ends or stays unmarked, as `watermark` says."""
@@ -34,7 +34,7 @@ class Watermark(Stage):
         try:
             marked = codec.embed(batch, settings.watermark.encode(), codec.Method(settings.watermark_method))
         except codec.MarkTooSmallError as error:
-            if self.context.lane.watermark == WatermarkPolicy.REQUIRE:
+            if self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
                 return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
             return list(items)
         return [

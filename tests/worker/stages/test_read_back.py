@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import WatermarkMethod
 from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding
@@ -20,12 +21,9 @@ from worker.stages.watermark import Watermark
 
 
 class _Lane:
-    """What finishing asks of a lane."""
+    """What the stages ask of a lane."""
 
-    watermark = "require"
-    format = "png"
-    quality = 95
-    parameters = False
+    policy = BatchPolicy(parameters=False)
 
 
 class _Settings:
