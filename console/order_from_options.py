@@ -1,11 +1,11 @@
 """Convert the options of `plan`, `submit` and `run` to an order that the scheduler ingests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from console.session import s3_options
+from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
 from jobs.errors import UsageError
 from jobs.manifest import (
@@ -29,29 +29,13 @@ from scheduler.ingest.ingest import Order, checked_name
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 
 
-@dataclass(frozen=True)
-class SubmitOptions:
-    """The options that `plan`, `submit` and `run` share, as typed; `schedule`: policies with options of their own."""
-
-    manifest: str
-    out: str | None = None
-    model: str | None = None
-    name: str | None = None
-    set: Sequence[str] = ()
-    map: Sequence[str] = ()
-    strict: bool = False
-    input_format: str | None = None
-    schedule: Mapping[str, object] = field(default_factory=dict)
-    delimiter: str | None = None
-    drop: Sequence[str] = ()
-    unique_ids: bool = False
-
-
 @contextmanager
-def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
+def order_of(asked: ManifestOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
     """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError."""
     policy, columns = _split(asked)
-    reading = Reading(columns, parse_renames(asked.map), asked.strict, tuple(asked.drop), asked.unique_ids)
+    reading = Reading(
+        columns, parse_renames(asked.map_ or ()), asked.strict, tuple(asked.drop or ()), asked.unique_ids
+    )
     name = asked.name and checked_name(asked.name)
     _check_weights(policy, settings)
     catalogue = Catalogue.load(settings.models_path)
@@ -84,10 +68,10 @@ def order_of(asked: SubmitOptions, settings: Settings) -> Iterator[tuple[Order, 
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
 
 
-def _split(asked: SubmitOptions) -> tuple[BatchPolicy, dict[str, str]]:
+def _split(asked: ManifestOptions) -> tuple[BatchPolicy, dict[str, str]]:
     """Split the `--set` options into the batch's policy and the values of row columns."""
-    given = [*asked.set, *([f"model={asked.model}"] if asked.model else [])]
-    given += [f"{key}={value}" for key, value in asked.schedule.items() if value is not None]
+    given = [*(asked.set_ or ()), *([f"model={asked.model}"] if asked.model else [])]
+    given += [f"{key}={value}" for key, value in asked.schedule.items()]
     of_batch = [pair for pair in given if is_policy_key(pair.partition("=")[0].strip())]
     of_rows = [pair for pair in given if pair not in of_batch]
     policy = parse_policy(

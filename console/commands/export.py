@@ -11,13 +11,15 @@ from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.outputs.export_inventory import Found
 from jobs.storage.open import ObjectStore
-from scheduler.export.exporters import exporter_of, format_names
+from scheduler.export.exporters import format_names
 from scheduler.export.metadata_export import export as write_export
 from scheduler.export.metadata_export import found_there
 
 
 def _known(format: str) -> str:
-    return exporter_of(format).name
+    if format not in format_names():
+        raise typer.BadParameter(f"{format!r} is not one of {', '.join(map(repr, format_names()))}")
+    return format
 
 
 def export(

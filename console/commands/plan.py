@@ -5,21 +5,9 @@ from typing import Any
 
 import typer
 
-from console.command_options import (
-    Delimiter,
-    Drop,
-    Format,
-    Json,
-    Manifest,
-    Map,
-    Model,
-    Name,
-    Out,
-    Set,
-    Strict,
-    UniqueIds,
-)
-from console.order_from_options import SubmitOptions, order_of
+from console.command_options import Json
+from console.order_from_options import order_of
+from console.submit_options import ManifestOptions, takes
 from console.terminal.output import (
     duration,
     lane_cells,
@@ -38,35 +26,10 @@ from scheduler.ingest.dry_run import make_plan
 from scheduler.ingest.dry_run import report as plan_report
 
 
-def plan(
-    manifest: Manifest,
-    out: Out = None,
-    model: Model = None,
-    name: Name = None,
-    set_: Set = None,
-    map_: Map = None,
-    strict: Strict = False,
-    input_format: Format = None,
-    delimiter: Delimiter = None,
-    drop: Drop = None,
-    unique_ids: UniqueIds = False,
-    as_json: Json = False,
-) -> None:
+@takes(ManifestOptions)
+def plan(options: ManifestOptions, as_json: Json = False) -> None:
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
-    options = SubmitOptions(
-        manifest,
-        out,
-        model,
-        name,
-        set_ or (),
-        map_ or (),
-        strict,
-        input_format,
-        delimiter=delimiter,
-        drop=drop or (),
-        unique_ids=unique_ids,
-    )
     with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
         seconds = made.gflop / _gflops(settings) if made.jobs and is_installed("worker") else None
@@ -75,7 +38,7 @@ def plan(
         print_json(report)
     else:
         _show(report)
-    if not made.jobs or (strict and made.rejected):
+    if not made.jobs or (options.strict and made.rejected):
         raise typer.Exit(1)
 
 

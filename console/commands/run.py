@@ -11,32 +11,14 @@ from sqlalchemy import Engine, text
 
 from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
-from console.command_options import (
-    Canary,
-    Deadline,
-    Delimiter,
-    Drop,
-    Format,
-    Json,
-    Manifest,
-    Map,
-    Model,
-    Name,
-    NotBefore,
-    Out,
-    Priority,
-    Set,
-    Strict,
-    UniqueIds,
-    Window,
-    Yes,
-)
-from console.order_from_options import SubmitOptions, order_of
+from console.command_options import Json
+from console.order_from_options import order_of
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
 from console.run_statistics import effort, truncated, write_contact_sheet
 from console.session import Session, session
+from console.submit_options import SubmitOptions, takes
 from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
 from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
@@ -55,57 +37,21 @@ POLL_S = 0.25
 MAX_JOBS = 10_000_000
 
 
+@takes(SubmitOptions)
 def run(
-    manifest: Manifest,
-    out: Out = None,
-    model: Model = None,
-    name: Name = None,
-    set_: Set = None,
-    map_: Map = None,
-    strict: Strict = False,
-    input_format: Format = None,
-    delimiter: Delimiter = None,
-    drop: Drop = None,
-    unique_ids: UniqueIds = False,
-    priority: Priority = None,
-    window: Window = None,
-    not_before: NotBefore = None,
-    deadline: Deadline = None,
-    canary: Canary = None,
+    options: SubmitOptions,
     workers: Annotated[
         int | None, typer.Option(min=0, help="worker processes to start; default: 1, or those that are up")
     ] = None,
-    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Render a manifest: ingest, render, export, contact sheet. The same again goes on where it stopped."""
-    schedule = {
-        "priority": priority,
-        "window": window,
-        "not_before": not_before,
-        "deadline": deadline,
-        "canary": canary,
-    }
-    options = SubmitOptions(
-        manifest,
-        out,
-        model,
-        name,
-        set_ or (),
-        map_ or (),
-        strict,
-        input_format,
-        schedule,
-        delimiter,
-        drop or (),
-        unique_ids,
-    )
     started = time.monotonic()
     settings = load_settings()
     if _starts_workers(settings, workers):
         require("worker", instead="with --workers 0, workers elsewhere render it")
     with session(settings) as open_session:
-        ingested = take_in(open_session, options, yes)
+        ingested = take_in(open_session, options)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
     report |= intake(ingested)
@@ -115,13 +61,13 @@ def run(
         raise typer.Exit(1)
 
 
-def take_in(open_session: Session, options: SubmitOptions, yes: bool = False) -> Ingested:
+def take_in(open_session: Session, options: SubmitOptions) -> Ingested:
     """Ingest the manifest, with a progress counter, and report the result.
 
-    Above MAX_JOBS jobs it asks for confirmation, unless `yes`.
+    Above MAX_JOBS jobs it asks for confirmation, unless the options say yes.
     """
     try:
-        return _take_in(open_session, options, None if yes else MAX_JOBS)
+        return _take_in(open_session, options, None if options.yes else MAX_JOBS)
     except ManyJobsError as many:
         if not sys.stdin.isatty() or options.manifest == "-":
             raise UsageError(f"{many}; if that is meant, say --yes") from None
@@ -152,7 +98,7 @@ def _take_in(open_session: Session, options: SubmitOptions, max_jobs: int | None
         )
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
-        if given := [key for key, value in options.schedule.items() if value is not None]:
+        if given := list(options.schedule):
             note(
                 f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
             )

@@ -2,77 +2,19 @@
 
 import typer
 
-from console.command_options import (
-    Canary,
-    Deadline,
-    Delimiter,
-    Drop,
-    Format,
-    Json,
-    Manifest,
-    Map,
-    Model,
-    Name,
-    NotBefore,
-    Out,
-    Priority,
-    Set,
-    Strict,
-    UniqueIds,
-    Window,
-    Yes,
-)
+from console.command_options import Json
 from console.commands.run import intake, take_in
-from console.order_from_options import SubmitOptions
 from console.session import session
+from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note, print_json
 from jobs.batches import actions
 
 
-def submit(
-    manifest: Manifest,
-    out: Out = None,
-    model: Model = None,
-    name: Name = None,
-    set_: Set = None,
-    map_: Map = None,
-    strict: Strict = False,
-    input_format: Format = None,
-    delimiter: Delimiter = None,
-    drop: Drop = None,
-    unique_ids: UniqueIds = False,
-    priority: Priority = None,
-    window: Window = None,
-    not_before: NotBefore = None,
-    deadline: Deadline = None,
-    canary: Canary = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
+@takes(SubmitOptions)
+def submit(options: SubmitOptions, as_json: Json = False) -> None:
     """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
-    schedule = {
-        "priority": priority,
-        "window": window,
-        "not_before": not_before,
-        "deadline": deadline,
-        "canary": canary,
-    }
-    options = SubmitOptions(
-        manifest,
-        out,
-        model,
-        name,
-        set_ or (),
-        map_ or (),
-        strict,
-        input_format,
-        schedule,
-        delimiter,
-        drop or (),
-        unique_ids,
-    )
     with session() as open_session:
-        ingested = take_in(open_session, options, yes)
+        ingested = take_in(open_session, options)
         status = actions.status(open_session.engine, ingested.name)
     if as_json:
         print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))

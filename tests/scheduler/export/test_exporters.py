@@ -78,4 +78,4 @@ def test_without_it_the_format_is_unknown_and_the_known_ones_are_named(
     with pytest.raises(UsageError, match="there are jsonl, parquet"):
         exporter_of("paths")
     assert run(settings, monkeypatch, "export", "foxes", "--format", "paths") == 2
-    assert "'paths'; there are jsonl, parquet" in capsys.readouterr().err
+    assert "'paths' is not one of 'jsonl', 'parquet'" in " ".join(capsys.readouterr().err.split())
