@@ -1,6 +1,7 @@
 """Data classes of the job queue: Job and Lane, which a worker claims, and Image and Failure, which it records."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, NewType
 from uuid import UUID
 
@@ -98,7 +99,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The columns of an image row that aren't copied from its job."""
+    """The columns of an image row that the worker brings (`jobs.db.images_table`)."""
 
     id: JobId
     lease: UUID
@@ -126,11 +127,17 @@ class Image:
     lora_digest: str | None = None
     quality: dict[str, Any] | None = None
     watermark_method: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Values of columns that aren't fields here, by name."""
 
     def record(self) -> dict[str, Any]:
         """Return the values as the complete statement takes them."""
-        return {name: getattr(self, name) for name in _IMAGE_FIELDS} | {"lease": str(self.lease)}
+        return (
+            {name: getattr(self, name) for name in _IMAGE_FIELDS}
+            | dict(self.more)
+            | {"lease": str(self.lease)}
+        )
 
 
 # dataclasses.asdict makes deep copies of all values, which costs more than the rest of completing a job.
-_IMAGE_FIELDS = tuple(field.name for field in fields(Image))
+_IMAGE_FIELDS = tuple(each.name for each in fields(Image) if each.name != "more")

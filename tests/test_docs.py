@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 from console.lazy_commands import MODULES
+from jobs.images.image_columns import public_columns
 from jobs.manifest import KNOWN_COLUMNS
 from jobs.states import BatchState, JobState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from scheduler.export.image_schema import SCHEMA
-from tests import configuration_page
+from tests import configuration_page, image_rows_page
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -25,8 +26,10 @@ def test_the_manifest_page_names_every_column() -> None:
     assert first_cells("manifest.md") == set(KNOWN_COLUMNS)
 
 
-def test_the_outputs_page_names_every_column() -> None:
-    assert first_cells("outputs.md") == set(SCHEMA.names)
+def test_the_page_of_image_rows_is_as_it_is_written() -> None:
+    assert image_rows_page.PAGE.read_text(encoding="utf-8") == image_rows_page.page()
+    assert first_cells("reference/image-rows.md") == set(SCHEMA.names)
+    assert [column.name for column in public_columns() if not column.doc] == []
 
 
 def test_the_manifest_page_names_every_sampler() -> None:

@@ -11,10 +11,8 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
-    Identity,
     Index,
     Integer,
-    MetaData,
     Numeric,
     SmallInteger,
     Table,
@@ -24,51 +22,19 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
-from sqlalchemy.types import UserDefinedType
 
+from jobs.db.images_table import images
+from jobs.db.table_helpers import Xid8, key, metadata, moment, one_of
 from jobs.states import (
     FINISHED,
     CanaryVerdict,
     JobState,
     Mode,
     Outcome,
-    WatermarkMethod,
     WorkerState,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "ck": "%(table_name)s_%(constraint_name)s_check",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "pk": "%(table_name)s_pkey",
-    }
-)
-
-
-class Xid8(UserDefinedType[int]):
-    """PostgreSQL's 64-bit transaction id."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: object) -> str:
-        return "xid8"
-
-
-def one_of(column: str, values: object) -> str:
-    """Return the CHECK expression that restricts a column to an enum's values."""
-    listed = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]
-    return f"{column} IN ({listed})"
-
-
-def key() -> Column[int]:
-    return Column("id", BigInteger, Identity(always=False), primary_key=True)
-
-
-def moment(name: str, *, nullable: bool = True, default: str | None = None) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default and text(default))
-
+__all__ = ["Xid8", "images", "metadata"]
 
 batches = Table(
     "batches",
@@ -286,82 +252,6 @@ attempts = Table(
     moment("ended_at", nullable=False, default="now()"),
     CheckConstraint(one_of("outcome", Outcome), "outcome"),
     Index("attempts_job_id_idx", "job_id"),
-)
-
-images = Table(
-    "images",
-    metadata,
-    key(),
-    Column(
-        "xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()"), comment="orders the feed"
-    ),
-    Column("job_id", BigInteger, nullable=False, unique=True),
-    Column("batch_id", BigInteger, ForeignKey("batches.id"), nullable=False),
-    Column("ordinal", BigInteger, nullable=False),
-    Column("index", Integer, nullable=False),
-    Column("row_id", Text),
-    Column("key", Text, nullable=False),
-    Column("format", Text, nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
-    Column("negative_prompt", Text, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("prompt_truncated", Boolean, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("model_revision", Text, nullable=False),
-    Column("model_digest", Text, nullable=False),
-    Column("generated_width", Integer, nullable=False, comment="before upscaling"),
-    Column("generated_height", Integer, nullable=False),
-    Column("steps", SmallInteger, nullable=False),
-    Column("guidance_scale", Float, nullable=False),
-    Column("sampler", Text, nullable=False),
-    Column("seed", Numeric(20, 0), nullable=False),
-    Column("upscale", SmallInteger, nullable=False),
-    Column("noise_level", SmallInteger),
-    Column("upscaler_digest", Text),
-    Column("tenant", Text),
-    Column("safety_verdict", Text, nullable=False, comment="safe, flagged, blackened or blurred"),
-    Column("safety_reason", Text),
-    Column("safety_scores", JSONB, comment="score of every concept, so that a new policy needs no GPU"),
-    Column("watermark", Text, comment="payload; null: none embedded"),
-    Column("watermark_bit_accuracy", Float, comment="read back from the encoded file, 0 to 1"),
-    Column("device", Text, nullable=False),
-    Column("batch_rows", SmallInteger, nullable=False, comment="shape of the device batch"),
-    Column("versions", JSONB, nullable=False),
-    Column("timings", JSONB, nullable=False, comment="seconds a stage, the image's share"),
-    Column("worker", Text, nullable=False),
-    Column("attempt", SmallInteger, nullable=False),
-    Column("meta", JSON, nullable=False, comment="as the manifest has it: order of keys, form of numbers"),
-    moment("created_at", nullable=False, default="now()"),
-    Column("mode", Text, nullable=False, server_default=text("'text2image'")),
-    Column("init_image", Text),
-    Column("init_image_sha256", Text, comment="of the file that the picture started from"),
-    Column("mask_image", Text),
-    Column("depth_image", Text),
-    Column("strength", Float),
-    Column("lora", Text, nullable=False, server_default=text("''")),
-    Column("lora_digest", Text, comment="one a LoRA, joined by + in the order of lora"),
-    Column("quality", JSONB, comment="clip_score and clip_model; null: not computed"),
-    Column(
-        "watermark_method", Text, comment="null: none embedded, or by a version that knew dwtDctSvd alone"
-    ),
-    CheckConstraint("length(sha256) = 64", "sha256"),
-    CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
-    CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
-    CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
-    UniqueConstraint("batch_id", "ordinal", "index"),
-    Column(
-        "epoch",
-        Integer,
-        nullable=False,
-        server_default=text("0"),
-        comment="orders the feed where transaction ids of several clusters meet",
-    ),
-    Index("images_feed_idx", "epoch", "xid", "id"),
-    Index("images_rate_idx", "batch_id", "created_at"),
 )
 
 feed_epochs = Table(

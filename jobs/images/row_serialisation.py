@@ -5,16 +5,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from jobs.images.image_columns import public_columns
 from jobs.job_types import BatchId
 
-COLUMNS = """
-    i.id AS image_id, b.name AS batch, i.job_id, i.ordinal, i.index, i.row_id, i.key, b.output, i.format, i.width,
-    i.height, i.bytes, i.sha256, i.prompt, i.negative_prompt, i.prompt_tokens, i.prompt_truncated, i.model,
-    i.model_revision, i.model_digest, i.generated_width, i.generated_height, i.steps, i.guidance_scale, i.sampler,
-    i.seed, i.upscale, i.noise_level, i.upscaler_digest, i.tenant, i.safety_verdict, i.safety_reason, i.safety_scores,
-    i.watermark, i.watermark_bit_accuracy, i.device, i.batch_rows, i.versions, i.timings, i.worker, i.attempt, i.meta,
-    i.created_at, i.mode, i.init_image, i.init_image_sha256, i.mask_image, i.depth_image, i.strength, i.lora,
-    i.lora_digest, i.quality, i.watermark_method"""
+COLUMNS = ", ".join(
+    f"{column.sql} AS {'output' if column.name == 'uri' else column.name}" for column in public_columns()
+)
 
 _OF_BATCH = text(f"""
     SELECT {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
+from jobs.images.image_columns import given_record, inserted_columns, inserted_values
 from jobs.job_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
@@ -184,34 +185,15 @@ _GIVE_BACK = text(f"""
 _COMPLETE = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
-            id bigint, lease uuid, key text, format text, width int, height int, bytes bigint, sha256 text,
-            prompt_tokens int, prompt_truncated boolean, model_revision text, model_digest text,
-            upscaler_digest text, safety_verdict text, safety_reason text, safety_scores jsonb, watermark text,
-            watermark_bit_accuracy float, device text, batch_rows smallint, versions jsonb, timings jsonb,
-            init_image_sha256 text, lora_digest text, quality jsonb, watermark_method text)
+            {given_record()})
     ), {_HELD}, affected AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, held.lease AS held, 'running' AS old_state
     ), {_COUNT_DELTAS}, {cluster_epochs.BEGUN}, stored AS (
-        INSERT INTO images (epoch, job_id, batch_id, ordinal, index, row_id, key, format, width, height, bytes, sha256,
-            prompt, negative_prompt, prompt_tokens, prompt_truncated, model, model_revision, model_digest,
-            generated_width, generated_height, steps, guidance_scale, sampler, seed, upscale, noise_level,
-            upscaler_digest, tenant, safety_verdict, safety_reason, safety_scores, watermark,
-            watermark_bit_accuracy, device, batch_rows, versions, timings, worker, attempt, meta, mode, init_image,
-            init_image_sha256, mask_image, depth_image, strength, lora, lora_digest, quality,
-            watermark_method)
-        SELECT {cluster_epochs.WRITTEN},
-            j.id, j.batch_id, j.ordinal, j.index, j.row_id, g.key, g.format, g.width, g.height, g.bytes, g.sha256,
-            j.prompt, j.negative_prompt, g.prompt_tokens, g.prompt_truncated, l.model, g.model_revision,
-            g.model_digest, coalesce(nullif(l.width, 0), g.width / greatest(l.upscale, 1)),
-            coalesce(nullif(l.height, 0), g.height / greatest(l.upscale, 1)), j.steps, j.guidance_scale, j.sampler,
-            j.seed, l.upscale, j.noise_level, g.upscaler_digest, j.tenant, g.safety_verdict, g.safety_reason,
-            nullif(g.safety_scores, 'null'), g.watermark, g.watermark_bit_accuracy, g.device, g.batch_rows,
-            g.versions, g.timings, j.worker, j.attempt, j.meta, l.mode, j.init_image, g.init_image_sha256,
-            j.mask_image, j.depth_image, j.strength, l.lora, g.lora_digest, nullif(g.quality, 'null'),
-            g.watermark_method
+        INSERT INTO images (epoch, {inserted_columns()})
+        SELECT {cluster_epochs.WRITTEN}, {inserted_values()}
         FROM affected j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
         ORDER BY j.id
     )
