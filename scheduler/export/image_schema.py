@@ -1,63 +1,27 @@
 """The columns of exported image rows, with their types in Parquet."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
+from sqlalchemy import BigInteger, Boolean, DateTime, Float, Integer, Numeric, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-JSON_COLUMNS = frozenset({"safety_scores", "versions", "timings", "meta", "quality"})
+from jobs.images.image_columns import public_columns
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("batch", pa.string()),
-        ("job_id", pa.int64()),
-        ("ordinal", pa.int64()),
-        ("index", pa.int32()),
-        ("row_id", pa.string()),
-        ("key", pa.string()),
-        ("uri", pa.string()),
-        ("format", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("prompt_truncated", pa.bool_()),
-        ("model", pa.string()),
-        ("model_revision", pa.string()),
-        ("model_digest", pa.string()),
-        ("generated_width", pa.int32()),
-        ("generated_height", pa.int32()),
-        ("steps", pa.int16()),
-        ("guidance_scale", pa.float64()),
-        ("sampler", pa.string()),
-        ("seed", pa.uint64()),
-        ("upscale", pa.int16()),
-        ("noise_level", pa.int16()),
-        ("upscaler_digest", pa.string()),
-        ("tenant", pa.string()),
-        ("safety_verdict", pa.string()),
-        ("safety_reason", pa.string()),
-        ("safety_scores", pa.string()),
-        ("watermark", pa.string()),
-        ("watermark_bit_accuracy", pa.float64()),
-        ("device", pa.string()),
-        ("batch_rows", pa.int16()),
-        ("versions", pa.string()),
-        ("timings", pa.string()),
-        ("worker", pa.string()),
-        ("attempt", pa.int16()),
-        ("meta", pa.string()),
-        ("created_at", pa.timestamp("us", tz="UTC")),
-        ("mode", pa.string()),
-        ("init_image", pa.string()),
-        ("init_image_sha256", pa.string()),
-        ("mask_image", pa.string()),
-        ("depth_image", pa.string()),
-        ("strength", pa.float64()),
-        ("lora", pa.string()),
-        ("lora_digest", pa.string()),
-        ("quality", pa.string()),
-        ("watermark_method", pa.string()),
-    ]
-)
+_ARROW_TYPES: Mapping[type[Any], pa.DataType] = {
+    BigInteger: pa.int64(),
+    Boolean: pa.bool_(),
+    DateTime: pa.timestamp("us", tz="UTC"),
+    Float: pa.float64(),
+    Integer: pa.int32(),
+    JSON: pa.string(),
+    JSONB: pa.string(),
+    Numeric: pa.uint64(),  # of 20 digits: seeds
+    SmallInteger: pa.int16(),
+    Text: pa.string(),
+}
+
+SCHEMA = pa.schema([(column.name, _ARROW_TYPES[type(column.type)]) for column in public_columns()])
+
+JSON_COLUMNS = frozenset(column.name for column in public_columns() if isinstance(column.type, JSON))

@@ -1,0 +1,84 @@
+"""A column of image rows is added in one place: statements, feed, exports and the reference follow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.settings import Settings
+from tests.factories import change, look, make_batch
+from tests.paths import ROOT
+
+BEFORE = '    CheckConstraint("length(sha256) = 64", "sha256"),\n'
+COLUMNS = """
+    image_column("grain", SmallInteger, Source.WORKER, "of the film"),
+    image_column("palette", JSONB, Source.WORKER, "its colours"),
+    image_column("lane_id", BigInteger, "l.id", "where it was made"),
+"""
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from jobs.db.engine import connect
+from jobs.images.batch_images import pages_of
+from jobs.images.feed import read
+from scheduler.export.formats.parquet import write_parquet
+from tests.factories import image, take
+from tests.image_rows_page import page
+import pyarrow.parquet as pq
+from jobs.queue import transitions
+
+engine = connect(sys.argv[1])
+first, second = take(engine, 1)
+transitions.complete(engine, [image(first, more={"grain": 3, "palette": ["red"]}), image(second)])
+fed = [{name: row[name] for name in ("grain", "palette", "lane_id")} for row in read(engine)]
+write_parquet(Path("out.parquet"), (row for page in pages_of(engine, 1) for row in page))
+table = pq.read_table("out.parquet").select(["grain", "palette", "lane_id"])
+lines = [line for line in page().splitlines() if "grain" in line]
+print(json.dumps({"fed": fed, "rows": table.to_pylist(), "types": [str(t) for t in table.schema.types], "page": lines}))
+"""
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Path:
+    """A nightmill whose table of image rows has three columns more."""
+    folder = tmp_path / "patched"
+    (folder / "jobs").mkdir(parents=True)
+    for package in ("migrations", "models", "scheduler", "tests"):
+        (folder / package).symlink_to(ROOT / package)
+    for entry in (ROOT / "jobs").iterdir():
+        if entry.name not in ("__pycache__", "db"):
+            (folder / "jobs" / entry.name).symlink_to(entry)
+    shutil.copytree(ROOT / "jobs" / "db", folder / "jobs" / "db")
+    module = folder / "jobs" / "db" / "images_table.py"
+    source = module.read_text(encoding="utf-8")
+    assert source.count(BEFORE) == 1
+    module.write_text(source.replace(BEFORE, COLUMNS + BEFORE), encoding="utf-8")
+    return folder
+
+
+def test_a_new_column_is_stored_fed_exported_and_told(
+    patched: Path, engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    make_batch(engine, 2)
+    change(engine, "ALTER TABLE images ADD grain smallint, ADD palette jsonb, ADD lane_id bigint")
+    command = [sys.executable, "-P", "-c", PROGRAM, settings.database]
+    environment = os.environ | {"PYTHONPATH": str(patched)}
+    told = json.loads(
+        subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
+    stored = [
+        {"grain": 3, "palette": ["red"], "lane_id": 1},
+        {"grain": None, "palette": None, "lane_id": 1},
+    ]
+    assert look(engine, "SELECT grain, palette, lane_id FROM images ORDER BY id") == stored
+    assert told["fed"] == stored
+    assert told["rows"] == [stored[0] | {"palette": '["red"]'}, stored[1]]
+    assert told["types"] == ["int16", "string", "int64"]
+    assert told["page"] == ["| `grain` | smallint | of the film |"]
