@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import orjson
 from psycopg import Copy, Cursor
-from psycopg.copy import QueuedLibpqWriter
+from psycopg.copy import LibpqWriter
 
 BLOCK_LINES = 500
 BLOCK_CHARACTERS = 500_000
@@ -43,14 +43,6 @@ def cells(*texts: str) -> str:
     return joined.replace("\0", "\t")
 
 
-class _Writer(QueuedLibpqWriter):
-    """Sends from a background thread; if the server is slower, at most 8 MB are queued instead of psycopg's 128."""
-
-    def __init__(self, cursor: Cursor[Any]) -> None:
-        super().__init__(cursor)
-        self._queue = type(self._queue)(maxsize=64)
-
-
 class CopyStream:
     """A COPY into one table that starts with the first line added, and restarts with the first one after `finish`.
 
@@ -81,7 +73,7 @@ class CopyStream:
 
     def _send(self) -> None:
         self._copy = self._copy or self._open.enter_context(
-            self._cursor.copy(self._statement, writer=_Writer(self._cursor))
+            self._cursor.copy(self._statement, writer=LibpqWriter(self._cursor))
         )
         self._copy.write("".join(self._lines))
         self._lines.clear()
