@@ -10,7 +10,8 @@ from bench.harness.progress import note
 from bench.harness.results import Figure, at_least
 from bench.image_files import SIDES, grainy
 from models.watermark import codec as watermark
-from models.watermark.codec import Method, Pixels
+from models.watermark.blocks import Pixels
+from models.watermark.codec import Method
 
 MARK = b"StableDiffusionV1"
 GOALS = {Method.DWT_DCT: 15, Method.DWT_DCT_SVD: 20}

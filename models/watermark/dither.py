@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from models.watermark.array_backend import CELLS, SIDE, Array, beside, interleaved, namespace
-from models.watermark.colour import tinted
+from models.watermark.blocks import CELLS, SIDE, Floats, Pixels, interleaved
+from models.watermark.colour import add_green_and_blue
 
 # The contribution of R, G, B to U (ITU-R BT.601 as in OpenCV), and the changes of green and blue that add 1 to U
 # without changing Y and V.
@@ -26,36 +26,33 @@ _BAYER = _bayer(SIDE)
 _LEVELS = SIDE * SIDE
 
 
-def tint(pixels: Array, change: Array) -> Array:
+def tint(pixels: Pixels, change: Floats) -> Pixels:
     """Add (N, H / 2, W / 2) float32 to the U of each 2x2 block of (N, H, W, 3) uint8 RGB, keeping Y and V."""
-    return tinted(pixels, _steps(change * _GREEN_OF_U), _steps(change * _BLUE_OF_U))
+    return add_green_and_blue(pixels, _steps(change * _GREEN_OF_U), _steps(change * _BLUE_OF_U))
 
 
-def fill(pixels: Array, change: Array) -> Array:
+def fill(pixels: Pixels, change: Floats) -> Pixels:
     """As `tint`, but change blue as far as possible, then green, then red, without keeping Y and V."""
-    xp = namespace(pixels)
-    count, height, width = pixels.shape[:3]
-    wide = xp.broadcast_to(change[:, :, None, :, None], (count, height // 2, 2, width // 2, 2))
-    left = wide.reshape(count, height, width)
-    dither = beside(np.tile((_BAYER + np.float32(0.5)) / _LEVELS, (height // SIDE, width // SIDE)), pixels)
-    moved = xp.asarray(pixels, copy=True)
+    height, width = pixels.shape[1:3]
+    left = change.repeat(2, axis=1).repeat(2, axis=2)
+    dither = np.tile((_BAYER + np.float32(0.5)) / _LEVELS, (height // SIDE, width // SIDE))
+    moved = pixels.copy()
     for channel in (2, 1, 0):
-        before = xp.asarray(pixels[..., channel], dtype=xp.float32)
-        add = xp.where(xp.abs(left) > 0.5, left / _TO_U[channel], 0)
-        after = xp.floor(xp.clip(before + add + dither, 0, 255))
+        before = pixels[..., channel].astype(np.float32)
+        add = np.where(np.abs(left) > 0.5, left / _TO_U[channel], 0)
+        after = np.floor(np.clip(before + add + dither, 0, 255))
         moved[..., channel] = after
         left = left - (after - before) * _TO_U[channel]
     return moved
 
 
-def _steps(change: Array) -> Array:
+def _steps(change: Floats) -> npt.NDArray[np.int8]:
     """Upsample (N, H / 2, W / 2) float32 to dithered (N, H, W) int8."""
-    xp = namespace(change)
     count, rows, columns = change.shape
-    fine = xp.asarray(xp.round(change * _LEVELS), dtype=xp.int16)
+    fine = np.round(change * _LEVELS).astype(np.int16)
     fine = fine.reshape(count, rows // CELLS, CELLS, 1, columns)
-    even, odd = (fine + beside(_dither(columns, side), change) >> 6 for side in (0, 1))
-    return interleaved(even, odd).view(xp.int8).reshape(count, 2 * rows, 2 * columns)
+    even, odd = (fine + _dither(columns, side) >> 6 for side in (0, 1))
+    return interleaved(even, odd).view(np.int8).reshape(count, 2 * rows, 2 * columns)
 
 
 @lru_cache(maxsize=8)

@@ -7,19 +7,18 @@ bit, because colours were clipped, are retried in other ways.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from models.watermark.array_backend import (
+from models.watermark.blocks import (
     SIDE,
-    Array,
+    Floats,
+    Pixels,
     as_blocks,
-    beside,
     by_cell,
-    by_picture,
+    by_image,
     halves,
-    namespace,
-    packed,
-    replace_blocks,
     strips,
+    whole_blocks,
 )
 from models.watermark.colour import to_yuv, u_of
 from models.watermark.dither import fill, tint
@@ -34,40 +33,39 @@ _TOLERANCE = 4.0
 _RETRIES = ((False, False), (True, False), (False, True), (False, True), (True, True))
 
 
-def embed(pixels: Array, wanted: Array) -> Array:
-    """Embed the (H // 8, W // 8) `wanted` bits, 0 or 1, in the blocks of each (N, H, W, 3) uint8 RGB picture."""
-    marked = namespace(pixels).asarray(pixels, copy=True)
-    whole = _whole(marked)
-    bits = namespace(pixels).broadcast_to(wanted, (len(whole), *wanted.shape))
-    holds = beside(np.empty(bits.shape, bool), pixels)
+def embed(pixels: Pixels, wanted: Pixels) -> Pixels:
+    """Embed the (H // 8, W // 8) `wanted` bits, 0 or 1, in the blocks of each (N, H, W, 3) uint8 RGB image."""
+    marked = pixels.copy()
+    whole = whole_blocks(marked)
+    bits = np.broadcast_to(wanted, (len(whole), *wanted.shape))
+    holds = np.empty(bits.shape, bool)
     for strip in strips(whole):
-        part = strip.pictures, strip.blocks
-        whole[strip.pixels], holds[part] = _move(packed(whole[strip.pixels]), bits[part])
+        part = np.ascontiguousarray(whole[strip.pixels])
+        whole[strip.pixels], holds[strip.blocks] = _move(part, bits[strip.blocks])
     for far, filling in _RETRIES:
-        retry = _retry_failed if isinstance(pixels, np.ndarray) else _retry
-        retry(whole, bits, holds, far=far, filling=filling)
+        _retry(whole, bits, holds, far=far, filling=filling)
     return marked
 
 
-def votes(pixels: Array) -> Array:
+def votes(pixels: Pixels) -> Floats:
     """Return the vote of each block of (N, H, W, 3) uint8 RGB, (N, H // 8, W // 8): from -1 (surely 0) to 1."""
-    xp = namespace(pixels)
-    return -xp.sin(singular_values(pixels) * (2 * np.pi / SCALE))
+    found: Floats = -np.sin(singular_values(pixels) * (2 * np.pi / SCALE))
+    return found
 
 
-def singular_values(pixels: Array) -> Array:
+def singular_values(pixels: Pixels) -> Floats:
     """Return the largest singular value of each block's low band of U, (N, H // 8, W // 8) float32."""
-    whole = _whole(pixels)
+    whole = whole_blocks(pixels)
     count, height, width = whole.shape[:3]
-    values = beside(np.empty((count, height // SIDE, width // SIDE), np.float32), pixels)
+    values = np.empty((count, height // SIDE, width // SIDE), np.float32)
     for strip in strips(whole):
-        part = values[strip.pictures, strip.blocks]
+        part = values[strip.blocks]
         part[...] = top_singular(_low_band(whole[strip.pixels]))[0].reshape(part.shape)
     return values
 
 
-def _retry_failed(whole: Array, bits: Array, holds: Array, *, far: bool, filling: bool) -> None:
-    """Retry the blocks that don't hold their bit, gathered into one wide picture, which suits NumPy."""
+def _retry(whole: Pixels, bits: Pixels, holds: npt.NDArray[np.bool_], *, far: bool, filling: bool) -> None:
+    """Retry the blocks that don't hold their bit, gathered into one wide image."""
     failed = ~holds
     if failed.any():
         blocks = as_blocks(whole)
@@ -76,49 +74,39 @@ def _retry_failed(whole: Array, bits: Array, holds: Array, *, far: bool, filling
         blocks[failed], holds[failed] = as_blocks(moved)[0, 0], held[0, 0]
 
 
-def _retry(whole: Array, bits: Array, holds: Array, *, far: bool, filling: bool) -> None:
-    """Retry all blocks and keep the results for those that don't hold their bit, without waiting for the device."""
-    moved, held = _move(packed(whole), bits, far=far, filling=filling)
-    replace_blocks(whole, ~holds, moved)
-    holds |= held
-
-
-def _move(pixels: Array, bits: Array, *, far: bool = False, filling: bool = False) -> tuple[Array, Array]:
+def _move(
+    pixels: Pixels, bits: Pixels, *, far: bool = False, filling: bool = False
+) -> tuple[Pixels, npt.NDArray[np.bool_]]:
     """Change (N, H, W, 3) to read as the (N, H / 8, W / 8) bits; return it and which blocks hold theirs.
 
     `far` aims at the interval on the other side than the nearest; `filling` changes any channel that isn't clipped
     instead of keeping the luma. A block that this would move farther from a correct interval is left unchanged.
     """
-    xp = namespace(pixels)
     strength, left, right = top_singular(_low_band(pixels))
     wanted = bits.reshape(-1)
     nearest = _way(strength, wanted)
     way = _way(strength, wanted, far=True) if far else nearest
     step = (way / 2 * left)[:, None] * right
     count, height, width = pixels.shape[:3]
-    change = by_picture(step, (count, height // 2, width // 2))
+    change = by_image(step, (count, height // 2, width // 2))
     moved = fill(pixels, change) if filling else tint(pixels, change)
-    before = xp.abs(nearest)
-    after = xp.abs(_way(top_singular(_low_band(moved), right, rounds=3)[0], wanted))
-    replace_blocks(moved, (after > before).reshape(bits.shape), pixels)
-    return moved, (xp.minimum(before, after) <= _TOLERANCE).reshape(bits.shape)
+    before = np.abs(nearest)
+    after = np.abs(_way(top_singular(_low_band(moved), right, rounds=3)[0], wanted))
+    worse = (after > before).reshape(bits.shape)
+    as_blocks(moved)[worse] = as_blocks(pixels)[worse]
+    return moved, (np.minimum(before, after) <= _TOLERANCE).reshape(bits.shape)
 
 
-def _whole(pixels: Array) -> Array:
-    """Crop to whole blocks."""
-    return pixels[:, : pixels.shape[1] // SIDE * SIDE, : pixels.shape[2] // SIDE * SIDE]
-
-
-def _low_band(pixels: Array) -> Array:
+def _low_band(pixels: Pixels) -> Floats:
     """Return the low band of U of (N, H, W, 3), by cell: (4, 4, blocks) float32."""
-    xp = namespace(pixels)
     left, right = halves(u_of(to_yuv(pixels)))
     left += right
-    band = by_cell(left[:, ::2] + left[:, 1::2])
-    return xp.asarray(band, dtype=xp.float32) / 2
+    band: Floats = by_cell(left[:, ::2] + left[:, 1::2]).astype(np.float32)
+    band /= 2
+    return band
 
 
-def _way(strength: Array, wanted: Array, *, far: bool = False) -> Array:
+def _way(strength: Floats, wanted: Pixels, *, far: bool = False) -> Floats:
     """Return the difference from the singular values to the middle of an interval that reads as wanted."""
     above = (strength - SCALE / 4 - wanted * np.float32(SCALE / 2)) % SCALE
-    return namespace(strength).where((above > SCALE / 2) != far, SCALE - above, -above)
+    return np.where((above > SCALE / 2) != far, SCALE - above, -above)
