@@ -165,4 +165,4 @@ def test_a_completion_that_asks_not_whose_the_job_is_counts_twice(
 
 
 def _is_completion(statement: str) -> bool:
-    return "lease uuid, key text" in statement
+    return 'lease uuid, "key" TEXT' in statement

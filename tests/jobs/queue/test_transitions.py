@@ -84,7 +84,7 @@ def test_an_open_lane_brings_its_batchs_policy(engine: Engine) -> None:
     options = {"safety": "blur", "watermark": "off", "format": "webp", "quality": 80, "parameters": False}
     lane = transitions.open_lane(engine, make_lane(engine, 1, name="blurred", output="s3://b/p", **options))
     assert lane is not None
-    assert {name: getattr(lane, name) for name in options} == options
+    assert {name: getattr(lane.policy, name) for name in options} == options
     assert (lane.batch, lane.output, lane.model) == ("blurred", "s3://b/p", "sketcher")
     assert (lane.width, lane.height, lane.upscale) == (64, 64, 0)
 
