@@ -127,6 +127,7 @@ class Image:
     lora_digest: str | None = None
     quality: dict[str, Any] | None = None
     watermark_method: str | None = None
+    annotations: dict[str, Any] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Values of columns that aren't fields here, by name."""
 

@@ -148,6 +148,7 @@ def image(job: Job, **changes: Any) -> Image:
         versions={"torch": "2"},
         timings={"generate": 0.5},
         quality={"clip_score": 31.25, "clip_model": "judge"},
+        annotations={"sharpness": {"mean": 3.5}},
     )
     return replace(made, **changes)
 

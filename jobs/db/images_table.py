@@ -269,6 +269,13 @@ images = Table(
         server_default=text("0"),
         comment="orders the feed where transaction ids of several clusters meet",
     ),
+    image_column(
+        "annotations",
+        JSONB,
+        Source.WORKER,
+        "what stages of the pipeline found that has no column of its own, by the stage's name",
+        comment="findings by stage; null: none",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),

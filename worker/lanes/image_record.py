@@ -41,6 +41,7 @@ def image_record(context: StageContext, versions: Mapping[str, str], item: Pipel
         lora_digest="+".join(lora.digest for lora in models.loras) or None,
         quality=item.quality,
         watermark_method=context.settings.watermark_method if item.watermark else None,
+        annotations=dict(item.annotations) or None,
     )
 
 
