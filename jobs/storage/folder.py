@@ -3,9 +3,6 @@
 import errno
 import hashlib
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,24 +11,19 @@ from io import BufferedReader
 from pathlib import Path
 
 from jobs.errors import ObjectStoreError, OutputGoneError
-from jobs.storage import folder_descriptors
+from jobs.storage import folder_descriptors, folder_walk
 from jobs.storage.base import (
     DamagedObjectError,
     MissingObjectError,
     StoredObject,
     checked_key,
     checked_prefix,
-    is_key,
 )
+from jobs.storage.durable_write import link_new, temporary_name, write_verified
+from jobs.storage.folder_walk import ABSENT
 
 MARKER = ".nightmill-output.json"
 """The file that marks an output folder; it is missing if the folder is an empty mount point."""
-
-# Keys can't contain a tilde, so a temporary file can neither be listed nor be overwritten by an object.
-_TEMPORARY = "~nightmill-"
-_IS_TEMPORARY = re.compile(_TEMPORARY + "[0-9a-f]{16}")
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -59,10 +51,10 @@ class FolderStore:
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:  # noqa: ARG002
         """Write a temporary file, sync it to disk, read it back, and rename it."""
         target = self.root / checked_key(key)
-        temporary = _TEMPORARY + secrets.token_hex(8)
+        temporary = temporary_name()
         with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
             try:
-                if not _stored(folder, temporary, body):
+                if not write_verified(folder, temporary, body):
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
@@ -76,14 +68,14 @@ class FolderStore:
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:  # noqa: ARG002
         """Write a file unless the name exists; returns False, with nothing changed, if it does."""
         target = self.root / checked_key(key)
-        temporary = _TEMPORARY + secrets.token_hex(8)
+        temporary = temporary_name()
         with _explained(f"write {target}"), self._folder_of(key, create=True) as (folder, name):
             try:
-                if not _written(folder, temporary, body):
+                if not write_verified(folder, temporary, body):
                     raise ObjectStoreError(
                         f"{target} reads back differently from what was written: check the disk"
                     )
-                is_new = _link_new(folder, temporary, name)
+                is_new = link_new(folder, temporary, name)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
@@ -103,7 +95,7 @@ class FolderStore:
     def delete(self, key: str) -> None:
         """Remove the file; does nothing if it doesn't exist. Raises ObjectStoreError for a symbolic link."""
         path = self.root / checked_key(key)
-        with _explained(f"delete {path}"), suppress(*_ABSENT), self._folder_of(key) as (folder, name):
+        with _explained(f"delete {path}"), suppress(*ABSENT), self._folder_of(key) as (folder, name):
             folder_descriptors.require_file(folder, name)
             os.unlink(name, dir_fd=folder)
 
@@ -115,7 +107,7 @@ class FolderStore:
         folder, _, name = checked_prefix(prefix).rpartition("/")
         with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
             if here is not None:
-                yield from _objects(here, f"{folder}/" if folder else "", name)
+                yield from folder_walk.objects(here, f"{folder}/" if folder else "", name)
 
     def locate(self, key: str) -> str:
         """Return the file's absolute path."""
@@ -128,20 +120,20 @@ class FolderStore:
         """
         with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
             if here is not None:
-                yield from _names(here, f"{folder}/" if folder else "")
+                yield from folder_walk.names(here, f"{folder}/" if folder else "")
 
     def remove_temporaries(self, older_than: timedelta, folder: str = "") -> int:
         """Delete temporary files of interrupted writes below a folder; returns the number deleted."""
         limit = datetime.now(UTC) - older_than
         with _explained(f"clean up {self.root / folder}"), self._opened(folder) as here:
-            return 0 if here is None else sum(_remove_temporaries(here, limit))
+            return 0 if here is None else sum(folder_walk.remove_temporaries(here, limit))
 
     def remove_empty_folders(self, folder: str, is_ours: Callable[[str], bool]) -> None:
         """Remove this folder and those below it that are empty and whose path `is_ours` accepts."""
         *above, name = checked_key(folder).split("/")
         with _explained(f"remove {self.root / folder}"), self._opened("/".join(above)) as here:
             if here is not None:
-                _remove_empty(here, name, folder, is_ours)
+                folder_walk.remove_empty(here, name, folder, is_ours)
 
     def _root(self, *, create: bool) -> int:
         try:
@@ -162,7 +154,7 @@ class FolderStore:
         with _explained(f"read {path}"):
             try:
                 root = self._root(create=False)
-            except _ABSENT:
+            except ABSENT:
                 raise MissingObjectError(f"{path} does not exist") from None
             with os.fdopen(_descriptor(root, key, path), "rb") as file:
                 yield file
@@ -182,7 +174,7 @@ class FolderStore:
             )
             here = opened.__enter__()
         except OSError as error:
-            if not (isinstance(error, _ABSENT) or error.errno == errno.ELOOP):
+            if not (isinstance(error, ABSENT) or error.errno == errno.ELOOP):
                 raise
             yield None
             return
@@ -207,7 +199,7 @@ def _descriptor(root: int, key: str, path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO):
             raise
-        kind = MissingObjectError if isinstance(error, _ABSENT) else DamagedObjectError
+        kind = MissingObjectError if isinstance(error, ABSENT) else DamagedObjectError
         reason = "is a file, not a folder" if error.errno == errno.ENOTDIR else error.strerror
         # A later put replaces a link or a pipe, but not a folder.
         raise kind(
@@ -229,124 +221,6 @@ def _has_marker(root: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObject]:
-    for entry in folder_descriptors.entries(folder):
-        key = above + entry.name
-        if not entry.name.startswith(beginning) or not is_key(key):
-            continue
-        with _unless_gone():
-            if entry.is_folder:
-                with folder_descriptors.entered(folder, entry.name) as below:
-                    yield from _objects(below, f"{key}/")
-            elif entry.is_file:
-                state = folder_descriptors.state_of(folder, entry.name)
-                yield StoredObject(key, state.st_size, _modified(state))
-
-
-def _names(folder: int, above: str) -> Iterator[str]:
-    for entry in folder_descriptors.entries(folder):
-        if entry.is_folder:
-            with _unless_gone(), folder_descriptors.entered(folder, entry.name) as below:
-                yield from _names(below, f"{above}{entry.name}/")
-        elif not _IS_TEMPORARY.fullmatch(entry.name):
-            yield os.fsencode(above + entry.name).decode(errors="backslashreplace")
-
-
-def _remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:
-    for entry in folder_descriptors.entries(folder):
-        with _unless_gone():  # finished or removed by another process
-            if entry.is_folder:
-                with folder_descriptors.entered(folder, entry.name) as below:
-                    yield from _remove_temporaries(below, limit)
-            elif (
-                entry.is_file
-                and _IS_TEMPORARY.fullmatch(entry.name)
-                and _modified(folder_descriptors.state_of(folder, entry.name)) < limit
-            ):
-                os.unlink(entry.name, dir_fd=folder)
-                yield 1
-
-
-def _remove_empty(folder: int, name: str, path: str, is_ours: Callable[[str], bool]) -> None:
-    with _unless_gone():
-        with folder_descriptors.entered(folder, name) as here:
-            for entry in folder_descriptors.entries(here):
-                if entry.is_folder and is_ours(f"{path}/{entry.name}"):
-                    _remove_empty(here, entry.name, f"{path}/{entry.name}", is_ours)
-        if is_ours(path):
-            try:
-                os.rmdir(name, dir_fd=folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-
-
-@contextmanager
-def _unless_gone() -> Iterator[None]:
-    """Ignore errors of entries that were deleted, or replaced by a link, since they were listed."""
-    try:
-        yield
-    except _ABSENT:
-        pass
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-
-
-def _link_new(folder: int, temporary: str, name: str) -> bool:
-    """Give a temporary file its name unless that exists; on file systems without hard links, check first."""
-    try:
-        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        with suppress(FileNotFoundError):
-            folder_descriptors.state_of(folder, name)
-            return False
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    return True
-
-
-def _stored(folder: int, name: str, body: bytes | Path) -> bool:
-    return _copied(folder, name, body) if isinstance(body, Path) else _written(folder, name, body)
-
-
-def _copied(folder: int, name: str, source: Path) -> bool:
-    with os.fdopen(_new(folder, name), "r+b") as file:
-        with source.open("rb") as given:
-            shutil.copyfileobj(given, file, 1 << 20)
-            given.seek(0)
-            meant = hashlib.file_digest(given, "sha256").digest()
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").digest() == meant
-
-
-def _written(folder: int, name: str, body: bytes) -> bool:
-    """Write, sync and read back in as few calls as possible: each contends with the rendering thread for the GIL."""
-    descriptor = _new(folder, name)
-    try:
-        left = memoryview(body)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-        return os.pread(descriptor, len(body) + 1, 0) == body
-    finally:
-        os.close(descriptor)
-
-
-def _new(folder: int, name: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(name, flags, 0o666, dir_fd=folder)
-
-
-def _modified(state: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(state.st_mtime, UTC)
 
 
 @contextmanager
