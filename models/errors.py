@@ -22,7 +22,7 @@ class OutOfMemoryError(ModelError):
 
 
 class SafetyUnknownError(ModelError):
-    """The safety checker gave no usable result for a picture, which therefore must not be published."""
+    """The safety checker gave no usable result for an image, which therefore must not be published."""
 
 
 class InterruptedRender(ModelError):  # noqa: N818 - not a failure: the caller asked to stop

@@ -14,7 +14,7 @@ from bench.gpu.drawing import Ours
 from bench.harness.unet_flops import Work
 from bench.mixed_manifest import GUIDANCE, SAMPLERS, shuffled, unet_pace
 from models.diffusion.requests import ImageRequest
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.errors import InterruptedRender
 from models.families.stable_diffusion import StableDiffusion
 
@@ -137,13 +137,13 @@ def _hashes(
             if engine.is_empty:
                 return found
             found += [
-                (jobs.index(request), _hash(rendered.picture))
+                (jobs.index(request), _hash(rendered.image))
                 for rendered in engine.step()
                 if (request := stream[int(str(rendered.key))]) in jobs
             ]
 
 
-def _hash(picture: Picture) -> str:
+def _hash(picture: RenderedImage) -> str:
     if picture.defect is not None:
         raise RuntimeError(f"a picture came out {picture.defect}: its hash says nothing")
     return sha256(picture.pixels.tobytes()).hexdigest()

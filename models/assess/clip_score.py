@@ -1,4 +1,4 @@
-"""The CLIP score: how well a finished picture matches its prompt."""
+"""The CLIP score: how well a finished image matches its prompt."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -26,12 +26,12 @@ _OLD_END = 2
 
 
 class ClipScorer:
-    """A CLIP model on its device. It reads the centre square of a picture and the prompt up to CLIP's token limit."""
+    """A CLIP model on its device. It reads the centre square of an image and the prompt up to CLIP's token limit."""
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any, device: Device) -> None:
         """Take transformers' CLIPModel in float32 with its image processor and its tokenizer.
 
-        On devices that compute in half precision, pictures and prompts are embedded in float16, in which CLIP was
+        On devices that compute in half precision, images and prompts are embedded in float16, in which CLIP was
         trained; the cosines are computed in float32.
         """
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
@@ -55,17 +55,17 @@ class ClipScorer:
             return cls(*parts, device)
 
     def score(self, images: Sequence[Pixels], prompts: Sequence[str]) -> list[float]:
-        """Score (H, W, 3) uint8 RGB pictures of any sizes against one prompt each, from 0 to 100.
+        """Score (H, W, 3) uint8 RGB images of any sizes against one prompt each, from 0 to 100.
 
         The score is 100 * max(cosine, 0) of the two embeddings (Hessel et al. 2021, scaled as in torchmetrics).
         Computed in batches of one shape, so that a score doesn't depend on the rest of its batch. Raises ValueError if
-        the numbers of prompts and pictures differ, ModelError if CLIP computes nothing usable, OutOfMemoryError.
+        the numbers of prompts and images differ, ModelError if CLIP computes nothing usable, OutOfMemoryError.
         """
         scores: list[float] = []
         with torch.inference_mode(), memory_errors(self._device), beside(self._stream):
             for chunk in padded(list(zip(images, prompts, strict=True)), self._device.rows):
-                pictures, texts = zip(*chunk.rows, strict=True)
-                cosines = cosine_similarity(self._embed_images(pictures), self._embed_prompts(texts))
+                images, texts = zip(*chunk.rows, strict=True)
+                cosines = cosine_similarity(self._embed_images(images), self._embed_prompts(texts))
                 scores += (100 * cosines.clamp(min=0)).tolist()[: chunk.real]
         if not np.isfinite(scores).all():
             raise ModelError("CLIP computed no number for a picture; score it on a device that has float32")

@@ -1,4 +1,4 @@
-"""The safety check: Stable Diffusion's checker on copies of finished pictures, with every score kept."""
+"""The safety check: Stable Diffusion's checker on copies of finished images, with every score kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _BLUR_CELLS = 24
 
 @dataclass(frozen=True)
 class SafetyScores:
-    """The checker's result for one picture: `flagged` if any of the 17 `concepts` is above 0.
+    """The checker's result for one image: `flagged` if any of the 17 `concepts` is above 0.
 
     A score is a cosine minus its threshold, rounded to 3 places; any of the 3 `special_care` scores above 0 adds 0.01
     to all scores after it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
@@ -43,12 +43,12 @@ class SafetyScores:
 
 
 class SafetyChecker:
-    """A safety checker on its device. It detects sexual content only, in the centre square of a picture."""
+    """A safety checker on its device. It detects sexual content only, in the centre square of an image."""
 
     def __init__(self, model: Any, processor: Any, device: Device) -> None:
         """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
 
-        On devices that compute in half precision, pictures are embedded in float16, in which CLIP was trained, since
+        On devices that compute in half precision, images are embedded in float16, in which CLIP was trained, since
         bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
         """
         known = [getattr(model, name).detach().float().to(device.name) for name in _EMBEDDINGS]
@@ -75,10 +75,10 @@ class SafetyChecker:
             return cls(model, processor, device)
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
-        """Score (H, W, 3) uint8 RGB pictures of any sizes, without changing them.
+        """Score (H, W, 3) uint8 RGB images of any sizes, without changing them.
 
         Computed in batches of one shape, so that a score doesn't depend on the rest of its batch. Raises
-        SafetyUnknownError if the checker computes nothing usable for a picture, OutOfMemoryError.
+        SafetyUnknownError if the checker computes nothing usable for an image, OutOfMemoryError.
         """
         if not images:
             return []
@@ -120,7 +120,7 @@ class SafetyChecker:
 
 
 def blacken(pixels: Pixels) -> Pixels:
-    """Return a black picture of the same size."""
+    """Return a black image of the same size."""
     return np.zeros_like(pixels)
 
 

@@ -39,7 +39,7 @@ class Card(BaseModel):
 
     `upscaler`, `safety_checker`, `clip`, `decoder` and `base` are ids of other cards; a single file or a LoRA takes
     what it doesn't contain from `base`. A `decoder` decodes the same latents faster. Only the families text2image and
-    upscaler have sizes, steps and samplers. `strength` is how much of an input picture is changed; noise levels apply
+    upscaler have sizes, steps and samplers. `strength` is how much of an input image is changed; noise levels apply
     to upscalers.
     """
 

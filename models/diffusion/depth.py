@@ -1,4 +1,4 @@
-"""Estimate depth maps of pictures with the DPT network of a depth checkpoint."""
+"""Estimate depth maps of images with the DPT network of a depth checkpoint."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -44,7 +44,7 @@ class DepthEstimator:
         return cls(model, processor, device)
 
     def estimate(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-        """Estimate relative depths (N, h, w) float32, larger being nearer, of pictures (H, W, 3), one at a time."""
+        """Estimate relative depths (N, h, w) float32, larger being nearer, of images (H, W, 3), one at a time."""
         return torch.cat([self._depth(image) for image in images])
 
     def _depth(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from models.diffusion.requests import ImageRequest
 Mode = Literal["text2image", "image2image", "inpaint", "depth"]
 
 SERVED: dict[int, tuple[Mode, ...]] = {4: ("text2image", "image2image"), 9: ("inpaint",), 5: ("depth",)}
-"""Modes by the UNet's input channels: latents, plus a mask and the masked picture's latents, or a depth map."""
+"""Modes by the UNet's input channels: latents, plus a mask and the masked image's latents, or a depth map."""
 
 
 def mode_of(request: ImageRequest, channels: int, model: str, *, has_depth_estimator: bool) -> Mode:
@@ -37,8 +37,8 @@ def mode_of(request: ImageRequest, channels: int, model: str, *, has_depth_estim
     return "image2image" if has_image else "text2image"
 
 
-def check_pictures(request: ImageRequest) -> None:
-    """Raise ValueError if a picture of the request has the wrong type or size."""
+def check_images(request: ImageRequest) -> None:
+    """Raise ValueError if an image of the request has the wrong type or size."""
     size = (request.height, request.width)
     _check_array("image", request.image, (*size, 3), np.uint8)
     _check_array("mask", request.mask, size, np.uint8)

@@ -1,4 +1,4 @@
-"""Initial latents of a request, from noise or a noised picture, and the UNet's extra input channels."""
+"""Initial latents of a request, from noise or a noised image, and the UNet's extra input channels."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def start(
         beside = scaled_depth(_depth(request, estimator, device), *size)[0]
     if encoded is None:
         return (noise * matrices.of_noise_alone)[0], beside
-    return (matrices.of_picture * encoded + matrices.of_noise * noise)[0], beside
+    return (matrices.of_image * encoded + matrices.of_noise * noise)[0], beside
 
 
 def _depth(request: ImageRequest, estimator: DepthEstimator | None, device: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The request of a text-to-image model: parameters and input pictures of one image."""
+"""The request of a text-to-image model: parameters and input images."""
 
 from dataclasses import dataclass
 

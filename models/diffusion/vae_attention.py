@@ -11,7 +11,7 @@ _SCORES_AT_ONCE = 2**28
 def chunk_attention(vae: Any) -> None:
     """Make the mid-block attentions process their queries in chunks: the same values, bounded memory.
 
-    Unchunked, a picture of 2048x2048 pixels from the x4 upscaler would need 256 GiB for its attention scores.
+    Unchunked, an image of 2048x2048 pixels from the x4 upscaler would need 256 GiB for its attention scores.
     """
     for part in (vae.encoder, vae.decoder):
         for attention in part.mid_block.attentions:

@@ -1,4 +1,4 @@
-"""Encode pictures, masked pictures and depth maps as the UNet's inputs; paste results into masked pictures."""
+"""Encode images, masked images and depth maps as the UNet's inputs; paste results into masked images."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from torch.nn import functional
 from models.runtime.padding_and_noise import draw, moved
 
 
-def signed(picture: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
-    """Convert a picture (H, W, 3) uint8 to (1, 3, H, W) float32 in -1..1."""
-    pixels = moved(torch.from_numpy(picture)[None], device)
+def signed(image: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
+    """Convert an image (H, W, 3) uint8 to (1, 3, H, W) float32 in -1..1."""
+    pixels = moved(torch.from_numpy(image)[None], device)
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -30,7 +30,7 @@ def encode(vae: Any, image: torch.Tensor, generator: torch.Generator) -> torch.T
 def encode_masked(
     vae: Any, image: torch.Tensor, mask: npt.NDArray[np.uint8], generator: torch.Generator
 ) -> torch.Tensor:
-    """Return the extra channels of an inpainting UNet: (1, 1 + C, h, w), the mask and the masked picture's latents.
+    """Return the extra channels of an inpainting UNet: (1, 1 + C, h, w), the mask and the masked image's latents.
 
     The mask is (H, W). Pixels of 128 and above are repainted: 1 in the first channel, black in the encoder's input.
     """

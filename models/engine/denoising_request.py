@@ -17,8 +17,8 @@ class EngineRequest:
 
     `latents` (C, h, w) float32 have the noise level of the first step. `text` are the text conditions of the
     prompt, `unguided` those of the negative prompt, or None to render without guidance, which takes one row instead of
-    two. `beside` (D, h, w) is concatenated to the latents along the channels: a small picture, a mask and the masked
-    picture's latents, or a depth map. `label` is the upscaler's class label. Samplers that need noise draw it from
+    two. `beside` (D, h, w) is concatenated to the latents along the channels: a small image, a mask and the masked
+    image's latents, or a depth map. `label` is the upscaler's class label. Samplers that need noise draw it from
     `generator`. `key` is chosen by the caller and identifies the result.
     """
 

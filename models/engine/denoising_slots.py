@@ -10,7 +10,7 @@ import torch
 from models.engine import unet_forward_with_reuse
 from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
-from models.engine.step_inputs import ActiveImage, Plan
+from models.engine.step_inputs import ActiveImage, StepInputs
 from models.engine.unet_calls import Inputs, Prompts, UNetForward, cycle
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import Pace
@@ -43,14 +43,14 @@ class UNetBatch:
         conditions: Sequence[tuple[int, ...]],
         *,
         forward: UNetForward = unet_forward_with_reuse,
-        whole_every: int = 1,
+        cache_interval: int = 1,
         compile_options: CompileOptions = PLAIN,
     ) -> None:
         """Take the shapes of an image's `latents` and of a row's text `conditions`.
 
-        The whole UNet is computed at one call in `whole_every`, and a part of it at the others.
+        The whole UNet is computed at one call in `cache_interval`, and a part of it at the others.
         """
-        self._unet, self.whole_every, self._phase = unet, whole_every, 0
+        self._unet, self.cache_interval, self._phase = unet, cache_interval, 0
         self.compile_options = compile_options
         self._device, self.rows, self.latents = unet.device, rows, latents
         self._dtype = unet.dtype  # read once: diffusers iterates over all modules to find it
@@ -60,13 +60,13 @@ class UNetBatch:
         self._text = tuple(self._zeros(rows, *shape, dtype=self._dtype) for shape in conditions)
         self._beside = self._zeros(rows, beside, *latents[1:], dtype=self._dtype) if beside else None
         self._labels = self._zeros(rows, dtype=torch.long) if unet.config.num_class_embeds else None
-        self._plan = Plan(rows, self._device)
+        self._step_inputs = StepInputs(rows, self._device)
         self._pace = Pace(self._device)
         self._active: list[ActiveImage] = []
         self._empty = list(range(rows))
         self._empty_slots = list(range(rows))
-        prompts = Prompts(self._plan.slots, self._text)
-        self._calls = cycle(unet, forward, whole_every, self._inputs, prompts, self._step, compile_options)
+        prompts = Prompts(self._step_inputs.slots, self._text)
+        self._calls = cycle(unet, forward, cache_interval, self._inputs, prompts, self._step, compile_options)
 
     @property
     def is_empty(self) -> bool:
@@ -115,10 +115,10 @@ class UNetBatch:
 
     def call(self) -> list[Finished]:
         """Run one UNet call and one step of every sampler; return and remove the images that are finished."""
-        self._plan.write(self._active)
+        self._step_inputs.write(self._active)
         self._draw_noise()
         self._calls[self._phase](active.slot for active in self._active)
-        self._phase = (self._phase + 1) % self.whole_every
+        self._phase = (self._phase + 1) % self.cache_interval
         self._pace.called()
         for active in self._active:
             active.calls += 1
@@ -129,20 +129,20 @@ class UNetBatch:
         ]
 
     def _inputs(self) -> Inputs:
-        return Inputs(self._model_input(), self._plan.timesteps, self._labels)
+        return Inputs(self._model_input(), self._step_inputs.timesteps, self._labels)
 
     def _model_input(self) -> torch.Tensor:
-        plan = self._plan
-        scaled = (self._registers[:, 0] * plan.scales.view(-1, 1, 1, 1)).to(self._dtype)
+        step_inputs = self._step_inputs
+        scaled = (self._registers[:, 0] * step_inputs.scales.view(-1, 1, 1, 1)).to(self._dtype)
         return scaled if self._beside is None else torch.cat([scaled, self._beside], dim=1)
 
     def _step(self, prediction: torch.Tensor) -> None:
         """Apply guidance (Ho & Salimans 2022) and all samplers' steps; without guidance, both rows are the same."""
-        plan, prediction = self._plan, prediction.float()
-        guided, unguided = prediction[plan.guided], prediction[plan.unguided]
-        output = unguided + plan.guidance.view(-1, 1, 1, 1) * (guided - unguided)
+        step_inputs, prediction = self._step_inputs, prediction.float()
+        guided, unguided = prediction[step_inputs.guided], prediction[step_inputs.unguided]
+        output = unguided + step_inputs.guidance.view(-1, 1, 1, 1) * (guided - unguided)
         known = torch.cat([self._registers, output[:, None], self._noise[:, None]], dim=1)
-        torch.bmm(plan.matrices, known.flatten(2), out=self._registers.flatten(2))
+        torch.bmm(step_inputs.matrices, known.flatten(2), out=self._registers.flatten(2))
 
     def _draw_noise(self) -> None:
         for active in self._active:

@@ -1,4 +1,4 @@
-"""The inference engine: continuous batching on a model's UNet, then VAE decoding into pictures."""
+"""The inference engine: continuous batching on a model's UNet, then VAE decoding into images."""
 
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -12,9 +12,9 @@ from models.engine.denoising_request import Conditions, EngineRequest
 from models.engine.denoising_slots import Finished, LatentShape
 from models.engine.networks import Networks
 from models.engine.prompt_cache import AT_ONCE
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.engine.request_handler import R, RequestHandler
-from models.engine.vae_decode import Decoder, Development
+from models.engine.vae_decode import Decoder, PendingDecode
 from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs_and_streams import on
 from models.runtime.device import memory_errors
@@ -29,10 +29,10 @@ DECODES_IN_FLIGHT = 2
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """A decoded picture and the key of its request."""
+    """A decoded image and the key of its request."""
 
     key: Hashable
-    picture: Picture
+    image: RenderedImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +40,14 @@ class _Decode:
     """Finished images that are decoded together."""
 
     keys: Sequence[Hashable]
-    development: Development
+    pending: PendingDecode
 
 
 class Engine(Generic[R]):
     """Renders requests of one size, as many at a time as the batch has rows for. Not thread-safe.
 
     `add` requests while it `has_room`, and call `step` until it `is_empty`. Requests are started in the order in which
-    they were added, each with a generator seeded by its seed. On one device and for one number of rows, a picture
+    they were added, each with a generator seeded by its seed. On one device and for one number of rows, an image
     depends on its request alone. When `step` raises, all requests in progress are dropped; `close` drops them, too.
     """
 
@@ -58,13 +58,13 @@ class Engine(Generic[R]):
         shape: LatentShape,
         rows: int,
         *,
-        whole_every: int = 1,
+        cache_interval: int = 1,
         decoder: Decoder | None = None,
         compile_options: CompileOptions | None = None,
     ) -> None:
         """Render up to `rows` images with guidance at a time, or twice as many without.
 
-        Of an image's UNet calls, the first and then every `whole_every`-th compute the whole UNet
+        Of an image's UNet calls, the first and then every `cache_interval`-th compute the whole UNet
         (`models.engine.unet_forward_with_reuse`). A `decoder` replaces the VAE's decoder. `compile_options` may enable
         less than the networks' own. Raises OutOfMemoryError.
         """
@@ -74,7 +74,7 @@ class Engine(Generic[R]):
         self._decoder = decoder or networks.decoder
         self._compile_options = compile_options or networks.compile_options
         self._decoded_together = min(rows, DECODED_TOGETHER)
-        self._batch = networks.batch(shape, 2 * rows, whole_every, self._compile_options)
+        self._batch = networks.batch(shape, 2 * rows, cache_interval, self._compile_options)
         self._requests: dict[Hashable, R] = {}
         self._added: deque[Hashable] = deque()
         self._begun: deque[EngineRequest] = deque()
@@ -92,7 +92,7 @@ class Engine(Generic[R]):
 
     @property
     def is_denoising(self) -> bool:
-        """Whether any image has steps left; else the pictures in progress are being decoded."""
+        """Whether any image has steps left; else the images in progress are being decoded."""
         return bool(self._added or self._begun) or not self._batch.is_empty
 
     def has_room(self) -> bool:
@@ -100,7 +100,7 @@ class Engine(Generic[R]):
         return self._batch.is_open and self._batch.empty_rows > self._waiting_rows()
 
     def add(self, key: Hashable, request: R) -> None:
-        """Take a request, whose picture will have this key.
+        """Take a request, whose image will have this key.
 
         Raises ValueError if the model can't render it, or not in one batch with requests of the engine's size.
         """
@@ -112,9 +112,9 @@ class Engine(Generic[R]):
         self._added.append(key)
 
     def step(self) -> list[Rendered]:
-        """Run one UNet call, and return the pictures that are finished (at most steps there are none).
+        """Run one UNet call, and return the images that are finished (at most steps there are none).
 
-        With no image left to denoise, waits for the pictures that are being decoded. Raises OutOfMemoryError, and what
+        With no image left to denoise, waits for the images that are being decoded. Raises OutOfMemoryError, and what
         beginning a request raises.
         """
         try:
@@ -142,18 +142,16 @@ class Engine(Generic[R]):
 
     def _decoded(self) -> list[Rendered]:
         rendered: list[Rendered] = []
-        while self._decodes and (
-            len(self._decodes) > DECODES_IN_FLIGHT or self._decodes[0].development.is_done
-        ):
+        while self._decodes and (len(self._decodes) > DECODES_IN_FLIGHT or self._decodes[0].pending.is_done):
             rendered += self._rendered()
         return rendered
 
     def _rendered(self) -> list[Rendered]:
-        """Wait for the oldest decode and return its pictures."""
+        """Wait for the oldest decode and return its images."""
         decode = self._decodes.popleft()
         return [
-            Rendered(key, self._handler.finish(self._requests.pop(key), picture))
-            for key, picture in zip(decode.keys, decode.development.pictures(), strict=True)
+            Rendered(key, self._handler.finish(self._requests.pop(key), image))
+            for key, image in zip(decode.keys, decode.pending.result(), strict=True)
         ]
 
     def _admit(self) -> None:
@@ -205,8 +203,8 @@ class Engine(Generic[R]):
             return
         latents, keys = [image.latents for image in finished], [image.key for image in finished]
         with on(self._networks.decoding, latents):
-            development = self._decoder.develop(
+            pending = self._decoder.start_decode(
                 latents, at_once=self._decoded_together, compile_options=self._compile_options
             )
-        self._decodes.append(_Decode(keys, development))
+        self._decodes.append(_Decode(keys, pending))
         del self._finished[: len(keys)]

@@ -8,9 +8,9 @@ import torch
 from models.engine import unet_forward_with_reuse
 from models.engine.denoising_request import Conditions
 from models.engine.denoising_slots import LatentShape, UNetBatch
-from models.engine.prompt_cache import Embeddings
+from models.engine.prompt_cache import PromptEmbeddings
 from models.engine.sampler_matrices import SamplerMatricesCache
-from models.engine.throughput_probe import try_rows
+from models.engine.throughput_probe import measure_throughput
 from models.engine.unet_calls import UNetForward
 from models.engine.vae_decode import Decoder
 from models.runtime.compile_options import PLAIN, CompileOptions
@@ -45,7 +45,7 @@ class Networks:
         forward pass of the UNet's kind.
         """
         self.pipeline, self.device, self.compile_options = pipeline, device, compile_options
-        self.embeddings = embeddings or Embeddings(pipeline.tokenizer, pipeline.text_encoder)
+        self.embeddings = embeddings or PromptEmbeddings(pipeline.tokenizer, pipeline.text_encoder)
         self._forward = forward
         self.matrices_cache = SamplerMatricesCache(dict(pipeline.scheduler.config))
         compile_options.arrange(pipeline.unet, orders_norms=True)
@@ -54,21 +54,26 @@ class Networks:
         self.decoding = side_stream(torch.device(device.name))
         self._batch: UNetBatch | None = None
 
-    def try_rows(self, shape: LatentShape, rows: int) -> float:
+    def measure_throughput(self, shape: LatentShape, rows: int) -> float:
         """Measure image steps per second with `models.engine.throughput_probe`; frees the current batch first."""
         self._batch = None
         try:
-            return try_rows(self.pipeline, self.device, shape, self.embeddings.shapes, rows, self._forward)
+            return measure_throughput(
+                self.pipeline, self.device, shape, self.embeddings.shapes, rows, self._forward
+            )
         finally:
             self.device.give_back()
 
     @torch.inference_mode()
     def batch(
-        self, shape: LatentShape, rows: int, whole_every: int, compile_options: CompileOptions
+        self, shape: LatentShape, rows: int, cache_interval: int, compile_options: CompileOptions
     ) -> UNetBatch:
         """Return the UNet batch of the last engine if it fits, else a new one. Raises OutOfMemoryError."""
-        batch, wanted = self._batch, (rows, shape, whole_every, compile_options)
-        if batch is None or (batch.rows, batch.latents, batch.whole_every, batch.compile_options) != wanted:
+        batch, wanted = self._batch, (rows, shape, cache_interval, compile_options)
+        if (
+            batch is None
+            or (batch.rows, batch.latents, batch.cache_interval, batch.compile_options) != wanted
+        ):
             batch = self._batch = None
             self.device.give_back()  # a batch is in reference cycles, and holds memory until they are collected
             with memory_errors(self.device):
@@ -78,7 +83,7 @@ class Networks:
                     shape,
                     self.embeddings.shapes,
                     forward=self._forward,
-                    whole_every=whole_every,
+                    cache_interval=cache_interval,
                     compile_options=compile_options,
                 )
             self._batch = batch

@@ -14,7 +14,7 @@ AT_ONCE = 4
 KEPT = 512
 
 
-class Embeddings:
+class PromptEmbeddings:
     """A checkpoint's tokenizer and text encoder, with an LRU cache of embeddings.
 
     Prompts are encoded in batches of one fixed shape, so that an embedding does not depend on the other prompts in its
@@ -25,7 +25,7 @@ class Embeddings:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._most = kept
-        self._at_once = 1 if batch_invariant_cuda.matter(encoder.device) else AT_ONCE
+        self._at_once = 1 if batch_invariant_cuda.is_needed(encoder.device) else AT_ONCE
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @property
@@ -35,9 +35,9 @@ class Embeddings:
 
     def conditions(self, prompts: Sequence[str]) -> list[Conditions]:
         """Return what the UNet reads of each prompt: its embedding."""
-        return [(embedding,) for embedding in self.of(prompts)]
+        return [(embedding,) for embedding in self.embed(prompts)]
 
-    def of(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+    def embed(self, prompts: Sequence[str]) -> list[torch.Tensor]:
         """Return embeddings (tokens, width) of the prompts, each truncated to the tokenizer's limit."""
         found = {prompt: self._kept[prompt] for prompt in prompts if prompt in self._kept}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]

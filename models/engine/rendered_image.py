@@ -10,7 +10,7 @@ Defect = Literal["nan", "black"]
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class RenderedImage:
     """One rendered image.
 
     `pixels` is (H, W, 3) uint8 RGB. `defect` is "nan" when the latents or the decoded values were not finite

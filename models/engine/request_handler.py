@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from models.engine.denoising_slots import LatentShape
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.engine.sampler_matrices import SamplerMatrices
 
 
@@ -46,5 +46,5 @@ class RequestHandler(Protocol[R_contra]):
     def begin(self, request: R_contra, generator: torch.Generator) -> Beginning:
         """Return the request's initial state."""
 
-    def finish(self, request: R_contra, picture: Picture) -> Picture:
-        """Return the picture to hand out, made from the decoded one."""
+    def finish(self, request: R_contra, image: RenderedImage) -> RenderedImage:
+        """Return the image to hand out, made from the decoded one."""

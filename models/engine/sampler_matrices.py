@@ -35,7 +35,7 @@ class SamplerMatrices:
     Call n reads `scales[n]` times register 0 at `timesteps[n]`. The next register values are `matrices[n]`, (REGISTERS,
     REGISTERS + 2), times the registers, the output and the noise; noise is drawn where `is_noisy[n]`. Before the first
     call, register 0 holds the initial latents and the others zeros. The initial latents are noise times
-    `of_noise_alone` or, when denoising starts from a picture, its latents times `of_picture` plus noise times
+    `of_noise_alone` or, when denoising starts from an image, its latents times `of_image` plus noise times
     `of_noise`. All float32.
     """
 
@@ -44,7 +44,7 @@ class SamplerMatrices:
     matrices: npt.NDArray[np.float32]
     is_noisy: npt.NDArray[np.bool_]
     of_noise_alone: float
-    of_picture: float
+    of_image: float
     of_noise: float
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class SamplerMatricesCache:
     _kept: dict[tuple[str, int, float | None], SamplerMatrices] = field(default_factory=dict)
 
     def of(self, sampler: str, steps: int, strength: float | None = None) -> SamplerMatrices:
-        """Return the matrices for `steps` steps or, when starting from a picture, for those that `strength` leaves.
+        """Return the matrices for `steps` steps or, when starting from an image, for those that `strength` leaves.
 
         Raises ValueError as `make_scheduler` and `start_late` do, and for a sampler whose steps are not linear.
         """
@@ -79,14 +79,14 @@ class SamplerMatricesCache:
                 f"the sampler {sampler!r} of this checkpoint cuts values off, which isn't served"
             )
         scales, matrices = _probe(self._ready(sampler, steps, strength)[0], timesteps)
-        of_picture, of_noise = noise_shares(scheduler, timesteps[:1])
+        of_image, of_noise = noise_shares(scheduler, timesteps[:1])
         return SamplerMatrices(
             timesteps=timesteps.numpy().astype(np.float32),
             scales=scales,
             matrices=matrices,
             is_noisy=np.asarray(matrices[:, :, _NOISE].any(axis=1)),
             of_noise_alone=float(scheduler.init_noise_sigma),
-            of_picture=of_picture,
+            of_image=of_image,
             of_noise=of_noise,
         )
 
@@ -96,7 +96,7 @@ class SamplerMatricesCache:
 
 
 def noise_shares(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
-    """Return the factors of a picture and of noise with which the scheduler noises the picture to `timestep`, (1,)."""
+    """Return the factors of an image and of noise with which the scheduler noises the image to `timestep`, (1,)."""
     mixed = scheduler.add_noise(_UNITS[:1, :, :2], _UNITS[1:2, :, :2], timestep).flatten()
     return float(mixed[0]), float(mixed[1])
 

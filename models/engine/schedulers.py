@@ -48,7 +48,7 @@ def noise_schedule(prediction_type: str, timestep_spacing: str = "leading") -> A
 
 
 def steps_left(steps: int, strength: float) -> int:
-    """Return how many of `steps` are run from a picture at `strength` (above 0, at most 1), counted as in diffusers.
+    """Return how many of `steps` are run from an image at `strength` (above 0, at most 1), counted as in diffusers.
 
     Raises ValueError if `strength` is out of range or leaves no step.
     """

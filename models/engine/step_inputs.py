@@ -21,7 +21,7 @@ class ActiveImage:
     calls: int = 0
 
 
-class Plan:
+class StepInputs:
     """Per-call tensors: for each of N rows, the slot that it reads; for each of N slots, everything else.
 
     `guided` and `unguided` are row numbers, equal for an image without guidance; `matrices` are (N, REGISTERS, WIDTH).

@@ -16,7 +16,7 @@ _SECONDS, _CALLS = 0.3, 3
 
 
 @torch.inference_mode()
-def try_rows(
+def measure_throughput(
     pipeline: Any,
     device: Device,
     latents: LatentShape,
@@ -26,7 +26,7 @@ def try_rows(
 ) -> float:
     """Return image steps per second with `rows` guided images at a time, from the fastest of at least three calls.
 
-    Also decodes that many pictures once, to include the memory that decoding takes. Raises OutOfMemoryError if the
+    Also decodes that many images once, to include the memory that decoding takes. Raises OutOfMemoryError if the
     memory runs out or less than a tenth of it is left.
     """
     with memory_errors(device):

@@ -81,13 +81,13 @@ class Call:
 def cycle(
     unet: Any,
     forward: UNetForward,
-    whole_every: int,
+    cache_interval: int,
     read: Callable[[], Inputs],
     prompts: Prompts,
     step: Callable[[torch.Tensor], None],
     compile_options: CompileOptions,
 ) -> list[Call]:
-    """Return `whole_every` calls, the first of them whole; each calls `step` with the UNet's prediction.
+    """Return `cache_interval` calls, the first of them whole; each calls `step` with the UNet's prediction.
 
     `forward` is the forward pass of the UNet's kind.
 
@@ -95,21 +95,21 @@ def cycle(
     that do are replaced first, and one call is tested; the inputs hold no meaningful values yet. With
     `compile_options.recorded`, the calls are recorded as CUDA graphs here, which runs each of them a few times.
     """
-    if batch_invariant_cuda.matter(unet.device):
+    if batch_invariant_cuda.is_needed(unet.device):
         inputs = read()
-        changed = batch_invariant_cuda.level(
+        changed = batch_invariant_cuda.replace_batch_dependent_convolutions(
             unet,
             lambda: _whole(unet, forward.begin, forward.finish, inputs, prompts),
         )
         log.debug("%d convolutions are done as products", changed)
     calls = (
         [_exact(unet, forward, read, prompts, step, compile_options)]
-        if whole_every == 1
+        if cache_interval == 1
         else _cached(unet, forward, read, prompts, step, compile_options)
     )
     if compile_options.recorded:
         calls = [call.recorded(unet.device) for call in calls]
-    return calls + calls[1:] * (whole_every - 2)
+    return calls + calls[1:] * (cache_interval - 2)
 
 
 def _warn_if_not_batch_invariant(
@@ -117,10 +117,10 @@ def _warn_if_not_batch_invariant(
 ) -> None:
     """Log a warning if the call's result still depends on the position in the batch."""
     sample = inputs.sample
-    if not batch_invariant_cuda.matter(sample.device):
+    if not batch_invariant_cuda.is_needed(sample.device):
         return
     each = prompts._replace(slots=torch.arange(len(sample), device=sample.device))
-    if batch_invariant_cuda.shows_place(
+    if batch_invariant_cuda.depends_on_position(
         lambda values: _whole(unet, begin, finish, inputs._replace(sample=values), each), sample
     ):
         rows, device = len(sample), sample.device

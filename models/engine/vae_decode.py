@@ -1,4 +1,4 @@
-"""Decode latents to pixels with the VAE, in batches of one shape, and detect defective pictures."""
+"""Decode latents to pixels with the VAE, in batches of one shape, and detect defective images."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from models.engine.rendered_image import Defect, Picture
+from models.engine.rendered_image import Defect, RenderedImage
 from models.runtime import batch_invariant_cuda
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import event_now
@@ -16,13 +16,15 @@ PIXELS_AT_ONCE = 2**20
 Part = tuple[torch.Tensor, torch.Tensor]
 
 
-class Development:
-    """Pictures that are being decoded on the device and copied to the host."""
+class PendingDecode:
+    """Images that are being decoded on the device and copied to the host."""
 
-    def __init__(self, parts: Sequence[Part], count: int, again: Callable[[int], Picture] | None) -> None:
-        """Take `parts`, tensors on the host or being copied to it, and `again`, which decodes one picture again.
+    def __init__(
+        self, parts: Sequence[Part], count: int, again: Callable[[int], RenderedImage] | None
+    ) -> None:
+        """Take `parts`, tensors on the host or being copied to it, and `again`, which decodes one image again.
 
-        Each part is uint8 pixels (N, H, W, 3) and flags (2, N): finite and black. `again(number)` decodes that picture
+        Each part is uint8 pixels (N, H, W, 3) and flags (2, N): finite and black. `again(number)` decodes that image
         in a wider number format.
         """
         self._parts, self._count, self._again, self._event = parts, count, again, _event(parts)
@@ -32,28 +34,28 @@ class Development:
         """Whether all copies to the host are finished."""
         return self._event is None or bool(self._event.query())
 
-    def pictures(self) -> list[Picture]:
-        """Wait for the pictures and return all of them."""
+    def result(self) -> list[RenderedImage]:
+        """Wait for the images and return all of them."""
         if self._event is not None:
             self._event.synchronize()
         found = [
-            Picture(array, _defect(good, dark))
+            RenderedImage(array, _defect(good, dark))
             for pixels, flags in self._parts
             for array, good, dark in zip(pixels.numpy(), *flags.tolist(), strict=True)
         ]
         return [
-            self._decoded_again_if_nan(number, picture) for number, picture in enumerate(found[: self._count])
+            self._decoded_again_if_nan(number, image) for number, image in enumerate(found[: self._count])
         ]
 
-    def _decoded_again_if_nan(self, number: int, picture: Picture) -> Picture:
-        return self._again(number) if self._again and picture.defect == "nan" else picture
+    def _decoded_again_if_nan(self, number: int, image: RenderedImage) -> RenderedImage:
+        return self._again(number) if self._again and image.defect == "nan" else image
 
 
 class Decoder:
     """The decoder of diffusers' AutoencoderKL or AutoencoderTiny.
 
     A float32 VAE beside a UNet in float16 `dtype` (the VAE's configuration doesn't say that float16 is safe for it) is
-    run in float16, which is faster, and again in float32 for pictures whose values overflowed.
+    run in float16, which is faster, and again in float32 for images whose values overflowed.
     """
 
     def __init__(self, vae: Any, dtype: torch.dtype) -> None:
@@ -70,25 +72,27 @@ class Decoder:
         if (compile_options, rows, shape) in self._prepared:
             return
         latents = torch.zeros(rows, *shape, device=self._vae.device)
-        if batch_invariant_cuda.matter(latents.device):
-            batch_invariant_cuda.level(self._vae, lambda: _decoded(self._vae, latents))
+        if batch_invariant_cuda.is_needed(latents.device):
+            batch_invariant_cuda.replace_batch_dependent_convolutions(
+                self._vae, lambda: _decoded(self._vae, latents)
+            )
         if compile_options.vae_compiled:
             self._work(compile_options)(self._vae, latents)
         self._prepared.add((compile_options, rows, shape))
 
     def decode(
         self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
-    ) -> list[Picture]:
-        """Decode as `develop` does, and wait for the pictures."""
-        return self.develop(latents, at_once=at_once, compile_options=compile_options).pictures()
+    ) -> list[RenderedImage]:
+        """Decode as `start_decode` does, and wait for the images."""
+        return self.start_decode(latents, at_once=at_once, compile_options=compile_options).result()
 
-    def develop(
+    def start_decode(
         self, latents: list[torch.Tensor], *, at_once: int, compile_options: CompileOptions = PLAIN
-    ) -> Development:
-        """Decode latents (C, h, w) float32 of one size into pictures, whose defects are detected on the device.
+    ) -> PendingDecode:
+        """Decode latents (C, h, w) float32 of one size into images, whose defects are detected on the device.
 
         Latents are decoded in batches of `at_once`, or fewer where that many have more than a million pixels together.
-        The last batch is padded, so that no picture depends on the number of pictures. Doesn't wait for the device.
+        The last batch is padded, so that no image depends on the number of images. Doesn't wait for the device.
         """
         at_once = self._at_once(at_once, latents[0].shape)
         filled = [*latents, *latents[-1:] * (-len(latents) % at_once)]
@@ -98,7 +102,7 @@ class Decoder:
             for start in range(0, len(filled), at_once)
         ]
         sent = [(_to_host(pixels), _to_host(flags)) for pixels, flags in parts]
-        return Development(sent, len(latents), self._again(latents))
+        return PendingDecode(sent, len(latents), self._again(latents))
 
     def _work(self, compile_options: CompileOptions) -> Callable[[Any, torch.Tensor], Part]:
         if not compile_options.vae_compiled:
@@ -110,7 +114,7 @@ class Decoder:
         area: int = shape[1] * shape[2] * self._factor**2
         return max(1, min(most, PIXELS_AT_ONCE // area))
 
-    def _again(self, latents: list[torch.Tensor]) -> Callable[[int], Picture] | None:
+    def _again(self, latents: list[torch.Tensor]) -> Callable[[int], RenderedImage] | None:
         wide = self._wide
         return None if wide is None else lambda number: wide.decode([latents[number]], at_once=1)[0]
 

@@ -14,7 +14,7 @@ from models.diffusion.tiny_decoder import SmallDecoder
 from models.engine.denoising_slots import LatentShape
 from models.engine.engine import Engine
 from models.engine.networks import Networks
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.engine.request_handler import Beginning, Request
 from models.engine.sampler_matrices import SamplerMatrices
 from models.runtime.compile_options import PLAIN, CompileOptions
@@ -78,9 +78,9 @@ class ModelFamily(ABC, Generic[R]):
         """Raise CheckpointError if the network that denoises isn't of the family's kind."""
         check_unet(checkpoint, pipeline)
 
-    def finish(self, request: R, picture: Picture) -> Picture:  # noqa: ARG002 - for subclasses
-        """Return the picture to hand out: the decoded one, unless a family changes it."""
-        return picture
+    def finish(self, request: R, image: RenderedImage) -> RenderedImage:  # noqa: ARG002 - for subclasses
+        """Return the image to hand out: the decoded one, unless a family changes it."""
+        return image
 
     @classmethod
     def load(
@@ -108,23 +108,23 @@ class ModelFamily(ABC, Generic[R]):
         shape: LatentShape,
         *,
         rows: int | None = None,
-        whole_every: int = 1,
+        cache_interval: int = 1,
         decoder: SmallDecoder | None = None,
         compile_options: CompileOptions | None = None,
     ) -> Engine[R]:
         """Return an engine for latents of this shape; `close` it to drop what is in progress.
 
         Up to `rows` images with guidance are rendered at a time (default: the device's), or twice as many without, with
-        any mix of steps, samplers and guidance. With `whole_every` above 1, only every `whole_every`-th of an image's
-        calls computes the whole UNet, which is faster and changes the picture; so does a `decoder`. `compile_options`
-        may enable less than the model's own. Raises OutOfMemoryError.
+        any mix of steps, samplers and guidance. With a `cache_interval` above 1 (DeepCache), only one in so many calls
+        computes the whole UNet, which is faster and changes the image; so does a `decoder`. `compile_options` may
+        enable less than the model's own. Raises OutOfMemoryError.
         """
         return Engine(
             self.networks,
             self,
             shape,
             self.device.rows if rows is None else rows,
-            whole_every=whole_every,
+            cache_interval=cache_interval,
             decoder=decoder.decoder if decoder else None,
             compile_options=compile_options,
         )
@@ -135,11 +135,11 @@ class ModelFamily(ABC, Generic[R]):
         *,
         rows: int | None = None,
         on_step: Callable[[int], None] = lambda _: None,
-        whole_every: int = 1,
+        cache_interval: int = 1,
         decoder: SmallDecoder | None = None,
         compile_options: CompileOptions | None = None,
-    ) -> list[Picture]:
-        """Return one picture per request, in order; those with the most UNet calls start first.
+    ) -> list[RenderedImage]:
+        """Return one image per request, in order; those with the most UNet calls start first.
 
         The other arguments are those of `engine`. `on_step(n)` is called before the n-th step, starting at 0; its
         exceptions (InterruptedRender) propagate. Raises ValueError, before anything is rendered, if sizes differ or the
@@ -150,23 +150,27 @@ class ModelFamily(ABC, Generic[R]):
         shapes = [self.check(request) for request in requests]
         calls = [len(self.matrices(request)) for request in requests]
         engine = self.engine(
-            shapes[0], rows=rows, whole_every=whole_every, decoder=decoder, compile_options=compile_options
+            shapes[0],
+            rows=rows,
+            cache_interval=cache_interval,
+            decoder=decoder,
+            compile_options=compile_options,
         )
         with closing(engine):
             for number in sorted(range(len(requests)), key=lambda number: -calls[number]):
                 engine.add(number, requests[number])
-            pictures: dict[Hashable, Picture] = {}
+            images: dict[Hashable, RenderedImage] = {}
             for step in itertools.count():
                 if engine.is_empty:
                     break
                 on_step(step)
-                pictures |= {rendered.key: rendered.picture for rendered in engine.step()}
-        return [pictures[number] for number in range(len(requests))]
+                images |= {rendered.key: rendered.image for rendered in engine.step()}
+        return [images[number] for number in range(len(requests))]
 
     def forget_prompts(self) -> None:
         """Clear the prompt cache, so that prompts are encoded again with the encoder's current state."""
         self.networks.embeddings.forget()
 
-    def try_rows(self, width: int, height: int, rows: int) -> float:
+    def measure_throughput(self, width: int, height: int, rows: int) -> float:
         """Measure image steps per second at `rows` images with guidance. Raises OutOfMemoryError."""
-        return self.networks.try_rows(self.latent_shape(width, height), rows)
+        return self.networks.measure_throughput(self.latent_shape(width, height), rows)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2: images from a prompt and, depending on the model, a picture, mask or depth map."""
+"""Stable Diffusion 1 and 2: images from a prompt and, depending on the model, an image, mask or depth map."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 
 from models.catalogue.card import Card
 from models.diffusion.depth import DepthEstimator
-from models.diffusion.modes import Mode, check_pictures, mode_of
+from models.diffusion.modes import Mode, check_images, mode_of
 from models.diffusion.prepare_latents import start
 from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import paste
 from models.engine.denoising_slots import LatentShape
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.engine.request_handler import Beginning
 from models.engine.sampler_matrices import SamplerMatrices
 from models.families.family import ModelFamily
@@ -46,20 +46,20 @@ class StableDiffusion(ModelFamily[ImageRequest]):
         return self.pipeline.vae.config.latent_channels, height // factor, width // factor
 
     def check(self, request: ImageRequest) -> LatentShape:
-        """Check sizes, pictures and mode; ValueError also for a seed out of range."""
-        check_pictures(request)
+        """Check sizes, images and mode; ValueError also for a seed out of range."""
+        check_images(request)
         self._check_size(request)
         check_seed(request.seed)
         self._mode(request)
         return self.latent_shape(request.width, request.height)
 
     def matrices(self, request: ImageRequest) -> SamplerMatrices:
-        """Return the sampler's steps: fewer than `steps` where a picture is changed at a `strength` below 1."""
+        """Return the sampler's steps: fewer than `steps` where an image is changed at a `strength` below 1."""
         strength = None if request.image is None else request.strength
         return self.networks.matrices_cache.of(request.sampler, request.steps, strength)
 
     def begin(self, request: ImageRequest, generator: torch.Generator) -> Beginning:
-        """Return latents of noise or of the noised picture, and the mask or depth map beside them."""
+        """Return latents of noise or of the noised image, and the mask or depth map beside them."""
         matrices = self.matrices(request)
         latents, beside = start(
             request,
@@ -72,11 +72,11 @@ class StableDiffusion(ModelFamily[ImageRequest]):
         )
         return Beginning(matrices, latents, beside)
 
-    def finish(self, request: ImageRequest, picture: Picture) -> Picture:
+    def finish(self, request: ImageRequest, image: RenderedImage) -> RenderedImage:
         """Restore the pixels that the request's mask keeps."""
         if request.mask is None or request.image is None:
-            return picture
-        return replace(picture, pixels=paste(picture.pixels, request.image, request.mask))
+            return image
+        return replace(image, pixels=paste(image.pixels, request.image, request.mask))
 
     def _mode(self, request: ImageRequest) -> Mode:
         return mode_of(

@@ -17,10 +17,10 @@ from models.runtime.padding_and_noise import check_seed, draw, moved
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UpscaleRequest:
-    """One picture to enlarge: `pixels` is (H, W, 3) uint8 RGB; `seed` is 0..2**64-1.
+    """One image to enlarge: `pixels` is (H, W, 3) uint8 RGB; `seed` is 0..2**64-1.
 
     `noise_level`, 0 up to the checkpoint's `max_noise_level` (350), is the step of the noise schedule whose noise is
-    added to the picture before it is enlarged: higher levels invent more detail.
+    added to the image before it is enlarged: higher levels invent more detail.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class UpscaleRequest:
 
 
 class Upscaler(ModelFamily[UpscaleRequest]):
-    """A model that enlarges pictures to four times their height and width, guided by a prompt."""
+    """A model that enlarges images to four times their height and width, guided by a prompt."""
 
     pipeline_class = "StableDiffusionUpscalePipeline"
 
@@ -44,7 +44,7 @@ class Upscaler(ModelFamily[UpscaleRequest]):
         return card.family == "upscaler"
 
     def latent_shape(self, width: int, height: int) -> LatentShape:
-        """Return the shape of the latents for small pictures of this size: the UNet works at their size."""
+        """Return the shape of the latents for small images of this size: the UNet works at their size."""
         return self.pipeline.vae.config.latent_channels, height, width
 
     def check(self, request: UpscaleRequest) -> LatentShape:
@@ -63,13 +63,13 @@ class Upscaler(ModelFamily[UpscaleRequest]):
         return self.networks.matrices_cache.of(request.sampler, request.steps)
 
     def begin(self, request: UpscaleRequest, generator: torch.Generator) -> Beginning:
-        """Return latents of noise and, beside them, the small picture with noise of the request's level added."""
+        """Return latents of noise and, beside them, the small image with noise of the request's level added."""
         pipeline, device = self.pipeline, self.device.name
         height, width = request.pixels.shape[:2]
         image_noise = moved(draw(generator, (1, 3, height, width)), device)
         noise = moved(draw(generator, (1, pipeline.vae.config.latent_channels, height, width)), device)
-        of_picture, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
-        image = of_picture * signed(request.pixels, device) + of_noise * image_noise
+        of_image, of_noise = noise_shares(pipeline.low_res_scheduler, torch.tensor([request.noise_level]))
+        image = of_image * signed(request.pixels, device) + of_noise * image_noise
         matrices = self.matrices(request)
         latents = (noise * matrices.of_noise_alone)[0]
         return Beginning(matrices, latents, image[0], request.noise_level)

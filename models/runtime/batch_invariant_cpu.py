@@ -2,7 +2,7 @@
 
 PyTorch splits the values of an activation into one chunk per thread, and computes the remainder of a chunk that is
 shorter than two vectors one value at a time, which rounds differently. Where a chunk ends depends on the number of rows
-and of threads: on three cores, or with pictures of 72 pixels, it may end inside a picture.
+and of threads: on three cores, or with images of 72 pixels, it may end inside an image.
 
 Attention is computed by blocks of queries in a buffer of which each thread has a part. With fewer queries than a block
 has, the parts of all threads but the first begin at unaligned addresses, where matrix products round differently.

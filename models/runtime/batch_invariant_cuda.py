@@ -17,23 +17,23 @@ _AT_ONCE = 2**30
 """Maximum size in bytes of the matrix that is multiplied at a time."""
 
 
-def matter(device: torch.device) -> bool:
+def is_needed(device: torch.device) -> bool:
     """Whether convolutions may depend on the position there: on CPUs they don't; Apple's GPUs are untested."""
     return device.type == "cuda"
 
 
-def level(network: torch.nn.Module, run: Callable[[], Any]) -> int:
+def replace_batch_dependent_convolutions(network: torch.nn.Module, run: Callable[[], Any]) -> int:
     """Replace convolutions of `network` that depend on the batch position by matrix products; return their number.
 
     `run` calls the network, uncompiled, on a batch: convolutions are tested at the shapes that they have in it, each
-    with one picture repeated in all positions. At other shapes they are unchanged.
+    with one image repeated in all positions. At other shapes they are unchanged.
     """
     return sum(_replaced(convolution, values) for convolution, values in _inputs(network, run))
 
 
 @torch.inference_mode()
-def shows_place(compute: Compute, like: torch.Tensor) -> bool:
-    """Whether a picture's result differs between positions of a batch (N, …) with the memory layout of `like`."""
+def depends_on_position(compute: Compute, like: torch.Tensor) -> bool:
+    """Whether an image's result differs between positions of a batch (N, …) with the memory layout of `like`."""
     row = torch.randn(like.shape[1:], device=like.device).to(like.dtype)
     out = compute(torch.empty_like(like).copy_(row))
     return not torch.equal(out[1:], out[:-1])
@@ -68,7 +68,9 @@ def _is_plain(convolution: torch.nn.Conv2d) -> bool:
 
 def _replaced(convolution: Any, values: torch.Tensor) -> bool:
     """Replace the convolution if its result depends on the position at the shape of `values`; return whether it did."""
-    if not shows_place(convolution.forward, torch.empty_like(values, device=convolution.weight.device)):
+    if not depends_on_position(
+        convolution.forward, torch.empty_like(values, device=convolution.weight.device)
+    ):
         return False
     if not hasattr(convolution, "as_product"):
         convolution.as_product = frozenset[tuple[int, ...]]()

@@ -23,9 +23,9 @@ _ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Site:
-    """The key of a measurement: device label, model card id, picture size, number format and weight format.
+    """The key of a measurement: device label, model card id, image size, number format and weight format.
 
-    `width` and `height` are in pixels of the model's input and output; for an upscaler, those of the small picture.
+    `width` and `height` are in pixels of the model's input and output; for an upscaler, those of the small image.
     """
 
     device: str

@@ -67,7 +67,7 @@ class CompileOptions:
     def arrange(self, network: Any, *, orders_norms: bool = False) -> None:
         """Apply the memory format to a network; with `orders_norms`, also to its compiled group norms.
 
-        That pays off where pictures times channels are many, as in a UNet batch.
+        That pays off where images times channels are many, as in a UNet batch.
         """
         import torch  # noqa: PLC0415 - settings don't need it
 
@@ -84,7 +84,7 @@ class CompileOptions:
 
         if not self.compiled:
             return work
-        torch._dynamo.config.recompile_limit = _SHAPES  # one compilation per picture size and batch size
+        torch._dynamo.config.recompile_limit = _SHAPES  # one compilation per image size and batch size
         compiled: Callable[..., Any] = torch.compile(work, fullgraph=True, dynamic=False)
         return compiled
 

@@ -11,7 +11,7 @@ Norm = Callable[[torch.Tensor], torch.Tensor]
 def order_norms(network: torch.nn.Module) -> None:
     """Make the compiled group norms of a channels-last network read and write memory in that format.
 
-    torch.compile's default form copies pictures to channels-first order and makes their next reader copy them back, at
+    torch.compile's default form copies images to channels-first order and makes their next reader copy them back, at
     an eighth of the memory speed of an H200.
     """
     for module in network.modules():

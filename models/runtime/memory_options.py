@@ -23,8 +23,8 @@ _LITTLE = 7_000_000_000
 class MemoryOptions:
     """Which measures are taken to save memory.
 
-    `weights` change every picture slightly: fp8 applies to the UNet, int8 and int4 to the text encoder, too.
-    `vae_tiling` changes only pictures larger than the VAE was trained on; the slicing options don't change pictures but
+    `weights` change every image slightly: fp8 applies to the UNet, int8 and int4 to the text encoder, too.
+    `vae_tiling` changes only images larger than the VAE was trained on; the slicing options don't change images but
     take time.
     """
 

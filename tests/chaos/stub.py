@@ -25,7 +25,7 @@ import numpy as np
 from jobs.job_types import Lane
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.runtime.compile_options import PLAIN
 from models.runtime.memory_options import FULL
@@ -75,15 +75,15 @@ class StubDiffusion:
         rows: int,  # noqa: ARG002 - the number of rows changes nothing here
         on_step: Callable[[int], None],
         **_: int,
-    ) -> list[Picture]:
+    ) -> list[RenderedImage]:
         engine = StubEngine(self, len(requests))
         for number, request in enumerate(requests):
             engine.add(number, request)
-        step, pictures = 0, list[SimpleNamespace]()
+        step, rendered_images = 0, list[SimpleNamespace]()
         while not engine.is_empty:
             on_step(step)
-            pictures, step = engine.step(), step + 1
-        return [rendered.picture for rendered in pictures]
+            rendered_images, step = engine.step(), step + 1
+        return [rendered.image for rendered in rendered_images]
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return 4, height, width
@@ -141,7 +141,7 @@ class StubEngine:
             return []
         self._model._note(requests)
         rendered = [
-            SimpleNamespace(key=key, picture=_picture(request, fault))
+            SimpleNamespace(key=key, image=_image(request, fault))
             for (key, request), fault in zip(self._requests.items(), self._faults, strict=True)
         ]
         self.close()
@@ -178,12 +178,12 @@ _BREAKS: dict[str, Callable[[], object]] = {
 }
 
 
-def _picture(request: Any, fault: Fault) -> Picture:
+def _image(request: Any, fault: Fault) -> RenderedImage:
     noise = np.random.default_rng(request.seed)
     pixels = noise.integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
     if fault.strikes("nan"):
-        return Picture(pixels, "nan")
-    return Picture(pixels, "black" if fault.strikes("black") else None)
+        return RenderedImage(pixels, "nan")
+    return RenderedImage(pixels, "black" if fault.strikes("black") else None)
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,11 @@ class StubUpscaler:
 
     def render(
         self, requests: Sequence[Any], *, on_step: Callable[[int], None], **_: object
-    ) -> list[Picture]:
+    ) -> list[RenderedImage]:
         on_step(0)
         return [
-            Picture(request.pixels.repeat(4, axis=0).repeat(4, axis=1), defect=None) for request in requests
+            RenderedImage(request.pixels.repeat(4, axis=0).repeat(4, axis=1), defect=None)
+            for request in requests
         ]
 
 

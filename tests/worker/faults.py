@@ -8,7 +8,7 @@ from jobs.errors import UsageError
 from jobs.job_types import Lane
 from models.diffusion.requests import ImageRequest
 from models.engine.denoising_slots import LatentShape
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.errors import OutOfMemoryError
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels, Role
@@ -31,9 +31,9 @@ class Narrow(Around):
         super().__init__(model)
         self.limit, self.asked = limit, asked
 
-    def render(self, requests: Sequence[ImageRequest], *, rows: int, **how: Any) -> list[Picture]:
+    def render(self, requests: Sequence[ImageRequest], *, rows: int, **how: Any) -> list[RenderedImage]:
         self._ask(rows)
-        pictures: list[Picture] = self.model.render(requests, rows=rows, **how)
+        pictures: list[RenderedImage] = self.model.render(requests, rows=rows, **how)
         return pictures
 
     def engine(self, shape: LatentShape, *, rows: int, **how: Any) -> Any:
@@ -144,10 +144,10 @@ class Picky(Around):
         super().__init__(model)
         self.poison = poison
 
-    def render(self, requests: Sequence[ImageRequest], **how: Any) -> list[Picture]:
+    def render(self, requests: Sequence[ImageRequest], **how: Any) -> list[RenderedImage]:
         for request in requests:
             self.taste(request)
-        pictures: list[Picture] = self.model.render(requests, **how)
+        pictures: list[RenderedImage] = self.model.render(requests, **how)
         return pictures
 
     def engine(self, *given: Any, **how: Any) -> Any:

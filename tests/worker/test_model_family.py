@@ -39,8 +39,8 @@ class Inverted(StableDiffusion):
             raise ValueError("this model takes no picture")
         return super().check(request)
 
-    def finish(self, request, picture):
-        return replace(picture, pixels=255 - picture.pixels)
+    def finish(self, request, image):
+        return replace(image, pixels=255 - image.pixels)
 
 
 FAMILIES.insert(0, Inverted)

@@ -112,7 +112,9 @@ class ModelCache:
         self._jobs = lane.id, jobs
         if jobs >= WORTH_TRYING:
             for role in lane_models.roles(lane):
-                self._rows.measure(lane_models.site(lane, role), partial(lane_models.try_rows, lane, role))
+                self._rows.measure(
+                    lane_models.site(lane, role), partial(lane_models.measure_throughput, lane, role)
+                )
 
     def _wanted(self, lane: Lane) -> ModelKey:
         return ModelKey.of(lane, self.settings.weights)

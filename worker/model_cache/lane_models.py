@@ -88,11 +88,11 @@ class LaneModels:
         roles: dict[Role, object] = {"draw": self.diffusion, "enlarge": self.upscaler}
         return [role for role, model in roles.items() if model and lane.width]
 
-    def try_rows(self, lane: Lane, role: Role, rows: int) -> float:
+    def measure_throughput(self, lane: Lane, role: Role, rows: int) -> float:
         """Measure the throughput of a batch of `rows` images, in image steps per second; raises OutOfMemoryError."""
         model = self.upscaler if role == "enlarge" else self.diffusion
         assert model is not None
-        return model.try_rows(lane.width, lane.height, rows)
+        return model.measure_throughput(lane.width, lane.height, rows)
 
     def notes(self, compile_options: "CompileOptions | None" = None) -> dict[str, str]:
         """Runtime options that affect pixels, for the image row; a lane may have `compile_options` of its own."""

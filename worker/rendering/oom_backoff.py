@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from jobs.job_types import Lane
 from jobs.states import ErrorKind
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.errors import OutOfMemoryError
 from worker.item import Inputs, PipelineItem
 from worker.model_cache.cache import ModelCache
@@ -26,14 +26,17 @@ class DeviceBatches:
     role: Role = "draw"
 
     def run(
-        self, items: Sequence[PipelineItem], render: Callable[[int], list[Picture]], rows: int | None = None
+        self,
+        items: Sequence[PipelineItem],
+        render: Callable[[int], list[RenderedImage]],
+        rows: int | None = None,
     ) -> list[PipelineItem]:
         """Return the items with the images that `render(rows)` returns; `rows` fixes the batch size."""
-        pictures = self._within_memory(render) if rows is None else render(rows)
+        images = self._within_memory(render) if rows is None else render(rows)
         shape = rows or self.model_cache.rows(self.lane, self.role)
-        return [with_picture(item, picture, shape) for item, picture in zip(items, pictures, strict=True)]
+        return [with_rendered_image(item, image, shape) for item, image in zip(items, images, strict=True)]
 
-    def _within_memory(self, render: Callable[[int], list[Picture]]) -> list[Picture]:
+    def _within_memory(self, render: Callable[[int], list[RenderedImage]]) -> list[RenderedImage]:
         while True:
             try:
                 return render(self.model_cache.rows(self.lane, self.role))
@@ -42,8 +45,8 @@ class DeviceBatches:
                     raise
 
 
-def with_picture(item: PipelineItem, picture: Picture, rows: int) -> PipelineItem:
+def with_rendered_image(item: PipelineItem, image: RenderedImage, rows: int) -> PipelineItem:
     """Return the item with the image generated in a batch of `rows`, or ended if the image is defective."""
-    if picture.defect is not None:
-        return item.ended(*_DEFECTS[picture.defect])
-    return replace(item, pixels=picture.pixels, batch_rows=rows, inputs=Inputs())
+    if image.defect is not None:
+        return item.ended(*_DEFECTS[image.defect])
+    return replace(item, pixels=image.pixels, batch_rows=rows, inputs=Inputs())

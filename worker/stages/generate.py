@@ -10,7 +10,7 @@ from models.errors import InterruptedRender, OutOfMemoryError
 from worker.bisect import ended, isolated
 from worker.health.error_classification import HostFaultError
 from worker.item import PipelineItem
-from worker.rendering.oom_backoff import DeviceBatches, with_picture
+from worker.rendering.oom_backoff import DeviceBatches, with_rendered_image
 from worker.rendering.requests_from_jobs import image_request
 from worker.stage import Place, Stage, StageContext
 
@@ -102,7 +102,7 @@ class Generate(Stage):
                 requests,
                 rows=rows,
                 on_step=context.check_stop,
-                whole_every=context.lane.policy.deep_cache,
+                cache_interval=context.lane.policy.deep_cache,
                 decoder=context.lane_models.decoder,
                 compile_options=context.model_cache.compile_options(context.lane),
             ),
@@ -112,7 +112,7 @@ class Generate(Stage):
         if self._engine is None:
             raise OutOfMemoryError("no memory for a batch of one image")
         return [
-            with_picture(self._in_progress.pop(rendered.key), rendered.picture, self._rows)
+            with_rendered_image(self._in_progress.pop(rendered.key), rendered.image, self._rows)
             for rendered in self._engine.step()
         ]
 
@@ -142,7 +142,7 @@ class Generate(Stage):
                 self._engine = self._model.engine(
                     self._model.latent_shape(lane.width, lane.height),
                     rows=self._rows,
-                    whole_every=lane.policy.deep_cache,
+                    cache_interval=lane.policy.deep_cache,
                     decoder=self.context.lane_models.decoder,
                     compile_options=model_cache.compile_options(lane),
                 )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from models.assess.safety_checker import SafetyChecker
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
-from models.engine.rendered_image import Picture
+from models.engine.rendered_image import RenderedImage
 from models.errors import CheckpointError
 from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler, UpscaleRequest
@@ -59,7 +59,7 @@ def checkpoint(models_dir: Path, catalogue: Catalogue) -> Callable[[str], Checkp
     return place
 
 
-def _draw(model: StableDiffusion | Upscaler, sampler: str) -> list[Picture]:
+def _draw(model: StableDiffusion | Upscaler, sampler: str) -> list[RenderedImage]:
     """A picture or more in every mode that the card promises."""
     how: dict[str, Any] = {
         "prompt": "a red bird",

@@ -17,7 +17,7 @@ from models.engine.denoising_slots import UNetBatch
 from models.errors import OutOfMemoryError
 from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler, UpscaleRequest
-from models.runtime.batch_invariant_cuda import level, shows_place
+from models.runtime.batch_invariant_cuda import depends_on_position, replace_batch_dependent_convolutions
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL, MemoryOptions
@@ -106,8 +106,8 @@ def test_convolutions_show_no_places(side: int, dtype: torch.dtype) -> None:
     values = torch.randn(32, 1280, side, side, device="cuda", dtype=dtype)
     values = values.contiguous(memory_format=torch.channels_last)
     before = network(values)
-    level(network, lambda: network(values))
-    assert not shows_place(network, values)
+    replace_batch_dependent_convolutions(network, lambda: network(values))
+    assert not depends_on_position(network, values)
     assert torch.allclose(network(values), before, atol=0.02)
 
 
@@ -159,9 +159,9 @@ def test_approximations_are_recorded(
         tiny.checkpoint, cuda, memory_options=held, compile_options=CompileOptions.choose("auto", held, cuda)
     )
     requests = [image(seed=n, steps=4 + n, sampler=SAMPLERS[n]) for n in range(5)]
-    for whole_every in (1, 2):
-        together = model.render(requests, rows=2, whole_every=whole_every)
-        (alone,) = model.render(requests[3:4], rows=2, whole_every=whole_every)
+    for cache_interval in (1, 2):
+        together = model.render(requests, rows=2, cache_interval=cache_interval)
+        (alone,) = model.render(requests[3:4], rows=2, cache_interval=cache_interval)
         assert np.array_equal(together[3].pixels, alone.pixels)
 
 
@@ -197,7 +197,7 @@ def test_a_batch_is_recorded_while_other_threads_use_the_device(
 
 def test_rows_are_tried_until_memory_runs_out(tiny: StableDiffusion, cuda: Device) -> None:
     model = StableDiffusion.load(tiny.checkpoint, cuda, compile_options=uncompiled(cuda))
-    assert model.try_rows(64, 64, 4) > 0
+    assert model.measure_throughput(64, 64, 4) > 0
     with pytest.raises(OutOfMemoryError):
-        model.try_rows(2048, 2048, 2**14)
-    assert model.try_rows(64, 64, 4) > 0
+        model.measure_throughput(2048, 2048, 2**14)
+    assert model.measure_throughput(64, 64, 4) > 0

@@ -15,10 +15,10 @@ def test_an_embedding_does_not_depend_on_its_place_and_neighbours(
 ) -> None:
     embeddings = StableDiffusion.load(tiny_checkpoint, device).networks.embeddings
     prompts = ["a red fox", "", "🦊 two foxes at night", "many " * 100]
-    known = dict(zip(prompts, embeddings.of(prompts), strict=True))
+    known = dict(zip(prompts, embeddings.embed(prompts), strict=True))
     for order in itertools.permutations(prompts):
         embeddings.forget()
-        assert all(map(torch.equal, embeddings.of(order), map(known.get, order)))
+        assert all(map(torch.equal, embeddings.embed(order), map(known.get, order)))
     for prompt in prompts:
         embeddings.forget()
-        assert torch.equal(embeddings.of([prompt])[0], known[prompt])
+        assert torch.equal(embeddings.embed([prompt])[0], known[prompt])

@@ -108,7 +108,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("whole_every", [1, 2])
+@pytest.mark.parametrize("cache_interval", [1, 2])
 @pytest.mark.parametrize(
     ("scale", "rows", "images", "expected"),
     [(7.5, 4, 4, [4]), (1.0, 4, 4, [4]), (1.0, 4, 8, [4, 4]), (7.5, 8, 8, [4, 4]), (7.5, 8, 3, [4]), (7.5, 1, 1, [2])],
@@ -123,40 +123,40 @@ def test_a_guided_image_begins_once_a_call(
     rows: int,
     images: int,
     expected: list[int],
-    whole_every: int,
+    cache_interval: int,
 ) -> None:
     """Those in their places of a batch begin together, if there is one among them."""
     model = StableDiffusion.load(tiny_checkpoint, device)
-    model.render([image(steps=1)], rows=rows, whole_every=whole_every)
+    model.render([image(steps=1)], rows=rows, cache_interval=cache_interval)
     begun.clear()
     requests = [image(seed=n, steps=6, guidance_scale=scale) for n in range(images)]
-    model.render(requests, rows=rows, whole_every=whole_every)
+    model.render(requests, rows=rows, cache_interval=cache_interval)
     assert begun == expected * 6
 
 
-@pytest.mark.parametrize("whole_every", [1, 3])
-def test_a_picture_is_the_same_in_any_part(tiny: StableDiffusion, image: Image, whole_every: int) -> None:
+@pytest.mark.parametrize("cache_interval", [1, 3])
+def test_a_picture_is_the_same_in_any_part(tiny: StableDiffusion, image: Image, cache_interval: int) -> None:
     """Without guidance, eight images are on their way at once, in two parts of four."""
     for scale in (1.0, 7.5):
         asked = image(steps=4, guidance_scale=scale)
         others = [image(seed=10 + n, steps=4 + n, guidance_scale=1.0) for n in range(7)]
-        (alone,) = tiny.render([asked], rows=4, whole_every=whole_every)
+        (alone,) = tiny.render([asked], rows=4, cache_interval=cache_interval)
         for place in range(8):
             mixed = [*others[:place], asked, *others[place:]]
-            found = tiny.render(mixed, rows=4, whole_every=whole_every)[place]
+            found = tiny.render(mixed, rows=4, cache_interval=cache_interval)[place]
             assert np.array_equal(found.pixels, alone.pixels)
 
 
-@pytest.mark.parametrize(("sampler", "whole_every"), [*((name, 2) for name in SAMPLERS), ("unipc", 3)])
+@pytest.mark.parametrize(("sampler", "cache_interval"), [*((name, 2) for name in SAMPLERS), ("unipc", 3)])
 def test_between_whole_calls_a_picture_does_not_depend_on_its_neighbours(
-    tiny: StableDiffusion, image: Image, sampler: str, whole_every: int
+    tiny: StableDiffusion, image: Image, sampler: str, cache_interval: int
 ) -> None:
     asked = image(sampler=sampler, steps=6)
     others = [image(seed=10 + n, steps=2 + n, sampler=SAMPLERS[n], guidance_scale=n) for n in range(5)]
-    (alone,) = tiny.render([asked], rows=2, whole_every=whole_every)
+    (alone,) = tiny.render([asked], rows=2, cache_interval=cache_interval)
     for mixed in ([*others, asked], [others[3], asked, *others], [asked, *others]):
         place = mixed.index(asked)
-        found = tiny.render(mixed, rows=2, whole_every=whole_every)[place]
+        found = tiny.render(mixed, rows=2, cache_interval=cache_interval)[place]
         assert np.array_equal(found.pixels, alone.pixels)
     (exact,) = tiny.render([asked], rows=2)
     assert not np.array_equal(exact.pixels, alone.pixels)
@@ -176,7 +176,7 @@ def test_images_begin_with_whole_calls(
             calls.append(f"asked for {number}")
             yield image(steps=steps, guidance_scale=1.0)
 
-    list(stream(tiny, requests(), rows=1, whole_every=3))
+    list(stream(tiny, requests(), rows=1, cache_interval=3))
     whole, shallow = "finish_and_keep", "finish_shallow"
     assert calls == [
         "asked for 0", "asked for 1", whole, shallow, shallow, whole,

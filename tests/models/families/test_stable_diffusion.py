@@ -119,7 +119,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     ]
     expected = _hash(tiny.render([wanted], rows=2)[0].pixels)
     for mix in mixes:
-        drawn = {one.key: one.picture for some in stream(tiny, mix, rows=2) for one in some}
+        drawn = {one.key: one.image for some in stream(tiny, mix, rows=2) for one in some}
         assert _hash(drawn[mix.index(wanted)].pixels) == expected
 
 

@@ -11,7 +11,7 @@ from models.diffusion.requests import ImageRequest
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.families.stable_diffusion import StableDiffusion
 from models.runtime import batch_invariant_cuda
-from models.runtime.batch_invariant_cuda import level, shows_place
+from models.runtime.batch_invariant_cuda import depends_on_position, replace_batch_dependent_convolutions
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint, resolve
@@ -42,23 +42,23 @@ def _network() -> torch.nn.Sequential:
 def test_a_place_shows_no_longer() -> None:
     network, values = _network(), torch.randn(4, 4, 9, 7)
     before = network(values)
-    assert shows_place(network, values)
-    assert level(network, lambda: network(values)) == 2
-    assert not shows_place(network, values)
+    assert depends_on_position(network, values)
+    assert replace_batch_dependent_convolutions(network, lambda: network(values)) == 2
+    assert not depends_on_position(network, values)
     assert torch.allclose(network(values), before, atol=1e-5)
-    assert level(network, lambda: network(values)) == 0
+    assert replace_batch_dependent_convolutions(network, lambda: network(values)) == 0
 
 
 @torch.inference_mode()
 def test_other_shapes_stay_as_they_are() -> None:
     network, few, many = _network(), torch.randn(2, 4, 9, 7), torch.randn(6, 4, 8, 8)
     before, original = network(few), network[1].forward
-    assert level(network, lambda: network(few)) == 0
+    assert replace_batch_dependent_convolutions(network, lambda: network(few)) == 0
     assert network[1].forward == original
-    level(network, lambda: network(many))
+    replace_batch_dependent_convolutions(network, lambda: network(many))
     assert torch.equal(network(few), before)
-    assert level(network, lambda: network(torch.randn(4, 4, 9, 7))) == 2
-    assert not shows_place(network, many)
+    assert replace_batch_dependent_convolutions(network, lambda: network(torch.randn(4, 4, 9, 7))) == 2
+    assert not depends_on_position(network, many)
 
 
 @pytest.mark.parametrize("at_once", [2**30, 1])
@@ -84,17 +84,17 @@ def test_a_product_is_the_convolution(
     found = batch_invariant_cuda._product(convolution, values)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, atol=1e-5)
-    assert not shows_place(lambda given: batch_invariant_cuda._product(convolution, given), values)
+    assert not depends_on_position(lambda given: batch_invariant_cuda._product(convolution, given), values)
 
 
 @torch.inference_mode()
 def test_what_is_compiled_is_leveled_too() -> None:
     torch._dynamo.reset()
     network, values = _network(), torch.randn(4, 4, 9, 7)
-    level(network, lambda: network(values))
+    replace_batch_dependent_convolutions(network, lambda: network(values))
     compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
     assert torch.allclose(compiled(values), network(values), atol=1e-6)
-    assert not shows_place(compiled, values)
+    assert not depends_on_position(compiled, values)
 
 
 def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
@@ -107,8 +107,8 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
     """In UNet and decoder; without being leveled, they do, by more than the rounding to bytes hides."""
     monkeypatch.setattr(Segmented, "share", 0.25)
 
-    def hashes(matters: bool) -> set[bytes]:
-        monkeypatch.setattr(batch_invariant_cuda, "matter", lambda _: matters)
+    def hashes(needed: bool) -> set[bytes]:
+        monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: needed)
         model = StableDiffusion.load(tiny_checkpoint, device)
         pipeline = model.pipeline
         for network in (pipeline.unet.mid_block.resnets[0], pipeline.vae.decoder.mid_block.resnets[0]):
@@ -117,9 +117,9 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
         mixes = [[*others[:place], asked, *others[place:]] for place in range(4)]
         return {model.render(mix, rows=4)[mix.index(asked)].pixels.tobytes() for mix in mixes}
 
-    assert len(hashes(matters=True)) == 1
+    assert len(hashes(needed=True)) == 1
     assert not caplog.records
-    assert len(hashes(matters=False)) > 1
+    assert len(hashes(needed=False)) > 1
 
 
 def test_another_decoder_of_the_same_batch_is_leveled_too(
@@ -129,7 +129,7 @@ def test_another_decoder_of_the_same_batch_is_leveled_too(
     image: Callable[..., ImageRequest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_invariant_cuda, "matter", lambda _: True)
+    monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: True)
     model = StableDiffusion.load(tiny_checkpoint, device)
     checkpoint = resolve(catalogue.get("tiny-random-decoder"), catalogue.models_dir)
     decoder = SmallDecoder.load(checkpoint, device, vae_factor=8)
@@ -148,7 +148,7 @@ def model(
     tiny_checkpoint: Checkpoint, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], StableDiffusion]:
     """What loads a model on a device where places may show."""
-    monkeypatch.setattr(batch_invariant_cuda, "matter", lambda _: True)
+    monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: True)
     return lambda: StableDiffusion.load(tiny_checkpoint, device)
 
 
@@ -169,9 +169,9 @@ def test_what_shows_places_all_the_same_is_said(
     assert _said(caplog)
 
 
-@pytest.mark.parametrize("whole_every", [1, 2])
+@pytest.mark.parametrize("cache_interval", [1, 2])
 def test_a_compiled_call_is_looked_at_as_it_is_done(
-    whole_every: int,
+    cache_interval: int,
     model: Callable[[], StableDiffusion],
     image: Callable[..., ImageRequest],
     monkeypatch: pytest.MonkeyPatch,
@@ -187,7 +187,7 @@ def test_a_compiled_call_is_looked_at_as_it_is_done(
         return compiled
 
     monkeypatch.setattr(CompileOptions, "compile", compile)
-    model().render([image(steps=1)], rows=2, whole_every=whole_every)
+    model().render([image(steps=1)], rows=2, cache_interval=cache_interval)
     assert _said(caplog)
 
 
@@ -202,9 +202,9 @@ def test_prompts_are_encoded_alone_where_places_would_show(model: Callable[[], S
 
     encoder.forward = forward
     prompts = [f"fox {number}" for number in range(6)]
-    first = embeddings.of(prompts)
+    first = embeddings.embed(prompts)
     assert seen == [1] * 6
-    assert all(map(torch.equal, embeddings.of(prompts[::-1]), first[::-1]))
+    assert all(map(torch.equal, embeddings.embed(prompts[::-1]), first[::-1]))
     embeddings.forget()
-    assert torch.equal(embeddings.of(prompts[3:])[0], first[3])
+    assert torch.equal(embeddings.embed(prompts[3:])[0], first[3])
     assert seen == [1] * 9

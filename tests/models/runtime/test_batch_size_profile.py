@@ -99,6 +99,6 @@ def test_models_are_tried_and_draw_as_before(
 ) -> None:
     request = image()  # type: ignore[operator]
     before = tiny.render([request], rows=2)[0].pixels
-    assert tiny.try_rows(64, 64, 2) > 0
+    assert tiny.measure_throughput(64, 64, 2) > 0
     assert (tiny.render([request], rows=2)[0].pixels == before).all()
-    assert upscaler.try_rows(16, 16, 1) > 0
+    assert upscaler.measure_throughput(16, 16, 1) > 0
