@@ -8,31 +8,66 @@ queued ──claim──▶ running ──complete──▶ done
   ◀──────── retry by hand ──── failed | blocked | cancelled
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 EVERYBODY = "*"
 """Stands for all tenants together when a limit is set; no tenant can have this name."""
 
 
+@dataclass(frozen=True, slots=True)
+class StateRules:
+    """What holds for the jobs of a state; the defaults suit one in which a job has ended."""
+
+    is_open: bool = False
+    """Whether the job is still to be rendered: it keeps its lane and its batch from having ended."""
+    is_retryable: bool = False
+    """Whether `retry` queues the job again."""
+    has_error: bool = False
+    """Whether the job has ended without an image for a reason, which `failures` tells; a target makes up for it."""
+
+
 class JobState(StrEnum):
-    """State of a job; every change of it is one statement in `jobs.queue.transitions`."""
+    """State of a job: the table of states, from which sets of them, counts and the documentation are derived.
 
-    QUEUED = "queued"
-    """Waits for a worker, or for its retry delay to pass."""
-    RUNNING = "running"
-    """Claimed: has a lease that a worker must renew."""
-    DONE = "done"
-    """Its image is stored and has a row; never changes again."""
-    FAILED = "failed"
-    """All attempts are used up, or the error is one that another attempt can't fix."""
-    BLOCKED = "blocked"
-    """Withheld by the prompt check or the safety checker."""
-    CANCELLED = "cancelled"
-    """Its batch was cancelled before it was done."""
+    Every change of it is one statement in `jobs.queue.transitions`.
+    """
+
+    rules: StateRules
+    doc: str
+
+    def __new__(cls, value: str, rules: StateRules, doc: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_, member.rules, member.doc = value, rules, doc
+        return member
+
+    QUEUED = "queued", StateRules(is_open=True), "waits for a worker, or for its retry delay to pass"
+    RUNNING = "running", StateRules(is_open=True), "is claimed by a worker that renews its lease"
+    DONE = "done", StateRules(), "has its image stored and an image row; never changes again"
+    FAILED = (
+        "failed",
+        StateRules(is_retryable=True, has_error=True),
+        "has used up its attempts, or met an error that another attempt can't mend",
+    )
+    BLOCKED = (
+        "blocked",
+        StateRules(is_retryable=True, has_error=True),
+        "was withheld by the prompt filter or the safety checker",
+    )
+    CANCELLED = "cancelled", StateRules(is_retryable=True), "was cancelled before it was done"
 
 
-FINISHED = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.CANCELLED)
-RETRYABLE = (JobState.FAILED, JobState.BLOCKED, JobState.CANCELLED)
+OPEN = tuple(state for state in JobState if state.rules.is_open)
+FINISHED = tuple(state for state in JobState if not state.rules.is_open)
+RETRYABLE = tuple(state for state in JobState if state.rules.is_retryable)
+WITH_ERROR = tuple(state for state in JobState if state.rules.has_error)
+
+
+def sql_list(states: Iterable[JobState]) -> str:
+    """Return states as a list for SQL's IN."""
+    return ", ".join(f"'{state}'" for state in states)
 
 
 class BatchState(StrEnum):

@@ -22,7 +22,7 @@ from jobs.batches.delete_files import since_when
 from jobs.db.engine import run
 from jobs.job_types import BatchId, JobId
 from jobs.outputs.ownership import owner_of
-from jobs.states import FINISHED
+from jobs.states import FINISHED, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import parse_image_key
 from jobs.storage.open import remove_temporaries
@@ -30,7 +30,7 @@ from jobs.storage.open import remove_temporaries
 OLD = timedelta(hours=1)
 PAGE = 100
 _PORTION = 50
-_ENDED = ", ".join(f"'{state}'" for state in FINISHED)
+_ENDED = sql_list(FINISHED)
 
 _BATCH = text("SELECT id, name, output, created_at, now() AS now FROM batches WHERE id = :batch")
 

@@ -14,6 +14,7 @@ from jobs.job_types import BatchId
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import owner_of
 from jobs.settings import Settings
+from jobs.states import OPEN, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.open import S3Options, abort_stale_uploads, open_store
 from scheduler.orphaned_objects import sweep_batch
@@ -29,14 +30,14 @@ _OUTPUTS = text("""
 """)
 
 # Older batches may be swept by hand: nobody uploads to them any more, and listing all batches ever made costs money.
-_LATELY_ENDED = text("""
+_LATELY_ENDED = text(f"""
     SELECT id, output FROM batches WHERE NOT EXISTS (
-        SELECT FROM job_counts WHERE batch_id = batches.id AND state IN ('queued', 'running')
+        SELECT FROM job_counts WHERE batch_id = batches.id AND state IN ({sql_list(OPEN)})
         GROUP BY state HAVING sum(delta) > 0)
       AND greatest(created_at, cancelled_at, (SELECT max(created_at) FROM images WHERE batch_id = batches.id))
         > now() - interval '1 day'
     ORDER BY id
-""")
+""")  # noqa: S608 - constants
 
 
 def sweep_uploads(settings: Settings, engine: Engine) -> int:

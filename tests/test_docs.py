@@ -6,12 +6,12 @@ from pathlib import Path
 from console.lazy_commands import MODULES
 from jobs.images.image_columns import public_columns
 from jobs.manifest import KNOWN_COLUMNS
-from jobs.states import BatchState, JobState
+from jobs.states import BatchState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from scheduler.export.image_schema import SCHEMA
-from tests import configuration_page, image_rows_page
+from tests import configuration_page, image_rows_page, lifecycle_page
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -114,7 +114,8 @@ def test_the_commands_page_names_every_command() -> None:
 
 def test_the_lifecycle_page_names_every_state() -> None:
     page = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
-    assert [state for state in (*JobState, *BatchState) if f"| `{state}` |" not in page] == []
+    assert lifecycle_page.in_page(page) == lifecycle_page.table()
+    assert [state for state in BatchState if f"| `{state}` |" not in page] == []
 
 
 def test_pages_link_to_nothing_that_is_not_there() -> None:

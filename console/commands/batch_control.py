@@ -13,7 +13,7 @@ from console.terminal.output import (
 )
 from console.terminal.progress import summary
 from jobs.batches import actions
-from jobs.states import RETRYABLE, ErrorKind, JobState
+from jobs.states import RETRYABLE, ErrorKind
 
 
 def pause(batch: Batch, as_json: Json = False) -> None:
@@ -46,7 +46,7 @@ def retry(
         one_of("--only", only, (*RETRYABLE, *ErrorKind))
         if only not in RETRYABLE:
             error, only = error or only, None
-    states = RETRYABLE if only is None else (JobState(only),)
+    states = RETRYABLE if only is None else (one_of("--only", only, RETRYABLE),)
     kind = error and one_of("--error", error, tuple(ErrorKind))
     queued: list[int] = []
     change_batch(

@@ -24,6 +24,7 @@ from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus
+from jobs.batches.status import open_jobs
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
@@ -57,7 +58,7 @@ def run(
     report |= intake(ingested)
     _tell(report, as_json)
     counts = report["counts"]
-    if counts["failed"] or counts["queued"] or counts["running"] or not counts["done"] + counts["blocked"]:
+    if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"]:
         raise typer.Exit(1)
 
 
@@ -263,7 +264,7 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _hint(report: dict[str, Any]) -> None:
-    if left := report["counts"]["queued"] + report["counts"]["running"]:
+    if left := open_jobs(report["counts"]):
         if report["waiting"]:
             note(f"{left:,} jobs wait, no worker could go on: {report['waiting']}")
             note("when that is mended, the same command goes on; `nightmill cancel` ends the batch")

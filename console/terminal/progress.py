@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from console.terminal.output import duration, err, note
 from console.terminal.schedule_text import clock
 from jobs.batches.actions import BatchStatus
-from jobs.states import BatchState
+from jobs.states import FINISHED, BatchState, JobState
 
 LINE_EVERY_S = 15
 
@@ -100,7 +100,7 @@ def summary(status: BatchStatus) -> str:
     """Summarise a status in one line: counts, speed, time left."""
     counts = status.counts
     parts = [f"{counts['done']:,} done"]
-    parts += [f"{counts[state]:,} {state}" for state in ("blocked", "failed", "cancelled") if counts[state]]
+    parts += [f"{counts[state]:,} {state}" for state in FINISHED if state != JobState.DONE and counts[state]]
     if status.remaining:
         parts += [f"{status.remaining:,} to go", *_pace(status)]
     return ", ".join(parts)

@@ -10,6 +10,7 @@ from jobs.db.engine import run, transact
 from jobs.job_types import BatchId
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
+from jobs.states import OPEN, WITH_ERROR, sql_list
 
 GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
 
@@ -59,7 +60,7 @@ _REPLACE = text(f"""
     WITH lost AS (
         SELECT ended.*, {_VALUE} AS value, {_MOST} AS most
         FROM batches CROSS JOIN LATERAL (
-            SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ('failed', 'blocked')
+            SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ({sql_list(WITH_ERROR)})
               AND error_kind <> 'bad-input' AND NOT EXISTS (
                 SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
             OFFSET 0) AS ended  -- batch by batch: few have a target, and those may be looked at first
@@ -88,7 +89,7 @@ _REPLACE = text(f"""
 _SHORT = text(f"""
     SELECT value, target, accepted, on_their_way FROM (
         SELECT {_VALUE} AS value, {_TARGET} AS target, count(*) FILTER (WHERE state = 'done') AS accepted,
-            count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
+            count(*) FILTER (WHERE state IN ({sql_list(OPEN)})) AS on_their_way
         FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
     ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
 """)

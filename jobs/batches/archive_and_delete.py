@@ -15,7 +15,7 @@ from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS
-from jobs.states import FINISHED
+from jobs.states import FINISHED, OPEN, sql_list
 from jobs.storage.open import ObjectStore
 
 CHUNK = 5_000
@@ -28,11 +28,10 @@ _MARK = text(f"""
         SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
     RETURNING id
 """)
-_OPEN_JOBS = text("""
+_OPEN_JOBS = text(f"""
     SELECT count(*) AS n FROM lanes JOIN jobs ON lane_id = lanes.id
-    WHERE lanes.batch_id = :batch AND state IN ('queued', 'running')
+    WHERE lanes.batch_id = :batch AND state IN ({sql_list(OPEN)})
 """)
-_ENDED = ", ".join(f"'{state}'" for state in FINISHED)
 
 # Each chunk starts after the last key of the one before; from the beginning, it would scan the deleted rows again.
 _JOBS = text(f"""
@@ -40,7 +39,7 @@ _JOBS = text(f"""
         SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
         ORDER BY batch_id, ordinal, "index" LIMIT :limit
     ), gone AS (
-        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id AND state IN ({_ENDED})
+        DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id AND state IN ({sql_list(FINISHED)})
     ), history AS (
         DELETE FROM attempts USING chosen WHERE job_id = chosen.id
     )

@@ -6,20 +6,21 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_types import BatchId
+from jobs.states import WITH_ERROR, sql_list
 
-_FAILURES = text("""
+_FAILURES = text(f"""
     SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
             'ended_at', ended_at, 'outcome', outcome, 'error_kind', error_kind, 'error_text', error_text)
             ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history
-    FROM jobs WHERE batch_id = :id AND state IN ('failed', 'blocked')
+    FROM jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     ORDER BY id LIMIT :limit
 """)
 
-_KINDS = text("""
+_KINDS = text(f"""
     SELECT error_kind, state, count(*) AS jobs FROM jobs
-    WHERE batch_id = :id AND state IN ('failed', 'blocked') GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+    WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)}) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """)
 
 

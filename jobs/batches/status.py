@@ -16,7 +16,7 @@ from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import report_of
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
-from jobs.states import BatchState, JobState
+from jobs.states import OPEN, BatchState, JobState, sql_list
 
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
@@ -50,7 +50,7 @@ def _status_of(batch: str) -> TextClause:
             SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
                 coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
             FROM lanes JOIN job_counts ON job_counts.batch_id = lanes.batch_id AND lane_id = lanes.id
-            WHERE {IS_LIVE} AND state IN ('queued', 'running') AND {batch.format("lanes.batch_id")}
+            WHERE {IS_LIVE} AND state IN ({sql_list(OPEN)}) AND {batch.format("lanes.batch_id")}
             GROUP BY lanes.id HAVING sum(delta) > 0
         ), left_over AS (
             SELECT batch_id, jsonb_agg(jsonb_build_array(remaining, running, image_s)) AS work FROM lane GROUP BY 1
@@ -114,7 +114,7 @@ class BatchStatus(NamedTuple):
     @property
     def remaining(self) -> int:
         """Jobs that are neither done nor ended otherwise."""
-        return self.counts["queued"] + self.counts["running"]
+        return open_jobs(self.counts)
 
     @property
     def starts_at(self) -> datetime | None:
@@ -210,6 +210,11 @@ def _id_of(engine: Engine, batch: str) -> BatchId:
     return BatchId(found[0].id)
 
 
+def open_jobs(counts: Mapping[str, int]) -> int:
+    """Return how many jobs are still to be rendered."""
+    return sum(counts[state] for state in OPEN)
+
+
 def is_number(text: str) -> bool:
     """Whether the text looks like a batch id; such names are refused for new batches."""
     return re.fullmatch("[0-9]+", text) is not None
@@ -217,7 +222,7 @@ def is_number(text: str) -> bool:
 
 def _status(row: Any, now: datetime, workers: int) -> BatchStatus:
     counts = dict(zip(_STATES, row[_FIRST_COUNT:_LAST_COUNT], strict=True))
-    remaining = counts["queued"] + counts["running"]
+    remaining = open_jobs(counts)
     rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
     eta_s = _eta_s(row, rate, state, now, workers) if remaining else 0.0
     return BatchStatus._make((*row[:_FIRST_COUNT], state, counts, rate, eta_s, now, None, ()))

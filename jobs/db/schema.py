@@ -27,11 +27,14 @@ from jobs.db.images_table import images
 from jobs.db.table_helpers import Xid8, key, metadata, moment, one_of
 from jobs.states import (
     FINISHED,
+    RETRYABLE,
+    WITH_ERROR,
     CanaryVerdict,
     JobState,
     Mode,
     Outcome,
     WorkerState,
+    sql_list,
 )
 
 __all__ = ["Xid8", "images", "metadata"]
@@ -213,7 +216,7 @@ jobs = Table(
     CheckConstraint("(state = 'running') = (lease IS NOT NULL)", "lease"),
     CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
     CheckConstraint(f"({one_of('state', FINISHED)}) = (finished_at IS NOT NULL)", "finished_at"),
-    CheckConstraint("state NOT IN ('failed', 'blocked') OR error_kind IS NOT NULL", "error_kind"),
+    CheckConstraint(f"state NOT IN ({sql_list(WITH_ERROR)}) OR error_kind IS NOT NULL", "error_kind"),
     CheckConstraint("attempt >= 0 AND (state NOT IN ('running', 'done') OR attempt > 0)", "attempt"),
     CheckConstraint("seed >= 0 AND seed < 18446744073709551616", "seed"),
     CheckConstraint("strength > 0 AND strength <= 1", "strength"),
@@ -234,7 +237,7 @@ jobs = Table(
         "jobs_retry_idx",
         "batch_id",
         "id",
-        postgresql_where=text("state IN ('failed', 'blocked', 'cancelled')"),
+        postgresql_where=text(f"state IN ({sql_list(RETRYABLE)})"),
     ),
 )
 

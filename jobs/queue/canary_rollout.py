@@ -8,17 +8,18 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run
 from jobs.job_types import BatchId
+from jobs.states import OPEN, WITH_ERROR, sql_list
 
 _SEND_AHEAD = text("""
     UPDATE jobs SET not_before = now() FROM batches
     WHERE batches.id = :batch AND batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND state = 'queued'
 """)
 
-_JUDGE = text("""
+_JUDGE = text(f"""
     WITH tried AS (
         SELECT batches.id, canary_bound, sent, bad, on_their_way FROM batches CROSS JOIN LATERAL (
-            SELECT count(*) AS sent, count(*) FILTER (WHERE state IN ('failed', 'blocked')) AS bad,
-                count(*) FILTER (WHERE state IN ('queued', 'running')) AS on_their_way
+            SELECT count(*) AS sent, count(*) FILTER (WHERE state IN ({sql_list(WITH_ERROR)})) AS bad,
+                count(*) FILTER (WHERE state IN ({sql_list(OPEN)})) AS on_their_way
             FROM jobs WHERE batch_id = batches.id AND ordinal BETWEEN 0 AND canary - 1 AND replaces IS NULL) AS jobs
         WHERE canary > 0 AND canary_verdict IS NULL AND cancelled_at IS NULL
     ), judged AS (

@@ -22,6 +22,7 @@ from jobs.images.image_columns import given_record, inserted_columns, inserted_v
 from jobs.job_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
+from jobs.states import OPEN, RETRYABLE, sql_list
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
@@ -251,7 +252,7 @@ _RESCUE = text(f"""
 
 _CANCEL = text(f"""
     WITH picked AS (
-        SELECT id, state AS old_state FROM jobs WHERE state IN ('queued', 'running') AND id IN (
+        SELECT id, state AS old_state FROM jobs WHERE state IN ({sql_list(OPEN)}) AND id IN (
             (SELECT id FROM jobs WHERE {_IN_LANE} AND state = 'queued' AND not_before IS NULL
              ORDER BY lane_id, id LIMIT :limit)
             UNION ALL
@@ -274,7 +275,7 @@ _RETRY = text(f"""
     ), picked AS (
         SELECT id, state AS old_state FROM jobs
         WHERE batch_id = (SELECT id FROM kept) AND state = ANY (CAST(:states AS text[]))
-          AND state IN ('failed', 'blocked', 'cancelled')
+          AND state IN ({sql_list(RETRYABLE)})
           AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
         ORDER BY id LIMIT :limit FOR UPDATE
     ), affected AS (

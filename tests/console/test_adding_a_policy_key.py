@@ -1,7 +1,6 @@
 """A key of the batch policy is added in one place: everything else follows from the one field."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tests.conftest import Nightmill
 from tests.end_to_end.processes import foxes, manifest
 from tests.factories import look
 from tests.paths import ROOT
+from tests.source_overlay import overlay
 
 BEFORE = '    model_config = ConfigDict(frozen=True, extra="forbid")\n'
 FIELD = """
@@ -27,25 +27,10 @@ FIELD = """
 @pytest.fixture
 def patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Processes that are started import a nightmill that has one field more; workers draw without torch."""
-    folder = tmp_path / "patched"
-    for package in ("console", "migrations", "models", "scheduler", "tests", "worker"):
-        _link(folder, package)
-    for entry in (ROOT / "jobs").iterdir():
-        if entry.name not in ("__pycache__", "policy"):
-            _link(folder, f"jobs/{entry.name}")
-    shutil.copytree(ROOT / "jobs" / "policy", folder / "jobs" / "policy")
-    module = folder / "jobs" / "policy" / "batch_policy.py"
-    source = module.read_text(encoding="utf-8")
-    assert source.count(BEFORE) == 1
-    module.write_text(source.replace(BEFORE, BEFORE + FIELD), encoding="utf-8")
+    folder = overlay(tmp_path / "patched", "jobs/policy/batch_policy.py", BEFORE, BEFORE + FIELD)
     with stubbed(tmp_path):
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "tests" / "stubbed"), str(folder))))
         yield folder
-
-
-def _link(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).symlink_to(ROOT / name)
 
 
 def test_a_new_key_is_set_stored_rendered_and_told(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from sqlalchemy import Engine
 
 from jobs.settings import Settings
 from tests.factories import change, look, make_batch
-from tests.paths import ROOT
+from tests.source_overlay import overlay
 
 BEFORE = '    CheckConstraint("length(sha256) = 64", "sha256"),\n'
 COLUMNS = """
@@ -46,19 +45,7 @@ print(json.dumps({"fed": fed, "rows": table.to_pylist(), "types": [str(t) for t 
 @pytest.fixture
 def patched(tmp_path: Path) -> Path:
     """A nightmill whose table of image rows has three columns more."""
-    folder = tmp_path / "patched"
-    (folder / "jobs").mkdir(parents=True)
-    for package in ("migrations", "models", "scheduler", "tests"):
-        (folder / package).symlink_to(ROOT / package)
-    for entry in (ROOT / "jobs").iterdir():
-        if entry.name not in ("__pycache__", "db"):
-            (folder / "jobs" / entry.name).symlink_to(entry)
-    shutil.copytree(ROOT / "jobs" / "db", folder / "jobs" / "db")
-    module = folder / "jobs" / "db" / "images_table.py"
-    source = module.read_text(encoding="utf-8")
-    assert source.count(BEFORE) == 1
-    module.write_text(source.replace(BEFORE, COLUMNS + BEFORE), encoding="utf-8")
-    return folder
+    return overlay(tmp_path / "patched", "jobs/db/images_table.py", BEFORE, COLUMNS + BEFORE)
 
 
 def test_a_new_column_is_stored_fed_exported_and_told(
