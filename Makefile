@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Of all random numbers in tests; pytest prints it, so that a failure can be repeated.
+SEED ?= 0
+PYTEST := $(BIN)/python -m pytest --hypothesis-seed=$(SEED)
 TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.
@@ -21,17 +23,18 @@ install: .venv/.installed  ## Make .venv with nightmill and its pinned dependenc
 demo: .venv/.installed  ## Render examples/demo.jsonl with services of its own and show where the pictures are
 	$(BIN)/nightmill run examples/demo.jsonl --out output
 
+# Three at once on two cores: a test often waits for a process, a server or a time.
 test: .venv/.installed-dev  ## The suite, on real PostgreSQL, Redis, Celery workers and an S3 server
-	$(PYTEST) -m 'not faults and not slow_tier'
+	$(PYTEST) -n 3 --dist worksteal -m 'not faults and not slow_tier'
 
 test-faults: .venv/.installed-dev  ## What breaks processes, servers and disks, and readers on 2,000 damaged inputs each
-	$(PYTEST) -m faults
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m faults
 
 test-portable: .venv/.installed-dev  ## A quick part of the suite as on a processor without AVX
-	$(OTHER_KERNELS) $(BIN)/python -m pytest -n 2 $(PORTABLE)
+	$(OTHER_KERNELS) $(PYTEST) -n 2 $(PORTABLE)
 
 test-slow: .venv/.installed-dev  ## What takes minutes: the demo on a bare Debian, wheels for all systems
-	$(BIN)/python -m pytest -m slow_tier --timeout 3600
+	$(PYTEST) -m slow_tier --timeout 3600
 
 lint: .venv/.installed-dev  ## ruff, mypy, import-linter, alembic check
 	$(BIN)/ruff check
@@ -44,7 +47,7 @@ bench: .venv/.installed-dev  ## All benchmarks; `python -m bench queue --json` f
 	$(BIN)/python -m bench
 
 chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guarantees.md` tells what each shows
-	NIGHTMILL_CHAOS=long $(BIN)/python -m pytest tests/chaos --timeout 3600
+	NIGHTMILL_CHAOS=long $(PYTEST) tests/chaos --timeout 3600
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay
 	-[ -x $(BIN)/nightmill ] && $(BIN)/nightmill down

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.job_types import LaneId
 from jobs.queue import transitions
 from tests.chaos.stub import stubbed
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import foxes, manifest
 from tests.factories import look
 from tests.paths import ROOT

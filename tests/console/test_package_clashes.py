@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from console.package_clashes import clashes
-from tests.conftest import Nightmill
+from tests.command_line import Nightmill
 from tests.paths import ROOT
 
 # An editable install finds `jobs.errors` in spite of another `jobs`; an ordinary one, on the path, does not.

@@ -1,6 +1,6 @@
 """`nightmill` with no settings at all, in an empty folder: services of its own, which end with it.
 
-What `run` draws is no part of it; real models are in `up` here, and in the `run` of the README.
+What is drawn is no part of it; real models are in the `run` of the README.
 """
 
 import os
@@ -113,8 +113,7 @@ def test_a_run_after_one_that_was_killed(tmp_path: Path, stubs: None) -> None:
     assert none_left(tmp_path)
 
 
-def test_up_and_down(tmp_path: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NIGHTMILL_MODELS_DIR", str(shared_models))
+def test_up_and_down(tmp_path: Path, stubs: None) -> None:
     write_lines(tmp_path / "m.jsonl", [{"prompt": "fox", "steps": 2}])
     assert "nothing was up" in nightmill(tmp_path, "down").err
     up = nightmill(tmp_path, "up")

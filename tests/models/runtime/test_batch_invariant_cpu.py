@@ -32,7 +32,7 @@ def is_steady(tiny: StableDiffusion, sides: tuple[int, int], rows: int) -> bool:
     timesteps = 900 * torch.rand(rows, generator=generator)
     found = []
     with torch.inference_mode():
-        for place in (0, 1, rows // 2, rows - 1):
+        for place in sorted({0, 1, rows // 2, rows - 1}):
             moved = [values.roll(place, 0) for values in (latents, timesteps, text)]
             drawn = unet(*moved[:2], encoder_hidden_states=moved[2]).sample[place]
             found.append(torch.cat([drawn.flatten(), vae.decode(moved[0]).sample[place].flatten()]))
