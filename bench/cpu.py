@@ -66,7 +66,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
 
 def _figures(costs: Samples) -> dict[str, Figure]:
     middle = {name: costs.median(name) for name in costs.values}
-    everything = "everything of a shift but model, watermark and encoding; 64 px, 1 step"
+    everything = "everything of a session but model, watermark and encoding; 64 px, 1 step"
     return {
         "orchestration_ms": Figure(
             middle["worker"] + middle["postgres"],
@@ -130,7 +130,7 @@ def _work(context: WorkerContext, backlog: Backlog, count: int) -> float:
     taken = work(context, backlog.lane)
     elapsed = time.perf_counter() - started
     if taken != count:
-        raise RuntimeError(f"the shift took up {taken} jobs, not {count}")
+        raise RuntimeError(f"the session took up {taken} jobs, not {count}")
     backlog.claimed += taken
     return elapsed
 

@@ -72,7 +72,7 @@ class Lane:
             )
 
     @property
-    def upscales_drawn(self) -> bool:
+    def upscales_generated(self) -> bool:
         """Whether images are generated and then upscaled."""
         return bool(self.upscale) and self.mode != Mode.UPSCALE
 

@@ -68,7 +68,7 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
 
 @pytest.fixture
 def quick(settings: Settings, own_redis: OwnRedis) -> Settings:
-    """Shifts of a second."""
+    """Time slices of a second."""
     url = SecretStr(own_redis.start())
     return settings.model_copy(
         update={"broker_url": url, "batch_size": 4, "claim": 8, "time_slice_s": 1, "lease_s": 5}

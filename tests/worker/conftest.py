@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve
-from tests.worker.contexts import desk_for
+from tests.worker.contexts import worker_context_for
 from worker.health import fault_attribution, lane_backoff
 from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
@@ -92,7 +92,7 @@ def context(
 ) -> Iterator[WorkerContext]:
     """A context on the test's own database; a failed attempt is tried again at once."""
     own = settings.model_copy(update={"models_dir": models_folder, "retry_delay_s": 0})
-    with desk_for(own, engine, model_cache) as context:
+    with worker_context_for(own, engine, model_cache) as context:
         yield context
 
 

@@ -26,8 +26,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @contextmanager
-def desk_for(settings: Settings, engine: Engine, model_cache: ModelCache) -> Iterator[WorkerContext]:
-    """What a worker's child keeps, its leases renewed until the end of the block."""
+def worker_context_for(
+    settings: Settings, engine: Engine, model_cache: ModelCache
+) -> Iterator[WorkerContext]:
+    """A worker process's context, whose leases are renewed until the end of the block."""
     leases = LeaseKeeper(engine, "tester", "cpu", settings.lease_s)
     leases.start()
     try:
@@ -50,7 +52,7 @@ def submit(settings: Settings, engine: Engine, folder: Path, rows: Rows, **polic
 
 
 def render(context: WorkerContext, folder: Path, rows: Rows, **policy: str) -> Ingested:
-    """Submit the rows and work shifts until nothing of them is left that could be claimed."""
+    """Submit the rows and run lane sessions until no job of theirs can be claimed."""
     batch = submit(context.settings, context.engine, folder, rows, **policy)
     while sum(work(context, lane) for lane in lanes_of(context.engine, batch)):
         pass

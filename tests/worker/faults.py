@@ -47,7 +47,7 @@ class Narrow(Around):
 
 
 class NarrowModelCache(ModelCache):
-    """A studio whose device has little memory."""
+    """A model cache whose device has little memory."""
 
     def __init__(self, model_cache: ModelCache, limit: int) -> None:
         super().__init__(model_cache.settings, 0)
@@ -61,7 +61,7 @@ class NarrowModelCache(ModelCache):
 
 
 class BrokenModelCache(ModelCache):
-    """A studio that fails as no library says that it would, until `broken` is false."""
+    """A model cache that fails with an error that no library documents, until `broken` is false."""
 
     def __init__(self, model_cache: ModelCache) -> None:
         super().__init__(model_cache.settings, 0)
@@ -75,9 +75,9 @@ class BrokenModelCache(ModelCache):
 
 
 class LosingModelCache(ModelCache):
-    """A studio in whose shift something goes wrong that no stage answers for."""
+    """A model cache whose error ends the lane session, because no stage handles it."""
 
-    def rows(self, lane: Lane, role: Role = "draw") -> int:
+    def rows(self, lane: Lane, role: Role = "generate") -> int:
         raise UsageError(f"who would have thought that {lane.model} can't {role}")
 
 
@@ -109,7 +109,7 @@ class RingingEngine(Around):
 
 
 class RingingModelCache(ModelCache):
-    """A studio at whose model's n-th step something happens; `steps` are all that it made."""
+    """A model cache at whose model's n-th step something happens; `steps` are all that it made."""
 
     def __init__(
         self, model_cache: ModelCache, step: int, happen: Callable[[], object], steps: list[int] | None = None
@@ -125,7 +125,7 @@ class RingingModelCache(ModelCache):
 
 
 class PickyModelCache(ModelCache):
-    """A studio whose model fails on one prompt, whoever shares the device batch with it."""
+    """A model cache whose model fails on one prompt, whatever shares the device batch with it."""
 
     def __init__(self, model_cache: ModelCache, poison: str) -> None:
         super().__init__(model_cache.settings, 0)

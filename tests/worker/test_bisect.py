@@ -42,7 +42,7 @@ def items(count: int) -> list[PipelineItem]:
 
 
 class Stage:
-    """Passes frames on, except for those that it can't stand; remembers how many it was given at a time."""
+    """Passes items on, except for bad ones, on which it fails; records how many it was given at a time."""
 
     def __init__(self, bad: set[int], error: BaseException) -> None:
         self.bad = bad
@@ -57,7 +57,7 @@ class Stage:
 
 
 @pytest.mark.parametrize("bad", [{0}, {3}, {7}, {2, 5}, set(range(8)), set()])
-def test_only_the_frames_to_blame_end(bad: set[int]) -> None:
+def test_only_the_items_to_blame_end(bad: set[int]) -> None:
     done = isolated(Stage(bad, ValueError("odd")), items(8))
     assert [item.job.id for item in done] == list(range(8))
     assert {item.job.id for item in done if item.end} == bad
@@ -66,7 +66,7 @@ def test_only_the_frames_to_blame_end(bad: set[int]) -> None:
         assert not item.end or (item.end.kind, item.end.text) == (ErrorKind.EXCEPTION, "ValueError: odd")
 
 
-def test_one_bad_frame_of_many_takes_few_tries() -> None:
+def test_one_bad_item_of_many_takes_few_tries() -> None:
     stage = Stage({5}, ValueError())
     isolated(stage, items(64))
     assert len(stage.sizes) == 1 + 2 * 6
@@ -105,7 +105,7 @@ def test_a_stage_notes_the_share_of_its_time() -> None:
     assert done[0].timings["stage"] == done[1].timings["stage"]
 
 
-def test_no_frames_no_trouble() -> None:
+def test_no_items_no_trouble() -> None:
     nothing: list[Any] = run_stage("stage", Stage(set(), ValueError()), [])
     assert nothing == []
 

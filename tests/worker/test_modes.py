@@ -21,7 +21,7 @@ from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
 from tests.paths import ROOT
 from tests.worker.conftest import CARD
-from tests.worker.contexts import desk_for, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import images_of, jobs_of, only_lane, render, submit, worker_context_for
 from worker.imaging.encode import Pixels, decode
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -92,7 +92,7 @@ def _lora(folder: Path, unet: Path, number: int) -> None:
 @pytest.fixture
 def context(settings: Settings, model_cache: ModelCache, engine: Engine) -> Iterator[WorkerContext]:
     own = settings.model_copy(update={"models_dir": model_cache.settings.models_dir, "retry_delay_s": 0})
-    with desk_for(own, engine, model_cache) as context:
+    with worker_context_for(own, engine, model_cache) as context:
         yield context
 
 
@@ -268,7 +268,7 @@ def test_a_worker_looks_at_the_roots_again(context: WorkerContext, photo: Path, 
     (inside / "link.png").symlink_to(photo)
     shutil.copy(photo, inside / "own.png")
     narrow = context.settings.model_copy(update={"image_roots": (str(inside),)})
-    with desk_for(narrow, context.engine, context.model_cache) as strict:
+    with worker_context_for(narrow, context.engine, context.model_cache) as strict:
         rows = [FOX | {"init_image": f"inside/{name}.png"} for name in ("link", "own")]
         # What submits is not bound to these roots; what renders is.
         batch = render(strict, tmp_path, rows)

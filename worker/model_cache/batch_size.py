@@ -25,7 +25,7 @@ LOWERED_S = 600.0
 """How long a process uses smaller batches after memory ran out: other processes' use of it may be temporary."""
 
 
-class Rows:
+class BatchSizes:
     """The batch sizes that a worker process uses.
 
     Where memory runs out, the process uses a smaller batch for ten minutes. Only if it runs out again, and other
@@ -75,7 +75,7 @@ class Rows:
                 return
             found = find(speed)
             self._known[site] = found
-            log.info("%s draws %d images at once: %s", site, found.rows, found.report()["tried"])
+            log.info("%s renders %d images at once: %s", site, found.rows, found.report()["tried"])
             self._profile.put(site, found)
 
     @contextmanager
@@ -83,4 +83,4 @@ class Rows:
         try:
             yield
         except ModelError as error:
-            log.warning("%s; how many images are drawn at once can't be kept", error)
+            log.warning("%s; the measured batch size can't be stored", error)

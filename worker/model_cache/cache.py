@@ -18,7 +18,7 @@ from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import InterruptedRender, ModelError
 from models.store.resolve_checkpoint import Checkpoint, resolve
-from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, Rows
+from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, BatchSizes
 from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, ModelKey, Role
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ class ModelCache:
         self.settings = settings
         self.device_index = device_index
         self.terms = PromptTerms.load(settings.prompt_terms)
-        self._rows = Rows(settings)
+        self._batch_sizes = BatchSizes(settings)
         self._is_loading = False
         self._jobs: tuple[LaneId, int] = LaneId(0), 0
-        self._kits = LaneModelsCache(settings.model_cache_size)
+        self._cached = LaneModelsCache(settings.model_cache_size)
         self._parts: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 
     def lane_models(self, lane: Lane) -> LaneModels:
         """Return the lane's models, loaded if need be; raises ModelError if something is missing."""
-        return self._kits.get(self._wanted(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+        return self._cached.get(self._key(lane), lambda: self._load(lane), lambda: self._has_room(lane))
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -70,32 +70,32 @@ class ModelCache:
 
     def models(self) -> set[str]:
         """Return the ids of the models that are loaded."""
-        return {wanted.model for wanted in self._kits}
+        return {key.model for key in self._cached}
 
     def check_device(self) -> None:
         """Raise if a device that holds models doesn't compute any more."""
-        for device in self._kits.devices():
+        for device in self._cached.devices():
             device.check()
 
-    def rows(self, lane: Lane, role: Role = "draw") -> int:
+    def rows(self, lane: Lane, role: Role = "generate") -> int:
         """Return the number of images per device batch of the lane."""
         lane_models = self.lane_models(lane)
         known, jobs = self._jobs
-        return self._rows.of(
+        return self._batch_sizes.of(
             lane_models.site(lane, role), lane_models.device.rows, jobs if known == lane.id else None
         )
 
-    def lower_rows(self, lane: Lane, role: Role = "draw") -> bool:
+    def lower_rows(self, lane: Lane, role: Role = "generate") -> bool:
         """Free memory after it ran out: unload other lanes' models if there are any, else halve the batch size.
 
         Returns False when the batch is one image already.
         """
-        if self._kits.drop_all_but(self._wanted(lane)):
+        if self._cached.drop_all_but(self._key(lane)):
             return True
         rows = self.rows(lane, role)
         if rows > 1:
             lane_models = self.lane_models(lane)
-            self._rows.lower(
+            self._batch_sizes.lower(
                 lane_models.site(lane, role), rows // 2, is_ours=lane_models.device.is_mostly_ours()
             )
         return rows > 1
@@ -112,11 +112,11 @@ class ModelCache:
         self._jobs = lane.id, jobs
         if jobs >= WORTH_TRYING:
             for role in lane_models.roles(lane):
-                self._rows.measure(
+                self._batch_sizes.measure(
                     lane_models.site(lane, role), partial(lane_models.measure_throughput, lane, role)
                 )
 
-    def _wanted(self, lane: Lane) -> ModelKey:
+    def _key(self, lane: Lane) -> ModelKey:
         return ModelKey.of(lane, self.settings.weights)
 
     def _has_room(self, lane: Lane) -> bool:
@@ -142,7 +142,7 @@ class ModelCache:
         catalogue = Catalogue.load(settings.models_path)
         card = catalogue.get(lane.model)
         device = self._device(card)
-        memory_options = MemoryOptions.choose(self._wanted(lane).weights, settings.low_memory, device)
+        memory_options = MemoryOptions.choose(self._key(lane).weights, settings.low_memory, device)
         checkpoint = self._resolve(card)
         checking = self._resolve(catalogue.get(_named(card.safety_checker, card, "safety checker")))
         lane_models = LaneModels(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Role = Literal["draw", "enlarge"]
+Role = Literal["generate", "upscale"]
 
 
 class ModelKey(NamedTuple):
@@ -35,7 +35,7 @@ class ModelKey(NamedTuple):
 
     model: str
     lora: str
-    is_enlarged: bool
+    is_upscaled: bool
     clip_score: str
     weights: str
     decoder: str
@@ -79,18 +79,18 @@ class LaneModels:
 
     def site(self, lane: Lane, role: Role) -> Site:
         """The device, model and size under which the lane's batch size is stored."""
-        checkpoint = self.upscaler_checkpoint if role == "enlarge" else self.checkpoint
+        checkpoint = self.upscaler_checkpoint if role == "upscale" else self.checkpoint
         assert checkpoint is not None
         return Site.on(self.device, checkpoint.card.id, lane.width, lane.height, self.memory_options.weights)
 
     def roles(self, lane: Lane) -> list[Role]:
         """The roles that run at the lane's size; none in a lane that takes images of any size."""
-        roles: dict[Role, object] = {"draw": self.diffusion, "enlarge": self.upscaler}
+        roles: dict[Role, object] = {"generate": self.diffusion, "upscale": self.upscaler}
         return [role for role, model in roles.items() if model and lane.width]
 
     def measure_throughput(self, lane: Lane, role: Role, rows: int) -> float:
         """Measure the throughput of a batch of `rows` images, in image steps per second; raises OutOfMemoryError."""
-        model = self.upscaler if role == "enlarge" else self.diffusion
+        model = self.upscaler if role == "upscale" else self.diffusion
         assert model is not None
         return model.measure_throughput(lane.width, lane.height, rows)
 
@@ -107,31 +107,29 @@ class LaneModelsCache:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kits: OrderedDict[ModelKey, LaneModels] = OrderedDict()
+        self._by_key: OrderedDict[ModelKey, LaneModels] = OrderedDict()
 
     def __iter__(self) -> Iterator[ModelKey]:
-        return iter(self._kits)
+        return iter(self._by_key)
 
     def devices(self) -> "set[Device]":
         """Return the devices that hold models."""
-        return {lane_models.device for lane_models in self._kits.values()}
+        return {lane_models.device for lane_models in self._by_key.values()}
 
-    def get(
-        self, wanted: ModelKey, load: Callable[[], LaneModels], has_room: Callable[[], bool]
-    ) -> LaneModels:
+    def get(self, key: ModelKey, load: Callable[[], LaneModels], has_room: Callable[[], bool]) -> LaneModels:
         """Return the lane models, loaded if need be; the least recently used are dropped until `has_room()`."""
-        if wanted not in self._kits:
-            while self._kits and not (len(self._kits) < self._most and has_room()):
+        if key not in self._by_key:
+            while self._by_key and not (len(self._by_key) < self._most and has_room()):
                 self._drop_oldest()
-            self._kits[wanted] = self._loaded(load)
-        self._kits.move_to_end(wanted)
-        return self._kits[wanted]
+            self._by_key[key] = self._loaded(load)
+        self._by_key.move_to_end(key)
+        return self._by_key[key]
 
-    def drop_all_but(self, wanted: ModelKey) -> bool:
+    def drop_all_but(self, key: ModelKey) -> bool:
         """Drop all others; returns whether there were any."""
-        others = len(self._kits) - (wanted in self._kits)
-        if wanted in self._kits:
-            self._kits.move_to_end(wanted)
+        others = len(self._by_key) - (key in self._by_key)
+        if key in self._by_key:
+            self._by_key.move_to_end(key)
         for _ in range(others):
             self._drop_oldest()
         return others > 0
@@ -141,13 +139,13 @@ class LaneModelsCache:
             try:
                 return load()
             except OutOfMemoryError:
-                if not self._kits:
+                if not self._by_key:
                     raise
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        wanted, lane_models = self._kits.popitem(last=False)
-        log.info("%s makes room for another model", wanted.model)
+        key, lane_models = self._by_key.popitem(last=False)
+        log.info("%s makes room for another model", key.model)
         device = lane_models.device
         del lane_models
         device.give_back()

@@ -12,7 +12,7 @@ class Grouped:
 
     def __init__(self, stage: Stage, context: StageContext) -> None:
         self._stage = stage
-        self._rows = context.model_cache.rows(context.lane, "enlarge")
+        self._rows = context.model_cache.rows(context.lane, "upscale")
         self._items: list[PipelineItem] = []
 
     @property

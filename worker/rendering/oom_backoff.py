@@ -23,7 +23,7 @@ class DeviceBatches:
 
     model_cache: ModelCache
     lane: Lane
-    role: Role = "draw"
+    role: Role = "generate"
 
     def run(
         self,

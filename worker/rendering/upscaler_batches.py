@@ -30,7 +30,7 @@ def upscaled(
     upscaler = context.lane_models.upscaler
     assert upscaler is not None
     compile_options = context.model_cache.compile_options(context.lane)
-    return DeviceBatches(context.model_cache, context.lane, "enlarge").run(
+    return DeviceBatches(context.model_cache, context.lane, "upscale").run(
         items,
         lambda shape: upscaler.render(
             requests, rows=shape, on_step=context.check_stop, compile_options=compile_options

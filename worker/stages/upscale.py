@@ -19,7 +19,7 @@ class Upscale(Stage):
     @classmethod
     def is_on(cls, context: StageContext) -> bool:
         """Return whether the lane's images are generated and then upscaled."""
-        return context.lane.upscales_drawn
+        return context.lane.upscales_generated
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items upscaled; withheld images are only resized, since a model might restore them."""

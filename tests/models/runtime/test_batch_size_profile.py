@@ -1,4 +1,4 @@
-"""How many images are drawn at once: the search, and the file that it is kept in."""
+"""How many images are generated at once: the search, and the file that it is kept in."""
 
 import json
 from dataclasses import replace

@@ -189,8 +189,8 @@ def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
     empty, steps = fill(monkeypatch, after=4), list[int]()
     worker = replace(context, model_cache=RingingModelCache(context.model_cache, -1, lambda: None, steps))
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(60)])
-    shift = threading.Thread(target=work, args=(worker, only_lane(context.engine, batch)))
-    shift.start()
+    session = threading.Thread(target=work, args=(worker, only_lane(context.engine, batch)))
+    session.start()
     while not unhealthy_workers(context.engine):
         time.sleep(0.01)
     before = -1
@@ -201,7 +201,7 @@ def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
     assert states(context.engine).get("done", 0) <= 4, "threads may have stored images of several bundles"
     assert "No space left on device" in unhealthy_workers(context.engine)[0].reason
     empty()
-    shift.join(30)
+    session.join(30)
     assert charges(context.engine) == [("done", 1)] * 60
     assert len(steps) == 60 * 2 / 4, "nothing was drawn twice"
     assert unhealthy_workers(context.engine) == []
@@ -233,13 +233,13 @@ def test_a_stop_gives_back_what_waits_for_the_output(
 ) -> None:
     fill(monkeypatch, after=1)
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(40)])
-    shift = threading.Thread(target=work, args=(context, only_lane(context.engine, batch)))
-    shift.start()
+    session = threading.Thread(target=work, args=(context, only_lane(context.engine, batch)))
+    session.start()
     while not unhealthy_workers(context.engine):
         time.sleep(0.01)
     context.stopping.set()
-    shift.join(context.settings.shutdown_grace_s / 2)
-    assert not shift.is_alive()
+    session.join(context.settings.shutdown_grace_s / 2)
+    assert not session.is_alive()
     assert states(context.engine) == {"done": 1, "queued": 39}
     assert uncharged(context.engine)
 

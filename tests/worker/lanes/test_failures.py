@@ -1,4 +1,4 @@
-"""What a shift does when a part of it fails, or when it is told to stop."""
+"""What a lane session does when a part of it fails, or when it is told to stop."""
 
 import threading
 from dataclasses import replace
@@ -46,7 +46,7 @@ def test_out_of_memory_for_a_single_image_fails_the_job(context: WorkerContext, 
     assert (job["state"], job["error_kind"], job["attempt"]) == ("failed", "oom", 2)
 
 
-def test_a_shift_that_breaks_keeps_no_job(context: WorkerContext, tmp_path: Path) -> None:
+def test_a_session_that_breaks_keeps_no_job(context: WorkerContext, tmp_path: Path) -> None:
     batch = submit(context.settings, context.engine, tmp_path, [FOX] * 3)
     before = threading.active_count()
     with pytest.raises(UsageError):

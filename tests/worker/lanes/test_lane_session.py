@@ -1,4 +1,4 @@
-"""Whole shifts on the real queue, models and stores."""
+"""Lane sessions on a real queue, with real models and stores."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ from jobs.states import WatermarkMethod
 from models.optional_packages import EXTRAS
 from models.watermark import codec as watermark
 from tests.factories import change, lanes_of, look, states
-from tests.worker.contexts import desk_for, files_in, images_of, jobs_of, only_lane, render, submit
+from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.faults import RingingModelCache
 from worker.imaging.encode import decode
 from worker.lanes.lane_session import work
@@ -306,9 +306,9 @@ def test_two_workers_at_one_lane_share_it(
     second.lane_models(shape)
     model_cache.lane_models(shape)
     taken: list[int] = []
-    with desk_for(few, engine, second) as other:
-        desks = [replace(one, settings=few) for one in (context, other)]
-        threads = [threading.Thread(target=lambda one=one: taken.append(work(one, lane))) for one in desks]
+    with worker_context_for(few, engine, second) as other:
+        contexts = [replace(one, settings=few) for one in (context, other)]
+        threads = [threading.Thread(target=lambda one=one: taken.append(work(one, lane))) for one in contexts]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -324,7 +324,7 @@ def test_what_saves_memory_and_changes_pixels_is_told(
     context: WorkerContext, engine: Engine, tmp_path: Path
 ) -> None:
     little = context.settings.model_copy(update={"weights": "int8", "low_memory": "on"})
-    with desk_for(little, engine, ModelCache(little, 0)) as other:
+    with worker_context_for(little, engine, ModelCache(little, 0)) as other:
         (packed,) = images_of(engine, render(other, tmp_path, [{"prompt": "a fox", "steps": 2}]))
     (whole,) = images_of(engine, render(context, tmp_path, [{"prompt": "a fox", "steps": 2}]))
     assert (packed["versions"]["weights"], packed["versions"]["vae"]) == ("int8", "tiled")

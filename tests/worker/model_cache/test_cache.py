@@ -1,4 +1,4 @@
-"""Which models a worker keeps, and how many images it draws at once."""
+"""Which models a worker keeps, and how many images it generates at once."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +17,9 @@ from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Capacity, Profile
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
-from tests.worker.contexts import desk_for, images_of, render
+from tests.worker.contexts import images_of, render, worker_context_for
 from worker.lanes.worker_context import WorkerContext
-from worker.model_cache import batch_size as rows_of
-from worker.model_cache import cache as studios
+from worker.model_cache import batch_size, cache
 from worker.model_cache.cache import ModelCache
 
 POLICY = BatchPolicy(watermark=WatermarkPolicy.OFF, clip_score=Scoring.OFF)
@@ -62,7 +61,7 @@ def test_a_lane_with_weights_of_its_own_shares_no_unet_with_another(found: Setti
     assert model_cache.lane_models(lane_with(weights="full")) is silent, "that is what the settings say"
     assert held.diffusion is not silent.diffusion
     assert held.safety is silent.safety
-    assert [str(lane_models.site(LANE, "draw")) for lane_models in (silent, held)] == [
+    assert [str(lane_models.site(LANE, "generate")) for lane_models in (silent, held)] == [
         "tiny-random 64x64 float32 full",
         "tiny-random 64x64 float32 fp8",
     ]
@@ -110,7 +109,7 @@ def test_what_does_not_fit_makes_the_oldest_go(found: Settings, monkeypatch: pyt
     load, refused = model_cache._load, []
 
     def load_if_alone(lane: Lane) -> object:
-        if list(model_cache._kits):
+        if list(model_cache._cached):
             refused.append(lane)
             raise OutOfMemoryError("no memory left")
         return load(lane)
@@ -118,11 +117,11 @@ def test_what_does_not_fit_makes_the_oldest_go(found: Settings, monkeypatch: pyt
     monkeypatch.setattr(model_cache, "_load", load_if_alone)
     model_cache.lane_models(other)
     assert refused == [other]
-    assert len(list(model_cache._kits)) == 1
+    assert len(list(model_cache._cached)) == 1
     monkeypatch.setattr(model_cache, "_has_room", lambda _: False)
     model_cache.lane_models(LANE)
     assert refused == [other], "it was known before that it wouldn't fit"
-    assert len(list(model_cache._kits)) == 1
+    assert len(list(model_cache._cached)) == 1
 
 
 def test_when_memory_runs_out_other_models_go_first(found: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +131,7 @@ def test_when_memory_runs_out_other_models_go_first(found: Settings, monkeypatch
     model_cache.lane_models(LANE)
     assert model_cache.rows(LANE) == 4
     assert model_cache.lower_rows(LANE)
-    assert (len(list(model_cache._kits)), model_cache.rows(LANE)) == (1, 4)
+    assert (len(list(model_cache._cached)), model_cache.rows(LANE)) == (1, 4)
     assert model_cache.lower_rows(LANE)
     assert model_cache.rows(LANE) == 2
     assert ModelCache(found, 0).rows(LANE) == 4, "it may pass"
@@ -153,7 +152,7 @@ def test_what_the_settings_fix_is_lowered_for_this_worker_only(found: Settings) 
 
 def test_small_lanes_leave_no_rows_empty(found: Settings) -> None:
     model_cache = ModelCache(found, 0)
-    site = model_cache.lane_models(LANE).site(LANE, "draw")
+    site = model_cache.lane_models(LANE).site(LANE, "generate")
     Profile(found.models_path).put(site, Capacity(32, {}, "now"))
     assert model_cache.rows(LANE) == 32
     for jobs, rows in ((1, 4), (5, 8), (8, 8), (9, 16), (200, 32)):
@@ -164,15 +163,15 @@ def test_small_lanes_leave_no_rows_empty(found: Settings) -> None:
 @pytest.fixture
 def context(found: Settings, settings: Settings, engine: Engine) -> Iterator[WorkerContext]:
     own = settings.model_copy(update={"models_dir": found.models_dir, "batch_size": None})
-    with desk_for(own, engine, ModelCache(own, 0)) as context:
+    with worker_context_for(own, engine, ModelCache(own, 0)) as context:
         yield context
 
 
 def test_a_large_lane_finds_out_and_the_next_one_knows(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(studios, "WORTH_TRYING", 9)
-    monkeypatch.setattr(rows_of, "find", partial(rows_of.find, most=8))
+    monkeypatch.setattr(cache, "WORTH_TRYING", 9)
+    monkeypatch.setattr(batch_size, "find", partial(batch_size.find, most=8))
     fox = {"prompt": "a fox", "steps": 1, "guidance_scale": 1}
     profile = Profile(context.settings.models_path)
     small = render(context, tmp_path, [fox | {"num_images": 8}])

@@ -24,28 +24,28 @@ def own(tmp_path: Path, shared_models: Path) -> Path:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Typed:
+def cli(tmp_path: Path) -> Typed:
     """The command line in the test's own process, for what needs no hub."""
     return Typed(load_settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"), tmp_path)
 
 
-def test_adds_locks_checks_and_removes_a_model_of_one_s_own(desk: Typed, own: Path) -> None:
-    models = desk.folder / "models"
-    added = desk("models", "add", str(own), "--id", "dog", "--base", "tiny", "--json")
+def test_adds_locks_checks_and_removes_a_model_of_one_s_own(cli: Typed, own: Path) -> None:
+    models = cli.folder / "models"
+    added = cli("models", "add", str(own), "--id", "dog", "--base", "tiny", "--json")
     assert (added.code, added.json["id"], added.json["source"]) == (0, "dog", "local")
-    shown = desk("models", "show", "dog", "--json").json
+    shown = cli("models", "show", "dog", "--json").json
     assert (shown["base"], shown["width"], shown["path"]) == ("tiny-random", 64, str(own))
     assert shown["lock"]["digest"] == added.json["digest"]
     before = (models / "nightmill.lock").read_bytes()
-    assert desk("models", "lock", "--check").code == 0
-    assert desk("models", "lock").code == 0
+    assert cli("models", "lock", "--check").code == 0
+    assert cli("models", "lock").code == 0
     assert (models / "nightmill.lock").read_bytes() == before
 
     file = own / "unet" / "config.json"
     status, text = file.stat(), file.read_text()
     file.write_text(text.replace("\n", " "))
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    checked = desk("models", "lock", "--check")
+    checked = cli("models", "lock", "--check")
     assert (checked.code, str(file) in checked.err) == (1, True)
     assert hashlib.sha256(file.read_bytes()).hexdigest() in checked.err
     assert hashlib.sha256(text.encode()).hexdigest() in checked.err
@@ -56,14 +56,14 @@ def test_adds_locks_checks_and_removes_a_model_of_one_s_own(desk: Typed, own: Pa
         CheckpointError, match=r"unet/config.json: has the SHA-256 .*nightmill models lock dog"
     ):
         resolve(catalogue.get("dog"), models)
-    assert desk("models", "lock", "dog").code == 0
+    assert cli("models", "lock", "dog").code == 0
     resolve(catalogue.get("dog"), models)
 
-    asked = desk("models", "remove", "dog")
+    asked = cli("models", "remove", "dog")
     assert (asked.code, "say --yes" in asked.err) == (2, True)
-    assert desk("models", "remove", "dog", "--yes").code == 0
+    assert cli("models", "remove", "dog", "--yes").code == 0
     assert own.is_dir()
-    assert desk("models", "show", "dog").code == 2
+    assert cli("models", "show", "dog").code == 2
     assert json.loads((models / "nightmill.lock").read_text())["models"] == {}
 
 
@@ -84,8 +84,8 @@ def test_adds_locks_checks_and_removes_a_model_of_one_s_own(desk: Typed, own: Pa
         (["remove", "sd15", "--yes"], 1, "there is nothing to remove"),
     ],
 )
-def test_says_what_is_wrong(desk: Typed, own: Path, arguments: list[str], code: int, message: str) -> None:
-    ended = desk("models", *[argument.format(own=own) for argument in arguments])
+def test_says_what_is_wrong(cli: Typed, own: Path, arguments: list[str], code: int, message: str) -> None:
+    ended = cli("models", *[argument.format(own=own) for argument in arguments])
     assert (ended.code, message in ended.err, ended.out) == (code, True, ""), ended.err
     assert "Traceback" not in ended.err
-    assert not (desk.folder / "models" / "cards" / "dog.toml").exists()
+    assert not (cli.folder / "models" / "cards" / "dog.toml").exists()

@@ -9,13 +9,13 @@ from tests.console.conftest import Typed
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Typed:
+def cli(tmp_path: Path) -> Typed:
     settings = load_settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models", device="cpu")
     return Typed(settings, tmp_path)
 
 
-def test_tries_keeps_shows_and_forgets(desk: Typed) -> None:
-    tried = desk("models", "tune", "tiny", "--most", "2", "--json")
+def test_tries_keeps_shows_and_forgets(cli: Typed) -> None:
+    tried = cli("models", "tune", "tiny", "--most", "2", "--json")
     assert tried.code == 0, tried.err
     found = tried.json
     assert found["site"] == "tiny-random 64x64 float32 full"
@@ -23,17 +23,17 @@ def test_tries_keeps_shows_and_forgets(desk: Typed) -> None:
     assert min(found["tried"].values()) > 0
     assert str(found["rows"]) in found["tried"]
     assert "2 at once …" in tried.err
-    other = desk("models", "tune", "tiny", "--most", "1", "--size", "128x64")
+    other = cli("models", "tune", "tiny", "--most", "1", "--size", "128x64")
     assert other.out.splitlines()[-1].startswith("tiny-random 128x64 float32 full: 1 at once from now on (")
 
-    shown = desk("models", "show", "tiny", "--json").json["at_once"]
+    shown = cli("models", "show", "tiny", "--json").json["at_once"]
     assert [one["site"] for one in shown] == [found["site"], "tiny-random 128x64 float32 full"]
     assert shown[0] == found
-    assert "1 of tiny-random 128x64 float32 full (" in desk("models", "show", "tiny").out
+    assert "1 of tiny-random 128x64 float32 full (" in cli("models", "show", "tiny").out
 
-    assert desk("models", "tune", "tiny", "--forget").out == "tiny-random: 2 found before, forgotten\n"
-    assert desk("models", "tune", "tiny", "--forget", "--json").json == {"id": "tiny-random", "forgotten": 0}
-    assert desk("models", "show", "tiny", "--json").json["at_once"] == []
+    assert cli("models", "tune", "tiny", "--forget").out == "tiny-random: 2 found before, forgotten\n"
+    assert cli("models", "tune", "tiny", "--forget", "--json").json == {"id": "tiny-random", "forgotten": 0}
+    assert cli("models", "show", "tiny", "--json").json["at_once"] == []
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_tries_keeps_shows_and_forgets(desk: Typed) -> None:
         (["tiny", "--most", "0"], 2, "--most"),
     ],
 )
-def test_says_what_is_wrong(desk: Typed, arguments: list[str], code: int, message: str) -> None:
-    ended = desk("models", "tune", *arguments)
+def test_says_what_is_wrong(cli: Typed, arguments: list[str], code: int, message: str) -> None:
+    ended = cli("models", "tune", *arguments)
     assert (ended.code, message in ended.err, ended.out) == (code, True, ""), ended.err
     assert "Traceback" not in ended.err
-    assert not (desk.folder / "models" / "capacity.json").exists()
+    assert not (cli.folder / "models" / "capacity.json").exists()
