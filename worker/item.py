@@ -82,7 +82,7 @@ class PipelineItem:
     end: End | None = None
 
     @property
-    def picture(self) -> Pixels:
+    def image(self) -> Pixels:
         """The pixels of an item that has been generated."""
         assert self.pixels is not None
         return self.pixels

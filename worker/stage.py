@@ -11,7 +11,7 @@ from jobs.job_types import Lane
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore
 from worker.health.store_retry import StoreRetry
-from worker.imaging.input_cache import Pictures
+from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
@@ -40,7 +40,7 @@ class StageContext:
     settings: Settings
     store: ObjectStore
     store_retry: StoreRetry
-    input_images: Pictures
+    input_images: InputImageCache
     check_stop: Callable[[int], None]
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""

@@ -143,7 +143,7 @@ def _hashes(
             ]
 
 
-def _hash(picture: RenderedImage) -> str:
-    if picture.defect is not None:
-        raise RuntimeError(f"a picture came out {picture.defect}: its hash says nothing")
-    return sha256(picture.pixels.tobytes()).hexdigest()
+def _hash(image: RenderedImage) -> str:
+    if image.defect is not None:
+        raise RuntimeError(f"a picture came out {image.defect}: its hash says nothing")
+    return sha256(image.pixels.tobytes()).hexdigest()

@@ -70,7 +70,7 @@ class Ours:
     def _enlargement(self, steps: int) -> UpscaleRequest:
         found, number = self.architecture, next(self._numbers)
         return UpscaleRequest(
-            pixels=small_picture(found.side),
+            pixels=small_image(found.side),
             prompt=f"a white cat, take {number}",
             steps=steps,
             guidance_scale=found.guidance_scale,
@@ -94,7 +94,7 @@ class Stock:
         found, prompts = self.architecture, [PROMPT] * batch
         given: dict[str, Any] = {"height": found.side, "width": found.side}
         if found.is_upscaler:
-            given = {"image": [Image.fromarray(small_picture(found.side))] * batch}
+            given = {"image": [Image.fromarray(small_image(found.side))] * batch}
 
         def draw(images: int, steps: int) -> None:
             for _ in range(-(-images // batch)):
@@ -106,7 +106,7 @@ class Stock:
         return draw
 
 
-def small_picture(side: int) -> npt.NDArray[np.uint8]:
+def small_image(side: int) -> npt.NDArray[np.uint8]:
     """Return an image to upscale, (side, side, 3)."""
     return np.random.default_rng(5).integers(0, 256, (side, side, 3), dtype=np.uint8)
 

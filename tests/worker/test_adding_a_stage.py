@@ -35,7 +35,7 @@ class Sharpness(Stage):
         return context.lane.policy.sharpness
 
     def run(self, items):
-        return [item.annotated(self.name, {"mean": _sharpness(item.picture)}) for item in items]
+        return [item.annotated(self.name, {"mean": _sharpness(item.image)}) for item in items]
 
 
 def _sharpness(pixels):

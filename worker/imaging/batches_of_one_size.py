@@ -13,7 +13,7 @@ def batches_of_one_size(items: Sequence[PipelineItem]) -> Iterator[list[Pipeline
     """Yield batches of items whose images have one size, limited in their total pixels."""
     alike = defaultdict(list)
     for item in items:
-        alike[item.picture.shape].append(item)
+        alike[item.image.shape].append(item)
     for (height, width, _), group in alike.items():
         size = max(1, _PIXELS // (height * width))
         yield from (group[start : start + size] for start in range(0, len(group), size))

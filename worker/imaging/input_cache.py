@@ -14,8 +14,8 @@ from jobs.job_types import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
 from worker.imaging.read_input import (
-    PictureError,
-    decode_picture,
+    InputImageError,
+    decode_image,
     flattened,
     floats_of,
     heights,
@@ -58,7 +58,7 @@ _MASK = _Role("mask_image", _grey, Image.Resampling.NEAREST, pixels_of)
 _DEPTH = _Role("depth_image", heights, Image.Resampling.BILINEAR, floats_of)
 
 
-class Pictures:
+class InputImageCache:
     """Caches the input images used last, so that a row with many images opens its inputs once."""
 
     def __init__(self, settings: Settings) -> None:
@@ -69,7 +69,7 @@ class Pictures:
     def inputs(self, job: Job, size: Size | None) -> Inputs:
         """Return the job's input images at (width, height), or at their own size if `size` is None.
 
-        Raises PictureError for one that can't be used, ObjectStoreError when S3 can't be reached.
+        Raises InputImageError for one that can't be used, ObjectStoreError when S3 can't be reached.
         """
         init = self._fitted(_INIT, job.init_image, size)
         mask = self._fitted(_MASK, job.mask_image, size)
@@ -91,7 +91,7 @@ class Pictures:
         if key not in self._kept:
             try:
                 self._kept[key] = self._open(role, location, size)
-            except PictureError as error:
+            except InputImageError as error:
                 raise type(error)(f"{role.column}: {error}") from None
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -100,7 +100,7 @@ class Pictures:
 
     def _open(self, role: _Role, location: str, size: Size | None) -> _Fitted:
         body = read_bytes(location, self._roots, self._s3)
-        image = role.prepare(decode_picture(body, location))
+        image = role.prepare(decode_image(body, location))
         values = role.values(fit(image, size, role.resample) if size else image)
         return _Fitted(values, image.size, sha256(body).hexdigest())
 
@@ -116,10 +116,10 @@ def fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Ima
 
 
 def _check_alike(column: str, other: Size, init: Size) -> None:
-    """Raise PictureError if two inputs differ in proportions: cropped differently, they would not align."""
+    """Raise InputImageError if two inputs differ in proportions: cropped differently, they would not align."""
     across, down = other[0] * init[1], other[1] * init[0]
     if abs(across - down) > max(TOLERANCE * max(across, down), *other, *init):
-        raise PictureError(
+        raise InputImageError(
             f"{column} has {other[0]}x{other[1]} pixels and init_image {init[0]}x{init[1]}: "
             "give both the same proportions"
         )

@@ -36,35 +36,35 @@ _UNREADABLE = (
 )
 
 
-class PictureError(NightmillError):
+class InputImageError(NightmillError):
     """An input image can't be used, now or later."""
 
 
-class PictureAwayError(PictureError):
+class InputImageUnavailableError(InputImageError):
     """An input image isn't visible on this host, though other hosts may see it."""
 
 
 def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
-    """Return the file's or object's bytes; raises PictureError if it is missing, too large or outside `roots`.
+    """Return the file's or object's bytes; raises InputImageError if it is missing, too large or outside `roots`.
 
-    Raises PictureAwayError where this host may be the cause, ObjectStoreError when S3 can't be reached.
+    Raises InputImageUnavailableError where this host may be the cause, ObjectStoreError when S3 can't be reached.
     """
     if not is_allowed(location, roots):
-        raise PictureError(outside(location))
+        raise InputImageError(outside(location))
     if location.startswith("s3://"):
         try:
             return read_object(location, MAX_BYTES, s3)
         except (MissingObjectError, UsageError) as error:
-            raise PictureError(str(error)) from None
+            raise InputImageError(str(error)) from None
     try:
         return read_picture(location, roots)
     except PictureRefusedError as error:
-        is_away = isinstance(error, PictureFolderGoneError) or is_host_fault(error)
-        raise (PictureAwayError if is_away else PictureError)(str(error)) from None
+        is_unavailable = isinstance(error, PictureFolderGoneError) or is_host_fault(error)
+        raise (InputImageUnavailableError if is_unavailable else InputImageError)(str(error)) from None
 
 
-def decode_picture(body: bytes, location: str) -> Image.Image:
-    """Decode a PNG, JPEG or WebP of at most 64 million pixels, rotated upright; PictureError names `location`."""
+def decode_image(body: bytes, location: str) -> Image.Image:
+    """Decode a PNG, JPEG or WebP of at most 64 million pixels, rotated upright; InputImageError names `location`."""
     try:
         with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
@@ -72,12 +72,14 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
                 image.load()
                 return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise PictureError(f"{location} is no PNG, JPEG or WebP picture") from None
+        raise InputImageError(f"{location} is no PNG, JPEG or WebP picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+        raise InputImageError(f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except _UNREADABLE as error:
-        raise PictureError(f"{location} is damaged or cut off ({error}); copy it again") from None
-    raise PictureError(f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+        raise InputImageError(f"{location} is damaged or cut off ({error}); copy it again") from None
+    raise InputImageError(
+        f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
+    )
 
 
 def flattened(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ def image_record(context: StageContext, versions: Mapping[str, str], item: Pipel
     encoded, key, models = item.encoded, item.key, context.lane_models
     assert encoded is not None
     assert key is not None
-    height, width = item.picture.shape[:2]
+    height, width = item.image.shape[:2]
     upscaling = models.upscaler_checkpoint
     return Image(
         id=item.job.id,

@@ -9,7 +9,7 @@ from jobs.job_types import Job, JobId, Lane, LaneId
 from jobs.queue import transitions
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
-from worker.imaging.input_cache import Pictures
+from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
@@ -41,7 +41,7 @@ class LaneSession:
         self._left: list[Job] = []
         self._after = JobId(0)
         self._is_checked = self._is_open = False
-        self._input_images = Pictures(context.settings)
+        self._input_images = InputImageCache(context.settings)
         self._model_lock = threading.Lock()
         self._stop = StopConditions(context, lane_id, renew)
         self._stage_runner = StageRunner(

@@ -40,7 +40,7 @@ class ClipScore(Stage):
     def _scores(self, items: Sequence[PipelineItem]) -> Iterator[dict[str, object]]:
         clip = self.context.lane_models.clip
         assert clip is not None
-        scores = clip.scorer.score([item.picture for item in items], [item.job.prompt for item in items])
+        scores = clip.scorer.score([item.image for item in items], [item.job.prompt for item in items])
         return iter([{"clip_score": round(score, 4), "clip_model": clip.model} for score in scores])
 
 

@@ -24,7 +24,7 @@ class Encode(Stage):
             replace(
                 item,
                 encoded=encode(
-                    item.picture,
+                    item.image,
                     lane.policy.format,
                     quality=lane.policy.quality,
                     parameters=self._parameters(item) if lane.policy.parameters else None,
@@ -35,7 +35,7 @@ class Encode(Stage):
 
     def _parameters(self, item: PipelineItem) -> str:
         job, lane, models = item.job, self.context.lane, self.context.lane_models
-        height, width = item.picture.shape[:2]
+        height, width = item.image.shape[:2]
         scale = max(1, lane.upscale)
         asked = zip(split_loras(lane.lora), models.loras, strict=True)
         upscaling = models.upscaler_checkpoint

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs.states import ErrorKind, Mode
-from worker.imaging.read_input import PictureAwayError, PictureError
+from worker.imaging.read_input import InputImageError, InputImageUnavailableError
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 
@@ -30,7 +30,7 @@ class LoadInputs(Stage):
         size = (lane.width, lane.height) if lane.width else None
         try:
             inputs = self.context.input_images.inputs(item.job, size)
-        except PictureError as error:
-            is_away = isinstance(error, PictureAwayError)
-            return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_away)
+        except InputImageError as error:
+            is_unavailable = isinstance(error, InputImageUnavailableError)
+            return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_unavailable)
         return replace(item, inputs=inputs, image_sha256=inputs.image_sha256)

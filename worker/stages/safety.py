@@ -21,7 +21,7 @@ class Safety(Stage):
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred."""
-        scores = self.context.lane_models.safety.score([item.picture for item in items])
+        scores = self.context.lane_models.safety.score([item.image for item in items])
         return [
             self._acted_on(
                 replace(item, safety_scores={"concepts": score.concepts, "special_care": score.special_care}),
@@ -42,9 +42,9 @@ class Safety(Stage):
             case SafetyAction.FLAG:
                 return replace(item, safety_verdict="flagged")
             case SafetyAction.BLACKEN:
-                return replace(item, safety_verdict="blackened", pixels=blacken(item.picture))
+                return replace(item, safety_verdict="blackened", pixels=blacken(item.image))
             case SafetyAction.BLUR:
-                return replace(item, safety_verdict="blurred", pixels=blur(item.picture))
+                return replace(item, safety_verdict="blurred", pixels=blur(item.image))
 
 
 def _finding(score: "SafetyScores") -> str | None:

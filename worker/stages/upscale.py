@@ -31,7 +31,7 @@ class Upscale(Stage):
         requests = [
             upscale_request(
                 item.job,
-                item.picture,
+                item.image,
                 card,
                 steps=card.steps,
                 guidance_scale=card.guidance_scale,
@@ -47,4 +47,4 @@ class Upscale(Stage):
 
 def repeated(item: PipelineItem) -> PipelineItem:
     """Return the item with each pixel repeated four times in width and height."""
-    return replace(item, pixels=item.picture.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))
+    return replace(item, pixels=item.image.repeat(FACTOR, axis=0).repeat(FACTOR, axis=1))

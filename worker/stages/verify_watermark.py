@@ -57,6 +57,6 @@ def _as_read(item: PipelineItem) -> Pixels:
     encoded = item.encoded
     assert encoded is not None
     pixels = decode(encoded.body)
-    if encoded.format == "png" and not np.array_equal(pixels, item.picture):
+    if encoded.format == "png" and not np.array_equal(pixels, item.image):
         raise UnreadableImageError("the PNG that was encoded holds other pixels than the picture")
     return pixels

@@ -30,7 +30,7 @@ class Watermark(Stage):
 
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         settings = self.context.settings
-        batch = np.stack([item.picture for item in items])
+        batch = np.stack([item.image for item in items])
         try:
             marked = codec.embed(batch, settings.watermark.encode(), codec.Method(settings.watermark_method))
         except codec.MarkTooSmallError as error:
