@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from console.contact_sheet import Tile, contact_sheet, evenly
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import run
 from jobs.errors import ObjectStoreError
@@ -42,6 +41,8 @@ def truncated(engine: Engine, batch: BatchId) -> int:
 
 def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) -> str | None:
     """Write `<batch>/contact-sheet.png` beside the images and return its location; None if there are no images."""
+    from console.contact_sheet import Tile, contact_sheet, evenly  # noqa: PLC0415 - Pillow takes time to import
+
     positions = evenly(batch.counts["done"], TILES)
     tiles = [
         Tile(_checked(row.key, batch), row.prompt)

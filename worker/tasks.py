@@ -1,11 +1,14 @@
-"""The Celery task, and the setup and teardown of the child process that runs it. The parent never renders."""
+"""The Celery task, and the setup and teardown of the child process that runs it.
+
+The parent imports this module, too, but never renders: what only the child needs is imported when the child begins.
+"""
 
 import logging
 import os
 import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
 from celery import shared_task
@@ -14,22 +17,23 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from jobs.celery_config import WAKEUP_TASK
 from jobs.db.engine import connect, wait_while_away
 from jobs.job_types import LaneId
-from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent
+from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent, without_collection
 from jobs.settings import load_settings
-from worker.lanes.worker_context import WorkerContext
-from worker.lanes.worker_loop import follow
-from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat
-from worker.model_cache.cache import ModelCache
+
+if TYPE_CHECKING:
+    from worker.lanes.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
-_context: WorkerContext | None = None
+_context: "WorkerContext | None" = None
 
 
 @shared_task(name=WAKEUP_TASK, ignore_result=True)
 def process_lane(lane: int) -> None:
     """Run one time slice on the lane picked by fair-share scheduling. SIGTERM requests a graceful stop."""
+    from worker.lanes.worker_loop import follow  # noqa: PLC0415 - in the child alone
+
     assert _context is not None
     # Installed here and not in `begin`: the pool sets its own handlers after that.
     stop_on_sigterm(_context)
@@ -42,7 +46,7 @@ def process_lane(lane: int) -> None:
         os._exit(0)  # the pool starts another process in its place
 
 
-def stop_on_sigterm(context: WorkerContext) -> None:
+def stop_on_sigterm(context: "WorkerContext") -> None:
     """Make SIGTERM request a stop: at once while models are loading, else when the jobs in progress are done."""
 
     def stop(*_: object) -> None:
@@ -56,6 +60,12 @@ def stop_on_sigterm(context: WorkerContext) -> None:
 def begin(**_: Any) -> None:
     """Set up the child: settings, connections, leases."""
     global _context  # noqa: PLW0603 - Celery passes nothing from here to the task
+    with without_collection():
+        import worker.lanes.worker_loop  # noqa: F401, PLC0415 - before the first message comes
+        from worker.lanes.worker_context import WorkerContext  # noqa: PLC0415
+        from worker.liveness.lease_keeper import LeaseKeeper  # noqa: PLC0415
+        from worker.model_cache.cache import ModelCache  # noqa: PLC0415
+
     settings = load_settings()
     start_logging(settings.log_level)
     stop_with_parent(os.getppid())

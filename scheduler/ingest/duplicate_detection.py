@@ -2,13 +2,15 @@
 
 from array import array
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SHOWN = 20
 _LAST_LINE = 2**32 - 1
 _AT_ONCE = 2**20
+_FEW = 2**16
 
 
 class Repeated(NamedTuple):
@@ -34,8 +36,10 @@ class Repeats:
 
     def found(self) -> Repeated:
         """Return the number and lines of the values that occurred before."""
-        if not self._hashes:
+        if len(self._hashes) < _FEW and len(set(self._hashes)) == len(self._hashes):
             return Repeated()
+        import numpy as np  # noqa: PLC0415 - takes a tenth of a second to import; few manifests need it
+
         again = self._are_again(np.frombuffer(self._hashes, np.int64))
         lines = np.frombuffer(self._lines, np.uint32)
         places: list[int] = []
@@ -47,6 +51,8 @@ class Repeats:
     def _are_again(
         self, hashes: "np.ndarray[tuple[int], np.dtype[np.int64]]"
     ) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        import numpy as np  # noqa: PLC0415
+
         again = np.zeros(len(hashes), np.bool_)
         order = np.argsort(hashes, kind="stable")
         for start in range(0, len(order), _AT_ONCE):

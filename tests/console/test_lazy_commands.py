@@ -7,7 +7,7 @@ import pytest
 
 from console.lazy_commands import MODULES, LazyCommands, load
 
-HEAVY = ("sqlalchemy", "pydantic_settings", "numpy", "PIL", "torch")
+HEAVY = ("sqlalchemy", "pydantic_settings", "celery", "numpy", "PIL", "torch")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -33,9 +33,8 @@ finally:
     assert ended.stdout.strip().endswith("[]")
 
 
-def test_status_imports_no_library_for_pictures() -> None:
-    code = (
-        f"import console.commands.batch_status, sys; print([name for name in {HEAVY} if name in sys.modules])"
-    )
+@pytest.mark.parametrize("module", ["batch_status", "run", "submit"])
+def test_commands_that_draw_nothing_import_no_library_for_pictures(module: str) -> None:
+    code = f"import console.commands.{module}, sys; print([name for name in {HEAVY} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "['sqlalchemy', 'pydantic_settings']"

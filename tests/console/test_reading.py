@@ -220,6 +220,7 @@ def test_doctor(lab: Lab) -> None:
     names = [check["check"] for check in looked.json]
     assert names == [
         "python",
+        "packages",
         "device",
         "PostgreSQL",
         "feed",

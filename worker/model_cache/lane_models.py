@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jobs.job_types import Lane
+from jobs.process_lifecycle import without_collection
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
@@ -137,7 +138,8 @@ class LaneModelsCache:
     def _loaded(self, load: Callable[[], LaneModels]) -> LaneModels:
         while True:
             try:
-                return load()
+                with without_collection():  # it imports torch, diffusers and transformers the first time
+                    return load()
             except OutOfMemoryError:
                 if not self._by_key:
                     raise

@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from rapidfuzz.distance import OSA
-
 OTHER_TOOLS: Mapping[str, str] = MappingProxyType(
     {
         "textprompt": "prompt",
@@ -123,5 +121,7 @@ def plain_name(name: str) -> str:
 def _looks_like(plain: str, known: str) -> bool:
     if len(known) < 4 or plain[:1] != known[0] or plain.rstrip("0123456789") == known != plain:
         return False
+    from rapidfuzz.distance import OSA  # noqa: PLC0415 - few headers come so far
+
     most = 2 if len(known) >= 13 else 1
-    return abs(len(plain) - len(known)) <= most and OSA.distance(plain, known) <= most
+    return OSA.distance(plain, known, score_cutoff=most) <= most
