@@ -1,6 +1,5 @@
 """`nightmill run`: the main command, from a manifest to a finished image set."""
 
-import sys
 import time
 from datetime import datetime
 from functools import partial
@@ -9,17 +8,17 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine, text
 
-from console.batch_folder_claim import BatchFolder
 from console.broker_check import BrokerCheck
 from console.command_options import Json
-from console.order_from_options import order_of
+from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
+from console.run_report import tell
 from console.run_statistics import effort, truncated, write_contact_sheet
 from console.session import Session, session
 from console.submit_options import SubmitOptions, takes
-from console.terminal.output import duration, line_sum, note, plural, print_facts, print_json, size
+from console.terminal.output import note
 from console.terminal.progress import counting, summary, watching
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up
@@ -32,10 +31,9 @@ from jobs.states import BatchState
 from jobs.storage.open import check_writable
 from models.optional_packages import require
 from scheduler.export.metadata_export import export
-from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
+from scheduler.ingest.ingest import Ingested
 
 POLL_S = 0.25
-MAX_JOBS = 10_000_000
 
 
 @takes(SubmitOptions)
@@ -52,77 +50,14 @@ def run(
     if _starts_workers(settings, workers):
         require("worker", instead="with --workers 0, workers elsewhere render it")
     with session(settings) as open_session:
-        ingested = take_in(open_session, options)
+        ingested = ingest_manifest(open_session, options)
         report = _render(open_session, ingested, workers)
     report["seconds"] = round(time.monotonic() - started, 1)
-    report |= intake(ingested)
-    _tell(report, as_json)
+    report |= intake_counts(ingested)
+    tell(report, as_json)
     counts = report["counts"]
     if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"]:
         raise typer.Exit(1)
-
-
-def take_in(open_session: Session, options: SubmitOptions) -> Ingested:
-    """Ingest the manifest, with a progress counter, and report the result.
-
-    Above MAX_JOBS jobs it asks for confirmation, unless the options say yes.
-    """
-    try:
-        return _take_in(open_session, options, None if options.yes else MAX_JOBS)
-    except ManyJobsError as many:
-        if not sys.stdin.isatty() or options.manifest == "-":
-            raise UsageError(f"{many}; if that is meant, say --yes") from None
-        typer.confirm(f"{many}. Go on?", abort=True, err=True)
-        return _take_in(open_session, options, None)
-
-
-def _take_in(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:
-    with (
-        order_of(options, open_session.settings) as (order, rules),
-        counting("ingesting", order.manifest.rows) as tell,
-    ):
-
-        def attempt() -> Ingested:
-            folder = BatchFolder(open_session, order.output)
-            try:
-                return ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
-            except BaseException:
-                folder.give_back()
-                raise
-
-        ingested = open_session.patiently(attempt)  # in one transaction, from the first row
-    if ingested.is_new:
-        _tell_intake(ingested)
-        note(
-            f"batch {ingested.name}: {plural(ingested.rows, 'row')} gave {plural(ingested.jobs, 'job')}, "
-            f"{ingested.rejected:,} rejected"
-        )
-    else:
-        note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
-        if given := list(options.schedule):
-            note(
-                f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
-            )
-    return ingested
-
-
-def intake(ingested: Ingested) -> dict[str, Any]:
-    """Return the counts of the manifest's lines and repeated ids, for JSON; null if the batch already existed."""
-    lines = ingested.lines and ingested.lines.report(ingested.rows - ingested.rejected, ingested.rejected)
-    return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None}
-
-
-def _tell_intake(ingested: Ingested) -> None:
-    if ingested.lines is not None:
-        note(f"lines: {line_sum(intake(ingested)['lines'])}")
-        if left_out := ingested.lines.left_out:
-            note(f"columns of bytes are left out: {', '.join(left_out)}")
-        if not_found := ingested.lines.not_found:
-            note(f"--drop: no row has a column {', '.join(not_found)}")
-    if ingested.repeated_ids:
-        note(
-            f"{ingested.repeated_ids:,} rows repeat the id of an earlier one; --unique-ids refuses such manifests"
-        )
 
 
 def _render(open_session: Session, ingested: Ingested, workers: int | None) -> dict[str, Any]:
@@ -236,43 +171,3 @@ def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),
         "truncated": truncated(open_session.engine, status.id),
     }
-
-
-def _tell(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(report)
-        return
-    counts = ", ".join(f"{count:,} {state}" for state, count in report["counts"].items() if count)
-    facts = {"batch": report["name"], "jobs": counts or "none", "rejected rows": f"{report['rejected']:,}"}
-    if report["rendered"]:
-        memory = report["peak_memory"]
-        facts["rendered"] = (
-            f"{plural(report['rendered'], 'image')} in {duration(report['rendering_s'])}, "
-            f"{report['rendered_per_s']:.2f}/s, "
-            f"{report['drawing_share']:.0%} of the time drawing"
-        )
-        facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
-    if report["truncated"]:
-        facts["truncated"] = (
-            f"{plural(report['truncated'], 'image')}, by prompts or negative prompts that are too long"
-        )
-    facts |= {
-        name.replace("_", " "): report[name] for name in ("images", "export", "contact_sheet") if report[name]
-    }
-    print_facts(facts)
-    _hint(report)
-
-
-def _hint(report: dict[str, Any]) -> None:
-    if left := open_jobs(report["counts"]):
-        if report["waiting"]:
-            note(f"{left:,} jobs wait, no worker could go on: {report['waiting']}")
-            note("when that is mended, the same command goes on; `nightmill cancel` ends the batch")
-        else:
-            note(f"{left:,} jobs wait: `nightmill resume {report['name']}`, then the same command goes on")
-    if report["state"] in (BatchState.PAUSED, BatchState.CANCELLED):
-        note(report["stopped_because"] or f"the batch was {report['state']} meanwhile")
-    if report["rejected"]:
-        note(f"`nightmill rejects {report['name']}` tells why rows were rejected")
-    if report["counts"]["failed"] or report["counts"]["blocked"]:
-        note(f"`nightmill status {report['name']}` tells why jobs failed or were blocked")

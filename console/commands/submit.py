@@ -3,7 +3,7 @@
 import typer
 
 from console.command_options import Json
-from console.commands.run import intake, take_in
+from console.ingest_manifest import ingest_manifest, intake_counts
 from console.session import session
 from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note, print_json
@@ -14,10 +14,10 @@ from jobs.batches import actions
 def submit(options: SubmitOptions, as_json: Json = False) -> None:
     """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
     with session() as open_session:
-        ingested = take_in(open_session, options)
+        ingested = ingest_manifest(open_session, options)
         status = actions.status(open_session.engine, ingested.name)
     if as_json:
-        print_json(status.report() | {"is_new": ingested.is_new} | intake(ingested))
+        print_json(status.report() | {"is_new": ingested.is_new} | intake_counts(ingested))
     else:
         note(f"`nightmill status {ingested.name}` tells where it stands")
     if not ingested.jobs:

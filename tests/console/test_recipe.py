@@ -158,7 +158,7 @@ def test_a_huge_recipe_is_asked_for_before_a_row_is_made(
 def test_rows_of_very_many_images_are_asked_for_before_anything_is_stored(
     typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.commands.run.MAX_JOBS", 100)
+    monkeypatch.setattr("console.ingest_manifest.MAX_JOBS", 100)
     (typed.folder / "m.jsonl").write_text('{"prompt": "a", "num_images": 40}\n' * 5)
     ended = typed("submit", "m.jsonl")
     assert ended.code == 2

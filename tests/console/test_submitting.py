@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from console.commands import run as run_command
+from console import ingest_manifest
 from jobs.job_types import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
@@ -73,7 +73,7 @@ def test_a_connection_that_is_cut_in_the_midst_of_it_is_no_end(
 
         yield tell
 
-    monkeypatch.setattr(run_command, "counting", counting)
+    monkeypatch.setattr(ingest_manifest, "counting", counting)
     ended = typed("submit", "m.jsonl")
     assert ended.code == 0, ended.err
     assert "PostgreSQL is away; waiting up to" in ended.err

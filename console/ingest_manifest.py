@@ -1,0 +1,80 @@
+"""Ingest the manifest of `run` and `submit`, with a progress counter, and tell what became of its lines."""
+
+import sys
+from typing import Any
+
+import typer
+
+from console.batch_folder_claim import BatchFolder
+from console.order_from_options import order_of
+from console.session import Session
+from console.submit_options import SubmitOptions
+from console.terminal.output import line_sum, note, plural
+from console.terminal.progress import counting
+from jobs.errors import UsageError
+from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
+
+MAX_JOBS = 10_000_000
+
+
+def ingest_manifest(open_session: Session, options: SubmitOptions) -> Ingested:
+    """Ingest the manifest, with a progress counter, and report the result.
+
+    Above MAX_JOBS jobs it asks for confirmation, unless the options say yes.
+    """
+    try:
+        return _ingest(open_session, options, None if options.yes else MAX_JOBS)
+    except ManyJobsError as many:
+        if not sys.stdin.isatty() or options.manifest == "-":
+            raise UsageError(f"{many}; if that is meant, say --yes") from None
+        typer.confirm(f"{many}. Go on?", abort=True, err=True)
+        return _ingest(open_session, options, None)
+
+
+def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:
+    with (
+        order_of(options, open_session.settings) as (order, rules),
+        counting("ingesting", order.manifest.rows) as tell,
+    ):
+
+        def attempt() -> Ingested:
+            folder = BatchFolder(open_session, order.output)
+            try:
+                return ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
+            except BaseException:
+                folder.give_back()
+                raise
+
+        ingested = open_session.patiently(attempt)  # in one transaction, from the first row
+    if ingested.is_new:
+        _tell_counts(ingested)
+        note(
+            f"batch {ingested.name}: {plural(ingested.rows, 'row')} gave {plural(ingested.jobs, 'job')}, "
+            f"{ingested.rejected:,} rejected"
+        )
+    else:
+        note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
+        if given := list(options.schedule):
+            note(
+                f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
+            )
+    return ingested
+
+
+def intake_counts(ingested: Ingested) -> dict[str, Any]:
+    """Return the counts of the manifest's lines and repeated ids, for JSON; null if the batch already existed."""
+    lines = ingested.lines and ingested.lines.report(ingested.rows - ingested.rejected, ingested.rejected)
+    return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None}
+
+
+def _tell_counts(ingested: Ingested) -> None:
+    if ingested.lines is not None:
+        note(f"lines: {line_sum(intake_counts(ingested)['lines'])}")
+        if left_out := ingested.lines.left_out:
+            note(f"columns of bytes are left out: {', '.join(left_out)}")
+        if not_found := ingested.lines.not_found:
+            note(f"--drop: no row has a column {', '.join(not_found)}")
+    if ingested.repeated_ids:
+        note(
+            f"{ingested.repeated_ids:,} rows repeat the id of an earlier one; --unique-ids refuses such manifests"
+        )
