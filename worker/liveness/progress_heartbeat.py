@@ -17,7 +17,7 @@ from jobs.job_types import LaneId
 
 log = logging.getLogger(__name__)
 
-FOLDER = "NIGHTMILL_PULSES"
+FOLDER = "NIGHTMILL_HEARTBEATS"
 UNHURRIED = 6
 
 

@@ -1,4 +1,4 @@
-"""Canaries, targets, tenants, schedules, dead letters, archives: what a night shift needs beside claims."""
+"""Canaries, targets, tenants, schedules, dead letters, archives: what a render queue needs beside claims."""
 
 import itertools
 from datetime import UTC, datetime, timedelta

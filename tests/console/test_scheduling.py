@@ -1,4 +1,4 @@
-"""The night shift from the command line: schedules, tenants, dead letters, archives."""
+"""Scheduling from the command line: schedules, tenants, dead letters, archives."""
 
 from pathlib import Path
 
