@@ -8,7 +8,7 @@ TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Kernels that most machines don't run, and another number of threads than the suite has.
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2
-PORTABLE := tests/models/runtime/test_batch_invariant_cuda.py tests/models/engine/test_prompt_cache.py tests/models/runtime/test_batch_invariant_cpu.py \
+PORTABLE := tests/models/runtime/test_batch_invariant_cuda_convolutions.py tests/models/engine/test_prompt_cache.py tests/models/runtime/test_batch_invariant_cpu.py \
 	tests/models/diffusion/test_tiny_decoder.py tests/models/engine/test_vae_decode.py tests/models/assess/test_clip_score.py tests/models/watermark/test_codec.py \
 	tests/worker/imaging/test_encode.py tests/worker/imaging/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 

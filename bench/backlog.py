@@ -9,7 +9,7 @@ from sqlalchemy import Engine, insert, text
 from bench.harness.services import settle, vacuum
 from jobs.db import schema
 from jobs.db.engine import run
-from jobs.job_types import BatchId, Image, Job, JobId, LaneId
+from jobs.job_dataclasses import BatchId, Image, Job, JobId, LaneId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import row_of
 from jobs.queue import transitions

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from bench.backlog import LEASE_S, START, image_of
 from bench.harness.process_pool import together, wait_for_all
 from jobs.db.engine import connect
-from jobs.job_types import JobId, LaneId
+from jobs.job_dataclasses import JobId, LaneId
 from jobs.queue import transitions
 
 WARM_UP = 10  # calls: a connection plans its statements in the first ones, and workers run for hours

@@ -12,7 +12,7 @@ from bench.harness.services import Place, engine_on, vacuum
 from jobs.batches import actions
 from jobs.db.engine import run
 from jobs.queue import fair_share
-from jobs.queue.lane_maintenance import end_lanes
+from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 
 LANES_EACH = 10
 

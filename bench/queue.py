@@ -18,9 +18,9 @@ from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
 from bench.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
-from jobs.batches.archive_and_delete import archive
+from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.db.engine import run
-from jobs.queue.lane_maintenance import raise_low_watermarks
+from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
 from jobs.settings import Settings
 
 AT_ONCE = 64

@@ -16,10 +16,10 @@ from console.lazy_commands import LazyCommands
 from console.process_control.signals import Stopped, stop_on_signals, stopping
 from console.terminal.output import err, print_line
 from console.terminal.streams import prepare_streams
-from jobs.crash_log import note_unexpected
 from jobs.errors import NightmillError, UsageError
+from jobs.mask_passwords_and_escape_text import visible, without_secrets
 from jobs.process_lifecycle import work_offline
-from jobs.sanitise_text import visible, without_secrets
+from jobs.unexpected_errors import note_unexpected
 from models.errors import MissingPackagesError, ModelError, UnknownModelError
 from models.optional_packages import missing_extra
 

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from jobs.batches.actions import BatchStatus
 from jobs.db.engine import run
 from jobs.errors import ObjectStoreError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.storage.base import is_key
 from jobs.storage.key_layout import CONTACT_SHEET, parse_image_key
 from jobs.storage.open import ObjectStore

@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from console.cli import main as run  # noqa: PLC0415 - may fail
     except ImportError:
-        from console.package_clashes import ADVICE, clashes  # noqa: PLC0415
+        from console.shadowed_packages import ADVICE, clashes  # noqa: PLC0415
 
         found = clashes()
         if not found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
-from jobs.sanitise_text import visible, without_secrets
+from jobs.mask_passwords_and_escape_text import visible, without_secrets
 
 
 class SignalSafeEvent:

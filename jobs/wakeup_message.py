@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from jobs.celery_config import FORMER_WAKEUP_TASK, WAKEUP_TASK
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 
 MAX_BYTES = 8192
 """A wake-up message has about 900 bytes."""

@@ -3,11 +3,11 @@
 import argparse
 import logging
 
-from jobs.crash_log import plain_errors
 from jobs.db.engine import await_reachable, connect
 from jobs.process_lifecycle import start_logging, stop_on_signals, stop_with_parent, work_offline
 from jobs.services.embedded import services
 from jobs.settings import load_settings
+from jobs.unexpected_errors import plain_errors
 from scheduler.loop import run_duties
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from sqlalchemy import Engine, text
 
 from jobs.celery_config import WAKEUP_TASK, celery_settings
 from jobs.db.engine import run
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue.fair_share import waiting_lanes
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
-from scheduler.broker_probe import refusal
+from scheduler.check_redis import refusal
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
-from jobs.queue.lane_maintenance import end_lanes, raise_low_watermarks
+from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
 from jobs.settings import Settings
+from scheduler.advance_time_windows import move_windows
 from scheduler.dispatch import Dispatcher
-from scheduler.storage_maintenance import ROUND_S, ImageSweeper, sweep_uploads
-from scheduler.window_upkeep import move_windows
+from scheduler.unfinished_and_late_uploads import ROUND_S, ImageSweeper, sweep_uploads
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.batches.delete_files import since_when
 from jobs.db.engine import run
-from jobs.job_types import BatchId, JobId
+from jobs.job_dataclasses import BatchId, JobId
 from jobs.outputs.ownership import owner_of
 from jobs.states import FINISHED, sql_list
 from jobs.storage.base import ObjectStore, StoredObject

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from jobs.job_types import BatchId, Failure, Image, Job, JobId, LaneId
+from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, LaneId
 from jobs.manifest import open_source
 from jobs.outputs.ownership import claim, owner_key
 from jobs.policy.batch_policy import BatchPolicy

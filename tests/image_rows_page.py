@@ -2,7 +2,7 @@
 
 from sqlalchemy.dialects import postgresql
 
-from jobs.images.image_columns import PublicColumn, public_columns
+from jobs.images.insert_and_public_columns import PublicColumn, public_columns
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "image-rows.md"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from console.lazy_commands import MODULES
-from jobs.images.image_columns import public_columns
+from jobs.images.insert_and_public_columns import public_columns
 from jobs.manifest import KNOWN_COLUMNS
 from jobs.states import BatchState
 from models.catalogue.card import Card

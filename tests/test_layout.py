@@ -55,7 +55,10 @@ def test_folders_import_one_another_in_no_circle(imports: dict[str, set[str]]) -
 
 def test_a_circle_would_be_found() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
-    assert siblings("jobs.queue.lane_maintenance", "jobs.db.engine") == ("jobs.queue", "jobs.db")
+    assert siblings("jobs.queue.lane_counts_and_low_watermarks", "jobs.db.engine") == (
+        "jobs.queue",
+        "jobs.db",
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)

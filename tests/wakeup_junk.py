@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 from jobs.celery_config import FORMER_WAKEUP_TASK, WAKEUP_TASK
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.wakeup_message import wakeup_message
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_shutting_down
 
-from jobs.crash_log import plain_errors
 from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
 from jobs.process_lifecycle import start_logging, stop_with_parent, work_offline
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
+from jobs.unexpected_errors import plain_errors
 from models.assess.prompt_filter import PromptTerms
 from models.errors import ModelError
 from models.optional_packages import require

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.job_types import Failure, Job
+from jobs.job_dataclasses import Failure, Job
 from jobs.states import ErrorKind, ImageFormat
 
 Pixels = NDArray[np.uint8]

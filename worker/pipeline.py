@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from worker.model_cache.lane_models import LaneModels
-from worker.rendering.grouped import Grouped
+from worker.rendering.grouped_stage_adapter import Grouped
 from worker.stage import Place, Stage, StageContext
 from worker.stages.clip_score import ClipScore
 from worker.stages.encode import Encode

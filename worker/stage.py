@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore
 from worker.health.store_retry import StoreRetry

@@ -16,7 +16,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 
 from jobs.celery_config import WAKEUP_TASK
 from jobs.db.engine import connect, wait_while_away
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent, without_collection
 from jobs.settings import load_settings
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat

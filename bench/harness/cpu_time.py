@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from worker.bisect import Run, run_stage
 from worker.item import PipelineItem
-from worker.lanes import stage_runner
+from worker.lanes import run_stages_and_report_ends
 from worker.stages.generate import Generate
 
 
@@ -61,7 +61,7 @@ def clocked_stages() -> Iterator[StageClock]:
         return clock.step(generate)
 
     with (
-        patch.object(stage_runner, "run_stage", clock.run_stage),
+        patch.object(run_stages_and_report_ends, "run_stage", clock.run_stage),
         patch.object(Generate, "step", step),
     ):
         yield clock

@@ -6,7 +6,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import counted, note, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
-from jobs.batches.archive_and_delete import archive as archive_batch
+from jobs.batches.drop_jobs_and_delete_batches import archive as archive_batch
 
 
 def archive(batch: Batch, yes: DontAsk = False, as_json: Json = False) -> None:

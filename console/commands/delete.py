@@ -10,7 +10,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import counted, note, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
-from jobs.batches.archive_and_delete import delete as delete_batch
+from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch
 
 
 def delete(

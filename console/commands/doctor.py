@@ -11,15 +11,15 @@ from sqlalchemy import text
 
 import migrations
 from console.command_options import Json
-from console.package_clashes import ADVICE, clashes
 from console.process_control import daemon
 from console.session import s3_options
+from console.shadowed_packages import ADVICE, clashes
 from console.terminal.output import print_json, print_table, size
 from jobs.db.cluster_epochs import came_from_elsewhere
 from jobs.db.engine import check_reachable, connect, run
 from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.outputs.mount_marker import find_output
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings, without_password
 from jobs.storage.open import check_writable, open_store
@@ -136,7 +136,7 @@ def _processes(settings: Settings) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from scheduler.broker_probe import check_redis  # noqa: PLC0415
+    from scheduler.check_redis import check_redis  # noqa: PLC0415
 
     return f"{check_redis(settings)} at {without_password(settings.broker)}"
 

@@ -12,7 +12,7 @@ from console.terminal.output import note, print_line
 from jobs.errors import UsageError
 from jobs.manifest import open_source, parse_renames
 from jobs.manifest.raw_record import Broken
-from jobs.manifest.record_reader import read_records
+from jobs.manifest.records_of_file_or_recipe import read_records
 from jobs.settings import load_settings
 from jobs.storage.open import fetch_to_file
 

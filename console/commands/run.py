@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine, text
 
-from console.broker_check import BrokerCheck
+from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
 from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
@@ -119,7 +119,7 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
 
 def _check_services(open_session: Session, status: BatchStatus) -> None:
     """Check the store and Redis, and report what would otherwise make workers wait silently or jobs fail."""
-    from scheduler.broker_probe import check_redis  # noqa: PLC0415 - its libraries take time to import
+    from scheduler.check_redis import check_redis  # noqa: PLC0415 - its libraries take time to import
 
     check_writable(open_session.claimed_store(status))
     broker = check_redis(open_session.settings)

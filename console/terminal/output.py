@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.sanitise_text import visible
+from jobs.mask_passwords_and_escape_text import visible
 
 
 def _is_terminal() -> bool:

@@ -7,7 +7,7 @@ like all others. Jobs that failed with `bad-input` aren't replaced: a new seed w
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list

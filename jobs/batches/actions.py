@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from jobs.batches.status import BatchStatus, status, statuses
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
-from jobs.job_types import BatchId, LaneId
+from jobs.job_dataclasses import BatchId, LaneId
 from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions
 from jobs.queue.sql_predicates import IS_LIVE

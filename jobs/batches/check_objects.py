@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from jobs.batches.actions import BatchStatus, reopen
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore, is_key
 from jobs.storage.key_layout import parse_image_key

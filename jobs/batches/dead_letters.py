@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.states import WITH_ERROR, sql_list
 
 _FAILURES = text(f"""

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run
 from jobs.db.installation_id import this_installation
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of

@@ -11,11 +11,11 @@ from sqlalchemy import Engine, TextClause, text
 from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import report_of
 from jobs.queue.sql_predicates import IS_LIVE
-from jobs.queue.worker_health import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
+from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import OPEN, BatchState, JobState, sql_list
 
 RATE_WINDOW_S = 60

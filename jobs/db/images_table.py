@@ -33,7 +33,7 @@ class Source(StrEnum):
     """Where the value of an image column comes from when a job is completed."""
 
     WORKER = "g"
-    """The worker brings it (`jobs.job_types.Image`)."""
+    """The worker brings it (`jobs.job_dataclasses.Image`)."""
     JOB = "j"
     """Copied from the column of the same name of the job."""
     LANE = "l"

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.images.row_serialisation import COLUMNS, record
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 
 PAGE = 500
 _SAMPLE = 1000

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from jobs.images.image_columns import public_columns
-from jobs.job_types import BatchId
+from jobs.images.insert_and_public_columns import public_columns
+from jobs.job_dataclasses import BatchId
 
 COLUMNS = ", ".join(
     f"{column.sql} AS {'output' if column.name == 'uri' else column.name}" for column in public_columns()

@@ -6,8 +6,8 @@ from jobs.manifest.columns.loras import split_loras
 from jobs.manifest.columns.options import check_overrides, plain_sampler
 from jobs.manifest.open_manifest import open_source
 from jobs.manifest.read_statistics import LineCounts
+from jobs.manifest.rows_from_records import read_rows
 from jobs.manifest.types import LoraRules, ManifestFile, ModelRules, Reject, Row, RowRules
-from jobs.manifest.validate import read_rows
 
 __all__ = [
     "KNOWN_COLUMNS",

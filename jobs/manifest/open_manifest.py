@@ -89,7 +89,7 @@ def open_source(
         if manifest.format != "recipe":
             yield _with_delimiter(manifest, delimiter)
             return
-        from jobs.manifest.recipe.files import with_recipe  # noqa: PLC0415 - YAML is for recipes only
+        from jobs.manifest.recipe.open_recipe_files import with_recipe  # noqa: PLC0415 - YAML is for recipes only
 
         with with_recipe(manifest, open_file, prompt_header, roots) as recipe:
             yield recipe

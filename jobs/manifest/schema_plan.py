@@ -9,7 +9,7 @@ from jobs.errors import ManifestError
 from jobs.manifest.columns.header import find_misspelt, locate_columns, prompt_guess
 from jobs.manifest.columns.input_images import PICTURE_COLUMNS
 from jobs.manifest.columns.options import OPTION_COLUMNS, PLAIN_LENGTHS
-from jobs.manifest.columns.other_tools import WAYS_OUT, watched_names
+from jobs.manifest.columns.sizes_and_inputs_of_other_tools import WAYS_OUT, watched_names
 from jobs.manifest.raw_record import Shape
 from jobs.manifest.types import RowRules
 from jobs.manifest.values import are_plain, shown

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from jobs.db.installation_id import this_installation
 from jobs.errors import ForeignOutputError, ObjectStoreError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.outputs.mount_marker import open_output
 from jobs.settings import without_password
 from jobs.storage.base import MissingObjectError, ObjectStore, S3Options

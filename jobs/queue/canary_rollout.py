@@ -7,7 +7,7 @@ the verdict (`jobs.queue.sql_predicates.IS_PAST_CANARY`).
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.states import OPEN, WITH_ERROR, sql_list
 
 _SEND_AHEAD = text("""

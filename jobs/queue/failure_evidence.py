@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.job_types import JobId, LaneId
-from jobs.queue.worker_health import LIVE, SEEN_S
+from jobs.job_dataclasses import JobId, LaneId
+from jobs.queue.worker_health_reports import LIVE, SEEN_S
 
 # A worker's failure counts against the job if the worker has stored an image since, or up to 60 s before.
 _IS_ABLE = "stored_at > {} - make_interval(secs => 60)"

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
 
 PICK_LOCK = 0x6E6D7475  # advisory lock key that serialises the picking of lanes

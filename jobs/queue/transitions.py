@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
-from jobs.images.image_columns import given_record, inserted_columns, inserted_values
-from jobs.job_types import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
+from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, sql_list
@@ -268,7 +268,8 @@ _CANCEL = text(f"""
     SELECT id FROM affected
 """)
 
-# FOR SHARE keeps the batch from being archived until this statement has ended (`jobs.batches.archive_and_delete`).
+# FOR SHARE keeps the batch from being archived (`jobs.batches.drop_jobs_and_delete_batches`) until this statement has
+# ended.
 _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE

@@ -8,7 +8,7 @@ import torch
 
 from models.diffusion.loading_error_types import UNLOADABLE
 from models.diffusion.lora import load_loras
-from models.diffusion.modes import SERVED
+from models.diffusion.request_mode import SERVED
 from models.diffusion.single_file import load_single_file
 from models.diffusion.vae_attention import chunk_attention
 from models.engine.unet_forward_with_reuse import unknown_part

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from models.diffusion.depth import DepthEstimator
-from models.diffusion.modes import Mode
+from models.diffusion.request_mode import Mode
 from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import encode, encode_masked, scaled_depth, signed
 from models.engine.sampler_matrices import SamplerMatrices

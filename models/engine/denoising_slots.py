@@ -11,7 +11,7 @@ from models.engine import unet_forward_with_reuse
 from models.engine.denoising_request import EngineRequest
 from models.engine.sampler_matrices import REGISTERS
 from models.engine.step_inputs import ActiveImage, StepInputs
-from models.engine.unet_calls import Inputs, Prompts, UNetForward, cycle
+from models.engine.whole_and_shallow_unet_calls import Inputs, Prompts, UNetForward, cycle
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import Pace
 from models.runtime.padding_and_noise import draw, moved

@@ -10,10 +10,10 @@ import torch
 
 from models.engine.denoising_request import Conditions, EngineRequest
 from models.engine.denoising_slots import Finished, LatentShape
+from models.engine.model_family_protocol import R, RequestHandler
 from models.engine.networks import Networks
 from models.engine.prompt_cache import AT_ONCE
 from models.engine.rendered_image import RenderedImage
-from models.engine.request_handler import R, RequestHandler
 from models.engine.vae_decode import Decoder, PendingDecode
 from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs_and_streams import on

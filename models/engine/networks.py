@@ -11,8 +11,8 @@ from models.engine.denoising_slots import LatentShape, UNetBatch
 from models.engine.prompt_cache import PromptEmbeddings
 from models.engine.sampler_matrices import SamplerMatricesCache
 from models.engine.throughput_probe import measure_throughput
-from models.engine.unet_calls import UNetForward
 from models.engine.vae_decode import Decoder
+from models.engine.whole_and_shallow_unet_calls import UNetForward
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import side_stream
 from models.runtime.device import Device, memory_errors

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.engine.denoising_request import Conditions
-from models.runtime import batch_invariant_cuda
+from models.runtime import batch_invariant_cuda_convolutions
 from models.runtime.padding_and_noise import moved
 
 AT_ONCE = 4
@@ -25,7 +25,7 @@ class PromptEmbeddings:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._most = kept
-        self._at_once = 1 if batch_invariant_cuda.is_needed(encoder.device) else AT_ONCE
+        self._at_once = 1 if batch_invariant_cuda_convolutions.is_needed(encoder.device) else AT_ONCE
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @property

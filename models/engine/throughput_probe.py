@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from models.engine.denoising_slots import LatentShape, UNetBatch
-from models.engine.unet_calls import UNetForward
 from models.engine.vae_decode import Decoder
+from models.engine.whole_and_shallow_unet_calls import UNetForward
 from models.errors import OutOfMemoryError
 from models.runtime.device import Device, memory_errors
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.engine.rendered_image import Defect, RenderedImage
-from models.runtime import batch_invariant_cuda
+from models.runtime import batch_invariant_cuda_convolutions
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.cuda_graphs_and_streams import event_now
 
@@ -72,8 +72,8 @@ class Decoder:
         if (compile_options, rows, shape) in self._prepared:
             return
         latents = torch.zeros(rows, *shape, device=self._vae.device)
-        if batch_invariant_cuda.is_needed(latents.device):
-            batch_invariant_cuda.replace_batch_dependent_convolutions(
+        if batch_invariant_cuda_convolutions.is_needed(latents.device):
+            batch_invariant_cuda_convolutions.replace_batch_dependent_convolutions(
                 self._vae, lambda: _decoded(self._vae, latents)
             )
         if compile_options.vae_compiled:

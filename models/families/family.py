@@ -13,9 +13,9 @@ from models.diffusion.loader import check_unet, load_pipeline
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.engine.denoising_slots import LatentShape
 from models.engine.engine import Engine
+from models.engine.model_family_protocol import Beginning, Request
 from models.engine.networks import Networks
 from models.engine.rendered_image import RenderedImage
-from models.engine.request_handler import Beginning, Request
 from models.engine.sampler_matrices import SamplerMatrices
 from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors

@@ -7,13 +7,13 @@ import torch
 
 from models.catalogue.card import Card
 from models.diffusion.depth import DepthEstimator
-from models.diffusion.modes import Mode, check_images, mode_of
 from models.diffusion.prepare_latents import start
+from models.diffusion.request_mode import Mode, check_images, mode_of
 from models.diffusion.requests import ImageRequest
 from models.diffusion.vae_encode import paste
 from models.engine.denoising_slots import LatentShape
+from models.engine.model_family_protocol import Beginning
 from models.engine.rendered_image import RenderedImage
-from models.engine.request_handler import Beginning
 from models.engine.sampler_matrices import SamplerMatrices
 from models.families.family import ModelFamily
 from models.runtime.compile_options import PLAIN, CompileOptions

@@ -9,7 +9,7 @@ import torch
 from models.catalogue.card import Card
 from models.diffusion.vae_encode import signed
 from models.engine.denoising_slots import LatentShape
-from models.engine.request_handler import Beginning
+from models.engine.model_family_protocol import Beginning
 from models.engine.sampler_matrices import SamplerMatrices, noise_shares
 from models.families.family import ModelFamily
 from models.runtime.padding_and_noise import check_seed, draw, moved

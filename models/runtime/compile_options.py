@@ -71,7 +71,7 @@ class CompileOptions:
         """
         import torch  # noqa: PLC0415 - settings don't need it
 
-        from models.runtime.group_norm import order_norms  # noqa: PLC0415
+        from models.runtime.compiled_group_norm import order_norms  # noqa: PLC0415
 
         if self.channels_last:
             network.to(memory_format=torch.channels_last)

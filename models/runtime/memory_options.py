@@ -68,7 +68,7 @@ class MemoryOptions:
         """
         require_packer(self.weights)
         if self.weights == "fp8":
-            from models.runtime.float8_weights import hold  # noqa: PLC0415 - imports torch, which settings don't need
+            from models.runtime.float8_weight_storage import hold  # noqa: PLC0415 - imports torch, which settings don't need
 
             hold(pipeline.unet)
         if self.weights in _PACKED:

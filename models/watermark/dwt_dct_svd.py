@@ -21,7 +21,7 @@ from models.watermark.blocks import (
     whole_blocks,
 )
 from models.watermark.colour import to_yuv, u_of
-from models.watermark.dither import fill, tint
+from models.watermark.dithered_colour_change import fill, tint
 from models.watermark.svd import top_singular
 
 SCALE = 36.0

@@ -7,7 +7,7 @@ import pyarrow as pa
 from sqlalchemy import BigInteger, Boolean, DateTime, Float, Integer, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-from jobs.images.image_columns import public_columns
+from jobs.images.insert_and_public_columns import public_columns
 
 _ARROW_TYPES: Mapping[type[Any], pa.DataType] = {
     BigInteger: pa.int64(),

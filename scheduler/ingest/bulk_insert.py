@@ -9,7 +9,7 @@ from psycopg import Cursor
 from sqlalchemy import Connection, insert, update
 
 from jobs.db import schema
-from jobs.job_types import BatchId, LaneId
+from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats

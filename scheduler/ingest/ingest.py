@@ -20,7 +20,7 @@ from jobs.batches import accepted_image_quotas
 from jobs.batches.status import is_number
 from jobs.db import schema
 from jobs.errors import ManifestError, UsageError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.values import printable

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
-from jobs.job_types import Image, Job, LaneId
+from jobs.job_dataclasses import Image, Job, LaneId
 from jobs.queue import transitions
 from jobs.storage.open import ObjectStore
 from tests.chaos.ledger import signed

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.states import FINISHED
 from jobs.storage.open import MissingObjectError, ObjectStore, ObjectStoreError, S3Options, open_store
 from scheduler.orphaned_objects import sweep_batch

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Engine
 
-from jobs.job_types import Failure, Image, Job
+from jobs.job_dataclasses import Failure, Image, Job
 from jobs.states import ErrorKind
 from tests.factories import change, failure, look
 

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.engine.rendered_image import RenderedImage

@@ -1,6 +1,6 @@
 """`python -m tests.chaos.stub_scheduler`: the real scheduler, or a broken twin of it."""
 
-from jobs.crash_log import plain_errors
+from jobs.unexpected_errors import plain_errors
 from tests.chaos.twins import become_twin
 
 if __name__ == "__main__":

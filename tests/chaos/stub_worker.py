@@ -1,6 +1,6 @@
 """`python -m tests.chaos.stub_worker`: the real worker with models that draw without torch."""
 
-from jobs.crash_log import plain_errors
+from jobs.unexpected_errors import plain_errors
 from tests.chaos.stub import install
 from tests.chaos.twins import become_twin
 

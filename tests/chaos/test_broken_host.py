@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle

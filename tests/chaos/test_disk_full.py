@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill, settle

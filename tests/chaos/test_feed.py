@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine
 
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from tests.chaos.reader import lines
 from tests.chaos.scale import scaled

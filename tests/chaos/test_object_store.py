@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import ObjectStoreError
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store

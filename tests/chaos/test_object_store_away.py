@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
 from tests.chaos.invariant import check

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from jobs.batches import actions
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested
 from scheduler.loop import rescue_all

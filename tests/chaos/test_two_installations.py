@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import actions, archive_and_delete
+from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.db.engine import connect
 from jobs.errors import ForeignOutputError, UsageError
 from jobs.outputs import ownership
@@ -104,7 +104,7 @@ class Installation:
     def _delete_files(self, batch: Ingested) -> None:
         """Only where it renders nothing, as a person would not delete what is wanted."""
         if batch.name in self.refused:
-            archive_and_delete.delete_files(
+            drop_jobs_and_delete_batches.delete_files(
                 self.engine, self._store(), actions.status(self.engine, batch.name)
             )
 

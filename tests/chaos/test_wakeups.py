@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from jobs.celery_config import celery_settings
 from jobs.errors import LeaseLostError
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.states import RETRYABLE, ErrorKind
 from tests.jobs.queue.test_lifecycle import ROWS, Lifecycle, on
 

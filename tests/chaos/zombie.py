@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from jobs.db.engine import connect
 from jobs.errors import LeaseLostError
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
 from tests.chaos.helpers import upload

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill

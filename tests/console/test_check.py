@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.batches.archive_and_delete import archive
+from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.images import feed
 from jobs.outputs.mount_marker import open_output
 from jobs.storage.folder import MARKER

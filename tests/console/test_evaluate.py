@@ -18,7 +18,7 @@ from PIL import Image
 from console.evaluation.metrics import Point
 from console.evaluation.plot import draw
 from jobs.db.engine import connect
-from jobs.job_types import Job, LaneId
+from jobs.job_dataclasses import Job, LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from models.assess.clip_score import ClipScorer

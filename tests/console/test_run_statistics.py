@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from console.run_statistics import effort
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from tests.factories import change, image, look, make_lane, take
 

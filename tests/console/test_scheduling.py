@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import canary_rollout, transitions
 from jobs.states import ErrorKind
 from tests.command_line import Nightmill

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from console import ingest_manifest
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from jobs.queue.worker_health import report_health
+from jobs.queue.worker_health_reports import report_health
 from tests.console.conftest import Typed, write_lines
 from tests.factories import look
 

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.wakeup_message import MAX_BYTES, NotAWakeupError, parse_wakeup, wakeup_message
 from tests.wakeup_junk import HEEDED, JUNK, bomb, forged

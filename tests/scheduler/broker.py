@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import redis
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.settings import Settings
 
 

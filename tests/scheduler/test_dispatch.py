@@ -17,7 +17,7 @@ from jobs.celery_config import WAKEUP_TASK
 from jobs.errors import ServiceError
 from jobs.services.sockets import socket_path
 from jobs.settings import Settings
-from scheduler.broker_probe import check_redis
+from scheduler.check_redis import check_redis
 from scheduler.dispatch import Dispatcher
 from tests.factories import change, lanes_of, make_batch, make_lane, take
 from tests.scheduler.broker import Broker, body

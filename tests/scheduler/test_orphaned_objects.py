@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from jobs.batches import actions
-from jobs.job_types import Image, Job
+from jobs.job_dataclasses import Image, Job
 from jobs.outputs.ownership import OWNER
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
-from scheduler import orphaned_objects, storage_maintenance
+from scheduler import orphaned_objects, unfinished_and_late_uploads
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
-from scheduler.storage_maintenance import ImageSweeper
+from scheduler.unfinished_and_late_uploads import ImageSweeper
 from tests.factories import change, expire, failure, image, lanes_of, make_batch, own, take
 from tests.s3 import S3Server
 
@@ -245,7 +245,7 @@ def test_two_that_sweep_at_once_take_each_object_once(engine: Engine, tmp_path: 
 def sweeper(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> ImageSweeper:
     """One for which nothing is too fresh."""
     now = lambda *given: sweep_batch(*given, older_than=NOW)  # noqa: E731
-    monkeypatch.setattr(storage_maintenance, "sweep_batch", now)
+    monkeypatch.setattr(unfinished_and_late_uploads, "sweep_batch", now)
     return ImageSweeper(settings, engine)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.manifest import open_source
 from jobs.policy.set_options import parse_policy
 from jobs.process_lifecycle import SignalSafeEvent

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.errors import UsageError
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from models.diffusion.requests import ImageRequest
 from models.engine.denoising_slots import LatentShape
 from models.engine.rendered_image import RenderedImage

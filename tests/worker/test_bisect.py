@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from jobs.errors import LeaseLostError, ObjectStoreError
-from jobs.job_types import BatchId, Job, JobId, LaneId
+from jobs.job_dataclasses import BatchId, Job, JobId, LaneId
 from jobs.states import ErrorKind
 from models.errors import (
     CheckpointError,

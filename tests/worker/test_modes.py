@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve

@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue.failure_evidence import others_may_work, peers, returns_of, to_blame
 from jobs.states import ErrorKind
 from worker.health.error_classification import reason_of
-from worker.health.fault_causes import work_of
+from worker.health.fault_keys import work_of
 from worker.health.lane_backoff import Health
 from worker.item import Inputs, PipelineItem
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.job_types import LaneId
-from jobs.queue.worker_health import note_stored, report_health, wanted_lanes
+from jobs.job_dataclasses import LaneId
+from jobs.queue.worker_health_reports import note_stored, report_health, wanted_lanes
 
 log = logging.getLogger(__name__)
 

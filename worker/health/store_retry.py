@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 
 from jobs.errors import ObjectStoreError
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from worker.health.error_classification import HostFaultError
-from worker.health.fault_causes import output_of
+from worker.health.fault_keys import output_of
 from worker.health.lane_backoff import Health
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
 from worker.imaging.read_input import (

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from jobs.errors import LeaseLostError
 from jobs.queue import transitions
 from worker.health.error_classification import HostFaultError
-from worker.health.fault_causes import work_of
+from worker.health.fault_keys import work_of
 from worker.item import PipelineItem
 from worker.lanes.background_pool import BackgroundPool
 from worker.lanes.image_record import image_record, versions_of
-from worker.lanes.stage_runner import StageRunner
+from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.lanes.worker_context import WorkerContext
 from worker.stage import Stage, StageContext
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jobs.job_types import Image, Lane
+from jobs.job_dataclasses import Image, Lane
 from worker.item import PipelineItem
 from worker.stage import StageContext
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 
 
 class JobSource:

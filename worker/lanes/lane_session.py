@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
-from jobs.job_types import Job, JobId, Lane, LaneId
+from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.queue import transitions
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
@@ -13,8 +13,8 @@ from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
-from worker.lanes.lane_setup import LaneSetup
-from worker.lanes.stage_runner import StageRunner
+from worker.lanes.lane_models_and_output import LaneSetup
+from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.lanes.stop_conditions import StopConditions
 from worker.lanes.worker_context import WorkerContext
 from worker.pipeline import LanePipeline, lane_pipeline

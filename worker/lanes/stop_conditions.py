@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from worker.health.error_classification import HostFaultError, LaneDoubtedError
-from worker.health.fault_causes import work_of
+from worker.health.fault_keys import work_of
 from worker.health.store_retry import StoreRetry
 from worker.lanes.worker_context import WorkerContext
 

@@ -2,7 +2,7 @@
 
 import time
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import fair_share
 from jobs.queue.fair_share import TimeSlice
 from worker.lanes.lane_session import LaneSession

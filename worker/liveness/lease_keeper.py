@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.db.engine import run
-from jobs.job_types import Job, JobId
+from jobs.job_dataclasses import Job, JobId
 from jobs.queue import transitions
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from jobs.job_types import Lane, LaneId
+from jobs.job_dataclasses import Lane, LaneId
 from jobs.manifest import split_loras
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from jobs.process_lifecycle import without_collection
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from jobs.states import ErrorKind
 from models.engine.rendered_image import RenderedImage
 from models.errors import OutOfMemoryError

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jobs.job_types import Job, Lane
+from jobs.job_dataclasses import Job, Lane
 from models.catalogue.card import Card
 from worker.item import Inputs, Pixels
 

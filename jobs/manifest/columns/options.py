@@ -8,7 +8,7 @@ from typing import Any
 from jobs.errors import UsageError
 from jobs.manifest.columns.header import did_you_mean
 from jobs.manifest.columns.loras import check_form, read_loras
-from jobs.manifest.columns.mode_dependent_columns import (
+from jobs.manifest.columns.mode_and_its_columns import (
     Pictures,
     check_strength,
     check_upscale,

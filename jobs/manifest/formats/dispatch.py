@@ -27,7 +27,7 @@ def read_file_records(
 
         return read_parquet(manifest, renames, counts)
     if manifest.format == "recipe":
-        raise ValueError("a recipe's rows are made by jobs.manifest.record_reader")
+        raise ValueError("a recipe's rows are made by jobs.manifest.records_of_file_or_recipe")
     label = manifest.label
     chunks = read_chunks(manifest.path, manifest.compression, label, manifest.limit)
     match manifest.format:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from models.shapes.training.networks.denoiser import Denoiser
-from models.shapes.training.networks.guidance_finetuning import Text, guided
+from models.shapes.training.networks.finetuning_under_guidance import Text, guided
 from models.shapes.training.networks.text_encoder import token_ids
 from models.shapes.training.noising import Noising
 

@@ -23,7 +23,7 @@ from models.shapes.training.networks.autoencoder import (
 from models.shapes.training.networks.autoencoder_finetuning import even_out, train_decoder
 from models.shapes.training.networks.clip import clip_tokenizer, train_clip
 from models.shapes.training.networks.denoiser import new_denoiser, train_denoiser
-from models.shapes.training.networks.guidance_finetuning import mixed, train_guided
+from models.shapes.training.networks.finetuning_under_guidance import mixed, train_guided
 from models.shapes.training.networks.safety_checker import new_safety_checker, train_safety_checker
 from models.shapes.training.networks.text_encoder import train_text_encoder
 from models.shapes.training.networks.upscaler import new_upscaler, train_upscaler

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.batches.dead_letters import failures
 from jobs.errors import LeaseLostError, UsageError
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from jobs.states import RETRYABLE, BatchState, ErrorKind
 from tests.factories import (

@@ -15,7 +15,7 @@ STATE = '    SKIPPED = "skipped", StateRules(is_retryable=True, has_error=True),
 PROGRAM = """
 import json, sys
 from console.terminal.progress import summary
-from jobs.batches import actions, archive_and_delete
+from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.batches.dead_letters import kinds
 from jobs.db.engine import connect
 from jobs.db.schema import metadata
@@ -40,7 +40,7 @@ told["retried"] = actions.retry(engine, batch.id)
 told["counts"] = actions.status(engine, "foxes").counts
 change(engine, "UPDATE job_counts SET delta = 0 WHERE state = 'queued'")
 skip()
-told["archived"] = archive_and_delete.archive(engine, actions.status(engine, "foxes"))
+told["archived"] = drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "foxes"))
 told["left"] = look(engine, "SELECT state FROM jobs")
 told["table"] = [line for line in table().splitlines() if "skipped" in line]
 print(json.dumps(told))

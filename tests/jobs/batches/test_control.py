@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import accepted_image_quotas, actions, archive_and_delete
+from jobs.batches import accepted_image_quotas, actions, drop_jobs_and_delete_batches
 from jobs.batches.dead_letters import failures, kinds
 from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.errors import UsageError
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import canary_rollout, transitions
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant, tenants
 from jobs.states import ErrorKind
 from jobs.storage.key_layout import image_key
 from jobs.storage.open import S3Options, open_store
+from scheduler.advance_time_windows import move_windows
 from scheduler.ingest.ingest import Ingested
-from scheduler.window_upkeep import move_windows
 from tests.factories import (
     change,
     counted_jobs,
@@ -277,15 +277,15 @@ def test_a_deadline_that_will_be_missed_is_told(engine: Engine) -> None:
 def test_an_archived_batch_keeps_its_counts_and_images(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_and_delete, "CHUNK", 3)
+    monkeypatch.setattr(drop_jobs_and_delete_batches, "CHUNK", 3)
     batch = make_batch(engine, 10)
     with pytest.raises(UsageError, match="haven't ended"):
-        archive_and_delete.archive(engine, actions.status(engine, batch.name))
+        drop_jobs_and_delete_batches.archive(engine, actions.status(engine, batch.name))
     jobs = take_all(engine, batch)
     transitions.fail(engine, [failure(jobs[0], ErrorKind.BAD_INPUT)], delay_s=0)
     transitions.complete(engine, [image(job) for job in jobs[1:]])
     seen: list[int] = []
-    assert archive_and_delete.archive(engine, actions.status(engine, batch.name), seen.append) == 10
+    assert drop_jobs_and_delete_batches.archive(engine, actions.status(engine, batch.name), seen.append) == 10
     assert seen == [3, 6, 9, 10]
     status = actions.status(engine, batch.name)
     assert (status.counts["done"], status.counts["failed"], status.state) == (9, 1, "done")
@@ -298,20 +298,20 @@ def test_an_archived_batch_keeps_its_counts_and_images(
     assert counted_jobs(engine, batch.id) == {"done": 9, "failed": 1}
     with pytest.raises(UsageError, match="is archived, its jobs are gone"):
         actions.retry(engine, batch.id)
-    assert archive_and_delete.archive(engine, status) == 0
+    assert drop_jobs_and_delete_batches.archive(engine, status) == 0
 
 
 def test_a_deleted_batch_leaves_nothing_and_others_alone(
     engine: Engine, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_and_delete, "CHUNK", 3)
+    monkeypatch.setattr(drop_jobs_and_delete_batches, "CHUNK", 3)
     store = open_store(str(tmp_path), S3Options())
     rows = [{"prompt": f"fox {i}"} for i in range(7)] + [{"prompt": ""}] * 4
     gone, kept = (make_batch(engine, rows, name=name, output=str(tmp_path)) for name in ("gone", "gone-not"))
     for batch in (gone, kept):
         for job in finish_all(engine, batch, bad=1)[1:]:
             store.put(image_key(batch.name, job.ordinal, 0, "0" * 64, "png"), b"x", content_type="image/png")
-    assert archive_and_delete.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4
+    assert drop_jobs_and_delete_batches.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4
     assert [stored.key.split("/")[0] for stored in store.list("") if "/images/" in stored.key] == [
         "gone-not"
     ] * 6

@@ -18,7 +18,7 @@ from jobs.db import cluster_epochs
 from jobs.db.engine import connect
 from jobs.errors import UsageError
 from jobs.images import feed
-from jobs.job_types import Job, LaneId
+from jobs.job_dataclasses import Job, LaneId
 from jobs.queue import transitions
 from jobs.services.postgres import start_postgres, stop_postgres
 from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take, take_one

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from jobs.batches import accepted_image_quotas, actions, archive_and_delete
+from jobs.batches import accepted_image_quotas, actions, drop_jobs_and_delete_batches
 from jobs.errors import UsageError
-from jobs.job_types import Job
-from jobs.queue import canary_rollout, fair_share, lane_maintenance, transitions
+from jobs.job_dataclasses import Job
+from jobs.queue import canary_rollout, fair_share, transitions
+from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from jobs.states import RETRYABLE, ErrorKind
 from scheduler.ingest.ingest import Ingested
 from tests.factories import (
@@ -46,7 +47,7 @@ def test_what_was_queued_again_since_somebody_looked_is_not_dropped(engine: Engi
     batch = ended_badly(engine)
     seen = actions.status(engine, batch.name)
     assert actions.retry(engine, batch.id) == 3
-    for remove in (archive_and_delete.archive, archive_and_delete.delete):
+    for remove in (drop_jobs_and_delete_batches.archive, drop_jobs_and_delete_batches.delete):
         with pytest.raises(UsageError, match="has 3 jobs that haven't ended"):
             remove(engine, seen)
     assert (states(engine), actions.status(engine, batch.name).archived_at) == ({"queued": 3}, None)
@@ -71,10 +72,10 @@ def test_archive_and_retry_wait_for_one_another(engine: Engine, first: str) -> N
         if first == "retry":
             values = {"batch": batch.id, "states": ["failed"], "kind": None, "limit": 10}
             connection.execute(transitions._RETRY, values)
-            second = thread.submit(archive_and_delete.archive, engine, seen)
+            second = thread.submit(drop_jobs_and_delete_batches.archive, engine, seen)
         else:
-            connection.execute(archive_and_delete._LOCK, {"batch": batch.id})
-            connection.execute(archive_and_delete._MARK, {"batch": batch.id})
+            connection.execute(drop_jobs_and_delete_batches._LOCK, {"batch": batch.id})
+            connection.execute(drop_jobs_and_delete_batches._MARK, {"batch": batch.id})
             second = thread.submit(actions.retry, engine, batch.id)
         wait_for_lock(engine)
         connection.commit()
@@ -139,16 +140,19 @@ def ended(engine: Engine) -> list[bool]:
 
 def test_a_lane_ends_with_its_last_job_and_no_sooner(engine: Engine) -> None:
     lane = make_lane(engine, 2)
-    assert lane_maintenance.end_lanes(engine) == 0, "jobs are queued"
+    assert lane_counts.end_lanes(engine) == 0, "jobs are queued"
     first, second = take(engine, lane)
     transitions.complete(engine, [image(first)])
-    assert lane_maintenance.end_lanes(engine) == 0, "a job runs"
+    assert lane_counts.end_lanes(engine) == 0, "a job runs"
     transitions.fail(engine, [failure(second)], delay_s=3600)
-    lane_maintenance.raise_low_watermarks(engine)
-    assert lane_maintenance.end_lanes(engine) == 0, "a job waits for its next attempt"
+    lane_counts.raise_low_watermarks(engine)
+    assert lane_counts.end_lanes(engine) == 0, "a job waits for its next attempt"
     change(engine, "UPDATE jobs SET not_before = now() WHERE state = 'queued'")
     transitions.complete(engine, [image(*take(engine, lane))])
-    assert (lane_maintenance.end_lanes(engine), lane_maintenance.end_lanes(engine)) == (1, 0)
+    assert (
+        lane_counts.end_lanes(engine),
+        lane_counts.end_lanes(engine),
+    ) == (1, 0)
 
 
 def lose(engine: Engine, batch: Ingested) -> None:
@@ -169,7 +173,7 @@ QUEUEING = {
 def test_a_lane_begins_again_with_what_is_queued_there(engine: Engine, how: str) -> None:
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
-    assert lane_maintenance.end_lanes(engine) == 1
+    assert lane_counts.end_lanes(engine) == 1
     assert fair_share.pick_lane(engine, slice_s=60) is None
     assert QUEUES_AGAIN[how](engine, batch) == 3
     assert fair_share.pick_lane(engine, slice_s=60) is not None
@@ -182,10 +186,10 @@ def test_a_lane_that_is_being_ended_begins_again(engine: Engine, how: str) -> No
     batch = make_batch(engine, 3, target=3)
     lose(engine, batch)
     with ThreadPoolExecutor(1) as thread, engine.begin() as connection:
-        ids = connection.execute(lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
+        ids = connection.execute(lane_counts._SEEMINGLY_ENDED, {"after": 0, "limit": 10}).scalars().all()
         queued = thread.submit(QUEUES_AGAIN[how], engine, batch)
         wait_for_lock(engine)
-        assert connection.execute(lane_maintenance._END, {"ids": list(ids)}).all()
+        assert connection.execute(lane_counts._END, {"ids": list(ids)}).all()
         connection.commit()
         assert queued.result() == 3
     assert ended(engine) == [False]
@@ -198,8 +202,8 @@ def test_a_lane_with_jobs_on_their_way_back_is_not_ended(engine: Engine, how: st
     lose(engine, make_batch(engine, 3, target=3))
     with engine.begin() as connection:
         connection.execute(*QUEUEING[how])
-        assert lane_maintenance.end_lanes(engine) == 0
-    assert lane_maintenance.end_lanes(engine) == 0
+        assert lane_counts.end_lanes(engine) == 0
+    assert lane_counts.end_lanes(engine) == 0
     assert fair_share.pick_lane(engine, slice_s=60) is not None
 
 
@@ -214,8 +218,11 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     for statement, values in (
         (fair_share._PICK, TIME_SLICE),
         (fair_share._WAITING, {"limit": 3}),
-        (lane_maintenance._RAISE_LOW_WATERMARKS, {"top": lane_maintenance.ABOVE_ALL}),
-        (lane_maintenance._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
+        (
+            lane_counts._RAISE_LOW_WATERMARKS,
+            {"top": lane_counts.ABOVE_ALL},
+        ),
+        (lane_counts._SEEMINGLY_ENDED, {"after": 0, "limit": 100}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("lanes", node)]
         assert sum(map(looked_at, scans)) <= 10, statement.text
@@ -225,5 +232,5 @@ def test_many_lanes_are_ended_a_portion_at_a_time(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": "a", "width": 64 + 8 * (i % 7)} for i in range(7)])
     lose(engine, batch)
     make_lane(engine, 1)
-    assert lane_maintenance.end_lanes(engine, limit=2) == 7
+    assert lane_counts.end_lanes(engine, limit=2) == 7
     assert ended(engine) == [True] * 7 + [False]

@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.errors import UsageError
-from jobs.job_types import LaneId
-from jobs.queue import fair_share, lane_maintenance, transitions
+from jobs.job_dataclasses import LaneId
+from jobs.queue import fair_share, transitions
+from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from jobs.queue.fair_share import TimeSlice, end_time_slice, pick_lane
 from jobs.queue.tenants import forget_tenant, set_tenant
 from tests.factories import change, lanes_of, look, make_batch, make_lane, take
@@ -224,17 +225,15 @@ def test_floors_rise_with_what_was_claimed_and_hide_nothing(engine: Engine, roun
     for _ in range(rounds):
         jobs = take(engine, lane, 3)
         seen |= {job.id for job in jobs}
-        lane_maintenance.raise_low_watermarks(engine)
+        lane_counts.raise_low_watermarks(engine)
         (row,) = look(engine, "SELECT low_watermark FROM lanes")
         assert row["low_watermark"] == max(seen)
         transitions.release(engine, [(job.id, job.lease) for job in jobs[1:]])
         back = take(engine, lane, 2)
         assert [job.id for job in back] == [job.id for job in jobs[1:]], "what came back goes first"
     assert [job.id for job in take(engine, lane)] == [10]
-    assert lane_maintenance.raise_low_watermarks(engine) == 1
-    assert lane_maintenance.raise_low_watermarks(engine) == 0, (
-        "nothing waits there for its first claim any more"
-    )
+    assert lane_counts.raise_low_watermarks(engine) == 1
+    assert lane_counts.raise_low_watermarks(engine) == 0, "nothing waits there for its first claim any more"
 
 
 def test_no_tenant_can_be_called_as_all_of_them_are(engine: Engine) -> None:

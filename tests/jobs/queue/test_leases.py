@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event, text
 
 from jobs.batches import actions
 from jobs.errors import LeaseLostError
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from tests.factories import (

@@ -21,8 +21,9 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.errors import LeaseLostError
-from jobs.job_types import Job, JobId
-from jobs.queue import lane_maintenance, transitions
+from jobs.job_dataclasses import Job, JobId
+from jobs.queue import lane_counts_and_low_watermarks as lane_counts
+from jobs.queue import transitions
 from jobs.states import RETRYABLE, ErrorKind, JobState
 from tests.factories import (
     change,
@@ -217,7 +218,7 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.unfinished < len(ROWS))
     @rule()
     def end_lanes(self) -> None:
-        lane_maintenance.end_lanes(self.engine)
+        lane_counts.end_lanes(self.engine)
 
     @invariant()
     def the_tables_are_as_the_workers_know_them(self) -> None:

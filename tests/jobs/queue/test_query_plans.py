@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Engine, Table, TextClause, text
 
 from jobs.batches import accepted_image_quotas as targets
-from jobs.batches import archive_and_delete
+from jobs.batches import drop_jobs_and_delete_batches
 from jobs.db import schema
 from jobs.images import feed
-from jobs.queue import canary_rollout, fair_share, lane_maintenance, transitions
+from jobs.queue import canary_rollout, fair_share, transitions
+from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -85,22 +86,22 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         2 * LANES,
     ),
     "seemingly ended": (
-        lane_maintenance._SEEMINGLY_ENDED,
+        lane_counts._SEEMINGLY_ENDED,
         {"after": 0, "limit": 100},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2 * LANES + RUNNING * LANES,
     ),
     "mark": (
-        archive_and_delete._MARK,
+        drop_jobs_and_delete_batches._MARK,
         {"batch": 1},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2,
     ),
     "low watermarks": (
-        lane_maintenance._RAISE_LOW_WATERMARKS,
-        {"top": lane_maintenance.ABOVE_ALL},
+        lane_counts._RAISE_LOW_WATERMARKS,
+        {"top": lane_counts.ABOVE_ALL},
         "jobs",
         {"jobs_fresh_idx"},
         2 * LANES,
@@ -114,7 +115,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         0,
     ),
     "archive": (
-        archive_and_delete._JOBS,
+        drop_jobs_and_delete_batches._JOBS,
         {"batch": 1, "ordinal": 5, "index": 0, "limit": 50},
         "jobs",
         {"jobs_batch_id_ordinal_index_key", "jobs_pkey"},

@@ -24,7 +24,7 @@ from jobs.services.redis import start_redis, stop_redis
 from jobs.services.sockets import socket_path
 from jobs.services.wakeup_server import MAX_ITEM, MAX_ITEMS, Lists
 from jobs.settings import load_settings
-from scheduler.broker_probe import check_redis
+from scheduler.check_redis import check_redis
 
 
 @pytest.fixture

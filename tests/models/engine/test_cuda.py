@@ -17,7 +17,10 @@ from models.engine.denoising_slots import UNetBatch
 from models.errors import OutOfMemoryError
 from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler, UpscaleRequest
-from models.runtime.batch_invariant_cuda import depends_on_position, replace_batch_dependent_convolutions
+from models.runtime.batch_invariant_cuda_convolutions import (
+    depends_on_position,
+    replace_batch_dependent_convolutions,
+)
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device, pick_device
 from models.runtime.memory_options import FULL, MemoryOptions

@@ -11,8 +11,8 @@ from models.diffusion.vae_attention import ChunkedAttention
 from models.engine import vae_decode as decoding
 from models.engine.vae_decode import Decoder
 from models.families.stable_diffusion import StableDiffusion
+from models.runtime.compiled_group_norm import order_norms
 from models.runtime.device import Device
-from models.runtime.group_norm import order_norms
 from models.store.resolve_checkpoint import Checkpoint
 
 

@@ -18,7 +18,7 @@ from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler, UpscaleRequest
 from models.optional_packages import EXTRAS
 from models.runtime.device import Device
-from models.runtime.float8_weights import hold
+from models.runtime.float8_weight_storage import hold
 from models.runtime.memory_options import FULL, MemoryOptions
 from models.runtime.quantised_weights import quantise, stored_bytes
 from tests.models import checkpoints

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.job_types import Job, LaneId
+from jobs.job_dataclasses import Job, LaneId
 from jobs.queue import transitions
-from jobs.queue.worker_health import report_health, unhealthy_workers
+from jobs.queue.worker_health_reports import report_health, unhealthy_workers
 from jobs.states import ErrorKind
 from models.errors import ModelError
 from tests.factories import change, failure, image, job_row, look, make_lane, states, take
@@ -18,7 +18,7 @@ from worker.health.error_classification import LaneDoubtedError
 from worker.health.fault_attribution import STREAK, CircuitBreaker
 from worker.health.lane_backoff import BROKEN, Health
 from worker.item import PipelineItem
-from worker.lanes.stage_runner import StageRunner
+from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.liveness.lease_keeper import LeaseKeeper
 
 

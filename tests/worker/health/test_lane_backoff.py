@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.errors import ObjectStoreError, StoreUnavailableError
 from jobs.outputs.mount_marker import open_output
-from jobs.queue.worker_health import unhealthy_workers, waiting
+from jobs.queue.worker_health_reports import unhealthy_workers, waiting
 from jobs.storage.folder import FolderStore
 from tests.factories import lanes_of, states
 from tests.s3 import S3Server
@@ -135,7 +135,7 @@ def test_a_client_of_s3_is_kept_until_there_is_trouble(
     context: WorkerContext, tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mock(side_effect=open_output)
-    monkeypatch.setattr("worker.lanes.lane_setup.open_output", made)
+    monkeypatch.setattr("worker.lanes.lane_models_and_output.open_output", made)
     reaching = context.settings.model_copy(
         update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"}
     )

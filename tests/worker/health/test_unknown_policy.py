@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from tests.factories import change
 from tests.worker.contexts import images_of, jobs_of, submit
 from worker.lanes.lane_session import WorkerContext

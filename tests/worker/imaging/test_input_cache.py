@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from jobs.errors import ObjectStoreError
-from jobs.job_types import BatchId, Job, JobId, LaneId
+from jobs.job_dataclasses import BatchId, Job, JobId, LaneId
 from jobs.settings import load_settings
 from tests.s3 import S3Server
 from worker.imaging import input_cache

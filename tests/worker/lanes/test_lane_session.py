@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from jobs.queue import transitions
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from models.optional_packages import EXTRAS

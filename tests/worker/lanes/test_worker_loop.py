@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from jobs.queue import fair_share
 from jobs.queue.fair_share import TimeSlice
 from models.families.family import ModelFamily

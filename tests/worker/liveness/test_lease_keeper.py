@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.db.engine import connect
-from jobs.job_types import Job
+from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from tests.factories import job_row, look, make_batch, make_lane, states, take
 from worker.liveness.lease_keeper import LeaseKeeper

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_types import LaneId
+from jobs.job_dataclasses import LaneId
 from worker.liveness.progress_heartbeat import FOLDER, Beat, Heartbeat, Record
 from worker.liveness.watchdog import Watchdog
 

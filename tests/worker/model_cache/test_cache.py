@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.job_types import BatchId, Lane, LaneId
+from jobs.job_dataclasses import BatchId, Lane, LaneId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.settings import Settings, load_settings
 from jobs.states import Scoring, WatermarkPolicy

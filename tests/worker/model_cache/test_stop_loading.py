@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from tests.factories import lane_differences, states
 from tests.worker.contexts import attempts_of, jobs_of, only_lane, submit
 from worker.lanes.lane_session import work

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from models.assess.safety_checker import SafetyScores
 from models.engine.engine import Rendered
 from tests.factories import states

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.queue.worker_health import unhealthy_workers
+from jobs.queue.worker_health_reports import unhealthy_workers
 from tests.factories import states
 from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render
 from worker.imaging.encode import Pixels, decode

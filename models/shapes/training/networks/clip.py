@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from models.shapes.grammar import WORDS
 from models.shapes.training.data import sample, wrong
 from models.shapes.training.loop import Course, fit
-from models.shapes.training.networks.caption_heads import Said, Shown
+from models.shapes.training.networks.auxiliary_heads import Said, Shown
 from models.tiny_random.tokenizer import END, START, build_tokenizer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

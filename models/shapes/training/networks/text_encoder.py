@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from models.shapes.training.loop import Course, fit
-from models.shapes.training.networks.caption_heads import Said
+from models.shapes.training.networks.auxiliary_heads import Said
 from models.shapes.training.networks.clip import LIMIT, text_settings
 from models.shapes.training.networks.latent_pool import Pool
 

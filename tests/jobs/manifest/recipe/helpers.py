@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.manifest import Reject, Row, open_source
 from jobs.manifest.raw_record import Broken, Record
-from jobs.manifest.record_reader import read_records
+from jobs.manifest.records_of_file_or_recipe import read_records
 from tests.jobs.manifest.helpers import read
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobs.manifest import open_source
 from jobs.manifest.recipe.recipe import RandomDraw, Template, Variable
-from jobs.manifest.record_reader import read_records
+from jobs.manifest.records_of_file_or_recipe import read_records
 from tests.jobs.manifest.recipe.helpers import records, values, write
 
 NAMES = ["colour", "shape", "größe", "_b", "n1"]

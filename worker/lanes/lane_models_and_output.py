@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.job_types import Lane
+from jobs.job_dataclasses import Lane
 from jobs.outputs.mount_marker import open_output
 from jobs.outputs.ownership import claim
-from jobs.queue import lane_maintenance
+from jobs.queue import lane_counts_and_low_watermarks
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError, reason_of
-from worker.health.fault_causes import folder_of, models_of, output_of, policy_of, work_of
+from worker.health.fault_keys import folder_of, models_of, output_of, policy_of, work_of
 from worker.health.lane_backoff import Health
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
@@ -53,7 +53,7 @@ class LaneSetup:
 
     def start(self, lane: Lane) -> Started | None:
         """Load the lane's models and open its output; None if that fails on this host, or if the worker is to stop."""
-        count = lane_maintenance.job_count(self.engine, lane)
+        count = lane_counts_and_low_watermarks.job_count(self.engine, lane)
         try:
             with self._noted(lane, policy_of(lane), f"can't follow the policy of {lane.batch}"):
                 lane.require_known_policy()

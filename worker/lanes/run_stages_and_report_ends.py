@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from sqlalchemy import Engine
 
 from jobs.errors import LeaseLostError
-from jobs.job_types import Failure, LaneId
+from jobs.job_dataclasses import Failure, LaneId
 from jobs.queue import transitions
 from worker.bisect import run_stage
 from worker.health.error_classification import LaneDoubtedError

@@ -5,10 +5,10 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from jobs.crash_log import plain_errors
 from jobs.errors import UsageError
+from jobs.mask_passwords_and_escape_text import visible, without_secrets
 from jobs.process_lifecycle import start_logging
-from jobs.sanitise_text import visible, without_secrets
+from jobs.unexpected_errors import plain_errors
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
-from scheduler.storage_maintenance import sweep_uploads
+from scheduler.unfinished_and_late_uploads import sweep_uploads
 from tests.factories import change, make_batch, own
 from tests.ownership import give_to_another
 from tests.s3 import S3Server

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from console.package_clashes import clashes
+from console.shadowed_packages import clashes
 from tests.command_line import Nightmill
 from tests.paths import ROOT
 

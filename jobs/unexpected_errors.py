@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs.errors import NightmillError
+from jobs.mask_passwords_and_escape_text import visible, without_secrets
 from jobs.process_lifecycle import open_log
-from jobs.sanitise_text import visible, without_secrets
 from jobs.services.sockets import own_temporary_folder
 
 NAME = "errors.log"

@@ -10,8 +10,11 @@ from models.catalogue.catalogue import Catalogue
 from models.diffusion.requests import ImageRequest
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.families.stable_diffusion import StableDiffusion
-from models.runtime import batch_invariant_cuda
-from models.runtime.batch_invariant_cuda import depends_on_position, replace_batch_dependent_convolutions
+from models.runtime import batch_invariant_cuda_convolutions
+from models.runtime.batch_invariant_cuda_convolutions import (
+    depends_on_position,
+    replace_batch_dependent_convolutions,
+)
 from models.runtime.compile_options import CompileOptions
 from models.runtime.device import Device
 from models.store.resolve_checkpoint import Checkpoint, resolve
@@ -76,15 +79,17 @@ def test_other_shapes_stay_as_they_are() -> None:
 def test_a_product_is_the_convolution(
     settings: Settings, layout: torch.memory_format, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_invariant_cuda, "_AT_ONCE", at_once)
+    monkeypatch.setattr(batch_invariant_cuda_convolutions, "_AT_ONCE", at_once)
     torch.manual_seed(0)
     convolution = torch.nn.Conv2d(6, 10, **settings).to(memory_format=layout)
     values = torch.randn(4, 6, 9, 8).contiguous(memory_format=layout)
     expected = convolution(values)
-    found = batch_invariant_cuda._product(convolution, values)
+    found = batch_invariant_cuda_convolutions._product(convolution, values)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, atol=1e-5)
-    assert not depends_on_position(lambda given: batch_invariant_cuda._product(convolution, given), values)
+    assert not depends_on_position(
+        lambda given: batch_invariant_cuda_convolutions._product(convolution, given), values
+    )
 
 
 @torch.inference_mode()
@@ -108,7 +113,7 @@ def test_pictures_do_not_depend_on_places_where_convolutions_would_show_them(
     monkeypatch.setattr(Segmented, "share", 0.25)
 
     def hashes(needed: bool) -> set[bytes]:
-        monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: needed)
+        monkeypatch.setattr(batch_invariant_cuda_convolutions, "is_needed", lambda _: needed)
         model = StableDiffusion.load(tiny_checkpoint, device)
         pipeline = model.pipeline
         for network in (pipeline.unet.mid_block.resnets[0], pipeline.vae.decoder.mid_block.resnets[0]):
@@ -129,7 +134,7 @@ def test_another_decoder_of_the_same_batch_is_leveled_too(
     image: Callable[..., ImageRequest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: True)
+    monkeypatch.setattr(batch_invariant_cuda_convolutions, "is_needed", lambda _: True)
     model = StableDiffusion.load(tiny_checkpoint, device)
     checkpoint = resolve(catalogue.get("tiny-random-decoder"), catalogue.models_dir)
     decoder = SmallDecoder.load(checkpoint, device, vae_factor=8)
@@ -148,7 +153,7 @@ def model(
     tiny_checkpoint: Checkpoint, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], StableDiffusion]:
     """What loads a model on a device where places may show."""
-    monkeypatch.setattr(batch_invariant_cuda, "is_needed", lambda _: True)
+    monkeypatch.setattr(batch_invariant_cuda_convolutions, "is_needed", lambda _: True)
     return lambda: StableDiffusion.load(tiny_checkpoint, device)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
-from models.runtime import batch_invariant_cuda
+from models.runtime import batch_invariant_cuda_convolutions
 from models.runtime.compile_options import CompileOptions
 from models.runtime.cuda_graphs_and_streams import Work, recorded
 
@@ -95,9 +95,9 @@ def cycle(
     that do are replaced first, and one call is tested; the inputs hold no meaningful values yet. With
     `compile_options.recorded`, the calls are recorded as CUDA graphs here, which runs each of them a few times.
     """
-    if batch_invariant_cuda.is_needed(unet.device):
+    if batch_invariant_cuda_convolutions.is_needed(unet.device):
         inputs = read()
-        changed = batch_invariant_cuda.replace_batch_dependent_convolutions(
+        changed = batch_invariant_cuda_convolutions.replace_batch_dependent_convolutions(
             unet,
             lambda: _whole(unet, forward.begin, forward.finish, inputs, prompts),
         )
@@ -117,10 +117,10 @@ def _warn_if_not_batch_invariant(
 ) -> None:
     """Log a warning if the call's result still depends on the position in the batch."""
     sample = inputs.sample
-    if not batch_invariant_cuda.is_needed(sample.device):
+    if not batch_invariant_cuda_convolutions.is_needed(sample.device):
         return
     each = prompts._replace(slots=torch.arange(len(sample), device=sample.device))
-    if batch_invariant_cuda.depends_on_position(
+    if batch_invariant_cuda_convolutions.depends_on_position(
         lambda values: _whole(unet, begin, finish, inputs._replace(sample=values), each), sample
     ):
         rows, device = len(sample), sample.device

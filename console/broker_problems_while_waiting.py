@@ -32,7 +32,7 @@ class BrokerCheck:
 
 def broker_trouble(settings: Settings) -> str:
     """Return the reason why wake-up messages can't be sent, or ""."""
-    from scheduler.broker_probe import check_redis  # noqa: PLC0415 - its libraries take time to import
+    from scheduler.check_redis import check_redis  # noqa: PLC0415 - its libraries take time to import
 
     try:
         check_redis(settings)

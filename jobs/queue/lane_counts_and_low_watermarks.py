@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
-from jobs.job_types import BatchId, Lane, LaneId
+from jobs.job_dataclasses import BatchId, Lane, LaneId
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
 
 ABOVE_ALL = 2**63 - 1

@@ -7,7 +7,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from console.broker_check import BrokerCheck
+from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Batch, Json, one_of
 from console.process_control import daemon
 from console.session import Session, session
@@ -28,7 +28,7 @@ from jobs.batches.accepted_image_quotas import short
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
-from jobs.queue.lane_maintenance import lanes
+from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.states import ErrorKind, JobState
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 
 from jobs.queue import fair_share
 from jobs.queue.transitions import complete
-from jobs.queue.worker_health import report_health, unhealthy_workers, waiting, wanted_lanes
+from jobs.queue.worker_health_reports import report_health, unhealthy_workers, waiting, wanted_lanes
 from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take
 
 WHY = "can't load model 'x': no folder"

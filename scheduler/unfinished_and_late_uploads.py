@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import ForeignOutputError, NightmillError
-from jobs.job_types import BatchId
+from jobs.job_dataclasses import BatchId
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import owner_of
 from jobs.settings import Settings

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from models.runtime.group_norm import order_norms
+from models.runtime.compiled_group_norm import order_norms
 
 COMPILE = partial(torch.compile, backend="eager", fullgraph=True, dynamic=False)
 

@@ -16,7 +16,7 @@ from jobs.manifest.columns.header import (
 )
 from jobs.manifest.columns.input_images import PICTURE_COLUMNS, PictureFinder
 from jobs.manifest.columns.loras import take_tags
-from jobs.manifest.columns.mode_dependent_columns import Pictures
+from jobs.manifest.columns.mode_and_its_columns import Pictures
 from jobs.manifest.columns.options import (
     FREE_COLUMNS,
     MAX_PROMPT,
@@ -24,10 +24,10 @@ from jobs.manifest.columns.options import (
     check_overrides,
     read_options,
 )
-from jobs.manifest.columns.other_tools import translated
+from jobs.manifest.columns.sizes_and_inputs_of_other_tools import translated
 from jobs.manifest.raw_record import Broken, ByShape, Record, Records, Shape, Shapes
 from jobs.manifest.read_statistics import LineCounts
-from jobs.manifest.record_reader import read_records
+from jobs.manifest.records_of_file_or_recipe import read_records
 from jobs.manifest.schema_plan import Plan, Readers, Values, make_plan
 from jobs.manifest.types import ManifestFile, Reject, Row, RowRules
 from jobs.manifest.values import (

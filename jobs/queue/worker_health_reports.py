@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.job_types import BatchId, LaneId
+from jobs.job_dataclasses import BatchId, LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_OPEN
 
 SEEN_S = 60  # a worker without a report for longer than this is not counted

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 
-from jobs.job_types import Lane, LaneId
+from jobs.job_dataclasses import Lane, LaneId
 from jobs.settings import Settings
 from worker.model_cache.lane_models import ModelKey
 
