@@ -10,12 +10,13 @@ from sqlalchemy import Engine, text
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
+from console.contact_sheet_of_batch import write_contact_sheet
 from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
 from console.run_report import tell
-from console.run_statistics import effort, truncated, write_contact_sheet
+from console.run_statistics import effort, truncated
 from console.session import Session, session
 from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note
