@@ -56,7 +56,8 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
         if given := list(options.schedule):
             note(
-                f"its {', '.join(given)} is as it was: `nightmill change {ingested.name}` changes its schedule"
+                f"options such as --{given[0].replace('_', '-')} change no batch that is there: "
+                f"`nightmill change {ingested.name}` changes its schedule"
             )
     return ingested
 

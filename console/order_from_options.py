@@ -100,4 +100,6 @@ def _check_decoder(policy: BatchPolicy, model: str, catalogue: Catalogue) -> Non
 def _output(out: str) -> str:
     if not out.isprintable():
         raise UsageError(f"--out {shown(out)}: can't be stored as text; name it in UTF-8")
+    if out.startswith("s3:") and not out.startswith("s3://"):
+        raise UsageError(f"--out {shown(out)}: write it as s3://bucket/prefix")
     return out if "://" in out else str(Path(out).expanduser().absolute())

@@ -56,6 +56,13 @@ _FILL_UP = text(f"""
     SELECT count(*) AS n FROM added
 """)
 
+_MISSING = text(f"""
+    SELECT coalesce(sum(greatest(target - there, 0)), 0)::bigint FROM (
+        SELECT {_VALUE} AS value, {_TARGET} AS target, count(*) AS there
+        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
+    ) AS values
+""")
+
 _REPLACE = text(f"""
     WITH lost AS (
         SELECT ended.*, {_VALUE} AS value, {_MOST} AS most
@@ -93,6 +100,12 @@ _SHORT = text(f"""
         FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
     ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
 """)
+
+
+def missing(connection: Connection, batch: BatchId) -> int:
+    """Return how many jobs `fill_up` would add."""
+    jobs: int = connection.execute(_MISSING, {"batch": batch}).scalar_one()
+    return jobs
 
 
 def fill_up(connection: Connection, batch: BatchId) -> int:

@@ -38,12 +38,16 @@ _REOPEN = text("""
 
 
 def pause(engine: Engine, batch: BatchId) -> None:
-    """Stop claims from the batch; workers finish the device batch that they are rendering."""
-    run(
-        engine,
-        text("UPDATE batches SET paused_at = coalesce(paused_at, now()) WHERE id = :id RETURNING id"),
-        {"id": batch},
-    )
+    """Stop claims from the batch; workers finish the device batch that they are rendering.
+
+    Raises UsageError for a cancelled batch: the mark would only stop what a later retry queues.
+    """
+    statement = text("""
+        UPDATE batches SET paused_at = coalesce(paused_at, now())
+        WHERE id = :id AND cancelled_at IS NULL RETURNING id
+    """)
+    if not run(engine, statement, {"id": batch}):
+        raise UsageError("a cancelled batch can't be paused: `nightmill retry` queues its jobs again")
 
 
 def resume(engine: Engine, batch: BatchId) -> None:

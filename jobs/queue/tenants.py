@@ -77,6 +77,4 @@ def forget_tenant(engine: Engine, name: str) -> None:
     """Reset a tenant to weight 1 without limit, for "*": without common limit; UsageError if nothing was set."""
     found = run(engine, _FORGET_COMMON, {}) if name == EVERYBODY else run(engine, _FORGET, {"name": name})
     if not found:
-        raise UsageError(
-            f"nothing is set for tenant {name!r}; `nightmill tenants list` shows those there are"
-        )
+        raise UsageError(f"nothing is set for tenant {name!r}; `nightmill tenants` shows those there are")

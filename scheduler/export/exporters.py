@@ -42,7 +42,10 @@ def exporter(name: str, *, content_type: str) -> Callable[[Write], Write]:
 
 def format_names() -> list[str]:
     """Return the names of all formats, sorted, without importing what writes them."""
-    return sorted({module.name for module in pkgutil.iter_modules([str(_FOLDER)])} | _REGISTERED.keys())
+    files = {
+        module.name for module in pkgutil.iter_modules([str(_FOLDER)]) if not module.name.startswith("_")
+    }
+    return sorted(files | _REGISTERED.keys())
 
 
 def exporter_of(name: str) -> Exporter:
@@ -51,4 +54,6 @@ def exporter_of(name: str) -> Exporter:
         raise UsageError(f"there is no export format {name!r}; there are {', '.join(format_names())}")
     if name not in _REGISTERED:
         import_module(f"scheduler.export.formats.{name}")
+    if name not in _REGISTERED:
+        raise UsageError(f"scheduler/export/formats/{name}.py registers no @exporter({name!r})")
     return _REGISTERED[name]

@@ -83,6 +83,8 @@ class Plan:
     syntax_lines: dict[str, int] = field(default_factory=dict)
     meta_columns: set[str] = field(default_factory=set)
     sample: int | None = None
+    per_value: Counter[str] = field(default_factory=Counter)
+    """Images for each value of `target_per`."""
 
     def extrapolate(self, rows: int) -> None:
         """Scale the counts from the sample to `rows` rows."""
@@ -94,6 +96,14 @@ class Plan:
         for counts in (self.reasons, self.lanes, self.syntax):
             for kind in counts:
                 counts[kind] = round(counts[kind] * share)  # type: ignore[index]
+
+    def fill_up(self, target: int) -> None:
+        """Scale what is drawn to the images that are added until each value reaches the target."""
+        share = 1 + sum(max(0, target - images) for images in self.per_value.values()) / max(1, self.jobs)
+        self.jobs, self.pixels = round(self.jobs * share), round(self.pixels * share)
+        self.gflop *= share
+        for lane in self.lanes:
+            self.lanes[lane] = round(self.lanes[lane] * share)
 
     def bytes(self, format: str) -> int:
         """Return the estimated total size of the files."""
@@ -116,6 +126,7 @@ def make_plan(
             _count_reject(plan, item)
         else:
             _count_row(plan, item, catalogue, order.policy.deep_cache)
+            plan.per_value[str(item.meta.get(order.policy.target_per or "", ""))] += item.num_images
             _count_text(plan, item)
             again.count(item)
             truncation.add(item)
@@ -125,6 +136,8 @@ def make_plan(
     again.finish()
     if plan.sample and order.manifest.rows:
         plan.extrapolate(order.manifest.rows)
+    if order.policy.target is not None:
+        plan.fill_up(order.policy.target)
     if order.reading.unique_ids:
         refuse_repeated(plan.repeated_ids, order.manifest.label)
     return plan

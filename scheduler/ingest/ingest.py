@@ -152,7 +152,7 @@ def ingest(
         if order.reading.unique_ids:
             refuse_repeated(again, order.manifest.label)
         _note(connection, batch.id, order, load)
-        added = accepted_image_quotas.fill_up(connection, batch.id) if order.policy.target else 0
+        added = _fill_up(connection, batch.id, order, load.jobs, max_jobs) if order.policy.target else 0
         if order.policy.canary:
             canary_rollout.send_ahead(connection, batch.id)
         return replace(
@@ -163,6 +163,13 @@ def ingest(
             repeated_ids=again.number,
             lines=lines,
         )
+
+
+def _fill_up(connection: Connection, batch: BatchId, order: Order, jobs: int, max_jobs: int | None) -> int:
+    """Repeat rows until each value reaches the target; ManyJobsError if that makes too many jobs."""
+    if max_jobs is not None and (many := jobs + accepted_image_quotas.missing(connection, batch)) > max_jobs:
+        raise ManyJobsError(f"{order.manifest.label}: makes {many:,} images to reach its target")
+    return accepted_image_quotas.fill_up(connection, batch)
 
 
 def _check_rows(manifest: ManifestFile, max_jobs: int | None) -> None:

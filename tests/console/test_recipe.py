@@ -169,3 +169,35 @@ def test_rows_of_very_many_images_are_asked_for_before_anything_is_stored(
     assert look(engine, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
     assert typed("submit", "m.jsonl", "--yes", "--json").json["counts"]["queued"] == 200
     assert typed("submit", "m.jsonl").code == 0, "what is known isn't asked for"
+
+
+def test_what_a_target_adds_is_planned_and_asked_for(
+    typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("console.ingest_manifest.MAX_JOBS", 110)
+    (typed.folder / "m.jsonl").write_text(
+        '{"prompt": "a", "label": "x"}\n' * 3 + '{"prompt": "b", "label": "y"}\n'
+    )
+    per_label = "--set", "target_per=label"
+    assert typed("plan", "m.jsonl", "--set", "target=50", *per_label, "--json").json["jobs"] == 100
+    ended = typed("submit", "m.jsonl", "--set", "target=60", *per_label)
+    assert (ended.code, "m.jsonl: makes 120 images to reach its target" in ended.err) == (2, True)
+    assert look(engine, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
+    assert (
+        typed("submit", "m.jsonl", "--set", "target=50", *per_label, "--json").json["counts"]["queued"] == 100
+    )
+
+
+def test_a_cancelled_batch_is_not_paused(typed: Typed, engine: Engine) -> None:
+    (typed.folder / "m.jsonl").write_text('{"prompt": "a"}\n')
+    assert typed("submit", "m.jsonl").code == 0
+    assert typed("cancel", "m").code == 0
+    ended = typed("pause", "m")
+    assert (ended.code, "a cancelled batch can't be paused" in ended.err) == (2, True)
+    assert typed("retry", "m", "--json").json["state"] == "queued"
+
+
+def test_a_slash_that_is_missing_in_an_output_is_told(typed: Typed) -> None:
+    (typed.folder / "m.jsonl").write_text('{"prompt": "a"}\n')
+    ended = typed("submit", "m.jsonl", "--out", "s3:/bucket/night")
+    assert (ended.code, "write it as s3://bucket/prefix" in ended.err) == (2, True)

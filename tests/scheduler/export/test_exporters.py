@@ -52,6 +52,19 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     return 0
 
 
+def test_a_file_of_another_name_is_told_and_helpers_are_no_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_shared", "comma"):
+        (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.setattr(exporters, "_FOLDER", tmp_path)
+    monkeypatch.setattr(exporters, "_REGISTERED", {})
+    monkeypatch.setitem(sys.modules, "scheduler.export.formats.comma", sys)
+    assert format_names() == ["comma"]
+    with pytest.raises(UsageError, match=r"formats/comma\.py registers no @exporter"):
+        exporter_of("comma")
+
+
 @pytest.mark.usefixtures("paths_format")
 def test_a_format_in_one_module_is_an_option_of_the_command(
     settings: Settings,
