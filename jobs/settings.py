@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
+from jobs.name_suggestion import nearest
 from jobs.states import WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
@@ -197,6 +198,17 @@ RENAMED = {
     "kept_models": "model_cache_size",
 }
 """Settings by their former names, which are still read."""
+
+
+_PREFIX = "NIGHTMILL_"
+_INTERNAL = ("NIGHTMILL_HEARTBEATS", "NIGHTMILL_CHAOS")
+
+
+def misspelt_variables() -> dict[str, str | None]:
+    """Return the environment's NIGHTMILL_ variables that are no settings, each with the one that may be meant."""
+    known = {f"{_PREFIX}{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
+    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX))
+    return {name: nearest(name, known) for name in unknown if name not in known and name not in _INTERNAL}
 
 
 def load_settings(**given: object) -> Settings:

@@ -21,7 +21,7 @@ from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.outputs.mount_marker import find_output
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.services.embedded import services
-from jobs.settings import Settings, load_settings, without_password
+from jobs.settings import Settings, load_settings, misspelt_variables, without_password
 from jobs.storage.open import check_writable, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
@@ -36,6 +36,7 @@ def doctor(as_json: Json = False) -> None:
         checks = [
             _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
             _check("packages", _packages),
+            _check("settings", _settings),
             _check("device", lambda: _device(settings)),
             _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
             _check("feed", lambda: _feed(configured)),
@@ -61,6 +62,16 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
         return {"check": name, "ok": True, "finding": look()}
     except (NightmillError, ModelError, OSError) as error:
         return {"check": name, "ok": False, "finding": str(error)}
+
+
+def _settings() -> str:
+    """Return that all variables are settings; UsageError names those that aren't."""
+    if found := misspelt_variables():
+        meant = (
+            f"{name} is no setting{f'; did you mean {near}?' if near else ''}" for name, near in found.items()
+        )
+        raise UsageError("; ".join(meant))
+    return "every NIGHTMILL_ variable is one"
 
 
 def _device(settings: Settings) -> str:

@@ -69,7 +69,10 @@ def _render(open_session: Session, ingested: Ingested, workers: int | None) -> d
         figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
         status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
     else:
-        note(f"nothing to render: {summary(status)}; another --name renders the same manifest anew")
+        again = "another --name renders the same manifest anew"
+        if status.counts["failed"] or status.counts["blocked"]:
+            again = f"`nightmill retry {status.name}` queues what failed or was blocked; {again}"
+        note(f"nothing to render: {summary(status)}; {again}")
     return status.report() | figures | open_session.patiently(lambda: _results(open_session, status))
 
 

@@ -221,6 +221,7 @@ def test_doctor(lab: Lab) -> None:
     assert names == [
         "python",
         "packages",
+        "settings",
         "device",
         "PostgreSQL",
         "feed",

@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import ServiceError, UsageError
-from jobs.settings import RENAMED, Settings, load_settings, without_password
+from jobs.settings import RENAMED, Settings, load_settings, misspelt_variables, without_password
 
 SECRET = "hunter2"
 
@@ -267,3 +267,11 @@ def test_a_former_name_is_read_with_a_warning(
     monkeypatch.setenv(f"NIGHTMILL_{former.upper()}", "soon")
     with pytest.raises(UsageError, match=f"NIGHTMILL_{name.upper()}: must be a"):
         load_settings()
+
+
+def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_TIMESLICE_S", "4")
+    monkeypatch.setenv("NIGHTMILL_LEASE_S", "4")
+    monkeypatch.setenv("NIGHTMILL_SHIFT_S", "4")
+    monkeypatch.delenv("NIGHTMILL_DEFAULT_MODEL", raising=False)
+    assert misspelt_variables() == {"NIGHTMILL_TIMESLICE_S": "NIGHTMILL_TIME_SLICE_S"}
