@@ -11,7 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 PACKAGES = ("jobs", "models", "worker", "scheduler", "console", "bench")
-MOST_FILES = 18
+MOST_FILES = 15
 
 
 @pytest.fixture(scope="module")

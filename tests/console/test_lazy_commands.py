@@ -33,7 +33,7 @@ finally:
     assert ended.stdout.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("module", ["status_rejects_failures_targets", "run", "submit"])
+@pytest.mark.parametrize("module", ["batches.status_rejects_failures_targets", "run", "submit"])
 def test_commands_that_draw_nothing_import_no_library_for_pictures(module: str) -> None:
     code = f"import console.commands.{module}, sys; print([name for name in {HEAVY} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from console.command_options import NONE, Batch, Deadline, Json, NotBefore, Priority, Set, Window
-from console.commands.batch_control import change_batch
+from console.commands.batches.pause_resume_cancel_retry import change_batch
 from console.terminal.output import note
 from jobs.batches import actions
 from jobs.errors import UsageError
