@@ -16,7 +16,7 @@ from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
-from scheduler.dispatch import Dispatcher
+from scheduler.send_wakeups import Dispatcher
 from scheduler.unfinished_and_late_uploads import ROUND_S, ImageSweeper, sweep_uploads
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import Batch, Json
-from console.evaluation.metrics import COLUMNS, measure
+from console.evaluation.measure_by_column import COLUMNS, measure
 from console.evaluation.plot import draw
 from console.evaluation.scorers import instruments_for
 from console.session import Session, session

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from console.evaluation.metrics import Instruments
+from console.evaluation.measure_by_column import Instruments
 from console.session import Session
 from console.terminal.output import note
 from jobs.batches.actions import BatchStatus

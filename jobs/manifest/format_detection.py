@@ -9,7 +9,7 @@ from typing import Any
 from jobs.errors import ManifestError
 from jobs.manifest.formats.csv_parser import DELIMITERS, find_delimiter
 from jobs.manifest.reading.decompressed_lines import GZIP_MAGIC, ZSTD_MAGIC, read_chunks
-from jobs.manifest.reading.signatures import PARQUET_MAGIC, refuse_foreign
+from jobs.manifest.reading.refuse_foreign_file_types import PARQUET_MAGIC, refuse_foreign
 from jobs.manifest.reading.texts_without_prompts import refuse_other_texts
 from jobs.manifest.types import Compression, Format
 from jobs.manifest.values import printable

@@ -19,7 +19,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
-from scheduler.dispatch import Dispatcher
+from scheduler.send_wakeups import Dispatcher
 from tests.chaos.helpers import unfinished, upload
 from tests.chaos.invariant import Facts, check
 from tests.chaos.ledger import claims, keep_ledger

@@ -27,7 +27,7 @@ def _no_renewal() -> None:
 
 def _wakeup_once() -> None:
     """Redis is believed to keep what it was told."""
-    from scheduler.dispatch import Dispatcher
+    from scheduler.send_wakeups import Dispatcher
 
     send, sent = Dispatcher._send, set[int]()
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from console.evaluation.metrics import Point
+from console.evaluation.measure_by_column import Point
 from console.evaluation.plot import draw
 from jobs.db.engine import connect
 from jobs.job_dataclasses import Job, LaneId

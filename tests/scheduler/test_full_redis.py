@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from jobs.errors import ServiceError
 from jobs.settings import Settings
 from scheduler.check_redis import check_redis
-from scheduler.dispatch import Dispatcher
+from scheduler.send_wakeups import Dispatcher
 from tests.console.conftest import Typed, write_lines
 from tests.factories import make_lane
 from tests.servers import redis_in

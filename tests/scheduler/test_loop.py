@@ -16,8 +16,8 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
-from scheduler.dispatch import Dispatcher
 from scheduler.loop import PeriodicTask, Rescuer, forget_workers, periodic_tasks, rescue_all, run_duties
+from scheduler.send_wakeups import Dispatcher
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
 

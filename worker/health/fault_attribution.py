@@ -27,8 +27,8 @@ from jobs.job_dataclasses import LaneId
 from jobs.queue.failure_evidence import others_may_work, peers, returns_of, to_blame
 from jobs.states import ErrorKind
 from worker.health.error_classification import reason_of
-from worker.health.fault_keys import work_of
 from worker.health.lane_backoff import Health
+from worker.health.what_a_lane_depends_on import work_of
 from worker.item import Inputs, PipelineItem
 
 STREAK = 8

@@ -8,8 +8,8 @@ from itertools import chain, repeat
 from jobs.errors import ObjectStoreError
 from jobs.job_dataclasses import Lane
 from worker.health.error_classification import HostFaultError
-from worker.health.fault_keys import output_of
 from worker.health.lane_backoff import Health
+from worker.health.what_a_lane_depends_on import output_of
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
 

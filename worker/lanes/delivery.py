@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from jobs.errors import LeaseLostError
 from jobs.queue import transitions
 from worker.health.error_classification import HostFaultError
-from worker.health.fault_keys import work_of
+from worker.health.what_a_lane_depends_on import work_of
 from worker.item import PipelineItem
 from worker.lanes.background_pool import BackgroundPool
 from worker.lanes.image_record import image_record, versions_of

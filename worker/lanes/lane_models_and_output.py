@@ -15,8 +15,8 @@ from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError, reason_of
-from worker.health.fault_keys import folder_of, models_of, output_of, policy_of, work_of
 from worker.health.lane_backoff import Health
+from worker.health.what_a_lane_depends_on import folder_of, models_of, output_of, policy_of, work_of
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from jobs.job_dataclasses import LaneId
 from worker.health.error_classification import HostFaultError, LaneDoubtedError
-from worker.health.fault_keys import work_of
 from worker.health.store_retry import StoreRetry
+from worker.health.what_a_lane_depends_on import work_of
 from worker.lanes.worker_context import WorkerContext
 
 

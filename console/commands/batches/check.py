@@ -11,8 +11,8 @@ from console.session import session
 from console.terminal.output import note, plural, print_json, print_line
 from console.terminal.progress import counting
 from jobs.batches import actions
-from jobs.batches.check_objects import Wrong, image_count, repair, sample_size
-from jobs.batches.check_objects import check as check_objects
+from jobs.batches.check_and_repair_objects import Wrong, image_count, repair, sample_size
+from jobs.batches.check_and_repair_objects import check as check_objects
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
 

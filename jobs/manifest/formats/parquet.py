@@ -23,7 +23,7 @@ from jobs.manifest.formats.parquet_pages import Group, PageError, delta_columns,
 from jobs.manifest.raw_record import Broken, Record, Records
 from jobs.manifest.read_statistics import LineCounts
 from jobs.manifest.reading.decompressed_lines import MAX_LINE, read_chunks
-from jobs.manifest.reading.signatures import PARQUET_MAGIC
+from jobs.manifest.reading.refuse_foreign_file_types import PARQUET_MAGIC
 from jobs.manifest.reading.spool import spooled
 from jobs.manifest.types import ManifestFile
 from jobs.manifest.values import ProblemError, printable, shown

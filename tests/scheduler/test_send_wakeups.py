@@ -18,7 +18,7 @@ from jobs.errors import ServiceError
 from jobs.services.sockets import socket_path
 from jobs.settings import Settings
 from scheduler.check_redis import check_redis
-from scheduler.dispatch import Dispatcher
+from scheduler.send_wakeups import Dispatcher
 from tests.factories import change, lanes_of, make_batch, make_lane, take
 from tests.scheduler.broker import Broker, body
 from tests.servers import redis_in
