@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     Bundle,
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.errors import LeaseLostError
+from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job, JobId
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from jobs.queue import transitions
@@ -181,6 +182,11 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_paused)
     @rule()
     def pause(self) -> None:
+        (mark,) = look(self.engine, "SELECT cancelled_at IS NOT NULL AS is_cancelled FROM batches")
+        if mark["is_cancelled"]:
+            with pytest.raises(UsageError, match="a cancelled batch"):
+                actions.pause(self.engine, self.batch.id)
+            return
         actions.pause(self.engine, self.batch.id)
         self.is_paused = True
 
