@@ -201,14 +201,13 @@ RENAMED = {
 
 
 _PREFIX = "NIGHTMILL_"
-_INTERNAL = ("NIGHTMILL_HEARTBEATS", "NIGHTMILL_CHAOS")
 
 
 def misspelt_variables() -> dict[str, str | None]:
     """Return the environment's NIGHTMILL_ variables that are no settings, each with the one that may be meant."""
     known = {f"{_PREFIX}{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
     unknown = sorted(name for name in os.environ if name.startswith(_PREFIX))
-    return {name: nearest(name, known) for name in unknown if name not in known and name not in _INTERNAL}
+    return {name: nearest(name, known) for name in unknown if name not in known}
 
 
 def load_settings(**given: object) -> Settings:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from jobs.job_dataclasses import Lane
 from worker.model_cache.lane_models import LaneModels
-from worker.rendering.grouped_stage_adapter import Grouped
-from worker.stage import Place, Stage, StageContext
+from worker.stage import ImageStage, Place, Renderer, Stage, StageContext
 from worker.stages.clip_score import ClipScore
 from worker.stages.encode import Encode
 from worker.stages.generate import Generate
@@ -42,7 +41,7 @@ class LanePipeline:
     lane_models: LaneModels
     prepare: Sequence[Stage]
     """Before an item enters the device batch."""
-    render: "Generate | Grouped"
+    render: Renderer
     """Makes the images."""
     on_device: Sequence[Stage]
     """Between two device batches."""
@@ -53,14 +52,15 @@ class LanePipeline:
 def lane_pipeline(context: StageContext) -> LanePipeline:
     """Return the stages that the lane has on."""
     stages = [stage(context) for stage in PIPELINE if stage.is_on(context)]
-    (makes,) = (number for number, stage in enumerate(stages) if stage.makes_image)
+    ((makes, image_stage),) = (
+        (number, stage) for number, stage in enumerate(stages) if isinstance(stage, ImageStage)
+    )
     last = max(number for number, stage in enumerate(stages) if stage.place == Place.DEVICE)
-    render = stages[makes]
     return LanePipeline(
         context.lane,
         context.lane_models,
         prepare=stages[:makes],
-        render=render if isinstance(render, Generate) else Grouped(render, context),
+        render=image_stage.renderer(),
         on_device=stages[makes + 1 : last + 1],
         background=stages[last + 1 :],
     )

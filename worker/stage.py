@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from jobs.job_dataclasses import Lane
 from jobs.settings import Settings
@@ -54,8 +54,6 @@ class Stage(ABC):
     place: ClassVar[Place]
     switched_on_by: ClassVar[str] = "always"
     """What decides whether a lane has the stage, in words."""
-    makes_image: ClassVar[bool] = False
-    """Whether items get their pixels here; a lane has one such stage."""
     is_one_at_a_time: ClassVar[bool] = False
     """Whether items are passed to the stage one by one: for costly stages that gain nothing from batches."""
     uses_model: ClassVar[bool] = False
@@ -75,3 +73,35 @@ class Stage(ABC):
 
         An exception is the fault of one of the items, unless `worker.health.error_classification` says otherwise.
         """
+
+
+class Renderer(Protocol):
+    """What makes the images of a lane: items are added while there is room, and finished step by step."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item is in progress."""
+
+    @property
+    def is_denoising(self) -> bool:
+        """Whether any item has steps left; else the last images are being decoded, which no stop interrupts."""
+
+    def has_room(self) -> bool:
+        """Return whether a further item could begin at the next step."""
+
+    def add(self, item: PipelineItem) -> None:
+        """Take an item."""
+
+    def step(self) -> list[PipelineItem]:
+        """Run one step; return the items that are finished or ended."""
+
+    def close(self) -> None:
+        """Drop what is in progress."""
+
+
+class ImageStage(Stage):
+    """A stage in which items get their pixels; a lane has one."""
+
+    @abstractmethod
+    def renderer(self) -> Renderer:
+        """Return what renders the lane's items."""

@@ -5,14 +5,13 @@ from typing import Annotated
 import typer
 
 from console.command_options import Batch, Json
+from console.export_with_progress import export_rows
 from console.session import session
 from console.terminal.output import note, print_json, print_line
-from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.outputs.export_inventory import Found
 from jobs.storage.open import ObjectStore
 from scheduler.export.exporters import format_names
-from scheduler.export.metadata_export import export as write_export
 from scheduler.export.metadata_export import found_there
 
 
@@ -42,29 +41,15 @@ def export(
         prefix = "" if to else f"{found.name}/export/"
         if overwrite:
             _announce(store, prefix, found_there(open_session.engine, found, store, prefix))
-        with counting("exporting") as tell:
-            count = iter(range(1, 10**12))
-            files = write_export(
-                open_session.engine,
-                found,
-                format_,
-                store,
-                prefix,
-                lambda _: tell(next(count)),
-                overwrite=overwrite,
-            )
-        written = {
-            "batch": found.name,
-            "format": format_,
-            "images": sum(file.rows for file in files),
-            "remaining": found.remaining,
-            "files": [store.locate(prefix + file.name) for file in files],
-        }
+        files = export_rows(open_session.engine, found, format_, store, prefix, overwrite=overwrite)
+    places = [store.locate(prefix + file.name) for file in files]
     if as_json:
-        print_json(written)
+        images = sum(file.rows for file in files)
+        told = {"batch": found.name, "format": format_, "images": images, "remaining": found.remaining}
+        print_json(told | {"files": places})
         return
-    for file in files:
-        print_line(f"{store.locate(prefix + file.name)}\t{file.rows} rows\t{file.bytes} bytes")
+    for place, file in zip(places, files, strict=True):
+        print_line(f"{place}\t{file.rows} rows\t{file.bytes} bytes")
     if found.remaining:
         note(f"{found.remaining:,} jobs of {found.name} are not finished: export again later")
 

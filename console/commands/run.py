@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
 from console.contact_sheet_of_batch import write_contact_sheet
+from console.export_with_progress import export_rows
 from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
@@ -20,7 +21,7 @@ from console.run_statistics import effort, truncated
 from console.session import Session, session
 from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note
-from console.terminal.progress import counting, summary, watching
+from console.terminal.progress import summary, watching
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus
@@ -31,7 +32,6 @@ from jobs.settings import Settings, load_settings
 from jobs.states import BatchState
 from jobs.storage.open import check_writable
 from models.optional_packages import require
-from scheduler.export.metadata_export import export
 from scheduler.ingest.ingest import Ingested
 
 POLL_S = 0.25
@@ -159,16 +159,7 @@ def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
     store = open_session.claimed_store(status)
-    with counting("exporting") as tell:
-        count = iter(range(1, 10**12))
-        export(
-            open_session.engine,
-            status,
-            "parquet",
-            store,
-            f"{status.name}/export/",
-            lambda _: tell(next(count)),
-        )
+    export_rows(open_session.engine, status, "parquet", store, f"{status.name}/export/")
     return {
         "images": store.locate(f"{status.name}/images"),
         "export": store.locate(f"{status.name}/export"),

@@ -163,11 +163,6 @@ def policy_keys() -> dict[str, PolicyKey]:
     }
 
 
-def column_names() -> set[str]:
-    """Return the keys that are columns of `batches`; all others lie in its column `policy`."""
-    return {name for name, key in policy_keys().items() if key.is_column}
-
-
 def _raises_value_error(parse: Callable[[], T]) -> T:
     """Convert a UsageError into the ValueError that pydantic expects from validators."""
     try:

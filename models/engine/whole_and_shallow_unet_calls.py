@@ -89,11 +89,10 @@ def cycle(
 ) -> list[Call]:
     """Return `cache_interval` calls, the first of them whole; each calls `step` with the UNet's prediction.
 
-    `forward` is the forward pass of the UNet's kind.
-
-    `read` returns the inputs of a call. On devices where convolutions may depend on the position in the batch, those
-    that do are replaced first, and one call is tested; the inputs hold no meaningful values yet. With
-    `compile_options.recorded`, the calls are recorded as CUDA graphs here, which runs each of them a few times.
+    `forward` is the forward pass of the UNet's kind; `read` returns the inputs of a call. On devices where convolutions
+    may depend on the position in the batch, those that do are replaced first, and one call is tested; the inputs hold
+    no meaningful values yet. With `compile_options.recorded`, the calls are recorded as CUDA graphs here, which runs
+    each of them a few times.
     """
     if batch_invariant_cuda_convolutions.is_needed(unet.device):
         inputs = read()
@@ -152,10 +151,7 @@ def _exact(
     step: Callable[[torch.Tensor], None],
     compile_options: CompileOptions,
 ) -> Call:
-    begin, finish = (
-        compile_options.compile(forward.begin),
-        compile_options.compile(forward.finish),
-    )
+    begin, finish = compile_options.compile(forward.begin), compile_options.compile(forward.finish)
     _warn_if_not_batch_invariant(unet, begin, finish, read(), prompts)
     begun = _Begun(unet, begin, read)
     return begun.call(lambda: step(finish(unet, begun.values, prompts.slots, *prompts.text)[0]))

@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 
@@ -13,7 +13,7 @@ from models.diffusion.loader import check_unet, load_pipeline
 from models.diffusion.tiny_decoder import SmallDecoder
 from models.engine.denoising_slots import LatentShape
 from models.engine.engine import Engine
-from models.engine.model_family_protocol import Beginning, Request
+from models.engine.model_family_protocol import Beginning, R
 from models.engine.networks import Networks
 from models.engine.rendered_image import RenderedImage
 from models.engine.sampler_matrices import SamplerMatrices
@@ -21,8 +21,6 @@ from models.runtime.compile_options import PLAIN, CompileOptions
 from models.runtime.device import Device, memory_errors
 from models.runtime.memory_options import FULL, MemoryOptions
 from models.store.resolve_checkpoint import Checkpoint
-
-R = TypeVar("R", bound=Request)
 
 
 class ModelFamily(ABC, Generic[R]):

@@ -178,3 +178,33 @@ class PickyEngine(Around):
             self.model.close()
             raise
         return self.model.step()
+
+
+class Unopened(Around):
+    """A model whose engine can't be opened; groups of its own render as ever, unless `renders` is false."""
+
+    def __init__(self, model: Any, *, renders: bool) -> None:
+        super().__init__(model)
+        self.renders = renders
+
+    def engine(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def render(self, requests: Sequence[ImageRequest], **how: Any) -> list[RenderedImage]:
+        if not self.renders:
+            self.engine()
+        images: list[RenderedImage] = self.model.render(requests, **how)
+        return images
+
+
+class UnopenedModelCache(ModelCache):
+    """A model cache whose models' engines can't be opened."""
+
+    def __init__(self, model_cache: ModelCache, *, renders: bool) -> None:
+        super().__init__(model_cache.settings, 0)
+        self.real, self.renders = model_cache, renders
+
+    def lane_models(self, lane: Lane) -> LaneModels:
+        lane_models = self.real.lane_models(lane)
+        unopened: Any = Unopened(lane_models.diffusion, renders=self.renders)
+        return replace(lane_models, diffusion=unopened)

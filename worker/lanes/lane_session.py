@@ -51,7 +51,6 @@ class LaneSession:
         self._setup = LaneSetup(
             context.settings, context.engine, context.model_cache, context.health, context.buckets
         )
-        self.counted = self._delivery.counted
 
     def work(self) -> int:
         """Claim and render until the lane is empty or the session ends; returns how many jobs were claimed."""
@@ -61,6 +60,10 @@ class LaneSession:
         finally:
             self.close()
         return self.taken
+
+    def counted(self) -> tuple[int, float]:
+        """Return the images stored since the last call, and the longest time from a job's start to its stored image."""
+        return self._delivery.counted()
 
     def claim(self, lane: Lane) -> list[Job]:
         """Claim jobs of the lane and keep their leases renewed."""

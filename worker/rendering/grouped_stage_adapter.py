@@ -2,7 +2,7 @@
 
 from worker.bisect import run_stage
 from worker.item import PipelineItem
-from worker.stage import Stage, StageContext
+from worker.stage import Stage
 
 
 class Grouped:
@@ -10,9 +10,8 @@ class Grouped:
 
     is_denoising = True
 
-    def __init__(self, stage: Stage, context: StageContext) -> None:
-        self._stage = stage
-        self._rows = context.model_cache.rows(context.lane, "upscale")
+    def __init__(self, stage: Stage, rows: int) -> None:
+        self._stage, self._rows = stage, rows
         self._items: list[PipelineItem] = []
 
     @property

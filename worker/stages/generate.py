@@ -12,7 +12,7 @@ from worker.health.error_classification import HostFaultError
 from worker.item import PipelineItem
 from worker.rendering.oom_backoff import DeviceBatches, with_rendered_image
 from worker.rendering.requests_from_jobs import image_request
-from worker.stage import Place, Stage, StageContext
+from worker.stage import ImageStage, Place, StageContext
 
 if TYPE_CHECKING:
     from models.diffusion.requests import ImageRequest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.families.family import ModelFamily
 
 
-class Generate(Stage):
+class Generate(ImageStage):
     """Renders images by continuous batching, in a device batch that is kept full.
 
     `add` items while it `has_room`, and `step` until it `is_empty`. When memory runs out, the items in progress begin
@@ -31,7 +31,6 @@ class Generate(Stage):
     name = "generate"
     place = Place.DEVICE
     switched_on_by = "models that generate images"
-    makes_image = True
 
     def __init__(self, context: StageContext) -> None:
         super().__init__(context)
@@ -39,12 +38,17 @@ class Generate(Stage):
         self._refused: list[PipelineItem] = []
         self._elapsed_s = 0.0
         self._engine: Engine[ImageRequest] | None = None
+        self._no_engine: BaseException | None = None
         self._open()
 
     @classmethod
     def is_on(cls, context: StageContext) -> bool:
         """Return whether the lane generates images, and doesn't only upscale input images."""
         return context.lane.mode != Mode.UPSCALE
+
+    def renderer(self) -> "Generate":
+        """Return the stage itself."""
+        return self
 
     @property
     def is_empty(self) -> bool:
@@ -110,7 +114,8 @@ class Generate(Stage):
 
     def _rendered(self) -> list[PipelineItem]:
         if self._engine is None:
-            raise OutOfMemoryError("no memory for a batch of one image")
+            assert self._no_engine is not None
+            raise self._no_engine
         return [
             with_rendered_image(self._in_progress.pop(rendered.key), rendered.image, self._rows)
             for rendered in self._engine.step()
@@ -133,7 +138,7 @@ class Generate(Stage):
         return done
 
     def _open(self) -> None:
-        """Open an engine with as many rows as there is memory for; None if there isn't enough for one image."""
+        """Open an engine with as many rows as there is memory for; an error is kept for the next step to raise."""
         lane, model_cache = self.context.lane, self.context.model_cache
         self._engine = None
         while True:
@@ -146,9 +151,12 @@ class Generate(Stage):
                     decoder=self.context.lane_models.decoder,
                     compile_options=model_cache.compile_options(lane),
                 )
-            except OutOfMemoryError:
-                if model_cache.lower_rows(lane):
+            except InterruptedRender:
+                raise
+            except (Exception, SystemExit) as error:
+                if isinstance(error, OutOfMemoryError) and model_cache.lower_rows(lane):
                     continue
+                self._no_engine = error
             return
 
     @property

@@ -9,26 +9,30 @@ import numpy as np
 from jobs.states import ErrorKind, Mode
 from models.catalogue.card import Card
 from worker.item import PipelineItem, Pixels
+from worker.rendering.grouped_stage_adapter import Grouped
 from worker.rendering.requests_from_jobs import upscale_request
 from worker.rendering.upscaler_batches import FACTOR, upscaled, upscaler_card
-from worker.stage import Place, Stage, StageContext
+from worker.stage import ImageStage, Place, StageContext
 
 if TYPE_CHECKING:
     from models.families.upscaler import UpscaleRequest
 
 
-class UpscaleInput(Stage):
+class UpscaleInput(ImageStage):
     """Upscales input images, with the row's steps, guidance and sampler."""
 
     name = "upscale_input"
     place = Place.DEVICE
     switched_on_by = "models that are upscalers"
-    makes_image = True
 
     @classmethod
     def is_on(cls, context: StageContext) -> bool:
         """Return whether the lane only upscales input images."""
         return context.lane.mode == Mode.UPSCALE
+
+    def renderer(self) -> Grouped:
+        """Return the stage with device batches of the upscaler's size."""
+        return Grouped(self, self.context.model_cache.rows(self.context.lane, "upscale"))
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Upscale images of the lane's size in batches, or each at its own size if the lane has none."""

@@ -11,7 +11,13 @@ from jobs.errors import UsageError
 from jobs.process_lifecycle import SignalSafeEvent
 from tests.factories import states
 from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
-from tests.worker.faults import LosingModelCache, NarrowModelCache, PickyModelCache, RingingModelCache
+from tests.worker.faults import (
+    LosingModelCache,
+    NarrowModelCache,
+    PickyModelCache,
+    RingingModelCache,
+    UnopenedModelCache,
+)
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
 
@@ -102,6 +108,18 @@ def test_a_stop_during_delivery_waits_no_longer_than_it_may(
     assert context.stopping.is_set()
     assert states(context.engine) == {"queued": 2}
     assert {job["attempt"] for job in jobs_of(context.engine, batch)} == {0}
+
+
+@pytest.mark.parametrize("renders", [True, False])
+def test_an_engine_that_cannot_be_opened_fails_like_any_step(
+    context: WorkerContext, tmp_path: Path, renders: bool
+) -> None:
+    model_cache = UnopenedModelCache(context.model_cache, renders=renders)
+    worker = replace(context, model_cache=model_cache)
+    batch = render(worker, tmp_path, [FOX | {"num_images": 3}], max_attempts="1")
+    jobs = jobs_of(context.engine, batch)
+    kinds = {(job["state"], job["attempt"], job["error_kind"]) for job in jobs}
+    assert kinds == {("done", 1, None) if renders else ("failed", 1, "exception")}
 
 
 def test_a_bad_job_takes_no_other_with_it_and_changes_no_other(
