@@ -16,7 +16,7 @@ from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on, settle
 from bench.manifests import write_manifest
 from jobs.manifest import RowRules, open_source, read_rows
-from jobs.policy.set_options import parse_policy
+from jobs.policy.parse_set_options import parse_policy
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.bulk_insert import JOB_COLUMNS
 from scheduler.ingest.ingest import Order, ingest

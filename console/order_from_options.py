@@ -18,7 +18,7 @@ from jobs.manifest import (
 )
 from jobs.manifest.values import shown
 from jobs.policy.batch_policy import BatchPolicy, fields
-from jobs.policy.set_options import is_policy_key, parse_policy
+from jobs.policy.parse_set_options import is_policy_key, parse_policy
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from jobs.storage.open import fetch_to_file, open_store

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from jobs.policy.batch_policy import fields, policy_keys
-from jobs.policy.policy_key import Identity
-from jobs.policy.set_options import former_names
+from jobs.policy.parse_set_options import former_names
+from jobs.policy.policy_key_metadata import Identity
 from jobs.settings import RENAMED, Settings
 from tests.paths import ROOT
 

@@ -16,12 +16,12 @@ from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
-from console.run_report import tell
 from console.run_statistics import effort, truncated
 from console.session import Session, session
 from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note
 from console.terminal.progress import summary, watching
+from console.terminal.run_report import tell
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
-from jobs.db.table_helpers import Xid8, metadata, one_of
+from jobs.db.constraint_names_and_column_types import Xid8, metadata, one_of
 from jobs.states import WatermarkMethod
 
 

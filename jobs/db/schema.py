@@ -23,8 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
+from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
 from jobs.db.images_table import images
-from jobs.db.table_helpers import Xid8, key, metadata, moment, one_of
 from jobs.states import (
     FINISHED,
     RETRYABLE,

@@ -1,8 +1,8 @@
 """The batch policy: settings of a whole batch such as safety, watermark, file format, attempts and schedule.
 
-A key is one field of `BatchPolicy`. From the fields and their metadata (`jobs.policy.policy_key`) follow the options
-`--set KEY=VALUE`, the batch's identity, its row in the table, what a worker's lane and the image rows hold of it,
-`status --json`, `change`, and the table of keys in the documentation.
+A key is one field of `BatchPolicy`. From the fields and their metadata (`jobs.policy.policy_key_metadata`) follow the
+options `--set KEY=VALUE`, the batch's identity, its row in the table, what a worker's lane and the image rows hold of
+it, `status --json`, `change`, and the table of keys in the documentation.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.fields import FieldInfo
 
 from jobs.errors import UsageError
-from jobs.policy.policy_key import CANARY, ORIGINAL, SCHEDULE, Identity, PolicyKey
+from jobs.policy.policy_key_metadata import CANARY, ORIGINAL, SCHEDULE, Identity, PolicyKey
 from jobs.policy.time_windows import parse_moment, parse_window
 from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPolicy, Weights
 

@@ -16,7 +16,7 @@ START = f"""
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in str(finder)]
 sys.path.append({str(ROOT)!r})
-from console.start import main
+from console.entry_point import main
 main()
 """
 

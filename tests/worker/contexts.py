@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from jobs.job_dataclasses import LaneId
 from jobs.manifest import open_source
-from jobs.policy.set_options import parse_policy
+from jobs.policy.parse_set_options import parse_policy
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue

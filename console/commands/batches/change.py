@@ -8,7 +8,7 @@ from console.commands.batches.pause_resume_cancel_retry import change_batch
 from console.terminal.output import note
 from jobs.batches import actions
 from jobs.errors import UsageError
-from jobs.policy.set_options import parse_changes
+from jobs.policy.parse_set_options import parse_changes
 
 
 def change(

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy, fields, policy_keys
-from jobs.policy.set_options import former_names, parse_changes, parse_policy
+from jobs.policy.parse_set_options import former_names, parse_changes, parse_policy
 from jobs.policy.stored_policy import policy_of, report_of, row_of
 from jobs.states import ImageFormat, SafetyAction, WatermarkPolicy
 

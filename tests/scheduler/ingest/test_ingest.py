@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import ManifestError, UsageError
-from jobs.policy.set_options import parse_policy
+from jobs.policy.parse_set_options import parse_policy
 from scheduler.ingest.ingest import Ingested, checked_name, ingest, slug
 from tests.factories import (
     MODEL,
