@@ -82,6 +82,29 @@ def test_pulls_what_the_pipeline_needs_and_locks_it(shop: Shop) -> None:
     assert shop.hub.requests == []
 
 
+def test_locked_pulls_only_what_the_lock_names(shop: Shop) -> None:
+    shop.card(CARD, f'sources = ["lab/tiny@{COMMIT}"]', 'safety_checker = "lab-safety"')
+    shop.card(CHECKER, 'sources = ["lab/tiny"]', 'parts = ["safety_checker", "feature_extractor"]', name="s")
+    refused = shop("pull", "lab", "--locked")
+    assert (refused.code, "does not name lab, lab-safety; nothing was pulled" in refused.err) == (1, True)
+    assert not (shop.models / "lab").exists()
+    assert shop("pull", "lab").code == 0
+    for name in ("lab", "lab-safety"):
+        shutil.rmtree(shop.models / name)
+    before = (shop.models / "nightmill.lock").read_bytes()
+    again = shop("pull", "lab", "--locked", "--json")
+    assert (again.code, [entry["is_new"] for entry in again.json]) == (0, [True, True])
+    assert (shop.models / "nightmill.lock").read_bytes() == before
+
+    lock = json.loads(before)
+    lock["models"]["lab"]["files"]["model_index.json"]["sha256"] = "0" * 64
+    (shop.models / "nightmill.lock").write_text(json.dumps(lock))
+    shutil.rmtree(shop.models / "lab")
+    other = shop("pull", "lab", "--locked")
+    assert (other.code, "model_index.json: has the SHA-256" in other.err) == (1, True)
+    assert not (shop.models / "lab").exists()
+
+
 def test_goes_from_a_dead_repository_to_its_mirror_and_never_asks_a_withdrawn_one(shop: Shop) -> None:
     shop.card(CARD, f'sources = ["dead/tiny@{COMMIT}", "lab/tiny"]')
     pulled = shop("pull", "old/gone")

@@ -16,7 +16,7 @@ from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, ModelError
 from models.optional_packages import require
 from models.store.add import add_model
-from models.store.lockfile import Locked, compare, read_lock, write_lock
+from models.store.lockfile import LOCK_FILE, Locked, compare, read_lock, write_lock
 from models.store.pull import pull as pull_model
 from models.store.resolve_checkpoint import checkpoint_path, seal
 
@@ -26,6 +26,9 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="ids or
 def pull(
     models: Annotated[list[str], typer.Argument(metavar="ID...", help="ids or aliases")],
     with_upscaler: Annotated[bool, typer.Option(help="their upscalers too")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="only what nightmill.lock names, byte for byte; exit 1 otherwise")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fetch models, and the safety checkers and CLIP models that they name; the only command that reaches a hub."""
@@ -33,12 +36,15 @@ def pull(
     catalogue = _catalogue()
     for name in models:
         _warn_of_withdrawn(name, catalogue.get(name))
+    cards = _with_links([catalogue.get(name) for name in models], catalogue, with_upscaler)
+    if locked:
+        _check_locked(cards, catalogue)
     done: list[dict[str, object]] = []
-    for card in _with_links([catalogue.get(name) for name in models], catalogue, with_upscaler):
+    for card in cards:
         is_new = pull_model(card, catalogue.models_dir, say=note, show_progress=sys.stderr.isatty())
-        locked = read_lock(catalogue.models_dir)[card.id]
+        entry = read_lock(catalogue.models_dir)[card.id]
         path = str(checkpoint_path(card, catalogue.models_dir))
-        done.append({"id": card.id, "is_new": is_new, "path": path, **_facts(locked)})
+        done.append({"id": card.id, "is_new": is_new, "path": path, **_facts(entry)})
         if not as_json:
             print_line(f"{card.id} {'pulled to' if is_new else 'was here already:'} {path}")
     if as_json:
@@ -151,6 +157,16 @@ def _with_links(cards: list[Card], catalogue: Catalogue, with_upscaler: bool) ->
         linked = [catalogue.get(link) for link in links if link]
         wanted += [other for other in linked if other not in wanted and other.sources]
     return wanted
+
+
+def _check_locked(cards: list[Card], catalogue: Catalogue) -> None:
+    """Raise ModelError, before anything is fetched, if the lock file lacks one of the models."""
+    locks = read_lock(catalogue.models_dir)
+    if missing := [card.id for card in cards if card.id not in locks]:
+        raise ModelError(
+            f"{catalogue.models_dir / LOCK_FILE} does not name {', '.join(missing)}; nothing was pulled. Pull "
+            "without --locked where you trust the hub, and bring that lock file here"
+        )
 
 
 def _to_lock(
