@@ -1,5 +1,6 @@
 """Arguments and options shared by several commands, as typer annotations."""
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,26 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
+
+
+_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+def seconds(option: str, given: str | None) -> float | None:
+    """Return a length of time in seconds, written as "90", "90s", "5m", "7h50m" or "1d12h"; None for None.
+
+    Raises UsageError that names the option and the forms.
+    """
+    if given is None:
+        return None
+    found = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", given)
+    if found is None:
+        raise UsageError(f"{option} {given}: a length of time, as in 90, 5m, 7h50m or 1d12h")
+    return sum(
+        float(number) * unit
+        for number, unit in zip(found.groups(), _UNITS_S.values(), strict=True)
+        if number is not None
+    )
 
 
 def one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:

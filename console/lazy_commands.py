@@ -42,6 +42,8 @@ MODULES = {
     "doctor": "doctor",
     "models": "models.list_and_show",
     "tenants": "tenants",
+    "pools": "pools",
+    "workers": "workers",
 }
 """The module in `console.commands` that defines the function, or the group of commands, with the command's name."""
 

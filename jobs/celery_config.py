@@ -34,7 +34,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "event_serializer": "json",
         "task_ignore_result": True,
         "task_acks_late": False,
-        "task_default_queue": settings.queue,
+        "task_default_queue": settings.pool_queue,
         "task_create_missing_queues": True,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": False,

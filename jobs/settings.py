@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
 from jobs.name_suggestion import nearest
-from jobs.states import WatermarkMethod, Weights
+from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
 
@@ -73,6 +73,21 @@ class Settings(BaseSettings):
         description="how long a starting worker or scheduler, or a waiting command, waits for PostgreSQL",
     )
     retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
+    pool: str = Field(
+        DEFAULT_POOL,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="pool of this worker, which decides the models that it processes",
+    )
+    pool_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="models of a new pool, with commas between; unset: the pool must exist"
+    )
+    until_idle_s: float | None = Field(
+        None, gt=0, description="a worker ends when there was no work for it for this long; unset: never"
+    )
+    max_time_s: float | None = Field(
+        None, gt=0, description="a worker has stopped before it has lived for this long; unset: never"
+    )
+    once: bool = Field(False, description="a worker ends after one time slice of work, or if there is none")
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
     watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
     watermark_method: WatermarkMethod = Field(
@@ -121,6 +136,13 @@ class Settings(BaseSettings):
             raise ValueError("must be ASCII")
         return value
 
+    @field_validator("pool_models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(sorted({name.strip() for name in value.split(",") if name.strip()}))
+
     @field_validator("image_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -162,6 +184,11 @@ class Settings(BaseSettings):
         return self.broker_url.get_secret_value()
 
     @property
+    def pool_queue(self) -> str:
+        """The Redis list with the wake-ups of this worker's pool."""
+        return queue_of_pool(self.queue, self.pool)
+
+    @property
     def models_path(self) -> Path:
         """The folder of checkpoints and extra cards."""
         return self.models_dir or self.data_dir / "models"
@@ -187,6 +214,11 @@ class Settings(BaseSettings):
     def _texts(self) -> list[tuple[str, str]]:
         values = ((name, getattr(self, name)) for name in type(self).model_fields)
         return [(name, _text(value)) for name, value in values if value is not None]
+
+
+def queue_of_pool(queue: str, pool: str) -> str:
+    """Return the name of the Redis list with a pool's wake-ups; `queue` is that of the default pool."""
+    return queue if pool == DEFAULT_POOL else f"{queue}:{pool}"
 
 
 RENAMED = {
@@ -241,6 +273,7 @@ def _folder(path: Path) -> Path:
 
 _FORMS = {
     "device": "must be auto, cpu, mps, cuda or cuda:N, as in cuda:1",
+    "pool": "must begin with a small letter or digit, followed by up to 62 of these, dots, dashes and underscores",
     "queue": "must be made of letters from A to Z, digits, dots, dashes and underscores",
     "manifest_limit": "must be a number of bytes, as in 500MB or 64GiB",
 }

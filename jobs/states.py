@@ -16,6 +16,9 @@ from typing import Self
 EVERYBODY = "*"
 """Stands for all tenants together when a limit is set; no tenant can have this name."""
 
+DEFAULT_POOL = "default"
+"""The pool of workers that were started without `--pool`; it serves all models unless it is told otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateRules:
@@ -86,6 +89,18 @@ class WorkerState(StrEnum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     """A fault of its host keeps it from working in some or all lanes; it tries again by itself."""
+
+
+class WorkerActivity(StrEnum):
+    """What a worker is doing."""
+
+    STARTING = "starting"
+    """It hasn't processed a lane yet."""
+    IDLE = "idle"
+    BUSY = "busy"
+    """It loads models, renders or delivers images of a lane."""
+    DRAINING = "draining"
+    """It was asked to stop, claims nothing any more and delivers what is rendered."""
 
 
 class CanaryVerdict(StrEnum):

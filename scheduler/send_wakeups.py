@@ -16,12 +16,16 @@ from jobs.db.engine import run
 from jobs.job_dataclasses import LaneId
 from jobs.queue.fair_share import waiting_lanes
 from jobs.rate_limited_log import RateLimitedLog
-from jobs.settings import Settings
+from jobs.settings import Settings, queue_of_pool
 from scheduler.check_redis import refusal
 
 log = logging.getLogger(__name__)
 
-_WORKERS = text("SELECT count(*) AS n FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)")
+_POOLS = text("""
+    SELECT pools.name, count(workers.name) AS workers
+    FROM pools LEFT JOIN workers ON pool = pools.name AND seen_at > now() - make_interval(secs => :seen_s)
+    GROUP BY 1 ORDER BY 1
+""")
 
 
 class Dispatcher:
@@ -35,17 +39,15 @@ class Dispatcher:
 
     def top_up(self) -> int:
         """Send the missing wake-ups and return how many; if the broker can't be reached, log a warning and return 0."""
+        seen_s = max(5.0, 2 * self.settings.lease_s)
+        pools = run(self.engine, _POOLS, {"seen_s": seen_s})
         try:
-            wanted = self._wanted() - self._waiting()
-            lanes = _spread(waiting_lanes(self.engine, wanted), wanted) if wanted > 0 else []
-            for lane in lanes:
-                self._send(lane)
+            return sum(self._top_up_pool(pool.name, max(1, pool.workers)) for pool in pools)
         except (OperationalError, RedisError, OSError) as error:
             reason = refusal(error)
             self._log.tell(reason, f"can't send wake-ups: {reason}")
             self._reconnect()
             return 0
-        return len(lanes)
 
     def close(self) -> None:
         """Close the connections."""
@@ -55,22 +57,24 @@ class Dispatcher:
         self.app.close()
         self.app = _sender(self.settings)
 
-    def _wanted(self) -> int:
-        seen_s = max(5.0, 2 * self.settings.lease_s)
-        alive: int = run(self.engine, _WORKERS, {"seen_s": seen_s})[0].n
-        return max(1, alive)
+    def _top_up_pool(self, pool: str, wanted: int) -> int:
+        """Send what a pool's list lacks of `wanted` wake-ups, if there is work for it; returns how many."""
+        queue = queue_of_pool(self.settings.queue, pool)
+        missing = wanted - self._waiting(queue)
+        lanes = _spread(waiting_lanes(self.engine, missing, pool), missing) if missing > 0 else []
+        for lane in lanes:
+            self._send(lane, queue)
+        return len(lanes)
 
-    def _waiting(self) -> int:
+    def _waiting(self, queue: str) -> int:
         with self.app.connection_for_read() as connection:
             client: Any = connection.default_channel.client  # type: ignore[attr-defined]
-            waiting: int = client.llen(self.settings.queue)
+            waiting: int = client.llen(queue)
             return waiting
 
-    def _send(self, lane: LaneId) -> None:
+    def _send(self, lane: LaneId, queue: str) -> None:
         """Push straight to the list: kombu's queue and exchange records in Redis aren't needed, nor trusted."""
-        self.app.send_task(
-            WAKEUP_TASK, (lane,), queue=self.settings.queue, declare=[], retry=False, ignore_result=True
-        )
+        self.app.send_task(WAKEUP_TASK, (lane,), queue=queue, declare=[], retry=False, ignore_result=True)
 
 
 def _sender(settings: Settings) -> Celery:

@@ -16,20 +16,21 @@ from celery.signals import celeryd_after_setup, worker_shutting_down
 from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
 from jobs.process_lifecycle import start_logging, stop_with_parent, work_offline
+from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
 from jobs.unexpected_errors import plain_errors
 from models.assess.prompt_filter import PromptTerms
+from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.optional_packages import require
 from worker.celery_app import build_app
+from worker.liveness.end_of_worker import STOP_S, EndOfWorker
 from worker.liveness.progress_heartbeat import FOLDER
 from worker.liveness.runtime_folder import shared_folder
 from worker.liveness.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
-
-STOP_S = 6  # added to the delivery deadline of a stopping child: one step, and releasing its jobs
 
 
 def main() -> None:
@@ -61,14 +62,18 @@ def device_count(device: str) -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Check before the fork whatever would make every child fail: packages, prompt filter's terms, PostgreSQL."""
+    """Check before the fork whatever would make every child fail: packages, prompt filter's terms, pool, PostgreSQL."""
     try:
         require("worker")
         PromptTerms.load(settings.prompt_terms)
+        catalogue = Catalogue.load(settings.models_path)
+        for model in settings.pool_models:
+            catalogue.get(model)
     except ModelError as error:
         raise UsageError(str(error)) from None
     engine = connect(settings.database)
     await_reachable(engine, settings.database_wait_s, log.warning)
+    join_pool(engine, settings.pool, settings.pool_models, settings.claim)
     engine.dispose()
 
 
@@ -80,6 +85,7 @@ def _serve(settings: Settings) -> None:
         app = build_app(settings)
         workers: list[Any] = []
         watchdog = Watchdog(folder, lambda: _children(workers))
+        end = EndOfWorker(settings, folder, lambda: _children(workers))
         celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
         worker_shutting_down.connect(lambda **_: _stop_children(workers, watchdog, settings), weak=False)
         worker = app.Worker(
@@ -92,6 +98,7 @@ def _serve(settings: Settings) -> None:
             quiet=True,
         )
         watchdog.start()
+        end.start()
         worker.start()
 
 

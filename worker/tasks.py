@@ -35,11 +35,14 @@ def process_lane(lane: int) -> None:
     from worker.lanes.worker_loop import follow  # noqa: PLC0415 - in the child alone
 
     assert _context is not None
+    if _context.settings.once and _context.heartbeat.has_worked():
+        return  # the parent process is about to end this worker
     # Installed here and not in `begin`: the pool sets its own handlers after that.
     stop_on_sigterm(_context)
     with _context.heartbeat.at_work():
         taken = follow(_context, LaneId(lane))
     if taken:
+        _context.heartbeat.note_worked()
         log.info("%d jobs taken up", taken)
     if _context.health.must_restart:
         end()
@@ -72,7 +75,7 @@ def begin(**_: Any) -> None:
     index = getattr(current_process(), "index", 0)
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
-    leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s)
+    leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s, settings.pool)
     heartbeat = Heartbeat.of_child(settings.stall_timeout_s)
     _context = WorkerContext(
         settings,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import migrations
-from console.command_options import Json
+from console.command_options import Json, seconds
 from console.process_control import daemon
 from console.process_control.supervisor import group
 from console.session import session
@@ -30,10 +30,35 @@ Wait = Annotated[
 ]
 
 
-def worker(device: Device = None, wait: Wait = None) -> None:
+def worker(
+    device: Device = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="NAME", help="pool to work in; `nightmill pools` lists them")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="MODEL,…", help="models of the pool, if it is a new one")
+    ] = None,
+    until_idle: Annotated[
+        str | None, typer.Option(metavar="TIME", help='end after this long without work: "60", "5m"')
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option(metavar="TIME", help='have stopped before this has passed: "7h50m"')
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="end after one time slice of work")] = False,
+    wait: Wait = None,
+) -> None:
     """Run a worker in the foreground: one child process per device, until told to stop."""
     require("worker")
-    _become("worker", load_settings(device=device, database_wait_s=wait))
+    settings = load_settings(
+        device=device,
+        pool=pool,
+        pool_models=models,
+        until_idle_s=seconds("--until-idle", until_idle),
+        max_time_s=seconds("--max-time", max_time),
+        once=once or None,
+        database_wait_s=wait,
+    )
+    _become("worker", settings)
 
 
 def scheduler(wait: Wait = None) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
 from jobs.db.images_table import images
@@ -33,6 +33,7 @@ from jobs.states import (
     JobState,
     Mode,
     Outcome,
+    WorkerActivity,
     WorkerState,
     sql_list,
 )
@@ -302,9 +303,59 @@ workers = Table(
         comment="lane id: what keeps the worker from it; empty in an unhealthy worker: it works in none",
     ),
     moment("stored_at"),
+    Column("pool", Text, nullable=False, server_default=text("'default'")),
+    Column("activity", Text, comment="null: of a worker of an earlier version"),
+    moment("activity_since"),
+    Column("lane_id", BigInteger, comment="the lane of a busy worker"),
+    Column(
+        "warm_models",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="models that it holds in memory",
+    ),
+    CheckConstraint(one_of("activity", WorkerActivity), "activity"),
+    CheckConstraint("activity = 'busy' OR lane_id IS NULL", "lane_id"),
     CheckConstraint(one_of("state", WorkerState), "state"),
     CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
     CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
+)
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("models", ARRAY(Text), comment="whose lanes its workers process; null: all"),
+    Column("max_workers", Integer, comment="never want more; null: any number"),
+    Column("idle_s", Float, nullable=False, server_default=text("300"), comment="how long a worker may idle"),
+    Column(
+        "target_s",
+        Float,
+        nullable=False,
+        server_default=text("1800"),
+        comment="in what time work without a deadline should be done",
+    ),
+    Column(
+        "start_s",
+        Float,
+        nullable=False,
+        server_default=text("600"),
+        comment="from the wish for a worker until it renders at full speed",
+    ),
+    Column(
+        "claim_size",
+        Integer,
+        nullable=False,
+        server_default=text("32"),
+        comment="jobs that a worker takes at once",
+    ),
+    CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'", "name"),
+    CheckConstraint("models <> '{}'", "models"),
+    CheckConstraint("max_workers >= 0", "max_workers"),
+    CheckConstraint("idle_s >= 0", "idle_s"),
+    CheckConstraint("target_s > 0", "target_s"),
+    CheckConstraint("start_s >= 0", "start_s"),
+    CheckConstraint("claim_size > 0", "claim_size"),
 )
 
 installations = Table(

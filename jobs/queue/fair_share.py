@@ -5,7 +5,8 @@ per weight are recorded, and the tenant with the lowest value comes next. A time
 corrected when it ends, so that workers that ask at the same time get different tenants. A tenant that returns after a
 pause starts at the virtual time of the others. A tenant whose model the worker already holds may exceed its share by
 `model_affinity_s` seconds. Priorities order the batches of one tenant; among lanes of the same priority, one whose
-model is loaded is preferred until another lane has waited for `model_affinity_s`.
+model is loaded is preferred until another lane has waited for `model_affinity_s`, and among those whose model is
+loaded, one that was never picked.
 """
 
 from collections.abc import Collection
@@ -17,6 +18,8 @@ from sqlalchemy import Connection, Engine, text
 from jobs.db.engine import run, transact
 from jobs.job_dataclasses import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
+from jobs.queue.worker_pools import SERVES
+from jobs.states import DEFAULT_POOL
 
 PICK_LOCK = 0x6E6D7475  # advisory lock key that serialises the picking of lanes
 
@@ -39,12 +42,14 @@ _PICK = text(f"""
             LEFT JOIN tenants ON tenants.name = lanes.tenant LEFT JOIN busy ON busy.tenant = lanes.tenant
         WHERE {IS_LIVE} AND {IS_OPEN} AND lanes.id <> ALL (CAST(:avoided AS bigint[])) AND {HAS_WORK}
           AND (max_running IS NULL OR max_running > coalesce(running, 0)) AND NOT EXISTS (SELECT FROM known)
+          AND {SERVES.format(":pool")}
     ), best AS (
         SELECT DISTINCT ON (tenant) *, min(used_s) OVER () AS least_s FROM sharing
-        ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, id = :preferred DESC, chosen_at NULLS FIRST, id
+        ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, chosen_at IS NULL DESC, id = :preferred DESC,
+            chosen_at, id
     ), chosen AS (
         SELECT * FROM best ORDER BY is_warm AND used_s <= least_s + :model_affinity_s DESC, used_s,
-            id = :preferred DESC, chosen_at NULLS FIRST, id LIMIT 1
+            chosen_at IS NULL DESC, id = :preferred DESC, chosen_at, id LIMIT 1
     ), noted AS (
         UPDATE lanes SET chosen_at = now() FROM chosen WHERE lanes.id = chosen.id RETURNING lanes.id
     ), charged AS (
@@ -83,7 +88,8 @@ _END = text("""
 _FORGET = text("DELETE FROM time_slices WHERE begun_at < now() - make_interval(secs => :old_s) RETURNING id")
 
 _WAITING = text(f"""
-    SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id WHERE {IS_LIVE} AND {IS_OPEN} AND {HAS_WORK}
+    SELECT lanes.id FROM lanes JOIN batches ON batches.id = batch_id
+    WHERE {IS_LIVE} AND {IS_OPEN} AND {SERVES.format(":pool")} AND {HAS_WORK}
     ORDER BY priority DESC, chosen_at NULLS FIRST, lanes.id LIMIT :limit
 """)
 
@@ -103,6 +109,7 @@ def pick_lane(
     engine: Engine,
     *,
     slice_s: float,
+    pool: str = DEFAULT_POOL,
     preferred: LaneId | None = None,
     warm: Collection[str] = (),
     model_affinity_s: float = 0,
@@ -111,14 +118,16 @@ def pick_lane(
 ) -> TimeSlice | None:
     """Pick a lane that has work and charge its tenant `slice_s` seconds; None if there is nothing to do.
 
-    `warm` names the models that the worker holds, `preferred` the lane to prefer among equals, `avoided` the lanes
-    that it can't work in. The call is idempotent for a given `time_slice` id: if the first answer was lost, a repeated
-    call returns the same lane and charges nothing.
+    Only lanes whose model the worker's `pool` serves are picked; a pool that was removed serves none. `warm` names the
+    models that the worker holds, `preferred` the lane to prefer among equals, `avoided` the lanes that it can't work
+    in. The call is idempotent for a given `time_slice` id: if the first answer was lost, a repeated call returns the
+    same lane and charges nothing.
     """
     time_slice = time_slice or uuid4()
     values = {
         "time_slice": time_slice,
         "slice_s": slice_s,
+        "pool": pool,
         "preferred": preferred or 0,
         "warm": list(warm),
         "model_affinity_s": model_affinity_s,
@@ -148,6 +157,6 @@ def forget_time_slices(engine: Engine) -> int:
     return len(run(engine, _FORGET, {"old_s": OLD_S}))
 
 
-def waiting_lanes(engine: Engine, limit: int) -> list[LaneId]:
-    """Return up to `limit` lanes that have work now, the ones most likely to be picked first."""
-    return [row.id for row in run(engine, _WAITING, {"limit": limit})]
+def waiting_lanes(engine: Engine, limit: int, pool: str = DEFAULT_POOL) -> list[LaneId]:
+    """Return up to `limit` lanes that have work now for the pool, the ones most likely to be picked first."""
+    return [row.id for row in run(engine, _WAITING, {"limit": limit, "pool": pool})]

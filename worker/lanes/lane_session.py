@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, suppress
 
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.queue import transitions
+from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import InputImageCache
@@ -108,6 +109,8 @@ class LaneSession:
 
     def close(self) -> None:
         """Wait for deliveries, in a stopping worker at most for the shutdown grace period; release jobs still held."""
+        if self.context.stopping.is_set():
+            self.context.note(WorkerActivity.DRAINING)
         if not self._delivery.close(self._stop.must_leave):
             log.warning("stopped with images undelivered; their jobs will be rendered again")
         if not self.context.stopping.is_set():

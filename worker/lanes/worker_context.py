@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from jobs.job_dataclasses import LaneId
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
+from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
@@ -35,6 +37,10 @@ class WorkerContext:
         """Wait for a service and return whether the worker is to stop. The watchdog doesn't count this as a hang."""
         self.heartbeat.beat()
         return self.stopping.wait(seconds)
+
+    def note(self, activity: WorkerActivity, lane: LaneId | None = None) -> None:
+        """Report in the table of workers what this worker does from now on."""
+        self.leases.registration.note(activity, lane, self.model_cache.models())
 
     @cached_property
     def health(self) -> Health:

@@ -5,6 +5,7 @@ import time
 from jobs.job_dataclasses import LaneId
 from jobs.queue import fair_share
 from jobs.queue.fair_share import TimeSlice
+from jobs.states import WorkerActivity
 from worker.lanes.lane_session import LaneSession
 from worker.lanes.worker_context import WorkerContext
 
@@ -19,7 +20,7 @@ def follow(context: WorkerContext, preferred: LaneId) -> int:
     """Process a wake-up message: it says that there is work, the job table says in which lane. Returns the jobs taken.
 
     When a time slice ends and the same lane is picked again, its session continues and the device has no pause; if
-    another lane is picked, a session in that lane follows.
+    another lane is picked, a session in that lane follows. A worker that is to work once ends with the first slice.
     """
     loop = LaneLoop(context)
     if not context.health.is_resting():
@@ -28,7 +29,9 @@ def follow(context: WorkerContext, preferred: LaneId) -> int:
         context.stopping.wait(UNHEALTHY_S)
     taken = 0
     while loop.time_slice is not None:
+        context.note(WorkerActivity.BUSY, loop.time_slice.lane)
         taken += loop.work(loop.time_slice)
+    context.note(WorkerActivity.DRAINING if context.stopping.is_set() else WorkerActivity.IDLE)
     return taken
 
 
@@ -38,7 +41,7 @@ class LaneLoop:
     def __init__(self, context: WorkerContext) -> None:
         self.time_slice: TimeSlice | None = None
         self._context = context
-        self._until = time.monotonic() + LONGEST_S
+        self._until = time.monotonic() + (0 if context.settings.once else LONGEST_S)
         self._next: TimeSlice | None = None
         self._began = 0.0
 
@@ -82,6 +85,7 @@ class LaneLoop:
         return fair_share.pick_lane(
             context.engine,
             slice_s=context.settings.time_slice_s,
+            pool=context.settings.pool,
             preferred=preferred,
             warm=context.model_cache.models(),
             model_affinity_s=context.settings.model_affinity_s,

@@ -5,31 +5,30 @@ import threading
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.db.engine import run
 from jobs.job_dataclasses import Job, JobId
 from jobs.queue import transitions
+from jobs.states import DEFAULT_POOL
+from worker.liveness.registration import Registration
 
 log = logging.getLogger(__name__)
-
-_SEEN = text("""
-    INSERT INTO workers (name, device) VALUES (:name, :device)
-    ON CONFLICT (name) DO UPDATE SET seen_at = now() RETURNING name
-""")
 
 
 class LeaseKeeper:
     """The leases that this worker holds. A job whose lease PostgreSQL no longer extends is dropped; see `holds`.
 
-    `on_renewal` is called after each renewal.
+    It also keeps the worker's row in the table of workers. `on_renewal` is called after each renewal.
     """
 
-    def __init__(self, engine: Engine, worker: str, device: str, lease_s: float) -> None:
+    def __init__(
+        self, engine: Engine, worker: str, device: str, lease_s: float, pool: str = DEFAULT_POOL
+    ) -> None:
         self.engine = engine
         self.worker = worker
         self.device = device
+        self.registration = Registration(engine, worker, device, pool)
         self.lease_s = lease_s
         self.on_renewal: Callable[[], object] = lambda: None
         self._held: dict[JobId, UUID] = {}
@@ -68,7 +67,7 @@ class LeaseKeeper:
         """End the thread and delete the worker's row in the table of workers."""
         self._stopping.set()
         self._thread.join(timeout=5)
-        run(self.engine, text("DELETE FROM workers WHERE name = :name RETURNING name"), {"name": self.worker})
+        self.registration.delete()
 
     def _give_back(self, held: list[tuple[JobId, UUID]]) -> None:
         """Stop renewing the leases, even if PostgreSQL can't be reached, and release the jobs."""
@@ -95,7 +94,7 @@ class LeaseKeeper:
                 return
 
     def _renew(self) -> None:
-        run(self.engine, _SEEN, {"name": self.worker, "device": self.device})
+        self.registration.renew()
         self._extend()
         self.on_renewal()
 

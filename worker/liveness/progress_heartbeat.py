@@ -1,12 +1,13 @@
 """Heartbeats: a child counts its steps and states how long the next may take; its parent kills it if it stalls.
 
-Both numbers are in a file that the two processes map into memory. A hung call to the device may hold the interpreter's
+The numbers are in a file that the two processes map into memory. A hung call to the device may hold the interpreter's
 lock, so that no thread of the child can report; one that releases it leaves a thread that renews the leases for ever.
 """
 
 import logging
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "NIGHTMILL_HEARTBEATS"
 UNHURRIED = 6
+SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Beat:
 
 
 class Record:
-    """A heartbeat in 16 bytes of memory shared by processes; without a path it is private to this process."""
+    """A heartbeat in memory shared by processes; without a path it is private to this process.
+
+    It also has the times, by the system's monotonic clock, at which it was created and at which work last ended.
+    """
 
     def __init__(self, path: Path | None = None, *, new: bool = False) -> None:
         number = (
@@ -39,19 +44,34 @@ class Record:
         try:
             if new:
                 os.write(
-                    number, bytes(16)
+                    number, bytes(SIZE)
                 )  # written, not truncated to length: on a full disk, a sparse mapping raises SIGBUS
-            self._memory = mmap.mmap(number, 16)
+            self._memory = mmap.mmap(number, SIZE)
         finally:
             if path is not None:
                 os.close(number)
         self._beats = memoryview(self._memory)[:8].cast("q")
-        self._patience = memoryview(self._memory)[8:].cast("d")
+        self._patience = memoryview(self._memory)[8:16].cast("d")
+        self._times = memoryview(self._memory)[16:].cast("d")
+        if new:
+            self._times[0] = time.monotonic()
 
     def read(self) -> Beat:
         """Return the current heartbeat; `beats` is never older than `patience_s`."""
         patience_s = self._patience[0]
         return Beat(self._beats[0], patience_s)
+
+    def created_at(self) -> float:
+        """When the record was created."""
+        return self._times[0]
+
+    def worked_at(self) -> float:
+        """When work last ended; 0 if there was none yet."""
+        return self._times[1]
+
+    def note_worked(self) -> None:
+        """Record that work has ended."""
+        self._times[1] = time.monotonic()
 
     def beat(self, patience_s: float | None = None) -> None:
         """Count an event; None leaves `patience_s` unchanged."""
@@ -86,6 +106,14 @@ class Heartbeat:
     def beat(self) -> None:
         """Report a step."""
         self._record.beat()
+
+    def note_worked(self) -> None:
+        """Report that jobs were taken up, and that this is over."""
+        self._record.note_worked()
+
+    def has_worked(self) -> bool:
+        """Whether jobs were ever taken up by this process."""
+        return self._record.worked_at() > 0
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -125,7 +125,7 @@ def test_a_claim_ahead_of_a_canary_reads_only_its_rows(engine: Engine) -> None:
     (lane,) = lanes_of(engine, batch)
     for statement, values in (
         (transitions._CLAIM, CLAIM | {"lane": lane}),
-        (fair_share._WAITING, {"limit": 3}),
+        (fair_share._WAITING, {"limit": 3, "pool": "default"}),
     ):
         scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of("jobs", node)]
         assert sum(map(looked_at, scans)) <= 3
@@ -217,7 +217,7 @@ def test_lanes_that_have_ended_are_not_looked_at(engine: Engine) -> None:
     change(engine, "ANALYZE")
     for statement, values in (
         (fair_share._PICK, TIME_SLICE),
-        (fair_share._WAITING, {"limit": 3}),
+        (fair_share._WAITING, {"limit": 3, "pool": "default"}),
         (
             lane_counts._RAISE_LOW_WATERMARKS,
             {"top": lane_counts.ABOVE_ALL},

@@ -37,6 +37,7 @@ TIME_SLICE = {
     "warm": ["sketcher"],
     "model_affinity_s": 60,
     "slice_s": 60,
+    "pool": "default",
     "avoided": [],
 }
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
@@ -73,7 +74,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     "block": (transitions._BLOCK, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
     "waiting lanes": (
         fair_share._WAITING,
-        {"limit": 3},
+        {"limit": 3, "pool": "default"},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key"},
         2 * LANES,

@@ -1,0 +1,50 @@
+"""This worker's row in the table of workers: its pool, and what it is doing."""
+
+import logging
+import threading
+from collections.abc import Collection
+from dataclasses import replace
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.job_dataclasses import LaneId
+from jobs.queue.worker_registry import WorkerReport, forget_worker, report_worker
+from jobs.states import WorkerActivity
+
+log = logging.getLogger(__name__)
+
+
+class Registration:
+    """What the worker reports of itself; written at each change and, by the thread that renews the leases, in between.
+
+    Thread-safe. What a report says has no influence on jobs, so a report that can't be written is only logged.
+    """
+
+    def __init__(self, engine: Engine, worker: str, device: str, pool: str) -> None:
+        self._engine = engine
+        self._report = WorkerReport(worker, device, pool)
+        self._lock = threading.Lock()
+
+    def note(
+        self, activity: WorkerActivity, lane: LaneId | None = None, warm_models: Collection[str] = ()
+    ) -> None:
+        """Report what the worker does from now on, and the models that it holds."""
+        with self._lock:
+            report = replace(self._report, activity=activity, lane=lane, warm_models=frozenset(warm_models))
+            is_new, self._report = report != self._report, report
+        if is_new:
+            try:
+                report_worker(self._engine, report)
+            except SQLAlchemyError as error:
+                log.warning("can't report what this worker does: %s", str(error).splitlines()[0])
+
+    def renew(self) -> None:
+        """Write the last report again, which shows that the worker lives."""
+        with self._lock:
+            report = self._report
+        report_worker(self._engine, report)
+
+    def delete(self) -> None:
+        """Delete the row: this worker has ended."""
+        forget_worker(self._engine, self._report.worker)
