@@ -36,7 +36,7 @@ LANGUAGE sql STABLE AS $$
         SELECT * FROM pools WHERE pools.name = nightmill_wanted_workers.pool
     ), lane AS (
         SELECT l.id, l.tenant, l.batch_id, l.model, l.width, l.height, l.image_s, b.priority, b.deadline,
-            b.opens_at, b.closes_at, b.canary > 0 AND b.canary_verdict IS NULL AS only_canary, b.canary,
+            b."window", b.opens_at, b.closes_at, b.canary > 0 AND b.canary_verdict IS NULL AS only_canary, b.canary,
             coalesce(t.weight, 1) AS weight, t.max_running
         FROM this, lanes l JOIN batches b ON b.id = l.batch_id LEFT JOIN tenants t ON t.name = l.tenant
         WHERE l.ended_at IS NULL
@@ -73,7 +73,7 @@ LANGUAGE sql STABLE AS $$
         ) - start_s) AS left_s
         FROM this, (
             SELECT DISTINCT tenant, priority, deadline, closes_at, extract(epoch FROM closes_at - opens_at) AS open_s,
-                greatest(0, extract(epoch FROM deadline - closes_at)) AS after_s
+                CASE WHEN "window" ~ '^[0-9]' THEN greatest(0, extract(epoch FROM deadline - closes_at)) ELSE 0 END AS after_s
             FROM timed WHERE deadline IS NOT NULL) AS d
     ), needed AS (
         SELECT greatest(
