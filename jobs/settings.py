@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
+from jobs.monitoring.listen_address import ListenAddress
 from jobs.name_suggestion import nearest
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
@@ -112,6 +113,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+    metrics_address: str | None = Field(
+        None,
+        description="HOST:PORT at which worker and scheduler serve `/metrics`, `/healthz` and `/readyz`; unset: "
+        "nowhere. Workers that `run` and `up` start take the ports that follow",
+    )
 
     @field_validator("database_url", "broker_url", "s3_endpoint_url")
     @classmethod
@@ -142,6 +148,11 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(sorted({name.strip() for name in value.split(",") if name.strip()}))
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return None if value is None else str(ListenAddress.parse(value))
 
     @field_validator("image_roots", mode="before")
     @classmethod

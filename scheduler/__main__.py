@@ -2,15 +2,28 @@
 
 import argparse
 import logging
+from functools import partial
 
 from jobs.db.engine import await_reachable, connect
-from jobs.process_lifecycle import start_logging, stop_on_signals, stop_with_parent, work_offline
+from jobs.monitoring.health_checks import Liveness
+from jobs.monitoring.http_server import serve
+from jobs.process_lifecycle import (
+    SignalSafeEvent,
+    start_logging,
+    stop_on_signals,
+    stop_with_parent,
+    work_offline,
+)
 from jobs.services.embedded import services
-from jobs.settings import load_settings
+from jobs.settings import Settings, load_settings
 from jobs.unexpected_errors import plain_errors
 from scheduler.loop import run_duties
+from scheduler.monitoring.routes import scheduler_routes
 
 log = logging.getLogger(__name__)
+
+STANDSTILL_S = 300.0
+"""How long a periodic task may take until `/healthz` says that the process hangs."""
 
 
 def main() -> None:
@@ -24,11 +37,24 @@ def main() -> None:
     stopping = stop_on_signals()
     stop_with_parent(options.parent)
     with services(settings) as configured:
-        engine = connect(configured.database)
-        await_reachable(engine, settings.database_wait_s, log.warning, pause=stopping.wait)
+        engine, liveness = connect(configured.database), Liveness(STANDSTILL_S)
+        serve_metrics(configured, liveness, is_supervised=options.parent is not None)
+        pause = partial(_pause, stopping, liveness)
+        await_reachable(engine, settings.database_wait_s, log.warning, pause=pause)
         log.info("scheduling")
-        run_duties(configured, engine, stopping)
+        run_duties(configured, engine, stopping, liveness.beat)
         engine.dispose()
+
+
+def serve_metrics(settings: Settings, liveness: Liveness, *, is_supervised: bool) -> None:
+    """Serve metrics and health checks if the settings ask for it, over a database connection of their own."""
+    routes = scheduler_routes(connect(settings.database, pool_size=1), liveness)
+    serve(settings.metrics_address, routes, is_supervised=is_supervised)
+
+
+def _pause(stopping: SignalSafeEvent, liveness: Liveness, seconds: float) -> bool:
+    liveness.beat()
+    return stopping.wait(seconds)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.batches import accepted_image_quotas, actions
 from jobs.db.engine import run
 from jobs.errors import ServiceError
+from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
@@ -71,12 +72,20 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
     ]
 
 
-def run_duties(settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
-    """Run the periodic tasks until `stopping` is set."""
+def run_duties(
+    settings: Settings,
+    engine: Engine,
+    stopping: SignalSafeEvent,
+    on_task: Callable[[], object] = lambda: None,
+) -> None:
+    """Run the periodic tasks until `stopping` is set; `on_task` is called before each."""
     dispatcher = Dispatcher(settings, engine)
     todo = periodic_tasks(settings, engine, dispatcher)
     while not stopping.is_set():
         for task in todo:
+            if stopping.is_set():
+                break  # while PostgreSQL is away, each task takes seconds
+            on_task()
             task.run_if_due()
         stopping.wait(max(0.01, min(task.due for task in todo) - time.monotonic()))
     dispatcher.close()
@@ -109,6 +118,7 @@ def rescue_all(engine: Engine) -> int:
     """Rescue until no expired lease is left; returns the number of jobs."""
     total = 0
     while rescued := transitions.rescue(engine):
+        metrics.RESCUED_JOBS.add(rescued)
         log.warning("%d jobs were claimed by workers that have stopped; they are queued again", rescued)
         total += rescued
     return total

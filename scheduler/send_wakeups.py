@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from jobs.celery_config import WAKEUP_TASK, celery_settings
 from jobs.db.engine import run
 from jobs.job_dataclasses import LaneId
+from jobs.monitoring import metrics
 from jobs.queue.fair_share import waiting_lanes
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings, queue_of_pool
@@ -64,6 +65,7 @@ class Dispatcher:
         lanes = _spread(waiting_lanes(self.engine, missing, pool), missing) if missing > 0 else []
         for lane in lanes:
             self._send(lane, queue)
+            metrics.WAKEUPS_SENT.add(1)
         return len(lanes)
 
     def _waiting(self, queue: str) -> int:

@@ -11,7 +11,7 @@ from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
 from scheduler.export.image_schema import SCHEMA
-from tests import configuration_page, image_rows_page, lifecycle_page
+from tests import configuration_page, image_rows_page, lifecycle_page, metrics_page
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -105,6 +105,10 @@ def _paths(text: str) -> list[str]:
 
 def test_the_configuration_page_is_as_it_is_written() -> None:
     assert configuration_page.PAGE.read_text(encoding="utf-8") == configuration_page.page()
+
+
+def test_the_metrics_page_is_as_it_is_written() -> None:
+    assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.page()
 
 
 def test_the_commands_page_names_every_command() -> None:

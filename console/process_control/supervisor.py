@@ -14,6 +14,7 @@ import psutil
 
 from console.terminal.output import note
 from jobs.errors import ServiceError, UsageError
+from jobs.monitoring.listen_address import VARIABLE, ListenAddress
 from jobs.process_lifecycle import open_log
 from jobs.services.data_folder_errors import named_by_its_setting
 from jobs.settings import Settings
@@ -148,11 +149,14 @@ class ProcessGroup:
 def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
     """Run a scheduler and `workers` workers with configured settings; stop them at the end of the block within 30 s."""
     environment = settings.environment() | _fair_share(workers)
-    roles = ["scheduler"] + ["worker"] * workers
-    logs = settings.logs_path
     names = ["scheduler"] + [f"worker-{number}" for number in range(1, workers + 1)]
     members = [
-        Child(role, logs / f"{name}.log", environment) for role, name in zip(roles, names, strict=True)
+        Child(
+            name.partition("-")[0],
+            settings.logs_path / f"{name}.log",
+            environment | _metrics_address(settings, number),
+        )
+        for number, name in enumerate(names)
     ]
     started: list[Child] = []
     try:
@@ -169,6 +173,16 @@ def _fair_share(workers: int) -> dict[str, str]:
     if workers < 2 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def _metrics_address(settings: Settings, number: int) -> dict[str, str]:
+    """Give each process a port of its own: the scheduler that of the settings, workers those that follow."""
+    if settings.metrics_address is None:
+        return {}
+    try:
+        return {VARIABLE: str(ListenAddress.parse(settings.metrics_address).moved(number))}
+    except ValueError:
+        raise UsageError(f"{VARIABLE}: there is no port left for process {number + 1}") from None
 
 
 def _stop(children: list[Child]) -> None:

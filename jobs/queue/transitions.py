@@ -6,6 +6,7 @@ counts into `job_counts`, so that nothing has to count jobs.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -20,9 +21,10 @@ from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
 from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
-from jobs.states import OPEN, RETRYABLE, sql_list
+from jobs.states import OPEN, RETRYABLE, JobState, Outcome, sql_list
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
@@ -218,7 +220,7 @@ _FAIL = text(f"""
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS old_state, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
     ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
-    SELECT id FROM affected
+    SELECT id, outcome FROM affected
 """)
 
 _BLOCK = text(f"""
@@ -247,7 +249,7 @@ _RESCUE = text(f"""
         FROM expired WHERE jobs.id = expired.id
         RETURNING jobs.*, 'running' AS old_state, 'expired' AS outcome
     ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
-    SELECT id FROM affected
+    SELECT id, state FROM affected
 """)
 
 _CANCEL = text(f"""
@@ -407,7 +409,9 @@ def give_back(engine: Engine, failures: Sequence[Failure], *, delay_s: float = 0
     They can't be claimed for `delay_s` seconds.
     """
     records = json.dumps([failure.record() for failure in failures])
-    return _ids(run(engine, _GIVE_BACK, {"records": records, "delay_s": delay_s}))
+    given_back = _ids(run(engine, _GIVE_BACK, {"records": records, "delay_s": delay_s}))
+    metrics.count_attempts(Outcome.RETURNED, len(given_back))
+    return given_back
 
 
 def complete(engine: Engine, images: Sequence[Image]) -> None:
@@ -416,7 +420,9 @@ def complete(engine: Engine, images: Sequence[Image]) -> None:
     The rows of all other jobs are stored even then.
     """
     records = orjson.dumps([image.record() for image in images]).decode()
-    _require(run(engine, _COMPLETE, {"records": records}), images)
+    rows = run(engine, _COMPLETE, {"records": records})
+    metrics.count_attempts(JobState.DONE, len(rows))
+    _require(rows, images)
 
 
 def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None:
@@ -425,18 +431,27 @@ def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None
     A job that is queued again waits `delay_s` seconds, doubled with each attempt up to an hour, with ±25 % jitter.
     """
     records = json.dumps([failure.record() for failure in failures])
-    _require(run(engine, _FAIL, {"records": records, "delay_s": delay_s}), failures)
+    rows = run(engine, _FAIL, {"records": records, "delay_s": delay_s})
+    for outcome, count in Counter(row.outcome for row in rows).items():
+        metrics.count_attempts(outcome, count)
+    _require(rows, failures)
 
 
 def block(engine: Engine, failures: Sequence[Failure]) -> None:
     """Withhold jobs for safety: running → blocked. Raises LeaseLostError like `complete`."""
     records = json.dumps([failure.record() for failure in failures])
-    _require(run(engine, _BLOCK, {"records": records}), failures)
+    rows = run(engine, _BLOCK, {"records": records})
+    metrics.count_attempts(Outcome.BLOCKED, len(rows))
+    _require(rows, failures)
 
 
 def rescue(engine: Engine, *, limit: int = 1000) -> int:
     """Recover up to `limit` jobs whose lease expired: running → queued, or → failed when attempts are used up."""
-    return len(run(engine, _RESCUE, {"limit": limit}))
+    rows = run(engine, _RESCUE, {"limit": limit})
+    metrics.count_attempts(Outcome.EXPIRED, len(rows))
+    if failed := sum(row.state == JobState.FAILED for row in rows):
+        metrics.JOBS_ENDED.add(failed, JobState.FAILED)
+    return len(rows)
 
 
 def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:

@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from console.process_control import supervisor
-from console.process_control.supervisor import Child
-from jobs.errors import ServiceError
+from console.process_control.supervisor import Child, group
+from jobs.errors import ServiceError, UsageError
+from jobs.monitoring.listen_address import ListenAddress
+from jobs.settings import Settings
+from tests.chaos.stub import stubbed
+from tests.monitoring import free_address
 
 
 @pytest.fixture
@@ -81,3 +85,16 @@ def test_wrong_settings_never_heal(tmp_path: Path) -> None:
     await_end(doomed)
     with pytest.raises(ServiceError, match="the doomed process can't start"):
         doomed.keep_alive()
+
+
+def test_each_process_serves_its_metrics_at_a_port_of_its_own(settings: Settings) -> None:
+    address = free_address()
+    given = settings.model_copy(update={"metrics_address": address, "device": "cpu"})
+    with stubbed(settings.data_dir), group(given, 1) as members:
+        assert [child.environment["NIGHTMILL_METRICS_ADDRESS"] for child in members.children] == [
+            address,
+            str(ListenAddress.parse(address).moved(1)),
+        ]
+    last = settings.model_copy(update={"metrics_address": "127.0.0.1:65535"})
+    with pytest.raises(UsageError, match="no port left for process 2"), group(last, 1):
+        pass
