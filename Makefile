@@ -13,7 +13,7 @@ PORTABLE := tests/models/runtime/test_batch_invariant_cuda_convolutions.py tests
 	tests/worker/imaging/test_encode.py tests/worker/imaging/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos clean
+.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos chart clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -48,6 +48,10 @@ bench: .venv/.installed-dev  ## All benchmarks; `python -m bench queue --json` f
 
 chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guarantees.md` tells what each shows
 	NIGHTMILL_CHAOS=long $(PYTEST) tests/chaos --timeout 3600
+
+chart: .venv/.installed-dev  ## Check the Helm chart and Prometheus' alerts, and pack the chart into build/
+	$(PYTEST) tests/infra/test_helm_chart.py tests/infra/test_helm_pods.py tests/infra/test_helm_values.py tests/infra/test_prometheus.py
+	"$$($(BIN)/python infra/tools/fetch.py helm)" package infra/helm/nightmill --destination build
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay
 	-[ -x $(BIN)/nightmill ] && $(BIN)/nightmill down
