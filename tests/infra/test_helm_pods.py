@@ -10,8 +10,6 @@ from jobs.settings import Settings
 from tests.infra import chart
 from tests.infra.chart import Object
 
-# Settings that come with other parts of the same release.
-SOON = {"pool", "pool_models", "metrics_address", "log_format"} - set(Settings.model_fields)
 LONG_RUNNING = {"worker", "scheduler"}
 PODS = [
     pytest.param(name, pod, id=f"{values}-{name}")
@@ -101,7 +99,7 @@ def test_the_chart_makes_no_secrets(name: str) -> None:
 
 
 def test_variables_are_settings() -> None:
-    known = {f"NIGHTMILL_{name.upper()}" for name in {*Settings.model_fields, *SOON}}
+    known = {f"NIGHTMILL_{name.upper()}" for name in {*Settings.model_fields, *chart.SOON}}
     used = {name for container in all_containers() for name in chart.environment(container)}
     assert {name for name in used if name.startswith("NIGHTMILL_")} - known == set()
     assert {"NIGHTMILL_POOL", "NIGHTMILL_DEVICE", "NIGHTMILL_SHUTDOWN_GRACE_S"} <= used

@@ -99,7 +99,7 @@ def test_a_pool_is_a_deployment_with_its_gpus_and_models() -> None:
     assert limits[1] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 1}
     variables = [chart.environment(one["template"]["spec"]["containers"][0]) for one in (slices, large)]
     assert [one["NIGHTMILL_POOL"] for one in variables] == ["slices", "large"]
-    assert [one["NIGHTMILL_POOL_MODELS"] for one in variables] == ["shapes,sd-v1-5", "sd-v2-1"]
+    assert [one["NIGHTMILL_POOL_MODELS"] for one in variables] == ["shapes,sd-v1-5", "sd-2-1"]
     assert variables[0]["NIGHTMILL_BATCH_SIZE"] == "8"
     assert "NIGHTMILL_BATCH_SIZE" not in variables[1]
     assert ("replicas" in slices, large["replicas"]) == (False, 2)
@@ -129,12 +129,30 @@ def test_the_tables_are_migrated_and_the_pools_registered_before() -> None:
     spec = job["spec"]["template"]["spec"]
     assert [one["args"] for one in spec["initContainers"]] == [["migrate"]]
     assert [one["args"] for one in spec["containers"]] == [
-        ["pools", "set", "large", "--models=sd-v2-1", "--max-workers=2", "--idle=5m", "--target=30m"],
-        ["pools", "set", "slices", "--models=shapes,sd-v1-5", "--max-workers=7", "--idle=5m", "--target=30m"],
+        [
+            "pools",
+            "set",
+            "large",
+            "--models=sd-2-1",
+            "--max-workers=2",
+            "--idle=5m",
+            "--target=30m",
+            "--start=10m",
+        ],
+        [
+            "pools",
+            "set",
+            "slices",
+            "--models=shapes,sd-v1-5",
+            "--max-workers=7",
+            "--idle=5m",
+            "--target=30m",
+            "--start=10m",
+        ],
     ]
     keda = chart.of_kind(chart.manifest("gpu-keda"), "Job")["farm-nightmill-migrate"]
     arguments = keda["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert arguments[-3:] == ["--max-workers=16", "--idle=10m", "--target=1h"]
+    assert arguments[3:] == ["--models=all", "--max-workers=16", "--idle=10m", "--target=1h", "--start=10m"]
 
 
 @pytest.mark.parametrize("name", chart.NAMES)
