@@ -142,7 +142,7 @@ def test_a_database_of_the_first_tables_keeps_its_rows(empty: Engine) -> None:
         """,
     )
     migrations.upgrade(empty)
-    (old,) = until(lambda: read(empty))
+    (old,) = until(lambda: list(read(empty)))
     assert (old["mode"], old["lora"], old["strength"], old["quality"]) == ("text2image", "", None, None)
     lane = transitions.open_lane(empty, LaneId(1))
     assert lane is not None
@@ -151,7 +151,7 @@ def test_a_database_of_the_first_tables_keeps_its_rows(empty: Engine) -> None:
     assert (first.init_image, first.strength) == (None, None)
     transitions.complete(empty, [image(first, width=256, height=288)])
     transitions.release(empty, [(second.id, second.lease)])
-    (_, new) = until(lambda: (rows := read(empty))[1:] and rows)
+    (_, new) = until(lambda: (rows := list(read(empty)))[1:] and rows)
     assert (new["generated_width"], new["generated_height"], new["quality"]["clip_score"]) == (64, 72, 31.25)
     migrations.downgrade(empty, "0001")
     left = look(empty, "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM images) AS images")

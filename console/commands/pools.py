@@ -56,8 +56,10 @@ def set_(
     if (models, max_workers, idle, target, start) == (None,) * 5:
         raise UsageError("say what to set: --models, --max-workers, --idle, --target or --start")
     given = load_settings(pool=pool, pool_models=None if models == ALL else models)
+    if models not in (None, ALL) and not given.pool_models:
+        raise UsageError(f"--models {models}: names no model; `all` stands for all")
     catalogue = Catalogue.load(given.models_path)
-    for model in given.pool_models if models else ():
+    for model in given.pool_models:
         catalogue.get(model)
     with session() as open_session:
         set_pool(
