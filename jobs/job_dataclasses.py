@@ -63,6 +63,8 @@ class Lane:
     policy: BatchPolicy
     unknown_keys: tuple[str, ...] = ()
     """Keys of the policy that only a later version knows; then this one can't render the lane."""
+    image_s: float | None = field(default=None, compare=False)
+    """Worker seconds per image, as measured so far; None if there was none yet."""
 
     def require_known_policy(self) -> None:
         """Raise UnknownPolicyError if the policy has keys or values that this version doesn't know."""

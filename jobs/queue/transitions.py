@@ -307,7 +307,8 @@ _RETRACT = text(f"""
 """)
 
 _LANE = text(f"""
-    SELECT lanes.id, batch_id, name, output, model, mode, lora, width, height, upscale, {sql_columns()}
+    SELECT lanes.id, batch_id, name, output, model, mode, lora, width, height, upscale, image_s,
+        {sql_columns()}
     FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
 """)
 
@@ -324,7 +325,7 @@ def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
 
 def _lane(row: Row[Any]) -> Lane:
     make: Callable[..., Lane] = Lane
-    return make(*row[:_SHAPE], *policy_of(row._mapping))
+    return make(*row[:_SHAPE], *policy_of(row._mapping), image_s=row.image_s)
 
 
 def claim(

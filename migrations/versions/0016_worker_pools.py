@@ -55,16 +55,19 @@ LANGUAGE sql STABLE AS $$
             SELECT count(*) FROM jobs WHERE jobs.batch_id = lane.batch_id AND ordinal BETWEEN 0 AND canary - 1
                 AND lane_id + 0 = lane.id AND state = 'queued') END + running AS images
         FROM lane JOIN counted ON lane_id = lane.id
-    ), timed AS (
-        SELECT *, images * coalesce(image_s, (
+    ), paced AS (
+        SELECT *, greatest(1e-6, coalesce(image_s, (
             SELECT other.image_s FROM lanes AS other WHERE other.model = unfinished.model AND other.image_s IS NOT NULL
             ORDER BY other.width = unfinished.width AND other.height = unfinished.height DESC, other.id DESC LIMIT 1
-        ), 10) AS work_s
+        ), 10)) AS pace_s
         FROM unfinished WHERE images > 0
+    ), timed AS (
+        SELECT *, images * pace_s AS work_s, least(claim_size, greatest(8, ceil(60 / pace_s))) AS claimed_at_once
+        FROM paced, (SELECT claim_size FROM this) AS c
     ), tenant AS (
-        SELECT tenant, max(weight) AS weight,
-            least(sum(ceil(images::float / claim_size)), ceil(max(max_running)::float / max(claim_size))) AS useful
-        FROM timed, this GROUP BY tenant
+        SELECT tenant, max(weight) AS weight, least(
+            sum(ceil(images / claimed_at_once)), ceil(max(max_running) / min(claimed_at_once))) AS useful
+        FROM timed GROUP BY tenant
     ), total AS (
         SELECT coalesce(sum(work_s), 0) AS work_s FROM timed
     ), due AS (
@@ -87,7 +90,7 @@ LANGUAGE sql STABLE AS $$
         FROM this, total
     ), allowed AS (
         SELECT least(ceil(workers), (SELECT coalesce(sum(useful), 0) FROM tenant),
-            (SELECT ceil(max_running::float / claim_size) FROM fair_share, this)) AS workers
+            (SELECT ceil(max_running / (SELECT min(claimed_at_once) FROM timed)) FROM fair_share)) AS workers
         FROM needed
     ), live AS (
         SELECT name, activity, activity_since, state = 'unhealthy' AND lane_faults = '{}' AS is_resting FROM workers

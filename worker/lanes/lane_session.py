@@ -1,12 +1,14 @@
 """A lane session: claim and render jobs of one lane until it is empty, the time slice ends or the worker stops."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.queue import transitions
+from jobs.settings import Settings
 from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
@@ -23,10 +25,21 @@ from worker.stage import StageContext
 
 log = logging.getLogger(__name__)
 
+LEAST_CLAIM = 8  # nearly fills a device batch of slow images; `nightmill_wanted_workers` has the same number
+
 
 def work(context: WorkerContext, lane_id: LaneId) -> int:
     """Run one session in the lane; returns how many jobs were claimed."""
     return LaneSession(context, lane_id).work()
+
+
+def claim_limit(lane: Lane, settings: Settings) -> int:
+    """Return how many jobs a worker claims at once: a time slice's, by the lane's measured pace, but at least eight.
+
+    A worker with more slow jobs would hold them while others idle. `NIGHTMILL_CLAIM` is the upper bound.
+    """
+    in_a_slice = math.inf if lane.image_s is None else settings.time_slice_s / max(lane.image_s, 1e-6)
+    return min(settings.claim, max(LEAST_CLAIM, math.ceil(min(in_a_slice, settings.claim))))
 
 
 class LaneSession:
@@ -72,7 +85,7 @@ class LaneSession:
         jobs = transitions.claim(
             context.engine,
             lane.id,
-            limit=context.settings.claim,
+            limit=claim_limit(lane, context.settings),
             worker=context.worker,
             lease_s=context.settings.lease_s,
             after=self._after,

@@ -61,7 +61,7 @@ def test_work_without_a_deadline_is_to_be_done_in_the_target_time(engine: Engine
         ({"deadline": "now() + interval '30 minutes'"}, 3),
         ({"deadline": "now() + interval '20 minutes'"}, 4),
         ({"deadline": "now() + interval '9 hours'"}, 2),
-        ({"deadline": "now() - interval '1 minute'"}, 12),
+        ({"deadline": "now() - interval '1 minute'"}, 45),
         (
             {
                 "window": "'22:00-07:00 UTC'",
@@ -136,20 +136,29 @@ def test_others_with_little_work_don_t_multiply_the_need(engine: Engine) -> None
 
 def test_limits_of_running_jobs_are_heeded(engine: Engine) -> None:
     make_work(engine, tenant="ada", deadline="now() - interval '1 minute'")
-    set_tenant(engine, "ada", max_running=64)
-    assert wanted(engine) == 2, "a worker takes 32 jobs"
+    set_tenant(engine, "ada", max_running=16)
+    assert wanted(engine) == 2, "a worker takes 8 jobs of this pace"
     set_tenant(engine, "ada", max_running=0)
     assert wanted(engine) == 0
     set_tenant(engine, "ada", max_running=1000)
-    set_tenant(engine, "*", max_running=33)
-    assert wanted(engine) == 2
+    set_tenant(engine, "*", max_running=17)
+    assert wanted(engine) == 3
+
+
+@pytest.mark.parametrize(("image_s", "workers"), [(0.01, 12), (2.5, 15), (10, 45), (100, 45)])
+def test_no_more_than_find_jobs_to_claim(engine: Engine, image_s: float, workers: int) -> None:
+    """A worker claims 32 jobs at once, or what it can render in a minute, but at least eight."""
+    make_work(engine, deadline="now() - interval '1 minute'")
+    change(engine, "UPDATE lanes SET image_s = :s", s=image_s)
+    set_pool(engine, "default", target_s=0.001)
+    assert wanted(engine) == workers
 
 
 def test_before_its_verdict_only_a_canary_counts(engine: Engine) -> None:
-    make_work(engine, canary="40", deadline="now() - interval '1 minute'")
+    make_work(engine, canary="16", deadline="now() - interval '1 minute'")
     assert wanted(engine) == 2
     change(engine, "UPDATE batches SET canary_verdict = 'passed'")
-    assert wanted(engine) == 12
+    assert wanted(engine) == 45
 
 
 def test_a_lane_that_was_never_measured_is_taken_for_one_like_it(engine: Engine) -> None:
