@@ -1,6 +1,6 @@
 """Exceptions whose messages are shown to the user: what went wrong, where, and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class NightmillError(Exception):
@@ -42,7 +42,11 @@ class ForeignOutputError(ObjectStoreError):
 
 
 class LeaseLostError(NightmillError):
-    """The job is no longer held: its lease ran out or it was cancelled. Discard the work."""
+    """Jobs are no longer held: their leases ran out or they were cancelled. Discard the work. `lost` has their ids."""
+
+    def __init__(self, message: str, lost: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.lost = frozenset(lost)
 
 
 class UnknownPolicyError(NightmillError):

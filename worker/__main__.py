@@ -24,11 +24,12 @@ from models.assess.prompt_filter import PromptTerms
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.optional_packages import require
-from worker.celery_app import build_app
+from worker.celery_app import build_app, watch_main_loop
 from worker.liveness.end_of_worker import STOP_S, EndOfWorker
 from worker.liveness.progress_heartbeat import FOLDER
 from worker.liveness.runtime_folder import shared_folder
 from worker.liveness.watchdog import Watchdog
+from worker.monitoring.parent import ParentMonitoring
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ def main() -> None:
     start_logging(settings.log_level)
     stop_with_parent(options.parent)
     with services(settings) as configured:
-        _check(configured)
+        monitoring = ParentMonitoring(configured, device_count(settings.device))
+        monitoring.serve(is_supervised=options.parent is not None)
+        _check(configured, monitoring)
         os.environ.update(configured.environment())
         # Spinning OpenMP threads make two renders that share cores tens of times slower than one.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        _serve(configured)
+        _serve(configured, monitoring)
 
 
 def device_count(device: str) -> int:
@@ -61,7 +64,7 @@ def device_count(device: str) -> int:
     return max(1, sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
     """Check before the fork whatever would make every child fail: packages, prompt filter's terms, pool, PostgreSQL."""
     try:
         require("worker")
@@ -72,22 +75,25 @@ def _check(settings: Settings) -> None:
     except ModelError as error:
         raise UsageError(str(error)) from None
     engine = connect(settings.database)
-    await_reachable(engine, settings.database_wait_s, log.warning)
+    await_reachable(engine, settings.database_wait_s, log.warning, pause=monitoring.pause)
     join_pool(engine, settings.pool, settings.pool_models, settings.claim)
     engine.dispose()
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, monitoring: ParentMonitoring) -> None:
     # Celery warns about pickle when run as root; this application only accepts JSON.
     warnings.filterwarnings("ignore", message=".*superuser privileges")
-    with shared_folder() as folder:
+    with shared_folder() as folder, monitoring.receiving(folder):
         os.environ[FOLDER] = str(folder)
         app = build_app(settings)
+        watch_main_loop(app, monitoring.liveness.beat)
         workers: list[Any] = []
-        watchdog = Watchdog(folder, lambda: _children(workers))
+        monitoring.processes = lambda: _processes(workers)
+        watchdog = Watchdog(folder, lambda: _children(workers), monitoring.look)
         end = EndOfWorker(settings, folder, lambda: _children(workers))
         celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
         worker_shutting_down.connect(lambda **_: _stop_children(workers, watchdog, settings), weak=False)
+        worker_shutting_down.connect(lambda **_: monitoring.stop(), weak=False)
         worker = app.Worker(
             hostname=f"nightmill-{os.getpid()}@{socket.gethostname()}",
             concurrency=device_count(settings.device),
@@ -110,9 +116,14 @@ def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -
 
 
 def _children(workers: list[Any]) -> list[int]:
-    """Return the process ids of the pool's children; empty before the pool exists and after it is gone."""
+    """Return the process ids of the pool's children."""
+    return [child.pid for child in _processes(workers) if child.pid]
+
+
+def _processes(workers: list[Any]) -> list[Any]:
+    """Return the pool's children; empty before the pool exists and after it is gone."""
     pools = [getattr(worker.pool, "_pool", None) for worker in workers]
-    return [child.pid for pool in pools if pool is not None for child in list(pool._pool) if child.pid]
+    return [child for pool in pools if pool is not None for child in list(pool._pool)]
 
 
 if __name__ == "__main__":

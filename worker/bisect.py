@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
+from jobs.monitoring import metrics
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
 from worker.health.error_classification import HostFaultError, is_host_fault, reason_of
@@ -20,6 +21,8 @@ def run_stage(name: str, run: Run, items: Sequence[PipelineItem]) -> list[Pipeli
     started = time.perf_counter()
     done = isolated(run, items)
     took_s = time.perf_counter() - started
+    for _ in done:
+        metrics.STAGE_SECONDS.observe(took_s / len(done), name)
     return [item.spent(name, took_s / len(done)) for item in done]
 
 

@@ -1,10 +1,12 @@
 """The Celery application of the worker."""
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from celery import Celery
+from celery.bootsteps import StartStopStep
 from celery.loaders.app import AppLoader
 from kombu import Connection
 from kombu.transport.redis import Transport as RedisTransport
@@ -15,6 +17,7 @@ from worker.wakeup_only_redis_transport import WakeupTransport
 
 LAST_NET_S = 86_400  # beyond the slice; `worker.liveness.watchdog` kills hung processes much earlier
 RECONNECT_S = 2
+LOOP_S = 1.0
 
 
 class InstalledLoader(AppLoader):
@@ -38,6 +41,31 @@ class WakeupConnection(Connection):
         return super().ensure_connection(
             *args, **{"interval_start": 1, "interval_max": RECONNECT_S} | options
         )
+
+
+def watch_main_loop(app: Celery, on_loop: Callable[[], object]) -> None:
+    """Call `on_loop` at least every few seconds while the main loop goes on, or tries to reach Redis."""
+
+    class WatchedConnection(WakeupConnection):
+        def ensure_connection(
+            self, *args: Any, callback: Callable[[], object] | None = None, **options: Any
+        ) -> Any:
+            def on_wait() -> None:
+                on_loop()
+                if callback is not None:
+                    callback()
+
+            return super().ensure_connection(*args, callback=on_wait, **options)
+
+    class MainLoopBeat(StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: Any) -> None:
+            # Again after each loss of the connection to Redis, at which Celery clears its timers.
+            parent.timer.call_repeatedly(LOOP_S, on_loop)
+
+    app.amqp.Connection = WatchedConnection
+    app.steps["consumer"].add(MainLoopBeat)
 
 
 def build_app(settings: Settings) -> Celery:

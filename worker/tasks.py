@@ -20,6 +20,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent, without_collection
 from jobs.settings import load_settings
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat
+from worker.monitoring.send_counts import CountSender
 
 if TYPE_CHECKING:
     from worker.lanes.worker_context import WorkerContext
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _context: "WorkerContext | None" = None
+_counts: CountSender | None = None
 
 
 @shared_task(name=WAKEUP_TASK, ignore_result=True)
@@ -62,7 +64,7 @@ def stop_on_sigterm(context: "WorkerContext") -> None:
 @worker_process_init.connect
 def begin(**_: Any) -> None:
     """Set up the child: settings, connections, leases."""
-    global _context  # noqa: PLW0603 - Celery passes nothing from here to the task
+    global _context, _counts  # noqa: PLW0603 - Celery passes nothing from here to the task
     with without_collection():
         import worker.lanes.worker_loop  # noqa: F401, PLC0415 - before the first message comes
         from worker.lanes.worker_context import WorkerContext  # noqa: PLC0415
@@ -90,6 +92,9 @@ def begin(**_: Any) -> None:
     wait_while_away(engine, _context.pause)
     leases.on_renewal = _context.health.refresh
     leases.start()
+    if settings.metrics_address is not None and (folder := os.environ.get(FOLDER)):
+        _counts = CountSender(Path(folder))
+        _counts.start()
 
 
 def _handover(index: int) -> Path | None:
@@ -100,7 +105,9 @@ def _handover(index: int) -> Path | None:
 
 @worker_process_shutdown.connect
 def end(**_: Any) -> None:
-    """Remove this worker from the table of workers."""
+    """Remove this worker from the table of workers, and send what it has counted."""
+    if _counts is not None:
+        _counts.stop()
     if _context is not None:
         _context.leases.stop()
         _context.engine.dispose()

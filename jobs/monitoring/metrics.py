@@ -4,7 +4,7 @@ No metric has a label for each job; labels of batches name the first 20 that are
 series doesn't grow with the work.
 """
 
-from jobs.monitoring.metric_types import Counter, Gauge
+from jobs.monitoring.metric_types import Counter, Gauge, Histogram
 from jobs.states import JobState
 
 WORKER, SCHEDULER, BOTH = "worker", "scheduler", ""
@@ -22,6 +22,66 @@ ATTEMPTS = Counter(
 )
 JOBS_ENDED = Counter(
     "nightmill_jobs_ended_total", "Jobs that have ended: done, failed or blocked.", ("state",), role=BOTH
+)
+
+IMAGES = Counter(
+    "nightmill_images_total", "Images that were stored with their rows.", ("model",), role=WORKER
+)
+STAGE_SECONDS = Histogram(
+    "nightmill_stage_seconds",
+    "An image's share of the time that a stage of the pipeline took for its batch.",
+    ("stage",),
+    role=WORKER,
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 15, 60),
+)
+DEVICE_BATCH_SECONDS = Histogram(
+    "nightmill_device_batch_seconds",
+    "From when a job enters the device batch until its image is rendered.",
+    role=WORKER,
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
+)
+DEVICE_BUSY = Counter(
+    "nightmill_device_busy_seconds_total",
+    "Time in which a child process rendered: its rate is the share of the time that the device was in use.",
+    ("device",),
+    role=WORKER,
+)
+MODEL_LOAD_SECONDS = Histogram(
+    "nightmill_model_load_seconds",
+    "Loading a lane's models, as far as they weren't loaded already.",
+    ("model",),
+    role=WORKER,
+    buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320),
+)
+UPLOADED_BYTES = Counter(
+    "nightmill_upload_bytes_total", "Bytes of image files that were stored.", role=WORKER
+)
+STORE_ERRORS = Counter(
+    "nightmill_store_errors_total",
+    "Images that could not be stored at a try: unavailable, gone (an emptied folder, a lost mount), foreign (another "
+    "installation's) or refused.",
+    ("kind",),
+    role=WORKER,
+)
+LEASES_LOST = Counter(
+    "nightmill_leases_lost_total",
+    "Jobs in progress that were cancelled, or given to another worker because their lease had run out.",
+    role=WORKER,
+)
+WORKER_HEALTHY = Gauge(
+    "nightmill_worker_healthy",
+    "1 if the child process is healthy, 0 if a fault keeps it from lanes; missing while there is no process.",
+    ("device",),
+    role=WORKER,
+)
+CHILDREN = Gauge("nightmill_children", "Child processes that the worker shall have.", role=WORKER)
+CHILDREN_UP = Gauge("nightmill_children_up", "Child processes that have started and live.", role=WORKER)
+CHILDREN_RESTARTED = Counter(
+    "nightmill_children_restarted_total",
+    "Child processes that ended and were replaced: stalled (killed by the watchdog), unhealthy (ended by itself after "
+    "repeated failures), killed (by a signal, as for want of memory) or crashed.",
+    ("reason",),
+    role=WORKER,
 )
 
 DATABASE_UP = Gauge(

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.job_dataclasses import LaneId
+from jobs.monitoring import metrics
 from jobs.queue.worker_health_reports import note_stored, report_health, wanted_lanes
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Health:
         """The names of this process, and of its predecessors that rested and stored no image since."""
         self.must_restart = False
         self._take_over()
+        metrics.WORKER_HEALTHY.set(0 if self._faults else 1, device)
         self._lock = threading.Lock()
 
     def failed(self, cause: Hashable, reason: str, lane: LaneId | None = None) -> None:
@@ -205,6 +207,7 @@ class Health:
             lanes = {lane: fault.reason for fault in faults for lane in fault.lanes}
             is_resting = any(not fault.lanes for fault in faults)
             next_try = min((fault.until for fault in faults), default=None)
+        metrics.WORKER_HEALTHY.set(0 if faults else 1, self._device)
         self._write(
             lambda: report_health(
                 self._engine,

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 
-from jobs.errors import ObjectStoreError
+from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError, StoreUnavailableError
 from jobs.job_dataclasses import Lane
+from jobs.monitoring import metrics
 from worker.health.error_classification import HostFaultError
 from worker.health.lane_backoff import Health
 from worker.health.what_a_lane_depends_on import output_of
@@ -63,6 +64,7 @@ class StoreRetry:
                     done = store()
                 except ObjectStoreError as error:
                     refusal = str(error)
+                    metrics.STORE_ERRORS.add(len(items), _kind(error))
                 else:
                     self._health.went_well(cause)
                     return done
@@ -77,3 +79,16 @@ class StoreRetry:
 
     def _is_wanted(self, items: Sequence[PipelineItem]) -> bool:
         return not self._must_end() and all(self._leases.holds(item.job) for item in items)
+
+
+def _kind(error: ObjectStoreError) -> str:
+    """Return the kind of error as the metric has it."""
+    match error:
+        case OutputGoneError():
+            return "gone"
+        case StoreUnavailableError():
+            return "unavailable"
+        case ForeignOutputError():
+            return "foreign"
+        case _:
+            return "refused"

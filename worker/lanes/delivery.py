@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError
+from jobs.monitoring import metrics
 from jobs.queue import transitions
 from worker.health.error_classification import HostFaultError
 from worker.health.what_a_lane_depends_on import work_of
@@ -62,6 +63,7 @@ class Delivery:
             self._complete(finished)
             self._count(finished)
         except LeaseLostError as error:
+            leases.lose(error.lost)
             log.warning("%s; their images were dropped", error)
         except HostFaultError as error:
             self._on_fault(error)
@@ -74,10 +76,17 @@ class Delivery:
         """Insert image rows and mark jobs as done, in one transaction; LeaseLostError names jobs with lost leases."""
         context = self._stage_context
         assert context is not None
-        if items:
-            transitions.complete(
-                self._context.engine, [image_record(context, self._versions, item) for item in items]
-            )
+        if not items:
+            return
+        records, stored = [image_record(context, self._versions, item) for item in items], 0
+        try:
+            transitions.complete(self._context.engine, records)
+            stored = len(items)
+        except LeaseLostError as error:
+            stored = len(items) - len(error.lost)
+            raise
+        finally:
+            metrics.IMAGES.add(stored, context.lane.model)
 
     def _count(self, finished: Sequence[PipelineItem]) -> None:
         if finished:

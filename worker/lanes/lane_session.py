@@ -3,10 +3,12 @@
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
+from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.states import WorkerActivity
@@ -164,6 +166,8 @@ class LaneSession:
             rendered = pipeline.render.step()
         if rendered:
             self.context.heartbeat.note_warm(pipeline.lane.id)
+        for item in rendered:
+            metrics.DEVICE_BATCH_SECONDS.observe(time.monotonic() - item.began_s)
         return rendered
 
     def _on_device(self, pipeline: LanePipeline, items: Sequence[PipelineItem]) -> list[PipelineItem]:
@@ -175,7 +179,7 @@ class LaneSession:
         return going
 
     def _device_batch(self, pipeline: LanePipeline) -> AbstractContextManager[None]:
-        return self.context.heartbeat.device_batch(pipeline.lane_models, pipeline.lane.id)
+        return self.context.device_batch(pipeline.lane_models, pipeline.lane.id)
 
     def _hand_over(self, rendered: Sequence[PipelineItem], items: Sequence[PipelineItem]) -> bool:
         """Queue for delivery what remains of the items rendered; False if the worker must stop before there is room."""

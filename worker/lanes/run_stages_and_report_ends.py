@@ -66,7 +66,7 @@ class StageRunner:
         failed = [item for item in ended if item.end and not item.end.is_block]
         if blocked:
             failures = [item.failure() for item in blocked]
-            _report(failures, lambda: transitions.block(self._engine, failures))
+            self._report(failures, lambda: transitions.block(self._engine, failures))
             self._leases.drop(item.job for item in blocked)
         self._charge([item for item in failed if is_certain(item)])
         if (suspects := [item for item in failed if not is_certain(item)]) and self._apply(
@@ -90,7 +90,7 @@ class StageRunner:
 
     def _charge(self, items: Sequence[PipelineItem]) -> None:
         failures = [item.failure() for item in items]
-        _report(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
+        self._report(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
         self._leases.drop(item.job for item in items)
 
     def _give_back(self, items: Sequence[PipelineItem], delay_s: float) -> None:
@@ -98,11 +98,11 @@ class StageRunner:
             transitions.give_back(self._engine, [item.failure() for item in items], delay_s=delay_s)
         self._leases.drop(item.job for item in items)
 
-
-def _report(failures: Sequence[Failure], write: Callable[[], None]) -> None:
-    if not failures:
-        return
-    try:
-        write()
-    except LeaseLostError as error:
-        log.warning("%s", error)
+    def _report(self, failures: Sequence[Failure], write: Callable[[], None]) -> None:
+        if not failures:
+            return
+        try:
+            write()
+        except LeaseLostError as error:
+            self._leases.lose(error.lost)
+            log.warning("%s", error)

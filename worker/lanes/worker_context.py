@@ -1,6 +1,9 @@
 """What a worker process keeps between lane sessions."""
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from jobs.job_dataclasses import LaneId
+from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from jobs.states import WorkerActivity
@@ -17,6 +21,7 @@ from worker.health.lane_backoff import Health
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache
+from worker.model_cache.lane_models import LaneModels
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,16 @@ class WorkerContext:
         """Wait for a service and return whether the worker is to stop. The watchdog doesn't count this as a hang."""
         self.heartbeat.beat()
         return self.stopping.wait(seconds)
+
+    @contextmanager
+    def device_batch(self, lane_models: LaneModels, lane: LaneId) -> Iterator[None]:
+        """Watch this block as work of the device, which must go on, and measure its time."""
+        began_s = time.monotonic()
+        try:
+            with self.heartbeat.device_batch(lane_models, lane):
+                yield
+        finally:
+            metrics.DEVICE_BUSY.add(time.monotonic() - began_s, self.leases.device)
 
     def note(self, activity: WorkerActivity, lane: LaneId | None = None) -> None:
         """Report in the table of workers what this worker does from now on."""

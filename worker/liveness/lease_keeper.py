@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.job_dataclasses import Job, JobId
+from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.states import DEFAULT_POOL
 from worker.liveness.registration import Registration
@@ -48,6 +49,12 @@ class LeaseKeeper:
     def drop(self, jobs: Iterable[Job]) -> None:
         """Stop renewing the leases of these jobs, which have ended."""
         self._forget((job.id, job.lease) for job in jobs)
+
+    def lose(self, ids: Iterable[int]) -> None:
+        """Forget the leases of these jobs, which PostgreSQL no longer has, and count those not known to be lost."""
+        with self._lock:
+            known = [job_id for job_id in map(JobId, ids) if self._held.pop(job_id, None)]
+        metrics.LEASES_LOST.add(len(known))
 
     def release(self, jobs: Iterable[Job]) -> None:
         """Release these jobs to the queue at once, without counting an attempt."""
@@ -104,7 +111,4 @@ class LeaseKeeper:
         if not held:
             return
         kept = transitions.extend(self.engine, held, self.lease_s)
-        with self._lock:
-            for job_id, lease in held:
-                if job_id not in kept and self._held.get(job_id) == lease:
-                    del self._held[job_id]
+        self.lose(job_id for job_id, lease in held if job_id not in kept and self._held.get(job_id) == lease)

@@ -14,7 +14,7 @@ from filelock import lock_descriptor
 
 PREFIX = "nightmill-worker-"
 LOCK = "lock"
-_OURS = re.compile(r"\d+|rest-\d+|lock")
+_OURS = re.compile(r"\d+|rest-\d+|lock|counts")
 
 
 @contextmanager

@@ -33,9 +33,16 @@ class _Watched:
 class Watchdog:
     """Checks the heartbeats in `folder` of the processes that `children` returns."""
 
-    def __init__(self, folder: Path, children: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        children: Callable[[], Sequence[int]],
+        after_look: Callable[[Sequence[int]], object] = lambda _: None,
+    ) -> None:
+        """`after_look` is called after each check with the processes that were killed."""
         self._folder = folder
         self._children = children
+        self._after_look = after_look
         self._watched: dict[int, _Watched] = {}
 
     def start(self) -> None:
@@ -83,7 +90,7 @@ class Watchdog:
             time.sleep(LOOK_S)
             now = time.monotonic()
             try:
-                self.look(min(now - last, 2 * LOOK_S))
+                self._after_look(self.look(min(now - last, 2 * LOOK_S)))
             except Exception:
                 log.exception("can't look after the children")
             last = now

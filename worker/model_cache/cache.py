@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from jobs.job_dataclasses import Lane, LaneId
 from jobs.manifest import split_loras
+from jobs.monitoring import metrics
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from models.assess.prompt_filter import PromptTerms
@@ -49,7 +51,7 @@ class ModelCache:
 
     def lane_models(self, lane: Lane) -> LaneModels:
         """Return the lane's models, loaded if need be; raises ModelError if something is missing."""
-        return self._cached.get(self._key(lane), lambda: self._load(lane), lambda: self._has_room(lane))
+        return self._cached.get(self._key(lane), lambda: self._timed_load(lane), lambda: self._has_room(lane))
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -131,6 +133,12 @@ class ModelCache:
         from models.runtime.device import pick_device  # noqa: PLC0415
 
         return pick_device(self.settings.device, index=self.device_index, precision=card.precision)
+
+    def _timed_load(self, lane: Lane) -> LaneModels:
+        began_s = time.monotonic()
+        loaded = self._load(lane)
+        metrics.MODEL_LOAD_SECONDS.observe(time.monotonic() - began_s, lane.model)
+        return loaded
 
     def _load(self, lane: Lane) -> LaneModels:
         from models.assess.safety_checker import SafetyChecker  # noqa: PLC0415 - imports torch, only needed to render

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.errors import LeaseLostError
+from jobs.monitoring import metrics
 from jobs.states import Mode
 from models.errors import InterruptedRender, OutOfMemoryError
 from worker.bisect import ended, isolated
@@ -88,6 +89,8 @@ class Generate(ImageStage):
         if not done:
             return refused
         elapsed_s, self._elapsed_s = self._elapsed_s, 0.0
+        for _ in done:
+            metrics.STAGE_SECONDS.observe(elapsed_s / len(done), self.name)
         return [*refused, *(item.spent(self.name, elapsed_s / len(done)) for item in done)]
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jobs.monitoring import metrics
 from jobs.storage import key_layout
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
@@ -27,4 +28,5 @@ class Upload(Stage):
             self.context.lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension
         )
         self.context.store.put(key, encoded.body, content_type=encoded.content_type)
+        metrics.UPLOADED_BYTES.add(len(encoded.body))
         return replace(item, key=key)
