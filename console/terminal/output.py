@@ -64,9 +64,9 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def plural(count: int, thing: str) -> str:
-    """Format a number of things: 1 job, 2,000 jobs."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+def plural(count: int, thing: str, things: str = "") -> str:
+    """Format a number of things: 1 job, 2,000 jobs; `things` where an s isn't enough."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {things or thing + 's'}"
 
 
 def line_sum(lines: Mapping[str, int]) -> str:

@@ -13,8 +13,9 @@ from jobs.batches.delete_files import delete_files
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
+from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
-from jobs.queue.sql_predicates import HAS_OPEN_JOBS
+from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
 from jobs.states import FINISHED, OPEN, sql_list
 from jobs.storage.open import ObjectStore
 
@@ -66,7 +67,24 @@ _REJECTS = text("""
     SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
 """)
 
+# Of an archived batch, jobs are left where somebody has interrupted the archiving.
+_ENDED = text(f"""
+    SELECT id FROM batches
+    WHERE (archived_at IS NULL OR EXISTS (SELECT FROM jobs WHERE batch_id = batches.id))
+      AND coalesce((SELECT max(ended_at) FROM lanes WHERE batch_id = batches.id), created_at)
+        <= now() - make_interval(secs => :age_s)
+      AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {IS_LIVE})
+""")
+
 _BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
+
+
+def ended_before(engine: Engine, age_s: float) -> set[BatchId]:
+    """Return the batches that ended at least so many seconds ago and whose jobs are still there.
+
+    The scheduler notes when the last job of a lane has ended; a batch without jobs ended when it was submitted.
+    """
+    return {row.id for row in run(engine, _ENDED, {"age_s": age_s})}
 
 
 def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
