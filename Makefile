@@ -49,8 +49,9 @@ bench: .venv/.installed-dev  ## All benchmarks; `python -m bench queue --json` f
 chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guarantees.md` tells what each shows
 	NIGHTMILL_CHAOS=long $(PYTEST) tests/chaos --timeout 3600
 
-chart: .venv/.installed-dev  ## Check the Helm chart and Prometheus' alerts, and pack the chart into build/
-	$(PYTEST) tests/infra/test_helm_chart.py tests/infra/test_helm_pods.py tests/infra/test_helm_values.py tests/infra/test_prometheus.py
+chart: .venv/.installed-dev  ## Check the Helm chart, Prometheus' alerts and Grafana's dashboards, and pack the chart into build/
+	$(PYTEST) tests/infra/test_helm_chart.py tests/infra/test_helm_pods.py tests/infra/test_helm_values.py tests/infra/test_prometheus.py \
+		tests/infra/test_grafana.py
 	"$$($(BIN)/python infra/tools/fetch.py helm)" package infra/helm/nightmill --destination build
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -50,18 +51,22 @@ def _fetch_helm(work: Path) -> Path:
     return helm
 
 
-def _fetch_promtool(work: Path) -> Path:
+def _fetch_from_debian(package: str, program: str, work: Path) -> Path:
     work.chmod(0o755)  # apt downloads as a user of its own
     try:
-        _run("apt-get", "download", "prometheus", cwd=work)
+        _run("apt-get", "download", package, cwd=work)
     except UnavailableError:
         _run("apt-get", "update", cwd=work)
-        _run("apt-get", "download", "prometheus", cwd=work)
+        _run("apt-get", "download", package, cwd=work)
     _run("dpkg-deb", "--extract", next(work.glob("*.deb")).name, "files", cwd=work)
-    return work / "files" / "usr" / "bin" / "promtool"
+    return work / "files" / "usr" / "bin" / program
 
 
-FETCHERS: dict[str, Callable[[Path], Path]] = {"helm": _fetch_helm, "promtool": _fetch_promtool}
+FETCHERS: dict[str, Callable[[Path], Path]] = {
+    "helm": _fetch_helm,
+    "prometheus": partial(_fetch_from_debian, "prometheus", "prometheus"),
+    "promtool": partial(_fetch_from_debian, "prometheus", "promtool"),
+}
 
 
 def _run(*command: str, cwd: Path) -> None:

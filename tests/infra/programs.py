@@ -14,7 +14,7 @@ from tests.paths import ROOT
 
 @functools.cache
 def program(name: str) -> Path:
-    """The path of `helm` or `promtool`. Where it can't be had the test is skipped, but never in CI."""
+    """The path of `helm`, `prometheus` or `promtool`. Where it can't be had the test is skipped, but never in CI."""
     fetch = _fetch_module()
     try:
         return Path(fetch.find(name))

@@ -1,8 +1,10 @@
 """Prometheus' configuration and alerts."""
 
+import re
+
 import yaml
 
-from tests.infra import update
+from tests.infra import promql, update
 from tests.infra.programs import run
 from tests.paths import ROOT
 
@@ -32,7 +34,21 @@ def test_every_alert_has_a_test_in_which_it_fires() -> None:
     assert {rule["alert"] for rule in rules} == fired
 
 
-def test_the_chart_has_the_same_rules() -> None:
+def test_the_page_tells_every_alert() -> None:
+    page = (ROOT / "docs" / "deployment" / "monitoring.md").read_text(encoding="utf-8")
+    rules = yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    assert re.findall(r"^\| `(Nightmill\w+)`", page, re.MULTILINE) == [rule["alert"] for rule in rules]
+
+
+def test_the_chart_has_the_same_rules_and_dashboards() -> None:
     """After a change: `python -m tests.infra.update`."""
     for source, copy in update.COPIES.items():
         assert copy.read_bytes() == source.read_bytes(), copy
+    copied = {path for path in update.FILES.rglob("*") if path.is_file()}
+    assert copied == set(update.COPIES.values())
+
+
+def test_alerts_ask_for_what_there_is() -> None:
+    rules = yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    assert len(rules) > 10
+    assert {rule["alert"]: found for rule in rules if (found := promql.mistakes(rule["expr"]))} == {}

@@ -7,8 +7,10 @@ from tests.infra import chart, values_table
 from tests.paths import ROOT
 
 README = chart.CHART / "README.md"
-COPIES = {
-    ROOT / "infra" / "prometheus" / "rules.yaml": chart.CHART / "files" / "rules.yaml",
+FILES = chart.CHART / "files"
+COPIES = {ROOT / "infra" / "prometheus" / "rules.yaml": FILES / "rules.yaml"} | {
+    path: FILES / "dashboards" / path.name
+    for path in sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 }
 """A chart is packed with files of its own folder only, so it holds copies."""
 
@@ -22,6 +24,7 @@ def readme() -> str:
 
 def main() -> None:
     """Write all."""
+    (FILES / "dashboards").mkdir(exist_ok=True)
     for source, copy in COPIES.items():
         copy.write_bytes(source.read_bytes())
     chart.GOLDEN.mkdir(exist_ok=True)
