@@ -41,9 +41,10 @@ MODULES = {
     "migrate": "processes",
     "doctor": "doctor",
     "models": "models.list_and_show",
-    "tenants": "tenants",
-    "pools": "pools",
-    "workers": "workers",
+    "tenants": "operations.tenants",
+    "pools": "operations.pools",
+    "workers": "operations.workers",
+    "grants": "operations.grants",
 }
 """The module in `console.commands` that defines the function, or the group of commands, with the command's name."""
 

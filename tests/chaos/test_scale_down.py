@@ -1,4 +1,4 @@
-"""Busy workers are stopped and killed, as when a farm shrinks or loses machines: nothing fails, little is drawn twice."""
+"""Busy workers are stopped and killed, as when a farm shrinks: nothing fails, little is drawn twice."""
 
 import random
 import signal
