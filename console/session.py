@@ -79,6 +79,9 @@ def session(settings: Settings | None = None, *, waits: bool = False) -> Iterato
 def _check_tables(engine: Engine, is_private: bool) -> None:
     if migrations.is_current(engine):
         return
+    if migrations.is_newer_but_usable(engine):
+        note("the database has the tables of a later version of nightmill, with which this one still works")
+        return
     if not is_private:
         raise ServiceError(
             "the database lacks nightmill's tables or a newer form of them: run `nightmill migrate`"

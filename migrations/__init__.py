@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 LOCK = 0x6E6D696C  # advisory lock key, so that two processes starting together don't both migrate
 
 
+OLDEST_USABLE = "0015"
+"""The oldest revision whose version of nightmill works with this version's tables: the one before, at least.
+
+A migration adds columns with defaults and tables, so that processes of the version before it go on, and may be started
+again, until all are of the new one; what a version stopped using is dropped by the one after it.
+"""
+
+_USABLE_BY = "usable by versions of revision "
+
+
 class UnknownRevisionError(Exception):
     """The database is at a revision that this version of nightmill doesn't know."""
 
@@ -53,6 +63,15 @@ def is_current(engine: Engine) -> bool:
         return _revision(connection) == head()
 
 
+def is_newer_but_usable(engine: Engine) -> bool:
+    """Whether the tables are of a later version, which says that this version works with them, too."""
+    with engine.connect() as connection:
+        revision = _revision(connection)
+        comment = connection.execute(text("SELECT obj_description(to_regclass('alembic_version'))")).scalar()
+    oldest = str(comment or "").removeprefix(_USABLE_BY)
+    return revision is not None and revision > head() and oldest.isdecimal() and oldest <= head()
+
+
 def _revision(connection: Connection) -> str | None:
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
         return None
@@ -72,4 +91,6 @@ def _migrate(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | 
             change(alembic)
         except CommandError as error:
             raise UnknownRevisionError(str(error)) from None
+        if _revision(connection) == head():
+            connection.exec_driver_sql(f"COMMENT ON TABLE alembic_version IS '{_USABLE_BY}{OLDEST_USABLE}'")
         return before, _revision(connection)

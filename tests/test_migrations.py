@@ -19,6 +19,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.queue.fair_share import pick_lane
 from jobs.queue.tenants import tenants
+from tests.command_line import Nightmill
 from tests.end_to_end.processes import until
 from tests.factories import change, image, look
 
@@ -215,3 +216,25 @@ def test_a_tenant_that_was_called_as_all_of_them_are_is_healed(empty: Engine) ->
     assert actions.status(empty, "b2").remaining == 0, "its jobs were dropped: they will never be done"
     migrations.downgrade(empty, "0007")
     assert look(empty, "SELECT max_running FROM tenants WHERE name = '*'") == [{"max_running": 50}]
+
+
+@pytest.mark.parametrize(("oldest", "is_usable"), [("head", True), ("9999", False), ("", False)])
+def test_tables_of_a_later_version_say_whether_this_one_works_with_them(
+    engine: Engine, nightmill: Nightmill, oldest: str, is_usable: bool
+) -> None:
+    """So that processes may be started anew while an upgrade is under way."""
+    comment = f"usable by versions of revision {migrations.head() if oldest == 'head' else oldest}"
+    change(engine, f"COMMENT ON TABLE alembic_version IS '{comment if oldest else ''}'")
+    change(engine, "UPDATE alembic_version SET version_num = '9999'")
+    assert not migrations.is_current(engine)
+    assert migrations.is_newer_but_usable(engine) is is_usable
+    ended = nightmill("status", "--json")
+    assert ended.code == (0 if is_usable else 1)
+    assert ("tables of a later version" if is_usable else "run `nightmill migrate`") in ended.err
+
+
+def test_a_migrated_database_says_which_versions_may_use_it(engine: Engine) -> None:
+    (found,) = look(engine, "SELECT obj_description(to_regclass('alembic_version')) AS comment")
+    assert found["comment"] == f"usable by versions of revision {migrations.OLDEST_USABLE}"
+    assert migrations.head() >= migrations.OLDEST_USABLE
+    assert not migrations.is_newer_but_usable(engine)
