@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +17,10 @@ from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve
 from tests.command_line import Nightmill
+from tests.end_to_end.processes import until
 from tests.infra import chart
-from tests.monitoring import free_address, get, listens
+from tests.infra.programs import run
+from tests.monitoring import free_address, get, listens, scrape
 from tests.paths import ROOT
 from tests.s3 import CREDENTIALS, S3Server
 
@@ -33,21 +35,22 @@ class Cluster:
     def __init__(self, text: str, secrets: dict[str, str], folder: Path) -> None:
         self.text, self.secrets, self.folder = text, secrets, folder
 
-    def start(self, container: chart.Object, **replaced: str) -> subprocess.Popen[str]:
+    def start(self, container: chart.Object, *arguments: str, **replaced: str) -> subprocess.Popen[str]:
         for folder in FOLDERS:
             (self.folder / folder[1:]).mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "console.cli", *container["args"]],
+            [sys.executable, "-m", "console.cli", *(arguments or container["args"])],
             env=self._environment(container) | replaced,
             cwd=self.folder / "data",
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, container: chart.Object) -> str:
-        process = self.start(container)
-        out, err = process.communicate(timeout=50)
+    def run(self, container: chart.Object, *arguments: str, stdin: str = "") -> str:
+        process = self.start(container, *arguments)
+        out, err = process.communicate(stdin, timeout=50)
         assert process.returncode == 0, out + err
         return out
 
@@ -76,7 +79,28 @@ def cluster(servers: Settings, empty_database: str, s3: S3Server, tmp_path: Path
     return Cluster(text, secrets, tmp_path)
 
 
-def test_an_install_migrates_registers_pools_serves_scaling_and_passes_its_test(cluster: Cluster) -> None:
+@contextmanager
+def serving(cluster: Cluster, deployment: str, **replaced: str) -> Iterator[tuple[chart.Object, str]]:
+    """The only container of a Deployment's pod and where it listens; stopped as a pod is, within its grace period."""
+    pod = chart.of_kind(cluster.text, "Deployment")[deployment]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    address = free_address()
+    with cluster.start(container, NIGHTMILL_METRICS_ADDRESS=address, **replaced) as process:
+        try:
+            until(lambda: listens(address))
+            for probe in ("startup", "liveness", "readiness"):
+                path = container[f"{probe}Probe"]["httpGet"]["path"]
+                until(lambda path=path: get(address, path).status == 200)
+            yield container, address
+        finally:
+            process.terminate()
+            process.communicate(timeout=pod["terminationGracePeriodSeconds"])
+            assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_an_install_goes_from_the_hook_to_images(cluster: Cluster) -> None:
     job = chart.of_kind(cluster.text, "Job")["farm-nightmill-migrate"]["spec"]["template"]["spec"]
     for container in job["initContainers"]:
         cluster.run(container)
@@ -89,22 +113,33 @@ def test_an_install_migrates_registers_pools_serves_scaling_and_passes_its_test(
     checks = orjson.loads(cluster.run(doctor))
     assert [check for check in checks if not check["ok"]] == []
 
-    scheduler = chart.of_kind(cluster.text, "Deployment")["farm-nightmill-scheduler"]["spec"]["template"]
-    (container,) = scheduler["spec"]["containers"]
-    address = free_address()
-    with cluster.start(container, NIGHTMILL_METRICS_ADDRESS=address) as process:
-        try:
-            _await(lambda: listens(address))
-            for probe in ("startup", "liveness", "readiness"):
-                assert get(address, container[f"{probe}Probe"]["httpGet"]["path"]).status == 200
-            for name, scaled in chart.of_kind(cluster.text, "ScaledObject").items():
-                metadata = scaled["spec"]["triggers"][0]["metadata"]
-                answer = get(address, urlsplit(metadata["url"]).path)
-                assert (name, answer.status) == ("farm-nightmill-worker-slices", 200)
-                assert orjson.loads(answer.body)[metadata["valueLocation"]] == 0
-        finally:
-            process.terminate()
-            assert process.wait(scheduler["spec"]["terminationGracePeriodSeconds"]) == 0
+    with serving(cluster, "farm-nightmill-scheduler") as (container, address):
+        assert wanted(cluster, address) == 0
+        for command in commands_in_the_notes():
+            cluster.run(container, *command, stdin='{"prompt": "a red circle", "num_images": 1000}\n')
+        # 10 s an image, as nothing was measured yet, in 30 minutes; the pool may have 7.
+        until(lambda: wanted(cluster, address) == 6)
+        # The example's GPU isn't here; its other pool serves another model.
+        with serving(cluster, "farm-nightmill-worker-slices", NIGHTMILL_DEVICE="cpu") as (_, worker):
+            until(lambda: scrape(worker).get("nightmill_images_total shapes", 0) > 0)
+
+
+def wanted(cluster: Cluster, address: str) -> int:
+    """What KEDA reads of the pool that it scales, at the scheduler with this address."""
+    ((name, scaled),) = chart.of_kind(cluster.text, "ScaledObject").items()
+    metadata = scaled["spec"]["triggers"][0]["metadata"]
+    answer = get(address, urlsplit(metadata["url"]).path)
+    assert (name, answer.status) == ("farm-nightmill-worker-slices", 200)
+    return int(orjson.loads(answer.body)[metadata["valueLocation"]])
+
+
+def commands_in_the_notes() -> list[list[str]]:
+    """The arguments of what helm tells one to run in a scheduler's pod after an install."""
+    options = ["--namespace", "night", "--dry-run=client", "--values", VALUES]
+    told = run("helm", "install", "farm", chart.CHART, *options).stdout.partition("NOTES:")[2]
+    found = re.findall(r"deploy/farm-nightmill-scheduler -- nightmill ([^<\n]+)", told)
+    assert [command.split()[0] for command in found] == ["submit", "status", "workers"]
+    return [command.split() for command in found]
 
 
 def test_models_are_compared_with_the_lock_before_a_worker_starts(
@@ -143,10 +178,3 @@ def test_models_are_compared_with_the_lock_before_a_worker_starts(
     config.write_text(config.read_text() + "\n")
     refused = start()
     assert (refused.returncode, f"{config}: has the SHA-256" in refused.stderr) == (1, True)
-
-
-def _await(happens: Callable[[], bool], within_s: float = 30) -> None:
-    until = time.monotonic() + within_s
-    while not happens():
-        assert time.monotonic() < until
-        time.sleep(0.1)
