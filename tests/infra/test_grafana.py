@@ -96,7 +96,7 @@ def test_grafana_is_told_where_they_are() -> None:
         for path in ("datasources/prometheus.yaml", "dashboards/nightmill.yaml")
     )
     assert source["datasources"][0]["type"] == "prometheus"
-    assert provider["providers"][0]["options"]["path"].== "/var/lib/grafana/dashboards"
+    assert provider["providers"][0]["options"]["path"] == "/var/lib/grafana/dashboards"
 
 
 @pytest.mark.parametrize(
