@@ -1,30 +1,20 @@
 """The network between a worker's host and that of PostgreSQL, Redis and S3 is cut: nothing is lost or doubled."""
 
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import psutil
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
 
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
 from tests.chaos.invariant import check
-from tests.chaos.mill import ROOT, mill, settle
-from tests.chaos.netns import Host, other_host, relay, why_not
+from tests.chaos.mill import mill, settle
+from tests.chaos.netns import other_host, why_not
+from tests.chaos.remote_worker import is_at_work, worker_on
 from tests.chaos.scale import scaled
-from tests.chaos.stub import FOLDER, LONGEST_S, STEP_S
-from tests.chaos.twins import TWIN
-from tests.end_to_end.processes import end, foxes, until
+from tests.end_to_end.processes import foxes, until
 from tests.factories import look
 from tests.s3 import S3Server
 from tests.worker.contexts import submit
@@ -44,53 +34,6 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"batch_size": 4, "claim": 8, "lease_s": LEASE_S})
 
 
-@contextmanager
-def worker_on(host: Host, settings: Settings, folder: Path, twin: str = "") -> Iterator[psutil.Popen]:
-    """A worker on the other host, which reaches our services by the network alone."""
-    postgres = Path(str(make_url(settings.database).query["host"])) / ".s.PGSQL.5432"
-    redis = Path(unquote(settings.broker.partition("://")[2]))
-    store = urlsplit(settings.s3_endpoint_url or "http://127.0.0.1:1")
-    with (
-        relay(host.address, postgres) as database_port,
-        relay(host.address, redis) as broker_port,
-        relay(host.address, (str(store.hostname), store.port or 80)) as store_port,
-    ):
-        there = make_url(settings.database).set(host=host.address, port=database_port, query={})
-        own = settings.model_copy(
-            update={
-                "database_url": SecretStr(there.render_as_string(hide_password=False)),
-                "broker_url": SecretStr(f"redis://{host.address}:{broker_port}/0"),
-                "s3_endpoint_url": settings.s3_endpoint_url and f"http://{host.address}:{store_port}",
-            }
-        )
-        environment = own.environment() | {
-            "PYTHONPATH": str(ROOT),
-            FOLDER: str(folder),
-            STEP_S: "0.1",
-            LONGEST_S: "3600",
-            TWIN: twin,
-        }
-        with (folder / "there.log").open("wb") as log:
-            process = psutil.Popen(
-                host.command(sys.executable, "-m", "tests.chaos.stub_worker"),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield process
-        finally:
-            end(process, signal.SIGTERM)
-
-
-def is_at_work(engine: Engine, process: psutil.Process) -> bool:
-    """Whether the worker over there holds jobs."""
-    children = {child.pid for child in process.children(recursive=True)}
-    running = look(engine, "SELECT DISTINCT worker FROM jobs WHERE state = 'running'")
-    return any(int(row["worker"].rpartition(":")[2]) in children for row in running)
-
-
 def test_cuts(quick: Settings, engine: Engine, tmp_path: Path, s3: S3Server) -> None:
     quick = quick.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
     output = f"{s3.uri}/{tmp_path.name}"
@@ -107,7 +50,7 @@ def test_cuts(quick: Settings, engine: Engine, tmp_path: Path, s3: S3Server) -> 
             host.cut()
             time.sleep(cut_s)
             host.mend()
-        assert settle(engine, quiet_s=60), (folder / "there.log").read_text()[-3000:]
+        assert settle(engine, quiet_s=60), (folder / f"{host.name}.log").read_text()[-3000:]
         assert process.is_running()
     places = [(row, 0) for row in range(JOBS)]
     facts = check(engine, batch.name, places=places, s3=S3Options(s3.endpoint_url, "us-east-1"))
