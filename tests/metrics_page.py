@@ -13,7 +13,8 @@ Written by `python -m tests.metrics_page`; a test compares.
 With `NIGHTMILL_METRICS_ADDRESS=0.0.0.0:9464`, the scheduler and the parent process of a worker serve Prometheus' text
 format at `/metrics`; without it, nothing listens. `/healthz` answers 200 while the process's main loop goes on,
 `/readyz` 200 while it can work: PostgreSQL answers, and all child processes of a worker are up and not all unhealthy.
-Else the answer is 503, and its body says why.
+Else the answer is 503, and its body says why. A worker's `/readyz/busy` also answers 503 when it has had no work for
+more than a minute: Kubernetes removes pods that aren't ready first.
 
 The scheduler also answers `/scale/POOL` with how many workers the pool needs now, as in `{"pool": "default",
 "wanted": 3}`:

@@ -19,7 +19,7 @@ from scheduler.ingest.ingest import Ingested
 from tests.chaos.mill import rendering
 from tests.chaos.stub import stubbed
 from tests.end_to_end.processes import end, foxes, kill, running, until
-from tests.factories import look
+from tests.factories import change, look
 from tests.infra.programs import program
 from tests.monitoring import free_address, get, listens, scrape
 from tests.servers import redis_in
@@ -95,7 +95,10 @@ def test_a_batch_is_counted_as_the_tables_have_it(settings: Settings, engine: En
         assert found["nightmill_model_load_seconds_count tiny-random"] == 1
         assert found["nightmill_worker_healthy cpu:0"] == found["nightmill_children_up"] == 1
         assert get(worker, "/healthz").body == "ok\n"
-        until(lambda: get(worker, "/readyz").body == "ready\n")
+        until(lambda: get(worker, "/readyz").body == get(worker, "/readyz/busy").body == "ready\n")
+        change(engine, "UPDATE workers SET activity_since = now() - interval '61 seconds'")
+        until(lambda: get(worker, "/readyz/busy").body.startswith("no work for 6"))
+        assert get(worker, "/readyz").body == "ready\n"
         assert scrape(scheduler)["nightmill_wakeups_sent_total"] >= 1
         for address in (scheduler, worker):
             assert passes_promtool(get(address, "/metrics").body)

@@ -128,11 +128,24 @@ def test_what_runs_for_long_is_probed_and_has_time_to_stop(name: str, pod: Objec
         for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
             assert (f"{probe}Probe" in container) is is_long
             if is_long:
-                assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
+                asked = container[f"{probe}Probe"]["httpGet"]
+                assert (asked["path"].removesuffix("/busy"), asked["port"]) == (path, "metrics")
         if is_long:
             assert container["ports"] == [{"name": "metrics", "containerPort": 9464}]
             grace = int(found["NIGHTMILL_SHUTDOWN_GRACE_S"])
             assert pod["spec"]["terminationGracePeriodSeconds"] == grace + 10
+
+
+@pytest.mark.parametrize("name", chart.NAMES)
+def test_of_scaled_pods_the_idle_ones_are_not_ready(name: str) -> None:
+    text = chart.golden(name)
+    scaled = {
+        found["spec"]["scaleTargetRef"]["name"] for found in chart.of_kind(text, "ScaledObject").values()
+    }
+    for deployment, found in chart.of_kind(text, "Deployment").items():
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        path = container["readinessProbe"]["httpGet"]["path"]
+        assert path == ("/readyz/busy" if deployment in scaled else "/readyz")
 
 
 @pytest.mark.parametrize("name", chart.NAMES)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, text
 
@@ -24,7 +24,20 @@ log = logging.getLogger(__name__)
 STANDSTILL_S = 120.0
 """How long the main loop may stand still until `/healthz` says that the process hangs."""
 
-_CHILDREN = text("SELECT name, reason FROM workers WHERE name = ANY (CAST(:names AS text[]))")
+BUSY_S = 60.0
+"""A worker is busy for `/readyz/busy` until it has had no work for longer than this."""
+
+_CHILDREN = text("""
+    SELECT reason, CASE WHEN activity = 'idle' THEN extract(epoch FROM now() - activity_since) ELSE 0 END AS idle_s
+    FROM workers WHERE name = ANY (CAST(:names AS text[]))
+""")
+
+
+class ChildReport(NamedTuple):
+    """What a child has reported: what keeps it from its work, None for nothing, and how long it has had no work."""
+
+    reason: str | None
+    idle_s: float
 
 
 class ParentMonitoring:
@@ -45,6 +58,7 @@ class ParentMonitoring:
             "/metrics": self._metrics,
             "/healthz": self.liveness.check,
             "/readyz": readiness(self._problems),
+            "/readyz/busy": readiness(lambda: self._problems() or self._idleness()),
         }
         serve(self._settings.metrics_address, routes, is_supervised=is_supervised)
 
@@ -78,11 +92,12 @@ class ParentMonitoring:
         samples = self._counts.samples(set(self._pids()), self._wanted)
         return Answer(200, exposition(samples), CONTENT_TYPE)
 
-    def _look(self) -> list[str | None]:
-        """Return for each child that has reported what keeps it from its work, None for nothing."""
+    def _look(self) -> list[ChildReport]:
+        """Return the report of each child that has made one."""
         names = [f"{socket.gethostname()}:{pid}" for pid in self._pids()]
         with self._engine.connect() as connection:
-            return [row.reason for row in connection.execute(_CHILDREN, {"names": names})]
+            rows = connection.execute(_CHILDREN, {"names": names})
+            return [ChildReport(row.reason, float(row.idle_s)) for row in rows]
 
     def _problems(self) -> list[str]:
         reports = self._reports.get()
@@ -90,5 +105,10 @@ class ParentMonitoring:
             return ["PostgreSQL doesn't answer"]
         if len(reports) < self._wanted:
             return [f"{len(reports)} of {self._wanted} child processes are up"]
-        reasons = [reason for reason in reports if reason is not None]
+        reasons = [report.reason for report in reports if report.reason is not None]
         return sorted(set(reasons)) if len(reasons) == len(reports) else []
+
+    def _idleness(self) -> list[str]:
+        """Return how long all children have had no work, if that is long; where workers are surplus, these go first."""
+        idle_s = min((report.idle_s for report in self._reports.get() or ()), default=0.0)
+        return [f"no work for {idle_s:.0f} s"] if idle_s > BUSY_S else []

@@ -151,17 +151,18 @@ app.kubernetes.io/part-of: nightmill
 
 {{- /* Given the seconds that a start may take: probes of a long-running container. */ -}}
 {{- define "nightmill.probes" -}}
+{{- $seconds := index . 0 -}}
 startupProbe:
   httpGet: {path: /healthz, port: metrics}
   periodSeconds: 5
-  failureThreshold: {{ div . 5 }}
+  failureThreshold: {{ div $seconds 5 }}
 livenessProbe:
   httpGet: {path: /healthz, port: metrics}
   periodSeconds: 20
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: metrics}
+  httpGet: {path: {{ index . 1 }}, port: metrics}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
