@@ -133,9 +133,9 @@ app.kubernetes.io/part-of: nightmill
 {{- /* Given the root: volumes of every pod but /models. */ -}}
 {{- define "nightmill.volumes" -}}
 - name: data
-  emptyDir: {sizeLimit: 4Gi}
+  emptyDir: {sizeLimit: {{ .Values.scratchSize }}}
 - name: tmp
-  emptyDir: {sizeLimit: 4Gi}
+  emptyDir: {sizeLimit: {{ .Values.scratchSize }}}
 {{- if .Values.output.existingClaim }}
 - name: output
   persistentVolumeClaim: {claimName: {{ .Values.output.existingClaim | quote }}}
