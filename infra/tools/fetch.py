@@ -79,14 +79,17 @@ def _run(*command: str, cwd: Path) -> None:
 
 
 def main() -> None:
-    """Print the path of each program that is named."""
+    """Print the path of each program that is named, or of all."""
+    problems = []
     for name in sys.argv[1:] or sorted(FETCHERS):
         if name not in FETCHERS:
             sys.exit(f"{name}: not one of {', '.join(sorted(FETCHERS))}")
         try:
             print(find(name))
         except UnavailableError as error:
-            sys.exit(f"{name} can't be had: {error}")
+            problems.append(f"{name} can't be had: {error}")
+    if problems:
+        sys.exit("\n".join(problems))
 
 
 if __name__ == "__main__":
