@@ -1,18 +1,13 @@
-"""Start and stop of long-running processes: signals, parent watch, offline mode, logging."""
+"""Start and stop of long-running processes: signals, parent watch, offline mode."""
 
 import gc
-import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import BinaryIO
-
-from jobs.mask_passwords_and_escape_text import visible, without_secrets
 
 
 class SignalSafeEvent:
@@ -73,29 +68,3 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def open_log(path: Path) -> BinaryIO:
-    """Open a log for appending, with file and folder private to the owner: logs contain prompts and host names."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.parent.stat().st_uid == os.geteuid():
-        path.parent.chmod(0o700)
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    if os.fstat(number).st_uid == os.geteuid():
-        os.fchmod(number, 0o600)
-    return os.fdopen(number, "ab")
-
-
-class _PlainFormatter(logging.Formatter):
-    """Log formatter that masks passwords and escapes control characters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format the record as logging does, then sanitise the text, including tracebacks."""
-        return visible(without_secrets(super().format(record)))
-
-
-def start_logging(level: str) -> None:
-    """Configure logging to stderr, each line with time and process id."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_PlainFormatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of text, or one JSON object a line, in what worker and scheduler log"
+    )
     metrics_address: str | None = Field(
         None,
         description="HOST:PORT at which worker and scheduler serve `/metrics`, `/healthz` and `/readyz`; unset: "

@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs.errors import NightmillError
+from jobs.logs.log_files import older, open_log
+from jobs.logs.start_logging import log, logs_json
 from jobs.mask_passwords_and_escape_text import visible, without_secrets
-from jobs.process_lifecycle import open_log
 from jobs.services.sockets import own_temporary_folder
 
 NAME = "errors.log"
@@ -33,6 +34,9 @@ def plain_errors() -> Iterator[None]:
 
 
 def _end(message: str, code: int) -> None:
+    if logs_json():
+        log.critical("%s", message)
+        sys.exit(code)
     sys.stderr.write(f"error: {visible(without_secrets(message))}\n")
     sys.exit(code)
 
@@ -54,8 +58,8 @@ def _written(error: BaseException) -> str:
     for path in _log_paths():
         try:
             _rotate(path)
-            with open_log(path) as log:
-                log.write(entry)
+            with open_log(path) as stream:
+                stream.write(entry)
         except OSError:
             continue
         return f"the traceback is in {path}"
@@ -72,7 +76,7 @@ def _rotate(path: Path) -> None:
     """Rotate a full log, keeping one older log; of a symbolic link, the link itself is renamed."""
     with suppress(FileNotFoundError):
         if path.lstat().st_size >= MAX_BYTES:
-            path.replace(path.with_name(f"{NAME}.1"))
+            path.replace(older(path))
 
 
 def _log_paths() -> list[Path]:

@@ -5,11 +5,11 @@ import logging
 from functools import partial
 
 from jobs.db.engine import await_reachable, connect
+from jobs.logs.start_logging import start_logging
 from jobs.monitoring.health_checks import Liveness
 from jobs.monitoring.http_server import serve
 from jobs.process_lifecycle import (
     SignalSafeEvent,
-    start_logging,
     stop_on_signals,
     stop_with_parent,
     work_offline,
@@ -20,7 +20,7 @@ from jobs.unexpected_errors import plain_errors
 from scheduler.loop import run_duties
 from scheduler.monitoring.routes import scheduler_routes
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("scheduler")
 
 STANDSTILL_S = 300.0
 """How long a periodic task may take until `/healthz` says that the process hangs."""
@@ -33,7 +33,7 @@ def main() -> None:
     options = arguments.parse_args()
     work_offline()
     settings = load_settings()
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     stopping = stop_on_signals()
     stop_with_parent(options.parent)
     with services(settings) as configured:

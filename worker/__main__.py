@@ -15,7 +15,8 @@ from celery.signals import celeryd_after_setup, worker_shutting_down
 
 from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
-from jobs.process_lifecycle import start_logging, stop_with_parent, work_offline
+from jobs.logs.start_logging import start_logging
+from jobs.process_lifecycle import stop_with_parent, work_offline
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
@@ -31,7 +32,7 @@ from worker.liveness.runtime_folder import shared_folder
 from worker.liveness.watchdog import Watchdog
 from worker.monitoring.parent import ParentMonitoring
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("worker")
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     options = arguments.parse_args()
     work_offline()
     settings = load_settings()
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     stop_with_parent(options.parent)
     with services(settings) as configured:
         monitoring = ParentMonitoring(configured, device_count(settings.device))

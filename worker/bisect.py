@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError, ObjectStoreError, UsageError
+from jobs.logs.prompt_masking import without_prompt
 from jobs.monitoring import metrics
 from jobs.states import ErrorKind
 from models.errors import InterruptedRender, ModelError, OutOfMemoryError, SafetyUnknownError
@@ -48,7 +49,9 @@ def isolated(run: Run, items: Sequence[PipelineItem]) -> list[PipelineItem]:
 
 def ended(item: PipelineItem, error: BaseException) -> PipelineItem:
     """Return the item as ended by the error."""
-    log.warning("job %d: %s: %s", item.job.id, type(error).__name__, error)
+    job = item.job
+    text, place = without_prompt(str(error), job), {"job": job.id, "lease": job.lease}
+    log.warning("job %d: %s: %s", job.id, type(error).__name__, text, extra=place)
     return item.ended(kind_of(error), f"{type(error).__name__}: {error}")
 
 

@@ -13,6 +13,7 @@ from kombu.transport.redis import Transport as RedisTransport
 
 from jobs.celery_config import celery_settings
 from jobs.settings import Settings
+from worker import celery_logging  # noqa: F401 - before Celery sets up logging
 from worker.wakeup_only_redis_transport import WakeupTransport
 
 LAST_NET_S = 86_400  # beyond the slice; `worker.liveness.watchdog` kills hung processes much earlier

@@ -17,8 +17,12 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from jobs.celery_config import WAKEUP_TASK
 from jobs.db.engine import connect, wait_while_away
 from jobs.job_dataclasses import LaneId
-from jobs.process_lifecycle import SignalSafeEvent, start_logging, stop_with_parent, without_collection
+from jobs.logs import log_context
+from jobs.logs.prompt_masking import log_error_of_jobs
+from jobs.logs.start_logging import start_logging
+from jobs.process_lifecycle import SignalSafeEvent, stop_with_parent, without_collection
 from jobs.settings import load_settings
+from worker import celery_logging  # noqa: F401 - before Celery sets up logging in a child
 from worker.liveness.progress_heartbeat import FOLDER, Heartbeat
 from worker.monitoring.send_counts import CountSender
 
@@ -34,21 +38,30 @@ _counts: CountSender | None = None
 @shared_task(name=WAKEUP_TASK, ignore_result=True)
 def process_lane(lane: int) -> None:
     """Run one time slice on the lane picked by fair-share scheduling. SIGTERM requests a graceful stop."""
-    from worker.lanes.worker_loop import follow  # noqa: PLC0415 - in the child alone
-
     assert _context is not None
     if _context.settings.once and _context.heartbeat.has_worked():
         return  # the parent process is about to end this worker
     # Installed here and not in `begin`: the pool sets its own handlers after that.
     stop_on_sigterm(_context)
     with _context.heartbeat.at_work():
-        taken = follow(_context, LaneId(lane))
+        taken = _follow(_context, LaneId(lane))
     if taken:
         _context.heartbeat.note_worked()
         log.info("%d jobs taken up", taken)
     if _context.health.must_restart:
         end()
         os._exit(0)  # the pool starts another process in its place
+
+
+def _follow(context: "WorkerContext", lane: LaneId) -> int:
+    """Run the time slice; an error that ends it is logged here, since Celery would log what it says of prompts."""
+    from worker.lanes.worker_loop import follow  # noqa: PLC0415 - in the child alone
+
+    try:
+        return follow(context, lane)
+    except Exception as error:
+        log_error_of_jobs(log, "the time slice ended early", error)
+        return 0
 
 
 def stop_on_sigterm(context: "WorkerContext") -> None:
@@ -72,11 +85,12 @@ def begin(**_: Any) -> None:
         from worker.model_cache.cache import ModelCache  # noqa: PLC0415
 
     settings = load_settings()
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
     stop_with_parent(os.getppid())
     index = getattr(current_process(), "index", 0)
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
+    log_context.note(worker=name)
     leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s, settings.pool)
     heartbeat = Heartbeat.of_child(settings.stall_timeout_s)
     _context = WorkerContext(

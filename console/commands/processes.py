@@ -17,6 +17,7 @@ from console.terminal.output import note, plural, print_json
 from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import NightmillError, UsageError
+from jobs.logs.log_files import rotate_in_place
 from jobs.process_lifecycle import stop_on_signals
 from jobs.services.embedded import services, stop_services
 from jobs.settings import Settings, load_settings
@@ -143,6 +144,7 @@ def _serve(settings: Settings, workers: int) -> None:
         slowed: list[str] = []
         while not stopping.is_set():
             members.keep_alive()
+            rotate_in_place(daemon.log_of(settings))
             if slowed != (slowed := members.slowed()):
                 daemon.announce(settings, slowed)
             time.sleep(0.5)

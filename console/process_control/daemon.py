@@ -13,7 +13,7 @@ import psutil
 
 from console.process_control.supervisor import STOP_S, tail
 from jobs.errors import ServiceError
-from jobs.process_lifecycle import open_log
+from jobs.logs.log_files import open_log, rotate_in_place
 from jobs.services.data_folder_errors import named_by_its_setting
 from jobs.settings import Settings
 
@@ -22,7 +22,8 @@ START_S = 60
 
 def start(settings: Settings, arguments: Sequence[str]) -> None:
     """Start `nightmill ARGUMENTS` and wait until it is up. Raises ServiceError with the end of its log if it fails."""
-    log = settings.logs_path / "up.log"
+    log = log_of(settings)
+    rotate_in_place(log)
     with named_by_its_setting(settings.data_dir):
         opened = open_log(log)
     with opened as stream:
@@ -39,6 +40,11 @@ def start(settings: Settings, arguments: Sequence[str]) -> None:
         if process.poll() is not None or time.monotonic() > until:
             raise ServiceError(f"could not start; the end of {log}:\n{tail(log)}")
         time.sleep(0.1)
+
+
+def log_of(settings: Settings) -> Path:
+    """Return the path of the log of `up` itself."""
+    return settings.logs_path / "up.log"
 
 
 def stop(settings: Settings) -> bool:

@@ -14,8 +14,8 @@ import psutil
 
 from console.terminal.output import note
 from jobs.errors import ServiceError, UsageError
+from jobs.logs.log_files import open_log, rotate_in_place
 from jobs.monitoring.listen_address import VARIABLE, ListenAddress
-from jobs.process_lifecycle import open_log
 from jobs.services.data_folder_errors import named_by_its_setting
 from jobs.settings import Settings
 
@@ -45,6 +45,7 @@ class Child:
     def start(self) -> None:
         """Start it in its own session, so that Ctrl-C doesn't reach it; it stops when this process is gone."""
         command = [sys.executable, "-m", self.role, "--parent", str(os.getpid())]
+        rotate_in_place(self.log)
         with named_by_its_setting(self.log.parent):
             opened = open_log(self.log)
         with opened as log:
@@ -60,8 +61,12 @@ class Child:
         self.due = None
 
     def keep_alive(self) -> None:
-        """Restart it if it died and its pause is over. Raises ServiceError if its settings prevent it from starting."""
+        """Restart it if it died and its pause is over, and keep its log small; called again and again.
+
+        Raises ServiceError if its settings prevent it from starting.
+        """
         assert self.process is not None
+        rotate_in_place(self.log)
         code = self.process.poll()
         if code is None:
             self._measure()

@@ -49,8 +49,13 @@ class Fault:
     def __init__(self, prompt: str) -> None:
         asked = next((word for word in prompt.split() if word.startswith(FAULT)), FAULT)
         _, self.kind, *once = asked.split(":")
+        self._prompt = prompt
         self._mark = Path(os.environ[FOLDER]) / f"had-{prompt.replace(' ', '-')}"
         self._is_once = bool(once)
+
+    def quote(self) -> None:
+        """Raise an error that tells the whole prompt, as those of libraries do."""
+        raise RuntimeError(f"can't tokenise {self._prompt!r}")
 
     def strikes(self, kind: str) -> bool:
         """Whether it is of this kind and still to come; asking for one that comes once uses it up."""
@@ -151,6 +156,8 @@ class StubEngine:
 def _break(fault: Fault, company: int) -> None:
     if fault.strikes("oom") or (company > 1 and fault.kind == "narrow"):
         raise OutOfMemoryError(f"no memory left for {company} images")
+    if fault.strikes("quote"):
+        fault.quote()
     for kind, happen in _BREAKS.items():
         if fault.strikes(kind):
             happen()

@@ -6,8 +6,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from jobs.errors import UsageError
+from jobs.logs.start_logging import start_logging
 from jobs.mask_passwords_and_escape_text import visible, without_secrets
-from jobs.process_lifecycle import start_logging
 from jobs.unexpected_errors import plain_errors
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from jobs.job_dataclasses import LaneId
+from jobs.logs.prompt_masking import without_prompt
 from jobs.queue.failure_evidence import others_may_work, peers, returns_of, to_blame
 from jobs.states import ErrorKind
 from worker.health.error_classification import reason_of
@@ -194,8 +195,9 @@ class CircuitBreaker:
 
 
 def _summary(held: Sequence[PipelineItem]) -> str:
-    end = next((item.end for item in held if _is_of_host(item)), held[-1].end)
-    return f"{len(held)} jobs in a row failed here, the last with: {end.text if end else ''}"
+    last = next((item for item in held if _is_of_host(item)), held[-1])
+    text = without_prompt(last.end.text if last.end else "", last.job)
+    return f"{len(held)} jobs in a row failed here, the last with: {text}"
 
 
 def _without_arrays(item: PipelineItem) -> PipelineItem:

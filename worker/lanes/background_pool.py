@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
+from jobs.logs.prompt_masking import log_error_of_jobs
 from worker.item import PipelineItem
 
 log = logging.getLogger(__name__)
@@ -54,5 +55,5 @@ class BackgroundPool:
         while (items := self._bundles.get()) is not None:
             try:
                 self._deliver(items)
-            except BaseException:  # if the thread ended, `put` would wait for it for ever
-                log.exception("%d images could not be delivered", len(items))
+            except BaseException as error:  # if the thread ended, `put` would wait for it for ever
+                log_error_of_jobs(log, f"{len(items)} images could not be delivered", error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
+from jobs.logs import log_context
 from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.settings import Settings
@@ -70,8 +71,13 @@ class LaneSession:
 
     def work(self) -> int:
         """Claim and render until the lane is empty or the session ends; returns how many jobs were claimed."""
+        with log_context.noted(lane=self.lane_id, batch=None):
+            return self._work()
+
+    def _work(self) -> int:
         try:
             while (lane := self._open()) and self._setup.may_claim(lane) and (jobs := self._jobs(lane)):
+                log_context.note(batch=lane.batch)
                 self.render(lane, jobs)
         finally:
             self.close()

@@ -1,5 +1,6 @@
 """Processes that die again and again are started again, ever more slowly."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from console.process_control import supervisor
 from console.process_control.supervisor import Child, group
 from jobs.errors import ServiceError, UsageError
+from jobs.logs import log_files
 from jobs.monitoring.listen_address import ListenAddress
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
@@ -56,6 +58,22 @@ def test_pauses_grow_to_a_minute_and_never_end(
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert starts(tmp_path) == 10
     assert "it is started anew in 60 s" in capsys.readouterr().err
+
+
+def test_its_log_stays_small_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "MAX_BYTES", 10_000)
+    talker = child(
+        tmp_path, "import time\nfor n in range(600): print(n, 90 * 'x', flush=True); time.sleep(0.002)"
+    )
+    talker.start()
+    assert talker.process is not None
+    while talker.process.poll() is None:
+        talker.keep_alive()
+        time.sleep(0.02)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("doomed.log*")}
+    assert sizes.keys() == {"doomed.log", "doomed.log.1"}
+    assert max(sizes.values()) < 20_000
+    assert talker.log.read_bytes().splitlines()[-1].startswith(b"599 ")
 
 
 def test_it_is_not_started_before_its_time(tmp_path: Path, clock: list[float]) -> None:

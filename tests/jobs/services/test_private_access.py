@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from jobs.db.engine import check_reachable, connect
-from jobs.process_lifecycle import open_log
+from jobs.logs.log_files import open_log
 from jobs.services.embedded import services
 from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.settings import Settings, load_settings
