@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from jobs.settings import Settings
 from tests.infra.programs import run
 from tests.paths import ROOT
 
@@ -17,8 +16,6 @@ VALUE_FILES = sorted((ROOT / "infra" / "helm" / "values").glob("*.yaml"))
 NAMES = [path.stem for path in VALUE_FILES]
 GOLDEN = ROOT / "tests" / "infra" / "golden"
 Object = dict[str, Any]
-SOON = {"log_format"} - set(Settings.model_fields)
-"""Settings that come with another part of the same release."""
 
 
 @functools.cache

@@ -26,7 +26,6 @@ from tests.s3 import CREDENTIALS, S3Server
 
 VALUES = chart.CHART.parent / "values" / "gpu-mig-two-pools.yaml"
 FOLDERS = ("/data", "/models")
-SOON = {f"NIGHTMILL_{name.upper()}" for name in chart.SOON}
 
 
 class Cluster:
@@ -61,7 +60,7 @@ class Cluster:
                 found[name] = self.secrets[value.removeprefix("secret/")]
             else:
                 found[name] = str(self.folder / value[1:]) if value in FOLDERS else value
-        return {name: value for name, value in found.items() if name not in SOON}
+        return found
 
 
 @pytest.fixture

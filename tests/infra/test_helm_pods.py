@@ -99,7 +99,7 @@ def test_the_chart_makes_no_secrets(name: str) -> None:
 
 
 def test_variables_are_settings() -> None:
-    known = {f"NIGHTMILL_{name.upper()}" for name in {*Settings.model_fields, *chart.SOON}}
+    known = {f"NIGHTMILL_{name.upper()}" for name in Settings.model_fields}
     used = {name for container in all_containers() for name in chart.environment(container)}
     assert {name for name in used if name.startswith("NIGHTMILL_")} - known == set()
     assert {"NIGHTMILL_POOL", "NIGHTMILL_DEVICE", "NIGHTMILL_SHUTDOWN_GRACE_S"} <= used
