@@ -5,6 +5,7 @@ process needs them first starts them.
 """
 
 import fcntl
+import os
 import secrets
 import shutil
 import signal
@@ -26,6 +27,7 @@ from jobs.db.engine import connect
 from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings, load_settings
+from tests import other_postgres
 
 TEMPLATE = "nightmill_template"
 _FOLDER = pytest.StashKey[Path]()
@@ -57,7 +59,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     folder = config.stash.get(_FOLDER, None)
     if folder and not hasattr(config, "workerinput"):
         stop_redis(folder / "redis")
-        stop_postgres(folder / "postgres")
+        if programs := os.environ.get(other_postgres.BIN):
+            other_postgres.stop(Path(programs), folder / "postgres")
+        else:
+            stop_postgres(folder / "postgres")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -69,13 +74,18 @@ def servers(pytestconfig: pytest.Config) -> Settings:
         fcntl.flock(lock, fcntl.LOCK_EX)
         configured = load_settings(
             data_dir=folder,
-            database_url=SecretStr(start_postgres(folder / "postgres")),
+            database_url=SecretStr(_start_postgres(folder / "postgres")),
             broker_url=SecretStr(start_redis(folder / "redis")),
         )
         if not (folder / "template").exists():
             _make_template(configured)
             (folder / "template").touch()
     return configured
+
+
+def _start_postgres(folder: Path) -> str:
+    programs = os.environ.get(other_postgres.BIN)
+    return other_postgres.start(Path(programs), folder) if programs else start_postgres(folder)
 
 
 class DatabasePool:

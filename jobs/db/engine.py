@@ -69,7 +69,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         connect_args=_NETWORK | {"application_name": "nightmill"},
         hide_parameters=True,  # keeps prompts out of logs and tracebacks
     )
-    event.listen(engine, "connect", _force_generic_plans)
+    event.listen(engine, "connect", _prepare_statements)
     return engine
 
 
@@ -78,11 +78,18 @@ def _parameters() -> set[str]:
     return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
-def _force_generic_plans(connection: Any, _: object) -> None:
-    """Force generic plans for prepared statements: with many jobs queued, PostgreSQL would plan each claim anew."""
+def _prepare_statements(connection: Any, _: object) -> None:
+    """Force generic plans for prepared statements: with many jobs queued, PostgreSQL would plan each claim anew.
+
+    Behind a pooler such as PgBouncer, statements aren't prepared: another client's may have the same name. A pooler
+    shows in the process id that it gives in place of the server process's own.
+    """
     with connection.cursor() as cursor:
-        cursor.execute("SET plan_cache_mode = force_generic_plan")
+        cursor.execute("SELECT pg_backend_pid(), set_config('plan_cache_mode', 'force_generic_plan', false)")
+        pid, _plans = cursor.fetchone()
     connection.commit()
+    if pid != connection.info.backend_pid:
+        connection.prepare_threshold = None
 
 
 def check_reachable(engine: Engine) -> None:

