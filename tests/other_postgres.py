@@ -12,57 +12,45 @@ BIN = "POSTGRES_BIN"
 """Environment variable: the folder with `initdb` and `postgres` of the server that tests are to use."""
 
 
-def start(programs: Path, folder: Path) -> str:
+def start(programs: Path, folder: Path, options: str = "-c listen_addresses=''") -> str:
     """Start the server of this folder, made if need be; returns its URL. As root it runs as another user."""
+    if not (folder / "PG_VERSION").exists():
+        make(programs, folder)
+    if not (folder / "postmaster.pid").exists():
+        _control(programs, folder, "start", "-l", folder / "log", "-o", f"-k {folder} {options}")
+    return f"postgresql://postgres@/postgres?host={folder}"
+
+
+def make(programs: Path, folder: Path) -> None:
+    """Make a server's folder, which trusts whoever reaches its socket."""
     folder.mkdir(parents=True, exist_ok=True)
-    as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
         user = _server_user()
-        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         os.chown(folder, user.pw_uid, user.pw_gid)
     folder.chmod(0o700)
     _let_through(folder.parent)
-    url = f"postgresql://postgres@/postgres?host={folder}"
-    if (folder / "postmaster.pid").exists():
-        return url
-    if not (folder / "PG_VERSION").exists():
-        command = [
-            programs / "initdb",
-            "-D",
-            folder,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-sync",
-        ]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", **as_user)
-    _control(
-        programs,
-        folder,
-        "start",
-        "-l",
-        folder / "log",
-        "-o",
-        f"-k {folder} -c listen_addresses=''",
-        **as_user,
-    )
-    return url
+    command = [programs / "initdb", "-D", folder, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(command, check=True, capture_output=True, cwd="/", **_as_owner(folder))
 
 
 def stop(programs: Path, folder: Path) -> None:
     """Stop the server of this folder if it is running."""
     if (folder / "postmaster.pid").exists():
-        as_user = {"user": folder.stat().st_uid} if os.geteuid() == 0 else {}
-        _control(programs, folder, "stop", "-m", "fast", **as_user)
+        _control(programs, folder, "stop", "-m", "fast")
 
 
-def _control(programs: Path, folder: Path, action: str, *options: str | Path, **as_user: Any) -> None:
+def _control(programs: Path, folder: Path, action: str, *options: str | Path) -> None:
     command = [programs / "pg_ctl", "-w", "-D", folder, *options, action]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(command, check=True, cwd="/", **quiet, **as_user)
+    subprocess.run(command, check=True, cwd="/", **quiet, **_as_owner(folder))
+
+
+def _as_owner(folder: Path) -> dict[str, Any]:
+    """Let a program run as the folder's owner, which is another user if this one is root."""
+    if os.geteuid():
+        return {}
+    found = folder.stat()
+    return {"user": found.st_uid, "group": found.st_gid, "extra_groups": []}
 
 
 def _let_through(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,8 @@ from tests import other_postgres
 from tests.chaos.stub import stubbed
 from tests.end_to_end.processes import check_exactly_once, foxes, running, until
 from tests.factories import look
-from tests.slow.test_server_versions import fetched
+from tests.slow.fetched_programs import debian_files
+from tests.slow.ports import free_port, listens
 from tests.worker.contexts import submit
 
 PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
@@ -31,16 +30,9 @@ pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Path:
-    """The root of a file tree that holds Debian's pgbouncer and its libraries."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    if shutil.which("pgbouncer"):
-        return Path("/")
-    fetched("apt-get", "download", *PACKAGES, cwd=tmp_path)
-    for package in tmp_path.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "--extract", package, tmp_path / "files"], check=True)
-    return tmp_path / "files"
+def programs(tmp_path: Path) -> tuple[Path, str]:
+    """The root of a file tree that holds Debian's pgbouncer, and the value of LD_LIBRARY_PATH that it needs."""
+    return debian_files(tmp_path, *PACKAGES)
 
 
 @pytest.fixture
@@ -58,20 +50,19 @@ def postgres(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def pgbouncer(programs: Path, postgres: Path, folder: Path, mode: str) -> Iterator[str]:
+def pgbouncer(programs: tuple[Path, str], postgres: Path, folder: Path, mode: str) -> Iterator[str]:
     """The URL of a database behind PgBouncer, with room for 20 connections to the server."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = folder / "pgbouncer.ini"
     configuration.write_text(
         f"[databases]\n* = host={postgres} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = 20\n"
         "ignore_startup_parameters = extra_float_digits\n"
     )
-    libraries = ":".join(str(path) for path in (programs / "usr" / "lib").glob("*-linux-gnu"))
+    files, libraries = programs
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen(
-            [programs / "usr" / "sbin" / "pgbouncer", configuration],
+            [files / "usr" / "sbin" / "pgbouncer", configuration],
             env=os.environ | {"LD_LIBRARY_PATH": libraries},
             stdout=log,
             stderr=log,
@@ -86,12 +77,6 @@ def pgbouncer(programs: Path, postgres: Path, folder: Path, mode: str) -> Iterat
         process.wait(10)
 
 
-def listens(port: int) -> bool:
-    """Whether anybody answers there."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 def render(settings: Settings, engine: Engine, folder: Path) -> None:
     """A scheduler and two workers render a batch."""
     batch = submit(settings, engine, folder, foxes(JOBS))
@@ -102,7 +87,7 @@ def render(settings: Settings, engine: Engine, folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_batch_through_a_pooler(
-    settings: Settings, programs: Path, postgres: Path, tmp_path: Path, mode: str
+    settings: Settings, programs: tuple[Path, str], postgres: Path, tmp_path: Path, mode: str
 ) -> None:
     """Prepared statements of two clients would have the same names on one server connection."""
     with pgbouncer(programs, postgres, tmp_path, mode) as url:

