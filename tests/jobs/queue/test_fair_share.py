@@ -132,6 +132,16 @@ def test_a_time_slice_that_ends_early_is_paid_back(engine: Engine) -> None:
     assert abs(seconds["quick"] - seconds["slow"]) <= SLICE_S
 
 
+def test_a_new_batch_of_a_loaded_model_gets_a_slice_at_once(engine: Engine) -> None:
+    """A preview of eight images doesn't wait for minutes behind a night's batch; then they take turns as before."""
+    old = make_lane(engine)
+    assert picked(engine, preferred=old, warm=["sketcher"], model_affinity_s=300).lane == old
+    new = make_lane(engine)
+    order = [picked(engine, preferred=old, warm=["sketcher"], model_affinity_s=300).lane for _ in range(3)]
+    assert order == [new, old, old]
+    assert picked(engine, preferred=new, warm=[], model_affinity_s=300).lane == new
+
+
 def test_a_warm_model_is_preferred_within_the_bound(engine: Engine) -> None:
     """Two tenants of other models: a worker keeps what it has loaded for `model_affinity_s`, and the shares hold."""
     rows = [
