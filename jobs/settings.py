@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="lines of text, or one JSON object a line, in what worker and scheduler log"
     )
+    traces: Literal["on", "off"] = Field(
+        "off", description="OpenTelemetry traces of jobs in the worker, sent as the `OTEL_…` variables say"
+    )
     metrics_address: str | None = Field(
         None,
         description="HOST:PORT at which worker and scheduler serve `/metrics`, `/healthz` and `/readyz`; unset: "

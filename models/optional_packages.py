@@ -11,15 +11,28 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "packed": ("bitsandbytes",),
     "plots": ("matplotlib",),
+    "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
 }
 """For each extra, the names by which its packages are imported."""
 
-_NEEDED = {"worker": "the worker's packages", "packed": "bitsandbytes", "plots": "matplotlib"}
+_NEEDED = {
+    "worker": "the worker's packages",
+    "packed": "bitsandbytes",
+    "plots": "matplotlib",
+    "otel": "OpenTelemetry's SDK",
+}
 
 
 def is_installed(extra: str) -> bool:
     """Whether all packages of the extra are installed; imports none of them."""
-    return all(find_spec(name) is not None for name in EXTRAS[extra])
+    return all(map(_is_there, EXTRAS[extra]))
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that would hold it
+        return False
 
 
 def require(extra: str, need: str = "this needs", instead: str = "") -> None:

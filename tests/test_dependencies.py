@@ -3,7 +3,8 @@
 import re
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import distributions, packages_distributions, requires
+from pathlib import PurePosixPath
 
 import pytest
 from packaging.requirements import Requirement
@@ -70,10 +71,19 @@ def test_everything_that_they_bring_is_pinned(pins: dict[str, str]) -> None:
     assert sorted(name for name in brought - pins.keys() if not PINNED_BY_TORCH.match(name)) == []
 
 
+def distribution_of(module: str) -> str:
+    """The distribution that brings a module; several may share the first part of its name."""
+    top, *rest = module.split(".")
+    if not rest:
+        return packages_distributions()[top][0]
+    folder = PurePosixPath(*module.split("."))
+    (found,) = {each.name for each in distributions() for file in each.files or () if file.parent == folder}
+    return found
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_packages_of_an_extra_are_those_that_it_installs(extra: str) -> None:
     """What a message says to install brings what was missing."""
-    distributions = packages_distributions()
-    found = {canonicalize_name(distributions[name][0]) for name in EXTRAS[extra]}
+    found = {canonicalize_name(distribution_of(name)) for name in EXTRAS[extra]}
     named = requirements(PROJECT["optional-dependencies"][extra])
     assert found == {canonicalize_name(requirement.name) for requirement in named}

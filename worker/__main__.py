@@ -69,6 +69,8 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
     """Check before the fork whatever would make every child fail: packages, prompt filter's terms, pool, PostgreSQL."""
     try:
         require("worker")
+        if settings.traces == "on":
+            require("otel", "NIGHTMILL_TRACES needs")
         PromptTerms.load(settings.prompt_terms)
         catalogue = Catalogue.load(settings.models_path)
         for model in settings.pool_models:

@@ -83,6 +83,7 @@ def begin(**_: Any) -> None:
         from worker.lanes.worker_context import WorkerContext  # noqa: PLC0415
         from worker.liveness.lease_keeper import LeaseKeeper  # noqa: PLC0415
         from worker.model_cache.cache import ModelCache  # noqa: PLC0415
+        from worker.monitoring.job_traces import JobTraces  # noqa: PLC0415
 
     settings = load_settings()
     start_logging(settings.log_level, settings.log_format)
@@ -102,6 +103,7 @@ def begin(**_: Any) -> None:
         name,
         heartbeat,
         _handover(index),
+        JobTraces.by_environment() if settings.traces == "on" else JobTraces(),
     )
     wait_while_away(engine, _context.pause)
     leases.on_renewal = _context.health.refresh
@@ -123,5 +125,6 @@ def end(**_: Any) -> None:
     if _counts is not None:
         _counts.stop()
     if _context is not None:
+        _context.traces.close()
         _context.leases.stop()
         _context.engine.dispose()

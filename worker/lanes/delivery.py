@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from jobs.errors import LeaseLostError
 from jobs.monitoring import metrics
 from jobs.queue import transitions
+from jobs.states import JobState
 from worker.health.error_classification import HostFaultError
 from worker.health.what_a_lane_depends_on import work_of
 from worker.item import PipelineItem
@@ -78,10 +79,13 @@ class Delivery:
         assert context is not None
         if not items:
             return
+        traces, began_ns = self._context.traces, time.time_ns()
         records, stored = [image_record(context, self._versions, item) for item in items], 0
         try:
             transitions.complete(self._context.engine, records)
             stored = len(items)
+            traces.stage("complete", (item.job for item in items), began_ns)
+            traces.ended((item.job.id for item in items), JobState.DONE)
         except LeaseLostError as error:
             stored = len(items) - len(error.lost)
             raise

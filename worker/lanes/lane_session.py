@@ -62,7 +62,11 @@ class LaneSession:
         self._model_lock = threading.Lock()
         self._stop = StopConditions(context, lane_id, renew)
         self._stage_runner = StageRunner(
-            context.engine, context.leases, context.breaker, retry_delay_s=context.settings.retry_delay_s
+            context.engine,
+            context.leases,
+            context.breaker,
+            retry_delay_s=context.settings.retry_delay_s,
+            traces=context.traces,
         )
         self._delivery = Delivery(context, self._stage_runner, self._stop.give_up)
         self._setup = LaneSetup(
@@ -89,7 +93,7 @@ class LaneSession:
 
     def claim(self, lane: Lane) -> list[Job]:
         """Claim jobs of the lane and keep their leases renewed."""
-        context = self.context
+        context, began_ns = self.context, time.time_ns()
         jobs = transitions.claim(
             context.engine,
             lane.id,
@@ -100,6 +104,7 @@ class LaneSession:
         )
         self._after = max((job.id for job in jobs if job.is_fresh), default=self._after)
         context.leases.add(jobs)
+        context.traces.claimed(lane, jobs, context.worker, began_ns)
         self.taken += len(jobs)
         return jobs
 
@@ -137,6 +142,7 @@ class LaneSession:
         if not self.context.stopping.is_set():
             self._stage_runner.close()
         self.context.leases.release_all()
+        self.context.traces.end_session()
 
     def _render(self, pipeline: LanePipeline, source: JobSource) -> None:
         """Keep the device batch full until no job is left that may begin."""
@@ -144,6 +150,7 @@ class LaneSession:
             while True:
                 while render.has_room() and (item := self._next(pipeline, source)):
                     render.add(item)
+                    self.context.traces.entered(item.job)
                 if render.is_empty:
                     return
                 rendered = self._step(pipeline)
@@ -172,6 +179,7 @@ class LaneSession:
             rendered = pipeline.render.step()
         if rendered:
             self.context.heartbeat.note_warm(pipeline.lane.id)
+        self.context.traces.rendered(item.job for item in rendered)
         for item in rendered:
             metrics.DEVICE_BATCH_SECONDS.observe(time.monotonic() - item.began_s)
         return rendered

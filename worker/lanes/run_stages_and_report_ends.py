@@ -1,6 +1,7 @@
 """Runs items through stages in order; items that end on the way are reported at once."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
@@ -9,11 +10,13 @@ from sqlalchemy import Engine
 from jobs.errors import LeaseLostError
 from jobs.job_dataclasses import Failure, LaneId
 from jobs.queue import transitions
+from jobs.states import Outcome
 from worker.bisect import run_stage
 from worker.health.error_classification import LaneDoubtedError
 from worker.health.fault_attribution import CircuitBreaker, Judgement, is_certain
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
+from worker.monitoring.job_traces import JobTraces
 from worker.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -33,9 +36,10 @@ class StageRunner:
         breaker: CircuitBreaker,
         *,
         retry_delay_s: float,
+        traces: JobTraces,
     ) -> None:
         self._engine, self._leases, self._breaker = engine, leases, breaker
-        self._retry_delay_s = retry_delay_s
+        self._retry_delay_s, self._traces = retry_delay_s, traces
 
     def run(self, stage: Stage, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Run a stage and return all items; one that fails alone is returned as ended, and its batch-mates go on."""
@@ -45,7 +49,9 @@ class StageRunner:
         for bundle in bundles:
             if bundle:
                 with lock:
+                    began_ns = time.time_ns()
                     done += run_stage(stage.name, stage.run, bundle)
+                self._traces.stage(stage.name, (item.job for item in bundle), began_ns)
         return done
 
     def run_all(self, stages: Iterable[Stage], items: Sequence[PipelineItem]) -> list[PipelineItem]:
@@ -67,6 +73,7 @@ class StageRunner:
         if blocked:
             failures = [item.failure() for item in blocked]
             self._report(failures, lambda: transitions.block(self._engine, failures))
+            self._traces.ended((item.job.id for item in blocked), Outcome.BLOCKED)
             self._leases.drop(item.job for item in blocked)
         self._charge([item for item in failed if is_certain(item)])
         if (suspects := [item for item in failed if not is_certain(item)]) and self._apply(
@@ -91,11 +98,13 @@ class StageRunner:
     def _charge(self, items: Sequence[PipelineItem]) -> None:
         failures = [item.failure() for item in items]
         self._report(failures, lambda: transitions.fail(self._engine, failures, delay_s=self._retry_delay_s))
+        self._traces.ended((item.job.id for item in items), Outcome.FAILED)
         self._leases.drop(item.job for item in items)
 
     def _give_back(self, items: Sequence[PipelineItem], delay_s: float) -> None:
         if items:
             transitions.give_back(self._engine, [item.failure() for item in items], delay_s=delay_s)
+        self._traces.ended((item.job.id for item in items), Outcome.RETURNED)
         self._leases.drop(item.job for item in items)
 
     def _report(self, failures: Sequence[Failure], write: Callable[[], None]) -> None:

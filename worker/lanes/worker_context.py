@@ -22,6 +22,7 @@ from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
+from worker.monitoring.job_traces import JobTraces
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class WorkerContext:
     worker: str
     heartbeat: Heartbeat = field(default_factory=lambda: Heartbeat(math.inf))
     handover: Path | None = None
+    traces: JobTraces = field(default_factory=JobTraces)
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
 
     def pause(self, seconds: float) -> bool:

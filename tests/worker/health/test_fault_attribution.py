@@ -20,6 +20,7 @@ from worker.health.lane_backoff import BROKEN, Health
 from worker.item import PipelineItem
 from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.liveness.lease_keeper import LeaseKeeper
+from worker.monitoring.job_traces import JobTraces
 
 
 def broken_device() -> None:
@@ -44,7 +45,9 @@ class Fixed:
         self.leases = LeaseKeeper(engine, name, "cpu", 30)
         self.health = Health(engine, name, "cpu", handover)
         self.breaker = CircuitBreaker(engine, self.health, check, 0 if self.health.has_rested() else 600)
-        self.stage_runner = StageRunner(engine, self.leases, self.breaker, retry_delay_s=0)
+        self.stage_runner = StageRunner(
+            engine, self.leases, self.breaker, retry_delay_s=0, traces=JobTraces()
+        )
         report_health(engine, name, "cpu", None)
 
     def claimed(self, lane: LaneId, limit: int = STREAK) -> list[Job]:
