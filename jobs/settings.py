@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
 from jobs.monitoring.listen_address import ListenAddress
-from jobs.name_suggestion import nearest
+from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NIGHTMILL_", frozen=True, extra="ignore")
 
     data_dir: Path = Field(Path(".nightmill"), description="private services, models, logs")
+    secrets_dir: Path | None = Field(
+        None,
+        description="folder of files named like `nightmill_database_url` that hold settings; variables win over them",
+    )
     database_url: SecretStr | None = Field(None, description="postgresql://…; unset: a private PostgreSQL")
     broker_url: SecretStr | None = Field(None, description="redis://…; unset: a private Redis")
     output: str = Field("output", description="folder or s3://bucket/prefix for finished batches")
@@ -183,7 +187,7 @@ class Settings(BaseSettings):
     def _absolute_path(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
 
-    @field_validator("data_dir", "models_dir")
+    @field_validator("data_dir", "models_dir", "secrets_dir")
     @classmethod
     def _absolute_folder(cls, value: Path | None) -> Path | None:
         return value and _folder(value)
@@ -249,21 +253,13 @@ RENAMED = {
 """Settings by their former names, which are still read."""
 
 
-_PREFIX = "NIGHTMILL_"
-
-
-def misspelt_variables() -> dict[str, str | None]:
-    """Return the environment's NIGHTMILL_ variables that are no settings, each with the one that may be meant."""
-    known = {f"{_PREFIX}{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
-    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX))
-    return {name: nearest(name, known) for name in unknown if name not in known}
-
-
 def load_settings(**given: object) -> Settings:
     """Read the settings from the environment, overridden by `given`; UsageError names the invalid variable.
 
-    A setting's former name is read where the new one isn't set, with a warning.
+    A setting's former name is read where the new one isn't set, with a warning; so is a file of NIGHTMILL_SECRETS_DIR,
+    without.
     """
+    check_secret_files(Settings.model_fields)
     known = {name: value for name, value in given.items() if value is not None}
     for former, name in RENAMED.items():
         old, new = f"NIGHTMILL_{former.upper()}", f"NIGHTMILL_{name.upper()}"
@@ -271,7 +267,7 @@ def load_settings(**given: object) -> Settings:
             log.warning("%s is now called %s; the old name will not be read in a later version", old, new)
             known = {name: os.environ[old]} | known
     try:
-        return Settings(**known)  # type: ignore[arg-type]
+        return Settings(_secrets_dir=secrets_folder(), **known)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()

@@ -21,7 +21,8 @@ from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.outputs.mount_marker import find_output
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.services.embedded import services
-from jobs.settings import Settings, load_settings, misspelt_variables, without_password
+from jobs.settings import Settings, load_settings, without_password
+from jobs.settings_sources import files_read, misspelt_settings
 from jobs.storage.open import check_writable, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
@@ -65,13 +66,14 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
 
 
 def _settings() -> str:
-    """Return that all variables are settings; UsageError names those that aren't."""
-    if found := misspelt_variables():
+    """Return that all variables are settings, and which files are read; UsageError names what is no setting."""
+    if found := misspelt_settings():
         meant = (
             f"{name} is no setting{f'; did you mean {near}?' if near else ''}" for name, near in found.items()
         )
         raise UsageError("; ".join(meant))
-    return "every NIGHTMILL_ variable is one"
+    files = ", ".join(map(str, files_read()))
+    return f"every NIGHTMILL_ variable is one{f'; read from files: {files}' if files else ''}"
 
 
 def _device(settings: Settings) -> str:

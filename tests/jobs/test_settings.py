@@ -8,7 +8,8 @@ from pydantic import SecretStr, ValidationError
 
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import ServiceError, UsageError
-from jobs.settings import RENAMED, Settings, load_settings, misspelt_variables, without_password
+from jobs.settings import RENAMED, Settings, load_settings, without_password
+from jobs.settings_sources import misspelt_settings
 
 SECRET = "hunter2"
 
@@ -274,4 +275,4 @@ def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NIGHTMILL_LEASE_S", "4")
     monkeypatch.setenv("NIGHTMILL_SHIFT_S", "4")
     monkeypatch.delenv("NIGHTMILL_DEFAULT_MODEL", raising=False)
-    assert misspelt_variables() == {"NIGHTMILL_TIMESLICE_S": "NIGHTMILL_TIME_SLICE_S"}
+    assert misspelt_settings() == {"NIGHTMILL_TIMESLICE_S": "NIGHTMILL_TIME_SLICE_S"}
