@@ -3,11 +3,14 @@
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalSafeEvent:
@@ -37,9 +40,29 @@ class SignalSafeEvent:
 def stop_on_signals() -> SignalSafeEvent:
     """Install handlers for SIGTERM and SIGINT; returns the event that they set, after which the process should end."""
     stopping = SignalSafeEvent()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP:
         signal.signal(number, lambda *_: stopping.set())
+    deliver_stop_signals()
     return stopping
+
+
+def hold_stop_signals() -> None:
+    """Keep SIGTERM and SIGINT pending, across an exec too, until `deliver_stop_signals`.
+
+    The first process of a container would lose a SIGTERM that comes before its handler is installed.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+
+
+def deliver_stop_signals() -> None:
+    """Let SIGTERM and SIGINT come again, and those that were held; call when their handlers are installed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+
+
+def exit_on_sigterm() -> None:
+    """End this process with exit code 0 at a SIGTERM, until another handler is installed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    deliver_stop_signals()
 
 
 def stop_with_parent(parent: int | None) -> None:

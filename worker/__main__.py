@@ -16,7 +16,7 @@ from celery.signals import celeryd_after_setup, worker_shutting_down
 from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
 from jobs.logs.start_logging import start_logging
-from jobs.process_lifecycle import stop_with_parent, work_offline
+from jobs.process_lifecycle import exit_on_sigterm, stop_with_parent, work_offline
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
@@ -37,6 +37,7 @@ log = logging.getLogger("worker")
 
 def main() -> None:
     """Settings come from NIGHTMILL_* in the environment."""
+    exit_on_sigterm()  # until Celery stops the worker in order
     arguments = argparse.ArgumentParser(prog="nightmill worker", description=main.__doc__)
     arguments.add_argument("--parent", type=int, help="stop when this process is gone")
     options = arguments.parse_args()

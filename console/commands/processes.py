@@ -18,7 +18,7 @@ from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import NightmillError, UsageError
 from jobs.logs.log_files import rotate_in_place
-from jobs.process_lifecycle import stop_on_signals
+from jobs.process_lifecycle import hold_stop_signals, stop_on_signals
 from jobs.services.embedded import services, stop_services
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
@@ -154,4 +154,5 @@ def _serve(settings: Settings, workers: int) -> None:
 def _become(module: str, settings: Settings) -> None:
     with session(settings, waits=True):
         pass  # creates or checks the tables before the process starts
+    hold_stop_signals()
     os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())
