@@ -13,7 +13,7 @@ PORTABLE := tests/models/runtime/test_batch_invariant_cuda_convolutions.py tests
 	tests/worker/imaging/test_encode.py tests/worker/imaging/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos chart clean
+.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos chart compose-check image locks clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -53,6 +53,16 @@ chart: .venv/.installed-dev  ## Check the Helm chart, Prometheus' alerts and Gra
 	$(PYTEST) tests/infra/test_helm_chart.py tests/infra/test_helm_pods.py tests/infra/test_helm_values.py tests/infra/test_prometheus.py \
 		tests/infra/test_grafana.py
 	"$$($(BIN)/python infra/tools/fetch.py helm)" package infra/helm/nightmill --destination build
+
+compose-check: .venv/.installed-dev  ## Check infra/compose/compose.yaml, and run what it runs as processes
+	$(PYTEST) tests/infra/test_compose.py tests/infra/test_compose_runs.py
+
+# Both, or `make IMAGE=server image`; `make TORCH=cpu image` for workers without a GPU; `make IMAGE=--help image`.
+image: .venv/bin/python  ## Build the container images nightmill-server and nightmill-worker
+	$(BIN)/python infra/docker/build_image.py $(if $(filter cpu,$(TORCH)),--torch cpu --torch-index $(TORCH_INDEX)) $(IMAGE)
+
+locks: .venv/.installed-dev  ## Write infra/docker/requirements-*.txt anew, after a change of pyproject.toml or constraints.txt
+	$(BIN)/python infra/docker/lock.py
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay
 	-[ -x $(BIN)/nightmill ] && $(BIN)/nightmill down

