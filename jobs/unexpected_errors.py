@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs.errors import NightmillError
+from jobs.logs.line_formats import without_quoted_rows
 from jobs.logs.log_files import older, open_log
 from jobs.logs.start_logging import log, logs_json
 from jobs.mask_passwords_and_escape_text import visible, without_secrets
@@ -50,7 +51,7 @@ def note_unexpected(error: BaseException) -> str:
 
 def _written(error: BaseException) -> str:
     """Write the traceback to the first log that can be written; return the text that says where it is."""
-    trace = without_secrets("".join(traceback.format_exception(error)))
+    trace = without_quoted_rows(without_secrets("".join(traceback.format_exception(error))))
     head = (
         f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {os.getpid()} {visible(' '.join(sys.argv[:2]))}\n"
     )

@@ -139,7 +139,7 @@ class Worker:
         self._render()
 
     def _limit(self) -> int:
-        """Return as many jobs as fill a time slice, as `worker.lanes.lane_session.claim_limit` does."""
+        """Return as many jobs as fill a time slice, as `worker.lanes.lane_claims.claim_limit` does."""
         assert self._slice is not None
         return min(CLAIM, max(LEAST_CLAIM, math.ceil(SLICE_S / self.image_s[self._slice.lane])))
 

@@ -14,10 +14,13 @@ _QUOTED_ROW = re.compile(
 )
 
 
+def without_quoted_rows(text: str) -> str:
+    """Leave out what PostgreSQL quotes of rows."""
+    return _QUOTED_ROW.sub(r"\n\1: (left out)", text)
+
+
 def _safe(text: str, level: int) -> str:
-    if level > logging.DEBUG:
-        text = _QUOTED_ROW.sub(r"\n\1: (left out)", text)
-    return visible(without_secrets(text))
+    return visible(without_secrets(text if level <= logging.DEBUG else without_quoted_rows(text)))
 
 
 class TextFormatter(logging.Formatter):

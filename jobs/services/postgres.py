@@ -31,6 +31,7 @@ NO_SERVER = (
     "installed here, as in the server's container image: set NIGHTMILL_DATABASE_URL and NIGHTMILL_BROKER_URL"
 )
 
+_TERSE = "log_error_verbosity = terse  # no rows, and so no prompts, in the server's log\n"
 _ACCESS = "# Written by nightmill at each start.\nlocal all all peer map=nightmill\n"
 
 
@@ -136,13 +137,17 @@ def _private_socket_folder(data: Path, own: Path) -> Path:
 
 
 def _restrict_access(data: Path) -> bool:
-    """Configure access for the current user only; returns whether the configuration was changed."""
+    """Configure access for the current user only, and a log without rows; returns whether anything was changed."""
     own = pwd.getpwuid(os.geteuid()).pw_name
     wanted = {"pg_hba.conf": _ACCESS, "pg_ident.conf": f'nightmill "{own}" postgres\n'}
     changed = [name for name, text in wanted.items() if (data / name).read_text() != text]
     for name in changed:
         (data / name).write_text(wanted[name])
-    return bool(changed)
+    configuration = data / "postgresql.conf"
+    if is_chatty := _TERSE not in configuration.read_text():
+        with configuration.open("a") as stream:
+            stream.write(_TERSE)
+    return is_chatty or bool(changed)
 
 
 def _allow_traversal(path: Path) -> None:

@@ -1,7 +1,6 @@
 """A lane session: claim and render jobs of one lane until it is empty, the time slice ends or the worker stops."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.logs import log_context
 from jobs.monitoring import metrics
 from jobs.queue import transitions
-from jobs.settings import Settings
 from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
@@ -19,6 +17,7 @@ from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
+from worker.lanes.lane_claims import LaneClaims
 from worker.lanes.lane_models_and_output import LaneSetup
 from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.lanes.stop_conditions import StopConditions
@@ -28,35 +27,23 @@ from worker.stage import StageContext
 
 log = logging.getLogger(__name__)
 
-LEAST_CLAIM = 8  # nearly fills a device batch of slow images; `nightmill_wanted_workers` has the same number
-
 
 def work(context: WorkerContext, lane_id: LaneId) -> int:
     """Run one session in the lane; returns how many jobs were claimed."""
     return LaneSession(context, lane_id).work()
 
 
-def claim_limit(lane: Lane, settings: Settings) -> int:
-    """Return how many jobs a worker claims at once: a time slice's, by the lane's measured pace, but at least eight.
-
-    A worker with more slow jobs would hold them while others idle. `NIGHTMILL_CLAIM` is the upper bound.
-    """
-    in_a_slice = math.inf if lane.image_s is None else settings.time_slice_s / max(lane.image_s, 1e-6)
-    return min(settings.claim, max(LEAST_CLAIM, math.ceil(min(in_a_slice, settings.claim))))
-
-
 class LaneSession:
-    """The claims and device batches of one session; `taken` counts the jobs claimed."""
+    """The claims and device batches of one session."""
 
     def __init__(
         self, context: WorkerContext, lane_id: LaneId, renew: Callable[[], bool] = lambda: False
     ) -> None:
         """When the time slice is over, `renew` returns whether the session gets another one."""
         self.context, self.lane_id = context, lane_id
-        self.taken = 0
+        self._claims = LaneClaims(context)
         self._in_progress: dict[JobId, Job] = {}
         self._left: list[Job] = []
-        self._after = JobId(0)
         self._is_checked = self._is_open = False
         self._input_images = InputImageCache(context.settings)
         self._model_lock = threading.Lock()
@@ -85,28 +72,11 @@ class LaneSession:
                 self.render(lane, jobs)
         finally:
             self.close()
-        return self.taken
+        return self._claims.taken
 
     def counted(self) -> tuple[int, float]:
         """Return the images stored since the last call, and the longest time from a job's start to its stored image."""
         return self._delivery.counted()
-
-    def claim(self, lane: Lane) -> list[Job]:
-        """Claim jobs of the lane and keep their leases renewed."""
-        context, began_ns = self.context, time.time_ns()
-        jobs = transitions.claim(
-            context.engine,
-            lane.id,
-            limit=claim_limit(lane, context.settings),
-            worker=context.worker,
-            lease_s=context.settings.lease_s,
-            after=self._after,
-        )
-        self._after = max((job.id for job in jobs if job.is_fresh), default=self._after)
-        context.leases.add(jobs)
-        context.traces.claimed(lane, jobs, context.worker, began_ns)
-        self.taken += len(jobs)
-        return jobs
 
     def render(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Render the jobs, and others claimed meanwhile; jobs that have not begun at a stop are released."""
@@ -117,7 +87,7 @@ class LaneSession:
             return
         source = JobSource(
             jobs,
-            claim=lambda: [] if self._stop.is_over(self.taken) else self.claim(lane),
+            claim=lambda: [] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane),
             is_open=self._may_begin,
         )
         try:
@@ -226,7 +196,7 @@ class LaneSession:
     def _jobs(self, lane: Lane) -> list[Job]:
         """Return the next jobs: those claimed already, else a new claim."""
         left, self._left = self._left, []
-        return left or ([] if self._stop.is_over(self.taken) else self.claim(lane))
+        return left or ([] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane))
 
     def _may_begin(self) -> bool:
         """Whether the lane is still open; queried once for all jobs that begin before the next step."""

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from jobs.logs import log_context
 from jobs.logs.line_formats import JsonFormatter, TextFormatter
+from jobs.settings import Settings
 from tests.factories import make_lane
 
 log = logging.getLogger("tests.lines")
@@ -72,7 +73,7 @@ def test_text_that_is_no_unicode_is_a_line_all_the_same() -> None:
 
 @pytest.mark.parametrize("made_by", [TextFormatter(), JsonFormatter()])
 def test_a_row_that_postgres_quotes_is_left_out_above_debug(
-    engine: Engine, made_by: logging.Formatter
+    engine: Engine, servers: Settings, made_by: logging.Formatter
 ) -> None:
     make_lane(engine, [{"prompt": "zanzibar\nzanzibar"}])  # type: ignore[arg-type]
     with engine.begin() as connection, pytest.raises(IntegrityError, match="zanzibar") as raised:
@@ -84,3 +85,6 @@ def test_a_row_that_postgres_quotes_is_left_out_above_debug(
         line = made_by.format(made)
         assert "zanzibar" not in line
         assert "violates check constraint" in line
+    server_log = (servers.data_dir / "postgres" / "log").read_text()
+    assert "violates check constraint" in server_log
+    assert "zanzibar" not in server_log

@@ -15,6 +15,7 @@ from jobs.db import schema
 from jobs.images import feed
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
+from scheduler.monitoring import queue_figures
 from tests.factories import change, image, make_batch, take_one
 
 LANES = 5
@@ -92,6 +93,13 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2 * LANES + RUNNING * LANES,
+    ),
+    "figures": (
+        queue_figures._FIGURES,
+        {"most": 20, "rate_s": 60, "seen_s": 60},
+        "jobs",
+        {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key"},
+        4 * LANES,
     ),
     "mark": (
         drop_jobs_and_delete_batches._MARK,
