@@ -38,13 +38,13 @@ class Careless(Dispatcher):
     chance = random.Random(5)
     lost = sent = 0
 
-    def _send(self, lane: LaneId) -> None:
+    def _send(self, lane: LaneId, queue: str) -> None:
         if self.chance.random() < 0.3:
             self.lost += 1
             return
         self.sent += 1
         for _ in range(10):
-            self.app.send_task(TASK, (lane,), queue=self.settings.queue, retry=False, ignore_result=True)
+            self.app.send_task(TASK, (lane,), queue=queue, retry=False, ignore_result=True)
 
 
 @contextmanager

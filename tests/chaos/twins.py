@@ -31,9 +31,9 @@ def _wakeup_once() -> None:
 
     send, sent = Dispatcher._send, set[int]()
 
-    def once(self: Any, lane: Any) -> None:
+    def once(self: Any, lane: Any, queue: str) -> None:
         if lane not in sent:
-            send(self, lane)
+            send(self, lane, queue)
         sent.add(lane)
 
     Dispatcher._send = once  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,8 @@ WAKEUPS = (
 pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(1800)]
 
 
-def passes(paths: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
-    """Run these tests in a process of their own, with those servers."""
+def passes(paths: tuple[str, ...], environment: dict[str, str]) -> None:
+    """Run these tests in a process of their own, with those servers; sockets need a folder with a short name."""
     command = [
         sys.executable,
         "-m",
@@ -54,14 +55,15 @@ def passes(paths: tuple[str, ...], environment: dict[str, str], folder: Path) ->
         "no:cacheprovider",
         *paths,
     ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment | {"PYTEST_DEBUG_TEMPROOT": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="v") as folder:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment | {"PYTEST_DEBUG_TEMPROOT": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout[-5000:]
 
 
@@ -78,7 +80,7 @@ def test_the_queue_on_another_postgres(version: int, tmp_path: Path) -> None:
         [programs / "postgres", "--version"], capture_output=True, text=True, check=True
     ).stdout
     assert f" {version}." in said
-    passes(QUEUE, {BIN: str(programs)}, tmp_path)
+    passes(QUEUE, {BIN: str(programs)})
 
 
 def test_wakeups_through_another_redis(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_wakeups_through_another_redis(tmp_path: Path) -> None:
         [program, "--version"], env=os.environ | environment, capture_output=True, text=True, check=True
     ).stdout
     assert f"v={REDIS}." in said
-    passes(WAKEUPS, environment, tmp_path)
+    passes(WAKEUPS, environment)
 
 
 def _link_libraries(folder: Path) -> None:
