@@ -2,7 +2,11 @@
 
 import os
 import re
+from functools import cache
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from jobs.errors import UsageError
+from jobs.secret_files import VARIABLE, secret_files
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SHORTEST = 3
@@ -15,20 +19,34 @@ def visible(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Replace the passwords and keys found in environment variables by ***."""
+    """Replace the passwords and keys found in environment variables and in NIGHTMILL_SECRETS_DIR by ***."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
 def _secrets() -> set[str]:
-    found: set[str] = set()
+    found = set(_of_files(os.environ.get(VARIABLE, "")))
     for name, value in os.environ.items():
+        if name.endswith(("_DIR", "_FILE")):
+            continue  # where secrets lie is none
         if name.startswith("NIGHTMILL_") and name.endswith("_URL"):
             found |= _of_url(value)
         elif _SECRET.search(name) and name.startswith(("AWS_", "HF_", "NIGHTMILL_")):
             found.add(value)
     return {secret for secret in found if len(secret) >= _SHORTEST}
+
+
+@cache
+def _of_files(folder: str) -> frozenset[str]:  # noqa: ARG001 - what the cache goes by
+    """Return the passwords in the folder's files with URLs, which are read once, like all settings."""
+    try:
+        urls = [
+            path.read_text(encoding="utf-8") for name, path in secret_files().items() if name.endswith("_url")
+        ]
+    except (UsageError, OSError, UnicodeDecodeError):
+        return frozenset()  # whoever reads the settings says what is wrong
+    return frozenset(secret for url in urls for secret in _of_url(url.strip()))
 
 
 def _of_url(url: str) -> set[str]:

@@ -34,6 +34,20 @@ def test_passwords_of_the_settings_are_not_shown(monkeypatch: pytest.MonkeyPatch
     assert without_secrets(told) == "*** *** *** *** *** *** me h d"
 
 
+def test_passwords_in_files_are_masked_and_where_they_lie_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "nightmill_database_url").write_text("postgresql://me:one-of-two@h/d\n")
+    (folder / "nightmill_broker_url").write_bytes(b"redis://:two-of-two@h/0")
+    monkeypatch.setenv("NIGHTMILL_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/etc/key")
+    assert without_secrets(f"one-of-two two-of-two {folder} /etc/key") == f"*** *** {folder} /etc/key"
+    monkeypatch.setenv("NIGHTMILL_SECRETS_DIR", str(tmp_path / "absent"))
+    assert without_secrets(f"two-of-two {tmp_path / 'absent'}") == f"two-of-two {tmp_path / 'absent'}"
+
+
 def test_errors_of_statements_do_not_tell_prompts(engine: Engine) -> None:
     with pytest.raises(DBAPIError) as caught, engine.connect() as connection:
         connection.execute(text("SELECT :prompt FROM nowhere"), {"prompt": "a secret fox"})
