@@ -19,7 +19,7 @@ from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
 from bench.image_files import SIDES, measure_files
 from bench.mixed_manifest import ROWS, STEPS, measure_mixed
-from bench.traces import SHARE, traced_image_s
+from bench.monitoring import measure_monitoring
 from bench.watermark import measure_marks
 from jobs.db.engine import run
 from jobs.process_lifecycle import SignalSafeEvent
@@ -62,8 +62,8 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         mixed = measure_mixed(model, rounds, (2,) if is_quick else STEPS)
         sides = SIDES[:1] if is_quick else SIDES
         beside = measure_files(rounds, sides) | measure_marks(rounds, sides)
-        traced_s = _traced_image_s(context, default, rounds)
-    return _figures(costs) | _pace(paces) | _traces(traced_s, paces) | mixed | beside
+        watched = _monitoring(context, default, paces.median("whole"), rounds)
+    return _figures(costs) | _pace(paces) | watched | mixed | beside
 
 
 def _figures(costs: Samples) -> dict[str, Figure]:
@@ -105,23 +105,14 @@ def _pace(paces: Samples) -> dict[str, Figure]:
     }
 
 
-def _traces(traced_s: float, paces: Samples) -> dict[str, Figure]:
-    whole = paces.median("whole")
-    against = (
-        f"an image of this worker, 64 px, 10 steps: {1000 / whole:.3g} ms; {SHARE:.0%} of the jobs traced"
-    )
-    return {
-        "traces_us": Figure(1e6 * traced_s, "us CPU/image", f"OpenTelemetry, {SHARE:.0%} of the jobs traced"),
-        "traces_of_image": Figure(traced_s * whole, "ratio", against, at_most(0.01)),
-    }
-
-
-def _traced_image_s(context: WorkerContext, backlog: Backlog, rounds: int) -> float:
+def _monitoring(
+    context: WorkerContext, backlog: Backlog, images_per_s: float, rounds: int
+) -> dict[str, Figure]:
     backlog.fill(1)
     lane = transitions.open_lane(context.engine, backlog.lane)
     assert lane is not None
     (job,) = transitions.claim(context.engine, lane.id, limit=1, worker="bench", lease_s=3600)
-    return traced_image_s(lane, job, rounds)
+    return measure_monitoring(lane, job, images_per_s, rounds)
 
 
 def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, float]:
