@@ -33,7 +33,7 @@ test-faults: .venv/.installed-dev  ## What breaks processes, servers and disks, 
 test-portable: .venv/.installed-dev  ## A quick part of the suite as on a processor without AVX
 	$(OTHER_KERNELS) $(PYTEST) -n 2 $(PORTABLE)
 
-test-slow: .venv/.installed-dev  ## What takes minutes: the demo on a bare Debian, wheels for all systems
+test-slow: .venv/.installed-dev  ## What takes minutes: the demo on a bare Debian, container images, wheels for all systems
 	$(PYTEST) -m slow_tier --timeout 3600
 
 lint: .venv/.installed-dev  ## ruff, mypy, import-linter, alembic check

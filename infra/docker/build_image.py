@@ -130,6 +130,9 @@ def _labels() -> list[str]:
 
 
 def _git(*arguments: str) -> str:
+    """What git says of the clone; "" where there is no git or no clone."""
+    if not shutil.which("git"):
+        return ""
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
