@@ -176,9 +176,9 @@ def status(engine: Engine, batch: str) -> BatchStatus:
 
 def _with_health(engine: Engine, found: Sequence[BatchStatus]) -> list[BatchStatus]:
     """Add the unhealthy workers, and the reason why no worker can process it, to each unfinished batch."""
-    unhealthy = tuple(unhealthy_workers(engine))
-    if not unhealthy:
+    if not any(one.remaining for one in found):
         return list(found)
+    unhealthy = tuple(unhealthy_workers(engine))
     kept = waiting(engine)
     return [
         one._replace(waiting=kept.reason(one.id), unhealthy=unhealthy) if one.remaining else one

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, LaneId
-from jobs.queue.sql_predicates import HAS_WORK, IS_OPEN
+from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
 
 SEEN_S = 60  # a worker without a report for longer than this is not counted
 
@@ -47,6 +47,18 @@ _STUCK = text(f"""
     FROM stuck JOIN lanes ON lanes.id = lane
     UNION ALL
     SELECT NULL, min(reason) FROM live HAVING bool_and(is_resting)
+""")
+
+# Models of unfinished lanes that no live worker's pool serves, while there are live workers.
+_UNSERVED = text(f"""
+    WITH {LIVE}, served AS (
+        SELECT DISTINCT pools.name, models FROM live JOIN pools ON pools.name = live.pool
+    )
+    SELECT DISTINCT batch_id, model, (
+        SELECT min(name) FROM pools WHERE models IS NULL OR model = ANY (models)) AS pool
+    FROM lanes WHERE {IS_LIVE} AND EXISTS (SELECT FROM live)
+      AND NOT EXISTS (SELECT FROM served WHERE models IS NULL OR lanes.model = ANY (models))
+    ORDER BY batch_id, model
 """)
 
 _WANTED = text(f"""
@@ -122,10 +134,23 @@ def unhealthy_workers(engine: Engine) -> list[UnhealthyWorker]:
 
 
 def waiting(engine: Engine) -> Waiting:
-    """Return the batches that no live worker can process, with the reasons."""
+    """Return the batches, or batches with lanes, that no live worker can process, with the reasons."""
     rows = run(engine, _STUCK, {"seen_s": SEEN_S})
     everywhere = next((row.reason for row in rows if row.batch_id is None), None)
-    return Waiting({BatchId(row.batch_id): row.reason for row in rows if row.batch_id}, everywhere)
+    unserved = {
+        BatchId(row.batch_id): _why_unserved(row.model, row.pool)
+        for row in run(engine, _UNSERVED, {"seen_s": SEEN_S})
+    }
+    return Waiting(unserved | {BatchId(row.batch_id): row.reason for row in rows if row.batch_id}, everywhere)
+
+
+def _why_unserved(model: str, pool: str | None) -> str:
+    if pool is None:
+        return f"no pool processes the model {model!r}; `nightmill pools` lists them"
+    return (
+        f"no worker processes the model {model!r}: `nightmill worker --pool {pool}` would, "
+        "`nightmill workers` lists those there are"
+    )
 
 
 def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:

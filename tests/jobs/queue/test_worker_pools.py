@@ -3,8 +3,10 @@
 import pytest
 from sqlalchemy import Engine
 
+from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.queue.fair_share import pick_lane, waiting_lanes
+from jobs.queue.worker_health_reports import waiting
 from jobs.queue.worker_pools import NO_LIMIT, join_pool, pools, remove_pool, set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, report_worker, workers
 from jobs.states import WorkerActivity
@@ -134,3 +136,22 @@ def test_the_time_of_a_state_begins_with_it(engine: Engine) -> None:
     assert same.activity_since == before.activity_since
     assert (before.shown_state, same.shown_state, after.shown_state) == ("lost", "starting", "idle")
     assert after.shown_since > same.shown_since
+
+
+def test_a_batch_whose_model_no_worker_processes_says_so(engine: Engine) -> None:
+    batch = make_batch(engine)
+    assert waiting(engine).reason(batch.id) is None, "nobody has started yet"
+    set_pool(engine, "paint", models=["painter"])
+    report_worker(engine, WorkerReport("host:1", "cpu:0", "paint"))
+    reason = actions.status(engine, batch.name).waiting
+    assert reason is not None
+    assert reason.startswith(
+        "no worker processes the model 'sketcher': `nightmill worker --pool default` would"
+    )
+    set_pool(engine, "default", models=["painter"])
+    assert waiting(engine).reason(batch.id) == (
+        "no pool processes the model 'sketcher'; `nightmill pools` lists them"
+    )
+    report_worker(engine, WorkerReport("host:2", "cpu:0", "default"))
+    set_pool(engine, "default", models=())
+    assert waiting(engine).reason(batch.id) is None
