@@ -66,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = PackageIndex.of_pip().options(Path(folder))
         for target in options.targets:
-            tag = f"nightmill-{target}:{options.tag}"
+            variant = "-cpu" if target == "worker" and options.torch == "cpu" else ""
+            tag = f"nightmill-{target}:{options.tag}{variant}"
             arguments = [*images, *_labels(), f"TORCH={options.torch}", *_torch_index(options.torch_index)]
             given = [part for argument in arguments for part in ("--build-arg", argument)]
             builder.build([*index, *given, "--target", target, "--tag", tag])
@@ -82,7 +83,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--build-image", default="", help="the same Python, with `strip`")
     parser.add_argument("--debian", default="trixie", help="release to make a base of where no registry is")
     parser.add_argument("--storage", type=Path, help="folder of Buildah's images")
-    parser.add_argument("--tag", default=_version(), help="of the images; default: nightmill's version")
+    parser.add_argument(
+        "--tag",
+        default=_version(),
+        help="of the images, for a worker without CUDA with -cpu behind; default: nightmill's version",
+    )
     options = parser.parse_args()
     if bool(options.python_image) != bool(options.build_image):
         parser.error("--python-image and --build-image belong together: they hold the same Python")

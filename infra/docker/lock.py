@@ -24,7 +24,7 @@ def main() -> None:
     """Write all locks."""
     write("tools", compiled("tools", "-", entered="\n".join(TOOLS)))
     write("server", without(compiled("server", "pyproject.toml"), PRIVATE_SERVICES))
-    worker = compiled("worker", "pyproject.toml", "--extra", "worker")
+    worker = compiled("worker", "pyproject.toml", "--extra", "worker", "--extra", "otel")
     write("worker", worker)
     write("worker-cpu", without(worker, CUDA))
 

@@ -69,7 +69,9 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         connect_args=_NETWORK | {"application_name": "nightmill"},
         hide_parameters=True,  # keeps prompts out of logs and tracebacks
     )
-    event.listen(engine, "connect", _prepare_statements)
+    event.listen(
+        engine, "connect", _prepare_statements, insert=True
+    )  # before SQLAlchemy asks for the version
     return engine
 
 
@@ -84,6 +86,12 @@ def _prepare_statements(connection: Any, _: object) -> None:
     Behind a pooler such as PgBouncer, statements aren't prepared: another client's may have the same name. A pooler
     shows in the process id that it gives in place of the server process's own.
     """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        raise ServiceError(
+            f"the database {connection.info.dbname} has the encoding {encoding}, which can't hold all text: "
+            "create one with ENCODING 'UTF8' TEMPLATE template0"
+        )
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), set_config('plan_cache_mode', 'force_generic_plan', false)")
         pid, _plans = cursor.fetchone()

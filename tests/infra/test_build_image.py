@@ -62,7 +62,7 @@ def test_docker_builds_both_images_from_the_default_bases(tmp_path: Path) -> Non
     add_program(tmp_path, "docker")
     ended = build(tmp_path, "--torch", "cpu", "--tag", "try")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["nightmill-server:try: 348 MB", "nightmill-worker:try: 348 MB"]
+    assert ended.stdout.splitlines() == ["nightmill-server:try: 348 MB", "nightmill-worker:try-cpu: 348 MB"]
     builds = [line for line in (tmp_path / "log").read_text().splitlines() if " build " in line]
     assert ["--target server" in builds[0], "--target worker" in builds[1]] == [True, True]
     assert all("TORCH=cpu" in line and "PYTHON_IMAGE" not in line for line in builds)
