@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from jobs.errors import chain
-
 _AGAIN_S = 0.05
 
 
@@ -32,19 +30,27 @@ def stop_on_signals() -> None:
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise Stopped in place of an error that a stop caused, such as the driver's error of an interrupted query."""
+    """Raise Stopped in place of an error that a stop caused, such as the driver's error of an interrupted query.
+
+    Some libraries raise errors of their own that don't name their cause, as pydantic does while it builds a model.
+    """
+    _raised.clear()
     try:
         yield
-    except Exception as error:
-        for found in chain(error):
-            if isinstance(found, Stopped):
-                raise found from None
+    except Exception:
+        if _raised:
+            raise _raised[-1] from None
         raise
+
+
+_raised: list[Stopped] = []
+"""What the signal handler has raised in the current command; an error that follows is taken for its consequence."""
 
 
 def raise_stopped(number: int, _: FrameType | None) -> None:
     """Signal handler: raise Stopped."""
-    raise Stopped(number)
+    _raised.append(Stopped(number))
+    raise _raised[-1]
 
 
 def _again_if_stopped(failed: "sys.UnraisableHookArgs") -> None:

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -43,6 +44,14 @@ def failed_and_stopped() -> None:
 
 
 @stopping()
+def failed_without_a_cause() -> None:
+    """As pydantic's compiled part does: its error knows nothing of the one that it met."""
+    with suppress(Stopped):
+        signal.raise_signal(signal.SIGTERM)
+    raise ValueError('Error building "model" validator')
+
+
+@stopping()
 def failed() -> None:
     raise psycopg.ProgrammingError("syntax error")
 
@@ -69,9 +78,10 @@ def test_in_a_query(engine: Engine) -> None:
 
 
 def test_what_a_stop_breaks_is_no_error_of_its_own() -> None:
-    with pytest.raises(Stopped) as stopped:
-        failed_and_stopped()
-    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    for fail in (failed_and_stopped, failed_without_a_cause):
+        with pytest.raises(Stopped) as stopped:
+            fail()
+        assert stopped.value.exit_code == 128 + signal.SIGTERM
 
 
 def test_errors_stay_errors() -> None:
