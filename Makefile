@@ -50,12 +50,12 @@ chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guar
 	NIGHTMILL_CHAOS=long $(PYTEST) tests/chaos --timeout 3600
 
 chart: .venv/.installed-dev  ## Check the Helm chart, Prometheus' alerts and Grafana's dashboards, and pack the chart into build/
-	$(PYTEST) tests/infra/test_helm_chart.py tests/infra/test_helm_pods.py tests/infra/test_helm_values.py tests/infra/test_prometheus.py \
-		tests/infra/test_grafana.py
+	$(PYTEST) tests/infra/helm/test_helm_chart.py tests/infra/helm/test_helm_pods.py tests/infra/helm/test_helm_values.py tests/infra/monitoring/test_prometheus.py \
+		tests/infra/monitoring/test_grafana.py
 	"$$($(BIN)/python infra/tools/fetch.py helm)" package infra/helm/nightmill --destination build
 
 compose-check: .venv/.installed-dev  ## Check infra/compose/compose.yaml, and run what it runs as processes
-	$(PYTEST) tests/infra/test_compose.py tests/infra/test_compose_runs.py
+	$(PYTEST) tests/infra/containers/test_compose.py tests/infra/containers/test_compose_runs.py
 
 # Both, or `make IMAGE=server image`; `make TORCH=cpu image` for workers without a GPU; `make IMAGE=--help image`.
 image: .venv/bin/python  ## Build the container images nightmill-server and nightmill-worker

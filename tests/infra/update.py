@@ -3,7 +3,7 @@
 The golden files of the chart, the files that it holds copies of, and its table of values.
 """
 
-from tests.infra import chart, values_table
+from tests.infra.helm import chart, values_table
 from tests.paths import ROOT
 
 README = chart.CHART / "README.md"

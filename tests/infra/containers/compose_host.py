@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.services.broker_program import broker_program
-from tests.infra.compose import FOLDER, Service, services
+from tests.infra.containers.compose import FOLDER, Service, services
 from tests.paths import ROOT
 
 # Outside a container one network is shared: each process listens at an address of its own.

@@ -10,12 +10,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.infra import chart, update, values_table
+from tests.infra import update
+from tests.infra.helm import chart, values_table
 from tests.infra.programs import run
 from tests.paths import ROOT
 
 KUBERNETES = ("1.33", "1.34", "1.35")
-SCHEMAS = ROOT / "tests" / "infra" / "schemas"
+SCHEMAS = ROOT / "tests" / "infra" / "helm" / "schemas"
 OPERATORS = {path.stem for path in SCHEMAS.glob("*.json")}
 
 

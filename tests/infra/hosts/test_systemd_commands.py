@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed
 from tests.end_to_end.processes import foxes, manifest, truth, until
-from tests.infra.systemd_units import Host, one
+from tests.infra.hosts.systemd_units import Host, one
 
 SCHEDULER, WORKER = "nightmill-scheduler.service", "nightmill-worker@cpu.service"
 

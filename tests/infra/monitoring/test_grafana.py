@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra import promql
+from tests.infra.monitoring import promql
 from tests.paths import ROOT
 
 FOLDER = ROOT / "infra" / "grafana"

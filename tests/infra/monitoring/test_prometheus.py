@@ -4,7 +4,8 @@ import re
 
 import yaml
 
-from tests.infra import promql, update
+from tests.infra import update
+from tests.infra.monitoring import promql
 from tests.infra.programs import run
 from tests.paths import ROOT
 

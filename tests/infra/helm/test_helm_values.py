@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra import chart
+from tests.infra.helm import chart
 from tests.infra.programs import run
 
 CPU = chart.CHART.parent / "values" / "cpu-small.yaml"

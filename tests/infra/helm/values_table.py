@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tests.infra.chart import CHART
+from tests.infra.helm.chart import CHART
 
 START, END = "<!-- values -->\n", "<!-- end of values -->"
 

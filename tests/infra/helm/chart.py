@@ -14,7 +14,7 @@ from tests.paths import ROOT
 CHART = ROOT / "infra" / "helm" / "nightmill"
 VALUE_FILES = sorted((ROOT / "infra" / "helm" / "values").glob("*.yaml"))
 NAMES = [path.stem for path in VALUE_FILES]
-GOLDEN = ROOT / "tests" / "infra" / "golden"
+GOLDEN = ROOT / "tests" / "infra" / "helm" / "golden"
 Object = dict[str, Any]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.compose import Service, services
-from tests.infra.compose_host import ComposeHost, compose_host, why_not
+from tests.infra.containers.compose import Service, services
+from tests.infra.containers.compose_host import ComposeHost, compose_host, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 SERVICES = services()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from tests.infra.systemd_units import PROGRAM, UNITS, one, options, services
+from tests.infra.hosts.systemd_units import PROGRAM, UNITS, one, options, services
 from worker.liveness.end_of_worker import SPARE_S, STOP_S
 
 MOST_EXPOSED = 2.0

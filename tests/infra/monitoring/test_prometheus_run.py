@@ -14,9 +14,9 @@ from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill
 from tests.end_to_end.processes import foxes, manifest, running, until
+from tests.infra.monitoring.test_grafana import DASHBOARDS, dashboard
+from tests.infra.monitoring.test_prometheus import FOLDER
 from tests.infra.programs import program
-from tests.infra.test_grafana import DASHBOARDS, dashboard
-from tests.infra.test_prometheus import FOLDER
 from tests.monitoring import free_address, get, listens
 
 QUIET = "Trouble"

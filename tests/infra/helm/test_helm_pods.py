@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
-from tests.infra import chart
-from tests.infra.chart import Object
+from tests.infra.helm import chart
+from tests.infra.helm.chart import Object
 
 LONG_RUNNING = {"worker", "scheduler"}
 PODS = [

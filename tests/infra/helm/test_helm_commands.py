@@ -18,7 +18,7 @@ from models.catalogue.catalogue import Catalogue
 from models.store.resolve_checkpoint import resolve
 from tests.command_line import Nightmill
 from tests.end_to_end.processes import until
-from tests.infra import chart
+from tests.infra.helm import chart
 from tests.infra.programs import run
 from tests.monitoring import free_address, get, listens, scrape
 from tests.paths import ROOT

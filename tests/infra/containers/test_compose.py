@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from tests.infra.compose import FILE, FOLDER, document, services
+from tests.infra.containers.compose import FILE, FOLDER, document, services
 from tests.paths import ROOT
 
 SERVICES = services()
