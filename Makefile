@@ -52,7 +52,7 @@ chaos: .venv/.installed-dev  ## The fault experiments at full length; `docs/guar
 chart: .venv/.installed-dev  ## Check the Helm chart, Prometheus' alerts and Grafana's dashboards, and pack the chart into build/
 	$(PYTEST) tests/infra/helm/test_helm_chart.py tests/infra/helm/test_helm_pods.py tests/infra/helm/test_helm_values.py tests/infra/monitoring/test_prometheus.py \
 		tests/infra/monitoring/test_grafana.py
-	"$$($(BIN)/python infra/tools/fetch.py helm)" package infra/helm/nightmill --destination build
+	"$$($(BIN)/python infra/tools/fetch_programs.py helm)" package infra/helm/nightmill --destination build
 
 compose-check: .venv/.installed-dev  ## Check infra/compose/compose.yaml, and run what it runs as processes
 	$(PYTEST) tests/infra/containers/test_compose.py tests/infra/containers/test_compose_runs.py
@@ -62,7 +62,7 @@ image: .venv/bin/python  ## Build the container images nightmill-server and nigh
 	$(BIN)/python infra/docker/build_image.py $(if $(filter cpu,$(TORCH)),--torch cpu --torch-index $(TORCH_INDEX)) $(IMAGE)
 
 locks: .venv/.installed-dev  ## Write infra/docker/requirements-*.txt anew, after a change of pyproject.toml or constraints.txt
-	$(BIN)/python infra/docker/lock.py
+	$(BIN)/python infra/docker/lock_requirements.py
 
 clean:  ## Remove .venv, private services and their data, and caches; finished pictures stay
 	-[ -x $(BIN)/nightmill ] && $(BIN)/nightmill down
@@ -89,5 +89,5 @@ TORCH_cpu = $(PIP) --index-url $(TORCH_INDEX) --no-deps torch
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps invisible-watermark==0.2.0
 	@# Programs that check infra/; a test that misses one says so.
-	-@$(BIN)/python infra/tools/fetch.py > /dev/null
+	-@$(BIN)/python infra/tools/fetch_programs.py > /dev/null
 	@touch $@

@@ -6,8 +6,8 @@ from functools import partial
 
 from jobs.db.engine import await_reachable, connect
 from jobs.logs.start_logging import start_logging
-from jobs.monitoring.health_checks import Liveness
 from jobs.monitoring.http_server import serve
+from jobs.monitoring.liveness_and_readiness import Liveness
 from jobs.process_lifecycle import (
     SignalSafeEvent,
     stop_on_signals,

@@ -26,11 +26,11 @@ from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.optional_packages import require
 from worker.celery_app import build_app, watch_main_loop
-from worker.liveness.end_of_worker import STOP_S, EndOfWorker
+from worker.liveness.end_conditions import STOP_S, EndOfWorker
 from worker.liveness.progress_heartbeat import FOLDER
 from worker.liveness.runtime_folder import shared_folder
 from worker.liveness.watchdog import Watchdog
-from worker.monitoring.parent import ParentMonitoring
+from worker.monitoring.parent_routes import ParentMonitoring
 
 log = logging.getLogger("worker")
 

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 from jobs.monitoring import metrics
 from jobs.monitoring.cached_lookup import CachedLookup
 from jobs.monitoring.exposition import CONTENT_TYPE, Totals, exposition
-from jobs.monitoring.health_checks import Liveness, readiness
 from jobs.monitoring.http_server import Answer, Route
+from jobs.monitoring.liveness_and_readiness import Liveness, readiness
 from jobs.monitoring.metric_types import Sample, collect
 from jobs.queue.worker_pools import pools
 from scheduler.monitoring.queue_figures import queue_figures

@@ -21,7 +21,7 @@ from tests.chaos.stub import stubbed
 from tests.end_to_end.processes import end, foxes, kill, running, until
 from tests.factories import change, look
 from tests.infra.programs import program
-from tests.monitoring import free_address, get, listens, scrape
+from tests.scraping import free_address, get, listens, scrape
 from tests.servers import redis_in
 from tests.worker.contexts import submit
 from worker.health.lane_backoff import FIRST_PAUSE_S
@@ -151,9 +151,9 @@ def test_a_worker_that_cannot_work_is_not_ready_and_says_why(
 
 HANGS_AT_SIGWINCH = """
 import signal, time
-import worker.monitoring.parent, worker.__main__
+import worker.monitoring.parent_routes, worker.__main__
 
-worker.monitoring.parent.STANDSTILL_S = 4.0
+worker.monitoring.parent_routes.STANDSTILL_S = 4.0
 if __name__ == "__main__":
     signal.signal(signal.SIGWINCH, lambda *_: time.sleep(8))
     worker.__main__.main()

@@ -16,7 +16,7 @@ from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.end_to_end.processes import end, foxes, running, until
 from tests.factories import look
-from tests.monitoring import free_address
+from tests.scraping import free_address
 from tests.worker.contexts import submit
 
 ROWS = [*foxes(3), {"prompt": "zanzibar fault:quote"}, {"prompt": "explicit nudity"}]

@@ -35,7 +35,9 @@ def run(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.Compl
 @functools.cache
 def _fetch_module() -> ModuleType:
     """The script is no part of a package: it is loaded from where it lies."""
-    spec = importlib.util.spec_from_file_location("fetch_tools", ROOT / "infra" / "tools" / "fetch.py")
+    spec = importlib.util.spec_from_file_location(
+        "fetch_tools", ROOT / "infra" / "tools" / "fetch_programs.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -19,9 +19,9 @@ from sqlalchemy import Engine
 from jobs.db.engine import connect
 from jobs.services.broker_program import broker_program
 from tests.end_to_end.processes import foxes, truth, until
-from tests.monitoring import free_address
 from tests.paths import ROOT
 from tests.relay import Relay
+from tests.scraping import free_address
 from tests.slow.systemd_machine import Machine, booted
 
 PAGE = ROOT / "docs" / "deployment" / "systemd.md"

@@ -12,7 +12,7 @@ from jobs.job_dataclasses import Job, JobId
 from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.states import DEFAULT_POOL
-from worker.liveness.registration import Registration
+from worker.liveness.worker_registration import Registration
 
 log = logging.getLogger(__name__)
 

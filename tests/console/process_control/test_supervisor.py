@@ -12,7 +12,7 @@ from jobs.logs import log_files
 from jobs.monitoring.listen_address import ListenAddress
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
-from tests.monitoring import free_address
+from tests.scraping import free_address
 
 
 @pytest.fixture

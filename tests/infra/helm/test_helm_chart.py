@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.infra import update
+from tests.infra import write_derived_files
 from tests.infra.helm import chart, values_table
 from tests.infra.programs import run
 from tests.paths import ROOT
@@ -90,12 +90,12 @@ def test_a_misspelt_field_of_kubernetes_is_found() -> None:
 
 @pytest.mark.parametrize("name", chart.NAMES)
 def test_the_chart_renders_as_before(name: str) -> None:
-    """After a change that is meant: `python -m tests.infra.update`, and read the difference."""
+    """After a change that is meant: `python -m tests.infra.write_derived_files`, and read the difference."""
     assert chart.objects(chart.manifest(name)) == chart.objects(chart.golden(name))
 
 
 def test_the_readme_tells_every_value() -> None:
-    assert update.README.read_text(encoding="utf-8") == update.readme()
+    assert write_derived_files.README.read_text(encoding="utf-8") == write_derived_files.readme()
     told = values_table.rows()
     values = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))
     untold = [

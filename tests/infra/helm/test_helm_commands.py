@@ -20,9 +20,9 @@ from tests.command_line import Nightmill
 from tests.end_to_end.processes import until
 from tests.infra.helm import chart
 from tests.infra.programs import run
-from tests.monitoring import free_address, get, listens, scrape
 from tests.paths import ROOT
 from tests.s3 import CREDENTIALS, S3Server
+from tests.scraping import free_address, get, listens, scrape
 
 VALUES = chart.CHART.parent / "values" / "gpu-mig-two-pools.yaml"
 FOLDERS = ("/data", "/models")

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.settings import Settings
 from tests.infra.hosts.systemd_units import PROGRAM, UNITS, one, options, services
-from worker.liveness.end_of_worker import SPARE_S, STOP_S
+from worker.liveness.end_conditions import SPARE_S, STOP_S
 
 MOST_EXPOSED = 2.0
 """Of 10, by the rating of `systemd-analyze security`; a service without any protection is above 9."""

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from tests.infra import update
+from tests.infra import write_derived_files
 from tests.infra.monitoring import promql
 from tests.infra.programs import run
 from tests.paths import ROOT
@@ -42,11 +42,11 @@ def test_the_page_tells_every_alert() -> None:
 
 
 def test_the_chart_has_the_same_rules_and_dashboards() -> None:
-    """After a change: `python -m tests.infra.update`."""
-    for source, copy in update.COPIES.items():
+    """After a change: `python -m tests.infra.write_derived_files`."""
+    for source, copy in write_derived_files.COPIES.items():
         assert copy.read_bytes() == source.read_bytes(), copy
-    copied = {path for path in update.FILES.rglob("*") if path.is_file()}
-    assert copied == set(update.COPIES.values())
+    copied = {path for path in write_derived_files.FILES.rglob("*") if path.is_file()}
+    assert copied == set(write_derived_files.COPIES.values())
 
 
 def test_alerts_ask_for_what_there_is() -> None:

@@ -17,7 +17,7 @@ from tests.end_to_end.processes import foxes, manifest, running, until
 from tests.infra.monitoring.test_grafana import DASHBOARDS, dashboard
 from tests.infra.monitoring.test_prometheus import FOLDER
 from tests.infra.programs import program
-from tests.monitoring import free_address, get, listens
+from tests.scraping import free_address, get, listens
 
 QUIET = "Trouble"
 """The panel that shows nothing while all goes well."""

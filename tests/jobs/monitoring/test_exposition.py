@@ -6,7 +6,7 @@ from jobs.monitoring import metrics
 from jobs.monitoring.exposition import Totals, exposition
 from jobs.monitoring.metric_types import METRICS, Histogram, Kind, Sample, collect, put_back
 from tests.infra.programs import program
-from tests.monitoring import parsed
+from tests.scraping import parsed
 
 
 def test_counts_are_taken_once_and_summed() -> None:

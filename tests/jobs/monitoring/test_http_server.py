@@ -13,7 +13,7 @@ from jobs.monitoring import http_server
 from jobs.monitoring.http_server import Answer, MonitoringServer, serve
 from jobs.monitoring.listen_address import ListenAddress
 from tests.end_to_end.processes import until
-from tests.monitoring import free_address, get, listens
+from tests.scraping import free_address, get, listens
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from jobs.monitoring.health_checks import Liveness
+from jobs.monitoring.liveness_and_readiness import Liveness
 from jobs.settings import Settings
 from scheduler.monitoring import routes
 from scheduler.monitoring.routes import scheduler_routes
 from tests.end_to_end.processes import running, until
 from tests.factories import change, make_lane, states, take
-from tests.monitoring import free_address, get, listens, parsed, scrape
 from tests.relay import Relay
+from tests.scraping import free_address, get, listens, parsed, scrape
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from jobs.monitoring import metrics
 from jobs.monitoring.exposition import exposition
 from jobs.monitoring.metric_types import Sample, collect
 from tests.end_to_end.processes import until
-from tests.monitoring import parsed
+from tests.scraping import parsed
 from worker.monitoring.count_messages import CountMessage, parse_message
 from worker.monitoring.receive_counts import WorkerCounts, receiving
 from worker.monitoring.send_counts import CountSender

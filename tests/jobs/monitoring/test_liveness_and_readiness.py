@@ -2,7 +2,7 @@
 
 import time
 
-from jobs.monitoring.health_checks import Liveness, readiness
+from jobs.monitoring.liveness_and_readiness import Liveness, readiness
 
 
 def test_a_loop_that_stands_still_is_not_alive_unless_it_was_asked_to_stop() -> None:

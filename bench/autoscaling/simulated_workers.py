@@ -11,8 +11,8 @@ from itertools import count
 
 from sqlalchemy import Engine, text
 
+from bench.autoscaling.simulated_clock import Clock
 from bench.backlog import image_of
-from bench.night.clock import Clock
 from jobs.db.engine import run
 from jobs.job_dataclasses import Job
 from jobs.queue import fair_share, transitions

@@ -9,10 +9,10 @@ from functools import partial
 
 from sqlalchemy import Engine, text
 
+from bench.autoscaling.simulated_clock import Clock
+from bench.autoscaling.simulated_night import BEGIN, Batch, Night, clock
+from bench.autoscaling.simulated_workers import Timeline, Worker
 from bench.backlog import open_backlog
-from bench.night.clock import Clock
-from bench.night.plan import BEGIN, Batch, Night, clock
-from bench.night.workers import Timeline, Worker
 from jobs.db.engine import run
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes

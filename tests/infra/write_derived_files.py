@@ -1,4 +1,4 @@
-"""`python -m tests.infra.update`: write what is made from other files of infra/.
+"""`python -m tests.infra.write_derived_files`: write what is made from other files of infra/.
 
 The golden files of the chart, the files that it holds copies of, and its table of values.
 """

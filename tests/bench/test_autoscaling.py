@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, text
 
-from bench.night.plan import NIGHT, Batch, Night
-from bench.night.simulate import Simulation, by_the_function
+from bench.autoscaling.simulated_night import NIGHT, Batch, Night
+from bench.autoscaling.simulation import Simulation, by_the_function
 from jobs.db.engine import connect, run
 from tests.factories import lane_differences, look
 

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import connect
 from jobs.monitoring.cached_lookup import CachedLookup
 from jobs.monitoring.exposition import CONTENT_TYPE, exposition
-from jobs.monitoring.health_checks import Liveness, readiness
 from jobs.monitoring.http_server import Answer, serve
+from jobs.monitoring.liveness_and_readiness import Liveness, readiness
 from jobs.settings import Settings
 from worker.monitoring.child_ends import ChildEnds
 from worker.monitoring.receive_counts import WorkerCounts, receiving

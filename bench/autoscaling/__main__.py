@@ -1,23 +1,23 @@
-"""`python -m bench.night [--plot FILE]`: simulate a night of batches, and show how the number of workers follows."""
+"""`python -m bench.autoscaling [--plot FILE]`: simulate a night of batches, and how the number of workers follows."""
 
 import argparse
 import json
 from pathlib import Path
 
+from bench.autoscaling.simulated_night import NIGHT
+from bench.autoscaling.simulation import Record, Simulation
 from bench.harness.services import engine_on, open_place
-from bench.night.plan import NIGHT
-from bench.night.simulate import Record, Simulation
 
 
 def main() -> None:
     """Print when each batch was finished and what scaling cost; exit code 1 if a deadline was missed."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.night", description=__doc__)
+    arguments = argparse.ArgumentParser(prog="python -m bench.autoscaling", description=__doc__)
     arguments.add_argument("--plot", type=Path, metavar="FILE", help="draw the night as a PNG")
     options = arguments.parse_args()
     with open_place() as place, place.database("night") as settings, engine_on(settings.database) as engine:
         record = Simulation(engine, NIGHT).run()
     if options.plot:
-        from bench.night.plot import plot  # noqa: PLC0415 - imports matplotlib
+        from bench.autoscaling.plot import plot  # noqa: PLC0415 - imports matplotlib
 
         plot(record, NIGHT, options.plot)
     print(json.dumps(report(record), indent=2))
