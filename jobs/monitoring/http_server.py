@@ -14,12 +14,13 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from jobs.errors import ServiceError, UsageError
+from jobs.monitoring.connection_slots import ConnectionSlots
 from jobs.monitoring.listen_address import VARIABLE, ListenAddress
 
 log = logging.getLogger(__name__)
 
-MOST_REQUESTS = 8
-"""Requests answered at once; the connections of more are closed."""
+MOST_REQUESTS = 32
+"""Connections open at once; for more, those of the slowest clients are closed."""
 MOST_BYTES = 8192
 REQUEST_S = 5.0
 """How long a client may take to send its request, and to take the answer."""
@@ -47,12 +48,12 @@ class MonitoringServer(socketserver.TCPServer):
     """Serves GET and HEAD of the routes, in threads."""
 
     allow_reuse_address = True
-    request_queue_size = 16
+    request_queue_size = 128
 
     def __init__(self, address: ListenAddress, routes: Mapping[str, Route]) -> None:
         """Listen on the address. Raises UsageError if it isn't one of this host, ServiceError if it is in use."""
         self.routes = routes
-        self._free = threading.BoundedSemaphore(MOST_REQUESTS)
+        self.slots = ConnectionSlots(MOST_REQUESTS)
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
             self.address_family = found[0]
@@ -67,10 +68,8 @@ class MonitoringServer(socketserver.TCPServer):
         threading.Thread(target=self.serve_forever, daemon=True, name="metrics").start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own; close the connection if there are too many."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        """Answer in a thread of its own, once there is a slot for the connection."""
+        self.slots.enter(request)
         threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
 
     def _answer(self, request: Any, client_address: Any) -> None:
@@ -81,8 +80,8 @@ class MonitoringServer(socketserver.TCPServer):
         except Exception:
             log.exception("a request for metrics was not answered")
         finally:
+            self.slots.leave(request)
             self.shutdown_request(request)
-            self._free.release()
 
 
 def serve(address: str | None, routes: Mapping[str, Route], *, is_supervised: bool) -> None:
@@ -124,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the route's status and body."""
-        answer = self._answer()
+        with self.server.slots.working(self.connection):
+            answer = self._answer()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))

@@ -5,6 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -12,7 +14,6 @@ from jobs.errors import ServiceError, UsageError
 from jobs.monitoring import http_server
 from jobs.monitoring.http_server import Answer, MonitoringServer, serve
 from jobs.monitoring.listen_address import ListenAddress
-from tests.end_to_end.processes import until
 from tests.scraping import free_address, get, listens
 
 
@@ -23,6 +24,7 @@ def address() -> Iterator[str]:
         "/healthz": lambda _: Answer.text(200, "ok"),
         "/scale/": lambda rest: Answer(200, b'{"pool": "%s"}' % rest.encode(), "application/json"),
         "/broken": lambda _: Answer.text(1 // 0, ""),
+        "/slow": lambda _: Answer.text(200 if not time.sleep(0.7) else 500, "at last"),
     }
     with MonitoringServer(ListenAddress.parse(address), routes) as server:
         server.start()
@@ -45,7 +47,7 @@ def test_it_answers_its_routes_and_no_others(address: str) -> None:
     assert get(address, "/healthz?verbose=1").body == "ok\n"
     assert get(address, "/scale/default").body == '{"pool": "default"}'
     assert get(address, "/healthz/more").status == 404
-    assert get(address, "/../etc/passwd").body == "there are /healthz, /scale/, /broken\n"
+    assert get(address, "/../etc/passwd").body == "there are /healthz, /scale/, /broken, /slow\n"
 
 
 def test_head_has_no_body_and_other_methods_are_refused(address: str) -> None:
@@ -66,12 +68,54 @@ def test_a_slow_client_is_cut_off(address: str, monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - began < 5
 
 
-def test_more_requests_than_threads_are_turned_away_until_one_ends(address: str) -> None:
+@contextmanager
+def slow_clients(address: str, count: int) -> Iterator[None]:
+    """Clients that send a header line every 0.2 seconds, and connect again when they are cut off."""
     host, _, port = address.rpartition(":")
-    silent = [socket.create_connection((host, int(port))) for _ in range(http_server.MOST_REQUESTS)]
-    until(lambda: not listens(address))
-    silent.pop().close()
-    until(lambda: listens(address))
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.is_set():
+            with suppress(OSError), socket.create_connection((host, int(port)), 10) as connection:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+                while not ended.wait(0.2):
+                    connection.sendall(b"X: y\r\n")
+
+    clients = [threading.Thread(target=send) for _ in range(count)]
+    for client in clients:
+        client.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for client in clients:
+            client.join()
+
+
+@pytest.mark.parametrize("count", [8, 32, 48])
+def test_slow_clients_keep_nobody_from_an_answer(address: str, count: int) -> None:
+    with slow_clients(address, count):
+        time.sleep(0.5)
+        assert [get(address, "/healthz").body for _ in range(40)] == ["ok\n"] * 40
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/slow"])
+def test_a_hundred_requests_at_once_are_answered(address: str, path: str) -> None:
+    with ThreadPoolExecutor(100) as clients:
+        pages = list(clients.map(lambda _: get(address, path), range(100)))
+    assert {page.status for page in pages} == {200}
+
+
+def test_clients_that_say_nothing_are_cut_off_the_oldest_first(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    silent = []
+    for _ in range(http_server.MOST_REQUESTS):
+        silent.append(socket.create_connection((host, int(port)), 10))
+        time.sleep(0.02)
+    assert listens(address)
+    assert silent[0].recv(1) == b""
+    silent[-1].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert silent[-1].recv(12) == b"HTTP/1.0 200"
     for connection in silent:
         connection.close()
 
