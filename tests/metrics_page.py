@@ -29,7 +29,8 @@ on. A process of theirs whose port is in use says so in its log and goes on with
   encryption and no password; bind it to an address of the cluster's own network.
 - Figures of the queue are the same at every scheduler: take `max` of them and not `sum`. They are read by one statement
   at most every 5 seconds. When PostgreSQL doesn't answer within 1.5 seconds they are missing and
-  `nightmill_database_up` is 0.
+  `nightmill_database_up` is 0. When it answers with an error, which the scheduler logs, they are missing, too, and
+  `nightmill_database_up` is 1.
 - A child process of a worker sends what it has counted to its parent twice a second; one that is killed loses no more
   than that. Counts begin with 0 when the parent starts.
 - The usual `process_…` metrics are those of the process that answers, not of its children.

@@ -86,7 +86,8 @@ CHILDREN_RESTARTED = Counter(
 
 DATABASE_UP = Gauge(
     "nightmill_database_up",
-    "1 if PostgreSQL has answered, else 0: all figures of the queue are missing then.",
+    "1 if PostgreSQL has answered, be it with an error, else 0. After an error, and without an answer, all figures of "
+    "the queue are missing.",
     role=SCHEDULER,
 )
 JOBS = Gauge("nightmill_jobs", "Jobs of all unfinished batches.", ("state",), role=SCHEDULER)

@@ -9,15 +9,13 @@ from http import HTTPStatus
 from sqlalchemy import Engine
 
 from jobs.monitoring import metrics
-from jobs.monitoring.cached_lookup import CachedLookup
+from jobs.monitoring.cached_lookup import CachedLookup, Failure
 from jobs.monitoring.exposition import CONTENT_TYPE, Totals, exposition
 from jobs.monitoring.http_server import Answer, Route
 from jobs.monitoring.liveness_and_readiness import Liveness, readiness
 from jobs.monitoring.metric_types import Sample, collect
 from jobs.queue.worker_pools import pools
 from scheduler.monitoring.queue_figures import queue_figures
-
-_NO_DATABASE = "PostgreSQL doesn't answer"
 
 
 def scheduler_routes(engine: Engine, liveness: Liveness) -> Mapping[str, Route]:
@@ -28,7 +26,7 @@ def scheduler_routes(engine: Engine, liveness: Liveness) -> Mapping[str, Route]:
     return {
         "/metrics": page.answer,
         "/healthz": liveness.check,
-        "/readyz": readiness(lambda: [] if figures.get() else [_NO_DATABASE]),
+        "/readyz": readiness(lambda: [found] if isinstance(found := figures.get(), Failure) else []),
         "/scale/": partial(_scale, wanted),
     }
 
@@ -36,8 +34,8 @@ def scheduler_routes(engine: Engine, liveness: Liveness) -> Mapping[str, Route]:
 def _scale(wanted: CachedLookup[dict[str, int]], pool: str) -> Answer:
     """Answer how many workers a pool needs. Without PostgreSQL that is no number: an autoscaler would act on it."""
     found = wanted.get()
-    if found is None:
-        return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"pool": pool, "error": _NO_DATABASE})
+    if isinstance(found, Failure):
+        return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"pool": pool, "error": found})
     if pool not in found:
         return _json(HTTPStatus.NOT_FOUND, {"pool": pool, "error": f"there are {', '.join(sorted(found))}"})
     return _json(HTTPStatus.OK, {"pool": pool, "wanted": found[pool]})
@@ -56,8 +54,10 @@ class _MetricsPage:
         self._lock = threading.Lock()
 
     def answer(self, _: str) -> Answer:
-        """Answer a scrape; without figures of the queue if PostgreSQL doesn't answer in time."""
-        figures = self._figures.get() or [metrics.DATABASE_UP.sample(0)]
+        """Answer a scrape; without figures of the queue if PostgreSQL doesn't answer in time, or with an error."""
+        figures = self._figures.get()
+        if isinstance(figures, Failure):
+            figures = [metrics.DATABASE_UP.sample(figures is Failure.ERROR)]
         with self._lock:
             self._totals.add(collect().counts)
             samples = self._totals.samples()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import connect
-from jobs.monitoring.cached_lookup import CachedLookup
+from jobs.monitoring.cached_lookup import CachedLookup, Failure
 from jobs.monitoring.exposition import CONTENT_TYPE, exposition
 from jobs.monitoring.http_server import Answer, serve
 from jobs.monitoring.liveness_and_readiness import Liveness, readiness
@@ -101,8 +101,8 @@ class ParentMonitoring:
 
     def _problems(self) -> list[str]:
         reports = self._reports.get()
-        if reports is None:
-            return ["PostgreSQL doesn't answer"]
+        if isinstance(reports, Failure):
+            return [reports]
         if len(reports) < self._wanted:
             return [f"{len(reports)} of {self._wanted} child processes are up"]
         reasons = [report.reason for report in reports if report.reason is not None]
@@ -110,5 +110,8 @@ class ParentMonitoring:
 
     def _idleness(self) -> list[str]:
         """Return how long all children have had no work, if that is long; where workers are surplus, these go first."""
-        idle_s = min((report.idle_s for report in self._reports.get() or ()), default=0.0)
+        reports = self._reports.get()
+        if isinstance(reports, Failure):
+            return []
+        idle_s = min((report.idle_s for report in reports), default=0.0)
         return [f"no work for {idle_s:.0f} s"] if idle_s > BUSY_S else []

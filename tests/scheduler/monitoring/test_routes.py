@@ -97,6 +97,18 @@ def test_while_postgres_is_away_it_answers_quickly_and_says_so(engine: Engine, s
             assert get(address, "/healthz").status == 200
 
 
+def test_an_error_of_postgres_is_not_taken_for_silence(engine: Engine) -> None:
+    change(engine, "ALTER TABLE pools RENAME TO pools_elsewhere")
+    table = scheduler_routes(engine, Liveness(60))
+    said = "a query of PostgreSQL failed; the log says why"
+    assert (table["/readyz"]("").status, table["/readyz"]("").body) == (503, f"{said}\n".encode())
+    scaled = table["/scale/"]("default")
+    assert (scaled.status, json.loads(scaled.body)) == (503, {"pool": "default", "error": said})
+    found = parsed(table["/metrics"]("").body.decode())
+    assert found["nightmill_database_up"] == 1
+    assert "nightmill_unfinished_batches" not in found
+
+
 def test_many_scrapes_at_once_ask_the_database_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
