@@ -120,6 +120,11 @@ LANE_WAIT = Gauge(
     "How long the lane that waits longest has had claimable jobs and wasn't picked by a worker; 0 if there is none.",
     role=SCHEDULER,
 )
+UNSERVED_LANES = Gauge(
+    "nightmill_unserved_lanes",
+    "Unfinished lanes whose model no pool processes: they wait until a pool gets it.",
+    role=SCHEDULER,
+)
 FEED_LAG = Gauge(
     "nightmill_feed_lag_seconds",
     "Age of the oldest open transaction that has written: the feed of image rows stops before it. Needs the role "

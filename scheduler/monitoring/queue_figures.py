@@ -64,6 +64,8 @@ _FIGURES = text(f"""
         (SELECT extract(epoch FROM now() - min(
             CASE WHEN has_fresh THEN since ELSE greatest(since, due_since) END)) FROM claimable) AS oldest_s,
         (SELECT extract(epoch FROM now() - min(greatest(since, chosen_at))) FROM claimable) AS wait_s,
+        (SELECT count(*) FROM lanes WHERE {IS_LIVE} AND NOT EXISTS (
+            SELECT FROM pools WHERE models IS NULL OR lanes.model = ANY (models))) AS unserved,
         (SELECT extract(epoch FROM clock_timestamp() - min(since)) FROM writing) AS lag_s,
         (SELECT jsonb_agg(jsonb_build_object('name', name, 'deadline', extract(epoch FROM deadline),
             'is_stopped', paused_at IS NOT NULL OR cancelled_at IS NOT NULL, 'window', "window",
@@ -103,6 +105,7 @@ def _samples(row: Any) -> Iterator[Sample]:
     yield from _worker_samples(row)
     yield metrics.OLDEST_CLAIMABLE.sample(max(0, row.oldest_s or 0))
     yield metrics.LANE_WAIT.sample(max(0, row.wait_s or 0))
+    yield metrics.UNSERVED_LANES.sample(row.unserved)
     yield metrics.FEED_LAG.sample(max(0, row.lag_s or 0))
     workers = sum(count for _, _, count in row.workers or ())
     for batch in row.batches or ():

@@ -14,7 +14,7 @@ from jobs.queue.worker_pools import set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, report_worker
 from jobs.states import WorkerActivity
 from scheduler.monitoring.queue_figures import queue_figures
-from tests.factories import change, failure, image, make_batch, make_lane, take
+from tests.factories import change, failure, image, look, make_batch, make_lane, take
 
 
 def figures(engine: Engine) -> Mapping[str, float]:
@@ -123,6 +123,21 @@ def test_the_number_of_wanted_workers_is_that_of_the_pool(engine: Engine) -> Non
     found = figures(engine)
     assert found["wanted_workers default"] == wanted_workers(engine, "default") > 0
     assert found["wanted_workers farm"] == 0
+
+
+def test_lanes_whose_model_no_pool_processes_are_counted_until_they_end(engine: Engine) -> None:
+    lane = make_lane(engine, 2)
+    (found,) = look(engine, "SELECT model FROM lanes")
+    assert figures(engine)["unserved_lanes"] == 0, "the pool default processes all models"
+    set_pool(engine, "default", models=["other"])
+    assert figures(engine)["unserved_lanes"] == 1
+    set_pool(engine, "farm", models=["another", found["model"]])
+    assert figures(engine)["unserved_lanes"] == 0
+    set_pool(engine, "farm", models=["another"])
+    assert figures(engine)["unserved_lanes"] == 1
+    transitions.complete(engine, [image(job) for job in take(engine, lane)])
+    end_lanes(engine)
+    assert figures(engine)["unserved_lanes"] == 0
 
 
 def test_an_open_transaction_that_has_written_holds_back_the_feed(engine: Engine) -> None:
