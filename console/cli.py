@@ -74,7 +74,7 @@ def main() -> None:
     except Exception as error:
         if message := _encoding_message(error):
             _fail(message, UsageError.exit_code)
-        _fail(_lost_database(error) or note_unexpected(error), 1)
+        _fail(_lost_database(error) or _refused_by_database(error) or note_unexpected(error), 1)
     sys.exit(code)
 
 
@@ -123,6 +123,19 @@ def _lost_database(error: Exception) -> str:
     ):
         return f"lost PostgreSQL: {str(error.orig).strip().splitlines()[0]}"
     return ""
+
+
+def _refused_by_database(error: Exception) -> str:
+    """Return a message if PostgreSQL refuses what its role may not do, or a value that it can't hold; else ""."""
+    from psycopg.errors import DataError, InsufficientPrivilege  # noqa: PLC0415
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    if not isinstance(error, DBAPIError):
+        return ""
+    reason = str(error.orig).strip().splitlines()[0]
+    if isinstance(error.orig, InsufficientPrivilege):
+        return f"the database's user may not do this: {reason}; `nightmill grants` tells what roles there are"
+    return f"PostgreSQL can't hold a value: {reason}" if isinstance(error.orig, DataError) else ""
 
 
 def _discard_unwritable_output() -> None:

@@ -57,6 +57,9 @@ def s3_options(settings: Settings) -> S3Options:
     return S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
 
 
+MADE_BY_LATER = "install that version here, or go back with its `nightmill migrate --down --to REVISION`"
+
+
 @contextmanager
 def session(settings: Settings | None = None, *, waits: bool = False) -> Iterator[Session]:
     """Open a session for one command. A private database is migrated if needed, a user's own one is only checked.
@@ -82,9 +85,11 @@ def _check_tables(engine: Engine, is_private: bool) -> None:
     if migrations.is_newer_but_usable(engine):
         note("the database has the tables of a later version of nightmill, with which this one still works")
         return
+    if not is_private and migrations.is_newer(engine):
+        raise ServiceError(f"the database was migrated by a later version of nightmill: {MADE_BY_LATER}")
     if not is_private:
         raise ServiceError(
-            "the database lacks nightmill's tables or a newer form of them: run `nightmill migrate`"
+            "the database lacks nightmill's tables or has an older form of them: run `nightmill migrate`"
         )
     try:
         migrations.upgrade(engine)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -18,6 +19,12 @@ from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
 
 log = logging.getLogger(__name__)
+
+
+POOL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+POOL_FORM = (
+    "must begin with a small letter or digit, followed by up to 62 of these, dots, dashes and underscores"
+)
 
 
 class Settings(BaseSettings):
@@ -80,7 +87,7 @@ class Settings(BaseSettings):
     retry_delay_s: float = Field(2, ge=0, description="pause before a second attempt; doubles with each")
     pool: str = Field(
         DEFAULT_POOL,
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        pattern=rf"^{POOL_NAME.pattern}$",
         description="pool of this worker, which decides the models that it processes",
     )
     pool_models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -286,7 +293,7 @@ def _folder(path: Path) -> Path:
 
 _FORMS = {
     "device": "must be auto, cpu, mps, cuda or cuda:N, as in cuda:1",
-    "pool": "must begin with a small letter or digit, followed by up to 62 of these, dots, dashes and underscores",
+    "pool": POOL_FORM,
     "queue": "must be made of letters from A to Z, digits, dots, dashes and underscores",
     "manifest_limit": "must be a number of bytes, as in 500MB or 64GiB",
 }

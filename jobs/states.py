@@ -95,8 +95,9 @@ class WorkerActivity(StrEnum):
     """What a worker is doing."""
 
     STARTING = "starting"
-    """It hasn't processed a lane yet."""
+    """Its process connects and loads what it needs before the first wake-up."""
     IDLE = "idle"
+    """It waits for work; its models may be loaded."""
     BUSY = "busy"
     """It loads models, renders or delivers images of a lane."""
     DRAINING = "draining"

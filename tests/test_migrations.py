@@ -230,7 +230,18 @@ def test_tables_of_a_later_version_say_whether_this_one_works_with_them(
     assert migrations.is_newer_but_usable(engine) is is_usable
     ended = nightmill("status", "--json")
     assert ended.code == (0 if is_usable else 1)
-    assert ("tables of a later version" if is_usable else "run `nightmill migrate`") in ended.err
+    assert ("with which this one still works" if is_usable else "install that version here") in ended.err
+    migrated = nightmill("migrate")
+    assert migrated.code == (0 if is_usable else 2)
+    assert ("with which this one still works" if is_usable else "install that version here") in migrated.err
+
+
+def test_who_wants_to_go_back_says_so(engine: Engine, nightmill: Nightmill) -> None:
+    for revision in ("0015", "base"):
+        ended = nightmill("migrate", "--to", revision)
+        assert ended.code == 2
+        assert "to go back say --down, too" in ended.err
+    assert migrations.is_current(engine)
 
 
 def test_a_migrated_database_says_which_versions_may_use_it(engine: Engine) -> None:

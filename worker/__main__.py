@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import warnings
 from contextlib import suppress
 from typing import Any
@@ -110,6 +111,8 @@ def _serve(settings: Settings, monitoring: ParentMonitoring) -> None:
         watchdog.start()
         end.start()
         worker.start()
+        if worker.exitcode:  # after an error that Celery logs as unrecoverable
+            sys.exit(worker.exitcode)
 
 
 def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -> None:

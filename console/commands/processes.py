@@ -6,12 +6,13 @@ import time
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 import migrations
 from console.command_options import Json, seconds
 from console.process_control import daemon
 from console.process_control.supervisor import group
-from console.session import session
+from console.session import MADE_BY_LATER, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json
 from jobs.db.cluster_epochs import begin_epoch
@@ -121,6 +122,12 @@ def migrate(
         engine = connect(configured.database)
         check_reachable(engine)
         try:
+            _check_direction(engine, to, is_down=down_)
+            if not down_ and migrations.is_newer_but_usable(engine):
+                note(
+                    "the database has the tables of a later version of nightmill, with which this one still works"
+                )
+                return
             before, after = (migrations.downgrade if down_ else migrations.upgrade)(engine, to)
             if migrations.is_current(engine):
                 begin_epoch(engine)
@@ -132,6 +139,15 @@ def migrate(
         print_json({"before": before, "after": after})
     else:
         note(f"migrated from {before or 'an empty database'} to {after or 'an empty database'}")
+
+
+def _check_direction(engine: Engine, to: str, *, is_down: bool) -> None:
+    """Raise UsageError if the tables would have to go back without --down, or are unknown to this version."""
+    now = migrations.current(engine) or ""
+    if not is_down and to != "head" and (to == "base" or to < now):
+        raise UsageError(f"migrate --to {to}: the database is at {now}; to go back say --down, too")
+    if migrations.is_newer(engine) and not (to == "head" and migrations.is_newer_but_usable(engine)):
+        raise UsageError(f"the database is at {now}, of a later version of nightmill: {MADE_BY_LATER}")
 
 
 def _serve(settings: Settings, workers: int) -> None:

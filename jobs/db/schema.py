@@ -352,9 +352,9 @@ pools = Table(
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'", "name"),
     CheckConstraint("models <> '{}'", "models"),
     CheckConstraint("max_workers >= 0", "max_workers"),
-    CheckConstraint("idle_s >= 0", "idle_s"),
-    CheckConstraint("target_s > 0", "target_s"),
-    CheckConstraint("start_s >= 0", "start_s"),
+    CheckConstraint("idle_s BETWEEN 0 AND 1e7", "idle_s"),
+    CheckConstraint("target_s > 0 AND target_s <= 1e7", "target_s"),
+    CheckConstraint("start_s BETWEEN 0 AND 1e7", "start_s"),
     CheckConstraint("claim_size > 0", "claim_size"),
 )
 

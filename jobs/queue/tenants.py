@@ -37,6 +37,7 @@ _FORGET_COMMON = text("UPDATE fair_share SET max_running = NULL WHERE max_runnin
 _FORGET = text("DELETE FROM tenants WHERE name = :name RETURNING name")
 
 NO_LIMIT = -1
+MOST_RUNNING = 1_000_000_000
 
 
 def tenants(engine: Engine) -> list[dict[str, Any]]:
@@ -63,8 +64,8 @@ def set_tenant(
         raise UsageError(f"a weight is between 1 and 1000, not {weight}")
     if name == EVERYBODY and weight is not None:
         raise UsageError(f"{EVERYBODY} stands for all tenants together, who have no weight")
-    if max_running is not None and max_running < NO_LIMIT:
-        raise UsageError(f"a limit of running jobs is 0 or more, not {max_running}")
+    if max_running is not None and not NO_LIMIT <= max_running <= MOST_RUNNING:
+        raise UsageError(f"a limit of running jobs is between 0 and {MOST_RUNNING:,}, not {max_running}")
     limit = None if max_running == NO_LIMIT else max_running
     if name == EVERYBODY:
         run(engine, _SET_COMMON, {"max_running": limit})

@@ -13,6 +13,9 @@ from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import DEFAULT_POOL
 
 NO_LIMIT = -1
+LONGEST_S = 1e7
+"""The longest of a pool's times: 115 days."""
+MOST_WORKERS = 100_000
 
 # The lane's model is one that the pool serves. Needs `lanes`. Placeholder: the name of the pool.
 SERVES = """EXISTS (
@@ -99,7 +102,15 @@ def set_pool(
     target_s: float | None = None,
     start_s: float | None = None,
 ) -> None:
-    """Create a pool or change what is given; empty `models` means all, a `max_workers` of NO_LIMIT any number."""
+    """Create a pool or change what is given; empty `models` means all, a `max_workers` of NO_LIMIT any number.
+
+    Raises UsageError if a number is out of range.
+    """
+    for what, given in (("idle", idle_s), ("target", target_s), ("start", start_s)):
+        if given is not None and not 0 <= given <= LONGEST_S:
+            raise UsageError(f"a pool's {what} time is at most {LONGEST_S / 86_400:.0f} days")
+    if max_workers is not None and not NO_LIMIT <= max_workers <= MOST_WORKERS:
+        raise UsageError(f"a pool has at most {MOST_WORKERS:,} workers")
     values = {
         "name": name,
         "models": sorted(set(models)) if models else None,
@@ -119,7 +130,7 @@ def remove_pool(engine: Engine, name: str) -> None:
         raise UsageError(f"the pool {DEFAULT_POOL!r} stays; `nightmill pools set {DEFAULT_POOL}` changes it")
     if run(engine, _REMOVE, {"name": name, "seen_s": SEEN_S}):
         return
-    _models_of(engine, name)
+    models_of(engine, name)
     raise UsageError(f"pool {name!r} has workers: stop them first; `nightmill workers` lists them")
 
 
@@ -131,7 +142,7 @@ def join_pool(engine: Engine, name: str, models: Sequence[str], claim_size: int)
     wanted = tuple(sorted(set(models)))
     if wanted:
         run(engine, _ADD, {"name": name, "models": list(wanted)})
-    served = _models_of(engine, name)
+    served = models_of(engine, name)
     if wanted and served != wanted:
         raise UsageError(
             f"pool {name!r} serves {', '.join(served) if served else 'all models'}, not {', '.join(wanted)}: "
@@ -147,7 +158,7 @@ def wanted_workers(engine: Engine, pool: str) -> int | None:
     return int(found[0].wanted) if found else None
 
 
-def _models_of(engine: Engine, name: str) -> tuple[str, ...] | None:
+def models_of(engine: Engine, name: str) -> tuple[str, ...] | None:
     """Return the models that a pool serves, None for all. Raises UsageError if there is no such pool."""
     found = {row.name: row.models for row in run(engine, _MODELS, {})}
     if name in found:

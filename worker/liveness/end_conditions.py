@@ -60,7 +60,9 @@ class EndOfWorker:
         children = self._children() if self._idle_s is not None else ()
         if not children or not all(self._has_ended_work(pid, now) for pid in children):
             return None
-        return "it has worked once" if self._once else f"there was no work for {self._idle_s:.0f} s"
+        if self._once and any(Record(self._folder / str(pid)).worked_at() > 0 for pid in children):
+            return "it has worked once"
+        return f"there was no work for {self._idle_s:.0f} s"
 
     def _has_ended_work(self, pid: int, now: float) -> bool:
         try:

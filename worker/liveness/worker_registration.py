@@ -32,18 +32,20 @@ class Registration:
         """Report what the worker does from now on, and the models that it holds."""
         with self._lock:
             report = replace(self._report, activity=activity, lane=lane, warm_models=frozenset(warm_models))
-            is_new, self._report = report != self._report, report
-        if is_new:
+            if report == self._report:
+                return
+            self._report = report
             try:
                 report_worker(self._engine, report)
             except SQLAlchemyError as error:
                 log.warning("can't report what this worker does: %s", str(error).splitlines()[0])
 
     def renew(self) -> None:
-        """Write the last report again, which shows that the worker lives."""
+        """Write the last report again, which shows that the worker lives. It is idle once it has done so."""
         with self._lock:
-            report = self._report
-        report_worker(self._engine, report)
+            report_worker(self._engine, self._report)
+            if self._report.activity is WorkerActivity.STARTING:
+                self._report = replace(self._report, activity=WorkerActivity.IDLE)
 
     def delete(self) -> None:
         """Delete the row: this worker has ended."""

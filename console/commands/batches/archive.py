@@ -28,7 +28,7 @@ def archive(
     as_json: Json = False,
 ) -> None:
     """Drop the jobs of an ended batch and keep its counts, image rows and files; nothing of it can be queued again."""
-    age_s = seconds("--older-than", older_than)
+    age_s = seconds("--older-than", older_than, needs_unit=True)
     if (batch is None) == (age_s is None):
         raise UsageError("name a batch, or say --older-than AGE for all that ended that long ago")
     if batch is not None and dry_run:

@@ -16,7 +16,9 @@ from models.runtime.batch_size_profile import Profile
 from models.store.lockfile import Locked, read_lock
 from models.store.resolve_checkpoint import checkpoint_path
 
-models = typer.Typer(help="The models that a manifest can name.", invoke_without_command=True)
+models = typer.Typer(
+    help="The models that a manifest can name.", invoke_without_command=True, add_completion=False
+)
 for command in (files.pull, files.lock, files.add, files.remove, tune):
     models.command()(command)
 

@@ -6,9 +6,13 @@ from typing import Annotated
 import typer
 
 from console.terminal.output import print_line
+from jobs.db.schema import metadata
 from jobs.errors import UsageError
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_RESERVED = re.compile(
+    r"pg_.*|postgres|public|none|current_role|current_user|session_user|user|all|select|default"
+)
 
 
 def grants(
@@ -21,23 +25,27 @@ def grants(
     reader: Annotated[
         str, typer.Option(metavar="ROLE", help="for who reads: status, feed, export, evaluate")
     ] = "nightmill_reader",
-    schema: Annotated[str, typer.Option(metavar="SCHEMA", help="where the tables are")] = "public",
 ) -> None:
-    """Print SQL for PostgreSQL roles with least rights; a superuser runs it, before or after the first `migrate`."""
+    """Print SQL for psql that makes PostgreSQL roles with least rights, before or after the first `migrate`."""
     roles = {"--migrator": migrator, "--app": app, "--reader": reader}
-    for option, name in (*roles.items(), ("--schema", schema)):
+    for option, name in roles.items():
         if not _NAME.fullmatch(name):
             raise UsageError(f"{option} {name}: small letters, digits and underscores, a letter first")
+        if _RESERVED.fullmatch(name):
+            raise UsageError(f"{option} {name}: is PostgreSQL's own; name another role")
     if len(set(roles.values())) < len(roles):
         raise UsageError("--migrator, --app and --reader: three different roles")
-    print_line(sql(migrator, app, reader, schema))
+    print_line(sql(migrator, app, reader))
 
 
-def sql(migrator: str, app: str, reader: str, schema: str) -> str:
-    """Return the statements; they may be run again, such as after an upgrade. The names need no quotes."""
+def sql(migrator: str, app: str, reader: str) -> str:
+    """Return a script for psql, which may be run again; it touches nightmill's own tables and function alone."""
+    tables = ", ".join(f"'{name}'" for name in sorted([*metadata.tables, "alembic_version"]))
     return f"""\
--- For psql, as a superuser (or the database's owner with CREATEROLE), connected to nightmill's database.
--- Then give the roles passwords or certificates, as in: \\password {app}
+-- For psql, as a superuser, connected to nightmill's database. It touches no other tables than nightmill's.
+-- Afterwards give the roles passwords or certificates, as in: \\password {app}
+\\set ON_ERROR_STOP on
+BEGIN;
 DO $$
 DECLARE
     name text;
@@ -48,34 +56,33 @@ BEGIN
         END IF;
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
     END LOOP;
-    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END $$;
-REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;
-GRANT USAGE, CREATE ON SCHEMA {schema} TO {migrator};
-GRANT USAGE ON SCHEMA {schema} TO {app}, {reader};
+GRANT USAGE, CREATE ON SCHEMA public TO "{migrator}";
+GRANT USAGE ON SCHEMA public TO "{app}", "{reader}";
 
--- Tables and functions that are there already: the migrator's from now on.
+-- What is there already: the migrator's from now on.
 DO $$
 DECLARE
-    found record;
+    found text;
 BEGIN
-    FOR found IN SELECT oid::regclass AS name FROM pg_class
-        WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'p')
-    LOOP
-        EXECUTE format('ALTER TABLE %s OWNER TO {migrator}', found.name);
+    FOREACH found IN ARRAY ARRAY[{tables}] LOOP
+        IF to_regclass('public.' || found) IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE public.%I OWNER TO "{migrator}"', found);
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON public.%I TO "{app}"', found);
+            EXECUTE format('GRANT SELECT ON public.%I TO "{reader}"', found);
+        END IF;
     END LOOP;
-    FOR found IN SELECT oid::regprocedure AS name FROM pg_proc
-        WHERE pronamespace = '{schema}'::regnamespace AND proname LIKE 'nightmill\\_%'
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s OWNER TO {migrator}', found.name);
-    END LOOP;
+    IF to_regprocedure('public.nightmill_wanted_workers(text, timestamptz)') IS NOT NULL THEN
+        ALTER FUNCTION public.nightmill_wanted_workers(text, timestamptz) OWNER TO "{migrator}";
+    END IF;
 END $$;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {app};
-GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader};
--- The same for what migrations will make.
-ALTER DEFAULT PRIVILEGES FOR ROLE {migrator} IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {app};
-ALTER DEFAULT PRIVILEGES FOR ROLE {migrator} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader};
+
+-- What migrations will make.
+ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public
+    GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "{app}";
+ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public GRANT SELECT ON TABLES TO "{reader}";
 
 -- So that the scheduler sees other roles' old transactions, which hold back the feed (nightmill_feed_lag_seconds).
-GRANT pg_read_all_stats TO {app};
+GRANT pg_read_all_stats TO "{app}";
+COMMIT;
 """  # noqa: S608 - the names are checked

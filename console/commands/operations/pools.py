@@ -9,15 +9,17 @@ from console.session import Session, session
 from console.terminal.confirm import ask
 from console.terminal.output import duration, print_json, print_table
 from jobs.errors import UsageError
-from jobs.queue.worker_pools import NO_LIMIT, Pool, remove_pool, set_pool
+from jobs.queue.worker_pools import NO_LIMIT, Pool, models_of, remove_pool, set_pool
 from jobs.queue.worker_pools import pools as all_pools
-from jobs.settings import load_settings
+from jobs.settings import POOL_FORM, POOL_NAME, load_settings
 from models.catalogue.catalogue import Catalogue
 
 ALL = "all"
 
 pools = typer.Typer(
-    help="Which workers process which models, and how many are needed.", invoke_without_command=True
+    help="Which workers process which models, and how many are needed.",
+    invoke_without_command=True,
+    add_completion=False,
 )
 
 Name = Annotated[str, typer.Argument(metavar="POOL", help="as in `nightmill worker --pool`")]
@@ -55,6 +57,8 @@ def set_(
     """Create a pool or change it; running workers heed it from their next time slice on."""
     if (models, max_workers, idle, target, start) == (None,) * 5:
         raise UsageError("say what to set: --models, --max-workers, --idle, --target or --start")
+    if not POOL_NAME.fullmatch(pool):
+        raise UsageError(f"pool {pool!r}: {POOL_FORM}")
     given = load_settings(pool=pool, pool_models=None if models == ALL else models)
     if models not in (None, ALL) and not given.pool_models:
         raise UsageError(f"--models {models}: names no model; `all` stands for all")
@@ -78,6 +82,7 @@ def set_(
 def remove(pool: Name, yes: DontAsk = False, as_json: Json = False) -> None:
     """Remove a pool that has no workers; its models' lanes wait for workers of other pools."""
     with session() as open_session:
+        models_of(open_session.engine, pool)  # there must be one
         if not yes:
             ask(f"removes the pool {pool}")
         remove_pool(open_session.engine, pool)

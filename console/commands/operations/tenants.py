@@ -11,7 +11,9 @@ from jobs.errors import UsageError
 from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant
 from jobs.queue.tenants import tenants as all_tenants
 
-tenants = typer.Typer(help="Whose jobs share the workers, and how.", invoke_without_command=True)
+tenants = typer.Typer(
+    help="Whose jobs share the workers, and how.", invoke_without_command=True, add_completion=False
+)
 
 Tenant = Annotated[str, typer.Argument(help='as in the column `tenant`; "*": all together')]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from jobs.queue.tenants import set_tenant
 from jobs.queue.worker_pools import set_pool, wanted_workers
@@ -152,6 +152,42 @@ def test_no_more_than_find_jobs_to_claim(engine: Engine, image_s: float, workers
     change(engine, "UPDATE lanes SET image_s = :s", s=image_s)
     set_pool(engine, "default", target_s=0.001)
     assert wanted(engine) == workers
+
+
+def test_what_a_limited_tenant_can_t_use_isn_t_needed_for_its_deadline(engine: Engine) -> None:
+    """Eight jobs at once are one worker's, which is a tenth of ten workers."""
+    set_pool(engine, "default", target_s=36_000)
+    make_work(engine, 10 * JOBS, tenant="ada")
+    set_tenant(engine, "ada", weight=9)
+    make_work(engine, tenant="bob", deadline="now() + interval '20 minutes'")
+    assert wanted(engine) == 31, "an hour of work in twenty minutes, by a tenth of the workers"
+    set_tenant(engine, "bob", max_running=8)
+    assert wanted(engine) == 10
+
+
+def test_thousands_of_lanes_are_no_burden(engine: Engine) -> None:
+    """Each lane is read a few times, not once for each other: a scrape waits for the answer."""
+    batch = make_work(engine, 2, deadline="now() + interval '1 hour'")
+    change(
+        engine,
+        """
+        INSERT INTO lanes (batch_id, tenant, model, width, height, upscale)
+        SELECT :id, 'tenant-' || n, 'sketcher', 64, 64, 0 FROM generate_series(1, 5000) AS n;
+        """,
+        id=batch.id,
+    )
+    change(
+        engine,
+        "INSERT INTO job_counts (batch_id, lane_id, state, delta) SELECT batch_id, id, 'queued', 2 FROM lanes",
+    )
+    change(engine, "ANALYZE")
+    assert wanted(engine) == 56, "28 hours of work in half an hour each"
+    with engine.begin() as connection:
+        connection.execute(text("SELECT nightmill_wanted_workers('default')"))
+        statement = (
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'lanes'"
+        )
+        assert connection.execute(text(statement)).scalar_one() <= 10 * 5001
 
 
 def test_before_its_verdict_only_a_canary_counts(engine: Engine) -> None:

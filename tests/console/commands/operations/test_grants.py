@@ -1,6 +1,7 @@
 """What `nightmill grants` prints is enough for each role's commands, and no more than that."""
 
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,8 @@ from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill
 from tests.end_to_end.processes import check_exactly_once, foxes, manifest, running, until
-from tests.factories import look
+from tests.factories import change, look
+from tests.other_postgres import postgres_tools
 
 
 class Roles(NamedTuple):
@@ -57,11 +59,15 @@ def roles(settings: Settings, empty_database: str, tmp_path: Path) -> Iterator[R
 
 
 def run_sql(engine: Engine, statements: str) -> None:
-    """Run statements as psql does."""
-    with engine.begin() as connection:
-        cursor = connection.connection.cursor()
-        cursor.execute(statements)
-        cursor.close()
+    """Run statements by psql."""
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    subprocess.run(
+        [postgres_tools() / "psql", "-q", "-v", "ON_ERROR_STOP=1", url],
+        input=statements,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 @pytest.mark.timeout(120)
@@ -89,16 +95,26 @@ def test_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
     ):
         ended = roles.reader(*command)
         assert ended.code == 0, (command, ended.err)
+    for role, command in (
+        (roles.reader, ("pause", "foxes")),
+        (roles.app, ("migrate", "--down", "--to", "0015", "-y")),
+    ):
+        ended = role(*command)
+        assert ended.code == 1
+        assert "the database's user may not do this: " in ended.err
+        assert "this should not happen" not in ended.err
     assert roles.app("archive", "foxes", "--yes").code == 0
     assert roles.app("delete", "foxes", "--files", "--yes").code == 0
 
 
+OTHERS = (
+    "SELECT relowner::regrole::text AS owner, relacl::text AS rights FROM pg_class WHERE relname = 'others'"
+)
 FORBIDDEN = {
     "reader": (
         "UPDATE batches SET paused_at = now()",
         "INSERT INTO tenants (name) VALUES ('ada')",
         "CREATE TABLE mine (id int)",
-        "CREATE TEMPORARY TABLE mine (id int)",
     ),
     "app": (
         "CREATE TABLE mine (id int)",
@@ -124,15 +140,21 @@ def test_no_role_can_do_more(roles: Roles) -> None:
 
 
 def test_they_may_be_made_after_the_tables_and_again(nightmill: Nightmill, engine: Engine) -> None:
-    """Tables that another role made become the migrator's; its rights reach no further than before."""
+    """Tables that another role made become the migrator's; those of other applications stay as they were."""
     suffix = secrets.token_hex(4)
     names = [f"{role}_{suffix}" for role in ("migrator", "app", "reader")]
     printed = nightmill("grants", *(word for name in names for word in (f"--{name.split('_')[0]}", name))).out
     try:
+        change(engine, "CREATE TABLE others (id int)")
+        (before,) = look(engine, OTHERS)
         for _ in range(2):
             run_sql(engine, printed)
-        owners = look(engine, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        owners = look(
+            engine,
+            "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'others'",
+        )
         assert [row["tableowner"] for row in owners] == [names[0]]
+        assert look(engine, OTHERS) == [before]
     finally:
         run_sql(engine, f"REASSIGN OWNED BY {names[0]} TO CURRENT_USER")
         for name in names:
@@ -146,7 +168,10 @@ def test_they_may_be_made_after_the_tables_and_again(nightmill: Nightmill, engin
             ("--app", "me; DROP TABLE jobs"),
             "--app me; DROP TABLE jobs: small letters, digits and underscores",
         ),
-        (("--schema", "Public"), "--schema Public: small letters"),
+        (("--reader", "Reader"), "--reader Reader: small letters"),
+        (("--app", "public"), "--app public: is PostgreSQL's own"),
+        (("--migrator", "pg_monitor"), "--migrator pg_monitor: is PostgreSQL's own"),
+        (("--reader", "current_user"), "--reader current_user: is PostgreSQL's own"),
         (("--app", "x", "--reader", "x"), "three different roles"),
     ],
 )

@@ -46,12 +46,18 @@ def test_a_pool_is_made_changed_shown_and_removed(nightmill: Nightmill) -> None:
     ("arguments", "message"),
     [
         (("pools", "set", "a100"), "say what to set: --models"),
-        (("pools", "set", "A 100", "--idle", "5m"), "NIGHTMILL_POOL: must begin with a small letter"),
+        (("pools", "set", "A 100", "--idle", "5m"), "pool 'A 100': must begin with a small letter"),
         (("pools", "set", "a100", "--models", "shape"), "shapes"),
         (("pools", "set", "a100", "--models", ","), "--models ,: names no model"),
         (("pools", "set", "a100", "--max-workers", "-1"), "--max-workers -1: a number of workers, or `none`"),
         (("pools", "set", "a100", "--idle", "5 minutes"), "--idle 5 minutes: a length of time, as in 90, 5m"),
         (("pools", "set", "a100", "--target", "0"), "--target 0: must be more than 0"),
+        (("pools", "set", "a100", "--idle", "3000000d"), "--idle 3000000d: at most 36,500 days"),
+        (("pools", "set", "a100", "--idle", "300d"), "a pool's idle time is at most 116 days"),
+        (("pools", "set", "a100", "--max-workers", "99999999999999"), "a pool has at most 100,000 workers"),
+        (("tenants", "set", "ada", "--max-running", "99999999999"), "between 0 and 1,000,000,000"),
+        (("archive", "--older-than", "30"), "--older-than 30: a length of time, as in 90s, 5m"),
+        (("pools", "remove", "b100"), "no pool 'b100'"),
         (("pools", "remove", "b100", "--yes"), "no pool 'b100'"),
         (("pools", "remove", "default", "--yes"), "the pool 'default' stays"),
         (("worker", "--max-time", "7:50"), "--max-time 7:50: a length of time"),
@@ -91,14 +97,14 @@ def test_workers_are_shown_with_what_ails_them(nightmill: Nightmill, engine: Eng
         ("5m", 300),
         ("7h50m", 28_200),
         ("1d12h", 129_600),
-        ("1h30", 3630),
+        ("1h30s", 3630),
     ],
 )
 def test_lengths_of_time(text: str, found: float) -> None:
     assert seconds("--idle", text) == found
 
 
-@pytest.mark.parametrize("text", ["-5", "m", "5m7h", "1e3", "5 m", "h"])
+@pytest.mark.parametrize("text", ["-5", "m", "5m7h", "1e3", "5 m", "h", "1h30"])
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError, match=f"--idle {text}: a length of time"):
         seconds("--idle", text)
