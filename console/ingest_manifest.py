@@ -57,7 +57,7 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
         if given := list(options.schedule):
             note(
                 f"options such as --{given[0].replace('_', '-')} change no batch that is there: "
-                f"`nightmill change {ingested.name}` changes its schedule"
+                f"`nightmill change {ingested.name}` changes priority, window, --not-before and --deadline"
             )
     return ingested
 

@@ -35,7 +35,7 @@ def make(programs: Path, folder: Path) -> None:
         user = _server_user()
         os.chown(folder, user.pw_uid, user.pw_gid)
     folder.chmod(0o700)
-    _let_through(folder.parent)
+    let_through(folder.parent)
     command = [programs / "initdb", "-D", folder, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(command, check=True, capture_output=True, cwd="/", **_as_owner(folder))
 
@@ -60,7 +60,8 @@ def _as_owner(folder: Path) -> dict[str, Any]:
     return {"user": found.st_uid, "group": found.st_gid, "extra_groups": []}
 
 
-def _let_through(folder: Path) -> None:
+def let_through(folder: Path) -> None:
+    """Let other users pass through the folder, and through those above it that are this user's."""
     for one in (folder, *folder.parents):
         if one.stat().st_uid == os.geteuid() and not one.stat().st_mode & 0o001:
             one.chmod(one.stat().st_mode | 0o001)

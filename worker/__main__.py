@@ -111,8 +111,8 @@ def _serve(settings: Settings, monitoring: ParentMonitoring) -> None:
         watchdog.start()
         end.start()
         worker.start()
-        if worker.exitcode:  # after an error that Celery logs as unrecoverable
-            sys.exit(worker.exitcode)
+        if worker.exitcode and not monitoring.is_stopping:
+            sys.exit(worker.exitcode)  # after an error that Celery logs as unrecoverable
 
 
 def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -> None:

@@ -33,7 +33,7 @@ def test_submit_with_a_schedule_and_change_it(typed: Typed, engine: Engine, mani
     )
     assert look(engine, "SELECT canary FROM batches") == [{"canary": 2}]
     again = typed("submit", manifest, "--priority", "9")
-    assert "`nightmill change foxes` changes its schedule" in again.err
+    assert "`nightmill change foxes` changes priority, window, --not-before and --deadline" in again.err
     changed = typed(
         "change", "foxes", "--priority", "-3", "--window", "none", "--not-before", "none", "--json"
     )

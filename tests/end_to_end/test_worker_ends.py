@@ -14,7 +14,7 @@ from jobs.queue.worker_registry import workers
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill
-from tests.end_to_end.processes import foxes, manifest, running, truth, until
+from tests.end_to_end.processes import descendants, foxes, manifest, running, truth, until
 from tests.factories import change, look
 
 WAIT_S = 40
@@ -114,3 +114,18 @@ def test_workers_of_pools_render_what_is_theirs(
     assert needed == {"default": 1, "small": 1}, "they have been idle for less than five minutes"
     rendered_by = {job["lane_id"]: job["worker"] for job in truth(engine, "foxes").jobs}
     assert len(set(rendered_by.values())) == 3, "two workers, and none"
+
+
+def test_a_worker_that_celery_gives_up_does_not_end_as_if_all_was_well(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """So that whoever restarts what fails starts it again."""
+    with stubbed(tmp_path), worker(settings) as process:
+        helpers = until(
+            lambda: [c for c in descendants(process) if "semaphore_tracker" in " ".join(c.cmdline())]
+        )
+        children = until(lambda: [c for c in descendants(process) if "spawn_main" in " ".join(c.cmdline())])
+        until(lambda: "ready" in log_of(settings))
+        for victim in (*helpers, *children):
+            victim.kill()
+        assert process.wait(WAIT_S) == 1

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.other_postgres import let_through
+
 REDIS_PACKAGES = ("redis-tools", "liblzf1", "libjemalloc2", "liblua5.1-0", "libhiredis0.14")
 """Debian's redis-server is a link to the one program that is in redis-tools."""
 
@@ -21,8 +23,8 @@ def fetched(*command: str, cwd: Path) -> None:
 
 def debian_files(folder: Path, *packages: str) -> tuple[Path, str]:
     """Unpack Debian packages; returns the root of their files, and the value of LD_LIBRARY_PATH that they need."""
-    for one in (folder, *folder.parents[:2]):
-        one.chmod(0o755)  # apt and servers run as users of their own
+    let_through(folder)  # apt and servers run as users of their own
+    folder.chmod(0o755)
     fetched("apt-get", "download", *packages, cwd=folder)
     for package in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", package, folder / "files"], check=True)

@@ -85,6 +85,11 @@ class ParentMonitoring:
         self._ends.is_stopping = True
         self.liveness.stop()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker was asked to stop."""
+        return self._ends.is_stopping
+
     def _pids(self) -> list[int]:
         return [process.pid for process in self.processes() if process.pid]
 
