@@ -63,8 +63,8 @@ def _as_owner(folder: Path) -> dict[str, Any]:
 def let_through(folder: Path) -> None:
     """Let other users pass through the folder, and through those above it that are this user's."""
     for one in (folder, *folder.parents):
-        if one.stat().st_uid == os.geteuid() and not one.stat().st_mode & 0o001:
-            one.chmod(one.stat().st_mode | 0o001)
+        if one.stat().st_uid == os.geteuid() and one.stat().st_mode & 0o011 != 0o011:
+            one.chmod(one.stat().st_mode | 0o011)
 
 
 def _server_user() -> pwd.struct_passwd:
