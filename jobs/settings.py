@@ -207,9 +207,15 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        """The Redis URL, including the password; must be set by now (`jobs.services.embedded.services`)."""
+        """The Redis URL, including the password; must be set by now (`jobs.services.embedded.services`).
+
+        With `rediss://`, the server's certificate is checked unless the URL says otherwise: Celery would not.
+        """
         assert self.broker_url is not None
-        return self.broker_url.get_secret_value()
+        url = self.broker_url.get_secret_value()
+        if not url.startswith("rediss://") or "ssl_cert_reqs=" in url.partition("?")[2]:
+            return url
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
     @property
     def pool_queue(self) -> str:

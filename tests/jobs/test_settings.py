@@ -276,3 +276,18 @@ def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NIGHTMILL_SHIFT_S", "4")
     monkeypatch.delenv("NIGHTMILL_DEFAULT_MODEL", raising=False)
     assert misspelt_settings() == {"NIGHTMILL_TIMESLICE_S": "NIGHTMILL_TIME_SLICE_S"}
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca.pem", "rediss://h/0?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
+        ("redis://h/0", "redis://h/0"),
+    ],
+)
+def test_a_brokers_certificate_is_checked_unless_the_url_says_otherwise(url: str, used: str) -> None:
+    settings = load_settings(broker_url=url)
+    assert settings.broker == used
+    assert settings.environment()["NIGHTMILL_BROKER_URL"] == url
