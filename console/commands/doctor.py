@@ -3,27 +3,23 @@
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import typer
-from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-import migrations
 from console.command_options import Json
+from console.commands.doctor_database_checks import DatabaseChecks
 from console.process_control import daemon
-from console.session import s3_options
 from console.shadowed_packages import ADVICE, clashes
 from console.terminal.output import print_json, print_table, size
-from jobs.db.cluster_epochs import came_from_elsewhere
-from jobs.db.engine import check_reachable, connect, run
 from jobs.errors import NightmillError, ServiceError, UsageError
-from jobs.outputs.mount_marker import find_output
-from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings, without_password
 from jobs.settings_sources import files_read, misspelt_settings
-from jobs.storage.open import check_writable, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.optional_packages import is_installed
@@ -32,22 +28,7 @@ from models.runtime.batch_size_profile import Profile
 
 def doctor(as_json: Json = False) -> None:
     """Check Python, device, services, tables, output and models; exit 1 if something is amiss."""
-    settings = load_settings()
-    with services(settings) as configured:
-        checks = [
-            _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
-            _check("packages", _packages),
-            _check("settings", _settings),
-            _check("device", lambda: _device(settings)),
-            _check("PostgreSQL", lambda: _postgres(configured, is_private=settings.database_url is None)),
-            _check("feed", lambda: _feed(configured)),
-            _check("workers", lambda: _workers(configured)),
-            _check("processes", lambda: _processes(settings)),
-            _check("Redis", lambda: _redis(configured)),
-            _check("output", lambda: _output(configured)),
-            _check("models", lambda: _models(settings)),
-            _check("disk", lambda: _disk(settings)),
-        ]
+    checks = _checks(load_settings())
     if as_json:
         print_json(checks)
     else:
@@ -58,11 +39,52 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _checks(settings: Settings) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        configured, failure = _services(settings, stack)
+        database = DatabaseChecks(configured, is_private=settings.database_url is None)
+        stack.callback(database.close)
+        return [
+            _check("python", lambda: f"{sys.version.split()[0]}; " + _versions()),
+            _check("packages", _packages),
+            _check("settings", _settings),
+            _check("device", lambda: _device(settings)),
+            _check("PostgreSQL", database.postgres if configured.database_url else partial(_fail, failure)),
+            _check("feed", database.feed),
+            _check("workers", database.workers),
+            _check("processes", lambda: _processes(settings)),
+            _check(
+                "Redis", partial(_redis, configured) if configured.broker_url else partial(_fail, failure)
+            ),
+            _check("output", database.output),
+            _check("models", lambda: _models(settings)),
+            _check("disk", lambda: _disk(settings)),
+        ]
+
+
 def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"check": name, "ok": True, "finding": look()}
     except (NightmillError, ModelError, OSError) as error:
         return {"check": name, "ok": False, "finding": str(error)}
+    except DBAPIError as error:  # such as a right that the role lacks
+        return {
+            "check": name,
+            "ok": False,
+            "finding": f"PostgreSQL: {str(error.orig).strip().splitlines()[0]}",
+        }
+
+
+def _services(settings: Settings, stack: ExitStack) -> tuple[Settings, str]:
+    """Start private services for URLs that aren't set; return the settings with all URLs, or why there are none."""
+    try:
+        return stack.enter_context(services(settings)), ""
+    except ServiceError as error:
+        return settings, f"the private services can't start: {error}"
+
+
+def _fail(reason: str) -> str:
+    raise ServiceError(reason)
 
 
 def _settings() -> str:
@@ -98,48 +120,6 @@ def _packages() -> str:
     return "no other distribution has packages of nightmill's names"
 
 
-def _postgres(settings: Settings, *, is_private: bool) -> str:
-    engine = connect(settings.database)
-    check_reachable(engine)
-    version = run(engine, text("SHOW server_version"), {})[0].server_version
-    is_current = migrations.is_current(engine)
-    engine.dispose()
-    where = f"{version} at {without_password(settings.database)}"
-    if not is_current and not is_private:
-        raise ServiceError(f"{where}, tables missing or old: run `nightmill migrate`")
-    return (
-        f"{where}, tables {'up to date' if is_current else 'made or brought up to date by the next command'}"
-    )
-
-
-def _feed(settings: Settings) -> str:
-    engine = connect(settings.database)
-    try:
-        check_reachable(engine)
-        is_moved = migrations.is_current(engine) and came_from_elsewhere(engine)
-    finally:
-        engine.dispose()
-    if is_moved:
-        raise ServiceError(
-            "the database came from another cluster, by a restore or a fail-over: run `nightmill migrate`, which "
-            "begins the feed's next epoch; readers' cursors go on. Where the original is out of use, "
-            "`nightmill adopt BATCH` takes over the folders of its batches"
-        )
-    return "in this cluster's epoch"
-
-
-def _workers(settings: Settings) -> str:
-    engine = connect(settings.database)
-    try:
-        check_reachable(engine)
-        unhealthy = unhealthy_workers(engine) if migrations.is_current(engine) else []
-    finally:
-        engine.dispose()
-    if unhealthy:
-        raise ServiceError("; ".join(f"{worker.name} is unhealthy: {worker.reason}" for worker in unhealthy))
-    return "none is unhealthy"
-
-
 def _processes(settings: Settings) -> str:
     """Report the processes that `up` started here."""
     if troubles := daemon.slowed(settings):
@@ -152,22 +132,6 @@ def _redis(settings: Settings) -> str:
     from scheduler.check_redis import check_redis  # noqa: PLC0415
 
     return f"{check_redis(settings)} at {without_password(settings.broker)}"
-
-
-def _output(settings: Settings) -> str:
-    engine = connect(settings.database)
-    try:
-        is_known = migrations.is_current(engine)
-        options = s3_options(settings)
-        store = (
-            find_output(engine, settings.output, options)
-            if is_known
-            else open_store(settings.output, options)
-        )
-    finally:
-        engine.dispose()
-    check_writable(store)
-    return f"{store.uri} can be written"
 
 
 def _disk(settings: Settings) -> str:
