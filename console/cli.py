@@ -17,6 +17,7 @@ from console.process_control.signals import Stopped, stop_on_signals, stopping
 from console.terminal.output import err, print_line
 from console.terminal.streams import prepare_streams
 from jobs.errors import NightmillError, UsageError
+from jobs.logs.start_logging import log, logs_json
 from jobs.mask_passwords_and_escape_text import visible, without_secrets
 from jobs.process_lifecycle import work_offline
 from jobs.unexpected_errors import note_unexpected
@@ -147,6 +148,9 @@ def _discard_unwritable_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    if logs_json():
+        log.critical("%s", message)
+        sys.exit(code)
     err.print("[bold red]error:[/bold red]", end=" ")
     err.print(visible(without_secrets(message)), markup=False)
     sys.exit(code)

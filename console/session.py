@@ -61,29 +61,32 @@ MADE_BY_LATER = "install that version here, or go back with its `nightmill migra
 
 
 @contextmanager
-def session(settings: Settings | None = None, *, waits: bool = False) -> Iterator[Session]:
+def session(
+    settings: Settings | None = None, *, waits: bool = False, tell: Callable[[str], object] = note
+) -> Iterator[Session]:
     """Open a session for one command. A private database is migrated if needed, a user's own one is only checked.
 
-    Waits for a server that is starting or out of connections; with `waits`, for an unreachable one, too.
+    Waits for a server that is starting or out of connections; with `waits`, for an unreachable one, too. `tell` is
+    called with what the user should know.
     """
     settings = settings or load_settings()
     is_private = settings.database_url is None
     with services(settings) as configured:
         engine = connect(configured.database)
         try:
-            await_reachable(engine, settings.database_wait_s, note, only_if_busy=not waits)
-            keep_trying(lambda: _check_tables(engine, is_private), settings.database_wait_s, note)
+            await_reachable(engine, settings.database_wait_s, tell, only_if_busy=not waits)
+            keep_trying(lambda: _check_tables(engine, is_private, tell), settings.database_wait_s, tell)
             begin_epoch(engine)
             yield Session(configured, engine)
         finally:
             engine.dispose()
 
 
-def _check_tables(engine: Engine, is_private: bool) -> None:
+def _check_tables(engine: Engine, is_private: bool, tell: Callable[[str], object]) -> None:
     if migrations.is_current(engine):
         return
     if migrations.is_newer_but_usable(engine):
-        note("the database has the tables of a later version of nightmill, with which this one still works")
+        tell("the database has the tables of a later version of nightmill, with which this one still works")
         return
     if not is_private and migrations.is_newer(engine):
         raise ServiceError(f"the database was migrated by a later version of nightmill: {MADE_BY_LATER}")

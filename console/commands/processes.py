@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import check_reachable, connect
 from jobs.errors import NightmillError, UsageError
 from jobs.logs.log_files import rotate_in_place
+from jobs.logs.start_logging import log, start_logging
 from jobs.process_lifecycle import hold_stop_signals, stop_on_signals
 from jobs.services.embedded import services, stop_services
 from jobs.settings import Settings, load_settings
@@ -168,7 +170,11 @@ def _serve(settings: Settings, workers: int) -> None:
 
 
 def _become(module: str, settings: Settings) -> None:
-    with session(settings, waits=True):
+    tell: Callable[[str], object] = note
+    if settings.log_format == "json":  # the process logs to the same stream
+        start_logging(settings.log_level, settings.log_format)
+        tell = log.warning
+    with session(settings, waits=True, tell=tell):
         pass  # creates or checks the tables before the process starts
     hold_stop_signals()
     os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())
