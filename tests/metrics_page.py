@@ -18,8 +18,8 @@ more than a minute: Kubernetes removes pods that aren't ready first.
 
 The scheduler also answers `/scale/POOL` with how many workers the pool needs now, as in `{"pool": "default",
 "wanted": 3}`:
-404 if there is no such pool, 503 while PostgreSQL doesn't answer. What the number means is told in
-[scheduling](../scheduling.md).
+404 if there is no such pool, 503 while PostgreSQL doesn't answer, or answers with an error. What the number
+means is told in [scheduling](../scheduling.md).
 
 `run` and `up` give each process a port of its own: the scheduler has the one of the setting, worker 1 the next, and so
 on. A process of theirs whose port is in use says so in its log and goes on without metrics; `nightmill worker` and
