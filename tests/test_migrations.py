@@ -231,6 +231,8 @@ def test_tables_of_a_later_version_say_whether_this_one_works_with_them(
     ended = nightmill("status", "--json")
     assert ended.code == (0 if is_usable else 1)
     assert ("with which this one still works" if is_usable else "install that version here") in ended.err
+    checked = nightmill("doctor", "--json")
+    assert ("with which this one still works" if is_usable else "install that version here") in checked.out
     migrated = nightmill("migrate")
     assert migrated.code == (0 if is_usable else 2)
     assert ("with which this one still works" if is_usable else "install that version here") in migrated.err

@@ -3,7 +3,7 @@
 from sqlalchemy import Engine, text
 
 import migrations
-from console.session import s3_options
+from console.session import MADE_BY_LATER, s3_options
 from jobs.db.cluster_epochs import came_from_elsewhere
 from jobs.db.engine import check_reachable, connect, run
 from jobs.errors import ServiceError
@@ -33,6 +33,8 @@ class DatabaseChecks:
             return f"{where}, tables up to date"
         if is_newer:
             return f"{where}, tables of a later version, with which this one still works"
+        if migrations.is_newer(engine):
+            raise ServiceError(f"{where}, migrated by a later version of nightmill: {MADE_BY_LATER}")
         if self._is_private:
             return f"{where}, tables made or brought up to date by the next command"
         raise ServiceError(f"{where}, tables missing or old: run `nightmill migrate`")
