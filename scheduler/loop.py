@@ -15,6 +15,7 @@ from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
+from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
 from scheduler.send_wakeups import Dispatcher
@@ -34,6 +35,7 @@ class PeriodicTask:
     every_s: float
     do: Callable[[], int]
     due: float = field(default=0.0)
+    repeated: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(log))
 
     def run_if_due(self) -> None:
         """Run the task if it is due; errors are logged, and the next run tries again."""
@@ -44,7 +46,8 @@ class PeriodicTask:
             if done := self.do():
                 log.debug("%s: %d", self.name, done)
         except (SQLAlchemyError, ServiceError) as error:
-            log.warning("%s: %s", self.name, str(error).splitlines()[0])
+            reason = str(error).splitlines()[0]
+            self.repeated.tell(reason, f"{self.name}: {reason}")
         except Exception:
             log.exception("%s", self.name)
 

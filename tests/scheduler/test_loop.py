@@ -116,6 +116,16 @@ def test_trouble_with_a_service_is_logged_in_one_line(
     assert "\n" not in caplog.records[0].getMessage()
 
 
+def test_the_same_error_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> int:
+        raise ServiceError("no such table")
+
+    task = PeriodicTask("something done", 0, fail)
+    for _ in range(5):
+        task.run_if_due()
+    assert [record.getMessage() for record in caplog.records] == ["something done: no such table"]
+
+
 def test_a_duty_is_done_when_it_is_due() -> None:
     done = []
     hourly, always = (
