@@ -25,7 +25,7 @@ from tests.factories import look
 from tests.s3 import S3Server
 from tests.worker.contexts import submit
 
-JOBS = scaled(48, 2000)
+FEW, MANY = scaled(24, 2000), scaled(240, 4000)
 CUT_S, ROUNDS = scaled(5.0, 20.0), scaled(1, 6)
 
 pytestmark = [
@@ -44,30 +44,42 @@ class Farm:
     def both_work(self) -> bool:
         return all(is_at_work(self.engine, process) for process in self.processes)
 
+    def has_ended(self) -> bool:
+        return not look(self.engine, "SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1")
+
     def judge(self) -> list[dict[str, object]]:
         """Wait for the end; nothing may be lost or doubled. Returns the attempts that were charged for nothing."""
         assert settle(self.engine, quiet_s=60)
         store = S3Options(self.settings.s3_endpoint_url, self.settings.s3_region)
-        facts = check(self.engine, self.batch.name, places=[(row, 0) for row in range(JOBS)], s3=store)
-        assert facts.states == {"done": JOBS}
+        facts = check(
+            self.engine, self.batch.name, places=[(row, 0) for row in range(self.batch.jobs)], s3=store
+        )
+        assert facts.states == {"done": self.batch.jobs}
         return look(self.engine, "SELECT outcome, error_kind FROM attempts")
 
 
 @contextmanager
 def farm(
-    settings: Settings, engine: Engine, folder: Path, s3: S3Server, *, slowness: Slowness = NONE
+    settings: Settings,
+    engine: Engine,
+    folder: Path,
+    s3: S3Server,
+    *,
+    jobs: int = MANY,
+    lease_s: float = 4,
+    slowness: Slowness = NONE,
 ) -> Iterator[Farm]:
-    """The hosts, within the block; the scheduler is on the first."""
+    """The hosts, within the block; the scheduler is on the first. There are jobs for several seconds of both."""
     own = settings.model_copy(
         update={
             "batch_size": 4,
             "claim": 8,
-            "lease_s": 4,
+            "lease_s": lease_s,
             "s3_endpoint_url": s3.endpoint_url,
             "s3_region": "us-east-1",
         }
     )
-    batch = submit(own, engine, folder, foxes(JOBS), max_attempts="50", output=f"{s3.uri}/{folder.name}")
+    batch = submit(own, engine, folder, foxes(jobs), max_attempts="50", output=f"{s3.uri}/{folder.name}")
     with mill(own, folder / "mill", workers=0), other_host() as first, other_host() as second:
         made = Farm(own, engine, batch, [first, second])
         with (
@@ -81,8 +93,8 @@ def farm(
 def test_a_slow_network_costs_time_alone(
     settings: Settings, engine: Engine, tmp_path: Path, s3: S3Server
 ) -> None:
-    """200 ms each way, and of fifty packets one that is lost and sent again."""
-    with farm(settings, engine, tmp_path, s3, slowness=SLOW) as running:
+    """200 ms each way, and of fifty packets one that is lost and sent again, under leases of the usual length."""
+    with farm(settings, engine, tmp_path, s3, jobs=FEW, lease_s=30, slowness=SLOW) as running:
         until(running.both_work)
         assert running.judge() == []
         assert {row["worker"] for row in look(engine, "SELECT DISTINCT worker FROM images")} == {
@@ -93,14 +105,21 @@ def test_a_slow_network_costs_time_alone(
 def test_hosts_that_are_cut_off_in_turn(
     settings: Settings, engine: Engine, tmp_path: Path, s3: S3Server
 ) -> None:
+    """As often as there is work for both; the first time there is."""
+    cuts = 0
     with farm(settings, engine, tmp_path, s3) as running:
-        for number in range(2 * ROUNDS):
-            until(running.both_work)
-            host = running.hosts[number % 2]
+        while (
+            cuts < 2 * ROUNDS
+            and until(lambda: running.both_work() or running.has_ended())
+            and running.both_work()
+        ):
+            host = running.hosts[cuts % 2]
             host.cut()
             time.sleep(random.uniform(0.5, 1) * CUT_S)
             host.mend()
+            cuts += 1
         charged = running.judge()
+    assert cuts
     assert {(row["outcome"], row["error_kind"]) for row in charged} <= {("expired", "crash")}
 
 
