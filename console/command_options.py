@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.errors import UsageError
+from jobs.states import NO_LIMIT
 
 NONE = "none"
 """The value that takes back a limit, a window or a moment."""
@@ -74,6 +75,17 @@ def seconds(option: str, given: str | None, *, needs_unit: bool = False) -> floa
     if total > _LONGEST_S:
         raise UsageError(f"{option} {given}: at most {_LONGEST_S / 86_400:,.0f} days")
     return total
+
+
+def limit(option: str, given: str | None, what: str) -> int | None:
+    """Return a limit of so many `what`, NO_LIMIT for "none", None if nothing is given; UsageError for the rest."""
+    if given is None:
+        return None
+    if given == NONE:
+        return NO_LIMIT
+    if not given.isdecimal():
+        raise UsageError(f"{option} {given}: a number of {what}, or `none`")
+    return int(given)
 
 
 def one_of(option: str, value: str, allowed: tuple[Any, ...]) -> Any:

@@ -16,6 +16,9 @@ from typing import Self
 EVERYBODY = "*"
 """Stands for all tenants together when a limit is set; no tenant can have this name."""
 
+NO_LIMIT = -1
+"""Given in place of a limit: takes back the one that is set."""
+
 DEFAULT_POOL = "default"
 """The pool of workers that were started without `--pool`; it serves all models unless it is told otherwise."""
 

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.states import EVERYBODY
+from jobs.states import EVERYBODY, NO_LIMIT
 
 _LIST = text("""
     SELECT name, coalesce(weight, 1) AS weight, max_running, coalesce(queued, 0) AS queued,
@@ -36,7 +36,6 @@ _FORGET_COMMON = text("UPDATE fair_share SET max_running = NULL WHERE max_runnin
 
 _FORGET = text("DELETE FROM tenants WHERE name = :name RETURNING name")
 
-NO_LIMIT = -1
 MOST_RUNNING = 1_000_000_000
 
 

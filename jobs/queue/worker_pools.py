@@ -10,9 +10,8 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.name_suggestion import nearest
 from jobs.queue.worker_health_reports import SEEN_S
-from jobs.states import DEFAULT_POOL
+from jobs.states import DEFAULT_POOL, NO_LIMIT
 
-NO_LIMIT = -1
 LONGEST_S = 1e7
 """The longest of a pool's times: 115 days."""
 MOST_WORKERS = 100_000

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from console.command_options import NONE, DontAsk, Json, seconds
+from console.command_options import DontAsk, Json, limit, seconds
 from console.session import Session, session
 from console.terminal.confirm import ask
 from console.terminal.output import duration, print_json, print_table
 from jobs.errors import UsageError
-from jobs.queue.worker_pools import NO_LIMIT, Pool, models_of, remove_pool, set_pool
+from jobs.queue.worker_pools import Pool, models_of, remove_pool, set_pool
 from jobs.queue.worker_pools import pools as all_pools
 from jobs.settings import POOL_FORM, POOL_NAME, load_settings
 from models.catalogue.catalogue import Catalogue
@@ -70,7 +70,7 @@ def set_(
             open_session.engine,
             given.pool,
             models=() if models == ALL else given.pool_models if models else None,
-            max_workers=_limit(max_workers),
+            max_workers=limit("--max-workers", max_workers, "workers"),
             idle_s=seconds("--idle", idle),
             target_s=_positive("--target", target),
             start_s=seconds("--start", start),
@@ -102,16 +102,6 @@ def _row(pool: Pool) -> tuple[object, ...]:
     models = ALL if pool.models is None else ", ".join(pool.models)
     times = (duration(pool.idle_s), duration(pool.target_s), duration(pool.start_s))
     return pool.name, models, pool.workers, pool.wanted, pool.max_workers, *times
-
-
-def _limit(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == NONE:
-        return NO_LIMIT
-    if not text.isdecimal():
-        raise UsageError(f"--max-workers {text}: a number of workers, or `none`")
-    return int(text)
 
 
 def _positive(option: str, given: str | None) -> float | None:

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from console.command_options import NONE, Json
+from console.command_options import Json, limit
 from console.session import session
 from console.terminal.output import print_json, print_table
 from jobs.errors import UsageError
-from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant
+from jobs.queue.tenants import forget_tenant, set_tenant
 from jobs.queue.tenants import tenants as all_tenants
 
 tenants = typer.Typer(
@@ -42,7 +42,12 @@ def set_(
     if weight is None and max_running is None:
         raise UsageError("say what to set: --weight, --max-running or both")
     with session() as open_session:
-        set_tenant(open_session.engine, tenant, weight=weight, max_running=_limit(max_running))
+        set_tenant(
+            open_session.engine,
+            tenant,
+            weight=weight,
+            max_running=limit("--max-running", max_running, "jobs"),
+        )
         _show(open_session.engine, as_json)
 
 
@@ -66,13 +71,3 @@ def _show(engine: Any, as_json: bool) -> None:
 def _row(tenant: dict[str, Any]) -> tuple[object, ...]:
     jobs = (f"{tenant[state]:,}" for state in ("queued", "running", "done"))
     return tenant["name"] or "(none)", tenant["weight"], tenant["max_running"], *jobs
-
-
-def _limit(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == NONE:
-        return NO_LIMIT
-    if not text.isdecimal():
-        raise UsageError(f"--max-running {text}: a number of jobs, or `none`")
-    return int(text)

@@ -14,8 +14,8 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import canary_rollout, transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
-from jobs.queue.tenants import NO_LIMIT, forget_tenant, set_tenant, tenants
-from jobs.states import ErrorKind
+from jobs.queue.tenants import forget_tenant, set_tenant, tenants
+from jobs.states import NO_LIMIT, ErrorKind
 from jobs.storage.key_layout import image_key
 from jobs.storage.open import S3Options, open_store
 from scheduler.advance_time_windows import move_windows

@@ -7,9 +7,9 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.queue.fair_share import pick_lane, waiting_lanes
 from jobs.queue.worker_health_reports import waiting
-from jobs.queue.worker_pools import NO_LIMIT, join_pool, pools, remove_pool, set_pool, wanted_workers
+from jobs.queue.worker_pools import join_pool, pools, remove_pool, set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, report_worker, workers
-from jobs.states import WorkerActivity
+from jobs.states import NO_LIMIT, WorkerActivity
 from tests.factories import change, lanes_of, make_batch
 
 
