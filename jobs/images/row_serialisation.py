@@ -1,6 +1,7 @@
 """Image records: the public form of image rows, identical in the feed and in every export."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -32,3 +33,23 @@ def images_of(connection: Connection, batch: BatchId) -> Generator[dict[str, Any
     with streamed.execute(_OF_BATCH, {"batch": batch}) as rows:
         for row in rows:
             yield record(row)
+
+
+_COPIED = ", ".join(
+    f"""{"rtrim(b.output, '/') || '/' || i.key" if column.name == "uri" else column.sql} AS "{column.name}\""""
+    for column in public_columns()
+)
+
+
+@contextmanager
+def copied(connection: Connection, condition: str, values: tuple[Any, ...]) -> Iterator[Iterator[bytes]]:
+    """Yield the public columns of image rows as chunks of CSV, as PostgreSQL's COPY writes it, with times in UTC.
+
+    `condition` is SQL about the image `i`, with an order, and has `%s` for each of the values.
+    """
+    driver: Any = connection.connection.driver_connection
+    query = f"SELECT {_COPIED} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
+    with driver.cursor() as cursor:
+        cursor.execute("SET LOCAL timezone = 'UTC'")
+        with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)", values) as chunks:
+            yield map(bytes, chunks)

@@ -1,41 +1,72 @@
 """The export formats: a file in `scheduler/export/formats/` for each, whose name is that of the format."""
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, TypeVar
+
+import pyarrow as pa
 
 from jobs.errors import UsageError
+from scheduler.export.export_options import ExportOptions
 
 _FOLDER = Path(__file__).parent / "formats"
 
-Rows = Iterator[dict[str, Any]]
-Write = Callable[[Path, Rows], int]
-
 
 @dataclass(frozen=True)
-class Exporter:
-    """An export format. `write` writes image records to a file and returns their number.
-
-    `name` is also the extension of the files, and `content_type` their type in an object store.
-    """
+class WrittenFile:
+    """A file that an exporter wrote: `name` is its path in the export's folder, of key segments joined by `/`."""
 
     name: str
     content_type: str
-    write: Write
+    rows: int = 0
+    """Image rows in it."""
 
 
-_REGISTERED: dict[str, Exporter] = {}
+@dataclass(frozen=True)
+class Shard:
+    """The part of an export that is written at once: the images of a range of a batch's manifest rows."""
+
+    number: int
+    """From 0 on."""
+    count: int
+    """Shards of the whole export; grows when rows are added to the batch."""
+    images: Iterator[pa.RecordBatch]
+    """The image rows in manifest order, in `scheduler.export.image_schema.SCHEMA`; can be iterated once."""
+    files: Callable[[pa.RecordBatch], Iterator[bytes]]
+    """Reads the image files of rows, in their order. Raises BadObjectError for one that differs from its row."""
 
 
-def exporter(name: str, *, content_type: str) -> Callable[[Write], Write]:
-    """Register the decorated function as the writer of a format."""
+class Exporter(ABC):
+    """An export format. The bytes that `write` makes depend on the shard and the options alone."""
 
-    def register(write: Write) -> Write:
-        _REGISTERED[name] = Exporter(name, content_type, write)
-        return write
+    name: ClassVar[str]
+    shard_rows: ClassVar[int]
+    """Manifest rows of a shard."""
+
+    def __init__(self, options: ExportOptions) -> None:
+        self.options = options
+
+    @abstractmethod
+    def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
+        """Write the shard's files below a local folder; none if there is nothing to write."""
+
+
+Kind = TypeVar("Kind", bound=type[Exporter])
+
+_REGISTERED: dict[str, type[Exporter]] = {}
+
+
+def exporter(name: str, *, shard_rows: int) -> Callable[[Kind], Kind]:
+    """Register the decorated class as a format, with the number of manifest rows of its shards."""
+
+    def register(kind: Kind) -> Kind:
+        kind.name, kind.shard_rows = name, shard_rows
+        _REGISTERED[name] = kind
+        return kind
 
     return register
 
@@ -48,7 +79,7 @@ def format_names() -> list[str]:
     return sorted(files | _REGISTERED.keys())
 
 
-def exporter_of(name: str) -> Exporter:
+def exporter_of(name: str) -> type[Exporter]:
     """Return the exporter of a format. Raises UsageError if there is none."""
     if name not in format_names():
         raise UsageError(f"there is no export format {name!r}; there are {', '.join(format_names())}")

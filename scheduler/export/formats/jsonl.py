@@ -1,24 +1,40 @@
 """Export to JSON lines, with nested values."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scheduler.export.exporters import exporter
-from scheduler.export.image_schema import SCHEMA
+import pyarrow as pa
+
+from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
+from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
 
 
-@exporter("jsonl", content_type="application/x-ndjson")
-def write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Write image records to the file; returns the number of rows."""
-    count = 0
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(to_json(row) + "\n")
-            count += 1
-    return count
+@exporter("jsonl", shard_rows=100_000)
+class JsonLinesExporter(Exporter):
+    """Writes `part-NNNNN.jsonl`."""
+
+    def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
+        """Write the shard as one file; the first one also where it has no rows."""
+        path, rows = folder / f"part-{shard.number:05d}.jsonl", 0
+        with path.open("w", encoding="utf-8") as stream:
+            for batch in shard.images:
+                stream.writelines(to_json(row) + "\n" for row in nested(batch))
+                rows += batch.num_rows
+        if not rows and shard.number:
+            return []
+        return [WrittenFile(path.name, "application/x-ndjson", rows)]
+
+
+def nested(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yield rows as Python objects, with the values of JSON columns parsed."""
+    for row in batch.to_pylist():
+        yield {
+            name: json.loads(value) if name in JSON_COLUMNS and value is not None else value
+            for name, value in row.items()
+        }
 
 
 def to_json(row: dict[str, Any]) -> str:
