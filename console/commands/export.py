@@ -1,18 +1,20 @@
-"""`nightmill export`: write a batch's image rows as files."""
+"""`nightmill export`: write batches' image rows, and their images, as a dataset."""
 
 from typing import Annotated
 
 import typer
 
-from console.command_options import Batch, Json
-from console.export_with_progress import export_rows
-from console.session import session
-from console.terminal.output import note, print_json, print_line
+from console.command_options import Json
+from console.export_with_progress import export_with_progress, order_beside_images
+from console.session import Session, session
+from console.terminal.output import note, plural, print_json, print_line
 from jobs.batches import actions
-from jobs.outputs.export_inventory import Found
-from jobs.storage.open import ObjectStore
+from jobs.errors import UsageError
+from jobs.exports.records import File
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_order import ExportOrder
 from scheduler.export.exporters import format_names
-from scheduler.export.metadata_export import found_there
+from scheduler.export.open_export import found_there
 
 
 def _known(format: str) -> str:
@@ -22,41 +24,97 @@ def _known(format: str) -> str:
 
 
 def export(
-    batch: Batch,
+    batches: Annotated[list[str], typer.Argument(metavar="BATCH...", help="names or numbers of batches")],
     to: Annotated[
-        str | None, typer.Option(help="folder or s3://…; default: export/ beside the images")
+        str | None, typer.Option(help="folder or s3://…; default: beside the images of the batch")
     ] = None,
     format_: Annotated[
         str, typer.Option("--format", help=f"of the files: {', '.join(format_names())}", callback=_known)
     ] = "parquet",
+    name: Annotated[str | None, typer.Option(help="of the dataset; default: the batch's")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="write while the batch renders, until all is sealed")
+    ] = False,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="write nothing unless all jobs have ended")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete files there that have the names of an export's")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a batch's image rows as files, with `_SUCCESS` last."""
+    """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
     with session() as open_session:
-        found = actions.status(open_session.engine, batch)
-        store = open_session.store(to) if to else open_session.claimed_store(found)
-        prefix = "" if to else f"{found.name}/export/"
+        order = _order(open_session, batches, to, format_, name, overwrite=overwrite)
+        remaining = sum(batch.remaining for batch in order.batches)
+        if require_complete and remaining and not follow:
+            note(f"{remaining:,} jobs of {order.dataset} are not finished: nothing is exported")
+            raise typer.Exit(1)
         if overwrite:
-            _announce(store, prefix, found_there(open_session.engine, found, store, prefix))
-        files = export_rows(open_session.engine, found, format_, store, prefix, overwrite=overwrite)
-    places = [store.locate(prefix + file.name) for file in files]
+            _announce(open_session, order)
+        done = export_with_progress(open_session, order, follow=follow)
+        remaining = sum(actions.status(open_session.engine, str(b.id)).remaining for b in order.batches)
+    places = [order.store.locate(order.prefix + file["name"]) for file in done.files]
     if as_json:
-        images = sum(file.rows for file in files)
-        told = {"batch": found.name, "format": format_, "images": images, "remaining": found.remaining}
+        told = {
+            "export": done.id,
+            "batch": order.dataset,
+            "batches": [batch.name for batch in order.batches],
+            "format": format_,
+            "folder": order.store.locate(order.prefix.rstrip("/")) if order.prefix else order.store.uri,
+            "images": done.images,
+            "shards": done.shards,
+            "complete": done.is_complete,
+            "remaining": remaining,
+        }
         print_json(told | {"files": places})
         return
-    for place, file in zip(places, files, strict=True):
-        print_line(f"{place}\t{file.rows} rows\t{file.bytes} bytes")
-    if found.remaining:
-        note(f"{found.remaining:,} jobs of {found.name} are not finished: export again later")
+    for place, file in zip(places, done.files, strict=True):
+        print_line(f"{place}\t{_size(file)}")
+    if remaining:
+        note(f"{plural(remaining, 'job')} of {order.dataset} not finished: export again later, or --follow")
 
 
-def _announce(store: ObjectStore, prefix: str, there: Found) -> None:
+def _order(
+    open_session: Session,
+    batches: list[str],
+    to: str | None,
+    format: str,
+    name: str | None,
+    *,
+    overwrite: bool,
+) -> ExportOrder:
+    found = [actions.status(open_session.engine, batch) for batch in dict.fromkeys(batches)]
+    if len({batch.id for batch in found}) < len(found):
+        raise UsageError("a batch is named twice")
+    if to is None:
+        if len(found) > 1 or name is not None:
+            raise UsageError(
+                "several batches as one dataset, or one with a --name, need a place of their own: --to"
+            )
+        order = order_beside_images(open_session, found[0], format)
+        return ExportOrder(order.batches, format, order.store, order.prefix, overwrite=overwrite)
+    return ExportOrder(
+        found,
+        format,
+        open_session.store(to),
+        name=name or "",
+        options=ExportOptions(),
+        overwrite=overwrite,
+    )
+
+
+def _size(file: File) -> str:
+    rows = "" if file["rows"] is None else f"{file['rows']} rows\t"
+    return f"{rows}{file['bytes']} bytes"
+
+
+def _announce(open_session: Session, order: ExportOrder) -> None:
     """Name the files that an export with `--overwrite` deletes, and those that stay beside it."""
+    there = found_there(open_session.engine, order)
     for name in there.in_the_way:
-        note(f"deleting {store.locate(prefix + name)}")
+        note(f"deleting {order.store.locate(order.prefix + name)}")
     for name in there.others:
-        note(f"{store.uri}/{prefix}{name} stays: readers of the folder may take it for a part of the export")
+        note(
+            f"{order.store.uri}/{order.prefix}{name} stays: readers of the folder may take it for a part of the export"
+        )

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
 from console.contact_sheet_of_batch import write_contact_sheet
-from console.export_with_progress import export_rows
+from console.export_with_progress import export_with_progress, order_beside_images
 from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
@@ -158,11 +158,12 @@ def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
 
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
-    store = open_session.claimed_store(status)
-    export_rows(open_session.engine, status, "parquet", store, f"{status.name}/export/")
+    order = order_beside_images(open_session, status, "parquet")
+    store = order.store
+    export_with_progress(open_session, order)
     return {
         "images": store.locate(f"{status.name}/images"),
-        "export": store.locate(f"{status.name}/export"),
+        "export": store.locate(order.prefix.rstrip("/")),
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),
         "truncated": truncated(open_session.engine, status.id),
     }

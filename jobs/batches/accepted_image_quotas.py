@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from jobs.db.engine import run, transact
 from jobs.job_dataclasses import BatchId
 from jobs.policy.stored_policy import sql_value
+from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
 
@@ -85,11 +86,11 @@ _REPLACE = text(f"""
     ), added AS (
         INSERT INTO jobs ({_COPIED}, "index", seed, replaces, not_before)
         SELECT {_COPIED}, place, {_SEED}, id, now() FROM placed WHERE rank <= most ORDER BY id LIMIT :limit
-        ON CONFLICT DO NOTHING RETURNING batch_id, lane_id
+        ON CONFLICT DO NOTHING RETURNING batch_id, lane_id, ordinal
     ), {_COUNT_DELTAS}, noted AS (
         UPDATE batches SET jobs = jobs + n FROM (SELECT batch_id, count(*) AS n FROM added GROUP BY 1) AS more
         WHERE batches.id = more.batch_id AND cancelled_at IS NULL AND archived_at IS NULL RETURNING batches.id
-    ), {reopening("SELECT lane_id FROM added WHERE (SELECT count(*) FROM noted) >= 0")}
+    ), {reopening("SELECT lane_id FROM added WHERE (SELECT count(*) FROM noted) >= 0")}, {outdating("added")}
     SELECT count(*) AS n, count(DISTINCT batch_id) = (SELECT count(*) FROM noted) AS is_wanted FROM added
 """)
 

@@ -9,12 +9,13 @@ from sqlalchemy import Engine, text
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run
 from jobs.db.installation_id import this_installation
+from jobs.exports.records import exports_of, recorded_digests
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
-from jobs.outputs.export_inventory import ExportPlace
+from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.key_layout import CONTACT_SHEET, EXPORT, ImageKey, is_batch_folder, parse_image_key
+from jobs.storage.key_layout import CONTACT_SHEET, ImageKey, export_folder, is_batch_folder, parse_image_key
 from jobs.storage.open import remove_empty_folders
 
 PAGE = 500
@@ -36,14 +37,22 @@ def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None
     """
     owner = owner_of(engine, store, batch.id, batch.name)
     _delete_images(engine, store, batch, owner)
-    place = ExportPlace(
-        store, f"{batch.name}/{EXPORT}/", batch.name, this_installation(engine).id, is_own=owner is not None
-    )
-    export_inventory.clear(place, export_inventory.look(place))
+    _delete_exports(engine, store, batch, is_own=owner is not None)
     if owner is not None:
         store.delete(f"{batch.name}/{CONTACT_SHEET}")
         disown(store, batch.name, owner)
     remove_empty_folders(store, batch.name, is_batch_folder)
+
+
+def _delete_exports(engine: Engine, store: ObjectStore, batch: BatchStatus, *, is_own: bool) -> None:
+    """Delete the exports in the batch's folder; those of an earlier version are found by their `_SUCCESS` alone."""
+    known: dict[str, Digests] = {export_folder(batch.name): {}}
+    for export in exports_of(engine, batch.id):
+        if export.output == store.uri and export.prefix.startswith(f"{batch.name}/"):
+            known[export.prefix] = recorded_digests(engine, export)
+    for prefix, digests in known.items():
+        place = ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
+        export_inventory.clear(place, export_inventory.look(place, known=digests))
 
 
 def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:

@@ -13,6 +13,7 @@ from jobs.batches.delete_files import delete_files
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
+from jobs.exports import records
 from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
@@ -116,8 +117,13 @@ def delete(
     gone = 0
     for statement in (_JOBS, _IMAGES, _REJECTS):
         gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
-    run(engine, _BATCH, {"batch": batch.id})
+    transact(engine, lambda connection: _delete_batch(connection, batch.id))
     return gone
+
+
+def _delete_batch(connection: Connection, batch: BatchId) -> None:
+    records.remove_batch(connection, batch)
+    connection.execute(_BATCH, {"batch": batch})
 
 
 def _mark(engine: Engine, batch: BatchStatus) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
+from jobs.db.export_tables import export_shards, exports
 from jobs.db.images_table import images
 from jobs.states import (
     FINISHED,
@@ -38,7 +39,7 @@ from jobs.states import (
     sql_list,
 )
 
-__all__ = ["Xid8", "images", "metadata"]
+__all__ = ["Xid8", "export_shards", "exports", "images", "metadata"]
 
 batches = Table(
     "batches",

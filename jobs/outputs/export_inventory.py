@@ -6,17 +6,20 @@ to someone else.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from jobs.storage.base import MissingObjectError, ObjectStore
-from jobs.storage.key_layout import is_part, part_format
+from jobs.storage.base import MissingObjectError, ObjectStore, is_key
+from jobs.storage.key_layout import part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
 RECORDS = (SUCCESS, INCOMPLETE)
+
+Digests = Mapping[str, Collection[str]]
+"""SHA-256 that a file may have, by its name in the export's folder."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,27 @@ class Found:
     others: list[str] = field(default_factory=list)
 
 
-def look(place: ExportPlace, formats: Collection[str] = ()) -> Found:
-    """List the folder and classify its contents; a data file of one of the `formats` that isn't ours is in the way."""
-    found, listed = Found(), dict[str, str]()
+def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | None = None) -> Found:
+    """List the folder and classify its contents; a data file of one of the `formats` that isn't ours is in the way.
+
+    `known` are digests of files that the database says were written there.
+    """
+    found = Found()
+    listed: dict[str, set[str]] = {name: set(digests) for name, digests in (known or {}).items()}
     for name in RECORDS:
         record = _record(place, name)
         if record is not None:
             found.records.append(name)
-            listed |= {file["name"]: file["sha256"] for file in record["files"]}
-    found.recorded = [name for name in listed if is_part(name)]
-    found.own = {
-        name: sha256 for name, sha256 in listed.items() if is_part(name) and _has_digest(place, name, sha256)
-    }
-    known = {*found.own, *found.records}
+            for file in record["files"]:
+                listed.setdefault(file["name"], set()).add(file["sha256"])
+    listed = {name: digests for name, digests in listed.items() if is_key(name) and name not in RECORDS}
+    found.recorded = list(listed)
+    digests = {name: _digest(place, name) for name in listed}
+    found.own = {name: digest for name, digest in digests.items() if digest and digest in listed[name]}
+    ours = {*found.own, *found.records}
     for name in place.store.names(place.prefix.rstrip("/")):
         short = name.removeprefix(place.prefix)
-        if short not in known:
+        if short not in ours:
             is_in_the_way = part_format(short) in formats or short in RECORDS
             (found.in_the_way if is_in_the_way else found.others).append(short)
     return found
@@ -95,8 +103,8 @@ def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
     return record if is_ours and is_text and record.get("batch") == place.batch else None
 
 
-def _has_digest(place: ExportPlace, name: str, sha256: str) -> bool:
+def _digest(place: ExportPlace, name: str) -> str | None:
     try:
-        return place.store.digest(place.prefix + name) == sha256
+        return place.store.digest(place.prefix + name)
     except MissingObjectError:
-        return False
+        return None

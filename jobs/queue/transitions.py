@@ -23,6 +23,7 @@ from jobs.images.insert_and_public_columns import given_record, inserted_columns
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
+from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, JobState, Outcome, sql_list
 
@@ -285,7 +286,7 @@ _RETRY = text(f"""
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
             error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
-    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}
+    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -302,7 +303,7 @@ _RETRACT = text(f"""
     ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
-    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}
+    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 

@@ -12,7 +12,9 @@ IMAGES = "images"
 
 _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
-_FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export)?")
+_FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
+_EXPORTED = re.compile(r"[^/]+/(export/([^/]+/)*part-[0-9]{5,}\.[a-z0-9]{1,16}|export-[a-z0-9]+/.+)")
+_DEFAULT_FORMAT = "parquet"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ def parse_image_key(key: str) -> ImageKey | None:
     return ImageKey(match[1], int(match[3]), int(match[4]), match[5]) if match else None
 
 
+def export_folder(batch: str, format: str = _DEFAULT_FORMAT) -> str:
+    """Return the folder of a batch's exports in a format, ending in a slash: `<batch>/export/` for Parquet."""
+    return f"{batch}/{EXPORT}/" if format == _DEFAULT_FORMAT else f"{batch}/{EXPORT}-{format}/"
+
+
 def part_format(name: str) -> str | None:
     """Return the format of the export whose data file has this name; None for other names."""
     match = _PART.fullmatch(name)
@@ -49,10 +56,7 @@ def is_part(name: str) -> bool:
 
 def batch_of(key: str) -> str | None:
     """Return the batch of an image key or an export file's key; None for other keys."""
-    batch, _, rest = key.partition("/")
-    if parse_image_key(key) or (rest.startswith(f"{EXPORT}/") and is_part(rest.removeprefix(f"{EXPORT}/"))):
-        return batch
-    return None
+    return key.partition("/")[0] if parse_image_key(key) or _EXPORTED.fullmatch(key) else None
 
 
 def is_batch_folder(path: str) -> bool:

@@ -22,8 +22,8 @@ class WrittenFile:
 
     name: str
     content_type: str
-    rows: int = 0
-    """Image rows in it."""
+    rows: int | None = None
+    """Image rows in it; None for a file about others, such as an index."""
 
 
 @dataclass(frozen=True)

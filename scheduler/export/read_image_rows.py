@@ -34,9 +34,7 @@ def parse(chunks: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
         return
     yield from pc.open_csv(
         pa.PythonFile(stream, mode="r"),
-        read_options=pc.ReadOptions(
-            column_names=SCHEMA.names, block_size=_BLOCK_BYTES, use_threads=False
-        ),
+        read_options=pc.ReadOptions(column_names=SCHEMA.names, block_size=_BLOCK_BYTES, use_threads=False),
         parse_options=pc.ParseOptions(newlines_in_values=True),
         convert_options=pc.ConvertOptions(
             column_types=SCHEMA,

@@ -15,6 +15,7 @@ from jobs.storage.folder import MARKER
 from jobs.storage.open import S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
+from tests.end_to_end.processes import until
 from tests.factories import change, lane_differences, make_batch, states
 from tests.ownership import give_to_another, render
 
@@ -66,7 +67,7 @@ class TestCheck:
         assert "`nightmill check night --repair` queues them again" in shown.err
 
     def test_a_repair_queues_them_again(self, typed: Typed, output: Path, engine: Engine) -> None:
-        cursor = list(feed.read(engine))[-1]["cursor"]
+        cursor = until(lambda: list(feed.read(engine))[4:])[-1]["cursor"]  # others' transactions hold it back
         files(output)[1].unlink()
         change(engine, "UPDATE images SET key = '../../etc/passwd' WHERE ordinal = 3")
         actions.cancel(engine, 1)
@@ -81,7 +82,7 @@ class TestCheck:
         )
         assert [int(key.split("/")[-1][:9]) for key in made] == [1, 3]
         assert typed("check", "night", "--repair").code == 0
-        assert [row["ordinal"] for row in feed.read(engine, cursor)] == [1, 3], "the feed goes on"
+        until(lambda: [row["ordinal"] for row in feed.read(engine, cursor)] == [1, 3])  # the feed goes on
 
     def test_links_and_folders_in_the_place_of_images_are_findings_among_others(
         self, typed: Typed, output: Path, engine: Engine, tmp_path: Path

@@ -20,10 +20,13 @@ def grants(
         str, typer.Option(metavar="ROLE", help="owns the tables; for `nightmill migrate` alone")
     ] = "nightmill_migrator",
     app: Annotated[
-        str, typer.Option(metavar="ROLE", help="for workers, schedulers and who submits or changes batches")
+        str,
+        typer.Option(
+            metavar="ROLE", help="for workers, schedulers, and who submits, changes or exports batches"
+        ),
     ] = "nightmill_app",
     reader: Annotated[
-        str, typer.Option(metavar="ROLE", help="for who reads: status, feed, export, evaluate")
+        str, typer.Option(metavar="ROLE", help="for who reads: status, feed, evaluate")
     ] = "nightmill_reader",
 ) -> None:
     """Print SQL for psql that makes PostgreSQL roles with least rights, before or after the first `migrate`."""

@@ -23,9 +23,10 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from jobs.db.engine import connect
-from jobs.images.batch_images import pages_of
 from jobs.images.feed import read
-from scheduler.export.formats.parquet import write_parquet
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.exporters import Shard, exporter_of
+from scheduler.export.read_image_rows import read_image_rows
 from tests.factories import image, take
 from tests.image_rows_page import page
 import pyarrow.parquet as pq
@@ -35,8 +36,9 @@ engine = connect(sys.argv[1])
 first, second = take(engine, 1)
 transitions.complete(engine, [image(first, more={"grain": 3, "palette": ["red"]}), image(second)])
 fed = [{name: row[name] for name in ("grain", "palette", "lane_id")} for row in read(engine)]
-write_parquet(Path("out.parquet"), (row for page in pages_of(engine, 1) for row in page))
-table = pq.read_table("out.parquet").select(["grain", "palette", "lane_id"])
+with engine.connect() as connection:
+    exporter_of("parquet")(ExportOptions()).write(Path(), Shard(0, 1, read_image_rows(connection, 1), iter))
+table = pq.read_table("part-00000.parquet").select(["grain", "palette", "lane_id"])
 lines = [line for line in page().splitlines() if "grain" in line]
 print(json.dumps({"fed": fed, "rows": table.to_pylist(), "types": [str(t) for t in table.schema.types], "page": lines}))
 """

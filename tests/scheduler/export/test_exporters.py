@@ -14,18 +14,21 @@ from jobs.errors import UsageError
 from jobs.settings import Settings
 from scheduler.export import exporters
 from scheduler.export.exporters import exporter_of, format_names
-from tests.scheduler.export.test_metadata_export import finished
+from tests.scheduler.export.test_export import finished
 
 MODULE = '''
-from scheduler.export.exporters import exporter
+from scheduler.export.exporters import Exporter, WrittenFile, exporter
 
 
-@exporter("paths", content_type="text/plain")
-def write_paths(path, rows):
+@exporter("paths", shard_rows=1000)
+class PathsExporter(Exporter):
     """One key a line."""
-    lines = [row["key"] + "\\n" for row in rows]
-    path.write_text("".join(lines))
-    return len(lines)
+
+    def write(self, folder, shard):
+        name = f"part-{shard.number:05d}.paths"
+        keys = [key for rows in shard.images for key in rows.column("key").to_pylist()]
+        (folder / name).write_text("".join(key + "\\n" for key in keys))
+        return [WrittenFile(name, "text/plain", len(keys))]
 '''
 
 

@@ -20,12 +20,17 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
+from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
-from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
-from scheduler.export import metadata_export as exports
-from scheduler.export.formats.parquet import ROW_GROUP, write_parquet
+from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_order import ExportOrder
+from scheduler.export.exporters import Shard, exporter_of
+from scheduler.export.formats.parquet import ROW_GROUP
 from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
-from scheduler.export.metadata_export import export
+from scheduler.export.open_export import found_there
+from scheduler.export.run_export import Exported
+from scheduler.export.run_export import export as run_export
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.s3 import S3Server
 
@@ -61,6 +66,35 @@ def finished(engine: Engine, rows: Any = ROWS, **options: Any) -> BatchStatus:
     return actions.status(engine, batch.name)
 
 
+def no_images(batch: BatchId) -> ObjectStore:
+    raise AssertionError(f"an export of rows opened the images of batch {batch}")
+
+
+def order_of(
+    batch: BatchStatus, format: str, store: ObjectStore, prefix: str = "", *, overwrite: bool = False
+) -> ExportOrder:
+    return ExportOrder([batch], format, store, prefix, overwrite=overwrite)
+
+
+def export(
+    engine: Engine,
+    batch: BatchStatus,
+    format: str,
+    store: ObjectStore,
+    prefix: str = "",
+    on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    overwrite: bool = False,
+) -> Exported:
+    return run_export(engine, order_of(batch, format, store, prefix, overwrite=overwrite), no_images, on_rows)
+
+
+def shards_of_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Let shards have so many manifest rows."""
+    for format in ("parquet", "jsonl"):
+        monkeypatch.setattr(exporter_of(format), "shard_rows", rows)
+
+
 def names(store: ObjectStore) -> list[str]:
     return [stored.key for stored in store.list("")]
 
@@ -81,7 +115,7 @@ def read_rows(store: ObjectStore, format: str) -> list[dict[str, Any]]:
 def test_success_comes_last_and_vouches_for_every_file(
     engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
-    monkeypatch.setattr(exports, "ROWS_PER_FILE", 2)
+    shards_of_rows(monkeypatch, 2)
     told: list[int] = []
     with_success: list[bool] = []
 
@@ -90,17 +124,17 @@ def test_success_comes_last_and_vouches_for_every_file(
         with_success.append("_SUCCESS" in names(store))
 
     batch = finished(engine, name="foxes")
-    files = export(engine, batch, format, store, on_rows=tell)
+    files = export(engine, batch, format, store, on_rows=tell).files
     assert (sum(told), any(with_success)) == (4, False)
     assert names(store) == ["_SUCCESS", f"part-00000.{format}", f"part-00001.{format}"]
     content = success(store)
     assert (content["batch"], content["format"], content["images"]) == ("foxes", format, 4)
     assert (content["counts"], content["rejected"]) == (batch.counts, 0)
     assert datetime.fromisoformat(content["exported_at"]).tzinfo is not None
-    for described, file in zip(content["files"], files, strict=True):
+    for described, file, rows in zip(content["files"], files, (3, 1), strict=True):
         data = store.get(described["name"])
-        assert described["sha256"] == file.sha256 == hashlib.sha256(data).hexdigest()
-        assert (described["bytes"], described["rows"]) == (len(data), 2)
+        assert described["sha256"] == file["sha256"] == hashlib.sha256(data).hexdigest()
+        assert (described["bytes"], described["rows"]) == (len(data), rows)
 
 
 def test_parquet_has_types(engine: Engine, folder: ObjectStore) -> None:
@@ -166,8 +200,8 @@ def test_a_batch_without_images_has_a_file_without_rows(
     engine: Engine, folder: ObjectStore, format: str
 ) -> None:
     batch = make_batch(engine, 2)
-    (file,) = export(engine, actions.status(engine, batch.name), format, folder)
-    assert (file.rows, read_rows(folder, format)) == (0, [])
+    (file,) = export(engine, actions.status(engine, batch.name), format, folder).files
+    assert (file["rows"], read_rows(folder, format)) == (0, [])
     assert success(folder)["images"] == 0
     assert success(folder)["counts"]["queued"] == 2
     if format == "parquet":
@@ -177,28 +211,35 @@ def test_a_batch_without_images_has_a_file_without_rows(
 def test_an_export_again_replaces_the_one_before(
     engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
+    shards_of_rows(monkeypatch, 1)
     batch = finished(engine)
-    assert len(export(engine, batch, "parquet", store, "x/")) == 4
-    monkeypatch.setattr(exports, "ROWS_PER_FILE", 3)
-    export(engine, batch, "parquet", store, "x/")
-    assert names(store) == ["x/_SUCCESS", "x/part-00000.parquet", "x/part-00001.parquet"]
-    assert [file["rows"] for file in success(store, "x/")["files"]] == [3, 1]
+    first = export(engine, batch, "parquet", store, "x/")
+    assert [file["rows"] for file in first.files] == [1, 2, 1]
+    shards_of_rows(monkeypatch, 2)
+    assert export(engine, batch, "parquet", store, "x/") == first, "as it was begun"
     export(engine, batch, "jsonl", store, "x/")
     assert names(store) == ["x/_SUCCESS", "x/part-00000.jsonl", "x/part-00001.jsonl"]
+    assert [file["rows"] for file in success(store, "x/")["files"]] == [3, 1]
 
 
-def test_an_export_that_breaks_leaves_no_success(engine: Engine, store: ObjectStore) -> None:
-    batch = finished(engine)
-    export(engine, batch, "parquet", store)
+def test_an_export_that_breaks_leaves_the_one_before(engine: Engine, store: ObjectStore) -> None:
+    """A reader never sees less than before."""
+    batch = make_batch(engine, 2)
+    first, second = take(engine, lanes_of(engine, batch)[0])
+    transitions.complete(engine, [image(first)])
+    export(engine, actions.status(engine, batch.name), "jsonl", store)
+    before = success(store), store.get("part-00000.jsonl")
+    assert before[0]["complete"] is False
+    transitions.complete(engine, [image(second)])
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(engine, batch, "parquet", store, on_rows=stop)
-    with pytest.raises(MissingObjectError):
-        store.get("_SUCCESS")
+        export(engine, actions.status(engine, batch.name), "jsonl", store, on_rows=stop)
+    assert (success(store), store.get("part-00000.jsonl")) == before
+    export(engine, actions.status(engine, batch.name), "jsonl", store)
+    assert (success(store)["complete"], len(read_rows(store, "jsonl"))) == (True, 2)
 
 
 def test_an_export_is_of_one_moment(engine: Engine, folder: ObjectStore) -> None:
@@ -215,7 +256,7 @@ def test_an_export_is_of_one_moment(engine: Engine, folder: ObjectStore) -> None
     export(engine, status, "jsonl", folder, on_rows=finish_another)
     assert [row["ordinal"] for row in read_rows(folder, "jsonl")] == [0, 4]
     export(engine, status, "jsonl", folder)
-    assert [row["ordinal"] for row in read_rows(folder, "jsonl")] == [0, 1, 2, 4]
+    assert [row["ordinal"] for row in read_rows(folder, "jsonl")] == [0, 1, 4]
 
 
 def test_only_the_batch_is_exported(engine: Engine, folder: ObjectStore) -> None:
@@ -228,9 +269,11 @@ def test_row_groups_are_of_a_size_to_work_with(engine: Engine, tmp_path: Path, f
     export(engine, finished(engine, 1), "jsonl", folder)
     (row,) = read_rows(folder, "jsonl")
     row["created_at"] = datetime.fromisoformat(row["created_at"])
-    path = tmp_path / "large.parquet"
-    assert write_parquet(path, (row for _ in range(2 * ROW_GROUP + 1))) == 2 * ROW_GROUP + 1
-    groups = pq.read_metadata(path)
+    row |= {name: json.dumps(row[name]) for name in JSON_COLUMNS}
+    rows = pa.RecordBatch.from_pylist([row] * (2 * ROW_GROUP + 1), SCHEMA)
+    (file,) = exporter_of("parquet")(ExportOptions()).write(tmp_path, Shard(0, 1, iter([rows]), iter))
+    assert file.rows == 2 * ROW_GROUP + 1
+    groups = pq.read_metadata(tmp_path / file.name)
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [ROW_GROUP, ROW_GROUP, 1]
 
 
@@ -268,7 +311,10 @@ def test_what_has_our_names_and_is_not_ours_goes_by_request_alone(
         UsageError, match=f"{name}, which no export of {batch.name} by this installation wrote"
     ):
         export(engine, batch, "parquet", store)
-    assert (names(store), exports.found_there(engine, batch, store).in_the_way) == ([name], [name])
+    assert (names(store), found_there(engine, order_of(batch, "parquet", store)).in_the_way) == (
+        [name],
+        [name],
+    )
     export(engine, batch, "parquet", store, overwrite=True)
     assert names(store) == ["_SUCCESS", "part-00000.parquet"]
 
@@ -277,7 +323,7 @@ def test_a_file_that_was_changed_since_is_not_ours_any_more(engine: Engine, stor
     batch = finished(engine)
     export(engine, batch, "jsonl", store)
     store.put("part-00000.jsonl", b"with a column of mine", content_type="text/plain")
-    with pytest.raises(UsageError, match=r"part-00000\.jsonl, which no export"):
+    with pytest.raises(UsageError, match=r"part-00000\.jsonl was changed, which no export"):
         export(engine, batch, "jsonl", store)
     assert store.get("part-00000.jsonl") == b"with a column of mine"
     assert success(store)["batch"] == batch.name
@@ -301,26 +347,31 @@ def test_an_export_of_another_batch_or_installation_is_not_replaced(
 def test_no_parts_of_a_file_are_left_in_the_store(
     engine: Engine, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
+    shards_of_rows(monkeypatch, 1)
     batch = finished(engine)
     store = open_store(f"{s3.uri}/{tmp_path.name}", S3Options(s3.endpoint_url, "us-east-1"))
     prefix = f"{s3.uri}/{tmp_path.name}/".removeprefix(f"s3://{s3.bucket}/")
     client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
+    put = type(store).put
     begun = [f"{prefix}backup.tar", f"{prefix}part-00000.parquet", f"{prefix}part-00007.parquet"]
     for key in begun:
         client.create_multipart_upload(Bucket=s3.bucket, Key=key)
-
-    def stop(_: int) -> None:
-        raise KeyboardInterrupt
 
     def left() -> list[str]:
         found = client.list_multipart_uploads(Bucket=s3.bucket, Prefix=prefix).get("Uploads", [])
         return sorted(upload["Key"] for upload in found)
 
-    rows = iter(range(2))
     if how == "fails":
-        with pytest.raises(KeyboardInterrupt):
-            export(engine, batch, "parquet", store, on_rows=lambda _: next(rows, None) is not None or stop(0))
+
+        def stop_at_a_part(store: ObjectStore, key: str, body: bytes | Path, **options: str) -> None:
+            if key.startswith("part"):
+                raise KeyboardInterrupt
+            put(store, key, body, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(store), "put", stop_at_a_part)
+            with pytest.raises(KeyboardInterrupt):
+                export(engine, batch, "parquet", store)
     else:
         record = {"batch": batch.name, "installation": str(this_installation(engine).id)}
         files = [{"name": "part-00000.parquet", "sha256": "0" * 64}]
@@ -333,7 +384,7 @@ def test_no_parts_of_a_file_are_left_in_the_store(
 def test_an_export_that_was_cut_off_is_known_by_its_files(
     engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "ROWS_PER_FILE", 1)
+    shards_of_rows(monkeypatch, 1)
     batch = finished(engine)
 
     def stop_after(rows: int) -> Callable[[int], None]:
@@ -345,12 +396,12 @@ def test_an_export_that_was_cut_off_is_known_by_its_files(
 
         return tell
 
-    for rows in (2, 3):
+    for rows in (1, 0):
         with pytest.raises(KeyboardInterrupt):
             export(engine, batch, "parquet", store, on_rows=stop_after(rows))
         assert names(store)[0] == "_INCOMPLETE"
     export(engine, batch, "jsonl", store)
-    assert names(store) == ["_SUCCESS", *(f"part-{number:05d}.jsonl" for number in range(4))]
+    assert names(store) == ["_SUCCESS", *(f"part-{number:05d}.jsonl" for number in range(3))]
 
 
 def test_beside_the_images_a_users_file_is_left_alone(engine: Engine, store: ObjectStore) -> None:
@@ -382,7 +433,8 @@ def test_two_at_once_take_turns(engine: Engine, store: ObjectStore) -> None:
         written = list(threads.map(lambda _: export(engine, batch, "jsonl", store), range(3)))
     assert written[0] == written[1] == written[2]
     assert names(store) == ["_SUCCESS", "part-00000.jsonl"]
-    assert hashlib.sha256(store.get("part-00000.jsonl")).hexdigest() == written[0][0].sha256
+    (file,) = written[0].files
+    assert hashlib.sha256(store.get("part-00000.jsonl")).hexdigest() == file["sha256"]
 
 
 @pytest.mark.parametrize(

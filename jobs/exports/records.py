@@ -1,0 +1,212 @@
+"""Exports in the database: create, find, list and delete them, and give them shards for all rows of their batches."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Row, text
+
+from jobs.db.engine import run
+from jobs.job_dataclasses import BatchId
+
+File = Mapping[str, Any]
+"""A file of an export: name (its path in the export's folder), bytes, sha256, rows, content_type."""
+
+_COLUMNS = """
+    exports.id, installation, exports.name, output, prefix, format, options, shard_rows, is_live,
+    exports.created_at, replaced, files, finished, finished_at, is_complete, error"""
+
+_AT = text(f"SELECT {_COLUMNS} FROM exports WHERE output = :output AND prefix = :prefix")
+_BY_ID = text(f"SELECT {_COLUMNS} FROM exports WHERE id = :id")
+_ALL = text(f"""
+    SELECT {_COLUMNS} FROM exports
+    WHERE CAST(:batch AS bigint) IS NULL
+       OR EXISTS (SELECT FROM export_shards WHERE export_id = exports.id AND batch_id = :batch)
+    ORDER BY id
+""")
+_CREATE = text(f"""
+    INSERT INTO exports (installation, name, output, prefix, format, options, shard_rows, is_live, replaced)
+    VALUES (:installation, :name, :output, :prefix, :format, CAST(:options AS jsonb), :shard_rows, :is_live,
+        CAST(:replaced AS jsonb))
+    RETURNING {_COLUMNS}
+""")
+_MAKE_LIVE = text("UPDATE exports SET is_live = :is_live WHERE id = :id RETURNING id")
+
+# A batch has a shard even if it has no rows. Numbers of new shards go on after those of all batches.
+_ADD_SHARDS = text("""
+    INSERT INTO export_shards (export_id, number, batch_id, first_ordinal, end_ordinal)
+    SELECT e.id, before.n + row_number() OVER (ORDER BY first) - 1, b.id, first, first + e.shard_rows
+    FROM exports e, batches b,
+        (SELECT coalesce(max(number) + 1, 0) AS n FROM export_shards WHERE export_id = :export) AS before,
+        LATERAL generate_series(0, greatest(b.rows - 1, 0), e.shard_rows) AS first
+    WHERE e.id = :export AND b.id = :batch AND NOT EXISTS (
+        SELECT FROM export_shards WHERE export_id = e.id AND batch_id = b.id AND first_ordinal = first)
+    RETURNING number
+""")
+_BATCHES = text("""
+    SELECT batch_id FROM export_shards WHERE export_id = :export GROUP BY batch_id ORDER BY min(number)
+""")
+_SHARDS = text("""
+    SELECT number, batch_id, first_ordinal, end_ordinal, generation, written_generation, version, is_sealed, files,
+        pending, images, counts, cursor, written_at, lease_until > now() AS is_leased
+    FROM export_shards WHERE export_id = :export ORDER BY number
+""")
+
+_KEEP_FILES = text("""
+    UPDATE exports SET finished = NULL, replaced = replaced || held.files FROM (
+        SELECT export_id, jsonb_object_agg(file ->> 'name', file ->> 'sha256') AS files
+        FROM export_shards, jsonb_array_elements(files) AS file WHERE batch_id = :batch GROUP BY export_id) AS held
+    WHERE exports.id = held.export_id
+""")
+_DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
+_DELETE_EMPTY = text("""
+    DELETE FROM exports WHERE NOT EXISTS (SELECT FROM export_shards WHERE export_id = exports.id)
+""")
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export as stored. `finished` is the digest of the shards that `_SUCCESS` names; None: not written yet."""
+
+    id: int
+    installation: UUID
+    name: str
+    output: str
+    prefix: str
+    format: str
+    options: Mapping[str, Any]
+    shard_rows: int
+    is_live: bool
+    created_at: datetime
+    replaced: Mapping[str, str]
+    files: Sequence[File]
+    finished: str | None
+    finished_at: datetime | None
+    is_complete: bool
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A shard as stored; `pending` are files that may have been put in place of `files`."""
+
+    number: int
+    batch_id: BatchId
+    first_ordinal: int
+    end_ordinal: int
+    generation: int
+    written_generation: int | None
+    version: int
+    is_sealed: bool
+    files: Sequence[File]
+    pending: Sequence[File] | None
+    images: int
+    counts: Mapping[str, int]
+    cursor: str | None
+    written_at: datetime | None
+    is_leased: bool | None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the files hold what the image rows say, and will as long as nothing is queued again or retracted."""
+        return self.is_sealed and self.written_generation == self.generation
+
+
+def find_at(connection: Connection, output: str, prefix: str) -> Export | None:
+    """Return the export at a place; None if there is none."""
+    row = connection.execute(_AT, {"output": output, "prefix": prefix}).one_or_none()
+    return _export(row) if row else None
+
+
+def get(engine: Engine, export: int) -> Export | None:
+    """Return an export; None if it was deleted."""
+    rows = run(engine, _BY_ID, {"id": export})
+    return _export(rows[0]) if rows else None
+
+
+def exports_of(engine: Engine, batch: BatchId | None = None) -> list[Export]:
+    """Return the exports that hold a batch, or all of them, oldest first."""
+    return [_export(row) for row in run(engine, _ALL, {"batch": batch})]
+
+
+def create(
+    connection: Connection,
+    *,
+    installation: UUID,
+    name: str,
+    place: tuple[str, str],
+    format: str,
+    options: Mapping[str, Any],
+    shard_rows: int,
+    is_live: bool,
+    replaced: Mapping[str, str],
+) -> Export:
+    """Store a new export at a place (output, prefix), without shards."""
+    output, prefix = place
+    values = {
+        "installation": installation,
+        "name": name,
+        "output": output,
+        "prefix": prefix,
+        "format": format,
+        "options": json.dumps(dict(options)),
+        "shard_rows": shard_rows,
+        "is_live": is_live,
+        "replaced": json.dumps(dict(replaced)),
+    }
+    return _export(connection.execute(_CREATE, values).one())
+
+
+def add_shards(connection: Connection, export: int, batches: Sequence[BatchId]) -> int:
+    """Add the shards that rows of the batches need and that aren't there; returns their number."""
+    return sum(
+        len(connection.execute(_ADD_SHARDS, {"export": export, "batch": batch}).all()) for batch in batches
+    )
+
+
+def make_live(engine: Engine, export: int, *, is_live: bool) -> None:
+    """Let schedulers write the shards of an export, or stop them."""
+    run(engine, _MAKE_LIVE, {"id": export, "is_live": is_live})
+
+
+def batches_of(connection: Connection, export: int) -> list[BatchId]:
+    """Return the batches of an export in their order."""
+    return [BatchId(row.batch_id) for row in connection.execute(_BATCHES, {"export": export})]
+
+
+def shards_of(engine: Engine, export: int) -> list[ShardRecord]:
+    """Return the shards of an export in order."""
+    return [ShardRecord(**row._mapping) for row in run(engine, _SHARDS, {"export": export})]
+
+
+def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
+    """Return the SHA-256 of what this installation may have written, by name in the export's folder."""
+    known: dict[str, set[str]] = {name: {sha256} for name, sha256 in export.replaced.items()}
+    groups = [export.files]
+    for shard in shards_of(engine, export.id):
+        groups += [shard.files, shard.pending or []]
+    for file in chain.from_iterable(groups):
+        known.setdefault(file["name"], set()).add(file["sha256"])
+    return known
+
+
+def remove_batch(connection: Connection, batch: BatchId) -> None:
+    """Take a batch that is being deleted out of all exports.
+
+    An export of others beside it goes on without it: its files are deleted when that export is next finished.
+    """
+    for statement in (_KEEP_FILES, _DELETE_SHARDS, _DELETE_EMPTY):
+        connection.execute(statement, {"batch": batch})
+
+
+def delete(connection: Connection, export: int) -> None:
+    """Delete an export and its shards from the database; its files stay."""
+    connection.execute(text("DELETE FROM exports WHERE id = :id"), {"id": export})
+
+
+def _export(row: Row[Any]) -> Export:
+    return Export(**row._mapping)

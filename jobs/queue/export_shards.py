@@ -1,0 +1,40 @@
+"""Marks shards of exports as outdated: what changes jobs or image rows that an export may hold says so here."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, text
+
+from jobs.job_dataclasses import BatchId
+
+
+def outdating(affected: str = "affected") -> str:
+    """Return the CTE `outdated`, which marks the export shards of the rows of the CTE `affected`.
+
+    Those have the columns `batch_id` and `ordinal`. For statements that queue ended jobs again, add jobs to rows that
+    were there, or delete or change image rows. Shards are locked in order; one that is being written is written again.
+    """
+    return f"""
+    outdated AS (
+        UPDATE export_shards SET generation = generation + 1 FROM (
+            SELECT export_id, number FROM export_shards WHERE (export_id, batch_id, first_ordinal) IN (
+                SELECT export_id, changed.batch_id, ordinal / shard_rows * shard_rows
+                FROM {affected} AS changed JOIN (
+                    SELECT DISTINCT export_id, batch_id, shard_rows
+                    FROM export_shards JOIN exports ON exports.id = export_id
+                    WHERE batch_id IN (SELECT batch_id FROM {affected})) AS held USING (batch_id))
+            ORDER BY export_id, number FOR NO KEY UPDATE) AS found
+        WHERE export_shards.export_id = found.export_id AND export_shards.number = found.number
+    )"""
+
+
+_MARK = text(f"""
+    WITH affected AS (
+        SELECT CAST(:batch AS bigint) AS batch_id, unnest(CAST(:ordinals AS bigint[])) AS ordinal
+    ), {outdating()}
+    SELECT 1
+""")
+
+
+def mark_outdated(connection: Connection, batch: BatchId, ordinals: Collection[int]) -> None:
+    """Mark the export shards that hold these rows of a batch, in the transaction that changes them."""
+    connection.execute(_MARK, {"batch": batch, "ordinals": list(ordinals)})

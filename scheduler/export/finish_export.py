@@ -1,0 +1,189 @@
+"""Finishes an export whose shards are written: files about the whole dataset, and `_SUCCESS`, which is put last."""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Engine, text
+
+from jobs.batches.actions import BatchStatus, status
+from jobs.db.engine import run
+from jobs.errors import NightmillError
+from jobs.exports import records
+from jobs.exports.records import Export, ShardRecord
+from jobs.outputs import export_inventory
+from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
+from jobs.storage.base import MissingObjectError
+from scheduler.export.write_shards import ShardWriter, describe
+
+_LEASE_S = 600.0
+_POLL_S = 0.1
+
+_CLAIM = text("""
+    UPDATE exports SET lease = :lease, lease_until = now() + make_interval(secs => :lease_s)
+    WHERE id = :id AND (lease IS NULL OR lease_until < now()) RETURNING id
+""")
+_RELEASE = text(
+    "UPDATE exports SET lease = NULL, lease_until = NULL WHERE id = :id AND lease = :lease RETURNING id"
+)
+_NOTE_FILES = text("""
+    UPDATE exports SET files = CAST(:files AS jsonb) WHERE id = :id AND lease = :lease RETURNING id
+""")
+_FINISHED = text("""
+    UPDATE exports SET finished = :finished, finished_at = now(), is_complete = :is_complete, replaced = '{}',
+        error = NULL
+    WHERE id = :id AND lease = :lease RETURNING id
+""")
+_MODELS = text("""
+    SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images FROM images
+    WHERE batch_id = ANY (CAST(:batches AS bigint[])) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+""")
+_MANIFESTS = text("""
+    SELECT name, manifest, manifest_sha256 FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id
+""")
+
+
+def versions_digest(shards: Sequence[ShardRecord]) -> str:
+    """Return the digest of the shards' versions: while it stays, `_SUCCESS` is up to date."""
+    seen = [(shard.number, shard.version, shard.is_sealed, shard.generation) for shard in shards]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def finish(writer: ShardWriter, place: ExportPlace) -> None:
+    """Write `_SUCCESS` over all shards as the table has them, and delete what this export replaced.
+
+    If another process does so, waits for it. Files of the whole export and `_SUCCESS` are replaced one by one, each at
+    once: a reader sees the former or the new one.
+    """
+    with _claimed(writer.engine, writer.export) as lease:
+        found = records.get(writer.engine, writer.export.id)
+        if found is None:
+            raise NightmillError(f"the export of {writer.export.name} was deleted meanwhile")
+        shards = records.shards_of(writer.engine, found.id)
+        digest = versions_digest(shards)
+        if found.finished != digest or not _has_success(place):
+            _write(writer, place, found, shards, lease)
+            values = {"finished": digest, "is_complete": all(shard.is_current for shard in shards)}
+            run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
+        place.store.delete(place.prefix + INCOMPLETE)
+
+
+def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
+    """Write `_INCOMPLETE`: the shards that are sealed so far, for readers that don't wait for `_SUCCESS`."""
+    shards = [shard for shard in records.shards_of(writer.engine, writer.export.id) if shard.is_current]
+    replaced = [{"name": name, "sha256": sha256} for name, sha256 in writer.export.replaced.items()]
+    body = export_inventory.record_of(place, [*replaced, *_files(shards)], shards=[_told(s) for s in shards])
+    place.store.put(place.prefix + INCOMPLETE, body, content_type="application/json")
+
+
+@contextmanager
+def _claimed(engine: Engine, export: Export) -> Iterator[UUID]:
+    values = {"id": export.id, "lease": uuid4(), "lease_s": _LEASE_S}
+    while not run(engine, _CLAIM, values):
+        time.sleep(_POLL_S)
+    try:
+        yield values["lease"]  # type: ignore[misc]
+    finally:
+        run(engine, _RELEASE, values)
+
+
+def _write(
+    writer: ShardWriter, place: ExportPlace, export: Export, shards: Sequence[ShardRecord], lease: UUID
+) -> None:
+    engine, store = writer.engine, writer.store
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        written: list[Any] = []
+        files = [describe(folder, file) for file in written]
+        known = [*export.files, *(file for file in files if file not in export.files)]
+        run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(known)})
+        writer.put(folder, files)
+    body = _success(engine, place, export, shards, files)
+    store.put(place.prefix + SUCCESS, body, content_type="application/json")
+    run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
+    _delete_replaced(place, export, {file["name"] for file in [*_files(shards), *files]})
+
+
+def _delete_replaced(place: ExportPlace, export: Export, kept: set[str]) -> None:
+    """Delete the files of the export that was at the place before, as far as they are still the same."""
+    for name, sha256 in export.replaced.items():
+        if name not in kept and _digest(place, name) == sha256:
+            place.store.delete(place.prefix + name)
+
+
+def _digest(place: ExportPlace, name: str) -> str | None:
+    try:
+        return place.store.digest(place.prefix + name)
+    except MissingObjectError:
+        return None
+
+
+def _has_success(place: ExportPlace) -> bool:
+    return _digest(place, SUCCESS) is not None
+
+
+def _success(
+    engine: Engine,
+    place: ExportPlace,
+    export: Export,
+    shards: Sequence[ShardRecord],
+    files: Sequence[dict[str, Any]],
+) -> bytes:
+    batches = list(dict.fromkeys(shard.batch_id for shard in shards))
+    found = [status(engine, str(batch)) for batch in batches]
+    values = {"batches": batches}
+    return export_inventory.record_of(
+        place,
+        [*_files(shards), *files],
+        export=export.id,
+        batches=[dict(row._mapping) for row in run(engine, _MANIFESTS, values)],
+        format=export.format,
+        options=dict(export.options),
+        complete=all(shard.is_current for shard in shards),
+        images=sum(shard.images for shard in shards),
+        counts=_summed(found),
+        rejected=sum(batch.rejected for batch in found),
+        cursor=_first_cursor(shards),
+        exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        nightmill=version("nightmill"),
+        models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
+        shards=[_told(shard) for shard in shards],
+    )
+
+
+def _summed(batches: Sequence[BatchStatus]) -> dict[str, int]:
+    return {state: sum(batch.counts[state] for batch in batches) for state in batches[0].counts}
+
+
+def _first_cursor(shards: Sequence[ShardRecord]) -> str | None:
+    """Return the smallest cursor: a reader of the feed who goes on from it misses no image that no shard holds."""
+    cursors = [shard.cursor for shard in shards if shard.cursor is not None]
+    return min(cursors, key=lambda cursor: [int(part) for part in cursor.split("-")], default=None)
+
+
+def _told(shard: ShardRecord) -> dict[str, Any]:
+    return {
+        "number": shard.number,
+        "version": shard.version,
+        "sealed": shard.is_current,
+        "images": shard.images,
+        "counts": dict(shard.counts),
+        "cursor": shard.cursor,
+        "files": [file["name"] for file in shard.files],
+    }
+
+
+def _files(shards: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in file.items() if name != "content_type"}
+        for shard in shards
+        for file in shard.files
+    ]

@@ -1,0 +1,173 @@
+"""Opens the export at a place: continues the one that is there, replaces an earlier one, or refuses the place."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.db.engine import transact
+from jobs.db.installation_id import this_installation
+from jobs.errors import UsageError
+from jobs.exports import records
+from jobs.exports.records import Export, ShardRecord
+from jobs.outputs import export_inventory
+from jobs.outputs.export_inventory import INCOMPLETE, RECORDS, ExportPlace, Found
+from jobs.queue.export_shards import mark_outdated
+from jobs.storage.base import MissingObjectError, StoredObject
+from jobs.storage.open import abort_uploads_of
+from scheduler.export.export_order import ExportOrder
+from scheduler.export.exporters import format_names
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
+_GRAIN = timedelta(seconds=2)
+"""Tolerance for modification times, which stores give in whole seconds."""
+
+
+def open_export(engine: Engine, order: ExportOrder) -> Export:
+    """Return the export that the order asks for, with shards for all rows of its batches.
+
+    The same order again continues the export at the place: shards whose files are gone are written again. An earlier
+    export of the same batches there, in another format or with other options, is replaced: its files are deleted when
+    the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
+    batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
+    """
+    return transact(engine, lambda connection: _open(engine, connection, order))
+
+
+def place_of(engine: Engine, order: ExportOrder) -> ExportPlace:
+    """Return the order's place, for its record files."""
+    return ExportPlace(
+        order.store, order.prefix, order.dataset, this_installation(engine).id, is_own=order.is_beside_images
+    )
+
+
+def found_there(engine: Engine, order: ExportOrder) -> Found:
+    """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
+    return export_inventory.look(place_of(engine, order), format_names())
+
+
+def _open(engine: Engine, connection: Connection, order: ExportOrder) -> Export:
+    place = place_of(engine, order)
+    connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
+    batches = [batch.id for batch in order.batches]
+    found = records.find_at(connection, order.store.uri, order.prefix)
+    if found is not None and found.installation != place.installation:  # copied here with the database
+        records.delete(connection, found.id)
+        found = None
+    if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, order):
+        _check_files(engine, connection, found, order)
+    else:
+        replaced = _make_room(engine, connection, place, found, order)
+        found = records.create(
+            connection,
+            installation=place.installation,
+            name=order.dataset,
+            place=(order.store.uri, order.prefix),
+            format=order.format,
+            options=order.options.model_dump(mode="json", exclude_defaults=True),
+            shard_rows=order.exporter.shard_rows,
+            is_live=order.is_live,
+            replaced=replaced,
+        )
+    records.add_shards(connection, found.id, batches)
+    return found
+
+
+def _is_same(found: Export, order: ExportOrder) -> bool:
+    options = order.options.model_dump(mode="json", exclude_defaults=True)
+    return (found.name, found.format, found.options) == (order.dataset, order.format, options)
+
+
+def _make_room(
+    engine: Engine, connection: Connection, place: ExportPlace, found: Export | None, order: ExportOrder
+) -> Mapping[str, str]:
+    """Claim the place for a new export; returns the SHA-256 by name of the files that it replaces."""
+    known = records.recorded_digests(engine, found) if found else None
+    there = export_inventory.look(place, format_names(), known)
+    _require_room(order, there)
+    for name in there.in_the_way:
+        order.store.delete(order.prefix + name)
+    abort_uploads_of(order.store, [order.prefix + name for name in there.recorded])
+    if found is not None:
+        records.delete(connection, found.id)
+    body = export_inventory.record_of(place, [{"name": n, "sha256": s} for n, s in there.own.items()])
+    if INCOMPLETE in there.records:
+        order.store.put(order.prefix + INCOMPLETE, body, content_type="application/json")
+    elif not order.store.put_new(order.prefix + INCOMPLETE, body, content_type="application/json"):
+        raise UsageError(
+            f"another export is being written to {order.store.locate(order.prefix + INCOMPLETE)}"
+        )
+    return there.own
+
+
+def _require_room(order: ExportOrder, found: Found) -> None:
+    if order.overwrite:
+        return
+    where = f"{order.store.uri}/{order.prefix}".rstrip("/")
+    if found.in_the_way:
+        raise UsageError(
+            f"{where} holds {_some(found.in_the_way)}, which no export of {order.dataset} by this installation wrote: "
+            "export to another folder, or say --overwrite, which deletes them"
+        )
+    if found.others and not order.is_beside_images:
+        raise UsageError(
+            f"{where} holds {_some(found.others)}, which readers would take for a part of the export: export to an "
+            "empty folder, or say --overwrite, which leaves them where they are"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The objects at the place by their names in the export's folder."""
+
+    order: ExportOrder
+    objects: Mapping[str, StoredObject]
+
+    @classmethod
+    def of(cls, order: ExportOrder) -> "_Listing":
+        listed = order.store.list(order.prefix)
+        return cls(order, {found.key.removeprefix(order.prefix): found for found in listed})
+
+    def holds(self, name: str, size: int, sha256: str, shard: ShardRecord) -> bool:
+        """Whether the file is there. Raises UsageError if its content isn't what was written."""
+        found = self.objects.get(name)
+        if found is None:
+            return False
+        is_older = shard.written_at is not None and found.modified <= shard.written_at + _GRAIN
+        if found.bytes == size and (is_older or self._digest(name) == sha256):
+            return True
+        if self.order.overwrite:
+            return False
+        raise UsageError(
+            f"{self.order.store.locate(self.order.prefix + name)} was changed, which no export of {self.order.dataset} "
+            "did: export to another folder, or say --overwrite, which writes it anew"
+        )
+
+    def _digest(self, name: str) -> str | None:
+        try:
+            return self.order.store.digest(self.order.prefix + name)
+        except MissingObjectError:
+            return None
+
+
+def _check_files(engine: Engine, connection: Connection, found: Export, order: ExportOrder) -> None:
+    """Compare the place with what the table names, and mark shards whose files are gone."""
+    listing = _Listing.of(order)
+    for shard in records.shards_of(engine, found.id):
+        if shard.pending is None and not all(
+            listing.holds(file["name"], file["bytes"], file["sha256"], shard) for file in shard.files
+        ):
+            mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
+    known = {*records.recorded_digests(engine, found), *RECORDS}
+    others = [name for name in _names(order) if name not in known]
+    _require_room(order, Found(others=others))
+
+
+def _names(order: ExportOrder) -> Iterable[str]:
+    folder = order.prefix.rstrip("/")
+    return (name.removeprefix(order.prefix) for name in order.store.names(folder))

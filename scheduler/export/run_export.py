@@ -1,0 +1,96 @@
+"""Runs an export from beginning to end: at once, of what there is, or beside the rendering until all is sealed."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from jobs.errors import NightmillError
+from jobs.exports import records
+from jobs.exports.records import File, ShardRecord
+from jobs.outputs.export_inventory import ExportPlace
+from scheduler.export.export_order import ExportOrder, OpenBatch
+from scheduler.export.finish_export import finish, tell_progress
+from scheduler.export.open_export import open_export, place_of
+from scheduler.export.write_shards import ShardWriter
+
+POLL_S = 0.5
+
+Pause = Callable[[float], object]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written; `files` in the order of the shards, those of the whole dataset last."""
+
+    id: int
+    files: Sequence[File]
+    images: int
+    shards: int
+    is_complete: bool
+    """Whether every shard is sealed: no job was unfinished."""
+
+
+def export(
+    engine: Engine,
+    order: ExportOrder,
+    open_batch: OpenBatch,
+    on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    follow: bool = False,
+    pause: Pause = time.sleep,
+) -> Exported:
+    """Write all shards of the order's export that aren't up to date, and `_SUCCESS` last.
+
+    Shards with unfinished jobs are written as they are, and again by the next call; with `follow`, they are waited for.
+    Several processes may write one export at once. Raises as `open_export` does.
+    """
+    opened = open_export(engine, order)
+    writer = ShardWriter(
+        engine, opened, order.exporter, order.store, open_batch, on_rows, overwrite=order.overwrite
+    )
+    place = place_of(engine, order)
+    if follow:
+        _write_until_sealed(writer, place, pause)
+    else:
+        _write_once(writer, pause)
+    finish(writer, place)
+    return exported(engine, opened.id)
+
+
+def exported(engine: Engine, export: int) -> Exported:
+    """Return what an export has written so far."""
+    found, shards = records.get(engine, export), records.shards_of(engine, export)
+    if found is None:
+        raise NightmillError("the export was deleted meanwhile")
+    files = [file for shard in shards for file in shard.files]
+    is_complete = all(shard.is_current for shard in shards)
+    return Exported(
+        export, [*files, *found.files], sum(shard.images for shard in shards), len(shards), is_complete
+    )
+
+
+def _write_once(writer: ShardWriter, pause: Pause) -> None:
+    writer.write_all(unfinished=True)
+    while missing := [
+        shard for shard in _shards(writer) if shard.written_generation is None or shard.is_leased
+    ]:
+        if all(shard.is_leased for shard in missing):
+            pause(POLL_S)
+        else:
+            writer.write_all(unfinished=True)
+
+
+def _write_until_sealed(writer: ShardWriter, place: ExportPlace, pause: Pause) -> None:
+    while True:
+        written = writer.write_all(unfinished=False)
+        if all(shard.is_current for shard in _shards(writer)):
+            return
+        if written:
+            tell_progress(writer, place)
+        pause(POLL_S)
+
+
+def _shards(writer: ShardWriter) -> list[ShardRecord]:
+    return records.shards_of(writer.engine, writer.export.id)

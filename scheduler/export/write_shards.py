@@ -1,0 +1,182 @@
+"""Writes the shards of an export: read the rows, make the files, put them in place, name them in the table."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Engine
+
+from jobs.db.engine import transact
+from jobs.errors import ObjectStoreError, UsageError
+from jobs.exports import shard_claims
+from jobs.exports.records import Export, File, recorded_digests
+from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
+from jobs.queue.export_shards import mark_outdated
+from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
+from jobs.storage.open import abort_uploads_of
+from scheduler.export.export_order import OpenBatch
+from scheduler.export.exporters import Exporter, Shard, WrittenFile
+from scheduler.export.read_image_rows import parse
+
+_CHUNK_BYTES = 1 << 20
+_READERS = 8
+
+
+class ShardWriter:
+    """Writes shards of one export. `on_rows` is called with numbers of image rows as they are written."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        export: Export,
+        exporter: Exporter,
+        store: ObjectStore,
+        open_batch: OpenBatch,
+        on_rows: Callable[[int], None] = lambda _: None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.engine, self.export, self.exporter, self.store = engine, export, exporter, store
+        self.overwrite = overwrite
+        self._open_batch, self._on_rows = open_batch, on_rows
+
+    def write_all(self, *, unfinished: bool) -> int:
+        """Write each outdated shard that no one else writes, once; returns how many.
+
+        Shards with unfinished jobs are passed over, or written without being sealed if `unfinished`.
+        """
+        written, after = 0, -1
+        while shard := self.claim(after, unfinished=unfinished):
+            after = shard.number
+            with suppress(ShardLostError):  # it is outdated, and comes again with the next call
+                self.write(shard)
+                written += 1
+        return written
+
+    def claim(self, after: int = -1, *, unfinished: bool) -> ClaimedShard | None:
+        """Claim the first outdated shard behind a number; None if there is none that is free."""
+        return shard_claims.claim_shard(self.engine, self.export.id, after, unfinished=unfinished)
+
+    def write(self, shard: ClaimedShard) -> None:
+        """Write a claimed shard. Raises ShardLostError if its rows changed meanwhile; then nothing was put in place."""
+        with shard_claims.kept(self.engine, shard), tempfile.TemporaryDirectory() as temporary:
+            rows, folder = Path(temporary, "rows.csv"), Path(temporary, "files")
+            folder.mkdir()
+            snapshot = shard_claims.read_shard(self.engine, shard, rows)
+            images = _Counted(rows, self._on_rows)
+            written = self.exporter.write(
+                folder, Shard(shard.number, shard.count, iter(images), self._reader(shard))
+            )
+            files = [describe(folder, file) for file in written]
+            shard_claims.stage(self.engine, shard, snapshot, files)
+            if shard.pending:  # whoever staged them was stopped, perhaps in an upload
+                self._abort_uploads(shard.pending)
+            self.put(folder, files)
+            self._publish(shard, snapshot, images.rows)
+        self._delete_left_over(shard, files)
+
+    def put(self, folder: Path, files: Sequence[File]) -> None:
+        """Put files in place that aren't there already.
+
+        Raises UsageError if another file has one's name, unless it may be overwritten. The parts of an upload that was
+        stopped are deleted: they are invisible and cost money.
+        """
+        known = recorded_digests(self.engine, self.export)
+        try:
+            for file in files:
+                self._put_one(folder, file, known.get(file["name"], set()))
+        except BaseException:
+            with suppress(ObjectStoreError):
+                self._abort_uploads(files)
+            raise
+
+    def _abort_uploads(self, files: Sequence[File]) -> None:
+        abort_uploads_of(self.store, [self.export.prefix + file["name"] for file in files])
+
+    def _put_one(self, folder: Path, file: File, known: set[str]) -> None:
+        key = self.export.prefix + file["name"]
+        there = _digest(self.store, key)
+        if there == file["sha256"]:
+            return
+        if there is not None and there not in known and not self.overwrite:
+            raise UsageError(
+                f"{self.store.locate(key)} is in the way: no export of {self.export.name} by this installation wrote "
+                "it; export to another folder, or say --overwrite"
+            )
+        self.store.put(key, folder / file["name"], content_type=file["content_type"])
+
+    def _publish(self, shard: ClaimedShard, snapshot: ShardSnapshot, images: int) -> None:
+        try:
+            transact(
+                self.engine, lambda connection: shard_claims.publish(connection, shard, snapshot, images)
+            )
+        except ShardLostError:
+            # What was put may have replaced the files of whoever has claimed the shard since.
+            transact(
+                self.engine,
+                lambda connection: mark_outdated(connection, shard.batch_id, [shard.first_ordinal]),
+            )
+            raise
+
+    def _delete_left_over(self, shard: ClaimedShard, files: Sequence[File]) -> None:
+        """Delete the files of the version before that this one doesn't have."""
+        names = {file["name"] for file in files}
+        for file in [*shard.files, *(shard.pending or [])]:
+            key = self.export.prefix + file["name"]
+            if file["name"] not in names and _digest(self.store, key) == file["sha256"]:
+                self.store.delete(key)
+
+    def _reader(self, shard: ClaimedShard) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
+        store: list[ObjectStore] = []
+
+        def read(key: str, sha256: str) -> bytes:
+            body = store[0].get(key)
+            if hashlib.sha256(body).hexdigest() != sha256:
+                raise DamagedObjectError(f"{store[0].locate(key)} differs from its row")
+            return body
+
+        def files(rows: pa.RecordBatch) -> Iterator[bytes]:
+            if not store:
+                store.append(self._open_batch(shard.batch_id))
+            keys, digests = (rows.column(name).to_pylist() for name in ("key", "sha256"))
+            with ThreadPoolExecutor(_READERS) as threads:
+                for start in range(0, len(keys), 4 * _READERS):  # few at a time: they are held in memory
+                    part = slice(start, start + 4 * _READERS)
+                    yield from threads.map(read, keys[part], digests[part])
+
+        return files
+
+
+class _Counted:
+    """The image rows of a file of CSV, counted as they are read."""
+
+    def __init__(self, path: Path, on_rows: Callable[[int], None]) -> None:
+        self.path, self.rows, self._on_rows = path, 0, on_rows
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        with self.path.open("rb") as file:
+            for batch in parse(iter(lambda: file.read(_CHUNK_BYTES), b"")):
+                yield batch
+                self.rows += batch.num_rows
+                self._on_rows(batch.num_rows)
+
+
+def describe(folder: Path, file: WrittenFile) -> dict[str, Any]:
+    """Return the record of a local file, with its size and digest."""
+    path = folder / file.name
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return asdict(file) | {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _digest(store: ObjectStore, key: str) -> str | None:
+    try:
+        return store.digest(key)
+    except MissingObjectError:
+        return None
