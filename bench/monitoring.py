@@ -18,6 +18,7 @@ STAGES = (
     "prompt_filter",
     "safety",
     "clip_score",
+    "perceptual_hash",
     "watermark",
     "encode",
     "verify_watermark",

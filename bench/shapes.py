@@ -16,13 +16,14 @@ from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality
+from models.shapes.near_copies import near_copies
 from models.store.resolve_checkpoint import Checkpoint, resolve
 
 _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)
 
 
 def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Measure prompt match by guidance, alarms of the safety checker, the upscaler's PSNR, captions matched by CLIP."""
+    """Measure prompt match by guidance, the safety checker, the upscaler, CLIP, and how copies are told from others."""
     number = 8 if is_quick else 200
     device = pick_device("auto")
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +50,12 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
     note("the safety checker")
     forbidden = quality.forbidden_prompts(np.random.default_rng(2), number)
     pictures += quality.render(painter, forbidden, guidance_scale=5)
-    return figures | _alarms(found, pictures) | _others(found, number)
+    return (
+        figures
+        | _alarms(found, pictures)
+        | _others(found, number)
+        | _copies(painter, *((3, 4) if is_quick else (24, 16)))
+    )
 
 
 def _alarms(found: Mapping[str, Checkpoint], pictures: list[quality.Pixels]) -> dict[str, Figure]:
@@ -81,6 +87,32 @@ def _others(found: Mapping[str, Checkpoint], number: int) -> dict[str, Figure]:
     }
 
 
+def _copies(painter: StableDiffusion, number: int, seeds: int) -> dict[str, Figure]:
+    note(f"copies of {number * seeds} pictures")
+    prompts = list(dict.fromkeys(quality.random_prompts(np.random.default_rng(5), number)))
+    drawn = quality.render(painter, [prompt for prompt in prompts for _ in range(seeds)], guidance_scale=5)
+    pictures = [drawn[begin : begin + seeds] for begin in range(0, len(drawn), seeds)]
+    measured = near_copies(pictures, _DISTANCE)
+    against = f"perceptual hashes that differ in up to {_DISTANCE} of 64 bits"
+    worst = min(measured.found, key=lambda kind: measured.found[kind])
+    return {
+        "copies_found": Figure(
+            float(np.mean(list(measured.found.values()))),
+            "of copies encoded again, scaled or brightened",
+            against,
+            Goal(">=", 0.9),
+        ),
+        "copies_found_at_worst": Figure(measured.found[worst], f"of {worst} copies", against),
+        "other_seeds_taken_for_copies": Figure(
+            measured.other_seeds, "of pairs of a prompt that show something else", against
+        ),
+        "other_prompts_taken_for_copies": Figure(
+            measured.other_prompts, "of pairs of different prompts", against, Goal("<=", 0.005)
+        ),
+    }
+
+
+_DISTANCE = 4
 _NAMES = ("shapes", "shapes-x4", "shapes-safety", "shapes-clip")
 
 

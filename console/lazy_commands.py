@@ -34,6 +34,7 @@ MODULES = {
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",
     "adopt": "batches.adopt",
+    "duplicates": "batches.duplicates",
     "worker": "processes",
     "scheduler": "processes",
     "up": "processes",

@@ -130,6 +130,7 @@ class Image:
     quality: dict[str, Any] | None = None
     watermark_method: str | None = None
     annotations: dict[str, Any] | None = None
+    phash: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Values of columns that aren't fields here, by name."""
 

@@ -64,6 +64,7 @@ class PipelineItem:
     inputs: Inputs = Inputs()
     image_sha256: str | None = None
     quality: dict[str, Any] | None = None
+    phash: str | None = None
     prompt_tokens: int = 0
     prompt_truncated: bool = False
     flagged_for: str | None = None

@@ -10,6 +10,7 @@ from worker.stages.clip_score import ClipScore
 from worker.stages.encode import Encode
 from worker.stages.generate import Generate
 from worker.stages.load_inputs import LoadInputs
+from worker.stages.perceptual_hash import PerceptualHash
 from worker.stages.prompt_filter import PromptFilter
 from worker.stages.safety import Safety
 from worker.stages.upload import Upload
@@ -26,6 +27,7 @@ PIPELINE: list[type[Stage]] = [
     Safety,
     ClipScore,
     Upscale,
+    PerceptualHash,
     Watermark,
     Encode,
     VerifyWatermark,

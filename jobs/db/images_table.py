@@ -276,6 +276,14 @@ images = Table(
         "what stages of the pipeline found that has no column of its own, by the stage's name",
         comment="findings by stage; null: none",
     ),
+    image_column(
+        "phash",
+        Text,
+        Source.WORKER,
+        "perceptual hash before the mark was embedded, 64 bits as hex "
+        "([outputs](../outputs.md#near-duplicates)); null where the image was withheld",
+        comment="64 bits as hex; null: withheld, or by a version without",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),

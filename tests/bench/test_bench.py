@@ -17,6 +17,8 @@ MAY_BE_ZERO = {
     "forbidden_caught",
     "match_at_guidance_1",
     "match_at_guidance_4",
+    "other_seeds_taken_for_copies",
+    "other_prompts_taken_for_copies",
 }
 FIGURE = {"value", "unit", "against", "goal", "holds"}
 

@@ -107,7 +107,15 @@ def test_a_job_has_one_trace_from_its_claim_to_its_upload(
     ended_early = {"claim", "prompt_filter"}
     assert outcomes["blocked"] == [ended_early]
     assert outcomes["failed"] == [ended_early | {"render"}]
-    whole = ended_early | {"render", "safety", "encode", "verify_watermark", "upload", "complete"}
+    whole = ended_early | {
+        "render",
+        "safety",
+        "perceptual_hash",
+        "encode",
+        "verify_watermark",
+        "upload",
+        "complete",
+    }
     assert outcomes["done"] == [whole] * 3
     assert not any(b"zanzibar" in body or b"fox" in body for body in collector.bodies)
 

@@ -42,6 +42,7 @@ def image_record(context: StageContext, versions: Mapping[str, str], item: Pipel
         quality=item.quality,
         watermark_method=context.settings.watermark_method if item.watermark else None,
         annotations=dict(item.annotations) or None,
+        phash=item.phash,
     )
 
 

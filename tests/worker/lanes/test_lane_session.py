@@ -126,6 +126,7 @@ def test_an_image_row_holds_what_made_it(context: WorkerContext, tmp_path: Path)
         "prompt_filter",
         "generate",
         "safety",
+        "perceptual_hash",
         "watermark",
         "encode",
         "verify_watermark",
@@ -136,6 +137,17 @@ def test_an_image_row_holds_what_made_it(context: WorkerContext, tmp_path: Path)
     )  # fmt: skip
     assert row["watermark_method"] == "dwtDctSvd"
     assert row["device"]
+
+
+def test_images_are_hashed_before_they_are_marked_unless_withheld(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    rows = [FOX, FOX | {"prompt": "a blue bird", "seed": 8}, FOX | {"prompt": "a naked man"}]
+    marked = images_of(context.engine, render(context, tmp_path, rows, safety="blacken"))
+    plain = images_of(context.engine, render(context, tmp_path, rows[:1], watermark="off"))
+    assert [row["phash"] is None for row in marked] == [False, False, True]
+    assert plain[0]["watermark"] is None
+    assert marked[0]["phash"] == plain[0]["phash"] != marked[1]["phash"]
 
 
 def test_ordinals_beyond_a_thousand_go_to_the_next_shard(context: WorkerContext, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`nightmill duplicates`: groups of images by their perceptual hashes, in one batch and across several."""
+
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.images import feed
+from jobs.queue import transitions
+from scheduler.ingest.ingest import Ingested
+from tests.console.conftest import Typed
+from tests.factories import image, lanes_of, make_batch, take
+
+ALIKE = ["00000000000000ff", "f0f0f0f0f0f0f0f0", "000000000000000f", None, "f0f0f0f0f0f0f0f1"]
+
+
+def rendered(engine: Engine, name: str, hashes: Sequence[str | None]) -> Ingested:
+    batch = make_batch(engine, len(hashes), name=name)
+    jobs = take(engine, lanes_of(engine, batch)[0])
+    for job in jobs:
+        transitions.complete(engine, [image(job, phash=hashes[job.ordinal])])
+    return batch
+
+
+@pytest.fixture
+def night(engine: Engine) -> Ingested:
+    return rendered(engine, "night", ALIKE)
+
+
+@pytest.mark.usefixtures("night")
+class TestDuplicates:
+    def test_groups_name_their_images_the_first_one_first(self, typed: Typed) -> None:
+        ended = typed("duplicates", "night", "--json")
+        assert ended.code == 0
+        told = {
+            name: ended.json[name] for name in ("batches", "distance", "images", "without_hash", "duplicates")
+        }
+        assert told == {"batches": ["night"], "distance": 4, "images": 4, "without_hash": 1, "duplicates": 2}
+        groups = [[(each["ordinal"], each["distance"]) for each in group] for group in ended.json["groups"]]
+        assert groups == [[(0, 0), (2, 4)], [(1, 0), (4, 1)]]
+        first = ended.json["groups"][0][0]
+        assert (first["batch"], first["index"], first["phash"]) == ("night", 0, ALIKE[0])
+        assert first["uri"].endswith(first["key"])
+
+    def test_hashes_are_read_in_pages(self, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = typed("duplicates", "night", "--json").json
+        monkeypatch.setattr("jobs.images.near_duplicates._PAGE", 2)
+        assert typed("duplicates", "night", "--json").json == whole
+
+    def test_a_smaller_distance_finds_fewer(self, typed: Typed) -> None:
+        groups = typed("duplicates", "night", "--distance", "3", "--json").json["groups"]
+        assert [[each["ordinal"] for each in group] for group in groups] == [[1, 4]]
+        assert typed("duplicates", "night", "--distance", "0", "--json").json["groups"] == []
+
+    def test_without_json_there_is_a_line_an_image(self, typed: Typed) -> None:
+        ended = typed("duplicates", "night")
+        lines = [line.split("\t")[:2] for line in ended.out.splitlines()]
+        assert lines == [["0", "night"], ["4", "night"], [""], ["0", "night"], ["1", "night"], [""]]
+        assert "4 images compared: 2 duplicates in 2 groups; 1 have no hash" in ended.err
+
+    def test_across_batches_the_older_batch_has_the_original(self, typed: Typed, engine: Engine) -> None:
+        rendered(engine, "day", ["f0f0f0f0f0f0f0f0"])
+        (group,) = typed("duplicates", "day", "--across", "night", "--distance", "0", "--json").json["groups"]
+        assert [(each["batch"], each["ordinal"]) for each in group] == [("night", 1), ("day", 0)]
+        assert typed("duplicates", "day", "--json").json["groups"] == []
+
+    @pytest.mark.parametrize("wrong", [["--distance", "11"], ["--distance", "-1"], ["--across", "nihgt"]])
+    def test_wrong_use(self, typed: Typed, wrong: list[str]) -> None:
+        ended = typed("duplicates", "night", *wrong)
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
+
+    def test_hashes_are_fed(self, engine: Engine) -> None:
+        assert [row["phash"] for row in feed.read(engine)] == ALIKE
+
+
+def test_a_batch_without_images(typed: Typed, engine: Engine) -> None:
+    make_batch(engine, 1, name="empty")
+    assert typed("duplicates", "empty", "--json").json["groups"] == []
