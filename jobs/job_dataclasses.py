@@ -87,6 +87,8 @@ class Failure:
     lease: UUID
     kind: ErrorKind
     text: str
+    scores: Mapping[str, Any] | None = None
+    """What the safety checker found in an image that is blocked."""
 
     def record(self) -> dict[str, Any]:
         """Return the values as the fail and block statements take them."""
@@ -96,6 +98,7 @@ class Failure:
             "error_kind": self.kind,
             "error_text": self.text[:2000].replace("\0", "").encode(errors="replace").decode(),
             "most_attempts": self.kind.most_attempts,
+            "scores": self.scores,
         }
 
 

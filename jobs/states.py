@@ -5,7 +5,7 @@ queued ──claim──▶ running ──complete──▶ done
   │                │  └──fail, attempts used up──▶ failed
   └─retry, release,┘
     lease ran out        queued | running ──cancel──▶ cancelled
-  ◀──────── retry by hand ──── failed | blocked | cancelled
+  ◀──────── retry by hand ──── failed | blocked | cancelled | retracted ◀──retract── done
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ class StateRules:
     is_open: bool = False
     """Whether the job is still to be rendered: it keeps its lane and its batch from having ended."""
     is_retryable: bool = False
-    """Whether `retry` queues the job again."""
+    """Whether `retry` queues the job again without being asked for this state."""
     has_error: bool = False
     """Whether the job has ended without an image for a reason, which `failures` tells; a target makes up for it."""
 
@@ -51,7 +51,7 @@ class JobState(StrEnum):
 
     QUEUED = "queued", StateRules(is_open=True), "waits for a worker, or for its retry delay to pass"
     RUNNING = "running", StateRules(is_open=True), "is claimed by a worker that renews its lease"
-    DONE = "done", StateRules(), "has its image stored and an image row; never changes again"
+    DONE = "done", StateRules(), "has its image stored and an image row; only a retraction takes that back"
     FAILED = (
         "failed",
         StateRules(is_retryable=True, has_error=True),
@@ -63,6 +63,11 @@ class JobState(StrEnum):
         "was withheld by the prompt filter or the safety checker",
     )
     CANCELLED = "cancelled", StateRules(is_retryable=True), "was cancelled before it was done"
+    RETRACTED = (
+        "retracted",
+        StateRules(),
+        "had an image that was taken back; `retry --retracted` renders it again",
+    )
 
 
 OPEN = tuple(state for state in JobState if state.rules.is_open)
@@ -74,6 +79,28 @@ WITH_ERROR = tuple(state for state in JobState if state.rules.has_error)
 def sql_list(states: Iterable[JobState]) -> str:
     """Return states as a list for SQL's IN."""
     return ", ".join(f"'{state}'" for state in states)
+
+
+class EventKind(StrEnum):
+    """Kind of an event of the feed."""
+
+    IMAGE = "image"
+    """An image was finished; its image row is the event."""
+    BLOCKED = "blocked"
+    """A job ended since its prompt or image was withheld."""
+    FAILED = "failed"
+    """A job ended without an image, its attempts used up."""
+    RETRACTED = "retracted"
+    """An image was taken back: its row is gone, and what was made of it is to be dropped."""
+    DELETED = "deleted"
+    """A batch was deleted, with all its rows and events."""
+    SEALED = "sealed"
+    """A shard of an export was written and will not change; a later version of it is another event."""
+    BATCH = "batch"
+    """A batch has ended, or has unfinished jobs again."""
+
+
+STORED_EVENTS = tuple(kind for kind in EventKind if kind != EventKind.IMAGE)
 
 
 class BatchState(StrEnum):

@@ -9,12 +9,13 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
+from jobs.batches.batch_events import record_batch_events
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
+from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
@@ -63,7 +64,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
         PeriodicTask("canaries judged", 1, lambda: canary_rollout.judge(engine)),
         PeriodicTask("replacements queued", 5, lambda: accepted_image_quotas.make_up(engine)),
         PeriodicTask("low watermarks raised", 5, lambda: raise_low_watermarks(engine)),
-        PeriodicTask("lanes ended", 5, lambda: end_lanes(engine)),
+        PeriodicTask("batches ended", 5, lambda: record_batch_events(engine)),
         PeriodicTask("job counts folded", 10, lambda: actions.fold_job_counts(engine)),
         PeriodicTask(
             "time slices of dead workers forgotten", 3600, lambda: fair_share.forget_time_slices(engine)

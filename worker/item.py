@@ -110,4 +110,5 @@ class PipelineItem:
     def failure(self) -> Failure:
         """Return the end as a `Failure` for the job table."""
         assert self.end is not None
-        return Failure(self.job.id, self.job.lease, self.end.kind, self.end.text)
+        scores = self.safety_scores if self.end.is_block else None
+        return Failure(self.job.id, self.job.lease, self.end.kind, self.end.text, scores)

@@ -25,6 +25,7 @@ from console.terminal.run_report import tell
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up
 from jobs.batches.actions import BatchStatus
+from jobs.batches.batch_events import record_batch_events
 from jobs.batches.status import open_jobs
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
@@ -158,6 +159,7 @@ def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
 
 
 def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
+    record_batch_events(open_session.engine)
     order = order_beside_images(open_session, status, "parquet")
     store = order.store
     export_with_progress(open_session, order)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
+from jobs.batches.batch_events import record_batch_events
 from jobs.batches.status import BatchStatus, status, statuses
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
@@ -75,7 +76,9 @@ def cancel(engine: Engine, batch: BatchId) -> int:
         text("UPDATE batches SET cancelled_at = coalesce(cancelled_at, now()) WHERE id = :id RETURNING id"),
         {"id": batch},
     )
-    return sum(_until_none(partial(transitions.cancel, engine, lane)) for lane in _lanes(engine, batch))
+    cancelled = sum(_until_none(partial(transitions.cancel, engine, lane)) for lane in _lanes(engine, batch))
+    record_batch_events(engine)
+    return cancelled
 
 
 def retry(
@@ -89,6 +92,7 @@ def retry(
     if not queued:
         _check_is_kept(engine, batch)
     reopen(engine, batch)
+    record_batch_events(engine)
     return queued
 
 

@@ -14,10 +14,11 @@ from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.images.events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
-from jobs.states import FINISHED, OPEN, sql_list
+from jobs.states import FINISHED, OPEN, EventKind, sql_list
 from jobs.storage.open import ObjectStore
 
 CHUNK = 5_000
@@ -68,6 +69,26 @@ _REJECTS = text("""
     SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
 """)
 
+_EVENTS = text("""
+    WITH chosen AS (
+        SELECT id FROM events WHERE batch_id = :batch AND id > :ordinal AND :index <= 0 ORDER BY id LIMIT :limit
+    ), gone AS (
+        DELETE FROM events USING chosen WHERE events.id = chosen.id
+    )
+    SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
+""")
+
+_ARCHIVED_JOBS = text("""
+    WITH chosen AS (
+        SELECT id, ordinal, "index" FROM archived_jobs
+        WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        ORDER BY batch_id, ordinal, "index" LIMIT :limit
+    ), gone AS (
+        DELETE FROM archived_jobs USING chosen WHERE archived_jobs.id = chosen.id
+    )
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
 # Of an archived batch, jobs are left where somebody has interrupted the archiving.
 _ENDED = text(f"""
     SELECT id FROM batches
@@ -115,15 +136,17 @@ def delete(
     if files is not None:
         delete_files(engine, files, batch)
     gone = 0
-    for statement in (_JOBS, _IMAGES, _REJECTS):
+    for statement in (_JOBS, _IMAGES, _REJECTS, _ARCHIVED_JOBS, _EVENTS):
         gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
-    transact(engine, lambda connection: _delete_batch(connection, batch.id))
+    transact(engine, partial(_delete_batch, batch))
     return gone
 
 
-def _delete_batch(connection: Connection, batch: BatchId) -> None:
-    records.remove_batch(connection, batch)
-    connection.execute(_BATCH, {"batch": batch})
+def _delete_batch(batch: BatchStatus, connection: Connection) -> None:
+    records.remove_batch(connection, batch.id)
+    if connection.execute(_BATCH, {"batch": batch.id}).one_or_none() is not None:
+        detail = {"counts": batch.counts, "output": batch.output}
+        add_event(connection, Event(EventKind.DELETED, batch.id, batch.name, detail=detail))
 
 
 def _mark(engine: Engine, batch: BatchStatus) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
+from jobs.db.events_tables import archived_jobs, consumers, events
 from jobs.db.export_tables import export_shards, exports
 from jobs.db.images_table import images
 from jobs.states import (
@@ -39,7 +40,7 @@ from jobs.states import (
     sql_list,
 )
 
-__all__ = ["Xid8", "export_shards", "exports", "images", "metadata"]
+__all__ = ["Xid8", "archived_jobs", "consumers", "events", "export_shards", "exports", "images", "metadata"]
 
 batches = Table(
     "batches",
@@ -82,6 +83,8 @@ batches = Table(
         server_default=text("'{}'"),
         comment="keys of BatchPolicy that are no columns and not their defaults",
     ),
+    moment("ended_at"),
+    Column("lines", JSONB, comment="lines of the manifest, counted by what they are"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),

@@ -19,13 +19,14 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
+from jobs.images.events import job_events, retracted_events
 from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
-from jobs.states import OPEN, RETRYABLE, JobState, Outcome, sql_list
+from jobs.states import OPEN, RETRYABLE, EventKind, JobState, Outcome, sql_list
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 
@@ -46,6 +47,22 @@ _ATTEMPT_LOG = """
         INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
         SELECT id, attempt, worker, started_at, outcome, error_kind, error_text FROM affected
     )"""
+
+_FAILED_EVENTS = job_events(
+    EventKind.FAILED,
+    {"error_kind": "j.error_kind", "error_text": "j.error_text", "attempts": "j.attempt"},
+    "state = 'failed'",
+)
+
+_BLOCKED_EVENTS = job_events(
+    EventKind.BLOCKED,
+    {
+        "error_kind": "j.error_kind",
+        "error_text": "j.error_text",
+        "attempts": "j.attempt",
+        "scores": "j.scores",
+    },
+)
 
 # A range of one lane: with `=`, the planner chooses the primary key for the order by id, and then reads all finished
 # jobs before it finds a queued one.
@@ -220,20 +237,20 @@ _FAIL = text(f"""
             lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS old_state, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
     SELECT id, outcome FROM affected
 """)
 
 _BLOCK = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
-            id bigint, lease uuid, error_kind text, error_text text)
+            id bigint, lease uuid, error_kind text, error_text text, scores jsonb)
     ), {_HELD}, affected AS (
         UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
             error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS old_state, 'blocked' AS outcome
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+        RETURNING jobs.*, 'running' AS old_state, 'blocked' AS outcome, held.scores
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_BLOCKED_EVENTS}
     SELECT id FROM affected
 """)
 
@@ -249,7 +266,7 @@ _RESCUE = text(f"""
             error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
         FROM expired WHERE jobs.id = expired.id
         RETURNING jobs.*, 'running' AS old_state, 'expired' AS outcome
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}
+    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
     SELECT id, state FROM affected
 """)
 
@@ -299,11 +316,11 @@ _RETRACT = text(f"""
         JOIN images ON images.id = g.image AND images.key = g.key JOIN jobs ON jobs.id = images.job_id
         WHERE jobs.batch_id = (SELECT id FROM kept) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
     ), retracted AS (
-        DELETE FROM images USING picked WHERE images.id = picked.image
+        DELETE FROM images USING picked WHERE images.id = picked.image RETURNING images.*
     ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
-    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
+    ), {_COUNT_DELTAS}, {retracted_events()}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -472,9 +489,14 @@ def retry(
     return len(run(engine, _RETRY, values))
 
 
-def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]]) -> int:
+def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]], reason: str) -> int:
     """Delete image rows, given as (id, key), whose objects are gone, and queue their jobs again: done → queued."""
-    values = {"batch": batch, "images": [image for image, _ in images], "keys": [key for _, key in images]}
+    values = {
+        "batch": batch,
+        "images": [image for image, _ in images],
+        "keys": [key for _, key in images],
+        "reason": reason,
+    }
     return len(run(engine, _RETRACT, values))
 
 

@@ -24,6 +24,7 @@ NEXT = {
     "failed": {"queued"},
     "blocked": {"queued"},
     "cancelled": {"queued"},
+    "retracted": {"queued"},
 }
 
 

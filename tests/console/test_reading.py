@@ -20,7 +20,7 @@ from tests.factories import failure, look, take
 pytestmark = pytest.mark.timeout(90)
 
 STATUS = ["batch", "name", "state", "counts", "rejected", "images_per_s", "eta_s"]
-STATES = ["queued", "running", "done", "failed", "blocked", "cancelled"]
+STATES = ["queued", "running", "done", "failed", "blocked", "cancelled", "retracted"]
 
 
 def test_a_run_that_goes_well_ends_with_a_summary(lab: Lab) -> None:

@@ -75,6 +75,9 @@ BEGIN
             EXECUTE format('GRANT SELECT ON public.%I TO "{reader}"', found);
         END IF;
     END LOOP;
+    IF to_regclass('public.images_id_seq') IS NOT NULL THEN  -- ids of events are of it, too
+        GRANT USAGE ON SEQUENCE public.images_id_seq TO "{app}";
+    END IF;
     IF to_regprocedure('public.nightmill_wanted_workers(text, timestamptz)') IS NOT NULL THEN
         ALTER FUNCTION public.nightmill_wanted_workers(text, timestamptz) OWNER TO "{migrator}";
     END IF;
@@ -83,6 +86,7 @@ END $$;
 -- What migrations will make.
 ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "{app}";
+ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public GRANT USAGE ON SEQUENCES TO "{app}";
 ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public GRANT SELECT ON TABLES TO "{reader}";
 
 -- So that the scheduler sees other roles' old transactions, which hold back the feed (nightmill_feed_lag_seconds).

@@ -71,7 +71,8 @@ def test_a_status_has_counts_rate_and_rest(engine: Engine) -> None:
     transitions.fail(engine, [failure(failed)], delay_s=1)
     transitions.block(engine, [failure(blocked, ErrorKind.SAFETY)])
     status = actions.status(engine, "foxes")
-    assert status.counts == {"queued": 2, "running": 1, "done": 1, "failed": 1, "blocked": 1, "cancelled": 0}
+    counts = {"queued": 2, "running": 1, "done": 1, "failed": 1, "blocked": 1, "cancelled": 0, "retracted": 0}
+    assert status.counts == counts
     assert status.remaining == 3
     assert status.images_per_s > 0
     assert status.eta_s == pytest.approx(3 / status.images_per_s)

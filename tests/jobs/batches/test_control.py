@@ -340,7 +340,7 @@ def test_a_deleted_batch_leaves_nothing_and_others_alone(
     for batch in (gone, kept):
         for job in finish_all(engine, batch, bad=1)[1:]:
             store.put(image_key(batch.name, job.ordinal, 0, "0" * 64, "png"), b"x", content_type="image/png")
-    assert drop_jobs_and_delete_batches.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4
+    assert drop_jobs_and_delete_batches.delete(engine, actions.status(engine, "gone"), store) == 7 + 6 + 4 + 1
     assert [stored.key.split("/")[0] for stored in store.list("") if "/images/" in stored.key] == [
         "gone-not"
     ] * 6
@@ -349,6 +349,8 @@ def test_a_deleted_batch_leaves_nothing_and_others_alone(
     for table in ("jobs", "images", "rejects", "job_counts", "lanes"):
         found = look(engine, f"SELECT DISTINCT batch_id FROM {table}")  # noqa: S608
         assert found == [{"batch_id": kept.id}], table
+    events = look(engine, "SELECT batch_id, batch, kind FROM events ORDER BY id")
+    assert [(row["batch_id"], row["kind"]) for row in events] == [(kept.id, "blocked"), (gone.id, "deleted")]
     assert lane_differences(engine) == []
     again = make_batch(engine, rows, name="gone", output=str(tmp_path))
     assert (again.is_new, again.jobs) == (True, 7)
