@@ -1,15 +1,20 @@
 """Export to JSON lines, with nested values."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
-from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
+from scheduler.export.image_schema import SCHEMA
+from scheduler.export.rows.embedded_images import with_base64_images
+from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.json_rows import json_rows
+from scheduler.export.rows.read_ahead import read_ahead
+
+COLUMNS = (*SCHEMA.names, "path", "nsfw_content_detected")
+"""What a line has if the options don't say: keys of JSON columns are in the column itself."""
 
 
 @exporter("jsonl", shard_rows=100_000)
@@ -18,23 +23,17 @@ class JsonLinesExporter(Exporter):
 
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file; the first one also where it has no rows."""
+        columns = ExportColumns(self.options, COLUMNS)
         path, rows = folder / f"part-{shard.number:05d}.jsonl", 0
-        with path.open("w", encoding="utf-8") as stream:
-            for batch in shard.images:
-                stream.writelines(to_json(row) + "\n" for row in nested(batch))
+        with path.open("wb") as stream:
+            for batch in read_ahead(shard.images):
+                for part in with_base64_images(self.options, batch, columns.of(batch), shard.files):
+                    stream.writelines(row + b"\n" for row in json_rows(part))
                 rows += batch.num_rows
         if not rows and shard.number:
+            path.unlink()
             return []
         return [WrittenFile(path.name, "application/x-ndjson", rows)]
-
-
-def nested(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Yield rows as Python objects, with the values of JSON columns parsed."""
-    for row in batch.to_pylist():
-        yield {
-            name: json.loads(value) if name in JSON_COLUMNS and value is not None else value
-            for name, value in row.items()
-        }
 
 
 def to_json(row: dict[str, Any]) -> str:

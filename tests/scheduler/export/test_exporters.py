@@ -90,8 +90,9 @@ def test_a_format_in_one_module_is_an_option_of_the_command(
 def test_without_it_the_format_is_unknown_and_the_known_ones_are_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert format_names() == ["jsonl", "parquet"]
-    with pytest.raises(UsageError, match="there are jsonl, parquet"):
+    assert format_names() == ["csv", "hf", "jsonl", "parquet", "webdataset"]
+    with pytest.raises(UsageError, match="there are csv, hf, jsonl, parquet, webdataset"):
         exporter_of("paths")
     assert run(settings, monkeypatch, "export", "foxes", "--format", "paths") == 2
-    assert "'paths' is not one of 'jsonl', 'parquet'" in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert "'paths' is not one of 'csv', 'hf', 'jsonl', 'parquet', 'webdataset'" in told.replace("│ │ ", "")

@@ -1,0 +1,53 @@
+"""Export to CSV, safe to open in a spreadsheet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
+from scheduler.export.rows.embedded_images import with_base64_images
+from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.read_ahead import read_ahead
+
+_FORMULA = "^[=+\\-@\t\r\n＝＋－＠]"
+"""What makes a spreadsheet run a text as a formula (OWASP, CSV Injection)."""
+
+
+@exporter("csv", shard_rows=100_000)
+class CsvExporter(Exporter):
+    """Writes `part-NNNNN.csv` in UTF-8, with a header; text is quoted, so that empty text differs from null.
+
+    Text that a spreadsheet would take for a formula begins with a quote; numbers stay as they are.
+    """
+
+    def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
+        """Write the shard as one file; the first one also where it has no rows."""
+        columns = ExportColumns(self.options)
+        schema = (
+            columns.schema.append(pa.field("image", pa.string()))
+            if self.options.embed_images
+            else columns.schema
+        )
+        path, rows = folder / f"part-{shard.number:05d}.csv", 0
+        with pyarrow.csv.CSVWriter(path, schema) as writer:
+            for batch in read_ahead(shard.images):
+                for part in with_base64_images(self.options, batch, columns.of(batch), shard.files):
+                    writer.write_batch(_harmless(part))
+                rows += batch.num_rows
+        if not rows and shard.number:
+            path.unlink()
+            return []
+        return [WrittenFile(path.name, "text/csv", rows)]
+
+
+def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [_quoted(column) if pa.types.is_string(column.type) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _quoted(texts: pa.Array) -> pa.Array:
+    is_formula = pc.match_substring_regex(texts, _FORMULA)
+    return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)

@@ -1,0 +1,121 @@
+"""Export to WebDataset: tar archives of image, caption and row, with the rows as Parquet beside each.
+
+The names are those of img2dataset, which other programs know: `00000.tar` and `00000.parquet`, samples of nine digits,
+five for the shard and four for the image. Beside them is Energon's index of each archive.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
+from scheduler.export.image_schema import SCHEMA
+from scheduler.export.parquet_file import CONTENT_TYPE, ParquetFile
+from scheduler.export.rows.captions import captions
+from scheduler.export.rows.json_rows import json_rows
+from scheduler.export.rows.row_spool import RowSpool, spooled
+from scheduler.export.tar.ustar import TarWriter
+
+ROW_GROUP = 10_000
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+
+BEYOND_INT64 = ("seed",)
+"""Columns that are strings in a sample's JSON: `datasets` fails on the first number from 2**63 on."""
+
+PLACES = pa.schema(
+    [
+        pa.field("sample_key", pa.string(), nullable=False),
+        pa.field("tar_offset", pa.int64(), nullable=False),
+        pa.field("json_bytes", pa.int64(), nullable=False),
+        pa.field("txt_bytes", pa.int64(), nullable=False),
+    ]
+)
+"""Where a row's sample is in the archive: the name of its members, where it begins, and the size of its two texts."""
+
+
+class _Place(NamedTuple):
+    key: str
+    offset: int
+    json_bytes: int
+    txt_bytes: int
+
+
+@exporter("webdataset", shard_rows=10_000)
+class WebDatasetExporter(Exporter):
+    """Writes `NNNNN.tar`, `NNNNN.tar.idx` and `NNNNN.parquet`; nothing for a shard without images.
+
+    An archive begins with each row's JSON (a JPEG before it), so that a sample's members are sorted by name; the
+    caption is the row's `meta.caption` where that is a text, else its prompt.
+    """
+
+    def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
+        """Write the shard as three files."""
+        name = f"{shard.number:05d}"
+        with spooled(shard.images) as rows:
+            if not rows.count:
+                return []
+            with (
+                (folder / f"{name}.tar").open("wb") as tar,
+                (folder / f"{name}.tar.idx").open("wb") as index,
+                ParquetFile(
+                    folder / f"{name}.parquet", pa.schema([*PLACES, *SCHEMA]), row_group=ROW_GROUP
+                ) as table,
+            ):
+                _write(tar, index, table, _keyed(name, rows), shard)
+        return [
+            WrittenFile(f"{name}.tar", "application/x-tar", rows.count),
+            WrittenFile(f"{name}.tar.idx", "application/octet-stream"),
+            WrittenFile(f"{name}.parquet", CONTENT_TYPE),
+        ]
+
+
+def _write(
+    tar: BinaryIO,
+    index: BinaryIO,
+    table: ParquetFile,
+    keyed: Iterator[tuple[list[str], pa.RecordBatch]],
+    shard: Shard,
+) -> None:
+    """Write samples in the rows' order; the index is the 64-bit offset of each and of the end."""
+    writer = TarWriter(tar)
+    for keys, batch in keyed:
+        places = [
+            _add(writer, key, *sample)
+            for key, *sample in zip(
+                keys,
+                batch.column("format").to_pylist(),
+                shard.files(batch),
+                json_rows(batch, as_text=BEYOND_INT64),
+                captions(batch),
+                strict=True,
+            )
+        ]
+        index.write(struct.pack(f"<{len(places)}Q", *(place.offset for place in places)))
+        columns = [
+            pa.array(values, field.type)
+            for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
+        ]
+        table.write(
+            pa.RecordBatch.from_arrays([*columns, *batch.columns], schema=pa.schema([*PLACES, *SCHEMA]))
+        )
+    index.write(struct.pack("<Q", writer.position))
+    writer.finish()
+
+
+def _add(writer: TarWriter, key: str, format: str, image: bytes, row: bytes, caption: bytes) -> _Place:
+    offset, extension = writer.position, EXTENSIONS[format]
+    members = {f"{key}.json": row, f"{key}.txt": caption, f"{key}.{extension}": image}
+    for name in sorted(members):
+        writer.add(name, members[name])
+    return _Place(key, offset, len(row), len(caption))
+
+
+def _keyed(shard: str, rows: RowSpool) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    """Yield rows with their keys, whose last part has the digits that the shard's last image needs, at least four."""
+    digits, first = max(4, len(str(rows.count - 1))), 0
+    for batch in rows.batches():
+        yield [f"{shard}{first + number:0{digits}d}" for number in range(batch.num_rows)], batch
+        first += batch.num_rows

@@ -1,0 +1,103 @@
+"""Reads the options of an export as they are written on the command line."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from jobs.errors import UsageError
+from jobs.job_dataclasses import BatchId
+from jobs.name_suggestion import nearest
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.find_meta_columns import find_meta_columns
+
+_FORMATS: Mapping[str, Collection[str]] = {
+    "columns": ("csv", "hf", "jsonl", "parquet"),
+    "embed_images": ("csv", "jsonl"),
+    "layout": ("hf",),
+    "split": ("hf",),
+}
+"""Which formats an option is for, where not for all."""
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    """What was given; None and False: nothing."""
+
+    columns: str | None = None
+    """`image_id,prompt,meta.label`"""
+    meta_columns: str | None = None
+    """`label:string,score:double`"""
+    split: str | None = None
+    """`train=.9,val=.1`"""
+    layout: str | None = None
+    embed_images: bool = False
+
+
+def parse_export_options(
+    engine: Engine, batches: Sequence[BatchId], format: str, given: GivenOptions, path_prefix: str = ""
+) -> ExportOptions:
+    """Return the options of an export; columns of `meta` are found in the batches' rows if they aren't given.
+
+    Raises UsageError for what makes no sense, or isn't for the format.
+    """
+    for name, formats in _FORMATS.items():
+        if getattr(given, name) and format not in formats:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for the format {' and '.join(formats)}, not {format}")
+    values: dict[str, Any] = {"path_prefix": path_prefix, "embed_images": given.embed_images}
+    if given.meta_columns is not None:
+        values["meta_columns"] = [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
+    else:
+        values["meta_columns"] = find_meta_columns(engine, batches)
+    if given.columns:
+        values["columns"] = _parts(given.columns)
+    if given.split:
+        values["split"] = [_share(part) for part in _parts(given.split)]
+    if given.layout:
+        values["layout"] = given.layout
+    options = _checked(values)
+    _check_columns(options)
+    return options
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pair(option: str, part: str, sign: str) -> tuple[str, str]:
+    name, found, value = part.rpartition(sign)
+    if not found or not name or not value:
+        raise UsageError(f"{option} {part}: write NAME{sign}VALUE, several joined by commas")
+    return name.strip(), value.strip()
+
+
+def _share(part: str) -> tuple[str, float]:
+    name, share = _pair("--split", part, "=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise UsageError(f"--split {part}: {share!r} is no number between 0 and 1") from None
+
+
+def _checked(values: Mapping[str, Any]) -> ExportOptions:
+    try:
+        return ExportOptions(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = f"--{str(problem['loc'][0]).replace('_', '-')}"
+        raise UsageError(f"{option}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _check_columns(options: ExportOptions) -> None:
+    known = ExportColumns(options.model_copy(update={"columns": ()})).schema.names
+    for name in options.columns:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"--columns: there is no column {name!r}; {hint}")
+    if len(set(options.columns)) < len(options.columns):
+        raise UsageError("--columns names a column twice")

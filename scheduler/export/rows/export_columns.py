@@ -1,0 +1,66 @@
+"""The columns of exported rows: those of image rows, what is derived from them, and keys of `meta`."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.image_schema import SCHEMA
+from scheduler.export.rows.json_columns import JsonColumn, read_json_columns
+
+STAGES = (
+    *("prompt_filter", "load_inputs", "generate", "upscale_input", "safety", "clip_score", "upscale"),
+    *("perceptual_hash", "watermark", "encode", "verify_watermark", "upload"),
+)
+"""Whose seconds are columns of their own."""
+
+_DERIVED = pa.schema([("path", pa.string()), ("date", pa.date32()), ("nsfw_content_detected", pa.bool_())])
+_FOUND = (
+    JsonColumn("quality", "clip_score", "double"),
+    JsonColumn("quality", "clip_model", "string"),
+    *(JsonColumn("timings", stage, "double") for stage in STAGES),
+)
+
+
+class ExportColumns:
+    """The columns that an export has by its options; `unfit` counts the values that their type has no room for."""
+
+    def __init__(self, options: ExportOptions, default: Sequence[str] = ()) -> None:
+        """Choose the columns that the options name; if they name none the `default`, and if there is none, all."""
+        self._options = options
+        meta = [JsonColumn("meta", key, type) for key, type in options.meta_columns]
+        self._json = {column.name: column for column in (*_FOUND, *meta)}
+        known = pa.schema([*SCHEMA, *_DERIVED, *(column.field for column in self._json.values())])
+        names = options.columns or default or known.names
+        self.schema = pa.schema([known.field(name) for name in names])
+        self._read_json = [column for name, column in self._json.items() if name in self.schema.names]
+        self.unfit: Counter[str] = Counter()
+
+    def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns of image rows."""
+        found = read_json_columns(batch, self._read_json, self.unfit)
+        values = dict(zip((column.name for column in self._read_json), found, strict=True))
+        columns = [
+            values[name] if name in values else self._column(batch, name) for name in self.schema.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        if name == "path":
+            return pc.binary_join_element_wise(self._options.path_prefix, batch.column("key"), "")
+        return _DERIVATIONS[name](batch) if name in _DERIVATIONS else batch.column(name)
+
+
+def _nsfw(batch: pa.RecordBatch) -> pa.Array:
+    """Null where nothing was checked, as in the output of diffusers' pipelines."""
+    is_flagged = pc.not_equal(batch.column("safety_verdict"), "safe")
+    is_checked = pc.or_(is_flagged, batch.column("safety_scores").is_valid())
+    return pc.if_else(is_checked, is_flagged, None)
+
+
+_DERIVATIONS: Mapping[str, Callable[[pa.RecordBatch], pa.Array]] = {
+    "date": lambda batch: batch.column("created_at").cast(pa.date32()),
+    "nsfw_content_detected": _nsfw,
+}

@@ -1,0 +1,49 @@
+"""Finds which keys the `meta` of batches' rows have, and a type that has room for all values of each."""
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Engine, text
+
+from jobs.db.engine import run
+from jobs.job_dataclasses import BatchId
+from scheduler.export.export_options import MetaType
+
+MOST = 100
+"""Keys that become columns: the most frequent ones. The column `meta` has all."""
+
+_KEY_BYTES = 200
+
+# Whole numbers of up to 15 digits are exact as doubles, the next ones fit into 64 bits.
+_KINDS = text("""
+    WITH rows AS (
+        SELECT meta FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[]))
+        UNION ALL
+        SELECT meta FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))
+            AND NOT EXISTS (SELECT FROM jobs WHERE id = i.job_id)
+    )
+    SELECT key, count(*) AS n, array_agg(DISTINCT CASE json_typeof(value)
+        WHEN 'number' THEN CASE
+            WHEN value::text ~ '^-?[0-9]{1,15}$' THEN 'short'
+            WHEN value::text ~ '^-?[0-9]{16,18}$|^-?[1-8][0-9]{18}$' THEN 'long'
+            WHEN value::text ~ '^-?[0-9]+$' THEN 'huge'
+            ELSE 'double' END
+        ELSE json_typeof(value) END) AS kinds
+    FROM rows, json_each(meta) WHERE octet_length(key) <= :key_bytes AND json_typeof(value) <> 'null'
+    GROUP BY key ORDER BY n DESC, key LIMIT :most
+""")
+
+_FITTING: Sequence[tuple[Collection[str], MetaType]] = [
+    ({"short", "long"}, "long"),
+    ({"short", "double"}, "double"),
+    ({"boolean"}, "boolean"),
+]
+
+
+def find_meta_columns(engine: Engine, batches: Sequence[BatchId]) -> tuple[tuple[str, MetaType], ...]:
+    """Return keys and types, sorted by key: values of several kinds, objects and arrays are text."""
+    found = run(engine, _KINDS, {"batches": list(batches), "most": MOST, "key_bytes": _KEY_BYTES})
+    return tuple(sorted((row.key, _type(row.kinds)) for row in found))
+
+
+def _type(kinds: Collection[str]) -> MetaType:
+    return next((type for room, type in _FITTING if set(kinds) <= set(room)), "string")

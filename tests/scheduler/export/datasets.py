@@ -1,0 +1,91 @@
+"""Batches with real pictures, and shards of them as exporters get them."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from sqlalchemy import Engine
+
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.queue import transitions
+from jobs.storage.open import S3Options, open_store
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.exporters import Shard, WrittenFile, exporter_of
+from scheduler.export.read_image_rows import read_image_rows
+from tests.factories import image, lanes_of, make_batch, take
+
+SIZE = 24
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+
+
+def picture(number: int, format: str = "png") -> bytes:
+    """A small picture that differs from all others."""
+    pixels = np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def with_pictures(
+    engine: Engine,
+    output: Path,
+    rows: int | Sequence[Mapping[str, Any]],
+    format: str = "png",
+    changes: Mapping[str, Any] = {},
+    **options: Any,
+) -> BatchStatus:
+    """A batch whose jobs are all done, and whose images lie in the output."""
+    store = open_store(str(output), S3Options())
+    batch = make_batch(engine, rows, output=str(output), **options)
+    for lane in lanes_of(engine, batch):
+        while jobs := take(engine, lane):
+            made = []
+            for job in jobs:
+                content = picture(job.id, format)
+                digest = hashlib.sha256(content).hexdigest()
+                key = f"{batch.name}/images/{job.ordinal:09d}-{job.index}.{digest[:12]}.{EXTENSIONS[format]}"
+                store.put(key, content, content_type=f"image/{format}")
+                about = {"key": key, "sha256": digest, "bytes": len(content), "format": format}
+                made.append(image(job, **about, width=SIZE, height=SIZE, **changes))
+            transitions.complete(engine, made)
+    return actions.status(engine, batch.name)
+
+
+def shard_of(
+    engine: Engine, batch: BatchStatus, number: int = 0, rows: int | None = None, count: int = 1
+) -> Iterator[Shard]:
+    """A shard of so many rows of the manifest, or the whole batch as one; a generator of one, to close its snapshot."""
+    store = open_store(batch.output, S3Options())
+
+    def files(batch: pa.RecordBatch) -> Iterator[bytes]:
+        yield from map(store.get, batch.column("key").to_pylist())
+
+    first, end = (0, 2**62) if rows is None else (number * rows, (number + 1) * rows)
+    with engine.connect() as connection:
+        yield Shard(number, count, read_image_rows(connection, batch.id, first, end), files)
+
+
+def write(
+    engine: Engine,
+    batch: BatchStatus,
+    format: str,
+    folder: Path,
+    rows: int | None = None,
+    **options: Any,
+) -> list[WrittenFile]:
+    """Export the batch in shards of so many rows, or as one, to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 1 if rows is None else -(-batch.rows // rows)
+    exporter = exporter_of(format)(ExportOptions(**options))
+    return [
+        file
+        for number in range(count)
+        for shard in shard_of(engine, batch, number, rows, count)
+        for file in exporter.write(folder, shard)
+    ]
