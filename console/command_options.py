@@ -39,6 +39,14 @@ Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing 
 Format = Annotated[
     str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")
 ]
+ExportFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="export so while it renders, beside the images; repeat it for several",
+    ),
+]
 Delimiter = Annotated[
     str | None, typer.Option(metavar="CHARACTER", help="between the cells of a table: ';', '|', tab")
 ]

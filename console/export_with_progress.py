@@ -1,20 +1,47 @@
-"""Export batches, as `export` and `run` do, with a progress counter."""
+"""Export batches, as `export`, `run` and `submit` do, with a progress counter."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from console.session import Session
+from console.terminal.output import note
 from console.terminal.progress import counting
 from jobs.batches.actions import BatchStatus, status
+from jobs.exports import records
 from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.export_order import ExportOrder
-from scheduler.export.run_export import Exported, export
+from scheduler.export.exporters import exporter_of
+from scheduler.export.open_export import open_export
+
+if TYPE_CHECKING:
+    from scheduler.export.run_export import Exported
+
+
+def check_formats(formats: Sequence[str] | None) -> None:
+    """Raise UsageError if one of the formats that a batch is to be exported in isn't there."""
+    for name in formats or ():
+        exporter_of(name)
+
+
+def open_live_exports(open_session: Session, batch: BatchStatus, formats: Sequence[str]) -> None:
+    """Let schedulers export a batch in these formats beside its images, while it renders."""
+    for name in dict.fromkeys(formats):
+        opened = open_export(open_session.engine, order_beside_images(open_session, batch, name))
+        records.make_live(open_session.engine, opened.id, is_live=True)
+        note(f"{batch.name} is exported as {name} while it renders: `nightmill exports {batch.name}`")
 
 
 def order_beside_images(
-    open_session: Session, batch: BatchStatus, format: str, options: ExportOptions | None = None
+    open_session: Session,
+    batch: BatchStatus,
+    format: str,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
 ) -> ExportOrder:
     """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError."""
     return ExportOrder(
@@ -23,11 +50,14 @@ def order_beside_images(
         open_session.claimed_store(batch),
         export_folder(batch.name, format),
         options=options or ExportOptions(),
+        overwrite=overwrite,
     )
 
 
-def export_with_progress(open_session: Session, order: ExportOrder, *, follow: bool = False) -> Exported:
+def export_with_progress(open_session: Session, order: ExportOrder, *, follow: bool = False) -> "Exported":
     """Write the export and return what it holds; errors are those of `scheduler.export.run_export.export`."""
+    from scheduler.export.run_export import export  # noqa: PLC0415 - imports pyarrow
+
     with counting("exporting", things="images") as tell:
         rows = 0
 

@@ -29,6 +29,7 @@ MODULES = {
     "archive": "batches.archive",
     "delete": "batches.delete",
     "export": "export",
+    "exports": "exports",
     "feed": "feed",
     "evaluate": "evaluate",
     "sweep": "batches.sweep_orphaned_objects",

@@ -43,6 +43,7 @@ class SubmitOptions(ManifestOptions):
     deadline: options.Deadline = None
     canary: options.Canary = None
     yes: options.Yes = False
+    format: options.ExportFormats = None
 
     @property
     def schedule(self) -> dict[str, object]:

@@ -17,10 +17,14 @@ from jobs.process_lifecycle import (
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
 from jobs.unexpected_errors import plain_errors
+from scheduler.export.live_exports import LiveExports
 from scheduler.loop import run_duties
 from scheduler.monitoring.routes import scheduler_routes
 
 log = logging.getLogger("scheduler")
+
+SHARD_S = 10.0
+"""How long a shard that is being written is waited for when the process stops; later, its lease runs out."""
 
 STANDSTILL_S = 300.0
 """How long a periodic task may take until `/healthz` says that the process hangs."""
@@ -42,7 +46,9 @@ def main() -> None:
         pause = partial(_pause, stopping, liveness)
         await_reachable(engine, settings.database_wait_s, log.warning, pause=pause)
         log.info("scheduling")
+        exports = LiveExports(configured, engine, stopping).start()
         run_duties(configured, engine, stopping, liveness.beat)
+        exports.join(SHARD_S)
         engine.dispose()
 
 

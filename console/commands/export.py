@@ -92,8 +92,7 @@ def _order(
             raise UsageError(
                 "several batches as one dataset, or one with a --name, need a place of their own: --to"
             )
-        order = order_beside_images(open_session, found[0], format)
-        return ExportOrder(order.batches, format, order.store, order.prefix, overwrite=overwrite)
+        return order_beside_images(open_session, found[0], format, overwrite=overwrite)
     return ExportOrder(
         found,
         format,

@@ -1,6 +1,7 @@
 """`nightmill run`: the main command, from a manifest to a finished image set."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -11,7 +12,12 @@ from sqlalchemy import Engine, text
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
 from console.contact_sheet_of_batch import write_contact_sheet
-from console.export_with_progress import export_with_progress, order_beside_images
+from console.export_with_progress import (
+    check_formats,
+    export_with_progress,
+    open_live_exports,
+    order_beside_images,
+)
 from console.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
@@ -31,6 +37,7 @@ from jobs.db.engine import run as query
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
 from jobs.states import BatchState
+from jobs.storage.key_layout import DEFAULT_FORMAT
 from jobs.storage.open import check_writable
 from models.optional_packages import require
 from scheduler.ingest.ingest import Ingested
@@ -51,9 +58,10 @@ def run(
     settings = load_settings()
     if _starts_workers(settings, workers):
         require("worker", instead="with --workers 0, workers elsewhere render it")
+    check_formats(options.format)
     with session(settings) as open_session:
         ingested = ingest_manifest(open_session, options)
-        report = _render(open_session, ingested, workers)
+        report = _render(open_session, ingested, workers, options.format or ())
     report["seconds"] = round(time.monotonic() - started, 1)
     report |= intake_counts(ingested)
     tell(report, as_json)
@@ -62,8 +70,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _render(open_session: Session, ingested: Ingested, workers: int | None) -> dict[str, Any]:
+def _render(
+    open_session: Session, ingested: Ingested, workers: int | None, formats: Sequence[str]
+) -> dict[str, Any]:
     status = actions.status(open_session.engine, ingested.name)
+    open_live_exports(open_session, status, formats)
     _refuse_stopped(status)
     figures: dict[str, Any] = {"rendered": 0}
     if status.remaining:
@@ -74,7 +85,7 @@ def _render(open_session: Session, ingested: Ingested, workers: int | None) -> d
         if status.counts["failed"] or status.counts["blocked"]:
             again = f"`nightmill retry {status.name}` queues what failed or was blocked; {again}"
         note(f"nothing to render: {summary(status)}; {again}")
-    return status.report() | figures | open_session.patiently(lambda: _results(open_session, status))
+    return status.report() | figures | open_session.patiently(lambda: _results(open_session, status, formats))
 
 
 def _starts_workers(settings: Settings, workers: int | None) -> bool:
@@ -158,14 +169,17 @@ def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
     return found
 
 
-def _results(open_session: Session, status: BatchStatus) -> dict[str, Any]:
+def _results(open_session: Session, status: BatchStatus, formats: Sequence[str]) -> dict[str, Any]:
     record_batch_events(open_session.engine)
-    order = order_beside_images(open_session, status, "parquet")
-    store = order.store
-    export_with_progress(open_session, order)
+    store, places = open_session.claimed_store(status), {}
+    for name in dict.fromkeys(formats or (DEFAULT_FORMAT,)):
+        order = order_beside_images(open_session, status, name)
+        export_with_progress(open_session, order)
+        places[name] = store.locate(order.prefix.rstrip("/"))
     return {
         "images": store.locate(f"{status.name}/images"),
-        "export": store.locate(order.prefix.rstrip("/")),
+        "export": next(iter(places.values())),
+        "exports": places,
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),
         "truncated": truncated(open_session.engine, status.id),
     }

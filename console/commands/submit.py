@@ -13,9 +13,15 @@ from jobs.batches import actions
 @takes(SubmitOptions)
 def submit(options: SubmitOptions, as_json: Json = False) -> None:
     """Ingest a manifest only; workers elsewhere, or a later `run`, render it."""
+    if options.format:
+        from console.export_with_progress import check_formats, open_live_exports  # noqa: PLC0415 - imports pyarrow
+
+        check_formats(options.format)
     with session() as open_session:
         ingested = ingest_manifest(open_session, options)
         status = actions.status(open_session.engine, ingested.name)
+        if options.format:
+            open_live_exports(open_session, status, options.format)
     if as_json:
         print_json(status.report() | {"is_new": ingested.is_new} | intake_counts(ingested))
     else:

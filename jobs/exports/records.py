@@ -13,6 +13,9 @@ from sqlalchemy import Connection, Engine, Row, text
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
 
+IS_OUTDATED = "(s.written_generation IS DISTINCT FROM s.generation OR NOT s.is_sealed)"
+"""Whether the shard `s` has to be written, now or once its jobs have ended."""
+
 File = Mapping[str, Any]
 """A file of an export: name (its path in the export's folder), bytes, sha256, rows, content_type."""
 
@@ -34,6 +37,16 @@ _CREATE = text(f"""
         CAST(:replaced AS jsonb))
     RETURNING {_COLUMNS}
 """)
+# Live exports that have something to write. The last condition is of one whose writer died before it was finished.
+_DUE = text(f"""
+    SELECT {_COLUMNS} FROM exports
+    WHERE is_live AND installation = :installation AND (
+        EXISTS (SELECT FROM export_shards s WHERE s.export_id = exports.id AND {IS_OUTDATED})
+        OR finished_at IS NULL
+        OR finished_at < (SELECT max(written_at) FROM export_shards WHERE export_id = exports.id))
+    ORDER BY id
+""")
+_NOTE_ERROR = text("UPDATE exports SET error = :error WHERE id = :id RETURNING id")
 _MAKE_LIVE = text("UPDATE exports SET is_live = :is_live WHERE id = :id RETURNING id")
 
 # A batch has a shard even if it has no rows. Numbers of new shards go on after those of all batches.
@@ -168,6 +181,16 @@ def add_shards(connection: Connection, export: int, batches: Sequence[BatchId]) 
     )
 
 
+def live_exports(engine: Engine, installation: UUID) -> list[Export]:
+    """Return this installation's live exports that have shards to write now or later, or are to be finished."""
+    return [_export(row) for row in run(engine, _DUE, {"installation": installation})]
+
+
+def note_error(engine: Engine, export: int, error: str | None) -> None:
+    """Store why an export's shards can't be written at present; None: they can."""
+    run(engine, _NOTE_ERROR, {"id": export, "error": error})
+
+
 def make_live(engine: Engine, export: int, *, is_live: bool) -> None:
     """Let schedulers write the shards of an export, or stop them."""
     run(engine, _MAKE_LIVE, {"id": export, "is_live": is_live})
@@ -192,6 +215,13 @@ def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
     for file in chain.from_iterable(groups):
         known.setdefault(file["name"], set()).add(file["sha256"])
     return known
+
+
+def note_replaced(connection: Connection, export: int, files: Sequence[File]) -> None:
+    """Note files of this installation that lie, or may lie, at the export's place and don't belong to it."""
+    noted = {file["name"]: file["sha256"] for file in files}
+    statement = text("UPDATE exports SET replaced = replaced || CAST(:files AS jsonb) WHERE id = :id")
+    connection.execute(statement, {"id": export, "files": json.dumps(noted)})
 
 
 def remove_batch(connection: Connection, batch: BatchId) -> None:

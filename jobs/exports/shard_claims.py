@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.db import cluster_epochs
 from jobs.db.engine import run
 from jobs.errors import NightmillError
-from jobs.exports.records import File
+from jobs.exports.records import IS_OUTDATED, File
+from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied
 from jobs.job_dataclasses import BatchId
 from jobs.states import OPEN, sql_list
@@ -33,8 +33,6 @@ _RANGE = "batch_id = s.batch_id AND ordinal >= s.first_ordinal AND ordinal < s.e
 _HAS_OPEN_JOBS = f"""(
     SELECT jobs.id FROM jobs WHERE jobs.{_RANGE} AND state IN ({sql_list(OPEN)})
     ORDER BY jobs.batch_id DESC, ordinal DESC, "index" DESC LIMIT 1) IS NOT NULL"""
-
-IS_OUTDATED = "(s.written_generation IS DISTINCT FROM s.generation OR NOT s.is_sealed)"
 
 # Ids of image rows only grow: no deletion or insertion leaves both figures as they were.
 _FINGERPRINT = f"(SELECT count(*) || '/' || coalesce(max(images.id), 0) FROM images WHERE images.{_RANGE})"
@@ -186,27 +184,11 @@ def release(engine: Engine, shard: ClaimedShard) -> None:
 
 @contextmanager
 def kept(engine: Engine, shard: ClaimedShard) -> Iterator[None]:
-    """Renew the claim in a thread while the block runs; release it if the block raises."""
-    ended = Event()
-
-    def renew() -> None:
-        while not ended.wait(LEASE_S / 4):
-            try:
-                if not run(engine, _EXTEND, shard.key | {"lease_s": LEASE_S}):
-                    return
-            except SQLAlchemyError:  # tried again; a claim that is lost shows when the shard is staged
-                continue
-
-    thread = Thread(target=renew, daemon=True, name=f"claim of shard {shard.number}")
-    thread.start()
+    """Renew the claim while the block runs; release it if the block raises."""
     try:
-        yield
+        with renewed(lambda: run(engine, _EXTEND, shard.key | {"lease_s": LEASE_S}), LEASE_S):
+            yield
     except BaseException:
-        ended.set()
-        thread.join()
         with suppress(SQLAlchemyError):  # it runs out
             release(engine, shard)
         raise
-    finally:
-        ended.set()
-        thread.join()

@@ -14,7 +14,7 @@ _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
 _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
 _EXPORTED = re.compile(r"[^/]+/(export/([^/]+/)*part-[0-9]{5,}\.[a-z0-9]{1,16}|export-[a-z0-9]+/.+)")
-_DEFAULT_FORMAT = "parquet"
+DEFAULT_FORMAT = "parquet"
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def parse_image_key(key: str) -> ImageKey | None:
     return ImageKey(match[1], int(match[3]), int(match[4]), match[5]) if match else None
 
 
-def export_folder(batch: str, format: str = _DEFAULT_FORMAT) -> str:
+def export_folder(batch: str, format: str = DEFAULT_FORMAT) -> str:
     """Return the folder of a batch's exports in a format, ending in a slash: `<batch>/export/` for Parquet."""
-    return f"{batch}/{EXPORT}/" if format == _DEFAULT_FORMAT else f"{batch}/{EXPORT}-{format}/"
+    return f"{batch}/{EXPORT}/" if format == DEFAULT_FORMAT else f"{batch}/{EXPORT}-{format}/"
 
 
 def part_format(name: str) -> str | None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from jobs.errors import UsageError
 from scheduler.export.export_options import ExportOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # takes time, which commands that export nothing shouldn't pay
 
 _FOLDER = Path(__file__).parent / "formats"
 
@@ -34,9 +35,9 @@ class Shard:
     """From 0 on."""
     count: int
     """Shards of the whole export; grows when rows are added to the batch."""
-    images: Iterator[pa.RecordBatch]
+    images: "Iterator[pa.RecordBatch]"
     """The image rows in manifest order, in `scheduler.export.image_schema.SCHEMA`; can be iterated once."""
-    files: Callable[[pa.RecordBatch], Iterator[bytes]]
+    files: "Callable[[pa.RecordBatch], Iterator[bytes]]"
     """Reads the image files of rows, in their order. Raises BadObjectError for one that differs from its row."""
 
 

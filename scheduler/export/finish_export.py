@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,26 @@ from sqlalchemy import Engine, text
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.errors import NightmillError
-from jobs.exports import records
+from jobs.exports import records, shard_claims
 from jobs.exports.records import Export, ShardRecord
+from jobs.exports.renewed_lease import renewed
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
 from jobs.storage.base import MissingObjectError
+from jobs.storage.open import remove_temporaries
 from scheduler.export.write_shards import ShardWriter, describe
 
-_LEASE_S = 600.0
 _POLL_S = 0.1
+_CUT_OFF = timedelta(hours=1)
+"""After this time, the temporary file of a write belongs to nobody who still writes."""
 
 _CLAIM = text("""
     UPDATE exports SET lease = :lease, lease_until = now() + make_interval(secs => :lease_s)
     WHERE id = :id AND (lease IS NULL OR lease_until < now()) RETURNING id
+""")
+_EXTEND = text("""
+    UPDATE exports SET lease_until = now() + make_interval(secs => :lease_s) WHERE id = :id AND lease = :lease
+    RETURNING id
 """)
 _RELEASE = text(
     "UPDATE exports SET lease = NULL, lease_until = NULL WHERE id = :id AND lease = :lease RETURNING id"
@@ -74,6 +81,7 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
             values = {"finished": digest, "is_complete": all(shard.is_current for shard in shards)}
             run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
         place.store.delete(place.prefix + INCOMPLETE)
+        remove_temporaries(place.store, place.prefix.rstrip("/"), _CUT_OFF)
 
 
 def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
@@ -86,11 +94,13 @@ def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
 
 @contextmanager
 def _claimed(engine: Engine, export: Export) -> Iterator[UUID]:
-    values = {"id": export.id, "lease": uuid4(), "lease_s": _LEASE_S}
+    lease = uuid4()
+    values = {"id": export.id, "lease": lease, "lease_s": shard_claims.LEASE_S}
     while not run(engine, _CLAIM, values):
         time.sleep(_POLL_S)
     try:
-        yield values["lease"]  # type: ignore[misc]
+        with renewed(lambda: run(engine, _EXTEND, values), shard_claims.LEASE_S):
+            yield lease
     finally:
         run(engine, _RELEASE, values)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from jobs.db.engine import transact
 from jobs.errors import ObjectStoreError, UsageError
-from jobs.exports import shard_claims
-from jobs.exports.records import Export, File, recorded_digests
+from jobs.exports import records, shard_claims
+from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
 from jobs.queue.export_shards import mark_outdated
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
@@ -78,7 +78,7 @@ class ShardWriter:
             if shard.pending:  # whoever staged them was stopped, perhaps in an upload
                 self._abort_uploads(shard.pending)
             self.put(folder, files)
-            self._publish(shard, snapshot, images.rows)
+            self._publish(shard, snapshot, images.rows, files)
         self._delete_left_over(shard, files)
 
     def put(self, folder: Path, files: Sequence[File]) -> None:
@@ -87,7 +87,7 @@ class ShardWriter:
         Raises UsageError if another file has one's name, unless it may be overwritten. The parts of an upload that was
         stopped are deleted: they are invisible and cost money.
         """
-        known = recorded_digests(self.engine, self.export)
+        known = recorded_digests(self.engine, records.get(self.engine, self.export.id) or self.export)
         try:
             for file in files:
                 self._put_one(folder, file, known.get(file["name"], set()))
@@ -111,18 +111,21 @@ class ShardWriter:
             )
         self.store.put(key, folder / file["name"], content_type=file["content_type"])
 
-    def _publish(self, shard: ClaimedShard, snapshot: ShardSnapshot, images: int) -> None:
+    def _publish(
+        self, shard: ClaimedShard, snapshot: ShardSnapshot, images: int, files: Sequence[File]
+    ) -> None:
         try:
             transact(
                 self.engine, lambda connection: shard_claims.publish(connection, shard, snapshot, images)
             )
         except ShardLostError:
-            # What was put may have replaced the files of whoever has claimed the shard since.
-            transact(
-                self.engine,
-                lambda connection: mark_outdated(connection, shard.batch_id, [shard.first_ordinal]),
-            )
+            transact(self.engine, lambda connection: self._note_late(connection, shard, files))
             raise
+
+    def _note_late(self, connection: Connection, shard: ClaimedShard, files: Sequence[File]) -> None:
+        """Have the shard written again: what was put may have replaced the files of whoever has claimed it since."""
+        mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
+        note_replaced(connection, self.export.id, files)
 
     def _delete_left_over(self, shard: ClaimedShard, files: Sequence[File]) -> None:
         """Delete the files of the version before that this one doesn't have."""

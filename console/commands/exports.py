@@ -1,0 +1,173 @@
+"""`nightmill exports`: the exports there are, how far they are, and which are written while batches render."""
+
+from typing import Annotated, Any
+
+import typer
+
+from console.command_options import DontAsk, Json
+from console.session import Session, session
+from console.terminal.confirm import ask
+from console.terminal.output import note, print_json, print_table
+from jobs.batches import actions
+from jobs.db.engine import transact
+from jobs.errors import UsageError
+from jobs.exports import records
+from jobs.exports.records import Export
+
+exports = typer.Typer(
+    help="The exports there are, and how far they are.",
+    invoke_without_command=True,
+    add_completion=False,
+)
+
+Number = Annotated[int, typer.Argument(metavar="EXPORT", help="number of the export, as `exports` shows it")]
+
+
+@exports.callback()
+def list_exports(
+    context: typer.Context,
+    batch: Annotated[str | None, typer.Option(help="only those that hold this batch")] = None,
+    as_json: Json = False,
+) -> None:
+    """Exports with their place, sealed shards and images; `show EXPORT` lists the shards."""
+    if context.invoked_subcommand:
+        return
+    with session() as open_session:
+        wanted = actions.status(open_session.engine, batch).id if batch else None
+        found = [_report(open_session, export) for export in records.exports_of(open_session.engine, wanted)]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("number", "dataset", "format", "sealed", "images", "state", "place")
+    print_table(columns, [_cells(export) for export in found])
+
+
+@exports.command()
+def show(export: Number, as_json: Json = False) -> None:
+    """The shards of an export: rows, version, whether it is sealed, images, files."""
+    with session() as open_session:
+        found = _get(open_session, export)
+        shards = records.shards_of(open_session.engine, found.id)
+        report = _report(open_session, found)
+    told: list[dict[str, Any]] = [
+        {
+            "number": shard.number,
+            "batch": shard.batch_id,
+            "rows": [shard.first_ordinal, shard.end_ordinal - 1],
+            "version": shard.version,
+            "sealed": shard.is_current,
+            "images": shard.images,
+            "counts": shard.counts,
+            "cursor": shard.cursor,
+            "written_at": shard.written_at and shard.written_at.isoformat(),
+            "files": shard.files,
+        }
+        for shard in shards
+    ]
+    if as_json:
+        print_json(report | {"shard_list": told})
+        return
+    print_table(
+        ("shard", "rows", "version", "state", "images", "files"),
+        [
+            (
+                shard["number"],
+                "{:,} to {:,}".format(*shard["rows"]),
+                shard["version"] or "",
+                "sealed" if shard["sealed"] else "written" if shard["version"] else "waits",
+                f"{shard['images']:,}",
+                ", ".join(file["name"] for file in shard["files"]),
+            )
+            for shard in told
+        ],
+    )
+
+
+@exports.command()
+def live(export: Number, as_json: Json = False) -> None:
+    """Let schedulers write the export's shards as soon as their jobs have ended, and again when they change."""
+    _set_live(export, as_json, is_live=True)
+
+
+@exports.command()
+def stop(export: Number, as_json: Json = False) -> None:
+    """Let schedulers write it no more; `nightmill export` goes on with it."""
+    _set_live(export, as_json, is_live=False)
+
+
+@exports.command()
+def forget(export: Number, yes: DontAsk = False, as_json: Json = False) -> None:
+    """Forget an export; its files stay, and are nobody's from then on."""
+    with session() as open_session:
+        found = _get(open_session, export)
+        if not yes:
+            ask(f"forgets the export {found.id} of {found.name}; its files in {_place(found)} stay")
+        transact(open_session.engine, lambda connection: records.delete(connection, found.id))
+        report = _report(open_session, found)
+    if as_json:
+        print_json(report)
+    else:
+        note(f"forgot export {found.id}; its files stay in {_place(found)}")
+
+
+def _set_live(export: int, as_json: bool, *, is_live: bool) -> None:
+    with session() as open_session:
+        found = _get(open_session, export)
+        records.make_live(open_session.engine, found.id, is_live=is_live)
+        report = _report(open_session, _get(open_session, export))
+    if as_json:
+        print_json(report)
+    else:
+        note(f"export {found.id} of {found.name} is {report['state']}")
+
+
+def _get(open_session: Session, export: int) -> Export:
+    found = records.get(open_session.engine, export)
+    if found is None:
+        raise UsageError(f"there is no export {export}: `nightmill exports` lists those there are")
+    return found
+
+
+def _report(open_session: Session, export: Export) -> dict[str, Any]:
+    shards = records.shards_of(open_session.engine, export.id)
+    sealed = sum(shard.is_current for shard in shards)
+    return {
+        "export": export.id,
+        "name": export.name,
+        "format": export.format,
+        "options": dict(export.options),
+        "place": _place(export),
+        "state": _state(export, sealed, len(shards)),
+        "is_live": export.is_live,
+        "shards": len(shards),
+        "sealed": sealed,
+        "images": sum(shard.images for shard in shards),
+        "finished_at": export.finished_at and export.finished_at.isoformat(),
+        "error": export.error,
+    }
+
+
+def _state(export: Export, sealed: int, shards: int) -> str:
+    if sealed == shards and export.finished is not None:
+        return "complete"
+    if export.error is not None:
+        return "waiting"
+    return "live" if export.is_live else "incomplete"
+
+
+def _place(export: Export) -> str:
+    return f"{export.output.rstrip('/')}/{export.prefix}".rstrip("/")
+
+
+def _cells(export: dict[str, Any]) -> tuple[object, ...]:
+    state = f"{export['state']}: {export['error']}" if export["error"] else export["state"]
+    sealed = f"{export['sealed']:,} of {export['shards']:,}"
+    return (
+        export["export"],
+        export["name"],
+        export["format"],
+        sealed,
+        f"{export['images']:,}",
+        state,
+        export["place"],
+    )

@@ -1,0 +1,137 @@
+"""Writes the shards of live exports while their batches render, in a thread of the scheduler.
+
+Any number of schedulers may do so: each shard is claimed by one of them.
+"""
+
+import logging
+import threading
+import time
+from functools import partial
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.batches.status import BatchStatus, status
+from jobs.db.installation_id import this_installation
+from jobs.errors import NightmillError
+from jobs.exports import records
+from jobs.exports.records import Export
+from jobs.job_dataclasses import BatchId
+from jobs.outputs.export_inventory import ExportPlace
+from jobs.outputs.mount_marker import find_output
+from jobs.outputs.ownership import open_claimed
+from jobs.process_lifecycle import SignalSafeEvent
+from jobs.rate_limited_log import RateLimitedLog
+from jobs.settings import Settings
+from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.export.export_options import ExportOptions
+from scheduler.export.exporters import exporter_of
+from scheduler.export.finish_export import finish, tell_progress
+from scheduler.export.write_shards import ShardWriter
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+RETRY_S = 30.0
+"""How long an export whose place or images can't be reached is left alone."""
+
+
+class _StoppingError(NightmillError):
+    """The scheduler stops; what was being written is released."""
+
+
+class LiveExports:
+    """The live exports of one installation, written step by step."""
+
+    def __init__(self, settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
+        self.engine = engine
+        self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+        self._stopping = stopping
+        self._again_at: dict[int, float] = {}
+        self._repeated = RateLimitedLog(log)
+
+    def start(self) -> threading.Thread:
+        """Write in a thread until the scheduler stops."""
+        thread = threading.Thread(target=self._run, daemon=True, name="live exports")
+        thread.start()
+        return thread
+
+    def step(self) -> int:
+        """Write every shard that can be sealed now, and finish exports that have all; returns the shards written."""
+        written = 0
+        for export in records.live_exports(self.engine, this_installation(self.engine).id):
+            if time.monotonic() < self._again_at.get(export.id, 0.0):
+                continue
+            try:
+                written += self._write(export)
+            except _StoppingError:
+                break
+            except NightmillError as error:
+                self._note(export, str(error))
+        return written
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.step()
+            except SQLAlchemyError as error:
+                reason = str(error).splitlines()[0]
+                self._repeated.tell(reason, f"live exports: {reason}")
+            except Exception:  # the other exports, and the scheduler, go on
+                log.exception("live exports")
+                self._stopping.wait(RETRY_S)
+            self._stopping.wait(POLL_S)
+
+    def _write(self, export: Export) -> int:
+        writer, place = self._open(export)
+        written = writer.write_all(unfinished=False)
+        if all(shard.is_current for shard in records.shards_of(self.engine, export.id)):
+            finish(writer, place)
+            log.info("export %d of %s is complete", export.id, export.name)
+        elif written and export.finished is None:
+            tell_progress(writer, place)
+        return written
+
+    def _open(self, export: Export) -> tuple[ShardWriter, ExportPlace]:
+        options = ExportOptions.model_validate(export.options)
+        store = self._store(export)
+        writer = ShardWriter(
+            self.engine,
+            export,
+            exporter_of(export.format)(options),
+            store,
+            partial(_open_batch, self.engine, self._s3),
+            self._go_on,
+        )
+        is_own = bool(export.prefix)
+        return writer, ExportPlace(store, export.prefix, export.name, export.installation, is_own=is_own)
+
+    def _store(self, export: Export) -> ObjectStore:
+        """Open the export's place; a batch's folder only if it belongs to this installation and its share is there."""
+        folder = export.prefix.partition("/")[0]
+        if folder:
+            batch = _batch_named(self.engine, export, folder)
+            return open_claimed(self.engine, batch.output, self._s3, batch.id, batch.name)
+        return open_store(export.output, self._s3)
+
+    def _go_on(self, rows: int) -> None:
+        del rows
+        if self._stopping.is_set():
+            raise _StoppingError("stopping")
+
+    def _note(self, export: Export, reason: str) -> None:
+        self._again_at[export.id] = time.monotonic() + RETRY_S
+        self._repeated.tell((export.id, reason), f"export {export.id} of {export.name}: {reason}")
+        records.note_error(self.engine, export.id, reason)
+
+
+def _batch_named(engine: Engine, export: Export, name: str) -> BatchStatus:
+    shards = records.shards_of(engine, export.id)
+    found = status(engine, str(shards[0].batch_id))
+    if found.name != name:
+        raise NightmillError(f"{export.prefix} isn't the folder of {found.name}")
+    return found
+
+
+def _open_batch(engine: Engine, s3: S3Options, batch: BatchId) -> ObjectStore:
+    return find_output(engine, status(engine, str(batch)).output, s3)

@@ -1,0 +1,137 @@
+"""Exports by the command line: while a batch renders, of several batches, listed, stopped, forgotten."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.exports import records
+from jobs.queue import transitions
+from jobs.settings import Settings
+from jobs.storage.open import S3Options, open_store
+from tests.chaos.stub import stubbed
+from tests.console.conftest import Typed, write_lines
+from tests.end_to_end.processes import running, until
+from tests.factories import image, lanes_of, make_batch, take
+from tests.ownership import render
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_is_exported_while_processes_render_it(settings: Settings, tmp_path: Path) -> None:
+    """Real scheduler, real worker; the second format is asked for when the batch is there."""
+    typed = Typed(settings, tmp_path)
+    write_lines(tmp_path / "foxes.jsonl", [{"prompt": f"fox {n}"} for n in range(6)])
+    submitted = typed("submit", "foxes.jsonl", "--format", "jsonl", "--out", "out")
+    assert submitted.code == 0, submitted.err
+    assert "foxes is exported as jsonl while it renders" in submitted.err
+    folder = tmp_path / "out" / "foxes" / "export-jsonl"
+    with stubbed(tmp_path), running(settings, "scheduler", "worker"):
+        followed = typed("export", "foxes", "--follow", "--json")
+        until((folder / "_SUCCESS").is_file)
+    assert (followed.code, followed.json["complete"], followed.json["images"]) == (0, True, 6)
+    assert [row["ordinal"] for row in lines(folder / "part-00000.jsonl")] == list(range(6))
+    shown = typed("exports", "--json").json
+    assert [(each["format"], each["state"], each["is_live"]) for each in shown] == [
+        ("jsonl", "complete", True),
+        ("parquet", "complete", False),
+    ]
+    again = typed("run", "foxes.jsonl", "--out", "out", "--format", "jsonl", "--format", "parquet", "--json")
+    assert again.code == 0, again.err
+    assert list(again.json["exports"]) == ["jsonl", "parquet"]
+    assert again.json["export"] == str(folder)
+
+
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_an_unknown_format_stops_before_anything_is_stored(
+    typed: Typed, tmp_path: Path, command: str
+) -> None:
+    write_lines(tmp_path / "foxes.jsonl", [{"prompt": "fox"}])
+    ended = typed(command, "foxes.jsonl", "--format", "gif")
+    assert (ended.code, "there is no export format 'gif'; there are" in ended.err) == (2, True)
+    assert typed("status", "--json").json == []
+
+
+def test_several_batches_become_one_dataset(typed: Typed, engine: Engine, tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        batch = make_batch(engine, 2, name=name)
+        transitions.complete(
+            engine, [image(job) for lane in lanes_of(engine, batch) for job in take(engine, lane)]
+        )
+    refused = typed("export", "red", "blue")
+    assert (refused.code, "need a place of their own: --to" in refused.err) == (2, True)
+    assert "named twice" in typed("export", "red", "1", "--to", "both").err
+    done = typed("export", "red", "blue", "--name", "colours", "--format", "jsonl", "--to", "both", "--json")
+    assert (done.code, done.json["batches"], done.json["images"]) == (0, ["red", "blue"], 4), done.err
+    assert done.json["folder"] == str(tmp_path / "both")
+    told = json.loads((tmp_path / "both" / "_SUCCESS").read_text())
+    assert [batch["name"] for batch in told["batches"]] == ["red", "blue"]
+
+
+def test_only_what_is_complete_is_exported_by_request(typed: Typed, engine: Engine, tmp_path: Path) -> None:
+    make_batch(engine, 2, name="foxes")
+    ended = typed("export", "foxes", "--to", "out", "--require-complete")
+    assert (ended.code, "2 jobs of foxes are not finished: nothing is exported" in ended.err) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+class TestExports:
+    @pytest.fixture
+    def place(self, typed: Typed, engine: Engine, tmp_path: Path) -> Path:
+        """Where the batch `foxes` is exported to: one of its two jobs is done."""
+        batch = make_batch(engine, 2, name="foxes")
+        (first, _) = [job for lane in lanes_of(engine, batch) for job in take(engine, lane)]
+        transitions.complete(engine, [image(first)])
+        assert typed("export", "foxes", "--format", "jsonl", "--to", "out").code == 0
+        return tmp_path / "out"
+
+    def test_the_list_says_how_far_they_are(self, typed: Typed, place: Path) -> None:
+        (shown,) = typed("exports", "--json").json
+        assert (shown["name"], shown["place"], shown["state"]) == ("foxes", str(place), "incomplete")
+        assert (shown["shards"], shown["sealed"], shown["images"]) == (1, 0, 1)
+        heading, line = typed("exports", "--batch", "foxes").out.splitlines()
+        assert heading.split() == ["number", "dataset", "format", "sealed", "images", "state", "place"]
+        assert line.split()[1:5] == ["foxes", "jsonl", "0", "of"]
+
+    def test_the_shards_of_one(self, typed: Typed, place: Path) -> None:
+        shown = typed("exports", "show", "1", "--json").json
+        (shard,) = shown["shard_list"]
+        assert (shard["rows"], shard["version"], shard["sealed"]) == ([0, 99_999], 1, False)
+        assert [file["name"] for file in shard["files"]] == ["part-00000.jsonl"]
+        assert "written" in typed("exports", "show", "1").out
+        assert (place / "part-00000.jsonl").is_file()
+
+    def test_live_and_stopped(self, typed: Typed, place: Path, engine: Engine) -> None:
+        assert place.is_dir()
+        assert typed("exports", "live", "1", "--json").json["state"] == "live"
+        assert records.exports_of(engine)[0].is_live
+        assert typed("exports", "stop", "1", "--json").json["state"] == "incomplete"
+
+    def test_forgotten(self, typed: Typed, place: Path) -> None:
+        assert typed("exports", "forget", "1", "--yes").code == 0
+        assert typed("exports", "--json").json == []
+        assert (place / "_SUCCESS").is_file()
+        assert typed("export", "foxes", "--format", "jsonl", "--to", "out").code == 0, "known by its _SUCCESS"
+
+    @pytest.mark.parametrize("command", ["show", "live", "stop", "forget"])
+    def test_one_that_is_not_there(self, typed: Typed, command: str) -> None:
+        ended = typed("exports", command, "7")
+        assert (ended.code, "there is no export 7" in ended.err) == (2, True)
+
+
+def test_a_deleted_batch_takes_its_exports_along(typed: Typed, engine: Engine, tmp_path: Path) -> None:
+    batch = make_batch(engine, 2, name="foxes", output=str(tmp_path / "out"))
+    render(engine, open_store(str(tmp_path / "out"), S3Options()), batch)
+    for format in ("parquet", "jsonl"):
+        assert typed("export", "foxes", "--format", format).code == 0
+    (tmp_path / "out" / "foxes" / "export-jsonl" / "mine.txt").write_text("stays")
+    assert typed("delete", "foxes", "--files", "--yes").code == 0
+    left = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {str(path) for path in left} <= {"foxes/export-jsonl/mine.txt", ".nightmill-output.json"}
+    assert typed("exports", "--json").json == []
