@@ -46,8 +46,8 @@ _CLAIM = text(f"""
     )
     UPDATE export_shards s SET lease = :lease, lease_until = now() + make_interval(secs => :lease_s)
     FROM picked WHERE s.export_id = picked.export_id AND s.number = picked.number
-    RETURNING s.export_id, s.number, s.batch_id, s.first_ordinal, s.end_ordinal, s.generation, s.version, s.files,
-        s.pending, s.lease, (SELECT count(*) FROM export_shards WHERE export_id = :export) AS count
+    RETURNING s.export_id, s.number, s.batch_id, s.first_ordinal, s.end_ordinal, s.generation, s.version, s.is_sealed,
+        s.files, s.pending, s.lease, (SELECT count(*) FROM export_shards WHERE export_id = :export) AS count
 """)
 
 _MINE = "export_id = :export AND number = :number AND lease = :lease"
@@ -95,6 +95,7 @@ class ClaimedShard:
     end_ordinal: int
     generation: int
     version: int
+    is_sealed: bool
     files: Sequence[File]
     pending: Sequence[File] | None
     lease: UUID

@@ -17,7 +17,9 @@ from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
+from jobs.images.events import Event, add_event
 from jobs.queue.export_shards import mark_outdated
+from jobs.states import EventKind
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
 from jobs.storage.open import abort_uploads_of
 from scheduler.export.export_order import OpenBatch
@@ -115,12 +117,35 @@ class ShardWriter:
         self, shard: ClaimedShard, snapshot: ShardSnapshot, images: int, files: Sequence[File]
     ) -> None:
         try:
-            transact(
-                self.engine, lambda connection: shard_claims.publish(connection, shard, snapshot, images)
-            )
+            transact(self.engine, lambda connection: self._name(connection, shard, snapshot, images, files))
         except ShardLostError:
             transact(self.engine, lambda connection: self._note_late(connection, shard, files))
             raise
+
+    def _name(
+        self,
+        connection: Connection,
+        shard: ClaimedShard,
+        snapshot: ShardSnapshot,
+        images: int,
+        files: Sequence[File],
+    ) -> None:
+        """Name the files as the shard's; tell readers of the feed if it is sealed in another form than before."""
+        version = shard_claims.publish(connection, shard, snapshot, images)
+        if snapshot.has_open_jobs or (shard.is_sealed and version == shard.version):
+            return
+        detail = {
+            "export": self.export.id,
+            "dataset": self.export.name,
+            "format": self.export.format,
+            "shard": shard.number,
+            "version": version,
+            "images": images,
+            "cursor": snapshot.cursor,
+            "place": f"{self.export.output.rstrip('/')}/{self.export.prefix}",
+            "files": [{"name": file["name"], "sha256": file["sha256"]} for file in files],
+        }
+        add_event(connection, Event(EventKind.SEALED, shard.batch_id, detail=detail))
 
     def _note_late(self, connection: Connection, shard: ClaimedShard, files: Sequence[File]) -> None:
         """Have the shard written again: what was put may have replaced the files of whoever has claimed it since."""

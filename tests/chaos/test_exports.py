@@ -29,7 +29,7 @@ AGAIN = 0.4
 
 
 class Renderer:
-    """Completes the jobs of a batch, more or less in the order of its rows, and takes images back to render them again, for SECONDS."""
+    """Completes the jobs of a batch, more or less in order, and takes images back to render them again."""
 
     def __init__(self, engine: Engine, batch: Ingested) -> None:
         self.engine, self.batch, self.chance = engine, batch, random.Random(3)
@@ -56,7 +56,7 @@ class Renderer:
 
     def _take_back(self, lane: Any) -> list[Any]:
         rows = look(self.engine, "SELECT id, key FROM images ORDER BY random() LIMIT 1")
-        transitions.retract(self.engine, self.batch.id, [(row["id"], row["key"]) for row in rows])
+        transitions.retract(self.engine, self.batch.id, [(row["id"], row["key"]) for row in rows], "missing")
         return take(self.engine, lane, 1, lease_s=600)
 
 

@@ -176,13 +176,17 @@ class TestChanges:
         assert [shard.version for shard in shards(engine, done)] == [1, 2, 1]
         assert ordinals(store) == list(range(3 * ROWS))
         assert [shard["version"] for shard in success(store)["shards"]] == [1, 2, 1]
+        events = look(engine, "SELECT detail FROM events WHERE kind = 'sealed' ORDER BY id")
+        told = [event["detail"] for event in events]
+        assert [(each["shard"], each["version"]) for each in told] == [(0, 1), (1, 1), (2, 1), (1, 2)]
+        assert told[3]["files"] == [{"name": "part-00001.jsonl", "sha256": store.digest("part-00001.jsonl")}]
 
     def test_an_image_that_is_rendered_again(
         self, engine: Engine, store: ObjectStore, batch: Ingested
     ) -> None:
         exported(engine, store, batch)
         (row,) = look(engine, "SELECT id, key FROM images WHERE ordinal = 5")
-        transitions.retract(engine, batch.id, [(row["id"], row["key"])])
+        transitions.retract(engine, batch.id, [(row["id"], row["key"])], "missing")
         assert exported(engine, store, batch).images == 4
         transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
         done = exported(engine, store, batch)
