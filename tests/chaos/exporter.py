@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -42,22 +43,31 @@ def write(url: str, batch: str, folder: str) -> None:
     export(engine, order, lambda _: store, follow=True, pause=lambda _: time.sleep(0.005))
 
 
-def main(url: str, batch: str, folder: str, kills: str, seconds: str) -> None:
-    """Kill the writers `kills` times in `seconds`, then let them live until the export is complete."""
+def main(url: str, batch: str, folder: str, longest_s: str) -> None:
+    """Kill the writers after at most `longest_s` each, until input ends; the last ones live until they are done.
+
+    Prints how often they were killed.
+    """
     exporter_of("jsonl").shard_rows = SHARD_ROWS
     shard_claims.LEASE_S = LEASE_S
     slowly()
-    chance, mean = random.Random(5), float(seconds) / int(kills)
-    for number in range(int(kills) + 1):
-        children = [_fork(lambda: write(url, batch, folder)) for _ in range(WRITERS)]
-        if number == int(kills):
-            sys.stdin.read()
-        else:
-            time.sleep(mean * (0.5 + chance.random()))
-            for child in children:
-                os.kill(child, signal.SIGKILL)
-        ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        assert number < int(kills) or ends == [0] * WRITERS, "the last ones finish it"
+    chance, kills = random.Random(5), 0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        children = _lives(url, batch, folder)
+        time.sleep(float(longest_s) * chance.random())
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        kills += len(_ends(children))
+    assert _ends(_lives(url, batch, folder)) == [0] * WRITERS, "the last ones finish it"
+    print(kills)
+
+
+def _lives(url: str, batch: str, folder: str) -> list[int]:
+    return [_fork(lambda: write(url, batch, folder)) for _ in range(WRITERS)]
+
+
+def _ends(children: list[int]) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def _fork(life: Callable[[], None]) -> int:
