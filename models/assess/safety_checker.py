@@ -43,9 +43,12 @@ class SafetyScores:
 
 
 class SafetyChecker:
-    """A safety checker on its device. It detects sexual content only, in the centre square of an image."""
+    """A safety checker on its device. It detects sexual content only, in the centre square of an image.
 
-    def __init__(self, model: Any, processor: Any, device: Device) -> None:
+    `digest` is that of its checkpoint; None if it was made of a model in memory.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: Device, digest: str | None = None) -> None:
         """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
 
         On devices that compute in half precision, images are embedded in float16, in which CLIP was trained, since
@@ -58,6 +61,7 @@ class SafetyChecker:
         self._model = model.to(device.name, self._dtype).eval()
         if device.name == "cpu":
             make_batch_invariant(self._model)
+        self.digest = digest
         self._processor = processor
         self._device = device
         self._stream = own_stream(torch.device(device.name))
@@ -72,7 +76,7 @@ class SafetyChecker:
                 raise CheckpointError(
                     f"{checkpoint.path}: can't be loaded as a safety checker: {error}"
                 ) from error
-            return cls(model, processor, device)
+            return cls(model, processor, device, checkpoint.digest)
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
         """Score (H, W, 3) uint8 RGB images of any sizes, without changing them.

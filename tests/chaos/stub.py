@@ -216,6 +216,8 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Safety:
+    digest = None
+
     def score(self, pictures: Sequence[Any]) -> list[_Scores]:
         return [_Scores() for _ in pictures]
 

@@ -47,11 +47,13 @@ def image_record(context: StageContext, versions: Mapping[str, str], item: Pipel
 
 
 def versions_of(context: StageContext) -> dict[str, str]:
-    """Return the versions of the libraries and the runtime options that affect the lane's pixels."""
+    """Return the versions of libraries and safety checker, and the runtime options that affect the lane's pixels."""
     from models.runtime.device import versions  # noqa: PLC0415 - imports torch
 
     compile_options = context.model_cache.compile_options(context.lane)
-    return versions() | context.lane_models.notes(compile_options)
+    digest = context.lane_models.safety.digest
+    checker = {"safety_checker_digest": digest} if digest else {}
+    return versions() | checker | context.lane_models.notes(compile_options)
 
 
 def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:

@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
             getattr(model, f"{name}_weights").copy_(cosines.quantile(share, dim=0))
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return SimpleNamespace(path=folder)
+    return SimpleNamespace(path=folder, digest="0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def damaged(checkpoint: Any, folder: Path, **changes: torch.Tensor | None) -> An
     )
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_bytes((checkpoint.path / name).read_bytes())
-    return SimpleNamespace(path=folder)
+    return SimpleNamespace(path=folder, digest="0" * 64)
 
 
 def test_a_checkpoint_that_would_let_all_pass_is_refused(checkpoint: Any, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_a_checkpoint_that_would_let_all_pass_is_refused(checkpoint: Any, tmp_pa
         SafetyChecker.load(damaged(checkpoint, tmp_path, concept_embeds=torch.ones(5, 5)), CPU)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="can't be loaded as a safety checker"):
-        SafetyChecker.load(SimpleNamespace(path=tmp_path), CPU)
+        SafetyChecker.load(SimpleNamespace(path=tmp_path, digest="0" * 64), CPU)
     with pytest.raises(CheckpointError, match="can't be loaded as a safety checker"):
-        SafetyChecker.load(SimpleNamespace(path=tmp_path / "nowhere"), CPU)
+        SafetyChecker.load(SimpleNamespace(path=tmp_path / "nowhere", digest="0" * 64), CPU)
 
 
 def test_half_precision_agrees(checker: SafetyChecker, checkpoint: Any) -> None:

@@ -122,6 +122,7 @@ def test_an_image_row_holds_what_made_it(context: WorkerContext, tmp_path: Path)
     assert row["prompt_truncated"]
     assert row["prompt_tokens"] > 77
     assert {"python", "torch", "diffusers", "transformers"} <= set(row["versions"])
+    assert len(row["versions"]["safety_checker_digest"]) == 64
     assert row["timings"].keys() >= {
         "prompt_filter",
         "generate",

@@ -30,6 +30,7 @@ class Watched(ModelCache):
         self.bundles = 0
         self.waited_for: list[bool] = []
         self.met_another = False
+        self.digest = None
 
     def lane_models(self, lane: Lane) -> LaneModels:
         self._models = self._real.lane_models(lane)
