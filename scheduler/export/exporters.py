@@ -2,7 +2,7 @@
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +41,15 @@ class Shard:
     """Reads the image files of rows, in their order. Raises BadObjectError for one that differs from its row."""
 
 
+@dataclass(frozen=True)
+class RowFiles:
+    """The files of an export that hold its rows as a table: a glob, their media type, and their columns."""
+
+    pattern: str
+    media_type: str
+    schema: "pa.Schema"
+
+
 class Exporter(ABC):
     """An export format. The bytes that `write` makes depend on the shard and the options alone."""
 
@@ -54,6 +63,27 @@ class Exporter(ABC):
     @abstractmethod
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard's files below a local folder; none if there is nothing to write."""
+
+    def write_index(
+        self,
+        folder: Path,  # noqa: ARG002 - others need it
+        files: Sequence[str],  # noqa: ARG002
+        read: Callable[[str], bytes],  # noqa: ARG002
+    ) -> Sequence[WrittenFile]:
+        """Write the format's own files about the whole export, whose files are named; `read` reads one of them."""
+        return []
+
+    def row_files(self) -> RowFiles | None:
+        """Return what describes the files with the rows; None if they are no table."""
+        return None
+
+    def splits(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the names, or patterns, of what holds each split; `files` are those with images or rows."""
+        return {"train": files}
+
+    def features(self, formats: Collection[str]) -> "pa.Schema | None":  # noqa: ARG002
+        """Return what `datasets` loads of a sample, where it can't infer it; `formats` are those of the images."""
+        return None
 
 
 Kind = TypeVar("Kind", bound=type[Exporter])

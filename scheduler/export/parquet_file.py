@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 CONTENT_TYPE = "application/vnd.apache.parquet"
+CROISSANT_TYPE = "application/x-parquet"
+"""The media type that Croissant's readers know."""
 SCHEMA_VERSION = "1"
 """Of the columns, in the metadata of every file: columns may be added under it; it grows if one changes or goes."""
 

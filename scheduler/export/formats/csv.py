@@ -1,13 +1,13 @@
 """Export to CSV, safe to open in a spreadsheet."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
+from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.read_ahead import read_ahead
@@ -26,13 +26,8 @@ class CsvExporter(Exporter):
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file; the first one also where it has no rows."""
         columns = ExportColumns(self.options)
-        schema = (
-            columns.schema.append(pa.field("image", pa.string()))
-            if self.options.embed_images
-            else columns.schema
-        )
         path, rows = folder / f"part-{shard.number:05d}.csv", 0
-        with pyarrow.csv.CSVWriter(path, schema) as writer:
+        with pyarrow.csv.CSVWriter(path, self._schema()) as writer:
             for batch in read_ahead(shard.images):
                 for part in with_base64_images(self.options, batch, columns.of(batch), shard.files):
                     writer.write_batch(_harmless(part))
@@ -41,6 +36,18 @@ class CsvExporter(Exporter):
             path.unlink()
             return []
         return [WrittenFile(path.name, "text/csv", rows)]
+
+    def row_files(self) -> RowFiles:
+        """Return what describes the files."""
+        return RowFiles("part-*.csv", "text/csv", self._schema())
+
+    def features(self, formats: Collection[str]) -> pa.Schema:  # noqa: ARG002
+        """Return the columns, whose types would be guessed from the first file."""
+        return self._schema()
+
+    def _schema(self) -> pa.Schema:
+        schema = ExportColumns(self.options).schema
+        return schema.append(pa.field("image", pa.string())) if self.options.embed_images else schema
 
 
 def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:

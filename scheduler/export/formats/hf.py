@@ -1,13 +1,13 @@
 """Export for the Hugging Face hub: Parquet with the images in it, or folders of images with their rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 
-from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
-from scheduler.export.parquet_file import CONTENT_TYPE, ParquetFile
+from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
+from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
 from scheduler.export.rows.embedded_images import with_images
 from scheduler.export.rows.export_columns import ExportColumns
@@ -39,6 +39,25 @@ class HuggingFaceExporter(Exporter):
                     files[split] = stack.enter_context(writer(folder, split, shard, columns.schema))
                 files[split].add(*part)
         return [file for name in sorted(files) for file in files[name].written()]
+
+    def row_files(self) -> RowFiles:
+        """Return what describes the files."""
+        schema = ExportColumns(self.options).schema
+        if self.options.layout == "imagefolder":
+            return RowFiles("*/*/metadata.parquet", CROISSANT_TYPE, _folder_schema(schema))
+        return RowFiles("data/*.parquet", CROISSANT_TYPE, _parquet_schema(schema))
+
+    def splits(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the files of each split, or in folders the pattern of them."""
+        found: dict[str, list[str]] = {}
+        for name in files:
+            first, _, second = name.partition("/")
+            if self.options.layout == "imagefolder":
+                found[first] = [f"{first}/**"]
+            elif first == "data":
+                found.setdefault(second.partition("-")[0], []).append(name)
+        order = [name for name, _ in self.options.split or DEFAULT]
+        return {name: found[name] for name in order if name in found}
 
     def _parts(
         self, shard: Shard, columns: ExportColumns
@@ -84,8 +103,7 @@ class _Writer:
 class _ParquetWriter(_Writer):
     def __init__(self, folder: Path, split: str, shard: Shard, schema: pa.Schema) -> None:
         name = f"data/{split}-{shard.number:05d}-of-{shard.count:05d}.parquet"
-        with_image = pa.schema([("image", IMAGE), ("text", pa.string()), *schema])
-        super().__init__(folder / name, name, with_image, ["image.bytes"])
+        super().__init__(folder / name, name, _parquet_schema(schema), ["image.bytes"])
 
     def first_column(self, rows: pa.RecordBatch, contents: Sequence[bytes]) -> pa.Array:
         names = pa.array(map(_file_name, rows.column("key").to_pylist()), pa.string())
@@ -97,8 +115,8 @@ class _FolderWriter(_Writer):
         self.folder = folder / split / f"{shard.number:05d}"
         self.place = f"{split}/{shard.number:05d}"
         self.images: list[WrittenFile] = []
-        with_name = pa.schema([("file_name", pa.string()), ("text", pa.string()), *map(_storable, schema)])
-        super().__init__(self.folder / "metadata.parquet", f"{self.place}/metadata.parquet", with_name)
+        path = self.folder / "metadata.parquet"
+        super().__init__(path, f"{self.place}/{path.name}", _folder_schema(schema))
 
     def first_column(self, rows: pa.RecordBatch, contents: Sequence[bytes]) -> pa.Array:
         names = [_file_name(key) for key in rows.column("key").to_pylist()]
@@ -109,6 +127,14 @@ class _FolderWriter(_Writer):
 
     def written(self) -> list[WrittenFile]:
         return [*super().written(), *self.images]
+
+
+def _parquet_schema(columns: pa.Schema) -> pa.Schema:
+    return pa.schema([("image", IMAGE), ("text", pa.string()), *columns])
+
+
+def _folder_schema(columns: pa.Schema) -> pa.Schema:
+    return pa.schema([("file_name", pa.string()), ("text", pa.string()), *map(_storable, columns)])
 
 
 def _storable(field: pa.Field) -> pa.Field:

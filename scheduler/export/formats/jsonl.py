@@ -1,13 +1,15 @@
 """Export to JSON lines, with nested values."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
-from scheduler.export.image_schema import SCHEMA
+import pyarrow as pa
+
+from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
+from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.json_rows import json_rows
@@ -34,6 +36,20 @@ class JsonLinesExporter(Exporter):
             path.unlink()
             return []
         return [WrittenFile(path.name, "application/x-ndjson", rows)]
+
+    def row_files(self) -> RowFiles:
+        """Return what describes the files."""
+        return RowFiles("part-*.jsonl", "application/jsonlines", self._schema())
+
+    def features(self, formats: Collection[str]) -> pa.Schema:  # noqa: ARG002
+        """Return the columns: what is nested may have other keys in each row, and Arrow reads large seeds as floats."""
+        seed = pa.field("seed", pa.float64())
+        return pa.schema([seed if field.name == "seed" else field for field in self._schema()])
+
+    def _schema(self) -> pa.Schema:
+        known = ExportColumns(self.options, COLUMNS).schema
+        nested = [field.with_type(pa.json_()) if field.name in JSON_COLUMNS else field for field in known]
+        return pa.schema([*nested, *([pa.field("image", pa.string())] if self.options.embed_images else [])])
 
 
 def to_json(row: dict[str, Any]) -> str:

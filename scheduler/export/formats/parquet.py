@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
-from scheduler.export.parquet_file import CONTENT_TYPE, ParquetFile
+from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
+from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.read_ahead import read_ahead
 
@@ -31,3 +31,7 @@ class ParquetExporter(Exporter):
             path.unlink()
             return []
         return [WrittenFile(path.name, CONTENT_TYPE, file.rows)]
+
+    def row_files(self) -> RowFiles:
+        """Return what describes the files."""
+        return RowFiles("part-*.parquet", CROISSANT_TYPE, ExportColumns(self.options).schema)

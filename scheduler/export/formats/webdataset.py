@@ -5,18 +5,20 @@ five for the shard and four for the image. Beside them is Energon's index of eac
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter
-from scheduler.export.image_schema import SCHEMA
-from scheduler.export.parquet_file import CONTENT_TYPE, ParquetFile
+from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
+from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
+from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.hugging_face import IMAGE
 from scheduler.export.rows.json_rows import json_rows
 from scheduler.export.rows.row_spool import RowSpool, spooled
+from scheduler.export.tar.energon import write_energon_index
 from scheduler.export.tar.ustar import TarWriter
 
 ROW_GROUP = 10_000
@@ -34,6 +36,9 @@ PLACES = pa.schema(
     ]
 )
 """Where a row's sample is in the archive: the name of its members, where it begins, and the size of its two texts."""
+
+
+_TEXTS = [pa.field(name, pa.string()) for name in ("txt", "__key__", "__url__")]
 
 
 class _Place(NamedTuple):
@@ -60,31 +65,50 @@ class WebDatasetExporter(Exporter):
             with (
                 (folder / f"{name}.tar").open("wb") as tar,
                 (folder / f"{name}.tar.idx").open("wb") as index,
-                ParquetFile(
-                    folder / f"{name}.parquet", pa.schema([*PLACES, *SCHEMA]), row_group=ROW_GROUP
-                ) as table,
+                ParquetFile(folder / f"{name}.parquet", self._schema(), row_group=ROW_GROUP) as table,
             ):
-                _write(tar, index, table, _keyed(name, rows), shard)
+                columns = ExportColumns(self.options)
+                for batch, places in _write(tar, index, _keyed(name, rows), shard):
+                    firsts = [
+                        pa.array(values, field.type)
+                        for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
+                    ]
+                    found = [*firsts, *columns.of(batch).columns]
+                    table.write(pa.RecordBatch.from_arrays(found, schema=self._schema()))
         return [
             WrittenFile(f"{name}.tar", "application/x-tar", rows.count),
             WrittenFile(f"{name}.tar.idx", "application/octet-stream"),
             WrittenFile(f"{name}.parquet", CONTENT_TYPE),
         ]
 
+    def write_index(
+        self, folder: Path, files: Sequence[str], read: Callable[[str], bytes]
+    ) -> Sequence[WrittenFile]:
+        """Write Energon's `.nv-meta`."""
+        return write_energon_index(folder, [name for name in files if name.endswith(".tar")], read)
+
+    def row_files(self) -> RowFiles:
+        """Return what describes the tables beside the archives."""
+        return RowFiles("*.parquet", CROISSANT_TYPE, self._schema())
+
+    def features(self, formats: Collection[str]) -> pa.Schema:
+        """Return the members of a sample: its row is JSON, whose keys may differ from sample to sample."""
+        images = [pa.field(EXTENSIONS[format], IMAGE) for format in sorted(formats)]
+        return pa.schema([*images, pa.field("json", pa.json_()), *_TEXTS])
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema([*PLACES, *ExportColumns(self.options).schema])
+
 
 def _write(
-    tar: BinaryIO,
-    index: BinaryIO,
-    table: ParquetFile,
-    keyed: Iterator[tuple[list[str], pa.RecordBatch]],
-    shard: Shard,
-) -> None:
-    """Write samples in the rows' order; the index is the 64-bit offset of each and of the end."""
+    tar: BinaryIO, index: BinaryIO, keyed: Iterator[tuple[list[str], pa.RecordBatch]], shard: Shard
+) -> Iterator[tuple[pa.RecordBatch, list[_Place]]]:
+    """Write samples in the rows' order, and yield where they are; the index is the offset of each and of the end."""
     writer = TarWriter(tar)
     for keys, batch in keyed:
         places = [
-            _add(writer, key, *sample)
-            for key, *sample in zip(
+            _add(writer, *sample)
+            for sample in zip(
                 keys,
                 batch.column("format").to_pylist(),
                 shard.files(batch),
@@ -94,13 +118,7 @@ def _write(
             )
         ]
         index.write(struct.pack(f"<{len(places)}Q", *(place.offset for place in places)))
-        columns = [
-            pa.array(values, field.type)
-            for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
-        ]
-        table.write(
-            pa.RecordBatch.from_arrays([*columns, *batch.columns], schema=pa.schema([*PLACES, *SCHEMA]))
-        )
+        yield batch, places
     index.write(struct.pack("<Q", writer.position))
     writer.finish()
 

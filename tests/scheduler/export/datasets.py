@@ -1,8 +1,11 @@
-"""Batches with real pictures, and shards of them as exporters get them."""
+"""Batches with real pictures, shards of them as exporters get them, and whole exports with their index."""
 
 import hashlib
 import io
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
+from models.catalogue.catalogue import Catalogue
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, WrittenFile, exporter_of
+from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.write_index import write_index
 from scheduler.export.read_image_rows import read_image_rows
 from tests.factories import image, lanes_of, make_batch, take
 
@@ -60,7 +66,7 @@ def with_pictures(
 def shard_of(
     engine: Engine, batch: BatchStatus, number: int = 0, rows: int | None = None, count: int = 1
 ) -> Iterator[Shard]:
-    """A shard of so many rows of the manifest, or the whole batch as one; a generator of one, to close its snapshot."""
+    """A shard of so many rows of the manifest, or the whole batch; a generator of one, to close its snapshot."""
     store = open_store(batch.output, S3Options())
 
     def files(batch: pa.RecordBatch) -> Iterator[bytes]:
@@ -89,3 +95,46 @@ def write(
         for shard in shard_of(engine, batch, number, rows, count)
         for file in exporter.write(folder, shard)
     ]
+
+
+def with_index(
+    engine: Engine,
+    batches: Sequence[BatchStatus],
+    format: str,
+    folder: Path,
+    rows: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Export one batch as `write` does, or several as one shard each, with the index of the whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exporter = exporter_of(format)(ExportOptions(**options))
+    if len(batches) == 1:
+        written = write(engine, batches[0], format, folder, rows, **options)
+    else:
+        written = [
+            file
+            for number, batch in enumerate(batches)
+            for shard in shard_of(engine, batch, number, count=len(batches))
+            for file in exporter.write(folder, shard)
+        ]
+    stores = {batch.id: open_store(batch.output, S3Options()) for batch in batches}
+    dataset = Dataset(
+        name="-".join(batch.name for batch in batches),
+        batches=batches,
+        exporter=exporter,
+        files=[_described(folder, file) for file in written],
+        read=lambda name: (folder / name).read_bytes(),
+        images=lambda batch, found: map(stores[batch].get, found.column("key").to_pylist()),
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        for file in write_index(engine, Catalogue.load(folder), dataset, Path(temporary)):
+            target = folder / file.name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(Path(temporary, file.name), target)
+    return dataset
+
+
+def _described(folder: Path, file: WrittenFile) -> dict[str, Any]:
+    content = (folder / file.name).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return asdict(file) | {"bytes": len(content), "sha256": digest}

@@ -1,0 +1,193 @@
+"""The dataset card `README.md`: what is in the dataset, who made it by what, and what may be done with it."""
+
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import yaml
+
+from models.catalogue.card import Card
+from scheduler.export.exporters import WrittenFile
+from scheduler.export.index.card_metadata import card_metadata
+from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.facts import MOST_CLASSES, BatchFacts, Facts
+from scheduler.export.index.markdown import escaped, megabytes, table
+
+NAME = "README.md"
+
+_STATES = ("done", "failed", "blocked", "cancelled", "queued", "running")
+
+
+def card(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> str:
+    """Return the card in Markdown, with the metadata of the Hugging Face hub in front."""
+    front = yaml.safe_dump(card_metadata(dataset, facts), sort_keys=False, allow_unicode=True, width=120)
+    sections = [
+        _about(dataset, facts, pictures),
+        _counts(dataset, facts),
+        _models(facts),
+        _safety(facts),
+        _marks(facts),
+        _reproduction(facts),
+        _files(dataset),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _about(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> str:
+    shown = "".join(
+        f'<img src="{picture.name}" width="24%" alt="an image of the dataset">' for picture in pictures
+    )
+    span = f", rendered from {facts.first:%Y-%m-%d} to {facts.last:%Y-%m-%d}" if facts.first else ""
+    made = ", ".join(f"`{name}`" for name in dict.fromkeys(row.model for row in facts.models))
+    by = f" by {made}" if made else ""
+    return (
+        f"# {dataset.name}\n\n{facts.images:,} synthetic images ({megabytes(facts.bytes)}){span}{by}, with the prompt, "
+        "the seed and all else that is needed to make each again. Written by nightmill "
+        f"{version('nightmill')}.\n\n{shown}"
+    ).rstrip()
+
+
+def _counts(dataset: Dataset, facts: Facts) -> str:
+    totals = {state: sum(batch.counts[state] for batch in dataset.batches) for state in _STATES}
+    rejected = sum(batch.rejected for batch in dataset.batches)
+    states = [(state, f"{count:,}") for state, count in totals.items() if count]
+    sizes = [
+        (f"{row.width} x {row.height}", row.format, f"{row.images:,}", megabytes(row.bytes))
+        for row in facts.sizes[:20]
+    ]
+    lines = [
+        "## What is in it",
+        "",
+        table(["state", "images"], [*states, ("rows rejected", f"{rejected:,}")]),
+        *_classes(facts),
+        "",
+        table(["pixels", "format", "images", "size"], sizes),
+    ]
+    if facts.truncated:
+        lines += [
+            "",
+            f"Of {facts.truncated:,} images the model read only a part of the prompt (`prompt_truncated`).",
+        ]
+    return "\n".join(lines)
+
+
+def _classes(facts: Facts) -> list[str]:
+    if facts.class_key is None:
+        return []
+    rows = [_class(*row) for row in facts.classes]
+    most = f", the {MOST_CLASSES} most frequent" if len(rows) == MOST_CLASSES else ""
+    header = [escaped(facts.class_key), "wanted", "done", "failed", "blocked", "cancelled"]
+    return ["", f"By `meta`'s {escaped(facts.class_key)}{most}:", "", table(header, rows)]
+
+
+def _class(name: str | None, *counts: int) -> Sequence[str]:
+    return ["(none)" if name is None else escaped(name), *(f"{count:,}" for count in counts)]
+
+
+def _models(facts: Facts) -> str:
+    rows = [
+        (
+            f"`{row.model}`",
+            row.revision,
+            f"`{row.digest[:16]}…`",
+            row.lora or "",
+            f"{row.images:,}",
+            _licence(facts.cards.get(row.model)),
+        )
+        for row in facts.models
+    ]
+    lines = ["## Models and what may be done with their images", ""]
+    lines += [table(["model", "revision", "SHA-256", "LoRA", "images", "licence"], rows)]
+    restricted = {card.id: card for card in facts.cards.values() if card.use_restrictions}
+    lines += [f"\n**{card.title}**: {card.use_restrictions}" for card in restricted.values()]
+    lines += [
+        f"\nLimits of {card.title}: {card.limits}"
+        for card in facts.cards.values()
+        if card.family in ("text2image", "upscaler")
+    ]
+    return "\n".join(lines)
+
+
+def _safety(facts: Facts) -> str:
+    policies = sorted({f"`{batch.policy.safety.value}`" for batch in facts.batches})
+    checkers = [card.title for card in facts.cards.values() if card.family == "safety-checker"]
+    digests = [f"`{digest}`" for digest in facts.checkers]
+    lines = [
+        "## Safety",
+        "",
+        f"What the safety checker flags is handled by the policy {', '.join(policies)}; checker: "
+        f"{', '.join(checkers) or 'unknown'}. SHA-256 of its files: {', '.join(digests) or 'not recorded'}.",
+        "",
+        table(["verdict", "images"], [(row.verdict, f"{row.images:,}") for row in facts.verdicts]),
+        "",
+        "The checker looks for sexual content alone. Its scores are in `safety_scores`.",
+    ]
+    return "\n".join(lines)
+
+
+def _marks(facts: Facts) -> str:
+    rows = [
+        (
+            f"`{escaped(row.mark)}`" if row.mark else "none",
+            row.method or "",
+            f"{row.images:,}",
+            "" if row.worst is None else f"{row.worst:.3f}",
+        )
+        for row in facts.marks
+    ]
+    return "\n".join(
+        ["## Invisible marks", "", table(["mark", "method", "images", "fewest bits read back"], rows)]
+    )
+
+
+def _reproduction(facts: Facts) -> str:
+    lines = ["## How to make it again", ""]
+    for batch in facts.batches:
+        lines += [
+            f"Manifest `{escaped(batch.manifest)}`, SHA-256 `{batch.row['manifest_sha256']}`:",
+            "",
+            "```",
+            _command(batch, facts),
+            "```",
+            "",
+        ]
+    sampled = [
+        (row.sampler, str(row.steps), f"{row.guidance_scale:g}", f"{row.images:,}") for row in facts.samplers
+    ]
+    lines += [table(["sampler", "steps", "guidance", "images"], sampled)]
+    lines += [
+        "",
+        "Every row has its seed, its model's digest and the versions that it was made with (`versions`).",
+    ]
+    return "\n".join(lines)
+
+
+def _command(batch: BatchFacts, facts: Facts) -> str:
+    columns = dict(batch.row["settings"].get("columns") or {})
+    policy = batch.policy.model_dump(mode="json", exclude_defaults=True)
+    models = sorted({row.model for row in facts.models})
+    parts = ["nightmill", "run", batch.manifest, "--name", batch.row["name"]]
+    if len(models) == 1 and "model" not in columns:
+        parts += ["--model", models[0]]
+    for name, value in {**columns, **policy}.items():
+        parts += ["--set", f"{name}={value}"]
+    return shlex.join(parts)
+
+
+def _files(dataset: Dataset) -> str:
+    lines = [
+        "## Files",
+        "",
+        "`sha256sum -c SHA256SUMS` checks all files. `croissant.json` describes the dataset for machines (Croissant "
+        "1.1), `datacontract.yaml` its columns (Open Data Contract Standard 3.1). `_SUCCESS` is written last and tells "
+        "whether the dataset is complete.",
+        "",
+        table(["split", "files"], [(name, f"{len(files):,}") for name, files in dataset.splits.items()]),
+    ]
+    return "\n".join(lines)
+
+
+def _licence(card: Card | None) -> str:
+    if card is None:
+        return "unknown: the model has no card here"
+    return f"[{card.license}]({card.license_url})" if card.license_url else card.license

@@ -1,0 +1,138 @@
+"""`croissant.json`: the dataset for machines, as JSON-LD of MLCommons' Croissant 1.1 (docs.mlcommons.org/croissant)."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from scheduler.export.exporters import RowFiles
+from scheduler.export.index.columns import description
+from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.facts import Facts
+from scheduler.export.index.licences import licence_url
+from scheduler.export.rows.hugging_face import IMAGE
+
+NAME = "croissant.json"
+VERSION = "http://mlcommons.org/croissant/1.1"
+
+_MEDIA_TYPES = {
+    "application/vnd.apache.parquet": "application/x-parquet",
+    "application/x-ndjson": "application/jsonlines",
+}
+_TERMS = (
+    *(
+        "citeAs",
+        "column",
+        "equivalentProperty",
+        "extract",
+        "field",
+        "fileProperty",
+        "fileObject",
+        "fileSet",
+        "format",
+    ),
+    *("includes", "excludes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
+    *(
+        "references",
+        "regex",
+        "repeated",
+        "replace",
+        "samplingRate",
+        "separator",
+        "source",
+        "subField",
+        "transform",
+    ),
+)
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _TERMS},
+}
+
+
+def croissant(dataset: Dataset, facts: Facts) -> dict[str, Any]:
+    """Return the description: files with their digests, and the columns of the rows, but for nested ones."""
+    rows = dataset.exporter.row_files()
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": VERSION,
+        "name": dataset.name,
+        "description": f"{facts.images:,} synthetic images, with all that is needed to make them again.",
+        "version": "1.0.0",
+        "url": "README.md",
+        "license": sorted({card.license_url or card.license for card in facts.cards.values()})
+        or [licence_url([])],
+        "datePublished": f"{facts.last:%Y-%m-%d}"
+        if facts.last
+        else f"{facts.batches[0].row['created_at']:%Y-%m-%d}",
+        "citeAs": f"{dataset.name}, made with nightmill",
+        "creator": {"@type": "sc:Organization", "name": "nightmill"},
+        "rai:hasSyntheticData": True,
+        "distribution": [*map(_file, dataset.files), *([_file_set(rows)] if rows and dataset.files else [])],
+        "recordSet": [_record_set(rows)] if rows and dataset.files else [],
+    }
+
+
+def _file(file: Any) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": file["name"],
+        "name": file["name"],
+        "contentUrl": file["name"],
+        "contentSize": f"{file['bytes']} B",
+        "encodingFormat": _MEDIA_TYPES.get(file["content_type"], file["content_type"]),
+        "sha256": file["sha256"],
+    }
+
+
+def _file_set(rows: RowFiles) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": "rows",
+        "name": "rows",
+        "includes": rows.pattern,
+        "encodingFormat": rows.media_type,
+    }
+
+
+def _record_set(rows: RowFiles) -> dict[str, Any]:
+    found = {"@type": "cr:RecordSet", "@id": "images", "name": "images", "description": "An image each."}
+    key = {"key": {"@id": "images/image_id"}} if "image_id" in rows.schema.names else {}
+    return {**found, **key, "field": [_field(field) for field in rows.schema if field.type != pa.json_()]}
+
+
+def _field(field: pa.Field) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileSet": {"@id": "rows"}, "extract": {"column": field.name}}
+    if field.type == IMAGE:
+        source["transform"] = {"jsonPath": "bytes"}
+    return {
+        "@type": "cr:Field",
+        "@id": f"images/{field.name}",
+        "name": f"images/{field.name}",
+        "description": description(field.name),
+        "dataType": _data_type(field.type),
+        "source": source,
+    }
+
+
+def _data_type(type_: pa.DataType) -> str:
+    if type_ == IMAGE:
+        return "sc:ImageObject"
+    if pa.types.is_boolean(type_):
+        return "sc:Boolean"
+    if pa.types.is_integer(type_):
+        return "sc:Integer"
+    if pa.types.is_floating(type_):
+        return "sc:Float"
+    if pa.types.is_timestamp(type_):
+        return "sc:DateTime"
+    return "sc:Date" if pa.types.is_date(type_) else "sc:Text"

@@ -1,0 +1,39 @@
+"""The index of an export: the files that describe it as a whole, written when all shards are, or some anew."""
+
+import json
+from pathlib import Path
+
+import yaml
+from sqlalchemy import Engine
+
+from models.catalogue.catalogue import Catalogue
+from scheduler.export.exporters import WrittenFile
+from scheduler.export.index import card, checksums, contract, croissant
+from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.facts import gather_facts
+from scheduler.export.index.pictures import write_pictures
+
+
+def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: Path) -> list[WrittenFile]:
+    """Write the index files to an empty local folder; they follow from the tables and the dataset's files alone."""
+    facts = gather_facts(engine, catalogue, [batch.id for batch in dataset.batches])
+    pictures = write_pictures(engine, dataset, facts.class_key, folder)
+    written = [*dataset.exporter.write_index(folder, dataset.names, dataset.read), *pictures]
+    texts = {
+        card.NAME: ("text/markdown", card.card(dataset, facts, pictures)),
+        croissant.NAME: (
+            "application/ld+json",
+            json.dumps(croissant.croissant(dataset, facts), indent=2, ensure_ascii=False),
+        ),
+        contract.NAME: (
+            "application/yaml",
+            yaml.safe_dump(contract.contract(dataset), sort_keys=False, allow_unicode=True, width=120),
+        ),
+    }
+    for name, (content_type, text) in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        written.append(WrittenFile(name, content_type))
+    (folder / checksums.NAME).write_text(
+        checksums.checksums(folder, dataset.files, written), encoding="ascii"
+    )
+    return [*written, WrittenFile(checksums.NAME, "text/plain")]

@@ -1,0 +1,230 @@
+"""The index of an export: a card that the hub reads, Croissant, a data contract, checksums; all found in the tables."""
+
+import gc
+import json
+import re
+import sqlite3
+import subprocess
+import tarfile
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jsonschema
+import mlcroissant
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+from open_data_contract_standard.model import OpenDataContractStandard
+from sqlalchemy import Engine
+
+from scheduler.export.index.card_metadata import size_category
+from scheduler.export.index.columns import description
+from scheduler.export.rows.find_meta_columns import find_meta_columns
+from tests.factories import change
+from tests.scheduler.export.datasets import SIZE, with_index, with_pictures
+
+LABELS = ["fox", "owl", "fox", "<b>|wolf*", "bear", "bear"]
+ROWS: list[dict[str, Any]] = [
+    {"prompt": f"p{number}", "id": f"r{number}", "label": label, "seed": 2**64 - 1 - number}
+    for number, label in enumerate(LABELS)
+]
+FORMATS = ["csv", "hf", "jsonl", "parquet", "webdataset"]
+
+
+def exported(engine: Engine, tmp_path: Path, format: str, **options: Any) -> Path:
+    """An export of six rows in shards of two, with its index."""
+    rows = [*ROWS[:-1], ROWS[-1] | {"more": {"keys": [1]}}]
+    batch = with_pictures(engine, tmp_path / "output", rows, name="foxes", changes={"model_revision": "r1"})
+    change(engine, "UPDATE images SET model = 'sd-v1-4'")
+    given = {"meta_columns": find_meta_columns(engine, [batch.id])} if format != "webdataset" else {}
+    with_index(engine, [batch], format, tmp_path / "export", 2, **given, **options)
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_that_was_carried_away_is_verified_by_sha256sum(
+    engine: Engine, tmp_path: Path, format: str
+) -> None:
+    folder = exported(engine, tmp_path, format).rename(tmp_path / "elsewhere")
+    check = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
+    told = subprocess.run(check, cwd=folder, check=True, capture_output=True, text=True).stdout
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {line.rpartition(":")[0] for line in told.splitlines()} == files - {"SHA256SUMS"}
+    (folder / "README.md").write_text("changed")
+    assert subprocess.run(check, cwd=folder, check=False, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_datasets_loads_the_folder_by_its_card(
+    engine: Engine, tmp_path: Path, format: str, streaming: bool
+) -> None:
+    folder = exported(engine, tmp_path, format)
+    with warnings.catch_warnings():  # its reader of CSV leaves files open
+        warnings.simplefilter("ignore", ResourceWarning)
+        cache = str(tmp_path / "cache")
+        loaded = datasets.load_dataset(str(folder), split="train", streaming=streaming, cache_dir=cache)
+        samples = list(loaded)
+        gc.collect()
+    assert len(samples) == 6
+    if format == "webdataset":
+        assert [sample["json"]["meta"]["label"] for sample in samples] == LABELS
+        assert samples[5]["json"]["meta"]["more"] == {"keys": [1]}
+        assert samples[0]["json"]["quality"] == {"clip_model": "judge", "clip_score": 31.25}
+        assert {sample["png"].size for sample in samples} == {(SIZE, SIZE)}
+    elif format != "jsonl":
+        assert [sample["meta.label"] for sample in samples] == LABELS
+    if format == "hf":
+        assert samples[0]["image"].size == (SIZE, SIZE)
+
+
+def test_splits_and_folders_are_loaded_by_the_card(engine: Engine, tmp_path: Path) -> None:
+    split = (("train", 0.5), ("val", 0.5))
+    for layout in ("parquet", "imagefolder"):
+        folder = exported(engine, tmp_path / layout, "hf", split=split, layout=layout)
+        loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+        assert set(loaded) == {"train", "val"}
+        assert sum(part.num_rows for part in loaded.values()) == 6
+        change(engine, "DELETE FROM images; DELETE FROM batches")
+
+
+def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
+    folder = exported(engine, tmp_path, "parquet")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    found = DatasetCard(text).data.to_dict()
+    assert found["license"] == "creativeml-openrail-m"
+    assert found["size_categories"] == ["n<1K"]
+    assert found["task_categories"] == ["text-to-image"]
+    paths = found["configs"][0]["data_files"][0]["path"]
+    assert paths == [f"part-0000{number}.parquet" for number in range(3)]
+    manifest = re.findall("Manifest `([^`/]+)`", text)[0]
+    for told in (
+        "6 synthetic images",
+        "| bear | 2 | 2 | 0 | 0 | 0 |",
+        "| `sd-v1-4` | r1 | `0000000000000000…` |  | 6 | [CreativeML OpenRAIL-M](https://",
+        "**Stable Diffusion v1-4**: Made for research.",
+        "| `NMIL` | dwtDctSvd | 6 | 1.000 |",
+        "policy `block`",
+        "--name foxes --model sd-v1-4",
+        f"nightmill run {manifest} ",
+        "&lt;b&gt;&#124;wolf&#42;",
+    ):
+        assert told in text, told
+    assert "<b>" not in text
+    pictures = re.findall(r'<img src="([^"]+)"', text)
+    assert len(pictures) == 4
+    assert all((folder / name).exists() for name in pictures)
+
+
+def test_pictures_are_of_different_classes_and_safe(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", ROWS)
+    change(engine, "UPDATE images SET safety_verdict = 'flagged' WHERE ordinal = 1")
+    with_index(engine, [batch], "jsonl", tmp_path / "export")
+    shown = {path.read_bytes() for path in (tmp_path / "export" / ".pictures").iterdir()}
+    files = sorted((tmp_path / "output").rglob("*.png"))
+    ordinals = {int(path.name[:9]) for path in files if path.read_bytes() in shown}
+    assert len(shown) == 4
+    assert 1 not in ordinals
+    assert {3, 4} & ordinals
+
+
+def test_a_card_without_pictures_where_they_cannot_be_read(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", 2)
+    for path in (tmp_path / "output").rglob("*.png"):
+        path.unlink()
+    with_index(engine, [batch], "parquet", tmp_path / "export")
+    assert "<img" not in (tmp_path / "export" / "README.md").read_text()
+    assert not (tmp_path / "export" / ".pictures").exists()
+
+
+def test_a_checkers_digest_is_told(engine: Engine, tmp_path: Path) -> None:
+    changes = {"versions": {"torch": "2", "safety_checker_digest": "ab" * 32}}
+    batch = with_pictures(engine, tmp_path / "output", 1, changes=changes)
+    with_index(engine, [batch], "parquet", tmp_path / "export")
+    assert f"SHA-256 of its files: `{'ab' * 32}`" in (tmp_path / "export" / "README.md").read_text()
+
+
+def test_a_dataset_of_several_batches_tells_of_all(engine: Engine, tmp_path: Path) -> None:
+    batches = [
+        with_pictures(engine, tmp_path / "output", 2, name=name, safety=safety)
+        for name, safety in (("a", "flag"), ("b", "block"))
+    ]
+    with_index(engine, batches, "parquet", tmp_path / "export")
+    text = (tmp_path / "export" / "README.md").read_text()
+    assert "# a-b" in text
+    assert "4 synthetic images" in text
+    assert "policy `block`, `flag`" in text
+    assert text.count("Manifest `batch-") == 2
+    assert "--set safety=flag" in text
+
+
+def test_an_export_without_images_has_an_index(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", 1)
+    change(engine, "DELETE FROM images")
+    for format in FORMATS:
+        with_index(engine, [batch], format, tmp_path / format)
+        assert "0 synthetic images" in (tmp_path / format / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", FORMATS)
+def test_mlcroissant_reads_the_rows(engine: Engine, tmp_path: Path, format: str) -> None:
+    folder = exported(engine, tmp_path, format)
+    dataset = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    assert (list(dataset.metadata.issues.errors), list(dataset.metadata.issues.warnings)) == ([], [])
+    rows = list(dataset.records("images"))
+    assert len(rows) == 6
+    assert {row["images/prompt"] for row in rows} == {row["prompt"].encode() for row in ROWS}
+    if format == "hf":
+        assert rows[0]["images/image"].size == (SIZE, SIZE)
+    described = json.loads((folder / "croissant.json").read_text())
+    assert described["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    assert described["rai:hasSyntheticData"] is True
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_contract_is_of_the_standard(engine: Engine, tmp_path: Path, format: str) -> None:
+    text = (exported(engine, tmp_path, format) / "datacontract.yaml").read_text()
+    found = OpenDataContractStandard.from_string(text)
+    schema = resources.files("open_data_contract_standard").joinpath("schema.json").read_text()
+    jsonschema.validate(yaml.safe_load(text), json.loads(schema))
+    assert found.schema_ is not None
+    properties = {column.name: column for column in found.schema_[0].properties or []}
+    assert properties["image_id"].primaryKey
+    assert (properties["seed"].logicalType, properties["created_at"].logicalType) == ("integer", "timestamp")
+    assert all(column.description for column in properties.values())
+
+
+def test_columns_are_told_without_links() -> None:
+    assert "](" not in description("versions")
+    assert description("meta.label") == "the manifest's column label"
+
+
+@pytest.mark.parametrize(
+    ("images", "name"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**9, "n>1B")]
+)
+def test_sizes_are_the_hubs(images: int, name: str) -> None:
+    assert size_category(images) == name
+
+
+def test_energons_index_names_every_member(engine: Engine, tmp_path: Path) -> None:
+    folder = exported(engine, tmp_path, "webdataset")
+    with sqlite3.connect(folder / ".nv-meta" / "index.sqlite") as database:
+        samples = database.execute("SELECT * FROM samples ORDER BY tar_file_id, sample_index").fetchall()
+        parts = database.execute("SELECT * FROM sample_parts").fetchall()
+    database.close()
+    archives = yaml.safe_load((folder / ".nv-meta" / "split.yaml").read_text())["split_parts"]["train"]
+    assert archives == [f"0000{number}.tar" for number in range(3)]
+    found = []
+    for number, name in enumerate(archives):
+        with tarfile.open(folder / name) as tar:
+            for place, member in enumerate(tar.getmembers()):
+                extension = member.name.partition(".")[2]
+                found.append((number, place // 3, extension, member.offset_data, member.size))
+    assert sorted(parts) == sorted(found)
+    assert [key for _, key, *_ in samples] == [f"0000{n // 2}000{n % 2}" for n in range(6)]
+    info = json.loads((folder / ".nv-meta" / ".info.json").read_text())
+    assert info["shard_counts"] == dict.fromkeys(archives, 2)
