@@ -1,8 +1,6 @@
 """Opens the export at a place: continues the one that is there, replaces an earlier one, or refuses the place."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, text
 
@@ -10,18 +8,15 @@ from jobs.db.engine import transact
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
-from jobs.exports.records import Export, ShardRecord
+from jobs.exports.records import Export
 from jobs.outputs import export_inventory
-from jobs.outputs.export_inventory import INCOMPLETE, RECORDS, ExportPlace, Found
-from jobs.queue.export_shards import mark_outdated
-from jobs.storage.base import MissingObjectError, StoredObject
+from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
+from scheduler.export.compare_files import check_files
 from scheduler.export.export_order import ExportOrder
 from scheduler.export.exporters import format_names
 
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
-_GRAIN = timedelta(seconds=2)
-"""Tolerance for modification times, which stores give in whole seconds."""
 
 
 def open_export(engine: Engine, order: ExportOrder) -> Export:
@@ -56,7 +51,8 @@ def _open(engine: Engine, connection: Connection, order: ExportOrder) -> Export:
         records.delete(connection, found.id)
         found = None
     if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, order):
-        _check_files(engine, connection, found, order)
+        others = check_files(engine, connection, found, order)
+        _require_room(order, Found(others=others))
     else:
         replaced = _make_room(engine, connection, place, found, order)
         found = records.create(
@@ -119,55 +115,3 @@ def _require_room(order: ExportOrder, found: Found) -> None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The objects at the place by their names in the export's folder."""
-
-    order: ExportOrder
-    objects: Mapping[str, StoredObject]
-
-    @classmethod
-    def of(cls, order: ExportOrder) -> "_Listing":
-        listed = order.store.list(order.prefix)
-        return cls(order, {found.key.removeprefix(order.prefix): found for found in listed})
-
-    def holds(self, name: str, size: int, sha256: str, shard: ShardRecord) -> bool:
-        """Whether the file is there. Raises UsageError if its content isn't what was written."""
-        found = self.objects.get(name)
-        if found is None:
-            return False
-        is_older = shard.written_at is not None and found.modified <= shard.written_at + _GRAIN
-        if found.bytes == size and (is_older or self._digest(name) == sha256):
-            return True
-        if self.order.overwrite:
-            return False
-        raise UsageError(
-            f"{self.order.store.locate(self.order.prefix + name)} was changed, which no export of {self.order.dataset} "
-            "did: export to another folder, or say --overwrite, which writes it anew"
-        )
-
-    def _digest(self, name: str) -> str | None:
-        try:
-            return self.order.store.digest(self.order.prefix + name)
-        except MissingObjectError:
-            return None
-
-
-def _check_files(engine: Engine, connection: Connection, found: Export, order: ExportOrder) -> None:
-    """Compare the place with what the table names, and mark shards whose files are gone."""
-    listing = _Listing.of(order)
-    for shard in records.shards_of(engine, found.id):
-        if shard.pending is None and not all(
-            listing.holds(file["name"], file["bytes"], file["sha256"], shard) for file in shard.files
-        ):
-            mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
-    known = {*records.recorded_digests(engine, found), *RECORDS}
-    others = [name for name in _names(order) if name not in known]
-    _require_room(order, Found(others=others))
-
-
-def _names(order: ExportOrder) -> Iterable[str]:
-    folder = order.prefix.rstrip("/")
-    return (name.removeprefix(order.prefix) for name in order.store.names(folder))
