@@ -2,9 +2,14 @@
 
 import codecs
 import errno
+import fcntl
 import io
 import os
+import select
+import stat
+import struct
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
@@ -27,6 +32,10 @@ class Output(io.TextIOWrapper):
         """Write as TextIOWrapper does."""
         self._attempt(lambda: super(Output, self).write(text))
         return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes past the encoding; the caller flushes."""
+        self._attempt(lambda: self.buffer.write(data))
 
     def flush(self) -> None:
         """Flush as TextIOWrapper does."""
@@ -68,6 +77,25 @@ class Remarks(io.TextIOWrapper):
 def is_unread() -> bool:
     """Whether the reader of standard output has closed the pipe, so that nobody reads further output."""
     return isinstance(sys.stdout, Output) and sys.stdout.is_unread
+
+
+def was_read() -> bool:
+    """Wait until the reader of a pipe has taken all that was flushed; false if it closed the pipe before.
+
+    True at once where standard output is no pipe, or its system doesn't tell.
+    """
+    try:
+        number = sys.stdout.fileno()
+        if not stat.S_ISFIFO(os.fstat(number).st_mode):
+            return not is_unread()
+        closed = select.poll()
+        closed.register(number, select.POLLERR)
+        while (unread := struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"    "))[0]) > 0:
+            if closed.poll(20):
+                break
+    except (OSError, ValueError):
+        return not is_unread()
+    return unread == 0 and not is_unread()
 
 
 def prepare_streams() -> None:

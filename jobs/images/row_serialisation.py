@@ -1,6 +1,6 @@
 """Image records: the public form of image rows, identical in the feed and in every export."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,8 +47,17 @@ def copied(connection: Connection, condition: str, values: tuple[Any, ...]) -> I
 
     `condition` is SQL about the image `i`, with an order, and has `%s` for each of the values.
     """
-    driver: Any = connection.connection.driver_connection
     query = f"SELECT {_COPIED} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
+    with copied_query(connection, query, values) as chunks:
+        yield chunks
+
+
+@contextmanager
+def copied_query(
+    connection: Connection, query: str, values: tuple[Any, ...] | Mapping[str, Any]
+) -> Iterator[Iterator[bytes]]:
+    """Yield what a query returns as chunks of CSV; it has the driver's placeholders for the values."""
+    driver: Any = connection.connection.driver_connection
     with driver.cursor() as cursor:
         cursor.execute("SET LOCAL timezone = 'UTC'")
         with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)", values) as chunks:

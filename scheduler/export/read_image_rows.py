@@ -27,17 +27,17 @@ def read_image_rows(
         yield from parse(chunks)
 
 
-def parse(chunks: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
-    """Parse the output of PostgreSQL's COPY in CSV, whose columns are those of `SCHEMA`."""
+def parse(chunks: Iterable[bytes], schema: pa.Schema = SCHEMA) -> Iterator[pa.RecordBatch]:
+    """Parse the output of PostgreSQL's COPY in CSV, whose columns are those of `schema`."""
     stream = _Chunks(chunks)
     if not stream.has_more():
         return
     yield from pc.open_csv(
         pa.PythonFile(stream, mode="r"),
-        read_options=pc.ReadOptions(column_names=SCHEMA.names, block_size=_BLOCK_BYTES, use_threads=False),
+        read_options=pc.ReadOptions(column_names=schema.names, block_size=_BLOCK_BYTES, use_threads=False),
         parse_options=pc.ParseOptions(newlines_in_values=True),
         convert_options=pc.ConvertOptions(
-            column_types=SCHEMA,
+            column_types=schema,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,  # COPY quotes empty text, and leaves null empty

@@ -14,19 +14,146 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from jobs.batches.batch_events import record_batch_events
 from jobs.db import cluster_epochs
 from jobs.db.engine import connect
 from jobs.errors import UsageError
-from jobs.images import feed
+from jobs.images import feed, row_serialisation
+from jobs.images.feed_query import FeedQuery
+from jobs.images.insert_and_public_columns import public_columns
+from jobs.images.where_expression import compile_condition
 from jobs.job_dataclasses import Job, LaneId
 from jobs.queue import transitions
 from jobs.services.postgres import start_postgres, stop_postgres
-from tests.factories import change, image, lanes_of, look, make_batch, make_lane, take, take_one
+from jobs.states import EventKind
+from tests.factories import change, failure, image, lanes_of, look, make_batch, make_lane, take, take_one
 
 WRITERS = 8
 JOBS_EACH = 40
 
 Reader = Callable[[Engine, str], tuple[list[int], str]]
+
+
+ODD = [
+    {"prompt": "a", "seed": 2**64 - 1, "guidance_scale": 7.0, "id": "é\u2028\U0001f98a", "steps": 3},
+    {
+        "prompt": 'q"\\\\/ \t\n\u0001\u007f',
+        "z": {"b": [1.5, -0.0, 1e300, 2**70, None, True], "a": {}},
+        "y": "",
+    },
+    {
+        "prompt": "\u2029 x",
+        "guidance_scale": 1e-7,
+        "negative_prompt": "füchse",
+        "k": "\ud83e\udd8a",
+        "j": [[], {"": 0}],
+    },
+]
+
+
+def old_lines(engine: Engine) -> list[str]:
+    """Image rows as the feed wrote them before PostgreSQL made the lines."""
+    query = (
+        f"SELECT {row_serialisation.COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id ORDER BY i.id"  # noqa: S608
+    )
+    with engine.connect() as connection:
+        rows = [row_serialisation.record(row) for row in connection.execute(text(query))]
+    ordered = ({column.name: row[column.name] for column in public_columns()} for row in rows)
+    return [json.dumps(row, ensure_ascii=False, default=lambda moment: moment.isoformat()) for row in ordered]
+
+
+def exactly(line: str) -> object:
+    """A line with the order of keys and the form of numbers, but for those that mean the same."""
+
+    def number(text: str) -> object:
+        return repr(float(text)) if any(sign in text for sign in ".eE") else text
+
+    return json.loads(line, object_pairs_hook=tuple, parse_float=number, parse_int=str)
+
+
+def test_lines_have_the_names_and_values_that_they_always_had(engine: Engine) -> None:
+    for lane in lanes_of(engine, make_batch(engine, ODD, name="odd", output="s3://bucket/out put/")):
+        for job in take(engine, lane):
+            transitions.complete(
+                engine,
+                [
+                    image(
+                        job,
+                        timings={"a": 1e-9, "b": 2.0},
+                        watermark_bit_accuracy=1.0,
+                        quality=None,
+                        annotations=None,
+                    )
+                ],
+            )
+    settled(engine, 3)
+    (page,) = feed.pages(engine, feed.Cursor(0, 0, 0), FeedQuery())
+    new = [line.replace(f'"cursor":"{json.loads(line)["cursor"]}",', "") for line in page.lines]
+    assert [json.loads(line) for line in new] == [json.loads(line) for line in old_lines(engine)]
+    assert [exactly(line) for line in new] == [exactly(line) for line in old_lines(engine)]
+    assert all("\n" not in line for line in page.lines)
+
+
+def test_events_and_images_come_in_one_order(engine: Engine) -> None:
+    batch = make_batch(engine, 12, name="foxes", max_attempts=1)
+    jobs = take(engine, lanes_of(engine, batch)[0])
+    for job in jobs:
+        if job.ordinal % 3 == 0:
+            transitions.block(engine, [failure(job)])
+        elif job.ordinal % 3 == 1:
+            transitions.fail(engine, [failure(job)], delay_s=0)
+        else:
+            transitions.complete(engine, [image(job)])
+    record_batch_events(engine)
+    settled(engine, 4)
+
+    def lines(since: str, kinds: tuple[EventKind, ...], size: int) -> list[dict]:
+        query = FeedQuery(kinds, batch.id)
+        read = feed.pages(engine, feed.parse_cursor(since), query, size=size)
+        return [json.loads(line) for page in read for line in page.lines]
+
+    both = lines(feed.START, tuple(EventKind), 100)
+    assert [line["event"] for line in both] == ["blocked", "failed", "image"] * 4 + ["batch"]
+    assert [line["job_id"] for line in both] == [job.id for job in jobs] + [None]
+    assert {line["batch_id"] for line in both} == {batch.id}
+    assert both[0]["detail"]["error_kind"] == "model"
+    assert list(both[2])[:4] == ["cursor", "event", "batch_id", "image_id"]
+    for place, line in enumerate(both):
+        assert lines(line["cursor"], tuple(EventKind), 2) == both[place + 1 :]
+    assert lines(feed.START, (EventKind.FAILED,), 3) == [line for line in both if line["event"] == "failed"]
+    assert lines(feed.START, (EventKind.IMAGE, EventKind.BATCH), 2) == [
+        line for line in both if line["event"] in ("image", "batch")
+    ]
+
+
+def test_what_was_looked_through_in_vain_is_not_looked_through_again(engine: Engine) -> None:
+    """The last page's cursor is the end of the feed, whatever the condition chose."""
+    for job in take(engine, make_lane(engine, 5)):
+        transitions.complete(engine, [image(job)])
+    settled(engine, 5)
+    query = FeedQuery(where=compile_condition("ordinal = 1"))
+    (page,) = feed.pages(engine, feed.Cursor(0, 0, 0), query)
+    assert [json.loads(line)["ordinal"] for line in page.lines] == [1]
+    (rest,) = feed.pages(engine, page.cursor, FeedQuery())
+    assert (rest.lines, rest.cursor >= page.cursor) == ([], True)
+    feed.check_cursor(engine, page.cursor)
+    (late,) = take(engine, make_lane(engine, 1))
+    transitions.complete(engine, [image(late)])
+    settled(engine, 1, str(page.cursor))
+    assert [
+        json.loads(line)["job_id"]
+        for page in feed.pages(engine, page.cursor, FeedQuery())
+        for line in page.lines
+    ] == [late.id]
+
+
+def test_a_limit_is_kept(engine: Engine) -> None:
+    for job in take(engine, make_lane(engine, 7)):
+        transitions.complete(engine, [image(job)])
+    settled(engine, 7)
+    for size, limit, sizes in ((2, 5, [2, 2, 1]), (5, 5, [5]), (10, 5, [5]), (3, 9, [3, 3, 1])):
+        read = feed.pages(engine, feed.Cursor(0, 0, 0), FeedQuery(), size=size, limit=limit)
+        assert [len(page.lines) for page in read] == sizes
 
 
 def store(connection: Connection, *jobs: Job) -> None:
@@ -187,8 +314,22 @@ def test_what_is_no_cursor_is_refused_in_plain_words(engine: Engine, cursor: str
 @pytest.mark.parametrize("cursor", ["9" * 19 + "-" + "9" * 18, "1-0-0"])
 def test_a_cursor_of_a_later_state_is_refused(engine: Engine, cursor: str) -> None:
     """As after a restore to an earlier state: what is written next would be passed over."""
-    with pytest.raises(UsageError, match=f"the cursor {cursor} is ahead of this database"):
+    with pytest.raises(UsageError, match=f"the cursor (0-)?{cursor} is ahead of this database"):
         next(feed.read(engine, cursor), None)
+
+
+@pytest.mark.parametrize("change", ["1-{1}-{2}", "{0}-{2}", "{0}-1{2}"])
+def test_a_cursor_of_another_database_is_refused(engine: Engine, change: str) -> None:
+    """Its row was written by another transaction here, or there was no such row yet."""
+    for job in take(engine, make_lane(engine, 3)):
+        transitions.complete(engine, [image(job)])
+    cursor = settled(engine, 3)[1]["cursor"]
+    assert len(list(feed.read(engine, cursor))) == 1
+    _, xid, number = cursor.split("-")
+    with pytest.raises(
+        UsageError, match=r"of another database, this one never gave it|is ahead of this database"
+    ):
+        next(feed.read(engine, change.format(int(xid) - 1, xid, number)), None)
 
 
 def test_a_cursor_of_an_older_version_goes_on(engine: Engine) -> None:

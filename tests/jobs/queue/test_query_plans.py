@@ -12,9 +12,10 @@ from sqlalchemy import Engine, Table, TextClause, text
 from jobs.batches import accepted_image_quotas as targets
 from jobs.batches import drop_jobs_and_delete_batches
 from jobs.db import schema
-from jobs.images import feed
+from jobs.images.feed_query import FeedQuery, json_columns
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
+from jobs.states import EventKind
 from scheduler.monitoring import queue_figures
 from tests.factories import change, image, look, make_batch, take_one
 
@@ -42,7 +43,14 @@ TIME_SLICE = {
     "avoided": [],
 }
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
-START = {"epoch": 0, "xid": "0", "id": 0, "batch": None, "limit": 100}
+ALL = FeedQuery(tuple(EventKind))
+START = ALL.values | {"epoch": 0, "xid": "0", "id": 0, "end_epoch": 9, "end_xid": "9", "limit": 100}
+IMAGES = text(FeedQuery().page(*json_columns(has_kind=False)))
+EVERYTHING = text(ALL.page(*json_columns(has_kind=True)))
+MANY_EVENTS = """
+    INSERT INTO events (id, epoch, kind, batch_id, batch)
+    SELECT nextval('images_id_seq'), 0, 'failed', n, 'b' FROM generate_series(:start + 1, :start + :n) AS n
+"""
 
 # statement, values, the table that grows, the indexes by which it may be read, rows that may be looked at
 HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
@@ -130,7 +138,9 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         {"jobs_batch_id_ordinal_index_key", "jobs_pkey"},
         100,
     ),
-    "feed": (feed._NEXT, START, "images", {"images_feed_idx"}, 100),
+    "feed": (IMAGES, START, "images", {"images_feed_idx"}, 100),
+    "feed of all": (EVERYTHING, START, "images", {"images_feed_idx"}, 100),
+    "feed of all, its events": (EVERYTHING, START, "events", {"events_feed_idx"}, 100),
 }
 
 Node = dict[str, Any]
@@ -162,6 +172,7 @@ def crowded(engine: Engine) -> Engine:
     for start in range(0, MANY, MANY // 5):
         apart = {name: f"{name} + {start} + n" for name in ("job_id", "ordinal")}
         multiply(engine, schema.images, 1, MANY // 5, apart | {"xid": "pg_current_xact_id()"})
+        change(engine, MANY_EVENTS, start=start, n=MANY // 5)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
     return engine
