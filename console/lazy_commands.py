@@ -48,6 +48,7 @@ MODULES = {
     "pools": "operations.pools",
     "workers": "operations.workers",
     "grants": "operations.grants",
+    "webhook": "operations.webhook",
 }
 """The module in `console.commands` that defines the function, or the group of commands, with the command's name."""
 

@@ -21,6 +21,7 @@ from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
 from scheduler.send_wakeups import Dispatcher
 from scheduler.unfinished_and_late_uploads import ROUND_S, ImageSweeper, sweep_uploads
+from scheduler.webhooks.thread import start_webhooks
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def run_duties(
     """Run the periodic tasks until `stopping` is set; `on_task` is called before each."""
     dispatcher = Dispatcher(settings, engine)
     todo = periodic_tasks(settings, engine, dispatcher)
+    end_webhooks = start_webhooks(settings, stopping)
     while not stopping.is_set():
         for task in todo:
             if stopping.is_set():
@@ -93,6 +95,7 @@ def run_duties(
             task.run_if_due()
         stopping.wait(max(0.01, min(task.due for task in todo) - time.monotonic()))
     dispatcher.close()
+    end_webhooks()
 
 
 class Rescuer:

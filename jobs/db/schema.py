@@ -27,6 +27,7 @@ from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, momen
 from jobs.db.events_tables import archived_jobs, consumers, events
 from jobs.db.export_tables import export_shards, exports
 from jobs.db.images_table import images
+from jobs.db.webhook_tables import webhook_deliveries, webhook_secrets, webhooks
 from jobs.states import (
     FINISHED,
     RETRYABLE,
@@ -40,7 +41,19 @@ from jobs.states import (
     sql_list,
 )
 
-__all__ = ["Xid8", "archived_jobs", "consumers", "events", "export_shards", "exports", "images", "metadata"]
+__all__ = [
+    "Xid8",
+    "archived_jobs",
+    "consumers",
+    "events",
+    "export_shards",
+    "exports",
+    "images",
+    "metadata",
+    "webhook_deliveries",
+    "webhook_secrets",
+    "webhooks",
+]
 
 batches = Table(
     "batches",

@@ -148,6 +148,12 @@ RESCUED_JOBS = Counter(
     "Jobs with expired leases that were queued again or failed.",
     role=SCHEDULER,
 )
+WEBHOOK_ATTEMPTS = Counter(
+    "nightmill_webhook_attempts_total",
+    "Attempts to deliver messages to webhooks: delivered, failed (tried again later) or dead (given up).",
+    ("outcome",),
+    role=SCHEDULER,
+)
 WAKEUPS_SENT = Counter("nightmill_wakeups_sent_total", "Wake-up messages sent to workers.", role=SCHEDULER)
 
 

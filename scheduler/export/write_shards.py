@@ -22,6 +22,7 @@ from jobs.queue.export_shards import mark_outdated
 from jobs.states import EventKind
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
 from jobs.storage.open import abort_uploads_of
+from jobs.webhooks.events import EventType, emit
 from scheduler.export.export_order import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.read_image_rows import parse
@@ -130,7 +131,7 @@ class ShardWriter:
         images: int,
         files: Sequence[File],
     ) -> None:
-        """Name the files as the shard's; tell readers of the feed if it is sealed in another form than before."""
+        """Name the files as the shard's; tell readers of the feed and webhooks if it is sealed anew."""
         version = shard_claims.publish(connection, shard, snapshot, images)
         if snapshot.has_open_jobs or (shard.is_sealed and version == shard.version):
             return
@@ -146,6 +147,8 @@ class ShardWriter:
             "files": [{"name": file["name"], "sha256": file["sha256"]} for file in files],
         }
         add_event(connection, Event(EventKind.SEALED, shard.batch_id, detail=detail))
+        what = f"{self.export.id}:{shard.number}:{version}"
+        emit(connection, EventType.SHARD_SEALED, what, {"batch": shard.batch_id, **detail})
 
     def _note_late(self, connection: Connection, shard: ClaimedShard, files: Sequence[File]) -> None:
         """Have the shard written again: what was put may have replaced the files of whoever has claimed it since."""

@@ -72,7 +72,9 @@ BEGIN
         IF to_regclass('public.' || found) IS NOT NULL THEN
             EXECUTE format('ALTER TABLE public.%I OWNER TO "{migrator}"', found);
             EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON public.%I TO "{app}"', found);
-            EXECUTE format('GRANT SELECT ON public.%I TO "{reader}"', found);
+            IF found <> 'webhook_secrets' THEN
+                EXECUTE format('GRANT SELECT ON public.%I TO "{reader}"', found);
+            END IF;
         END IF;
     END LOOP;
     IF to_regclass('public.images_id_seq') IS NOT NULL THEN  -- ids of events are of it, too

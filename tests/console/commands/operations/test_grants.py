@@ -77,6 +77,8 @@ def test_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
         ("submit", path),
         ("change", "foxes", "--priority", "3"),
         ("pools", "set", "default", "--max-workers", "4"),
+        ("webhook", "add", "https://receiver.example/", "--events", "worker.unhealthy"),
+        ("webhook", "rotate", "https://receiver.example/"),
     ):
         ended = roles.app(*command)
         assert ended.code == 0, (command, ended.err)
@@ -91,6 +93,7 @@ def test_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
         ("feed",),
         ("workers",),
         ("pools",),
+        ("webhook", "list"),
     ):
         ended = roles.reader(*command)
         assert ended.code == 0, (command, ended.err)
@@ -115,6 +118,7 @@ FORBIDDEN = {
         "UPDATE batches SET paused_at = now()",
         "INSERT INTO tenants (name) VALUES ('ada')",
         "CREATE TABLE mine (id int)",
+        "SELECT secret FROM webhook_secrets",
     ),
     "app": (
         "CREATE TABLE mine (id int)",

@@ -1,0 +1,154 @@
+"""`nightmill webhook`: whom to tell when batches end, are late or fall short, and when workers are unhealthy."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from console.command_options import Json, one_of, seconds
+from console.session import session
+from console.terminal.output import note, plural, print_json, print_line, print_table
+from jobs.errors import UsageError
+from jobs.policy.time_windows import parse_moment
+from jobs.webhooks import deliveries, registry
+from jobs.webhooks.events import WANTABLE
+
+webhook = typer.Typer(
+    help="URLs that are told of events, such as the end of a batch.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Receiver = Annotated[str, typer.Argument(metavar="URL", help="of the webhook, or its number in the list")]
+_KEEP = "keep the secret: it is shown once, and the receiver checks signatures by it"
+
+
+@webhook.command()
+def add(
+    url: Annotated[str, typer.Argument(help="https://…, which takes POST requests")],
+    events: Annotated[
+        str | None, typer.Option(metavar="EVENT,…", help=f"of {', '.join(WANTABLE)}; default: all")
+    ] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="it may be in your own network, and be http://")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a webhook and print the secret that messages to it are signed with."""
+    wanted = [event.strip() for event in events.split(",")] if events is not None else None
+    with session() as open_session:
+        number, secret = registry.add(open_session.engine, url, wanted, allows_private=allow_private)
+    _print_secret(number, secret, as_json)
+
+
+@webhook.command("list")
+def list_(as_json: Json = False) -> None:
+    """Webhooks with what became of the messages to them; never their secrets."""
+    with session() as open_session:
+        found = registry.webhooks(open_session.engine)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("no", "url", "events", "pending", "delivered", "dead", "state")
+    print_table(columns, [_row(each) for each in found])
+
+
+@webhook.command("test")
+def send_test(url: Receiver, as_json: Json = False) -> None:
+    """Send a message of the type `test` now; exit 1 unless the receiver takes it."""
+    from scheduler.webhooks.send_test_message import send_test_message  # noqa: PLC0415 - few commands send anything
+
+    with session() as open_session:
+        number = registry.find(open_session.engine, url)
+        outcome = send_test_message(open_session.engine, number)
+    if as_json:
+        print_json({"webhook": number, "status": outcome.status, "error": outcome.error})
+    else:
+        note("delivered" if outcome.error is None else f"not delivered: {outcome.error}")
+    if outcome.error is not None:
+        raise typer.Exit(1)
+
+
+@webhook.command()
+def rotate(
+    url: Receiver,
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="how long messages are signed by the former secret, too")
+    ] = "1d",
+    as_json: Json = False,
+) -> None:
+    """Give a webhook a new secret and print it."""
+    overlap_s = seconds("--overlap", overlap)
+    assert overlap_s is not None
+    with session() as open_session:
+        number = registry.find(open_session.engine, url)
+        secret = registry.rotate(open_session.engine, number, overlap_s)
+    _print_secret(number, secret, as_json)
+
+
+@webhook.command()
+def messages(
+    url: Receiver,
+    state: Annotated[str | None, typer.Option(help="pending, delivered or dead")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Messages to a webhook of the last 30 days, the newest first."""
+    if state is not None:
+        one_of("--state", state, ("pending", "delivered", "dead"))
+    with session() as open_session:
+        number = registry.find(open_session.engine, url)
+        found = deliveries.deliveries(open_session.engine, number, state, limit)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("message", "event", "created", "state", "attempts", "next try", "last error")
+    names = ("message_id", "event", "created_at", "state", "attempts", "next_try_at", "error")
+    print_table(columns, [[_cell(each[name]) for name in names] for each in found])
+
+
+@webhook.command()
+def replay(
+    url: Receiver,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="MOMENT", help="all messages from then on; default: those that are dead"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send messages again, under the ids that they had; a webhook that answered 410 is told of events again."""
+    moment = parse_moment(since, datetime.now(UTC)) if since is not None else None
+    if moment is not None and moment > datetime.now(UTC):
+        raise UsageError(f"--since {since}: lies ahead; name the day, too, as in 2026-11-29 06:00")
+    with session() as open_session:
+        number = registry.find(open_session.engine, url)
+        queued = deliveries.replay(open_session.engine, number, moment)
+    if as_json:
+        print_json({"webhook": number, "queued": queued})
+    else:
+        note(f"{plural(queued, 'message')} queued again")
+
+
+@webhook.command()
+def remove(url: Receiver) -> None:
+    """Remove a webhook and all messages to it."""
+    with session() as open_session:
+        registry.remove(open_session.engine, registry.find(open_session.engine, url))
+
+
+def _print_secret(number: int, secret: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"webhook": number, "secret": secret})
+        return
+    print_line(secret)
+    note(f"webhook {number}: {_KEEP}")
+
+
+def _row(found: dict[str, Any]) -> tuple[object, ...]:
+    events = ", ".join(found["events"]) if found["events"] else "all"
+    state = found["ended_because"] or (f"last error: {found['last_error']}" if found["last_error"] else "")
+    return found["id"], found["url"], events, found["pending"], found["delivered"], found["dead"], state
+
+
+def _cell(value: Any) -> object:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
