@@ -19,7 +19,8 @@ from jobs.manifest import RowRules, open_source, read_rows
 from jobs.policy.parse_set_options import parse_policy
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.bulk_insert import JOB_COLUMNS
-from scheduler.ingest.ingest import Order, ingest
+from scheduler.ingest.ingest import ingest
+from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 
 MODEL = "tiny-random"
@@ -29,7 +30,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Measure JSONL rows per second: ingested, only read, and copied raw; and the memory for a larger manifest."""
     rows, many = (3_000, 3_000) if is_quick else (300_000, 1_000_000)
     path = write_manifest(place.folder / "manifest.jsonl", rows)
-    rules = row_rules(Catalogue.load(place.folder / "models"), MODEL, Reading(), 0)
+    rules = row_rules(Catalogue.load(place.folder / "models"), MODEL, Reading())
     with place.database("bench_ingest") as settings, engine_on(settings.database) as engine:
         intake = _Intake(engine, path, rules)
         memory = intake.memory(write_manifest(place.folder / "large.jsonl", many))

@@ -9,7 +9,7 @@ from console.batch_folder_claim import BatchFolder
 from console.order_from_options import order_of
 from console.session import Session
 from console.submit_options import SubmitOptions
-from console.terminal.output import line_sum, note, plural
+from console.terminal.output import line_sum, note, plural, seeds_said
 from console.terminal.progress import counting
 from jobs.errors import UsageError
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
@@ -52,6 +52,7 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
             f"batch {ingested.name}: {plural(ingested.rows, 'row')} gave {plural(ingested.jobs, 'job')}, "
             f"{ingested.rejected:,} rejected"
         )
+        note(f"seeds: {seeds_said(ingested.seed_from, ingested.batch_seed)}")
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
         if given := list(options.schedule):

@@ -25,7 +25,7 @@ from jobs.storage.open import fetch_to_file, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.runtime.memory_options import require_packer
-from scheduler.ingest.ingest import Order, checked_name
+from scheduler.ingest.order import Order, checked_name
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 
 
@@ -44,7 +44,6 @@ def order_of(asked: ManifestOptions, settings: Settings) -> Iterator[tuple[Order
         catalogue,
         settings.default_model,
         reading,
-        policy.batch_seed,
         image_roots=settings.image_roots,
         needs_clip=policy.clip_score == Scoring.ON,
         needs_decoder=policy.decoder == Decoder.TINY,

@@ -222,6 +222,15 @@ class Decoder(StrEnum):
     """A small autoencoder that the model's card names."""
 
 
+class SeedSource(StrEnum):
+    """What the derived seeds of a batch's rows depend on, beside the batch seed."""
+
+    ID = "id"
+    """The row's id: no other row's place or number changes its images."""
+    ROW = "row"
+    """The row's number in the manifest."""
+
+
 class SafetyAction(StrEnum):
     """What happens to an image that the prompt check or the safety checker flags."""
 

@@ -67,14 +67,16 @@ def _table(what: str, model: type[BaseModel], spelt: Callable[[str], str]) -> st
 
 
 def _policy_table() -> str:
-    keys = policy_keys()
-    rows = [
-        f"| `{name}` | {_default(field)} | {field.description or ''} | {_mark(keys[name].identity != Identity.NEVER)} "
-        f"| {_mark(keys[name].is_changeable)} | {_mark(keys[name].is_recorded)} |"
-        for name, field in fields().items()
-    ]
+    rows = [f"| `{name}` | {_policy_cells(name, field)} |" for name, field in fields().items()]
     head = ["| key | default | meaning | identity | change | recorded |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
+
+
+def _policy_cells(name: str, field: FieldInfo) -> str:
+    key = policy_keys()[name]
+    default = "" if key.is_chosen else _default(field)
+    marks = (_mark(key.identity != Identity.NEVER), _mark(key.is_changeable), _mark(key.is_recorded))
+    return " | ".join((default, field.description or "", *marks))
 
 
 def _mark(is_so: bool) -> str:

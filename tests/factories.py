@@ -21,7 +21,8 @@ from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
-from scheduler.ingest.ingest import Ingested, Order, ingest
+from scheduler.ingest.ingest import Ingested, ingest
+from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading
 from tests.jobs.manifest.helpers import rules
 

@@ -16,6 +16,7 @@ from console.terminal.output import (
     print_facts,
     print_json,
     print_table,
+    seeds_said,
     size,
 )
 from console.terminal.progress import counting
@@ -56,6 +57,7 @@ def _show(report: dict[str, Any]) -> None:
             "rows": f"{report['rows']:,}, {report['rejected']:,} rejected{_sampled(report)}",
             "lines": line_sum(report["lines"]),
             "jobs": f"{report['jobs']:,}",
+            "seeds": seeds_said(report["seed_from"], report["batch_seed"]),
             **_pictures(report),
             "truncated": _truncated(report),
             **_remarks(report),

@@ -75,6 +75,12 @@ def line_sum(lines: Mapping[str, int]) -> str:
     return f"{lines['read']:,} = {parts or '0 rows'}"
 
 
+def seeds_said(source: str, batch_seed: int) -> str:
+    """Say what the seeds of rows without their own depend on."""
+    of_rows = "their ids" if source == "id" else "their numbers in the manifest"
+    return f"of rows without one by {of_rows}, batch seed {batch_seed}"
+
+
 def duration(seconds: float | None) -> str:
     """Format seconds: 42s, 3m05s, 7h12m; unknown: ?."""
     if seconds is None:

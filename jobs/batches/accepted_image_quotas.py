@@ -8,12 +8,11 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
 from jobs.job_dataclasses import BatchId
+from jobs.manifest.seeds import sql_step
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
-
-GOLDEN = 0x9E3779B1  # as in jobs.manifest.types: multiples of the golden ratio are well spread
 
 _COPIED = """
     batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,
@@ -25,10 +24,7 @@ _MOST = f"CAST(floor({_TARGET} * {sql_value('max_replacement_ratio')}) AS bigint
 _PER = sql_value("target_per")
 _VALUE = f"CASE WHEN {_PER} IS NULL THEN '' ELSE coalesce(meta ->> {_PER}, '') END"
 
-# A 32-bit seed stays a 32-bit seed: torch's CPU generator uses no more bits.
-_SEED = f"""
-    mod(seed + CAST({GOLDEN} AS numeric) * (place - "index"),
-        CASE WHEN seed < 4294967296 THEN 4294967296 ELSE 18446744073709551616 END)"""
+_SEED = sql_step('place - "index"')
 
 _COUNT_DELTAS = """
     count_deltas AS (

@@ -25,7 +25,7 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound",
+    "canary_bound", "seed_from",
 )  # fmt: skip
 
 _COUNTS = ", ".join(
@@ -100,6 +100,7 @@ class BatchStatus(NamedTuple):
     max_attempts: int
     canary: int
     canary_bound: float
+    seed_from: str
     policy: str
     """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState

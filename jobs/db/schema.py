@@ -36,6 +36,7 @@ from jobs.states import (
     JobState,
     Mode,
     Outcome,
+    SeedSource,
     WorkerActivity,
     WorkerState,
     sql_list,
@@ -98,11 +99,19 @@ batches = Table(
     ),
     moment("ended_at"),
     Column("lines", JSONB, comment="lines of the manifest, counted by what they are"),
+    Column(
+        "seed_from",
+        Text,
+        nullable=False,
+        server_default=text("'row'"),
+        comment="what the rows' derived seeds depend on, beside the batch seed",
+    ),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
     CheckConstraint("canary >= 0 AND canary_bound BETWEEN 0 AND 1", "canary"),
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
+    CheckConstraint(one_of("seed_from", SeedSource), "seed_from"),
     CheckConstraint("jsonb_typeof(policy) = 'object'", "policy"),
 )
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -14,8 +12,6 @@ Compression = Literal["none", "gzip", "zstd"]
 
 SEED_SPACE = 2**64
 OUTSIDE = "lies neither in the recipe's folder nor below one of NIGHTMILL_IMAGE_ROOTS; move it, or add its folder there"
-_TORCH_SEEDS = 2**32
-_GOLDEN = 0x9E3779B1
 _new = object.__new__
 _set = object.__setattr__
 
@@ -72,7 +68,6 @@ class RowRules:
     default_model: str
     overrides: Mapping[str, str]
     renames: Mapping[str, str]
-    batch_seed: int = 0
     loras: Mapping[str, LoraRules] = field(default_factory=dict)
     image_roots: tuple[str, ...] = ()
     needs_clip: bool = False
@@ -126,25 +121,6 @@ class Row:
         _set(row, "__dict__", fields)
         return row
 
-    def seeds(self, batch_seed: int) -> list[int]:
-        """Return one seed per image, each in [0, 2**64): `seed`, `seed + 1`, … modulo 2**64, or derived seeds.
-
-        A derived seed is `hash(batch_seed) + seed_ordinal + index * 0x9E3779B1` modulo 2**32, because torch's CPU
-        generator uses the lower 32 bits only. Multiples of the golden ratio are well spread (Hurwitz), so that a batch
-        repeats no seed while rows times images per row are below 2**32 / √5, 1.9 billion.
-        """
-        first = self.first_seed(batch_seed)
-        if self.seed is not None:
-            return [(first + index) % SEED_SPACE for index in range(self.num_images)]
-        return [(first + index * _GOLDEN) % _TORCH_SEEDS for index in range(self.num_images)]
-
-    def first_seed(self, batch_seed: int) -> int:
-        """Return the first of `seeds`."""
-        if self.seed is not None:
-            return self.seed
-        own = self.ordinal if self.seed_ordinal is None else self.seed_ordinal
-        return (_seed_offset(batch_seed) + own) % _TORCH_SEEDS
-
 
 @dataclass(frozen=True)
 class Reject:
@@ -163,6 +139,10 @@ class RowMaker(Protocol):
     @property
     def rows(self) -> int:
         """The number of rows generated."""
+
+    @property
+    def shares_seed(self) -> bool:
+        """Whether the rows of one prompt derive the same seeds."""
 
     @property
     def sweep(self) -> Mapping[str, Sequence[Any]]:
@@ -203,8 +183,3 @@ class ManifestFile:
     def sampled(self, rows: int) -> Self:
         """Return a copy whose recipe generates a sample of this many rows; other manifests are returned as they are."""
         return replace(self, recipe=self.recipe.sampled(rows)) if self.recipe else self
-
-
-@cache
-def _seed_offset(batch_seed: int) -> int:
-    return int.from_bytes(sha256(f"nightmill seed {batch_seed}".encode()).digest()[:4])

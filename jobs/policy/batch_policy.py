@@ -13,9 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.fields import FieldInfo
 
 from jobs.errors import UsageError
-from jobs.policy.policy_key_metadata import CANARY, ORIGINAL, SCHEDULE, Identity, PolicyKey
+from jobs.policy.policy_key_metadata import (
+    BATCH_SEED,
+    CANARY,
+    ORIGINAL,
+    SCHEDULE,
+    SEED_SOURCE,
+    Identity,
+    PolicyKey,
+)
 from jobs.policy.time_windows import parse_moment, parse_window
-from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, WatermarkPolicy, Weights
+from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, SeedSource, WatermarkPolicy, Weights
 
 T = TypeVar("T")
 
@@ -28,8 +36,16 @@ class BatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_seed: Annotated[int, ORIGINAL] = Field(
-        default=0, ge=0, lt=2**63, description="rows without a seed derive theirs from it"
+    batch_seed: Annotated[int, BATCH_SEED] = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="rows without a seed derive theirs from it; unless given, it is derived from the batch's name",
+    )
+    seed_from: Annotated[SeedSource, SEED_SOURCE] = Field(
+        default=SeedSource.ROW,
+        description="id or row: what derived seeds depend on beside it; unless given, id if all rows have ids and none "
+        "is repeated, else row",
     )
     safety: Annotated[SafetyAction, ORIGINAL] = Field(
         default=SafetyAction.BLOCK, description="block, flag, blacken or blur what is flagged"
@@ -140,6 +156,12 @@ class BatchPolicy(BaseModel):
 
     def _is_default(self, name: str) -> bool:
         return bool(getattr(self, name) == fields()[name].default)
+
+    def chosen(self) -> list[str]:
+        """Return the keys that ingest chooses, as they weren't given."""
+        return [
+            name for name, key in policy_keys().items() if key.is_chosen and name not in self.model_fields_set
+        ]
 
     def recorded(self) -> dict[str, str]:
         """Return what image rows note of the policy: values that affect the pixels and aren't the default."""

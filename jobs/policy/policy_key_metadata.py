@@ -28,6 +28,8 @@ class PolicyKey:
     """Whether `nightmill change` may change it once the batch is there."""
     is_recorded: bool = False
     """Whether a value other than the default is noted in the image rows, in `versions`."""
+    is_chosen: bool = False
+    """Whether ingest chooses the value unless it is given; the default is what batches of earlier versions have."""
     is_column: bool = False
     """Whether it is a column of `batches`, because statements of the queue compare it; else it lies in `policy`."""
 
@@ -35,3 +37,6 @@ class PolicyKey:
 SCHEDULE = PolicyKey(Identity.NEVER, is_changeable=True, is_column=True)
 CANARY = PolicyKey(Identity.NEVER, is_column=True)
 ORIGINAL = PolicyKey(Identity.ALWAYS)
+BATCH_SEED = PolicyKey(Identity.ALWAYS, is_chosen=True)
+# A column, so that workers of the version before, which know no such key, render the batch: the jobs have their seeds.
+SEED_SOURCE = PolicyKey(is_chosen=True, is_column=True)

@@ -2,17 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from psycopg import Cursor
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, text, update
 
 from jobs.db import schema
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import Reject, Row
+from jobs.manifest.seeds import Seeds
+from jobs.states import SeedSource
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats
+from scheduler.ingest.seed_source import refuse_unfit_ids
 
 JOB_COLUMNS = (
     "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "
@@ -24,14 +28,23 @@ _KINDS = 2_000
 _LANE = ("tenant", "model", "mode", "lora", "width", "height", "upscale")
 
 
-class Load:
-    """Adds rows to a batch over one connection, which can execute nothing else until the block ends."""
+_REPEATED_IDS = text("""
+    SELECT count(row_id) - count(DISTINCT row_id) FROM jobs WHERE batch_id = :batch AND "index" = 0
+""")
 
-    def __init__(self, connection: Connection, batch: BatchId, batch_seed: int) -> None:
+
+class Load:
+    """Adds rows to a batch over one connection, which can execute nothing else until the block ends.
+
+    Raises UnfitIdsError if seeds are to be derived from ids, and a row has none or one that is repeated.
+    """
+
+    def __init__(self, connection: Connection, batch: BatchId, seeds: Seeds) -> None:
         cursor: Cursor[Any] = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
         self.connection = connection
         self.batch = batch
-        self.batch_seed = batch_seed
+        self.seeds = seeds
+        self._needs_ids = seeds.source == SeedSource.ID
         self.rows = self.rejected = 0
         self.has_pictures = self.has_default_model = False
         self._lanes: dict[tuple[Any, ...], LaneId] = {}
@@ -69,8 +82,12 @@ class Load:
         if error is None:
             self._store_rejects()
             self._store_counts()
+            if self._needs_ids:
+                refuse_unfit_ids(None, self.repeated_ids)
 
     def _add_row(self, row: Row) -> None:
+        if row.id is None and self._needs_ids:
+            refuse_unfit_ids(row.line, Repeated())
         self.has_default_model |= row.has_default_model
         kind = (
             row.tenant,
@@ -92,17 +109,21 @@ class Load:
         named = f"{NULL}\t{cells(*texts)}" if row.id is None else cells(row.id, *texts)
         rest = f"{row.ordinal}\t{shared}\t{pictures}{named}\n"
         if row.num_images == 1:
-            self._jobs.add(f"0\t{row.first_seed(self.batch_seed)}\t{rest}")
+            self._jobs.add(f"0\t{self.seeds.first(row)}\t{rest}")
         else:
-            for index, seed in enumerate(row.seeds(self.batch_seed)):
+            for index, seed in enumerate(self.seeds.of(row)):
                 self._jobs.add(f"{index}\t{seed}\t{rest}")
         self._queued[lane] += row.num_images
         if row.id is not None:
             self._ids.add(row.id, row.line)
 
+    @cached_property
     def repeated_ids(self) -> Repeated:
-        """Return the rows whose id occurs in an earlier row."""
-        return self._ids.found()
+        """The rows whose id occurs in an earlier row; after so many that not all are in memory, without lines."""
+        found = self._ids.found()
+        if found.number or not self._ids.is_full:
+            return found
+        return Repeated(self.connection.execute(_REPEATED_IDS, {"batch": self.batch}).scalar_one())
 
     def _add_reject(self, reject: Reject) -> None:
         self.rejected += 1

@@ -7,6 +7,8 @@ from typing import Any
 
 from jobs.input_image_access import ABSENT
 from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
+from jobs.manifest.seeds import Seeds
+from jobs.states import SeedSource
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.diffusion.token_counter import TokenCounter
@@ -14,8 +16,10 @@ from models.errors import CheckpointError, MissingPackagesError
 from models.optional_packages import require
 from models.store.resolve_checkpoint import resolve
 from scheduler.ingest.duplicate_detection import SHOWN, Repeated, Repeats
-from scheduler.ingest.ingest import Order, refuse_repeated
+from scheduler.ingest.ingest import refuse_repeated
+from scheduler.ingest.order import Order
 from scheduler.ingest.prompt_syntax import kinds_in
+from scheduler.ingest.seed_source import UnfitIdsError, possible_sources, refuse_unfit_ids
 
 TELL_EVERY = 1_000
 SAMPLED_ABOVE = 1_000_000
@@ -47,6 +51,9 @@ _SEEN = (
     *("init_image", "mask_image", "depth_image", "strength", "upscale", "noise_level"),
 )
 _LANE = ("model", "mode", "lora", "width", "height", "upscale")
+
+_GIVEN = Seeds(0)
+"""The seeds of rows that have their own depend on no batch."""
 
 Shape = tuple[str, str, str, int, int, int]
 
@@ -83,6 +90,9 @@ class Plan:
     syntax_lines: dict[str, int] = field(default_factory=dict)
     meta_columns: set[str] = field(default_factory=set)
     sample: int | None = None
+    line_without_id: int | None = None
+    """The line of the first row that has no id."""
+    seed_from: SeedSource = SeedSource.ROW
     per_value: Counter[str] = field(default_factory=Counter)
     """Images for each value of `target_per`."""
 
@@ -134,6 +144,7 @@ def make_plan(
             on_rows(plan.rows)
     truncation.count()
     again.finish()
+    plan.seed_from = _seed_source(order, plan)
     if plan.sample and order.manifest.rows:
         plan.extrapolate(order.manifest.rows)
     if order.policy.target is not None:
@@ -141,6 +152,19 @@ def make_plan(
     if order.reading.unique_ids:
         refuse_repeated(plan.repeated_ids, order.manifest.label)
     return plan
+
+
+def _seed_source(order: Order, plan: Plan) -> SeedSource:
+    """Return what an ingest would derive seeds from; UsageError if that is the ids, by option, and they are unfit."""
+    first, *others = possible_sources(order)
+    try:
+        if first == SeedSource.ID:
+            refuse_unfit_ids(plan.line_without_id, plan.repeated_ids)
+    except UnfitIdsError as unfit:
+        if not others:
+            raise unfit.explained(order.manifest.label) from None
+        return others[0]
+    return first
 
 
 def _count_reject(plan: Plan, reject: Reject) -> None:
@@ -187,9 +211,11 @@ class _Again:
     def count(self, row: Row) -> None:
         if row.id is not None:
             self.ids.add(row.id, row.line)
+        elif self.plan.line_without_id is None:
+            self.plan.line_without_id = row.line
         if row.seed is not None:
             same = tuple(getattr(row, name) for name in _SEEN)
-            for seed in row.seeds(0):
+            for seed in _GIVEN.of(row):
                 self.pictures.add((seed, same), row.line)
 
     def finish(self) -> None:
@@ -272,6 +298,8 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
         "format": order.manifest.format,
         "rows": plan.rows,
         "sample": plan.sample,
+        "batch_seed": order.batch_seed,
+        "seed_from": plan.seed_from,
         "jobs": plan.jobs,
         "rejected": plan.rejected,
         "lines": plan.lines.report(plan.rows - plan.rejected, plan.rejected),

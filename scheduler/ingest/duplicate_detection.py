@@ -34,6 +34,11 @@ class Repeats:
             self._hashes.append(hash(value))
             self._lines.append(min(line, _LAST_LINE))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further values are ignored."""
+        return len(self._hashes) >= self._limit
+
     def found(self) -> Repeated:
         """Return the number and lines of the values that occurred before."""
         if len(self._hashes) < _FEW and len(set(self._hashes)) == len(self._hashes):

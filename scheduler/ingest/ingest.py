@@ -4,101 +4,35 @@ A batch is identified by the digest of the manifest's bytes and of the options t
 stored, so that repeating a submit finds the same batch. An interrupted submit leaves nothing.
 """
 
-import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.batches import accepted_image_quotas
-from jobs.batches.status import is_number
 from jobs.db import schema
 from jobs.errors import ManifestError, UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
-from jobs.manifest.values import printable
-from jobs.policy.batch_policy import BatchPolicy
+from jobs.manifest.seeds import Seeds
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
+from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
-from scheduler.ingest.rules_from_catalogue import Reading
+from scheduler.ingest.order import FOLDER, MODEL, Order
+from scheduler.ingest.seed_source import UnfitIdsError, possible_sources
 
 TELL_EVERY = 1_000
-_FOLDER, _MODEL = "pictures_from", "default_model"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a user submits: a manifest, how to read it, and the batch's policy."""
-
-    manifest: ManifestFile
-    reading: Reading
-    policy: BatchPolicy
-    output: str
-    default_model: str
-    name: str | None = None
-
-    @property
-    def circumstances(self) -> dict[str, str]:
-        """Options that affect pixels only if rows depend on them, which is known once they have been read."""
-        return {_FOLDER: printable(self.manifest.folder, 4_000), _MODEL: self.default_model}
-
-    def digest(self, *depends: str) -> str:
-        """Return the SHA-256 that identifies the batch: of the manifest and of the options that affect its images.
-
-        `depends` names the circumstances to include: those in which otherwise equal batches differ.
-        """
-        identity = {
-            "manifest": self.manifest.sha256,
-            "format": self.manifest.format,
-            "columns": dict(self.reading.columns),
-            "renames": dict(self.reading.renames),
-            "drop": sorted(self.reading.drop),
-            "unique_ids": self.reading.unique_ids,
-            "delimiter": self.manifest.delimiter,
-            "policy": self.policy.identity(),
-            "output": _without_slash(self.output),
-            "name": self.name,
-        }
-        return _sha256({**identity, **{key: self.circumstances[key] for key in depends}})
-
-    def older_digests(self) -> Iterator[str]:
-        """Yield the digests that earlier versions computed, from all options that they included."""
-        if self.reading.drop or self.reading.unique_ids or self.manifest.delimiter:
-            return  # earlier versions had none of these
-        output = _without_slash(self.output)
-        for strict, end, folder in product((False, True), ("", "/"), ("", self.manifest.folder)):
-            identity = {
-                "manifest": self.manifest.sha256,
-                "format": self.manifest.format,
-                "reading": {
-                    "columns": dict(self.reading.columns),
-                    "renames": dict(self.reading.renames),
-                    "strict": strict,
-                },
-                "policy": self.policy.identity(),
-                "output": output + end,
-                "default_model": self.default_model,
-                "name": self.name,
-            }
-            yield _sha256({**identity, **({"folder": folder} if folder else {})})
-
-
-def _without_slash(output: str) -> str:
-    return output.rstrip("/") or "/"
-
-
-def _sha256(identity: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+CHOSEN = "chosen"
+"""Key of the column `settings`: the policy's keys that ingest chose; earlier versions stored none."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +45,8 @@ class Ingested:
     rows: int
     rejected: int
     jobs: int
+    batch_seed: int = 0
+    seed_from: SeedSource = SeedSource.ROW
     repeated_ids: int = 0
     lines: LineCounts | None = None
 
@@ -141,14 +77,8 @@ def ingest(
             _check_strictly(batch, order)
             return batch
         _check_rows(order.manifest, max_jobs)
-        with Load(connection, batch.id, order.policy.batch_seed) as load:
-            lines = LineCounts()
-            items = read_rows(order.manifest, rules, lines)
-            items = _strictly(items, order) if order.reading.strict else items
-            items = items if max_jobs is None else _few(items, order.manifest.label, max_jobs)
-            while load.add(islice(items, TELL_EVERY)):
-                on_rows(load.rows)
-        again = load.repeated_ids()
+        load, lines = _load(connection, batch, order, rules, on_rows, max_jobs)
+        again = load.repeated_ids
         if order.reading.unique_ids:
             refuse_repeated(again, order.manifest.label)
         _note(connection, batch.id, order, load)
@@ -160,9 +90,39 @@ def ingest(
             rows=load.rows,
             rejected=load.rejected,
             jobs=load.jobs + added,
+            seed_from=load.seeds.source,
             repeated_ids=again.number,
             lines=lines,
         )
+
+
+def _load(
+    connection: Connection,
+    batch: Ingested,
+    order: Order,
+    rules: RowRules,
+    on_rows: Callable[[int], None],
+    max_jobs: int | None,
+) -> tuple[Load, LineCounts]:
+    """Load the manifest; with seeds by id first, and anew by row where its ids are found not to be fit for that."""
+    sources = possible_sources(order)
+    for source in sources:
+        lines = LineCounts()
+        try:
+            with (
+                connection.begin_nested(),
+                Load(connection, batch.id, Seeds(order.batch_seed, source)) as load,
+            ):
+                items = read_rows(order.manifest, rules, lines)
+                items = _strictly(items, order) if order.reading.strict else items
+                items = items if max_jobs is None else _few(items, order.manifest.label, max_jobs)
+                while load.add(islice(items, TELL_EVERY)):
+                    on_rows(load.rows)
+            return load, lines
+        except UnfitIdsError as unfit:
+            if source == sources[-1]:
+                raise unfit.explained(order.manifest.label) from None
+    raise AssertionError
 
 
 def _fill_up(connection: Connection, batch: BatchId, order: Order, jobs: int, max_jobs: int | None) -> int:
@@ -208,9 +168,9 @@ def _check_strictly(batch: Ingested, order: Order) -> None:
 def refuse_repeated(again: Repeated, label: str) -> None:
     """Raise ManifestError for ids that occur on earlier lines."""
     if again.number:
-        shown = ", ".join(map(str, again.lines[:10]))
+        shown = f", lines {', '.join(map(str, again.lines[:10]))}" if again.lines else ""
         raise ManifestError(
-            f"{label}: {again.number:,} ids are repeated, lines {shown}; nothing was ingested (--unique-ids)."
+            f"{label}: {again.number:,} ids are repeated{shown}; nothing was ingested (--unique-ids)."
         )
 
 
@@ -223,11 +183,31 @@ def describe(reject: Reject, label: str) -> str:
 def _known(connection: Connection, order: Order) -> Ingested | None:
     """Return the order's batch if it exists, including one made by an earlier version."""
     _, row = _place(connection, order)
+    row = row or _from_before_seeds_by_id(connection, order)
     for digest in () if row else order.older_digests():
         found = _with_digest(connection, digest)
-        if found and _FOLDER not in _differences(found, order):
+        if found and FOLDER not in _differences(found, order):
             row = row or found
-    return Ingested(row.id, row.name, False, row.rows, row.rejected, row.jobs) if row else None
+    return _ingested(row) if row else None
+
+
+def _from_before_seeds_by_id(connection: Connection, order: Order) -> Row[Any] | None:
+    """Return the batch that an earlier version made of the order, with what was then the default of its seeds."""
+    _, row = _place(connection, order.with_defaults_given())
+    return row if row and CHOSEN not in row.settings else None
+
+
+def _ingested(row: Row[Any]) -> Ingested:
+    return Ingested(
+        row.id,
+        row.name,
+        False,
+        row.rows,
+        row.rejected,
+        row.jobs,
+        row.policy.get("batch_seed", 0),
+        SeedSource(row.seed_from),
+    )
 
 
 def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
@@ -247,22 +227,25 @@ def _differences(row: Row[Any], order: Order) -> set[str]:
 
 
 def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
-    statement = text("SELECT id, name, rows, rejected, jobs, settings FROM batches WHERE digest = :digest")
+    statement = text(
+        "SELECT id, name, rows, rejected, jobs, settings, seed_from, policy FROM batches WHERE digest = :digest"
+    )
     return connection.execute(statement, {"digest": digest}).one_or_none()
 
 
 def _note(connection: Connection, batch: BatchId, order: Order, load: Load) -> None:
-    """Store the circumstances that the rows depend on."""
-    is_used = {_FOLDER: load.has_pictures, _MODEL: load.has_default_model}
+    """Store the source of the seeds, and the circumstances that the rows depend on."""
+    is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}
-    statement = text("UPDATE batches SET settings = settings || CAST(:more AS jsonb) WHERE id = :id")
-    connection.execute(statement, {"id": batch, "more": json.dumps(used)})
+    statement = text("""
+        UPDATE batches SET settings = settings || CAST(:more AS jsonb), seed_from = :source WHERE id = :id""")
+    connection.execute(statement, {"id": batch, "more": json.dumps(used), "source": load.seeds.source})
 
 
 def _create(connection: Connection, order: Order) -> Ingested:
     """Create an empty batch; if another process is creating the same one, wait for it and return that."""
     digest, _ = _place(connection, order)
-    wanted = order.name or slug(order.manifest.stem)
+    wanted = order.wanted_name
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
         values = _batch_values(order) | {"name": name, "digest": digest}
         statement = (
@@ -270,7 +253,7 @@ def _create(connection: Connection, order: Order) -> Ingested:
         )
         batch = connection.execute(statement).scalar_one_or_none()
         if batch is not None:
-            return Ingested(batch, name, True, 0, 0, 0)
+            return Ingested(batch, name, True, 0, 0, 0, order.batch_seed)
         if known := _known(connection, order):
             return known
     raise UsageError(
@@ -285,28 +268,7 @@ def _batch_values(order: Order) -> dict[str, Any]:
         "closes_at": closes_at,
         "manifest": order.manifest.label,
         "manifest_sha256": order.manifest.sha256,
-        "settings": asdict(order.reading),
+        "settings": asdict(order.reading) | {CHOSEN: order.policy.chosen()},
         "output": order.output,
-        **row_of(order.policy),
+        **row_of(order.policy.model_copy(update={"batch_seed": order.batch_seed})),
     }
-
-
-def slug(text: str) -> str:
-    """Make a batch name from a file name: lower-case ASCII letters, digits, dots, dashes; never a number."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:90] or "batch"
-    return f"batch-{name}" if is_number(name) else name
-
-
-def checked_name(name: str) -> str:
-    """Return the name if it is valid for a batch, its folder and its keys; else raise UsageError."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
-        raise UsageError(
-            f"--name {name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "
-            f"starting with a letter or digit, at most 100, such as {slug(name)!r}"
-        )
-    if is_number(name):
-        raise UsageError(
-            f"--name {name!r} can't name a batch: commands take a number for the number of a batch; "
-            f"use a name such as {slug(name)!r}"
-        )
-    return name

@@ -27,7 +27,20 @@ from tests.worker.contexts import submit
 BEFORE = "05a4494c960bf1a5b3285ed7982acfd127dfc4fd"
 """The last commit before migration 0016."""
 OLD = "0015"
-JOBS = 120
+JOBS, NEW_JOBS = 120, 8
+UNFINISHED = "SELECT FROM jobs WHERE finished_at IS NULL"
+
+SUBMIT = """
+import sys
+from pathlib import Path
+from jobs.db.engine import connect
+from jobs.settings import load_settings
+from tests.end_to_end.processes import foxes
+from tests.worker.contexts import submit
+
+settings = load_settings()
+submit(settings, connect(settings.database), Path(sys.argv[1]), foxes(int(sys.argv[2])))
+"""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -77,6 +90,13 @@ def old_processes(settings: Settings, tree: Path, folder: Path, *roles: str) -> 
             end(process)
 
 
+def submit_by_old(settings: Settings, tree: Path, folder: Path) -> None:
+    """Submit a batch as the version before does."""
+    environment = settings.environment() | {"PYTHONPATH": str(tree)}
+    command = [sys.executable, "-P", "-c", SUBMIT, str(folder), str(JOBS)]
+    subprocess.run(command, cwd=tree, env=environment, check=True)
+
+
 def rendered_by(engine: Engine) -> set[str]:
     """The workers that have stored an image."""
     return {row["worker"] for row in look(engine, "SELECT DISTINCT worker FROM images")}
@@ -91,7 +111,7 @@ def test_old_workers_go_on_beside_new_ones(
             update={"database_url": type(settings.database_url)(empty_database), "batch_size": 4, "claim": 8}
         ),
     )
-    batch = submit(own, engine, tmp_path, foxes(JOBS))
+    submit_by_old(own, old_tree, tmp_path)
     with old_processes(own, old_tree, tmp_path / "before", SCHEDULER, WORKER) as (_, worker):
         until(lambda: rendered_by(engine))
         migrations.upgrade(engine)
@@ -104,8 +124,14 @@ def test_old_workers_go_on_beside_new_ones(
         ):
             until(lambda: len(rendered_by(engine)) == 3)
             assert {one.activity for one in workers(engine)} >= {None, "busy"}, "one of each version"
-            until(lambda: look(engine, "SELECT FROM jobs WHERE finished_at IS NULL") == [])
-    facts = check(engine, batch.name, places=[(row, 0) for row in range(JOBS)])
-    assert (facts.states, facts.attempts) == ({"done": JOBS}, JOBS)
-    for log in ("before", "restarted", "mill"):
+            until(lambda: look(engine, UNFINISHED) == [])
+        with old_processes(own, old_tree, tmp_path / "last", WORKER):
+            named = [fox | {"id": f"fox-{number}"} for number, fox in enumerate(foxes(NEW_JOBS))]
+            later = submit(own, engine, tmp_path, named)
+            assert later.seed_from == "id"
+            until(lambda: look(engine, UNFINISHED) == [])
+    for name, jobs in (("batch-0", JOBS), (later.name, NEW_JOBS)):
+        facts = check(engine, name, places=[(row, 0) for row in range(jobs)])
+        assert (facts.states, facts.attempts) == ({"done": jobs}, jobs)
+    for log in ("before", "restarted", "mill", "last"):
         assert "Traceback" not in (tmp_path / log / "mill.log").read_text()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jobs.db.engine import connect
+from jobs.manifest.seeds import seed_of_name
 from jobs.queue import transitions
 from tests.console.conftest import Lab
 from tests.factories import failure, look, take
@@ -37,6 +38,7 @@ def test_a_run_that_goes_well_ends_with_a_summary(lab: Lab) -> None:
     assert [line for line in lab.night.err.splitlines() if "to go" not in line] == [
         "lines: 6 = 4 rows + 2 rejected",
         "batch night: 6 rows gave 5 jobs, 2 rejected",
+        f"seeds: of rows without one by their ids, batch seed {seed_of_name('night')}",
         "`nightmill rejects night` tells why rows were rejected",
         "`nightmill status night` tells why jobs failed or were blocked",
     ]

@@ -14,7 +14,8 @@ from jobs.policy.parse_set_options import parse_policy
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue
-from scheduler.ingest.ingest import Ingested, Order, ingest
+from scheduler.ingest.ingest import Ingested, ingest
+from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 from tests.factories import lanes_of, look
 from worker.lanes.lane_session import work
@@ -45,7 +46,7 @@ def submit(settings: Settings, engine: Engine, folder: Path, rows: Rows, **polic
     manifest = folder / f"batch-{number}.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model, output = settings.default_model, policy.pop("output", settings.output)
-    rules = row_rules(Catalogue.load(settings.models_path), model, Reading(), 0)
+    rules = row_rules(Catalogue.load(settings.models_path), model, Reading())
     with open_source(str(manifest)) as opened:
         order = Order(opened, Reading(), parse_policy(policy), output, model, manifest.stem)
         return ingest(engine, order, rules)

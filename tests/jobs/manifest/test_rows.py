@@ -7,6 +7,7 @@ import pytest
 
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest import Reject, Row
+from jobs.manifest.seeds import Seeds
 from tests.jobs.manifest.helpers import MODELS, only_reject, only_row, read_bytes, rules
 
 DEEP = 100_000
@@ -315,13 +316,13 @@ def test_a_misspelt_column_rejects_the_rows_that_have_it(tmp_path: Path) -> None
 
 def test_given_seeds_count_up_and_wrap(tmp_path: Path) -> None:
     row = only_row(from_json(tmp_path, seed=2**64 - 2, num_images=3))
-    assert row.seeds(1) == [2**64 - 2, 2**64 - 1, 0]
+    assert Seeds(1).of(row) == [2**64 - 2, 2**64 - 1, 0]
 
 
 def test_derived_seeds_are_fixed_and_differ_where_torch_looks(tmp_path: Path) -> None:
     row = only_row(from_json(tmp_path, num_images=1000))
     rows = [dataclasses.replace(row, ordinal=ordinal) for ordinal in range(0, 100_000, 1009)]
-    seeds = [seed for row in rows for seed in row.seeds(0)]
+    seeds = [seed for row in rows for seed in Seeds(0).of(row)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds)
     assert max(seeds) < 2**32
-    assert row.seeds(0)[:2] == rows[0].seeds(0)[:2] != row.seeds(1)[:2]
+    assert Seeds(0).of(row)[:2] == Seeds(0).of(rows[0])[:2] != Seeds(1).of(row)[:2]

@@ -13,7 +13,7 @@ COLUMNS = 'SELECT policy, priority, "window", opens_at IS NOT NULL AS has_window
 
 
 def test_columns_and_stored_keys_are_changed_and_taken_back(engine: Engine) -> None:
-    batch = make_batch(engine, 1, quality=80, priority=2).id
+    batch = make_batch(engine, 1, quality=80, priority=2, batch_seed=0).id
     change(engine, """UPDATE batches SET policy = policy || '{"grain": 3}'""")
     actions.change(engine, batch, {"safety": "flag", "window": "22:00-07:00 UTC"})
     assert look(engine, COLUMNS) == [

@@ -8,7 +8,8 @@ from sqlalchemy import Engine, text
 from jobs.errors import ManifestError
 from jobs.manifest import ModelRules, RowRules, open_source
 from jobs.policy.batch_policy import BatchPolicy
-from scheduler.ingest.ingest import Ingested, Order, ingest
+from scheduler.ingest.ingest import Ingested, ingest
+from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading
 
 MODEL = ModelRules("painter", 64, 64, 4, 7.5, "ddim", frozenset({"ddim"}), upscales=frozenset({4}))

@@ -70,7 +70,7 @@ def write(folder: Path, rows: Rows) -> Path:
 
 def plan_of(catalogue: Catalogue, path: Path, model: str = "tiny-random", **options: Any) -> Plan:
     with order_for(path, **options) as order:
-        return make_plan(order, row_rules(catalogue, model, order.reading, 0), catalogue)
+        return make_plan(order, row_rules(catalogue, model, order.reading), catalogue)
 
 
 def test_rows_jobs_and_rejects_are_counted(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_plan_agrees_with_the_ingest(engine: Engine, catalogue: Catalogue, tmp
     path = write(tmp_path, MIXED)
     plan = plan_of(catalogue, path)
     with order_for(path) as order:
-        batch = ingest(engine, order, row_rules(catalogue, "tiny-random", order.reading, 0))
+        batch = ingest(engine, order, row_rules(catalogue, "tiny-random", order.reading))
     assert (plan.rows, plan.jobs, plan.rejected) == (batch.rows, batch.jobs, batch.rejected)
     lanes = look(
         engine,
@@ -185,16 +185,16 @@ def test_a_file_that_can_not_be_read_is_said_so(catalogue: Catalogue, tmp_path: 
 
 def test_a_default_model_that_is_not_there_is_refused(catalogue: Catalogue) -> None:
     with pytest.raises(UnknownModelError, match="Did you mean 'tiny-random'"):
-        row_rules(catalogue, "tiny-randon", Reading(), 0)
+        row_rules(catalogue, "tiny-randon", Reading())
 
 
 def test_only_what_makes_pictures_can_be_asked_for(catalogue: Catalogue) -> None:
-    rules = row_rules(catalogue, "tiny-random", Reading({"steps": "2"}, {"prompt": "Caption"}), 7)
+    rules = row_rules(catalogue, "tiny-random", Reading({"steps": "2"}, {"prompt": "Caption"}))
     assert {"tiny", "tiny-random", "tiny-x4", "tiny-random-x4"} <= set(rules.models)
     assert "tiny-random-safety" not in rules.models
     assert rules.models["tiny"].upscales == rules.models["tiny-x4"].upscales == {4}
     assert rules.models["tiny-x4"].modes == {"upscale"}
-    assert (rules.overrides, rules.renames, rules.batch_seed) == ({"steps": "2"}, {"prompt": "Caption"}, 7)
+    assert (rules.overrides, rules.renames) == ({"steps": "2"}, {"prompt": "Caption"})
 
 
 def test_plan_starts_no_service_and_leaves_no_trace(tmp_path: Path, shared_models: Path) -> None:
@@ -247,7 +247,7 @@ def test_repeated_ids_are_counted_and_refused_on_demand(catalogue: Catalogue, tm
     assert plan_of(catalogue, path).repeated_ids == (2, (4, 5))
     with order_for(path) as order:
         unique = replace(order, reading=Reading(unique_ids=True))
-        own = row_rules(catalogue, "tiny-random", unique.reading, 0)
+        own = row_rules(catalogue, "tiny-random", unique.reading)
         with pytest.raises(ManifestError, match="2 ids are repeated, lines 4, 5; nothing was ingested"):
             make_plan(unique, own, catalogue)
 
@@ -310,7 +310,7 @@ def test_lines_add_up_in_the_report(catalogue: Catalogue, tmp_path: Path) -> Non
     path = tmp_path / "m.csv"
     path.write_text('prompt,label\n\ncat,1\n"a\ncat",2\n,\ncat\n')
     with order_for(path) as order:
-        plan = make_plan(order, row_rules(catalogue, "tiny-random", order.reading, 0), catalogue)
+        plan = make_plan(order, row_rules(catalogue, "tiny-random", order.reading), catalogue)
         told = report(plan, order, None)
     lines = told["lines"]
     assert lines == {"read": 7, "rows": 2, "rejected": 1, "blank": 2, "header": 1, "continued": 1}
@@ -323,7 +323,7 @@ def test_every_name_of_a_sampler_that_is_written_is_read(catalogue: Catalogue, t
     }
     rows: Rows = [{"prompt": "cat", "sampler": name} for name in names]
     with order_for(write(tmp_path, rows)) as order:
-        items = list(read_rows(order.manifest, row_rules(catalogue, "tiny-random", order.reading, 0)))
+        items = list(read_rows(order.manifest, row_rules(catalogue, "tiny-random", order.reading)))
     assert [item.sampler for item in items if isinstance(item, Row)] == list(names.values())
 
 

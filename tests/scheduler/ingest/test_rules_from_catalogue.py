@@ -68,14 +68,14 @@ def catalogue(tmp_path: Path) -> Catalogue:
 
 
 def test_a_lora_fits_what_has_the_same_root(catalogue: Catalogue) -> None:
-    loras = row_rules(catalogue, "first", Reading(), 0).loras
+    loras = row_rules(catalogue, "first", Reading()).loras
     assert loras["ink"].fits == {"first", "tuned"}
     assert loras["ink"].base == "tuned"
     assert loras["ink-alias"] == loras["ink"]
 
 
 def test_a_lora_fits_its_generation_of_stable_diffusion(catalogue: Catalogue) -> None:
-    loras = row_rules(catalogue, "first", Reading(), 0).loras
+    loras = row_rules(catalogue, "first", Reading()).loras
     assert {"sd-v1-1", "sd-v1-5", "sd-v1-5-inpainting", "dream"} <= loras["cat"].fits
     assert {"sd-2", "sd-2-1-base", "sd-2-inpainting", "sd-2-depth"} <= loras["fog"].fits
     assert not loras["cat"].fits & loras["fog"].fits
@@ -84,7 +84,7 @@ def test_a_lora_fits_its_generation_of_stable_diffusion(catalogue: Catalogue) ->
 
 
 def test_noise_levels_are_the_upscalers_and_strength_is_the_models(catalogue: Catalogue) -> None:
-    models = row_rules(catalogue, "first", Reading(), 0).models
+    models = row_rules(catalogue, "first", Reading()).models
     for name in ("first", "larger"):
         assert (models[name].noise_level, models[name].noise_level_max) == (7, 9)
         assert models[name].upscales == {4}

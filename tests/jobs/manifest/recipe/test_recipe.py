@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.manifest import Reject, Row, open_source, read_rows
+from jobs.manifest.seeds import Seeds
 from jobs.storage.safe_open import Writable
 from tests.jobs.manifest.helpers import read, rules
 from tests.jobs.manifest.recipe.helpers import prompts, records, rows, values, write
@@ -128,7 +129,7 @@ def test_a_sweep_is_innermost_and_its_last_column_fastest(tmp_path: Path) -> Non
 
 
 def seeds(path: Path, batch_seed: int = 0) -> list[list[int]]:
-    return [row.seeds(batch_seed) for row in rows(path)]
+    return [Seeds(batch_seed).of(row) for row in rows(path)]
 
 
 SWEPT = """
@@ -145,7 +146,7 @@ def test_the_rows_of_a_prompt_share_their_seeds(tmp_path: Path) -> None:
     assert len({seed for pair in shared[0::2] for seed in pair}) == 2 * 2 * 3 * 2
     assert seeds(tmp_path / "r.yaml", batch_seed=1) != shared
     plain = write(tmp_path, "prompts: {file: p.txt}\n")
-    assert seeds(plain) == [row.seeds(0) for row in read(tmp_path / "p.txt") if isinstance(row, Row)]
+    assert seeds(plain) == [Seeds(0).of(row) for row in read(tmp_path / "p.txt") if isinstance(row, Row)]
     alone = seeds(write(tmp_path, text + "    share_seed: false\n"))
     assert len({seed for pair in alone for seed in pair}) == 48
 
@@ -304,5 +305,5 @@ def test_the_example_is_the_model_cards_evaluation() -> None:
     assert len(made) == 16 * 8
     assert {(row.steps, row.sampler) for row in made} == {(50, "pndm")}
     assert [row.guidance_scale for row in made[:8]] == [1.5, 2, 3, 4, 5, 6, 7, 8]
-    assert len({tuple(row.seeds(0)) for row in made[:8]}) == 1
-    assert len({tuple(row.seeds(0)) for row in made}) == 16
+    assert len({tuple(Seeds(0).of(row)) for row in made[:8]}) == 1
+    assert len({tuple(Seeds(0).of(row)) for row in made}) == 16
