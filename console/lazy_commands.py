@@ -36,6 +36,7 @@ MODULES = {
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",
     "adopt": "batches.adopt",
+    "move": "batches.move",
     "duplicates": "batches.duplicates",
     "worker": "processes",
     "scheduler": "processes",

@@ -62,7 +62,7 @@ def order_of(asked: ManifestOptions, settings: Settings) -> Iterator[tuple[Order
     with ExitStack() as stack:
         with counting("opening the manifest"):
             manifest = stack.enter_context(source)
-        output = _output(asked.out) if asked.out else settings.output
+        output = output_of(asked.out) if asked.out else settings.output
         open_store(output, options)
         yield Order(manifest, reading, policy, output, settings.default_model, name), rules
 
@@ -96,7 +96,8 @@ def _check_decoder(policy: BatchPolicy, model: str, catalogue: Catalogue) -> Non
         raise UsageError(f"--set decoder=tiny: model {card.id!r} names no small decoder; use decoder=full")
 
 
-def _output(out: str) -> str:
+def output_of(out: str) -> str:
+    """Return the output that a user names, a folder as its absolute path. Raises UsageError."""
     if not out.isprintable():
         raise UsageError(f"--out {shown(out)}: can't be stored as text; name it in UTF-8")
     if out.startswith("s3:") and not out.startswith("s3://"):

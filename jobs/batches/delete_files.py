@@ -1,6 +1,6 @@
 """Delete the files that nightmill wrote for a batch, and nothing else in its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -28,28 +28,41 @@ _NAMED = text("""
 """)
 
 
-def delete_files(engine: Engine, store: ObjectStore, batch: BatchStatus) -> None:
+def delete_files(
+    engine: Engine, store: ObjectStore, batch: BatchStatus, exports: Mapping[str, Digests] | None = None
+) -> None:
     """Delete a batch's images, its export and its contact sheet, then the folders that became empty.
 
     Deleted are images named by image rows, and those with a nightmill key that were uploaded after this installation
     became the owner of the folder. An interrupted call can be repeated. Raises ForeignOutputError if the folder belongs
-    to another installation.
+    to another installation. `exports` are digests by name of the exports there, by prefix, if the database no longer
+    says that they are there.
     """
     owner = owner_of(engine, store, batch.id, batch.name)
     _delete_images(engine, store, batch, owner)
-    _delete_exports(engine, store, batch, is_own=owner is not None)
+    known = exports_in_folder(engine, store, batch) | dict(exports or {})
+    _delete_exports(engine, store, batch, known, is_own=owner is not None)
     if owner is not None:
         store.delete(f"{batch.name}/{CONTACT_SHEET}")
         disown(store, batch.name, owner)
     remove_empty_folders(store, batch.name, is_batch_folder)
 
 
-def _delete_exports(engine: Engine, store: ObjectStore, batch: BatchStatus, *, is_own: bool) -> None:
-    """Delete the exports in the batch's folder; those of an earlier version are found by their `_SUCCESS` alone."""
+def exports_in_folder(engine: Engine, store: ObjectStore, batch: BatchStatus) -> dict[str, Digests]:
+    """Return the digests by name of the files of exports in the batch's folder, by the exports' prefix.
+
+    That of an earlier version of nightmill is among them, without files: its `_SUCCESS` names them.
+    """
     known: dict[str, Digests] = {export_folder(batch.name): {}}
     for export in exports_of(engine, batch.id):
         if export.output == store.uri and export.prefix.startswith(f"{batch.name}/"):
             known[export.prefix] = recorded_digests(engine, export)
+    return known
+
+
+def _delete_exports(
+    engine: Engine, store: ObjectStore, batch: BatchStatus, known: Mapping[str, Digests], *, is_own: bool
+) -> None:
     for prefix, digests in known.items():
         place = ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
         export_inventory.clear(place, export_inventory.look(place, known=digests))

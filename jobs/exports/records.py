@@ -224,6 +224,22 @@ def note_replaced(connection: Connection, export: int, files: Sequence[File]) ->
     connection.execute(statement, {"id": export, "files": json.dumps(noted)})
 
 
+def move_exports(connection: Connection, batch: BatchId, output: str, target: str, folder: str) -> None:
+    """Let the exports in a batch's folder belong to another output, where all their shards are to be written."""
+    statement = text("""
+        WITH moved AS (
+            UPDATE exports SET output = :target, finished = NULL, finished_at = NULL, files = '[]', replaced = '{}'
+            WHERE output = :output AND prefix LIKE :folder || '%' AND EXISTS (
+                SELECT FROM export_shards WHERE export_id = exports.id AND batch_id = :batch)
+            RETURNING id
+        )
+        UPDATE export_shards SET written_generation = NULL, is_sealed = false, files = '[]', pending = NULL,
+            lease = NULL, lease_until = NULL
+        FROM moved WHERE export_id = moved.id
+    """)
+    connection.execute(statement, {"batch": batch, "output": output, "target": target, "folder": folder})
+
+
 def remove_batch(connection: Connection, batch: BatchId) -> None:
     """Take a batch that is being deleted out of all exports.
 

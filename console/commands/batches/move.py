@@ -1,0 +1,77 @@
+"""`nightmill move`: move a batch's images to another output."""
+
+from typing import Annotated
+
+import typer
+
+from console.command_options import Batch, DontAsk, Json
+from console.export_with_progress import export_with_progress, order_beside_images
+from console.order_from_options import output_of
+from console.session import Session, s3_options, session
+from console.terminal.confirm import ask
+from console.terminal.output import note, plural, print_json
+from console.terminal.progress import counting
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.batches.check_and_repair_objects import image_count
+from jobs.batches.move_files import delete_moved, moved_from
+from jobs.batches.move_files import move as move_files
+from jobs.exports.records import exports_of
+from jobs.outputs.mount_marker import find_output
+from jobs.outputs.ownership import open_claimed
+from scheduler.export.export_options import ExportOptions
+
+
+def move(
+    batch: Batch,
+    to: Annotated[str, typer.Argument(metavar="URI", help="folder or s3://bucket/prefix, as of --out")],
+    yes: DontAsk = False,
+    as_json: Json = False,
+) -> None:
+    """Copy an ended batch's images to another output, compare them, and delete them here; rows say the new place."""
+    output = output_of(to)
+    with session() as open_session:
+        found = actions.status(open_session.engine, batch)
+        images = image_count(open_session.engine, found.id)
+        if found.output.rstrip("/") != output.rstrip("/"):
+            if not yes:
+                ask(f"moves {plural(images, 'image')} of {found.name} from {found.output} to {output}")
+            _copy(open_session, found, output, images)
+            found = actions.status(open_session.engine, batch)
+        _delete_old(open_session, found)
+        exports = _export_again(open_session, found)
+    if as_json:
+        print_json({"batch": found.name, "output": found.output, "images": images, "exports": exports})
+    else:
+        note(f"{plural(images, 'image')} of {found.name} lie in {found.output}/{found.name}")
+
+
+def _copy(open_session: Session, found: BatchStatus, output: str, images: int) -> None:
+    options = s3_options(open_session.settings)
+    source = open_session.batch_store(found)
+    target = open_claimed(open_session.engine, output, options, found.id, found.name)
+    with counting("copying", images, "images") as tell:
+        move_files(open_session.engine, found, source, target, output, tell)
+
+
+def _delete_old(open_session: Session, found: BatchStatus) -> None:
+    """Delete the files at the place that the batch was moved from, now or by a call that was cut off."""
+    if (old := moved_from(open_session.engine, found)) is None:
+        return
+    source = find_output(open_session.engine, old, s3_options(open_session.settings))
+    delete_moved(open_session.engine, found, source)
+    if stayed := list(source.names(found.name)):
+        note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.name}")
+
+
+def _export_again(open_session: Session, found: BatchStatus) -> list[str]:
+    """Write the exports beside the images at the new place; returns their formats."""
+    formats = []
+    for export in exports_of(open_session.engine, found.id):
+        if export.prefix.startswith(f"{found.name}/"):
+            options = ExportOptions.model_validate(export.options)
+            export_with_progress(
+                open_session, order_beside_images(open_session, found, export.format, options)
+            )
+            formats.append(export.format)
+    return formats

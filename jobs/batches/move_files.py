@@ -1,0 +1,150 @@
+"""Moves a batch's images to another output: copied and compared, then named by one statement, then deleted here."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.batches.delete_files import delete_files, exports_in_folder
+from jobs.batches.status import BatchStatus
+from jobs.db.engine import run, transact
+from jobs.errors import UsageError
+from jobs.exports.records import move_exports
+from jobs.images.events import Event, add_event
+from jobs.outputs.export_inventory import Digests
+from jobs.queue.sql_predicates import HAS_OPEN_JOBS
+from jobs.states import EventKind
+from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
+from jobs.storage.key_layout import CONTACT_SHEET
+
+PAGE = 200
+THREADS = 8
+MOVED_FROM = "moved_from"
+"""Key in the batch's settings: the output whose files are still to be deleted."""
+
+_PAGE = text("""
+    SELECT id, ordinal, "index" AS number, key, sha256, format FROM images
+    WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
+""")
+_SEEN = text("""
+    SELECT count(images.id) || '/' || coalesce(max(images.id), 0) AS seen, settings ->> :key AS moved_from
+    FROM batches LEFT JOIN images ON images.batch_id = batches.id WHERE batches.id = :batch GROUP BY batches.id
+""")
+_LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
+_SWITCH = text(f"""
+    UPDATE batches SET output = :output, settings = settings || CAST(:noted AS jsonb)
+    WHERE id = :batch AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
+      AND (SELECT count(*) || '/' || coalesce(max(id), 0) FROM images WHERE batch_id = :batch) = :seen
+    RETURNING id
+""")
+_FORGET = text("UPDATE batches SET settings = settings - :key WHERE id = :batch RETURNING id")
+
+
+def moved_from(engine: Engine, batch: BatchStatus) -> str | None:
+    """Return the output that a batch was moved from by a call that was cut off before it had deleted the files."""
+    found: str | None = run(engine, _SEEN, {"batch": batch.id, "key": MOVED_FROM})[0].moved_from
+    return found
+
+
+def move(
+    engine: Engine,
+    batch: BatchStatus,
+    source: ObjectStore,
+    target: ObjectStore,
+    output: str,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Copy an ended batch's images to `target`, compare them, and let the rows name them there.
+
+    Exports beside the images are written anew there by the next export. Objects that are there already are kept, so
+    that an interrupted call can be repeated. The files at the source stay: `delete_moved` deletes them. Raises
+    UsageError while jobs are unfinished, and DamagedObjectError for an image that differs from its row.
+    """
+    if batch.remaining:
+        raise UsageError(
+            f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+        )
+    while True:  # images that were added meanwhile are copied in another round
+        seen = run(engine, _SEEN, {"batch": batch.id, "key": MOVED_FROM})[0].seen
+        copied = 0
+        for count in _copies(engine, batch, source, target):
+            copied += count
+            on_images(copied)
+        _copy_contact_sheet(batch, source, target)
+        if transact(engine, lambda connection: _switch(connection, batch, source, target, output, seen)):  # noqa: B023
+            return
+
+
+def delete_moved(engine: Engine, batch: BatchStatus, source: ObjectStore) -> None:
+    """Delete the files of a moved batch where it was, as `delete_files` does."""
+    delete_files(engine, source, batch, exports=_exports_noted(engine, batch))
+    run(engine, _FORGET, {"batch": batch.id, "key": MOVED_FROM})
+    run(engine, _FORGET, {"batch": batch.id, "key": _EXPORTS})
+
+
+_EXPORTS = "moved_exports"
+
+
+def _exports_noted(engine: Engine, batch: BatchStatus) -> dict[str, Digests]:
+    statement = text("SELECT settings -> :key AS exports FROM batches WHERE id = :batch")
+    found: dict[str, Digests] | None = run(engine, statement, {"key": _EXPORTS, "batch": batch.id})[0].exports
+    return found or {}
+
+
+def _switch(
+    connection: Connection,
+    batch: BatchStatus,
+    source: ObjectStore,
+    target: ObjectStore,
+    output: str,
+    seen: str,
+) -> bool:
+    """Let the batch's rows name the target, unless images were added or jobs were queued since."""
+    connection.execute(_LOCK, {"batch": batch.id})
+    exports = {
+        prefix: {name: sorted(digests) for name, digests in files.items()}
+        for prefix, files in exports_in_folder(connection.engine, source, batch).items()
+    }
+    noted = {MOVED_FROM: batch.output, _EXPORTS: exports}
+    values = {"batch": batch.id, "output": output, "seen": seen, "noted": json.dumps(noted)}
+    if connection.execute(_SWITCH, values).one_or_none() is None:
+        return False
+    move_exports(connection, batch.id, source.uri, target.uri, f"{batch.name}/")
+    add_event(connection, Event(EventKind.BATCH, batch.id, detail={"moved_to": target.uri}))
+    return True
+
+
+def _copies(engine: Engine, batch: BatchStatus, source: ObjectStore, target: ObjectStore) -> Iterator[int]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        for page in _pages(engine, batch):
+            list(threads.map(lambda row: _copy(source, target, row), page))
+            yield len(page)
+
+
+def _pages(engine: Engine, batch: BatchStatus) -> Iterator[Sequence[Any]]:
+    after = {"ordinal": -1, "index": 0}
+    while page := run(engine, _PAGE, {"batch": batch.id, "limit": PAGE, **after}):
+        yield page
+        after = {"ordinal": page[-1].ordinal, "index": page[-1].number}
+
+
+def _copy_contact_sheet(batch: BatchStatus, source: ObjectStore, target: ObjectStore) -> None:
+    key = f"{batch.name}/{CONTACT_SHEET}"
+    with suppress(MissingObjectError):
+        target.put(key, source.get(key), content_type="image/png")
+
+
+def _copy(source: ObjectStore, target: ObjectStore, row: Any) -> None:
+    with suppress(MissingObjectError):
+        if target.digest(row.key) == row.sha256:
+            return
+    body = source.get(row.key)
+    if hashlib.sha256(body).hexdigest() != row.sha256:
+        raise DamagedObjectError(
+            f"{source.locate(row.key)} differs from its row: `nightmill check --repair` renders it again"
+        )
+    target.put(row.key, body, content_type=f"image/{row.format}")
