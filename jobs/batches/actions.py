@@ -82,13 +82,18 @@ def cancel(engine: Engine, batch: BatchId) -> int:
 
 
 def retry(
-    engine: Engine, batch: BatchId, states: Sequence[JobState] = RETRYABLE, kind: str | None = None
+    engine: Engine,
+    batch: BatchId,
+    states: Sequence[JobState] = RETRYABLE,
+    kind: str | None = None,
+    *,
+    same_seed: bool = False,
 ) -> int:
     """Queue jobs again that ended without an image, optionally of one error `kind` only; returns the number queued.
 
-    Ends a cancellation. Raises UsageError if the batch is archived.
+    Blocked ones get another seed, unless `same_seed`. Ends a cancellation. Raises UsageError if the batch is archived.
     """
-    queued = _until_none(lambda: transitions.retry(engine, batch, states, kind))
+    queued = _until_none(lambda: transitions.retry(engine, batch, states, kind, same_seed=same_seed))
     if not queued:
         _check_is_kept(engine, batch)
     reopen(engine, batch)

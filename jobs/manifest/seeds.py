@@ -16,6 +16,10 @@ ID_SEEDS = 2**53 - ROW_SEEDS
 """The number of seeds by id, which start at ROW_SEEDS and end where JSON's numbers are exact no more."""
 
 
+RETRY_STEPS = 1_003_681
+"""So many golden-ratio steps lead to the seed of a retry: far beyond a row's images, and from other rows' seeds."""
+
+
 class Seeds:
     """Derives the seeds of the rows of one batch.
 

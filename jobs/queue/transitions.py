@@ -22,6 +22,7 @@ from jobs.errors import LeaseLostError
 from jobs.images.events import job_events, retracted_events
 from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
+from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue.export_shards import outdating
@@ -301,7 +302,8 @@ _RETRY = text(f"""
         ORDER BY id LIMIT :limit FOR UPDATE
     ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
-            error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL
+            error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL,
+            seed = CASE WHEN old_state = 'blocked' AND NOT :same_seed THEN {sql_step(str(RETRY_STEPS))} ELSE seed END
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
     ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
@@ -479,13 +481,27 @@ def cancel(engine: Engine, lane: LaneId, *, limit: int = 10_000) -> int:
 
 
 def retry(
-    engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None, *, limit: int = 10_000
+    engine: Engine,
+    batch: BatchId,
+    states: Sequence[str],
+    kind: str | None,
+    *,
+    same_seed: bool = False,
+    limit: int = 10_000,
 ) -> int:
     """Queue up to `limit` jobs again that ended without an image: failed | blocked | cancelled → queued.
 
+    Blocked jobs get another seed, as with the same one they would be blocked again, unless `same_seed`.
+
     Does nothing for a batch that is archived or being archived.
     """
-    values = {"batch": batch, "states": list(states), "kind": kind, "limit": limit}
+    values = {
+        "batch": batch,
+        "states": list(states),
+        "kind": kind,
+        "same_seed": same_seed,
+        "limit": limit,
+    }
     return len(run(engine, _RETRY, values))
 
 

@@ -39,9 +39,12 @@ def retry(
     error: Annotated[
         str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
     ] = None,
+    same_seed: Annotated[
+        bool, typer.Option("--same-seed", help="render blocked images from the same noise again")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Queue jobs again that ended without an image, with all their attempts before them."""
+    """Queue jobs again that ended without an image, with all their attempts; blocked ones with new seeds."""
     if only is not None:
         one_of("--only", only, (*RETRYABLE, *ErrorKind))
         if only not in RETRYABLE:
@@ -50,7 +53,9 @@ def retry(
     kind = error and one_of("--error", error, tuple(ErrorKind))
     queued: list[int] = []
     change_batch(
-        batch, as_json, lambda s, found: queued.append(actions.retry(s.engine, found.id, states, kind))
+        batch,
+        as_json,
+        lambda s, found: queued.append(actions.retry(s.engine, found.id, states, kind, same_seed=same_seed)),
     )
     note(f"{plural(queued[0], 'job')} queued again")
 

@@ -70,7 +70,7 @@ def test_archive_and_retry_wait_for_one_another(engine: Engine, first: str) -> N
     seen = actions.status(engine, batch.name)
     with ThreadPoolExecutor(1) as thread, engine.connect() as connection:
         if first == "retry":
-            values = {"batch": batch.id, "states": ["failed"], "kind": None, "limit": 10}
+            values = {"batch": batch.id, "states": ["failed"], "kind": None, "same_seed": False, "limit": 10}
             connection.execute(transitions._RETRY, values)
             second = thread.submit(drop_jobs_and_delete_batches.archive, engine, seen)
         else:
@@ -164,7 +164,10 @@ QUEUES_AGAIN: dict[str, Callable[[Engine, Ingested], int]] = {
     "replacement": lambda engine, _: accepted_image_quotas.make_up(engine),
 }
 QUEUEING = {
-    "retry": (transitions._RETRY, {"batch": 1, "states": ["blocked"], "kind": None, "limit": 10}),
+    "retry": (
+        transitions._RETRY,
+        {"batch": 1, "states": ["blocked"], "kind": None, "same_seed": False, "limit": 10},
+    ),
     "replacement": (accepted_image_quotas._REPLACE, {"batch": None, "limit": 10}),
 }
 

@@ -71,7 +71,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     ),
     "retry": (
         transitions._RETRY,
-        {"batch": 1, "states": ["failed"], "kind": None, "limit": 50},
+        {"batch": 1, "states": ["failed"], "kind": None, "same_seed": False, "limit": 50},
         "jobs",
         {"jobs_retry_idx", "jobs_pkey"},
         100,

@@ -299,6 +299,27 @@ def test_retry_queues_by_state_and_kind(
     assert row["is_open"] == bool(expected)
 
 
+@pytest.mark.parametrize("seed", [None, 5, 2**64 - 1])
+def test_blocked_jobs_are_tried_again_with_seeds_of_their_own(engine: Engine, seed: int | None) -> None:
+    rows = [{"prompt": "a fox", "num_images": 3} | ({} if seed is None else {"seed": seed})]
+    batch = make_batch(engine, rows)
+    (lane,) = lanes_of(engine, batch)
+    first, second, third = take(engine, lane)
+    seen = [{first.seed, second.seed, third.seed}]
+    for _ in range(4):
+        transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in (first, second)])
+        assert actions.retry(engine, batch.id, [JobState.BLOCKED]) == 2
+        first, second = take(engine, lane)
+        seen.append({first.seed, second.seed})
+    assert len(set.union(*seen)) == 3 + 4 * 2
+    transitions.block(engine, [failure(first, ErrorKind.SAFETY)])
+    transitions.fail(engine, [failure(second, ErrorKind.BAD_INPUT)], delay_s=0)
+    actions.retry(engine, batch.id, [JobState.FAILED])
+    assert take_one(engine, lane).seed == second.seed
+    actions.retry(engine, batch.id, same_seed=True)
+    assert take_one(engine, lane).seed == first.seed
+
+
 def test_a_retried_job_that_crashed_still_comes_alone(engine: Engine) -> None:
     batch = ended(engine)
     actions.retry(engine, batch)
