@@ -37,6 +37,7 @@ MODULES = {
     "check": "batches.check",
     "adopt": "batches.adopt",
     "move": "batches.move",
+    "tag": "batches.tag",
     "duplicates": "batches.duplicates",
     "worker": "processes",
     "scheduler": "processes",

@@ -25,7 +25,7 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound", "seed_from",
+    "canary_bound", "seed_from", "tags",
 )  # fmt: skip
 
 _COUNTS = ", ".join(
@@ -101,6 +101,7 @@ class BatchStatus(NamedTuple):
     canary: int
     canary_bound: float
     seed_from: str
+    tags: list[str]
     policy: str
     """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState
@@ -153,6 +154,7 @@ class BatchStatus(NamedTuple):
             "canary": self.canary_verdict,
             "stopped_because": self.stopped_because,
             "archived_at": _iso(self.archived_at),
+            "tags": self.tags,
             "policy": report_of(self._asdict() | {"policy": json.loads(self.policy)}),
             "waiting": self.waiting,
             "unhealthy_workers": [worker.report() for worker in self.unhealthy],

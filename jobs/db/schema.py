@@ -106,6 +106,7 @@ batches = Table(
         server_default=text("'row'"),
         comment="what the rows' derived seeds depend on, beside the batch seed",
     ),
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="labels, sorted"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),

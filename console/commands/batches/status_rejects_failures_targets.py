@@ -28,6 +28,8 @@ from jobs.batches.accepted_image_quotas import short
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
+from jobs.batches.tags import check_tag
+from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.states import ErrorKind, JobState
 
@@ -35,15 +37,19 @@ from jobs.states import ErrorKind, JobState
 def status(
     batch: Annotated[str | None, typer.Argument(help="name or number; none: all batches")] = None,
     watch: Annotated[bool, typer.Option(help="keep looking until it has ended")] = False,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="only batches that have this tag")] = None,
     as_json: Json = False,
 ) -> None:
     """Where batches stand."""
+    if tag is not None and (batch is not None or watch):
+        raise UsageError("--tag lists the batches that have a tag: it takes no batch, and no --watch")
     with session() as open_session:
         if watch:
             _watch(open_session, batch)
         broker = BrokerCheck(open_session.settings)
         if batch is None:
             found = actions.statuses(open_session.engine)
+            found = [one for one in found if tag is None or check_tag(tag) in one.tags]
             _show_all(found, as_json)
         else:
             found = [actions.status(open_session.engine, batch)]
@@ -155,6 +161,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             "rows": f"{status.rows:,}, {status.rejected:,} rejected",
             "manifest": status.manifest,
             "output": f"{status.output}/{status.name}",
+            **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)
     )
