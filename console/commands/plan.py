@@ -7,6 +7,7 @@ import typer
 
 from console.command_options import Json
 from console.order_from_options import order_of
+from console.session import session
 from console.submit_options import ManifestOptions, takes
 from console.terminal.output import (
     duration,
@@ -25,6 +26,7 @@ from models.catalogue.catalogue import Catalogue
 from models.optional_packages import is_installed
 from scheduler.ingest.dry_run import make_plan
 from scheduler.ingest.dry_run import report as plan_report
+from scheduler.ingest.expected_replacements import measured_losses
 
 
 @takes(ManifestOptions)
@@ -32,7 +34,8 @@ def plan(options: ManifestOptions, as_json: Json = False) -> None:
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
     with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
-        made = make_plan(order, rules, Catalogue.load(settings.models_path), tell)
+        losses = _losses(settings) if order.policy.target is not None else {}
+        made = make_plan(order, rules, Catalogue.load(settings.models_path), tell, losses)
         seconds = made.gflop / _gflops(settings) if made.jobs and is_installed("worker") else None
         report = plan_report(made, order, seconds)
     if as_json:
@@ -41,6 +44,14 @@ def plan(options: ManifestOptions, as_json: Json = False) -> None:
         _show(report)
     if not made.jobs or (options.strict and made.rejected):
         raise typer.Exit(1)
+
+
+def _losses(settings: Settings) -> dict[str, float]:
+    """Return the share of each model's jobs that failed or were blocked, if there is an installation with jobs."""
+    if settings.database_url is None and not (settings.data_dir / "postgres").exists():
+        return {}
+    with session(settings) as open_session:
+        return measured_losses(open_session.engine)
 
 
 def _gflops(settings: Settings) -> float:
@@ -56,7 +67,7 @@ def _show(report: dict[str, Any]) -> None:
             "manifest": f"{report['manifest']} ({report['format']})",
             "rows": f"{report['rows']:,}, {report['rejected']:,} rejected{_sampled(report)}",
             "lines": line_sum(report["lines"]),
-            "jobs": f"{report['jobs']:,}",
+            "jobs": f"{report['jobs']:,}{_replacements(report['expected_replacements'])}",
             "seeds": seeds_said(report["seed_from"], report["batch_seed"]),
             **_pictures(report),
             "truncated": _truncated(report),
@@ -80,6 +91,12 @@ def _time(seconds: float | None) -> str:
             "not estimated: this machine's speed is measured with the worker's packages, which are not here"
         )
     return f"about {duration(seconds)} on this machine, by the models' arithmetic"
+
+
+def _replacements(number: int) -> str:
+    return (
+        f"; about {number:,} replacements for images that are lost, by what was lost so far" if number else ""
+    )
 
 
 def _sampled(report: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from console.terminal.output import note
 from console.terminal.progress import summary, watching
 from console.terminal.run_report import tell
 from jobs.batches import actions
-from jobs.batches.accepted_image_quotas import make_up
+from jobs.batches.accepted_image_quotas import make_up, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.batch_events import record_batch_events
 from jobs.batches.status import open_jobs
@@ -66,7 +66,8 @@ def run(
     report |= intake_counts(ingested)
     tell(report, as_json)
     counts = report["counts"]
-    if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"]:
+    is_short = report["short"] is not None and report["short"]["images"] > 0
+    if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"] or is_short:
         raise typer.Exit(1)
 
 
@@ -85,6 +86,8 @@ def _render(
         if status.counts["failed"] or status.counts["blocked"]:
             again = f"`nightmill retry {status.name}` queues what failed or was blocked; {again}"
         note(f"nothing to render: {summary(status)}; {again}")
+    lacking = open_session.patiently(lambda: shortfall(open_session.engine, status.id))
+    figures["short"] = lacking and lacking.report()
     return status.report() | figures | open_session.patiently(lambda: _results(open_session, status, formats))
 
 

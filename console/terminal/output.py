@@ -75,6 +75,14 @@ def line_sum(lines: Mapping[str, int]) -> str:
     return f"{lines['read']:,} = {parts or '0 rows'}"
 
 
+def short_said(batch: str, short: Mapping[str, int] | None) -> str:
+    """Say what a batch lacks of its target; empty if it lacks nothing."""
+    if not short or not short["images"]:
+        return ""
+    lacking = f"{plural(short['images'], 'image')} of {plural(short['values'], 'value')}"
+    return f"the target is short by {lacking}: `nightmill targets {batch}` shows which"
+
+
 def seeds_said(source: str, batch_seed: int) -> str:
     """Say what the seeds of rows without their own depend on."""
     of_rows = "their ids" if source == "id" else "their numbers in the manifest"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from console.terminal.output import duration, note, plural, print_facts, print_json, size
+from console.terminal.output import duration, note, plural, print_facts, print_json, short_said, size
 from jobs.batches.status import open_jobs
 from jobs.states import BatchState
 
@@ -44,5 +44,7 @@ def _tell_what_to_do(report: dict[str, Any]) -> None:
         note(report["stopped_because"] or f"the batch was {report['state']} meanwhile")
     if report["rejected"]:
         note(f"`nightmill rejects {report['name']}` tells why rows were rejected")
+    if said := short_said(report["name"], report["short"]):
+        note(said)
     if report["counts"]["failed"] or report["counts"]["blocked"]:
         note(f"`nightmill status {report['name']}` tells why jobs failed or were blocked")

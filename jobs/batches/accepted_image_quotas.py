@@ -4,11 +4,16 @@ A replacement is a job of the same row with the next free index and therefore a 
 like all others. Jobs that failed with `bad-input` aren't replaced: a new seed would not help.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
+from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.manifest.seeds import sql_step
+from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import reopening
@@ -97,6 +102,60 @@ _SHORT = text(f"""
         FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
     ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
 """)
+
+
+_SHORTFALL = text(f"""
+    SELECT count(*) AS batches, coalesce(sum(greatest(target - accepted, 0)), 0)::bigint AS images,
+        count(*) FILTER (WHERE accepted < target) AS values
+    FROM (
+        SELECT {_TARGET} AS target, count(*) FILTER (WHERE state = 'done') AS accepted
+        FROM batches LEFT JOIN jobs ON batch_id = batches.id
+        WHERE batches.id = :batch AND {_HAS_TARGET} AND archived_at IS NULL GROUP BY {_TARGET}, {_VALUE}
+    ) AS of_value
+""")
+
+_HAS_COLUMN = text(
+    "SELECT EXISTS (SELECT FROM jobs WHERE batch_id = :batch AND meta -> CAST(:column AS text) IS NOT NULL)"
+)
+_COLUMNS = text("""
+    SELECT DISTINCT json_object_keys(meta) FROM (SELECT meta FROM jobs WHERE batch_id = :batch LIMIT 1000) AS few
+""")
+
+
+class Shortfall(NamedTuple):
+    """What a batch lacks of its target: images in all, and the number of values that lack some."""
+
+    images: int
+    values: int
+
+    def report(self) -> dict[str, int]:
+        """Return it as JSON has it."""
+        return self._asdict()
+
+
+def shortfall(engine: Engine, batch: BatchId) -> Shortfall | None:
+    """Return what the batch lacks of its target at the moment; None if it has no target, or its jobs are archived.
+
+    Reads all jobs of a batch that has a target.
+    """
+    (row,) = run(engine, _SHORTFALL, {"batch": batch})
+    return Shortfall(row.images, row.values) if row.batches else None
+
+
+def check_target_per(connection: Connection, batch: BatchId, column: str) -> None:
+    """Raise UsageError if no row of a batch that is being ingested has the column `target_per`."""
+    if not connection.execute(_HAS_COLUMN, {"batch": batch, "column": column}).scalar_one():
+        refuse_target_per(column, connection.execute(_COLUMNS, {"batch": batch}).scalars().all())
+
+
+def refuse_target_per(column: str, columns: Sequence[str]) -> NoReturn:
+    """Raise the UsageError for a `target_per` that is not among the columns of `meta`."""
+    near = nearest(column, columns)
+    listed = (
+        f"those there are: {', '.join(sorted(columns)[:20])}" if columns else "there are none of your own"
+    )
+    hint = f"did you mean {near!r}?" if near else listed
+    raise UsageError(f"--set target_per={column}: no row has a column {column!r}; {hint}")
 
 
 def missing(connection: Connection, batch: BatchId) -> int:

@@ -1,13 +1,16 @@
 """A dry run of a submit: counts jobs, rejects, lanes and work of a manifest without contacting a service."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from jobs.batches.accepted_image_quotas import refuse_target_per
 from jobs.input_image_access import ABSENT
 from jobs.manifest import PICTURE_COLUMNS, LineCounts, Reject, Row, RowRules, read_rows
 from jobs.manifest.seeds import Seeds
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import SeedSource
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
@@ -16,6 +19,7 @@ from models.errors import CheckpointError, MissingPackagesError
 from models.optional_packages import require
 from models.store.resolve_checkpoint import resolve
 from scheduler.ingest.duplicate_detection import SHOWN, Repeated, Repeats
+from scheduler.ingest.expected_replacements import expected_replacements
 from scheduler.ingest.ingest import refuse_repeated
 from scheduler.ingest.order import Order
 from scheduler.ingest.prompt_syntax import kinds_in
@@ -26,6 +30,7 @@ SAMPLED_ABOVE = 1_000_000
 SAMPLE = 10_000
 _COUNTED_AT_ONCE = 200_000
 _MAX_KINDS = 10_000
+_MAX_META_COLUMNS = 1_000
 _MAX_PICTURES = 1_000_000
 _OTHERS = "other reasons"
 _OTHER_LANES = "others", "", "", 0, 0, 0
@@ -93,6 +98,8 @@ class Plan:
     line_without_id: int | None = None
     """The line of the first row that has no id."""
     seed_from: SeedSource = SeedSource.ROW
+    expected_replacements: int = 0
+    """Of images that are lost on the way to the target, as measured; the work includes them, `jobs` doesn't."""
     per_value: Counter[str] = field(default_factory=Counter)
     """Images for each value of `target_per`."""
 
@@ -110,10 +117,25 @@ class Plan:
     def fill_up(self, target: int) -> None:
         """Scale what is drawn to the images that are added until each value reaches the target."""
         share = 1 + sum(max(0, target - images) for images in self.per_value.values()) / max(1, self.jobs)
-        self.jobs, self.pixels = round(self.jobs * share), round(self.pixels * share)
-        self.gflop *= share
+        self.jobs = round(self.jobs * share)
+        self._scale_work(share)
         for lane in self.lanes:
             self.lanes[lane] = round(self.lanes[lane] * share)
+
+    def replace_lost(self, policy: BatchPolicy, losses: Mapping[str, float]) -> None:
+        """Add the work of the replacements that are expected, by the measured losses of each model."""
+        if policy.target is not None and self.jobs:
+            ratio = policy.max_replacement_ratio
+            jobs = {model: sum(n for lane, n in self.lanes.items() if lane[0] == model) for model in losses}
+            jobs["others"] = self.jobs - sum(jobs.values())
+            self.expected_replacements = expected_replacements(
+                self.per_value, policy.target, ratio, jobs, losses
+            )
+            self._scale_work(1 + self.expected_replacements / self.jobs)
+
+    def _scale_work(self, share: float) -> None:
+        self.pixels = round(self.pixels * share)
+        self.gflop *= share
 
     def bytes(self, format: str) -> int:
         """Return the estimated total size of the files."""
@@ -121,9 +143,16 @@ class Plan:
 
 
 def make_plan(
-    order: Order, rules: RowRules, catalogue: Catalogue, on_rows: Callable[[int], None] = lambda _: None
+    order: Order,
+    rules: RowRules,
+    catalogue: Catalogue,
+    on_rows: Callable[[int], None] = lambda _: None,
+    losses: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
-    """Read the manifest as an ingest does. Raises ManifestError if the file as a whole can't be read."""
+    """Read the manifest as an ingest does. Raises ManifestError if the file as a whole can't be read.
+
+    `losses` are the shares of each model's jobs that failed or were blocked so far.
+    """
     plan = Plan()
     truncation = _Truncation(catalogue, plan)
     again = _Again(plan)
@@ -148,10 +177,18 @@ def make_plan(
     if plan.sample and order.manifest.rows:
         plan.extrapolate(order.manifest.rows)
     if order.policy.target is not None:
+        _check_target_per(plan, order)
         plan.fill_up(order.policy.target)
+        plan.replace_lost(order.policy, losses)
     if order.reading.unique_ids:
         refuse_repeated(plan.repeated_ids, order.manifest.label)
     return plan
+
+
+def _check_target_per(plan: Plan, order: Order) -> None:
+    column, is_complete = order.policy.target_per, len(plan.meta_columns) < _MAX_META_COLUMNS
+    if column is not None and plan.jobs and is_complete and column not in plan.meta_columns:
+        refuse_target_per(column, sorted(plan.meta_columns))
 
 
 def _seed_source(order: Order, plan: Plan) -> SeedSource:
@@ -196,7 +233,7 @@ def _count_text(plan: Plan, row: Row) -> None:
     for kind in kinds_in(row.prompt):
         plan.syntax[kind] += 1
         plan.syntax_lines.setdefault(kind, row.line)
-    if row.meta and len(plan.meta_columns) < 1000:
+    if row.meta and len(plan.meta_columns) < _MAX_META_COLUMNS:
         plan.meta_columns.update(row.meta)
 
 
@@ -301,6 +338,7 @@ def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
         "batch_seed": order.batch_seed,
         "seed_from": plan.seed_from,
         "jobs": plan.jobs,
+        "expected_replacements": plan.expected_replacements,
         "rejected": plan.rejected,
         "lines": plan.lines.report(plan.rows - plan.rejected, plan.rejected),
         "reasons": dict(plan.reasons.most_common(SHOWN)),

@@ -127,6 +127,8 @@ def _load(
 
 def _fill_up(connection: Connection, batch: BatchId, order: Order, jobs: int, max_jobs: int | None) -> int:
     """Repeat rows until each value reaches the target; ManyJobsError if that makes too many jobs."""
+    if order.policy.target_per is not None and jobs:
+        accepted_image_quotas.check_target_per(connection, batch, order.policy.target_per)
     if max_jobs is not None and (many := jobs + accepted_image_quotas.missing(connection, batch)) > max_jobs:
         raise ManyJobsError(f"{order.manifest.label}: makes {many:,} images to reach its target")
     return accepted_image_quotas.fill_up(connection, batch)

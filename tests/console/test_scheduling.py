@@ -165,6 +165,45 @@ def test_targets(typed: Typed, engine: Engine, manifest: str) -> None:
     lacking = {"value": "", "target": 6, "accepted": 3, "on_their_way": 2}
     assert typed("targets", "foxes", "--json").json == [lacking]
     assert "1 values lack images" in typed("targets", "foxes").err
+    assert typed("status", "foxes", "--json").json["short"] is None, "not while jobs are open"
+    transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in jobs[4:]])
+    said = "the target is short by 3 images of 1 value: `nightmill targets foxes` shows which"
+    assert said in typed("status", "foxes").err
+    status = typed("status", "foxes", "--json")
+    assert (status.code, status.json["short"]) == (0, {"images": 3, "values": 1})
+
+
+def test_a_run_that_misses_its_target_says_so_and_ends_with_1(
+    typed: Typed, engine: Engine, manifest: str
+) -> None:
+    run = "run", manifest, "--set", "target=5", "--set", "max_replacement_ratio=0", "--workers", "0"
+    typed("submit", *run[1:6])
+    transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in take(engine, LaneId(1))])
+    ended = typed(*run, "--json")
+    assert (ended.code, ended.json["short"], ended.json["counts"]["failed"]) == (
+        1,
+        {"images": 5, "values": 1},
+        0,
+    )
+    assert "the target is short by 5 images of 1 value: `nightmill targets foxes`" in typed(*run).err
+
+
+def test_a_plan_counts_the_replacements_that_were_needed_so_far(
+    typed: Typed, engine: Engine, manifest: str
+) -> None:
+    assert typed("plan", manifest, "--set", "target=40", "--json").json["expected_replacements"] == 0
+    typed("submit", manifest)
+    jobs = take(engine, LaneId(1))
+    transitions.block(engine, [failure(jobs[0], ErrorKind.SAFETY)])
+    transitions.complete(engine, [image(job) for job in jobs[1:]])
+    planned = typed("plan", manifest, "--set", "target=40", "--json").json
+    assert (planned["jobs"], planned["expected_replacements"]) == (40, 13)
+    assert (
+        "40; about 13 replacements for images that are lost"
+        in typed("plan", manifest, "--set", "target=40").out
+    )
+    wrong = typed("plan", manifest, "--set", "target=40", "--set", "target_per=colour")
+    assert (wrong.code, "--set target_per=colour: no row has a column 'colour'" in wrong.err) == (2, True)
 
 
 def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_path: Path) -> None:

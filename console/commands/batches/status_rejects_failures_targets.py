@@ -20,11 +20,12 @@ from console.terminal.output import (
     print_facts,
     print_json,
     print_table,
+    short_said,
 )
 from console.terminal.progress import summary
 from console.terminal.schedule_text import schedule_facts, warn_of_deadline
 from jobs.batches import actions
-from jobs.batches.accepted_image_quotas import short
+from jobs.batches.accepted_image_quotas import short, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
@@ -150,8 +151,10 @@ def _row(status: BatchStatus) -> tuple[object, ...]:
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
     troubles = dead_letters(open_session.engine, status.id)
     found = lanes(open_session.engine, status.id)
+    found_short = None if status.remaining else shortfall(open_session.engine, status.id)
+    lacking = found_short and found_short.report()
     if as_json:
-        print_json(status.report() | {"lanes": found, "failures": troubles})
+        print_json(status.report() | {"lanes": found, "failures": troubles, "short": lacking})
         return
     print_facts(
         {
@@ -166,6 +169,8 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
         | schedule_facts(status)
     )
     warn_of_deadline(status)
+    if said := short_said(status.name, lacking):
+        note(said)
     _warn_of_workers([status])
     print_table(
         ("tenant", "model", "mode", "LoRA", "size", "upscale", "s/image", "jobs"),

@@ -120,6 +120,30 @@ def test_replacements_end_at_the_cap(engine: Engine) -> None:
     assert accepted_image_quotas.make_up(engine) == 0
     (lacking,) = accepted_image_quotas.short(engine, batch.id)
     assert lacking == {"value": "", "target": 4, "accepted": 0, "on_their_way": 0}
+    assert accepted_image_quotas.shortfall(engine, batch.id) == (4, 1)
+
+
+def test_what_lacks_of_a_target_is_counted_over_its_values(engine: Engine) -> None:
+    rows = [{"prompt": label, "label": label} for label in ("cat", "cat", "dog", "owl")]
+    batch = make_batch(engine, rows, target=2, target_per="label", max_replacement_ratio=0)
+    jobs = take_all(engine, batch)
+    lost = [next(job for job in jobs if job.prompt == prompt) for prompt in ("dog", "owl")]
+    transitions.block(engine, [failure(job, ErrorKind.SAFETY) for job in lost])
+    assert accepted_image_quotas.shortfall(engine, batch.id) == (6, 3), "of what is open, too"
+    transitions.complete(engine, [image(job) for job in jobs if job not in lost])
+    assert accepted_image_quotas.shortfall(engine, batch.id) == (2, 2)
+    assert accepted_image_quotas.shortfall(engine, make_batch(engine, 1).id) is None
+
+
+def test_a_column_that_no_row_has_is_no_target_of_any_value(engine: Engine) -> None:
+    rows = [{"prompt": "a", "class": None, "place": 1}]
+    for given, said in (("clas", "did you mean 'class'"), ("colour", "those there are: class, place")):
+        with pytest.raises(
+            UsageError, match=f"--set target_per={given}: no row has a column '{given}'; {said}"
+        ):
+            make_batch(engine, rows, target=2, target_per=given)
+    assert look(engine, "SELECT FROM batches") == []
+    assert make_batch(engine, rows, target=2, target_per="class").jobs == 2
 
 
 def test_two_schedulers_replace_each_job_once(engine: Engine) -> None:
