@@ -35,6 +35,7 @@ MODULES = {
     "evaluate": "evaluate",
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",
+    "retract": "batches.retract",
     "adopt": "batches.adopt",
     "move": "batches.move",
     "tag": "batches.tag",

@@ -8,7 +8,7 @@ second safeguard, against writers that bypass the job table: it protects all rec
 
 Nothing is deleted where this installation isn't recorded as the folder's owner, and nothing older than that record:
 such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
-the job stay.
+the job stay, and so do files of retracted images that were to be kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from jobs.batches.delete_files import since_when
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.outputs.ownership import owner_of
-from jobs.states import FINISHED, sql_list
+from jobs.states import FINISHED, EventKind, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import parse_image_key
 from jobs.storage.open import remove_temporaries
@@ -41,6 +41,9 @@ _UNNAMED = text(f"""
     LEFT JOIN images ON images.job_id = jobs.id
     WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (images.key <> g.key AND starts_with(
         images.key, regexp_replace(g.key, '[0-9a-f]{{12}}[.][a-z]+$', '') || left(images.sha256, 12) || '.')))
+      AND NOT EXISTS (
+        SELECT FROM events WHERE events.batch_id = :batch AND events.ordinal = g.ordinal AND events."index" = g.index
+          AND kind = '{EventKind.RETRACTED}' AND detail ->> 'key' = g.key AND detail ? 'keeps_file')
 """)  # noqa: S608
 
 _LOCK = text(f"""

@@ -26,6 +26,7 @@ __all__ = [
     "reopen",
     "resume",
     "retry",
+    "retry_retracted",
     "status",
     "statuses",
 ]
@@ -94,6 +95,16 @@ def retry(
     Blocked ones get another seed, unless `same_seed`. Ends a cancellation. Raises UsageError if the batch is archived.
     """
     queued = _until_none(lambda: transitions.retry(engine, batch, states, kind, same_seed=same_seed))
+    if not queued:
+        _check_is_kept(engine, batch)
+    reopen(engine, batch)
+    record_batch_events(engine)
+    return queued
+
+
+def retry_retracted(engine: Engine, batch: BatchId) -> int:
+    """Queue jobs again whose images were retracted; returns the number queued. See `retry`."""
+    queued = _until_none(lambda: transitions.retry_retracted(engine, batch))
     if not queued:
         _check_is_kept(engine, batch)
     reopen(engine, batch)

@@ -94,7 +94,7 @@ def repair(engine: Engine, batch: BatchStatus, wrong: Sequence[Wrong]) -> int:
     storable = [(each.image, each.key) for each in wrong if not each.is_blocked]
     if not storable:
         return 0
-    queued = transitions.retract(engine, batch.id, storable, "its file is missing or damaged")
+    queued = transitions.render_again(engine, batch.id, storable, "its file is missing or damaged")
     reopen(engine, batch.id)
     return queued
 

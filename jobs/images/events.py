@@ -74,7 +74,8 @@ def json_object(values: Mapping[str, str]) -> str:
 
 def retracted_events(reason: str = "CAST(:reason AS text)") -> str:
     """Return the CTEs with which a statement writes an event for each image row of `retracted`; see `job_events`."""
-    detail = json_object({"reason": reason, "key": "i.key", "sha256": "i.sha256"})
+    keeps_file = "CASE WHEN CAST(:keeps_file AS bool) THEN true END"
+    detail = json_object({"reason": reason, "key": "i.key", "sha256": "i.sha256", "keeps_file": keeps_file})
     return f"""{BEGUN}, event_log AS (
         INSERT INTO events ({COLUMNS})
         SELECT {ID}, {WRITTEN}, '{EventKind.RETRACTED}', i.batch_id, b.name, i.ordinal, i."index", i.row_id, i.job_id,

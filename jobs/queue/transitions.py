@@ -309,8 +309,9 @@ _RETRY = text(f"""
     SELECT id FROM affected
 """)
 
-_RETRACT = text(f"""
-    WITH kept AS MATERIALIZED (
+# The image rows that are still as they were read, and their jobs.
+_TAKEN_BACK = """
+    kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
     ), picked AS (
         SELECT jobs.id, images.id AS image
@@ -319,10 +320,59 @@ _RETRACT = text(f"""
         WHERE jobs.batch_id = (SELECT id FROM kept) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
     ), retracted AS (
         DELETE FROM images USING picked WHERE images.id = picked.image RETURNING images.*
-    ), affected AS (
+    )"""
+
+_RENDER_AGAIN = text(f"""
+    WITH {_TAKEN_BACK}, affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
     ), {_COUNT_DELTAS}, {retracted_events()}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
+    SELECT id FROM affected
+""")
+
+_RETRACT = text(f"""
+    WITH {_TAKEN_BACK}, affected AS (
+        UPDATE jobs SET state = 'retracted', finished_at = now()
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
+    ), {_COUNT_DELTAS}, {retracted_events()}, {outdating()}
+    SELECT id FROM affected
+""")
+
+# The jobs of an archived batch are gone. Its counts are by lane, which image rows don't name: those of a batch's lanes
+# are only ever summed once it is archived.
+_RETRACT_ARCHIVED = text(f"""
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NOT NULL FOR SHARE
+    ), picked AS (
+        SELECT images.id FROM unnest(CAST(:images AS bigint[]), CAST(:keys AS text[])) AS g (image, key)
+        JOIN images ON images.id = g.image AND images.key = g.key
+        WHERE images.batch_id = (SELECT id FROM kept) ORDER BY images.id FOR UPDATE OF images
+    ), retracted AS (
+        DELETE FROM images USING picked WHERE images.id = picked.id RETURNING images.*
+    ), affected AS (
+        SELECT job_id AS id, batch_id, ordinal, lane_id, 'done' AS old_state, 'retracted' AS state
+        FROM retracted CROSS JOIN (
+            SELECT lane_id FROM job_counts WHERE batch_id = :batch AND state = 'done' ORDER BY delta DESC LIMIT 1) AS l
+    ), ended AS (
+        INSERT INTO archived_jobs (batch_id, ordinal, "index", row_id, job_id, state, attempt, meta)
+        SELECT batch_id, ordinal, "index", row_id, job_id, 'retracted', attempt, meta FROM retracted
+        ON CONFLICT (batch_id, ordinal, "index") DO NOTHING
+    ), {_COUNT_DELTAS}, {retracted_events()}, {outdating()}
+    SELECT id FROM affected
+""")
+
+_RETRY_RETRACTED = text(f"""
+    WITH kept AS MATERIALIZED (
+        SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
+    ), picked AS (
+        SELECT id, state AS old_state FROM jobs WHERE state = 'retracted' AND id IN (
+            SELECT job_id FROM events
+            WHERE events.batch_id = (SELECT kept.id FROM kept) AND kind = '{EventKind.RETRACTED}')
+        ORDER BY id LIMIT :limit FOR UPDATE
+    ), affected AS (
+        UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
+        FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
+    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -505,15 +555,47 @@ def retry(
     return len(run(engine, _RETRY, values))
 
 
-def retract(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]], reason: str) -> int:
+def retry_retracted(engine: Engine, batch: BatchId, *, limit: int = 10_000) -> int:
+    """Queue up to `limit` jobs again whose images were retracted: retracted → queued, with the seeds that they had.
+
+    Does nothing for a batch that is archived or being archived.
+    """
+    return len(run(engine, _RETRY_RETRACTED, {"batch": batch, "limit": limit}))
+
+
+def render_again(engine: Engine, batch: BatchId, images: Sequence[tuple[int, str]], reason: str) -> int:
     """Delete image rows, given as (id, key), whose objects are gone, and queue their jobs again: done → queued."""
-    values = {
+    return len(run(engine, _RENDER_AGAIN, _taken_back(batch, images, reason)))
+
+
+def retract(
+    engine: Engine,
+    batch: BatchId,
+    images: Sequence[tuple[int, str]],
+    reason: str,
+    *,
+    is_archived: bool,
+    keeps_file: bool,
+) -> set[JobId]:
+    """Delete image rows, given as (id, key), that are to be used no more: done → retracted. Returns their jobs.
+
+    `is_archived`: of a batch whose jobs are gone. Skips what was changed meanwhile. The caller deletes the files, or
+    says that they are to be kept.
+    """
+    statement = _RETRACT_ARCHIVED if is_archived else _RETRACT
+    return _ids(run(engine, statement, _taken_back(batch, images, reason, keeps_file=keeps_file)))
+
+
+def _taken_back(
+    batch: BatchId, images: Sequence[tuple[int, str]], reason: str, *, keeps_file: bool = False
+) -> dict[str, object]:
+    return {
+        "keeps_file": keeps_file,
         "batch": batch,
         "images": [image for image, _ in images],
         "keys": [key for _, key in images],
         "reason": reason,
     }
-    return len(run(engine, _RETRACT, values))
 
 
 def _pairs(held: Iterable[tuple[JobId, UUID]]) -> dict[str, object]:

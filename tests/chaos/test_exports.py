@@ -65,7 +65,9 @@ class Renderer:
 
     def _take_back(self, lane: Any) -> list[Any]:
         rows = look(self.engine, "SELECT id, key FROM images ORDER BY random() LIMIT 1")
-        transitions.retract(self.engine, self.batch.id, [(row["id"], row["key"]) for row in rows], "missing")
+        transitions.render_again(
+            self.engine, self.batch.id, [(row["id"], row["key"]) for row in rows], "missing"
+        )
         return take(self.engine, lane, 1, lease_s=600)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import Batch, Json, one_of
-from console.session import session
+from console.session import Session, session
 from console.terminal.output import (
     note,
     plural,
@@ -13,6 +13,8 @@ from console.terminal.output import (
 )
 from console.terminal.progress import summary
 from jobs.batches import actions
+from jobs.batches.status import BatchStatus
+from jobs.errors import UsageError
 from jobs.states import RETRYABLE, ErrorKind
 
 
@@ -42,9 +44,14 @@ def retry(
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="render blocked images from the same noise again")
     ] = False,
+    retracted: Annotated[
+        bool, typer.Option("--retracted", help="jobs whose images were retracted, and no others")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Queue jobs again that ended without an image, with all their attempts; blocked ones with new seeds."""
+    if retracted and (only or error or same_seed):
+        raise UsageError("--retracted goes without --only, --error and --same-seed: the seeds stay")
     if only is not None:
         one_of("--only", only, (*RETRYABLE, *ErrorKind))
         if only not in RETRYABLE:
@@ -52,11 +59,14 @@ def retry(
     states = RETRYABLE if only is None else (one_of("--only", only, RETRYABLE),)
     kind = error and one_of("--error", error, tuple(ErrorKind))
     queued: list[int] = []
-    change_batch(
-        batch,
-        as_json,
-        lambda s, found: queued.append(actions.retry(s.engine, found.id, states, kind, same_seed=same_seed)),
-    )
+
+    def queue(open_session: Session, found: BatchStatus) -> None:
+        if retracted:
+            queued.append(actions.retry_retracted(open_session.engine, found.id))
+        else:
+            queued.append(actions.retry(open_session.engine, found.id, states, kind, same_seed=same_seed))
+
+    change_batch(batch, as_json, queue)
     note(f"{plural(queued[0], 'job')} queued again")
 
 

@@ -96,7 +96,7 @@ def test_an_image_whose_file_is_lost_is_retracted(engine: Engine) -> None:
     made = image(job)
     transitions.complete(engine, [made])
     (row,) = look(engine, "SELECT id, key FROM images")
-    assert transitions.retract(engine, batch.id, [(row["id"], row["key"])], "gone") == 1
+    assert transitions.render_again(engine, batch.id, [(row["id"], row["key"])], "gone") == 1
     (event,) = events(engine)
     assert (event["kind"], event["image_id"], event["row_id"]) == ("retracted", row["id"], "a1")
     assert event["detail"] == {"reason": "gone", "key": made.key, "sha256": made.sha256}

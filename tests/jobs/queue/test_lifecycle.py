@@ -46,8 +46,8 @@ MAX_ATTEMPTS = 3
 
 # Faster than to truncate tables of a few rows.
 EMPTY = """
-    DELETE FROM images; DELETE FROM attempts; DELETE FROM jobs; DELETE FROM job_counts; DELETE FROM lanes;
-    DELETE FROM batches
+    DELETE FROM events; DELETE FROM images; DELETE FROM attempts; DELETE FROM jobs; DELETE FROM job_counts;
+    DELETE FROM lanes; DELETE FROM batches
 """
 TABLE = """
     SELECT (SELECT json_agg(j) FROM (SELECT id, state, lease, attempt FROM jobs) AS j) AS jobs,
@@ -91,6 +91,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.charged: Counter[int] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.pictures: dict[int, str] = {}
+        self.retracted: set[int] = set()
         self.unfinished = len(ROWS)
         self.is_paused = self.is_folded = False
         return multiple(*(job for lane in (0, 1) for job in self._claimed("w1", lane, 1)))
@@ -214,6 +215,31 @@ class Lifecycle(RuleBasedStateMachine):
         for job in again:
             assert job_row(self.engine, job)["state"] == "queued"
             self.charged[job] = 0
+
+    @precondition(lambda self: self.pictures)
+    @rule(is_wanted=st.booleans())
+    def take_back(self, is_wanted: bool) -> None:
+        job = min(self.pictures)
+        rows = [
+            (row["id"], row["key"])
+            for row in look(self.engine, "SELECT * FROM images WHERE job_id = :job", job=job)
+        ]
+        if is_wanted:
+            assert transitions.render_again(self.engine, self.batch.id, rows, "lost") == 1
+            actions.reopen(self.engine, self.batch.id)
+            self.charged[job] = 0
+        else:
+            kept = {"is_archived": False, "keeps_file": False}
+            assert transitions.retract(self.engine, self.batch.id, rows, "bad", **kept) == {job}
+            self.retracted.add(job)
+        del self.pictures[job]
+
+    @precondition(lambda self: self.retracted)
+    @rule()
+    def retry_retracted(self) -> None:
+        assert actions.retry_retracted(self.engine, self.batch.id) == len(self.retracted)
+        self.charged.update(dict.fromkeys(self.retracted, 0))
+        self.retracted.clear()
 
     @precondition(lambda self: not self.is_folded)
     @rule()

@@ -186,7 +186,7 @@ class TestChanges:
     ) -> None:
         exported(engine, store, batch)
         (row,) = look(engine, "SELECT id, key FROM images WHERE ordinal = 5")
-        transitions.retract(engine, batch.id, [(row["id"], row["key"])], "missing")
+        transitions.render_again(engine, batch.id, [(row["id"], row["key"])], "missing")
         assert exported(engine, store, batch).images == 4
         transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
         done = exported(engine, store, batch)

@@ -1,0 +1,99 @@
+"""`nightmill retract`: take images back that are to be used no more."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from console.command_options import DontAsk, Json
+from console.session import Session, session
+from console.terminal.confirm import ask
+from console.terminal.output import note, plural, print_json
+from console.terminal.progress import counting
+from jobs.batches import actions
+from jobs.batches.batch_events import record_batch_events
+from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, images_by_id
+from jobs.batches.retract_images import retract as retract_images
+from jobs.batches.status import BatchStatus
+from jobs.errors import UsageError
+from jobs.images.where_expression import Condition, compile_condition
+from jobs.outputs.ownership import owner_of
+
+UNASKED = 10
+"""Up to so many images are retracted without a question."""
+
+Chosen = tuple[BatchStatus, Iterator[list[ImageRow]]]
+
+
+def retract(
+    what: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...|BATCH", help="image_id, or with --where a batch")
+    ],
+    reason: Annotated[str, typer.Option(help="why, for whoever reads the feed")],
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="these images of the batch: \"meta.label = 'fox'\""),
+    ] = None,
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="delete the rows alone")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="change nothing, say how many")] = False,
+    yes: DontAsk = False,
+    as_json: Json = False,
+) -> None:
+    """Take images back: rows and files go, readers of the feed are told; `retry --retracted` renders them again."""
+    if not reason.strip():
+        raise UsageError("--reason: say why, for whoever has used the images")
+    condition = compile_condition(where) if where is not None else None
+    with session() as open_session:
+        total, chosen = _chosen(open_session, what, condition)
+        if total > UNASKED and not (yes or dry_run):
+            ask(f"retracts {plural(total, 'image')} of {', '.join(batch.name for batch, _ in chosen)}")
+        rows = files = 0
+        if not dry_run:
+            rows, files = _retract(open_session, chosen, total, reason, keep_files=keep_files)
+    told = {
+        "batches": [batch.name for batch, _ in chosen],
+        "reason": reason,
+        "dry_run": dry_run,
+        "chosen": total,
+        "retracted": rows,
+        "deleted_files": files,
+    }
+    if as_json:
+        print_json(told)
+    if dry_run:
+        note(f"{plural(total, 'image')} would be retracted")
+        return
+    note(f"{plural(rows, 'image')} retracted, {plural(files, 'file')} deleted")
+
+
+def _chosen(open_session: Session, what: list[str], condition: Condition | None) -> tuple[int, list[Chosen]]:
+    engine = open_session.engine
+    if condition is not None:
+        if len(what) > 1:
+            raise UsageError("--where chooses images of one batch: name one")
+        batch = actions.status(engine, what[0])
+        return count_chosen(engine, batch.id, condition), [
+            (batch, chosen_images(engine, batch.id, condition))
+        ]
+    if wrong := [text for text in what if not text.isdecimal() or len(text) > 18]:
+        raise UsageError(f"{wrong[0]} is no image_id: give numbers of images, or a batch with --where")
+    ids = list(dict.fromkeys(map(int, what)))
+    found = images_by_id(engine, ids)
+    return len(ids), [(actions.status(engine, str(number)), iter([rows])) for number, rows in found.items()]
+
+
+def _retract(
+    open_session: Session, chosen: list[Chosen], total: int, reason: str, *, keep_files: bool
+) -> tuple[int, int]:
+    rows = files = 0
+    with counting("retracting", total, "images") as tell:
+        for batch, pages in chosen:
+            store = None if keep_files else open_session.batch_store(batch)
+            if store is not None:
+                owner_of(open_session.engine, store, batch.id, batch.name)
+            for page in pages:
+                more_rows, more_files = retract_images(open_session.engine, batch, page, reason, store)
+                rows, files = rows + more_rows, files + more_files
+                tell(rows)
+    record_batch_events(open_session.engine)
+    return rows, files

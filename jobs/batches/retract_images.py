@@ -1,0 +1,123 @@
+"""Retract images that are to be used no more: their rows and files go, an event and the state of their jobs stay."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.batches.status import BatchStatus
+from jobs.db.engine import run
+from jobs.errors import UsageError
+from jobs.images.where_expression import Condition
+from jobs.job_dataclasses import BatchId, JobId
+from jobs.queue import transitions
+from jobs.storage.base import ObjectStore
+from jobs.storage.key_layout import parse_image_key
+
+PAGE = 500
+_PORTION = 50
+
+_COLUMNS = 'i.id, i.key, i.job_id, i.ordinal, i."index" AS number, i.batch_id'
+
+_BY_ID = text(f"SELECT {_COLUMNS} FROM images i WHERE i.id = ANY (CAST(:ids AS bigint[])) ORDER BY i.id")
+
+# While a job is locked in this state, nobody can queue it again, claim it and upload its file anew.
+_LOCK = text("""
+    SELECT id FROM jobs WHERE id = ANY (CAST(:jobs AS bigint[])) AND state = 'retracted' ORDER BY id FOR UPDATE
+""")
+_STILL_HERE = text("SELECT 1")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What identifies an image row that is to be retracted."""
+
+    id: int
+    key: str
+    job: JobId
+    ordinal: int
+    index: int
+
+
+def images_by_id(engine: Engine, ids: Sequence[int]) -> dict[BatchId, list[ImageRow]]:
+    """Return image rows by their batch. Raises UsageError if one isn't there."""
+    found: dict[BatchId, list[ImageRow]] = defaultdict(list)
+    for row in run(engine, _BY_ID, {"ids": list(ids)}):
+        found[row.batch_id].append(_image_row(row))
+    there = {image.id for images in found.values() for image in images}
+    if missing := [number for number in ids if number not in there]:
+        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+        raise UsageError(
+            f"there are no image rows {shown}: `image_id` in the feed and in exports is the number"
+        )
+    return dict(found)
+
+
+def count_chosen(engine: Engine, batch: BatchId, condition: Condition) -> int:
+    """Return how many images of the batch meet a condition."""
+    statement = f"SELECT count(*) AS n FROM {_chosen(condition)}"
+    count: int = run(engine, text(statement), {"batch": batch, **condition.values})[0].n
+    return count
+
+
+def chosen_images(engine: Engine, batch: BatchId, condition: Condition) -> Iterator[list[ImageRow]]:
+    """Yield the image rows of the batch that meet a condition, in manifest order, page by page."""
+    statement = text(f"""
+        SELECT {_COLUMNS} FROM {_chosen(condition)} AND (i.ordinal, i."index") > (:ordinal, :number)
+        ORDER BY i.ordinal, i."index" LIMIT :limit
+    """)
+    place = {"ordinal": -1, "number": -(2**31)}
+    values = {"batch": batch, "limit": PAGE, **condition.values}
+    while rows := run(engine, statement, values | place):
+        yield [_image_row(row) for row in rows]
+        place = {"ordinal": rows[-1].ordinal, "number": rows[-1].number}
+
+
+def _chosen(condition: Condition) -> str:
+    return f"images i JOIN batches b ON b.id = i.batch_id WHERE i.batch_id = :batch AND {condition.sql}"
+
+
+def _image_row(row: Any) -> ImageRow:
+    return ImageRow(row.id, row.key, row.job_id, row.ordinal, row.number)
+
+
+def retract(
+    engine: Engine, batch: BatchStatus, images: Sequence[ImageRow], reason: str, store: ObjectStore | None
+) -> tuple[int, int]:
+    """Retract image rows of a batch, and delete their files unless `store` is None.
+
+    Returns the numbers of rows and of files; rows that are gone or changed meanwhile are skipped. Rows go first: a file
+    that an interrupted call leaves is one that no row names, which a sweep deletes.
+    """
+    rows = [(image.id, image.key) for image in images]
+    is_archived = batch.archived_at is not None
+    retracted = transitions.retract(
+        engine, batch.id, rows, reason, is_archived=is_archived, keeps_file=store is None
+    )
+    if store is None:
+        return len(retracted), 0
+    own = [image for image in images if image.job in retracted and _is_of(batch, image)]
+    return len(retracted), _delete_files(engine, store, own, is_archived=is_archived)
+
+
+def _is_of(batch: BatchStatus, image: ImageRow) -> bool:
+    key = parse_image_key(image.key)
+    return key is not None and key.batch == batch.name
+
+
+def _delete_files(
+    engine: Engine, store: ObjectStore, images: Sequence[ImageRow], *, is_archived: bool
+) -> int:
+    deleted = 0
+    for start in range(0, len(images), _PORTION):
+        portion = images[start : start + _PORTION]
+        with engine.begin() as connection:
+            held = connection.execute(_LOCK, {"jobs": [image.job for image in portion]}).scalars().all()
+            for image in portion:
+                if is_archived or image.job in held:
+                    connection.execute(_STILL_HERE)
+                    store.delete(image.key)
+                    deleted += 1
+    return deleted

@@ -1,0 +1,181 @@
+"""`nightmill retract`: rows and files go, readers are told, and `retry --retracted` brings the same images back."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.batches import actions, drop_jobs_and_delete_batches
+from jobs.batches.retract_images import chosen_images, retract
+from jobs.images import feed
+from jobs.images.feed_query import FeedQuery
+from jobs.images.where_expression import compile_condition
+from jobs.queue import transitions
+from jobs.states import EventKind
+from jobs.storage.key_layout import image_key
+from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.ingest.ingest import Ingested
+from scheduler.orphaned_objects import sweep_batch
+from tests.command_line import Nightmill
+from tests.factories import (
+    image,
+    job_row,
+    lane_differences,
+    lanes_of,
+    look,
+    make_batch,
+    own_since,
+    states,
+    take,
+)
+
+pytestmark = pytest.mark.timeout(90)
+
+ROWS = [{"prompt": f"fox {i}", "id": f"r{i}", "label": "fox" if i % 2 else "owl"} for i in range(6)]
+REASON = ("--reason", "the label is wrong")
+
+
+def render(engine: Engine, batch: Ingested, store: ObjectStore) -> None:
+    """Complete all queued jobs, with files whose bytes follow from the seed."""
+    for lane in lanes_of(engine, batch):
+        for job in take(engine, lane):
+            digest = f"{job.seed:064x}"
+            key = image_key(batch.name, job.ordinal, job.index, digest, "png")
+            store.put(key, str(job.seed).encode(), content_type="image/png")
+            transitions.complete(engine, [image(job, key=key, sha256=digest, bytes=len(str(job.seed)))])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return open_store(str(tmp_path / "output"), S3Options())
+
+
+@pytest.fixture
+def foxes(engine: Engine, store: ObjectStore, tmp_path: Path) -> Iterator[Ingested]:
+    batch = make_batch(engine, ROWS, name="foxes", output=str(tmp_path / "output"))
+    render(engine, batch, store)
+    yield batch
+    assert lane_differences(engine) == [] or not look(engine, "SELECT FROM jobs")
+
+
+def events(engine: Engine) -> list[dict[str, Any]]:
+    query = FeedQuery((EventKind.RETRACTED, EventKind.BATCH))
+    return [
+        json.loads(line) for page in feed.pages(engine, feed.Cursor(0, 0, 0), query) for line in page.lines
+    ]
+
+
+def files(store: ObjectStore) -> list[str]:
+    return [found.key for found in store.list("foxes/images/")]
+
+
+def test_images_by_number(engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore) -> None:
+    before = look(engine, "SELECT id, key, sha256, job_id FROM images ORDER BY id")
+    ended = nightmill("retract", str(before[1]["id"]), str(before[4]["id"]), *REASON, "--json")
+    assert (ended.code, ended.json["retracted"], ended.json["deleted_files"]) == (0, 2, 2), ended.err
+    gone = [before[1], before[4]]
+    assert files(store) == [row["key"] for row in before if row not in gone]
+    assert states(engine, foxes.id) == {"done": 4, "retracted": 2}
+    told = [event for event in events(engine) if event["event"] == "retracted"]
+    assert [(event["image_id"], event["detail"]) for event in told] == [
+        (row["id"], {"reason": "the label is wrong", "key": row["key"], "sha256": row["sha256"]})
+        for row in gone
+    ]
+    assert nightmill("status", "foxes", "--json").json["counts"]["retracted"] == 2
+    again = nightmill("retract", str(before[1]["id"]), *REASON)
+    assert (again.code, f"there are no image rows {before[1]['id']}" in again.err) == (2, True)
+
+
+def test_retry_leaves_retracted_jobs_alone_unless_they_are_asked_for(
+    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore
+) -> None:
+    before = look(engine, "SELECT id, key, sha256, seed, ordinal FROM images ORDER BY id")
+    assert nightmill("retract", "foxes", "--where", "meta.label = 'fox'", *REASON).code == 0
+    assert states(engine, foxes.id) == {"done": 3, "retracted": 3}
+    assert "0 jobs queued again" in nightmill("retry", "foxes").err
+    assert "3 jobs queued again" in nightmill("retry", "foxes", "--retracted").err
+    assert "0 jobs queued again" in nightmill("retry", "foxes", "--retracted").err
+    render(engine, foxes, store)
+    after = look(engine, "SELECT id, key, sha256, seed, ordinal FROM images ORDER BY ordinal")
+    same = [{k: v for k, v in row.items() if k != "id"} for row in before]
+    assert [{k: v for k, v in row.items() if k != "id"} for row in after] == same
+    assert [new["id"] > old["id"] for new, old in zip(after, before, strict=True)] == [False, True] * 3
+    assert files(store) == [row["key"] for row in after]
+    assert nightmill("retry", "foxes", "--retracted", "--only", "failed").code == 2
+
+
+def test_files_that_are_kept_are_not_swept(
+    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore, tmp_path: Path
+) -> None:
+    own_since(engine, foxes, str(tmp_path / "output"), days=1)
+    there = files(store)
+    kept = nightmill("retract", "foxes", "--where", "ordinal = 1", *REASON, "--keep-files", "--json")
+    assert (kept.json["retracted"], kept.json["deleted_files"]) == (1, 0)
+    assert list(sweep_batch(engine, store, foxes.id, older_than=timedelta(0))) in ([], [[]])
+    assert files(store) == there
+
+
+def test_nothing_is_done_without_yes_above_ten(engine: Engine, nightmill: Nightmill, tmp_path: Path) -> None:
+    batch = make_batch(engine, 12, name="many", output=str(tmp_path / "output"))
+    render(engine, batch, open_store(str(tmp_path / "output"), S3Options()))
+    asked = nightmill("retract", "many", "--where", "ordinal >= 0", *REASON)
+    assert (asked.code, "this retracts 12 images of many for good: say --yes" in asked.err) == (2, True)
+    tried = nightmill("retract", "many", "--where", "ordinal > 0", *REASON, "--dry-run", "--json")
+    assert (tried.code, tried.json["chosen"], tried.json["retracted"]) == (0, 11, 0)
+    assert states(engine, batch.id) == {"done": 12}
+    assert nightmill("retract", "many", "--where", "ordinal > 0", *REASON, "--yes").code == 0
+    assert states(engine, batch.id) == {"done": 1, "retracted": 11}
+
+
+def test_images_of_an_archived_batch(
+    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore
+) -> None:
+    drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "foxes"))
+    ended = nightmill("retract", "foxes", "--where", "meta.label = 'owl'", *REASON, "--json")
+    assert (ended.code, ended.json["retracted"], ended.json["deleted_files"]) == (0, 3, 3), ended.err
+    assert len(files(store)) == 3
+    counts = actions.status(engine, "foxes").counts
+    assert {state: n for state, n in counts.items() if n} == {"done": 3, "retracted": 3}
+    rows = look(engine, "SELECT ordinal, state, meta FROM archived_jobs ORDER BY ordinal")
+    assert [(row["ordinal"], row["state"], row["meta"]["label"]) for row in rows] == [
+        (n, "retracted", "owl") for n in (0, 2, 4)
+    ]
+    assert [event["ordinal"] for event in events(engine) if event["event"] == "retracted"] == [0, 2, 4]
+    assert "is archived, its jobs are gone" in nightmill("retry", "foxes", "--retracted").err
+
+
+def test_what_changed_since_it_was_looked_at_is_left_alone(
+    engine: Engine, foxes: Ingested, store: ObjectStore
+) -> None:
+    """A second retraction of the same rows, after the first one's jobs were rendered again."""
+    batch = actions.status(engine, "foxes")
+    (page,) = chosen_images(engine, foxes.id, compile_condition("ordinal < 2"))
+    assert retract(engine, batch, page, "bad", store) == (2, 2)
+    assert retract(engine, batch, page, "bad", store) == (0, 0)
+    assert actions.retry_retracted(engine, foxes.id) == 2
+    render(engine, foxes, store)
+    assert retract(engine, batch, page, "bad", store) == (0, 0)
+    assert len(files(store)) == 6
+    assert job_row(engine, page[0].job)["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("foxes", *REASON), "foxes is no image_id: give numbers of images, or a batch with --where"),
+        (("foxes", "owls", "--where", "ordinal = 1", *REASON), "--where chooses images of one batch"),
+        (("foxes", "--where", "ordinal = 1", "--reason", " "), "--reason: say why"),
+        (("foxes", "--where", "ordinal = ", *REASON), "expected a value"),
+        (("999", *REASON), "there are no image rows 999"),
+        (("nobody", "--where", "ordinal = 1", *REASON), "no batch 'nobody'"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    nightmill: Nightmill, foxes: Ingested, options: tuple[str, ...], message: str
+) -> None:
+    ended = nightmill("retract", *options)
+    assert (ended.code, message in " ".join(ended.err.split())) == (2, True), ended.err
