@@ -45,6 +45,11 @@ class StageContext:
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""
 
+    @property
+    def watermark_text(self) -> str:
+        """The payload of the invisible mark: the batch's, or that of the settings."""
+        return self.lane.policy.watermark_text or self.settings.watermark
+
 
 class Stage(ABC):
     """One step of the pipeline; add a subclass to `worker.pipeline.PIPELINE`. Background stages are thread-safe."""

@@ -99,6 +99,10 @@ def _default_workers(open_session: Session) -> int:
     if daemon.running(open_session.settings) is None:
         return 1
     note("the workers that are up do the work")
+    for name, (theirs, own) in daemon.other_settings(open_session.settings).items():
+        note(
+            f"NIGHTMILL_{name.upper()} is {theirs} for the workers that are up; {own}, as here, has no effect"
+        )
     return 0
 
 

@@ -18,6 +18,16 @@ from jobs.services.data_folder_errors import named_by_its_setting
 from jobs.settings import Settings
 
 START_S = 60
+_PIXEL_SETTINGS = (
+    "watermark",
+    "watermark_method",
+    "weights",
+    "low_memory",
+    "batch_size",
+    "device",
+    "prompt_terms",
+)
+"""Settings of workers that change the pixels of images, or which images are blocked."""
 
 
 def start(settings: Settings, arguments: Sequence[str]) -> None:
@@ -82,10 +92,29 @@ def slowed(settings: Settings) -> list[str]:
     return [str(line) for line in told] if isinstance(told, list) else []
 
 
+def other_settings(settings: Settings) -> dict[str, tuple[str, str]]:
+    """Return the settings that change images and that `up` was started with other values of: (theirs, these)."""
+    try:
+        theirs = json.loads(_file(settings).read_text()).get("pixel_settings", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    own = _pixel_settings(settings)
+    return {name: (theirs[name], own[name]) for name in own if theirs.get(name, own[name]) != own[name]}
+
+
+def _pixel_settings(settings: Settings) -> dict[str, str]:
+    return {name: str(getattr(settings, name)) for name in _PIXEL_SETTINGS}
+
+
 def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
     """Record this process as the one that is up, and which of its child processes keep crashing."""
     own = psutil.Process()
-    known = {"pid": own.pid, "since": own.create_time(), "slowed": list(slowed)}
+    known = {
+        "pid": own.pid,
+        "since": own.create_time(),
+        "slowed": list(slowed),
+        "pixel_settings": _pixel_settings(settings),
+    }
     new = _file(settings).with_name("up.json.new")
     new.write_text(json.dumps(known))
     new.replace(_file(settings))

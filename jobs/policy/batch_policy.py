@@ -53,6 +53,12 @@ class BatchPolicy(BaseModel):
     watermark: Annotated[WatermarkPolicy, ORIGINAL] = Field(
         default=WatermarkPolicy.REQUIRE, description="require, best-effort or off"
     )
+    watermark_text: Annotated[str | None, PolicyKey()] = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="the invisible mark, ASCII; default: the workers' `NIGHTMILL_WATERMARK`",
+    )
     format: Annotated[ImageFormat, ORIGINAL] = Field(default=ImageFormat.PNG, description="png, webp or jpeg")
     quality: Annotated[int, ORIGINAL] = Field(
         default=95, ge=1, le=100, description="of webp (100: lossless) and jpeg"
@@ -120,6 +126,13 @@ class BatchPolicy(BaseModel):
     def _is_window(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.context != STORED:
             _raises_value_error(lambda: parse_window(value))
+        return value
+
+    @field_validator("watermark_text")
+    @classmethod
+    def _is_ascii(cls, value: str | None) -> str | None:
+        if value is not None and not value.isascii():
+            raise ValueError("must be ASCII")
         return value
 
     @field_validator("not_before", "deadline", mode="before")

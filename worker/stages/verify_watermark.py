@@ -30,10 +30,9 @@ class VerifyWatermark(Stage):
         return unmarked + [read for alike in batches_of_one_size(marked) for read in self._read_back(alike)]
 
     def _read_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        settings = self.context.settings
         batch = np.stack([_as_read(item) for item in items])
-        method = codec.Method(settings.watermark_method)
-        accuracies = codec.bit_accuracy(batch, settings.watermark.encode(), method).tolist()
+        method = codec.Method(self.context.settings.watermark_method)
+        accuracies = codec.bit_accuracy(batch, self.context.watermark_text.encode(), method).tolist()
         return [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
 
     def _with_accuracy(self, item: PipelineItem, accuracy: float) -> PipelineItem:

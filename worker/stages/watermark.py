@@ -13,7 +13,7 @@ from worker.stage import Place, Stage, StageContext
 
 
 class Watermark(Stage):
-    """Embeds the payload of the settings, in batches of images of one size."""
+    """Embeds the payload of the batch or the settings, in batches of images of one size."""
 
     name = "watermark"
     place = Place.BACKGROUND
@@ -29,15 +29,14 @@ class Watermark(Stage):
         return [marked for alike in batches_of_one_size(items) for marked in self._marked(alike)]
 
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        settings = self.context.settings
+        text, method = self.context.watermark_text, codec.Method(self.context.settings.watermark_method)
         batch = np.stack([item.image for item in items])
         try:
-            marked = codec.embed(batch, settings.watermark.encode(), codec.Method(settings.watermark_method))
+            marked = codec.embed(batch, text.encode(), method)
         except codec.MarkTooSmallError as error:
             if self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
                 return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
             return list(items)
         return [
-            replace(item, pixels=pixels, watermark=settings.watermark)
-            for item, pixels in zip(items, marked, strict=True)
+            replace(item, pixels=pixels, watermark=text) for item, pixels in zip(items, marked, strict=True)
         ]

@@ -37,6 +37,7 @@ class _Context:
     """What the stages ask of their context."""
 
     lane, settings = _Lane(), _Settings()
+    watermark_text = _Settings.watermark
 
 
 CONTEXT = cast("StageContext", _Context())

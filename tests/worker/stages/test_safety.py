@@ -56,6 +56,14 @@ def test_other_actions_store_the_picture_with_its_verdict(
     assert max(safe["safety_scores"]["concepts"]) <= 0
 
 
+def test_a_batch_has_a_mark_of_its_own(context: WorkerContext, tmp_path: Path) -> None:
+    (own,) = images_of(context.engine, render(context, tmp_path, [FOX], watermark_text="ACME-7"))
+    (other,) = images_of(context.engine, render(context, tmp_path, [FOX]))
+    assert (own["watermark"], own["watermark_bit_accuracy"]) == ("ACME-7", 1)
+    assert other["watermark"] == context.settings.watermark == "NMIL"
+    assert own["sha256"] != other["sha256"]
+
+
 def test_flagged_pictures_are_shown_blackened_or_blurred(context: WorkerContext, tmp_path: Path) -> None:
     (plain,) = pictures(context, tmp_path, [FOX])
     rows = [FOX | {"model": "flagged"}]
