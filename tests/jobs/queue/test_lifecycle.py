@@ -238,7 +238,8 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def retry_retracted(self) -> None:
         assert actions.retry_retracted(self.engine, self.batch.id) == len(self.retracted)
-        self.charged.update(dict.fromkeys(self.retracted, 0))
+        for job in self.retracted:
+            self.charged[job] = 0
         self.retracted.clear()
 
     @precondition(lambda self: not self.is_folded)
