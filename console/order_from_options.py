@@ -7,6 +7,7 @@ from pathlib import Path
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
+from jobs.batches.acceptance import check_accept
 from jobs.errors import UsageError
 from jobs.manifest import (
     SETTABLE_COLUMNS,
@@ -38,6 +39,7 @@ def order_of(asked: ManifestOptions, settings: Settings) -> Iterator[tuple[Order
     )
     name = asked.name and checked_name(asked.name)
     _check_weights(policy, settings)
+    check_accept(policy)
     catalogue = Catalogue.load(settings.models_path)
     _check_decoder(policy, columns.get("model", ""), catalogue)
     rules = row_rules(

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
+from jobs.batches.acceptance import AcceptanceJudge
 from jobs.batches.batch_events import record_batch_events
 from jobs.db.engine import run
 from jobs.errors import ServiceError
@@ -63,6 +64,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
         PeriodicTask("wake-ups sent", settings.tick_s, dispatcher.top_up),
         PeriodicTask("windows moved", 1, lambda: move_windows(engine)),
         PeriodicTask("canaries judged", 1, lambda: canary_rollout.judge(engine)),
+        PeriodicTask("images judged", 1, AcceptanceJudge(engine).judge),
         PeriodicTask("replacements queued", 5, lambda: accepted_image_quotas.make_up(engine)),
         PeriodicTask("low watermarks raised", 5, lambda: raise_low_watermarks(engine)),
         PeriodicTask("batches ended", 5, lambda: record_batch_events(engine)),

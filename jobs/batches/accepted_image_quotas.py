@@ -1,7 +1,8 @@
 """Targets: a number of accepted images for each value of a column, with replacements for failed and blocked jobs.
 
 A replacement is a job of the same row with the next free index and therefore a new seed, which the manifest determines
-like all others. Jobs that failed with `bad-input` aren't replaced: a new seed would not help.
+like all others. An image that isn't accepted (`jobs.batches.acceptance`) stays, and is replaced, too. Jobs that failed
+with `bad-input` aren't replaced: a new seed would not help.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple, NoReturn
 
 from sqlalchemy import Connection, Engine, text
 
+from jobs.batches.acceptance import judge_all
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
@@ -65,13 +67,17 @@ _MISSING = text(f"""
     ) AS values
 """)
 
+_IS_NOT_REPLACED = "NOT EXISTS (SELECT FROM jobs AS made WHERE made.replaces = jobs.id)"
+
 _REPLACE = text(f"""
     WITH lost AS (
         SELECT ended.*, {_VALUE} AS value, {_MOST} AS most
         FROM batches CROSS JOIN LATERAL (
             SELECT * FROM jobs WHERE batch_id = batches.id AND state IN ({sql_list(WITH_ERROR)})
-              AND error_kind <> 'bad-input' AND NOT EXISTS (
-                SELECT FROM jobs AS made WHERE made.replaces = jobs.id)
+              AND error_kind <> 'bad-input' AND {_IS_NOT_REPLACED}
+            UNION ALL
+            SELECT jobs.* FROM image_acceptance AS judged JOIN jobs ON jobs.id = judged.job_id
+            WHERE judged.batch_id = batches.id AND NOT is_accepted AND state = 'done' AND {_IS_NOT_REPLACED}
             OFFSET 0) AS ended  -- batch by batch: few have a target, and those may be looked at first
         WHERE {_HAS_TARGET} AND cancelled_at IS NULL AND archived_at IS NULL
           AND (CAST(:batch AS bigint) IS NULL OR batches.id = :batch)
@@ -95,11 +101,18 @@ _REPLACE = text(f"""
     SELECT count(*) AS n, count(DISTINCT batch_id) = (SELECT count(*) FROM noted) AS is_wanted FROM added
 """)
 
+# Of one batch; images that weren't judged yet have no verdict.
+_WITH_VERDICTS = """LEFT JOIN (
+            SELECT job_id, is_accepted FROM image_acceptance WHERE batch_id = :batch) AS judged ON job_id = jobs.id"""
+_IS_ACCEPTED = "state = 'done' AND (is_accepted OR NOT batches.policy ? 'accept')"
+
 _SHORT = text(f"""
     SELECT value, target, accepted, on_their_way FROM (
-        SELECT {_VALUE} AS value, {_TARGET} AS target, count(*) FILTER (WHERE state = 'done') AS accepted,
-            count(*) FILTER (WHERE state IN ({sql_list(OPEN)})) AS on_their_way
-        FROM jobs JOIN batches ON batches.id = batch_id WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
+        SELECT {_VALUE} AS value, {_TARGET} AS target, count(*) FILTER (WHERE {_IS_ACCEPTED}) AS accepted,
+            count(*) FILTER (WHERE state IN ({sql_list(OPEN)}) OR (
+                state = 'done' AND is_accepted IS NULL AND batches.policy ? 'accept')) AS on_their_way
+        FROM jobs JOIN batches ON batches.id = batch_id {_WITH_VERDICTS}
+        WHERE batch_id = :batch AND {_HAS_TARGET} GROUP BY 1, 2
     ) AS values WHERE accepted < target ORDER BY accepted - target, value LIMIT :limit
 """)
 
@@ -108,8 +121,8 @@ _SHORTFALL = text(f"""
     SELECT count(*) AS batches, coalesce(sum(greatest(target - accepted, 0)), 0)::bigint AS images,
         count(*) FILTER (WHERE accepted < target) AS values
     FROM (
-        SELECT {_TARGET} AS target, count(*) FILTER (WHERE state = 'done') AS accepted
-        FROM batches LEFT JOIN jobs ON batch_id = batches.id
+        SELECT {_TARGET} AS target, count(*) FILTER (WHERE {_IS_ACCEPTED}) AS accepted
+        FROM batches LEFT JOIN jobs ON batch_id = batches.id {_WITH_VERDICTS}
         WHERE batches.id = :batch AND {_HAS_TARGET} AND archived_at IS NULL GROUP BY {_TARGET}, {_VALUE}
     ) AS of_value
 """)
@@ -171,7 +184,12 @@ def fill_up(connection: Connection, batch: BatchId) -> int:
 
 
 def make_up(engine: Engine, batch: BatchId | None = None, *, limit: int = 1000) -> int:
-    """Queue replacements for failed and blocked jobs, as many as the batch allows; returns the number queued."""
+    """Queue replacements for failed and blocked jobs and images that weren't accepted; returns the number queued.
+
+    As many as the batch allows. With a batch, all its images are judged before.
+    """
+    if batch is not None:
+        judge_all(engine, batch)
 
     def replace(connection: Connection) -> int:
         made = connection.execute(_REPLACE, {"batch": batch, "limit": limit}).one()

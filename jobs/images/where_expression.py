@@ -73,11 +73,14 @@ class _Operand:
     token: _Token
 
 
-def compile_condition(text: str) -> Condition:
-    """Compile what a user wrote. Raises UsageError that says what is wrong, and where."""
+def compile_condition(text: str, flags: Mapping[str, str] | None = None) -> Condition:
+    """Compile what a user wrote. Raises UsageError that says what is wrong, and where.
+
+    `flags` are further names that are true or false, with their SQL.
+    """
     if len(text) > LONGEST:
         raise UsageError(f"a condition has at most {LONGEST:,} characters, this one {len(text):,}")
-    parser = _Parser(text, list(_tokens(text)))
+    parser = _Parser(text, list(_tokens(text)), flags or {})
     sql = parser.either()
     if parser.next.kind != "end":
         parser.fail(f"expected `and`, `or` or the end, not {parser.next.text}")
@@ -104,6 +107,7 @@ def _fail(text: str, place: int, what: str) -> NoReturn:
 class _Parser:
     text: str
     tokens: list[_Token]
+    flags: Mapping[str, str]
     place: int = 0
     depth: int = 0
     values: dict[str, Any] = field(default_factory=dict)
@@ -177,10 +181,12 @@ class _Parser:
         if token.kind != "name" or token.word:
             self.fail(f"expected the name of a column, not {token.text}")
         self.place += 1
+        if token.text in self.flags:
+            return _Operand(self.flags[token.text], "bool", token)
         name, *path = re.findall(r'[^."]+|"[^"]+"', _ALIASES.get(token.text, token.text))
         columns = {column.name: column for column in public_columns()}
         if name not in columns:
-            near = nearest(name, list(columns))
+            near = nearest(name, [*columns, *self.flags])
             self.fail(
                 f"image rows have no column {name!r}" + (f": did you mean {near!r}?" if near else ""), token
             )

@@ -118,7 +118,19 @@ class BatchPolicy(BaseModel):
         default=1.0,
         ge=0,
         le=100,
-        description="replacements of failed and blocked images at most, as a share of the target",
+        description="replacements of failed, blocked and not accepted images at most, as a share of the target",
+    )
+    accept: Annotated[str | None, PolicyKey()] = Field(
+        default=None,
+        min_length=1,
+        max_length=4000,
+        description='what images must meet to count to the target: "clip_score > 24 and not duplicate"',
+    )
+    duplicate_distance: Annotated[int, PolicyKey(digest_with="accept")] = Field(
+        default=4,
+        ge=0,
+        le=10,
+        description="bits of perceptual hashes in which a `duplicate` in `accept` may differ",
     )
 
     @field_validator("window", mode="after")
@@ -150,6 +162,8 @@ class BatchPolicy(BaseModel):
             raise ValueError("the deadline is not after not_before")
         if self.target is None and self.target_per is not None:
             raise ValueError("target_per needs a target: how many images for each value")
+        if self.target is None and self.accept is not None:
+            raise ValueError("accept needs a target: how many images are to meet it")
         return self
 
     def identity(self) -> dict[str, Any]:

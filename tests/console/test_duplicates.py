@@ -1,10 +1,12 @@
 """`nightmill duplicates`: groups of images by their perceptual hashes, in one batch and across several."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from jobs.batches.acceptance import judge_all
 from jobs.images import feed
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested
@@ -77,3 +79,25 @@ class TestDuplicates:
 def test_a_batch_without_images(typed: Typed, engine: Engine) -> None:
     make_batch(engine, 1, name="empty")
     assert typed("duplicates", "empty", "--json").json["groups"] == []
+
+
+def test_images_that_were_not_accepted_are_listed(typed: Typed, engine: Engine) -> None:
+    batch = make_batch(engine, 2, name="twins", target=2, accept="not duplicate")
+    jobs = take(engine, lanes_of(engine, batch)[0])
+    transitions.complete(engine, [image(job, phash="0" * 16) for job in jobs])
+    judge_all(engine, batch.id)
+    (rejected,) = typed("targets", "twins", "--rejected", "--json").json
+    assert (rejected["ordinal"], rejected["duplicate_of"]) == (1, 1)
+    assert rejected["uri"] in typed("targets", "twins", "--rejected").out
+    assert typed("targets", "twins", "--json").json == [
+        {"value": "", "target": 2, "accepted": 1, "on_their_way": 0}
+    ]
+
+
+def test_a_condition_that_cannot_be_read_is_wrong_use(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a fox"}\n')
+    for accept, said in (("not duplicat", "did you mean 'duplicate'?"), ("clip_score >", "expected a value")):
+        options = ("--set", "target=2", "--set", f"accept={accept}", "--model", "tiny-random")
+        ended = typed("submit", str(tmp_path / "rows.jsonl"), *options)
+        assert (ended.code, said in ended.err) == (2, True)
+        assert "--set accept" in ended.err

@@ -25,6 +25,7 @@ from console.terminal.output import (
 from console.terminal.progress import summary
 from console.terminal.schedule_text import schedule_facts, warn_of_deadline
 from jobs.batches import actions
+from jobs.batches.acceptance import rejected as rejected_images
 from jobs.batches.accepted_image_quotas import short, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
@@ -108,11 +109,17 @@ def failures(
 def targets(
     batch: Batch,
     limit: Annotated[int, typer.Option(min=1, help="how many to show")] = 20,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="the images that `accept` didn't accept, instead")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Values of a batch's column that lack accepted images, the emptiest first; reads all its jobs."""
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
+        if rejected:
+            _show_rejected(rejected_images(open_session.engine, found.id, limit), as_json)
+            return
         lacking = short(open_session.engine, found.id, limit=limit)
     if as_json:
         print_json(lacking)
@@ -120,6 +127,15 @@ def targets(
     columns = ("value", "accepted", "target", "on their way")
     print_table(columns, [(s["value"], s["accepted"], s["target"], s["on_their_way"]) for s in lacking])
     note(f"{len(lacking)} values lack images" if lacking else "no value lacks images")
+
+
+def _show_rejected(images: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(images)
+        return
+    columns = ("image", "row", "index", "near image", "file")
+    names = ("image_id", "ordinal", "index", "duplicate_of", "uri")
+    print_table(columns, [[image[name] for name in names] for image in images])
 
 
 def _show_all(found: list[BatchStatus], as_json: bool) -> None:

@@ -128,7 +128,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
         targets._REPLACE,
         {"batch": None, "limit": 100},
         "jobs",
-        {"jobs_retry_idx", "jobs_replaces_key", "jobs_batch_id_ordinal_index_key"},
+        {"jobs_retry_idx", "jobs_replaces_key", "jobs_batch_id_ordinal_index_key", "jobs_pkey"},
         0,
     ),
     "archive": (
