@@ -32,6 +32,7 @@ MODULES = {
     "exports": "exports",
     "feed": "reading.feed",
     "consumers": "reading.consumers",
+    "reconcile": "reading.reconcile",
     "evaluate": "evaluate",
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",

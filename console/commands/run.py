@@ -32,6 +32,7 @@ from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.batch_events import record_batch_events
+from jobs.batches.reconciliation import sums
 from jobs.batches.status import open_jobs
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
@@ -67,6 +68,8 @@ def run(
     tell(report, as_json)
     counts = report["counts"]
     is_short = report["short"] is not None and report["short"]["images"] > 0
+    if report["reconciliation"]["problems"]:
+        raise typer.Exit(1)
     if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"] or is_short:
         raise typer.Exit(1)
 
@@ -189,4 +192,5 @@ def _results(open_session: Session, status: BatchStatus, formats: Sequence[str])
         "exports": places,
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),
         "truncated": truncated(open_session.engine, status.id),
+        "reconciliation": sums(open_session.engine, status.id).report(),
     }

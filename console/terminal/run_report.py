@@ -14,6 +14,7 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
         return
     counts = ", ".join(f"{count:,} {state}" for state, count in report["counts"].items() if count)
     facts = {"batch": report["name"], "jobs": counts or "none", "rejected rows": f"{report['rejected']:,}"}
+    facts["reconciled"] = _reconciled(report["reconciliation"])
     if report["rendered"]:
         memory = report["peak_memory"]
         facts["rendered"] = (
@@ -31,6 +32,12 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
     }
     print_facts(facts)
     _tell_what_to_do(report)
+
+
+def _reconciled(sums: dict[str, Any]) -> str:
+    if sums["problems"]:
+        return "; ".join(sums["problems"])
+    return f"all {plural(sums['rows'], 'row')}: {plural(sums['jobs'], 'job')}, {sums['rejected']:,} rejected"
 
 
 def _tell_what_to_do(report: dict[str, Any]) -> None:

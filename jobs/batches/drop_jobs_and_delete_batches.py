@@ -18,7 +18,7 @@ from jobs.images.events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
-from jobs.states import FINISHED, OPEN, EventKind, sql_list
+from jobs.states import FINISHED, OPEN, EventKind, JobState, sql_list
 from jobs.storage.open import ObjectStore
 
 CHUNK = 5_000
@@ -36,16 +36,35 @@ _OPEN_JOBS = text(f"""
     WHERE lanes.batch_id = :batch AND state IN ({sql_list(OPEN)})
 """)
 
-# Each chunk starts after the last key of the one before; from the beginning, it would scan the deleted rows again.
-_JOBS = text(f"""
-    WITH chosen AS (
+_CHOSEN = """
+    chosen AS (
         SELECT id, ordinal, "index" FROM jobs WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
         ORDER BY batch_id, ordinal, "index" LIMIT :limit
-    ), gone AS (
+    )"""
+_GONE = f"""
+    gone AS (
         DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id AND state IN ({sql_list(FINISHED)})
     ), history AS (
         DELETE FROM attempts USING chosen WHERE job_id = chosen.id
-    )
+    )"""
+
+# Each chunk starts after the last key of the one before; from the beginning, it would scan the deleted rows again.
+_JOBS = text(f"""
+    WITH {_CHOSEN}, {_GONE}
+    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
+""")
+
+# What `reconcile` needs of jobs that have no image row.
+_ARCHIVE = text(f"""
+    WITH {_CHOSEN}, ended AS (
+        INSERT INTO archived_jobs (batch_id, ordinal, "index", row_id, job_id, replaced_by, state, attempt, error_kind,
+            error_text, meta)
+        SELECT batch_id, jobs.ordinal, jobs."index", row_id, jobs.id, (
+                SELECT made.id FROM jobs AS made WHERE made.replaces = jobs.id),
+            state, attempt, error_kind, error_text, meta
+        FROM jobs JOIN chosen USING (id) WHERE state IN ({sql_list(FINISHED)}) AND state <> '{JobState.DONE}'
+        ON CONFLICT (batch_id, ordinal, "index") DO NOTHING
+    ), {_GONE}
     SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
 """)
 
@@ -110,12 +129,13 @@ def ended_before(engine: Engine, age_s: float) -> set[BatchId]:
 
 
 def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
-    """Delete the jobs and attempts of an ended batch, keeping counts and image rows; returns the number of jobs.
+    """Delete the jobs and attempts of an ended batch, keeping counts, image rows, and how the other jobs ended.
 
+    Returns the number of jobs.
     Export, feed and verification of an archived batch work as before; its jobs can't be queued again.
     """
     _mark(engine, batch)
-    return _in_chunks(engine, _JOBS, batch.id, on_rows)
+    return _in_chunks(engine, _ARCHIVE, batch.id, on_rows)
 
 
 def delete(

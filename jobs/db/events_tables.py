@@ -71,7 +71,7 @@ archived_jobs = Table(
     Column("index", Integer, nullable=False),
     Column("row_id", Text),
     Column("job_id", BigInteger, nullable=False),
-    Column("replaces", BigInteger, comment="as in jobs"),
+    Column("replaced_by", BigInteger, comment="the job that made up for it"),
     Column("state", Text, nullable=False, comment="in which the job ended without an image"),
     Column("attempt", Integer, nullable=False),
     Column("error_kind", Text),

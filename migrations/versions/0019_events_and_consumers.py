@@ -151,7 +151,7 @@ def _create_archived_jobs() -> None:
         sa.Column("index", sa.Integer(), nullable=False),
         sa.Column("row_id", sa.Text()),
         sa.Column("job_id", sa.BigInteger(), nullable=False),
-        sa.Column("replaces", sa.BigInteger(), comment="as in jobs"),
+        sa.Column("replaced_by", sa.BigInteger(), comment="the job that made up for it"),
         sa.Column("state", sa.Text(), nullable=False, comment="in which the job ended without an image"),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("error_kind", sa.Text()),

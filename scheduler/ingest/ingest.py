@@ -81,7 +81,7 @@ def ingest(
         again = load.repeated_ids
         if order.reading.unique_ids:
             refuse_repeated(again, order.manifest.label)
-        _note(connection, batch.id, order, load)
+        _note(connection, batch.id, order, load, lines)
         added = _fill_up(connection, batch.id, order, load.jobs, max_jobs) if order.policy.target else 0
         if order.policy.canary:
             canary_rollout.send_ahead(connection, batch.id)
@@ -235,13 +235,17 @@ def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
     return connection.execute(statement, {"digest": digest}).one_or_none()
 
 
-def _note(connection: Connection, batch: BatchId, order: Order, load: Load) -> None:
-    """Store the source of the seeds, and the circumstances that the rows depend on."""
+def _note(connection: Connection, batch: BatchId, order: Order, load: Load, lines: LineCounts) -> None:
+    """Store the source of the seeds, the circumstances that the rows depend on, and the counts of lines."""
     is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}
     statement = text("""
-        UPDATE batches SET settings = settings || CAST(:more AS jsonb), seed_from = :source WHERE id = :id""")
-    connection.execute(statement, {"id": batch, "more": json.dumps(used), "source": load.seeds.source})
+        UPDATE batches SET settings = settings || CAST(:more AS jsonb), seed_from = :source,
+            lines = CAST(:lines AS jsonb)
+        WHERE id = :id""")
+    counts = lines.report(load.rows - load.rejected, load.rejected)
+    values = {"more": json.dumps(used), "source": load.seeds.source, "lines": json.dumps(counts)}
+    connection.execute(statement, {"id": batch, **values})
 
 
 def _create(connection: Connection, order: Order) -> Ingested:
