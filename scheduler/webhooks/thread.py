@@ -12,6 +12,7 @@ from jobs.db.engine import connect
 from jobs.errors import ServiceError
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
+from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.webhooks.deliveries import forget
@@ -49,16 +50,27 @@ def _run(engine: Engine, stopping: SignalSafeEvent) -> None:
     metrics.WEBHOOK_ATTEMPTS.add(0, "dead")  # so that the first one is seen as a change
     while not stopping.is_set():
         for number, (every_s, step) in enumerate(steps):
-            if time.monotonic() < due[number]:
-                continue
-            due[number] = time.monotonic() + every_s
-            try:
-                step()
-            except (SQLAlchemyError, ServiceError) as error:
-                reason = str(error).splitlines()[0]
-                repeated.tell(reason, f"webhooks: {reason}")
-            except Exception:
-                log.exception("webhooks")
+            if time.monotonic() >= due[number]:
+                due[number] = time.monotonic() + every_s
+                _try(step, repeated)
         stopping.wait(max(0.01, min(due) - time.monotonic()))
+    # `run` stops its scheduler as soon as its batch has ended, and that is to be told.
+    for last in (lambda: end_lanes(engine), detector.look, sender.round):
+        if not _try(last, repeated):
+            break
     sender.wait(_END_S)
     engine.dispose()
+
+
+def _try(step: Callable[[], int], repeated: RateLimitedLog) -> bool:
+    """Run a step; an error is logged. Returns whether there was none."""
+    try:
+        step()
+    except (SQLAlchemyError, ServiceError) as error:
+        reason = str(error).splitlines()[0]
+        repeated.tell(reason, f"webhooks: {reason}")
+    except Exception:
+        log.exception("webhooks")
+    else:
+        return True
+    return False
