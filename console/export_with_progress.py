@@ -12,7 +12,7 @@ from jobs.exports import records
 from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
-from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_order import ExportOrder
 from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
@@ -39,19 +39,33 @@ def order_beside_images(
     open_session: Session,
     batch: BatchStatus,
     format: str,
-    options: ExportOptions | None = None,
+    given: GivenOptions | None = None,
     *,
+    options: ExportOptions | None = None,
     overwrite: bool = False,
 ) -> ExportOrder:
-    """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError."""
-    return ExportOrder(
-        [batch],
-        format,
-        open_session.claimed_store(batch),
-        export_folder(batch.name, format),
-        options=options or ExportOptions(),
-        overwrite=overwrite,
-    )
+    """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError.
+
+    Its options are `options`, or else follow from those given.
+    """
+    store, prefix = open_session.claimed_store(batch), export_folder(batch.name, format)
+    if options is None:
+        options = export_options(open_session, [batch], format, given or GivenOptions(), (store.uri, prefix))
+    return ExportOrder([batch], format, store, prefix, options=options, overwrite=overwrite)
+
+
+def export_options(
+    open_session: Session,
+    batches: Sequence[BatchStatus],
+    format: str,
+    given: GivenOptions,
+    place: tuple[str, str],
+) -> ExportOptions:
+    """Return the options of an export to a place: the URI of a store and a prefix. Raises UsageError."""
+    from scheduler.export.parse_export_options import parse_export_options  # noqa: PLC0415 - imports pyarrow
+
+    ids = [batch.id for batch in batches]
+    return parse_export_options(open_session.engine, ids, format, given, place)
 
 
 def export_with_progress(open_session: Session, order: ExportOrder, *, follow: bool = False) -> "Exported":
@@ -66,7 +80,14 @@ def export_with_progress(open_session: Session, order: ExportOrder, *, follow: b
             rows += more
             tell(rows)
 
-        return export(open_session.engine, order, partial(_open_batch, open_session), on_rows, follow=follow)
+        return export(
+            open_session.engine,
+            order,
+            partial(_open_batch, open_session),
+            on_rows,
+            follow=follow,
+            models_dir=open_session.settings.models_dir,
+        )
 
 
 def _open_batch(open_session: Session, batch: BatchId) -> ObjectStore:

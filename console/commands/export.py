@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from console.command_options import Json
-from console.export_with_progress import export_with_progress, order_beside_images
+from console.export_with_progress import export_options, export_with_progress, order_beside_images
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json, print_line
 from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.exports.records import File
-from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_options import GivenOptions
 from scheduler.export.export_order import ExportOrder
 from scheduler.export.exporters import format_names
 from scheduler.export.open_export import found_there
@@ -32,6 +32,25 @@ def export(
         str, typer.Option("--format", help=f"of the files: {', '.join(format_names())}", callback=_known)
     ] = "parquet",
     name: Annotated[str | None, typer.Option(help="of the dataset; default: the batch's")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="of the rows, in this order; default: all")
+    ] = None,
+    meta_columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY:TYPE,…",
+            help="columns of meta and their types (string, long, double, boolean); default: found",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME=SHARE,…", help="hf: train=.9,val=.1, by the rows' ids")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="hf: parquet (images in the files; the default) or imagefolder")
+    ] = None,
+    embed_images: Annotated[
+        bool, typer.Option("--embed-images", help="jsonl, csv: the images, in base64")
+    ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="write while the batch renders, until all is sealed")
     ] = False,
@@ -44,8 +63,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
+    given = GivenOptions(columns, meta_columns, split, layout, embed_images)
     with session() as open_session:
-        order = _order(open_session, batches, to, format_, name, overwrite=overwrite)
+        order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)
         remaining = sum(batch.remaining for batch in order.batches)
         if require_complete and remaining and not follow:
             note(f"{remaining:,} jobs of {order.dataset} are not finished: nothing is exported")
@@ -55,6 +75,7 @@ def export(
         done = export_with_progress(open_session, order, follow=follow)
         remaining = sum(actions.status(open_session.engine, str(b.id)).remaining for b in order.batches)
     places = [order.store.locate(order.prefix + file["name"]) for file in done.files]
+    index = [order.store.locate(order.prefix + file["name"]) for file in done.index]
     if as_json:
         told = {
             "export": done.id,
@@ -67,7 +88,7 @@ def export(
             "complete": done.is_complete,
             "remaining": remaining,
         }
-        print_json(told | {"files": places})
+        print_json(told | {"files": places, "index": index})
         return
     for place, file in zip(places, done.files, strict=True):
         print_line(f"{place}\t{_size(file)}")
@@ -81,6 +102,7 @@ def _order(
     to: str | None,
     format: str,
     name: str | None,
+    given: GivenOptions,
     *,
     overwrite: bool,
 ) -> ExportOrder:
@@ -92,15 +114,10 @@ def _order(
             raise UsageError(
                 "several batches as one dataset, or one with a --name, need a place of their own: --to"
             )
-        return order_beside_images(open_session, found[0], format, overwrite=overwrite)
-    return ExportOrder(
-        found,
-        format,
-        open_session.store(to),
-        name=name or "",
-        options=ExportOptions(),
-        overwrite=overwrite,
-    )
+        return order_beside_images(open_session, found[0], format, given, overwrite=overwrite)
+    store = open_session.store(to)
+    options = export_options(open_session, found, format, given, (store.uri, ""))
+    return ExportOrder(found, format, store, name=name or "", options=options, overwrite=overwrite)
 
 
 def _size(file: File) -> str:

@@ -6,6 +6,7 @@ to someone else.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,12 @@ from jobs.storage.key_layout import part_format
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
 RECORDS = (SUCCESS, INCOMPLETE)
+
+_OTHER_NAMES = re.compile(
+    r"README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
+    r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet"
+)
+"""Files of exports that aren't named `part-NNNNN`: of the formats WebDataset and Hugging Face, and of the index."""
 
 Digests = Mapping[str, Collection[str]]
 """SHA-256 that a file may have, by its name in the export's folder."""
@@ -71,7 +78,7 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
     for name in place.store.names(place.prefix.rstrip("/")):
         short = name.removeprefix(place.prefix)
         if short not in ours:
-            is_in_the_way = part_format(short) in formats or short in RECORDS
+            is_in_the_way = part_format(short) in formats or short in RECORDS or _OTHER_NAMES.fullmatch(short)
             (found.in_the_way if is_in_the_way else found.others).append(short)
     return found
 

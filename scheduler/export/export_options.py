@@ -1,6 +1,7 @@
 """The options of an export: what its files contain. They are stored with it, so that every shard is written alike."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -41,3 +42,17 @@ class ExportOptions(BaseModel):
     """Names of splits and their shares of the rows, for formats with splits; none: all rows are in `train`."""
     layout: Literal["parquet", "imagefolder"] = "parquet"
     """Of `hf`: images within Parquet files, or as files in folders, with their rows beside them."""
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    """Options as a user writes them; None and False: not given."""
+
+    columns: str | None = None
+    """`image_id,prompt,meta.label`"""
+    meta_columns: str | None = None
+    """`label:string,score:double`"""
+    split: str | None = None
+    """`train=.9,val=.1`"""
+    layout: str | None = None
+    embed_images: bool = False

@@ -5,16 +5,14 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Engine, text
 
-from jobs.batches.actions import BatchStatus, status
+from jobs.batches.actions import status
 from jobs.db.engine import run
 from jobs.errors import NightmillError
 from jobs.exports import records, shard_claims
@@ -24,6 +22,11 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
 from jobs.storage.base import MissingObjectError
 from jobs.storage.open import remove_temporaries
+from models.catalogue.catalogue import Catalogue
+from models.errors import ModelError
+from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.write_index import write_index
+from scheduler.export.success_record import batches_of, shard_files, shard_report, success_record
 from scheduler.export.write_shards import ShardWriter, describe
 
 _POLL_S = 0.1
@@ -48,13 +51,6 @@ _FINISHED = text("""
     UPDATE exports SET finished = :finished, finished_at = now(), is_complete = :is_complete, replaced = '{}',
         error = NULL
     WHERE id = :id AND lease = :lease RETURNING id
-""")
-_MODELS = text("""
-    SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images FROM images
-    WHERE batch_id = ANY (CAST(:batches AS bigint[])) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-_MANIFESTS = text("""
-    SELECT name, manifest, manifest_sha256 FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id
 """)
 
 
@@ -88,7 +84,9 @@ def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
     """Write `_INCOMPLETE`: the shards that are sealed so far, for readers that don't wait for `_SUCCESS`."""
     shards = [shard for shard in records.shards_of(writer.engine, writer.export.id) if shard.is_current]
     replaced = [{"name": name, "sha256": sha256} for name, sha256 in writer.export.replaced.items()]
-    body = export_inventory.record_of(place, [*replaced, *_files(shards)], shards=[_told(s) for s in shards])
+    body = export_inventory.record_of(
+        place, [*replaced, *shard_files(shards)], shards=[shard_report(s) for s in shards]
+    )
     place.store.put(place.prefix + INCOMPLETE, body, content_type="application/json")
 
 
@@ -111,15 +109,34 @@ def _write(
     engine, store = writer.engine, writer.store
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        written: list[Any] = []
+        written = write_index(engine, _catalogue(writer.models_dir), _dataset(writer, place, shards), folder)
         files = [describe(folder, file) for file in written]
         known = [*export.files, *(file for file in files if file not in export.files)]
         run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(known)})
         writer.put(folder, files)
-    body = _success(engine, place, export, shards, files)
+    body = success_record(engine, place, export, shards, files)
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
     run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
-    _delete_replaced(place, export, {file["name"] for file in [*_files(shards), *files]})
+    _delete_replaced(place, export, {file["name"] for file in [*shard_files(shards), *files]})
+
+
+def _dataset(writer: ShardWriter, place: ExportPlace, shards: Sequence[ShardRecord]) -> Dataset:
+    return Dataset(
+        name=writer.export.name,
+        batches=[status(writer.engine, str(batch)) for batch in batches_of(shards)],
+        exporter=writer.exporter,
+        files=[file for shard in shards for file in shard.files],
+        read=lambda name: place.store.get(place.prefix + name),
+        images=lambda batch, rows: writer.image_reader(batch)(rows),
+    )
+
+
+def _catalogue(models_dir: Path | None) -> Catalogue:
+    """Return the package's cards and, if they can be read, the user's own."""
+    with suppress(ModelError):
+        if models_dir is not None:
+            return Catalogue.load(models_dir)
+    return Catalogue.load(Path())
 
 
 def _delete_replaced(place: ExportPlace, export: Export, kept: set[str]) -> None:
@@ -138,62 +155,3 @@ def _digest(place: ExportPlace, name: str) -> str | None:
 
 def _has_success(place: ExportPlace) -> bool:
     return _digest(place, SUCCESS) is not None
-
-
-def _success(
-    engine: Engine,
-    place: ExportPlace,
-    export: Export,
-    shards: Sequence[ShardRecord],
-    files: Sequence[dict[str, Any]],
-) -> bytes:
-    batches = list(dict.fromkeys(shard.batch_id for shard in shards))
-    found = [status(engine, str(batch)) for batch in batches]
-    values = {"batches": batches}
-    return export_inventory.record_of(
-        place,
-        [*_files(shards), *files],
-        export=export.id,
-        batches=[dict(row._mapping) for row in run(engine, _MANIFESTS, values)],
-        format=export.format,
-        options=dict(export.options),
-        complete=all(shard.is_current for shard in shards),
-        images=sum(shard.images for shard in shards),
-        counts=_summed(found),
-        rejected=sum(batch.rejected for batch in found),
-        cursor=_first_cursor(shards),
-        exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        nightmill=version("nightmill"),
-        models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
-        shards=[_told(shard) for shard in shards],
-    )
-
-
-def _summed(batches: Sequence[BatchStatus]) -> dict[str, int]:
-    return {state: sum(batch.counts[state] for batch in batches) for state in batches[0].counts}
-
-
-def _first_cursor(shards: Sequence[ShardRecord]) -> str | None:
-    """Return the smallest cursor: a reader of the feed who goes on from it misses no image that no shard holds."""
-    cursors = [shard.cursor for shard in shards if shard.cursor is not None]
-    return min(cursors, key=lambda cursor: [int(part) for part in cursor.split("-")], default=None)
-
-
-def _told(shard: ShardRecord) -> dict[str, Any]:
-    return {
-        "number": shard.number,
-        "version": shard.version,
-        "sealed": shard.is_current,
-        "images": shard.images,
-        "counts": dict(shard.counts),
-        "cursor": shard.cursor,
-        "files": [file["name"] for file in shard.files],
-    }
-
-
-def _files(shards: Sequence[ShardRecord]) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in file.items() if name != "content_type"}
-        for shard in shards
-        for file in shard.files
-    ]

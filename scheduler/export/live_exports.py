@@ -46,6 +46,7 @@ class LiveExports:
     def __init__(self, settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
         self.engine = engine
         self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+        self._models_dir = settings.models_dir
         self._stopping = stopping
         self._again_at: dict[int, float] = {}
         self._repeated = RateLimitedLog(log)
@@ -102,6 +103,7 @@ class LiveExports:
             store,
             partial(_open_batch, self.engine, self._s3),
             self._go_on,
+            models_dir=self._models_dir,
         )
         is_own = bool(export.prefix)
         return writer, ExportPlace(store, export.prefix, export.name, export.installation, is_own=is_own)

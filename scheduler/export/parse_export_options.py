@@ -1,16 +1,16 @@
 """Reads the options of an export as they are written on the command line."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from jobs.errors import UsageError
+from jobs.exports import records
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
-from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.find_meta_columns import find_meta_columns
 
@@ -23,36 +23,27 @@ _FORMATS: Mapping[str, Collection[str]] = {
 """Which formats an option is for, where not for all."""
 
 
-@dataclass(frozen=True)
-class GivenOptions:
-    """What was given; None and False: nothing."""
-
-    columns: str | None = None
-    """`image_id,prompt,meta.label`"""
-    meta_columns: str | None = None
-    """`label:string,score:double`"""
-    split: str | None = None
-    """`train=.9,val=.1`"""
-    layout: str | None = None
-    embed_images: bool = False
-
-
 def parse_export_options(
-    engine: Engine, batches: Sequence[BatchId], format: str, given: GivenOptions, path_prefix: str = ""
+    engine: Engine,
+    batches: Sequence[BatchId],
+    format: str,
+    given: GivenOptions,
+    place: tuple[str, str] = ("", ""),
 ) -> ExportOptions:
-    """Return the options of an export; columns of `meta` are found in the batches' rows if they aren't given.
+    """Return the options of an export to a place, the URI of its store and the prefix in it.
 
-    Raises UsageError for what makes no sense, or isn't for the format.
+    Columns of `meta` that aren't given are those of the export that is there, in the same format; else they are found
+    in the batches' rows. Raises UsageError for what makes no sense, or isn't for the format.
     """
     for name, formats in _FORMATS.items():
         if getattr(given, name) and format not in formats:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} is for the format {' and '.join(formats)}, not {format}")
-    values: dict[str, Any] = {"path_prefix": path_prefix, "embed_images": given.embed_images}
-    if given.meta_columns is not None:
-        values["meta_columns"] = [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
-    else:
-        values["meta_columns"] = find_meta_columns(engine, batches)
+    values: dict[str, Any] = {
+        "path_prefix": "../" * place[1].count("/"),
+        "embed_images": given.embed_images,
+        "meta_columns": _meta_columns(engine, batches, format, given, place),
+    }
     if given.columns:
         values["columns"] = _parts(given.columns)
     if given.split:
@@ -62,6 +53,18 @@ def parse_export_options(
     options = _checked(values)
     _check_columns(options)
     return options
+
+
+def _meta_columns(
+    engine: Engine, batches: Sequence[BatchId], format: str, given: GivenOptions, place: tuple[str, str]
+) -> Sequence[Sequence[str]]:
+    if given.meta_columns is not None:
+        return [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
+    with engine.connect() as connection:
+        found = records.find_at(connection, *place)
+    if found is not None and found.format == format:
+        return list(found.options.get("meta_columns", ()))
+    return find_meta_columns(engine, batches)
 
 
 def _parts(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -22,10 +23,11 @@ Pause = Callable[[float], object]
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has written; `files` in the order of the shards, those of the whole dataset last."""
+    """What an export has written: `files` in the order of the shards, and `index`, those of the whole dataset."""
 
     id: int
     files: Sequence[File]
+    index: Sequence[File]
     images: int
     shards: int
     is_complete: bool
@@ -40,15 +42,24 @@ def export(
     *,
     follow: bool = False,
     pause: Pause = time.sleep,
+    models_dir: Path | None = None,
 ) -> Exported:
     """Write all shards of the order's export that aren't up to date, and `_SUCCESS` last.
 
     Shards with unfinished jobs are written as they are, and again by the next call; with `follow`, they are waited for.
-    Several processes may write one export at once. Raises as `open_export` does.
+    Several processes may write one export at once. `models_dir` has the user's own model cards. Raises as `open_export`
+    does.
     """
     opened = open_export(engine, order)
     writer = ShardWriter(
-        engine, opened, order.exporter, order.store, open_batch, on_rows, overwrite=order.overwrite
+        engine,
+        opened,
+        order.exporter,
+        order.store,
+        open_batch,
+        on_rows,
+        models_dir=models_dir,
+        overwrite=order.overwrite,
     )
     place = place_of(engine, order)
     if follow:
@@ -67,7 +78,7 @@ def exported(engine: Engine, export: int) -> Exported:
     files = [file for shard in shards for file in shard.files]
     is_complete = all(shard.is_current for shard in shards)
     return Exported(
-        export, [*files, *found.files], sum(shard.images for shard in shards), len(shards), is_complete
+        export, files, found.files, sum(shard.images for shard in shards), len(shards), is_complete
     )
 
 

@@ -18,6 +18,7 @@ from jobs.exports import records, shard_claims
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
 from jobs.images.events import Event, add_event
+from jobs.job_dataclasses import BatchId
 from jobs.queue.export_shards import mark_outdated
 from jobs.states import EventKind
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
@@ -32,7 +33,10 @@ _READERS = 8
 
 
 class ShardWriter:
-    """Writes shards of one export. `on_rows` is called with numbers of image rows as they are written."""
+    """Writes shards of one export. `on_rows` is called with numbers of image rows as they are written.
+
+    `models_dir` has the user's own model cards, which the dataset's card tells of.
+    """
 
     def __init__(
         self,
@@ -43,10 +47,11 @@ class ShardWriter:
         open_batch: OpenBatch,
         on_rows: Callable[[int], None] = lambda _: None,
         *,
+        models_dir: Path | None = None,
         overwrite: bool = False,
     ) -> None:
         self.engine, self.export, self.exporter, self.store = engine, export, exporter, store
-        self.overwrite = overwrite
+        self.models_dir, self.overwrite = models_dir, overwrite
         self._open_batch, self._on_rows = open_batch, on_rows
 
     def write_all(self, *, unfinished: bool) -> int:
@@ -74,7 +79,7 @@ class ShardWriter:
             snapshot = shard_claims.read_shard(self.engine, shard, rows)
             images = _Counted(rows, self._on_rows)
             written = self.exporter.write(
-                folder, Shard(shard.number, shard.count, iter(images), self._reader(shard))
+                folder, Shard(shard.number, shard.count, iter(images), self.image_reader(shard.batch_id))
             )
             files = [describe(folder, file) for file in written]
             shard_claims.stage(self.engine, shard, snapshot, files)
@@ -163,7 +168,8 @@ class ShardWriter:
             if file["name"] not in names and _digest(self.store, key) == file["sha256"]:
                 self.store.delete(key)
 
-    def _reader(self, shard: ClaimedShard) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
+    def image_reader(self, batch: BatchId) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
+        """Return what reads the image files of a batch's rows, in their order, and compares them with the rows."""
         store: list[ObjectStore] = []
 
         def read(key: str, sha256: str) -> bytes:
@@ -174,7 +180,7 @@ class ShardWriter:
 
         def files(rows: pa.RecordBatch) -> Iterator[bytes]:
             if not store:
-                store.append(self._open_batch(shard.batch_id))
+                store.append(self._open_batch(batch))
             keys, digests = (rows.column(name).to_pylist() for name in ("key", "sha256"))
             with ThreadPoolExecutor(_READERS) as threads:
                 for start in range(0, len(keys), 4 * _READERS):  # few at a time: they are held in memory

@@ -124,7 +124,8 @@ def differences(engine: Engine, export: Export, folder: Path) -> list[str]:
     """What is wrong with a complete export."""
     shards = records.shards_of(engine, export.id)
     wrong = [f"shard {shard.number} isn't sealed" for shard in shards if not shard.is_current]
-    named = {file["name"]: file["sha256"] for shard in shards for file in shard.files}
+    index = [file for found in records.exports_of(engine) if found.id == export.id for file in found.files]
+    named = {file["name"]: file["sha256"] for file in [*(f for shard in shards for f in shard.files), *index]}
     there = {path.name: path.read_bytes() for path in folder.glob("[!_~]*")}  # but writes that were cut off
     wrong += [f"{path.name} is left" for path in folder.glob("_[!S]*")]
     if there.keys() != named.keys():
@@ -134,7 +135,8 @@ def differences(engine: Engine, export: Export, folder: Path) -> list[str]:
         for name, body in there.items()
         if hashlib.sha256(body).hexdigest() != named.get(name)
     ]
-    rows = [json.loads(line)["image_id"] for name in sorted(there) for line in there[name].splitlines()]
+    parts = [there[name] for name in sorted(there) if name.startswith("part-")]
+    rows = [json.loads(line)["image_id"] for part in parts for line in part.splitlines()]
     if rows != [row["id"] for row in look(engine, "SELECT id FROM images ORDER BY ordinal")]:
         wrong.append("the rows are not those of the table")
     success = json.loads((folder / "_SUCCESS").read_text())

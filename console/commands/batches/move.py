@@ -70,8 +70,7 @@ def _export_again(open_session: Session, found: BatchStatus) -> list[str]:
     for export in exports_of(open_session.engine, found.id):
         if export.prefix.startswith(f"{found.name}/"):
             options = ExportOptions.model_validate(export.options)
-            export_with_progress(
-                open_session, order_beside_images(open_session, found, export.format, options)
-            )
+            order = order_beside_images(open_session, found, export.format, options=options)
+            export_with_progress(open_session, order)
             formats.append(export.format)
     return formats

@@ -1,10 +1,7 @@
 """Export to JSON lines, with nested values."""
 
-import json
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -50,16 +47,3 @@ class JsonLinesExporter(Exporter):
         known = ExportColumns(self.options, COLUMNS).schema
         nested = [field.with_type(pa.json_()) if field.name in JSON_COLUMNS else field for field in known]
         return pa.schema([*nested, *([pa.field("image", pa.string())] if self.options.embed_images else [])])
-
-
-def to_json(row: dict[str, Any]) -> str:
-    """Return an image record as one line of JSON: columns in the schema's order, other ones before them."""
-    known = {name: row[name] for name in SCHEMA.names}
-    extra = {name: value for name, value in row.items() if name not in known}
-    return json.dumps(extra | known, ensure_ascii=False, default=_moment)
-
-
-def _moment(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")

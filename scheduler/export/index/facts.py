@@ -33,7 +33,7 @@ _MODELS = text(f"""
 """)
 _VERDICTS = text(f"SELECT safety_verdict AS verdict, count(*) AS images {_OF} GROUP BY 1 ORDER BY 2 DESC, 1")
 _SIZES = text(f"""
-    SELECT width, height, format, count(*) AS images, sum(bytes) AS bytes {_OF}
+    SELECT width, height, format, count(*) AS images, CAST(sum(bytes) AS bigint) AS bytes {_OF}
     GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3
 """)
 _MARKS = text(f"""
@@ -56,11 +56,7 @@ _CLASSES = text("""
         count(*) FILTER (WHERE state = 'cancelled') AS cancelled
     FROM outcomes WHERE json_typeof(meta) = 'object' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :most
 """)
-_BATCHES = text("""
-    SELECT name, manifest, manifest_sha256, settings, max_attempts, priority, "window", opens_at, closes_at, not_before,
-        deadline, canary, canary_bound, policy, created_at, rows, rejected, jobs
-    FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id
-""")
+_BATCHES = text("SELECT * FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id")
 
 
 @dataclass(frozen=True)

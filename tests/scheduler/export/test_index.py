@@ -20,9 +20,12 @@ from huggingface_hub import DatasetCard
 from open_data_contract_standard.model import OpenDataContractStandard
 from sqlalchemy import Engine
 
+from jobs.storage.open import S3Options, open_store
+from scheduler.export.export_order import ExportOrder
 from scheduler.export.index.card_metadata import size_category
 from scheduler.export.index.columns import description
 from scheduler.export.rows.find_meta_columns import find_meta_columns
+from scheduler.export.run_export import export as run_export
 from tests.factories import change
 from tests.scheduler.export.datasets import SIZE, with_index, with_pictures
 
@@ -92,7 +95,10 @@ def test_splits_and_folders_are_loaded_by_the_card(engine: Engine, tmp_path: Pat
 
 
 def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
-    folder = exported(engine, tmp_path, "parquet")
+    batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes", changes={"model_revision": "r1"})
+    change(engine, "UPDATE images SET model = 'sd-v1-4', bytes = 400000")
+    folder = tmp_path / "export"
+    with_index(engine, [batch], "parquet", folder, 2)
     text = (folder / "README.md").read_text(encoding="utf-8")
     found = DatasetCard(text).data.to_dict()
     assert found["license"] == "creativeml-openrail-m"
@@ -102,7 +108,8 @@ def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
     assert paths == [f"part-0000{number}.parquet" for number in range(3)]
     manifest = re.findall("Manifest `([^`/]+)`", text)[0]
     for told in (
-        "6 synthetic images",
+        "6 synthetic images (2.4 MB)",
+        "| 24 x 24 | png | 6 | 2.4 MB |",
         "| bear | 2 | 2 | 0 | 0 | 0 |",
         "| `sd-v1-4` | r1 | `0000000000000000…` |  | 6 | [CreativeML OpenRAIL-M](https://",
         "**Stable Diffusion v1-4**: Made for research.",
@@ -228,3 +235,31 @@ def test_energons_index_names_every_member(engine: Engine, tmp_path: Path) -> No
     assert [key for _, key, *_ in samples] == [f"0000{n // 2}000{n % 2}" for n in range(6)]
     info = json.loads((folder / ".nv-meta" / ".info.json").read_text())
     assert info["shard_counts"] == dict.fromkeys(archives, 2)
+
+
+def test_an_export_writes_its_index_and_writes_it_anew_when_a_shard_changes(
+    engine: Engine, tmp_path: Path
+) -> None:
+    output, folder = tmp_path / "output", tmp_path / "export"
+    batch = with_pictures(engine, output, ROWS, name="foxes")
+    order = ExportOrder([batch], "webdataset", open_store(str(folder), S3Options()))
+
+    def export() -> dict[str, bytes]:
+        run_export(engine, order, lambda _: open_store(str(output), S3Options()))
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder, check=True)
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    first = export()
+    assert {"README.md", ".pictures/3.png", ".nv-meta/index.sqlite", "croissant.json"} <= first.keys()
+    assert export() == first
+    change(
+        engine, "DELETE FROM images WHERE ordinal = 5; UPDATE export_shards SET generation = generation + 1"
+    )
+    second = export()
+    assert b"5 synthetic images" in second["README.md"]
+    listed = {file["name"] for file in json.loads(second["_SUCCESS"])["files"]}
+    assert listed == second.keys() - {"_SUCCESS", ".nightmill-output.json"}

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import UsageError
-from scheduler.export.export_options import ExportOptions
+from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.parquet_file import SCHEMA_VERSION, ParquetFile
-from scheduler.export.parse_export_options import GivenOptions, parse_export_options
+from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.rows.export_columns import STAGES, ExportColumns
 from scheduler.export.rows.find_meta_columns import find_meta_columns
 from tests.factories import change

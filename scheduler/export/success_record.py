@@ -1,0 +1,90 @@
+"""The content of `_SUCCESS`: the files of an export, what they hold, and of what they were made."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.batches.actions import BatchStatus, status
+from jobs.db.engine import run
+from jobs.exports.records import Export, ShardRecord
+from jobs.job_dataclasses import BatchId
+from jobs.outputs import export_inventory
+from jobs.outputs.export_inventory import ExportPlace
+
+_MODELS = text("""
+    SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images FROM images
+    WHERE batch_id = ANY (CAST(:batches AS bigint[])) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+""")
+_MANIFESTS = text("""
+    SELECT name, manifest, manifest_sha256 FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id
+""")
+
+
+def success_record(
+    engine: Engine,
+    place: ExportPlace,
+    export: Export,
+    shards: Sequence[ShardRecord],
+    files: Sequence[dict[str, Any]],
+) -> bytes:
+    """Return the record; `files` are those of the whole dataset."""
+    batches = batches_of(shards)
+    found = [status(engine, str(batch)) for batch in batches]
+    values = {"batches": batches}
+    return export_inventory.record_of(
+        place,
+        [*shard_files(shards), *files],
+        export=export.id,
+        batches=[dict(row._mapping) for row in run(engine, _MANIFESTS, values)],
+        format=export.format,
+        options=dict(export.options),
+        complete=all(shard.is_current for shard in shards),
+        images=sum(shard.images for shard in shards),
+        counts=_summed(found),
+        rejected=sum(batch.rejected for batch in found),
+        cursor=_first_cursor(shards),
+        exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        nightmill=version("nightmill"),
+        models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
+        shards=[shard_report(shard) for shard in shards],
+    )
+
+
+def _summed(batches: Sequence[BatchStatus]) -> dict[str, int]:
+    return {state: sum(batch.counts[state] for batch in batches) for state in batches[0].counts}
+
+
+def _first_cursor(shards: Sequence[ShardRecord]) -> str | None:
+    """Return the smallest cursor: a reader of the feed who goes on from it misses no image that no shard holds."""
+    cursors = [shard.cursor for shard in shards if shard.cursor is not None]
+    return min(cursors, key=lambda cursor: [int(part) for part in cursor.split("-")], default=None)
+
+
+def shard_report(shard: ShardRecord) -> dict[str, Any]:
+    """Return what records tell of a shard."""
+    return {
+        "number": shard.number,
+        "version": shard.version,
+        "sealed": shard.is_current,
+        "images": shard.images,
+        "counts": dict(shard.counts),
+        "cursor": shard.cursor,
+        "files": [file["name"] for file in shard.files],
+    }
+
+
+def shard_files(shards: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+    """Return what records tell of the shards' files."""
+    return [
+        {name: value for name, value in file.items() if name != "content_type"}
+        for shard in shards
+        for file in shard.files
+    ]
+
+
+def batches_of(shards: Sequence[ShardRecord]) -> list[BatchId]:
+    """Return the batches of shards in their order."""
+    return list(dict.fromkeys(shard.batch_id for shard in shards))
