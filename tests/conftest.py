@@ -31,6 +31,7 @@ pytest_plugins = ["tests.servers"]
 
 FAULTS = (
     "tests/chaos/",
+    "tests/examples/test_etl.py",
     "tests/end_to_end/test_killed.py",
     "tests/end_to_end/test_stopping.py",
     "tests/console/test_outage.py",
