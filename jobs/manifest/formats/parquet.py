@@ -228,6 +228,9 @@ def jsonable(value: object) -> object:
         return None if isinstance(value, float) and math.isnan(value) else value
     if isinstance(value, Decimal | UUID):
         return str(value)
+    # Where pandas is installed, pyarrow makes its types of nanoseconds; else it raises. A row is read alike everywhere.
+    if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+        raise ProblemError(None, "holds nanoseconds inside a list or struct, which can't be read")
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, timedelta):
