@@ -32,7 +32,7 @@ def open_live_exports(open_session: Session, batch: BatchStatus, formats: Sequen
     for name in dict.fromkeys(formats):
         opened = open_export(open_session.engine, order_beside_images(open_session, batch, name))
         records.make_live(open_session.engine, opened.id, is_live=True)
-        note(f"{batch.name} is exported as {name} while it renders: `nightmill exports {batch.name}`")
+        note(f"{batch.name} is exported as {name} while it renders: `nightmill exports --batch {batch.name}`")
 
 
 def order_beside_images(

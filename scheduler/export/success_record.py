@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
+from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.exports.records import Export, ShardRecord
@@ -45,12 +46,19 @@ def success_record(
         images=sum(shard.images for shard in shards),
         counts=_summed(found),
         rejected=sum(batch.rejected for batch in found),
+        short=_short(engine, batches),
         cursor=_first_cursor(shards),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         nightmill=version("nightmill"),
         models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
         shards=[shard_report(shard) for shard in shards],
     )
+
+
+def _short(engine: Engine, batches: Sequence[BatchId]) -> dict[str, int] | None:
+    """Return what the batches lack of their targets; None if none has a target, or their jobs are archived."""
+    lacking = [found.report() for batch in batches if (found := shortfall(engine, batch)) is not None]
+    return {key: sum(each[key] for each in lacking) for key in lacking[0]} if lacking else None
 
 
 def _summed(batches: Sequence[BatchStatus]) -> dict[str, int]:

@@ -33,7 +33,7 @@ from scheduler.export.open_export import open_export
 from scheduler.export.run_export import Exported, export
 from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested
-from tests.factories import change, image, lanes_of, look, make_batch, take
+from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 from tests.ownership import render
 
 ROWS = 2
@@ -140,6 +140,22 @@ class TestSealing:
         while len(rest := list(feed.read(engine, cursor))) < 2:
             deadline.wait(0.05)
         assert {row["ordinal"] for row in rest} >= {1, 2}
+
+    def test_an_unmet_target_is_said(self, engine: Engine, store: ObjectStore) -> None:
+        met, unmet = (make_batch(engine, 2, target=2, max_replacement_ratio=0) for _ in range(2))
+        for batch in (met, unmet):
+            first, second = claimed(engine, batch).values()
+            transitions.complete(engine, [image(first)])
+            if batch is met:
+                transitions.complete(engine, [image(second)])
+            else:
+                transitions.block(engine, [failure(second, ErrorKind.SAFETY)])
+        exported(engine, store, met, prefix="met/")
+        exported(engine, store, unmet, prefix="unmet/")
+        plain = make_batch(engine, 1)
+        exported(engine, store, plain, prefix="plain/")
+        told = [json.loads(store.get(f"{name}/_SUCCESS"))["short"] for name in ("met", "unmet", "plain")]
+        assert told == [{"images": 0, "values": 0}, {"images": 1, "values": 1}, None]
 
     def test_an_archived_batch_is_exported_as_it_is(self, engine: Engine, store: ObjectStore) -> None:
         batch = make_batch(engine, 2 * ROWS)
