@@ -11,7 +11,7 @@ from jobs.images import feed
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
-from tests.factories import image, lanes_of, make_batch, take
+from tests.factories import image, lanes_of, look, make_batch, take
 
 ALIKE = ["00000000000000ff", "f0f0f0f0f0f0f0f0", "000000000000000f", None, "f0f0f0f0f0f0f0f1"]
 
@@ -89,6 +89,11 @@ def test_images_that_were_not_accepted_are_listed(typed: Typed, engine: Engine) 
     (rejected,) = typed("targets", "twins", "--rejected", "--json").json
     assert (rejected["ordinal"], rejected["duplicate_of"]) == (1, 1)
     assert rejected["uri"] in typed("targets", "twins", "--rejected").out
+    retracted = typed(
+        "retract", "twins", "--where", "not accepted", "--reason", "twin", "--keep-files", "--json"
+    )
+    assert (retracted.code, retracted.json["retracted"]) == (0, 1)
+    assert [row["ordinal"] for row in look(engine, "SELECT ordinal FROM images")] == [0]
     assert typed("targets", "twins", "--json").json == [
         {"value": "", "target": 2, "accepted": 1, "on_their_way": 0}
     ]

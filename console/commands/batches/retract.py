@@ -11,6 +11,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
+from jobs.batches.acceptance import VERDICTS
 from jobs.batches.batch_events import record_batch_events
 from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, images_by_id
 from jobs.batches.retract_images import retract as retract_images
@@ -42,7 +43,7 @@ def retract(
     """Take images back: rows and files go, readers of the feed are told; `retry --retracted` renders them again."""
     if not reason.strip():
         raise UsageError("--reason: say why, for whoever has used the images")
-    condition = compile_condition(where) if where is not None else None
+    condition = compile_condition(where, VERDICTS) if where is not None else None
     with session() as open_session:
         total, chosen = _chosen(open_session, what, condition)
         if total > UNASKED and not (yes or dry_run):
