@@ -81,6 +81,22 @@ def test_a_manifest_with_columns_of_its_own(tmp_path: Path, settings: Settings) 
 
 
 @pytest.mark.timeout(180)
+def test_a_dataset(tmp_path: Path, settings: Settings) -> None:
+    with stubbed(tmp_path):
+        printed = run_block(block_with("signs.jsonl"), tmp_path, settings.environment())
+    folder = Path(settings.output) / "signs" / "export-webdataset"
+    listed = subprocess.run(["tar", "-tf", folder / "00000.tar"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [
+        f"00000{number:04d}.{kind}" for number in range(4) for kind in ("json", "png", "txt")
+    ], "the images of c2 are gone"
+    told = json.loads((folder / "_SUCCESS").read_text())
+    assert (told["images"], told["counts"]["retracted"], told["shards"][0]["version"]) == (4, 2, 2)
+    assert list((tmp_path / "signs-hf" / "data").glob("train-*.parquet"))
+    assert (tmp_path / "signs-hf" / "README.md").is_file()
+    assert "retracted" in printed
+
+
+@pytest.mark.timeout(180)
 def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Settings, s3: S3Server) -> None:
     given = {
         "postgresql://user:password@host/nightmill": empty_database,
