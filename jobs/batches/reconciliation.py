@@ -67,6 +67,14 @@ _REJECTS = text("""
     WHERE batch_id = :batch AND ordinal >= :first AND ordinal < :end ORDER BY ordinal
 """)
 
+# Rows that a later manifest has dropped leave gaps among the ordinals.
+_LAST = text("""
+    SELECT greatest(-1, (SELECT max(ordinal) FROM jobs WHERE batch_id = :batch),
+        (SELECT max(ordinal) FROM archived_jobs WHERE batch_id = :batch),
+        (SELECT max(ordinal) FROM images WHERE batch_id = :batch),
+        (SELECT max(ordinal) FROM rejects WHERE batch_id = :batch)) AS ordinal
+""")
+
 _SUMS = text(f"""
     WITH job AS (
         SELECT ordinal, state, id AS job_id FROM jobs WHERE batch_id = :batch
@@ -76,10 +84,10 @@ _SUMS = text(f"""
     ), accounted AS (
         SELECT ordinal FROM job UNION SELECT ordinal FROM rejects WHERE batch_id = :batch
     )
-    SELECT b.rows, b.rejected, b.jobs, b.lines, (SELECT count(*) FROM job) AS found_jobs,
+    SELECT b.rows, b.rejected, b.jobs, (SELECT count(*) FROM job) AS found_jobs,
+        CASE WHEN b.lines ->> 'manifest_sha256' = b.manifest_sha256 THEN b.lines - 'manifest_sha256' END AS lines,
         (SELECT count(*) FROM rejects WHERE batch_id = :batch) AS found_rejects,
-        (SELECT count(*) FROM accounted WHERE ordinal >= 0 AND ordinal < b.rows) AS found_rows,
-        (SELECT count(*) FROM accounted WHERE ordinal < 0 OR ordinal >= b.rows) AS unknown_rows,
+        (SELECT count(*) FROM accounted) AS found_rows,
         (SELECT count(*) FROM rejects WHERE batch_id = :batch AND ordinal IN (SELECT ordinal FROM job)) AS doubled,
         (SELECT count(*) FROM job WHERE state = '{JobState.DONE}') AS done,
         (SELECT count(*) FROM images WHERE batch_id = :batch) AS images
@@ -120,7 +128,7 @@ class Sums:
     jobs: int
     images: int
     lines: Mapping[str, int] | None
-    """Lines of the manifest by what they are; None: of a batch of an earlier version."""
+    """Lines of the manifest by what they are; None where they weren't counted."""
     problems: Sequence[str]
 
     def report(self) -> dict[str, Any]:
@@ -130,8 +138,9 @@ class Sums:
 
 def outcomes(engine: Engine, batch: BatchStatus, *, size: int = PAGE) -> Iterator[RowOutcome]:
     """Yield the outcome of each row in the order of the manifest, page by page, each in a transaction of its own."""
-    for first in range(0, batch.rows, size):
-        page = {"batch": batch.id, "first": first, "end": min(first + size, batch.rows)}
+    (last,) = run(engine, _LAST, {"batch": batch.id})
+    for first in range(0, last.ordinal + 1, size):
+        page = {"batch": batch.id, "first": first, "end": first + size}
         found = {
             ordinal: _of_jobs(list(jobs)) for ordinal, jobs in groupby(run(engine, _JOBS, page), _ordinal)
         }
@@ -194,12 +203,12 @@ def sums(engine: Engine, batch: BatchId) -> Sums:
     """Compare what was counted when the manifest was ingested with the rows, jobs and images that there are."""
     (found,) = run(engine, _SUMS, {"batch": batch})
     problems = []
-    if found.found_rows != found.rows:
-        problems.append(
-            f"{found.rows - found.found_rows:,} of {found.rows:,} rows have neither a job nor a reject"
-        )
-    if found.unknown_rows:
-        problems.append(f"{found.unknown_rows:,} rows are there that the manifest doesn't have")
+    if found.found_rows < found.rows:
+        missing = found.rows - found.found_rows
+        problems.append(f"{missing:,} of {found.rows:,} rows have neither a job nor a reject")
+    if found.found_rows > found.rows:
+        more = found.found_rows - found.rows
+        problems.append(f"{more:,} rows are there that the manifest doesn't have")
     if found.doubled:
         problems.append(f"{found.doubled:,} rows have both jobs and a reject")
     if found.found_rejects != found.rejected:

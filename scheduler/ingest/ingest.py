@@ -243,7 +243,9 @@ def _note(connection: Connection, batch: BatchId, order: Order, load: Load, line
         UPDATE batches SET settings = settings || CAST(:more AS jsonb), seed_from = :source,
             lines = CAST(:lines AS jsonb)
         WHERE id = :id""")
-    counts = lines.report(load.rows - load.rejected, load.rejected)
+    counts = lines.report(load.rows - load.rejected, load.rejected) | {
+        "manifest_sha256": order.manifest.sha256
+    }
     values = {"more": json.dumps(used), "source": load.seeds.source, "lines": json.dumps(counts)}
     connection.execute(statement, {"id": batch, **values})
 

@@ -53,9 +53,7 @@ def reconcile(
         print_facts(
             {
                 "batch": found.name,
-                "lines": line_sum(total.lines)
-                if total.lines
-                else "not counted by the version that ingested them",
+                "lines": line_sum(total.lines) if total.lines else "not counted",
                 "rows": f"{total.rows:,} = {counted(by_outcome) or '0 rows'}",
                 "jobs": f"{plural(total.jobs, 'job')}, {plural(total.images, 'image')}",
             }
