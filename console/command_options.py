@@ -52,6 +52,13 @@ Delimiter = Annotated[
 ]
 Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="leave out a column of the manifest")]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="an id that comes twice stops everything")]
+Onto = Annotated[
+    str | None,
+    typer.Option(metavar="BATCH", help="bring this batch to the manifest, whose rows are matched by id"),
+]
+KeepDropped = Annotated[
+    bool, typer.Option("--keep-dropped", help="with --onto: keep images of rows that the manifest lacks")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
 DontAsk = Annotated[bool, typer.Option("--yes", "-y", help="don't ask")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -26,6 +26,8 @@ class ManifestOptions:
     delimiter: options.Delimiter = None
     drop: options.Drop = None
     unique_ids: options.UniqueIds = False
+    onto: options.Onto = None
+    keep_dropped: options.KeepDropped = False
 
     @property
     def schedule(self) -> dict[str, object]:

@@ -38,7 +38,7 @@ class StateRules:
 class JobState(StrEnum):
     """State of a job: the table of states, from which sets of them, counts and the documentation are derived.
 
-    Every change of it is one statement in `jobs.queue.transitions`.
+    Every change of it is one statement in `jobs.queue.transitions`, or in `jobs.queue.row_changes` if the row changes.
     """
 
     rules: StateRules

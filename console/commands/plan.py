@@ -6,7 +6,8 @@ from typing import Any
 import typer
 
 from console.command_options import Json
-from console.order_from_options import order_of
+from console.manifests.onto_batch import bring_onto, check_options, said
+from console.manifests.order_from_options import order_of
 from console.session import session
 from console.submit_options import ManifestOptions, takes
 from console.terminal.output import (
@@ -33,6 +34,10 @@ from scheduler.ingest.expected_replacements import measured_losses
 def plan(options: ManifestOptions, as_json: Json = False) -> None:
     """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
     settings = load_settings()
+    check_options(options)
+    if options.onto is not None:
+        _plan_onto(settings, options, as_json)
+        return
     with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
         losses = _losses(settings) if order.policy.target is not None else {}
         made = make_plan(order, rules, Catalogue.load(settings.models_path), tell, losses)
@@ -43,6 +48,22 @@ def plan(options: ManifestOptions, as_json: Json = False) -> None:
     else:
         _show(report)
     if not made.jobs or (options.strict and made.rejected):
+        raise typer.Exit(1)
+
+
+def _plan_onto(settings: Settings, options: ManifestOptions, as_json: bool) -> None:
+    """Show what the manifest would change of a batch that is there."""
+    with session(settings) as open_session:
+        base, applied = bring_onto(open_session, options, is_dry=True)
+    if as_json:
+        lines = applied.lines.report(applied.rows - applied.rejected, applied.rejected)
+        print_json(
+            {"batch": base.name, "rows": applied.rows, "rejected": applied.rejected, "lines": lines}
+            | {"onto": applied.difference.report()}
+        )
+    else:
+        print_facts({"batch": base.name, "onto": said(applied.difference)})
+    if options.strict and applied.rejected:
         raise typer.Exit(1)
 
 

@@ -18,7 +18,7 @@ from console.export_with_progress import (
     open_live_exports,
     order_beside_images,
 )
-from console.ingest_manifest import ingest_manifest, intake_counts
+from console.manifests.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group

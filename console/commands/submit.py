@@ -3,7 +3,7 @@
 import typer
 
 from console.command_options import Json
-from console.ingest_manifest import ingest_manifest, intake_counts
+from console.manifests.ingest_manifest import ingest_manifest, intake_counts
 from console.session import session
 from console.submit_options import SubmitOptions, takes
 from console.terminal.output import note, print_json

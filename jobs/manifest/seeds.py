@@ -16,6 +16,9 @@ ID_SEEDS = 2**53 - ROW_SEEDS
 """The number of seeds by id, which start at ROW_SEEDS and end where JSON's numbers are exact no more."""
 
 
+UNPLACED = -1
+"""Stands for a seed by row of which the row's number is still to be found."""
+
 RETRY_STEPS = 1_003_681
 """So many golden-ratio steps lead to the seed of a retry: far beyond a row's images, and from other rows' seeds."""
 
@@ -58,6 +61,19 @@ def _step(seed: int, steps: int) -> int:
     if seed < ROW_SEEDS:
         return (seed + steps * GOLDEN) % ROW_SEEDS
     return ROW_SEEDS + (seed - ROW_SEEDS + steps * GOLDEN) % ID_SEEDS
+
+
+class UnplacedSeeds(Seeds):
+    """Seeds of rows whose place isn't known yet: in the place of a seed by row stands UNPLACED."""
+
+    def first(self, row: Row) -> int:
+        """Return the seed of the row's first image, or UNPLACED."""
+        is_by_row = row.seed is None and row.seed_ordinal is None and self.source == SeedSource.ROW
+        return UNPLACED if is_by_row else super().first(row)
+
+    def of(self, row: Row) -> list[int]:
+        """Return one seed per image, or UNPLACED for each."""
+        return [UNPLACED] * row.num_images if self.first(row) == UNPLACED else super().of(row)
 
 
 def seed_of_name(name: str) -> int:

@@ -4,24 +4,22 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from psycopg import Cursor
-from sqlalchemy import Connection, insert, text, update
+from sqlalchemy import Connection, Executable, text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from jobs.db import schema
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from jobs.manifest.seeds import Seeds
+from jobs.queue.row_changes import JOB_COLUMNS
 from jobs.states import SeedSource
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats
 from scheduler.ingest.seed_source import refuse_unfit_ids
 
-JOB_COLUMNS = (
-    "index, seed, ordinal, batch_id, lane_id, steps, guidance_scale, sampler, noise_level, strength, tenant, "
-    "init_image, mask_image, depth_image, row_id, prompt, negative_prompt, meta"
-)
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000
 _KINDS = 2_000
@@ -39,19 +37,21 @@ class Load:
     Raises UnfitIdsError if seeds are to be derived from ids, and a row has none or one that is repeated.
     """
 
+    tables: ClassVar[tuple[str, str]] = ("jobs", "rejects")
+
     def __init__(self, connection: Connection, batch: BatchId, seeds: Seeds) -> None:
         cursor: Cursor[Any] = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
         self.connection = connection
         self.batch = batch
         self.seeds = seeds
-        self._needs_ids = seeds.source == SeedSource.ID
+        self.needs_ids = seeds.source == SeedSource.ID
         self.rows = self.rejected = 0
         self.has_pictures = self.has_default_model = False
         self._lanes: dict[tuple[Any, ...], LaneId] = {}
         self._kinds: dict[tuple[Any, ...], tuple[LaneId, str]] = {}
         self._queued: Counter[LaneId] = Counter()
-        self._jobs = CopyStream(cursor, "jobs", JOB_COLUMNS)
-        self._rejects = CopyStream(cursor, "rejects", _REJECT_COLUMNS)
+        self._jobs = CopyStream(cursor, self.tables[0], JOB_COLUMNS)
+        self._rejects = CopyStream(cursor, self.tables[1], _REJECT_COLUMNS)
         self._waiting: list[Reject] = []
         self._ids = Repeats()
 
@@ -82,11 +82,11 @@ class Load:
         if error is None:
             self._store_rejects()
             self._store_counts()
-            if self._needs_ids:
+            if self.needs_ids:
                 refuse_unfit_ids(None, self.repeated_ids)
 
     def _add_row(self, row: Row) -> None:
-        if row.id is None and self._needs_ids:
+        if row.id is None and self.needs_ids:
             refuse_unfit_ids(row.line, Repeated())
         self.has_default_model |= row.has_default_model
         kind = (
@@ -150,10 +150,12 @@ class Load:
     def _lane(self, shape: tuple[Any, ...]) -> LaneId:
         self._jobs.finish()
         values = dict(zip(_LANE, shape, strict=True))
-        statement = insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
-        lane: LaneId = self.connection.execute(statement).scalar_one()
+        lane: LaneId = self.connection.execute(self._insert_lane(values)).scalar_one()
         self._lanes[shape] = lane
         return lane
+
+    def _insert_lane(self, values: dict[str, Any]) -> Executable:
+        return insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
 
     def _store_rejects(self) -> None:
         self._jobs.finish()

@@ -24,6 +24,7 @@ from jobs.manifest.seeds import Seeds
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
+from jobs.queue.row_changes import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
@@ -49,6 +50,8 @@ class Ingested:
     seed_from: SeedSource = SeedSource.ROW
     repeated_ids: int = 0
     lines: LineCounts | None = None
+    difference: Difference | None = None
+    """What a later manifest has changed of a batch that was there."""
 
 
 class ManyJobsError(UsageError):
@@ -74,7 +77,7 @@ def ingest(
         batch = _known(connection, order) or _create(connection, order)
         on_batch(batch)
         if not batch.is_new:
-            _check_strictly(batch, order)
+            _checkstrictly(batch, order)
             return batch
         _check_rows(order.manifest, max_jobs)
         load, lines = _load(connection, batch, order, rules, on_rows, max_jobs)
@@ -114,7 +117,7 @@ def _load(
                 Load(connection, batch.id, Seeds(order.batch_seed, source)) as load,
             ):
                 items = read_rows(order.manifest, rules, lines)
-                items = _strictly(items, order) if order.reading.strict else items
+                items = strictly(items, order) if order.reading.strict else items
                 items = items if max_jobs is None else _few(items, order.manifest.label, max_jobs)
                 while load.add(islice(items, TELL_EVERY)):
                     on_rows(load.rows)
@@ -152,14 +155,15 @@ def _few(items: Iterator[ManifestRow | Reject], label: str, max_jobs: int) -> It
         yield item
 
 
-def _strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
+def strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
+    """Pass on rows; ManifestError at the first reject."""
     for item in items:
         if isinstance(item, Reject):
             raise ManifestError(f"{describe(item, order.manifest.label)}; nothing was ingested (--strict)")
         yield item
 
 
-def _check_strictly(batch: Ingested, order: Order) -> None:
+def _checkstrictly(batch: Ingested, order: Order) -> None:
     if order.reading.strict and batch.rejected:
         raise ManifestError(
             f"{order.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
@@ -185,12 +189,20 @@ def describe(reject: Reject, label: str) -> str:
 def _known(connection: Connection, order: Order) -> Ingested | None:
     """Return the order's batch if it exists, including one made by an earlier version."""
     _, row = _place(connection, order)
-    row = row or _from_before_seeds_by_id(connection, order)
+    row = row or _without_name(connection, order) or _from_before_seeds_by_id(connection, order)
     for digest in () if row else order.older_digests():
         found = _with_digest(connection, digest)
         if found and FOLDER not in _differences(found, order):
             row = row or found
     return _ingested(row) if row else None
+
+
+def _without_name(connection: Connection, order: Order) -> Row[Any] | None:
+    """Return the batch that was made of the order without a name, if the name given now is what it is called."""
+    if order.name is None:
+        return None
+    _, row = _place(connection, replace(order, name=None))
+    return row if row and row.name == order.name else None
 
 
 def _from_before_seeds_by_id(connection: Connection, order: Order) -> Row[Any] | None:
@@ -222,6 +234,15 @@ def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
         if not more:
             return digest, row
         depends |= more
+
+
+def free_digest(connection: Connection, order: Order, batch: BatchId, name: str) -> str:
+    """Return the digest by which a submit of the order finds a batch; with the batch's name if another has it."""
+    for one in (order, replace(order, name=name)):
+        digest, row = _place(connection, one)
+        if row is None or row.id == batch:
+            return digest
+    raise UsageError(f"this manifest with these settings is batch {row.name} already" if row else "")
 
 
 def _differences(row: Row[Any], order: Order) -> set[str]:

@@ -158,7 +158,7 @@ def test_a_huge_recipe_is_asked_for_before_a_row_is_made(
 def test_rows_of_very_many_images_are_asked_for_before_anything_is_stored(
     typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.ingest_manifest.MAX_JOBS", 100)
+    monkeypatch.setattr("console.manifests.ingest_manifest.MAX_JOBS", 100)
     (typed.folder / "m.jsonl").write_text('{"prompt": "a", "num_images": 40}\n' * 5)
     ended = typed("submit", "m.jsonl")
     assert ended.code == 2
@@ -174,7 +174,7 @@ def test_rows_of_very_many_images_are_asked_for_before_anything_is_stored(
 def test_what_a_target_adds_is_planned_and_asked_for(
     typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.ingest_manifest.MAX_JOBS", 110)
+    monkeypatch.setattr("console.manifests.ingest_manifest.MAX_JOBS", 110)
     (typed.folder / "m.jsonl").write_text(
         '{"prompt": "a", "label": "x"}\n' * 3 + '{"prompt": "b", "label": "y"}\n'
     )

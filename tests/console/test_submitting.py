@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from console import ingest_manifest
+from console.manifests import ingest_manifest
 from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.settings import Settings

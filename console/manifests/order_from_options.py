@@ -31,9 +31,15 @@ from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 
 
 @contextmanager
-def order_of(asked: ManifestOptions, settings: Settings) -> Iterator[tuple[Order, RowRules]]:
-    """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError."""
+def order_of(
+    asked: ManifestOptions, settings: Settings, stored: BatchPolicy | None = None
+) -> Iterator[tuple[Order, RowRules]]:
+    """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError.
+
+    `stored` is the policy of a batch that is there, in the place of one made of the options.
+    """
     policy, columns = _split(asked)
+    policy = stored or policy
     reading = Reading(
         columns, parse_renames(asked.map_ or ()), asked.strict, tuple(asked.drop or ()), asked.unique_ids
     )

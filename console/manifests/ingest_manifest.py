@@ -6,11 +6,13 @@ from typing import Any
 import typer
 
 from console.batch_folder_claim import BatchFolder
-from console.order_from_options import order_of
+from console.manifests.onto_batch import bring_onto, check_options, tell_changes
+from console.manifests.order_from_options import order_of
 from console.session import Session
 from console.submit_options import SubmitOptions
 from console.terminal.output import line_sum, note, plural, seeds_said
 from console.terminal.progress import counting
+from jobs.batches import actions
 from jobs.errors import UsageError
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
@@ -22,6 +24,22 @@ def ingest_manifest(open_session: Session, options: SubmitOptions) -> Ingested:
 
     Above MAX_JOBS jobs it asks for confirmation, unless the options say yes.
     """
+    check_options(options)
+    if options.onto is not None:
+        base, applied = bring_onto(open_session, options)
+        tell_changes(base, applied)
+        found = actions.status(open_session.engine, base.name)
+        return Ingested(
+            base.id,
+            base.name,
+            False,
+            found.rows,
+            found.rejected,
+            sum(found.counts.values()),
+            base.policy.batch_seed,
+            base.policy.seed_from,
+            difference=applied.difference,
+        )
     try:
         return _ingest(open_session, options, None if options.yes else MAX_JOBS)
     except ManyJobsError as many:
@@ -66,7 +84,8 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
 def intake_counts(ingested: Ingested) -> dict[str, Any]:
     """Return the counts of the manifest's lines and repeated ids, for JSON; null if the batch already existed."""
     lines = ingested.lines and ingested.lines.report(ingested.rows - ingested.rejected, ingested.rejected)
-    return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None}
+    changes = {"onto": ingested.difference.report()} if ingested.difference else {}
+    return {"lines": lines, "repeated_ids": ingested.repeated_ids if ingested.is_new else None} | changes
 
 
 def _tell_counts(ingested: Ingested) -> None:

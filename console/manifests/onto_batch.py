@@ -1,0 +1,105 @@
+"""`--onto BATCH` of `run`, `submit` and `plan`: bring a batch that is there to a later version of its manifest."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from console.manifests.order_from_options import order_of
+from console.session import Session
+from console.submit_options import ManifestOptions
+from console.terminal.output import note, plural
+from console.terminal.progress import counting
+from jobs.errors import UsageError
+from jobs.policy.parse_set_options import is_policy_key
+from jobs.queue.row_changes import Difference
+from scheduler.ingest.onto import Applied, Base, apply_onto, find_base
+
+T = TypeVar("T", bound=ManifestOptions)
+
+
+def bring_onto(
+    open_session: Session, options: ManifestOptions, *, is_dry: bool = False
+) -> tuple[Base, Applied]:
+    """Apply the manifest to the batch that the options name, or find out what that would change if `is_dry`."""
+    base = find_base(open_session.engine, options.onto or "")
+    model = base.settings.get("default_model", open_session.settings.default_model)
+    settings = open_session.settings.model_copy(update={"default_model": model})
+    with (
+        order_of(_as_read_before(options, base), settings, base.policy) as (order, rules),
+        counting("comparing", order.manifest.rows) as tell,
+    ):
+        attempt: Callable[[], Applied] = lambda: apply_onto(  # noqa: E731
+            open_session.engine,
+            base,
+            order,
+            rules,
+            tell,
+            keeps_dropped=options.keep_dropped,
+            is_dry=is_dry,
+        )
+        return base, open_session.patiently(attempt)
+
+
+def check_options(options: ManifestOptions) -> None:
+    """Raise UsageError for options that don't go together with or without --onto."""
+    if options.onto is None:
+        if options.keep_dropped:
+            raise UsageError("--keep-dropped is for --onto BATCH")
+        return
+    keys = [pair.partition("=")[0].strip() for pair in options.set_ or ()]
+    named = {"--name": options.name, "--out": options.out}
+    refused = [option for option, value in named.items() if value is not None]
+    refused += [f"--{name.replace('_', '-')}" for name in options.schedule]
+    refused += [f"--set {key}" for key in keys if is_policy_key(key)]
+    if refused:
+        raise UsageError(
+            f"{refused[0]}: with --onto the batch keeps its name, output and policy; `nightmill change` changes what "
+            "may be changed"
+        )
+
+
+def _as_read_before(options: T, base: Base) -> T:
+    """Return the options in which what isn't given is as it was given for the batch's own manifest."""
+    columns, renames = base.settings.get("columns", {}), base.settings.get("renames", {})
+    return replace(
+        options,
+        set_=_merged(
+            {k: v for k, v in columns.items() if k != "model" or not options.model}, options.set_ or ()
+        ),
+        map_=_merged(renames, options.map_ or ()),
+        drop=[*base.settings.get("drop", ()), *(options.drop or ())] or None,
+        out=base.output,
+    )
+
+
+def _merged(stored: dict[str, str], given: list[str] | tuple[()]) -> list[str]:
+    own = {pair.partition("=")[0].strip() for pair in given}
+    return [*(f"{key}={value}" for key, value in stored.items() if key not in own), *given]
+
+
+def said(difference: Difference) -> str:
+    """Say what a later manifest changes."""
+    if difference.is_empty:
+        return f"nothing to do: {plural(difference.unchanged, 'row')} unchanged"
+    rows = ", ".join(
+        f"{count:,} {what}"
+        for what, count in (
+            ("new", difference.new),
+            ("changed", difference.changed),
+            ("changed in other columns alone", difference.told),
+            ("dropped", difference.dropped),
+            ("unchanged", difference.unchanged),
+        )
+        if count
+    )
+    return (
+        f"rows: {rows}; {plural(difference.queued, 'image')} to render, "
+        f"{plural(difference.retracted, 'image')} taken back"
+    )
+
+
+def tell_changes(base: Base, applied: Applied) -> None:
+    """Tell what was changed of a batch."""
+    note(f"batch {base.name}: {said(applied.difference)}")
+    if applied.rejected:
+        note(f"{plural(applied.rejected, 'row')} rejected: `nightmill rejects {base.name}` tells why")
