@@ -117,8 +117,21 @@ _COUNTED_JOBS = text("""
     FROM job_changes LEFT JOIN images USING (job_id)
 """)
 
-_LOCK = text("""
-    SELECT id FROM jobs WHERE id IN (SELECT job_id FROM job_changes WHERE change IS NOT NULL) ORDER BY id FOR UPDATE
+_LOCKS = (
+    text("""
+        SELECT id FROM jobs WHERE id IN (SELECT job_id FROM job_changes WHERE change IS NOT NULL)
+        ORDER BY id FOR UPDATE
+    """),
+    text("""
+        SELECT id FROM images WHERE job_id IN (SELECT job_id FROM job_changes WHERE change IS NOT NULL)
+        ORDER BY id FOR UPDATE
+    """),
+)
+
+# Whether an image is accepted may depend on the columns that change: it is judged anew.
+_UNJUDGE = text("""
+    DELETE FROM image_acceptance USING job_changes
+    WHERE image_acceptance.job_id = job_changes.job_id AND change = 'told'
 """)
 
 _COUNT_DELTAS = """
@@ -165,7 +178,7 @@ _TELL = text(f"""
     ), {_COUNT_DELTAS}, {retracted_events()}, renewed AS (
         UPDATE images SET meta = s.meta, tenant = s.tenant, id = {ID}, xid = pg_current_xact_id(), epoch = {WRITTEN}
         FROM {_STAGED} WHERE images.job_id = picked.id
-    ), {reopening("SELECT lane_id FROM affected WHERE old_state IN ('queued', 'running')")}, {outdating()}
+    ), {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT count(*) FROM affected
 """)
 
@@ -269,8 +282,10 @@ def compare(
 
 def apply(connection: Connection, batch: BatchId) -> int:
     """Change the batch's jobs and image rows as compared, and replace its rejects; returns how many jobs are more."""
-    connection.execute(_LOCK)  # a statement of its own: the next one sees what workers have stored meanwhile
+    for statement in _LOCKS:  # statements of their own: the next ones see what was stored meanwhile
+        connection.execute(statement)
     connection.execute(_DRAW, _CHANGED)
+    connection.execute(_UNJUDGE)
     connection.execute(_TELL, _CHANGED)
     removed: int = connection.execute(_REMOVE, _GONE).scalar_one()
     added: int = connection.execute(_ADD).scalar_one()

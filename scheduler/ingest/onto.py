@@ -35,7 +35,7 @@ _BASE = text(f"""
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
 _STORE = text("""
     UPDATE batches SET manifest = :manifest, manifest_sha256 = :sha256, digest = :digest, rows = :rows,
-        rejected = :rejected, jobs = jobs + :more, settings = CAST(:settings AS jsonb)
+        rejected = :rejected, jobs = jobs + :more, settings = CAST(:settings AS jsonb), lines = CAST(:lines AS jsonb)
     WHERE id = :batch
 """)
 _REOPEN = text(f"""
@@ -129,7 +129,7 @@ def apply_onto(
         is_known = order.manifest.sha256 == base.manifest_sha256
         if not (is_dry or (difference.is_empty and is_known)):
             kept = difference.unchanged + difference.changed + difference.told + difference.new
-            _apply(connection, base, order, load, kept + load.rejected)
+            _apply(connection, base, order, load, lines, kept + load.rejected)
         return Applied(difference, load.rows, load.rejected, lines)
 
 
@@ -169,12 +169,17 @@ def _stage(
     return load, lines
 
 
-def _apply(connection: Connection, base: Base, order: Order, load: Load, rows: int) -> None:
+def _apply(
+    connection: Connection, base: Base, order: Order, load: Load, lines: LineCounts, rows: int
+) -> None:
     more = row_changes.apply(connection, base.id)
     if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id):
         connection.execute(_REOPEN, {"batch": base.id})
     is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}
+    counts = lines.report(load.rows - load.rejected, load.rejected) | {
+        "manifest_sha256": order.manifest.sha256
+    }
     chosen = {CHOSEN: base.settings[CHOSEN]} if CHOSEN in base.settings else {}
     values = {
         "batch": base.id,
@@ -184,6 +189,7 @@ def _apply(connection: Connection, base: Base, order: Order, load: Load, rows: i
         "rows": rows,
         "rejected": load.rejected,
         "more": more,
+        "lines": json.dumps(counts) if rows == load.rows else None,  # not of rows that are kept
         "settings": json.dumps(asdict(order.reading) | chosen | used),
     }
     connection.execute(_STORE, values)

@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import accepted_image_quotas, actions
+from jobs.batches.acceptance import judge_all
+from jobs.batches.reconciliation import outcomes, sums
 from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import transitions
@@ -212,6 +214,38 @@ def test_any_change_ends_where_a_fresh_batch_begins(engine: Engine, tmp_path: Pa
         actions.cancel(engine, fresh.id)
     counted = look(engine, "SELECT jobs FROM batches WHERE name = 'grown'")[0]["jobs"]
     assert counted == len(jobs_of(engine, batch))
+
+
+def test_every_row_is_accounted_for(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "foxes.jsonl"
+    batch = first(engine, path, [*FOXES, {"id": "bad", "prompt": ""}])
+    render(engine, batch)
+    later = [
+        {"id": "owl", "prompt": "an owl"},
+        {"prompt": ""},
+        FOXES[0] | {"label": 3},
+        FOXES[1] | {"steps": 2},
+    ]
+    for keeps_dropped in (True, False):
+        onto(engine, batch, path, later, keeps_dropped=keeps_dropped)
+        found = sums(engine, batch.id)
+        assert (found.problems, found.rows, found.rejected) == ([], 8 if keeps_dropped else 4, 1)
+    assert found.lines is not None
+    told = {
+        row.ordinal: (row.row_id, row.outcome) for row in outcomes(engine, actions.status(engine, "foxes"))
+    }
+    assert {name for name, _ in told.values()} == {"fox-0", "fox-1", "owl", None}
+
+
+def test_images_whose_columns_change_are_judged_anew(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "foxes.jsonl"
+    batch = first(engine, path, FOXES, accept="meta.label < 1", target=3)
+    render(engine, batch)
+    assert judge_all(engine, batch.id) == 6
+    assert accepted_image_quotas.shortfall(engine, batch.id) == (0, 0)
+    assert onto(engine, batch, path, [FOXES[0] | {"label": 1}, *FOXES[1:]]).told == 1
+    assert judge_all(engine, batch.id) == 1
+    assert accepted_image_quotas.shortfall(engine, batch.id) == (1, 1)
 
 
 def test_dropped_rows_can_be_kept(engine: Engine, tmp_path: Path) -> None:
