@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from psycopg import Cursor
-from sqlalchemy import Connection, Executable, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, insert, text, update
 
 from jobs.db import schema
 from jobs.job_dataclasses import BatchId, LaneId
@@ -150,12 +149,14 @@ class Load:
     def _lane(self, shape: tuple[Any, ...]) -> LaneId:
         self._jobs.finish()
         values = dict(zip(_LANE, shape, strict=True))
-        lane: LaneId = self.connection.execute(self._insert_lane(values)).scalar_one()
+        lane = self._insert_lane(values)
         self._lanes[shape] = lane
         return lane
 
-    def _insert_lane(self, values: dict[str, Any]) -> Executable:
-        return insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
+    def _insert_lane(self, values: dict[str, Any]) -> LaneId:
+        statement = insert(schema.lanes).values(batch_id=self.batch, **values).returning(schema.lanes.c.id)
+        lane: LaneId = self.connection.execute(statement).scalar_one()
+        return lane
 
     def _store_rejects(self) -> None:
         self._jobs.finish()

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.batches import accepted_image_quotas
 from jobs.batches.actions import status
 from jobs.db import schema
 from jobs.errors import UsageError
-from jobs.job_dataclasses import BatchId
+from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import LineCounts, RowRules, read_rows
 from jobs.manifest.seeds import UnplacedSeeds
 from jobs.policy.batch_policy import BatchPolicy
@@ -32,6 +32,7 @@ _BASE = text(f"""
     SELECT id, name, output, settings, manifest_sha256, archived_at, cancelled_at, {sql_columns()}
     FROM batches WHERE id = :batch
 """)  # noqa: S608
+# From here on nobody queues jobs of the batch again, archives it, or applies another manifest to it.
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
 _STORE = text("""
     UPDATE batches SET manifest = :manifest, manifest_sha256 = :sha256, digest = :digest, rows = :rows,
@@ -78,11 +79,17 @@ class _StagedLoad(Load):
 
     tables = "staged_jobs", "staged_rejects"
 
-    def _insert_lane(self, values: dict[str, Any]) -> Executable:
-        added = insert(schema.lanes).values(batch_id=self.batch, **values)
-        return added.on_conflict_do_update(
-            index_elements=["batch_id", *values], set_={"batch_id": self.batch}
-        ).returning(schema.lanes.c.id)
+    def _insert_lane(self, values: dict[str, Any]) -> LaneId:
+        """Return the batch's lane of this shape; locks none that is there, as workers need them meanwhile."""
+        lanes = schema.lanes.c
+        shape = [lanes.batch_id == self.batch, *(lanes[name] == value for name, value in values.items())]
+        found = select(lanes.id).where(*shape)
+        added = insert(schema.lanes).values(batch_id=self.batch, **values).on_conflict_do_nothing()
+        for statement in (found, added.returning(lanes.id), found):
+            lane: LaneId | None = self.connection.execute(statement).scalar_one_or_none()
+            if lane is not None:
+                return lane
+        raise AssertionError
 
     def _store_counts(self) -> None:
         """Nothing is queued yet."""
@@ -116,9 +123,9 @@ def apply_onto(
     no ids of their own, and ManifestError as `ingest` does.
     """
     with _transaction(engine, is_dry=is_dry) as connection:
-        connection.execute(_LOCK, {"batch": base.id})
         _check_ids_of_batch(connection, base)
         load, lines = _stage(connection, base, order, rules, on_rows)
+        connection.execute(_LOCK, {"batch": base.id})
         difference = row_changes.compare(
             connection,
             base.id,

@@ -3,6 +3,8 @@
 import json
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from scheduler.ingest.ingest import Ingested
 from scheduler.ingest.onto import apply_onto, find_base
 from tests.factories import (
     MODEL,
+    change,
     failure,
     image,
     lane_differences,
@@ -50,7 +53,7 @@ def write(path: Path, rows: Rows) -> Path:
 def onto(engine: Engine, batch: Ingested, path: Path, rows: Rows, **options: bool) -> Difference:
     base = find_base(engine, batch.name)
     with order_for(write(path, rows), columns=base.settings["columns"], output=base.output) as order:
-        given = order.__class__(order.manifest, order.reading, base.policy, base.output, MODEL)
+        given = replace(order, policy=base.policy)
         return apply_onto(
             engine, base, given, rules(base.settings["columns"], model=MODEL), **options
         ).difference
@@ -269,6 +272,38 @@ def test_a_worker_loses_what_it_renders_of_changed_rows(engine: Engine, tmp_path
         transitions.complete(engine, [image(job) for job in (changed, dropped, same)])
     assert lost.value.lost == {changed.id, dropped.id}
     assert render(engine, batch) == ["a red fox"]
+    assert lane_differences(engine) == []
+
+
+def test_workers_go_on_while_the_manifest_is_read(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "foxes.jsonl"
+    batch = first(engine, path, FOXES)
+    seen: list[str] = []
+
+    def work(_: int) -> None:
+        change(engine, "SET LOCAL lock_timeout = '2s'; UPDATE lanes SET chosen_at = now()")
+        seen.extend(render(engine, batch))
+        assert actions.retry(engine, batch.id) == 0
+
+    base = find_base(engine, batch.name)
+    with order_for(write(path, [FOXES[0] | {"steps": 2}, *FOXES[1:]]), output=base.output) as order:
+        given = replace(order, policy=base.policy)
+        applied = apply_onto(engine, base, given, rules(model=MODEL), work)
+    assert (len(seen), applied.difference.changed, applied.difference.retracted) == (6, 1, 1)
+    assert states(engine) == {"done": 5, "queued": 1}
+    assert lane_differences(engine) == []
+
+
+def test_two_manifests_at_once_are_applied_one_after_the_other(engine: Engine, tmp_path: Path) -> None:
+    batch = first(engine, tmp_path / "foxes.jsonl", FOXES)
+    versions = [[*FOXES, {"id": f"owl-{n}", "prompt": f"owl {n}", "width": 72}] for n in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        done = [
+            threads.submit(onto, engine, batch, tmp_path / f"{n}.jsonl", rows)
+            for n, rows in enumerate(versions)
+        ]
+        assert [one.result().new for one in done] == [1] * 4
+    assert [job["row_id"][:3] for job in jobs_of(engine, batch)] == ["fox"] * 6 + ["owl"]
     assert lane_differences(engine) == []
 
 
