@@ -4,18 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import transact
 from jobs.images.feed import Cursor, through
-from jobs.images.feed_query import EVENT_COLUMNS, PLACE, FeedQuery, column_sql
+from jobs.images.feed_query import EVENT_COLUMNS, FeedQuery, column_sql
 from jobs.images.insert_and_public_columns import public_columns
 from jobs.images.row_serialisation import copied_query
 from jobs.states import EventKind
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.read_image_rows import parse
+from scheduler.export.rows.read_ahead import read_ahead
 
-PAGE = 20_000
+PAGE = 10_000
 
 _PLACE = [pa.field("epoch", pa.int32()), pa.field("xid", pa.int64()), pa.field("id", pa.int64())]
 _CURSOR = pa.field("cursor", pa.string())
@@ -42,15 +44,19 @@ def read_feed(
 
     def read_page(values: dict[str, Any]) -> tuple[pa.Table, Cursor | None]:
         def copy(connection: Connection) -> pa.Table:
-            whole = pa.schema([*_PLACE, *schema])
+            whole = pa.schema([*_PLACE, *(field for field in schema if field.name != _CURSOR.name)])
             with copied_query(connection, statement, values) as chunks:
                 return pa.Table.from_batches(parse(chunks, whole), whole)
 
         table = transact(engine, copy)
-        last = [table[field.name][-1].as_py() for field in _PLACE] if table.num_rows else None
-        return table.select(schema.names), Cursor(*last) if last else None
+        if not table.num_rows:
+            return schema.empty_table(), None
+        place = [table[field.name] for field in _PLACE]
+        cursors = pc.binary_join_element_wise(*(column.cast(pa.string()) for column in place), "-")
+        table = table.append_column(_CURSOR, cursors).select(schema.names)
+        return table, Cursor(*(column[-1].as_py() for column in place))
 
-    yield from through(engine, since, query, read_page, size=size, limit=limit)
+    yield from read_ahead(through(engine, since, query, read_page, size=size, limit=limit), 1)
 
 
 def _columns(query: FeedQuery) -> tuple[str, str]:
@@ -60,6 +66,6 @@ def _columns(query: FeedQuery) -> tuple[str, str]:
     kinds = (
         [[], [], []] if query.kinds is None else [[f"'{EventKind.IMAGE}'", "i.batch_id"], ["NULL::jsonb"], []]
     )
-    of_image = [PLACE.format("i"), *kinds[0], *images, *kinds[1]]
-    of_event = [PLACE.format("e"), "e.kind", "e.batch_id", *told, "e.detail"]
+    of_image = [*kinds[0], *images, *kinds[1]]
+    of_event = ["e.kind", "e.batch_id", *told, "e.detail"]
     return ", ".join(of_image), ", ".join(of_event)
