@@ -84,7 +84,7 @@ _SUMS = text(f"""
     ), accounted AS (
         SELECT ordinal FROM job UNION SELECT ordinal FROM rejects WHERE batch_id = :batch
     )
-    SELECT b.rows, b.rejected, b.jobs, (SELECT count(*) FROM job) AS found_jobs,
+    SELECT b.rows, b.rejected, b.jobs, b.archived_at, (SELECT count(*) FROM job) AS found_jobs,
         CASE WHEN b.lines ->> 'manifest_sha256' = b.manifest_sha256 THEN b.lines - 'manifest_sha256' END AS lines,
         (SELECT count(*) FROM rejects WHERE batch_id = :batch) AS found_rejects,
         (SELECT count(*) FROM accounted) AS found_rows,
@@ -116,6 +116,8 @@ class RowOutcome:
     line: int | None = None
     column: str | None = None
     reason: str | None = None
+    excerpt: str | None = None
+    """The beginning of a rejected row, as the manifest has it."""
     meta: str | None = None
 
 
@@ -196,6 +198,7 @@ def _of_reject(reject: Any) -> RowOutcome:
         line=reject.line,
         column=reject.column,
         reason=reject.reason,
+        excerpt=reject.excerpt,
     )
 
 
@@ -215,6 +218,10 @@ def sums(engine: Engine, batch: BatchId) -> Sums:
         problems.append(f"{found.rejected:,} rows were rejected, {found.found_rejects:,} rejects are there")
     if found.found_jobs != found.jobs:
         problems.append(f"{found.jobs:,} jobs were made, {found.found_jobs:,} are accounted for")
+        if found.archived_at is not None:
+            problems.append(
+                "an earlier version may have archived the batch, which kept nothing of jobs without an image"
+            )
     if found.done != found.images:
         problems.append(f"{found.done:,} jobs are done, {found.images:,} image rows are there")
     problems += _of_lines(found.lines, found.rows)

@@ -82,6 +82,7 @@ def test_each_row_has_one_outcome(
     assert (rows[2]["error_text"], rows[2]["scores"]) == ("concept 3", {"concepts": [0.5]})
     assert (rows[3]["line"], rows[3]["column"], rows[3]["jobs"]) == (4, "prompt", 0)
     assert rows[3]["reason"]
+    assert '"r3"' in rows[3]["excerpt"]
     assert rows[4]["reason"] == "bad label"
     assert (rows[6]["jobs"], rows[6]["images"][0]["index"], rows[6]["error_kind"]) == (2, 1, "model")
     summary = nightmill("reconcile", foxes, "--json").json
@@ -191,6 +192,15 @@ def test_rows_that_a_later_manifest_has_dropped_leave_gaps(engine: Engine, night
     assert [row.ordinal for row in found] == [0, 7, 14, 21, 28]
     ended = nightmill("reconcile", "owls", "--json")
     assert (ended.code, ended.json["problems"], ended.json["lines"]) == (0, [], None)
+
+
+def test_a_batch_that_an_earlier_version_has_archived_says_so(
+    engine: Engine, nightmill: Nightmill, foxes: str
+) -> None:
+    drop_jobs_and_delete_batches.archive(engine, actions.status(engine, foxes))
+    change(engine, "DELETE FROM archived_jobs")
+    problems = " ".join(nightmill("reconcile", foxes, "--json").json["problems"])
+    assert "an earlier version may have archived the batch" in problems
 
 
 def test_a_deleted_batch_leaves_nothing_of_what_was_archived(engine: Engine, foxes: str) -> None:
