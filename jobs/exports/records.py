@@ -49,13 +49,17 @@ _DUE = text(f"""
 _NOTE_ERROR = text("UPDATE exports SET error = :error WHERE id = :id RETURNING id")
 _MAKE_LIVE = text("UPDATE exports SET is_live = :is_live WHERE id = :id RETURNING id")
 
-# A batch has a shard even if it has no rows. Numbers of new shards go on after those of all batches.
+# A batch has a shard even if it has no rows. Where rows were dropped, ordinals go beyond their number. Numbers of new
+# shards go on after those of all batches.
 _ADD_SHARDS = text("""
     INSERT INTO export_shards (export_id, number, batch_id, first_ordinal, end_ordinal)
     SELECT e.id, before.n + row_number() OVER (ORDER BY first) - 1, b.id, first, first + e.shard_rows
     FROM exports e, batches b,
         (SELECT coalesce(max(number) + 1, 0) AS n FROM export_shards WHERE export_id = :export) AS before,
-        LATERAL generate_series(0, greatest(b.rows - 1, 0), e.shard_rows) AS first
+        LATERAL generate_series(0, greatest(
+            b.rows - 1,
+            (SELECT max(ordinal) FROM jobs WHERE batch_id = b.id),
+            (SELECT max(ordinal) FROM images WHERE batch_id = b.id), 0), e.shard_rows) AS first
     WHERE e.id = :export AND b.id = :batch AND NOT EXISTS (
         SELECT FROM export_shards WHERE export_id = e.id AND batch_id = b.id AND first_ordinal = first)
     RETURNING number
@@ -189,6 +193,15 @@ def live_exports(engine: Engine, installation: UUID) -> list[Export]:
 def note_error(engine: Engine, export: int, error: str | None) -> None:
     """Store why an export's shards can't be written at present; None: they can."""
     run(engine, _NOTE_ERROR, {"id": export, "error": error})
+
+
+def add_shards_of(connection: Connection, batch: BatchId) -> int:
+    """Add shards for rows that were added to a batch to all exports that hold it; returns their number."""
+    found = connection.execute(
+        text("SELECT DISTINCT export_id FROM export_shards WHERE batch_id = :batch ORDER BY 1"),
+        {"batch": batch},
+    )
+    return sum(add_shards(connection, export, [batch]) for export in found.scalars().all())
 
 
 def make_live(engine: Engine, export: int, *, is_live: bool) -> None:

@@ -14,6 +14,7 @@ from jobs.batches import accepted_image_quotas
 from jobs.batches.actions import status
 from jobs.db import schema
 from jobs.errors import UsageError
+from jobs.exports.records import add_shards_of
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import LineCounts, RowRules, read_rows
 from jobs.manifest.seeds import UnplacedSeeds
@@ -200,6 +201,7 @@ def _apply(
         "settings": json.dumps(asdict(order.reading) | chosen | used),
     }
     connection.execute(_STORE, values)
+    add_shards_of(connection, base.id)
 
 
 def _as_submitted(base: Base, order: Order) -> Order:

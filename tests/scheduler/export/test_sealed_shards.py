@@ -35,6 +35,7 @@ from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 from tests.ownership import render
+from tests.scheduler.ingest.test_onto import first, onto
 
 ROWS = 2
 
@@ -219,6 +220,25 @@ class TestChanges:
         transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
         assert (writer.step(), writer.step()) == (1, 0)
         assert (ordinals(store), success(store)["complete"]) == (list(range(3 * ROWS)), True)
+
+    def test_a_later_manifest(
+        self, settings: Settings, engine: Engine, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        """Rows that are new get shards of their own, also where others were dropped."""
+        rows = [{"id": f"r{n}", "prompt": f"fox {n}"} for n in range(2 * ROWS)]
+        batch = first(engine, tmp_path / "foxes.jsonl", rows)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        writer = live(settings, engine, store, batch)
+        assert writer.step() == 2
+        before = bytes_of(store)
+        later = [*rows[1:], {"id": "new", "prompt": "another"}, {"id": "newer", "prompt": "another one"}]
+        onto(engine, batch, tmp_path / "foxes.jsonl", later)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        assert (writer.step(), writer.step()) == (2, 0)
+        after = bytes_of(store)
+        assert ordinals(store) == [1, 2, 3, 4, 5]
+        assert after["part-00001.jsonl"] == before["part-00001.jsonl"]
+        assert success(store)["complete"]
 
     @pytest.mark.parametrize("when", ["before it is read", "after it was read"])
     def test_a_shard_that_changes_while_it_is_written_is_not_sealed(
