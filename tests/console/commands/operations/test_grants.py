@@ -87,10 +87,18 @@ def test_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
         until(lambda: [row for row in look(engine, "SELECT state FROM jobs") if row["state"] == "done"][3:])
     check_exactly_once(engine, "foxes", roles.settings.output)
     assert roles.app("check", "foxes").code == 0
+    for command in (
+        ("feed", "--consumer", "etl"),
+        ("retract", "foxes", "--where", "ordinal = 0", "--reason", "bad"),
+    ):
+        ended = roles.app(*command)
+        assert ended.code == 0, (command, ended.err)
     engine.dispose()
     for command in (
         ("status", "foxes"),
         ("feed",),
+        ("consumers",),
+        ("reconcile", "foxes"),
         ("workers",),
         ("pools",),
         ("webhook", "list"),
