@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psycopg.errors import DeadlockDetected
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -18,6 +20,8 @@ OLDEST_USABLE = "0015"
 A migration adds columns with defaults and tables, so that processes of the version before it go on, and may be started
 again, until all are of the new one; what a version stopped using is dropped by the one after it.
 """
+
+_TRIES = 10
 
 _USABLE_BY = "usable by versions of revision "
 
@@ -91,6 +95,21 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _migrate(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | None, str | None]:
+    """Migrate in one transaction, and once more where it and a statement of a running worker waited for each other.
+
+    A statement that has read a table and is about to write to it waits for whoever wants to alter the table, who waits
+    for what the statement has read.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return _migrate_once(engine, change)
+        except OperationalError as error:
+            if not isinstance(error.orig, DeadlockDetected):
+                raise
+    return _migrate_once(engine, change)
+
+
+def _migrate_once(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | None, str | None]:
     from alembic.util import CommandError  # noqa: PLC0415
 
     alembic = config()
