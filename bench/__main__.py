@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from types import FrameType
 
 from bench.cpu import measure as measure_cpu
+from bench.export.measure import measure as measure_export
 from bench.harness.machine import this_machine
 from bench.harness.progress import note
 from bench.harness.results import Figure, Result
@@ -32,6 +33,7 @@ BENCHES: dict[str, Measure] = {
     "ingest": measure_ingest,
     "queue": measure_queue,
     "cpu": measure_cpu,
+    "export": measure_export,
     "memory": measure_memory,
     "shapes": measure_shapes,
 }

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from jobs.images.row_serialisation import copied
 from scheduler.export.image_schema import SCHEMA
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 18  # of which Arrow reads up to 32 ahead
 
 _OF_BATCH = "i.batch_id = %s AND i.ordinal >= %s AND i.ordinal < %s ORDER BY i.ordinal, i.index"
 

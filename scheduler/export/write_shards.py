@@ -21,15 +21,12 @@ from jobs.images.events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.queue.export_shards import mark_outdated
 from jobs.states import EventKind
-from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
+from jobs.storage.base import MissingObjectError, ObjectStore
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.events import EventType, emit
 from scheduler.export.export_order import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
-from scheduler.export.read_image_rows import parse
-
-_CHUNK_BYTES = 1 << 20
-_READERS = 8
+from scheduler.export.rows.shard_inputs import CountedRows, image_reader
 
 
 class ShardWriter:
@@ -76,11 +73,14 @@ class ShardWriter:
         with shard_claims.kept(self.engine, shard), tempfile.TemporaryDirectory() as temporary:
             rows, folder = Path(temporary, "rows.csv"), Path(temporary, "files")
             folder.mkdir()
-            snapshot = shard_claims.read_shard(self.engine, shard, rows)
-            images = _Counted(rows, self._on_rows)
-            written = self.exporter.write(
-                folder, Shard(shard.number, shard.count, iter(images), self.image_reader(shard.batch_id))
-            )
+            rows.touch()
+            with ThreadPoolExecutor(1, "read-shard") as reader:  # which reads on while rows are written
+                reading = reader.submit(shard_claims.read_shard, self.engine, shard, rows)
+                images = CountedRows(rows, reading, self._on_rows)
+                written = self.exporter.write(
+                    folder, Shard(shard.number, shard.count, iter(images), self.image_reader(shard.batch_id))
+                )
+            snapshot = reading.result()
             files = [describe(folder, file) for file in written]
             shard_claims.stage(self.engine, shard, snapshot, files)
             if shard.pending:  # whoever staged them was stopped, perhaps in an upload
@@ -170,38 +170,7 @@ class ShardWriter:
 
     def image_reader(self, batch: BatchId) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
         """Return what reads the image files of a batch's rows, in their order, and compares them with the rows."""
-        store: list[ObjectStore] = []
-
-        def read(key: str, sha256: str) -> bytes:
-            body = store[0].get(key)
-            if hashlib.sha256(body).hexdigest() != sha256:
-                raise DamagedObjectError(f"{store[0].locate(key)} differs from its row")
-            return body
-
-        def files(rows: pa.RecordBatch) -> Iterator[bytes]:
-            if not store:
-                store.append(self._open_batch(batch))
-            keys, digests = (rows.column(name).to_pylist() for name in ("key", "sha256"))
-            with ThreadPoolExecutor(_READERS) as threads:
-                for start in range(0, len(keys), 4 * _READERS):  # few at a time: they are held in memory
-                    part = slice(start, start + 4 * _READERS)
-                    yield from threads.map(read, keys[part], digests[part])
-
-        return files
-
-
-class _Counted:
-    """The image rows of a file of CSV, counted as they are read."""
-
-    def __init__(self, path: Path, on_rows: Callable[[int], None]) -> None:
-        self.path, self.rows, self._on_rows = path, 0, on_rows
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        with self.path.open("rb") as file:
-            for batch in parse(iter(lambda: file.read(_CHUNK_BYTES), b"")):
-                yield batch
-                self.rows += batch.num_rows
-                self._on_rows(batch.num_rows)
+        return image_reader(lambda: self._open_batch(batch))
 
 
 def describe(folder: Path, file: WrittenFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Export to Parquet: typed columns, also of what JSON columns hold, in row groups of 20,000."""
+"""Export to Parquet: typed columns, also of what JSON columns hold, in row groups of 10,000."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetF
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.read_ahead import read_ahead
 
-ROW_GROUP = 20_000
+ROW_GROUP = 10_000
 
 
 @exporter("parquet", shard_rows=100_000)

@@ -1,6 +1,5 @@
 """The dataset card `README.md`: what is in the dataset, who made it by what, and what may be done with it."""
 
-import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -10,8 +9,9 @@ from models.catalogue.card import Card
 from scheduler.export.exporters import WrittenFile
 from scheduler.export.index.card_metadata import card_metadata
 from scheduler.export.index.dataset import Dataset
-from scheduler.export.index.facts import MOST_CLASSES, BatchFacts, Facts
+from scheduler.export.index.facts import MOST_CLASSES, Facts, Group, images_of
 from scheduler.export.index.markdown import escaped, megabytes, table
+from scheduler.export.index.reproduction import reproduction
 
 NAME = "README.md"
 
@@ -27,7 +27,7 @@ def card(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> str
         _models(facts),
         _safety(facts),
         _marks(facts),
-        _reproduction(facts),
+        reproduction(facts),
         _files(dataset),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
@@ -38,10 +38,11 @@ def _about(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> s
         f'<img src="{picture.name}" width="24%" alt="an image of the dataset">' for picture in pictures
     )
     span = f", rendered from {facts.first:%Y-%m-%d} to {facts.last:%Y-%m-%d}" if facts.first else ""
-    made = ", ".join(f"`{name}`" for name in dict.fromkeys(row.model for row in facts.models))
+    made = ", ".join(f"`{name}`" for name in (model for (model,) in facts.by("model")))
     by = f" by {made}" if made else ""
+    size = megabytes(facts.total("bytes"))
     return (
-        f"# {dataset.name}\n\n{facts.images:,} synthetic images ({megabytes(facts.bytes)}){span}{by}, with the prompt, "
+        f"# {dataset.name}\n\n{facts.images:,} synthetic images ({size}){span}{by}, with the prompt, "
         "the seed and all else that is needed to make each again. Written by nightmill "
         f"{version('nightmill')}.\n\n{shown}"
     ).rstrip()
@@ -52,8 +53,8 @@ def _counts(dataset: Dataset, facts: Facts) -> str:
     rejected = sum(batch.rejected for batch in dataset.batches)
     states = [(state, f"{count:,}") for state, count in totals.items() if count]
     sizes = [
-        (f"{row.width} x {row.height}", row.format, f"{row.images:,}", megabytes(row.bytes))
-        for row in facts.sizes[:20]
+        (f"{width} x {height}", format, f"{images_of(groups):,}", megabytes(sum(g.bytes for g in groups)))
+        for (width, height, format), groups in list(facts.by("width", "height", "format").items())[:20]
     ]
     lines = [
         "## What is in it",
@@ -63,10 +64,10 @@ def _counts(dataset: Dataset, facts: Facts) -> str:
         "",
         table(["pixels", "format", "images", "size"], sizes),
     ]
-    if facts.truncated:
+    if truncated := facts.total("truncated"):
         lines += [
             "",
-            f"Of {facts.truncated:,} images the model read only a part of the prompt (`prompt_truncated`).",
+            f"Of {truncated:,} images the model read only a part of the prompt (`prompt_truncated`).",
         ]
     return "\n".join(lines)
 
@@ -87,14 +88,16 @@ def _class(name: str | None, *counts: int) -> Sequence[str]:
 def _models(facts: Facts) -> str:
     rows = [
         (
-            f"`{row.model}`",
-            row.revision,
-            f"`{row.digest[:16]}…`",
-            row.lora or "",
-            f"{row.images:,}",
-            _licence(facts.cards.get(row.model)),
+            f"`{model}`",
+            escaped(revision),
+            f"`{digest[:16]}…`",
+            escaped(lora),
+            f"{images_of(groups):,}",
+            _licence(facts.cards.get(model)),
         )
-        for row in facts.models
+        for (model, revision, digest, lora), groups in facts.by(
+            "model", "model_revision", "model_digest", "lora"
+        ).items()
     ]
     lines = ["## Models and what may be done with their images", ""]
     lines += [table(["model", "revision", "SHA-256", "LoRA", "images", "licence"], rows)]
@@ -111,14 +114,20 @@ def _models(facts: Facts) -> str:
 def _safety(facts: Facts) -> str:
     policies = sorted({f"`{batch.policy.safety.value}`" for batch in facts.batches})
     checkers = [card.title for card in facts.cards.values() if card.family == "safety-checker"]
-    digests = [f"`{digest}`" for digest in facts.checkers]
+    digests = [f"`{digest}`" for (digest,) in facts.by("checker") if digest]
     lines = [
         "## Safety",
         "",
         f"What the safety checker flags is handled by the policy {', '.join(policies)}; checker: "
         f"{', '.join(checkers) or 'unknown'}. SHA-256 of its files: {', '.join(digests) or 'not recorded'}.",
         "",
-        table(["verdict", "images"], [(row.verdict, f"{row.images:,}") for row in facts.verdicts]),
+        table(
+            ["verdict", "images"],
+            [
+                (verdict, f"{images_of(groups):,}")
+                for (verdict,), groups in facts.by("safety_verdict").items()
+            ],
+        ),
         "",
         "The checker looks for sexual content alone. Its scores are in `safety_scores`.",
     ]
@@ -128,50 +137,20 @@ def _safety(facts: Facts) -> str:
 def _marks(facts: Facts) -> str:
     rows = [
         (
-            f"`{escaped(row.mark)}`" if row.mark else "none",
-            row.method or "",
-            f"{row.images:,}",
-            "" if row.worst is None else f"{row.worst:.3f}",
+            f"`{escaped(mark)}`" if mark else "none",
+            method or "",
+            f"{images_of(groups):,}",
+            _worst(groups),
         )
-        for row in facts.marks
+        for (mark, method), groups in facts.by("watermark", "watermark_method").items()
     ]
-    return "\n".join(
-        ["## Invisible marks", "", table(["mark", "method", "images", "fewest bits read back"], rows)]
-    )
+    header = ["mark", "method", "images", "fewest bits read back"]
+    return "\n".join(["## Invisible marks", "", table(header, rows)])
 
 
-def _reproduction(facts: Facts) -> str:
-    lines = ["## How to make it again", ""]
-    for batch in facts.batches:
-        lines += [
-            f"Manifest `{escaped(batch.manifest)}`, SHA-256 `{batch.row['manifest_sha256']}`:",
-            "",
-            "```",
-            _command(batch, facts),
-            "```",
-            "",
-        ]
-    sampled = [
-        (row.sampler, str(row.steps), f"{row.guidance_scale:g}", f"{row.images:,}") for row in facts.samplers
-    ]
-    lines += [table(["sampler", "steps", "guidance", "images"], sampled)]
-    lines += [
-        "",
-        "Every row has its seed, its model's digest and the versions that it was made with (`versions`).",
-    ]
-    return "\n".join(lines)
-
-
-def _command(batch: BatchFacts, facts: Facts) -> str:
-    columns = dict(batch.row["settings"].get("columns") or {})
-    policy = batch.policy.model_dump(mode="json", exclude_defaults=True)
-    models = sorted({row.model for row in facts.models})
-    parts = ["nightmill", "run", batch.manifest, "--name", batch.row["name"]]
-    if len(models) == 1 and "model" not in columns:
-        parts += ["--model", models[0]]
-    for name, value in {**columns, **policy}.items():
-        parts += ["--set", f"{name}={value}"]
-    return shlex.join(parts)
+def _worst(groups: Sequence[Group]) -> str:
+    found = [group.worst for group in groups if group.worst is not None]
+    return f"{min(found):.3f}" if found else ""
 
 
 def _files(dataset: Dataset) -> str:

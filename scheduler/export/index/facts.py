@@ -21,24 +21,16 @@ MOST_CLASSES = 100
 
 _OF = "FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))"
 
-_TOTALS = text(f"""
-    SELECT count(*) AS images, coalesce(sum(bytes), 0) AS bytes, min(created_at) AS first, max(created_at) AS last,
-        count(DISTINCT seed) AS seeds, count(*) FILTER (WHERE prompt_truncated) AS truncated,
-        array_agg(DISTINCT format ORDER BY format) AS formats,
-        array_agg(DISTINCT versions ->> 'safety_checker_digest') AS checkers {_OF}
-""")
-_MODELS = text(f"""
-    SELECT model, model_revision AS revision, model_digest AS digest, lora, lora_digest, upscaler_digest,
-        count(*) AS images {_OF} GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY images DESC, 1, 2, 3, 4, 5, 6
-""")
-_VERDICTS = text(f"SELECT safety_verdict AS verdict, count(*) AS images {_OF} GROUP BY 1 ORDER BY 2 DESC, 1")
-_SIZES = text(f"""
-    SELECT width, height, format, count(*) AS images, CAST(sum(bytes) AS bigint) AS bytes {_OF}
-    GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3
-""")
-_MARKS = text(f"""
-    SELECT watermark AS mark, watermark_method AS method, count(*) AS images, min(watermark_bit_accuracy) AS worst {_OF}
-    GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+# One pass over the images: they have few combinations of these.
+_GROUPED = (
+    *("model", "model_revision", "model_digest", "lora", "lora_digest", "upscaler_digest", "safety_verdict"),
+    *("width", "height", "format", "watermark", "watermark_method"),
+)
+_GROUPS = text(f"""
+    SELECT {", ".join(_GROUPED)}, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
+        CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
+        count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst {_OF}
+    GROUP BY {", ".join(_GROUPED)}, checker
 """)
 _SAMPLERS = text(f"""
     SELECT sampler, steps, guidance_scale, count(*) AS images {_OF}
@@ -72,51 +64,69 @@ class BatchFacts:
         return str(self.row["manifest"]).rstrip("/").rpartition("/")[2]
 
 
+Group = Row[Any]
+"""Images that are alike in the columns of `_GROUPED`, and what is counted of them."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is to be told of a dataset; the rows are those of the queries above."""
 
-    images: int
-    bytes: int
-    first: datetime | None
-    last: datetime | None
-    formats: Sequence[str]
-    checkers: Sequence[str]
-    """Digests of the safety checkers; none where versions before this one rendered."""
-    truncated: int
+    groups: Sequence[Group]
     batches: Sequence[BatchFacts]
-    models: Sequence[Row[Any]]
     cards: Mapping[str, Card]
     """By the id of each model and LoRA, as far as the catalogue still has them, and of the upscalers and checkers."""
-    verdicts: Sequence[Row[Any]]
-    sizes: Sequence[Row[Any]]
-    marks: Sequence[Row[Any]]
     samplers: Sequence[Row[Any]]
     class_key: str | None
     classes: Sequence[Row[Any]]
+
+    def total(self, name: str) -> int:
+        """Return the sum of a figure over all images: `images`, `bytes` or `truncated`."""
+        return sum(getattr(group, name) for group in self.groups)
+
+    def by(self, *names: str) -> dict[tuple[Any, ...], list[Group]]:
+        """Return the groups by their values of these columns, those of most images first."""
+        found: dict[tuple[Any, ...], list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(tuple(getattr(group, name) for name in names), []).append(group)
+        return dict(sorted(found.items(), key=lambda pair: (-images_of(pair[1]), str(pair[0]))))
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return self.total("images")
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats of their files."""
+        return sorted({group.format for group in self.groups})
+
+    @property
+    def first(self) -> datetime | None:
+        """When the first one was finished."""
+        return min((group.first for group in self.groups), default=None)
+
+    @property
+    def last(self) -> datetime | None:
+        """When the last one was finished."""
+        return max((group.last for group in self.groups), default=None)
+
+
+def images_of(groups: Sequence[Group]) -> int:
+    """Return the number of images in groups."""
+    return sum(group.images for group in groups)
 
 
 def gather_facts(engine: Engine, catalogue: Catalogue, batches: Sequence[BatchId]) -> Facts:
     """Query the facts of the images of batches."""
     values = {"batches": list(batches)}
-    totals = run(engine, _TOTALS, values)[0]
-    models = run(engine, _MODELS, values)
+    groups = run(engine, _GROUPS, values)
     described = [_batch(row) for row in run(engine, _BATCHES, values)]
     class_key, classes = _classes(engine, values, described)
     return Facts(
-        images=totals.images,
-        bytes=int(totals.bytes),
-        first=totals.first,
-        last=totals.last,
-        formats=totals.formats or [],
-        checkers=[digest for digest in totals.checkers or [] if digest],
-        truncated=totals.truncated,
+        groups=groups,
         batches=described,
-        models=models,
-        cards=_cards(catalogue, models),
-        verdicts=run(engine, _VERDICTS, values),
-        sizes=run(engine, _SIZES, values),
-        marks=run(engine, _MARKS, values),
+        cards=_cards(catalogue, groups),
         samplers=run(engine, _SAMPLERS, values),
         class_key=class_key,
         classes=classes,
@@ -140,9 +150,9 @@ def _classes(
     return None, []
 
 
-def _cards(catalogue: Catalogue, models: Sequence[Row[Any]]) -> dict[str, Card]:
+def _cards(catalogue: Catalogue, groups: Sequence[Group]) -> dict[str, Card]:
     found: dict[str, Card] = {}
-    for row in models:
+    for row in groups:
         loras = [part.partition(":")[0] for part in row.lora.split("+") if part]
         for name in (row.model, *loras):
             if card := _card(catalogue, name):

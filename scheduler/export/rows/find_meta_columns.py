@@ -13,23 +13,25 @@ MOST = 100
 
 _KEY_BYTES = 200
 
-# Whole numbers of up to 15 digits are exact as doubles, the next ones fit into 64 bits.
+# Whole numbers of up to 15 digits are exact as doubles, the next ones fit into 64 bits. Archived batches have no jobs.
 _KINDS = text("""
     WITH rows AS (
         SELECT meta FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[]))
         UNION ALL
         SELECT meta FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))
-            AND NOT EXISTS (SELECT FROM jobs WHERE id = i.job_id)
+            AND NOT EXISTS (SELECT FROM jobs WHERE jobs.batch_id = i.batch_id)
+    ), found AS (
+        SELECT key, json_typeof(value) AS type, CASE json_typeof(value) WHEN 'number' THEN value::text END AS number
+        FROM rows, json_each(meta) WHERE octet_length(key) <= :key_bytes
     )
-    SELECT key, count(*) AS n, array_agg(DISTINCT CASE json_typeof(value)
-        WHEN 'number' THEN CASE
-            WHEN value::text ~ '^-?[0-9]{1,15}$' THEN 'short'
-            WHEN value::text ~ '^-?[0-9]{16,18}$|^-?[1-8][0-9]{18}$' THEN 'long'
-            WHEN value::text ~ '^-?[0-9]+$' THEN 'huge'
-            ELSE 'double' END
-        ELSE json_typeof(value) END) AS kinds
-    FROM rows, json_each(meta) WHERE octet_length(key) <= :key_bytes AND json_typeof(value) <> 'null'
-    GROUP BY key ORDER BY n DESC, key LIMIT :most
+    SELECT key, count(*) AS n, array_agg(DISTINCT CASE
+        WHEN number IS NULL THEN type
+        WHEN number ~ '[.eE]' THEN 'double'
+        WHEN length(number) <= 15 THEN 'short'
+        WHEN length(number) <= 18 THEN 'long'
+        WHEN length(ltrim(number, '-')) = 19 AND ltrim(number, '-') < '9' COLLATE "C" THEN 'long'
+        ELSE 'huge' END) AS kinds
+    FROM found WHERE type <> 'null' GROUP BY key ORDER BY n DESC, key LIMIT :most
 """)
 
 _FITTING: Sequence[tuple[Collection[str], MetaType]] = [

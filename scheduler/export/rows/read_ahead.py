@@ -15,7 +15,7 @@ class _End:
         self.error = error
 
 
-def read_ahead(items: Iterator[T], most: int = 2) -> Generator[T, None, None]:
+def read_ahead(items: Iterator[T], most: int = 1) -> Generator[T, None, None]:
     """Yield the items, with up to `most` of them read in advance. Close the generator if you don't exhaust it."""
     waiting: Queue[T | _End] = Queue(most)
     is_closed = Event()
