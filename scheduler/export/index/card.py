@@ -67,7 +67,7 @@ def _counts(dataset: Dataset, facts: Facts) -> str:
     if truncated := facts.total("truncated"):
         lines += [
             "",
-            f"Of {truncated:,} images the model read only a part of the prompt (`prompt_truncated`).",
+            f"Images of whose prompt the model read only a part (`prompt_truncated`): {truncated:,}.",
         ]
     return "\n".join(lines)
 
@@ -113,13 +113,14 @@ def _models(facts: Facts) -> str:
 
 def _safety(facts: Facts) -> str:
     policies = sorted({f"`{batch.policy.safety.value}`" for batch in facts.batches})
-    checkers = [card.title for card in facts.cards.values() if card.family == "safety-checker"]
+    checkers = [card for card in facts.cards.values() if card.family == "safety-checker"]
+    titles = ", ".join(checker.title for checker in checkers)
     digests = [f"`{digest}`" for (digest,) in facts.by("checker") if digest]
     lines = [
         "## Safety",
         "",
         f"What the safety checker flags is handled by the policy {', '.join(policies)}; checker: "
-        f"{', '.join(checkers) or 'unknown'}. SHA-256 of its files: {', '.join(digests) or 'not recorded'}.",
+        f"{titles or 'unknown'}. SHA-256 of its files: {', '.join(digests) or 'not recorded'}.",
         "",
         table(
             ["verdict", "images"],
@@ -129,7 +130,8 @@ def _safety(facts: Facts) -> str:
             ],
         ),
         "",
-        "The checker looks for sexual content alone. Its scores are in `safety_scores`.",
+        "Scores are in `safety_scores`.",
+        *(f"\nLimits of {checker.title}: {checker.limits}" for checker in checkers),
     ]
     return "\n".join(lines)
 
