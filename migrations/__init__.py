@@ -97,8 +97,8 @@ def _revision(connection: Connection) -> str | None:
 def _migrate(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | None, str | None]:
     """Migrate in one transaction, and once more where it and a statement of a running worker waited for each other.
 
-    A statement that has read a table and is about to write to it waits for whoever wants to alter the table, who waits
-    for what the statement has read.
+    A migration that has made a foreign key to a table keeps others from writing to it, and waits for its readers where
+    it alters it. A transaction that has read the table and is about to write to it waits for the migration, too.
     """
     for _ in range(_TRIES - 1):
         try:

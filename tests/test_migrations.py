@@ -219,19 +219,23 @@ def test_a_tenant_that_was_called_as_all_of_them_are_is_healed(empty: Engine) ->
 
 
 def test_an_upgrade_is_tried_again_where_a_worker_and_it_wait_for_each_other(empty: Engine) -> None:
-    """The worker has read the table and wants to write to it; the migration wants to alter it in between."""
-    migrations.upgrade(empty, "0018")
-    with (
-        ThreadPoolExecutor(1) as thread,
-        connect(empty.url.render_as_string(hide_password=False)).begin() as worker,
-    ):
-        worker.execute(text("SET LOCAL deadlock_timeout = '1min'"))
-        worker.execute(text("SELECT count(*) FROM batches"))
-        migrating = thread.submit(migrations.upgrade, empty)
+    """The migration has made a foreign key to a table that a worker has read and is to write to; then it alters it."""
+    migrations.upgrade(empty, "0016")
+
+    def work() -> None:
+        with empty.begin() as worker:
+            worker.execute(text("SELECT count(*) FROM batches"))
+            worker.execute(text("UPDATE batches SET priority = 0"))
+
+    with ThreadPoolExecutor(2) as threads, empty.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM images"))  # 0018, after the foreign key, waits for this
+        migrating = threads.submit(migrations.upgrade, empty)
         wait_for_lock(empty)
-        worker.execute(text("UPDATE batches SET priority = 0"))
-        worker.commit()
-        assert migrating.result() == ("0018", migrations.head())
+        working = threads.submit(work)
+        wait_for_lock(empty, 2)
+        reader.rollback()
+        assert migrating.result() == ("0016", migrations.head())
+        working.result()
     assert migrations.is_current(empty)
 
 
