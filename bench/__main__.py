@@ -33,9 +33,9 @@ BENCHES: dict[str, Measure] = {
     "ingest": measure_ingest,
     "queue": measure_queue,
     "cpu": measure_cpu,
-    "export": measure_export,
     "memory": measure_memory,
     "shapes": measure_shapes,
+    "export": measure_export,
 }
 GPU = "gpu"
 """Runs only when it is named."""

@@ -52,7 +52,7 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     ended = bench(tmp_path, "--quick", "--json")
     assert ended.returncode == 0, ended.stderr
     results = json.loads(ended.stdout)
-    assert [result["name"] for result in results] == ["ingest", "queue", "cpu", "export", "memory", "shapes"]
+    assert [result["name"] for result in results] == ["ingest", "queue", "cpu", "memory", "shapes", "export"]
     for result in results:
         check(result)
     assert "ingest_per_copy" in results[0]["figures"]
@@ -63,6 +63,7 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     assert results[3]["figures"]["int8_bytes"]["holds"]
     assert results[3]["figures"]["int4_bytes"]["holds"]
     assert {"upscaler_gain", "captions_told_apart"} <= results[4]["figures"].keys()
+    assert {"parquet_rows_per_s", "webdataset_per_tar"} <= results[5]["figures"].keys()
     assert not list(tmp_path.glob("nightmill-bench-*"))
 
 
