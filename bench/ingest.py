@@ -20,8 +20,8 @@ from jobs.policy.parse_set_options import parse_policy
 from jobs.queue.row_changes import JOB_COLUMNS
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import ingest
-from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
+from scheduler.ingest.submit_request import SubmitRequest
 
 MODEL = "tiny-random"
 
@@ -84,7 +84,7 @@ class _Intake:
         """Ingest as a submit does (digest of the file, validation, COPY, commit); returns the number of jobs."""
         with open_source(str(path or self.path)) as manifest:
             self.batches += 1
-            order = Order(
+            order = SubmitRequest(
                 manifest, Reading(), parse_policy({}), "output", MODEL, name=f"batch-{self.batches}"
             )
             return ingest(self.engine, order, self.rules).jobs

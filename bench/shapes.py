@@ -16,7 +16,7 @@ from models.families.stable_diffusion import StableDiffusion
 from models.families.upscaler import Upscaler
 from models.runtime.device import pick_device
 from models.shapes import quality
-from models.shapes.near_copies import near_copies
+from models.shapes.perceptual_hash_accuracy import near_copies
 from models.store.resolve_checkpoint import Checkpoint, resolve
 
 _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)

@@ -13,7 +13,7 @@ from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
 from scheduler.export.export_options import ExportOptions, GivenOptions
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
 
@@ -43,7 +43,7 @@ def order_beside_images(
     *,
     options: ExportOptions | None = None,
     overwrite: bool = False,
-) -> ExportOrder:
+) -> ExportRequest:
     """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError.
 
     Its options are `options`, or else follow from those given.
@@ -51,7 +51,7 @@ def order_beside_images(
     store, prefix = open_session.claimed_store(batch), export_folder(batch.name, format)
     if options is None:
         options = export_options(open_session, [batch], format, given or GivenOptions(), (store.uri, prefix))
-    return ExportOrder([batch], format, store, prefix, options=options, overwrite=overwrite)
+    return ExportRequest([batch], format, store, prefix, options=options, overwrite=overwrite)
 
 
 def export_options(
@@ -68,7 +68,7 @@ def export_options(
     return parse_export_options(open_session.engine, ids, format, given, place)
 
 
-def export_with_progress(open_session: Session, order: ExportOrder, *, follow: bool = False) -> "Exported":
+def export_with_progress(open_session: Session, order: ExportRequest, *, follow: bool = False) -> "Exported":
     """Write the export and return what it holds; errors are those of `scheduler.export.run_export.export`."""
     from scheduler.export.run_export import export  # noqa: PLC0415 - imports pyarrow
 

@@ -32,7 +32,7 @@ MODULES = {
     "exports": "exports",
     "feed": "reading.feed",
     "consumers": "reading.consumers",
-    "reconcile": "reading.reconcile",
+    "reconcile": "batches.reconcile",
     "evaluate": "evaluate",
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",

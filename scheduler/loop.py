@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
 from jobs.batches.acceptance import AcceptanceJudge
-from jobs.batches.batch_events import record_batch_events
+from jobs.batches.batch_end_events import record_batch_events
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.monitoring import metrics
@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
 from scheduler.send_wakeups import Dispatcher
 from scheduler.unfinished_and_late_uploads import ROUND_S, ImageSweeper, sweep_uploads
-from scheduler.webhooks.thread import start_webhooks
+from scheduler.webhooks.webhook_thread import start_webhooks
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from jobs.queue import transitions
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested, ingest
-from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading
+from scheduler.ingest.submit_request import SubmitRequest
 from tests.jobs.manifest.helpers import rules
 
 Rows = int | Sequence[Mapping[str, Any]]
@@ -40,13 +40,15 @@ def order_for(
     strict: bool = False,
     output: str = "/output",
     **policy: Any,
-) -> Iterator[Order]:
+) -> Iterator[SubmitRequest]:
     """What a user submits, for a manifest on the disk."""
     with open_source(str(manifest)) as opened:
-        yield Order(opened, Reading(columns or {}, {}, strict), BatchPolicy(**policy), output, MODEL, name)
+        yield SubmitRequest(
+            opened, Reading(columns or {}, {}, strict), BatchPolicy(**policy), output, MODEL, name
+        )
 
 
-def submit(engine: Engine, order: Order) -> Ingested:
+def submit(engine: Engine, order: SubmitRequest) -> Ingested:
     """Ingest by the rules of the tests' models."""
     return ingest(engine, order, rules(order.reading.columns, model=MODEL))
 

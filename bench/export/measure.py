@@ -23,7 +23,7 @@ from jobs.images.row_serialisation import copied
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
 from scheduler.export.export_options import ExportOptions, GivenOptions
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.read_image_rows import read_image_rows
@@ -138,7 +138,7 @@ class _Exports:
         """Export as the command does, and return the seconds."""
         target = self.output.parent / "target"
         options = parse_export_options(self.engine, [self.batch.id], format, GivenOptions())
-        order = ExportOrder([self.batch], format, open_store(str(target), S3Options()), options=options)
+        order = ExportRequest([self.batch], format, open_store(str(target), S3Options()), options=options)
         images = open_store(str(self.output), S3Options())
         took = seconds(lambda: export(self.engine, order, lambda _: images))
         shutil.rmtree(target)
@@ -181,7 +181,9 @@ class _Exports:
         folder.mkdir()
         target = self.output.parent / "unpacked"
         options = ExportOptions()
-        order = ExportOrder([self.batch], "webdataset", open_store(str(target), S3Options()), options=options)
+        order = ExportRequest(
+            [self.batch], "webdataset", open_store(str(target), S3Options()), options=options
+        )
         images = open_store(str(self.output), S3Options())
         export(self.engine, order, lambda _: images)
         for archive in target.glob("*.tar"):

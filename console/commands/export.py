@@ -12,7 +12,7 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.exports.records import File
 from scheduler.export.export_options import GivenOptions
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 from scheduler.export.open_export import found_there
 
@@ -105,7 +105,7 @@ def _order(
     given: GivenOptions,
     *,
     overwrite: bool,
-) -> ExportOrder:
+) -> ExportRequest:
     found = [actions.status(open_session.engine, batch) for batch in dict.fromkeys(batches)]
     if len({batch.id for batch in found}) < len(found):
         raise UsageError("a batch is named twice")
@@ -117,7 +117,7 @@ def _order(
         return order_beside_images(open_session, found[0], format, given, overwrite=overwrite)
     store = open_session.store(to)
     options = export_options(open_session, found, format, given, (store.uri, ""))
-    return ExportOrder(found, format, store, name=name or "", options=options, overwrite=overwrite)
+    return ExportRequest(found, format, store, name=name or "", options=options, overwrite=overwrite)
 
 
 def _size(file: File) -> str:
@@ -125,7 +125,7 @@ def _size(file: File) -> str:
     return f"{rows}{file['bytes']} bytes"
 
 
-def _announce(open_session: Session, order: ExportOrder) -> None:
+def _announce(open_session: Session, order: ExportRequest) -> None:
     """Name the files that an export with `--overwrite` deletes, and those that stay beside it."""
     there = found_there(open_session.engine, order)
     for name in there.in_the_way:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from console.manifests.order_from_options import order_of
+from console.manifests.submit_request_from_options import order_of
 from console.session import Session
 from console.submit_options import ManifestOptions
 from console.terminal.output import note, plural

@@ -13,11 +13,11 @@ from sqlalchemy import Connection, Engine, text
 from jobs.batches.acceptance import judge_all
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
+from jobs.exports.mark_outdated_shards import outdating
 from jobs.job_dataclasses import BatchId
 from jobs.manifest.seeds import sql_step
 from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import sql_value
-from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
 

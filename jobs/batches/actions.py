@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from jobs.batches.batch_events import record_batch_events
+from jobs.batches.batch_end_events import record_batch_events
 from jobs.batches.status import BatchStatus, status, statuses
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError

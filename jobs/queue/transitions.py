@@ -19,13 +19,13 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
-from jobs.images.events import job_events, retracted_events
+from jobs.exports.mark_outdated_shards import outdating
 from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
+from jobs.images.write_feed_events import job_events, retracted_events
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
-from jobs.queue.export_shards import outdating
 from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, EventKind, JobState, Outcome, sql_list
 

@@ -7,17 +7,17 @@ from sqlalchemy import Connection, Engine
 
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.outputs.export_inventory import RECORDS
-from jobs.queue.export_shards import mark_outdated
 from jobs.storage.base import MissingObjectError, StoredObject
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 
 _GRAIN = timedelta(seconds=2)
 """Tolerance for modification times, which stores give in whole seconds."""
 
 
-def check_files(engine: Engine, connection: Connection, export: Export, order: ExportOrder) -> list[str]:
+def check_files(engine: Engine, connection: Connection, export: Export, order: ExportRequest) -> list[str]:
     """Mark the shards whose files are gone, to be written again; returns the names of files that aren't the export's.
 
     Raises UsageError if a file isn't what was written, unless the order allows overwriting it. Other processes may
@@ -42,7 +42,7 @@ def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardReco
 
 
 def _check_closely(
-    engine: Engine, connection: Connection, export: Export, order: ExportOrder, shard: ShardRecord
+    engine: Engine, connection: Connection, export: Export, order: ExportRequest, shard: ShardRecord
 ) -> None:
     digests = {file["name"]: _digest(order, file["name"]) for file in shard.files}
     now = next((s for s in records.shards_of(engine, export.id) if s.number == shard.number), None)
@@ -59,7 +59,7 @@ def _check_closely(
         mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
 
 
-def _digest(order: ExportOrder, name: str) -> str | None:
+def _digest(order: ExportRequest, name: str) -> str | None:
     try:
         return order.store.digest(order.prefix + name)
     except MissingObjectError:

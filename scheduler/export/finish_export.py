@@ -24,7 +24,7 @@ from jobs.storage.base import MissingObjectError
 from jobs.storage.open import remove_temporaries
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
-from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.index.write_index import write_index
 from scheduler.export.success_record import batches_of, shard_files, shard_report, success_record
 from scheduler.export.write_shards import ShardWriter, describe

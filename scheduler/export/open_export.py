@@ -13,13 +13,13 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
 from scheduler.export.compare_files import check_files
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
 
 
-def open_export(engine: Engine, order: ExportOrder) -> Export:
+def open_export(engine: Engine, order: ExportRequest) -> Export:
     """Return the export that the order asks for, with shards for all rows of its batches.
 
     The same order again continues the export at the place: shards whose files are gone are written again. An earlier
@@ -30,19 +30,19 @@ def open_export(engine: Engine, order: ExportOrder) -> Export:
     return transact(engine, lambda connection: _open(engine, connection, order))
 
 
-def place_of(engine: Engine, order: ExportOrder) -> ExportPlace:
+def place_of(engine: Engine, order: ExportRequest) -> ExportPlace:
     """Return the order's place, for its record files."""
     return ExportPlace(
         order.store, order.prefix, order.dataset, this_installation(engine).id, is_own=order.is_beside_images
     )
 
 
-def found_there(engine: Engine, order: ExportOrder) -> Found:
+def found_there(engine: Engine, order: ExportRequest) -> Found:
     """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
     return export_inventory.look(place_of(engine, order), format_names())
 
 
-def _open(engine: Engine, connection: Connection, order: ExportOrder) -> Export:
+def _open(engine: Engine, connection: Connection, order: ExportRequest) -> Export:
     place = place_of(engine, order)
     connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
     batches = [batch.id for batch in order.batches]
@@ -70,13 +70,13 @@ def _open(engine: Engine, connection: Connection, order: ExportOrder) -> Export:
     return found
 
 
-def _is_same(found: Export, order: ExportOrder) -> bool:
+def _is_same(found: Export, order: ExportRequest) -> bool:
     options = order.options.model_dump(mode="json", exclude_defaults=True)
     return (found.name, found.format, found.options) == (order.dataset, order.format, options)
 
 
 def _make_room(
-    engine: Engine, connection: Connection, place: ExportPlace, found: Export | None, order: ExportOrder
+    engine: Engine, connection: Connection, place: ExportPlace, found: Export | None, order: ExportRequest
 ) -> Mapping[str, str]:
     """Claim the place for a new export; returns the SHA-256 by name of the files that it replaces."""
     known = records.recorded_digests(engine, found) if found else None
@@ -97,7 +97,7 @@ def _make_room(
     return there.own
 
 
-def _require_room(order: ExportOrder, found: Found) -> None:
+def _require_room(order: ExportRequest, found: Found) -> None:
     if order.overwrite:
         return
     where = f"{order.store.uri}/{order.prefix}".rstrip("/")

@@ -11,7 +11,7 @@ from jobs.errors import NightmillError
 from jobs.exports import records
 from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
-from scheduler.export.export_order import ExportOrder, OpenBatch
+from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import open_export, place_of
 from scheduler.export.write_shards import ShardWriter
@@ -36,7 +36,7 @@ class Exported:
 
 def export(
     engine: Engine,
-    order: ExportOrder,
+    order: ExportRequest,
     open_batch: OpenBatch,
     on_rows: Callable[[int], None] = lambda _: None,
     *,

@@ -15,16 +15,16 @@ from sqlalchemy import Connection, Engine
 from jobs.db.engine import transact
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
+from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
-from jobs.images.events import Event, add_event
+from jobs.images.write_feed_events import Event, add_event
 from jobs.job_dataclasses import BatchId
-from jobs.queue.export_shards import mark_outdated
 from jobs.states import EventKind
 from jobs.storage.base import MissingObjectError, ObjectStore
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.events import EventType, emit
-from scheduler.export.export_order import OpenBatch
+from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.rows.shard_inputs import CountedRows, image_reader
 

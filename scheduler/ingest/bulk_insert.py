@@ -17,7 +17,7 @@ from jobs.queue.row_changes import JOB_COLUMNS
 from jobs.states import SeedSource
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats
-from scheduler.ingest.seed_source import refuse_unfit_ids
+from scheduler.ingest.seed_by_id_or_row import refuse_unfit_ids
 
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000

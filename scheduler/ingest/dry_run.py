@@ -21,9 +21,9 @@ from models.store.resolve_checkpoint import resolve
 from scheduler.ingest.duplicate_detection import SHOWN, Repeated, Repeats
 from scheduler.ingest.expected_replacements import expected_replacements
 from scheduler.ingest.ingest import refuse_repeated
-from scheduler.ingest.order import Order
 from scheduler.ingest.prompt_syntax import kinds_in
-from scheduler.ingest.seed_source import UnfitIdsError, possible_sources, refuse_unfit_ids
+from scheduler.ingest.seed_by_id_or_row import UnfitIdsError, possible_sources, refuse_unfit_ids
+from scheduler.ingest.submit_request import SubmitRequest
 
 TELL_EVERY = 1_000
 SAMPLED_ABOVE = 1_000_000
@@ -143,7 +143,7 @@ class Plan:
 
 
 def make_plan(
-    order: Order,
+    order: SubmitRequest,
     rules: RowRules,
     catalogue: Catalogue,
     on_rows: Callable[[int], None] = lambda _: None,
@@ -185,13 +185,13 @@ def make_plan(
     return plan
 
 
-def _check_target_per(plan: Plan, order: Order) -> None:
+def _check_target_per(plan: Plan, order: SubmitRequest) -> None:
     column, is_complete = order.policy.target_per, len(plan.meta_columns) < _MAX_META_COLUMNS
     if column is not None and plan.jobs and is_complete and column not in plan.meta_columns:
         refuse_target_per(column, sorted(plan.meta_columns))
 
 
-def _seed_source(order: Order, plan: Plan) -> SeedSource:
+def _seed_source(order: SubmitRequest, plan: Plan) -> SeedSource:
     """Return what an ingest would derive seeds from; UsageError if that is the ids, by option, and they are unfit."""
     first, *others = possible_sources(order)
     try:
@@ -328,7 +328,7 @@ def _longer(counter: TokenCounter, texts: list[tuple[int, str]]) -> list[int]:
     return [line for line, text in texts if tokens[text] > counter.limit]
 
 
-def report(plan: Plan, order: Order, seconds: float | None) -> dict[str, Any]:
+def report(plan: Plan, order: SubmitRequest, seconds: float | None) -> dict[str, Any]:
     """Return the plan as `plan --json` prints it."""
     return {
         "manifest": order.manifest.label,

@@ -28,8 +28,8 @@ from jobs.queue.row_changes import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
-from scheduler.ingest.order import FOLDER, MODEL, Order
-from scheduler.ingest.seed_source import UnfitIdsError, possible_sources
+from scheduler.ingest.seed_by_id_or_row import UnfitIdsError, possible_sources
+from scheduler.ingest.submit_request import FOLDER, MODEL, SubmitRequest
 
 TELL_EVERY = 1_000
 CHOSEN = "chosen"
@@ -60,7 +60,7 @@ class ManyJobsError(UsageError):
 
 def ingest(
     engine: Engine,
-    order: Order,
+    order: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None] = lambda _: None,
     max_jobs: int | None = None,
@@ -77,7 +77,7 @@ def ingest(
         batch = _known(connection, order) or _create(connection, order)
         on_batch(batch)
         if not batch.is_new:
-            _checkstrictly(batch, order)
+            _check_strictly(batch, order)
             return batch
         _check_rows(order.manifest, max_jobs)
         load, lines = _load(connection, batch, order, rules, on_rows, max_jobs)
@@ -102,7 +102,7 @@ def ingest(
 def _load(
     connection: Connection,
     batch: Ingested,
-    order: Order,
+    order: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None],
     max_jobs: int | None,
@@ -128,7 +128,9 @@ def _load(
     raise AssertionError
 
 
-def _fill_up(connection: Connection, batch: BatchId, order: Order, jobs: int, max_jobs: int | None) -> int:
+def _fill_up(
+    connection: Connection, batch: BatchId, order: SubmitRequest, jobs: int, max_jobs: int | None
+) -> int:
     """Repeat rows until each value reaches the target; ManyJobsError if that makes too many jobs."""
     if order.policy.target_per is not None and jobs:
         accepted_image_quotas.check_target_per(connection, batch, order.policy.target_per)
@@ -155,7 +157,7 @@ def _few(items: Iterator[ManifestRow | Reject], label: str, max_jobs: int) -> It
         yield item
 
 
-def strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[ManifestRow | Reject]:
+def strictly(items: Iterator[ManifestRow | Reject], order: SubmitRequest) -> Iterator[ManifestRow | Reject]:
     """Pass on rows; ManifestError at the first reject."""
     for item in items:
         if isinstance(item, Reject):
@@ -163,7 +165,7 @@ def strictly(items: Iterator[ManifestRow | Reject], order: Order) -> Iterator[Ma
         yield item
 
 
-def _checkstrictly(batch: Ingested, order: Order) -> None:
+def _check_strictly(batch: Ingested, order: SubmitRequest) -> None:
     if order.reading.strict and batch.rejected:
         raise ManifestError(
             f"{order.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
@@ -186,7 +188,7 @@ def describe(reject: Reject, label: str) -> str:
     return f"{label}, line {reject.line}{column}: {reject.reason}"
 
 
-def _known(connection: Connection, order: Order) -> Ingested | None:
+def _known(connection: Connection, order: SubmitRequest) -> Ingested | None:
     """Return the order's batch if it exists, including one made by an earlier version."""
     _, row = _place(connection, order)
     row = row or _without_name(connection, order) or _from_before_seeds_by_id(connection, order)
@@ -197,7 +199,7 @@ def _known(connection: Connection, order: Order) -> Ingested | None:
     return _ingested(row) if row else None
 
 
-def _without_name(connection: Connection, order: Order) -> Row[Any] | None:
+def _without_name(connection: Connection, order: SubmitRequest) -> Row[Any] | None:
     """Return the batch that was made of the order without a name, if the name given now is what it is called."""
     if order.name is None:
         return None
@@ -205,7 +207,7 @@ def _without_name(connection: Connection, order: Order) -> Row[Any] | None:
     return row if row and row.name == order.name else None
 
 
-def _from_before_seeds_by_id(connection: Connection, order: Order) -> Row[Any] | None:
+def _from_before_seeds_by_id(connection: Connection, order: SubmitRequest) -> Row[Any] | None:
     """Return the batch that an earlier version made of the order, with what was then the default of its seeds."""
     _, row = _place(connection, order.with_defaults_given())
     return row if row and CHOSEN not in row.settings else None
@@ -224,7 +226,7 @@ def _ingested(row: Row[Any]) -> Ingested:
     )
 
 
-def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
+def _place(connection: Connection, order: SubmitRequest) -> tuple[str, Row[Any] | None]:
     """Return the order's digest and the batch that has it, unless that batch depends on different circumstances."""
     depends: set[str] = set()
     while True:
@@ -236,7 +238,7 @@ def _place(connection: Connection, order: Order) -> tuple[str, Row[Any] | None]:
         depends |= more
 
 
-def free_digest(connection: Connection, order: Order, batch: BatchId, name: str) -> str:
+def free_digest(connection: Connection, order: SubmitRequest, batch: BatchId, name: str) -> str:
     """Return the digest by which a submit of the order finds a batch; with the batch's name if another has it."""
     for one in (order, replace(order, name=name)):
         digest, row = _place(connection, one)
@@ -245,7 +247,7 @@ def free_digest(connection: Connection, order: Order, batch: BatchId, name: str)
     raise UsageError(f"this manifest with these settings is batch {row.name} already" if row else "")
 
 
-def _differences(row: Row[Any], order: Order) -> set[str]:
+def _differences(row: Row[Any], order: SubmitRequest) -> set[str]:
     return {key for key, value in order.circumstances.items() if row.settings.get(key, value) != value}
 
 
@@ -256,7 +258,9 @@ def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
     return connection.execute(statement, {"digest": digest}).one_or_none()
 
 
-def _note(connection: Connection, batch: BatchId, order: Order, load: Load, lines: LineCounts) -> None:
+def _note(
+    connection: Connection, batch: BatchId, order: SubmitRequest, load: Load, lines: LineCounts
+) -> None:
     """Store the source of the seeds, the circumstances that the rows depend on, and the counts of lines."""
     is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}
@@ -271,7 +275,7 @@ def _note(connection: Connection, batch: BatchId, order: Order, load: Load, line
     connection.execute(statement, {"id": batch, **values})
 
 
-def _create(connection: Connection, order: Order) -> Ingested:
+def _create(connection: Connection, order: SubmitRequest) -> Ingested:
     """Create an empty batch; if another process is creating the same one, wait for it and return that."""
     digest, _ = _place(connection, order)
     wanted = order.wanted_name
@@ -290,7 +294,7 @@ def _create(connection: Connection, order: Order) -> Ingested:
     )
 
 
-def _batch_values(order: Order) -> dict[str, Any]:
+def _batch_values(order: SubmitRequest) -> dict[str, Any]:
     opens_at, closes_at = span(order.policy.window, datetime.now(UTC))
     return {
         "opens_at": opens_at,

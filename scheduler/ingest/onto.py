@@ -26,8 +26,8 @@ from jobs.queue.sql_predicates import reopening
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.ingest import CHOSEN, TELL_EVERY, free_digest, strictly
-from scheduler.ingest.order import FOLDER, MODEL, Order, slug
-from scheduler.ingest.seed_source import UnfitIdsError
+from scheduler.ingest.seed_by_id_or_row import UnfitIdsError
+from scheduler.ingest.submit_request import FOLDER, MODEL, SubmitRequest, slug
 
 _BASE = text(f"""
     SELECT id, name, output, settings, manifest_sha256, archived_at, cancelled_at, {sql_columns()}
@@ -109,7 +109,7 @@ class Applied:
 def apply_onto(
     engine: Engine,
     base: Base,
-    order: Order,
+    order: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None] = lambda _: None,
     *,
@@ -159,7 +159,7 @@ def _check_ids_of_batch(connection: Connection, base: Base) -> None:
 
 
 def _stage(
-    connection: Connection, base: Base, order: Order, rules: RowRules, on_rows: Callable[[int], None]
+    connection: Connection, base: Base, order: SubmitRequest, rules: RowRules, on_rows: Callable[[int], None]
 ) -> tuple[Load, LineCounts]:
     row_changes.stage(connection)
     lines = LineCounts()
@@ -178,7 +178,7 @@ def _stage(
 
 
 def _apply(
-    connection: Connection, base: Base, order: Order, load: Load, lines: LineCounts, rows: int
+    connection: Connection, base: Base, order: SubmitRequest, load: Load, lines: LineCounts, rows: int
 ) -> None:
     more = row_changes.apply(connection, base.id)
     if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id):
@@ -204,7 +204,7 @@ def _apply(
     add_shards_of(connection, base.id)
 
 
-def _as_submitted(base: Base, order: Order) -> Order:
+def _as_submitted(base: Base, order: SubmitRequest) -> SubmitRequest:
     """Return the order by which a submit of the manifest finds the batch: without a name where the file gives it."""
     name = None if slug(order.manifest.stem) == base.name else base.name
     return replace(order, name=name)

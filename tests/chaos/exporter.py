@@ -13,7 +13,7 @@ from jobs.batches import actions
 from jobs.db.engine import connect
 from jobs.exports import shard_claims
 from jobs.storage.open import S3Options, open_store
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of
 from scheduler.export.run_export import export
 
@@ -39,7 +39,7 @@ def slowly() -> None:
 def write(url: str, batch: str, folder: str) -> None:
     """One life of a writer; ends when every shard is sealed."""
     engine, store = connect(url), open_store(folder, S3Options())
-    order = ExportOrder([actions.status(engine, batch)], "jsonl", store)
+    order = ExportRequest([actions.status(engine, batch)], "jsonl", store)
     export(engine, order, lambda _: store, follow=True, pause=lambda _: time.sleep(0.005))
 
 

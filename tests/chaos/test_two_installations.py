@@ -17,7 +17,7 @@ from jobs.outputs import ownership
 from jobs.outputs.mount_marker import open_output
 from jobs.queue import transitions
 from jobs.storage.open import ObjectStore, S3Options
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.run_export import export
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
@@ -113,7 +113,7 @@ class Installation:
         store = self._store()
         ownership.claim(self.engine, store, batch.id, batch.name)
         status = actions.status(self.engine, batch.name)
-        export(self.engine, ExportOrder([status], "jsonl", store, f"{batch.name}/export/"), lambda _: store)
+        export(self.engine, ExportRequest([status], "jsonl", store, f"{batch.name}/export/"), lambda _: store)
 
     def _store(self) -> ObjectStore:
         return open_output(self.engine, *self.output)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import accepted_image_quotas, actions, drop_jobs_and_delete_batches
-from jobs.batches.reconciliation import outcomes, sums
+from jobs.batches.manifest_reconciliation import outcomes, sums
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
 from jobs.states import ErrorKind

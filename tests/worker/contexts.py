@@ -15,8 +15,8 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import Ingested, ingest
-from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
+from scheduler.ingest.submit_request import SubmitRequest
 from tests.factories import lanes_of, look
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -48,7 +48,7 @@ def submit(settings: Settings, engine: Engine, folder: Path, rows: Rows, **polic
     model, output = settings.default_model, policy.pop("output", settings.output)
     rules = row_rules(Catalogue.load(settings.models_path), model, Reading())
     with open_source(str(manifest)) as opened:
-        order = Order(opened, Reading(), parse_policy(policy), output, model, manifest.stem)
+        order = SubmitRequest(opened, Reading(), parse_policy(policy), output, model, manifest.stem)
         return ingest(engine, order, rules)
 
 

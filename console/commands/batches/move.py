@@ -6,7 +6,7 @@ import typer
 
 from console.command_options import Batch, DontAsk, Json
 from console.export_with_progress import export_with_progress, order_beside_images
-from console.manifests.order_from_options import output_of
+from console.manifests.submit_request_from_options import output_of
 from console.session import Session, s3_options, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json

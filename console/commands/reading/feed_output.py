@@ -68,7 +68,7 @@ class ArrowStream(FeedOutput):
     def __init__(self, query: FeedQuery, file: BinaryIO | None) -> None:
         import pyarrow as pa  # noqa: PLC0415 - takes time to import
 
-        from scheduler.export.read_feed import feed_schema  # noqa: PLC0415
+        from scheduler.export.feed_as_arrow import feed_schema  # noqa: PLC0415
 
         super().__init__(query, file)
         if file is None and sys.stdout.isatty():
@@ -96,7 +96,7 @@ class ParquetFile(FeedOutput):
     def __init__(self, query: FeedQuery, file: BinaryIO | None) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415
 
-        from scheduler.export.read_feed import feed_schema  # noqa: PLC0415
+        from scheduler.export.feed_as_arrow import feed_schema  # noqa: PLC0415
 
         super().__init__(query, file)
         if file is None:
@@ -156,7 +156,7 @@ def _sync_folder(folder: Path) -> None:
 def _tables(
     engine: Engine, since: Cursor, query: FeedQuery, limit: int | None
 ) -> "Iterator[tuple[pa.Table, Cursor]]":
-    from scheduler.export.read_feed import read_feed  # noqa: PLC0415
+    from scheduler.export.feed_as_arrow import read_feed  # noqa: PLC0415
 
     return read_feed(engine, since, query, limit=limit)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from console.terminal.output import print_line
-from jobs.batches.reconciliation import RowOutcome
+from jobs.batches.manifest_reconciliation import RowOutcome
 from jobs.errors import UsageError
 
 FORMATS = ("jsonl", "csv", "parquet")

@@ -10,7 +10,7 @@ import pyarrow.csv
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
-from scheduler.export.rows.read_ahead import read_ahead
+from scheduler.export.rows.prefetch_iterator import read_ahead
 
 _FORMULA = "^[=+\\-@\t\r\n＝＋－＠]"
 """What makes a spreadsheet run a text as a formula (OWASP, CSV Injection)."""

@@ -10,7 +10,7 @@ from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.json_rows import json_rows
-from scheduler.export.rows.read_ahead import read_ahead
+from scheduler.export.rows.prefetch_iterator import read_ahead
 
 COLUMNS = (*SCHEMA.names, "path", "nsfw_content_detected")
 """What a line has if the options don't say: keys of JSON columns are in the column itself."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.export_columns import ExportColumns
-from scheduler.export.rows.read_ahead import read_ahead
+from scheduler.export.rows.prefetch_iterator import read_ahead
 
 ROW_GROUP = 10_000
 

@@ -8,8 +8,8 @@ import yaml
 from models.catalogue.card import Card
 from scheduler.export.exporters import WrittenFile
 from scheduler.export.index.card_metadata import card_metadata
-from scheduler.export.index.dataset import Dataset
-from scheduler.export.index.facts import MOST_CLASSES, Facts, Group, images_of
+from scheduler.export.index.dataset_info import Dataset
+from scheduler.export.index.dataset_statistics import MOST_CLASSES, Facts, Group, images_of
 from scheduler.export.index.markdown import escaped, megabytes, table
 from scheduler.export.index.reproduction import reproduction
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from scheduler.export.index.dataset import Dataset
-from scheduler.export.index.facts import Facts
+from scheduler.export.index.dataset_info import Dataset
+from scheduler.export.index.dataset_statistics import Facts
 from scheduler.export.index.licences import hub_licence, licence_url
 from scheduler.export.rows.hugging_face import IMAGE, features
 

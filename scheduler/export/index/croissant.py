@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from scheduler.export.exporters import RowFiles
 from scheduler.export.index.columns import description
-from scheduler.export.index.dataset import Dataset
-from scheduler.export.index.facts import Facts
+from scheduler.export.index.dataset_info import Dataset
+from scheduler.export.index.dataset_statistics import Facts
 from scheduler.export.index.licences import licence_url
 from scheduler.export.rows.hugging_face import IMAGE
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from scheduler.export.index.facts import BatchFacts, Facts
+from scheduler.export.index.dataset_statistics import BatchFacts, Facts
 from scheduler.export.index.markdown import escaped, table
 
 

@@ -8,10 +8,10 @@ from sqlalchemy import Engine
 
 from models.catalogue.catalogue import Catalogue
 from scheduler.export.exporters import WrittenFile
-from scheduler.export.index import card, checksums, contract, croissant
-from scheduler.export.index.dataset import Dataset
-from scheduler.export.index.facts import gather_facts
-from scheduler.export.index.pictures import write_pictures
+from scheduler.export.index import card, checksums, croissant, data_contract
+from scheduler.export.index.dataset_info import Dataset
+from scheduler.export.index.dataset_statistics import gather_facts
+from scheduler.export.index.sample_images import write_pictures
 
 
 def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: Path) -> list[WrittenFile]:
@@ -25,9 +25,9 @@ def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: 
             "application/ld+json",
             json.dumps(croissant.croissant(dataset, facts), indent=2, ensure_ascii=False),
         ),
-        contract.NAME: (
+        data_contract.NAME: (
             "application/yaml",
-            yaml.safe_dump(contract.contract(dataset), sort_keys=False, allow_unicode=True, width=120),
+            yaml.safe_dump(data_contract.contract(dataset), sort_keys=False, allow_unicode=True, width=120),
         ),
     }
     for name, (content_type, text) in texts.items():

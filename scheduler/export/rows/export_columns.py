@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.image_schema import SCHEMA
-from scheduler.export.rows.json_columns import JsonColumn, read_json_columns
+from scheduler.export.rows.flatten_json_columns import JsonColumn, read_json_columns
 
 STAGES = (
     *("prompt_filter", "load_inputs", "generate", "upscale_input", "safety", "clip_score", "upscale"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from jobs.batches.batch_events import record_batch_events
+from jobs.batches.batch_end_events import record_batch_events
 from jobs.db import cluster_epochs
 from jobs.db.engine import connect
 from jobs.errors import UsageError

@@ -7,7 +7,7 @@ import pytest
 
 from models.assess.perceptual_hash import Pixels, perceptual_hash
 from models.shapes.drawing import draw
-from models.shapes.near_copies import COPIES, near_copies
+from models.shapes.perceptual_hash_accuracy import COPIES, near_copies
 from models.shapes.world import Scene, random_scene
 from models.watermark import codec
 

@@ -21,7 +21,7 @@ from jobs.storage.open import S3Options, open_store
 from models.catalogue.catalogue import Catalogue
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, WrittenFile, exporter_of
-from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.index.write_index import write_index
 from scheduler.export.read_image_rows import read_image_rows
 from tests.factories import image, lanes_of, make_batch, take

@@ -25,7 +25,7 @@ from jobs.queue import transitions
 from jobs.storage.base import MissingObjectError
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.export.export_options import ExportOptions
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.formats.parquet import ROW_GROUP
 from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
@@ -75,8 +75,8 @@ def no_images(batch: BatchId) -> ObjectStore:
 
 def order_of(
     batch: BatchStatus, format: str, store: ObjectStore, prefix: str = "", *, overwrite: bool = False
-) -> ExportOrder:
-    return ExportOrder([batch], format, store, prefix, overwrite=overwrite)
+) -> ExportRequest:
+    return ExportRequest([batch], format, store, prefix, overwrite=overwrite)
 
 
 def export(

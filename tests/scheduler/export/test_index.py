@@ -21,7 +21,7 @@ from open_data_contract_standard.model import OpenDataContractStandard
 from sqlalchemy import Engine
 
 from jobs.storage.open import S3Options, open_store
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.index.card_metadata import size_category
 from scheduler.export.index.columns import description
 from scheduler.export.rows.find_meta_columns import find_meta_columns
@@ -242,7 +242,7 @@ def test_an_export_writes_its_index_and_writes_it_anew_when_a_shard_changes(
 ) -> None:
     output, folder = tmp_path / "output", tmp_path / "export"
     batch = with_pictures(engine, output, ROWS, name="foxes")
-    order = ExportOrder([batch], "webdataset", open_store(str(folder), S3Options()))
+    order = ExportRequest([batch], "webdataset", open_store(str(folder), S3Options()))
 
     def export() -> dict[str, bytes]:
         run_export(engine, order, lambda _: open_store(str(output), S3Options()))

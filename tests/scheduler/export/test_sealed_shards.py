@@ -26,7 +26,7 @@ from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
-from scheduler.export.export_order import ExportOrder
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter, exporter_of
 from scheduler.export.live_exports import LiveExports
 from scheduler.export.open_export import open_export
@@ -56,9 +56,9 @@ def claimed(engine: Engine, batch: Ingested) -> dict[int, Job]:
     return {job.ordinal: job for lane in lanes_of(engine, batch) for job in take(engine, lane)}
 
 
-def order(engine: Engine, store: ObjectStore, *batches: Ingested, **options: Any) -> ExportOrder:
+def order(engine: Engine, store: ObjectStore, *batches: Ingested, **options: Any) -> ExportRequest:
     found = [actions.status(engine, batch.name) for batch in batches]
-    return ExportOrder(found, options.pop("format", "jsonl"), store, **options)
+    return ExportRequest(found, options.pop("format", "jsonl"), store, **options)
 
 
 def exported(engine: Engine, store: ObjectStore, *batches: Ingested, **options: Any) -> Exported:

@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.db.engine import transact
+from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.job_dataclasses import BatchId
-from jobs.queue.export_shards import mark_outdated
 from jobs.storage.open import S3Options, open_store
 from jobs.webhooks import registry
 from tests.factories import change, look, make_batch

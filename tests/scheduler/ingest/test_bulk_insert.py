@@ -9,8 +9,8 @@ from jobs.errors import ManifestError
 from jobs.manifest import ModelRules, RowRules, open_source
 from jobs.policy.batch_policy import BatchPolicy
 from scheduler.ingest.ingest import Ingested, ingest
-from scheduler.ingest.order import Order
 from scheduler.ingest.rules_from_catalogue import Reading
+from scheduler.ingest.submit_request import SubmitRequest
 
 MODEL = ModelRules("painter", 64, 64, 4, 7.5, "ddim", frozenset({"ddim"}), upscales=frozenset({4}))
 RULES = RowRules(models={"painter": MODEL}, default_model="painter", overrides={}, renames={})
@@ -30,7 +30,9 @@ TRICKY = [
 def take_in(engine: Engine, path: Path, *, strict: bool = False) -> Ingested:
     with open_source(str(path)) as manifest:
         policy = BatchPolicy.model_validate({})
-        return ingest(engine, Order(manifest, Reading(strict=strict), policy, "out", "painter"), RULES)
+        return ingest(
+            engine, SubmitRequest(manifest, Reading(strict=strict), policy, "out", "painter"), RULES
+        )
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:

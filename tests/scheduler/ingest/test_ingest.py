@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from jobs.errors import ManifestError, UsageError
 from jobs.policy.parse_set_options import parse_policy
 from scheduler.ingest.ingest import Ingested, ingest
-from scheduler.ingest.order import checked_name, slug
+from scheduler.ingest.submit_request import checked_name, slug
 from tests.factories import (
     MODEL,
     change,

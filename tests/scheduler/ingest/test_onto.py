@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from jobs.batches import accepted_image_quotas, actions
 from jobs.batches.acceptance import judge_all
-from jobs.batches.reconciliation import outcomes, sums
+from jobs.batches.manifest_reconciliation import outcomes, sums
 from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import transitions

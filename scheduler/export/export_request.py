@@ -14,7 +14,7 @@ OpenBatch = Callable[[BatchId], ObjectStore]
 
 
 @dataclass(frozen=True)
-class ExportOrder:
+class ExportRequest:
     """An export of one batch or several, as one dataset, to a folder of a store.
 
     `prefix` is empty or ends in a slash. `overwrite` allows deleting files there that have names of an export's and

@@ -12,7 +12,7 @@ from console.commands.reading.reconcile_output import FORMATS, write_outcomes
 from console.session import session
 from console.terminal.output import counted, line_sum, note, plural, print_facts, print_json
 from jobs.batches import actions
-from jobs.batches.reconciliation import Outcome, RowOutcome, Sums, outcomes, sums
+from jobs.batches.manifest_reconciliation import Outcome, RowOutcome, Sums, outcomes, sums
 from jobs.errors import UsageError
 
 

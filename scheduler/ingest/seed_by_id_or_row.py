@@ -3,7 +3,7 @@
 from jobs.errors import UsageError
 from jobs.states import SeedSource
 from scheduler.ingest.duplicate_detection import Repeated
-from scheduler.ingest.order import Order
+from scheduler.ingest.submit_request import SubmitRequest
 
 
 class UnfitIdsError(Exception):
@@ -31,7 +31,7 @@ def refuse_unfit_ids(line_without_id: int | None, repeated: Repeated) -> None:
         raise UnfitIdsError(next(iter(repeated.lines), None), "repeats the id of an earlier row")
 
 
-def possible_sources(order: Order) -> tuple[SeedSource, ...]:
+def possible_sources(order: SubmitRequest) -> tuple[SeedSource, ...]:
     """Return the sources in the order in which they are to be tried; whether ids are fit is known at the end.
 
     Raises UsageError for seeds by id of a recipe whose rows share their seeds.

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from scheduler.export.exporters import RowFiles
 from scheduler.export.index.columns import description
-from scheduler.export.index.dataset import Dataset
+from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.parquet_file import SCHEMA_VERSION
 from scheduler.export.rows.hugging_face import IMAGE
 

@@ -26,14 +26,14 @@ from jobs.storage.open import fetch_to_file, open_store
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.runtime.memory_options import require_packer
-from scheduler.ingest.order import Order, checked_name
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
+from scheduler.ingest.submit_request import SubmitRequest, checked_name
 
 
 @contextmanager
 def order_of(
     asked: ManifestOptions, settings: Settings, stored: BatchPolicy | None = None
-) -> Iterator[tuple[Order, RowRules]]:
+) -> Iterator[tuple[SubmitRequest, RowRules]]:
     """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError.
 
     `stored` is the policy of a batch that is there, in the place of one made of the options.
@@ -72,7 +72,7 @@ def order_of(
             manifest = stack.enter_context(source)
         output = output_of(asked.out) if asked.out else settings.output
         open_store(output, options)
-        yield Order(manifest, reading, policy, output, settings.default_model, name), rules
+        yield SubmitRequest(manifest, reading, policy, output, settings.default_model, name), rules
 
 
 def _split(asked: ManifestOptions) -> tuple[BatchPolicy, dict[str, str]]:

@@ -20,7 +20,7 @@ FOLDER, MODEL = "pictures_from", "default_model"
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """What a user submits: a manifest, how to read it, and the batch's policy."""
 
     manifest: ManifestFile

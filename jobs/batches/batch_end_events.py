@@ -4,7 +4,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.cluster_epochs import BEGUN, WRITTEN
 from jobs.db.engine import run
-from jobs.images.events import COLUMNS, ID
+from jobs.images.write_feed_events import COLUMNS, ID
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import EventKind, JobState

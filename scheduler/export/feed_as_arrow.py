@@ -15,7 +15,7 @@ from jobs.images.row_serialisation import copied_query
 from jobs.states import EventKind
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.read_image_rows import parse
-from scheduler.export.rows.read_ahead import read_ahead
+from scheduler.export.rows.prefetch_iterator import read_ahead
 
 PAGE = 10_000
 
