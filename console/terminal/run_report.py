@@ -27,9 +27,9 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
         facts["truncated"] = (
             f"{plural(report['truncated'], 'image')}, by prompts or negative prompts that are too long"
         )
-    facts |= {
-        name.replace("_", " "): report[name] for name in ("images", "export", "contact_sheet") if report[name]
-    }
+    facts |= {"images": report["images"], "export": ", ".join(report["exports"].values())}
+    if report["contact_sheet"]:
+        facts["contact sheet"] = report["contact_sheet"]
     print_facts(facts)
     _tell_what_to_do(report)
 

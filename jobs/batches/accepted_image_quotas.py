@@ -51,8 +51,8 @@ _FILL_UP = text(f"""
         SELECT ranked.*, "index" + images * (1 + n / there) AS place
         FROM ranked, generate_series(rank, target - there - 1, there) AS n
     ), added AS (
-        INSERT INTO jobs ({_COPIED}, "index", seed)
-        SELECT {_COPIED}, place, {_SEED} FROM copied ORDER BY ordinal, place
+        INSERT INTO jobs ({_COPIED}, "index", seed, not_before)
+        SELECT {_COPIED}, place, {_SEED}, CASE WHEN :is_later THEN now() END FROM copied ORDER BY ordinal, place
         RETURNING batch_id, lane_id
     ), {_COUNT_DELTAS}, noted AS (
         UPDATE batches SET jobs = jobs + (SELECT count(*) FROM added) WHERE id = :batch
@@ -177,9 +177,12 @@ def missing(connection: Connection, batch: BatchId) -> int:
     return jobs
 
 
-def fill_up(connection: Connection, batch: BatchId) -> int:
-    """Repeat rows of a batch that is being ingested until each value reaches its target; returns the jobs added."""
-    added: int = connection.execute(_FILL_UP, {"batch": batch}).scalar_one()
+def fill_up(connection: Connection, batch: BatchId, *, is_later: bool = False) -> int:
+    """Repeat rows of a batch that is being ingested until each value reaches its target; returns the jobs added.
+
+    `is_later`: the batch was there before, so that the low watermarks of its lanes may be above all jobs.
+    """
+    added: int = connection.execute(_FILL_UP, {"batch": batch, "is_later": is_later}).scalar_one()
     return added
 
 

@@ -16,9 +16,10 @@ from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import CONTACT_SHEET, ImageKey, export_folder, is_batch_folder, parse_image_key
-from jobs.storage.open import remove_empty_folders
+from jobs.storage.open import remove_empty_folders, remove_temporaries
 
 PAGE = 500
+_ANY_AGE = timedelta(days=-1)  # negative, to allow for clock skew of the store
 GRAIN = timedelta(seconds=2)
 """Tolerance for modification times, which stores give in whole seconds."""
 
@@ -45,6 +46,7 @@ def delete_files(
     if owner is not None:
         store.delete(f"{batch.name}/{CONTACT_SHEET}")
         disown(store, batch.name, owner)
+        remove_temporaries(store, batch.name, _ANY_AGE)
     remove_empty_folders(store, batch.name, is_batch_folder)
 
 

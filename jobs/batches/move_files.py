@@ -50,6 +50,14 @@ def moved_from(engine: Engine, batch: BatchStatus) -> str | None:
     return found
 
 
+def check_can_move(batch: BatchStatus) -> None:
+    """Raise UsageError while jobs of the batch are unfinished."""
+    if batch.remaining:
+        raise UsageError(
+            f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+        )
+
+
 def move(
     engine: Engine,
     batch: BatchStatus,
@@ -64,10 +72,7 @@ def move(
     that an interrupted call can be repeated. The files at the source stay: `delete_moved` deletes them. Raises
     UsageError while jobs are unfinished, and DamagedObjectError for an image that differs from its row.
     """
-    if batch.remaining:
-        raise UsageError(
-            f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
-        )
+    check_can_move(batch)
     while True:  # images that were added meanwhile are copied in another round
         seen = run(engine, _SEEN, {"batch": batch.id, "key": MOVED_FROM})[0].seen
         copied = 0

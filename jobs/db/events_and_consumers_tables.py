@@ -59,6 +59,7 @@ consumers = Table(
     Column("batch_id", BigInteger, comment="the batch that it reads; null: all"),
     moment("created_at", nullable=False, default="now()"),
     moment("acknowledged_at"),
+    Column("filter", Text, comment="kinds, batch and condition, which stay; null: none read yet"),
     CheckConstraint("name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'", "name"),
 )
 

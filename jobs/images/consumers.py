@@ -23,7 +23,7 @@ _CREATE = text("""
     INSERT INTO consumers (name, epoch, xid, "position") VALUES (:name, :epoch, CAST(:xid AS xid8), :id)
     ON CONFLICT DO NOTHING RETURNING id
 """)
-_FIND = text(f"SELECT id AS number, {_CURSOR} FROM consumers WHERE name = :name")
+_FIND = text(f"SELECT id AS number, {_CURSOR}, filter FROM consumers WHERE name = :name")
 _NAMES = text("SELECT name FROM consumers ORDER BY name")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:readers, :number)")
 _READER = text("""
@@ -34,12 +34,13 @@ _READER = text("""
 """)
 _ACKNOWLEDGE = text("""
     UPDATE consumers SET epoch = :epoch, xid = CAST(:xid AS xid8), "position" = :id, acknowledged_at = now(),
-        kinds = CAST(:kinds AS text[]), batch_id = :batch
+        kinds = CAST(:kinds AS text[]), batch_id = :batch, filter = :filter
     WHERE name = :name AND (epoch, xid, "position") = (:old_epoch, CAST(:old_xid AS xid8), :old_id)
     RETURNING id
 """)
 _SET = text("""
-    UPDATE consumers SET epoch = :epoch, xid = CAST(:xid AS xid8), "position" = :id WHERE name = :name RETURNING id
+    UPDATE consumers SET epoch = :epoch, xid = CAST(:xid AS xid8), "position" = :id, filter = NULL WHERE name = :name
+    RETURNING id
 """)
 _REMOVE = text("DELETE FROM consumers WHERE name = :name RETURNING id")
 
@@ -61,7 +62,12 @@ class Turn:
             return
         kinds = (EventKind.IMAGE,) if self._query.kinds is None else self._query.kinds
         old = {"old_epoch": self.cursor.epoch, "old_xid": str(self.cursor.xid), "old_id": self.cursor.id}
-        more = {"name": self._name, "kinds": list(kinds), "batch": self._query.batch}
+        more = {
+            "name": self._name,
+            "kinds": list(kinds),
+            "batch": self._query.batch,
+            "filter": self._query.filter,
+        }
         if not run(self._engine, _ACKNOWLEDGE, _values(cursor) | old | more):
             raise UsageError(
                 f"the cursor of the consumer {self._name} was changed by somebody else: some lines come again"
@@ -74,7 +80,8 @@ def turn(engine: Engine, name: str, query: FeedQuery, since: Cursor | None = Non
     """Hold the right to read as a consumer, which begins at `since`, or at the start, if it is new.
 
     The right is an advisory lock of a transaction that writes nothing, so that it ends with its connection and doesn't
-    hold the feed back. Raises ConsumerBusyError if another process has it.
+    hold the feed back. Raises ConsumerBusyError if another process has it, and UsageError if the consumer has read by
+    another query before.
     """
     find_or_create(engine, name, since)
     with engine.connect() as connection:
@@ -89,6 +96,12 @@ def turn(engine: Engine, name: str, query: FeedQuery, since: Cursor | None = Non
             )
             raise ConsumerBusyError(f"another process is reading as the consumer {name}{who}")
         row = connection.execute(_FIND, {"name": name}).one()  # as the one before has left it
+        if row.filter not in (None, query.filter):
+            place = Cursor(row.epoch, int(row.xid), row.id)
+            raise UsageError(
+                f"the consumer {name} has read with other --events, --batch or --where: what those left out would be "
+                f"lost to it; name another consumer, or say `nightmill consumers --reset {name} {place}` first"
+            )
         yield Turn(engine, name, Cursor(row.epoch, int(row.xid), row.id), query)
 
 

@@ -1,5 +1,6 @@
 """What a reader of the feed asks for, and the SQL of one page of it, over image rows and events."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,12 @@ class FeedQuery:
         """The parameters of the query, without those of the page."""
         more = self.where.values if self.where and self.has_images else {}
         return {"batch": self.batch, "kinds": self.stored_kinds, **more}
+
+    @property
+    def filter(self) -> str:
+        """What the query chooses by, as text that equal queries share."""
+        condition = self.where and [self.where.sql, sorted(self.where.values.items())]
+        return json.dumps([sorted(self.kinds or (EventKind.IMAGE,)), self.batch, condition], default=str)
 
     def page(self, of_image: str, of_event: str) -> str:
         """Return the SQL of a page: (epoch, xid, id) and the given columns, of an image `i` or an event `e`.

@@ -197,10 +197,11 @@ _REMOVE = text(f"""
     SELECT count(*) FROM affected
 """)
 
+# With `not_before`, as everything that comes to a lane later: its low watermark may be above all jobs.
 _ADD = text(f"""
     WITH affected AS (
-        INSERT INTO jobs ({JOB_COLUMNS})
-        SELECT {JOB_COLUMNS} FROM staged_jobs JOIN job_changes USING (ordinal, "index") WHERE change = 'added'
+        INSERT INTO jobs ({JOB_COLUMNS}, not_before)
+        SELECT {JOB_COLUMNS}, now() FROM staged_jobs JOIN job_changes USING (ordinal, "index") WHERE change = 'added'
         ORDER BY ordinal, "index" RETURNING batch_id, lane_id, ordinal
     ), count_deltas AS (
         INSERT INTO job_counts (batch_id, lane_id, state, delta)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -116,8 +116,10 @@ def _write(
         writer.put(folder, files)
     body = success_record(engine, place, export, shards, files)
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
+    kept = {file["name"] for file in [*shard_files(shards), *files]}
+    former = {file["name"]: file["sha256"] for file in export.files}
+    _delete_former(place, former | dict(export.replaced), kept)
     run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
-    _delete_replaced(place, export, {file["name"] for file in [*shard_files(shards), *files]})
 
 
 def _dataset(writer: ShardWriter, place: ExportPlace, shards: Sequence[ShardRecord]) -> Dataset:
@@ -139,9 +141,9 @@ def _catalogue(models_dir: Path | None) -> Catalogue:
     return Catalogue.load(Path())
 
 
-def _delete_replaced(place: ExportPlace, export: Export, kept: set[str]) -> None:
-    """Delete the files of the export that was at the place before, as far as they are still the same."""
-    for name, sha256 in export.replaced.items():
+def _delete_former(place: ExportPlace, files: Mapping[str, str], kept: set[str]) -> None:
+    """Delete files, SHA-256 by name, of an earlier index or export at the place, as far as they are still the same."""
+    for name, sha256 in files.items():
         if name not in kept and _digest(place, name) == sha256:
             place.store.delete(place.prefix + name)
 

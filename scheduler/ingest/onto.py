@@ -181,7 +181,7 @@ def _apply(
     connection: Connection, base: Base, order: SubmitRequest, load: Load, lines: LineCounts, rows: int
 ) -> None:
     more = row_changes.apply(connection, base.id)
-    if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id):
+    if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id, is_later=True):
         connection.execute(_REOPEN, {"batch": base.id})
     is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
     used = {key: value for key, value in order.circumstances.items() if is_used[key]}

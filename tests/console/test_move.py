@@ -127,9 +127,25 @@ class TestMove:
         assert files(old) == before
 
 
+@pytest.mark.usefixtures("batch")
+def test_its_own_folder_is_no_place_for_it(typed: Typed, old: Path) -> None:
+    before = files(old)
+    ended = typed("move", "foxes", str(old / "foxes" / "deep"), "--yes")
+    assert (ended.code, "the folder of a batch" in ended.err) == (2, True)
+    assert files(old) == before
+
+
+@pytest.mark.usefixtures("batch")
+def test_what_a_killed_copy_left_goes_with_the_batch(typed: Typed, old: Path) -> None:
+    (old / "foxes" / "images" / "000000" / "~nightmill-0123456789abcdef").write_bytes(b"half a picture")
+    assert typed("delete", "foxes", "--files", "--yes").code == 0
+    assert not (old / "foxes").exists()
+
+
 def test_a_batch_that_renders_stays_where_it_is(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     make_batch(engine, 2, name="foxes", output=str(tmp_path / "old"))
     ended = typed("move", "foxes", str(tmp_path / "new"), "--yes")
     assert (ended.code, "2 jobs that haven't ended" in ended.err) == (2, True)
     owner = read_owner(open_store(str(tmp_path / "old"), S3Options()), "foxes")
     assert owner is not None
+    assert not (tmp_path / "new").exists()

@@ -14,11 +14,12 @@ from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.check_and_repair_objects import image_count
-from jobs.batches.move_files import delete_moved, moved_from
+from jobs.batches.move_files import check_can_move, delete_moved, moved_from
 from jobs.batches.move_files import move as move_files
+from jobs.errors import UsageError
 from jobs.exports.records import exports_of
 from jobs.outputs.mount_marker import find_output
-from jobs.outputs.ownership import open_claimed
+from jobs.outputs.ownership import batch_folder_around, open_claimed
 from scheduler.export.export_options import ExportOptions
 
 
@@ -48,6 +49,9 @@ def move(
 
 def _copy(open_session: Session, found: BatchStatus, output: str, images: int) -> None:
     options = s3_options(open_session.settings)
+    check_can_move(found)
+    if (around := batch_folder_around(output, options)) is not None:
+        raise UsageError(f"{output} lies in {around}, the folder of a batch: name a folder outside")
     source = open_session.batch_store(found)
     target = open_claimed(open_session.engine, output, options, found.id, found.name)
     with counting("copying", images, "images") as tell:

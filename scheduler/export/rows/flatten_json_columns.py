@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+
+_LONG_NUMBER = re.compile("[0-9]{19}")
 
 UNFIT = object()
 """Of a value that isn't of the column's type."""
@@ -58,8 +61,9 @@ def _object(text: str | None) -> Mapping[str, Any]:
     if text is None:
         return {}
     try:
-        found = orjson.loads(text)
-    except ValueError:  # numbers beyond doubles, halves of surrogate pairs
+        # orjson makes floats of integers beyond 64 bits, and refuses what is beyond doubles, and half surrogate pairs.
+        found = json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
+    except ValueError:
         found = json.loads(text)
     return found if isinstance(found, dict) else {}
 

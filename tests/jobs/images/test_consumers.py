@@ -10,6 +10,8 @@ from jobs.images import consumer_lag, consumers, feed
 from jobs.images.consumers import ConsumerBusyError, turn
 from jobs.images.feed import Cursor
 from jobs.images.feed_query import FeedQuery
+from jobs.images.where_expression import Condition
+from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from jobs.states import EventKind
 from tests.factories import change, failure, image, look, make_lane, take
@@ -37,6 +39,27 @@ def test_a_consumer_goes_on_from_what_it_has_acknowledged(engine: Engine) -> Non
     assert (told["name"], told["rows"], told["cursor"]) == ("etl", 3, str(cursors[1]))
     assert told["seconds"] > 0
     assert told["kinds"] == ["image"]
+
+
+def test_a_consumer_keeps_to_what_it_reads_by(engine: Engine) -> None:
+    """What another choice leaves out would be lost to it."""
+    cursors = finish(engine)
+    by_batch, all_kinds = FeedQuery(batch=BatchId(1)), FeedQuery(tuple(EventKind))
+    by_row = FeedQuery(where=Condition("i.ordinal > :w0", {"w0": 3}))
+    with turn(engine, "etl", FeedQuery()) as own:
+        own.acknowledge(cursors[1])
+    for other in (by_batch, all_kinds, by_row):
+        with pytest.raises(
+            UsageError, match=rf"other --events, .* `nightmill consumers --reset etl {cursors[1]}`"
+        ):
+            turn(engine, "etl", other).__enter__()
+    consumers.reset(engine, "etl", cursors[1])
+    with turn(engine, "etl", by_row) as own:
+        own.acknowledge(cursors[2])
+    with pytest.raises(UsageError, match="other --events"):
+        turn(engine, "etl", FeedQuery(where=Condition("i.ordinal > :w0", {"w0": 4}))).__enter__()
+    with turn(engine, "etl", by_row) as own:
+        assert own.cursor == cursors[2]
 
 
 def test_two_of_one_name_are_refused_and_two_names_are_not(engine: Engine) -> None:

@@ -69,6 +69,7 @@ def test_keys_of_meta_are_columns_of_their_own_types(engine: Engine, tmp_path: P
     assert column(path, "meta.count") == [2**60, 0, None]
     assert column(path, "meta.flag") == [True, False, None]
     assert column(path, "meta.mixed") == ["a", "1", None]
+    assert column(path, "meta.huge") == [None, str(2**70), None], "to the last digit"
     assert column(path, "meta.nested") == ['{"a": [1]}', "[]", None]
     assert column(path, "meta.Ünï ☃") == [None, None, "x"]
     assert [json.loads(text) for text in column(path, "meta")] == META

@@ -35,6 +35,7 @@ from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 from tests.ownership import render
+from tests.scheduler.export.datasets import with_pictures
 from tests.scheduler.ingest.test_onto import first, onto
 
 ROWS = 2
@@ -463,6 +464,34 @@ class TestImages:
         batch, pictures = rendered
         export(engine, order(engine, store, batch, format="bodies"), lambda _: pictures)
         assert store.get("part-00001.bodies") == b"a picture2\na picture3"
+
+    def test_the_index_of_fewer_and_of_more_images_replaces_the_one_before(
+        self, engine: Engine, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        found = with_pictures(engine, tmp_path / "output", 2 * ROWS, name="foxes")
+        pictures = open_store(found.output, S3Options())
+
+        def export_again() -> list[str]:
+            asked = ExportRequest([actions.status(engine, "foxes")], "jsonl", store)
+            done = export(engine, asked, lambda _: pictures)
+            index = {file["name"]: file["sha256"] for file in done.index}
+            assert {name: store.digest(name) for name in index} == index
+            named = {*index, *(file["name"] for file in done.files), "_SUCCESS"}
+            assert {found.key for found in store.list("")} == named
+            return [name for name in index if name.startswith(".pictures/")]
+
+        assert len(export_again()) == 4
+        rows = look(engine, "SELECT id, key FROM images ORDER BY id LIMIT 3")
+        gone = [(row["id"], row["key"]) for row in rows]
+        transitions.render_again(engine, found.id, gone, "missing")
+        assert len(export_again()) == 1
+        batch = Ingested(found.id, "foxes", False, 2 * ROWS, 0, 2 * ROWS)
+        for job in claimed(engine, batch).values():
+            (key,) = (key for _, key in gone if int(key.split("/")[2].split("-")[0]) == job.ordinal)
+            body = pictures.get(key)
+            digest = hashlib.sha256(body).hexdigest()
+            transitions.complete(engine, [image(job, key=key, sha256=digest, bytes=len(body))])
+        assert len(export_again()) == 4
 
     @pytest.mark.parametrize("how", ["gone", "damaged"])
     def test_one_that_is_not_what_its_row_says_stops_the_export(

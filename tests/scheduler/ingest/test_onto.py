@@ -17,7 +17,7 @@ from jobs.batches.manifest_reconciliation import outcomes, sums
 from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes
+from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
 from jobs.queue.row_changes import Difference
 from jobs.states import ErrorKind, JobState
 from scheduler.ingest.ingest import Ingested
@@ -95,6 +95,7 @@ def test_only_what_differs_is_rendered(engine: Engine, tmp_path: Path, source: s
     path = tmp_path / "foxes.jsonl"
     batch = first(engine, path, FOXES, seed_from=source)
     render(engine, batch)
+    raise_low_watermarks(engine)
     end_lanes(engine)
     before = images_of(engine, batch)
     later = [
@@ -337,6 +338,7 @@ def test_a_batch_with_a_target_reaches_it_with_later_rows(engine: Engine, tmp_pa
     assert accepted_image_quotas.make_up(engine) == 1
     render(engine, batch)
     assert onto(engine, batch, path, FOXES[:2]).is_empty
+    raise_low_watermarks(engine)
     owl = {"id": "owl", "prompt": "o", "label": 2}
     found = onto(engine, batch, path, [FOXES[0], FOXES[1] | {"prompt": "a red fox"}, owl])
     assert (found.new, found.changed, found.unchanged) == (1, 1, 1)
