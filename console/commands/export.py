@@ -16,6 +16,8 @@ from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 from scheduler.export.open_export import found_there
 
+MOST_SHOWN = 100
+
 
 def _known(format: str) -> str:
     if format not in format_names():
@@ -90,8 +92,11 @@ def export(
         }
         print_json(told | {"files": places, "index": index})
         return
-    for place, file in zip(places, done.files, strict=True):
+    shown = places[:MOST_SHOWN]
+    for place, file in zip(shown, done.files, strict=False):
         print_line(f"{place}\t{_size(file)}")
+    if len(places) > len(shown):
+        note(f"and {len(places) - len(shown):,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:
         note(f"{plural(remaining, 'job')} of {order.dataset} not finished: export again later, or --follow")
 

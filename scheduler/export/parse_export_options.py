@@ -18,6 +18,7 @@ _FORMATS: Mapping[str, Collection[str]] = {
     "columns": ("csv", "hf", "jsonl", "parquet"),
     "embed_images": ("csv", "jsonl"),
     "layout": ("hf",),
+    "meta_columns": ("csv", "hf", "parquet", "webdataset"),
     "split": ("hf",),
 }
 """Which formats an option is for, where not for all."""
@@ -38,7 +39,7 @@ def parse_export_options(
     for name, formats in _FORMATS.items():
         if getattr(given, name) and format not in formats:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is for the format {' and '.join(formats)}, not {format}")
+            raise UsageError(f"{option} is for the format {', '.join(formats)}, not for {format}")
     values: dict[str, Any] = {
         "path_prefix": "../" * place[1].count("/"),
         "embed_images": given.embed_images,
@@ -64,7 +65,7 @@ def _meta_columns(
         found = records.find_at(connection, *place)
     if found is not None and found.format == format:
         return list(found.options.get("meta_columns", ()))
-    return find_meta_columns(engine, batches)
+    return find_meta_columns(engine, batches) if format in _FORMATS["meta_columns"] else ()
 
 
 def _parts(text: str) -> list[str]:

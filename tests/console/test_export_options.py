@@ -62,7 +62,7 @@ def test_columns_of_meta_stay_when_an_export_is_written_again(
     ("options", "problem"),
     [
         (["--columns", "promt"], "no column 'promt'; did you mean 'prompt'?"),
-        (["--split", "train=.9,val=.2"], "--split is for the format hf, not parquet"),
+        (["--split", "train=.9,val=.2"], "--split is for the format hf, not for parquet"),
         (["--format", "hf", "--split", "train=.9,val=.2"], "add up to 1"),
         (["--meta-columns", "label:text"], "--meta-columns: Input should be 'string'"),
     ],

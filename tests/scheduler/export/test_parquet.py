@@ -207,8 +207,8 @@ def test_options_are_read_from_text(engine: Engine) -> None:
         ("parquet", {"meta_columns": "label:text"}, "--meta-columns: Input should be 'string', 'long'"),
         ("hf", {"split": "train=most"}, "'most' is no number"),
         ("hf", {"split": "train=.5"}, "add up to 1"),
-        ("parquet", {"split": "train=1"}, "--split is for the format hf, not parquet"),
-        ("webdataset", {"embed_images": True}, "--embed-images is for the format csv and jsonl"),
+        ("parquet", {"split": "train=1"}, "--split is for the format hf, not for parquet"),
+        ("webdataset", {"embed_images": True}, "--embed-images is for the format csv, jsonl, not for"),
         ("hf", {"layout": "zip"}, "--layout: Input should be 'parquet' or 'imagefolder'"),
     ],
 )
