@@ -1,5 +1,6 @@
 """The layout of the code: layers, no import circles, folders that a reader can take in at a glance."""
 
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -66,6 +67,15 @@ def test_no_folder_holds_more_files_than_one_can_look_through(package: str) -> N
     folders = [path for path in (ROOT / package).rglob("*") if path.is_dir()] + [ROOT / package]
     counts = {folder: len(files(folder)) for folder in folders}
     assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_every_folder_with_modules_is_installed() -> None:
+    """What is no package is left out of the wheel, and an installation in place doesn't tell."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    tops = [pattern.removesuffix("*") for pattern in found["include"]]
+    folders = {path.parent for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert set(PACKAGES) <= set(tops)
+    assert {folder for folder in folders if not (folder / "__init__.py").is_file()} == set()
 
 
 def files(folder: Path) -> list[Path]:

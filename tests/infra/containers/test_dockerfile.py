@@ -27,8 +27,8 @@ IGNORED = (
 
 def packages() -> set[str]:
     """The top-level packages of the wheel."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    return {name for name in listed if "." not in name}
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    return {pattern.removesuffix("*") for pattern in setuptools["packages"]["find"]["include"]}
 
 
 def test_hadolint_finds_nothing() -> None:
