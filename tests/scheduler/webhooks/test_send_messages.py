@@ -16,6 +16,7 @@ from jobs.webhooks import deliveries, registry
 from jobs.webhooks.events import LONGEST, EventType, emit
 from scheduler.webhooks import http_post
 from scheduler.webhooks.send_messages import Sender
+from tests.end_to_end.processes import until
 from tests.factories import change, look
 from tests.receiver import Receiver, receiving
 
@@ -217,8 +218,7 @@ class TestSeveral:
             add(engine, other)
             for number in range(5):
                 queue(engine, str(number))
-                sender.round()
-                other.wait_for(number + 1)
+                until(lambda: (sender.round(), len(other.requests) > number)[1])  # noqa: B023
         assert len(receiver.requests) == 1  # one at a time
 
     def test_several_schedulers_send_each_message_once(self, engine: Engine, receiver: Receiver) -> None:
