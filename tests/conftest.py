@@ -34,6 +34,8 @@ FAULTS = (
     "tests/examples/test_etl.py",
     "tests/end_to_end/test_killed.py",
     "tests/end_to_end/test_stopping.py",
+    "tests/end_to_end/test_webhooks.py::test_what_a_killed",
+    "tests/examples/test_etl.py::test_a_consumer_that_is_killed",
     "tests/console/test_outage.py",
     "tests/console/test_private_services.py::test_a_run_after_one_that_was_killed",
 )
