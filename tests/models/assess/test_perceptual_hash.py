@@ -1,7 +1,5 @@
 """The perceptual hash: copies of a picture are near it, other pictures are far, and the hash is OpenCV's."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -62,12 +60,3 @@ def test_scenes_that_differ_are_far_apart() -> None:
     found = near_copies([[draw(scene)] * 2 for scene in scenes(60)], 4)
     assert np.mean(list(found.found.values())) > 0.9
     assert found.other_prompts < 0.01
-
-
-def test_it_takes_less_than_a_millisecond() -> None:
-    picture, taken = textured(512), []
-    for _ in range(20):
-        began = time.perf_counter()
-        perceptual_hash(picture)
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < 1e-3
