@@ -1,4 +1,4 @@
-"""Exports of finished batches, against COPY of the same rows, pyarrow's bare writer, and `tar` of the same files."""
+"""Exports of finished batches, and the feed, against COPY, pyarrow's bare writer, and `tar` of the same files."""
 
 import shutil
 import subprocess
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import Engine
 
+from bench.export.feed import measure_feed
 from bench.export.finished_batch import finished_batch
 from bench.harness.alternating_measurements import Samples, seconds, take_turns
 from bench.harness.results import Figure, at_least, at_most
@@ -51,12 +52,13 @@ finally:
 
 
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
-    """Measure rows per second into Parquet, its memory, and samples per second into WebDataset."""
+    """Measure rows per second of the feed and into Parquet, its memory, and samples per second into WebDataset."""
     rows, images, rounds = (2_000, 50, 2) if is_quick else (200_000, 2_000, 3)
     with place.database("bench_export") as settings, engine_on(settings.database) as engine:
         output = place.folder / "exported"
         tables = _Exports(engine, finished_batch(engine, "rows", str(output), rows), output)
-        found = {**_parquet(tables, rows, rounds), "parquet_memory_mb": _memory(settings, place, rows)}
+        found = _parquet(tables, rows, rounds) | {"parquet_memory_mb": _memory(settings, place, rows)}
+        found |= measure_feed(engine, rows, rounds, tables.copy)
         file = encode_png(grainy(64 if is_quick else 512), PngInfo())
         pictures = _Exports(engine, finished_batch(engine, "images", str(output), images, file), output)
         return found | _webdataset(pictures, images, len(file), rounds)

@@ -64,6 +64,7 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     assert results[3]["figures"]["int4_bytes"]["holds"]
     assert {"upscaler_gain", "captions_told_apart"} <= results[4]["figures"].keys()
     assert {"parquet_rows_per_s", "webdataset_per_tar"} <= results[5]["figures"].keys()
+    assert {"feed_json_rows_per_s", "feed_arrow_rows_per_s"} <= results[5]["figures"].keys()
     assert not list(tmp_path.glob("nightmill-bench-*"))
 
 
