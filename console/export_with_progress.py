@@ -9,6 +9,7 @@ from console.terminal.output import note
 from console.terminal.progress import counting
 from jobs.batches.actions import BatchStatus, status
 from jobs.exports import records
+from jobs.exports.records import Export
 from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
@@ -33,6 +34,28 @@ def open_live_exports(open_session: Session, batch: BatchStatus, formats: Sequen
         opened = open_export(open_session.engine, order_beside_images(open_session, batch, name))
         records.make_live(open_session.engine, opened.id, is_live=True)
         note(f"{batch.name} is exported as {name} while it renders: `nightmill exports --batch {batch.name}`")
+
+
+def exports_beside_images(open_session: Session, batch: BatchStatus) -> dict[str, Export]:
+    """Return the exports in the batch's folder by their formats."""
+    found = records.exports_of(open_session.engine, batch.id)
+    return {
+        export.format: export for export in found if export.prefix == export_folder(batch.name, export.format)
+    }
+
+
+def update_beside_images(open_session: Session, batch: BatchStatus, formats: Sequence[str]) -> dict[str, str]:
+    """Write exports in these formats into the batch's folder, with the options of the one that is there, if any.
+
+    Returns where they are, by format.
+    """
+    there, places = exports_beside_images(open_session, batch), {}
+    for name in dict.fromkeys(formats):
+        options = ExportOptions.model_validate(there[name].options) if name in there else None
+        order = order_beside_images(open_session, batch, name, options=options)
+        export_with_progress(open_session, order)
+        places[name] = order.store.locate(order.prefix.rstrip("/"))
+    return places
 
 
 def order_beside_images(

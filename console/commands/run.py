@@ -14,9 +14,9 @@ from console.command_options import Json
 from console.contact_sheet_of_batch import write_contact_sheet
 from console.export_with_progress import (
     check_formats,
-    export_with_progress,
+    exports_beside_images,
     open_live_exports,
-    order_beside_images,
+    update_beside_images,
 )
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control import daemon
@@ -181,11 +181,10 @@ def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
 
 def _results(open_session: Session, status: BatchStatus, formats: Sequence[str]) -> dict[str, Any]:
     record_batch_events(open_session.engine)
-    store, places = open_session.claimed_store(status), {}
-    for name in dict.fromkeys(formats or (DEFAULT_FORMAT,)):
-        order = order_beside_images(open_session, status, name)
-        export_with_progress(open_session, order)
-        places[name] = store.locate(order.prefix.rstrip("/"))
+    store = open_session.claimed_store(status)
+    there = exports_beside_images(open_session, status)
+    live = [name for name, export in there.items() if export.is_live]
+    places = update_beside_images(open_session, status, [*(formats or (DEFAULT_FORMAT,)), *live])
     return {
         "images": store.locate(f"{status.name}/images"),
         "export": next(iter(places.values())),

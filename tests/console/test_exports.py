@@ -4,18 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
+from jobs.batches import actions
 from jobs.exports import records
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
+from scheduler.ingest.ingest import Ingested
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed, write_lines
 from tests.end_to_end.processes import running, until
 from tests.factories import image, lanes_of, make_batch, take
 from tests.ownership import render
+from tests.scheduler.export.datasets import picture
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -46,6 +50,24 @@ def test_a_batch_is_exported_while_processes_render_it(settings: Settings, tmp_p
     assert again.code == 0, again.err
     assert list(again.json["exports"]) == ["jsonl", "parquet"]
     assert again.json["export"] == str(folder)
+
+
+def test_a_run_keeps_the_options_of_exports_and_brings_live_ones_up_to_date(
+    typed: Typed, engine: Engine, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "foxes.jsonl", [{"prompt": "fox"}, {"prompt": "owl"}])
+    assert typed("submit", "foxes.jsonl", "--format", "jsonl", "--out", "out").code == 0
+    status = actions.status(engine, "foxes")
+    store = open_store(status.output, S3Options())
+    render(engine, store, Ingested(status.id, "foxes", False, 2, 0, 2), picture(1))
+    assert typed("export", "foxes", "--columns", "prompt,seed").code == 0
+    ended = typed("run", "foxes.jsonl", "--out", "out", "--json")
+    assert ended.code == 0, ended.err
+    assert list(ended.json["exports"]) == ["parquet", "jsonl"]
+    folder = tmp_path / "out" / "foxes"
+    assert pq.read_schema(folder / "export" / "part-00000.parquet").names == ["prompt", "seed"]
+    assert len(lines(folder / "export-jsonl" / "part-00000.jsonl")) == 2
+    assert {each["state"] for each in typed("exports", "--json").json} == {"complete"}
 
 
 @pytest.mark.parametrize("command", ["run", "submit"])

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from console.command_options import Batch, DontAsk, Json
-from console.export_with_progress import export_with_progress, order_beside_images
+from console.export_with_progress import exports_beside_images, update_beside_images
 from console.manifests.submit_request_from_options import output_of
 from console.session import Session, s3_options, session
 from console.terminal.confirm import ask
@@ -17,10 +17,8 @@ from jobs.batches.check_and_repair_objects import image_count
 from jobs.batches.move_files import check_can_move, delete_moved, moved_from
 from jobs.batches.move_files import move as move_files
 from jobs.errors import UsageError
-from jobs.exports.records import exports_of
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import batch_folder_around, open_claimed
-from scheduler.export.export_options import ExportOptions
 
 
 def move(
@@ -40,7 +38,9 @@ def move(
             _copy(open_session, found, output, images)
             found = actions.status(open_session.engine, batch)
         _delete_old(open_session, found)
-        exports = _export_again(open_session, found)
+        exports = list(
+            update_beside_images(open_session, found, list(exports_beside_images(open_session, found)))
+        )
     if as_json:
         print_json({"batch": found.name, "output": found.output, "images": images, "exports": exports})
     else:
@@ -66,15 +66,3 @@ def _delete_old(open_session: Session, found: BatchStatus) -> None:
     delete_moved(open_session.engine, found, source)
     if stayed := list(source.names(found.name)):
         note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.name}")
-
-
-def _export_again(open_session: Session, found: BatchStatus) -> list[str]:
-    """Write the exports beside the images at the new place; returns their formats."""
-    formats = []
-    for export in exports_of(open_session.engine, found.id):
-        if export.prefix.startswith(f"{found.name}/"):
-            options = ExportOptions.model_validate(export.options)
-            order = order_beside_images(open_session, found, export.format, options=options)
-            export_with_progress(open_session, order)
-            formats.append(export.format)
-    return formats

@@ -1,4 +1,4 @@
-"""`datacontract.yaml`: the columns that consumers may rely on, by the Open Data Contract Standard 3.1 (bitol.io)."""
+"""`datacontract.yaml`: the columns that consumers may rely on, by the Open Data Contract Standard 3.2 (bitol.io)."""
 
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -34,7 +34,7 @@ def contract(dataset: Dataset) -> dict[str, Any]:
     """Return the contract; a table of images with the columns of the files that hold the rows."""
     rows = dataset.exporter.row_files()
     return {
-        "apiVersion": "v3.1.0",
+        "apiVersion": "v3.2.0",
         "kind": "DataContract",
         "id": str(uuid5(NAMESPACE_URL, f"nightmill:{dataset.name}")),
         "name": dataset.name,
