@@ -31,6 +31,7 @@ from tests.factories import (
     wait_for_lock,
 )
 from tests.jobs.manifest.helpers import rules
+from tests.jobs.policy.test_batch_policy import FIRST
 
 Rows = list[dict[str, Any]]
 
@@ -411,16 +412,7 @@ def test_an_order_from_before_pictures_keeps_its_digest(engine: Engine, tmp_path
             "manifest": order.manifest.sha256,
             "format": "jsonl",
             "reading": {"columns": {}, "renames": {}, "strict": False},
-            "policy": {
-                "batch_seed": 0,
-                "safety": "block",
-                "watermark": "require",
-                "format": "png",
-                "quality": 95,
-                "parameters": True,
-                "max_attempts": 3,
-                "priority": 0,
-            },
+            "policy": FIRST,
             "output": "/output",
             "default_model": MODEL,
             "name": None,

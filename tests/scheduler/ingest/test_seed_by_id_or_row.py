@@ -14,6 +14,7 @@ from scheduler.ingest import duplicate_detection
 from scheduler.ingest.ingest import Ingested
 from scheduler.ingest.rules_from_catalogue import Reading
 from tests.factories import change, look, order_for, submit
+from tests.jobs.policy.test_batch_policy import FIRST
 
 Rows = list[dict[str, Any]]
 FOXES: Rows = [{"id": f"fox-{n}", "prompt": f"fox {n}", "num_images": 2} for n in range(5)]
@@ -152,16 +153,7 @@ def test_the_digest_of_given_seeds_is_that_of_the_version_before(tmp_path: Path)
             "drop": [],
             "unique_ids": False,
             "delimiter": None,
-            "policy": {
-                "batch_seed": 0,
-                "safety": "block",
-                "watermark": "require",
-                "format": "png",
-                "quality": 95,
-                "parameters": True,
-                "max_attempts": 3,
-                "priority": 0,
-            },
+            "policy": FIRST,
             "output": "/output",
             "name": None,
         }
