@@ -20,6 +20,8 @@ exports = typer.Typer(
     add_completion=False,
 )
 
+MOST_OF_REASON = 60
+
 Number = Annotated[int, typer.Argument(metavar="EXPORT", help="number of the export, as `exports` shows it")]
 
 
@@ -67,6 +69,8 @@ def show(export: Number, as_json: Json = False) -> None:
     if as_json:
         print_json(report | {"shard_list": told})
         return
+    if found.error is not None:
+        note(f"waits: {found.error}")
     print_table(
         ("shard", "rows", "version", "state", "images", "files"),
         [
@@ -118,7 +122,10 @@ def _set_live(export: int, as_json: bool, *, is_live: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        note(f"export {found.id} of {found.name} is {report['state']}")
+        writers = (
+            "schedulers write what changes" if is_live else "`nightmill export` alone writes what changes"
+        )
+        note(f"export {found.id} of {found.name} is {report['state']}; {writers}")
 
 
 def _get(open_session: Session, export: int) -> Export:
@@ -155,12 +162,17 @@ def _state(export: Export, sealed: int, shards: int) -> str:
     return "live" if export.is_live else "incomplete"
 
 
+def _short(reason: str) -> str:
+    """Return the beginning of a reason, which a table has room for; `exports show` and --json have all of it."""
+    return reason if len(reason) <= MOST_OF_REASON else reason[:MOST_OF_REASON] + "…"
+
+
 def _place(export: Export) -> str:
     return f"{export.output.rstrip('/')}/{export.prefix}".rstrip("/")
 
 
 def _cells(export: dict[str, Any]) -> tuple[object, ...]:
-    state = f"{export['state']}: {export['error']}" if export["error"] else export["state"]
+    state = f"{export['state']}: {_short(export['error'])}" if export["error"] else export["state"]
     sealed = f"{export['sealed']:,} of {export['shards']:,}"
     return (
         export["export"],

@@ -17,7 +17,7 @@ from scheduler.ingest.ingest import Ingested
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed, write_lines
 from tests.end_to_end.processes import running, until
-from tests.factories import image, lanes_of, make_batch, take
+from tests.factories import change, image, lanes_of, make_batch, take
 from tests.ownership import render
 from tests.scheduler.export.datasets import picture
 
@@ -128,6 +128,13 @@ class TestExports:
         assert [file["name"] for file in shard["files"]] == ["part-00000.jsonl"]
         assert "written" in typed("exports", "show", "1").out
         assert (place / "part-00000.jsonl").is_file()
+
+    def test_a_long_reason_leaves_the_table_readable(self, typed: Typed, place: Path, engine: Engine) -> None:
+        reason = f"{place} is away: " + "because " * 30
+        change(engine, "UPDATE exports SET error = :reason", reason=reason)
+        assert max(map(len, typed("exports").out.splitlines())) < 250 + len(str(place))
+        assert " ".join(reason.split()) in " ".join(typed("exports", "show", "1").err.split())
+        assert typed("exports", "--json").json[0]["error"] == reason
 
     def test_live_and_stopped(self, typed: Typed, place: Path, engine: Engine) -> None:
         assert place.is_dir()
