@@ -12,6 +12,7 @@ from jobs.batches import actions
 from jobs.db.engine import transact
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.exports.progress import Progress, progress_of
 from jobs.exports.records import Export
 
 exports = typer.Typer(
@@ -136,26 +137,25 @@ def _get(open_session: Session, export: int) -> Export:
 
 
 def _report(open_session: Session, export: Export) -> dict[str, Any]:
-    shards = records.shards_of(open_session.engine, export.id)
-    sealed = sum(shard.is_current for shard in shards)
+    progress = progress_of(open_session.engine, export.id)
     return {
         "export": export.id,
         "name": export.name,
         "format": export.format,
         "options": dict(export.options),
         "place": _place(export),
-        "state": _state(export, sealed, len(shards)),
+        "state": _state(export, progress),
         "is_live": export.is_live,
-        "shards": len(shards),
-        "sealed": sealed,
-        "images": sum(shard.images for shard in shards),
+        "shards": progress.shards,
+        "sealed": progress.sealed,
+        "images": progress.images,
         "finished_at": export.finished_at and export.finished_at.isoformat(),
         "error": export.error,
     }
 
 
-def _state(export: Export, sealed: int, shards: int) -> str:
-    if sealed == shards and export.finished is not None:
+def _state(export: Export, progress: Progress) -> str:
+    if progress.is_complete and export.finished is not None:
         return "complete"
     if export.error is not None:
         return "waiting"

@@ -15,6 +15,7 @@ from jobs.batches.status import BatchStatus, status
 from jobs.db.installation_id import this_installation
 from jobs.errors import NightmillError
 from jobs.exports import records
+from jobs.exports.progress import progress_of
 from jobs.exports.records import Export
 from jobs.job_dataclasses import BatchId
 from jobs.outputs.export_inventory import ExportPlace
@@ -86,7 +87,7 @@ class LiveExports:
     def _write(self, export: Export) -> int:
         writer, place = self._open(export)
         written = writer.write_all(unfinished=False)
-        if all(shard.is_current for shard in records.shards_of(self.engine, export.id)):
+        if progress_of(self.engine, export.id).is_complete:
             finish(writer, place)
             log.info("export %d of %s is complete", export.id, export.name)
         elif written and export.finished is None:
@@ -128,8 +129,9 @@ class LiveExports:
 
 
 def _batch_named(engine: Engine, export: Export, name: str) -> BatchStatus:
-    shards = records.shards_of(engine, export.id)
-    found = status(engine, str(shards[0].batch_id))
+    with engine.connect() as connection:
+        (batch, *_) = records.batches_of(connection, export.id)
+    found = status(engine, str(batch))
     if found.name != name:
         raise NightmillError(f"{export.prefix} isn't the folder of {found.name}")
     return found

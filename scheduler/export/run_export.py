@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from jobs.errors import NightmillError
 from jobs.exports import records
+from jobs.exports.progress import progress_of
 from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
 from scheduler.export.export_request import ExportRequest, OpenBatch
@@ -84,9 +85,7 @@ def exported(engine: Engine, export: int) -> Exported:
 
 def _write_once(writer: ShardWriter, pause: Pause) -> None:
     writer.write_all(unfinished=True)
-    while missing := [
-        shard for shard in _shards(writer) if shard.written_generation is None or shard.is_leased
-    ]:
+    while missing := _missing(writer):
         if all(shard.is_leased for shard in missing):
             pause(POLL_S)
         else:
@@ -96,12 +95,14 @@ def _write_once(writer: ShardWriter, pause: Pause) -> None:
 def _write_until_sealed(writer: ShardWriter, place: ExportPlace, pause: Pause) -> None:
     while True:
         written = writer.write_all(unfinished=False)
-        if all(shard.is_current for shard in _shards(writer)):
+        if progress_of(writer.engine, writer.export.id).is_complete:
             return
         if written:
             tell_progress(writer, place)
         pause(POLL_S)
 
 
-def _shards(writer: ShardWriter) -> list[ShardRecord]:
-    return records.shards_of(writer.engine, writer.export.id)
+def _missing(writer: ShardWriter) -> list[ShardRecord]:
+    """Return the shards that have no files yet, or are being written."""
+    shards = records.shards_of(writer.engine, writer.export.id)
+    return [shard for shard in shards if shard.written_generation is None or shard.is_leased]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,10 @@ class ShardWriter:
         Raises UsageError if another file has one's name, unless it may be overwritten. The parts of an upload that was
         stopped are deleted: they are invisible and cost money.
         """
-        known = recorded_digests(self.engine, records.get(self.engine, self.export.id) or self.export)
+        known = cache(self._recorded_digests)  # of all shards: read only if there is something in the way
         try:
             for file in files:
-                self._put_one(folder, file, known.get(file["name"], set()))
+                self._put_one(folder, file, known)
         except BaseException:
             with suppress(ObjectStoreError):
                 self._abort_uploads(files)
@@ -107,12 +108,15 @@ class ShardWriter:
     def _abort_uploads(self, files: Sequence[File]) -> None:
         abort_uploads_of(self.store, [self.export.prefix + file["name"] for file in files])
 
-    def _put_one(self, folder: Path, file: File, known: set[str]) -> None:
+    def _recorded_digests(self) -> dict[str, set[str]]:
+        return recorded_digests(self.engine, records.get(self.engine, self.export.id) or self.export)
+
+    def _put_one(self, folder: Path, file: File, known: Callable[[], dict[str, set[str]]]) -> None:
         key = self.export.prefix + file["name"]
         there = _digest(self.store, key)
         if there == file["sha256"]:
             return
-        if there is not None and there not in known and not self.overwrite:
+        if there is not None and not self.overwrite and there not in known().get(file["name"], ()):
             raise UsageError(
                 f"{self.store.locate(key)} is in the way: no export of {self.export.name} by this installation wrote "
                 "it; export to another folder, or say --overwrite"
