@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from jobs.storage.base import MissingObjectError, ObjectStore, is_key
+from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
 from jobs.storage.key_layout import part_format
 
 SUCCESS = "_SUCCESS"
@@ -72,7 +72,7 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
                 listed.setdefault(file["name"], set()).add(file["sha256"])
     listed = {name: digests for name, digests in listed.items() if is_key(name) and name not in RECORDS}
     found.recorded = list(listed)
-    digests = {name: _digest(place, name) for name in listed}
+    digests = {name: digest_if_there(place.store, place.prefix + name) for name in listed}
     found.own = {name: digest for name, digest in digests.items() if digest and digest in listed[name]}
     ours = {*found.own, *found.records}
     for name in place.store.names(place.prefix.rstrip("/")):
@@ -108,10 +108,3 @@ def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
         return None
     is_text = all(isinstance(value, str) for file in files for value in file)
     return record if is_ours and is_text and record.get("batch") == place.batch else None
-
-
-def _digest(place: ExportPlace, name: str) -> str | None:
-    try:
-        return place.store.digest(place.prefix + name)
-    except MissingObjectError:
-        return None

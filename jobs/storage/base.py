@@ -93,6 +93,14 @@ class ObjectStore(Protocol):
         """Return the full path or ``s3://`` URI of the key, for messages and exports."""
 
 
+def digest_if_there(store: ObjectStore, key: str) -> str | None:
+    """Return the SHA-256 of an object's bytes; None if there is no such object."""
+    try:
+        return store.digest(key)
+    except MissingObjectError:
+        return None
+
+
 def is_key(key: str) -> bool:
     """Whether the key is valid."""
     return _KEY.fullmatch(key) is not None and not _climbs(key)

@@ -10,7 +10,7 @@ from jobs.exports import records
 from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.outputs.export_inventory import RECORDS
-from jobs.storage.base import MissingObjectError, StoredObject
+from jobs.storage.base import StoredObject, digest_if_there
 from scheduler.export.export_request import ExportRequest
 
 _GRAIN = timedelta(seconds=2)
@@ -44,7 +44,8 @@ def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardReco
 def _check_closely(
     engine: Engine, connection: Connection, export: Export, order: ExportRequest, shard: ShardRecord
 ) -> None:
-    digests = {file["name"]: _digest(order, file["name"]) for file in shard.files}
+    names = [file["name"] for file in shard.files]
+    digests = {name: digest_if_there(order.store, order.prefix + name) for name in names}
     now = next((s for s in records.shards_of(engine, export.id) if s.number == shard.number), None)
     if now is None or (now.version, now.pending) != (shard.version, None):
         return  # another process is writing it
@@ -57,10 +58,3 @@ def _check_closely(
         )
     if wrong:
         mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
-
-
-def _digest(order: ExportRequest, name: str) -> str | None:
-    try:
-        return order.store.digest(order.prefix + name)
-    except MissingObjectError:
-        return None

@@ -20,7 +20,7 @@ from jobs.exports.records import Export, ShardRecord
 from jobs.exports.renewed_lease import renewed
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
-from jobs.storage.base import MissingObjectError
+from jobs.storage.base import digest_if_there
 from jobs.storage.open import remove_temporaries
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
@@ -72,7 +72,7 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
             raise NightmillError(f"the export of {writer.export.name} was deleted meanwhile")
         shards = records.shards_of(writer.engine, found.id)
         digest = versions_digest(shards)
-        if found.finished != digest or not _has_success(place):
+        if found.finished != digest or digest_if_there(place.store, place.prefix + SUCCESS) is None:
             _write(writer, place, found, shards, lease)
             values = {"finished": digest, "is_complete": all(shard.is_current for shard in shards)}
             run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
@@ -144,16 +144,5 @@ def _catalogue(models_dir: Path | None) -> Catalogue:
 def _delete_former(place: ExportPlace, files: Mapping[str, str], kept: set[str]) -> None:
     """Delete files, SHA-256 by name, of an earlier index or export at the place, as far as they are still the same."""
     for name, sha256 in files.items():
-        if name not in kept and _digest(place, name) == sha256:
+        if name not in kept and digest_if_there(place.store, place.prefix + name) == sha256:
             place.store.delete(place.prefix + name)
-
-
-def _digest(place: ExportPlace, name: str) -> str | None:
-    try:
-        return place.store.digest(place.prefix + name)
-    except MissingObjectError:
-        return None
-
-
-def _has_success(place: ExportPlace) -> bool:
-    return _digest(place, SUCCESS) is not None

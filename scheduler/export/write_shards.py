@@ -22,7 +22,7 @@ from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapsho
 from jobs.images.write_feed_events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.states import EventKind
-from jobs.storage.base import MissingObjectError, ObjectStore
+from jobs.storage.base import ObjectStore, digest_if_there
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.events import EventType, emit
 from scheduler.export.export_request import OpenBatch
@@ -113,7 +113,7 @@ class ShardWriter:
 
     def _put_one(self, folder: Path, file: File, known: Callable[[], dict[str, set[str]]]) -> None:
         key = self.export.prefix + file["name"]
-        there = _digest(self.store, key)
+        there = digest_if_there(self.store, key)
         if there == file["sha256"]:
             return
         if there is not None and not self.overwrite and there not in known().get(file["name"], ()):
@@ -169,7 +169,7 @@ class ShardWriter:
         names = {file["name"] for file in files}
         for file in [*shard.files, *(shard.pending or [])]:
             key = self.export.prefix + file["name"]
-            if file["name"] not in names and _digest(self.store, key) == file["sha256"]:
+            if file["name"] not in names and digest_if_there(self.store, key) == file["sha256"]:
                 self.store.delete(key)
 
     def image_reader(self, batch: BatchId) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
@@ -183,10 +183,3 @@ def describe(folder: Path, file: WrittenFile) -> dict[str, Any]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return asdict(file) | {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _digest(store: ObjectStore, key: str) -> str | None:
-    try:
-        return store.digest(key)
-    except MissingObjectError:
-        return None

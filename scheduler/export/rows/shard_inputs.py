@@ -19,7 +19,7 @@ _POLL_S = 0.005
 def image_reader(open_images: Callable[[], ObjectStore]) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
     """Return what reads the image files of rows from a store, which is opened for the first of them.
 
-    Raises DamagedObjectError for a file that differs from its row.
+    The iterator raises DamagedObjectError for a file that differs from its row.
     """
     store: list[ObjectStore] = []
 
