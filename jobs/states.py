@@ -261,3 +261,13 @@ class ImageFormat(StrEnum):
     PNG = "png"
     WEBP = "webp"
     JPEG = "jpeg"
+
+    @property
+    def extension(self) -> str:
+        """What the names of files in this format end in, without a dot."""
+        return "jpg" if self == ImageFormat.JPEG else self.value
+
+    @property
+    def media_type(self) -> str:
+        """The media type of files in this format."""
+        return f"image/{self.value}"

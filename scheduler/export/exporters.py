@@ -38,7 +38,7 @@ class Shard:
     images: "Iterator[pa.RecordBatch]"
     """The image rows in manifest order, in `scheduler.export.image_schema.SCHEMA`; can be iterated once."""
     files: "Callable[[pa.RecordBatch], Iterator[bytes]]"
-    """Reads the image files of rows, in their order. Raises BadObjectError for one that is missing or differs from its row."""
+    """Reads image files of rows, in their order. Raises BadObjectError for one that is missing or isn't the row's."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from jobs.states import ImageFormat
 from worker.imaging.png import encode_png
 from worker.item import Encoded, Pixels
 
-_EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.WEBP: "webp", ImageFormat.JPEG: "jpg"}
 _MAX_PIXELS = 1 << 26
 _MAX_JPEG_EXIF = 65533
 _UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -39,9 +38,10 @@ def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters
         raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is 1 to 100, not {quality}")
+    format = ImageFormat(format)
     body = _body(pixels, format, quality, parameters)
     sha256 = hashlib.sha256(body).hexdigest()
-    return Encoded(body, format, f"image/{format}", _EXTENSIONS[format], sha256)
+    return Encoded(body, format, format.media_type, format.extension, sha256)
 
 
 def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None) -> bytes:

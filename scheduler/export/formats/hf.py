@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from jobs.states import ImageFormat
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
@@ -16,8 +17,6 @@ from scheduler.export.rows.splits import DEFAULT, parts
 
 ROW_GROUP = 100
 """The hub's viewer reads row groups of up to 286 MiB."""
-
-_IMAGE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 @exporter("hf", shard_rows=1_000)
@@ -122,7 +121,7 @@ class _FolderWriter(_Writer):
         names = [_file_name(key) for key in rows.column("key").to_pylist()]
         for name, format, content in zip(names, rows.column("format").to_pylist(), contents, strict=True):
             (self.folder / name).write_bytes(content)
-            self.images.append(WrittenFile(f"{self.place}/{name}", _IMAGE_TYPES[format]))
+            self.images.append(WrittenFile(f"{self.place}/{name}", ImageFormat(format).media_type))
         return pa.array(names, pa.string())
 
     def written(self) -> list[WrittenFile]:

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from jobs.states import ImageFormat
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
@@ -22,7 +23,6 @@ from scheduler.export.tar.energon import write_energon_index
 from scheduler.export.tar.ustar import TarWriter
 
 ROW_GROUP = 10_000
-EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 BEYOND_INT64 = ("seed",)
 """Columns that are strings in a sample's JSON: `datasets` fails on the first number from 2**63 on."""
@@ -93,7 +93,7 @@ class WebDatasetExporter(Exporter):
 
     def features(self, formats: Collection[str]) -> pa.Schema:
         """Return the members of a sample: its row is JSON, whose keys may differ from sample to sample."""
-        images = [pa.field(EXTENSIONS[format], IMAGE) for format in sorted(formats)]
+        images = [pa.field(ImageFormat(format).extension, IMAGE) for format in sorted(formats)]
         return pa.schema([*images, pa.field("json", pa.json_()), *_TEXTS])
 
     def _schema(self) -> pa.Schema:
@@ -124,7 +124,7 @@ def _write(
 
 
 def _add(writer: TarWriter, key: str, format: str, image: bytes, row: bytes, caption: bytes) -> _Place:
-    offset, extension = writer.position, EXTENSIONS[format]
+    offset, extension = writer.position, ImageFormat(format).extension
     members = {f"{key}.json": row, f"{key}.txt": caption, f"{key}.{extension}": image}
     for name in sorted(members):
         writer.add(name, members[name])

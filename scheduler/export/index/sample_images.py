@@ -10,6 +10,7 @@ from sqlalchemy import Engine, Row, text
 
 from jobs.db.engine import run
 from jobs.errors import ObjectStoreError
+from jobs.states import ImageFormat
 from scheduler.export.exporters import WrittenFile
 from scheduler.export.index.dataset_info import Dataset
 
@@ -21,8 +22,6 @@ _CANDIDATES = text("""
     SELECT key, sha256, format, meta ->> :class_key AS class FROM images
     WHERE batch_id = :batch AND safety_verdict = 'safe' ORDER BY ordinal, index LIMIT 1000
 """)
-_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-_EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 def write_pictures(
@@ -51,7 +50,8 @@ def _write(folder: Path, rows: Sequence[Row[Any]], contents: Sequence[bytes]) ->
     (folder / FOLDER).mkdir()
     written = []
     for number, (row, content) in enumerate(zip(rows, contents, strict=True)):
-        name = f"{FOLDER}/{number}.{_EXTENSIONS[row.format]}"
+        format = ImageFormat(row.format)
+        name = f"{FOLDER}/{number}.{format.extension}"
         (folder / name).write_bytes(content)
-        written.append(WrittenFile(name, _TYPES[row.format]))
+        written.append(WrittenFile(name, format.media_type))
     return written

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from jobs.states import ImageFormat
 from scheduler.export.exporters import WrittenFile
 from scheduler.export.tar.ustar import BLOCK
 
@@ -21,7 +22,6 @@ FOLDER = ".nv-meta"
 VERSION = "7.4.1"
 
 _COLUMNS = ["sample_key", "tar_offset", "json_bytes", "txt_bytes", "bytes", "format"]
-_EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _TABLES = """
     CREATE TABLE samples (tar_file_id INTEGER NOT NULL, sample_key TEXT NOT NULL UNIQUE, sample_index INTEGER NOT NULL,
         byte_offset INTEGER, byte_size INTEGER);
@@ -80,7 +80,7 @@ def _write_samples(
             table = pq.read_table(io.BytesIO(read(name.removesuffix(".tar") + ".parquet")), columns=_COLUMNS)
             rows = table.to_pylist()
             counts.append(len(rows))
-            extension = extension or _EXTENSIONS[rows[0]["format"]]
+            extension = extension or ImageFormat(rows[0]["format"]).extension
             found = [_members(row) for row in rows]
             database.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", _samples(number, rows, found))
             database.executemany("INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)", _parts(number, found))
@@ -99,7 +99,7 @@ def _members(row: dict[str, Any]) -> list[Member]:
     sizes = {
         "json": row["json_bytes"],
         "txt": row["txt_bytes"],
-        _EXTENSIONS[row["format"]]: row["bytes"],
+        ImageFormat(row["format"]).extension: row["bytes"],
     }
     found, offset = [], row["tar_offset"]
     for extension in sorted(sizes):
