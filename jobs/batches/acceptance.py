@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, Row, text
 
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
+from jobs.images.insert_and_public_columns import URI
 from jobs.images.where_expression import Condition, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.policy.batch_policy import BatchPolicy
@@ -69,8 +70,8 @@ _JUDGED = text("""
         CAST(:duplicates AS bigint[])) AS g (image, job, is_accepted, duplicate_of) ORDER BY image
 """)
 
-_REJECTED = text("""
-    SELECT a.image_id, i.ordinal, i."index", i.row_id, rtrim(b.output, '/') || '/' || i.key AS uri, a.duplicate_of
+_REJECTED = text(f"""
+    SELECT a.image_id, i.ordinal, i."index", i.row_id, {URI} AS uri, a.duplicate_of
     FROM image_acceptance a JOIN images i ON i.id = a.image_id JOIN batches b ON b.id = a.batch_id
     WHERE a.batch_id = :batch AND NOT a.is_accepted ORDER BY a.id LIMIT :limit
 """)

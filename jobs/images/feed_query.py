@@ -112,14 +112,9 @@ def _line(columns: str) -> str:
     return f"(SELECT row_to_json(r) FROM (SELECT {columns}) AS r)::text AS line"
 
 
-def column_sql(column: PublicColumn) -> str:
-    """Return the SQL of a public column of the image `i` in the batch `b`."""
-    return "rtrim(b.output, '/') || '/' || i.key" if column.name == "uri" else column.sql
-
-
 def _json(column: PublicColumn) -> str:
     """Return the SQL of a value as JSON has it: 7.0 stays a number with a fraction, times are in UTC."""
-    sql = column_sql(column)
+    sql = column.sql
     if isinstance(column.type, DateTime):
         return _moment(sql)
     if isinstance(column.type, Float):

@@ -13,6 +13,9 @@ from jobs.db.images_table import Source, images
 _UNSTORED = (Source.DATABASE, Source.FEED)
 _RENAMED = {"id": ("image_id", "i.id"), "batch_id": ("batch", "b.name")}
 
+URI = "rtrim(b.output, '/') || '/' || i.key"
+"""SQL of where the file of an image `i` of the batch `b` is."""
+
 
 @dataclass(frozen=True)
 class PublicColumn:
@@ -37,7 +40,7 @@ def _public() -> Iterator[PublicColumn]:
         doc = "name of the batch" if name == "batch" else column.doc or ""
         yield PublicColumn(name, Text() if name == "batch" else column.type, doc, sql)
         if name == "key":
-            yield PublicColumn("uri", Text(), "where the file is", "b.output")
+            yield PublicColumn("uri", Text(), "where the file is", URI)
 
 
 def given_record() -> str:

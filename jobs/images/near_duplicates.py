@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
+from jobs.images.insert_and_public_columns import URI
 from jobs.job_dataclasses import BatchId
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ _WITHOUT = text(
     "SELECT count(*) AS n FROM images WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND phash IS NULL"
 )
 
-_MEMBERS = text("""
-    SELECT i.id AS image_id, b.name AS batch, i.ordinal, i."index", i.row_id, b.output, i.key, i.phash
+_MEMBERS = text(f"""
+    SELECT i.id AS image_id, b.name AS batch, i.ordinal, i."index", i.row_id, i.key, i.phash, {URI} AS uri
     FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS wanted (id, place) JOIN images i USING (id)
     JOIN batches b ON b.id = i.batch_id ORDER BY place
 """)
@@ -64,7 +65,7 @@ class NearDuplicates:
         starts = np.flatnonzero(np.diff(self._group, prepend=-1)).tolist()
         for begin, end in pairwise([*starts, len(self._group)]):
             ids = self._ids[self._members[begin:end]].tolist()
-            found = [_member(row._mapping) for row in run(self._engine, _MEMBERS, {"ids": ids})]
+            found = [row._asdict() for row in run(self._engine, _MEMBERS, {"ids": ids})]
             if len(found) > 1:  # images may have been retracted meanwhile
                 yield [
                     member | {"distance": _differing(found[0]["phash"], member["phash"])} for member in found
@@ -84,12 +85,6 @@ def _hashes(
         hashes.append(np.array([row.hash for row in rows], np.int64))
         after = {"batch_id": rows[-1].batch_id, "ordinal": rows[-1].ordinal, "place": rows[-1].place}
     return np.concatenate(ids), np.concatenate(hashes).view(np.uint64)
-
-
-def _member(row: Any) -> dict[str, Any]:
-    values = dict(row)
-    output = values.pop("output")
-    return values | {"uri": f"{output.rstrip('/')}/{values['key']}"}
 
 
 def _differing(one: str, other: str) -> int:

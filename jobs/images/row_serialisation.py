@@ -1,44 +1,20 @@
 """Image records: the public form of image rows, identical in the feed and in every export."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
 
 from jobs.images.insert_and_public_columns import public_columns
-from jobs.job_dataclasses import BatchId
 
-COLUMNS = ", ".join(
-    f"{column.sql} AS {'output' if column.name == 'uri' else column.name}" for column in public_columns()
-)
-
-_OF_BATCH = text(f"""
-    SELECT {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id
-    WHERE i.batch_id = :batch ORDER BY i.ordinal, i.index
-""")
+COLUMNS = ", ".join(f'{column.sql} AS "{column.name}"' for column in public_columns())
+"""The public columns of the image `i` in the batch `b`, for SELECT."""
 
 
 def record(row: Row[Any]) -> dict[str, Any]:
-    """Convert a row into a record: `uri` is the file's location, `seed` an int up to 2**64 - 1."""
-    values = dict(row._mapping)
-    output = values.pop("output")
-    values["seed"] = int(values["seed"])
-    return values | {"uri": f"{output.rstrip('/')}/{values['key']}"}
-
-
-def images_of(connection: Connection, batch: BatchId) -> Generator[dict[str, Any], None, None]:
-    """Stream all image records of a batch in manifest order; close the generator if you don't exhaust it."""
-    streamed = connection.execution_options(stream_results=True, max_row_buffer=2000)
-    with streamed.execute(_OF_BATCH, {"batch": batch}) as rows:
-        for row in rows:
-            yield record(row)
-
-
-_COPIED = ", ".join(
-    f"""{"rtrim(b.output, '/') || '/' || i.key" if column.name == "uri" else column.sql} AS "{column.name}\""""
-    for column in public_columns()
-)
+    """Convert a row into a record, whose `seed` is an int up to 2**64 - 1."""
+    return row._asdict() | {"seed": int(row.seed)}
 
 
 @contextmanager
@@ -47,7 +23,7 @@ def copied(connection: Connection, condition: str, values: tuple[Any, ...]) -> I
 
     `condition` is SQL about the image `i`, with an order, and has `%s` for each of the values.
     """
-    query = f"SELECT {_COPIED} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
+    query = f"SELECT {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
     with copied_query(connection, query, values) as chunks:
         yield chunks
 

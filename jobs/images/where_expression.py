@@ -191,15 +191,14 @@ class _Parser:
                 f"image rows have no column {name!r}" + (f": did you mean {near!r}?" if near else ""), token
             )
         column = columns[name]
-        sql = "rtrim(b.output, '/') || '/' || i.key" if name == "uri" else column.sql
         if isinstance(column.type, JSON):
             if not path:
                 self.fail(f"{name} holds several values: name one of them, as in {name}.label", token)
             keys = self.bound([part.strip('"') for part in path], "text[]")
-            return _Operand(f"({sql} #>> {keys})", "any", token)
+            return _Operand(f"({column.sql} #>> {keys})", "any", token)
         if path:
             self.fail(f"{name} is a single value, there is no {'.'.join(path)} in it", token)
-        return _Operand(sql, _kind(column.type), token)
+        return _Operand(column.sql, _kind(column.type), token)
 
     def value(self, *kinds: str) -> _Token:
         token = self.next

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import transact
 from jobs.images.feed import Cursor, through
-from jobs.images.feed_query import EVENT_COLUMNS, FeedQuery, column_sql
+from jobs.images.feed_query import EVENT_COLUMNS, FeedQuery
 from jobs.images.insert_and_public_columns import public_columns
-from jobs.images.row_serialisation import copied_query
+from jobs.images.row_serialisation import COLUMNS, copied_query
 from jobs.states import EventKind
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.read_image_rows import parse
@@ -61,11 +61,10 @@ def read_feed(
 
 def _columns(query: FeedQuery) -> tuple[str, str]:
     """Return the SQL of the columns of an image and of an event, without names where they need none."""
-    images = [f'{column_sql(column)} AS "{column.name}"' for column in public_columns()]
     told = [f'{EVENT_COLUMNS.get(column.name, "NULL")} AS "{column.name}"' for column in public_columns()]
     kinds = (
         [[], [], []] if query.kinds is None else [[f"'{EventKind.IMAGE}'", "i.batch_id"], ["NULL::jsonb"], []]
     )
-    of_image = [*kinds[0], *images, *kinds[1]]
+    of_image = [*kinds[0], COLUMNS, *kinds[1]]
     of_event = ["e.kind", "e.batch_id", *told, "e.detail"]
     return ", ".join(of_image), ", ".join(of_event)

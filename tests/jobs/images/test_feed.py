@@ -92,6 +92,7 @@ def test_lines_have_the_names_and_values_that_they_always_had(engine: Engine) ->
     assert [json.loads(line) for line in new] == [json.loads(line) for line in old_lines(engine)]
     assert [exactly(line) for line in new] == [exactly(line) for line in old_lines(engine)]
     assert all("\n" not in line for line in page.lines)
+    assert {row["uri"].removesuffix(row["key"]) for row in map(json.loads, new)} == {"s3://bucket/out put/"}
 
 
 def test_events_and_images_come_in_one_order(engine: Engine) -> None:
