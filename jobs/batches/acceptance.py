@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Row, text
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.images.insert_and_public_columns import URI
+from jobs.images.near_duplicates import HASH
 from jobs.images.where_expression import Condition, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.policy.batch_policy import BatchPolicy
@@ -51,13 +52,14 @@ _BATCHES = text(f"""
 """)
 
 _PAGE = """
-    SELECT i.id, i.job_id, CAST(CAST('x' || i.phash AS bit(64)) AS bigint) AS hash, (
+    SELECT i.id, i.job_id, {hash} AS hash, (
         SELECT array_agg({condition} IS TRUE ORDER BY place)
         FROM (VALUES (0, false), (1, true), (2, NULL)) AS judged (place, duplicate)) AS verdicts
     FROM images i JOIN batches b ON b.id = i.batch_id
     WHERE i.batch_id = :batch AND NOT EXISTS (SELECT FROM image_acceptance WHERE image_id = i.id)
       AND {since} ORDER BY i.id + 0 LIMIT :limit FOR KEY SHARE OF i
 """  # + 0: not by the primary key, in which other batches' images lie between
+_NAMES_DUPLICATE = re.compile(r"\bduplicate\b")
 _UNKNOWN = 2  # the verdict without a hash; the others are those of an original and a duplicate
 
 _TRY = text("SELECT pg_try_advisory_xact_lock(:key, CAST(:batch AS int))")
@@ -153,7 +155,7 @@ class AcceptanceJudge:
     def _page(self, row: Row[Any], condition: Condition, progress: _Progress) -> int | None:
         """Judge up to a page of images; None if somebody else is at it."""
         since = "true" if progress.since is None else "i.created_at >= :since"
-        query = text(_PAGE.format(condition=condition.sql, since=since))
+        query = text(_PAGE.format(hash=HASH, condition=condition.sql, since=since))
         values = {"batch": row.id, "since": progress.since, "limit": PAGE, **condition.values}
 
         def work(connection: Connection) -> int | None:
@@ -161,9 +163,10 @@ class AcceptanceJudge:
                 return None
             images = connection.execute(query, values).all()
             if images:
-                if re.search(r"\bduplicate\b", row.accept):
-                    progress.hashes.refresh(connection)
-                connection.execute(_JUDGED, {"batch": row.id, **_verdicts(images, row, progress.hashes)})
+                hashes = progress.hashes if _NAMES_DUPLICATE.search(row.accept) else None
+                if hashes is not None:
+                    hashes.refresh(connection)
+                connection.execute(_JUDGED, {"batch": row.id, **_verdicts(images, row.distance, hashes)})
             return len(images)
 
         return transact(self._engine, work)
@@ -175,11 +178,18 @@ def _progress(batch: BatchId) -> _Progress:
     return _Progress(AcceptedHashes(batch))
 
 
-def _verdicts(images: Sequence[Row[Any]], batch: Row[Any], hashes: "AcceptedHashes") -> dict[str, list[Any]]:
-    """Return what the table is to hold of each image; those that are accepted here count for the ones after them."""
+def _verdicts(
+    images: Sequence[Row[Any]], distance: int, hashes: "AcceptedHashes | None"
+) -> dict[str, list[Any]]:
+    """Return what the table is to hold of each image; those that are accepted here count for the ones after them.
+
+    `hashes` is None for a condition that doesn't ask for duplicates, of which none are sought then.
+    """
     accepted, duplicates, new = list[bool](), list[int | None](), list[tuple[int, int]]()
     for image in images:
-        near = None if image.hash is None else _nearest(image.hash, batch.distance, hashes, new)
+        near = (
+            None if hashes is None or image.hash is None else _first_near(image.hash, distance, hashes, new)
+        )
         duplicates.append(near)
         accepted.append(image.verdicts[_UNKNOWN if image.hash is None else near is not None])
         if accepted[-1] and image.hash is not None:
@@ -192,10 +202,10 @@ def _verdicts(images: Sequence[Row[Any]], batch: Row[Any], hashes: "AcceptedHash
     }
 
 
-def _nearest(
+def _first_near(
     hash_: int, distance: int, hashes: "AcceptedHashes", new: Sequence[tuple[int, int]]
 ) -> int | None:
-    found = hashes.nearest(hash_, distance)
+    found = hashes.first_near(hash_, distance)
     if found is not None:
         return found
     mask = 0xFFFFFFFFFFFFFFFF

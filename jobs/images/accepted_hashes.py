@@ -4,11 +4,12 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, text
 
+from jobs.images.near_duplicates import HASH
 from jobs.job_dataclasses import BatchId
 
 _COUNT = text("SELECT count(*) FROM image_acceptance WHERE batch_id = :batch AND is_accepted AND id <= :last")
-_NEW = text("""
-    SELECT a.id, image_id, CAST(CAST('x' || phash AS bit(64)) AS bigint) AS hash
+_NEW = text(f"""
+    SELECT a.id, image_id, {HASH} AS hash
     FROM image_acceptance a JOIN images i ON i.id = image_id
     WHERE a.batch_id = :batch AND is_accepted AND a.id > :last ORDER BY a.id
 """)
@@ -34,7 +35,7 @@ class AcceptedHashes:
             if row.hash is not None:
                 self._add(row.image_id, row.hash)
 
-    def nearest(self, hash_: int, distance: int) -> int | None:
+    def first_near(self, hash_: int, distance: int) -> int | None:
         """Return the first accepted image whose hash differs in at most `distance` bits; None if there is none."""
         differing = np.bitwise_count(self._hashes[: self._used] ^ np.int64(hash_).view(np.uint64))
         found = np.flatnonzero(differing <= distance)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 _PAGE = 50_000
 
-_HASHES = text("""
-    SELECT id, batch_id, ordinal, "index" AS place, CAST(CAST('x' || phash AS bit(64)) AS bigint) AS hash FROM images
+HASH = "CAST(CAST('x' || phash AS bit(64)) AS bigint)"
+"""SQL of an image row's perceptual hash as a number; of its 64 bits, the first is the sign."""
+
+_HASHES = text(f"""
+    SELECT id, batch_id, ordinal, "index" AS place, {HASH} AS hash FROM images
     WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND phash IS NOT NULL
       AND (batch_id, ordinal, "index") > (:batch_id, :ordinal, :place)
     ORDER BY batch_id, ordinal, "index" LIMIT :limit

@@ -77,6 +77,14 @@ class TestVerdicts:
         assert (third["ordinal"], third["duplicate_of"]) == (2, 2)
         assert third["uri"].endswith(".png")
 
+    def test_duplicates_are_named_only_if_the_condition_asks_for_them(self, engine: Engine) -> None:
+        batch = make_batch(engine, 3, target=3, accept="clip_score > 24")
+        for job, score in zip(take_all(engine, batch), (30, 30, 10), strict=True):
+            store(engine, job, score)
+        judge_all(engine, batch.id)
+        assert verdicts(engine) == [True, True, False]
+        assert [row["duplicate_of"] for row in rejected(engine, batch.id, 10)] == [None]
+
     @pytest.mark.parametrize(("distance", "expected"), [(4, [True, False]), (3, [True, True])])
     def test_how_near_a_duplicate_is_may_be_set(
         self, engine: Engine, distance: int, expected: list[bool]
