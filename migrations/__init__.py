@@ -23,6 +23,12 @@ again, until all are of the new one; what a version stopped using is dropped by 
 
 _TRIES = 10
 
+_NOT_VALID = text("""
+    SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
+    WHERE NOT convalidated AND connamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+    ORDER BY oid
+""")
+
 _USABLE_BY = "usable by versions of revision "
 
 
@@ -48,7 +54,9 @@ def upgrade(engine: Engine, revision: str = "head") -> tuple[str | None, str | N
     """Bring the database to `revision`; returns the revisions (before, after). Raises UnknownRevisionError."""
     from alembic import command  # noqa: PLC0415
 
-    return _migrate(engine, lambda alembic: command.upgrade(alembic, revision))
+    revisions = _migrate(engine, lambda alembic: command.upgrade(alembic, revision))
+    _validate(engine)
+    return revisions
 
 
 def downgrade(engine: Engine, revision: str) -> tuple[str | None, str | None]:
@@ -58,7 +66,9 @@ def downgrade(engine: Engine, revision: str) -> tuple[str | None, str | None]:
     """
     from alembic import command  # noqa: PLC0415
 
-    return _migrate(engine, lambda alembic: command.downgrade(alembic, revision))
+    revisions = _migrate(engine, lambda alembic: command.downgrade(alembic, revision))
+    _validate(engine)
+    return revisions
 
 
 def is_current(engine: Engine) -> bool:
@@ -107,6 +117,16 @@ def _migrate(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | 
             if not isinstance(error.orig, DeadlockDetected):
                 raise
     return _migrate_once(engine, change)
+
+
+def _validate(engine: Engine) -> None:
+    """Check the rows that were there when a migration added a constraint as NOT VALID.
+
+    That reads whole tables, and workers go on meanwhile: the migration's locks end before.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in connection.execute(_NOT_VALID).scalars().all():
+            connection.exec_driver_sql(statement)
 
 
 def _migrate_once(engine: Engine, change: "Callable[[Config], None]") -> tuple[str | None, str | None]:
