@@ -242,7 +242,7 @@ def move_exports(connection: Connection, batch: BatchId, output: str, target: st
     statement = text("""
         WITH moved AS (
             UPDATE exports SET output = :target, finished = NULL, finished_at = NULL, files = '[]', replaced = '{}'
-            WHERE output = :output AND prefix LIKE :folder || '%' AND EXISTS (
+            WHERE output = :output AND starts_with(prefix, :folder) AND EXISTS (
                 SELECT FROM export_shards WHERE export_id = exports.id AND batch_id = :batch)
             RETURNING id
         )

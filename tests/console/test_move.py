@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import move_files
+from jobs.exports.records import add_shards, create, exports_of, move_exports
 from jobs.images import feed
 from jobs.outputs.ownership import read_owner
 from jobs.storage.open import S3Options, open_store
@@ -140,6 +143,20 @@ def test_what_a_killed_copy_left_goes_with_the_batch(typed: Typed, old: Path) ->
     (old / "foxes" / "images" / "000000" / "~nightmill-0123456789abcdef").write_bytes(b"half a picture")
     assert typed("delete", "foxes", "--files", "--yes").code == 0
     assert not (old / "foxes").exists()
+
+
+def test_exports_in_folders_of_other_batches_stay_where_they_are(engine: Engine, old: Path) -> None:
+    """A name may hold a `_`, which stands for any character in SQL patterns."""
+    batch = make_batch(engine, 1, name="f_x", output=str(old))
+    given: dict[str, Any] = {"installation": uuid4(), "name": "foxes", "format": "jsonl", "options": {}}
+    with engine.begin() as connection:
+        for prefix in ("f_x/export-jsonl/", "fox/export-jsonl/"):
+            place = (str(old), prefix)
+            export = create(connection, **given, place=place, shard_rows=10, is_live=False, replaced={})
+            add_shards(connection, export.id, [batch.id])
+        move_exports(connection, batch.id, str(old), "/new", "f_x/")
+    found = {export.prefix: export.output for export in exports_of(engine, batch.id)}
+    assert found == {"f_x/export-jsonl/": "/new", "fox/export-jsonl/": str(old)}
 
 
 def test_a_batch_that_renders_stays_where_it_is(typed: Typed, engine: Engine, tmp_path: Path) -> None:
