@@ -25,28 +25,30 @@ PAGE = 200
 THREADS = 8
 MOVED_FROM = "moved_from"
 """Key in the batch's settings: the output whose files are still to be deleted."""
+_EXPORTS = "moved_exports"
+"""Key in the batch's settings: the files of the exports there, by the exports' prefix, by name: their digests."""
 
 _PAGE = text("""
     SELECT id, ordinal, "index" AS number, key, sha256, format FROM images
     WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
 """)
-_SEEN = text("""
-    SELECT count(images.id) || '/' || coalesce(max(images.id), 0) AS seen, settings ->> :key AS moved_from
-    FROM batches LEFT JOIN images ON images.batch_id = batches.id WHERE batches.id = :batch GROUP BY batches.id
-""")
+_SEEN = "SELECT count(*) || '/' || coalesce(max(id), 0) AS seen FROM images WHERE batch_id = :batch"
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
 _SWITCH = text(f"""
     UPDATE batches SET output = :output, settings = settings || CAST(:noted AS jsonb)
     WHERE id = :batch AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
-      AND (SELECT count(*) || '/' || coalesce(max(id), 0) FROM images WHERE batch_id = :batch) = :seen
+      AND ({_SEEN}) = :seen
     RETURNING id
 """)
-_FORGET = text("UPDATE batches SET settings = settings - :key WHERE id = :batch RETURNING id")
+_NOTED = text("SELECT settings -> :key AS noted FROM batches WHERE id = :batch")
+_FORGET = text("""
+    UPDATE batches SET settings = settings - CAST(:keys AS text[]) WHERE id = :batch RETURNING id
+""")
 
 
 def moved_from(engine: Engine, batch: BatchStatus) -> str | None:
     """Return the output that a batch was moved from by a call that was cut off before it had deleted the files."""
-    found: str | None = run(engine, _SEEN, {"batch": batch.id, "key": MOVED_FROM})[0].moved_from
+    found: str | None = run(engine, _NOTED, {"batch": batch.id, "key": MOVED_FROM})[0].noted
     return found
 
 
@@ -74,7 +76,7 @@ def move(
     """
     check_can_move(batch)
     while True:  # images that were added meanwhile are copied in another round
-        seen = run(engine, _SEEN, {"batch": batch.id, "key": MOVED_FROM})[0].seen
+        seen = run(engine, text(_SEEN), {"batch": batch.id})[0].seen
         copied = 0
         for count in _copies(engine, batch, source, target):
             copied += count
@@ -86,18 +88,9 @@ def move(
 
 def delete_moved(engine: Engine, batch: BatchStatus, source: ObjectStore) -> None:
     """Delete the files of a moved batch where it was, as `delete_files` does."""
-    delete_files(engine, source, batch, exports=_exports_noted(engine, batch))
-    run(engine, _FORGET, {"batch": batch.id, "key": MOVED_FROM})
-    run(engine, _FORGET, {"batch": batch.id, "key": _EXPORTS})
-
-
-_EXPORTS = "moved_exports"
-
-
-def _exports_noted(engine: Engine, batch: BatchStatus) -> dict[str, Digests]:
-    statement = text("SELECT settings -> :key AS exports FROM batches WHERE id = :batch")
-    found: dict[str, Digests] | None = run(engine, statement, {"key": _EXPORTS, "batch": batch.id})[0].exports
-    return found or {}
+    exports: dict[str, Digests] | None = run(engine, _NOTED, {"batch": batch.id, "key": _EXPORTS})[0].noted
+    delete_files(engine, source, batch, exports=exports)
+    run(engine, _FORGET, {"batch": batch.id, "keys": [MOVED_FROM, _EXPORTS]})
 
 
 def _switch(
