@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
+from console.commands.reading.reconcile_output import FORMATS, write_outcomes
 from jobs.batches import accepted_image_quotas, actions, drop_jobs_and_delete_batches
-from jobs.batches.manifest_reconciliation import outcomes, sums
+from jobs.batches.manifest_reconciliation import RowOutcome, outcomes, sums
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
 from jobs.states import ErrorKind
@@ -208,3 +210,18 @@ def test_a_deleted_batch_leaves_nothing_of_what_was_archived(engine: Engine, fox
     assert look(engine, "SELECT count(*) AS n FROM archived_jobs") == [{"n": 5}]
     drop_jobs_and_delete_batches.delete(engine, actions.status(engine, foxes))
     assert look(engine, "SELECT FROM archived_jobs") == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_takes_its_name_when_all_rows_are_in_it(tmp_path: Path, format: str) -> None:
+    out = tmp_path / "rows"
+    out.write_text("the former")
+
+    def rows() -> Iterator[RowOutcome]:
+        yield from ()
+        raise ConnectionError("the database went away")
+
+    with pytest.raises(ConnectionError):
+        write_outcomes(format, rows(), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert out.read_text() == "the former"

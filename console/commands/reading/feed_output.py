@@ -1,17 +1,17 @@
 """What `nightmill feed` writes: JSON lines, an Arrow stream or a Parquet file, to standard output or a file."""
 
 import io
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from sqlalchemy import Engine
 
 from console.terminal.output import print_line
+from console.terminal.output_file import complete_file
 from console.terminal.streams import Output, was_read
 from jobs.errors import UsageError
 from jobs.images.feed import Cursor, pages
@@ -128,29 +128,10 @@ def feed_output(format: str, query: FeedQuery, out: Path | None) -> Iterator[Fee
         yield output
         output.close()
         return
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out {out}: must be a file in a folder that exists")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            output = _OUTPUTS[format](query, file)
-            yield output
-            output.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-        _sync_folder(out.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    with complete_file(out) as file:
+        output = _OUTPUTS[format](query, file)
+        yield output
+        output.close()
 
 
 def _tables(

@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from console.terminal.output import print_line
+from console.terminal.output_file import complete_file
 from jobs.batches.manifest_reconciliation import RowOutcome
 from jobs.errors import UsageError
 
@@ -26,20 +28,17 @@ def write_outcomes(format: str, rows: Iterable[RowOutcome], out: Path | None) ->
     if format == "parquet":
         if out is None:
             raise UsageError("--format parquet needs --out FILE")
-        _write_parquet(rows, _checked(out))
+        with complete_file(out) as file:
+            _write_parquet(rows, file)
         return
     write: Callable[[Iterable[RowOutcome], TextIO], None] = _write_csv if format == "csv" else _write_json
     if out is None:
         write(rows, sys.stdout)
         return
-    with _checked(out).open("w", encoding="utf-8", newline="") as file:
-        write(rows, file)
-
-
-def _checked(out: Path) -> Path:
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out {out}: must be a file in a folder that exists")
-    return out
+    with complete_file(out) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        write(rows, text)
+        text.detach()  # else it closes the file
 
 
 def _write_json(rows: Iterable[RowOutcome], file: TextIO) -> None:
@@ -75,7 +74,7 @@ def _flat(row: RowOutcome) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _COLUMNS} | nested
 
 
-def _write_parquet(rows: Iterable[RowOutcome], out: Path) -> None:
+def _write_parquet(rows: Iterable[RowOutcome], file: BinaryIO) -> None:
     import pyarrow as pa  # noqa: PLC0415 - takes time to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -91,7 +90,7 @@ def _write_parquet(rows: Iterable[RowOutcome], out: Path) -> None:
             for name in _COLUMNS
         ]
     )
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         left = iter(rows)
         while page := list(islice(left, 20_000)):
             values = [_flat(row) | {"images": row.images} for row in page]
