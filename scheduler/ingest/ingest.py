@@ -262,17 +262,28 @@ def _note(
     connection: Connection, batch: BatchId, order: SubmitRequest, load: Load, lines: LineCounts
 ) -> None:
     """Store the source of the seeds, the circumstances that the rows depend on, and the counts of lines."""
-    is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
-    used = {key: value for key, value in order.circumstances.items() if is_used[key]}
     statement = text("""
         UPDATE batches SET settings = settings || CAST(:more AS jsonb), seed_from = :source,
             lines = CAST(:lines AS jsonb)
         WHERE id = :id""")
-    counts = lines.report(load.rows - load.rejected, load.rejected) | {
-        "manifest_sha256": order.manifest.sha256
+    values = {
+        "more": json.dumps(used_circumstances(order, load)),
+        "source": load.seeds.source,
+        "lines": json.dumps(line_counts(order, load, lines)),
     }
-    values = {"more": json.dumps(used), "source": load.seeds.source, "lines": json.dumps(counts)}
     connection.execute(statement, {"id": batch, **values})
+
+
+def used_circumstances(order: SubmitRequest, load: Load) -> dict[str, str]:
+    """Return the circumstances that the rows depend on, as the batch's settings keep them."""
+    is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
+    return {key: value for key, value in order.circumstances.items() if is_used[key]}
+
+
+def line_counts(order: SubmitRequest, load: Load, lines: LineCounts) -> dict[str, Any]:
+    """Return what became of the manifest's lines, and of which manifest, as the batch keeps it."""
+    counted = lines.report(load.rows - load.rejected, load.rejected)
+    return counted | {"manifest_sha256": order.manifest.sha256}
 
 
 def _create(connection: Connection, order: SubmitRequest) -> Ingested:

@@ -25,9 +25,16 @@ from jobs.queue.row_changes import Difference
 from jobs.queue.sql_predicates import reopening
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
-from scheduler.ingest.ingest import CHOSEN, TELL_EVERY, free_digest, strictly
+from scheduler.ingest.ingest import (
+    CHOSEN,
+    TELL_EVERY,
+    free_digest,
+    line_counts,
+    strictly,
+    used_circumstances,
+)
 from scheduler.ingest.seed_by_id_or_row import UnfitIdsError
-from scheduler.ingest.submit_request import FOLDER, MODEL, SubmitRequest, slug
+from scheduler.ingest.submit_request import SubmitRequest, slug
 
 _BASE = text(f"""
     SELECT id, name, output, settings, manifest_sha256, archived_at, cancelled_at, {sql_columns()}
@@ -69,9 +76,8 @@ def find_base(engine: Engine, batch: str) -> Base:
     if row.cancelled_at is not None:
         raise UsageError(f"batch {row.name} was cancelled: `nightmill retry {row.name}` first")
     policy, _ = policy_of(row._mapping)
-    given = policy.model_fields_set | set(type(policy).model_fields)
-    chosen = set(row.settings.get(CHOSEN, ()))
-    known = type(policy).model_construct(_fields_set=given - chosen, **dict(policy))
+    given = type(policy).model_fields.keys() - set(row.settings.get(CHOSEN, ()))
+    known = type(policy).model_construct(_fields_set=given, **dict(policy))
     return Base(found.id, row.name, row.output, row.settings, row.manifest_sha256, known)
 
 
@@ -183,11 +189,7 @@ def _apply(
     more = row_changes.apply(connection, base.id)
     if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id, is_later=True):
         connection.execute(_REOPEN, {"batch": base.id})
-    is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
-    used = {key: value for key, value in order.circumstances.items() if is_used[key]}
-    counts = lines.report(load.rows - load.rejected, load.rejected) | {
-        "manifest_sha256": order.manifest.sha256
-    }
+    counts = line_counts(order, load, lines)
     chosen = {CHOSEN: base.settings[CHOSEN]} if CHOSEN in base.settings else {}
     values = {
         "batch": base.id,
@@ -198,7 +200,7 @@ def _apply(
         "rejected": load.rejected,
         "more": more,
         "lines": json.dumps(counts) if rows == load.rows else None,  # not of rows that are kept
-        "settings": json.dumps(asdict(order.reading) | chosen | used),
+        "settings": json.dumps(asdict(order.reading) | chosen | used_circumstances(order, load)),
     }
     connection.execute(_STORE, values)
     add_shards_of(connection, base.id)
