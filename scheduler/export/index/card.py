@@ -7,6 +7,7 @@ import yaml
 
 from models.catalogue.card import Card
 from scheduler.export.exporters import WrittenFile
+from scheduler.export.index import data_contract
 from scheduler.export.index.card_metadata import card_metadata
 from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.index.dataset_statistics import MOST_CLASSES, Facts, Group, images_of
@@ -160,8 +161,8 @@ def _files(dataset: Dataset) -> str:
         "## Files",
         "",
         "`sha256sum -c SHA256SUMS` checks all files. `croissant.json` describes the dataset for machines (Croissant "
-        "1.1), `datacontract.yaml` its columns (Open Data Contract Standard 3.1). `_SUCCESS` is written last and tells "
-        "whether the dataset is complete.",
+        f"1.1), `datacontract.yaml` its columns (Open Data Contract Standard {data_contract.STANDARD}). `_SUCCESS` is "
+        "written last and tells whether the dataset is complete.",
         "",
         table(["split", "files"], [(name, f"{len(files):,}") for name, files in dataset.splits.items()]),
     ]

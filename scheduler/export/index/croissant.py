@@ -9,40 +9,20 @@ from scheduler.export.index.columns import description
 from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.index.dataset_statistics import Facts
 from scheduler.export.index.licences import licence_url
+from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE
 from scheduler.export.rows.hugging_face import IMAGE
 
 NAME = "croissant.json"
 VERSION = "http://mlcommons.org/croissant/1.1"
 
-_MEDIA_TYPES = {
-    "application/vnd.apache.parquet": "application/x-parquet",
-    "application/x-ndjson": "application/jsonlines",
-}
+_MEDIA_TYPES = {CONTENT_TYPE: CROISSANT_TYPE, "application/x-ndjson": "application/jsonlines"}
+"""Those that Croissant's readers know, where they aren't those that the files are stored with."""
+
 _TERMS = (
-    *(
-        "citeAs",
-        "column",
-        "equivalentProperty",
-        "extract",
-        "field",
-        "fileProperty",
-        "fileObject",
-        "fileSet",
-        "format",
-    ),
-    *("includes", "excludes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
-    *(
-        "references",
-        "regex",
-        "repeated",
-        "replace",
-        "samplingRate",
-        "separator",
-        "source",
-        "subField",
-        "transform",
-    ),
-)
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
+    "includes", "excludes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
+    "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",

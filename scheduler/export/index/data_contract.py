@@ -12,6 +12,8 @@ from scheduler.export.parquet_file import SCHEMA_VERSION
 from scheduler.export.rows.hugging_face import IMAGE
 
 NAME = "datacontract.yaml"
+STANDARD = "3.2"
+"""Version of the Open Data Contract Standard."""
 
 _FORMATS = {"application/x-parquet": "parquet", "text/csv": "csv", "application/jsonlines": "json"}
 _UNIQUE = ("image_id", "job_id", "sample_key")
@@ -34,7 +36,7 @@ def contract(dataset: Dataset) -> dict[str, Any]:
     """Return the contract; a table of images with the columns of the files that hold the rows."""
     rows = dataset.exporter.row_files()
     return {
-        "apiVersion": "v3.2.0",
+        "apiVersion": f"v{STANDARD}.0",
         "kind": "DataContract",
         "id": str(uuid5(NAMESPACE_URL, f"nightmill:{dataset.name}")),
         "name": dataset.name,
