@@ -15,12 +15,11 @@ from console.terminal.output import print_line
 from console.terminal.output_file import complete_file
 from jobs.batches.manifest_reconciliation import RowOutcome
 from jobs.errors import UsageError
+from scheduler.export.rows.spreadsheet_formulas import FORMULA
 
 FORMATS = ("jsonl", "csv", "parquet")
 
 _COLUMNS = [field.name for field in fields(RowOutcome)]
-_FORMULA = re.compile("^[=+\\-@\t\r\n＝＋－＠]")
-"""What makes a spreadsheet run a text as a formula (OWASP, CSV Injection)."""
 
 
 def write_outcomes(format: str, rows: Iterable[RowOutcome], out: Path | None) -> None:
@@ -61,7 +60,7 @@ def _write_csv(rows: Iterable[RowOutcome], file: TextIO) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    return f"'{value}" if isinstance(value, str) and re.match(FORMULA, value) else value
 
 
 def _flat(row: RowOutcome) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, e
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.prefetch_iterator import read_ahead
-
-_FORMULA = "^[=+\\-@\t\r\n＝＋－＠]"
-"""What makes a spreadsheet run a text as a formula (OWASP, CSV Injection)."""
+from scheduler.export.rows.spreadsheet_formulas import FORMULA
 
 
 @exporter("csv", shard_rows=100_000)
@@ -56,5 +54,5 @@ def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _quoted(texts: pa.Array) -> pa.Array:
-    is_formula = pc.match_substring_regex(texts, _FORMULA)
+    is_formula = pc.match_substring_regex(texts, FORMULA)
     return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)
