@@ -1,6 +1,6 @@
 """`nightmill export`: write batches' image rows, and their images, as a dataset."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from scheduler.export.export_options import GivenOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 from scheduler.export.open_export import found_there
+
+if TYPE_CHECKING:
+    from scheduler.export.run_export import Exported
 
 MOST_SHOWN = 100
 
@@ -76,27 +79,13 @@ def export(
             _announce(open_session, order)
         done = export_with_progress(open_session, order, follow=follow)
         remaining = sum(actions.status(open_session.engine, str(b.id)).remaining for b in order.batches)
-    places = [order.store.locate(order.prefix + file["name"]) for file in done.files]
-    index = [order.store.locate(order.prefix + file["name"]) for file in done.index]
     if as_json:
-        told = {
-            "export": done.id,
-            "batch": order.dataset,
-            "batches": [batch.name for batch in order.batches],
-            "format": format_,
-            "folder": order.store.locate(order.prefix.rstrip("/")) if order.prefix else order.store.uri,
-            "images": done.images,
-            "shards": done.shards,
-            "complete": done.is_complete,
-            "remaining": remaining,
-        }
-        print_json(told | {"files": places, "index": index})
+        print_json(_report(order, done, remaining))
         return
-    shown = places[:MOST_SHOWN]
-    for place, file in zip(shown, done.files, strict=False):
-        print_line(f"{place}\t{_size(file)}")
-    if len(places) > len(shown):
-        note(f"and {len(places) - len(shown):,} files more: `nightmill exports show {done.id}`, or --json")
+    for file in done.files[:MOST_SHOWN]:
+        print_line(f"{_place(order, file)}\t{_size(file)}")
+    if (more := len(done.files) - MOST_SHOWN) > 0:
+        note(f"and {more:,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:
         note(f"{plural(remaining, 'job')} of {order.dataset} not finished: export again later, or --follow")
 
@@ -123,6 +112,26 @@ def _order(
     store = open_session.store(to)
     options = export_options(open_session, found, format, given, (store.uri, ""))
     return ExportRequest(found, format, store, name=name or "", options=options, overwrite=overwrite)
+
+
+def _report(order: ExportRequest, done: "Exported", remaining: int) -> dict[str, Any]:
+    return {
+        "export": done.id,
+        "batch": order.dataset,
+        "batches": [batch.name for batch in order.batches],
+        "format": order.format,
+        "folder": order.store.locate(order.prefix.rstrip("/")) if order.prefix else order.store.uri,
+        "images": done.images,
+        "shards": done.shards,
+        "complete": done.is_complete,
+        "remaining": remaining,
+        "files": [_place(order, file) for file in done.files],
+        "index": [_place(order, file) for file in done.index],
+    }
+
+
+def _place(order: ExportRequest, file: File) -> str:
+    return order.store.locate(order.prefix + file["name"])
 
 
 def _size(file: File) -> str:

@@ -68,9 +68,8 @@ def run(
     tell(report, as_json)
     counts = report["counts"]
     is_short = report["short"] is not None and report["short"]["images"] > 0
-    if report["reconciliation"]["problems"]:
-        raise typer.Exit(1)
-    if counts["failed"] or open_jobs(counts) or not counts["done"] + counts["blocked"] or is_short:
+    is_unfinished = open_jobs(counts) or not counts["done"] + counts["blocked"]
+    if counts["failed"] or is_unfinished or is_short or report["reconciliation"]["problems"]:
         raise typer.Exit(1)
 
 
