@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db import cluster_epochs
 from jobs.db.engine import run
-from jobs.images.consumers import READERS
+from jobs.images.consumers import READERS, READS
 
 _AFTER = """(t.epoch, t.xid, t.id) > (c.epoch, c.xid, c."position")
     AND (c.batch_id IS NULL OR t.batch_id = c.batch_id)"""
@@ -19,9 +19,7 @@ _CONSUMERS = text(f"""
     )
     SELECT c.name, c.epoch || '-' || c.xid || '-' || c."position" AS cursor, c.kinds, b.name AS batch, c.created_at,
         c.acknowledged_at, behind.rows, behind.held_back, extract(epoch FROM now() - behind.since) AS seconds,
-        (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-           AND classid = CAST(:readers AS bigint)::oid AND objid = CAST(c.id AS bigint)::oid
-           AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1) AS reader_pid
+        (SELECT pid FROM pg_locks WHERE {READS.format(number="c.id")} LIMIT 1) AS reader_pid
     FROM consumers c LEFT JOIN batches b ON b.id = c.batch_id CROSS JOIN edge CROSS JOIN LATERAL (
         SELECT count(*) AS rows, min(created_at) AS since,
             count(*) FILTER (WHERE (unread.epoch, unread.xid) >= (edge.epoch, edge.xmin)) AS held_back

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -17,6 +16,11 @@ from jobs.states import EventKind
 READERS = 0x6E6D7264
 """First key of the advisory locks of consumers that are being read; the second one is the consumer's id."""
 
+READS = """locktype = 'advisory' AND granted AND objsubid = 2
+    AND classid = CAST(:readers AS bigint)::oid AND objid = CAST({number} AS bigint)::oid
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+"""SQL condition: a row of pg_locks is the lock of whoever reads as the consumer with this number."""
+
 _CURSOR = 'epoch, xid::text AS xid, "position" AS id'
 
 _CREATE = text("""
@@ -26,11 +30,9 @@ _CREATE = text("""
 _FIND = text(f"SELECT id AS number, {_CURSOR}, filter FROM consumers WHERE name = :name")
 _NAMES = text("SELECT name FROM consumers ORDER BY name")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:readers, :number)")
-_READER = text("""
-    SELECT a.pid, a.client_addr::text AS host FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-      AND l.classid = CAST(:readers AS bigint)::oid AND l.objid = CAST(:number AS bigint)::oid
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+_READER = text(f"""
+    SELECT pid, client_addr::text AS host FROM pg_stat_activity
+    WHERE pid IN (SELECT pid FROM pg_locks WHERE {READS.format(number=":number")})
 """)
 _ACKNOWLEDGE = text("""
     UPDATE consumers SET epoch = :epoch, xid = CAST(:xid AS xid8), "position" = :id, acknowledged_at = now(),
@@ -68,7 +70,7 @@ class Turn:
             "batch": self._query.batch,
             "filter": self._query.filter,
         }
-        if not run(self._engine, _ACKNOWLEDGE, _values(cursor) | old | more):
+        if not run(self._engine, _ACKNOWLEDGE, cursor.values | old | more):
             raise UsageError(
                 f"the cursor of the consumer {self._name} was changed by somebody else: some lines come again"
             )
@@ -111,7 +113,7 @@ def find_or_create(engine: Engine, name: str, since: Cursor | None) -> None:
         raise UsageError(f"{name!r} can't name a consumer: letters, digits, '.', '_' and '-', at most 100")
     begin = since or Cursor(0, 0, 0)
     check_cursor(engine, begin)
-    if run(engine, _CREATE, {"name": name} | _values(begin)) or since is None:
+    if run(engine, _CREATE, {"name": name} | begin.values) or since is None:
         return
     raise UsageError(
         f"the consumer {name} has its own cursor: leave --since off, or `nightmill consumers --reset {name} {since}`"
@@ -121,7 +123,7 @@ def find_or_create(engine: Engine, name: str, since: Cursor | None) -> None:
 def reset(engine: Engine, name: str, cursor: Cursor) -> None:
     """Set how far a consumer has come. Raises UsageError if there is none, or the cursor isn't of this database."""
     check_cursor(engine, cursor)
-    if not run(engine, _SET, {"name": name} | _values(cursor)):
+    if not run(engine, _SET, {"name": name} | cursor.values):
         _fail(engine, name)
 
 
@@ -135,7 +137,3 @@ def _fail(engine: Engine, name: str) -> None:
     names = [row.name for row in run(engine, _NAMES, {})]
     near = nearest(name, names)
     raise UsageError(f"there is no consumer {name!r}" + (f": did you mean {near!r}?" if near else ""))
-
-
-def _values(cursor: Cursor) -> dict[str, Any]:
-    return {"epoch": cursor.epoch, "xid": str(cursor.xid), "id": cursor.id}

@@ -7,7 +7,7 @@ precedes the transaction id, as the database may have been moved from another cl
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ PAGE = 2_000
 _LAST_ID = 10**18 - 1
 _DIGITS = r"(?:([0-9]{1,9})-)?([0-9]{1,19})-([0-9]{1,18})"
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Sized)
 
 
 class Cursor(NamedTuple):
@@ -36,6 +36,11 @@ class Cursor(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.xid}-{self.id}"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of SQL about this place: :epoch, :xid as text, :id."""
+        return {"epoch": self.epoch, "xid": str(self.xid), "id": self.id}
 
 
 # `is_other`: a row of this id was written in the same epoch by another transaction. `is_unknown`: no row of this epoch
@@ -51,8 +56,7 @@ _LOOK = text(f"""
 """)
 
 _END = text(f"""
-    SELECT {cluster_epochs.CURRENT} AS epoch, pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
-        pg_snapshot_xmax(pg_current_snapshot())::text AS xmax
+    SELECT {cluster_epochs.CURRENT} AS epoch, pg_snapshot_xmin(pg_current_snapshot())::text AS xmin
 """)
 
 
@@ -102,9 +106,9 @@ def through(
     while remaining is None or remaining > 0:
         (end,) = run(engine, _END, {})
         wanted = size if remaining is None else min(size, remaining)
-        place = {"epoch": since.epoch, "xid": str(since.xid), "id": since.id, "limit": wanted}
-        found, last = read_page(query.values | place | {"end_epoch": end.epoch, "end_xid": end.xmin})
-        count = len(found)  # type: ignore[arg-type]
+        bounds = since.values | {"end_epoch": end.epoch, "end_xid": end.xmin, "limit": wanted}
+        found, last = read_page(query.values | bounds)
+        count = len(found)
         if count < wanted:
             yield found, max(since, last or since, Cursor(end.epoch, int(end.xmin) - 1, _LAST_ID))
             return
@@ -132,8 +136,7 @@ def read(
 
 def check_cursor(engine: Engine, cursor: Cursor) -> None:
     """Raise UsageError for a cursor ahead of the database, with which rows would be skipped silently, or of another."""
-    values = {"epoch": cursor.epoch, "xid": str(cursor.xid), "id": cursor.id}
-    (look,) = run(engine, _LOOK, values)
+    (look,) = run(engine, _LOOK, cursor.values)
     if cursor[:2] >= (look.epoch, int(look.xmax)):
         raise UsageError(
             f"the cursor {cursor} is ahead of this database, which was restored to an earlier state, or is another: "
