@@ -68,45 +68,34 @@ _ARCHIVE = text(f"""
     SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
 """)
 
-_IMAGES = text("""
+
+def _by_place(table: str) -> TextClause:
+    """Return the statement that deletes a chunk of a table's rows in the order of the manifest."""
+    return text(f"""
     WITH chosen AS (
-        SELECT id, ordinal, "index" FROM images WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
+        SELECT id, ordinal, "index" FROM {table} WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
         ORDER BY batch_id, ordinal, "index" LIMIT :limit
     ), gone AS (
-        DELETE FROM images USING chosen WHERE images.id = chosen.id
+        DELETE FROM {table} USING chosen WHERE {table}.id = chosen.id
     )
     SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
-""")
+    """)
 
-_REJECTS = text("""
+
+def _by_id(table: str) -> TextClause:
+    """Return the statement that deletes a chunk of a table's rows in the order of their ids, in place of ordinals."""
+    return text(f"""
     WITH chosen AS (
-        SELECT id FROM rejects WHERE batch_id = :batch AND id > :ordinal AND :index <= 0
+        SELECT id FROM {table} WHERE batch_id = :batch AND id > :ordinal AND :index <= 0
         ORDER BY batch_id, id LIMIT :limit
     ), gone AS (
-        DELETE FROM rejects USING chosen WHERE rejects.id = chosen.id
+        DELETE FROM {table} USING chosen WHERE {table}.id = chosen.id
     )
     SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
-""")
+    """)
 
-_EVENTS = text("""
-    WITH chosen AS (
-        SELECT id FROM events WHERE batch_id = :batch AND id > :ordinal AND :index <= 0 ORDER BY id LIMIT :limit
-    ), gone AS (
-        DELETE FROM events USING chosen WHERE events.id = chosen.id
-    )
-    SELECT id, id AS ordinal, 0 AS "index" FROM chosen ORDER BY id
-""")
 
-_ARCHIVED_JOBS = text("""
-    WITH chosen AS (
-        SELECT id, ordinal, "index" FROM archived_jobs
-        WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index)
-        ORDER BY batch_id, ordinal, "index" LIMIT :limit
-    ), gone AS (
-        DELETE FROM archived_jobs USING chosen WHERE archived_jobs.id = chosen.id
-    )
-    SELECT id, ordinal, "index" FROM chosen ORDER BY ordinal, "index"
-""")
+_DELETED = (_JOBS, _by_place("images"), _by_id("rejects"), _by_place("archived_jobs"), _by_id("events"))
 
 # Of an archived batch, jobs are left where somebody has interrupted the archiving.
 _ENDED = text(f"""
@@ -131,8 +120,8 @@ def ended_before(engine: Engine, age_s: float) -> set[BatchId]:
 def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
     """Delete the jobs and attempts of an ended batch, keeping counts, image rows, and how the other jobs ended.
 
-    Returns the number of jobs.
-    Export, feed and verification of an archived batch work as before; its jobs can't be queued again.
+    Returns the number of jobs. Export, feed and verification of an archived batch work as before; its jobs can't be
+    queued again.
     """
     _mark(engine, batch)
     return _in_chunks(engine, _ARCHIVE, batch.id, on_rows)
@@ -156,7 +145,7 @@ def delete(
     if files is not None:
         delete_files(engine, files, batch)
     gone = 0
-    for statement in (_JOBS, _IMAGES, _REJECTS, _ARCHIVED_JOBS, _EVENTS):
+    for statement in _DELETED:
         gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
     transact(engine, partial(_delete_batch, batch))
     return gone
