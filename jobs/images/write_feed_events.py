@@ -61,21 +61,30 @@ def job_events(kind: EventKind, detail: Mapping[str, str], condition: str = "tru
     return f"""{BEGUN}, event_log AS (
         INSERT INTO events ({COLUMNS})
         SELECT {ID}, {WRITTEN}, '{kind}', j.batch_id, b.name, j.ordinal, j."index", j.row_id, j.id, NULL,
-            {json_object(detail)}
+            {_json_object(detail)}
         FROM (SELECT * FROM affected WHERE {condition} ORDER BY id) AS j JOIN batches b ON b.id = j.batch_id
     )"""
 
 
-def json_object(values: Mapping[str, str]) -> str:
+def _json_object(values: Mapping[str, str]) -> str:
     """Return the SQL of a JSON object without nulls, of names and the SQL of their values."""
     pairs = ", ".join(f"'{name}', {value}" for name, value in values.items())
     return f"jsonb_strip_nulls(jsonb_build_object({pairs}))"
 
 
-def retracted_events(reason: str = "CAST(:reason AS text)") -> str:
-    """Return the CTEs with which a statement writes an event for each image row of `retracted`; see `job_events`."""
-    keeps_file = "CASE WHEN CAST(:keeps_file AS bool) THEN true END"
-    detail = json_object({"reason": reason, "key": "i.key", "sha256": "i.sha256", "keeps_file": keeps_file})
+def retracted_events() -> str:
+    """Return the CTEs with which a statement writes an event for each image row of `retracted`; see `job_events`.
+
+    The statement has the parameters :reason and :keeps_file.
+    """
+    detail = _json_object(
+        {
+            "reason": "CAST(:reason AS text)",
+            "key": "i.key",
+            "sha256": "i.sha256",
+            "keeps_file": "CASE WHEN CAST(:keeps_file AS bool) THEN true END",
+        }
+    )
     return f"""{BEGUN}, event_log AS (
         INSERT INTO events ({COLUMNS})
         SELECT {ID}, {WRITTEN}, '{EventKind.RETRACTED}', i.batch_id, b.name, i.ordinal, i."index", i.row_id, i.job_id,
