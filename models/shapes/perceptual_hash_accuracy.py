@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from math import hypot
 
 import cv2
@@ -64,12 +64,12 @@ class NearCopies:
 
 def near_copies(pictures: Sequence[Sequence[Pixels]], distance: int) -> NearCopies:
     """Hash pictures, given by prompt, and copies of them, and compare."""
-    every = [picture for of_prompt in pictures for picture in of_prompt]
+    hashes = [[_hash(picture) for picture in of_prompt] for of_prompt in pictures]
+    every = list(zip(chain.from_iterable(pictures), chain.from_iterable(hashes), strict=True))
     found = {
-        name: float(np.mean([_distance(picture, copy(picture)) <= distance for picture in every]))
+        name: _share([(own ^ _hash(copy(picture))).bit_count() <= distance for picture, own in every])
         for name, copy in COPIES.items()
     }
-    hashes = [[int(perceptual_hash(picture), 16) for picture in of_prompt] for of_prompt in pictures]
     scenes = [[read(picture) for picture in of_prompt] for of_prompt in pictures]
     other_seeds = [
         (one ^ other).bit_count() <= distance
@@ -90,8 +90,8 @@ def _share(near: Sequence[bool]) -> float:
     return sum(near) / max(1, len(near))
 
 
-def _distance(picture: Pixels, copy: Pixels) -> int:
-    return (int(perceptual_hash(picture), 16) ^ int(perceptual_hash(copy), 16)).bit_count()
+def _hash(picture: Pixels) -> int:
+    return int(perceptual_hash(picture), 16)
 
 
 def _shows_the_same(first: Scene | None, second: Scene | None) -> bool:
