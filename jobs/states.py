@@ -97,7 +97,7 @@ class EventKind(StrEnum):
     SEALED = "sealed"
     """A shard of an export was written and will not change; a later version of it is another event."""
     BATCH = "batch"
-    """A batch has ended, or has unfinished jobs again."""
+    """A batch has ended, has unfinished jobs again, or was moved to another output."""
 
 
 STORED_EVENTS = tuple(kind for kind in EventKind if kind != EventKind.IMAGE)

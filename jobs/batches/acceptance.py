@@ -1,8 +1,8 @@
 """Acceptance: judges by the policy key `accept` which images count to their batch's target.
 
-An image is judged once, in the order of image ids, and never again. `duplicate` in a condition says whether it is a
-near-duplicate of an image that was accepted before; it is missing for images without a perceptual hash. An image for
-which the condition is neither true nor false isn't accepted.
+An image is judged once, in the order of image ids; anew only if a later manifest changes its row. `duplicate` in a
+condition says whether it is a near-duplicate of an image that was accepted before; it is missing for images without a
+perceptual hash. An image for which the condition is neither true nor false isn't accepted.
 """
 
 import logging
