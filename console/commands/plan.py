@@ -26,7 +26,7 @@ from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.optional_packages import is_installed
 from scheduler.ingest.dry_run import make_plan
-from scheduler.ingest.dry_run import report as plan_report
+from scheduler.ingest.dry_run_plan import report as plan_report
 from scheduler.ingest.expected_replacements import measured_losses
 
 

@@ -16,7 +16,9 @@ from jobs.manifest import Row, plain_sampler, read_rows
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS, other_names, viewer_name
 from models.errors import UnknownModelError
-from scheduler.ingest.dry_run import SHALLOW, SHOWN, Plan, make_plan, report
+from scheduler.ingest.dry_run import SHALLOW, make_plan
+from scheduler.ingest.dry_run_plan import Plan, report
+from scheduler.ingest.duplicate_detection import SHOWN
 from scheduler.ingest.ingest import ingest
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules
 from tests.factories import look, order_for
