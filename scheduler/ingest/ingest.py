@@ -28,12 +28,11 @@ from jobs.queue.row_changes import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated
+from scheduler.ingest.find_batch import CHOSEN, digest_and_batch, find_batch
 from scheduler.ingest.seed_by_id_or_row import UnfitIdsError, possible_sources
 from scheduler.ingest.submit_request import FOLDER, MODEL, SubmitRequest
 
 TELL_EVERY = 1_000
-CHOSEN = "chosen"
-"""Key of the column `settings`: the policy's keys that ingest chose; earlier versions stored none."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ def ingest(
     be over `max_jobs` jobs; for a recipe, before any row is made.
     """
     with engine.begin() as connection:
-        batch = _known(connection, order) or _create(connection, order)
+        found = find_batch(connection, order)
+        batch = _ingested(found) if found else _create(connection, order)
         on_batch(batch)
         if not batch.is_new:
             _check_strictly(batch, order)
@@ -188,31 +188,6 @@ def describe(reject: Reject, label: str) -> str:
     return f"{label}, line {reject.line}{column}: {reject.reason}"
 
 
-def _known(connection: Connection, order: SubmitRequest) -> Ingested | None:
-    """Return the order's batch if it exists, including one made by an earlier version."""
-    _, row = _place(connection, order)
-    row = row or _without_name(connection, order) or _from_before_seeds_by_id(connection, order)
-    for digest in () if row else order.older_digests():
-        found = _with_digest(connection, digest)
-        if found and FOLDER not in _differences(found, order):
-            row = row or found
-    return _ingested(row) if row else None
-
-
-def _without_name(connection: Connection, order: SubmitRequest) -> Row[Any] | None:
-    """Return the batch that was made of the order without a name, if the name given now is what it is called."""
-    if order.name is None:
-        return None
-    _, row = _place(connection, replace(order, name=None))
-    return row if row and row.name == order.name else None
-
-
-def _from_before_seeds_by_id(connection: Connection, order: SubmitRequest) -> Row[Any] | None:
-    """Return the batch that an earlier version made of the order, with what was then the default of its seeds."""
-    _, row = _place(connection, order.with_defaults_given())
-    return row if row and CHOSEN not in row.settings else None
-
-
 def _ingested(row: Row[Any]) -> Ingested:
     return Ingested(
         row.id,
@@ -224,38 +199,6 @@ def _ingested(row: Row[Any]) -> Ingested:
         row.policy.get("batch_seed", 0),
         SeedSource(row.seed_from),
     )
-
-
-def _place(connection: Connection, order: SubmitRequest) -> tuple[str, Row[Any] | None]:
-    """Return the order's digest and the batch that has it, unless that batch depends on different circumstances."""
-    depends: set[str] = set()
-    while True:
-        digest = order.digest(*sorted(depends))
-        row = _with_digest(connection, digest)
-        more = _differences(row, order) - depends if row else set()
-        if not more:
-            return digest, row
-        depends |= more
-
-
-def free_digest(connection: Connection, order: SubmitRequest, batch: BatchId, name: str) -> str:
-    """Return the digest by which a submit of the order finds a batch; with the batch's name if another has it."""
-    for one in (order, replace(order, name=name)):
-        digest, row = _place(connection, one)
-        if row is None or row.id == batch:
-            return digest
-    raise UsageError(f"this manifest with these settings is batch {row.name} already" if row else "")
-
-
-def _differences(row: Row[Any], order: SubmitRequest) -> set[str]:
-    return {key for key, value in order.circumstances.items() if row.settings.get(key, value) != value}
-
-
-def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
-    statement = text(
-        "SELECT id, name, rows, rejected, jobs, settings, seed_from, policy FROM batches WHERE digest = :digest"
-    )
-    return connection.execute(statement, {"digest": digest}).one_or_none()
 
 
 def _note(
@@ -288,7 +231,7 @@ def line_counts(order: SubmitRequest, load: Load, lines: LineCounts) -> dict[str
 
 def _create(connection: Connection, order: SubmitRequest) -> Ingested:
     """Create an empty batch; if another process is creating the same one, wait for it and return that."""
-    digest, _ = _place(connection, order)
+    digest, _ = digest_and_batch(connection, order)
     wanted = order.wanted_name
     for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
         values = _batch_values(order) | {"name": name, "digest": digest}
@@ -298,8 +241,8 @@ def _create(connection: Connection, order: SubmitRequest) -> Ingested:
         batch = connection.execute(statement).scalar_one_or_none()
         if batch is not None:
             return Ingested(batch, name, True, 0, 0, 0, order.batch_seed)
-        if known := _known(connection, order):
-            return known
+        if found := find_batch(connection, order):
+            return _ingested(found)
     raise UsageError(
         f"the name {wanted!r} belongs to a batch of another manifest or other settings; choose another --name"
     )

@@ -25,14 +25,8 @@ from jobs.queue.row_changes import Difference
 from jobs.queue.sql_predicates import reopening
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
-from scheduler.ingest.ingest import (
-    CHOSEN,
-    TELL_EVERY,
-    free_digest,
-    line_counts,
-    strictly,
-    used_circumstances,
-)
+from scheduler.ingest.find_batch import CHOSEN, free_digest
+from scheduler.ingest.ingest import TELL_EVERY, line_counts, strictly, used_circumstances
 from scheduler.ingest.seed_by_id_or_row import UnfitIdsError
 from scheduler.ingest.submit_request import SubmitRequest, slug
 
