@@ -1,7 +1,7 @@
 """`--onto BATCH` of `run`, `submit` and `plan`: bring a batch that is there to a later version of its manifest."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from console.manifests.submit_request_from_options import order_of
@@ -28,15 +28,8 @@ def bring_onto(
         order_of(_as_read_before(options, base), settings, base.policy) as (order, rules),
         counting("comparing", order.manifest.rows) as tell,
     ):
-        attempt: Callable[[], Applied] = lambda: apply_onto(  # noqa: E731
-            open_session.engine,
-            base,
-            order,
-            rules,
-            tell,
-            keeps_dropped=options.keep_dropped,
-            is_dry=is_dry,
-        )
+        known = open_session.engine, base, order, rules, tell
+        attempt = partial(apply_onto, *known, keeps_dropped=options.keep_dropped, is_dry=is_dry)
         return base, open_session.patiently(attempt)
 
 
