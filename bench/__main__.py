@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from types import FrameType
 
 from bench.cpu import measure as measure_cpu
-from bench.export.measure import measure as measure_export
+from bench.export.parquet_and_webdataset_speed import measure as measure_export
 from bench.harness.machine import this_machine
 from bench.harness.progress import note
 from bench.harness.results import Figure, Result

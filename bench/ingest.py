@@ -17,7 +17,7 @@ from bench.harness.services import Place, engine_on, settle
 from bench.manifests import write_manifest
 from jobs.manifest import RowRules, open_source, read_rows
 from jobs.policy.parse_set_options import parse_policy
-from jobs.queue.row_changes import JOB_COLUMNS
+from jobs.queue.update_jobs_from_manifest import JOB_COLUMNS
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.ingest import ingest
 from scheduler.ingest.rules_from_catalogue import Reading, row_rules

@@ -38,7 +38,8 @@ class StateRules:
 class JobState(StrEnum):
     """State of a job: the table of states, from which sets of them, counts and the documentation are derived.
 
-    Every change of it is one statement in `jobs.queue.transitions`, or in `jobs.queue.row_changes` if the row changes.
+    Every change of it is one statement in `jobs.queue.transitions`, or in `jobs.queue.update_jobs_from_manifest` if the
+    row changes.
     """
 
     rules: StateRules

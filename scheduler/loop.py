@@ -9,8 +9,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
-from jobs.batches.acceptance import AcceptanceJudge
 from jobs.batches.batch_end_events import record_batch_events
+from jobs.batches.judge_images_by_accept_condition import AcceptanceJudge
 from jobs.db.engine import run
 from jobs.errors import ServiceError
 from jobs.monitoring import metrics

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from pydantic import SecretStr
@@ -92,6 +93,13 @@ def _no_settings_from_outside() -> None:
         del os.environ[name]
     # It draws in no time and takes any prompt; tests of the default model say so.
     os.environ["NIGHTMILL_DEFAULT_MODEL"] = "tiny-random"
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """What a test's command sets in the environment, such as HF_HUB_OFFLINE, is not there in the tests after it."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

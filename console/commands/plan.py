@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from console.command_options import Json
-from console.manifests.onto_batch import bring_onto, check_options, said
+from console.manifests.onto_option import bring_onto, check_options, said
 from console.manifests.submit_request_from_options import order_of
 from console.session import session
 from console.submit_options import ManifestOptions, takes

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from console.batch_folder_claim import BatchFolder
-from console.manifests.onto_batch import bring_onto, check_options, tell_changes
+from console.manifests.onto_option import bring_onto, check_options, tell_changes
 from console.manifests.submit_request_from_options import order_of
 from console.session import Session
 from console.submit_options import SubmitOptions

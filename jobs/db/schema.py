@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
-from jobs.db.acceptance_table import image_acceptance
+from jobs.db.accepted_images_table import image_acceptance
 from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
 from jobs.db.events_and_consumers_tables import archived_jobs, consumers, events
 from jobs.db.export_tables import export_shards, exports

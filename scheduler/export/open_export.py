@@ -12,7 +12,7 @@ from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
-from scheduler.export.compare_files import check_files
+from scheduler.export.compare_files_with_database import check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 

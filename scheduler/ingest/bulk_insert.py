@@ -13,7 +13,7 @@ from jobs.db import schema
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.manifest import Reject, Row
 from jobs.manifest.seeds import Seeds
-from jobs.queue.row_changes import JOB_COLUMNS
+from jobs.queue.update_jobs_from_manifest import JOB_COLUMNS
 from jobs.states import SeedSource
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats

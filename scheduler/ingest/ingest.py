@@ -24,7 +24,7 @@ from jobs.manifest.seeds import Seeds
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
-from jobs.queue.row_changes import Difference
+from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.duplicate_detection import Repeated

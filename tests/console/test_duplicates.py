@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches.acceptance import judge_all
+from jobs.batches.judge_images_by_accept_condition import judge_all
 from jobs.images import feed
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested

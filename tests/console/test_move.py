@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import move_files
+from jobs.batches import move_images_to_output as move_files
 from jobs.exports.records import add_shards, create, exports_of, move_exports
 from jobs.images import feed
 from jobs.outputs.ownership import read_owner

@@ -11,8 +11,8 @@ from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
-from jobs.batches.acceptance import VERDICTS
 from jobs.batches.batch_end_events import record_batch_events
+from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, images_by_id
 from jobs.batches.retract_images import retract as retract_images
 from jobs.batches.status import BatchStatus

@@ -25,11 +25,11 @@ from console.terminal.output import (
 from console.terminal.progress import summary
 from console.terminal.schedule_text import schedule_facts, warn_of_deadline
 from jobs.batches import actions
-from jobs.batches.acceptance import rejected as rejected_images
 from jobs.batches.accepted_image_quotas import short, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
+from jobs.batches.judge_images_by_accept_condition import rejected as rejected_images
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes

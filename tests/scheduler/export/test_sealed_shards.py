@@ -36,7 +36,7 @@ from scheduler.ingest.ingest import Ingested
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 from tests.ownership import render
 from tests.scheduler.export.datasets import with_pictures
-from tests.scheduler.ingest.test_onto import first, onto
+from tests.scheduler.ingest.test_update_batch_from_manifest import first, onto
 
 ROWS = 2
 

@@ -12,16 +12,16 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import accepted_image_quotas, actions
-from jobs.batches.acceptance import judge_all
+from jobs.batches.judge_images_by_accept_condition import judge_all
 from jobs.batches.manifest_reconciliation import outcomes, sums
 from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes, raise_low_watermarks
-from jobs.queue.row_changes import Difference
+from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import ErrorKind, JobState
 from scheduler.ingest.ingest import Ingested
-from scheduler.ingest.onto import apply_onto, find_base
+from scheduler.ingest.update_batch_from_manifest import apply_onto, find_base
 from tests.factories import (
     MODEL,
     change,

@@ -26,7 +26,7 @@ from jobs.rate_limited_log import RateLimitedLog
 from jobs.states import OPEN, sql_list
 
 if TYPE_CHECKING:
-    from jobs.images.accepted_hashes import AcceptedHashes
+    from jobs.images.perceptual_hashes_of_accepted_images import AcceptedHashes
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class AcceptanceJudge:
 
 
 def _progress(batch: BatchId) -> _Progress:
-    from jobs.images.accepted_hashes import AcceptedHashes  # noqa: PLC0415 - numpy takes a tenth of a second
+    from jobs.images.perceptual_hashes_of_accepted_images import AcceptedHashes  # noqa: PLC0415 - numpy takes a tenth of a second
 
     return _Progress(AcceptedHashes(batch))
 

@@ -11,8 +11,8 @@ from console.terminal.output import note, plural
 from console.terminal.progress import counting
 from jobs.errors import UsageError
 from jobs.policy.parse_set_options import is_policy_key
-from jobs.queue.row_changes import Difference
-from scheduler.ingest.onto import Applied, Base, apply_onto, find_base
+from jobs.queue.update_jobs_from_manifest import Difference
+from scheduler.ingest.update_batch_from_manifest import Applied, Base, apply_onto, find_base
 
 T = TypeVar("T", bound=ManifestOptions)
 

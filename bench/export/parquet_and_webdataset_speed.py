@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import Engine
 
 from bench.export.feed import measure_feed
-from bench.export.finished_batch import finished_batch
+from bench.export.make_finished_batch import finished_batch
 from bench.harness.alternating_measurements import Samples, seconds, take_turns
 from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on

@@ -20,9 +20,9 @@ from jobs.manifest import LineCounts, RowRules, read_rows
 from jobs.manifest.seeds import UnplacedSeeds
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of, sql_columns
-from jobs.queue import row_changes
-from jobs.queue.row_changes import Difference
+from jobs.queue import update_jobs_from_manifest
 from jobs.queue.sql_predicates import reopening
+from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.find_batch import CHOSEN, free_digest
@@ -127,7 +127,7 @@ def apply_onto(
         _check_ids_of_batch(connection, base)
         load, lines = _stage(connection, base, order, rules, on_rows)
         connection.execute(_LOCK, {"batch": base.id})
-        difference = row_changes.compare(
+        difference = update_jobs_from_manifest.compare(
             connection,
             base.id,
             load.seeds.offset,
@@ -150,7 +150,7 @@ def _transaction(engine: Engine, *, is_dry: bool) -> Iterator[Connection]:
 
 
 def _check_ids_of_batch(connection: Connection, base: Base) -> None:
-    without, repeated = row_changes.unmatchable_rows(connection, base.id)
+    without, repeated = update_jobs_from_manifest.unmatchable_rows(connection, base.id)
     if without or repeated:
         raise UsageError(
             f"--onto {base.name}: rows are matched by their ids, and in that batch {without:,} rows have none, "
@@ -161,7 +161,7 @@ def _check_ids_of_batch(connection: Connection, base: Base) -> None:
 def _stage(
     connection: Connection, base: Base, order: SubmitRequest, rules: RowRules, on_rows: Callable[[int], None]
 ) -> tuple[Load, LineCounts]:
-    row_changes.stage(connection)
+    update_jobs_from_manifest.stage(connection)
     lines = LineCounts()
     try:
         seeds = UnplacedSeeds(base.policy.batch_seed, SeedSource(base.policy.seed_from))
@@ -180,7 +180,7 @@ def _stage(
 def _apply(
     connection: Connection, base: Base, order: SubmitRequest, load: Load, lines: LineCounts, rows: int
 ) -> None:
-    more = row_changes.apply(connection, base.id)
+    more = update_jobs_from_manifest.apply(connection, base.id)
     if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id, is_later=True):
         connection.execute(_REOPEN, {"batch": base.id})
     counts = line_counts(order, load, lines)
