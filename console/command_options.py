@@ -35,6 +35,10 @@ Canary = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="the first N rows go ahead; too many bad ones pause the batch"),
 ]
+Reuse = Annotated[
+    str | None,
+    typer.Option(metavar="on|off", help="copy images of the same inputs from other batches; default: on"),
+]
 Strict = Annotated[bool, typer.Option(help="a bad row stops everything, nothing is ingested")]
 Format = Annotated[
     str | None, typer.Option("--input-format", help="of the manifest, when its name doesn't say")

@@ -8,7 +8,7 @@ from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
 
 _EFFORT = text("""
-    SELECT count(*) AS images, coalesce(sum(
+    SELECT count(*) AS images, count(reused_from) AS reused, coalesce(sum(
         coalesce((timings ->> 'generate')::float, 0) + coalesce((timings ->> 'upscale')::float, 0)
         + coalesce((timings ->> 'upscale_input')::float, 0)), 0) AS drawing_s,
         coalesce(extract(epoch FROM max(created_at) - :since), 0) AS seconds, count(DISTINCT worker) AS workers
@@ -29,10 +29,12 @@ def truncated(engine: Engine, batch: BatchId) -> int:
 class Effort:
     """Work done on a batch since a moment: images, seconds until the last one, total rendering seconds of the workers.
 
-    `workers` counts all that took part, including those that another command started.
+    `reused` of the images were copied. `workers` counts all that took part, including those that another command
+    started.
     """
 
     images: int
+    reused: int
     seconds: float
     drawing_s: float
     workers: int
@@ -46,4 +48,4 @@ class Effort:
 def effort(engine: Engine, batch: BatchId, since: object) -> Effort:
     """Return the work that was done on the batch since a moment."""
     row = run(engine, _EFFORT, {"batch": batch, "since": since})[0]
-    return Effort(row.images, float(row.seconds), float(row.drawing_s), row.workers)
+    return Effort(row.images, row.reused, float(row.seconds), float(row.drawing_s), row.workers)

@@ -30,27 +30,28 @@ class ManifestOptions:
     keep_dropped: options.KeepDropped = False
 
     @property
-    def schedule(self) -> dict[str, object]:
+    def policy_keys(self) -> dict[str, object]:
         """The policy keys that are options of their own, where they are given."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(ManifestOptions):
-    """These, and when the batch is worked at."""
+    """These, and how the batch is worked at."""
 
     priority: options.Priority = None
     window: options.Window = None
     not_before: options.NotBefore = None
     deadline: options.Deadline = None
     canary: options.Canary = None
+    reuse: options.Reuse = None
     yes: options.Yes = False
     format: options.ExportFormats = None
 
     @property
-    def schedule(self) -> dict[str, object]:
+    def policy_keys(self) -> dict[str, object]:
         """The policy keys that are options of their own, where they are given."""
-        keys = "priority", "window", "not_before", "deadline", "canary"
+        keys = "priority", "window", "not_before", "deadline", "canary", "reuse"
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 

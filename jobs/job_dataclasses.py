@@ -134,6 +134,8 @@ class Image:
     watermark_method: str | None = None
     annotations: dict[str, Any] | None = None
     phash: str | None = None
+    inputs_sha256: str | None = None
+    reused_from: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Values of columns that aren't fields here, by name."""
 

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     )
     once: bool = Field(False, description="a worker ends after one time slice of work, or if there is none")
     queue: str = Field("nightmill", pattern=r"^[A-Za-z0-9._-]+$", description="name of the Redis list")
+    reuse: bool = Field(
+        True, description="whether workers copy images of the same inputs instead of rendering them again"
+    )
     watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
     watermark_method: WatermarkMethod = Field(
         WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: dwtDctSvd or dwtDct"

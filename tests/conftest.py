@@ -93,6 +93,8 @@ def _no_settings_from_outside() -> None:
         del os.environ[name]
     # It draws in no time and takes any prompt; tests of the default model say so.
     os.environ["NIGHTMILL_DEFAULT_MODEL"] = "tiny-random"
+    # What renders the same twice is to render it twice; tests of reuse say so.
+    os.environ["NIGHTMILL_REUSE"] = "false"
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.images.images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Failure, Job
 from jobs.states import ErrorKind, ImageFormat
 
@@ -26,18 +27,27 @@ class End:
     is_of_host: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """The SHA-256 of the files that a job's input images are in, in hex; None: the job has no such input."""
+
+    image: str | None = None
+    mask: str | None = None
+    depth: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """A job's input images.
 
     `image` is (height, width, 3) uint8 RGB, `mask` (height, width) uint8 from 0 (keep) to 255 (repaint), `depth`
-    (height, width) float32, larger values being nearer; `image_sha256` is the digest of the image's file.
+    (height, width) float32, larger values being nearer.
     """
 
     image: Pixels | None = None
     mask: Pixels | None = None
     depth: NDArray[np.float32] | None = None
-    image_sha256: str | None = None
+    files: InputFiles = InputFiles()
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,15 @@ class PipelineItem:
     """One job in the pipeline. `pixels` are (height, width, 3) uint8 RGB; `timings` are seconds by stage.
 
     `batch_rows` is the batch size at which the image was generated, or upscaled if it is only upscaled; `upscaler_rows`
-    is the batch size at which a generated image was upscaled. `inputs` are dropped once the image is generated;
-    `began_s` is a time of the monotonic clock.
+    is the batch size at which a generated image was upscaled. `inputs` are dropped once the image is generated.
+    `reused` is an image of the same inputs that is copied instead of generating one. `began_s` is a time of the
+    monotonic clock.
     """
 
     job: Job
     inputs: Inputs = Inputs()
-    image_sha256: str | None = None
+    input_files: InputFiles = InputFiles()
+    reused: ReusableImage | None = None
     quality: dict[str, Any] | None = None
     phash: str | None = None
     prompt_tokens: int = 0

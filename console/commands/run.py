@@ -79,7 +79,7 @@ def _render(
     status = actions.status(open_session.engine, ingested.name)
     open_live_exports(open_session, status, formats)
     _refuse_stopped(status)
-    figures: dict[str, Any] = {"rendered": 0}
+    figures: dict[str, Any] = {"rendered": 0, "reused": 0}
     if status.remaining:
         figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
         status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
@@ -133,9 +133,10 @@ def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str,
     made = open_session.patiently(lambda: effort(open_session.engine, status.id, since))
     seconds = max(made.seconds, 1e-3)
     return {
-        "rendered": made.images,
+        "rendered": made.images - made.reused,
+        "reused": made.reused,
         "rendering_s": round(seconds, 1),
-        "rendered_per_s": round(made.images / seconds, 3),
+        "rendered_per_s": round((made.images - made.reused) / seconds, 3),
         "drawing_share": round(made.drawing_share, 3),
         "peak_memory": memory,
         "waiting": waited_for,

@@ -73,7 +73,7 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
         note(f"seeds: {seeds_said(ingested.seed_from, ingested.batch_seed)}")
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
-        if given := list(options.schedule):
+        if given := list(options.policy_keys):
             note(
                 f"options such as --{given[0].replace('_', '-')} change no batch that is there: "
                 f"`nightmill change {ingested.name}` changes priority, window, --not-before and --deadline"

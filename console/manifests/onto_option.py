@@ -42,7 +42,7 @@ def check_options(options: ManifestOptions) -> None:
     keys = [pair.partition("=")[0].strip() for pair in options.set_ or ()]
     named = {"--name": options.name, "--out": options.out}
     refused = [option for option, value in named.items() if value is not None]
-    refused += [f"--{name.replace('_', '-')}" for name in options.schedule]
+    refused += [f"--{name.replace('_', '-')}" for name in options.policy_keys]
     refused += [f"--set {key}" for key in keys if is_policy_key(key)]
     if refused:
         raise UsageError(

@@ -78,7 +78,7 @@ def order_of(
 def _split(asked: ManifestOptions) -> tuple[BatchPolicy, dict[str, str]]:
     """Split the `--set` options into the batch's policy and the values of row columns."""
     given = [*(asked.set_ or ()), *([f"model={asked.model}"] if asked.model else [])]
-    given += [f"{key}={value}" for key, value in asked.schedule.items()]
+    given += [f"{key}={value}" for key, value in asked.policy_keys.items()]
     of_batch = [pair for pair in given if is_policy_key(pair.partition("=")[0].strip())]
     of_rows = [pair for pair in given if pair not in of_batch]
     policy = parse_policy(

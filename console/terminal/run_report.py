@@ -23,6 +23,8 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
             f"{report['drawing_share']:.0%} of the time drawing"
         )
         facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
+    if report["reused"]:
+        facts["reused"] = f"{plural(report['reused'], 'image')} of the same inputs in other rows, copied"
     if report["truncated"]:
         facts["truncated"] = (
             f"{plural(report['truncated'], 'image')}, by prompts or negative prompts that are too long"

@@ -50,14 +50,18 @@ def image_column(
     source: Source | str,
     doc: str,
     *arguments: SchemaItem,
+    is_public: bool = True,
     **options: Any,
 ) -> Column[Any]:
     """Return a column of `images`; statements, public records, exports and the reference are derived from it.
 
     `source` may be an SQL expression of the job `j`, the lane `l` and what the worker gives, `g`; `doc` is what the
-    reference says of it.
+    reference says of it. `is_public`: whether the public record has it.
     """
-    return Column(name, type_, *arguments, doc=doc, info={"source": source}, **options)
+    is_public = is_public and source != Source.FEED
+    return Column(
+        name, type_, *arguments, doc=doc, info={"source": source, "is_public": is_public}, **options
+    )
 
 
 images = Table(
@@ -284,6 +288,21 @@ images = Table(
         "([outputs](../outputs.md#near-duplicates)); null where the image was withheld",
         comment="64 bits as hex; null: withheld, or by a version without",
     ),
+    image_column(
+        "inputs_sha256",
+        Text,
+        Source.WORKER,
+        "of everything that decides the image, by which a later job finds it and reuses it",
+        is_public=False,
+        comment="of everything that decides the image; null: by a version without",
+    ),
+    image_column(
+        "reused_from",
+        BigInteger,
+        Source.WORKER,
+        "the image row for which the file was rendered, where it was copied; null: it was rendered for this row",
+        comment="image row for which the file was rendered; it may be gone",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
@@ -291,4 +310,6 @@ images = Table(
     UniqueConstraint("batch_id", "ordinal", "index"),
     Index("images_feed_idx", "epoch", "xid", "id"),
     Index("images_rate_idx", "batch_id", "created_at"),
+    Index("images_inputs_idx", "inputs_sha256", postgresql_using="hash"),
+    Index("images_reused_idx", "reused_from", postgresql_where=text("reused_from IS NOT NULL")),
 )

@@ -34,7 +34,7 @@ def public_columns() -> list[PublicColumn]:
 
 def _public() -> Iterator[PublicColumn]:
     for column in images.columns:
-        if column.info["source"] == Source.FEED:
+        if not column.info["is_public"]:
             continue
         name, sql = _RENAMED.get(column.name, (column.name, f'i."{column.name}"'))
         doc = "name of the batch" if name == "batch" else column.doc or ""
@@ -47,6 +47,11 @@ def given_record() -> str:
     """Return the SQL record type of what a worker gives of an image: the job, its lease, and the worker's columns."""
     given = [f"{_quoted(column)} {_sql_type(column)}" for column in _from(Source.WORKER)]
     return ", ".join(["id bigint", "lease uuid", *given])
+
+
+def worker_columns() -> list[str]:
+    """Return the names of the columns that a worker brings."""
+    return [column.name for column in _from(Source.WORKER)]
 
 
 def inserted_columns() -> str:

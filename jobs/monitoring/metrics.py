@@ -27,6 +27,12 @@ JOBS_ENDED = Counter(
 IMAGES = Counter(
     "nightmill_images_total", "Images that were stored with their rows.", ("model",), role=WORKER
 )
+REUSED_IMAGES = Counter(
+    "nightmill_reused_images_total",
+    "Files that were copied from images of the same inputs instead of rendering.",
+    ("model",),
+    role=WORKER,
+)
 STAGE_SECONDS = Histogram(
     "nightmill_stage_seconds",
     "An image's share of the time that a stage of the pipeline took for its batch.",

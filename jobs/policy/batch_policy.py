@@ -6,6 +6,7 @@ it, `status --json`, `change`, and the table of keys in the documentation.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from jobs.policy.policy_key_metadata import (
     ORIGINAL,
     SCHEDULE,
     SEED_SOURCE,
+    TARGET,
     Identity,
     PolicyKey,
 )
@@ -53,7 +55,7 @@ class BatchPolicy(BaseModel):
     watermark: Annotated[WatermarkPolicy, ORIGINAL] = Field(
         default=WatermarkPolicy.REQUIRE, description="require, best-effort or off"
     )
-    watermark_text: Annotated[str | None, PolicyKey()] = Field(
+    watermark_text: Annotated[str | None, PolicyKey(affects_images=False)] = Field(
         default=None,
         min_length=1,
         max_length=32,
@@ -66,10 +68,14 @@ class BatchPolicy(BaseModel):
     parameters: Annotated[bool, ORIGINAL] = Field(
         default=True, description="write the generation parameters into the files"
     )
-    max_attempts: Annotated[int, PolicyKey(Identity.ALWAYS, is_column=True)] = Field(
+    max_attempts: Annotated[int, PolicyKey(Identity.ALWAYS, is_column=True, affects_images=False)] = Field(
         default=3, ge=1, le=100, description="attempts at a job before it fails"
     )
     priority: Annotated[int, SCHEDULE] = Field(default=0, ge=-1000, le=1000, description="higher first")
+    reuse: Annotated[bool, PolicyKey(Identity.NEVER, affects_images=False)] = Field(
+        default=True,
+        description="copy the images of other batches that have the same inputs instead of rendering them again",
+    )
     clip_score: Annotated[Scoring, PolicyKey()] = Field(
         default=Scoring.AUTO, description="auto (where the model's CLIP is there), on or off"
     )
@@ -105,28 +111,30 @@ class BatchPolicy(BaseModel):
         le=1,
         description="the batch pauses when more than this share of them fails or is blocked",
     )
-    target: Annotated[int | None, PolicyKey()] = Field(
+    target: Annotated[int | None, TARGET] = Field(
         default=None, ge=1, le=10**9, description="accepted images wanted"
     )
-    target_per: Annotated[str | None, PolicyKey(digest_with="target")] = Field(
+    target_per: Annotated[str | None, replace(TARGET, digest_with="target")] = Field(
         default=None,
         min_length=1,
         max_length=200,
         description="column of meta: so many for each of its values",
     )
-    max_replacement_ratio: Annotated[float, PolicyKey(digest_with="target", former_name="top_up")] = Field(
-        default=1.0,
-        ge=0,
-        le=100,
-        description="replacements of failed, blocked and not accepted images at most, as a share of the target",
+    max_replacement_ratio: Annotated[float, replace(TARGET, digest_with="target", former_name="top_up")] = (
+        Field(
+            default=1.0,
+            ge=0,
+            le=100,
+            description="replacements of failed, blocked and not accepted images at most, as a share of the target",
+        )
     )
-    accept: Annotated[str | None, PolicyKey()] = Field(
+    accept: Annotated[str | None, TARGET] = Field(
         default=None,
         min_length=1,
         max_length=4000,
         description='what images must meet to count to the target: "clip_score > 24 and not duplicate"',
     )
-    duplicate_distance: Annotated[int, PolicyKey(digest_with="accept")] = Field(
+    duplicate_distance: Annotated[int, replace(TARGET, digest_with="accept")] = Field(
         default=4,
         ge=0,
         le=10,
@@ -189,6 +197,18 @@ class BatchPolicy(BaseModel):
         return [
             name for name, key in policy_keys().items() if key.is_chosen and name not in self.model_fields_set
         ]
+
+    def affecting_images(self) -> dict[str, Any]:
+        """Return the values that affect images and aren't the default, the mark's text and the seeds left out.
+
+        What is left out is known of each image: its seed, and the mark, for which a worker's setting may stand.
+        """
+        values = self.model_dump(mode="json")
+        return {
+            name: values[name]
+            for name, key in policy_keys().items()
+            if key.affects_images and not self._is_default(name)
+        }
 
     def recorded(self) -> dict[str, str]:
         """Return what image rows note of the policy: values that affect the pixels and aren't the default."""

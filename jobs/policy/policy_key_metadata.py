@@ -30,13 +30,17 @@ class PolicyKey:
     """Whether a value other than the default is noted in the image rows, in `versions`."""
     is_chosen: bool = False
     """Whether ingest chooses the value unless it is given; the default is what batches of earlier versions have."""
+    affects_images: bool = True
+    """Whether images may differ with the value; those of another value are not reused then."""
     is_column: bool = False
     """Whether it is a column of `batches`, because statements of the queue compare it; else it lies in `policy`."""
 
 
-SCHEDULE = PolicyKey(Identity.NEVER, is_changeable=True, is_column=True)
-CANARY = PolicyKey(Identity.NEVER, is_column=True)
+SCHEDULE = PolicyKey(Identity.NEVER, is_changeable=True, is_column=True, affects_images=False)
+CANARY = PolicyKey(Identity.NEVER, is_column=True, affects_images=False)
 ORIGINAL = PolicyKey(Identity.ALWAYS)
-BATCH_SEED = PolicyKey(Identity.ALWAYS, is_chosen=True)
+# Keys that choose seeds affect images by the seed of each job alone.
+BATCH_SEED = PolicyKey(Identity.ALWAYS, is_chosen=True, affects_images=False)
 # A column, so that workers of the version before, which know no such key, render the batch: the jobs have their seeds.
-SEED_SOURCE = PolicyKey(is_chosen=True, is_column=True)
+SEED_SOURCE = PolicyKey(is_chosen=True, is_column=True, affects_images=False)
+TARGET = PolicyKey(affects_images=False)

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +18,8 @@ class PromptTerms:
 
     def __init__(self, terms: Mapping[tuple[str, ...], str]) -> None:
         """Take the terms, keyed by their words as `words_of` returns them."""
+        self.digest = sha256(repr(sorted(terms.items())).encode()).hexdigest()
+        """Digest of the list: equal lists find the same."""
         self._beginnings: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for words, term in terms.items():
             self._beginnings.setdefault(words[0], []).append((words, term))

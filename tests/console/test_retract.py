@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.batches.retract_images import chosen_images, retract
@@ -179,3 +179,27 @@ def test_what_is_wrong_is_said(
 ) -> None:
     ended = nightmill("retract", *options)
     assert (ended.code, message in " ".join(ended.err.split())) == (2, True), ended.err
+
+
+def test_copies_are_told_and_taken_with_the_option(nightmill: Nightmill, engine: Engine) -> None:
+    """Copies as a worker's reuse writes them: two batches with the files of the first, the second of a copy."""
+    store = open_store(nightmill.settings.output, S3Options())
+    batches = [make_batch(engine, 2, name=name, output=nightmill.settings.output) for name in "abc"]
+    for batch in batches:
+        render(engine, batch, store)
+    rows = [
+        look(engine, "SELECT id FROM images WHERE batch_id = :id ORDER BY ordinal", id=batch.id)
+        for batch in batches
+    ]
+    first, second, third = ([row["id"] for row in found] for found in rows)
+    copied = "UPDATE images SET reused_from = :root WHERE id = ANY (:ids)"
+    with engine.begin() as connection:
+        connection.execute(text(copied), {"root": first[0], "ids": [second[0], third[0]]})
+    asked = nightmill("retract", str(second[0]), *REASON, "--dry-run", "--copies", "--json").json
+    assert (asked["chosen"], asked["copy_ids"]) == (3, [first[0], third[0]])
+    alone = nightmill("retract", str(first[0]), *REASON)
+    assert "2 copies of them in other rows stay" in alone.err
+    taken = nightmill("retract", str(second[0]), *REASON, "--copies", "--json").json
+    assert (taken["chosen"], taken["retracted"], taken["deleted_files"]) == (2, 2, 2)
+    left = [row["id"] for row in look(engine, "SELECT id FROM images ORDER BY id")]
+    assert left == [first[1], second[1], third[1]]

@@ -22,7 +22,7 @@ from worker.imaging.read_input import (
     pixels_of,
     read_bytes,
 )
-from worker.item import Inputs
+from worker.item import InputFiles, Inputs
 
 KEPT = 24
 TOLERANCE = 0.01
@@ -81,7 +81,7 @@ class InputImageCache:
             image=init and init.values,  # type: ignore[arg-type]
             mask=mask and mask.values,  # type: ignore[arg-type]
             depth=depth and depth.values,  # type: ignore[arg-type]
-            image_sha256=init.sha256 if init else None,
+            files=InputFiles(*(each.sha256 if each else None for each in (init, mask, depth))),
         )
 
     def _fitted(self, role: _Role, location: str | None, size: Size | None) -> _Fitted | None:

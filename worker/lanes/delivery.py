@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError
+from jobs.job_dataclasses import Image, Lane
 from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.states import JobState
@@ -16,6 +17,9 @@ from worker.lanes.background_pool import BackgroundPool
 from worker.lanes.image_record import image_record, versions_of
 from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.lanes.worker_context import WorkerContext
+from worker.reuse.copy_image import CopyImage
+from worker.reuse.inputs_digest import InputsDigest
+from worker.reuse.reusable_images import ReusableImages, UnusableImages
 from worker.stage import Stage, StageContext
 
 log = logging.getLogger(__name__)
@@ -34,13 +38,22 @@ class Delivery:
         self._pool = BackgroundPool(self._deliver)
         self._counting = threading.Lock()
         self._delivered, self._slowest_s = 0, 0.0
+        self._unusable = UnusableImages()
         self._stage_context: StageContext | None = None
 
     def open(self, context: StageContext, stages: Sequence[Stage]) -> None:
         """Set the lane's stages; those of the session's first device batch stay."""
         if self._stage_context is None:
             self._stages, self._versions = stages, versions_of(context)
+            self._digest = InputsDigest(context, self._versions)
+            self._copy = CopyImage(context, self._context.engine, self._context.leases, self._unusable)
             self._stage_context = context
+
+    def reusable_images(self, lane: Lane) -> ReusableImages:
+        """Return what looks up images that can be copied; the lane must be open."""
+        return ReusableImages(
+            self._context.engine, self._context.settings, lane, self._digest, self._unusable
+        )
 
     def put(self, items: Sequence[PipelineItem], give_up: Callable[[], bool]) -> bool:
         """Queue rendered items; blocks while the queue is full, and returns False if `give_up` does so first."""
@@ -60,7 +73,8 @@ class Delivery:
     def _deliver(self, items: Sequence[PipelineItem]) -> None:
         leases = self._context.leases
         try:
-            finished = self._stage_runner.run_all(self._stages, items)
+            finished = self._stage_runner.run_all(self._stages, [item for item in items if not item.reused])
+            finished += self._stage_runner.run_all([self._copy], [item for item in items if item.reused])
             self._complete(finished)
             self._count(finished)
         except LeaseLostError as error:
@@ -80,7 +94,7 @@ class Delivery:
         if not items:
             return
         traces, began_ns = self._context.traces, time.time_ns()
-        records, stored = [image_record(context, self._versions, item) for item in items], 0
+        records, stored = [self._record(context, item) for item in items], 0
         try:
             transitions.complete(self._context.engine, records)
             stored = len(items)
@@ -91,6 +105,9 @@ class Delivery:
             raise
         finally:
             metrics.IMAGES.add(stored, context.lane.model)
+
+    def _record(self, context: StageContext, item: PipelineItem) -> Image:
+        return image_record(context, self._versions, self._digest, item)
 
     def _count(self, finished: Sequence[PipelineItem]) -> None:
         if finished:

@@ -1,14 +1,21 @@
 """Make the image row of a finished item."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 
+from jobs.images.images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Image, Lane
 from worker.item import PipelineItem
+from worker.reuse.inputs_digest import InputsDigest
 from worker.stage import StageContext
 
 
-def image_record(context: StageContext, versions: Mapping[str, str], item: PipelineItem) -> Image:
+def image_record(
+    context: StageContext, versions: Mapping[str, str], digest: InputsDigest, item: PipelineItem
+) -> Image:
     """Return the columns that aren't copied from the job; `versions` are of the libraries and options that rendered."""
+    if item.reused is not None:
+        return _record_of_copy(item, item.reused)
     encoded, key, models = item.encoded, item.key, context.lane_models
     assert encoded is not None
     assert key is not None
@@ -37,12 +44,32 @@ def image_record(context: StageContext, versions: Mapping[str, str], item: Pipel
         batch_rows=item.batch_rows,
         versions={**versions, **_notes(context.lane, item)},
         timings=dict(item.timings),
-        init_image_sha256=item.image_sha256,
+        init_image_sha256=item.input_files.image,
         lora_digest="+".join(lora.digest for lora in models.loras) or None,
         quality=item.quality,
         watermark_method=context.settings.watermark_method if item.watermark else None,
         annotations=dict(item.annotations) or None,
         phash=item.phash,
+        inputs_sha256=digest.of_rendered(item),
+    )
+
+
+def _record_of_copy(item: PipelineItem, reused: ReusableImage) -> Image:
+    """Return the columns of an image whose file was copied: of the other row, but for key and timings."""
+    assert item.key is not None
+    columns = {
+        **reused.columns,
+        "key": item.key,
+        "timings": dict(item.timings),
+        "reused_from": reused.rendered_as,
+    }
+    known = {field.name for field in fields(Image)}
+    more = {name: value for name, value in columns.items() if name not in known}
+    return Image(
+        item.job.id,
+        item.job.lease,
+        **{name: value for name, value in columns.items() if name in known},
+        more=more,
     )
 
 

@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import replace
 
+from jobs.images.images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.logs import log_context
 from jobs.monitoring import metrics
@@ -14,7 +16,7 @@ from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import InputImageCache
-from worker.item import PipelineItem
+from worker.item import Inputs, PipelineItem
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
 from worker.lanes.lane_claims import LaneClaims
@@ -23,6 +25,7 @@ from worker.lanes.run_stages_and_report_ends import StageRunner
 from worker.lanes.stop_conditions import StopConditions
 from worker.lanes.worker_context import WorkerContext
 from worker.pipeline import LanePipeline, lane_pipeline
+from worker.reuse.reusable_images import ReusableImages
 from worker.stage import StageContext
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class LaneSession:
         self._left: list[Job] = []
         self._is_checked = self._is_open = False
         self._input_images = InputImageCache(context.settings)
+        self._reusable: ReusableImages | None = None
         self._model_lock = threading.Lock()
         self._stop = StopConditions(context, lane_id, renew)
         self._stage_runner = StageRunner(
@@ -85,20 +89,19 @@ class LaneSession:
             self._stop.give_up()
             self.context.leases.release(jobs)
             return
-        source = JobSource(
-            jobs,
-            claim=lambda: [] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane),
-            is_open=self._may_begin,
-        )
+        source = JobSource(jobs, claim=lambda: self._claim(lane), is_open=self._may_begin)
         try:
             with suppress(InterruptedRender):
                 pipeline = lane_pipeline(stage_context)
                 self._delivery.open(stage_context, pipeline.background)
+                self._reusable = self._delivery.reusable_images(lane)
+                self._reusable.look_up(jobs)
                 self._render(pipeline, source)
         except HostFaultError as error:
             self._stop.give_up(error)
         finally:
             self._left = source.left
+            self._reusable = None
             self.context.leases.release(source.rest())
         self.context.leases.release(self._in_progress.values())
         self._in_progress.clear()
@@ -128,12 +131,22 @@ class LaneSession:
                     return
 
     def _next(self, pipeline: LanePipeline, source: JobSource) -> PipelineItem | None:
-        """Return the next job's item, prepared for the device; None if no job is left that may begin."""
+        """Return the next job's item, prepared for the device; None if no job is left that may begin.
+
+        Items whose images can be copied are handed over at once.
+        """
         while job := source.next():
-            if items := self._stage_runner.run_all(pipeline.prepare, self._begin(job)):
+            items = self._stage_runner.run_all(pipeline.prepare, self._begin(job))
+            if not items:
+                self._in_progress.pop(job.id, None)
+            elif not (image := self._reusable_image(items[0])):
                 return items[0]
-            self._in_progress.pop(job.id, None)
+            elif not self._hand_over(items, [replace(items[0], inputs=Inputs(), reused=image)]):
+                return None
         return None
+
+    def _reusable_image(self, item: PipelineItem) -> ReusableImage | None:
+        return self._reusable.of(item) if self._reusable else None
 
     def _begin(self, job: Job) -> list[PipelineItem]:
         """Return an item for the job if this worker still holds its lease."""
@@ -196,7 +209,14 @@ class LaneSession:
     def _jobs(self, lane: Lane) -> list[Job]:
         """Return the next jobs: those claimed already, else a new claim."""
         left, self._left = self._left, []
-        return left or ([] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane))
+        return left or self._claim(lane)
+
+    def _claim(self, lane: Lane) -> list[Job]:
+        """Claim jobs of the lane, unless the session's time is over, and look up images that can be copied for them."""
+        jobs = [] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane)
+        if self._reusable:
+            self._reusable.look_up(jobs)
+        return jobs
 
     def _may_begin(self) -> bool:
         """Whether the lane is still open; queried once for all jobs that begin before the next step."""

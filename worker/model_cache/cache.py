@@ -243,7 +243,7 @@ class ModelCache:
             scorer = self._part(
                 ("clip", checkpoint.digest, str(device.dtype)), lambda: ClipScorer.load(checkpoint, device)
             )
-            return Clip(checkpoint.card.id, scorer)
+            return Clip(checkpoint.card.id, checkpoint.digest, scorer)
         except ModelError as error:
             if is_needed:
                 raise

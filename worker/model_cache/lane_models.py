@@ -50,9 +50,10 @@ class ModelKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP scorer and the id of its card."""
+    """A CLIP scorer, the id of its card, and the SHA-256 of its checkpoint."""
 
     model: str
+    digest: str
     scorer: "ClipScorer"
 
 

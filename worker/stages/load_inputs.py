@@ -33,4 +33,4 @@ class LoadInputs(Stage):
         except InputImageError as error:
             is_unavailable = isinstance(error, InputImageUnavailableError)
             return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_unavailable)
-        return replace(item, inputs=inputs, image_sha256=inputs.image_sha256)
+        return replace(item, inputs=inputs, input_files=inputs.files)

@@ -1,9 +1,11 @@
 """`nightmill retract`: take images back that are to be used no more."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from console.command_options import DontAsk, Json
 from console.session import Session, session
@@ -17,13 +19,34 @@ from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, i
 from jobs.batches.retract_images import retract as retract_images
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
+from jobs.images.copies_of_images import copies_of
 from jobs.images.where_expression import Condition, compile_condition
 from jobs.outputs.ownership import owner_of
 
 UNASKED = 10
 """Up to so many images are retracted without a question."""
 
+MOST_NAMED = 1000
+"""Of copies that stay, so many are named in JSON."""
+
 Chosen = tuple[BatchStatus, Iterator[list[ImageRow]]]
+
+
+@dataclass
+class Retracted:
+    """What a command has retracted, and the ids of the copies that these images have in rows that weren't chosen."""
+
+    rows: int = 0
+    files: int = 0
+    copies: set[int] = field(default_factory=set)
+    chosen: set[int] = field(default_factory=set)
+
+    def note_copies(self, engine: Engine, page: list[ImageRow]) -> None:
+        """Look for copies of images that are still there."""
+        ids = [image.id for image in page]
+        self.chosen.update(ids)
+        self.copies.update(copies_of(engine, ids))
+        self.copies -= self.chosen
 
 
 def retract(
@@ -36,6 +59,9 @@ def retract(
         typer.Option(metavar="CONDITION", help="these images of the batch: \"meta.label = 'fox'\""),
     ] = None,
     keep_files: Annotated[bool, typer.Option("--keep-files", help="delete the rows alone")] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="also what was copied from them, or they from, in any batch")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="change nothing, say how many")] = False,
     yes: DontAsk = False,
     as_json: Json = False,
@@ -48,23 +74,36 @@ def retract(
         total, chosen = _chosen(open_session, what, condition)
         if total > UNASKED and not (yes or dry_run):
             ask(f"retracts {plural(total, 'image')} of {', '.join(batch.name for batch, _ in chosen)}")
-        rows = files = 0
-        if not dry_run:
-            rows, files = _retract(open_session, chosen, total, reason, keep_files=keep_files)
+        done = Retracted()
+        if dry_run:
+            _look_for_copies(open_session, chosen, done)
+        else:
+            _retract(open_session, chosen, total, reason, done, keep_files=keep_files)
+        if copies:
+            total += len(done.copies)
+            if not dry_run:
+                there = _by_ids(open_session, sorted(done.copies))
+                _retract(open_session, there, len(done.copies), reason, done, keep_files=keep_files)
     told = {
         "batches": [batch.name for batch, _ in chosen],
         "reason": reason,
         "dry_run": dry_run,
         "chosen": total,
-        "retracted": rows,
-        "deleted_files": files,
+        "retracted": done.rows,
+        "deleted_files": done.files,
+        "copies": len(done.copies),
+        "copy_ids": sorted(done.copies)[:MOST_NAMED],
     }
     if as_json:
         print_json(told)
     if dry_run:
         note(f"{plural(total, 'image')} would be retracted")
-        return
-    note(f"{plural(rows, 'image')} retracted, {plural(files, 'file')} deleted")
+    else:
+        note(f"{plural(done.rows, 'image')} retracted, {plural(done.files, 'file')} deleted")
+    if done.copies and not copies:
+        note(
+            f"{plural(len(done.copies), 'copy', 'copies')} of them in other rows stay: --copies takes them, too"
+        )
 
 
 def _chosen(open_session: Session, what: list[str], condition: Condition | None) -> tuple[int, list[Chosen]]:
@@ -79,22 +118,40 @@ def _chosen(open_session: Session, what: list[str], condition: Condition | None)
     if wrong := [text for text in what if not text.isdecimal() or len(text) > 18]:
         raise UsageError(f"{wrong[0]} is no image_id: give numbers of images, or a batch with --where")
     ids = list(dict.fromkeys(map(int, what)))
-    found = images_by_id(engine, ids)
-    return len(ids), [(actions.status(engine, str(number)), iter([rows])) for number, rows in found.items()]
+    return len(ids), _by_ids(open_session, ids)
+
+
+def _by_ids(open_session: Session, ids: list[int]) -> list[Chosen]:
+    found = images_by_id(open_session.engine, ids)
+    return [
+        (actions.status(open_session.engine, str(number)), iter([rows])) for number, rows in found.items()
+    ]
+
+
+def _look_for_copies(open_session: Session, chosen: list[Chosen], done: Retracted) -> None:
+    for _, pages in chosen:
+        for page in pages:
+            done.note_copies(open_session.engine, page)
 
 
 def _retract(
-    open_session: Session, chosen: list[Chosen], total: int, reason: str, *, keep_files: bool
-) -> tuple[int, int]:
-    rows = files = 0
+    open_session: Session,
+    chosen: list[Chosen],
+    total: int,
+    reason: str,
+    done: Retracted,
+    *,
+    keep_files: bool,
+) -> None:
+    before = done.rows
     with counting("retracting", total, "images") as tell:
         for batch, pages in chosen:
             store = None if keep_files else open_session.batch_store(batch)
             if store is not None:
                 owner_of(open_session.engine, store, batch.id, batch.name)
             for page in pages:
-                more_rows, more_files = retract_images(open_session.engine, batch, page, reason, store)
-                rows, files = rows + more_rows, files + more_files
-                tell(rows)
+                done.note_copies(open_session.engine, page)
+                rows, files = retract_images(open_session.engine, batch, page, reason, store)
+                done.rows, done.files = done.rows + rows, done.files + files
+                tell(done.rows - before)
     record_batch_events(open_session.engine)
-    return rows, files
