@@ -1,7 +1,6 @@
 """`nightmill retract`: take images back that are to be used no more."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
@@ -27,26 +26,9 @@ UNASKED = 10
 """Up to so many images are retracted without a question."""
 
 MOST_NAMED = 1000
-"""Of copies that stay, so many are named in JSON."""
+"""Of copies, so many are named in JSON."""
 
 Chosen = tuple[BatchStatus, Iterator[list[ImageRow]]]
-
-
-@dataclass
-class Retracted:
-    """What a command has retracted, and the ids of the copies that these images have in rows that weren't chosen."""
-
-    rows: int = 0
-    files: int = 0
-    copies: set[int] = field(default_factory=set)
-    chosen: set[int] = field(default_factory=set)
-
-    def note_copies(self, engine: Engine, page: list[ImageRow]) -> None:
-        """Look for copies of images that are still there."""
-        ids = [image.id for image in page]
-        self.chosen.update(ids)
-        self.copies.update(copies_of(engine, ids))
-        self.copies -= self.chosen
 
 
 def retract(
@@ -72,38 +54,33 @@ def retract(
     condition = compile_condition(where, VERDICTS) if where is not None else None
     with session() as open_session:
         total, chosen = _chosen(open_session, what, condition)
-        if total > UNASKED and not (yes or dry_run):
-            ask(f"retracts {plural(total, 'image')} of {', '.join(batch.name for batch, _ in chosen)}")
-        done = Retracted()
-        if dry_run:
-            _look_for_copies(open_session, chosen, done)
-        else:
-            _retract(open_session, chosen, total, reason, done, keep_files=keep_files)
-        if copies:
-            total += len(done.copies)
-            if not dry_run:
-                there = _by_ids(open_session, sorted(done.copies))
-                _retract(open_session, there, len(done.copies), reason, done, keep_files=keep_files)
+        same = _copies(open_session.engine, chosen)
+        taken = total + len(same) * copies
+        if taken > UNASKED and not (yes or dry_run):
+            ask(f"retracts {plural(taken, 'image')} of {', '.join(batch.name for batch, _ in chosen)}")
+        rows = files = 0
+        if not dry_run:
+            _, again = _chosen(open_session, what, condition)
+            all_chosen = [*again, *_by_ids(open_session, same)] if copies else again
+            rows, files = _retract(open_session, all_chosen, taken, reason, keep_files=keep_files)
     told = {
         "batches": [batch.name for batch, _ in chosen],
         "reason": reason,
         "dry_run": dry_run,
-        "chosen": total,
-        "retracted": done.rows,
-        "deleted_files": done.files,
-        "copies": len(done.copies),
-        "copy_ids": sorted(done.copies)[:MOST_NAMED],
+        "chosen": taken,
+        "retracted": rows,
+        "deleted_files": files,
+        "copies": len(same),
+        "copy_ids": same[:MOST_NAMED],
     }
     if as_json:
         print_json(told)
     if dry_run:
-        note(f"{plural(total, 'image')} would be retracted")
+        note(f"{plural(taken, 'image')} would be retracted")
     else:
-        note(f"{plural(done.rows, 'image')} retracted, {plural(done.files, 'file')} deleted")
-    if done.copies and not copies:
-        note(
-            f"{plural(len(done.copies), 'copy', 'copies')} of them in other rows stay: --copies takes them, too"
-        )
+        note(f"{plural(rows, 'image')} retracted, {plural(files, 'file')} deleted")
+    if same and not copies:
+        note(f"{plural(len(same), 'copy', 'copies')} of them in other rows stay: --copies takes them, too")
 
 
 def _chosen(open_session: Session, what: list[str], condition: Condition | None) -> tuple[int, list[Chosen]]:
@@ -128,30 +105,29 @@ def _by_ids(open_session: Session, ids: list[int]) -> list[Chosen]:
     ]
 
 
-def _look_for_copies(open_session: Session, chosen: list[Chosen], done: Retracted) -> None:
+def _copies(engine: Engine, chosen: list[Chosen]) -> list[int]:
+    """Return the ids of copies of the chosen images that aren't chosen themselves."""
+    ids, found = set[int](), set[int]()
     for _, pages in chosen:
         for page in pages:
-            done.note_copies(open_session.engine, page)
+            of_page = [image.id for image in page]
+            ids.update(of_page)
+            found.update(copies_of(engine, of_page))
+    return sorted(found - ids)
 
 
 def _retract(
-    open_session: Session,
-    chosen: list[Chosen],
-    total: int,
-    reason: str,
-    done: Retracted,
-    *,
-    keep_files: bool,
-) -> None:
-    before = done.rows
+    open_session: Session, chosen: list[Chosen], total: int, reason: str, *, keep_files: bool
+) -> tuple[int, int]:
+    rows = files = 0
     with counting("retracting", total, "images") as tell:
         for batch, pages in chosen:
             store = None if keep_files else open_session.batch_store(batch)
             if store is not None:
                 owner_of(open_session.engine, store, batch.id, batch.name)
             for page in pages:
-                done.note_copies(open_session.engine, page)
-                rows, files = retract_images(open_session.engine, batch, page, reason, store)
-                done.rows, done.files = done.rows + rows, done.files + files
-                tell(done.rows - before)
+                more_rows, more_files = retract_images(open_session.engine, batch, page, reason, store)
+                rows, files = rows + more_rows, files + more_files
+                tell(rows)
     record_batch_events(open_session.engine)
+    return rows, files
