@@ -47,6 +47,13 @@ def export(
             help="columns of meta and their types (string, long, double, boolean); default: found",
         ),
     ] = None,
+    partition_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,…",
+            help="parquet: folders by meta.KEY, date or other columns: label=fox/date=2026-11-29/",
+        ),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME=SHARE,…", help="hf: train=.9,val=.1, by the rows' ids")
     ] = None,
@@ -68,7 +75,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
-    given = GivenOptions(columns, meta_columns, split, layout, embed_images)
+    given = GivenOptions(columns, meta_columns, partition_by, split, layout, embed_images)
     with session() as open_session:
         order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)
         remaining = sum(batch.remaining for batch in order.batches)

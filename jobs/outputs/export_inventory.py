@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
-from jobs.storage.key_layout import part_format
+from jobs.storage.key_layout import PARTITIONED, part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
@@ -22,8 +22,9 @@ RECORDS = (SUCCESS, INCOMPLETE)
 _OTHER_NAMES = re.compile(
     r"README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
     r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet"
+    rf"|{PARTITIONED}"
 )
-"""Files of exports that aren't named `part-NNNNN`: of the formats WebDataset and Hugging Face, and of the index."""
+"""Files of exports that aren't named `part-NNNNN`: of WebDataset, Hugging Face and partitions, and of the index."""
 
 Digests = Mapping[str, Collection[str]]
 """SHA-256 that a file may have, by its name in the export's folder."""

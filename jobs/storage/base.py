@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.errors import ObjectStoreError
+from jobs.storage.partition_folders import FOLDERS
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_PARTITIONED = re.compile(rf"([A-Za-z0-9._-]+/export/)?{FOLDERS}[A-Za-z0-9._-]+")
+"""Files of partitioned exports, in a folder of their own or beside a batch's images."""
+
 _PREFIX = re.compile(r"([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]*")
 
 
@@ -60,7 +64,9 @@ class S3Options:
 class ObjectStore(Protocol):
     """A store for finished files; instances are thread-safe.
 
-    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``; any other raises InvalidKeyError. Every method raises
+    A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``: the same in every store and on every file system, in no
+    need of quoting, and never hidden by an encoding. Files of partitioned exports alone may lie in folders
+    ``column=value`` (`jobs.storage.partition_folders`). Any other key raises InvalidKeyError. Every method raises
     ObjectStoreError if the store can't be reached or refuses; the message says what to do.
     """
 
@@ -103,7 +109,13 @@ def digest_if_there(store: ObjectStore, key: str) -> str | None:
 
 def is_key(key: str) -> bool:
     """Whether the key is valid."""
-    return _KEY.fullmatch(key) is not None and not _climbs(key)
+    is_known = _KEY.fullmatch(key) or _PARTITIONED.fullmatch(key)
+    return is_known is not None and not _climbs(key)
+
+
+def may_hold_keys(folder: str) -> bool:
+    """Whether a folder of this path can have objects with valid keys."""
+    return is_key(f"{folder}/x") or is_key(f"{folder}/x=x/x")
 
 
 def checked_key(key: str) -> str:

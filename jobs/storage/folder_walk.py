@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from jobs.storage import folder_descriptors
-from jobs.storage.base import StoredObject, is_key
+from jobs.storage.base import StoredObject, is_key, may_hold_keys
 from jobs.storage.durable_write import IS_TEMPORARY
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -18,13 +18,13 @@ def objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObje
     """Yield the files below an open folder, sorted by key; names right in it begin with `beginning`."""
     for entry in folder_descriptors.entries(folder):
         key = above + entry.name
-        if not entry.name.startswith(beginning) or not is_key(key):
+        if not entry.name.startswith(beginning):
             continue
         with _unless_gone():
-            if entry.is_folder:
+            if entry.is_folder and may_hold_keys(key):
                 with folder_descriptors.entered(folder, entry.name) as below:
                     yield from objects(below, f"{key}/")
-            elif entry.is_file:
+            elif entry.is_file and is_key(key):
                 state = folder_descriptors.state_of(folder, entry.name)
                 yield StoredObject(key, state.st_size, _modified(state))
 

@@ -6,6 +6,8 @@ Objects with other keys don't belong to nightmill and are never deleted.
 import re
 from dataclasses import dataclass
 
+from jobs.storage.partition_folders import FOLDERS
+
 CONTACT_SHEET = "contact-sheet.png"
 EXPORT = "export"
 IMAGES = "images"
@@ -13,7 +15,11 @@ IMAGES = "images"
 _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
 _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
-_EXPORTED = re.compile(r"[^/]+/(export/([^/]+/)*part-[0-9]{5,}\.[a-z0-9]{1,16}|export-[a-z0-9]+/.+)")
+PARTITIONED = rf"{FOLDERS}[0-9]{{5,}}\.parquet"
+"""A regular expression of the files of a partitioned export, in its folder."""
+_EXPORTED = re.compile(
+    rf"[^/]+/(export/(([^/]+/)*part-[0-9]{{5,}}\.[a-z0-9]{{1,16}}|{PARTITIONED})|export-[a-z0-9]+/.+)"
+)
 DEFAULT_FORMAT = "parquet"
 
 

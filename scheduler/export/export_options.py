@@ -36,6 +36,8 @@ class ExportOptions(BaseModel):
     """Keys of `meta` that are columns of their own, `meta.<key>`, with their type."""
     path_prefix: Annotated[str, AfterValidator(_is_relative)] = ""
     """What leads from the export's folder to that in which the keys of images begin: the column `path` begins so."""
+    partition_by: tuple[str, ...] = ()
+    """Columns by whose values the rows are divided into folders, as Hive does."""
     embed_images: bool = False
     """Whether text formats hold the image files, in base64."""
     split: Annotated[tuple[tuple[str, float], ...], AfterValidator(_is_whole)] = ()
@@ -52,6 +54,8 @@ class GivenOptions:
     """`image_id,prompt,meta.label`"""
     meta_columns: str | None = None
     """`label:string,score:double`"""
+    partition_by: str | None = None
+    """`meta.label,date`"""
     split: str | None = None
     """`train=.9,val=.1`"""
     layout: str | None = None

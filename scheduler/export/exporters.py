@@ -48,6 +48,8 @@ class RowFiles:
     pattern: str
     media_type: str
     schema: "pa.Schema"
+    partitions: "Sequence[pa.Field]" = ()
+    """Columns that aren't in the files, but in the names of their folders, `column=value`."""
 
 
 class Exporter(ABC):

@@ -11,14 +11,16 @@ from jobs.exports import records
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from scheduler.export.export_options import ExportOptions, GivenOptions
-from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.export_columns import export_schema
 from scheduler.export.rows.find_meta_columns import find_meta_columns
+from scheduler.export.rows.partition_columns import check_number_of_partitions, check_partition_columns
 
 _FORMATS: Mapping[str, Collection[str]] = {
     "columns": ("csv", "hf", "jsonl", "parquet"),
     "embed_images": ("csv", "jsonl"),
     "layout": ("hf",),
     "meta_columns": ("csv", "hf", "parquet", "webdataset"),
+    "partition_by": ("parquet",),
     "split": ("hf",),
 }
 """Which formats an option is for, where not for all."""
@@ -47,12 +49,16 @@ def parse_export_options(
     }
     if given.columns:
         values["columns"] = _parts(given.columns)
+    if given.partition_by:
+        values["partition_by"] = _parts(given.partition_by)
     if given.split:
         values["split"] = [_share(part) for part in _parts(given.split)]
     if given.layout:
         values["layout"] = given.layout
     options = _checked(values)
     _check_columns(options)
+    check_partition_columns(options)
+    check_number_of_partitions(engine, batches, options)
     return options
 
 
@@ -97,7 +103,7 @@ def _checked(values: Mapping[str, Any]) -> ExportOptions:
 
 
 def _check_columns(options: ExportOptions) -> None:
-    known = ExportColumns(options.model_copy(update={"columns": ()})).schema.names
+    known = export_schema(options).names
     for name in options.columns:
         if name not in known:
             near = nearest(name, known)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from jobs.states import ImageFormat
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
-from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
+from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.hugging_face import IMAGE

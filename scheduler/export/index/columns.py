@@ -28,4 +28,4 @@ def description(name: str) -> str:
     source, _, key = name.partition(".")
     if name in known:
         return _LINK.sub("", known[name])
-    return f"seconds of the stage {key}" if source == "timings" else f"the manifest's column {key}"
+    return f"seconds of the stage {key}" if source == "timings" else f"the manifest's column {key or name}"

@@ -1,5 +1,6 @@
 """`croissant.json`: the dataset for machines, as JSON-LD of MLCommons' Croissant 1.1 (docs.mlcommons.org/croissant)."""
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from scheduler.export.index.columns import description
 from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.index.dataset_statistics import Facts
 from scheduler.export.index.licences import licence_url
-from scheduler.export.parquet_file import CONTENT_TYPE, CROISSANT_TYPE
+from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE
 from scheduler.export.rows.hugging_face import IMAGE
 
 NAME = "croissant.json"
@@ -87,7 +88,18 @@ def _file_set(rows: RowFiles) -> dict[str, Any]:
 def _record_set(rows: RowFiles) -> dict[str, Any]:
     found = {"@type": "cr:RecordSet", "@id": "images", "name": "images", "description": "An image each."}
     key = {"key": {"@id": "images/image_id"}} if "image_id" in rows.schema.names else {}
-    return {**found, **key, "field": [_field(field) for field in rows.schema if field.type != pa.json_()]}
+    fields = [_field(field) for field in rows.schema if field.type != pa.json_()]
+    return {**found, **key, "field": [*fields, *map(_partition, rows.partitions)]}
+
+
+def _partition(field: pa.Field) -> dict[str, Any]:
+    """Return a column that the names of folders have, as text in percent-encoding."""
+    source = {
+        "fileSet": {"@id": "rows"},
+        "extract": {"fileProperty": "fullpath"},
+        "transform": {"regex": f"(?:^|/){re.escape(field.name)}=([^/]+)/"},
+    }
+    return _field(field) | {"dataType": "sc:Text", "source": source}
 
 
 def _field(field: pa.Field) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from scheduler.export.exporters import RowFiles
 from scheduler.export.index.columns import description
 from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.parquet_file import SCHEMA_VERSION
+from scheduler.export.parquet.parquet_file import SCHEMA_VERSION
 from scheduler.export.rows.hugging_face import IMAGE
 
 NAME = "datacontract.yaml"
@@ -67,7 +67,13 @@ def _table(rows: RowFiles) -> dict[str, Any]:
         "logicalType": "object",
         "physicalType": "file",
         "description": "An image each.",
-        "properties": [_property(field) for field in rows.schema],
+        "properties": [
+            *(_property(field) for field in rows.schema),
+            *(
+                _property(field) | {"partitioned": True, "partitionKeyPosition": position}
+                for position, field in enumerate(rows.partitions, 1)
+            ),
+        ],
     }
 
 

@@ -1,5 +1,6 @@
 """The columns of exported rows: those of image rows, what is derived from them, and keys of `meta`."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,17 +26,20 @@ _FOUND = (
 
 
 class ExportColumns:
-    """The columns that an export has by its options; `unfit` counts the values that their type has no room for."""
+    """The columns that an export has by its options; `unfit` counts the values that their type has no room for.
+
+    Those that partitions are named by are in no file.
+    """
 
     def __init__(self, options: ExportOptions, default: Sequence[str] = ()) -> None:
         """Choose the columns that the options name; if they name none the `default`, and if there is none, all."""
         self._options = options
-        meta = [JsonColumn("meta", key, type) for key, type in options.meta_columns]
-        self._json = {column.name: column for column in (*_FOUND, *meta)}
-        known = pa.schema([*SCHEMA, *_DERIVED, *(column.field for column in self._json.values())])
-        names = options.columns or default or known.names
+        known = export_schema(options)
+        names = [
+            name for name in options.columns or default or known.names if name not in options.partition_by
+        ]
         self.schema = pa.schema([known.field(name) for name in names])
-        self._read_json = [column for name, column in self._json.items() if name in self.schema.names]
+        self._read_json = [column for column in _json_columns(options) if column.name in names]
         self.unfit: Counter[str] = Counter()
 
     def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -47,10 +51,23 @@ class ExportColumns:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
+    def told(self) -> dict[str, str]:
+        """Return what the metadata of a file tells of its columns."""
+        return {"nightmill.unfit_values": json.dumps(dict(sorted(self.unfit.items())))}
+
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         if name == "path":
             return pc.binary_join_element_wise(self._options.path_prefix, batch.column("key"), "")
         return _DERIVATIONS[name](batch) if name in _DERIVATIONS else batch.column(name)
+
+
+def export_schema(options: ExportOptions) -> pa.Schema:
+    """Return all columns that an export could have with these columns of `meta`."""
+    return pa.schema([*SCHEMA, *_DERIVED, *(column.field for column in _json_columns(options))])
+
+
+def _json_columns(options: ExportOptions) -> list[JsonColumn]:
+    return [*_FOUND, *(JsonColumn("meta", key, type) for key, type in options.meta_columns)]
 
 
 def _nsfw(batch: pa.RecordBatch) -> pa.Array:

@@ -48,6 +48,18 @@ NO_KEYS = [
     "a\n",
     "a~b",
     "a?b",
+    "a=b",
+    "a%2Fb",
+    "label=/00000.parquet",
+    "label=a%2fb/00000.parquet",
+    "label=a b/00000.parquet",
+    "label=é/00000.parquet",
+    "=fox/00000.parquet",
+    "_label=fox/00000.parquet",
+    "label=fox/../00000.parquet",
+    "label=fox/sub/00000.parquet",
+    "foxes/images/label=fox/1.png",
+    "foxes/export/part/label=fox/00000.parquet",
     "s3://b/a",
 ]
 
@@ -97,6 +109,17 @@ class TestEveryStore:
             hashlib.sha256(store.get("export/part.parquet")).digest()
             == hashlib.sha256(file.read_bytes()).digest()
         )
+
+    @pytest.mark.parametrize("folder", ["", "foxes/export/"])
+    def test_folders_of_partitions_are_taken_in_exports(self, store: ObjectStore, folder: str) -> None:
+        keys = [f"{folder}label={value}/date=2026-11-29/00000.parquet" for value in ("a%2Fb", "..", "fox")]
+        for key in keys:
+            store.put(key, key.encode(), content_type="text/plain")
+        assert [store.get(found.key).decode() for found in store.list(folder)] == sorted(keys)
+        assert sorted(store.names(folder.rstrip("/"))) == sorted(keys)
+        assert store.locate(keys[0]) == f"{store.uri}/{keys[0]}"
+        store.delete(keys[1])
+        assert {found.key for found in store.list(folder)} == {keys[0], keys[2]}
 
     def test_a_digest_needs_no_room_for_the_object(self, store: ObjectStore) -> None:
         body = os.urandom(1 << 20) * 32
@@ -396,11 +419,12 @@ class TestS3:
     def test_stale_uploads_are_aborted(self, server: S3Server, s3: S3Options, client) -> None:
         """Only of keys that we make, in the folders of batches of ours."""
         image, part = "images/000000/000000000-00000.0123456789ab.png", "export/part-00000.parquet"
-        ours = [f"stale/a/{image}", f"stale/a/{part}"]
+        ours = [f"stale/a/{image}", f"stale/a/{part}", "stale/a/export/label=a%2Fb/00000.parquet"]
         others = [
             f"stale/b/{image}",
             f"elsewhere/a/{part}",
             "stale/a/backup.tar",
+            "stale/a/export/label=fox/part.parquet",
             "stale/a/export/part-00000-c000.snappy.parquet",
             "stale/backup.tar",
         ]
@@ -409,7 +433,7 @@ class TestS3:
         store = open_store(f"{server.uri}/stale", s3)
         # moto says of every upload that it was begun in 2010
         assert abort_stale_uploads(store, "a".__eq__, timedelta(days=36500)) == 0
-        assert abort_stale_uploads(store, "a".__eq__, timedelta(hours=1)) == 2
+        assert abort_stale_uploads(store, "a".__eq__, timedelta(hours=1)) == 3
         left = client.list_multipart_uploads(Bucket=server.bucket).get("Uploads", [])
         assert sorted(upload["Key"] for upload in left) == sorted(others)
 

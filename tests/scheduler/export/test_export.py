@@ -45,13 +45,12 @@ ROWS = [
 
 
 @pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> ObjectStore:
     """Where an export may go."""
     if request.param == "folder":
         return open_store(str(tmp_path / "out"), S3Options())
-    server: S3Server = request.getfixturevalue("s3")
     return open_store(
-        f"{server.uri}/{tmp_path.name}", S3Options(endpoint_url=server.endpoint_url, region="us-east-1")
+        f"{s3.uri}/{tmp_path.name}", S3Options(endpoint_url=s3.endpoint_url, region="us-east-1")
     )
 
 

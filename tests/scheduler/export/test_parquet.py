@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from jobs.errors import UsageError
 from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.image_schema import SCHEMA
-from scheduler.export.parquet_file import SCHEMA_VERSION, ParquetFile
+from scheduler.export.parquet.parquet_file import SCHEMA_VERSION, ParquetFile
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.rows.export_columns import STAGES, ExportColumns
 from scheduler.export.rows.find_meta_columns import find_meta_columns
