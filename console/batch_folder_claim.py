@@ -24,14 +24,14 @@ class BatchFolder:
         engine, options = self.session.engine, s3_options(self.session.settings)
         try:
             store = open_output(engine, self.output, options)
-            owner = claim(engine, store, batch.id, batch.name)
+            owner = claim(engine, store, batch.id, batch.folder)
         except (ForeignOutputError, OutputGoneError):
             raise
         except ObjectStoreError as error:
             note(f"the batch's folder isn't claimed yet, workers will do it: {error}")
             return
         if batch.is_new:
-            self._new = (store, batch.name, owner)
+            self._new = (store, batch.folder, owner)
 
     def give_back(self) -> None:
         """Release the claim of a batch that was not ingested."""

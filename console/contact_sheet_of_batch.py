@@ -31,7 +31,7 @@ def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) 
     if not tiles:
         return None
     shown = "" if len(tiles) == batch.counts["done"] else f", {len(tiles)} of them shown"
-    key = f"{batch.name}/{CONTACT_SHEET}"
+    key = f"{batch.folder}/{CONTACT_SHEET}"
     title = f"{batch.name}: {batch.counts['done']:,} images{shown}"
     store.put(key, contact_sheet(store, tiles, title), content_type="image/png")
     return store.locate(key)
@@ -40,7 +40,7 @@ def write_contact_sheet(engine: Engine, store: ObjectStore, batch: BatchStatus) 
 def _checked(key: str, batch: BatchStatus) -> str:
     """Return an image's key. Raises ObjectStoreError if the row was tampered with."""
     found = parse_image_key(key)
-    if found is None or found.batch != batch.name or not is_key(key):
+    if found is None or found.batch != batch.folder or not is_key(key):
         raise ObjectStoreError(
             f"an image row of {batch.name} names {key!r}, which nightmill never wrote: the database was changed by "
             f"somebody else; `nightmill check {batch.name}` lists such rows, --repair renders them again"

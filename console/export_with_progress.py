@@ -40,7 +40,9 @@ def exports_beside_images(open_session: Session, batch: BatchStatus) -> dict[str
     """Return the exports in the batch's folder by their formats."""
     found = records.exports_of(open_session.engine, batch.id)
     return {
-        export.format: export for export in found if export.prefix == export_folder(batch.name, export.format)
+        export.format: export
+        for export in found
+        if export.prefix == export_folder(batch.folder, export.format)
     }
 
 
@@ -71,7 +73,7 @@ def order_beside_images(
 
     Its options are `options`, or else follow from those given.
     """
-    store, prefix = open_session.claimed_store(batch), export_folder(batch.name, format)
+    store, prefix = open_session.claimed_store(batch), export_folder(batch.folder, format)
     if options is None:
         options = export_options(open_session, [batch], format, given or GivenOptions(), (store.uri, prefix))
     return ExportRequest([batch], format, store, prefix, options=options, overwrite=overwrite)

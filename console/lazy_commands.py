@@ -39,6 +39,7 @@ MODULES = {
     "retract": "batches.retract",
     "adopt": "batches.adopt",
     "move": "batches.move",
+    "rename": "batches.rename",
     "tag": "batches.tag",
     "duplicates": "batches.duplicates",
     "worker": "processes",

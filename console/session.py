@@ -49,7 +49,7 @@ class Session:
 
     def claimed_store(self, batch: BatchStatus) -> ObjectStore:
         """Open a batch's output for writing. Raises ForeignOutputError if the folder is another installation's."""
-        return open_claimed(self.engine, batch.output, s3_options(self.settings), batch.id, batch.name)
+        return open_claimed(self.engine, batch.output, s3_options(self.settings), batch.id, batch.folder)
 
 
 def s3_options(settings: Settings) -> S3Options:

@@ -47,12 +47,14 @@ class Job:
 class Lane:
     """A group of jobs of one batch and tenant with the same model, mode, LoRAs, size and upscaling, and the policy.
 
-    A `width` and `height` of 0 stand for the size of the job's input image.
+    A `width` and `height` of 0 stand for the size of the job's input image. `folder` is where the batch's files are
+    below the output: its name, unless it was renamed.
     """
 
     id: LaneId
     batch_id: BatchId
     batch: str
+    folder: str
     output: str
     model: str
     mode: str

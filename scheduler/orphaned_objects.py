@@ -22,6 +22,7 @@ from jobs.batches.delete_files import since_when
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.outputs.ownership import owner_of
+from jobs.queue.sql_predicates import FOLDER
 from jobs.states import FINISHED, EventKind, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import parse_image_key
@@ -32,7 +33,7 @@ PAGE = 100
 _PORTION = 50
 _ENDED = sql_list(FINISHED)
 
-_BATCH = text("SELECT id, name, output, created_at, now() AS now FROM batches WHERE id = :batch")
+_BATCH = text(f"SELECT id, {FOLDER}, output, created_at, now() AS now FROM batches WHERE id = :batch")  # noqa: S608
 
 _UNNAMED = text(f"""
     SELECT g.key, jobs.id AS job
@@ -74,13 +75,13 @@ def sweep_batch(
     is another installation's, ObjectStoreError when the store refuses.
     """
     for row in run(engine, _BATCH, {"batch": batch}):
-        owner = owner_of(engine, store, batch, row.name)
+        owner = owner_of(engine, store, batch, row.folder)
         since = since_when(row.created_at, owner)
         if since is None:
             return
         if not dry_run:
-            remove_temporaries(store, row.name, max(older_than, OLD))
-        listing = store.list(f"{row.name}/images/")
+            remove_temporaries(store, row.folder, max(older_than, OLD))
+        listing = store.list(f"{row.folder}/images/")
         while page := list(islice(listing, PAGE)):
             candidates = _candidates(page, since, row.now - older_than)
             with engine.begin() as connection:

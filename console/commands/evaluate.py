@@ -64,7 +64,7 @@ def evaluate(
         }
         report |= _write(
             open_session.store(to) if to else open_session.claimed_store(found),
-            "" if to else f"{found.name}/",
+            "" if to else f"{found.folder}/",
             report,
         )
     if as_json:

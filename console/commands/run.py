@@ -186,7 +186,7 @@ def _results(open_session: Session, status: BatchStatus, formats: Sequence[str])
     live = [name for name, export in there.items() if export.is_live]
     places = update_beside_images(open_session, status, [*(formats or (DEFAULT_FORMAT,)), *live])
     return {
-        "images": store.locate(f"{status.name}/images"),
+        "images": store.locate(f"{status.folder}/images"),
         "export": next(iter(places.values())),
         "exports": places,
         "contact_sheet": write_contact_sheet(open_session.engine, store, status),

@@ -64,7 +64,7 @@ def check(
     read = 0
     with ThreadPoolExecutor(THREADS) as threads, closing(_chosen(engine, batch.id, share)) as rows:
         while page := list(islice(rows, PAGE)):
-            found = threads.map(lambda row: _compare(store, batch.name, row), page)
+            found = threads.map(lambda row: _compare(store, batch.folder, row), page)
             yield [wrong for wrong in found if wrong is not None]
             read += len(page)
             on_images(read)

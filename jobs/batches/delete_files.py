@@ -39,15 +39,15 @@ def delete_files(
     to another installation. `exports` are digests by name of the exports there, by prefix, if the database no longer
     says that they are there.
     """
-    owner = owner_of(engine, store, batch.id, batch.name)
+    owner = owner_of(engine, store, batch.id, batch.folder)
     _delete_images(engine, store, batch, owner)
     known = exports_in_folder(engine, store, batch) | dict(exports or {})
     _delete_exports(engine, store, batch, known, is_own=owner is not None)
     if owner is not None:
-        store.delete(f"{batch.name}/{CONTACT_SHEET}")
-        disown(store, batch.name, owner)
-        remove_temporaries(store, batch.name, _ANY_AGE)
-    remove_empty_folders(store, batch.name, is_batch_folder)
+        store.delete(f"{batch.folder}/{CONTACT_SHEET}")
+        disown(store, batch.folder, owner)
+        remove_temporaries(store, batch.folder, _ANY_AGE)
+    remove_empty_folders(store, batch.folder, is_batch_folder)
 
 
 def exports_in_folder(engine: Engine, store: ObjectStore, batch: BatchStatus) -> dict[str, Digests]:
@@ -55,9 +55,9 @@ def exports_in_folder(engine: Engine, store: ObjectStore, batch: BatchStatus) ->
 
     That of an earlier version of nightmill is among them, without files: its `_SUCCESS` names them.
     """
-    known: dict[str, Digests] = {export_folder(batch.name): {}}
+    known: dict[str, Digests] = {export_folder(batch.folder): {}}
     for export in exports_of(engine, batch.id):
-        if export.output == store.uri and export.prefix.startswith(f"{batch.name}/"):
+        if export.output == store.uri and export.prefix.startswith(f"{batch.folder}/"):
             known[export.prefix] = recorded_digests(engine, export)
     return known
 
@@ -77,7 +77,7 @@ def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:
 
 def _delete_images(engine: Engine, store: ObjectStore, batch: BatchStatus, owner: Owner | None) -> None:
     since = since_when(batch.created_at, owner)
-    listing = store.list(f"{batch.name}/images/")
+    listing = store.list(f"{batch.folder}/images/")
     while page := list(islice(listing, PAGE)):
         parsed = [(found, key) for found in page if (key := parse_image_key(found.key))]
         named = _named(engine, batch.id, [key for _, key in parsed])

@@ -140,7 +140,7 @@ def delete(
     folder belongs to another installation.
     """
     if files is not None:
-        owner_of(engine, files, batch.id, batch.name)
+        owner_of(engine, files, batch.id, batch.folder)
     _mark(engine, batch)
     if files is not None:
         delete_files(engine, files, batch)

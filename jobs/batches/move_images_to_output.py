@@ -111,7 +111,7 @@ def _switch(
     values = {"batch": batch.id, "output": output, "seen": seen, "noted": json.dumps(noted)}
     if connection.execute(_SWITCH, values).one_or_none() is None:
         return False
-    move_exports(connection, batch.id, source.uri, target.uri, f"{batch.name}/")
+    move_exports(connection, batch.id, source.uri, target.uri, f"{batch.folder}/")
     add_event(connection, Event(EventKind.BATCH, batch.id, detail={"moved_to": target.uri}))
     return True
 
@@ -131,7 +131,7 @@ def _pages(engine: Engine, batch: BatchStatus) -> Iterator[Sequence[Any]]:
 
 
 def _copy_contact_sheet(batch: BatchStatus, source: ObjectStore, target: ObjectStore) -> None:
-    key = f"{batch.name}/{CONTACT_SHEET}"
+    key = f"{batch.folder}/{CONTACT_SHEET}"
     with suppress(MissingObjectError):
         target.put(key, source.get(key), content_type="image/png")
 

@@ -104,7 +104,7 @@ def retract(
 
 def _is_of(batch: BatchStatus, image: ImageRow) -> bool:
     key = parse_image_key(image.key)
-    return key is not None and key.batch == batch.name
+    return key is not None and key.batch == batch.folder
 
 
 def _delete_files(

@@ -14,7 +14,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import report_of
-from jobs.queue.sql_predicates import IS_LIVE
+from jobs.queue.sql_predicates import FOLDER, IS_LIVE
 from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import OPEN, BatchState, JobState, sql_list
 
@@ -25,8 +25,10 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound", "seed_from", "tags",
+    "canary_bound", "seed_from", "tags", "folder",
 )  # fmt: skip
+
+_SELECTED = ", ".join(FOLDER if name == "folder" else f'b."{name}"' for name in _PLAIN)
 
 _COUNTS = ", ".join(
     f"CAST(coalesce(sum(delta) FILTER (WHERE state = '{state}'), 0) AS bigint) AS {state}"
@@ -61,7 +63,7 @@ def _status_of(batch: str) -> TextClause:
                 SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
             GROUP BY 1
         )
-        SELECT {", ".join(f'b."{name}"' for name in _PLAIN)}, b.policy::text, {_COUNTED}, paused_at, cancelled_at, work,
+        SELECT {_SELECTED}, b.policy::text, {_COUNTED}, paused_at, cancelled_at, work,
             images_per_s
         FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
             LEFT JOIN lately ON lately.batch_id = b.id
@@ -102,6 +104,8 @@ class BatchStatus(NamedTuple):
     canary_bound: float
     seed_from: str
     tags: list[str]
+    folder: str
+    """Where its files are below the output: its first name."""
     policy: str
     """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState

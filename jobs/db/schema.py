@@ -109,6 +109,7 @@ batches = Table(
         comment="what the rows' derived seeds depend on, beside the batch seed",
     ),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="labels, sorted"),
+    Column("folder", Text, comment="of its files, if it was renamed; null: its name"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
@@ -116,6 +117,7 @@ batches = Table(
     CheckConstraint(one_of("canary_verdict", CanaryVerdict), "canary_verdict"),
     CheckConstraint(one_of("seed_from", SeedSource), "seed_from"),
     CheckConstraint("jsonb_typeof(policy) = 'object'", "policy"),
+    Index("batches_folder_idx", text("coalesce(folder, name)"), unique=True),
 )
 
 lanes = Table(

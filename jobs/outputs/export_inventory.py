@@ -108,4 +108,7 @@ def _record(place: ExportPlace, name: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     is_text = all(isinstance(value, str) for file in files for value in file)
-    return record if is_ours and is_text and record.get("batch") == place.batch else None
+    is_of_batch = (
+        place.is_own or record.get("batch") == place.batch
+    )  # in its own folder it may have had another name
+    return record if is_ours and is_text and is_of_batch else None

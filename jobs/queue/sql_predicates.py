@@ -10,6 +10,9 @@ IS_OPEN = f"""
     AND (opens_at IS NULL OR (
         opens_at <= now() AND now() + make_interval(secs => coalesce(batch_s, {UNMEASURED_S})) < closes_at))"""
 
+# Where the files of a batch are below its output. Needs `batches`.
+FOLDER = "coalesce(folder, name) AS folder"
+
 # The lane may still have unfinished jobs; ended lanes are skipped. Needs `lanes`.
 IS_LIVE = "lanes.ended_at IS NULL"
 

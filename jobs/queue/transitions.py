@@ -26,7 +26,7 @@ from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, Lane
 from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
-from jobs.queue.sql_predicates import IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
+from jobs.queue.sql_predicates import FOLDER, IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, EventKind, JobState, Outcome, sql_list
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
@@ -377,7 +377,7 @@ _RETRY_RETRACTED = text(f"""
 """)
 
 _LANE = text(f"""
-    SELECT lanes.id, batch_id, name, output, model, mode, lora, width, height, upscale, image_s,
+    SELECT lanes.id, batch_id, name, {FOLDER}, output, model, mode, lora, width, height, upscale, image_s,
         {sql_columns()}
     FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
 """)

@@ -39,7 +39,7 @@ class ExportRequest:
     def is_beside_images(self) -> bool:
         """Whether the export goes into the folder of its batch, which belongs to this installation."""
         first, *others = self.batches
-        return not others and self.prefix.startswith(f"{first.name}/")
+        return not others and self.prefix.startswith(f"{first.folder}/")
 
     @property
     def exporter(self) -> Exporter:

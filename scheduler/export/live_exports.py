@@ -113,8 +113,8 @@ class LiveExports:
         """Open the export's place; a batch's folder only if it belongs to this installation and its share is there."""
         folder = export.prefix.partition("/")[0]
         if folder:
-            batch = _batch_named(self.engine, export, folder)
-            return open_claimed(self.engine, batch.output, self._s3, batch.id, batch.name)
+            batch = _batch_of_folder(self.engine, export, folder)
+            return open_claimed(self.engine, batch.output, self._s3, batch.id, batch.folder)
         return open_store(export.output, self._s3)
 
     def _go_on(self, rows: int) -> None:
@@ -128,11 +128,11 @@ class LiveExports:
         records.note_error(self.engine, export.id, reason)
 
 
-def _batch_named(engine: Engine, export: Export, name: str) -> BatchStatus:
+def _batch_of_folder(engine: Engine, export: Export, folder: str) -> BatchStatus:
     with engine.connect() as connection:
         (batch, *_) = records.batches_of(connection, export.id)
     found = status(engine, str(batch))
-    if found.name != name:
+    if found.folder != folder:
         raise NightmillError(f"{export.prefix} isn't the folder of {found.name}")
     return found
 

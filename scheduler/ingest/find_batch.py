@@ -65,7 +65,8 @@ def _differences(row: Row[Any], order: SubmitRequest) -> set[str]:
 
 
 def _with_digest(connection: Connection, digest: str) -> Row[Any] | None:
-    statement = text(
-        "SELECT id, name, rows, rejected, jobs, settings, seed_from, policy FROM batches WHERE digest = :digest"
-    )
+    statement = text("""
+        SELECT id, name, folder, rows, rejected, jobs, settings, seed_from, policy FROM batches
+        WHERE digest = :digest
+    """)
     return connection.execute(statement, {"digest": digest}).one_or_none()

@@ -51,6 +51,13 @@ class Ingested:
     lines: LineCounts | None = None
     difference: Difference | None = None
     """What a later manifest has changed of a batch that was there."""
+    first_name: str | None = None
+    """Before it was renamed; None if it wasn't."""
+
+    @property
+    def folder(self) -> str:
+        """Where the batch's files are below the output."""
+        return self.first_name or self.name
 
 
 class ManyJobsError(UsageError):
@@ -198,6 +205,7 @@ def _ingested(row: Row[Any]) -> Ingested:
         row.jobs,
         row.policy.get("batch_seed", 0),
         SeedSource(row.seed_from),
+        first_name=row.folder,
     )
 
 

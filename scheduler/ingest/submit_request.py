@@ -108,16 +108,16 @@ def slug(text: str) -> str:
     return f"batch-{name}" if is_number(name) else name
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: str, given_as: str = "--name ") -> str:
     """Return the name if it is valid for a batch, its folder and its keys; else raise UsageError."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
         raise UsageError(
-            f"--name {name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "
+            f"{given_as}{name!r} can't name a batch: use lower-case letters, digits, '.', '_' and '-', "
             f"starting with a letter or digit, at most 100, such as {slug(name)!r}"
         )
     if is_number(name):
         raise UsageError(
-            f"--name {name!r} can't name a batch: commands take a number for the number of a batch; "
+            f"{given_as}{name!r} can't name a batch: commands take a number for the number of a batch; "
             f"use a name such as {slug(name)!r}"
         )
     return name

@@ -19,7 +19,7 @@ def output_of(lane: Lane) -> Hashable:
 
 def folder_of(lane: Lane) -> Hashable:
     """The cause for faults of the batch's folder in the output, which may belong to another installation."""
-    return "folder", lane.output, lane.batch
+    return "folder", lane.output, lane.folder
 
 
 def policy_of(lane: Lane) -> Hashable:

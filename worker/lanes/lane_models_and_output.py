@@ -66,7 +66,7 @@ class LaneSetup:
             with self._noted(lane, output_of(lane), f"can't write to {lane.output}"):
                 store = self._writable_store(lane)
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
-                claim(self.engine, store, lane.batch_id, lane.batch)
+                claim(self.engine, store, lane.batch_id, lane.folder)
         except (HostFaultError, InterruptedRender):
             return None
         return Started(lane_models, store)

@@ -72,7 +72,7 @@ class CopyImage(Stage):
     def _stored(self, item: PipelineItem, image: ReusableImage, body: bytes) -> PipelineItem:
         job, format = item.job, ImageFormat(image.columns["format"])
         key = key_layout.image_key(
-            self.context.lane.batch, job.ordinal, job.index, image.sha256, format.extension
+            self.context.lane.folder, job.ordinal, job.index, image.sha256, format.extension
         )
         self.context.store.put(key, body, content_type=format.media_type)
         metrics.UPLOADED_BYTES.add(len(body))

@@ -25,7 +25,7 @@ class Upload(Stage):
         job, encoded = item.job, item.encoded
         assert encoded is not None
         key = key_layout.image_key(
-            self.context.lane.batch, job.ordinal, job.index, encoded.sha256, encoded.extension
+            self.context.lane.folder, job.ordinal, job.index, encoded.sha256, encoded.extension
         )
         self.context.store.put(key, encoded.body, content_type=encoded.content_type)
         metrics.UPLOADED_BYTES.add(len(encoded.body))

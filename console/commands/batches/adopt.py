@@ -25,18 +25,18 @@ def adopt(
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         store = open_store(found.output, s3_options(open_session.settings))
-        before = read_owner(store, found.name)
+        before = read_owner(store, found.folder)
         whose = (
             f"of installation {before.installation}, {before.database}"
             if before
             else "whose owner isn't known"
         )
-        what = f"{store.locate(found.name)}, {whose}"
+        what = f"{store.locate(found.folder)}, {whose}"
         if not yes:
             ask(f"takes over {what}")
-        owner = adopt_folder(open_session.engine, store, found.id, found.name)
+        owner = adopt_folder(open_session.engine, store, found.id, found.folder)
         if isinstance(store, FolderStore):
             mark(open_session.engine, store)
     if as_json:
         print_json({"batch": found.name, "output": found.output, "installation": str(owner.installation)})
-    note(f"{store.locate(found.name)} belongs to this installation now")
+    note(f"{store.locate(found.folder)} belongs to this installation now")

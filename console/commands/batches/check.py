@@ -30,7 +30,7 @@ def check(
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         store = open_session.batch_store(found)
-        owner_of(open_session.engine, store, found.id, found.name)
+        owner_of(open_session.engine, store, found.id, found.folder)
         images = image_count(open_session.engine, found.id)
         wanted = sample_size(images, share)
         wrong: list[Wrong] = []

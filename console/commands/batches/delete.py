@@ -30,7 +30,7 @@ def delete(
         store = open_session.batch_store(found) if files else None
         with counting("deleting", None, "rows") as tell:
             rows = delete_batch(open_session.engine, found, store, tell)
-        stayed = list(store.names(found.name)) if store else []
+        stayed = list(store.names(found.folder)) if store else []
     if as_json:
         print_json(
             {"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files, "stayed": stayed}

@@ -44,7 +44,7 @@ def move(
     if as_json:
         print_json({"batch": found.name, "output": found.output, "images": images, "exports": exports})
     else:
-        note(f"{plural(images, 'image')} of {found.name} lie in {found.output}/{found.name}")
+        note(f"{plural(images, 'image')} of {found.name} lie in {found.output}/{found.folder}")
 
 
 def _copy(open_session: Session, found: BatchStatus, output: str, images: int) -> None:
@@ -53,7 +53,7 @@ def _copy(open_session: Session, found: BatchStatus, output: str, images: int) -
     if (around := batch_folder_around(output, options)) is not None:
         raise UsageError(f"{output} lies in {around}, the folder of a batch: name a folder outside")
     source = open_session.batch_store(found)
-    target = open_claimed(open_session.engine, output, options, found.id, found.name)
+    target = open_claimed(open_session.engine, output, options, found.id, found.folder)
     with counting("copying", images, "images") as tell:
         move_files(open_session.engine, found, source, target, output, tell)
 
@@ -64,5 +64,5 @@ def _delete_old(open_session: Session, found: BatchStatus) -> None:
         return
     source = find_output(open_session.engine, old, s3_options(open_session.settings))
     delete_moved(open_session.engine, found, source)
-    if stayed := list(source.names(found.name)):
-        note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.name}")
+    if stayed := list(source.names(found.folder)):
+        note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.folder}")

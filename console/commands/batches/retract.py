@@ -124,7 +124,7 @@ def _retract(
         for batch, pages in chosen:
             store = None if keep_files else open_session.batch_store(batch)
             if store is not None:
-                owner_of(open_session.engine, store, batch.id, batch.name)
+                owner_of(open_session.engine, store, batch.id, batch.folder)
             for page in pages:
                 more_rows, more_files = retract_images(open_session.engine, batch, page, reason, store)
                 rows, files = rows + more_rows, files + more_files

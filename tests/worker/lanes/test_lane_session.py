@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import Engine
 
+from jobs.batches import actions
+from jobs.batches.rename import rename
 from jobs.queue import transitions
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
@@ -343,3 +345,19 @@ def test_what_saves_memory_and_changes_pixels_is_told(
     assert (packed["versions"]["weights"], packed["versions"]["vae"]) == ("int8", "tiled")
     assert {"weights", "bitsandbytes", "vae"} & set(whole["versions"]) == set()
     assert packed["sha256"] != whole["sha256"]
+
+
+def test_images_of_a_renamed_batch_go_to_its_folder(
+    context: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    batch = render(context, tmp_path, [{"prompt": "a red fox", "steps": 2}])
+    (image,) = images_of(engine, batch)
+    rename(engine, actions.status(engine, batch.name), "renamed")
+    taken = [(image["id"], image["key"])]
+    transitions.retract(engine, batch.id, taken, "again", is_archived=False, keeps_file=False)
+    actions.retry_retracted(engine, batch.id)
+    while sum(work(context, lane) for lane in lanes_of(engine, batch)):
+        pass
+    (again,) = images_of(engine, batch)
+    assert again["id"] > image["id"]
+    assert again["key"] == image["key"]

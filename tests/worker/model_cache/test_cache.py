@@ -23,7 +23,7 @@ from worker.model_cache import batch_size, cache
 from worker.model_cache.cache import ModelCache
 
 POLICY = BatchPolicy(watermark=WatermarkPolicy.OFF, clip_score=Scoring.OFF)
-LANE = Lane(LaneId(1), BatchId(1), "b", "out", "tiny-random", "text2image", "", 64, 64, 0, POLICY)
+LANE = Lane(LaneId(1), BatchId(1), "b", "b", "out", "tiny-random", "text2image", "", 64, 64, 0, POLICY)
 
 
 def lane_with(**policy: Any) -> Lane:
