@@ -51,12 +51,18 @@ def partitioned(
     """An export of a batch of these rows, divided by columns."""
     batch = with_pictures(engine, tmp_path / "output", rows)
     folder = tmp_path / "export"
-    write(engine, batch, "parquet", folder, shard_rows, meta_columns=META, partition_by=by)
+    with_index(engine, [batch], "parquet", folder, shard_rows, meta_columns=META, partition_by=by)
     return folder
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+
+
+def dataset(folder: Path, *types: tuple[str, pa.DataType]) -> ds.Dataset:
+    """The rows as pyarrow reads them, beside the other files of the folder."""
+    parts = ds.partitioning(pa.schema(types), flavor="hive")
+    return ds.dataset(folder, format="parquet", partitioning=parts, exclude_invalid_files=True)
 
 
 def test_rows_lie_in_folders_by_their_values(engine: Engine, tmp_path: Path) -> None:
@@ -77,13 +83,14 @@ def test_rows_lie_in_folders_by_their_values(engine: Engine, tmp_path: Path) -> 
 def test_readers_get_every_value_back(engine: Engine, tmp_path: Path) -> None:
     folder = partitioned(engine, tmp_path, rows_of([*AWKWARD, *AWKWARD[:3], None, ""]), "meta.label")
     expected = Counter([*AWKWARD, *AWKWARD[:3], None, None])  # Hive has one name for null and for no text
-    text = ds.partitioning(pa.schema([("label", pa.string())]), flavor="hive")
-    assert Counter(ds.dataset(folder, partitioning=text).to_table()["label"].to_pylist()) == expected
+    assert Counter(dataset(folder, ("label", pa.string())).to_table()["label"].to_pylist()) == expected
     found = duckdb.sql(
         f"FROM read_parquet('{folder}/**/*.parquet', hive_partitioning=true, hive_types={{'label': VARCHAR}})"
     )
     assert Counter(label for (label,) in found.project("label").fetchall()) == expected
-    scanned = pl.scan_parquet(folder, hive_partitioning=True, hive_schema={"label": pl.String})
+    scanned = pl.scan_parquet(
+        folder / "**/*.parquet", hive_partitioning=True, hive_schema={"label": pl.String}
+    )
     assert Counter(scanned.collect()["label"].to_list()) == expected
     assert all(part.isascii() and len(part) <= 255 for name in names(folder) for part in name.split("/"))
 
@@ -104,17 +111,15 @@ def test_columns_of_partitions_have_types_and_sums_are_the_batchs(engine: Engine
     assert found.aggregate("count(*), sum(rank), sum(score), count(DISTINCT image_id)").fetchall() == [
         (12, 12, 12.0, 12)
     ]
-    schema = pa.schema(
-        [("rank", pa.int64()), ("ok", pa.bool_()), ("score", pa.float64()), ("date", pa.date32())]
-    )
-    table = ds.dataset(
-        folder, partitioning=ds.partitioning(schema.append(pa.field("width", pa.int32())), flavor="hive")
-    )
+    types_of = (("rank", pa.int64()), ("ok", pa.bool_()), ("score", pa.float64()), ("date", pa.date32()))
+    table = dataset(folder, *types_of, ("width", pa.int32()))
     sums = table.to_table().group_by(["rank", "ok"]).aggregate([([], "count_all")])
     assert sorted(zip(*sums.to_pydict().values(), strict=True)) == [
         (n, ok, 2) for n in range(3) for ok in (False, True)
     ]
-    frame = pl.scan_parquet(folder, hive_partitioning=True).filter(pl.col("rank") == 1).collect()
+    frame = (
+        pl.scan_parquet(folder / "**/*.parquet", hive_partitioning=True).filter(pl.col("rank") == 1).collect()
+    )
     assert frame["date"].dtype == pl.Date
     assert frame.height == 4
 
@@ -127,9 +132,9 @@ def test_the_index_tells_of_partitions(engine: Engine, tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(loaded["prompt"]) == ["p0", "p1", "p2"]
-    dataset = mlcroissant.Dataset(jsonld=folder / "croissant.json")
-    assert (list(dataset.metadata.issues.errors), list(dataset.metadata.issues.warnings)) == ([], [])
-    read = {row["images/prompt"]: row["images/label"] for row in dataset.records("images")}
+    described = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    assert (list(described.metadata.issues.errors), list(described.metadata.issues.warnings)) == ([], [])
+    read = {row["images/prompt"]: row["images/label"] for row in described.records("images")}
     assert read == {b"p0": b"a%2Fb", b"p1": b"owl", b"p2": b"a%2Fb"}
     contract = yaml.safe_load((folder / "datacontract.yaml").read_text())
     properties = {column["name"]: column for column in contract["schema"][0]["properties"]}
