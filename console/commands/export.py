@@ -11,6 +11,7 @@ from console.terminal.output import note, plural, print_json, print_line
 from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.exports.records import File
+from jobs.storage.key_layout import is_copy
 from scheduler.export.export_options import GivenOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
@@ -63,6 +64,9 @@ def export(
     embed_images: Annotated[
         bool, typer.Option("--embed-images", help="jsonl, csv: the images, in base64")
     ] = False,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="csv, jsonl, parquet: the image files, too, as images/…")
+    ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="write while the batch renders, until all is sealed")
     ] = False,
@@ -75,7 +79,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
-    given = GivenOptions(columns, meta_columns, partition_by, split, layout, embed_images)
+    given = GivenOptions(columns, meta_columns, partition_by, split, layout, embed_images, copy_images)
     with session() as open_session:
         order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)
         remaining = sum(batch.remaining for batch in order.batches)
@@ -89,9 +93,12 @@ def export(
     if as_json:
         print_json(_report(order, done, remaining))
         return
-    for file in done.files[:MOST_SHOWN]:
+    shown = [file for file in done.files if not is_copy(file["name"])]
+    for file in shown[:MOST_SHOWN]:
         print_line(f"{_place(order, file)}\t{_size(file)}")
-    if (more := len(done.files) - MOST_SHOWN) > 0:
+    if copies := len({file["name"] for file in done.files}) - len(shown):
+        note(f"{plural(copies, 'image file')} in {order.store.uri}/images")
+    if (more := len(shown) - MOST_SHOWN) > 0:
         note(f"and {more:,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:
         note(f"{plural(remaining, 'job')} of {order.dataset} not finished: export again later, or --follow")

@@ -1,5 +1,6 @@
 """`nightmill exports`: the exports there are, how far they are, and which are written while batches render."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -7,13 +8,14 @@ import typer
 from console.command_options import DontAsk, Json
 from console.session import Session, session
 from console.terminal.confirm import ask
-from console.terminal.output import note, print_json, print_table
+from console.terminal.output import note, plural, print_json, print_table
 from jobs.batches import actions
 from jobs.db.engine import transact
 from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.exports.progress import Progress, progress_of
-from jobs.exports.records import Export
+from jobs.exports.records import Export, File
+from jobs.storage.key_layout import is_copy
 
 exports = typer.Typer(
     help="The exports there are, and how far they are.",
@@ -81,7 +83,7 @@ def show(export: Number, as_json: Json = False) -> None:
                 shard["version"] or "",
                 "sealed" if shard["sealed"] else "written" if shard["version"] else "waits",
                 f"{shard['images']:,}",
-                ", ".join(file["name"] for file in shard["files"]),
+                _names(shard["files"]),
             )
             for shard in told
         ],
@@ -113,6 +115,12 @@ def forget(export: Number, yes: DontAsk = False, as_json: Json = False) -> None:
         print_json(report)
     else:
         note(f"forgot export {found.id}; its files stay in {_place(found)}")
+
+
+def _names(files: Sequence[File]) -> str:
+    named = [file["name"] for file in files if not is_copy(file["name"])]
+    copies = len(files) - len(named)
+    return ", ".join([*named, *([plural(copies, "image file")] if copies else [])])
 
 
 def _set_live(export: int, as_json: bool, *, is_live: bool) -> None:

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.db import cluster_epochs
-from jobs.db.engine import run
+from jobs.db.engine import run, transact
 from jobs.errors import NightmillError
+from jobs.exports.files_of_several_shards import lock_files
 from jobs.exports.records import IS_OUTDATED, File
 from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied
@@ -159,7 +160,12 @@ def stage(engine: Engine, shard: ClaimedShard, snapshot: ShardSnapshot, files: S
         "is_sealed": not snapshot.has_open_jobs,
         "fingerprint": snapshot.fingerprint,
     }
-    if not run(engine, _STAGE, values):
+
+    def work(connection: Connection) -> bool:
+        lock_files(connection, shard.export_id)
+        return connection.execute(_STAGE, values).one_or_none() is not None
+
+    if not transact(engine, work):
         raise ShardLostError(f"shard {shard.number} changed while it was written")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
-from jobs.storage.key_layout import PARTITIONED, part_format
+from jobs.storage.key_layout import IMAGE_COPY, PARTITIONED, part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
@@ -22,9 +22,9 @@ RECORDS = (SUCCESS, INCOMPLETE)
 _OTHER_NAMES = re.compile(
     r"README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
     r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet"
-    rf"|{PARTITIONED}"
+    rf"|{PARTITIONED}|{IMAGE_COPY}"
 )
-"""Files of exports that aren't named `part-NNNNN`: of WebDataset, Hugging Face and partitions, and of the index."""
+"""Files of exports that aren't named `part-NNNNN`: of other formats, of the index, and copies of images."""
 
 Digests = Mapping[str, Collection[str]]
 """SHA-256 that a file may have, by its name in the export's folder."""

@@ -21,6 +21,8 @@ _EXPORTED = re.compile(
     rf"[^/]+/(export/(([^/]+/)*part-[0-9]{{5,}}\.[a-z0-9]{{1,16}}|{PARTITIONED})|export-[a-z0-9]+/.+)"
 )
 DEFAULT_FORMAT = "parquet"
+IMAGE_COPY = r"images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z]+"
+"""A regular expression of copies of images in the folder of an export, each named by its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ def parse_image_key(key: str) -> ImageKey | None:
 def export_folder(batch: str, format: str = DEFAULT_FORMAT) -> str:
     """Return the folder of a batch's exports in a format, ending in a slash: `<batch>/export/` for Parquet."""
     return f"{batch}/{EXPORT}/" if format == DEFAULT_FORMAT else f"{batch}/{EXPORT}-{format}/"
+
+
+def copy_name(sha256: str, extension: str) -> str:
+    """Return the name of an image's copy in an export's folder: `images/<first 2 digits>/<sha256>.<ext>`."""
+    return f"{IMAGES}/{sha256[:2]}/{sha256}.{extension}"
+
+
+def is_copy(name: str) -> bool:
+    """Whether this is the name of an image's copy in an export's folder."""
+    return re.fullmatch(IMAGE_COPY, name) is not None
 
 
 def part_format(name: str) -> str | None:

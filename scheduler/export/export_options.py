@@ -40,6 +40,8 @@ class ExportOptions(BaseModel):
     """Columns by whose values the rows are divided into folders, as Hive does."""
     embed_images: bool = False
     """Whether text formats hold the image files, in base64."""
+    copy_images: bool = False
+    """Whether the export's folder has copies of the image files, to which the column `path` leads."""
     split: Annotated[tuple[tuple[str, float], ...], AfterValidator(_is_whole)] = ()
     """Names of splits and their shares of the rows, for formats with splits; none: all rows are in `train`."""
     layout: Literal["parquet", "imagefolder"] = "parquet"
@@ -60,3 +62,4 @@ class GivenOptions:
     """`train=.9,val=.1`"""
     layout: str | None = None
     embed_images: bool = False
+    copy_images: bool = False

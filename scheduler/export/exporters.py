@@ -14,6 +14,9 @@ from scheduler.export.export_options import ExportOptions
 if TYPE_CHECKING:
     import pyarrow as pa  # takes time, which commands that export nothing shouldn't pay
 
+ROWS_WITH_COPIES = 10_000
+"""Manifest rows of a shard at most where images are copied: the database names all files of a shard in one row."""
+
 _FOLDER = Path(__file__).parent / "formats"
 
 
@@ -61,6 +64,11 @@ class Exporter(ABC):
 
     def __init__(self, options: ExportOptions) -> None:
         self.options = options
+
+    @property
+    def rows_of_shard(self) -> int:
+        """Manifest rows of a shard with these options."""
+        return min(self.shard_rows, ROWS_WITH_COPIES) if self.options.copy_images else self.shard_rows
 
     @abstractmethod
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:

@@ -16,7 +16,8 @@ from jobs.batches.actions import status
 from jobs.db.engine import run
 from jobs.errors import NightmillError
 from jobs.exports import records, shard_claims
-from jobs.exports.records import Export, ShardRecord
+from jobs.exports.files_of_several_shards import delete_unnamed
+from jobs.exports.records import Export, File, ShardRecord
 from jobs.exports.renewed_lease import renewed
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
@@ -48,8 +49,8 @@ _NOTE_FILES = text("""
     UPDATE exports SET files = CAST(:files AS jsonb) WHERE id = :id AND lease = :lease RETURNING id
 """)
 _FINISHED = text("""
-    UPDATE exports SET finished = :finished, finished_at = now(), is_complete = :is_complete, replaced = '{}',
-        error = NULL
+    UPDATE exports SET finished = :finished, finished_at = now(), is_complete = :is_complete,
+        replaced = replaced - CAST(:deleted AS text[]), error = NULL
     WHERE id = :id AND lease = :lease RETURNING id
 """)
 
@@ -74,7 +75,11 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
         digest = versions_digest(shards)
         if found.finished != digest or digest_if_there(place.store, place.prefix + SUCCESS) is None:
             _write(writer, place, found, shards, lease)
-            values = {"finished": digest, "is_complete": all(shard.is_current for shard in shards)}
+            values = {
+                "finished": digest,
+                "is_complete": all(shard.is_current for shard in shards),
+                "deleted": list(found.replaced),
+            }
             run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
         place.store.delete(place.prefix + INCOMPLETE)
         remove_temporaries(place.store, place.prefix.rstrip("/"), _CUT_OFF)
@@ -118,7 +123,7 @@ def _write(
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
     kept = {file["name"] for file in [*shard_files(shards), *files]}
     former = {file["name"]: file["sha256"] for file in export.files}
-    _delete_former(place, former | dict(export.replaced), kept)
+    _delete_former(engine, export, place, former | dict(export.replaced), kept)
     run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
 
 
@@ -141,8 +146,15 @@ def _catalogue(models_dir: Path | None) -> Catalogue:
     return Catalogue.load(Path())
 
 
-def _delete_former(place: ExportPlace, files: Mapping[str, str], kept: set[str]) -> None:
+def _delete_former(
+    engine: Engine, export: Export, place: ExportPlace, files: Mapping[str, str], kept: set[str]
+) -> None:
     """Delete files, SHA-256 by name, of an earlier index or export at the place, as far as they are still the same."""
-    for name, sha256 in files.items():
-        if name not in kept and digest_if_there(place.store, place.prefix + name) == sha256:
-            place.store.delete(place.prefix + name)
+
+    def delete(file: File) -> None:
+        key = place.prefix + file["name"]
+        if digest_if_there(place.store, key) == file["sha256"]:
+            place.store.delete(key)
+
+    gone = [{"name": name, "sha256": sha256} for name, sha256 in files.items() if name not in kept]
+    delete_unnamed(engine, export.id, gone, delete)

@@ -62,7 +62,7 @@ def _open(engine: Engine, connection: Connection, order: ExportRequest) -> Expor
             place=(order.store.uri, order.prefix),
             format=order.format,
             options=order.options.model_dump(mode="json", exclude_defaults=True),
-            shard_rows=order.exporter.shard_rows,
+            shard_rows=order.exporter.rows_of_shard,
             is_live=order.is_live,
             replaced=replaced,
         )

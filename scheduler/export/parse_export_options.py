@@ -17,6 +17,7 @@ from scheduler.export.rows.partition_columns import check_number_of_partitions, 
 
 _FORMATS: Mapping[str, Collection[str]] = {
     "columns": ("csv", "hf", "jsonl", "parquet"),
+    "copy_images": ("csv", "jsonl", "parquet"),
     "embed_images": ("csv", "jsonl"),
     "layout": ("hf",),
     "meta_columns": ("csv", "hf", "parquet", "webdataset"),
@@ -42,7 +43,10 @@ def parse_export_options(
         if getattr(given, name) and format not in formats:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} is for the format {', '.join(formats)}, not for {format}")
+    if given.copy_images and place[1]:
+        raise UsageError("--copy-images: beside the images there is no need of copies; say --to FOLDER")
     values: dict[str, Any] = {
+        "copy_images": given.copy_images,
         "path_prefix": "../" * place[1].count("/"),
         "embed_images": given.embed_images,
         "meta_columns": _meta_columns(engine, batches, format, given, place),

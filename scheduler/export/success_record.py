@@ -85,11 +85,10 @@ def shard_report(shard: ShardRecord) -> dict[str, Any]:
 
 
 def shard_files(shards: Sequence[ShardRecord]) -> list[dict[str, Any]]:
-    """Return what records tell of the shards' files."""
+    """Return what records tell of the shards' files, of those of several shards once."""
+    found = {file["name"]: file for shard in shards for file in shard.files}
     return [
-        {name: value for name, value in file.items() if name != "content_type"}
-        for shard in shards
-        for file in shard.files
+        {name: value for name, value in file.items() if name != "content_type"} for file in found.values()
     ]
 
 

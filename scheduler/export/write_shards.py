@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from jobs.db.engine import transact
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
+from jobs.exports.files_of_several_shards import delete_unnamed
 from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
@@ -23,11 +24,15 @@ from jobs.images.write_feed_events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.states import EventKind
 from jobs.storage.base import ObjectStore, digest_if_there
+from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.events import EventType, emit
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
-from scheduler.export.rows.shard_inputs import CountedRows, image_reader
+from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
+from scheduler.export.rows.shard_inputs import CountedRows, image_reader, read_image
+
+_COPIERS = 8
 
 
 class ShardWriter:
@@ -77,16 +82,19 @@ class ShardWriter:
             rows.touch()
             with ThreadPoolExecutor(1, "read-shard") as reader:  # which reads on while rows are written
                 reading = reader.submit(shard_claims.read_shard, self.engine, shard, rows)
-                images = CountedRows(rows, reading, self._on_rows)
+                images, copies = CountedRows(rows, reading, self._on_rows), CopiesOfShard()
+                noted = copies.noting(images) if self.exporter.options.copy_images else iter(images)
                 written = self.exporter.write(
-                    folder, Shard(shard.number, shard.count, iter(images), self.image_reader(shard.batch_id))
+                    folder, Shard(shard.number, shard.count, noted, self.image_reader(shard.batch_id))
                 )
             snapshot = reading.result()
-            files = [describe(folder, file) for file in written]
+            own = [describe(folder, file) for file in written]
+            files = [*own, *copies.files]
             shard_claims.stage(self.engine, shard, snapshot, files)
             if shard.pending:  # whoever staged them was stopped, perhaps in an upload
                 self._abort_uploads(shard.pending)
-            self.put(folder, files)
+            self._copy(shard.batch_id, copies)
+            self.put(folder, own)
             self._publish(shard, snapshot, images.rows, files)
         self._delete_left_over(shard, files)
 
@@ -99,11 +107,29 @@ class ShardWriter:
         known = cache(self._recorded_digests)  # of all shards: read only if there is something in the way
         try:
             for file in files:
-                self._put_one(folder, file, known)
+                self._put_one(file, partial(folder.joinpath, file["name"]), known)
         except BaseException:
             with suppress(ObjectStoreError):
                 self._abort_uploads(files)
             raise
+
+    def _copy(self, batch: BatchId, copies: CopiesOfShard) -> None:
+        """Put copies of images in place that aren't there already; each is compared with its row's SHA-256."""
+        sources = copies.sources()
+        if not sources:
+            return
+        store, known = self._open_batch(batch), cache(self._recorded_digests)
+
+        def copy(source: tuple[str, File]) -> None:
+            key, file = source
+            self._put_one(file, lambda: read_image(store, key, file["sha256"]), known)
+
+        with ThreadPoolExecutor(_COPIERS, "copy-images") as threads:
+            for start in range(
+                0, len(sources), 4 * _COPIERS
+            ):  # few at a time: after an error none of the others
+                list(threads.map(copy, sources[start : start + 4 * _COPIERS]))
+                self._on_rows(0)  # which raises if the process is to stop
 
     def _abort_uploads(self, files: Sequence[File]) -> None:
         abort_uploads_of(self.store, [self.export.prefix + file["name"] for file in files])
@@ -111,7 +137,9 @@ class ShardWriter:
     def _recorded_digests(self) -> dict[str, set[str]]:
         return recorded_digests(self.engine, records.get(self.engine, self.export.id) or self.export)
 
-    def _put_one(self, folder: Path, file: File, known: Callable[[], dict[str, set[str]]]) -> None:
+    def _put_one(
+        self, file: File, body: Callable[[], Path | bytes], known: Callable[[], dict[str, set[str]]]
+    ) -> None:
         key = self.export.prefix + file["name"]
         there = digest_if_there(self.store, key)
         if there == file["sha256"]:
@@ -121,7 +149,7 @@ class ShardWriter:
                 f"{self.store.locate(key)} is in the way: no export of {self.export.name} by this installation wrote "
                 "it; export to another folder, or say --overwrite"
             )
-        self.store.put(key, folder / file["name"], content_type=file["content_type"])
+        self.store.put(key, body(), content_type=file["content_type"])
 
     def _publish(
         self, shard: ClaimedShard, snapshot: ShardSnapshot, images: int, files: Sequence[File]
@@ -142,6 +170,10 @@ class ShardWriter:
     ) -> None:
         """Name the files as the shard's; tell readers of the feed and webhooks if it is sealed anew."""
         version = shard_claims.publish(connection, shard, snapshot, images)
+        if left_over := _left_over(
+            shard, files
+        ):  # known as ours, if this process ends before it has deleted them
+            note_replaced(connection, self.export.id, left_over)
         if snapshot.has_open_jobs or (shard.is_sealed and version == shard.version):
             return
         detail = {
@@ -153,7 +185,11 @@ class ShardWriter:
             "images": images,
             "cursor": snapshot.cursor,
             "place": f"{self.export.output.rstrip('/')}/{self.export.prefix}",
-            "files": [{"name": file["name"], "sha256": file["sha256"]} for file in files],
+            "files": [
+                {"name": file["name"], "sha256": file["sha256"]}
+                for file in files
+                if not is_copy(file["name"])
+            ],
         }
         add_event(connection, Event(EventKind.SEALED, shard.batch_id, detail=detail))
         what = f"{self.export.id}:{shard.number}:{version}"
@@ -165,16 +201,23 @@ class ShardWriter:
         note_replaced(connection, self.export.id, files)
 
     def _delete_left_over(self, shard: ClaimedShard, files: Sequence[File]) -> None:
-        """Delete the files of the version before that this one doesn't have."""
-        names = {file["name"] for file in files}
-        for file in [*shard.files, *(shard.pending or [])]:
-            key = self.export.prefix + file["name"]
-            if file["name"] not in names and digest_if_there(self.store, key) == file["sha256"]:
-                self.store.delete(key)
+        """Delete the files of the version before that this one doesn't have, nor another shard."""
+        delete_unnamed(self.engine, self.export.id, _left_over(shard, files), self._delete)
+
+    def _delete(self, file: File) -> None:
+        key = self.export.prefix + file["name"]
+        if digest_if_there(self.store, key) == file["sha256"]:
+            self.store.delete(key)
 
     def image_reader(self, batch: BatchId) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
         """Return what reads the image files of a batch's rows, in their order, and compares them with the rows."""
         return image_reader(lambda: self._open_batch(batch))
+
+
+def _left_over(shard: ClaimedShard, files: Sequence[File]) -> list[File]:
+    """Return the files of the version before that this one doesn't have."""
+    names = {file["name"] for file in files}
+    return [file for file in [*shard.files, *(shard.pending or [])] if file["name"] not in names]
 
 
 def describe(folder: Path, file: WrittenFile) -> dict[str, Any]:

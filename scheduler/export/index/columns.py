@@ -7,7 +7,8 @@ from jobs.images.insert_and_public_columns import public_columns
 _LINK = re.compile(r"\s*\(\[[^]]*\]\([^)]*\)\)")
 
 _OTHERS = {
-    "path": "the image's file, relative to the export's folder where that lies beside the images, else to the output",
+    "path": "the image's file, relative to the export's folder where that lies beside the images or has copies of "
+    "them, else to the output",
     "date": "of created_at, in UTC",
     "nsfw_content_detected": "whether the safety checker flagged the image; null: not checked",
     "image": "the image's file",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.storage.key_layout import is_copy
 from scheduler.export.exporters import RowFiles
 from scheduler.export.index.columns import description
 from scheduler.export.index.dataset_info import Dataset
@@ -58,7 +59,11 @@ def croissant(dataset: Dataset, facts: Facts) -> dict[str, Any]:
         "citeAs": f"{dataset.name}, made with nightmill",
         "creator": {"@type": "sc:Organization", "name": "nightmill"},
         "rai:hasSyntheticData": True,
-        "distribution": [*map(_file, dataset.files), *([_file_set(rows)] if rows and dataset.files else [])],
+        "distribution": [
+            *(_file(file) for file in dataset.files if not is_copy(file["name"])),
+            *([_file_set(rows)] if rows and dataset.files else []),
+            *_copies(dataset),
+        ],
         "recordSet": [_record_set(rows)] if rows and dataset.files else [],
     }
 
@@ -83,6 +88,22 @@ def _file_set(rows: RowFiles) -> dict[str, Any]:
         "includes": rows.pattern,
         "encodingFormat": rows.media_type,
     }
+
+
+def _copies(dataset: Dataset) -> list[dict[str, Any]]:
+    """Return the copies of images, of each media type as one set."""
+    copies = [file for file in dataset.files if is_copy(file["name"])]
+    kinds = {file["content_type"]: file["name"].rpartition(".")[2] for file in copies}
+    return [
+        {
+            "@type": "cr:FileSet",
+            "@id": f"{extension}-files",
+            "name": f"{extension}-files",
+            "includes": f"images/*/*.{extension}",
+            "encodingFormat": media_type,
+        }
+        for media_type, extension in sorted(kinds.items())
+    ]
 
 
 def _record_set(rows: RowFiles) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scheduler.export.export_options import ExportOptions
+from scheduler.export.image_copies.copies_of_shard import copy_names
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.rows.flatten_json_columns import JsonColumn, read_json_columns
 
@@ -56,6 +57,8 @@ class ExportColumns:
         return {"nightmill.unfit_values": json.dumps(dict(sorted(self.unfit.items())))}
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        if name == "path" and self._options.copy_images:
+            return pa.array(copy_names(batch), pa.string())
         if name == "path":
             return pc.binary_join_element_wise(self._options.path_prefix, batch.column("key"), "")
         return _DERIVATIONS[name](batch) if name in _DERIVATIONS else batch.column(name)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,12 +24,6 @@ def image_reader(open_images: Callable[[], ObjectStore]) -> Callable[[pa.RecordB
     """
     store: list[ObjectStore] = []
 
-    def read(key: str, sha256: str) -> bytes:
-        body = store[0].get(key)
-        if hashlib.sha256(body).hexdigest() != sha256:
-            raise DamagedObjectError(f"{store[0].locate(key)} differs from its row")
-        return body
-
     def files(rows: pa.RecordBatch) -> Iterator[bytes]:
         if not store:
             store.append(open_images())
@@ -36,9 +31,17 @@ def image_reader(open_images: Callable[[], ObjectStore]) -> Callable[[pa.RecordB
         with ThreadPoolExecutor(_READERS) as threads:
             for start in range(0, len(keys), 4 * _READERS):  # few at a time: they are held in memory
                 part = slice(start, start + 4 * _READERS)
-                yield from threads.map(read, keys[part], digests[part])
+                yield from threads.map(partial(read_image, store[0]), keys[part], digests[part])
 
     return files
+
+
+def read_image(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """Return the bytes of an image file. Raises DamagedObjectError if they differ from the row."""
+    body = store.get(key)
+    if hashlib.sha256(body).hexdigest() != sha256:
+        raise DamagedObjectError(f"{store.locate(key)} differs from its row")
+    return body
 
 
 class CountedRows:
