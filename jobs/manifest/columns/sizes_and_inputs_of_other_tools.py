@@ -11,6 +11,8 @@ _SIZES = frozenset({"size", "resolution", "imagesize", "imagedimensions", "dimen
 _RATIOS = frozenset({"aspectratio", "ar"})
 _SIDES = {"w": "width", "h": "height"}
 _PICTURES = {"image": "init_image", "mask": "mask_image", "controlimage": "depth_image"}
+_COUNT = "n"
+"""OpenAI's number of images. By its values it can't be told from a column of one's own: `n` of 1 to 4 is either."""
 _SIZE = re.compile(r"\s*([0-9]{1,5})\s*[xX×*]\s*([0-9]{1,5})\s*")
 _SIDE = re.compile(r"[0-9]{2,5}(?:\.0)?")
 _RATIO = re.compile(r"\s*[0-9]+\s*:\s*[0-9]+\s*")
@@ -18,7 +20,7 @@ _RATIO = re.compile(r"\s*[0-9]+\s*:\s*[0-9]+\s*")
 
 def watched_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return those of `names` whose values `translated` has to check."""
-    watched = _SIZES | _RATIOS | _PICTURES.keys() | _SIDES.keys() | {"n"}
+    watched = _SIZES | _RATIOS | _PICTURES.keys() | _SIDES.keys() | {_COUNT}
     return tuple(name for name in names if plain_name(name) in watched)
 
 
@@ -30,6 +32,8 @@ def translated(values: Mapping[str, Any], watched: Sequence[str]) -> Mapping[str
     """
     for name in watched:
         value, plain = values[name], plain_name(name)
+        if plain == _COUNT:
+            raise _unknown(name, "'num_images'")
         if missing(value):
             continue
         if plain in _PICTURES and isinstance(value, str):
@@ -43,8 +47,6 @@ def translated(values: Mapping[str, Any], watched: Sequence[str]) -> Mapping[str
             raise _unknown(name, "'width' and 'height'")
         if plain in _SIDES and _SIDE.fullmatch(str(value)):
             raise _unknown(name, repr(_SIDES[plain]))
-        if plain == "n" and type(value) is int and value > 1:
-            raise _unknown(name, "'num_images'")
     return values
 
 

@@ -528,6 +528,9 @@ def test_sizes_of_other_tools(tmp_path: Path, columns: dict[str, Any], width: in
         ({"w": 64, "h": 64}, "did you mean 'width'"),
         ({"H": "64"}, "did you mean 'height'"),
         ({"n": 4}, "did you mean 'num_images'"),
+        ({"n": 1}, "did you mean 'num_images'"),
+        ({"n": "fox"}, "did you mean 'num_images'"),
+        ({"N": None}, "did you mean 'num_images'"),
         ({"num_outputs": 4}, "did you mean 'num_images'"),
         ({"num_images_per_prompt": 4}, "did you mean 'num_images'"),
         ({"batch_size": 4}, "did you mean 'num_images'"),
@@ -559,7 +562,14 @@ def test_columns_of_other_tools_are_refused_with_the_way_out(
         assert told(read(tmp_path / "m.jsonl", dropped), "meta") == [("a fox", {})]
 
 
-@pytest.mark.parametrize("columns", [{"n": 1}, {"image": {"path": "a.png"}}, {"aspect_ratio": 1.5}, {"w": 2}])
+def test_a_column_n_is_refused_in_all_rows_or_in_none(tmp_path: Path) -> None:
+    items = read_bytes(tmp_path, "m.csv", b"prompt,n\na fox,0\na fox,1\na fox,4\na fox,\na fox,many\n")
+    assert [item.column for item in items if isinstance(item, Reject)] == ["n"] * 5
+    counted = rules(renames={"num_images": "n"})
+    assert [getattr(item, "num_images", None) for item in read(tmp_path / "m.csv", counted)][1:4] == [1, 4, 1]
+
+
+@pytest.mark.parametrize("columns", [{"image": {"path": "a.png"}}, {"aspect_ratio": 1.5}, {"w": 2}])
 def test_values_that_mean_nothing_of_ours_are_kept(tmp_path: Path, columns: dict[str, Any]) -> None:
     assert told(read_bytes(tmp_path, "m.jsonl", row(**columns)), "meta") == [("a fox", columns)]
 

@@ -255,9 +255,9 @@ def test_a_renamed_column_that_a_row_lacks(tmp_path: Path) -> None:
 
 
 def test_meta_keeps_json_types_and_csv_text(tmp_path: Path) -> None:
-    meta = {"n": 1, "f": 0.5, "t": True, "z": None, "l": [1, {"a": "b"}], "big": 10**400, "é": "\U0001f98a"}
+    meta = {"i": 1, "f": 0.5, "t": True, "z": None, "l": [1, {"a": "b"}], "big": 10**400, "é": "\U0001f98a"}
     assert only_row(from_json(tmp_path, **meta)).meta == meta
-    assert only_row(from_csv(tmp_path, n="01", f="", t=" x ")).meta == {"n": "01", "f": "", "t": " x "}
+    assert only_row(from_csv(tmp_path, i="01", f="", t=" x ")).meta == {"i": "01", "f": "", "t": " x "}
 
 
 @pytest.mark.parametrize(
