@@ -20,7 +20,7 @@ INCOMPLETE = "_INCOMPLETE"
 RECORDS = (SUCCESS, INCOMPLETE)
 
 _OTHER_NAMES = re.compile(
-    r"README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
+    r"_?(README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml)|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
     r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet"
     rf"|{PARTITIONED}|{IMAGE_COPY}"
 )

@@ -21,7 +21,7 @@ _EXPORTED = re.compile(
     rf"[^/]+/(export/(([^/]+/)*part-[0-9]{{5,}}\.[a-z0-9]{{1,16}}|{PARTITIONED})|export-[a-z0-9]+/.+)"
 )
 DEFAULT_FORMAT = "parquet"
-IMAGE_COPY = r"images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z]+"
+IMAGE_COPY = r"_images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z]+"
 """A regular expression of copies of images in the folder of an export, each named by its SHA-256."""
 
 
@@ -52,8 +52,8 @@ def export_folder(batch: str, format: str = DEFAULT_FORMAT) -> str:
 
 
 def copy_name(sha256: str, extension: str) -> str:
-    """Return the name of an image's copy in an export's folder: `images/<first 2 digits>/<sha256>.<ext>`."""
-    return f"{IMAGES}/{sha256[:2]}/{sha256}.{extension}"
+    """Return the name of an image's copy in an export's folder: `_images/<first 2 digits>/<sha256>.<ext>`."""
+    return f"_{IMAGES}/{sha256[:2]}/{sha256}.{extension}"
 
 
 def is_copy(name: str) -> bool:

@@ -59,6 +59,8 @@ class Exporter(ABC):
     """An export format. The bytes that `write` makes depend on the shard and the options alone."""
 
     name: ClassVar[str]
+    index_prefix: ClassVar[str]
+    """What the names of index files begin with: `_`, where readers take every other file in the folder for rows."""
     shard_rows: ClassVar[int]
     """Manifest rows of a shard."""
 
@@ -101,11 +103,11 @@ Kind = TypeVar("Kind", bound=type[Exporter])
 _REGISTERED: dict[str, type[Exporter]] = {}
 
 
-def exporter(name: str, *, shard_rows: int) -> Callable[[Kind], Kind]:
+def exporter(name: str, *, shard_rows: int, index_prefix: str = "") -> Callable[[Kind], Kind]:
     """Register the decorated class as a format, with the number of manifest rows of its shards."""
 
     def register(kind: Kind) -> Kind:
-        kind.name, kind.shard_rows = name, shard_rows
+        kind.name, kind.shard_rows, kind.index_prefix = name, shard_rows, index_prefix
         _REGISTERED[name] = kind
         return kind
 

@@ -26,7 +26,7 @@ def test_beside_the_images_paths_lead_to_them(engine: Engine, typed: Typed, tmp_
     assert table.column("meta.score").to_pylist() == [row["score"] for row in ROWS]
     for path, size in zip(table.column("path").to_pylist(), table.column("bytes").to_pylist(), strict=True):
         assert (folder / path).stat().st_size == size
-    assert (folder / "README.md").exists()
+    assert (folder / "_README.md").exists()
 
 
 def test_splits_are_what_the_card_says(engine: Engine, typed: Typed, tmp_path: Path) -> None:

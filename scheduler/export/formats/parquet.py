@@ -13,7 +13,7 @@ from scheduler.export.rows.prefetch_iterator import read_ahead
 ROW_GROUP = 10_000
 
 
-@exporter("parquet", shard_rows=100_000)
+@exporter("parquet", shard_rows=100_000, index_prefix="_")
 class ParquetExporter(Exporter):
     """Writes `part-NNNNN.parquet`; the first one also where it has no rows, so that readers find the columns.
 

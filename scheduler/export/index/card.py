@@ -157,12 +157,13 @@ def _worst(groups: Sequence[Group]) -> str:
 
 
 def _files(dataset: Dataset) -> str:
+    prefix = dataset.exporter.index_prefix
     lines = [
         "## Files",
         "",
-        "`sha256sum -c SHA256SUMS` checks all files. `croissant.json` describes the dataset for machines (Croissant "
-        f"1.1), `datacontract.yaml` its columns (Open Data Contract Standard {data_contract.STANDARD}). `_SUCCESS` is "
-        "written last and tells whether the dataset is complete.",
+        f"`sha256sum -c {prefix}SHA256SUMS` checks all files. `{prefix}croissant.json` describes the dataset for "
+        f"machines (Croissant 1.1), `{prefix}datacontract.yaml` its columns (Open Data Contract Standard "
+        f"{data_contract.STANDARD}). `_SUCCESS` is written last and tells whether the dataset is complete.",
         "",
         table(["split", "files"], [(name, f"{len(files):,}") for name, files in dataset.splits.items()]),
     ]

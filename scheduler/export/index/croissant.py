@@ -50,7 +50,7 @@ def croissant(dataset: Dataset, facts: Facts) -> dict[str, Any]:
         "name": dataset.name,
         "description": f"{facts.images:,} synthetic images, with all that is needed to make them again.",
         "version": "1.0.0",
-        "url": "README.md",
+        "url": f"{dataset.exporter.index_prefix}README.md",
         "license": sorted({card.license_url or card.license for card in facts.cards.values()})
         or [licence_url([])],
         "datePublished": f"{facts.last:%Y-%m-%d}"
@@ -99,7 +99,7 @@ def _copies(dataset: Dataset) -> list[dict[str, Any]]:
             "@type": "cr:FileSet",
             "@id": f"{extension}-files",
             "name": f"{extension}-files",
-            "includes": f"images/*/*.{extension}",
+            "includes": f"_images/*/*.{extension}",
             "encodingFormat": media_type,
         }
         for media_type, extension in sorted(kinds.items())

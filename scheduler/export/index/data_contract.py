@@ -45,7 +45,7 @@ def contract(dataset: Dataset) -> dict[str, Any]:
         "description": {
             "purpose": "Synthetic images with their prompts and all that is needed to make them again.",
             "usage": "Under one version of the contract, columns are added, never changed or removed.",
-            "limitations": "README.md has the models' licences and use restrictions.",
+            "limitations": f"{dataset.exporter.index_prefix}README.md has the models' licences and use restrictions.",
         },
         "servers": [_server(rows)] if rows else [],
         "schema": [_table(rows)] if rows else [],

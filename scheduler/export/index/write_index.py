@@ -19,6 +19,7 @@ def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: 
     facts = gather_facts(engine, catalogue, [batch.id for batch in dataset.batches])
     pictures = write_pictures(engine, dataset, facts.class_key, folder)
     written = [*dataset.exporter.write_index(folder, dataset.names, dataset.read), *pictures]
+    prefix = dataset.exporter.index_prefix
     texts = {
         card.NAME: ("text/markdown", card.card(dataset, facts, pictures)),
         croissant.NAME: (
@@ -31,9 +32,9 @@ def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: 
         ),
     }
     for name, (content_type, text) in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        written.append(WrittenFile(name, content_type))
-    (folder / checksums.NAME).write_text(
+        (folder / (prefix + name)).write_text(text, encoding="utf-8")
+        written.append(WrittenFile(prefix + name, content_type))
+    (folder / (prefix + checksums.NAME)).write_text(
         checksums.checksums(folder, dataset.files, written), encoding="ascii"
     )
-    return [*written, WrittenFile(checksums.NAME, "text/plain")]
+    return [*written, WrittenFile(prefix + checksums.NAME, "text/plain")]

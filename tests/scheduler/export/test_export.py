@@ -35,7 +35,8 @@ from scheduler.export.run_export import export as run_export
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.s3 import S3Server
 
-INDEX = ("README.md", "SHA256SUMS", "croissant.json", "datacontract.yaml")
+_INDEX = ("README.md", "SHA256SUMS", "croissant.json", "datacontract.yaml")
+INDEX = (*_INDEX, *(f"_{name}" for name in _INDEX))
 META = {"class": {"id": 7}, "Titel": "Füchse ☃ 🦊", "none": None}
 ROWS = [
     {"prompt": "a \u2028 fox\n", "id": "r0", "seed": 2**64 - 1, "tenant": "zoo"} | META,

@@ -129,14 +129,16 @@ def test_the_index_tells_of_partitions(engine: Engine, tmp_path: Path) -> None:
     batch = with_pictures(engine, tmp_path / "output", rows_of(["a/b", "owl", "a/b"]), name="foxes")
     folder = tmp_path / "export"
     with_index(engine, [batch], "parquet", folder, 2, meta_columns=META, partition_by=("meta.label", "date"))
-    subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        ["sha256sum", "--strict", "-c", "_SHA256SUMS"], cwd=folder, check=True, capture_output=True
+    )
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(loaded["prompt"]) == ["p0", "p1", "p2"]
-    described = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    described = mlcroissant.Dataset(jsonld=folder / "_croissant.json")
     assert (list(described.metadata.issues.errors), list(described.metadata.issues.warnings)) == ([], [])
     read = {row["images/prompt"]: row["images/label"] for row in described.records("images")}
     assert read == {b"p0": b"a%2Fb", b"p1": b"owl", b"p2": b"a%2Fb"}
-    contract = yaml.safe_load((folder / "datacontract.yaml").read_text())
+    contract = yaml.safe_load((folder / "_datacontract.yaml").read_text())
     properties = {column["name"]: column for column in contract["schema"][0]["properties"]}
     assert properties["label"]["partitionKeyPosition"] == 1
     assert properties["date"]["logicalType"] == "date"
@@ -191,7 +193,7 @@ class TestShards:
         assert {name: store.get(name) for name in there - {"_SUCCESS"}} == {
             name: before[name] for name in there - {"_SUCCESS"}
         }
-        sums = dict(line.split("  ")[::-1] for line in store.get("SHA256SUMS").decode().splitlines())
+        sums = dict(line.split("  ")[::-1] for line in store.get("_SHA256SUMS").decode().splitlines())
         assert {name for name in sums if "=" in name} == there - {"_SUCCESS"}
         told = json.loads(store.get("_SUCCESS"))
         assert told["shards"][0]["files"] == ["label=a%2Fb/00000.parquet"]

@@ -94,7 +94,7 @@ def exported(
 
 def copies(store: ObjectStore) -> dict[str, str]:
     """The copies that are there, by name, with what their bytes are."""
-    return {found.key: store.digest(found.key) for found in store.list("images/")}
+    return {found.key: store.digest(found.key) for found in store.list("_images/")}
 
 
 def digests(engine: Engine) -> set[str]:
@@ -120,8 +120,9 @@ def test_a_folder_that_was_carried_away_has_its_images(
     assert len(frame) == 6
     for path, sha256 in zip(frame["path"], frame["sha256"], strict=True):
         assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == sha256
-    assert len(list(folder.glob("images/*/*"))) == 4 == frame["path"].nunique()
-    subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    assert len(list(folder.glob("_images/*/*"))) == 4 == frame["path"].nunique()
+    sums = "_SHA256SUMS" if format == "parquet" else "SHA256SUMS"
+    subprocess.run(["sha256sum", "--strict", "-c", sums], cwd=folder, check=True, capture_output=True)
     told = [file["name"] for file in json.loads((folder / "_SUCCESS").read_text())["files"]]
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert (set(told), len(told)) == (there - {"_SUCCESS"}, len(set(told)))
@@ -131,11 +132,11 @@ def test_a_folder_that_was_carried_away_has_its_images(
 def test_croissant_tells_of_the_copies_as_a_set(engine: Engine, tmp_path: Path, source: Source) -> None:
     batch = batch_of(engine, tmp_path, 3, "a")
     exported(engine, open_store(str(tmp_path / "set"), S3Options()), source, batch, format="parquet")
-    described = mlcroissant.Dataset(jsonld=tmp_path / "set" / "croissant.json")
+    described = mlcroissant.Dataset(jsonld=tmp_path / "set" / "_croissant.json")
     assert (list(described.metadata.issues.errors), list(described.metadata.issues.warnings)) == ([], [])
     assert len(list(described.records("images"))) == 3
-    sets = json.loads((tmp_path / "set" / "croissant.json").read_text())["distribution"]
-    assert [each["includes"] for each in sets if each["@id"] == "png-files"] == ["images/*/*.png"]
+    sets = json.loads((tmp_path / "set" / "_croissant.json").read_text())["distribution"]
+    assert [each["includes"] for each in sets if each["@id"] == "png-files"] == ["_images/*/*.png"]
     assert not [each for each in sets if each["@id"].startswith("images/")]
 
 
@@ -211,8 +212,8 @@ class TestRetracted:
         assert set(copies(store).values()) == digests(engine)
         assert len(copies(store)) == 3
         assert [shard.version for shard in records.shards_of(engine, before.id)] == [2, 1]
-        sums = store.get("SHA256SUMS").decode()
-        assert sums.count("images/") == 3
+        sums = store.get("_SHA256SUMS").decode()
+        assert sums.count("_images/") == 3
         assert done.id == before.id
 
     def test_it_stays_while_another_shard_has_the_picture(

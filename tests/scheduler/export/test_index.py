@@ -47,29 +47,35 @@ def exported(engine: Engine, tmp_path: Path, format: str, **options: Any) -> Pat
     return tmp_path / "export"
 
 
+def index_file(folder: Path, format: str, name: str) -> Path:
+    return folder / (f"_{name}" if format == "parquet" else name)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_folder_that_was_carried_away_is_verified_by_sha256sum(
     engine: Engine, tmp_path: Path, format: str
 ) -> None:
     folder = exported(engine, tmp_path, format).rename(tmp_path / "elsewhere")
-    check = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
+    sums = index_file(folder, format, "SHA256SUMS").name
+    check = ["sha256sum", "--strict", "-c", sums]
     told = subprocess.run(check, cwd=folder, check=True, capture_output=True, text=True).stdout
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {line.rpartition(":")[0] for line in told.splitlines()} == files - {"SHA256SUMS"}
-    (folder / "README.md").write_text("changed")
+    assert {line.rpartition(":")[0] for line in told.splitlines()} == files - {sums}
+    index_file(folder, format, "README.md").write_text("changed")
     assert subprocess.run(check, cwd=folder, check=False, capture_output=True).returncode == 1
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
-def test_datasets_loads_the_folder_by_its_card(
-    engine: Engine, tmp_path: Path, format: str, streaming: bool
-) -> None:
+def test_datasets_loads_the_folder(engine: Engine, tmp_path: Path, format: str, streaming: bool) -> None:
     folder = exported(engine, tmp_path, format)
     with warnings.catch_warnings():  # its reader of CSV leaves files open
         warnings.simplefilter("ignore", ResourceWarning)
         cache = str(tmp_path / "cache")
-        loaded = datasets.load_dataset(str(folder), split="train", streaming=streaming, cache_dir=cache)
+        what: dict[str, Any] = {"path": str(folder)}
+        if format == "parquet":  # the files have their types, and the folder no card that it would find
+            what = {"path": format, "data_files": f"{folder}/part-*"}
+        loaded = datasets.load_dataset(**what, split="train", streaming=streaming, cache_dir=cache)
         samples = list(loaded)
         gc.collect()
     assert len(samples) == 6
@@ -99,7 +105,7 @@ def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
     change(engine, "UPDATE images SET model = 'sd-v1-4', bytes = 400000")
     folder = tmp_path / "export"
     with_index(engine, [batch], "parquet", folder, 2)
-    text = (folder / "README.md").read_text(encoding="utf-8")
+    text = (folder / "_README.md").read_text(encoding="utf-8")
     found = DatasetCard(text).data.to_dict()
     assert found["license"] == "creativeml-openrail-m"
     assert found["size_categories"] == ["n<1K"]
@@ -143,7 +149,7 @@ def test_a_card_without_pictures_where_they_cannot_be_read(engine: Engine, tmp_p
     for path in (tmp_path / "output").rglob("*.png"):
         path.unlink()
     with_index(engine, [batch], "parquet", tmp_path / "export")
-    assert "<img" not in (tmp_path / "export" / "README.md").read_text()
+    assert "<img" not in (tmp_path / "export" / "_README.md").read_text()
     assert not (tmp_path / "export" / ".pictures").exists()
 
 
@@ -151,7 +157,7 @@ def test_a_checkers_digest_is_told(engine: Engine, tmp_path: Path) -> None:
     changes = {"versions": {"torch": "2", "safety_checker_digest": "ab" * 32}}
     batch = with_pictures(engine, tmp_path / "output", 1, changes=changes)
     with_index(engine, [batch], "parquet", tmp_path / "export")
-    assert f"SHA-256 of its files: `{'ab' * 32}`" in (tmp_path / "export" / "README.md").read_text()
+    assert f"SHA-256 of its files: `{'ab' * 32}`" in (tmp_path / "export" / "_README.md").read_text()
 
 
 def test_a_dataset_of_several_batches_tells_of_all(engine: Engine, tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_dataset_of_several_batches_tells_of_all(engine: Engine, tmp_path: Pat
         for name, safety in (("a", "flag"), ("b", "block"))
     ]
     with_index(engine, batches, "parquet", tmp_path / "export")
-    text = (tmp_path / "export" / "README.md").read_text()
+    text = (tmp_path / "export" / "_README.md").read_text()
     assert "# a-b" in text
     assert "4 synthetic images" in text
     assert "policy `block`, `flag`" in text
@@ -173,28 +179,28 @@ def test_an_export_without_images_has_an_index(engine: Engine, tmp_path: Path) -
     change(engine, "DELETE FROM images")
     for format in FORMATS:
         with_index(engine, [batch], format, tmp_path / format)
-        assert "0 synthetic images" in (tmp_path / format / "README.md").read_text()
+        assert "0 synthetic images" in index_file(tmp_path / format, format, "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", FORMATS)
 def test_mlcroissant_reads_the_rows(engine: Engine, tmp_path: Path, format: str) -> None:
     folder = exported(engine, tmp_path, format)
-    dataset = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    dataset = mlcroissant.Dataset(jsonld=index_file(folder, format, "croissant.json"))
     assert (list(dataset.metadata.issues.errors), list(dataset.metadata.issues.warnings)) == ([], [])
     rows = list(dataset.records("images"))
     assert len(rows) == 6
     assert {row["images/prompt"] for row in rows} == {row["prompt"].encode() for row in ROWS}
     if format == "hf":
         assert rows[0]["images/image"].size == (SIZE, SIZE)
-    described = json.loads((folder / "croissant.json").read_text())
+    described = json.loads(index_file(folder, format, "croissant.json").read_text())
     assert described["conformsTo"] == "http://mlcommons.org/croissant/1.1"
     assert described["rai:hasSyntheticData"] is True
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_contract_is_of_the_standard(engine: Engine, tmp_path: Path, format: str) -> None:
-    text = (exported(engine, tmp_path, format) / "datacontract.yaml").read_text()
+    text = index_file(exported(engine, tmp_path, format), format, "datacontract.yaml").read_text()
     found = OpenDataContractStandard.from_string(text)
     schema = resources.files("open_data_contract_standard").joinpath("schema.json").read_text()
     jsonschema.validate(yaml.safe_load(text), json.loads(schema))

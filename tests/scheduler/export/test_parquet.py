@@ -8,17 +8,21 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
 from jobs.errors import UsageError
+from jobs.storage.open import S3Options, open_store
 from scheduler.export.export_options import ExportOptions, GivenOptions
+from scheduler.export.export_request import ExportRequest
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.parquet.parquet_file import SCHEMA_VERSION, ParquetFile
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.rows.export_columns import STAGES, ExportColumns
 from scheduler.export.rows.find_meta_columns import find_meta_columns
+from scheduler.export.run_export import export
 from tests.factories import change
 from tests.scheduler.export.datasets import with_pictures, write
 from worker.pipeline import PIPELINE
@@ -217,3 +221,19 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=problem):
         parsed(engine, format, **given)
+
+
+def test_readers_open_the_folder_as_it_is(engine: Engine, tmp_path: Path) -> None:
+    """What lies beside the rows, such as the card and copies of images, is none of theirs."""
+    batch = with_pictures(engine, tmp_path / "output", 5, name="foxes")
+    for number, options in enumerate(
+        (ExportOptions(), ExportOptions(copy_images=True), ExportOptions(partition_by=("date",)))
+    ):
+        to = open_store(str(tmp_path / f"set-{number}"), S3Options())
+        order = ExportRequest([batch], "parquet", to, options=options)
+        export(engine, order, lambda _: open_store(str(tmp_path / "output"), S3Options()))
+        folder = str(tmp_path / f"set-{number}")
+        assert len(pd.read_parquet(folder)) == 5
+        assert pq.read_table(folder).num_rows == 5
+        assert ds.dataset(folder).count_rows() == 5
+        assert pl.scan_parquet(f"{folder}/**/*.parquet").collect().height == 5
