@@ -14,7 +14,7 @@ from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
 from scheduler.export.export_options import ExportOptions, GivenOptions
-from scheduler.export.export_request import ExportRequest
+from scheduler.export.export_request import ExportRequest, dataset_name
 from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
 
@@ -85,12 +85,17 @@ def export_options(
     format: str,
     given: GivenOptions,
     place: tuple[str, str],
+    name: str | None = None,
 ) -> ExportOptions:
-    """Return the options of an export to a place: the URI of a store and a prefix. Raises UsageError."""
+    """Return the options of an export to a place: the URI of a store and a prefix. Raises UsageError.
+
+    `name` is the dataset's, if it isn't the batches'.
+    """
     from scheduler.export.parse_export_options import parse_export_options  # noqa: PLC0415 - imports pyarrow
 
     ids = [batch.id for batch in batches]
-    return parse_export_options(open_session.engine, ids, format, given, place)
+    dataset = name or dataset_name(batches)
+    return parse_export_options(open_session.engine, ids, format, given, place, dataset)
 
 
 def export_with_progress(open_session: Session, order: ExportRequest, *, follow: bool = False) -> "Exported":

@@ -11,6 +11,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "packed": ("bitsandbytes",),
     "plots": ("matplotlib",),
+    "iceberg": ("pyiceberg",),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
 }
 """For each extra, the names by which its packages are imported."""
@@ -19,6 +20,7 @@ _NEEDED = {
     "worker": "the worker's packages",
     "packed": "bitsandbytes",
     "plots": "matplotlib",
+    "iceberg": "pyiceberg",
     "otel": "OpenTelemetry's SDK",
 }
 

@@ -67,6 +67,14 @@ def export(
     copy_images: Annotated[
         bool, typer.Option("--copy-images", help="csv, jsonl, parquet: the image files, too, as images/…")
     ] = False,
+    catalog: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|URI", help="iceberg: as pyiceberg knows it; default: nightmill's own"),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="NAMESPACE.NAME", help="iceberg: in the catalog; default: the dataset's"),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="write while the batch renders, until all is sealed")
     ] = False,
@@ -79,7 +87,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
-    given = GivenOptions(columns, meta_columns, partition_by, split, layout, embed_images, copy_images)
+    given = GivenOptions(
+        columns, meta_columns, partition_by, split, layout, embed_images, copy_images, catalog, table
+    )
     with session() as open_session:
         order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)
         remaining = sum(batch.remaining for batch in order.batches)
@@ -124,7 +134,7 @@ def _order(
             )
         return order_beside_images(open_session, found[0], format, given, overwrite=overwrite)
     store = open_session.store(to)
-    options = export_options(open_session, found, format, given, (store.uri, ""))
+    options = export_options(open_session, found, format, given, (store.uri, ""), name)
     return ExportRequest(found, format, store, name=name or "", options=options, overwrite=overwrite)
 
 

@@ -15,7 +15,14 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.key_layout import CONTACT_SHEET, ImageKey, export_folder, is_batch_folder, parse_image_key
+from jobs.storage.key_layout import (
+    CONTACT_SHEET,
+    ImageKey,
+    export_folder,
+    is_batch_folder,
+    is_table_metadata,
+    parse_image_key,
+)
 from jobs.storage.open import remove_empty_folders, remove_temporaries
 
 PAGE = 500
@@ -68,6 +75,15 @@ def _delete_exports(
     for prefix, digests in known.items():
         place = ExportPlace(store, prefix, batch.name, this_installation(engine).id, is_own=is_own)
         export_inventory.clear(place, export_inventory.look(place, known=digests))
+        if is_own:
+            _delete_table_metadata(store, prefix)
+
+
+def _delete_table_metadata(store: ObjectStore, prefix: str) -> None:
+    """Delete what is named like metadata of an Iceberg table; its names have UUIDs, and no table lists them all."""
+    for found in list(store.list(f"{prefix}metadata/")):
+        if is_table_metadata(found.key.removeprefix(prefix)):
+            store.delete(found.key)
 
 
 def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:

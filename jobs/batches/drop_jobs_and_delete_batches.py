@@ -132,17 +132,19 @@ def delete(
     batch: BatchStatus,
     files: ObjectStore | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
+    before_files: Callable[[ObjectStore], None] = lambda _: None,
 ) -> int:
     """Delete an ended batch: jobs, image rows, rejects and, if `files` is given, its files in that store.
 
-    Returns the number of rows deleted. Files are deleted first: a row without its file can be detected, a file without
-    a row can't. Files in the batch's folder that nightmill did not write are kept. Raises ForeignOutputError if the
-    folder belongs to another installation.
+    `before_files` drops what names them elsewhere. Returns the number of rows deleted. Files are deleted first: a row
+    without its file can be detected, a file without a row can't. Files in the batch's folder that nightmill did not
+    write are kept. Raises ForeignOutputError if the folder belongs to another installation.
     """
     if files is not None:
         owner_of(engine, files, batch.id, batch.folder)
     _mark(engine, batch)
     if files is not None:
+        before_files(files)
         delete_files(engine, files, batch)
     gone = 0
     for statement in _DELETED:

@@ -15,6 +15,10 @@ IMAGES = "images"
 _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
 _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_TABLE_METADATA = re.compile(
+    rf"metadata/([0-9]{{5,}}-{_UUID}\.metadata\.json|snap-[0-9]+-[0-9]+-{_UUID}\.avro|{_UUID}-m[0-9]+\.avro)"
+)
 PARTITIONED = rf"{FOLDERS}[0-9]{{5,}}\.parquet"
 """A regular expression of the files of a partitioned export, in its folder."""
 _EXPORTED = re.compile(
@@ -70,6 +74,11 @@ def part_format(name: str) -> str | None:
 def is_part(name: str) -> bool:
     """Whether this is the name of an export's data file."""
     return part_format(name) is not None
+
+
+def is_table_metadata(name: str) -> bool:
+    """Whether this is the name, in an export's folder, of metadata of an Iceberg table: not of rows or images."""
+    return _TABLE_METADATA.fullmatch(name) is not None
 
 
 def batch_of(key: str) -> str | None:

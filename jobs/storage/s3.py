@@ -64,6 +64,18 @@ class S3Store:
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
 
+    @property
+    def endpoint_url(self) -> str | None:
+        """Where the service is."""
+        url: str | None = self._client.meta.endpoint_url
+        return url
+
+    @property
+    def region(self) -> str | None:
+        """The service's region."""
+        name: str | None = self._client.meta.region_name
+        return name
+
     def put(self, key: str, body: bytes | Path, *, content_type: str) -> None:
         """Upload the object, large files in parts, then verify what the store holds."""
         name = self._root + checked_key(key)

@@ -11,6 +11,7 @@ from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.outputs.export_inventory import RECORDS
 from jobs.storage.base import StoredObject, digest_if_there
+from jobs.storage.key_layout import is_table_metadata
 from scheduler.export.export_request import ExportRequest
 
 _GRAIN = timedelta(seconds=2)
@@ -30,7 +31,7 @@ def check_files(engine: Engine, connection: Connection, export: Export, order: E
         if shard.pending is None and not all(_is_listed(listing, file, shard) for file in shard.files):
             _check_closely(engine, connection, export, order, shard)
     known = {*records.recorded_digests(engine, export), *RECORDS}
-    return [name for name in names if name not in known]
+    return [name for name in names if name not in known and not is_table_metadata(name)]
 
 
 def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardRecord) -> bool:

@@ -25,6 +25,12 @@ def _is_whole(split: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], 
     return split
 
 
+def _is_identifier(table: str) -> str:
+    if table and not re.fullmatch(r"([A-Za-z0-9_]{1,64}\.){0,3}[A-Za-z0-9_]{1,64}", table):
+        raise ValueError(f"{table!r} is no name of a table: write NAMESPACE.NAME in letters, digits and _")
+    return table
+
+
 class ExportOptions(BaseModel):
     """Options that decide the bytes of an export's files; a default never changes."""
 
@@ -46,6 +52,10 @@ class ExportOptions(BaseModel):
     """Names of splits and their shares of the rows, for formats with splits; none: all rows are in `train`."""
     layout: Literal["parquet", "imagefolder"] = "parquet"
     """Of `hf`: images within Parquet files, or as files in folders, with their rows beside them."""
+    catalog: str = ""
+    """Of `iceberg`: a catalog that pyiceberg is configured for, or a URI; "": nightmill's own."""
+    table: Annotated[str, AfterValidator(_is_identifier)] = ""
+    """Of `iceberg`: `namespace.name` in the catalog; "": made of the dataset's name."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +73,5 @@ class GivenOptions:
     layout: str | None = None
     embed_images: bool = False
     copy_images: bool = False
+    catalog: str | None = None
+    table: str | None = None

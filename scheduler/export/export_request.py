@@ -13,6 +13,11 @@ OpenBatch = Callable[[BatchId], ObjectStore]
 """Opens the output of a batch, to read its images."""
 
 
+def dataset_name(batches: Sequence[BatchStatus]) -> str:
+    """Return the name of a dataset of these batches that is given none."""
+    return "-".join(batch.name for batch in batches)
+
+
 @dataclass(frozen=True)
 class ExportRequest:
     """An export of one batch or several, as one dataset, to a folder of a store.
@@ -33,7 +38,7 @@ class ExportRequest:
     @property
     def dataset(self) -> str:
         """The name of the dataset: the batch's own, if it is one batch and no other is given."""
-        return self.name or "-".join(batch.name for batch in self.batches)
+        return self.name or dataset_name(self.batches)
 
     @property
     def is_beside_images(self) -> bool:

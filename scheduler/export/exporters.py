@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from jobs.errors import UsageError
+from models.optional_packages import require
 from scheduler.export.export_options import ExportOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa  # takes time, which commands that export nothing shouldn't pay
+
+    from scheduler.export.tables.export_table import ExportTable, TablePlace
 
 ROWS_WITH_COPIES = 10_000
 """Manifest rows of a shard at most where images are copied: the database names all files of a shard in one row."""
@@ -63,6 +66,8 @@ class Exporter(ABC):
     """What the names of index files begin with: `_`, where readers take every other file in the folder for rows."""
     shard_rows: ClassVar[int]
     """Manifest rows of a shard."""
+    extra: ClassVar[str | None]
+    """Of nightmill, that installs what the format needs."""
 
     def __init__(self, options: ExportOptions) -> None:
         self.options = options
@@ -85,6 +90,10 @@ class Exporter(ABC):
         """Write the format's own files about the whole export, whose files are named; `read` reads one of them."""
         return []
 
+    def table(self, place: "TablePlace") -> "ExportTable | None":  # noqa: ARG002
+        """Return the table whose data files are those of the shards; None for formats that are files alone."""
+        return None
+
     def row_files(self) -> RowFiles | None:
         """Return what describes the files with the rows; None if they are no table."""
         return None
@@ -103,11 +112,13 @@ Kind = TypeVar("Kind", bound=type[Exporter])
 _REGISTERED: dict[str, type[Exporter]] = {}
 
 
-def exporter(name: str, *, shard_rows: int, index_prefix: str = "") -> Callable[[Kind], Kind]:
-    """Register the decorated class as a format, with the number of manifest rows of its shards."""
+def exporter(
+    name: str, *, shard_rows: int, index_prefix: str = "", extra: str | None = None
+) -> Callable[[Kind], Kind]:
+    """Register the decorated class as a format, with the number of manifest rows of its shards, and its extra."""
 
     def register(kind: Kind) -> Kind:
-        kind.name, kind.shard_rows, kind.index_prefix = name, shard_rows, index_prefix
+        kind.name, kind.shard_rows, kind.index_prefix, kind.extra = name, shard_rows, index_prefix, extra
         _REGISTERED[name] = kind
         return kind
 
@@ -123,11 +134,14 @@ def format_names() -> list[str]:
 
 
 def exporter_of(name: str) -> type[Exporter]:
-    """Return the exporter of a format. Raises UsageError if there is none."""
+    """Return the exporter of a format. Raises UsageError if there is none, MissingPackagesError without its extra."""
     if name not in format_names():
         raise UsageError(f"there is no export format {name!r}; there are {', '.join(format_names())}")
     if name not in _REGISTERED:
         import_module(f"scheduler.export.formats.{name}")
     if name not in _REGISTERED:
         raise UsageError(f"scheduler/export/formats/{name}.py registers no @exporter({name!r})")
-    return _REGISTERED[name]
+    kind = _REGISTERED[name]
+    if kind.extra is not None:
+        require(kind.extra, f"the export format {name} needs")
+    return kind

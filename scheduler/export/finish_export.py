@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -74,11 +74,11 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
         shards = records.shards_of(writer.engine, found.id)
         digest = versions_digest(shards)
         if found.finished != digest or digest_if_there(place.store, place.prefix + SUCCESS) is None:
-            _write(writer, place, found, shards, lease)
+            held = _write(writer, place, found, shards, lease)
             values = {
                 "finished": digest,
                 "is_complete": all(shard.is_current for shard in shards),
-                "deleted": list(found.replaced),
+                "deleted": [name for name in found.replaced if name not in held],
             }
             run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
         place.store.delete(place.prefix + INCOMPLETE)
@@ -110,8 +110,11 @@ def _claimed(engine: Engine, export: Export) -> Iterator[UUID]:
 
 def _write(
     writer: ShardWriter, place: ExportPlace, export: Export, shards: Sequence[ShardRecord], lease: UUID
-) -> None:
-    engine, store = writer.engine, writer.store
+) -> Set[str]:
+    """Write the files of the whole export; returns files that it has replaced and that its table still names."""
+    engine, store, table = writer.engine, writer.store, writer.table
+    if table is not None:
+        table.remove_others(lambda: [shard.number for shard in records.shards_of(engine, export.id)])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         written = write_index(engine, _catalogue(writer.models_dir), _dataset(writer, place, shards), folder)
@@ -119,12 +122,15 @@ def _write(
         known = [*export.files, *(file for file in files if file not in export.files)]
         run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(known)})
         writer.put(folder, files)
-    body = success_record(engine, place, export, shards, files)
+    body = success_record(engine, place, export, shards, files, table.report() if table else None)
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
     kept = {file["name"] for file in [*shard_files(shards), *files]}
-    former = {file["name"]: file["sha256"] for file in export.files}
-    _delete_former(engine, export, place, former | dict(export.replaced), kept)
+    former = {file["name"]: file["sha256"] for file in export.files} | dict(export.replaced)
+    unneeded = former.keys() - kept
+    held = unneeded - table.release(unneeded) if table else set()
+    _delete_former(engine, export, place, former, {*kept, *held})
     run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
+    return held
 
 
 def _dataset(writer: ShardWriter, place: ExportPlace, shards: Sequence[ShardRecord]) -> Dataset:

@@ -25,6 +25,7 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, open_store
+from models.errors import ModelError
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import exporter_of
 from scheduler.export.finish_export import finish, tell_progress
@@ -68,7 +69,7 @@ class LiveExports:
                 written += self._write(export)
             except _StoppingError:
                 break
-            except NightmillError as error:
+            except (NightmillError, ModelError) as error:  # the latter: an extra isn't installed
                 self._note(export, str(error))
         return written
 

@@ -8,6 +8,7 @@ from jobs.db.engine import transact
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
@@ -15,6 +16,8 @@ from jobs.storage.open import abort_uploads_of
 from scheduler.export.compare_files_with_database import check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
+from scheduler.export.tables.drop_tables import table_in_catalog
+from scheduler.export.tables.export_table import ExportTable, TablePlace
 
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
 
@@ -27,7 +30,22 @@ def open_export(engine: Engine, order: ExportRequest) -> Export:
     the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
     batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
     """
-    return transact(engine, lambda connection: _open(engine, connection, order))
+    opened = transact(engine, lambda connection: _open(engine, connection, order))
+    table = order.exporter.table(TablePlace(engine, order.store, opened))
+    if table is not None:
+        transact(engine, lambda connection: _open_table(engine, connection, order, opened, table))
+    return opened
+
+
+def _open_table(
+    engine: Engine, connection: Connection, order: ExportRequest, export: Export, table: ExportTable
+) -> None:
+    """Open the export's table, and mark the shards that it has other files of than the database names."""
+    connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
+    shards = {shard.number: shard for shard in records.shards_of(engine, export.id)}
+    published = {number: [file["name"] for file in shard.files] for number, shard in shards.items()}
+    for number in table.open(published, overwrite=order.overwrite):
+        mark_outdated(connection, shards[number].batch_id, [shards[number].first_ordinal])
 
 
 def place_of(engine: Engine, order: ExportRequest) -> ExportPlace:
@@ -86,6 +104,8 @@ def _make_room(
         order.store.delete(order.prefix + name)
     abort_uploads_of(order.store, [order.prefix + name for name in there.recorded])
     if found is not None:
+        if (table := table_in_catalog(engine, order.store, found)) is not None:
+            table.drop()
         records.delete(connection, found.id)
     body = export_inventory.record_of(place, [{"name": n, "sha256": s} for n, s in there.own.items()])
     if INCOMPLETE in there.records:

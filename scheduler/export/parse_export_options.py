@@ -14,15 +14,18 @@ from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.rows.export_columns import export_schema
 from scheduler.export.rows.find_meta_columns import find_meta_columns
 from scheduler.export.rows.partition_columns import check_number_of_partitions, check_partition_columns
+from scheduler.export.tables.catalog_names import OWN, check_catalog, table_name
 
 _FORMATS: Mapping[str, Collection[str]] = {
-    "columns": ("csv", "hf", "jsonl", "parquet"),
+    "catalog": ("iceberg",),
+    "columns": ("csv", "hf", "iceberg", "jsonl", "parquet"),
     "copy_images": ("csv", "jsonl", "parquet"),
     "embed_images": ("csv", "jsonl"),
     "layout": ("hf",),
-    "meta_columns": ("csv", "hf", "parquet", "webdataset"),
+    "meta_columns": ("csv", "hf", "iceberg", "parquet", "webdataset"),
     "partition_by": ("parquet",),
     "split": ("hf",),
+    "table": ("iceberg",),
 }
 """Which formats an option is for, where not for all."""
 
@@ -33,11 +36,14 @@ def parse_export_options(
     format: str,
     given: GivenOptions,
     place: tuple[str, str] = ("", ""),
+    dataset: str = "",
 ) -> ExportOptions:
     """Return the options of an export to a place, the URI of its store and the prefix in it.
 
-    Columns of `meta` that aren't given are those of the export that is there, in the same format; else they are found
-    in the batches' rows. Raises UsageError for what makes no sense, or isn't for the format.
+    Columns of `meta`, a catalog and a table that aren't given are those of the export that is there, in the same
+    format; else the columns are found in the batches' rows, and the table is called like the dataset: it keeps its name
+    when a batch is renamed. Raises UsageError for what makes no sense, or isn't for the
+    format.
     """
     for name, formats in _FORMATS.items():
         if getattr(given, name) and format not in formats:
@@ -45,11 +51,14 @@ def parse_export_options(
             raise UsageError(f"{option} is for the format {', '.join(formats)}, not for {format}")
     if given.copy_images and place[1]:
         raise UsageError("--copy-images: beside the images there is no need of copies; say --to FOLDER")
+    there = _options_there(engine, format, place)
     values: dict[str, Any] = {
         "copy_images": given.copy_images,
         "path_prefix": "../" * place[1].count("/"),
         "embed_images": given.embed_images,
-        "meta_columns": _meta_columns(engine, batches, format, given, place),
+        "meta_columns": _meta_columns(engine, batches, format, given, there),
+        "catalog": _catalog(given.catalog, there),
+        "table": _table(given.table, there, format, dataset),
     }
     if given.columns:
         values["columns"] = _parts(given.columns)
@@ -66,15 +75,37 @@ def parse_export_options(
     return options
 
 
+def _options_there(engine: Engine, format: str, place: tuple[str, str]) -> Mapping[str, Any] | None:
+    """Return the options of the export that is there in the same format, as stored."""
+    with engine.connect() as connection:
+        found = records.find_at(connection, *place)
+    return found.options if found is not None and found.format == format else None
+
+
+def _catalog(given: str | None, there: Mapping[str, Any] | None) -> str:
+    if given is None:
+        return str((there or {}).get("catalog", ""))
+    check_catalog(given)
+    return "" if given == OWN else given
+
+
+def _table(given: str | None, there: Mapping[str, Any] | None, format: str, dataset: str) -> str:
+    if given or format not in _FORMATS["table"]:
+        return given or ""
+    return str((there or {}).get("table") or ".".join(table_name("", dataset)))
+
+
 def _meta_columns(
-    engine: Engine, batches: Sequence[BatchId], format: str, given: GivenOptions, place: tuple[str, str]
+    engine: Engine,
+    batches: Sequence[BatchId],
+    format: str,
+    given: GivenOptions,
+    there: Mapping[str, Any] | None,
 ) -> Sequence[Sequence[str]]:
     if given.meta_columns is not None:
         return [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
-    with engine.connect() as connection:
-        found = records.find_at(connection, *place)
-    if found is not None and found.format == format:
-        return list(found.options.get("meta_columns", ()))
+    if there is not None:
+        return list(there.get("meta_columns", ()))
     return find_meta_columns(engine, batches) if format in _FORMATS["meta_columns"] else ()
 
 

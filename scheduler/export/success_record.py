@@ -30,8 +30,9 @@ def success_record(
     export: Export,
     shards: Sequence[ShardRecord],
     files: Sequence[dict[str, Any]],
+    table: dict[str, Any] | None = None,
 ) -> bytes:
-    """Return the record; `files` are those of the whole dataset."""
+    """Return the record; `files` are those of the whole dataset, `table` is what a table format reports."""
     batches = batches_of(shards)
     found = [status(engine, str(batch)) for batch in batches]
     values = {"batches": batches}
@@ -52,6 +53,7 @@ def success_record(
         nightmill=version("nightmill"),
         models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
         shards=[shard_report(shard) for shard in shards],
+        **({} if table is None else {"table": table}),
     )
 
 

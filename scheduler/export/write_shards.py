@@ -31,6 +31,7 @@ from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
 from scheduler.export.rows.shard_inputs import CountedRows, image_reader, read_image
+from scheduler.export.tables.export_table import ShardCommit, TablePlace
 
 _COPIERS = 8
 
@@ -55,6 +56,7 @@ class ShardWriter:
     ) -> None:
         self.engine, self.export, self.exporter, self.store = engine, export, exporter, store
         self.models_dir, self.overwrite = models_dir, overwrite
+        self.table = exporter.table(TablePlace(engine, store, export))
         self._open_batch, self._on_rows = open_batch, on_rows
 
     def write_all(self, *, unfinished: bool) -> int:
@@ -90,13 +92,37 @@ class ShardWriter:
             snapshot = reading.result()
             own = [describe(folder, file) for file in written]
             files = [*own, *copies.files]
-            shard_claims.stage(self.engine, shard, snapshot, files)
-            if shard.pending:  # whoever staged them was stopped, perhaps in an upload
-                self._abort_uploads(shard.pending)
+            self._stage(shard, snapshot, files)
             self._copy(shard.batch_id, copies)
             self.put(folder, own)
+            self._commit(shard, snapshot, own)
             self._publish(shard, snapshot, images.rows, files)
-        self._delete_left_over(shard, files)
+        if self.table is None:  # else earlier snapshots name them until the export is finished
+            self._delete_left_over(shard, files)
+
+    def _stage(self, shard: ClaimedShard, snapshot: ShardSnapshot, files: Sequence[File]) -> None:
+        names = {file["name"] for file in files}
+        left = [file for file in shard.pending or () if file["name"] not in names]
+        if left:  # perhaps put there, and named by nothing from now on
+            transact(self.engine, lambda connection: note_replaced(connection, self.export.id, left))
+        shard_claims.stage(self.engine, shard, snapshot, files)
+        if shard.pending:  # whoever staged them was stopped, perhaps in an upload
+            self._abort_uploads(shard.pending)
+
+    def _commit(self, shard: ClaimedShard, snapshot: ShardSnapshot, files: Sequence[File]) -> None:
+        """Let the table have the files; a writer that is killed before or after it leaves that to the next one."""
+        if self.table is None:
+            return
+        is_new = shard.version == 0 or [dict(file) for file in shard.files] != files
+        self.table.commit(
+            ShardCommit(
+                shard.number,
+                shard.version + is_new,
+                snapshot.cursor,
+                [file["name"] for file in shard.files],
+                [file["name"] for file in files],
+            )
+        )
 
     def put(self, folder: Path, files: Sequence[File]) -> None:
         """Put files in place that aren't there already.

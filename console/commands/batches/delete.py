@@ -11,6 +11,7 @@ from console.terminal.output import counted, note, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch
+from scheduler.export.tables.drop_tables import drop_tables_beside_images
 
 
 def delete(
@@ -29,7 +30,13 @@ def delete(
             ask(f"deletes {what}")
         store = open_session.batch_store(found) if files else None
         with counting("deleting", None, "rows") as tell:
-            rows = delete_batch(open_session.engine, found, store, tell)
+            rows = delete_batch(
+                open_session.engine,
+                found,
+                store,
+                tell,
+                before_files=lambda files: drop_tables_beside_images(open_session.engine, files, found),
+            )
         stayed = list(store.names(found.folder)) if store else []
     if as_json:
         print_json(

@@ -19,6 +19,7 @@ from jobs.batches.move_images_to_output import move as move_files
 from jobs.errors import UsageError
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import batch_folder_around, open_claimed
+from scheduler.export.tables.drop_tables import drop_tables_beside_images
 
 
 def move(
@@ -63,6 +64,7 @@ def _delete_old(open_session: Session, found: BatchStatus) -> None:
     if (old := moved_from(open_session.engine, found)) is None:
         return
     source = find_output(open_session.engine, old, s3_options(open_session.settings))
+    drop_tables_beside_images(open_session.engine, open_session.claimed_store(found), found)
     delete_moved(open_session.engine, found, source)
     if stayed := list(source.names(found.folder)):
         note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.folder}")

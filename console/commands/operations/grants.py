@@ -8,6 +8,7 @@ import typer
 from console.terminal.output import print_line
 from jobs.db.schema import metadata
 from jobs.errors import UsageError
+from scheduler.export.tables.catalog_names import SCHEMA
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = re.compile(
@@ -90,6 +91,11 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "{app}";
 ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public GRANT USAGE ON SEQUENCES TO "{app}";
 ALTER DEFAULT PRIVILEGES FOR ROLE "{migrator}" IN SCHEMA public GRANT SELECT ON TABLES TO "{reader}";
+
+-- The catalog of exports as Iceberg tables, which pyiceberg makes tables in.
+CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION "{app}";
+GRANT USAGE ON SCHEMA {SCHEMA} TO "{reader}";
+ALTER DEFAULT PRIVILEGES FOR ROLE "{app}" IN SCHEMA {SCHEMA} GRANT SELECT ON TABLES TO "{reader}";
 
 -- So that the scheduler sees other roles' old transactions, which hold back the feed (nightmill_feed_lag_seconds).
 GRANT pg_read_all_stats TO "{app}";

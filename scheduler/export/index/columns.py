@@ -6,6 +6,9 @@ from jobs.images.insert_and_public_columns import public_columns
 
 _LINK = re.compile(r"\s*\(\[[^]]*\]\([^)]*\)\)")
 
+_JOINED = re.compile("(meta|quality|timings)_(.+)")
+"""Names of columns in tables that take a dot for something else."""
+
 _OTHERS = {
     "path": "the image's file, relative to the export's folder where that lies beside the images or has copies of "
     "them, else to the output",
@@ -27,6 +30,8 @@ def description(name: str) -> str:
     """Return what a column is."""
     known = {column.name: column.doc for column in public_columns()} | _OTHERS
     source, _, key = name.partition(".")
+    if name not in known and (joined := _JOINED.fullmatch(name)):
+        return description(f"{joined[1]}.{joined[2]}")
     if name in known:
         return _LINK.sub("", known[name])
     return f"seconds of the stage {key}" if source == "timings" else f"the manifest's column {key or name}"

@@ -142,7 +142,7 @@ def _data_type(type_: pa.DataType) -> str:
         return "sc:ImageObject"
     if pa.types.is_boolean(type_):
         return "sc:Boolean"
-    if pa.types.is_integer(type_):
+    if pa.types.is_integer(type_) or pa.types.is_decimal(type_):
         return "sc:Integer"
     if pa.types.is_floating(type_):
         return "sc:Float"

@@ -97,7 +97,7 @@ def _logical_type(type_: pa.DataType) -> str:
         return "object"
     if pa.types.is_boolean(type_):
         return "boolean"
-    if pa.types.is_integer(type_):
+    if pa.types.is_integer(type_) or pa.types.is_decimal(type_):
         return "integer"
     if pa.types.is_floating(type_):
         return "number"
