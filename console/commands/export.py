@@ -55,6 +55,10 @@ def export(
             help="parquet: folders by meta.KEY, date or other columns: label=fox/date=2026-11-29/",
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help='only these images: "accepted and clip_score > 25"'),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME=SHARE,…", help="hf: train=.9,val=.1, by the rows' ids")
     ] = None,
@@ -88,7 +92,7 @@ def export(
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
     given = GivenOptions(
-        columns, meta_columns, partition_by, split, layout, embed_images, copy_images, catalog, table
+        columns, meta_columns, partition_by, where, split, layout, embed_images, copy_images, catalog, table
     )
     with session() as open_session:
         order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import NightmillError
@@ -22,6 +23,7 @@ from jobs.exports.files_of_several_shards import lock_files
 from jobs.exports.records import IS_OUTDATED, File
 from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied
+from jobs.images.where_expression import ALL, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.states import OPEN, sql_list
 
@@ -35,6 +37,13 @@ _HAS_OPEN_JOBS = f"""(
     SELECT jobs.id FROM jobs WHERE jobs.{_RANGE} AND state IN ({sql_list(OPEN)})
     ORDER BY jobs.batch_id DESC, ordinal DESC, "index" DESC LIMIT 1) IS NOT NULL"""
 
+# Of an export of accepted images: some of the shard's have no verdict yet.
+_AWAITS_VERDICTS = f"""EXISTS (
+    SELECT FROM exports WHERE exports.id = s.export_id AND options ? 'awaits_verdicts' AND EXISTS (
+        SELECT FROM images WHERE images.{_RANGE}
+          AND NOT EXISTS (SELECT FROM image_acceptance WHERE image_id = images.id)))"""
+_IS_OPEN = f"({_HAS_OPEN_JOBS} OR {_AWAITS_VERDICTS})"
+
 # Ids of image rows only grow: no deletion or insertion leaves both figures as they were.
 _FINGERPRINT = f"(SELECT count(*) || '/' || coalesce(max(images.id), 0) FROM images WHERE images.{_RANGE})"
 
@@ -42,7 +51,7 @@ _CLAIM = text(f"""
     WITH picked AS (
         SELECT export_id, number FROM export_shards s
         WHERE export_id = :export AND number > :after AND {IS_OUTDATED}
-          AND (lease_until IS NULL OR lease_until < now()) AND (:unfinished OR NOT {_HAS_OPEN_JOBS})
+          AND (lease_until IS NULL OR lease_until < now()) AND (:unfinished OR NOT {_IS_OPEN})
         ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     UPDATE export_shards s SET lease = :lease, lease_until = now() + make_interval(secs => :lease_s)
@@ -58,7 +67,8 @@ _EXTEND = text(f"""
 _RELEASE = text(f"UPDATE export_shards SET lease = NULL, lease_until = NULL WHERE {_MINE} RETURNING number")
 
 _FACTS = text(f"""
-    SELECT {_FINGERPRINT} AS fingerprint, {_HAS_OPEN_JOBS} AS has_open_jobs,
+    SELECT {_FINGERPRINT} AS fingerprint, {_IS_OPEN} AS is_open,
+        (SELECT options ->> 'where' FROM exports WHERE id = :export) AS condition,
         {cluster_epochs.CURRENT} || '-' || pg_snapshot_xmin(pg_current_snapshot()) || '-0' AS cursor,
         (SELECT coalesce(jsonb_object_agg(state, n), '{{}}') FROM (
             SELECT state, count(*) AS n FROM jobs WHERE jobs.{_RANGE} GROUP BY state) AS counted) AS counts
@@ -68,7 +78,7 @@ _FACTS = text(f"""
 _STAGE = text(f"""
     UPDATE export_shards s SET pending = CAST(:files AS jsonb)
     WHERE {_MINE} AND generation = :generation
-      AND (NOT :is_sealed OR {_FINGERPRINT} = :fingerprint AND NOT {_HAS_OPEN_JOBS})
+      AND (NOT :is_sealed OR {_FINGERPRINT} = :fingerprint AND NOT {_IS_OPEN})
     RETURNING number
 """)
 
@@ -110,10 +120,14 @@ class ClaimedShard:
 
 @dataclass(frozen=True)
 class ShardSnapshot:
-    """What was read of a shard, all at one moment; `counts` are its jobs by state."""
+    """What was read of a shard, all at one moment; `counts` are its jobs by state.
+
+    `is_open`: not to be sealed, as jobs are unfinished or images not judged. `condition`: what its images had to meet.
+    """
 
     fingerprint: str
-    has_open_jobs: bool
+    is_open: bool
+    condition: str | None
     cursor: str
     counts: dict[str, int]
 
@@ -141,13 +155,22 @@ def read_shard(engine: Engine, shard: ClaimedShard, rows: Path) -> ShardSnapshot
     """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         facts = connection.execute(_FACTS, shard.key).one()
-        _spool(connection, shard, rows)
+        _spool(connection, shard, rows, facts.condition)
     return ShardSnapshot(**facts._mapping)
 
 
-def _spool(connection: Connection, shard: ClaimedShard, rows: Path) -> None:
-    condition = "i.batch_id = %s AND i.ordinal >= %s AND i.ordinal < %s ORDER BY i.ordinal, i.index"
-    values = shard.batch_id, shard.first_ordinal, shard.end_ordinal
+def _spool(connection: Connection, shard: ClaimedShard, rows: Path, where: str | None) -> None:
+    chosen = compile_condition(where, VERDICTS) if where else ALL
+    query = text(f"""
+        i.batch_id = :batch AND i.ordinal >= :first AND i.ordinal < :end AND {chosen.sql} ORDER BY i.ordinal, i.index
+    """)
+    values = {
+        "batch": shard.batch_id,
+        "first": shard.first_ordinal,
+        "end": shard.end_ordinal,
+        **chosen.values,
+    }
+    condition = str(query.compile(dialect=connection.dialect))
     with rows.open("wb") as file, copied(connection, condition, values) as chunks:
         file.writelines(chunks)
 
@@ -157,7 +180,7 @@ def stage(engine: Engine, shard: ClaimedShard, snapshot: ShardSnapshot, files: S
     values: dict[str, Any] = shard.key | {
         "files": json.dumps(list(files)),
         "generation": shard.generation,
-        "is_sealed": not snapshot.has_open_jobs,
+        "is_sealed": not snapshot.is_open,
         "fingerprint": snapshot.fingerprint,
     }
 
@@ -173,7 +196,7 @@ def publish(connection: Connection, shard: ClaimedShard, snapshot: ShardSnapshot
     """Name the staged files as the shard's, and end the claim; returns their version. Raises ShardLostError."""
     values: dict[str, Any] = shard.key | {
         "generation": shard.generation,
-        "is_sealed": not snapshot.has_open_jobs,
+        "is_sealed": not snapshot.is_open,
         "images": images,
         "counts": json.dumps(snapshot.counts or {"done": images}),  # an archived batch has no jobs
         "cursor": snapshot.cursor,

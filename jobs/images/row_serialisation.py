@@ -18,10 +18,12 @@ def record(row: Row[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def copied(connection: Connection, condition: str, values: tuple[Any, ...]) -> Iterator[Iterator[bytes]]:
+def copied(
+    connection: Connection, condition: str, values: tuple[Any, ...] | Mapping[str, Any]
+) -> Iterator[Iterator[bytes]]:
     """Yield the public columns of image rows as chunks of CSV, as PostgreSQL's COPY writes it, with times in UTC.
 
-    `condition` is SQL about the image `i`, with an order, and has `%s` for each of the values.
+    `condition` is SQL about the image `i`, with an order, and has the driver's placeholders for the values.
     """
     query = f"SELECT {COLUMNS} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
     with copied_query(connection, query, values) as chunks:

@@ -52,6 +52,10 @@ class Condition:
     values: Mapping[str, Any]
 
 
+ALL = Condition("true", {})
+"""That every image meets."""
+
+
 @dataclass(frozen=True)
 class _Token:
     kind: str

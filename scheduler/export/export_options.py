@@ -42,6 +42,10 @@ class ExportOptions(BaseModel):
     """Keys of `meta` that are columns of their own, `meta.<key>`, with their type."""
     path_prefix: Annotated[str, AfterValidator(_is_relative)] = ""
     """What leads from the export's folder to that in which the keys of images begin: the column `path` begins so."""
+    where: str = ""
+    """Only images that meet this condition (`jobs.images.where_expression`); "": all."""
+    awaits_verdicts: bool = False
+    """Whether the condition names `accepted`: a shard is sealed when all of its images have been judged."""
     partition_by: tuple[str, ...] = ()
     """Columns by whose values the rows are divided into folders, as Hive does."""
     embed_images: bool = False
@@ -68,6 +72,8 @@ class GivenOptions:
     """`label:string,score:double`"""
     partition_by: str | None = None
     """`meta.label,date`"""
+    where: str | None = None
+    """`accepted and clip_score > 25`"""
     split: str | None = None
     """`train=.9,val=.1`"""
     layout: str | None = None

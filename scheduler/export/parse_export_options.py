@@ -1,13 +1,17 @@
 """Reads the options of an export as they are written on the command line."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
+from jobs.batches.judge_images_by_accept_condition import VERDICTS
+from jobs.batches.status import status
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.images.where_expression import compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from scheduler.export.export_options import ExportOptions, GivenOptions
@@ -60,6 +64,8 @@ def parse_export_options(
         "catalog": _catalog(given.catalog, there),
         "table": _table(given.table, there, format, dataset),
     }
+    if given.where:
+        values |= _where(engine, batches, given.where)
     if given.columns:
         values["columns"] = _parts(given.columns)
     if given.partition_by:
@@ -73,6 +79,22 @@ def parse_export_options(
     check_partition_columns(options)
     check_number_of_partitions(engine, batches, options)
     return options
+
+
+def _where(engine: Engine, batches: Sequence[BatchId], where: str) -> dict[str, Any]:
+    condition = compile_condition(where, VERDICTS)
+    awaits_verdicts = any(verdict in condition.sql for verdict in VERDICTS.values())
+    if awaits_verdicts and (unjudged := [name for batch in batches if (name := _unjudged(engine, batch))]):
+        raise UsageError(
+            f"--where names `accepted`, and batch {unjudged[0]} has no policy `accept` by which images are accepted"
+        )
+    return {"where": where, "awaits_verdicts": awaits_verdicts}
+
+
+def _unjudged(engine: Engine, batch: BatchId) -> str | None:
+    """Return the name of a batch whose images nobody judges; None for others."""
+    found = status(engine, str(batch))
+    return None if "accept" in json.loads(found.policy) else found.name
 
 
 def _options_there(engine: Engine, format: str, place: tuple[str, str]) -> Mapping[str, Any] | None:

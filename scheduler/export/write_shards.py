@@ -200,7 +200,7 @@ class ShardWriter:
             shard, files
         ):  # known as ours, if this process ends before it has deleted them
             note_replaced(connection, self.export.id, left_over)
-        if snapshot.has_open_jobs or (shard.is_sealed and version == shard.version):
+        if snapshot.is_open or (shard.is_sealed and version == shard.version):
             return
         detail = {
             "export": self.export.id,

@@ -42,10 +42,11 @@ def _about(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> s
     made = ", ".join(f"`{name}`" for name in (model for (model,) in facts.by("model")))
     by = f" by {made}" if made else ""
     size = megabytes(facts.total("bytes"))
+    chosen = f" Only images with `{where}` are in it." if (where := dataset.exporter.options.where) else ""
     return (
         f"# {dataset.name}\n\n{facts.images:,} synthetic images ({size}){span}{by}, with the prompt, "
         "the seed and all else that is needed to make each again. Written by nightmill "
-        f"{version('nightmill')}.\n\n{shown}"
+        f"{version('nightmill')}.{chosen}\n\n{shown}"
     ).rstrip()
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.batches.status import BatchStatus
 from jobs.exports.records import File
+from jobs.images.where_expression import ALL, Condition, compile_condition
 from jobs.job_dataclasses import BatchId
 from scheduler.export.exporters import Exporter
 
@@ -24,6 +26,12 @@ class Dataset:
     """Reads a file of the export by its name."""
     images: Callable[[BatchId, pa.RecordBatch], Iterator[bytes]]
     """Reads image files of a batch, whose `key` and `sha256` are given; raises as `Shard.files` does."""
+
+    @property
+    def condition(self) -> Condition:
+        """What the images of its batches had to meet."""
+        where = self.exporter.options.where
+        return compile_condition(where, VERDICTS) if where else ALL
 
     @property
     def names(self) -> list[str]:

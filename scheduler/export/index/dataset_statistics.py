@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Row, text
+from sqlalchemy import Engine, Row, TextClause, text
 
 from jobs.db.engine import run
+from jobs.images.where_expression import ALL, Condition
 from jobs.job_dataclasses import BatchId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of
@@ -19,35 +20,38 @@ CLASSES = ("label", "class", "category")
 """Keys of `meta` that hold an image's class, if no policy names one."""
 MOST_CLASSES = 100
 
-_OF = "FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))"
+_OF = """
+    FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))
+      AND EXISTS (SELECT FROM batches b WHERE b.id = i.batch_id AND {condition})
+"""
+"""The images of batches that meet a condition, of which `{condition}` is the SQL."""
 
 # One pass over the images: they have few combinations of these.
 _GROUPED = (
     *("model", "model_revision", "model_digest", "lora", "lora_digest", "upscaler_digest", "safety_verdict"),
     *("width", "height", "format", "watermark", "watermark_method"),
 )
-_GROUPS = text(f"""
+_GROUPS = f"""
     SELECT {", ".join(_GROUPED)}, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
-        count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst {_OF}
+        count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst {{images}}
     GROUP BY {", ".join(_GROUPED)}, checker
-""")
-_SAMPLERS = text(f"""
-    SELECT sampler, steps, guidance_scale, count(*) AS images {_OF}
+"""
+_SAMPLERS = """
+    SELECT sampler, steps, guidance_scale, count(*) AS images {images}
     GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT 20
-""")
-_CLASSES = text("""
+"""
+_CLASSES = """
     WITH outcomes AS (
-        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[]))
+        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {states}
         UNION ALL
-        SELECT meta, 'done' FROM images i WHERE batch_id = ANY (CAST(:batches AS bigint[]))
-            AND NOT EXISTS (SELECT FROM jobs WHERE id = i.job_id)
+        SELECT meta, 'done' {images} AND {counted}
     )
     SELECT meta ->> :key AS class, count(*) AS jobs, count(*) FILTER (WHERE state = 'done') AS done,
         count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'blocked') AS blocked,
         count(*) FILTER (WHERE state = 'cancelled') AS cancelled
     FROM outcomes WHERE json_typeof(meta) = 'object' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :most
-""")
+"""
 _BATCHES = text("SELECT * FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id")
 
 
@@ -117,17 +121,20 @@ def images_of(groups: Sequence[Group]) -> int:
     return sum(group.images for group in groups)
 
 
-def gather_facts(engine: Engine, catalogue: Catalogue, batches: Sequence[BatchId]) -> Facts:
-    """Query the facts of the images of batches."""
-    values = {"batches": list(batches)}
-    groups = run(engine, _GROUPS, values)
+def gather_facts(
+    engine: Engine, catalogue: Catalogue, batches: Sequence[BatchId], condition: Condition = ALL
+) -> Facts:
+    """Query the facts of the images of batches that meet a condition."""
+    values = {"batches": list(batches), **condition.values}
+    images = _OF.format(condition=condition.sql)
+    groups = run(engine, text(_GROUPS.format(images=images)), values)
     described = [_batch(row) for row in run(engine, _BATCHES, values)]
-    class_key, classes = _classes(engine, values, described)
+    class_key, classes = _classes(engine, _classes_query(images, condition), values, described)
     return Facts(
         groups=groups,
         batches=described,
         cards=_cards(catalogue, groups),
-        samplers=run(engine, _SAMPLERS, values),
+        samplers=run(engine, text(_SAMPLERS.format(images=images)), values),
         class_key=class_key,
         classes=classes,
     )
@@ -138,13 +145,21 @@ def _batch(row: Row[Any]) -> BatchFacts:
     return BatchFacts(dict(row._mapping), policy)
 
 
+def _classes_query(images: str, condition: Condition) -> TextClause:
+    """Return the query of outcomes by class: of jobs by their state, and of images that have no job or are chosen."""
+    if condition is ALL:
+        gone = "NOT EXISTS (SELECT FROM jobs WHERE id = i.job_id)"  # of an archived batch
+        return text(_CLASSES.format(images=images, states="true", counted=gone))
+    return text(_CLASSES.format(images=images, states="state <> 'done'", counted="true"))
+
+
 def _classes(
-    engine: Engine, values: Mapping[str, Any], batches: Sequence[BatchFacts]
+    engine: Engine, query: TextClause, values: Mapping[str, Any], batches: Sequence[BatchFacts]
 ) -> tuple[str | None, Sequence[Row[Any]]]:
     """Return the key that holds the class, and its counts: a target's, or the first of the usual ones."""
     targets = [batch.policy.target_per for batch in batches if batch.policy.target_per]
     for key in (*targets, *CLASSES):
-        found = run(engine, _CLASSES, {**values, "key": key, "most": MOST_CLASSES})
+        found = run(engine, query, {**values, "key": key, "most": MOST_CLASSES})
         if any(row[0] is not None for row in found):
             return key, found
     return None, []

@@ -18,18 +18,21 @@ FOLDER = ".pictures"
 """Programs that load a folder of images pass over names that begin with a dot."""
 
 _MOST = 4
-_CANDIDATES = text("""
-    SELECT key, sha256, format, meta ->> :class_key AS class FROM images
-    WHERE batch_id = :batch AND safety_verdict = 'safe' ORDER BY ordinal, index LIMIT 1000
-""")
+_CANDIDATES = """
+    SELECT key, sha256, format, meta ->> :class_key AS class FROM images i JOIN batches b ON b.id = batch_id
+    WHERE batch_id = :batch AND safety_verdict = 'safe' AND {condition} ORDER BY ordinal, index LIMIT 1000
+"""
 
 
 def write_pictures(
     engine: Engine, dataset: Dataset, class_key: str | None, folder: Path
 ) -> list[WrittenFile]:
     """Copy safe images, of different classes if it can; none if they can't be read."""
+    condition = dataset.condition
+    query = text(_CANDIDATES.format(condition=condition.sql))
     for batch in dataset.batches:
-        found = run(engine, _CANDIDATES, {"batch": batch.id, "class_key": class_key or ""})
+        values = {"batch": batch.id, "class_key": class_key or "", **condition.values}
+        found = run(engine, query, values)
         if chosen := _choose(found):
             rows = pa.record_batch(
                 {name: [getattr(row, name) for row in chosen] for name in ("key", "sha256")}

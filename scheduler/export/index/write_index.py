@@ -16,7 +16,7 @@ from scheduler.export.index.sample_images import write_pictures
 
 def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: Path) -> list[WrittenFile]:
     """Write the index files to an empty local folder; they follow from the tables and the dataset's files alone."""
-    facts = gather_facts(engine, catalogue, [batch.id for batch in dataset.batches])
+    facts = gather_facts(engine, catalogue, [batch.id for batch in dataset.batches], dataset.condition)
     pictures = write_pictures(engine, dataset, facts.class_key, folder)
     written = [*dataset.exporter.write_index(folder, dataset.names, dataset.read), *pictures]
     prefix = dataset.exporter.index_prefix
