@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from console.session import Session
-from console.terminal.output import note
+from console.terminal.output import note, plural
 from console.terminal.progress import counting
 from jobs.batches.actions import BatchStatus, status
 from jobs.exports import records
@@ -19,6 +19,7 @@ from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
 
 if TYPE_CHECKING:
+    from scheduler.export.rows.unfit_values import Report
     from scheduler.export.run_export import Exported
 
 
@@ -110,13 +111,27 @@ def export_with_progress(open_session: Session, order: ExportRequest, *, follow:
             rows += more
             tell(rows)
 
-        return export(
+        done = export(
             open_session.engine,
             order,
             partial(_open_batch, open_session),
             on_rows,
             follow=follow,
             models_dir=open_session.settings.models_dir,
+        )
+    _tell_unfit(order, done.unfit)
+    return done
+
+
+def _tell_unfit(order: ExportRequest, unfit: "Report") -> None:
+    """Say which columns have no room for values that are in the rows."""
+    types = dict(order.options.meta_columns)
+    for column, found in unfit.items():
+        type_ = types.get(column.removeprefix("meta."), "double")
+        row = found["row_id"] if found["row_id"] is not None else f"number {found['ordinal']}"
+        note(
+            f"{plural(found['values'], 'value')} of {column} not of its type, {type_}: null in the export; the first "
+            f"is in row {row}. Columns of JSON, such as `meta`, have the value; --meta-columns gives other types"
         )
 
 

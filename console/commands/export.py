@@ -153,6 +153,7 @@ def _report(order: ExportRequest, done: "Exported", remaining: int) -> dict[str,
         "shards": done.shards,
         "complete": done.is_complete,
         "remaining": remaining,
+        "unfit": done.unfit,
         "files": [_place(order, file) for file in done.files],
         "index": [_place(order, file) for file in done.index],
     }

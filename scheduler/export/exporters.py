@@ -15,6 +15,7 @@ from scheduler.export.export_options import ExportOptions
 if TYPE_CHECKING:
     import pyarrow as pa  # takes time, which commands that export nothing shouldn't pay
 
+    from scheduler.export.rows.unfit_values import Report
     from scheduler.export.tables.export_table import ExportTable, TablePlace
 
 ROWS_WITH_COPIES = 10_000
@@ -31,6 +32,8 @@ class WrittenFile:
     content_type: str
     rows: int | None = None
     """Image rows in it; None for a file about others, such as an index."""
+    unfit: "Report | None" = None
+    """What its columns have no room for, or also those of the files beside it; None: every value fitted."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jobs.outputs.export_inventory import ExportPlace
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import open_export, place_of
+from scheduler.export.rows.unfit_values import Report, summed
 from scheduler.export.write_shards import ShardWriter
 
 POLL_S = 0.5
@@ -33,6 +34,8 @@ class Exported:
     shards: int
     is_complete: bool
     """Whether every shard is sealed: no job was unfinished."""
+    unfit: Report
+    """Values that are null in the files, as their columns have types without room for them."""
 
 
 def export(
@@ -79,7 +82,13 @@ def exported(engine: Engine, export: int) -> Exported:
     files = [file for shard in shards for file in shard.files]
     is_complete = all(shard.is_current for shard in shards)
     return Exported(
-        export, files, found.files, sum(shard.images for shard in shards), len(shards), is_complete
+        export,
+        files,
+        found.files,
+        sum(shard.images for shard in shards),
+        len(shards),
+        is_complete,
+        summed(file.get("unfit", {}) for file in files),
     )
 
 

@@ -251,4 +251,5 @@ def describe(folder: Path, file: WrittenFile) -> dict[str, Any]:
     path = folder / file.name
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return asdict(file) | {"bytes": path.stat().st_size, "sha256": digest}
+    given = asdict(file) | {"bytes": path.stat().st_size, "sha256": digest}
+    return given if file.unfit else {name: value for name, value in given.items() if name != "unfit"}

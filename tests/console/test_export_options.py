@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
+from scheduler.export.exporters import exporter_of
 from tests.console.conftest import Typed
 from tests.scheduler.export.datasets import SIZE, with_pictures
 
@@ -56,6 +57,41 @@ def test_columns_of_meta_stay_when_an_export_is_written_again(
     assert typed(*given).json["export"] == first["export"]
     schema = pq.read_schema(tmp_path / "rows" / "part-00000.parquet")
     assert [name for name in schema.names if name.startswith("meta.")] == ["meta.label"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "hf", "webdataset"])
+def test_values_that_their_type_has_no_room_for_are_told(
+    engine: Engine, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.setattr(exporter_of(format), "shard_rows", 4)
+    with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
+    given = "export", "foxes", "--format", format, "--meta-columns", "label:double,score:long", "--to", "rows"
+    for _ in ("written", "there already"):
+        ended = typed(*given, "--json")
+        assert ended.code == 0, ended.err
+        assert ended.json["unfit"] == {
+            "meta.label": {"values": 6, "row_id": "r0", "ordinal": 0},
+            "meta.score": {"values": 3, "row_id": "r1", "ordinal": 1},
+        }
+        told = " ".join(ended.err.split())
+        assert (
+            "6 values of meta.label not of its type, double: null in the export; the first is in row r0"
+            in told
+        )
+        assert "3 values of meta.score not of its type, long" in told
+    assert typed("export", "foxes", "--to", "others", "--json").json["unfit"] == {}
+
+
+def test_rows_without_a_value_for_their_partition_are_told(
+    engine: Engine, typed: Typed, tmp_path: Path
+) -> None:
+    with_pictures(
+        engine, tmp_path / "output", [{"prompt": "p", "label": label} for label in "a1"], name="foxes"
+    )
+    divided = "--partition-by", "meta.label", "--meta-columns", "label:long"
+    ended = typed("export", "foxes", *divided, "--to", "rows", "--json")
+    assert ended.json["unfit"] == {"meta.label": {"values": 2, "row_id": None, "ordinal": 0}}
+    assert "the first is in row number 0" in " ".join(ended.err.split())
 
 
 @pytest.mark.parametrize(

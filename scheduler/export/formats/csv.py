@@ -33,7 +33,7 @@ class CsvExporter(Exporter):
         if not rows and shard.number:
             path.unlink()
             return []
-        return [WrittenFile(path.name, "text/csv", rows)]
+        return [WrittenFile(path.name, "text/csv", rows, columns.unfit.report)]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""

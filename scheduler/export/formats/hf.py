@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +38,8 @@ class HuggingFaceExporter(Exporter):
                 if split not in files:
                     files[split] = stack.enter_context(writer(folder, split, shard, columns.schema))
                 files[split].add(*part)
-        return [file for name in sorted(files) for file in files[name].written()]
+        written = [file for name in sorted(files) for file in files[name].written()]
+        return [*(replace(file, unfit=columns.unfit.report) for file in written[:1]), *written[1:]]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""

@@ -32,7 +32,7 @@ class JsonLinesExporter(Exporter):
         if not rows and shard.number:
             path.unlink()
             return []
-        return [WrittenFile(path.name, "application/x-ndjson", rows)]
+        return [WrittenFile(path.name, "application/x-ndjson", rows, columns.unfit.report)]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""

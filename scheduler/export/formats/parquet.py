@@ -34,7 +34,7 @@ class ParquetExporter(Exporter):
         if not file.rows and shard.number:
             path.unlink()
             return []
-        return [WrittenFile(path.name, CONTENT_TYPE, file.rows)]
+        return [WrittenFile(path.name, CONTENT_TYPE, file.rows, columns.unfit.report)]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""

@@ -78,7 +78,7 @@ class WebDatasetExporter(Exporter):
         return [
             WrittenFile(f"{name}.tar", "application/x-tar", rows.count),
             WrittenFile(f"{name}.tar.idx", "application/octet-stream"),
-            WrittenFile(f"{name}.parquet", CONTENT_TYPE),
+            WrittenFile(f"{name}.parquet", CONTENT_TYPE, unfit=columns.unfit.report),
         ]
 
     def write_index(

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from scheduler.export.parquet.parquet_file import CONTENT_TYPE, ParquetFile
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.partition_columns import PartitionColumns, require_few_partitions
 from scheduler.export.rows.prefetch_iterator import read_ahead
+from scheduler.export.rows.unfit_values import summed
 
 Rows = dict[int, list[int]]
 """Rows of a partition: the numbers of record batches in the spool, and of rows in each."""
@@ -32,7 +34,7 @@ def write_partitions(folder: Path, shard: Shard, options: ExportOptions, row_gro
         if not found and not shard.number:
             found[columns.nowhere()] = {}
         with pa.memory_map(str(spool)) as file, pa.ipc.open_file(file) as reader:
-            return [
+            written = [
                 _write(
                     folder,
                     f"{name}/{shard.number:05d}.parquet",
@@ -42,6 +44,10 @@ def write_partitions(folder: Path, shard: Shard, options: ExportOptions, row_gro
                 )
                 for name in sorted(found)
             ]
+        return [
+            *(replace(file, unfit=summed([columns.unfit, file.unfit or {}])) for file in written[:1]),
+            *written[1:],
+        ]
 
 
 def _spool(path: Path, shard: Shard, columns: PartitionColumns, rows_at_once: int) -> dict[str, Rows]:
@@ -81,4 +87,4 @@ def _write(
         for batch in batches:
             file.write(columns.of(batch))
         file.close(columns.told())
-    return WrittenFile(name, CONTENT_TYPE, file.rows)
+    return WrittenFile(name, CONTENT_TYPE, file.rows, columns.unfit.report)

@@ -1,7 +1,6 @@
 """The columns of exported rows: those of image rows, what is derived from them, and keys of `meta`."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ from scheduler.export.export_options import ExportOptions
 from scheduler.export.image_copies.copies_of_shard import copy_names
 from scheduler.export.image_schema import SCHEMA
 from scheduler.export.rows.flatten_json_columns import JsonColumn, read_json_columns
+from scheduler.export.rows.unfit_values import UnfitValues
 
 STAGES = (
     *("prompt_filter", "load_inputs", "generate", "upscale_input", "safety", "clip_score", "upscale"),
@@ -41,7 +41,7 @@ class ExportColumns:
         ]
         self.schema = pa.schema([known.field(name) for name in names])
         self._read_json = [column for column in _json_columns(options) if column.name in names]
-        self.unfit: Counter[str] = Counter()
+        self.unfit = UnfitValues()
 
     def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the columns of image rows."""
@@ -54,7 +54,7 @@ class ExportColumns:
 
     def told(self) -> dict[str, str]:
         """Return what the metadata of a file tells of its columns."""
-        return {"nightmill.unfit_values": json.dumps(dict(sorted(self.unfit.items())))}
+        return {"nightmill.unfit_values": json.dumps(self.unfit.counts())}
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         if name == "path" and self._options.copy_images:

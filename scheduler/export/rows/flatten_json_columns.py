@@ -3,13 +3,15 @@
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 import pyarrow as pa
+
+from scheduler.export.rows.unfit_values import UnfitValues
 
 _LONG_NUMBER = re.compile("[0-9]{19}")
 
@@ -46,11 +48,13 @@ class ColumnType:
 
 
 def read_json_columns(
-    batch: pa.RecordBatch, columns: Sequence[JsonColumn], unfit: Counter[str]
+    batch: pa.RecordBatch, columns: Sequence[JsonColumn], unfit: UnfitValues
 ) -> list[pa.Array]:
     """Return the columns' values: null where there is no key or a value doesn't fit, which is counted in `unfit`."""
     objects = {source: _objects(batch.column(source)) for source in {column.source for column in columns}}
-    return [_read(column, objects[column.source], unfit) for column in columns]
+    return [
+        _read(column, objects[column.source], partial(unfit.add, column.name, batch)) for column in columns
+    ]
 
 
 def _objects(texts: pa.Array) -> list[Mapping[str, Any]]:
@@ -68,16 +72,18 @@ def _object(text: str | None) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(column: JsonColumn, objects: Iterable[Mapping[str, Any]], unfit: Counter[str]) -> pa.Array:
+def _read(
+    column: JsonColumn, objects: Iterable[Mapping[str, Any]], on_unfit: Callable[[int], None]
+) -> pa.Array:
     convert, key = TYPES[column.type].convert, column.key
     values = []
-    for found in objects:
+    for row, found in enumerate(objects):
         value = found.get(key)
         if value is not None:
             value = convert(value)
             if value is UNFIT:
                 value = None
-                unfit[column.name] += 1
+                on_unfit(row)
         values.append(value)
     return pa.array(values, TYPES[column.type].arrow)
 

@@ -13,6 +13,7 @@ from jobs.storage.partition_folders import COLUMN, partition_folder
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.image_schema import JSON_COLUMNS
 from scheduler.export.rows.export_columns import ExportColumns, export_schema
+from scheduler.export.rows.unfit_values import Report
 
 MOST = 1_024
 """Partitions that an export may have: each shard has a file for each of its own."""
@@ -48,6 +49,11 @@ class PartitionColumns:
                 known[values] = _path(names, values)
             folders.append(known[values])
         return folders
+
+    @property
+    def unfit(self) -> Report:
+        """The values that have no room in their column's type, whose rows are in the folder of null."""
+        return self._columns.unfit.report
 
     def nowhere(self) -> str:
         """Return the folder of rows that have none of the columns."""

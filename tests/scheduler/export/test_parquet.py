@@ -184,7 +184,9 @@ def test_bytes_do_not_depend_on_how_rows_are_handed_over(tmp_path: Path) -> None
 )
 def test_values_of_json_as_columns(text: str, column_type: Any, value: Any) -> None:
     columns = ExportColumns(ExportOptions(columns=("meta.k",), meta_columns=(("k", column_type),)))
-    rows = pa.record_batch({"meta": pa.array([text, "{}"], pa.string())})
+    rows = pa.record_batch(
+        {"meta": pa.array([text, "{}"], pa.string()), "row_id": ["a", "b"], "ordinal": [0, 1]}
+    )
     assert columns.of(rows).column(0).to_pylist() == [value, None]
     assert columns.unfit["meta.k"] == (value is None and text != "[1]")
 
