@@ -69,6 +69,7 @@ def order_beside_images(
     *,
     options: ExportOptions | None = None,
     overwrite: bool = False,
+    replace: bool = False,
 ) -> ExportRequest:
     """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError.
 
@@ -77,7 +78,9 @@ def order_beside_images(
     store, prefix = open_session.claimed_store(batch), export_folder(batch.folder, format)
     if options is None:
         options = export_options(open_session, [batch], format, given or GivenOptions(), (store.uri, prefix))
-    return ExportRequest([batch], format, store, prefix, options=options, overwrite=overwrite)
+    return ExportRequest(
+        [batch], format, store, prefix, options=options, overwrite=overwrite, replace=replace
+    )
 
 
 def export_options(
@@ -104,7 +107,7 @@ def export_with_progress(open_session: Session, order: ExportRequest, *, follow:
     from scheduler.export.run_export import export  # noqa: PLC0415 - imports pyarrow
 
     with counting("exporting", things="images") as tell:
-        rows = 0
+        rows, changed = 0, dict[str, bool]()
 
         def on_rows(more: int) -> None:
             nonlocal rows
@@ -118,7 +121,15 @@ def export_with_progress(open_session: Session, order: ExportRequest, *, follow:
             on_rows,
             follow=follow,
             models_dir=open_session.settings.models_dir,
+            on_changed=changed.__setitem__,
         )
+    for name, is_replaced in changed.items():
+        now = (
+            "written anew"
+            if is_replaced
+            else "left so: its checksum no longer fits; --replace writes it anew"
+        )
+        note(f"{order.store.locate(order.prefix + name)} had been changed, and was {now}")
     _tell_unfit(order, done.unfit)
     return done
 

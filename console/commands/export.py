@@ -88,6 +88,9 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete files there that have the names of an export's")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="write files of the export anew that you have changed since")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
@@ -95,7 +98,7 @@ def export(
         columns, meta_columns, partition_by, where, split, layout, embed_images, copy_images, catalog, table
     )
     with session() as open_session:
-        order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite)
+        order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite, replace=replace)
         remaining = sum(batch.remaining for batch in order.batches)
         if require_complete and remaining and not follow:
             note(f"{remaining:,} jobs of {order.dataset} are not finished: nothing is exported")
@@ -127,6 +130,7 @@ def _order(
     given: GivenOptions,
     *,
     overwrite: bool,
+    replace: bool,
 ) -> ExportRequest:
     found = [actions.status(open_session.engine, batch) for batch in dict.fromkeys(batches)]
     if len({batch.id for batch in found}) < len(found):
@@ -136,10 +140,14 @@ def _order(
             raise UsageError(
                 "several batches as one dataset, or one with a --name, need a place of their own: --to"
             )
-        return order_beside_images(open_session, found[0], format, given, overwrite=overwrite)
+        return order_beside_images(
+            open_session, found[0], format, given, overwrite=overwrite, replace=replace
+        )
     store = open_session.store(to)
     options = export_options(open_session, found, format, given, (store.uri, ""), name)
-    return ExportRequest(found, format, store, name=name or "", options=options, overwrite=overwrite)
+    return ExportRequest(
+        found, format, store, name=name or "", options=options, overwrite=overwrite, replace=replace
+    )
 
 
 def _report(order: ExportRequest, done: "Exported", remaining: int) -> dict[str, Any]:

@@ -57,6 +57,13 @@ class Found:
     in_the_way: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
+    def take_changed(self) -> list[str]:
+        """Return the names of files that own records list with other bytes; they are left in no other list."""
+        changed = {*self.in_the_way, *self.others} & set(self.recorded)
+        for names in (self.in_the_way, self.others):
+            names[:] = [name for name in names if name not in changed]
+        return sorted(changed)
+
 
 def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | None = None) -> Found:
     """List the folder and classify its contents; a data file of one of the `formats` that isn't ours is in the way.

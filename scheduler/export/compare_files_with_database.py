@@ -1,11 +1,11 @@
 """Compares the files at an export's place with those that the database names."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
-from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, ShardRecord
@@ -18,20 +18,37 @@ _GRAIN = timedelta(seconds=2)
 """Tolerance for modification times, which stores give in whole seconds."""
 
 
-def check_files(engine: Engine, connection: Connection, export: Export, order: ExportRequest) -> list[str]:
-    """Mark the shards whose files are gone, to be written again; returns the names of files that aren't the export's.
+@dataclass
+class Compared:
+    """What an export's place holds: the names of files that aren't the export's, and of those that were changed."""
 
-    Raises UsageError if a file isn't what was written, unless the order allows overwriting it. Other processes may
-    write shards meanwhile: the place is listed first, as the database names every file before it is put there.
+    others: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """Files of shards that aren't as they were written; their shards are marked."""
+    changed_index: list[str] = field(default_factory=list)
+    """Files about the export as a whole, such as its card."""
+
+
+def check_files(engine: Engine, connection: Connection, export: Export, order: ExportRequest) -> Compared:
+    """Mark the shards whose files are gone or were changed, to be written again; returns what isn't as written.
+
+    Other processes may write shards meanwhile: the place is listed first, as the database names every file before it
+    is put there.
     """
     folder = order.prefix.rstrip("/")
     names = [name.removeprefix(order.prefix) for name in order.store.names(folder)]
     listing = {found.key.removeprefix(order.prefix): found for found in order.store.list(order.prefix)}
+    compared = Compared()
     for shard in records.shards_of(engine, export.id):
         if shard.pending is None and not all(_is_listed(listing, file, shard) for file in shard.files):
-            _check_closely(engine, connection, export, order, shard)
-    known = {*records.recorded_digests(engine, export), *RECORDS}
-    return [name for name in names if name not in known and not is_table_metadata(name)]
+            compared.changed += _check_closely(engine, connection, export, order, shard)
+    known = records.recorded_digests(engine, export)
+    ours = {*known, *RECORDS}
+    compared.others = [name for name in names if name not in ours and not is_table_metadata(name)]
+    for name in sorted({file["name"] for file in export.files} & listing.keys()):
+        if digest_if_there(order.store, order.prefix + name) not in (None, *known[name]):
+            compared.changed_index.append(name)
+    return compared
 
 
 def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardRecord) -> bool:
@@ -44,18 +61,14 @@ def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardReco
 
 def _check_closely(
     engine: Engine, connection: Connection, export: Export, order: ExportRequest, shard: ShardRecord
-) -> None:
+) -> list[str]:
+    """Mark the shard if a file is gone or was changed; returns the names of changed ones."""
     names = [file["name"] for file in shard.files]
     digests = {name: digest_if_there(order.store, order.prefix + name) for name in names}
     now = next((s for s in records.shards_of(engine, export.id) if s.number == shard.number), None)
     if now is None or (now.version, now.pending) != (shard.version, None):
-        return  # another process is writing it
+        return []  # another process is writing it
     wrong = [file["name"] for file in shard.files if digests[file["name"]] != file["sha256"]]
-    changed = [name for name in wrong if digests[name] is not None]
-    if changed and not order.overwrite:
-        raise UsageError(
-            f"{order.store.locate(order.prefix + changed[0])} was changed, which no export of {order.dataset} did: "
-            "export to another folder, or say --overwrite, which writes it anew"
-        )
     if wrong:
         mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
+    return [name for name in wrong if digests[name] is not None]

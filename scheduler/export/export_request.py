@@ -23,7 +23,7 @@ class ExportRequest:
     """An export of one batch or several, as one dataset, to a folder of a store.
 
     `prefix` is empty or ends in a slash. `overwrite` allows deleting files there that have names of an export's and
-    were written by somebody else.
+    were written by somebody else; `replace` those of the export that were changed since it wrote them.
     """
 
     batches: Sequence[BatchStatus]
@@ -34,6 +34,7 @@ class ExportRequest:
     options: ExportOptions = field(default_factory=ExportOptions)
     is_live: bool = False
     overwrite: bool = False
+    replace: bool = False
 
     @property
     def dataset(self) -> str:

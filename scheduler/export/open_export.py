@@ -1,6 +1,6 @@
 """Opens the export at a place: continues the one that is there, replaces an earlier one, or refuses the place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, text
 
@@ -13,24 +13,33 @@ from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
-from scheduler.export.compare_files_with_database import check_files
+from scheduler.export.compare_files_with_database import Compared, check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
 from scheduler.export.tables.drop_tables import table_in_catalog
 from scheduler.export.tables.export_table import ExportTable, TablePlace
 
+_IS_OUTDATED = text(f"""
+    SELECT EXISTS (SELECT FROM export_shards s WHERE export_id = :export AND {records.IS_OUTDATED})
+""")  # noqa: S608 - constants
+_FINISH_AGAIN = text("UPDATE exports SET finished = NULL WHERE id = :export")
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
 
 
-def open_export(engine: Engine, order: ExportRequest) -> Export:
+OnChanged = Callable[[str, bool], object]
+"""Called with the name of a file of the export that somebody changed, and whether it is written anew."""
+
+
+def open_export(engine: Engine, order: ExportRequest, on_changed: OnChanged = lambda *_: None) -> Export:
     """Return the export that the order asks for, with shards for all rows of its batches.
 
     The same order again continues the export at the place: shards whose files are gone are written again. An earlier
     export of the same batches there, in another format or with other options, is replaced: its files are deleted when
     the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
     batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
+    Files of the export that were changed are refused, too, if they would be replaced: without the order's `replace`.
     """
-    opened = transact(engine, lambda connection: _open(engine, connection, order))
+    opened = transact(engine, lambda connection: _open(engine, connection, order, on_changed))
     table = order.exporter.table(TablePlace(engine, order.store, opened))
     if table is not None:
         transact(engine, lambda connection: _open_table(engine, connection, order, opened, table))
@@ -60,7 +69,7 @@ def found_there(engine: Engine, order: ExportRequest) -> Found:
     return export_inventory.look(place_of(engine, order), format_names())
 
 
-def _open(engine: Engine, connection: Connection, order: ExportRequest) -> Export:
+def _open(engine: Engine, connection: Connection, order: ExportRequest, on_changed: OnChanged) -> Export:
     place = place_of(engine, order)
     connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
     batches = [batch.id for batch in order.batches]
@@ -69,10 +78,12 @@ def _open(engine: Engine, connection: Connection, order: ExportRequest) -> Expor
         records.delete(connection, found.id)
         found = None
     if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, order):
-        others = check_files(engine, connection, found, order)
-        _require_room(order, Found(others=others))
+        compared = check_files(engine, connection, found, order)
+        _require_room(order, Found(others=compared.others))
+        records.add_shards(connection, found.id, batches)
+        _settle_changes(connection, found, order, compared, on_changed)
     else:
-        replaced = _make_room(engine, connection, place, found, order)
+        replaced = _make_room(engine, connection, place, found, order, on_changed)
         found = records.create(
             connection,
             installation=place.installation,
@@ -84,7 +95,7 @@ def _open(engine: Engine, connection: Connection, order: ExportRequest) -> Expor
             is_live=order.is_live,
             replaced=replaced,
         )
-    records.add_shards(connection, found.id, batches)
+        records.add_shards(connection, found.id, batches)
     return found
 
 
@@ -93,15 +104,50 @@ def _is_same(found: Export, order: ExportRequest) -> bool:
     return (found.name, found.format, found.options) == (order.dataset, order.format, options)
 
 
+def _settle_changes(
+    connection: Connection, found: Export, order: ExportRequest, compared: Compared, on_changed: OnChanged
+) -> None:
+    """Refuse files that were changed and are to be written again, or have them written if the order allows that."""
+    is_written = connection.execute(_IS_OUTDATED, {"export": found.id}).scalar_one() or found.finished is None
+    changed = [*compared.changed, *compared.changed_index]
+    is_allowed = order.replace or order.overwrite
+    if not is_allowed:
+        _require_unchanged(order, changed if is_written else compared.changed)
+    elif changed:
+        connection.execute(_FINISH_AGAIN, {"export": found.id})
+    for name in changed:
+        on_changed(name, is_allowed)
+
+
+def _require_unchanged(order: ExportRequest, changed: Sequence[str]) -> None:
+    if changed:
+        where = f"{order.store.uri}/{order.prefix}".rstrip("/")
+        were = "was" if len(changed) == 1 else "were"
+        raise UsageError(
+            f"{where}: {_some(changed)} {were} changed since an export of {order.dataset} wrote it. Keep what is yours "
+            "elsewhere and say --replace, which writes it anew, or export to another folder"
+        )
+
+
 def _make_room(
-    engine: Engine, connection: Connection, place: ExportPlace, found: Export | None, order: ExportRequest
+    engine: Engine,
+    connection: Connection,
+    place: ExportPlace,
+    found: Export | None,
+    order: ExportRequest,
+    on_changed: OnChanged,
 ) -> Mapping[str, str]:
     """Claim the place for a new export; returns the SHA-256 by name of the files that it replaces."""
     known = records.recorded_digests(engine, found) if found else None
     there = export_inventory.look(place, format_names(), known)
+    changed = there.take_changed()
+    if not (order.replace or order.overwrite):
+        _require_unchanged(order, changed)
     _require_room(order, there)
-    for name in there.in_the_way:
+    for name in [*changed, *there.in_the_way]:
         order.store.delete(order.prefix + name)
+    for name in changed:
+        on_changed(name, True)
     abort_uploads_of(order.store, [order.prefix + name for name in there.recorded])
     if found is not None:
         if (table := table_in_catalog(engine, order.store, found)) is not None:

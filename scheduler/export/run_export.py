@@ -14,7 +14,7 @@ from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
-from scheduler.export.open_export import open_export, place_of
+from scheduler.export.open_export import OnChanged, open_export, place_of
 from scheduler.export.rows.unfit_values import Report, summed
 from scheduler.export.write_shards import ShardWriter
 
@@ -47,6 +47,7 @@ def export(
     follow: bool = False,
     pause: Pause = time.sleep,
     models_dir: Path | None = None,
+    on_changed: OnChanged = lambda *_: None,
 ) -> Exported:
     """Write all shards of the order's export that aren't up to date, and `_SUCCESS` last.
 
@@ -54,7 +55,7 @@ def export(
     Several processes may write one export at once. `models_dir` has the user's own model cards. Raises as `open_export`
     does.
     """
-    opened = open_export(engine, order)
+    opened = open_export(engine, order, on_changed)
     writer = ShardWriter(
         engine,
         opened,
@@ -64,6 +65,7 @@ def export(
         on_rows,
         models_dir=models_dir,
         overwrite=order.overwrite,
+        replace=order.replace,
     )
     place = place_of(engine, order)
     if follow:

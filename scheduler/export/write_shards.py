@@ -53,11 +53,13 @@ class ShardWriter:
         *,
         models_dir: Path | None = None,
         overwrite: bool = False,
+        replace: bool = False,
     ) -> None:
         self.engine, self.export, self.exporter, self.store = engine, export, exporter, store
         self.models_dir, self.overwrite = models_dir, overwrite
         self.table = exporter.table(TablePlace(engine, store, export))
         self._open_batch, self._on_rows = open_batch, on_rows
+        self._replaceable = frozenset(recorded_digests(engine, export)) if replace else frozenset()
 
     def write_all(self, *, unfinished: bool) -> int:
         """Write each outdated shard that no one else writes, once; returns how many.
@@ -170,10 +172,11 @@ class ShardWriter:
         there = digest_if_there(self.store, key)
         if there == file["sha256"]:
             return
-        if there is not None and not self.overwrite and there not in known().get(file["name"], ()):
+        is_mine = there is None or there in known().get(file["name"], ())
+        if not is_mine and not self.overwrite and file["name"] not in self._replaceable:
             raise UsageError(
                 f"{self.store.locate(key)} is in the way: no export of {self.export.name} by this installation wrote "
-                "it; export to another folder, or say --overwrite"
+                "it so; export to another folder, or say --replace, if you have changed it, else --overwrite"
             )
         self.store.put(key, body(), content_type=file["content_type"])
 

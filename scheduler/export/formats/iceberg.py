@@ -41,7 +41,7 @@ class IcebergExporter(Exporter):
             name = data_file_name(shard.number, hashlib.file_digest(stream, "sha256").hexdigest(), "parquet")
         (folder / name).parent.mkdir(exist_ok=True)
         path.rename(folder / name)
-        return [WrittenFile(name, CONTENT_TYPE, file.rows)]
+        return [WrittenFile(name, CONTENT_TYPE, file.rows, columns.unfit.report)]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""

@@ -332,7 +332,9 @@ def test_a_file_that_was_changed_since_is_not_ours_any_more(engine: Engine, stor
     batch = finished(engine)
     export(engine, batch, "jsonl", store)
     store.put("part-00000.jsonl", b"with a column of mine", content_type="text/plain")
-    with pytest.raises(UsageError, match=r"part-00000\.jsonl was changed, which no export"):
+    with pytest.raises(
+        UsageError, match=r"part-00000\.jsonl was changed since an export of .* say --replace"
+    ):
         export(engine, batch, "jsonl", store)
     assert store.get("part-00000.jsonl") == b"with a column of mine"
     assert success(store)["batch"] == batch.name
