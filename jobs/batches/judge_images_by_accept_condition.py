@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERDICTS = {"accepted": "(SELECT is_accepted FROM image_acceptance WHERE image_id = i.id)"}
-"""A name for conditions on images that were judged, with its SQL; of others it is neither true nor false."""
-
 PAGE = 500
 _LOCK = 0x6E6D6163  # first key of the advisory locks under which batches are judged, one at a time
 _SLOWEST = timedelta(minutes=10)

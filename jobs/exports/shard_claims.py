@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import NightmillError
@@ -23,7 +22,7 @@ from jobs.exports.files_of_several_shards import lock_files
 from jobs.exports.records import IS_OUTDATED, File
 from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied
-from jobs.images.where_expression import ALL, compile_condition
+from jobs.images.where_expression import ALL, VERDICTS, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.states import OPEN, sql_list
 

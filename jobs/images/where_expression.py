@@ -52,6 +52,9 @@ class Condition:
     values: Mapping[str, Any]
 
 
+VERDICTS = {"accepted": "(SELECT is_accepted FROM image_acceptance WHERE image_id = i.id)"}
+"""A name for conditions on images that were judged, with its SQL; of others it is neither true nor false."""
+
 ALL = Condition("true", {})
 """That every image meets."""
 

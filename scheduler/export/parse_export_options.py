@@ -7,11 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.batches.status import status
 from jobs.errors import UsageError
 from jobs.exports import records
-from jobs.images.where_expression import compile_condition
+from jobs.images.where_expression import VERDICTS, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from scheduler.export.export_options import ExportOptions, GivenOptions

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from jobs.batches.judge_images_by_accept_condition import VERDICTS
 from jobs.batches.status import BatchStatus
 from jobs.exports.records import File
-from jobs.images.where_expression import ALL, Condition, compile_condition
+from jobs.images.where_expression import ALL, VERDICTS, Condition, compile_condition
 from jobs.job_dataclasses import BatchId
 from scheduler.export.exporters import Exporter
 
