@@ -69,7 +69,7 @@ def export(
         bool, typer.Option("--embed-images", help="jsonl, csv: the images, in base64")
     ] = False,
     copy_images: Annotated[
-        bool, typer.Option("--copy-images", help="csv, jsonl, parquet: the image files, too, as images/…")
+        bool, typer.Option("--copy-images", help="csv, jsonl, parquet: the image files, too, as _images/…")
     ] = False,
     catalog: Annotated[
         str | None,
@@ -114,7 +114,7 @@ def export(
     for file in shown[:MOST_SHOWN]:
         print_line(f"{_place(order, file)}\t{_size(file)}")
     if copies := len({file["name"] for file in done.files}) - len(shown):
-        note(f"{plural(copies, 'image file')} in {order.store.uri}/images")
+        note(f"{plural(copies, 'image file')} in {order.store.uri}/_images")
     if (more := len(shown) - MOST_SHOWN) > 0:
         note(f"and {more:,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:

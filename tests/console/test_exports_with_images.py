@@ -16,8 +16,9 @@ def test_images_are_copied_and_summed_up(engine: Engine, typed: Typed, tmp_path:
     assert ended.code == 0, ended.err
     assert [line.split("\t")[1] for line in ended.out.splitlines()] == ["2 rows", "2 rows"]
     assert "4 image files in" in ended.err
+    assert "/_images" in "".join(ended.err.split())
     done = typed(*given, "--json").json
-    assert len(list((tmp_path / "set/images").glob("*/*.png"))) == 4
+    assert len(list((tmp_path / "set/_images").glob("*/*.png"))) == 4
     shown = typed("exports", "show", str(done["export"])).out
     assert "part-00001.parquet, 2 image files" in shown
     assert typed("exports", "show", str(done["export"]), "--json").json["options"]["copy_images"] is True

@@ -34,3 +34,6 @@ def test_too_many_partitions_are_counted_before_anything_is_written(
     ended = typed("export", "foxes", "--partition-by", "meta.label", "--to", "set")
     assert (ended.code, "would be in 3 partitions, and at most 2" in " ".join(ended.err.split())) == (2, True)
     assert not (tmp_path / "set").exists()
+    chosen = "--where", "meta.label != 'b'"
+    assert typed("export", "foxes", "--partition-by", "meta.label", "--to", "set", *chosen).code == 0
+    assert len(names(tmp_path / "set")) == 2

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.images.insert_and_public_columns import public_columns
+from jobs.images.where_expression import ALL, VERDICTS, compile_condition
 from jobs.job_dataclasses import BatchId
 from jobs.storage.partition_folders import COLUMN, partition_folder
 from scheduler.export.export_options import ExportOptions
@@ -91,17 +92,18 @@ def check_partition_columns(options: ExportOptions) -> None:
 
 
 def check_number_of_partitions(engine: Engine, batches: Sequence[BatchId], options: ExportOptions) -> None:
-    """Raise UsageError if the images that there are would be in too many partitions."""
+    """Raise UsageError if the images that there are, and are exported, would be in too many partitions."""
     if not options.partition_by:
         return
     named = ", ".join(f"{_sql(name)} AS c{number}" for number, name in enumerate(options.partition_by))
     keys = {_parameter(name): name.removeprefix(_META) for name in options.partition_by}
+    chosen = compile_condition(options.where, VERDICTS) if options.where else ALL
     query = f"""
         SELECT count(*) AS n FROM (
             SELECT DISTINCT {named} FROM images i JOIN batches b ON b.id = i.batch_id
-            WHERE i.batch_id = ANY (CAST(:batches AS bigint[]))) AS found
+            WHERE i.batch_id = ANY (CAST(:batches AS bigint[])) AND {chosen.sql}) AS found
     """  # noqa: S608 - of our own columns and parameters
-    ((found,),) = run(engine, text(query), keys | {"batches": list(batches)})
+    ((found,),) = run(engine, text(query), keys | {"batches": list(batches), **chosen.values})
     require_few_partitions(options, found, "the images")
 
 

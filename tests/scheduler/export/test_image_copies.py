@@ -345,6 +345,12 @@ def test_partitions_lead_to_the_copies(engine: Engine, tmp_path: Path, source: S
     assert {path for (path,) in rows} == set(copies(store))
 
 
+def test_only_chosen_images_are_copied(engine: Engine, tmp_path: Path, source: Source) -> None:
+    store = open_store(str(tmp_path / "set"), S3Options())
+    done = exported(engine, store, source, batch_of(engine, tmp_path, 4, "a"), where="ordinal >= 3")
+    assert (done.images, len(copies(store))) == (1, 1)
+
+
 def test_shards_with_copies_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     kinds = [exporter_of("parquet")(ExportOptions(copy_images=copied)) for copied in (False, True)]
