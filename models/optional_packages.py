@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "packed": ("bitsandbytes",),
     "plots": ("matplotlib",),
     "iceberg": ("pyiceberg",),
+    "lance": ("lance",),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
 }
 """For each extra, the names by which its packages are imported."""
@@ -21,6 +22,7 @@ _NEEDED = {
     "packed": "bitsandbytes",
     "plots": "matplotlib",
     "iceberg": "pyiceberg",
+    "lance": "Lance",
     "otel": "OpenTelemetry's SDK",
 }
 

@@ -17,6 +17,7 @@ from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import (
     CONTACT_SHEET,
+    TABLE_METADATA_FOLDERS,
     ImageKey,
     export_folder,
     is_batch_folder,
@@ -80,10 +81,11 @@ def _delete_exports(
 
 
 def _delete_table_metadata(store: ObjectStore, prefix: str) -> None:
-    """Delete what is named like metadata of an Iceberg table; its names have UUIDs, and no table lists them all."""
-    for found in list(store.list(f"{prefix}metadata/")):
-        if is_table_metadata(found.key.removeprefix(prefix)):
-            store.delete(found.key)
+    """Delete what is named like metadata of a table format: the names have UUIDs, and nothing lists them all."""
+    for folder in TABLE_METADATA_FOLDERS:
+        for found in list(store.list(prefix + folder)):
+            if is_table_metadata(found.key.removeprefix(prefix)):
+                store.delete(found.key)
 
 
 def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:

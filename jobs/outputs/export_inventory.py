@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
-from jobs.storage.key_layout import IMAGE_COPY, PARTITIONED, is_table_metadata, part_format
+from jobs.storage.key_layout import IMAGE_COPY, PARTITIONED, belongs_to_table, part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
@@ -21,7 +21,7 @@ RECORDS = (SUCCESS, INCOMPLETE)
 
 _OTHER_NAMES = re.compile(
     r"_?(README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml)|\.(nv-meta|pictures)/.+|[0-9]{5,}\.(tar|tar\.idx|parquet)"
-    r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet|data/[0-9]{5,}-[0-9a-f]{12}\.parquet"
+    r"|data/[A-Za-z0-9_]+-[0-9]{5,}-of-[0-9]{5,}\.parquet|data/[0-9]{5,}-[0-9a-f]{12}\.(parquet|lance)"
     rf"|{PARTITIONED}|{IMAGE_COPY}"
 )
 """Files of exports that aren't named `part-NNNNN`: of other formats, of the index, and copies of images."""
@@ -85,7 +85,7 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
     ours = {*found.own, *found.records}
     for name in place.store.names(place.prefix.rstrip("/")):
         short = name.removeprefix(place.prefix)
-        if short not in ours and not is_table_metadata(short):  # which goes with its table
+        if short not in ours and not belongs_to_table(short):  # which goes with its table
             is_in_the_way = part_format(short) in formats or short in RECORDS or _OTHER_NAMES.fullmatch(short)
             (found.in_the_way if is_in_the_way else found.others).append(short)
     return found

@@ -15,9 +15,11 @@ IMAGES = "images"
 _IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
 _FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
+TABLE_METADATA_FOLDERS = ("metadata/", "_versions/", "_transactions/")
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _TABLE_METADATA = re.compile(
     rf"metadata/([0-9]{{5,}}-{_UUID}\.metadata\.json|snap-[0-9]+-[0-9]+-{_UUID}\.avro|{_UUID}-m[0-9]+\.avro)"
+    rf"|_versions/([0-9]+\.manifest|latest_version_hint\.json)|_transactions/[0-9]+-{_UUID}\.txn"
 )
 PARTITIONED = rf"{FOLDERS}[0-9]{{5,}}\.parquet"
 """A regular expression of the files of a partitioned export, in its folder."""
@@ -77,8 +79,16 @@ def is_part(name: str) -> bool:
 
 
 def is_table_metadata(name: str) -> bool:
-    """Whether this is the name, in an export's folder, of metadata of an Iceberg table: not of rows or images."""
+    """Whether this is the name, in an export's folder, of metadata of an Iceberg table or a Lance dataset."""
     return _TABLE_METADATA.fullmatch(name) is not None
+
+
+def belongs_to_table(name: str) -> bool:
+    """Whether readers of an export's folder take the file for a part of a table's metadata, whoever wrote it.
+
+    Tags, indices and deletions of a Lance dataset are the user's: they aren't deleted.
+    """
+    return is_table_metadata(name) or name.startswith(("_refs/", "_indices/", "_deletions/"))
 
 
 def batch_of(key: str) -> str | None:

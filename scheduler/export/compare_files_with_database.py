@@ -11,7 +11,7 @@ from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.outputs.export_inventory import RECORDS
 from jobs.storage.base import StoredObject, digest_if_there
-from jobs.storage.key_layout import is_table_metadata
+from jobs.storage.key_layout import belongs_to_table
 from scheduler.export.export_request import ExportRequest
 
 _GRAIN = timedelta(seconds=2)
@@ -44,7 +44,7 @@ def check_files(engine: Engine, connection: Connection, export: Export, order: E
             compared.changed += _check_closely(engine, connection, export, order, shard)
     known = records.recorded_digests(engine, export)
     ours = {*known, *RECORDS}
-    compared.others = [name for name in names if name not in ours and not is_table_metadata(name)]
+    compared.others = [name for name in names if name not in ours and not belongs_to_table(name)]
     for name in sorted({file["name"] for file in export.files} & listing.keys()):
         if digest_if_there(order.store, order.prefix + name) not in (None, *known[name]):
             compared.changed_index.append(name)

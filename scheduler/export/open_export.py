@@ -53,7 +53,7 @@ def _open_table(
     connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
     shards = {shard.number: shard for shard in records.shards_of(engine, export.id)}
     published = {number: [file["name"] for file in shard.files] for number, shard in shards.items()}
-    for number in table.open(published, overwrite=order.overwrite):
+    for number in table.open(published, replace=order.replace or order.overwrite):
         mark_outdated(connection, shards[number].batch_id, [shards[number].first_ordinal])
 
 

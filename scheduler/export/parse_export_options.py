@@ -21,11 +21,11 @@ from scheduler.export.tables.catalog_names import OWN, check_catalog, table_name
 
 _FORMATS: Mapping[str, Collection[str]] = {
     "catalog": ("iceberg",),
-    "columns": ("csv", "hf", "iceberg", "jsonl", "parquet"),
+    "columns": ("csv", "hf", "iceberg", "jsonl", "lance", "parquet"),
     "copy_images": ("csv", "jsonl", "parquet"),
     "embed_images": ("csv", "jsonl"),
     "layout": ("hf",),
-    "meta_columns": ("csv", "hf", "iceberg", "parquet", "webdataset"),
+    "meta_columns": ("csv", "hf", "iceberg", "lance", "parquet", "webdataset"),
     "partition_by": ("parquet",),
     "split": ("hf",),
     "table": ("iceberg",),

@@ -62,11 +62,11 @@ class ExportTable(ABC):
     """
 
     @abstractmethod
-    def open(self, published: Mapping[int, Sequence[str]], *, overwrite: bool = False) -> list[int]:
+    def open(self, published: Mapping[int, Sequence[str]], *, replace: bool = False) -> list[int]:
         """Create the table if it isn't there, with the `published` files of the shards, by their number.
 
         Returns the shards whose files in the table are others than those: they are to be committed again. Raises
-        UsageError if the table is somebody else's, or was changed by somebody else, unless `overwrite` allows making
+        UsageError if the table is somebody else's, or was changed by somebody else, unless `replace` allows making
         it anew. One process at a time may open a table.
         """
 

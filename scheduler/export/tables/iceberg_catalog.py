@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
-import boto3
 from pyiceberg import exceptions
 from pyiceberg.catalog import Catalog, MetastoreCatalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog, SqlCatalogBaseTable
@@ -17,6 +16,7 @@ from jobs.db.engine import transact
 from jobs.errors import NightmillError, UsageError
 from jobs.storage.base import ObjectStore
 from scheduler.export.tables.catalog_names import OWN, SCHEMA
+from scheduler.export.tables.s3_access import s3_access
 
 _PYARROW_IO = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"}
 _HAS_TABLES = text("SELECT to_regclass(:name) IS NOT NULL")
@@ -95,18 +95,14 @@ def _make_tables(connection: Connection) -> None:
 
 
 def _s3_properties(store: ObjectStore) -> dict[str, str]:
-    """Return how pyiceberg reaches what the store reaches; credentials are those of boto3's chain, as the store's."""
-    if not store.uri.startswith("s3://"):
+    """Return how pyiceberg reaches what the store reaches."""
+    if (access := s3_access(store)) is None:
         return {}
-    from jobs.storage.s3 import S3Store  # noqa: PLC0415 - as in jobs.storage.open
-
-    assert isinstance(store, S3Store)
-    found = {"s3.endpoint": store.endpoint_url, "s3.region": store.region}
-    if credentials := boto3.session.Session().get_credentials():
-        key = credentials.get_frozen_credentials()
-        found |= {
-            "s3.access-key-id": key.access_key,
-            "s3.secret-access-key": key.secret_key,
-            "s3.session-token": key.token,
-        }
+    found = {
+        "s3.endpoint": access.endpoint_url,
+        "s3.region": access.region,
+        "s3.access-key-id": access.key_id,
+        "s3.secret-access-key": access.secret,
+        "s3.session-token": access.token,
+    }
     return {name: value for name, value in found.items() if value}

@@ -42,7 +42,7 @@ class IcebergTable(ExportTable):
         self.place = place
         self.identity = TableIdentity(place, options, pa.schema([]) if schema is None else schema)
 
-    def open(self, published: Mapping[int, Sequence[str]], *, overwrite: bool = False) -> list[int]:
+    def open(self, published: Mapping[int, Sequence[str]], *, replace: bool = False) -> list[int]:
         """Create the table if it isn't there, and compare its files with those of the shards."""
         with self.identity.opened() as entry:
             table = entry.make()
@@ -51,7 +51,7 @@ class IcebergTable(ExportTable):
                 differing = [n for n, names in published.items() if not self._has(files.get(n, ()), names)]
                 if not any(self._is_foreign(table, files.get(n, ()), n, published[n]) for n in differing):
                     return differing
-                if not overwrite:
+                if not replace:
                     raise self._changed()
                 entry.drop()
                 table = entry.make()
@@ -137,7 +137,7 @@ class IcebergTable(ExportTable):
     def _changed(self) -> UsageError:
         return UsageError(
             f"{self.identity} was changed: its data files aren't those that nightmill committed, and writing more "
-            "would lose or double rows; `nightmill export … --overwrite` makes the table anew"
+            "would lose or double rows; `nightmill export … --replace` makes the table anew"
         )
 
     def _in_turns(self, work: Callable[[Table], None]) -> None:

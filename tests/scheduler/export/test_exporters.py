@@ -90,11 +90,12 @@ def test_a_format_in_one_module_is_an_option_of_the_command(
 def test_without_it_the_format_is_unknown_and_the_known_ones_are_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert format_names() == ["csv", "hf", "iceberg", "jsonl", "parquet", "webdataset"]
-    with pytest.raises(UsageError, match="there are csv, hf, iceberg, jsonl, parquet, webdataset"):
+    assert format_names() == ["csv", "hf", "iceberg", "jsonl", "lance", "parquet", "webdataset"]
+    with pytest.raises(UsageError, match="there are csv, hf, iceberg, jsonl, lance, parquet, webdataset"):
         exporter_of("paths")
     assert run(settings, monkeypatch, "export", "foxes", "--format", "paths") == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "'paths' is not one of 'csv', 'hf', 'iceberg', 'jsonl', 'parquet', 'webdataset'" in told.replace(
-        "│ │ ", ""
+    assert (
+        "'paths' is not one of 'csv', 'hf', 'iceberg', 'jsonl', 'lance', 'parquet', 'webdataset'"
+        in told.replace("│ │ ", "")
     )

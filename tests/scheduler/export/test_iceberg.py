@@ -398,9 +398,9 @@ class TestOthers:
             table = catalog.load_table(("nightmill", batch.name.replace("-", "_")))
             table.overwrite(table.scan().to_arrow())
         render_rest(engine, batch)
-        with pytest.raises(UsageError, match=r"was changed: .* --overwrite` makes the table anew"):
+        with pytest.raises(UsageError, match=r"was changed: .* --replace` makes the table anew"):
             exported(engine, store, batch, prefix=prefix)
-        exported(engine, store, batch, prefix=prefix, overwrite=True)
+        exported(engine, store, batch, prefix=prefix, replace=True)
         assert ordinals(table_of(engine, batch)) == list(range(6))
 
     def test_a_table_that_was_rolled_back_is_brought_up_to_date(

@@ -1,0 +1,31 @@
+"""How other libraries reach what a store of S3 reaches."""
+
+from dataclasses import dataclass
+
+import boto3
+
+from jobs.storage.base import ObjectStore
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """Endpoint, region and credentials."""
+
+    endpoint_url: str | None
+    region: str | None
+    key_id: str | None = None
+    secret: str | None = None
+    token: str | None = None
+
+
+def s3_access(store: ObjectStore) -> S3Access | None:
+    """Return what the store uses, with the credentials of boto3's chain as they are now; None for a folder."""
+    if not store.uri.startswith("s3://"):
+        return None
+    from jobs.storage.s3 import S3Store  # noqa: PLC0415 - as in jobs.storage.open
+
+    assert isinstance(store, S3Store)
+    if (credentials := boto3.session.Session().get_credentials()) is None:
+        return S3Access(store.endpoint_url, store.region)
+    key = credentials.get_frozen_credentials()
+    return S3Access(store.endpoint_url, store.region, key.access_key, key.secret_key, key.token)
