@@ -22,8 +22,10 @@ from tests.s3 import S3Server, start_s3
 # Several tests at once share the cores: one thread each is faster than many that wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Commands and workers are started by the hundred: without bytecode each would compile nightmill anew.
+# Commands and workers are started by the hundred: without bytecode each would compile nightmill anew, and each
+# process of a test run would compile the tests and rewrite their assertions.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A shell starts what it runs in the background with SIGINT ignored, and so would be whatever tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,11 +58,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Test files import half a million objects, which stay: looking through them for garbage would take seconds."""
+    """Test files import half a million objects, which stay: looking through them for garbage would take seconds.
+
+    They import diffusers as workers do, without bitsandbytes, which compiles code when it is imported; tests of
+    packed weights import it when they are run.
+    """
     gc.disable()
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # makes imports of it fail
     try:
         return (yield)
     finally:
+        del sys.modules["bitsandbytes"]
         gc.freeze()
         gc.enable()
 

@@ -42,7 +42,7 @@ def template(*files: Path, **given: Any) -> str:
 
 def objects(text: str) -> list[Object]:
     """The objects of a rendered chart."""
-    return [found for found in yaml.safe_load_all(text) if found]
+    return [found for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if found]  # ten times as quick
 
 
 def of_kind(text: str, kind: str) -> dict[str, Object]:
