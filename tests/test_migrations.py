@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -19,7 +20,8 @@ from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.queue.fair_share import pick_lane
 from jobs.queue.tenants import tenants
-from tests.command_line import Nightmill
+from jobs.settings import Settings
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import until
 from tests.factories import change, image, look, wait_for_lock
 
@@ -45,6 +47,12 @@ CATALOGUE = {
         WHERE pronamespace = 'public'::regnamespace AND proname <> 'nightmill_wanted_workers'
         UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1""",
 }
+
+
+@pytest.fixture
+def typed(settings: Settings, tmp_path: Path) -> Typed:
+    """The command line on the test's own settings, in the test's own process."""
+    return Typed(settings, tmp_path)
 
 
 def catalogue(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
@@ -259,7 +267,7 @@ def test_all_jobs_are_checked_when_the_migrations_locks_have_ended(empty: Engine
 
 @pytest.mark.parametrize(("oldest", "is_usable"), [("head", True), ("9999", False), ("", False)])
 def test_tables_of_a_later_version_say_whether_this_one_works_with_them(
-    engine: Engine, nightmill: Nightmill, oldest: str, is_usable: bool
+    engine: Engine, typed: Typed, oldest: str, is_usable: bool
 ) -> None:
     """So that processes may be started anew while an upgrade is under way."""
     comment = f"usable by versions of revision {migrations.head() if oldest == 'head' else oldest}"
@@ -267,19 +275,19 @@ def test_tables_of_a_later_version_say_whether_this_one_works_with_them(
     change(engine, "UPDATE alembic_version SET version_num = '9999'")
     assert not migrations.is_current(engine)
     assert migrations.is_newer_but_usable(engine) is is_usable
-    ended = nightmill("status", "--json")
+    ended = typed("status", "--json")
     assert ended.code == (0 if is_usable else 1)
     assert ("with which this one still works" if is_usable else "install that version here") in ended.err
-    checked = nightmill("doctor", "--json")
+    checked = typed("doctor", "--json")
     assert ("with which this one still works" if is_usable else "install that version here") in checked.out
-    migrated = nightmill("migrate")
+    migrated = typed("migrate")
     assert migrated.code == (0 if is_usable else 2)
     assert ("with which this one still works" if is_usable else "install that version here") in migrated.err
 
 
-def test_who_wants_to_go_back_says_so(engine: Engine, nightmill: Nightmill) -> None:
+def test_who_wants_to_go_back_says_so(engine: Engine, typed: Typed) -> None:
     for revision in ("0015", "base"):
-        ended = nightmill("migrate", "--to", revision)
+        ended = typed("migrate", "--to", revision)
         assert ended.code == 2
         assert "to go back say --down, too" in ended.err
     assert migrations.is_current(engine)

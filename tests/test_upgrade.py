@@ -19,7 +19,7 @@ from jobs.images.feed import read
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import until
 from tests.factories import look, states
 from tests.version_0006 import BIRDS, DONE, FOXES, OLD, POLICY, fill
@@ -34,6 +34,12 @@ def database(empty_database: str, tmp_path: Path) -> str:
     fill(engine, tmp_path)
     engine.dispose()
     return empty_database
+
+
+@pytest.fixture
+def typed(settings: Settings, tmp_path: Path) -> Typed:
+    """The command line on the test's own settings, in the test's own process."""
+    return Typed(settings, tmp_path)
 
 
 @pytest.fixture
@@ -53,19 +59,19 @@ def policy_columns(engine: Engine) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in passing} for row in rows]
 
 
-def counts(nightmill: Nightmill, batch: str) -> dict[str, int]:
-    found: dict[str, int] = nightmill("status", batch, "--json").json["counts"]
+def counts(typed: Typed, batch: str) -> dict[str, int]:
+    found: dict[str, int] = typed("status", batch, "--json").json["counts"]
     return {state: count for state, count in found.items() if count}
 
 
 @pytest.mark.usefixtures("old_wakeup")
 def test_batches_of_an_older_version_finish(
-    engine: Engine, settings: Settings, nightmill: Nightmill, tmp_path: Path
+    engine: Engine, settings: Settings, typed: Typed, tmp_path: Path
 ) -> None:
     before = policy_columns(engine)
-    migrated = nightmill("migrate")
+    migrated = typed("migrate")
     assert (migrated.code, f"migrated from {OLD} to {migrations.head()}" in migrated.err) == (0, True)
-    assert counts(nightmill, "night") == {"queued": 7, "running": 3, "done": 2, "failed": 2}
+    assert counts(typed, "night") == {"queued": 7, "running": 3, "done": 2, "failed": 2}
     with mill(settings, tmp_path / "first", workers=1, schedulers=0):
         until(lambda: look(engine, "SELECT FROM jobs WHERE state = 'queued' AND lane_id = 1") == [])
     with mill(settings, tmp_path / "mill", workers=1):
@@ -78,8 +84,8 @@ def test_batches_of_an_older_version_finish(
         "one each, one more where one was spent before or its worker was stopped"
     )
     check(engine, "sketches", places=[(0, 0), (1, 0), (2, 0)])
-    assert counts(nightmill, "night") == facts.states
-    assert counts(nightmill, "evening") == {"queued": 1}
+    assert counts(typed, "night") == facts.states
+    assert counts(typed, "evening") == {"queued": 1}
 
     images = list(read(engine))
     assert len({image["job_id"] for image in images}) == len(images) == 16
@@ -88,7 +94,7 @@ def test_batches_of_an_older_version_finish(
     sketches = [image for image in images if image["batch"] == "sketches"]
     assert {image["versions"].get("deep_cache") for image in sketches} == {"2"}
     assert {image["watermark"] for image in sketches} == {None}
-    exported = nightmill("export", "night", "--format", "jsonl", "--json").json
+    exported = typed("export", "night", "--format", "jsonl", "--json").json
     assert exported["images"] == 13
     lines = [json.loads(line) for path in exported["files"] for line in Path(path).read_text().splitlines()]
     of_night = [image for image in images if image["batch"] == "night"]
@@ -98,10 +104,10 @@ def test_batches_of_an_older_version_finish(
     assert policy_columns(engine) == before
 
 
-def test_schedules_are_kept(nightmill: Nightmill) -> None:
-    nightmill("migrate")
+def test_schedules_are_kept(typed: Typed) -> None:
+    typed("migrate")
     night, sketches, evening = (
-        nightmill("status", name, "--json").json for name in ("night", "sketches", "evening")
+        typed("status", name, "--json").json for name in ("night", "sketches", "evening")
     )
     assert (night["priority"], night["canary"]) == (3, "passed")
     assert (sketches["not_before"], sketches["deadline"]) == (
@@ -111,16 +117,14 @@ def test_schedules_are_kept(nightmill: Nightmill) -> None:
     assert (evening["window"], evening["starts_at"] is not None) == ("20:00-07:00 UTC", True)
 
 
-def test_the_same_submit_finds_the_batch_of_before(
-    engine: Engine, nightmill: Nightmill, tmp_path: Path
-) -> None:
-    nightmill("migrate")
+def test_the_same_submit_finds_the_batch_of_before(engine: Engine, typed: Typed, tmp_path: Path) -> None:
+    typed("migrate")
     policy = {key: value for key, value in POLICY.items() if key != "batch_seed"}
     given = [f"--set={key}={str(value).lower()}" for key, value in policy.items()]
     manifest = str(tmp_path / "night.jsonl")
-    again = nightmill("submit", manifest, "--name", "night", *given, "--canary", "1", "--json")
+    again = typed("submit", manifest, "--name", "night", *given, "--canary", "1", "--json")
     assert (again.code, again.json["batch"], len(look(engine, "SELECT id FROM batches"))) == (0, 1, 3), (
         again.err
     )
-    other = nightmill("submit", manifest, "--name", "night", *given[1:])
+    other = typed("submit", manifest, "--name", "night", *given[1:])
     assert (other.code, "belongs to a batch of another manifest or other settings" in other.err) == (2, True)

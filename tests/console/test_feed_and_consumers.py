@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from jobs.images import feed
 from jobs.queue import transitions
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.factories import failure, image, lanes_of, make_batch, take
 from tests.jobs.images.test_feed import settled
 
@@ -41,41 +41,39 @@ def lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def read(nightmill: Nightmill, *options: str) -> list[dict]:
+def read(typed: Typed, *options: str) -> list[dict]:
     """What `nightmill feed` prints, which must go well."""
-    ended = nightmill("feed", *options)
+    ended = typed("feed", *options)
     assert ended.code == 0, ended.err
     return [json.loads(line) for line in ended.out.removesuffix("\n").split("\n") if line]
 
 
-def test_kinds_conditions_and_limits(nightmill: Nightmill, foxes: list[dict]) -> None:
-    assert read(nightmill) == foxes
-    everything = read(nightmill, "--events", "all")
+def test_kinds_conditions_and_limits(typed: Typed, foxes: list[dict]) -> None:
+    assert read(typed) == foxes
+    everything = read(typed, "--events", "all")
     assert [line["event"] for line in everything] == ["image"] * 4 + ["failed"] + ["image"] * 4
     assert [
         {k: v for k, v in line.items() if k not in ("event", "batch_id")}
         for line in everything
         if "key" in line
     ] == foxes
-    assert [line["row_id"] for line in read(nightmill, "--events", "failed,blocked")] == ["r4"]
-    chosen = read(nightmill, "--where", "meta.label = 'owl' and ordinal > 1", "--limit", "2")
+    assert [line["row_id"] for line in read(typed, "--events", "failed,blocked")] == ["r4"]
+    chosen = read(typed, "--where", "meta.label = 'owl' and ordinal > 1", "--limit", "2")
     assert [line["row_id"] for line in chosen] == ["r2", "r6"]
 
 
-def test_arrow_and_parquet_have_the_same_rows(
-    nightmill: Nightmill, foxes: list[dict], tmp_path: Path
-) -> None:
+def test_arrow_and_parquet_have_the_same_rows(typed: Typed, foxes: list[dict], tmp_path: Path) -> None:
     stream, file = tmp_path / "feed.arrow", tmp_path / "feed.parquet"
     file.write_text("what was there before")
     for options in (
         ("--format", "arrow", "--out", str(stream)),
         ("--format", "parquet", "--out", str(file), "--where", "ordinal >= 0"),
     ):
-        ended = nightmill("feed", *options)
+        ended = typed("feed", *options)
         assert (ended.code, ended.out) == (0, ""), ended.err
     command = [sys.executable, "-m", "console.cli", "feed", "--format", "arrow", "--events", "all"]
     piped = subprocess.run(
-        command, env=nightmill.settings.environment(), capture_output=True, check=True, timeout=50
+        command, env=typed.settings.environment(), capture_output=True, check=True, timeout=50
     ).stdout
     for table in (pa.ipc.open_stream(stream.read_bytes()).read_all(), pq.read_table(file)):
         rows = table.to_pylist()
@@ -91,69 +89,69 @@ def test_arrow_and_parquet_have_the_same_rows(
     assert sorted(path.name for path in tmp_path.glob("*feed*")) == ["feed.arrow", "feed.parquet"]
 
 
-def test_an_empty_feed_is_a_file_with_columns(nightmill: Nightmill, tmp_path: Path) -> None:
+def test_an_empty_feed_is_a_file_with_columns(typed: Typed, tmp_path: Path) -> None:
     for format_, read_file in (
         ("arrow", lambda path: pa.ipc.open_stream(path.read_bytes()).read_all()),
         ("parquet", pq.read_table),
     ):
         out = tmp_path / f"empty.{format_}"
-        assert nightmill("feed", "--format", format_, "--out", str(out)).code == 0
+        assert typed("feed", "--format", format_, "--out", str(out)).code == 0
         table = read_file(out)
         assert (table.num_rows, table.column_names[:2]) == (0, ["cursor", "image_id"])
 
 
-def test_a_consumer_goes_on_and_is_listed(nightmill: Nightmill, foxes: list[dict], tmp_path: Path) -> None:
-    assert read(nightmill, "--consumer", "etl", "--limit", "3") == foxes[:3]
-    (told,) = nightmill("consumers", "--json").json["consumers"]
+def test_a_consumer_goes_on_and_is_listed(typed: Typed, foxes: list[dict], tmp_path: Path) -> None:
+    assert read(typed, "--consumer", "etl", "--limit", "3") == foxes[:3]
+    (told,) = typed("consumers", "--json").json["consumers"]
     assert (told["name"], told["rows"], told["cursor"]) == ("etl", 5, foxes[2]["cursor"])
     out = tmp_path / "rest.jsonl"
-    assert read(nightmill, "--consumer", "etl", "--out", str(out), "--limit", "2") == []
+    assert read(typed, "--consumer", "etl", "--out", str(out), "--limit", "2") == []
     assert lines(out.read_text(encoding="utf-8").replace("\u2028", " "))[0]["cursor"] == foxes[3]["cursor"]
-    assert read(nightmill, "--consumer", "etl") == foxes[5:]
-    assert read(nightmill, "--consumer", "etl") == []
-    shown = nightmill("consumers").out
+    assert read(typed, "--consumer", "etl") == foxes[5:]
+    assert read(typed, "--consumer", "etl") == []
+    shown = typed("consumers").out
     assert shown.splitlines()[1].split()[:2] == ["etl", "0"]
-    reset = nightmill("consumers", "--reset", "etl", foxes[6]["cursor"], "--json")
+    reset = typed("consumers", "--reset", "etl", foxes[6]["cursor"], "--json")
     assert reset.json["consumers"][0]["rows"] == 1
-    assert nightmill("consumers", "--remove", "etl", "--json").json["consumers"] == []
+    assert typed("consumers", "--remove", "etl", "--json").json["consumers"] == []
 
 
-def test_what_no_reader_took_is_not_acknowledged(nightmill: Nightmill, foxes: list[dict]) -> None:
+def test_what_no_reader_took_is_not_acknowledged(typed: Typed, foxes: list[dict]) -> None:
     """The reader closes the pipe without having read anything, or after the first line."""
     program = f"{sys.executable} -m console.cli feed --consumer etl"
     for reader in ("true", "head -c 100"):
         ended = subprocess.run(
             ["bash", "-c", f"{program} | {{ sleep 0; {reader}; }}"],
-            env=nightmill.settings.environment(),
+            env=typed.settings.environment(),
             capture_output=True,
             check=False,
             timeout=50,
         )
         assert b"Traceback" not in ended.stderr
-        assert nightmill("consumers", "--json").json["consumers"][0]["rows"] == 8, reader
-    assert read(nightmill, "--consumer", "etl") == foxes
+        assert typed("consumers", "--json").json["consumers"][0]["rows"] == 8, reader
+    assert read(typed, "--consumer", "etl") == foxes
 
 
-def test_two_at_once_are_refused(nightmill: Nightmill, foxes: list[dict]) -> None:
+def test_two_at_once_are_refused(typed: Typed, foxes: list[dict]) -> None:
     """The first one waits for its reader, who takes nothing."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "console.cli", "feed", "--consumer", "etl"]
-    with subprocess.Popen(command, env=nightmill.settings.environment(), stdout=writing) as first:
+    with subprocess.Popen(command, env=typed.settings.environment(), stdout=writing) as first:
         os.close(writing)
         os.read(reading, 10)
-        second = nightmill("feed", "--consumer", "etl")
+        second = typed("feed", "--consumer", "etl")
         assert second.code == 2
         assert "another process is reading as the consumer etl" in second.err
-        assert nightmill("consumers", "--json").json["consumers"][0]["reader_pid"] is not None
+        assert typed("consumers", "--json").json["consumers"][0]["reader_pid"] is not None
         while os.read(reading, 65536):
             pass
         os.close(reading)
         assert first.wait(20) == 0
-    assert read(nightmill, "--consumer", "etl") == []
+    assert read(typed, "--consumer", "etl") == []
 
 
-def test_following_gives_what_comes_later(nightmill: Nightmill, engine: Engine, foxes: list[dict]) -> None:
-    process = nightmill.start("feed", "--follow", "--consumer", "etl", "--events", "all")
+def test_following_gives_what_comes_later(typed: Typed, engine: Engine, foxes: list[dict]) -> None:
+    process = typed.start("feed", "--follow", "--consumer", "etl", "--events", "all")
     try:
         assert process.stdout is not None
         assert [json.loads(process.stdout.readline())["event"] for _ in range(9)].count("failed") == 1
@@ -180,17 +178,15 @@ def test_following_gives_what_comes_later(nightmill: Nightmill, engine: Engine, 
         (("--limit", "0"), "greater than or equal to 1"),
     ],
 )
-def test_what_is_wrong_is_said_in_plain_words(
-    nightmill: Nightmill, options: tuple[str, ...], message: str
-) -> None:
-    ended = nightmill("feed", *options)
+def test_what_is_wrong_is_said_in_plain_words(typed: Typed, options: tuple[str, ...], message: str) -> None:
+    ended = typed("feed", *options)
     assert ended.code == 2
     assert message in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
 
 
-def test_consumers_that_are_not_there(nightmill: Nightmill) -> None:
+def test_consumers_that_are_not_there(typed: Typed) -> None:
     for options in (("--remove", "etl"), ("--reset", "etl", feed.START)):
-        ended = nightmill("consumers", *options)
+        ended = typed("consumers", *options)
         assert (ended.code, "there is no consumer 'etl'" in ended.err) == (2, True)
-    assert nightmill("consumers", "--json").json == {"consumers": [], "held_back_by": None}
+    assert typed("consumers", "--json").json == {"consumers": [], "held_back_by": None}

@@ -9,7 +9,6 @@ from sqlalchemy import Engine
 from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from tests.chaos.stub import stubbed
-from tests.command_line import Nightmill
 from tests.console.conftest import Typed, write_lines
 from tests.factories import image, look, take
 
@@ -58,22 +57,22 @@ def test_the_plan_says_what_is_done(typed: Typed, engine: Engine) -> None:
     assert (found.json["batch"], found.json["is_new"]) == (done.json["batch"], False)
 
 
-def test_a_run_renders_what_changed_alone(nightmill: Nightmill, engine: Engine, tmp_path: Path) -> None:
+def test_a_run_renders_what_changed_alone(typed: Typed, engine: Engine, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "foxes.jsonl", FOXES)
     with stubbed(tmp_path):
-        first = nightmill("run", str(path), "--json")
+        first = typed("run", str(path), "--json")
         assert (first.code, first.json["rendered"]) == (0, 4), first.err
         before = {row["row_id"]: row["sha256"] for row in look(engine, "SELECT * FROM images")}
         write_lines(path, LATER)
-        again = nightmill("run", str(path), "--onto", "foxes", "--json")
+        again = typed("run", str(path), "--onto", "foxes", "--json")
         assert (again.code, again.json["rendered"], again.json["onto"]) == (0, 2, CHANGES), again.err
         after = {row["row_id"]: row["sha256"] for row in look(engine, "SELECT * FROM images")}
         assert {name: after[name] for name in ("fox-0", "fox-1")} == {
             n: before[n] for n in ("fox-0", "fox-1")
         }
         assert after.keys() == {"fox-0", "fox-1", "fox-2", "owl"}
-        assert nightmill("reconcile", "foxes", "--json").code == 0
-        idle = nightmill("run", str(path), "--onto", "foxes", "--json")
+        assert typed("reconcile", "foxes", "--json").code == 0
+        idle = typed("run", str(path), "--onto", "foxes", "--json")
         assert (idle.code, idle.json["rendered"]) == (0, 0)
 
 

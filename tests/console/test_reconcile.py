@@ -17,7 +17,8 @@ from jobs.batches.manifest_reconciliation import RowOutcome, outcomes, sums
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
 from jobs.states import ErrorKind
-from tests.command_line import Ended, Nightmill
+from tests.command_line import Ended
+from tests.console.conftest import Typed
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 
 pytestmark = pytest.mark.timeout(90)
@@ -61,12 +62,12 @@ def lines(ended: Ended) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("is_archived", [False, True])
 def test_each_row_has_one_outcome(
-    engine: Engine, nightmill: Nightmill, foxes: str, tmp_path: Path, is_archived: bool
+    engine: Engine, typed: Typed, foxes: str, tmp_path: Path, is_archived: bool
 ) -> None:
     if is_archived:
         assert drop_jobs_and_delete_batches.archive(engine, actions.status(engine, foxes)) == 8
         assert look(engine, "SELECT FROM jobs") == []
-    rows = lines(nightmill("reconcile", foxes, "--format", "jsonl"))
+    rows = lines(typed("reconcile", foxes, "--format", "jsonl"))
     assert [row["outcome"] for row in rows] == EXPECTED
     assert [row["row_id"] for row in rows] == ["r0", "r1", "r2", None, "r4", "r5", "r6"]
     assert [len(row["images"]) for row in rows] == [2, 0, 0, 0, 0, 0, 1]
@@ -87,7 +88,7 @@ def test_each_row_has_one_outcome(
     assert '"r3"' in rows[3]["excerpt"]
     assert rows[4]["reason"] == "bad label"
     assert (rows[6]["jobs"], rows[6]["images"][0]["index"], rows[6]["error_kind"]) == (2, 1, "model")
-    summary = nightmill("reconcile", foxes, "--json").json
+    summary = typed("reconcile", foxes, "--json").json
     assert summary["outcomes"] == {
         "running": 0,
         "queued": 0,
@@ -103,28 +104,26 @@ def test_each_row_has_one_outcome(
     assert (summary["lines"]["read"], summary["lines"]["rows"], summary["lines"]["rejected"]) == (7, 6, 1)
 
 
-def test_csv_and_parquet(nightmill: Nightmill, foxes: str, tmp_path: Path) -> None:
-    expected = lines(nightmill("reconcile", foxes, "--format", "jsonl"))
-    printed = nightmill("reconcile", foxes, "--format", "csv")
+def test_csv_and_parquet(typed: Typed, foxes: str, tmp_path: Path) -> None:
+    expected = lines(typed("reconcile", foxes, "--format", "jsonl"))
+    printed = typed("reconcile", foxes, "--format", "csv")
     table = list(csv.DictReader(io.StringIO(printed.out)))
     assert [row["outcome"] for row in table] == EXPECTED
     assert json.loads(table[0]["meta"]) == expected[0]["meta"]
     assert json.loads(table[0]["images"]) == expected[0]["images"]
-    assert (
-        nightmill("reconcile", foxes, "--format", "parquet", "--out", str(tmp_path / "r.parquet")).code == 0
-    )
+    assert typed("reconcile", foxes, "--format", "parquet", "--out", str(tmp_path / "r.parquet")).code == 0
     rows = pq.read_table(tmp_path / "r.parquet").to_pylist()
     assert [(row["ordinal"], row["outcome"]) for row in rows] == list(enumerate(EXPECTED))
     assert [row["images"] for row in rows] == [row["images"] for row in expected]
-    assert nightmill("reconcile", foxes, "--format", "parquet").code == 2
-    assert nightmill("reconcile", foxes, "--out", "x").code == 2
+    assert typed("reconcile", foxes, "--format", "parquet").code == 2
+    assert typed("reconcile", foxes, "--out", "x").code == 2
 
 
-def test_what_a_spreadsheet_would_run_is_made_harmless(engine: Engine, nightmill: Nightmill) -> None:
+def test_what_a_spreadsheet_would_run_is_made_harmless(engine: Engine, typed: Typed) -> None:
     batch = make_batch(engine, [{"prompt": "a", "id": "=cmd()"}], max_attempts=1)
     for job in take(engine, lanes_of(engine, batch)[0]):
         transitions.fail(engine, [failure(job, text="+1")], delay_s=0)
-    (row,) = csv.DictReader(io.StringIO(nightmill("reconcile", batch.name, "--format", "csv").out))
+    (row,) = csv.DictReader(io.StringIO(typed("reconcile", batch.name, "--format", "csv").out))
     assert (row["row_id"], row["error_text"]) == ("'=cmd()", "'+1")
 
 
@@ -146,10 +145,10 @@ def test_a_job_that_was_made_up_for_is_replaced(engine: Engine, is_archived: boo
     assert sums(engine, batch.id).problems == []
 
 
-def test_a_batch_in_progress_says_what_is_left(engine: Engine, nightmill: Nightmill) -> None:
+def test_a_batch_in_progress_says_what_is_left(engine: Engine, typed: Typed) -> None:
     batch = make_batch(engine, 5, name="owls")
     take(engine, lanes_of(engine, batch)[0], 2)
-    shown = nightmill("reconcile", "owls")
+    shown = typed("reconcile", "owls")
     assert shown.code == 0
     assert "5 = 2 running, 3 queued" in " ".join(shown.out.split())
     assert "every row of the manifest is accounted for; 5 jobs not finished" in shown.err
@@ -177,31 +176,31 @@ def test_a_batch_in_progress_says_what_is_left(engine: Engine, nightmill: Nightm
     ],
 )
 def test_sums_that_do_not_add_up_are_told(
-    engine: Engine, nightmill: Nightmill, foxes: str, damage: str, problem: str
+    engine: Engine, typed: Typed, foxes: str, damage: str, problem: str
 ) -> None:
     change(engine, damage)
     problem = problem.replace("4 jobs are done, 3", "3 jobs are done, 2")
-    ended = nightmill("reconcile", foxes, "--json")
+    ended = typed("reconcile", foxes, "--json")
     assert ended.code == 1
     assert problem in " ".join(ended.json["problems"])
 
 
-def test_rows_that_a_later_manifest_has_dropped_leave_gaps(engine: Engine, nightmill: Nightmill) -> None:
+def test_rows_that_a_later_manifest_has_dropped_leave_gaps(engine: Engine, typed: Typed) -> None:
     batch = make_batch(engine, 30, name="owls")
     change(engine, "DELETE FROM jobs WHERE ordinal % 7 <> 0")
     change(engine, "UPDATE batches SET rows = 5, jobs = 5, manifest_sha256 = 'of the later one'")
     found = outcomes(engine, actions.status(engine, batch.name), size=4)
     assert [row.ordinal for row in found] == [0, 7, 14, 21, 28]
-    ended = nightmill("reconcile", "owls", "--json")
+    ended = typed("reconcile", "owls", "--json")
     assert (ended.code, ended.json["problems"], ended.json["lines"]) == (0, [], None)
 
 
 def test_a_batch_that_an_earlier_version_has_archived_says_so(
-    engine: Engine, nightmill: Nightmill, foxes: str
+    engine: Engine, typed: Typed, foxes: str
 ) -> None:
     drop_jobs_and_delete_batches.archive(engine, actions.status(engine, foxes))
     change(engine, "DELETE FROM archived_jobs")
-    problems = " ".join(nightmill("reconcile", foxes, "--json").json["problems"])
+    problems = " ".join(typed("reconcile", foxes, "--json").json["problems"])
     assert "an earlier version may have archived the batch" in problems
 
 

@@ -20,7 +20,7 @@ from jobs.storage.key_layout import image_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.factories import (
     image,
     job_row,
@@ -73,9 +73,9 @@ def files(store: ObjectStore) -> list[str]:
     return [found.key for found in store.list("foxes/images/")]
 
 
-def test_images_by_number(engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore) -> None:
+def test_images_by_number(engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore) -> None:
     before = look(engine, "SELECT id, key, sha256, job_id FROM images ORDER BY id")
-    ended = nightmill("retract", str(before[1]["id"]), str(before[4]["id"]), *REASON, "--json")
+    ended = typed("retract", str(before[1]["id"]), str(before[4]["id"]), *REASON, "--json")
     assert (ended.code, ended.json["retracted"], ended.json["deleted_files"]) == (0, 2, 2), ended.err
     gone = [before[1], before[4]]
     assert files(store) == [row["key"] for row in before if row not in gone]
@@ -85,57 +85,57 @@ def test_images_by_number(engine: Engine, nightmill: Nightmill, foxes: Ingested,
         (row["id"], {"reason": "the label is wrong", "key": row["key"], "sha256": row["sha256"]})
         for row in gone
     ]
-    assert nightmill("status", "foxes", "--json").json["counts"]["retracted"] == 2
-    again = nightmill("retract", str(before[1]["id"]), *REASON)
+    assert typed("status", "foxes", "--json").json["counts"]["retracted"] == 2
+    again = typed("retract", str(before[1]["id"]), *REASON)
     assert (again.code, f"there are no image rows {before[1]['id']}" in again.err) == (2, True)
 
 
 def test_retry_leaves_retracted_jobs_alone_unless_they_are_asked_for(
-    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore
+    engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore
 ) -> None:
     before = look(engine, "SELECT id, key, sha256, seed, ordinal FROM images ORDER BY id")
-    assert nightmill("retract", "foxes", "--where", "meta.label = 'fox'", *REASON).code == 0
+    assert typed("retract", "foxes", "--where", "meta.label = 'fox'", *REASON).code == 0
     assert states(engine, foxes.id) == {"done": 3, "retracted": 3}
-    assert "0 jobs queued again" in nightmill("retry", "foxes").err
-    assert "3 jobs queued again" in nightmill("retry", "foxes", "--retracted").err
-    assert "0 jobs queued again" in nightmill("retry", "foxes", "--retracted").err
+    assert "0 jobs queued again" in typed("retry", "foxes").err
+    assert "3 jobs queued again" in typed("retry", "foxes", "--retracted").err
+    assert "0 jobs queued again" in typed("retry", "foxes", "--retracted").err
     render(engine, foxes, store)
     after = look(engine, "SELECT id, key, sha256, seed, ordinal FROM images ORDER BY ordinal")
     same = [{k: v for k, v in row.items() if k != "id"} for row in before]
     assert [{k: v for k, v in row.items() if k != "id"} for row in after] == same
     assert [new["id"] > old["id"] for new, old in zip(after, before, strict=True)] == [False, True] * 3
     assert files(store) == [row["key"] for row in after]
-    assert nightmill("retry", "foxes", "--retracted", "--only", "failed").code == 2
+    assert typed("retry", "foxes", "--retracted", "--only", "failed").code == 2
 
 
 def test_files_that_are_kept_are_not_swept(
-    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore, tmp_path: Path
+    engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore, tmp_path: Path
 ) -> None:
     own_since(engine, foxes, str(tmp_path / "output"), days=1)
     there = files(store)
-    kept = nightmill("retract", "foxes", "--where", "ordinal = 1", *REASON, "--keep-files", "--json")
+    kept = typed("retract", "foxes", "--where", "ordinal = 1", *REASON, "--keep-files", "--json")
     assert (kept.json["retracted"], kept.json["deleted_files"]) == (1, 0)
     assert list(sweep_batch(engine, store, foxes.id, older_than=timedelta(0))) in ([], [[]])
     assert files(store) == there
 
 
-def test_nothing_is_done_without_yes_above_ten(engine: Engine, nightmill: Nightmill, tmp_path: Path) -> None:
+def test_nothing_is_done_without_yes_above_ten(engine: Engine, typed: Typed, tmp_path: Path) -> None:
     batch = make_batch(engine, 12, name="many", output=str(tmp_path / "output"))
     render(engine, batch, open_store(str(tmp_path / "output"), S3Options()))
-    asked = nightmill("retract", "many", "--where", "ordinal >= 0", *REASON)
+    asked = typed("retract", "many", "--where", "ordinal >= 0", *REASON)
     assert (asked.code, "this retracts 12 images of many for good: say --yes" in asked.err) == (2, True)
-    tried = nightmill("retract", "many", "--where", "ordinal > 0", *REASON, "--dry-run", "--json")
+    tried = typed("retract", "many", "--where", "ordinal > 0", *REASON, "--dry-run", "--json")
     assert (tried.code, tried.json["chosen"], tried.json["retracted"]) == (0, 11, 0)
     assert states(engine, batch.id) == {"done": 12}
-    assert nightmill("retract", "many", "--where", "ordinal > 0", *REASON, "--yes").code == 0
+    assert typed("retract", "many", "--where", "ordinal > 0", *REASON, "--yes").code == 0
     assert states(engine, batch.id) == {"done": 1, "retracted": 11}
 
 
 def test_images_of_an_archived_batch(
-    engine: Engine, nightmill: Nightmill, foxes: Ingested, store: ObjectStore
+    engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore
 ) -> None:
     drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "foxes"))
-    ended = nightmill("retract", "foxes", "--where", "meta.label = 'owl'", *REASON, "--json")
+    ended = typed("retract", "foxes", "--where", "meta.label = 'owl'", *REASON, "--json")
     assert (ended.code, ended.json["retracted"], ended.json["deleted_files"]) == (0, 3, 3), ended.err
     assert len(files(store)) == 3
     counts = actions.status(engine, "foxes").counts
@@ -145,7 +145,7 @@ def test_images_of_an_archived_batch(
         (n, "retracted", "owl") for n in (0, 2, 4)
     ]
     assert [event["ordinal"] for event in events(engine) if event["event"] == "retracted"] == [0, 2, 4]
-    assert "is archived, its jobs are gone" in nightmill("retry", "foxes", "--retracted").err
+    assert "is archived, its jobs are gone" in typed("retry", "foxes", "--retracted").err
 
 
 def test_what_changed_since_it_was_looked_at_is_left_alone(
@@ -174,17 +174,15 @@ def test_what_changed_since_it_was_looked_at_is_left_alone(
         (("nobody", "--where", "ordinal = 1", *REASON), "no batch 'nobody'"),
     ],
 )
-def test_what_is_wrong_is_said(
-    nightmill: Nightmill, foxes: Ingested, options: tuple[str, ...], message: str
-) -> None:
-    ended = nightmill("retract", *options)
+def test_what_is_wrong_is_said(typed: Typed, foxes: Ingested, options: tuple[str, ...], message: str) -> None:
+    ended = typed("retract", *options)
     assert (ended.code, message in " ".join(ended.err.split())) == (2, True), ended.err
 
 
-def test_copies_are_told_and_taken_with_the_option(nightmill: Nightmill, engine: Engine) -> None:
+def test_copies_are_told_and_taken_with_the_option(typed: Typed, engine: Engine) -> None:
     """Copies as a worker's reuse writes them: two batches with the files of the first, the second of a copy."""
-    store = open_store(nightmill.settings.output, S3Options())
-    batches = [make_batch(engine, 2, name=name, output=nightmill.settings.output) for name in "abc"]
+    store = open_store(typed.settings.output, S3Options())
+    batches = [make_batch(engine, 2, name=name, output=typed.settings.output) for name in "abc"]
     for batch in batches:
         render(engine, batch, store)
     rows = [
@@ -195,11 +193,11 @@ def test_copies_are_told_and_taken_with_the_option(nightmill: Nightmill, engine:
     copied = "UPDATE images SET reused_from = :root WHERE id = ANY (:ids)"
     with engine.begin() as connection:
         connection.execute(text(copied), {"root": first[0], "ids": [second[0], third[0]]})
-    asked = nightmill("retract", str(second[0]), *REASON, "--dry-run", "--copies", "--json").json
+    asked = typed("retract", str(second[0]), *REASON, "--dry-run", "--copies", "--json").json
     assert (asked["chosen"], asked["copy_ids"]) == (3, [first[0], third[0]])
-    alone = nightmill("retract", str(first[0]), *REASON)
+    alone = typed("retract", str(first[0]), *REASON)
     assert "2 copies of them in other rows stay" in alone.err
-    taken = nightmill("retract", str(second[0]), *REASON, "--copies", "--json").json
+    taken = typed("retract", str(second[0]), *REASON, "--copies", "--json").json
     assert (taken["chosen"], taken["retracted"], taken["deleted_files"]) == (2, 2, 2)
     left = [row["id"] for row in look(engine, "SELECT id FROM images ORDER BY id")]
     assert left == [first[1], second[1], third[1]]

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.db.engine import connect
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import check_exactly_once, foxes, manifest, running, until
 from tests.factories import look
 from tests.other_postgres import postgres_tools
@@ -22,18 +22,18 @@ JOBS = 24
 
 @pytest.mark.timeout(120)
 def test_a_batch_goes_on_in_another_database(
-    settings: Settings, engine: Engine, empty_database: str, tmp_path: Path, nightmill: Nightmill
+    settings: Settings, engine: Engine, empty_database: str, tmp_path: Path, typed: Typed
 ) -> None:
     slow = settings.model_copy(update={"batch_size": 2, "claim": 4})
-    assert nightmill("submit", manifest(tmp_path, foxes(JOBS))).code == 0
+    assert typed("submit", manifest(tmp_path, foxes(JOBS))).code == 0
     with stubbed(tmp_path, step_s=0.1), running(slow, "scheduler", "worker"):
         until(lambda: len(look(engine, "SELECT FROM images")) >= 4)
-    read = feed(nightmill)
+    read = feed(typed)
     assert 4 <= len(read) < JOBS
 
     copy(settings.database, empty_database)
     there = slow.model_copy(update={"database_url": SecretStr(empty_database)})
-    moved, other = Nightmill(there, tmp_path), connect(empty_database)
+    moved, other = Typed(there, tmp_path), connect(empty_database)
     with stubbed(tmp_path), running(there, "scheduler", "worker"):
         until(lambda: look(other, "SELECT FROM workers WHERE state = 'unhealthy'"))
         assert "nightmill adopt foxes" in moved("workers").err
@@ -46,9 +46,9 @@ def test_a_batch_goes_on_in_another_database(
     other.dispose()
 
 
-def feed(nightmill: Nightmill, *options: str) -> list[dict[str, Any]]:
+def feed(typed: Typed, *options: str) -> list[dict[str, Any]]:
     """The image rows that `nightmill feed` gives."""
-    ended = nightmill("feed", *options)
+    ended = typed("feed", *options)
     assert ended.code == 0, ended.err
     return [json.loads(line) for line in ended.out.splitlines()]
 

@@ -8,6 +8,7 @@ from jobs.settings import Settings
 from jobs.webhooks import registry
 from tests.chaos.stub import stubbed
 from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import foxes, manifest, running, until
 from tests.factories import change, look
 from tests.receiver import receiving
@@ -24,13 +25,13 @@ def test_a_run_tells_of_its_end_before_it_ends(nightmill: Nightmill, engine: Eng
 
 
 def test_what_a_killed_scheduler_was_sending_is_sent_by_another(
-    settings: Settings, nightmill: Nightmill, engine: Engine, tmp_path: Path
+    settings: Settings, typed: Typed, engine: Engine, tmp_path: Path
 ) -> None:
     with receiving() as receiver:
         receiver.answer = lambda _: receiver.released.wait(60)
         _, secret = registry.add(engine, receiver.url, None, allows_private=True)
-        assert nightmill("submit", manifest(tmp_path, foxes(1))).code == 0
-        assert nightmill("cancel", "foxes").code == 0
+        assert typed("submit", manifest(tmp_path, foxes(1))).code == 0
+        assert typed("cancel", "foxes").code == 0
         with running(settings, "scheduler") as (scheduler,):
             receiver.wait_for(1)
             scheduler.kill()

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from jobs.queue.worker_registry import workers
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import descendants, foxes, manifest, running, truth, until
 from tests.factories import change, look
 
@@ -32,9 +32,9 @@ def log_of(settings: Settings) -> str:
 
 
 def test_a_worker_ends_when_it_has_been_idle(
-    settings: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
+    settings: Settings, engine: Engine, tmp_path: Path, typed: Typed
 ) -> None:
-    assert nightmill("submit", manifest(tmp_path, foxes(6))).code == 0
+    assert typed("submit", manifest(tmp_path, foxes(6))).code == 0
     with stubbed(tmp_path, step_s=0.3), worker(settings, until_idle_s=2) as process:
         assert process.wait(WAIT_S) == 0
     assert truth(engine, "foxes").states() == {"done"}
@@ -48,10 +48,10 @@ def test_a_worker_without_work_ends_too(settings: Settings, tmp_path: Path) -> N
 
 
 def test_a_worker_has_ended_before_its_time_is_over(
-    settings: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
+    settings: Settings, engine: Engine, tmp_path: Path, typed: Typed
 ) -> None:
     """In the midst of work: what it was at is released, and charged to nobody."""
-    assert nightmill("submit", manifest(tmp_path, foxes(400))).code == 0
+    assert typed("submit", manifest(tmp_path, foxes(400))).code == 0
     began = time.monotonic()
     limited = {"max_time_s": 22, "shutdown_grace_s": 2, "batch_size": 1}
     with stubbed(tmp_path, step_s=0.5), worker(settings, **limited) as process:
@@ -64,13 +64,10 @@ def test_a_worker_has_ended_before_its_time_is_over(
     assert {job["attempt"] for job in found.jobs if job["state"] == "queued"} == {0}
 
 
-def test_a_worker_works_once(
-    settings: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
-) -> None:
+def test_a_worker_works_once(settings: Settings, engine: Engine, tmp_path: Path, typed: Typed) -> None:
     for number in range(2):
         assert (
-            nightmill("submit", manifest(tmp_path, foxes(4, steps=2 + number), f"foxes-{number}.jsonl")).code
-            == 0
+            typed("submit", manifest(tmp_path, foxes(4, steps=2 + number), f"foxes-{number}.jsonl")).code == 0
         )
     with stubbed(tmp_path, step_s=0.1), worker(settings, once=True) as process:
         assert process.wait(WAIT_S) == 0
@@ -93,19 +90,19 @@ def test_a_worker_that_can_t_start_says_why(
 
 
 def test_workers_of_pools_render_what_is_theirs(
-    settings: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
+    settings: Settings, engine: Engine, tmp_path: Path, typed: Typed
 ) -> None:
     """Each in its own pool, with a wake-up list of its own; what no pool serves waits."""
     rows = foxes(2) + foxes(2, model="shapes", width=64, height=64) + foxes(2, model="sd-v1-5")
     change(engine, "UPDATE pools SET models = '{tiny-random}' WHERE name = 'default'")
-    assert nightmill("submit", manifest(tmp_path, rows)).code == 0
+    assert typed("submit", manifest(tmp_path, rows)).code == 0
     shapes = settings.model_copy(update={"pool": "small", "pool_models": ("shapes",)})
     with stubbed(tmp_path, step_s=0.1), running(shapes, "worker"), worker(settings):
         until(lambda: [job["state"] for job in truth(engine, "foxes").jobs] == ["done"] * 4 + ["queued"] * 2)
         until(lambda: {one.activity for one in workers(engine)} == {"idle"})
-        listed = nightmill("workers", "--json").json
-        table = nightmill("workers").out
-        needed = {pool["name"]: pool["wanted"] for pool in nightmill("pools", "--json").json}
+        listed = typed("workers", "--json").json
+        table = typed("workers").out
+        needed = {pool["name"]: pool["wanted"] for pool in typed("pools", "--json").json}
     assert {(one["pool"], one["state"], *one["warm_models"]) for one in listed} == {
         ("default", "idle", "tiny-random"),
         ("small", "idle", "shapes"),

@@ -16,7 +16,7 @@ import migrations
 from jobs.db.engine import connect
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
-from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.end_to_end.processes import check_exactly_once, foxes, manifest, running, until
 from tests.factories import change, look
 from tests.other_postgres import postgres_tools
@@ -25,9 +25,9 @@ from tests.other_postgres import postgres_tools
 class Roles(NamedTuple):
     """Command lines of three roles on one database."""
 
-    migrator: Nightmill
-    app: Nightmill
-    reader: Nightmill
+    migrator: Typed
+    app: Typed
+    reader: Typed
     settings: Settings
 
 
@@ -39,7 +39,7 @@ def roles(settings: Settings, empty_database: str, tmp_path: Path) -> Iterator[R
     admin = connect(empty_database)
     own = settings.model_copy(update={"database_url": SecretStr(empty_database)})
     options = [word for name in names for word in (f"--{name.split('_')[0]}", name)]
-    printed = Nightmill(own, tmp_path)("grants", *options)
+    printed = Typed(own, tmp_path)("grants", *options)
     assert printed.code == 0, printed.err
     run_sql(admin, printed.out)
 
@@ -51,7 +51,7 @@ def roles(settings: Settings, empty_database: str, tmp_path: Path) -> Iterator[R
     migrations.upgrade(migrator)
     migrator.dispose()
     try:
-        yield Roles(*(Nightmill(as_role(name), tmp_path) for name in names), as_role(names[1]))
+        yield Roles(*(Typed(as_role(name), tmp_path) for name in names), as_role(names[1]))
     finally:
         for name in names:
             run_sql(admin, f"DROP OWNED BY {name}; DROP ROLE {name}")
@@ -151,11 +151,11 @@ def test_no_role_can_do_more(roles: Roles) -> None:
         engine.dispose()
 
 
-def test_they_may_be_made_after_the_tables_and_again(nightmill: Nightmill, engine: Engine) -> None:
+def test_they_may_be_made_after_the_tables_and_again(typed: Typed, engine: Engine) -> None:
     """Tables that another role made become the migrator's; those of other applications stay as they were."""
     suffix = secrets.token_hex(4)
     names = [f"{role}_{suffix}" for role in ("migrator", "app", "reader")]
-    printed = nightmill("grants", *(word for name in names for word in (f"--{name.split('_')[0]}", name))).out
+    printed = typed("grants", *(word for name in names for word in (f"--{name.split('_')[0]}", name))).out
     try:
         change(engine, "CREATE TABLE others (id int)")
         (before,) = look(engine, OTHERS)
@@ -188,8 +188,8 @@ def test_they_may_be_made_after_the_tables_and_again(nightmill: Nightmill, engin
     ],
 )
 def test_names_that_sql_would_misread_are_refused(
-    nightmill: Nightmill, arguments: tuple[str, ...], message: str
+    typed: Typed, arguments: tuple[str, ...], message: str
 ) -> None:
-    ended = nightmill("grants", *arguments)
+    ended = typed("grants", *arguments)
     assert ended.code == 2
     assert message in " ".join(ended.err.split())

@@ -7,16 +7,17 @@ from console.command_options import seconds
 from jobs.errors import UsageError
 from jobs.queue.worker_registry import WorkerReport, report_worker
 from tests.command_line import Nightmill
+from tests.console.conftest import Typed
 from tests.factories import change
 
 
-def test_a_pool_is_made_changed_shown_and_removed(nightmill: Nightmill) -> None:
-    made = nightmill("pools", "set", "a100", "--models", "shapes,tiny-random", "--max-workers", "8", "--json")
+def test_a_pool_is_made_changed_shown_and_removed(typed: Typed) -> None:
+    made = typed("pools", "set", "a100", "--models", "shapes,tiny-random", "--max-workers", "8", "--json")
     assert [(pool["name"], pool["models"]) for pool in made.json] == [
         ("a100", ["shapes", "tiny-random"]),
         ("default", None),
     ]
-    changed = nightmill(
+    changed = typed(
         "pools",
         "set",
         "a100",
@@ -32,14 +33,12 @@ def test_a_pool_is_made_changed_shown_and_removed(nightmill: Nightmill) -> None:
     ).json[0]
     assert (changed["models"], changed["max_workers"]) == (["shapes", "tiny-random"], None)
     assert (changed["idle_s"], changed["target_s"], changed["start_s"]) == (90, 5400, 0)
-    assert nightmill("pools", "set", "a100", "--models", "all", "--json").json[0]["models"] is None
-    shown = nightmill("pools")
+    assert typed("pools", "set", "a100", "--models", "all", "--json").json[0]["models"] is None
+    shown = typed("pools")
     assert "a100" in shown.out
     assert "all" in shown.out
-    assert nightmill("pools", "remove", "a100").code == 2, "it asks, and nobody answers"
-    assert [pool["name"] for pool in nightmill("pools", "remove", "a100", "--yes", "--json").json] == [
-        "default"
-    ]
+    assert typed("pools", "remove", "a100").code == 2, "it asks, and nobody answers"
+    assert [pool["name"] for pool in typed("pools", "remove", "a100", "--yes", "--json").json] == ["default"]
 
 
 @pytest.mark.parametrize(
@@ -62,29 +61,44 @@ def test_a_pool_is_made_changed_shown_and_removed(nightmill: Nightmill) -> None:
         (("pools", "remove", "default", "--yes"), "the pool 'default' stays"),
         (("worker", "--max-time", "7:50"), "--max-time 7:50: a length of time"),
         (("worker", "--until-idle", "0"), "NIGHTMILL_UNTIL_IDLE_S: must be more than 0"),
-        (("worker", "--pool", "b100"), "no pool 'b100'"),
-        (("worker", "--models", "shapes"), "pool 'default' serves all models, not shapes"),
     ],
 )
-def test_wrong_use_is_told(nightmill: Nightmill, arguments: tuple[str, ...], message: str) -> None:
-    ended = nightmill(*arguments)
+def test_wrong_use_is_told(typed: Typed, arguments: tuple[str, ...], message: str) -> None:
+    ended = typed(*arguments)
     assert ended.code == 2, ended.err
     assert message in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
 
 
-def test_workers_are_shown_with_what_ails_them(nightmill: Nightmill, engine: Engine) -> None:
-    assert "no worker" in nightmill("workers").err
-    assert nightmill("workers", "--json").json == []
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pool", "b100"), "no pool 'b100'"),
+        (("--models", "shapes"), "pool 'default' serves all models, not shapes"),
+    ],
+)
+def test_a_worker_of_no_such_pool_is_told(
+    nightmill: Nightmill, arguments: tuple[str, ...], message: str
+) -> None:
+    """By the worker's own process, which takes the place of the command's."""
+    ended = nightmill("worker", *arguments)
+    assert ended.code == 2, ended.err
+    assert message in " ".join(ended.err.split())
+    assert "Traceback" not in ended.err
+
+
+def test_workers_are_shown_with_what_ails_them(typed: Typed, engine: Engine) -> None:
+    assert "no worker" in typed("workers").err
+    assert typed("workers", "--json").json == []
     report_worker(engine, WorkerReport("host-1:12", "cuda:0", "default"))
     change(
         engine,
         "UPDATE workers SET state = 'unhealthy', reason = 'no disk', since = now() - interval '5 minutes'",
     )
-    shown = nightmill("workers")
+    shown = typed("workers")
     assert "unhealthy" in shown.out
     assert "worker host-1:12 is unhealthy: no disk" in shown.err
-    (worker,) = nightmill("workers", "--json").json
+    (worker,) = typed("workers", "--json").json
     assert (worker["host"], worker["state"], worker["reason"]) == ("host-1", "unhealthy", "no disk")
 
 
