@@ -24,7 +24,6 @@ from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
 from jobs.settings import Settings
 
 AT_ONCE = 64
-CLAIMERS = 8
 RENDERERS = 2
 RENDERED_AT_ONCE = 256
 
@@ -33,13 +32,14 @@ RENDERED_AT_ONCE = 256
 class _Sizes:
     """Jobs of both backlogs, rounds, calls per round, claims under an old transaction, jobs archived, jobs of peers.
 
-    Also the number of ended batches, and of lane picks measured beside them.
+    Also the number of processes that claim at once, of ended batches, and of lane picks measured beside them.
     """
 
     short: int = 10_000
     long: int = 10_000_000
     rounds: int = 5
     calls: int = 100
+    claimers: int = 8
     crowd_calls: int = 60
     pinned: int = 200_000
     archived: int = 100_000
@@ -53,6 +53,7 @@ QUICK = _Sizes(
     long=8_000,
     rounds=2,
     calls=3,
+    claimers=2,
     crowd_calls=2,
     pinned=640,
     archived=1_000,
@@ -66,8 +67,8 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Measure jobs per second from both backlogs, claim by claim in turns, and under possible disturbances."""
     sizes = QUICK if is_quick else _Sizes()
     with ExitStack() as stack:
-        short = _backlog(stack, place, "bench_short", sizes.short)
-        long = _backlog(stack, place, "bench_long", sizes.long)
+        short = _backlog(stack, place, "bench_short", sizes.short, sizes.claimers)
+        long = _backlog(stack, place, "bench_long", sizes.long, sizes.claimers)
         return {
             **_race(short, long, sizes, AT_ONCE),
             **_race(short, long, sizes, 1),
@@ -80,9 +81,9 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         }
 
 
-def _backlog(stack: ExitStack, place: Place, name: str, queued: int) -> Backlog:
+def _backlog(stack: ExitStack, place: Place, name: str, queued: int, claimers: int) -> Backlog:
     settings = stack.enter_context(place.database(name))
-    engine = stack.enter_context(engine_on(settings.database, pool_size=CLAIMERS))
+    engine = stack.enter_context(engine_on(settings.database, pool_size=claimers))
     backlog = open_backlog(engine, name.replace("_", "-"), settings.output)
     note(f"filling {queued:,} jobs into {name}: {seconds(lambda: backlog.fill(queued)):.1f} s")
     return backlog
@@ -145,11 +146,11 @@ def _crowd(long: Backlog, sizes: _Sizes) -> dict[str, Figure]:
     """
     url = long.engine.url.render_as_string(hide_password=False)
     crowd = Crowd(url, long.lane, Settings.model_fields["claim"].default, sizes.crowd_calls)
-    rates = _rates(long, crowd, [1, CLAIMERS, CLAIMERS, 1] * sizes.rounds)
+    rates = _rates(long, crowd, [1, sizes.claimers, sizes.claimers, 1] * sizes.rounds)
     one, many = rates[::4] + rates[3::4], rates[1::4] + rates[2::4]
     ratio = median(all_ / alone for all_, alone in zip(many, one, strict=True))
     against = f"one claimer: {median(one):,.0f} jobs/s; pure computing gains {gain_of_all_cores():.2f} from all cores"
-    return {"claimers_8_per_1": Figure(ratio, "ratio", against, at_least(2))}
+    return {f"claimers_{sizes.claimers}_per_1": Figure(ratio, "ratio", against, at_least(2))}
 
 
 def _rates(backlog: Backlog, crowd: Crowd, turns: list[int]) -> list[float]:

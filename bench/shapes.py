@@ -24,7 +24,7 @@ _GUIDANCE = (1.0, 4.0, 5.0, 6.0, 7.5)
 
 def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Measure prompt match by guidance, the safety checker, the upscaler, CLIP, and how copies are told from others."""
-    number = 8 if is_quick else 200
+    number = 4 if is_quick else 200
     device = pick_device("auto")
     with tempfile.TemporaryDirectory() as folder:
         found = {name: _checkpoint(name, Path(folder)) for name in _NAMES}
@@ -54,7 +54,7 @@ def measure(_place: Place, is_quick: bool) -> Mapping[str, Figure]:
         figures
         | _alarms(found, pictures)
         | _others(found, number)
-        | _copies(painter, *((3, 4) if is_quick else (24, 16)))
+        | _copies(painter, *((2, 3) if is_quick else (24, 16)))
     )
 
 
