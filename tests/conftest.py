@@ -26,6 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # process of a test run would compile the tests and rewrite their assertions.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Test files import diffusers as workers do, without bitsandbytes, which compiles code when it is imported; tests of
+# packed weights import it when they are run.
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # makes imports of it fail
 # A shell starts what it runs in the background with SIGINT ignored, and so would be whatever tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,13 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Test files import half a million objects, which stay: looking through them for garbage would take seconds.
-
-    They import diffusers as workers do, without bitsandbytes, which compiles code when it is imported; tests of
-    packed weights import it when they are run.
-    """
+    """Test files import half a million objects, which stay: looking through them for garbage would take seconds."""
     gc.disable()
-    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # makes imports of it fail
     try:
         return (yield)
     finally:

@@ -57,13 +57,10 @@ def test_the_demo_is_rendered_and_everything_stops(host: ComposeHost) -> None:
     host.start(SERVICES["worker-cpu"])
     host.await_healthy(SERVICES["worker-cpu"])
 
-    until = time.monotonic() + 60
-    while (counts := status(host)["counts"]).get("done") != ROWS:
-        assert time.monotonic() < until, (counts, host.log(SERVICES["worker-cpu"]))
-        time.sleep(0.5)
-    cli = SERVICES["cli"]
-    exported = ["export", "demo", "--format", "jsonl", "--to", str(host.folder / "exports")]
-    done(host, Service("cli", cli.given | {"command": exported}))
+    command(host, "status", "demo", "--watch")  # until nothing is left to do
+    counts = json.loads(command(host, "status", "demo", "--json"))["counts"]
+    assert counts["done"] == ROWS, (counts, host.log(SERVICES["worker-cpu"]))
+    command(host, "export", "demo", "--format", "jsonl", "--to", str(host.folder / "exports"))
     lines = "".join(path.read_text() for path in (host.folder / "exports").glob("*.jsonl")).splitlines()
     assert len(lines) == ROWS
     assert all(json.loads(line)["uri"].startswith("s3://nightmill/demo/") for line in lines)
@@ -88,7 +85,6 @@ def done(host: ComposeHost, service: Service) -> str:
     return ended.stdout
 
 
-def status(host: ComposeHost) -> dict[str, dict[str, int]]:
-    command = {"command": ["status", "demo", "--json"]}
-    found: dict[str, dict[str, int]] = json.loads(done(host, Service("cli", SERVICES["cli"].given | command)))
-    return found
+def command(host: ComposeHost, *arguments: str) -> str:
+    """What a `nightmill` command of the service `cli` prints."""
+    return done(host, Service("cli", SERVICES["cli"].given | {"command": list(arguments)}))
