@@ -9,10 +9,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
-from jobs.batches.batch_end_events import record_batch_events
-from jobs.batches.judge_images_by_accept_condition import AcceptanceJudge
+from jobs.batches.evaluate_accept_condition import AcceptanceJudge
 from jobs.db.engine import run
 from jobs.errors import ServiceError
+from jobs.feed.batch_end_events import record_batch_events
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions

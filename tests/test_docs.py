@@ -10,7 +10,7 @@ from jobs.states import BatchState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS
-from scheduler.export.image_schema import SCHEMA
+from scheduler.export.image_arrow_schema import SCHEMA
 from tests import configuration_page, image_rows_page, lifecycle_page, metrics_page
 from tests.paths import ROOT
 

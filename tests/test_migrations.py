@@ -15,7 +15,7 @@ import migrations
 from jobs.batches import actions
 from jobs.db.engine import connect
 from jobs.db.schema import metadata
-from jobs.images.feed import read
+from jobs.feed.feed import read
 from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.queue.fair_share import pick_lane

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 import migrations
 from jobs.celery_config import celery_settings
 from jobs.db.engine import connect
-from jobs.images.feed import read
+from jobs.feed.feed import read
 from jobs.settings import Settings
 from tests.chaos.invariant import check
 from tests.chaos.mill import mill

@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 
 from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.results import Figure, at_least
-from jobs.images.feed import Cursor, pages
-from jobs.images.feed_query import FeedQuery
+from jobs.feed.feed import Cursor, pages
+from jobs.feed.feed_query import FeedQuery
 from scheduler.export.feed_as_arrow import read_feed
 
 _START = Cursor(0, 0, 0)

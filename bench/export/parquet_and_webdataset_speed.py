@@ -28,7 +28,7 @@ from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.read_image_rows import read_image_rows
-from scheduler.export.rows.shard_inputs import image_reader
+from scheduler.export.rows.read_shard_rows_and_images import image_reader
 from scheduler.export.run_export import export
 from worker.imaging.png import encode_png
 

@@ -27,7 +27,7 @@ from models.catalogue.catalogue import Catalogue
 from models.optional_packages import is_installed
 from scheduler.ingest.dry_run import make_plan
 from scheduler.ingest.dry_run_plan import report as plan_report
-from scheduler.ingest.expected_replacements import measured_losses
+from scheduler.ingest.estimate_replacement_jobs import measured_losses
 
 
 @takes(ManifestOptions)

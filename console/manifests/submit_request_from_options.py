@@ -7,7 +7,7 @@ from pathlib import Path
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
-from jobs.batches.judge_images_by_accept_condition import check_accept
+from jobs.batches.evaluate_accept_condition import check_accept
 from jobs.errors import UsageError
 from jobs.manifest import (
     SETTABLE_COLUMNS,

@@ -1,7 +1,7 @@
 """Targets: a number of accepted images for each value of a column, with replacements for failed and blocked jobs.
 
 A replacement is a job of the same row with the next free index and therefore a new seed, which the manifest determines
-like all others. An image that isn't accepted (`jobs.batches.judge_images_by_accept_condition`) stays, and is replaced,
+like all others. An image that isn't accepted (`jobs.batches.evaluate_accept_condition`) stays, and is replaced,
 too. Jobs that failed with `bad-input` aren't replaced: a new seed would not help.
 """
 
@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 
 from sqlalchemy import Connection, Engine, text
 
-from jobs.batches.judge_images_by_accept_condition import judge_all
+from jobs.batches.evaluate_accept_condition import judge_all
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.exports.mark_outdated_shards import outdating

@@ -14,7 +14,7 @@ from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.exports import records
-from jobs.images.write_feed_events import Event, add_event
+from jobs.feed.write_events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE

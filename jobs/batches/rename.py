@@ -6,7 +6,7 @@ from sqlalchemy.exc import IntegrityError
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import transact
 from jobs.errors import UsageError
-from jobs.images.write_feed_events import Event, add_event
+from jobs.feed.write_events import Event, add_event
 from jobs.states import EventKind
 
 # A batch that takes its first name again has the folder of its name, as one that was never renamed.

@@ -25,8 +25,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from jobs.db.accepted_images_table import image_acceptance
 from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, moment, one_of
-from jobs.db.events_and_consumers_tables import archived_jobs, consumers, events
 from jobs.db.export_tables import export_shards, exports
+from jobs.db.feed_events_and_consumers_tables import archived_jobs, consumers, events
 from jobs.db.images_table import images
 from jobs.db.webhook_tables import webhook_deliveries, webhook_secrets, webhooks
 from jobs.states import (

@@ -1,4 +1,4 @@
-"""Marks shards of exports as outdated: what changes jobs or image rows that an export may hold says so here."""
+"""Marks shards of exports as outdated; every statement that changes jobs or image rows of an export does so."""
 
 from collections.abc import Collection
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import NightmillError
-from jobs.exports.files_of_several_shards import lock_files
+from jobs.exports.delete_unreferenced_files import lock_files
 from jobs.exports.records import IS_OUTDATED, File
 from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied

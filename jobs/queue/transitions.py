@@ -20,8 +20,8 @@ from jobs.db import cluster_epochs
 from jobs.db.engine import run, transact
 from jobs.errors import LeaseLostError
 from jobs.exports.mark_outdated_shards import outdating
+from jobs.feed.write_events import job_events, retracted_events
 from jobs.images.insert_and_public_columns import given_record, inserted_columns, inserted_values
-from jobs.images.write_feed_events import job_events, retracted_events
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics

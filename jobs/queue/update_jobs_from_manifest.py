@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from jobs.db.cluster_epochs import WRITTEN
 from jobs.exports.mark_outdated_shards import outdating
-from jobs.images.write_feed_events import ID, retracted_events
+from jobs.feed.write_events import ID, retracted_events
 from jobs.job_dataclasses import BatchId
 from jobs.manifest.seeds import GOLDEN, RETRY_STEPS, ROW_SEEDS, sql_step
 from jobs.queue.sql_predicates import reopening

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.errors import ObjectStoreError
-from jobs.storage.partition_folders import FOLDERS
+from jobs.storage.hive_folder_names import FOLDERS
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _PARTITIONED = re.compile(rf"([A-Za-z0-9._-]+/export/)?{FOLDERS}[A-Za-z0-9._-]+")
@@ -66,7 +66,7 @@ class ObjectStore(Protocol):
 
     A key is segments of ``A-Z a-z 0-9 . _ -`` joined by ``/``: the same in every store and on every file system, in no
     need of quoting, and never hidden by an encoding. Files of partitioned exports alone may lie in folders
-    ``column=value`` (`jobs.storage.partition_folders`). Any other key raises InvalidKeyError. Every method raises
+    ``column=value`` (`jobs.storage.hive_folder_names`). Any other key raises InvalidKeyError. Every method raises
     ObjectStoreError if the store can't be reached or refuses; the message says what to do.
     """
 

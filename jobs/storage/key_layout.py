@@ -6,7 +6,7 @@ Objects with other keys don't belong to nightmill and are never deleted.
 import re
 from dataclasses import dataclass
 
-from jobs.storage.partition_folders import FOLDERS
+from jobs.storage.hive_folder_names import FOLDERS
 
 CONTACT_SHEET = "contact-sheet.png"
 EXPORT = "export"

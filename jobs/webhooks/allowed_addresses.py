@@ -1,4 +1,4 @@
-"""Which addresses messages may be sent to: without leave, only those of the public internet."""
+"""Which addresses messages may be sent to (protection against SSRF): by default only those of the public internet."""
 
 import socket
 from collections.abc import Iterator

@@ -10,8 +10,8 @@ from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.name_suggestion import nearest
 from jobs.webhooks.allowed_addresses import check_url
-from jobs.webhooks.events import WANTABLE
 from jobs.webhooks.signatures import new_secret
+from jobs.webhooks.webhook_events import WANTABLE
 
 MOST = 100
 """Webhooks of an installation: each may keep a thread of a scheduler busy."""

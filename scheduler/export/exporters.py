@@ -45,7 +45,7 @@ class Shard:
     count: int
     """Shards of the whole export; grows when rows are added to the batch."""
     images: "Iterator[pa.RecordBatch]"
-    """The image rows in manifest order, in `scheduler.export.image_schema.SCHEMA`; can be iterated once."""
+    """The image rows in manifest order, in `scheduler.export.image_arrow_schema.SCHEMA`; can be iterated once."""
     files: "Callable[[pa.RecordBatch], Iterator[bytes]]"
     """Reads image files of rows, in their order. Raises BadObjectError for one that is missing or isn't the row's."""
 

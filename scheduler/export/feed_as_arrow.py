@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import transact
-from jobs.images.feed import Cursor, through
-from jobs.images.feed_query import EVENT_COLUMNS, FeedQuery
+from jobs.feed.feed import Cursor, through
+from jobs.feed.feed_query import EVENT_COLUMNS, FeedQuery
 from jobs.images.insert_and_public_columns import public_columns
 from jobs.images.row_serialisation import COLUMNS, copied_query
 from jobs.states import EventKind
-from scheduler.export.image_schema import SCHEMA
+from scheduler.export.image_arrow_schema import SCHEMA
 from scheduler.export.read_image_rows import parse
 from scheduler.export.rows.prefetch_iterator import read_ahead
 

@@ -16,7 +16,7 @@ from jobs.batches.actions import status
 from jobs.db.engine import run
 from jobs.errors import NightmillError
 from jobs.exports import records, shard_claims
-from jobs.exports.files_of_several_shards import delete_unnamed
+from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.exports.renewed_lease import renewed
 from jobs.outputs import export_inventory
@@ -25,8 +25,8 @@ from jobs.storage.base import digest_if_there
 from jobs.storage.open import remove_temporaries
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.write_index import write_index
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.write_dataset_metadata import write_index
 from scheduler.export.success_record import batches_of, shard_files, shard_report, success_record
 from scheduler.export.write_shards import ShardWriter, describe
 

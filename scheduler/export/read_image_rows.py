@@ -9,7 +9,7 @@ import pyarrow.csv as pc
 from sqlalchemy import Connection
 
 from jobs.images.row_serialisation import copied
-from scheduler.export.image_schema import SCHEMA
+from scheduler.export.image_arrow_schema import SCHEMA
 
 _BLOCK_BYTES = 1 << 18  # of which Arrow reads up to 32 ahead
 

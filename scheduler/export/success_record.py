@@ -1,4 +1,4 @@
-"""The content of `_SUCCESS`: the files of an export, what they hold, and of what they were made."""
+"""The content of `_SUCCESS`: the files of an export, counts, manifests, models and versions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -16,21 +16,21 @@ from sqlalchemy import Connection, Engine
 from jobs.db.engine import transact
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
-from jobs.exports.files_of_several_shards import delete_unnamed
+from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.mark_outdated_shards import mark_outdated
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
-from jobs.images.write_feed_events import Event, add_event
+from jobs.feed.write_events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.states import EventKind
 from jobs.storage.base import ObjectStore, digest_if_there
 from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
-from jobs.webhooks.events import EventType, emit
+from jobs.webhooks.webhook_events import EventType, emit
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
-from scheduler.export.rows.shard_inputs import CountedRows, image_reader, read_image
+from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, read_image
 from scheduler.export.tables.export_table import ShardCommit, TablePlace
 
 _COPIERS = 8

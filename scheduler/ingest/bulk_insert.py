@@ -15,9 +15,9 @@ from jobs.manifest import Reject, Row
 from jobs.manifest.seeds import Seeds
 from jobs.queue.update_jobs_from_manifest import JOB_COLUMNS
 from jobs.states import SeedSource
+from scheduler.ingest.choose_seed_source import refuse_unfit_ids
 from scheduler.ingest.copy_format import NULL, CopyStream, cell, cells, to_json
 from scheduler.ingest.duplicate_detection import Repeated, Repeats
-from scheduler.ingest.seed_by_id_or_row import refuse_unfit_ids
 
 _REJECT_COLUMNS = 'batch_id, ordinal, line, "column", reason, excerpt'
 _WAITING_REJECTS = 5_000

@@ -10,11 +10,11 @@ from jobs.manifest.seeds import Seeds
 from jobs.states import SeedSource
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
+from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources, refuse_unfit_ids
 from scheduler.ingest.dry_run_plan import Plan
 from scheduler.ingest.duplicate_detection import SHOWN, Repeats
 from scheduler.ingest.ingest import refuse_repeated
 from scheduler.ingest.prompt_syntax import kinds_in
-from scheduler.ingest.seed_by_id_or_row import UnfitIdsError, possible_sources, refuse_unfit_ids
 from scheduler.ingest.submit_request import SubmitRequest
 from scheduler.ingest.truncated_prompts import TruncatedPrompts
 

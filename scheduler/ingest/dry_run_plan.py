@@ -9,7 +9,7 @@ from jobs.manifest import LineCounts, Reject
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import SeedSource
 from scheduler.ingest.duplicate_detection import SHOWN, Repeated
-from scheduler.ingest.expected_replacements import expected_replacements
+from scheduler.ingest.estimate_replacement_jobs import expected_replacements
 from scheduler.ingest.submit_request import SubmitRequest
 
 BYTES_PER_PIXEL = {"png": 1.8, "webp": 0.5, "jpeg": 0.7}  # of photographs; noise takes up to 3 in PNG

@@ -27,9 +27,9 @@ from jobs.queue import canary_rollout
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
+from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources
 from scheduler.ingest.duplicate_detection import Repeated
 from scheduler.ingest.find_batch import CHOSEN, digest_and_batch, find_batch
-from scheduler.ingest.seed_by_id_or_row import UnfitIdsError, possible_sources
 from scheduler.ingest.submit_request import FOLDER, MODEL, SubmitRequest
 
 TELL_EVERY = 1_000

@@ -25,9 +25,9 @@ from jobs.queue.sql_predicates import reopening
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
+from scheduler.ingest.choose_seed_source import UnfitIdsError
 from scheduler.ingest.find_batch import CHOSEN, free_digest
 from scheduler.ingest.ingest import TELL_EVERY, line_counts, strictly, used_circumstances
-from scheduler.ingest.seed_by_id_or_row import UnfitIdsError
 from scheduler.ingest.submit_request import SubmitRequest, slug
 
 _BASE = text(f"""

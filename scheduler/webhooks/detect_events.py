@@ -15,7 +15,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health_reports import unhealthy_workers
-from jobs.webhooks.events import WANTS, EventType, emit_now
+from jobs.webhooks.webhook_events import WANTS, EventType, emit_now
 
 SETTLED_S = 60.0
 """A worker must have been unhealthy, and a batch expected late, for so long: estimates and hosts recover."""

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.webhooks.deliveries import Delivery
-from jobs.webhooks.events import EventType, body_of, message_id
+from jobs.webhooks.webhook_events import EventType, body_of, message_id
 from scheduler.webhooks.http_post import PostError
 from scheduler.webhooks.send_messages import attempt
 

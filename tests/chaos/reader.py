@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from jobs.db.engine import connect
-from jobs.images import feed
+from jobs.feed import feed
 from tests.factories import look
 
 Read = Callable[[Engine, str], Iterator[tuple[int, str]]]

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import archive
-from jobs.images import feed
+from jobs.feed import feed
 from jobs.outputs.mount_marker import open_output
 from jobs.storage.folder import MARKER
 from jobs.storage.open import S3Options, open_store

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches.judge_images_by_accept_condition import judge_all
-from jobs.images import feed
+from jobs.batches.evaluate_accept_condition import judge_all
+from jobs.feed import feed
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches.judge_images_by_accept_condition import judge_all
+from jobs.batches.evaluate_accept_condition import judge_all
 from jobs.batches.status import BatchStatus
 from tests.console.conftest import Typed
 from tests.factories import change

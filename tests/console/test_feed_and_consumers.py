@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
-from jobs.images import feed
+from jobs.feed import feed
 from jobs.queue import transitions
 from tests.console.conftest import Typed
 from tests.factories import failure, image, lanes_of, make_batch, take
-from tests.jobs.images.test_feed import settled
+from tests.jobs.feed.test_feed import settled
 
 pytestmark = pytest.mark.timeout(90)
 

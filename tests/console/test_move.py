@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from jobs.batches import move_images_to_output as move_files
+from jobs.batches import move_images_to_another_output as move_files
 from jobs.exports.records import add_shards, create, exports_of, move_exports
-from jobs.images import feed
+from jobs.feed import feed
 from jobs.outputs.ownership import read_owner
 from jobs.storage.open import S3Options, open_store
 from scheduler.ingest.ingest import Ingested

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.batches.retract_images import chosen_images, retract
-from jobs.images import feed
-from jobs.images.feed_query import FeedQuery
+from jobs.feed import feed
+from jobs.feed.feed_query import FeedQuery
 from jobs.images.where_expression import compile_condition
 from jobs.queue import transitions
 from jobs.states import EventKind

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jobs.batches.accepted_image_quotas import make_up, short
-from jobs.batches.judge_images_by_accept_condition import rejected
+from jobs.batches.evaluate_accept_condition import rejected
 from tests.factories import lanes_of
 from tests.worker.contexts import images_of, render
 from worker.lanes.lane_session import work

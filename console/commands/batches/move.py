@@ -14,8 +14,8 @@ from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.check_and_repair_objects import image_count
-from jobs.batches.move_images_to_output import check_can_move, delete_moved, moved_from
-from jobs.batches.move_images_to_output import move as move_files
+from jobs.batches.move_images_to_another_output import check_can_move, delete_moved, moved_from
+from jobs.batches.move_images_to_another_output import move as move_files
 from jobs.errors import UsageError
 from jobs.outputs.mount_marker import find_output
 from jobs.outputs.ownership import batch_folder_around, open_claimed

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from console.command_options import Batch, Json, one_of
-from console.commands.batches.reconcile_output import FORMATS, write_outcomes
+from console.commands.batches.write_row_outcomes import FORMATS, write_outcomes
 from console.session import session
 from console.terminal.output import counted, line_sum, note, plural, print_facts, print_json
 from jobs.batches import actions

@@ -29,7 +29,7 @@ from jobs.batches.accepted_image_quotas import short, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
-from jobs.batches.judge_images_by_accept_condition import rejected as rejected_images
+from jobs.batches.evaluate_accept_condition import rejected as rejected_images
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes

@@ -9,10 +9,10 @@ from console.command_options import Json
 from console.session import session
 from console.terminal.output import duration, note, plural, print_json, print_table
 from jobs.errors import UsageError
-from jobs.images import feed_consumers as keeping
-from jobs.images.feed import parse_cursor
-from jobs.images.feed_consumer_lag import consumers as list_consumers
-from jobs.images.feed_consumer_lag import holder
+from jobs.feed import consumers as keeping
+from jobs.feed.consumer_lag import consumers as list_consumers
+from jobs.feed.consumer_lag import holder
+from jobs.feed.feed import parse_cursor
 
 _COLUMNS = ("name", "behind", "for", "reads", "batch", "acknowledged", "cursor")
 

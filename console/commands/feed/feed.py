@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 from console.command_options import one_of
-from console.commands.feed.feed_output import FORMATS, FeedOutput, feed_output
+from console.commands.feed.feed_writers import FORMATS, FeedOutput, feed_output
 from console.session import Session, session
 from console.terminal.output import note
 from console.terminal.streams import is_unread
 from jobs.batches import actions
 from jobs.errors import UsageError
-from jobs.images import feed as feeding
-from jobs.images.feed import Cursor
-from jobs.images.feed_consumers import ConsumerBusyError, Turn, turn
-from jobs.images.feed_query import FeedQuery
+from jobs.feed import feed as feeding
+from jobs.feed.consumers import ConsumerBusyError, Turn, turn
+from jobs.feed.feed import Cursor
+from jobs.feed.feed_query import FeedQuery
 from jobs.images.where_expression import compile_condition
 from jobs.states import EventKind
 

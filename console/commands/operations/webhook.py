@@ -1,4 +1,4 @@
-"""`nightmill webhook`: whom to tell when batches end, are late or fall short, and when workers are unhealthy."""
+"""`nightmill webhook`: receivers of messages about batches that end, are late or fall short, and unhealthy workers."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from console.terminal.output import note, plural, print_json, print_line, print_
 from jobs.errors import UsageError
 from jobs.policy.time_windows import parse_moment
 from jobs.webhooks import deliveries, registry
-from jobs.webhooks.events import WANTABLE
+from jobs.webhooks.webhook_events import WANTABLE
 
 webhook = typer.Typer(
     help="URLs that are told of events, such as the end of a batch.",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
-from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
+from scheduler.export.image_arrow_schema import JSON_COLUMNS, SCHEMA
 from scheduler.export.rows.embedded_images import with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.json_rows import json_rows

@@ -11,8 +11,8 @@ from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, e
 from scheduler.export.rows.captions import captions
 from scheduler.export.rows.embedded_images import with_images
 from scheduler.export.rows.export_columns import ExportColumns
-from scheduler.export.tables.column_names import without_dots
 from scheduler.export.tables.export_table import TablePlace, data_file_name
+from scheduler.export.tables.names_without_dots import without_dots
 
 if TYPE_CHECKING:
     from scheduler.export.tables.lance_table import LanceTable

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, WrittenFile
-from scheduler.export.image_schema import SCHEMA
+from scheduler.export.image_arrow_schema import SCHEMA
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, ParquetFile
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.partition_columns import PartitionColumns, require_few_partitions

@@ -1,4 +1,4 @@
-"""The columns of exported rows: those of image rows, what is derived from them, and keys of `meta`."""
+"""The columns that an export writes: those of image rows, what is derived from them, and keys of `meta`."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scheduler.export.export_options import ExportOptions
+from scheduler.export.image_arrow_schema import SCHEMA
 from scheduler.export.image_copies.copies_of_shard import copy_names
-from scheduler.export.image_schema import SCHEMA
 from scheduler.export.rows.flatten_json_columns import JsonColumn, read_json_columns
 from scheduler.export.rows.unfit_values import UnfitValues
 

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from scheduler.export.image_schema import JSON_COLUMNS
+from scheduler.export.image_arrow_schema import JSON_COLUMNS
 
 
 def json_rows(batch: pa.RecordBatch, as_text: Collection[str] = ()) -> Iterator[bytes]:

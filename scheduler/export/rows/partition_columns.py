@@ -10,9 +10,9 @@ from jobs.errors import UsageError
 from jobs.images.insert_and_public_columns import public_columns
 from jobs.images.where_expression import ALL, VERDICTS, compile_condition
 from jobs.job_dataclasses import BatchId
-from jobs.storage.partition_folders import COLUMN, partition_folder
+from jobs.storage.hive_folder_names import COLUMN, partition_folder
 from scheduler.export.export_options import ExportOptions
-from scheduler.export.image_schema import JSON_COLUMNS
+from scheduler.export.image_arrow_schema import JSON_COLUMNS
 from scheduler.export.rows.export_columns import ExportColumns, export_schema
 from scheduler.export.rows.unfit_values import Report
 

@@ -1,4 +1,4 @@
-"""An export as an Iceberg table: one commit for each shard, unless the table already has what it is to have."""
+"""An export as an Iceberg table: one idempotent commit for each version of a shard."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from jobs.storage.key_layout import is_table_metadata
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.tables.catalog_names import OWN
 from scheduler.export.tables.export_table import ExportTable, ShardCommit, TablePlace
+from scheduler.export.tables.iceberg_catalog_entry import TableIdentity
 from scheduler.export.tables.iceberg_commits import (
     ALL,
     EXPORT,
@@ -25,8 +26,7 @@ from scheduler.export.tables.iceberg_commits import (
     replace_files,
     summary_of,
 )
-from scheduler.export.tables.iceberg_entry import TableIdentity
-from scheduler.export.tables.iceberg_files import data_files, expire_snapshots_with, metadata_files
+from scheduler.export.tables.iceberg_snapshot_files import data_files, expire_snapshots_with, metadata_files
 
 ORPHANED_AFTER = timedelta(days=1)
 """After this time, a metadata file that the table doesn't name is of no commit that is still being made."""

@@ -1,4 +1,4 @@
-"""An export as a Lance dataset: one commit for each shard, unless the dataset already has what it is to have."""
+"""An export as a Lance dataset: one idempotent commit for each version of a shard."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import pyarrow as pa
 from sqlalchemy import text
 
 from jobs.errors import NightmillError, UsageError
-from jobs.exports.files_of_several_shards import lock_files
+from jobs.exports.delete_unreferenced_files import lock_files
 from jobs.storage.key_layout import is_table_metadata
 from scheduler.export.tables.export_table import ExportTable, ShardCommit, TablePlace, shard_of
 from scheduler.export.tables.s3_access import S3Access, s3_access

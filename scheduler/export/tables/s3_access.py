@@ -1,4 +1,4 @@
-"""How other libraries reach what a store of S3 reaches."""
+"""S3 endpoint, region and credentials in the form that pyiceberg and Lance take."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Writes tar archives that depend on their members alone: no time, no user, no padding of chance.
+"""Writes reproducible tar archives: their bytes depend on the members alone, not on time, user or padding.
 
 Headers are those of POSIX.1-1988 (USTAR), which every reader knows, made some ten times as fast as by `tarfile`.
 """

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, Table, TextClause, text
 from jobs.batches import accepted_image_quotas as targets
 from jobs.batches import drop_jobs_and_delete_batches
 from jobs.db import schema
-from jobs.images.feed_query import FeedQuery, json_columns
+from jobs.feed.feed_query import FeedQuery, json_columns
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from jobs.states import EventKind

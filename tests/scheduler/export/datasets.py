@@ -19,10 +19,10 @@ from jobs.batches.actions import BatchStatus
 from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
 from models.catalogue.catalogue import Catalogue
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.write_dataset_metadata import write_index
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, WrittenFile, exporter_of
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.write_index import write_index
 from scheduler.export.read_image_rows import read_image_rows
 from tests.factories import image, lanes_of, make_batch, take
 

@@ -23,7 +23,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from jobs.db.engine import connect
-from jobs.images.feed import read
+from jobs.feed.feed import read
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.read_image_rows import read_image_rows

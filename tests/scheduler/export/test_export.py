@@ -28,7 +28,7 @@ from scheduler.export.export_options import ExportOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.formats.parquet import ROW_GROUP
-from scheduler.export.image_schema import JSON_COLUMNS, SCHEMA
+from scheduler.export.image_arrow_schema import JSON_COLUMNS, SCHEMA
 from scheduler.export.open_export import found_there
 from scheduler.export.run_export import Exported
 from scheduler.export.run_export import export as run_export

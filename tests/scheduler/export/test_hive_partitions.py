@@ -20,8 +20,8 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.queue import transitions
+from jobs.storage.hive_folder_names import partition_folder
 from jobs.storage.open import ObjectStore, S3Options, open_store
-from jobs.storage.partition_folders import partition_folder
 from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of

@@ -19,7 +19,7 @@ from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
-from jobs.exports.files_of_several_shards import delete_unnamed, lock_files
+from jobs.exports.delete_unreferenced_files import delete_unnamed, lock_files
 from jobs.job_dataclasses import BatchId
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.export.export_options import ExportOptions, GivenOptions

@@ -17,7 +17,7 @@ from jobs.errors import UsageError
 from jobs.storage.open import S3Options, open_store
 from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_request import ExportRequest
-from scheduler.export.image_schema import SCHEMA
+from scheduler.export.image_arrow_schema import SCHEMA
 from scheduler.export.parquet.parquet_file import SCHEMA_VERSION, ParquetFile
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.rows.export_columns import STAGES, ExportColumns

@@ -19,7 +19,7 @@ from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
 from jobs.exports.records import ShardRecord
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
-from jobs.images import feed
+from jobs.feed import feed
 from jobs.job_dataclasses import Failure, Job
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import accepted_image_quotas, actions
-from jobs.batches.judge_images_by_accept_condition import judge_all
+from jobs.batches.evaluate_accept_condition import judge_all
 from jobs.batches.manifest_reconciliation import outcomes, sums
 from jobs.errors import LeaseLostError, UsageError
 from jobs.job_dataclasses import Job
@@ -36,7 +36,7 @@ from tests.factories import (
     submit,
     take,
 )
-from tests.jobs.images.test_feed import settled
+from tests.jobs.feed.test_feed import settled
 from tests.jobs.manifest.helpers import rules
 
 Rows = Sequence[dict[str, Any]]

@@ -13,7 +13,7 @@ from standardwebhooks import WebhookVerificationError
 
 from jobs.db.engine import transact
 from jobs.webhooks import deliveries, registry
-from jobs.webhooks.events import LONGEST, EventType, emit
+from jobs.webhooks.webhook_events import LONGEST, EventType, emit
 from scheduler.webhooks import http_post
 from scheduler.webhooks.send_messages import Sender
 from tests.end_to_end.processes import until

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.db.engine import transact
-from jobs.webhooks.events import EventType, emit
+from jobs.webhooks.webhook_events import EventType, emit
 from tests.console.conftest import Typed
 from tests.factories import change, look
 from tests.receiver import receiving

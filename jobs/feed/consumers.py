@@ -8,8 +8,8 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.images.feed import Cursor, check_cursor
-from jobs.images.feed_query import FeedQuery
+from jobs.feed.feed import Cursor, check_cursor
+from jobs.feed.feed_query import FeedQuery
 from jobs.name_suggestion import nearest
 from jobs.states import EventKind
 

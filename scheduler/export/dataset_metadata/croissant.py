@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.storage.key_layout import is_copy
+from scheduler.export.dataset_metadata.column_descriptions import description
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.dataset_facts import Facts
+from scheduler.export.dataset_metadata.huggingface_licence_ids import licence_url
 from scheduler.export.exporters import RowFiles
-from scheduler.export.index.columns import description
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.dataset_statistics import Facts
-from scheduler.export.index.licences import licence_url
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE
 from scheduler.export.rows.hugging_face import IMAGE
 

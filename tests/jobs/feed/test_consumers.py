@@ -6,16 +6,16 @@ import pytest
 from sqlalchemy import Engine, text
 
 from jobs.errors import UsageError
-from jobs.images import feed, feed_consumer_lag, feed_consumers
-from jobs.images.feed import Cursor
-from jobs.images.feed_consumers import ConsumerBusyError, turn
-from jobs.images.feed_query import FeedQuery
+from jobs.feed import consumer_lag, consumers, feed
+from jobs.feed.consumers import ConsumerBusyError, turn
+from jobs.feed.feed import Cursor
+from jobs.feed.feed_query import FeedQuery
 from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from jobs.states import EventKind
 from tests.factories import change, failure, image, look, make_lane, take
-from tests.jobs.images.test_feed import settled
+from tests.jobs.feed.test_feed import settled
 
 START = Cursor(0, 0, 0)
 
@@ -35,7 +35,7 @@ def test_a_consumer_goes_on_from_what_it_has_acknowledged(engine: Engine) -> Non
         own.acknowledge(cursors[1])
     with turn(engine, "etl", FeedQuery()) as own:
         assert own.cursor == cursors[1]
-    (told,) = feed_consumer_lag.consumers(engine)
+    (told,) = consumer_lag.consumers(engine)
     assert (told["name"], told["rows"], told["cursor"]) == ("etl", 3, str(cursors[1]))
     assert told["seconds"] > 0
     assert told["kinds"] == ["image"]
@@ -53,7 +53,7 @@ def test_a_consumer_keeps_to_what_it_reads_by(engine: Engine) -> None:
             UsageError, match=rf"other --events, .* `nightmill consumers --reset etl {cursors[1]}`"
         ):
             turn(engine, "etl", other).__enter__()
-    feed_consumers.reset(engine, "etl", cursors[1])
+    consumers.reset(engine, "etl", cursors[1])
     with turn(engine, "etl", by_row) as own:
         own.acknowledge(cursors[2])
     with pytest.raises(UsageError, match="other --events"):
@@ -67,7 +67,7 @@ def test_two_of_one_name_are_refused_and_two_names_are_not(engine: Engine) -> No
         with pytest.raises(ConsumerBusyError, match="another process is reading as the consumer etl"):
             turn(engine, "etl", FeedQuery()).__enter__()
         with turn(engine, "other", FeedQuery()):
-            assert [row["reader_pid"] is not None for row in feed_consumer_lag.consumers(engine)] == [
+            assert [row["reader_pid"] is not None for row in consumer_lag.consumers(engine)] == [
                 True,
                 True,
             ]
@@ -102,7 +102,7 @@ def test_holding_the_turn_does_not_hold_back_the_feed(engine: Engine) -> None:
 def test_a_cursor_that_was_moved_meanwhile_is_not_overwritten(engine: Engine) -> None:
     cursors = finish(engine)
     with turn(engine, "etl", FeedQuery()) as own:
-        feed_consumers.reset(engine, "etl", cursors[3])
+        consumers.reset(engine, "etl", cursors[3])
         with pytest.raises(UsageError, match="was changed by somebody else"):
             own.acknowledge(cursors[1])
     with turn(engine, "etl", FeedQuery()) as own:
@@ -122,15 +122,15 @@ def test_wrong_names_and_cursors_are_refused(engine: Engine) -> None:
         turn(engine, "a b", FeedQuery()).__enter__()
     with pytest.raises(UsageError, match="ahead of this database"):
         turn(engine, "etl", FeedQuery(), Cursor(0, 10**15, 1)).__enter__()
-    assert feed_consumer_lag.consumers(engine) == []
+    assert consumer_lag.consumers(engine) == []
     with turn(engine, "etl", FeedQuery()):
         pass
     with pytest.raises(UsageError, match=r"no consumer 'etk': did you mean 'etl'\?"):
-        feed_consumers.remove(engine, "etk")
+        consumers.remove(engine, "etk")
     with pytest.raises(UsageError, match="ahead of this database"):
-        feed_consumers.reset(engine, "etl", Cursor(0, 10**15, 1))
-    feed_consumers.remove(engine, "etl")
-    assert feed_consumer_lag.consumers(engine) == []
+        consumers.reset(engine, "etl", Cursor(0, 10**15, 1))
+    consumers.remove(engine, "etl")
+    assert consumer_lag.consumers(engine) == []
 
 
 def test_the_lag_is_of_the_kinds_and_the_batch_that_are_read(engine: Engine) -> None:
@@ -147,8 +147,8 @@ def test_the_lag_is_of_the_kinds_and_the_batch_that_are_read(engine: Engine) -> 
     ):
         with turn(engine, name, query) as own:
             own.acknowledge(end)
-        feed_consumers.reset(engine, name, START)
-        (told,) = [row for row in feed_consumer_lag.consumers(engine) if row["name"] == name]
+        consumers.reset(engine, name, START)
+        (told,) = [row for row in consumer_lag.consumers(engine) if row["name"] == name]
         assert told["rows"] == expected, name
 
 
@@ -159,7 +159,7 @@ def test_the_transaction_that_holds_the_feed_back_is_named(engine: Engine) -> No
         late.execute(text("SELECT pg_current_xact_id()"))
         pid = late.execute(text("SELECT pg_backend_pid()")).scalar_one()
         transitions.complete(engine, [image(first), image(second)])
-        held_by = feed_consumer_lag.holder(engine)
+        held_by = consumer_lag.holder(engine)
         assert held_by is not None
         assert (held_by["kind"], held_by["pid"], held_by["application"]) == (
             "transaction",
@@ -167,11 +167,11 @@ def test_the_transaction_that_holds_the_feed_back_is_named(engine: Engine) -> No
             "night report",
         )
         assert held_by["since"] is not None
-        (told,) = feed_consumer_lag.consumers(engine)
+        (told,) = consumer_lag.consumers(engine)
         assert (told["rows"], told["held_back"]) == (2, 2)
         late.rollback()
     settled(engine, 2)
-    assert feed_consumer_lag.consumers(engine)[0]["held_back"] == 0
+    assert consumer_lag.consumers(engine)[0]["held_back"] == 0
 
 
 def test_replication_slots_do_not_hold_the_feed_back(engine: Engine) -> None:

@@ -5,9 +5,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pyarrow as pa
 
+from scheduler.export.dataset_metadata.column_descriptions import description
+from scheduler.export.dataset_metadata.dataset import Dataset
 from scheduler.export.exporters import RowFiles
-from scheduler.export.index.columns import description
-from scheduler.export.index.dataset_info import Dataset
 from scheduler.export.parquet.parquet_file import SCHEMA_VERSION
 from scheduler.export.rows.hugging_face import IMAGE
 

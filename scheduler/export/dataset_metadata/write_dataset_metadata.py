@@ -7,11 +7,11 @@ import yaml
 from sqlalchemy import Engine
 
 from models.catalogue.catalogue import Catalogue
+from scheduler.export.dataset_metadata import checksums, croissant, data_contract, dataset_card
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.dataset_facts import gather_facts
+from scheduler.export.dataset_metadata.sample_images import write_pictures
 from scheduler.export.exporters import WrittenFile
-from scheduler.export.index import card, checksums, croissant, data_contract
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.dataset_statistics import gather_facts
-from scheduler.export.index.sample_images import write_pictures
 
 
 def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: Path) -> list[WrittenFile]:
@@ -21,7 +21,7 @@ def write_index(engine: Engine, catalogue: Catalogue, dataset: Dataset, folder: 
     written = [*dataset.exporter.write_index(folder, dataset.names, dataset.read), *pictures]
     prefix = dataset.exporter.index_prefix
     texts = {
-        card.NAME: ("text/markdown", card.card(dataset, facts, pictures)),
+        dataset_card.NAME: ("text/markdown", dataset_card.card(dataset, facts, pictures)),
         croissant.NAME: (
             "application/ld+json",
             json.dumps(croissant.croissant(dataset, facts), indent=2, ensure_ascii=False),

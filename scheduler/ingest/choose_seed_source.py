@@ -1,4 +1,4 @@
-"""What the derived seeds of a batch depend on: the rows' ids where these are fit for it, else the rows' numbers."""
+"""Chooses what a batch's derived seeds depend on: the rows' ids if each has its own, else the rows' numbers."""
 
 from jobs.errors import UsageError
 from jobs.states import SeedSource

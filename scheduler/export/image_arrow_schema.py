@@ -1,4 +1,4 @@
-"""The columns of exported image rows, with their types in Parquet."""
+"""The Arrow schema of image rows, as every export reads them from the database."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Names of columns for tables that take a dot for the way into a struct."""
+"""Column names without dots, for tables whose filters read a dot as access to a nested field."""
 
 from collections.abc import Collection
 from itertools import chain, count

@@ -6,13 +6,13 @@ from importlib.metadata import version
 import yaml
 
 from models.catalogue.card import Card
+from scheduler.export.dataset_metadata import data_contract
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.dataset_card_metadata import card_metadata
+from scheduler.export.dataset_metadata.dataset_facts import MOST_CLASSES, Facts, Group, images_of
+from scheduler.export.dataset_metadata.markdown import escaped, megabytes, table
+from scheduler.export.dataset_metadata.reproduction import reproduction
 from scheduler.export.exporters import WrittenFile
-from scheduler.export.index import data_contract
-from scheduler.export.index.card_metadata import card_metadata
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.dataset_statistics import MOST_CLASSES, Facts, Group, images_of
-from scheduler.export.index.markdown import escaped, megabytes, table
-from scheduler.export.index.reproduction import reproduction
 
 NAME = "README.md"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from scheduler.export.index.dataset_info import Dataset
-from scheduler.export.index.dataset_statistics import Facts
-from scheduler.export.index.licences import hub_licence, licence_url
+from scheduler.export.dataset_metadata.dataset import Dataset
+from scheduler.export.dataset_metadata.dataset_facts import Facts
+from scheduler.export.dataset_metadata.huggingface_licence_ids import hub_licence, licence_url
 from scheduler.export.rows.hugging_face import IMAGE, features
 
 _SIZES: Sequence[tuple[int, str]] = (

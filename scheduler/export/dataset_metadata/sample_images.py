@@ -11,8 +11,8 @@ from sqlalchemy import Engine, Row, text
 from jobs.db.engine import run
 from jobs.errors import ObjectStoreError
 from jobs.states import ImageFormat
+from scheduler.export.dataset_metadata.dataset import Dataset
 from scheduler.export.exporters import WrittenFile
-from scheduler.export.index.dataset_info import Dataset
 
 FOLDER = ".pictures"
 """Programs that load a folder of images pass over names that begin with a dot."""

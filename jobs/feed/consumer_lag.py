@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db import cluster_epochs
 from jobs.db.engine import run
-from jobs.images.feed_consumers import READERS, READS
+from jobs.feed.consumers import READERS, READS
 
 _AFTER = """(t.epoch, t.xid, t.id) > (c.epoch, c.xid, c."position")
     AND (c.batch_id IS NULL OR t.batch_id = c.batch_id)"""

@@ -14,8 +14,8 @@ from console.terminal.output import print_line
 from console.terminal.output_file import complete_file
 from console.terminal.streams import Output, was_read
 from jobs.errors import UsageError
-from jobs.images.feed import Cursor, pages
-from jobs.images.feed_query import FeedQuery
+from jobs.feed.feed import Cursor, pages
+from jobs.feed.feed_query import FeedQuery
 
 if TYPE_CHECKING:
     import pyarrow as pa

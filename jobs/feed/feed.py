@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Row, text
 from jobs.db import cluster_epochs
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.images.feed_query import FeedQuery, json_columns
+from jobs.feed.feed_query import FeedQuery, json_columns
 from jobs.job_dataclasses import BatchId
 
 START = "0-0"

@@ -14,7 +14,7 @@ from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.exports.records import move_exports
-from jobs.images.write_feed_events import Event, add_event
+from jobs.feed.write_events import Event, add_event
 from jobs.outputs.export_inventory import Digests
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS
 from jobs.states import EventKind

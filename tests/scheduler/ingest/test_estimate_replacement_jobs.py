@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 
 from jobs.queue import transitions
 from jobs.states import ErrorKind
-from scheduler.ingest.expected_replacements import expected_replacements, measured_losses
+from scheduler.ingest.estimate_replacement_jobs import expected_replacements, measured_losses
 from tests.factories import failure, image, make_batch, make_lane, take
 
 

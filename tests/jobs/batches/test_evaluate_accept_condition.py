@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from jobs.batches import actions, judge_images_by_accept_condition
+from jobs.batches import actions, evaluate_accept_condition
 from jobs.batches.accepted_image_quotas import make_up, short, shortfall
 from jobs.batches.drop_jobs_and_delete_batches import archive, delete
-from jobs.batches.judge_images_by_accept_condition import AcceptanceJudge, check_accept, judge_all, rejected
+from jobs.batches.evaluate_accept_condition import AcceptanceJudge, check_accept, judge_all, rejected
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId, Job
 from jobs.policy.batch_policy import BatchPolicy
@@ -99,7 +99,7 @@ class TestVerdicts:
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """In pages, by one judge that goes on, and by judges of several processes."""
-        monkeypatch.setattr(judge_images_by_accept_condition, "PAGE", 7)
+        monkeypatch.setattr(evaluate_accept_condition, "PAGE", 7)
         batch = make_batch(engine, 60, target=60, accept="not duplicate")
         rng = np.random.default_rng(1)
         centres = rng.integers(0, 2**64, 10, dtype=np.uint64)
@@ -158,7 +158,7 @@ class TestVerdicts:
         store(engine, *take_all(engine, batch))
         with engine.begin() as connection, ThreadPoolExecutor(1) as pool:
             connection.execute(
-                text("SELECT pg_advisory_xact_lock(:key, 1)"), {"key": judge_images_by_accept_condition._LOCK}
+                text("SELECT pg_advisory_xact_lock(:key, 1)"), {"key": evaluate_accept_condition._LOCK}
             )
             assert AcceptanceJudge(engine).judge() == 0
             waiting = pool.submit(judge_all, engine, batch.id)

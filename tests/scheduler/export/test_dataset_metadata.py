@@ -21,9 +21,9 @@ from open_data_contract_standard.model import OpenDataContractStandard
 from sqlalchemy import Engine
 
 from jobs.storage.open import S3Options, open_store
+from scheduler.export.dataset_metadata.column_descriptions import description
+from scheduler.export.dataset_metadata.dataset_card_metadata import size_category
 from scheduler.export.export_request import ExportRequest
-from scheduler.export.index.card_metadata import size_category
-from scheduler.export.index.columns import description
 from scheduler.export.rows.find_meta_columns import find_meta_columns
 from scheduler.export.run_export import export as run_export
 from tests.factories import change

@@ -1,10 +1,10 @@
-"""Notes in the events that a batch has ended, or has unfinished jobs again."""
+"""Feed events that a batch has ended, or has unfinished jobs again."""
 
 from sqlalchemy import Engine, text
 
 from jobs.db.cluster_epochs import BEGUN, WRITTEN
 from jobs.db.engine import run
-from jobs.images.write_feed_events import COLUMNS, ID
+from jobs.feed.write_events import COLUMNS, ID
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import EventKind, JobState

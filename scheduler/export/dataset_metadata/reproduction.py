@@ -2,8 +2,8 @@
 
 import shlex
 
-from scheduler.export.index.dataset_statistics import BatchFacts, Facts
-from scheduler.export.index.markdown import escaped, table
+from scheduler.export.dataset_metadata.dataset_facts import BatchFacts, Facts
+from scheduler.export.dataset_metadata.markdown import escaped, table
 
 
 def reproduction(facts: Facts) -> str:
