@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.batches import accepted_image_quotas, actions
 from jobs.batches.evaluate_accept_condition import AcceptanceJudge
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.db.engine import run
 from jobs.errors import ServiceError
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions

@@ -32,10 +32,10 @@ from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up, shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.manifest_reconciliation import sums
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.status import open_jobs
 from jobs.db.engine import run as query
 from jobs.errors import UsageError
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.settings import Settings, load_settings
 from jobs.states import BatchState
 from jobs.storage.key_layout import DEFAULT_FORMAT

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.status import BatchStatus, status, statuses
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions

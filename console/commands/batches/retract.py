@@ -12,11 +12,11 @@ from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, images_by_id
 from jobs.batches.retract_images import retract as retract_images
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.images.reused_copies import copies_of
 from jobs.images.where_expression import VERDICTS, Condition, compile_condition
 from jobs.outputs.ownership import owner_of

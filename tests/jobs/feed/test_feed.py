@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.db import cluster_epochs
 from jobs.db.engine import connect
 from jobs.errors import UsageError
 from jobs.feed import feed
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.feed.feed_query import FeedQuery
 from jobs.images import row_serialisation
 from jobs.images.insert_and_public_columns import public_columns

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.errors import LeaseLostError
-from jobs.feed.batch_end_events import record_batch_events
 from jobs.feed.write_events import Event, add_event
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
