@@ -84,10 +84,10 @@ class _Intake:
         """Ingest as a submit does (digest of the file, validation, COPY, commit); returns the number of jobs."""
         with open_source(str(path or self.path)) as manifest:
             self.batches += 1
-            order = SubmitRequest(
+            request = SubmitRequest(
                 manifest, Reading(), parse_policy({}), "output", MODEL, name=f"batch-{self.batches}"
             )
-            return ingest(self.engine, order, self.rules).jobs
+            return ingest(self.engine, request, self.rules).jobs
 
     def read(self) -> None:
         """Read and validate every row, and keep none."""

@@ -32,7 +32,7 @@ def check_formats(formats: Sequence[str] | None) -> None:
 def open_live_exports(open_session: Session, batch: BatchStatus, formats: Sequence[str]) -> None:
     """Let schedulers export a batch in these formats beside its images, while it renders."""
     for name in dict.fromkeys(formats):
-        opened = open_export(open_session.engine, order_beside_images(open_session, batch, name))
+        opened = open_export(open_session.engine, request_beside_images(open_session, batch, name))
         records.make_live(open_session.engine, opened.id, is_live=True)
         note(f"{batch.name} is exported as {name} while it renders: `nightmill exports --batch {batch.name}`")
 
@@ -55,13 +55,13 @@ def update_beside_images(open_session: Session, batch: BatchStatus, formats: Seq
     there, places = exports_beside_images(open_session, batch), {}
     for name in dict.fromkeys(formats):
         options = ExportOptions.model_validate(there[name].options) if name in there else None
-        order = order_beside_images(open_session, batch, name, options=options)
-        export_with_progress(open_session, order)
-        places[name] = order.store.locate(order.prefix.rstrip("/"))
+        request = request_beside_images(open_session, batch, name, options=options)
+        export_with_progress(open_session, request)
+        places[name] = request.store.locate(request.prefix.rstrip("/"))
     return places
 
 
-def order_beside_images(
+def request_beside_images(
     open_session: Session,
     batch: BatchStatus,
     format: str,
@@ -102,7 +102,9 @@ def export_options(
     return parse_export_options(open_session.engine, ids, format, given, place, dataset)
 
 
-def export_with_progress(open_session: Session, order: ExportRequest, *, follow: bool = False) -> "Exported":
+def export_with_progress(
+    open_session: Session, request: ExportRequest, *, follow: bool = False
+) -> "Exported":
     """Write the export and return what it holds; errors are those of `scheduler.export.run_export.export`."""
     from scheduler.export.run_export import export  # noqa: PLC0415 - imports pyarrow
 
@@ -116,7 +118,7 @@ def export_with_progress(open_session: Session, order: ExportRequest, *, follow:
 
         done = export(
             open_session.engine,
-            order,
+            request,
             partial(_open_batch, open_session),
             on_rows,
             follow=follow,
@@ -129,14 +131,14 @@ def export_with_progress(open_session: Session, order: ExportRequest, *, follow:
             if is_replaced
             else "left so: its checksum no longer fits; --replace writes it anew"
         )
-        note(f"{order.store.locate(order.prefix + name)} had been changed, and was {now}")
-    _tell_unfit(order, done.unfit)
+        note(f"{request.store.locate(request.prefix + name)} had been changed, and was {now}")
+    _tell_unfit(request, done.unfit)
     return done
 
 
-def _tell_unfit(order: ExportRequest, unfit: "Report") -> None:
+def _tell_unfit(request: ExportRequest, unfit: "Report") -> None:
     """Say which columns have no room for values that are in the rows."""
-    types = dict(order.options.meta_columns)
+    types = dict(request.options.meta_columns)
     for column, found in unfit.items():
         type_ = types.get(column.removeprefix("meta."), "double")
         row = found["row_id"] if found["row_id"] is not None else f"number {found['ordinal']}"

@@ -140,9 +140,9 @@ class _Exports:
         """Export as the command does, and return the seconds."""
         target = self.output.parent / "target"
         options = parse_export_options(self.engine, [self.batch.id], format, GivenOptions())
-        order = ExportRequest([self.batch], format, open_store(str(target), S3Options()), options=options)
+        request = ExportRequest([self.batch], format, open_store(str(target), S3Options()), options=options)
         images = open_store(str(self.output), S3Options())
-        took = seconds(lambda: export(self.engine, order, lambda _: images))
+        took = seconds(lambda: export(self.engine, request, lambda _: images))
         shutil.rmtree(target)
         return took
 
@@ -183,11 +183,11 @@ class _Exports:
         folder.mkdir()
         target = self.output.parent / "unpacked"
         options = ExportOptions()
-        order = ExportRequest(
+        request = ExportRequest(
             [self.batch], "webdataset", open_store(str(target), S3Options()), options=options
         )
         images = open_store(str(self.output), S3Options())
-        export(self.engine, order, lambda _: images)
+        export(self.engine, request, lambda _: images)
         for archive in target.glob("*.tar"):
             subprocess.run(["tar", "-xf", archive, "-C", folder, "--no-same-owner"], check=True)
         shutil.rmtree(target)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from console.command_options import Json
-from console.export_with_progress import export_options, export_with_progress, order_beside_images
+from console.export_with_progress import export_options, export_with_progress, request_beside_images
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json, print_line
 from jobs.batches import actions
@@ -98,30 +98,32 @@ def export(
         columns, meta_columns, partition_by, where, split, layout, embed_images, copy_images, catalog, table
     )
     with session() as open_session:
-        order = _order(open_session, batches, to, format_, name, given, overwrite=overwrite, replace=replace)
-        remaining = sum(batch.remaining for batch in order.batches)
+        request = _request(
+            open_session, batches, to, format_, name, given, overwrite=overwrite, replace=replace
+        )
+        remaining = sum(batch.remaining for batch in request.batches)
         if require_complete and remaining and not follow:
-            note(f"{remaining:,} jobs of {order.dataset} are not finished: nothing is exported")
+            note(f"{remaining:,} jobs of {request.dataset} are not finished: nothing is exported")
             raise typer.Exit(1)
         if overwrite:
-            _announce(open_session, order)
-        done = export_with_progress(open_session, order, follow=follow)
-        remaining = sum(actions.status(open_session.engine, str(b.id)).remaining for b in order.batches)
+            _announce(open_session, request)
+        done = export_with_progress(open_session, request, follow=follow)
+        remaining = sum(actions.status(open_session.engine, str(b.id)).remaining for b in request.batches)
     if as_json:
-        print_json(_report(order, done, remaining))
+        print_json(_report(request, done, remaining))
         return
     shown = [file for file in done.files if not is_copy(file["name"])]
     for file in shown[:MOST_SHOWN]:
-        print_line(f"{_place(order, file)}\t{_size(file)}")
+        print_line(f"{_place(request, file)}\t{_size(file)}")
     if copies := len({file["name"] for file in done.files}) - len(shown):
-        note(f"{plural(copies, 'image file')} in {order.store.uri}/_images")
+        note(f"{plural(copies, 'image file')} in {request.store.uri}/_images")
     if (more := len(shown) - MOST_SHOWN) > 0:
         note(f"and {more:,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:
-        note(f"{plural(remaining, 'job')} of {order.dataset} not finished: export again later, or --follow")
+        note(f"{plural(remaining, 'job')} of {request.dataset} not finished: export again later, or --follow")
 
 
-def _order(
+def _request(
     open_session: Session,
     batches: list[str],
     to: str | None,
@@ -140,7 +142,7 @@ def _order(
             raise UsageError(
                 "several batches as one dataset, or one with a --name, need a place of their own: --to"
             )
-        return order_beside_images(
+        return request_beside_images(
             open_session, found[0], format, given, overwrite=overwrite, replace=replace
         )
     store = open_session.store(to)
@@ -150,25 +152,25 @@ def _order(
     )
 
 
-def _report(order: ExportRequest, done: "Exported", remaining: int) -> dict[str, Any]:
+def _report(request: ExportRequest, done: "Exported", remaining: int) -> dict[str, Any]:
     return {
         "export": done.id,
-        "batch": order.dataset,
-        "batches": [batch.name for batch in order.batches],
-        "format": order.format,
-        "folder": order.store.locate(order.prefix.rstrip("/")) if order.prefix else order.store.uri,
+        "batch": request.dataset,
+        "batches": [batch.name for batch in request.batches],
+        "format": request.format,
+        "folder": request.store.locate(request.prefix.rstrip("/")) if request.prefix else request.store.uri,
         "images": done.images,
         "shards": done.shards,
         "complete": done.is_complete,
         "remaining": remaining,
         "unfit": done.unfit,
-        "files": [_place(order, file) for file in done.files],
-        "index": [_place(order, file) for file in done.index],
+        "files": [_place(request, file) for file in done.files],
+        "index": [_place(request, file) for file in done.index],
     }
 
 
-def _place(order: ExportRequest, file: File) -> str:
-    return order.store.locate(order.prefix + file["name"])
+def _place(request: ExportRequest, file: File) -> str:
+    return request.store.locate(request.prefix + file["name"])
 
 
 def _size(file: File) -> str:
@@ -176,12 +178,13 @@ def _size(file: File) -> str:
     return f"{rows}{file['bytes']} bytes"
 
 
-def _announce(open_session: Session, order: ExportRequest) -> None:
+def _announce(open_session: Session, request: ExportRequest) -> None:
     """Name the files that an export with `--overwrite` deletes, and those that stay beside it."""
-    there = found_there(open_session.engine, order)
+    there = found_there(open_session.engine, request)
     for name in there.in_the_way:
-        note(f"deleting {order.store.locate(order.prefix + name)}")
+        note(f"deleting {request.store.locate(request.prefix + name)}")
     for name in there.others:
         note(
-            f"{order.store.uri}/{order.prefix}{name} stays: readers of the folder may take it for a part of the export"
+            f"{request.store.uri}/{request.prefix}{name} stays: readers of the folder may take it for a part of the "
+            "export"
         )

@@ -7,7 +7,7 @@ import typer
 
 from console.command_options import Json
 from console.manifests.onto_option import bring_onto, check_options, said
-from console.manifests.submit_request_from_options import order_of
+from console.manifests.submit_request_from_options import submit_request
 from console.session import session
 from console.submit_options import ManifestOptions, takes
 from console.terminal.output import (
@@ -38,11 +38,14 @@ def plan(options: ManifestOptions, as_json: Json = False) -> None:
     if options.onto is not None:
         _plan_onto(settings, options, as_json)
         return
-    with order_of(options, settings) as (order, rules), counting("reading", order.manifest.rows) as tell:
-        losses = _losses(settings) if order.policy.target is not None else {}
-        made = make_plan(order, rules, Catalogue.load(settings.models_path), tell, losses)
+    with (
+        submit_request(options, settings) as (request, rules),
+        counting("reading", request.manifest.rows) as tell,
+    ):
+        losses = _losses(settings) if request.policy.target is not None else {}
+        made = make_plan(request, rules, Catalogue.load(settings.models_path), tell, losses)
         seconds = made.gflop / _gflops(settings) if made.jobs and is_installed("worker") else None
-        report = plan_report(made, order, seconds)
+        report = plan_report(made, request, seconds)
     if as_json:
         print_json(report)
     else:

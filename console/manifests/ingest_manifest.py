@@ -7,7 +7,7 @@ import typer
 
 from console.batch_folder_claim import BatchFolder
 from console.manifests.onto_option import bring_onto, check_options, tell_changes
-from console.manifests.submit_request_from_options import order_of
+from console.manifests.submit_request_from_options import submit_request
 from console.session import Session
 from console.submit_options import SubmitOptions
 from console.terminal.output import line_sum, note, plural, seeds_said
@@ -51,14 +51,14 @@ def ingest_manifest(open_session: Session, options: SubmitOptions) -> Ingested:
 
 def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:
     with (
-        order_of(options, open_session.settings) as (order, rules),
-        counting("ingesting", order.manifest.rows) as tell,
+        submit_request(options, open_session.settings) as (request, rules),
+        counting("ingesting", request.manifest.rows) as tell,
     ):
 
         def attempt() -> Ingested:
-            folder = BatchFolder(open_session, order.output)
+            folder = BatchFolder(open_session, request.output)
             try:
-                return ingest(open_session.engine, order, rules, tell, max_jobs, folder.claim)
+                return ingest(open_session.engine, request, rules, tell, max_jobs, folder.claim)
             except BaseException:
                 folder.give_back()
                 raise

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from console.manifests.submit_request_from_options import order_of
+from console.manifests.submit_request_from_options import submit_request
 from console.session import Session
 from console.submit_options import ManifestOptions
 from console.terminal.output import note, plural
@@ -25,10 +25,10 @@ def bring_onto(
     model = base.settings.get("default_model", open_session.settings.default_model)
     settings = open_session.settings.model_copy(update={"default_model": model})
     with (
-        order_of(_as_read_before(options, base), settings, base.policy) as (order, rules),
-        counting("comparing", order.manifest.rows) as tell,
+        submit_request(_as_read_before(options, base), settings, base.policy) as (request, rules),
+        counting("comparing", request.manifest.rows) as tell,
     ):
-        known = open_session.engine, base, order, rules, tell
+        known = open_session.engine, base, request, rules, tell
         attempt = partial(apply_onto, *known, keeps_dropped=options.keep_dropped, is_dry=is_dry)
         return base, open_session.patiently(attempt)
 

@@ -1,4 +1,4 @@
-"""Convert the options of `plan`, `submit` and `run` to an order that the scheduler ingests."""
+"""Convert the options of `plan`, `submit` and `run` to a request that the scheduler ingests."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,10 +31,10 @@ from scheduler.ingest.submit_request import SubmitRequest, checked_name
 
 
 @contextmanager
-def order_of(
+def submit_request(
     asked: ManifestOptions, settings: Settings, stored: BatchPolicy | None = None
 ) -> Iterator[tuple[SubmitRequest, RowRules]]:
-    """Yield the order and the rules for its rows; the manifest stays open in the block. Raises UsageError.
+    """Yield the request and the rules for its rows; the manifest stays open in the block. Raises UsageError.
 
     `stored` is the policy of a batch that is there, in the place of one made of the options.
     """

@@ -29,24 +29,24 @@ class Compared:
     """Files about the export as a whole, such as its card."""
 
 
-def check_files(engine: Engine, connection: Connection, export: Export, order: ExportRequest) -> Compared:
+def check_files(engine: Engine, connection: Connection, export: Export, request: ExportRequest) -> Compared:
     """Mark the shards whose files are gone or were changed, to be written again; returns what isn't as written.
 
     Other processes may write shards meanwhile: the place is listed first, as the database names every file before it
     is put there.
     """
-    folder = order.prefix.rstrip("/")
-    names = [name.removeprefix(order.prefix) for name in order.store.names(folder)]
-    listing = {found.key.removeprefix(order.prefix): found for found in order.store.list(order.prefix)}
+    folder = request.prefix.rstrip("/")
+    names = [name.removeprefix(request.prefix) for name in request.store.names(folder)]
+    listing = {found.key.removeprefix(request.prefix): found for found in request.store.list(request.prefix)}
     compared = Compared()
     for shard in records.shards_of(engine, export.id):
         if shard.pending is None and not all(_is_listed(listing, file, shard) for file in shard.files):
-            compared.changed += _check_closely(engine, connection, export, order, shard)
+            compared.changed += _check_closely(engine, connection, export, request, shard)
     known = records.recorded_digests(engine, export)
     ours = {*known, *RECORDS}
     compared.others = [name for name in names if name not in ours and not belongs_to_table(name)]
     for name in sorted({file["name"] for file in export.files} & listing.keys()):
-        if digest_if_there(order.store, order.prefix + name) not in (None, *known[name]):
+        if digest_if_there(request.store, request.prefix + name) not in (None, *known[name]):
             compared.changed_index.append(name)
     return compared
 
@@ -60,11 +60,11 @@ def _is_listed(listing: Mapping[str, StoredObject], file: File, shard: ShardReco
 
 
 def _check_closely(
-    engine: Engine, connection: Connection, export: Export, order: ExportRequest, shard: ShardRecord
+    engine: Engine, connection: Connection, export: Export, request: ExportRequest, shard: ShardRecord
 ) -> list[str]:
     """Mark the shard if a file is gone or was changed; returns the names of changed ones."""
     names = [file["name"] for file in shard.files]
-    digests = {name: digest_if_there(order.store, order.prefix + name) for name in names}
+    digests = {name: digest_if_there(request.store, request.prefix + name) for name in names}
     now = next((s for s in records.shards_of(engine, export.id) if s.number == shard.number), None)
     if now is None or (now.version, now.pending) != (shard.version, None):
         return []  # another process is writing it

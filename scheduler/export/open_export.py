@@ -30,102 +30,106 @@ OnChanged = Callable[[str, bool], object]
 """Called with the name of a file of the export that somebody changed, and whether it is written anew."""
 
 
-def open_export(engine: Engine, order: ExportRequest, on_changed: OnChanged = lambda *_: None) -> Export:
-    """Return the export that the order asks for, with shards for all rows of its batches.
+def open_export(engine: Engine, request: ExportRequest, on_changed: OnChanged = lambda *_: None) -> Export:
+    """Return the export that the request asks for, with shards for all rows of its batches.
 
-    The same order again continues the export at the place: shards whose files are gone are written again. An earlier
+    The same request again continues the export at the place: shards whose files are gone are written again. An earlier
     export of the same batches there, in another format or with other options, is replaced: its files are deleted when
     the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
     batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
-    Files of the export that were changed are refused, too, if they would be replaced: without the order's `replace`.
+    Files of the export that were changed are refused, too, if they would be replaced: without the request's `replace`.
     """
-    opened = transact(engine, lambda connection: _open(engine, connection, order, on_changed))
-    table = order.exporter.table(TablePlace(engine, order.store, opened))
+    opened = transact(engine, lambda connection: _open(engine, connection, request, on_changed))
+    table = request.exporter.table(TablePlace(engine, request.store, opened))
     if table is not None:
-        transact(engine, lambda connection: _open_table(engine, connection, order, opened, table))
+        transact(engine, lambda connection: _open_table(engine, connection, request, opened, table))
     return opened
 
 
 def _open_table(
-    engine: Engine, connection: Connection, order: ExportRequest, export: Export, table: ExportTable
+    engine: Engine, connection: Connection, request: ExportRequest, export: Export, table: ExportTable
 ) -> None:
     """Open the export's table, and mark the shards that it has other files of than the database names."""
-    connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
+    connection.execute(_ONE_AT_A_TIME, {"place": f"{request.store.uri}/{request.prefix}"})
     shards = {shard.number: shard for shard in records.shards_of(engine, export.id)}
     published = {number: [file["name"] for file in shard.files] for number, shard in shards.items()}
-    for number in table.open(published, replace=order.replace or order.overwrite):
+    for number in table.open(published, replace=request.replace or request.overwrite):
         mark_outdated(connection, shards[number].batch_id, [shards[number].first_ordinal])
 
 
-def place_of(engine: Engine, order: ExportRequest) -> ExportPlace:
-    """Return the order's place, for its record files."""
+def place_of(engine: Engine, request: ExportRequest) -> ExportPlace:
+    """Return the request's place, for its record files."""
     return ExportPlace(
-        order.store, order.prefix, order.dataset, this_installation(engine).id, is_own=order.is_beside_images
+        request.store,
+        request.prefix,
+        request.dataset,
+        this_installation(engine).id,
+        is_own=request.is_beside_images,
     )
 
 
-def found_there(engine: Engine, order: ExportRequest) -> Found:
+def found_there(engine: Engine, request: ExportRequest) -> Found:
     """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
-    return export_inventory.look(place_of(engine, order), format_names())
+    return export_inventory.look(place_of(engine, request), format_names())
 
 
-def _open(engine: Engine, connection: Connection, order: ExportRequest, on_changed: OnChanged) -> Export:
-    place = place_of(engine, order)
-    connection.execute(_ONE_AT_A_TIME, {"place": f"{order.store.uri}/{order.prefix}"})
-    batches = [batch.id for batch in order.batches]
-    found = records.find_at(connection, order.store.uri, order.prefix)
+def _open(engine: Engine, connection: Connection, request: ExportRequest, on_changed: OnChanged) -> Export:
+    place = place_of(engine, request)
+    connection.execute(_ONE_AT_A_TIME, {"place": f"{request.store.uri}/{request.prefix}"})
+    batches = [batch.id for batch in request.batches]
+    found = records.find_at(connection, request.store.uri, request.prefix)
     if found is not None and found.installation != place.installation:  # copied here with the database
         records.delete(connection, found.id)
         found = None
-    if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, order):
-        compared = check_files(engine, connection, found, order)
-        _require_room(order, Found(others=compared.others))
+    if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, request):
+        compared = check_files(engine, connection, found, request)
+        _require_room(request, Found(others=compared.others))
         records.add_shards(connection, found.id, batches)
-        _settle_changes(connection, found, order, compared, on_changed)
+        _settle_changes(connection, found, request, compared, on_changed)
     else:
-        replaced = _make_room(engine, connection, place, found, order, on_changed)
+        replaced = _make_room(engine, connection, place, found, request, on_changed)
         found = records.create(
             connection,
             installation=place.installation,
-            name=order.dataset,
-            place=(order.store.uri, order.prefix),
-            format=order.format,
-            options=order.options.model_dump(mode="json", exclude_defaults=True),
-            shard_rows=order.exporter.rows_of_shard,
-            is_live=order.is_live,
+            name=request.dataset,
+            place=(request.store.uri, request.prefix),
+            format=request.format,
+            options=request.options.model_dump(mode="json", exclude_defaults=True),
+            shard_rows=request.exporter.rows_of_shard,
+            is_live=request.is_live,
             replaced=replaced,
         )
         records.add_shards(connection, found.id, batches)
     return found
 
 
-def _is_same(found: Export, order: ExportRequest) -> bool:
-    options = order.options.model_dump(mode="json", exclude_defaults=True)
-    return (found.name, found.format, found.options) == (order.dataset, order.format, options)
+def _is_same(found: Export, request: ExportRequest) -> bool:
+    options = request.options.model_dump(mode="json", exclude_defaults=True)
+    return (found.name, found.format, found.options) == (request.dataset, request.format, options)
 
 
 def _settle_changes(
-    connection: Connection, found: Export, order: ExportRequest, compared: Compared, on_changed: OnChanged
+    connection: Connection, found: Export, request: ExportRequest, compared: Compared, on_changed: OnChanged
 ) -> None:
-    """Refuse files that were changed and are to be written again, or have them written if the order allows that."""
+    """Refuse files that were changed and are to be written again, or have them written if the request allows that."""
     is_written = connection.execute(_IS_OUTDATED, {"export": found.id}).scalar_one() or found.finished is None
     changed = [*compared.changed, *compared.changed_index]
-    is_allowed = order.replace or order.overwrite
+    is_allowed = request.replace or request.overwrite
     if not is_allowed:
-        _require_unchanged(order, changed if is_written else compared.changed)
+        _require_unchanged(request, changed if is_written else compared.changed)
     elif changed:
         connection.execute(_FINISH_AGAIN, {"export": found.id})
     for name in changed:
         on_changed(name, is_allowed)
 
 
-def _require_unchanged(order: ExportRequest, changed: Sequence[str]) -> None:
+def _require_unchanged(request: ExportRequest, changed: Sequence[str]) -> None:
     if changed:
-        where = f"{order.store.uri}/{order.prefix}".rstrip("/")
+        where = f"{request.store.uri}/{request.prefix}".rstrip("/")
         were = "was" if len(changed) == 1 else "were"
         raise UsageError(
-            f"{where}: {_some(changed)} {were} changed since an export of {order.dataset} wrote it. Keep what is yours "
-            "elsewhere and say --replace, which writes it anew, or export to another folder"
+            f"{where}: {_some(changed)} {were} changed since an export of {request.dataset} wrote it. Keep what is "
+            "yours elsewhere and say --replace, which writes it anew, or export to another folder"
         )
 
 
@@ -134,45 +138,45 @@ def _make_room(
     connection: Connection,
     place: ExportPlace,
     found: Export | None,
-    order: ExportRequest,
+    request: ExportRequest,
     on_changed: OnChanged,
 ) -> Mapping[str, str]:
     """Claim the place for a new export; returns the SHA-256 by name of the files that it replaces."""
     known = records.recorded_digests(engine, found) if found else None
     there = export_inventory.look(place, format_names(), known)
     changed = there.take_changed()
-    if not (order.replace or order.overwrite):
-        _require_unchanged(order, changed)
-    _require_room(order, there)
+    if not (request.replace or request.overwrite):
+        _require_unchanged(request, changed)
+    _require_room(request, there)
     for name in [*changed, *there.in_the_way]:
-        order.store.delete(order.prefix + name)
+        request.store.delete(request.prefix + name)
     for name in changed:
         on_changed(name, True)
-    abort_uploads_of(order.store, [order.prefix + name for name in there.recorded])
+    abort_uploads_of(request.store, [request.prefix + name for name in there.recorded])
     if found is not None:
-        if (table := table_in_catalog(engine, order.store, found)) is not None:
+        if (table := table_in_catalog(engine, request.store, found)) is not None:
             table.drop()
         records.delete(connection, found.id)
     body = export_inventory.record_of(place, [{"name": n, "sha256": s} for n, s in there.own.items()])
     if INCOMPLETE in there.records:
-        order.store.put(order.prefix + INCOMPLETE, body, content_type="application/json")
-    elif not order.store.put_new(order.prefix + INCOMPLETE, body, content_type="application/json"):
+        request.store.put(request.prefix + INCOMPLETE, body, content_type="application/json")
+    elif not request.store.put_new(request.prefix + INCOMPLETE, body, content_type="application/json"):
         raise UsageError(
-            f"another export is being written to {order.store.locate(order.prefix + INCOMPLETE)}"
+            f"another export is being written to {request.store.locate(request.prefix + INCOMPLETE)}"
         )
     return there.own
 
 
-def _require_room(order: ExportRequest, found: Found) -> None:
-    if order.overwrite:
+def _require_room(request: ExportRequest, found: Found) -> None:
+    if request.overwrite:
         return
-    where = f"{order.store.uri}/{order.prefix}".rstrip("/")
+    where = f"{request.store.uri}/{request.prefix}".rstrip("/")
     if found.in_the_way:
         raise UsageError(
-            f"{where} holds {_some(found.in_the_way)}, which no export of {order.dataset} by this installation wrote: "
-            "export to another folder, or say --overwrite, which deletes them"
+            f"{where} holds {_some(found.in_the_way)}, which no export of {request.dataset} by this installation "
+            "wrote: export to another folder, or say --overwrite, which deletes them"
         )
-    if found.others and not order.is_beside_images:
+    if found.others and not request.is_beside_images:
         raise UsageError(
             f"{where} holds {_some(found.others)}, which readers would take for a part of the export: export to an "
             "empty folder, or say --overwrite, which leaves them where they are"

@@ -40,7 +40,7 @@ class Exported:
 
 def export(
     engine: Engine,
-    order: ExportRequest,
+    request: ExportRequest,
     open_batch: OpenBatch,
     on_rows: Callable[[int], None] = lambda _: None,
     *,
@@ -49,25 +49,25 @@ def export(
     models_dir: Path | None = None,
     on_changed: OnChanged = lambda *_: None,
 ) -> Exported:
-    """Write all shards of the order's export that aren't up to date, and `_SUCCESS` last.
+    """Write all shards of the request's export that aren't up to date, and `_SUCCESS` last.
 
     Shards with unfinished jobs are written as they are, and again by the next call; with `follow`, they are waited for.
     Several processes may write one export at once. `models_dir` has the user's own model cards. Raises as `open_export`
     does.
     """
-    opened = open_export(engine, order, on_changed)
+    opened = open_export(engine, request, on_changed)
     writer = ShardWriter(
         engine,
         opened,
-        order.exporter,
-        order.store,
+        request.exporter,
+        request.store,
         open_batch,
         on_rows,
         models_dir=models_dir,
-        overwrite=order.overwrite,
-        replace=order.replace,
+        overwrite=request.overwrite,
+        replace=request.replace,
     )
-    place = place_of(engine, order)
+    place = place_of(engine, request)
     if follow:
         _write_until_sealed(writer, place, pause)
     else:

@@ -31,18 +31,18 @@ def refuse_unfit_ids(line_without_id: int | None, repeated: Repeated) -> None:
         raise UnfitIdsError(next(iter(repeated.lines), None), "repeats the id of an earlier row")
 
 
-def possible_sources(order: SubmitRequest) -> tuple[SeedSource, ...]:
+def possible_sources(request: SubmitRequest) -> tuple[SeedSource, ...]:
     """Return the sources in the order in which they are to be tried; whether ids are fit is known at the end.
 
     Raises UsageError for seeds by id of a recipe whose rows share their seeds.
     """
-    recipe = order.manifest.recipe
-    is_given = "seed_from" not in order.policy.chosen()
+    recipe = request.manifest.recipe
+    is_given = "seed_from" not in request.policy.chosen()
     if recipe is None or not recipe.shares_seed:
-        return (order.policy.seed_from,) if is_given else (SeedSource.ID, SeedSource.ROW)
-    if is_given and order.policy.seed_from == SeedSource.ID:
+        return (request.policy.seed_from,) if is_given else (SeedSource.ID, SeedSource.ROW)
+    if is_given and request.policy.seed_from == SeedSource.ID:
         raise UsageError(
-            f"--set seed_from=id: the rows of a prompt share their seeds in {order.manifest.label}; "
+            f"--set seed_from=id: the rows of a prompt share their seeds in {request.manifest.label}; "
             "write share_seed: false there, or say --set seed_from=row"
         )
     return (SeedSource.ROW,)

@@ -41,7 +41,7 @@ _GIVEN = Seeds(0)
 
 
 def make_plan(
-    order: SubmitRequest,
+    request: SubmitRequest,
     rules: RowRules,
     catalogue: Catalogue,
     on_rows: Callable[[int], None] = lambda _: None,
@@ -54,7 +54,7 @@ def make_plan(
     plan = Plan()
     truncation = TruncatedPrompts(catalogue, plan)
     again = _Again(plan)
-    manifest = order.manifest
+    manifest = request.manifest
     if (manifest.rows or 0) > SAMPLED_ABOVE:
         manifest, plan.sample = manifest.sampled(SAMPLE), SAMPLE
     for item in read_rows(manifest, rules, plan.lines):
@@ -62,8 +62,8 @@ def make_plan(
         if isinstance(item, Reject):
             _count_reject(plan, item)
         else:
-            _count_row(plan, item, catalogue, order.policy.deep_cache)
-            plan.per_value[str(item.meta.get(order.policy.target_per or "", ""))] += item.num_images
+            _count_row(plan, item, catalogue, request.policy.deep_cache)
+            plan.per_value[str(item.meta.get(request.policy.target_per or "", ""))] += item.num_images
             _count_text(plan, item)
             again.count(item)
             truncation.add(item)
@@ -71,33 +71,33 @@ def make_plan(
             on_rows(plan.rows)
     truncation.count()
     again.finish()
-    plan.seed_from = _seed_source(order, plan)
-    if plan.sample and order.manifest.rows:
-        plan.extrapolate(order.manifest.rows)
-    if order.policy.target is not None:
-        _check_target_per(plan, order)
-        plan.fill_up(order.policy.target)
-        plan.replace_lost(order.policy, losses)
-    if order.reading.unique_ids:
-        refuse_repeated(plan.repeated_ids, order.manifest.label)
+    plan.seed_from = _seed_source(request, plan)
+    if plan.sample and request.manifest.rows:
+        plan.extrapolate(request.manifest.rows)
+    if request.policy.target is not None:
+        _check_target_per(plan, request)
+        plan.fill_up(request.policy.target)
+        plan.replace_lost(request.policy, losses)
+    if request.reading.unique_ids:
+        refuse_repeated(plan.repeated_ids, request.manifest.label)
     return plan
 
 
-def _check_target_per(plan: Plan, order: SubmitRequest) -> None:
-    column, is_complete = order.policy.target_per, len(plan.meta_columns) < _MAX_META_COLUMNS
+def _check_target_per(plan: Plan, request: SubmitRequest) -> None:
+    column, is_complete = request.policy.target_per, len(plan.meta_columns) < _MAX_META_COLUMNS
     if column is not None and plan.jobs and is_complete and column not in plan.meta_columns:
         refuse_target_per(column, sorted(plan.meta_columns))
 
 
-def _seed_source(order: SubmitRequest, plan: Plan) -> SeedSource:
+def _seed_source(request: SubmitRequest, plan: Plan) -> SeedSource:
     """Return what an ingest would derive seeds from; UsageError if that is the ids, by option, and they are unfit."""
-    first, *others = possible_sources(order)
+    first, *others = possible_sources(request)
     try:
         if first == SeedSource.ID:
             refuse_unfit_ids(plan.line_without_id, plan.repeated_ids)
     except UnfitIdsError as unfit:
         if not others:
-            raise unfit.explained(order.manifest.label) from None
+            raise unfit.explained(request.manifest.label) from None
         return others[0]
     return first
 

@@ -98,14 +98,14 @@ class Plan:
         return round(self.pixels * BYTES_PER_PIXEL[format])
 
 
-def report(plan: Plan, order: SubmitRequest, seconds: float | None) -> dict[str, Any]:
+def report(plan: Plan, request: SubmitRequest, seconds: float | None) -> dict[str, Any]:
     """Return the plan as `plan --json` prints it."""
     return {
-        "manifest": order.manifest.label,
-        "format": order.manifest.format,
+        "manifest": request.manifest.label,
+        "format": request.manifest.format,
         "rows": plan.rows,
         "sample": plan.sample,
-        "batch_seed": order.batch_seed,
+        "batch_seed": request.batch_seed,
         "seed_from": plan.seed_from,
         "jobs": plan.jobs,
         "expected_replacements": plan.expected_replacements,
@@ -139,7 +139,7 @@ def report(plan: Plan, order: SubmitRequest, seconds: float | None) -> dict[str,
         "left_out_columns": plan.lines.left_out,
         "not_found_columns": plan.lines.not_found,
         "estimated_seconds": seconds and round(seconds, 1),
-        "estimated_bytes": plan.bytes(order.policy.format),
+        "estimated_bytes": plan.bytes(request.policy.format),
     }
 
 

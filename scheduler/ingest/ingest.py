@@ -37,7 +37,7 @@ TELL_EVERY = 1_000
 
 @dataclass(frozen=True)
 class Ingested:
-    """The batch of an order, newly made or found."""
+    """The batch of a request, newly made or found."""
 
     id: BatchId
     name: str
@@ -66,13 +66,13 @@ class ManyJobsError(UsageError):
 
 def ingest(
     engine: Engine,
-    order: SubmitRequest,
+    request: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None] = lambda _: None,
     max_jobs: int | None = None,
     on_batch: Callable[[Ingested], None] = lambda _: None,
 ) -> Ingested:
-    """Store the order's rows as queued jobs; if the batch exists already, return it.
+    """Store the request's rows as queued jobs; if the batch exists already, return it.
 
     `on_rows` is called with the number of rows read so far, `on_batch` with the batch before its first row, when
     raising still rolls everything back. Raises ManifestError if the file is damaged, or, when strict, at the first row
@@ -80,20 +80,20 @@ def ingest(
     be over `max_jobs` jobs; for a recipe, before any row is made.
     """
     with engine.begin() as connection:
-        found = find_batch(connection, order)
-        batch = _ingested(found) if found else _create(connection, order)
+        found = find_batch(connection, request)
+        batch = _ingested(found) if found else _create(connection, request)
         on_batch(batch)
         if not batch.is_new:
-            _check_strictly(batch, order)
+            _check_strictly(batch, request)
             return batch
-        _check_rows(order.manifest, max_jobs)
-        load, lines = _load(connection, batch, order, rules, on_rows, max_jobs)
+        _check_rows(request.manifest, max_jobs)
+        load, lines = _load(connection, batch, request, rules, on_rows, max_jobs)
         again = load.repeated_ids
-        if order.reading.unique_ids:
-            refuse_repeated(again, order.manifest.label)
-        _note(connection, batch.id, order, load, lines)
-        added = _fill_up(connection, batch.id, order, load.jobs, max_jobs) if order.policy.target else 0
-        if order.policy.canary:
+        if request.reading.unique_ids:
+            refuse_repeated(again, request.manifest.label)
+        _note(connection, batch.id, request, load, lines)
+        added = _fill_up(connection, batch.id, request, load.jobs, max_jobs) if request.policy.target else 0
+        if request.policy.canary:
             canary_rollout.send_ahead(connection, batch.id)
         return replace(
             batch,
@@ -109,40 +109,40 @@ def ingest(
 def _load(
     connection: Connection,
     batch: Ingested,
-    order: SubmitRequest,
+    request: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None],
     max_jobs: int | None,
 ) -> tuple[Load, LineCounts]:
     """Load the manifest; with seeds by id first, and anew by row where its ids are found not to be fit for that."""
-    sources = possible_sources(order)
+    sources = possible_sources(request)
     for source in sources:
         lines = LineCounts()
         try:
             with (
                 connection.begin_nested(),
-                Load(connection, batch.id, Seeds(order.batch_seed, source)) as load,
+                Load(connection, batch.id, Seeds(request.batch_seed, source)) as load,
             ):
-                items = read_rows(order.manifest, rules, lines)
-                items = strictly(items, order) if order.reading.strict else items
-                items = items if max_jobs is None else _few(items, order.manifest.label, max_jobs)
+                items = read_rows(request.manifest, rules, lines)
+                items = strictly(items, request) if request.reading.strict else items
+                items = items if max_jobs is None else _few(items, request.manifest.label, max_jobs)
                 while load.add(islice(items, TELL_EVERY)):
                     on_rows(load.rows)
             return load, lines
         except UnfitIdsError as unfit:
             if source == sources[-1]:
-                raise unfit.explained(order.manifest.label) from None
+                raise unfit.explained(request.manifest.label) from None
     raise AssertionError
 
 
 def _fill_up(
-    connection: Connection, batch: BatchId, order: SubmitRequest, jobs: int, max_jobs: int | None
+    connection: Connection, batch: BatchId, request: SubmitRequest, jobs: int, max_jobs: int | None
 ) -> int:
     """Repeat rows until each value reaches the target; ManyJobsError if that makes too many jobs."""
-    if order.policy.target_per is not None and jobs:
-        accepted_image_quotas.check_target_per(connection, batch, order.policy.target_per)
+    if request.policy.target_per is not None and jobs:
+        accepted_image_quotas.check_target_per(connection, batch, request.policy.target_per)
     if max_jobs is not None and (many := jobs + accepted_image_quotas.missing(connection, batch)) > max_jobs:
-        raise ManyJobsError(f"{order.manifest.label}: makes {many:,} images to reach its target")
+        raise ManyJobsError(f"{request.manifest.label}: makes {many:,} images to reach its target")
     return accepted_image_quotas.fill_up(connection, batch)
 
 
@@ -164,18 +164,18 @@ def _few(items: Iterator[ManifestRow | Reject], label: str, max_jobs: int) -> It
         yield item
 
 
-def strictly(items: Iterator[ManifestRow | Reject], order: SubmitRequest) -> Iterator[ManifestRow | Reject]:
+def strictly(items: Iterator[ManifestRow | Reject], request: SubmitRequest) -> Iterator[ManifestRow | Reject]:
     """Pass on rows; ManifestError at the first reject."""
     for item in items:
         if isinstance(item, Reject):
-            raise ManifestError(f"{describe(item, order.manifest.label)}; nothing was ingested (--strict)")
+            raise ManifestError(f"{describe(item, request.manifest.label)}; nothing was ingested (--strict)")
         yield item
 
 
-def _check_strictly(batch: Ingested, order: SubmitRequest) -> None:
-    if order.reading.strict and batch.rejected:
+def _check_strictly(batch: Ingested, request: SubmitRequest) -> None:
+    if request.reading.strict and batch.rejected:
         raise ManifestError(
-            f"{order.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
+            f"{request.manifest.label} is batch {batch.name} already, of which {batch.rejected:,} rows were rejected: "
             f"`nightmill rejects {batch.name}` says why (--strict)"
         )
 
@@ -210,7 +210,7 @@ def _ingested(row: Row[Any]) -> Ingested:
 
 
 def _note(
-    connection: Connection, batch: BatchId, order: SubmitRequest, load: Load, lines: LineCounts
+    connection: Connection, batch: BatchId, request: SubmitRequest, load: Load, lines: LineCounts
 ) -> None:
     """Store the source of the seeds, the circumstances that the rows depend on, and the counts of lines."""
     statement = text("""
@@ -218,52 +218,52 @@ def _note(
             lines = CAST(:lines AS jsonb)
         WHERE id = :id""")
     values = {
-        "more": json.dumps(used_circumstances(order, load)),
+        "more": json.dumps(used_circumstances(request, load)),
         "source": load.seeds.source,
-        "lines": json.dumps(line_counts(order, load, lines)),
+        "lines": json.dumps(line_counts(request, load, lines)),
     }
     connection.execute(statement, {"id": batch, **values})
 
 
-def used_circumstances(order: SubmitRequest, load: Load) -> dict[str, str]:
+def used_circumstances(request: SubmitRequest, load: Load) -> dict[str, str]:
     """Return the circumstances that the rows depend on, as the batch's settings keep them."""
     is_used = {FOLDER: load.has_pictures, MODEL: load.has_default_model}
-    return {key: value for key, value in order.circumstances.items() if is_used[key]}
+    return {key: value for key, value in request.circumstances.items() if is_used[key]}
 
 
-def line_counts(order: SubmitRequest, load: Load, lines: LineCounts) -> dict[str, Any]:
+def line_counts(request: SubmitRequest, load: Load, lines: LineCounts) -> dict[str, Any]:
     """Return what became of the manifest's lines, and of which manifest, as the batch keeps it."""
     counted = lines.report(load.rows - load.rejected, load.rejected)
-    return counted | {"manifest_sha256": order.manifest.sha256}
+    return counted | {"manifest_sha256": request.manifest.sha256}
 
 
-def _create(connection: Connection, order: SubmitRequest) -> Ingested:
+def _create(connection: Connection, request: SubmitRequest) -> Ingested:
     """Create an empty batch; if another process is creating the same one, wait for it and return that."""
-    digest, _ = digest_and_batch(connection, order)
-    wanted = order.wanted_name
-    for name in [wanted] if order.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
-        values = _batch_values(order) | {"name": name, "digest": digest}
+    digest, _ = digest_and_batch(connection, request)
+    wanted = request.wanted_name
+    for name in [wanted] if request.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
+        values = _batch_values(request) | {"name": name, "digest": digest}
         statement = (
             insert(schema.batches).values(values).on_conflict_do_nothing().returning(schema.batches.c.id)
         )
         batch = connection.execute(statement).scalar_one_or_none()
         if batch is not None:
-            return Ingested(batch, name, True, 0, 0, 0, order.batch_seed)
-        if found := find_batch(connection, order):
+            return Ingested(batch, name, True, 0, 0, 0, request.batch_seed)
+        if found := find_batch(connection, request):
             return _ingested(found)
     raise UsageError(
         f"the name {wanted!r} belongs to a batch of another manifest or other settings; choose another --name"
     )
 
 
-def _batch_values(order: SubmitRequest) -> dict[str, Any]:
-    opens_at, closes_at = span(order.policy.window, datetime.now(UTC))
+def _batch_values(request: SubmitRequest) -> dict[str, Any]:
+    opens_at, closes_at = span(request.policy.window, datetime.now(UTC))
     return {
         "opens_at": opens_at,
         "closes_at": closes_at,
-        "manifest": order.manifest.label,
-        "manifest_sha256": order.manifest.sha256,
-        "settings": asdict(order.reading) | {CHOSEN: order.policy.chosen()},
-        "output": order.output,
-        **row_of(order.policy.model_copy(update={"batch_seed": order.batch_seed})),
+        "manifest": request.manifest.label,
+        "manifest_sha256": request.manifest.sha256,
+        "settings": asdict(request.reading) | {CHOSEN: request.policy.chosen()},
+        "output": request.output,
+        **row_of(request.policy.model_copy(update={"batch_seed": request.batch_seed})),
     }

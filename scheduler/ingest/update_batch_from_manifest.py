@@ -109,14 +109,14 @@ class Applied:
 def apply_onto(
     engine: Engine,
     base: Base,
-    order: SubmitRequest,
+    request: SubmitRequest,
     rules: RowRules,
     on_rows: Callable[[int], None] = lambda _: None,
     *,
     keeps_dropped: bool = False,
     is_dry: bool = False,
 ) -> Applied:
-    """Bring the batch to the order's manifest, in one transaction; nothing is changed if `is_dry`.
+    """Bring the batch to the request's manifest, in one transaction; nothing is changed if `is_dry`.
 
     Rows are matched by id. New ones get jobs; those of which anything differs that decides pixels are rendered again,
     after their images are taken back; those that are gone lose their jobs and images, unless `keeps_dropped`; where
@@ -125,7 +125,7 @@ def apply_onto(
     """
     with _transaction(engine, is_dry=is_dry) as connection:
         _check_ids_of_batch(connection, base)
-        load, lines = _stage(connection, base, order, rules, on_rows)
+        load, lines = _stage(connection, base, request, rules, on_rows)
         connection.execute(_LOCK, {"batch": base.id})
         difference = update_jobs_from_manifest.compare(
             connection,
@@ -134,10 +134,10 @@ def apply_onto(
             has_target=base.policy.target is not None,
             keeps_dropped=keeps_dropped,
         )
-        is_known = order.manifest.sha256 == base.manifest_sha256
+        is_known = request.manifest.sha256 == base.manifest_sha256
         if not (is_dry or (difference.is_empty and is_known)):
             kept = difference.unchanged + difference.changed + difference.told + difference.new
-            _apply(connection, base, order, load, lines, kept + load.rejected)
+            _apply(connection, base, request, load, lines, kept + load.rejected)
         return Applied(difference, load.rows, load.rejected, lines)
 
 
@@ -159,7 +159,11 @@ def _check_ids_of_batch(connection: Connection, base: Base) -> None:
 
 
 def _stage(
-    connection: Connection, base: Base, order: SubmitRequest, rules: RowRules, on_rows: Callable[[int], None]
+    connection: Connection,
+    base: Base,
+    request: SubmitRequest,
+    rules: RowRules,
+    on_rows: Callable[[int], None],
 ) -> tuple[Load, LineCounts]:
     update_jobs_from_manifest.stage(connection)
     lines = LineCounts()
@@ -167,40 +171,40 @@ def _stage(
         seeds = UnplacedSeeds(base.policy.batch_seed, SeedSource(base.policy.seed_from))
         with _StagedLoad(connection, base.id, seeds) as load:
             load.needs_ids = True
-            items = read_rows(order.manifest, rules, lines)
-            items = strictly(items, order) if order.reading.strict else items
+            items = read_rows(request.manifest, rules, lines)
+            items = strictly(items, request) if request.reading.strict else items
             while load.add(islice(items, TELL_EVERY)):
                 on_rows(load.rows)
     except UnfitIdsError as unfit:
-        place = f"{order.manifest.label}, line {unfit.line}" if unfit.line else order.manifest.label
+        place = f"{request.manifest.label}, line {unfit.line}" if unfit.line else request.manifest.label
         raise UsageError(f"{place}: {unfit.problem}; --onto matches rows by their ids") from None
     return load, lines
 
 
 def _apply(
-    connection: Connection, base: Base, order: SubmitRequest, load: Load, lines: LineCounts, rows: int
+    connection: Connection, base: Base, request: SubmitRequest, load: Load, lines: LineCounts, rows: int
 ) -> None:
     more = update_jobs_from_manifest.apply(connection, base.id)
     if base.policy.target is not None and accepted_image_quotas.fill_up(connection, base.id, is_later=True):
         connection.execute(_REOPEN, {"batch": base.id})
-    counts = line_counts(order, load, lines)
+    counts = line_counts(request, load, lines)
     chosen = {CHOSEN: base.settings[CHOSEN]} if CHOSEN in base.settings else {}
     values = {
         "batch": base.id,
-        "manifest": order.manifest.label,
-        "sha256": order.manifest.sha256,
-        "digest": free_digest(connection, _as_submitted(base, order), base.id, base.name),
+        "manifest": request.manifest.label,
+        "sha256": request.manifest.sha256,
+        "digest": free_digest(connection, _as_submitted(base, request), base.id, base.name),
         "rows": rows,
         "rejected": load.rejected,
         "more": more,
         "lines": json.dumps(counts) if rows == load.rows else None,  # not of rows that are kept
-        "settings": json.dumps(asdict(order.reading) | chosen | used_circumstances(order, load)),
+        "settings": json.dumps(asdict(request.reading) | chosen | used_circumstances(request, load)),
     }
     connection.execute(_STORE, values)
     add_shards_of(connection, base.id)
 
 
-def _as_submitted(base: Base, order: SubmitRequest) -> SubmitRequest:
-    """Return the order by which a submit of the manifest finds the batch: without a name where the file gives it."""
-    name = None if slug(order.manifest.stem) == base.name else base.name
-    return replace(order, name=name)
+def _as_submitted(base: Base, request: SubmitRequest) -> SubmitRequest:
+    """Return the request by which a submit of the manifest finds the batch: without a name where the file gives it."""
+    name = None if slug(request.manifest.stem) == base.name else base.name
+    return replace(request, name=name)
