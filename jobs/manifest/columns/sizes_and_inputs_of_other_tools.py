@@ -32,7 +32,7 @@ def translated(values: Mapping[str, Any], watched: Sequence[str]) -> Mapping[str
     """
     for name in watched:
         value, plain = values[name], plain_name(name)
-        if plain == _COUNT:
+        if name.strip().lower() == _COUNT:
             raise _unknown(name, "'num_images'")
         if missing(value):
             continue
