@@ -84,7 +84,7 @@ def _render(
         figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
         status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
     else:
-        again = "another --name renders the same manifest anew"
+        again = "another --name makes a batch of its own, with `--reuse off` rendered anew"
         if status.counts["failed"] or status.counts["blocked"]:
             again = f"`nightmill retry {status.name}` queues what failed or was blocked; {again}"
         note(f"nothing to render: {summary(status)}; {again}")

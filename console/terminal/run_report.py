@@ -22,7 +22,8 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
             f"{report['rendered_per_s']:.2f}/s, "
             f"{report['drawing_share']:.0%} of the time drawing"
         )
-        facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
+        if memory["parent"]:  # of a worker that this command has started
+            facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
     if report["reused"]:
         facts["reused"] = f"{plural(report['reused'], 'image')} of the same inputs in other rows, copied"
     if report["truncated"]:

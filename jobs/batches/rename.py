@@ -11,7 +11,10 @@ from jobs.states import EventKind
 
 # A batch that takes its first name again has the folder of its name, as one that was never renamed.
 _RENAME = text("""
-    UPDATE batches SET name = :name, folder = nullif(coalesce(folder, name), :name) WHERE id = :batch RETURNING id
+    UPDATE batches SET name = :name, folder = nullif(coalesce(folder, name), :name)
+    WHERE id = :batch AND NOT EXISTS (
+        SELECT FROM batches AS other WHERE other.id <> :batch AND :name IN (other.name, other.folder))
+    RETURNING id
 """)
 _OUTDATE = text("UPDATE export_shards SET generation = generation + 1 WHERE batch_id = :batch")
 # Only exports of this batch alone have its name; `--name` may be another's.
@@ -33,15 +36,19 @@ def rename(engine: Engine, batch: BatchStatus, name: str) -> None:
             f"batch {batch.name} has {batch.remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
         )
     try:
-        transact(engine, lambda connection: _rename(connection, batch, name))
-    except IntegrityError:
+        is_free = transact(engine, lambda connection: _rename(connection, batch, name))
+    except IntegrityError:  # somebody was quicker
+        is_free = False
+    if not is_free:
         raise UsageError(
-            f"the name {name!r} is taken, by a batch or as the folder of a renamed one"
-        ) from None
+            f"the name {name!r} is that of a batch, or was the first one of a batch, whose folder has it"
+        )
 
 
-def _rename(connection: Connection, batch: BatchStatus, name: str) -> None:
-    connection.execute(_RENAME, {"batch": batch.id, "name": name})
+def _rename(connection: Connection, batch: BatchStatus, name: str) -> bool:
+    if connection.execute(_RENAME, {"batch": batch.id, "name": name}).one_or_none() is None:
+        return False
     connection.execute(_OUTDATE, {"batch": batch.id})
     connection.execute(_EXPORTS, {"batch": batch.id, "old": batch.name, "name": name})
     add_event(connection, Event(EventKind.BATCH, batch.id, name, detail={"renamed_from": batch.name}))
+    return True

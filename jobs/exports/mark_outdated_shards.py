@@ -1,10 +1,6 @@
 """Marks shards of exports as outdated; every statement that changes jobs or image rows of an export does so."""
 
-from collections.abc import Collection
-
 from sqlalchemy import Connection, text
-
-from jobs.job_dataclasses import BatchId
 
 
 def outdating(affected: str = "affected") -> str:
@@ -27,14 +23,11 @@ def outdating(affected: str = "affected") -> str:
     )"""
 
 
-_MARK = text(f"""
-    WITH affected AS (
-        SELECT CAST(:batch AS bigint) AS batch_id, unnest(CAST(:ordinals AS bigint[])) AS ordinal
-    ), {outdating()}
-    SELECT 1
-""")
+_MARK = text(
+    "UPDATE export_shards SET generation = generation + 1 WHERE export_id = :export AND number = :number"
+)
 
 
-def mark_outdated(connection: Connection, batch: BatchId, ordinals: Collection[int]) -> None:
-    """Mark the export shards that hold these rows of a batch, in the transaction that changes them."""
-    connection.execute(_MARK, {"batch": batch, "ordinals": list(ordinals)})
+def mark_shard(connection: Connection, export: int, number: int) -> None:
+    """Mark one shard of one export, whose files aren't as they were written."""
+    connection.execute(_MARK, {"export": export, "number": number})

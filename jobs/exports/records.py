@@ -237,6 +237,14 @@ def note_replaced(connection: Connection, export: int, files: Sequence[File]) ->
     connection.execute(statement, {"id": export, "files": json.dumps(noted)})
 
 
+def note_files_of_replaced_export(connection: Connection, gone: Export, files: Sequence[File]) -> None:
+    """Let the export that has replaced one delete what a writer of that one has put there since, when it finishes."""
+    now = find_at(connection, gone.output, gone.prefix)
+    if now is not None and now.id != gone.id:
+        note_replaced(connection, now.id, files)
+        connection.execute(text("UPDATE exports SET finished = NULL WHERE id = :id"), {"id": now.id})
+
+
 def move_exports(connection: Connection, batch: BatchId, output: str, target: str, folder: str) -> None:
     """Let the exports in a batch's folder belong to another output, where all their shards are to be written."""
     statement = text("""

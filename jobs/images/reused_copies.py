@@ -6,11 +6,15 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 
+# Also rows of the same inputs and file that don't name one another: the row that both were copied from is gone.
 _COPIES = text("""
-    WITH given AS (SELECT id, coalesce(reused_from, id) AS root FROM images WHERE id = ANY (CAST(:ids AS bigint[]))),
-    alike AS (
+    WITH given AS (
+        SELECT id, coalesce(reused_from, id) AS root, inputs_sha256, sha256 FROM images
+        WHERE id = ANY (CAST(:ids AS bigint[]))
+    ), alike AS (
         SELECT id FROM images WHERE reused_from IN (SELECT root FROM given)
         UNION SELECT id FROM images WHERE id IN (SELECT root FROM given)
+        UNION SELECT other.id FROM given JOIN images AS other USING (inputs_sha256, sha256)
     )
     SELECT id FROM alike WHERE id NOT IN (SELECT id FROM given) ORDER BY id
 """)

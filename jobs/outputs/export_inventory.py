@@ -91,6 +91,11 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
     return found
 
 
+def has_record(place: ExportPlace, name: str) -> bool:
+    """Whether there is a record file of this name, by this installation, that can be read."""
+    return _record(place, name) is not None
+
+
 def clear(place: ExportPlace, found: Found) -> None:
     """Delete the files of own exports, and the records last, so that an interrupted call can be repeated."""
     for name in [*found.own, *found.records]:

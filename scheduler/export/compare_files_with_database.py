@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine
 
 from jobs.exports import records
-from jobs.exports.mark_outdated_shards import mark_outdated
+from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.outputs.export_inventory import RECORDS
 from jobs.storage.base import StoredObject, digest_if_there
@@ -27,6 +27,7 @@ class Compared:
     """Files of shards that aren't as they were written; their shards are marked."""
     changed_index: list[str] = field(default_factory=list)
     """Files about the export as a whole, such as its card."""
+    gone_index: list[str] = field(default_factory=list)
 
 
 def check_files(engine: Engine, connection: Connection, export: Export, request: ExportRequest) -> Compared:
@@ -45,8 +46,10 @@ def check_files(engine: Engine, connection: Connection, export: Export, request:
     known = records.recorded_digests(engine, export)
     ours = {*known, *RECORDS}
     compared.others = [name for name in names if name not in ours and not belongs_to_table(name)]
-    for name in sorted({file["name"] for file in export.files} & listing.keys()):
-        if digest_if_there(request.store, request.prefix + name) not in (None, *known[name]):
+    for name in sorted(file["name"] for file in export.files):
+        if name not in listing:
+            compared.gone_index.append(name)
+        elif digest_if_there(request.store, request.prefix + name) not in (None, *known[name]):
             compared.changed_index.append(name)
     return compared
 
@@ -70,5 +73,5 @@ def _check_closely(
         return []  # another process is writing it
     wrong = [file["name"] for file in shard.files if digests[file["name"]] != file["sha256"]]
     if wrong:
-        mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
+        mark_shard(connection, export.id, shard.number)
     return [name for name in wrong if digests[name] is not None]

@@ -73,7 +73,7 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
             raise NightmillError(f"the export of {writer.export.name} was deleted meanwhile")
         shards = records.shards_of(writer.engine, found.id)
         digest = versions_digest(shards)
-        if found.finished != digest or digest_if_there(place.store, place.prefix + SUCCESS) is None:
+        if found.finished != digest or not export_inventory.has_record(place, SUCCESS):
             held = _write(writer, place, found, shards, lease)
             values = {
                 "finished": digest,
@@ -100,6 +100,10 @@ def _claimed(engine: Engine, export: Export) -> Iterator[UUID]:
     lease = uuid4()
     values = {"id": export.id, "lease": lease, "lease_s": shard_claims.LEASE_S}
     while not run(engine, _CLAIM, values):
+        if records.get(engine, export.id) is None:
+            raise NightmillError(
+                f"the export of {export.name} was deleted or replaced by another one meanwhile"
+            )
         time.sleep(_POLL_S)
     try:
         with renewed(lambda: run(engine, _EXTEND, values), shard_claims.LEASE_S):

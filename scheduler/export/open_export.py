@@ -8,7 +8,7 @@ from jobs.db.engine import transact
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
-from jobs.exports.mark_outdated_shards import mark_outdated
+from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
@@ -54,7 +54,7 @@ def _open_table(
     shards = {shard.number: shard for shard in records.shards_of(engine, export.id)}
     published = {number: [file["name"] for file in shard.files] for number, shard in shards.items()}
     for number in table.open(published, replace=request.replace or request.overwrite):
-        mark_outdated(connection, shards[number].batch_id, [shards[number].first_ordinal])
+        mark_shard(connection, export.id, number)
 
 
 def place_of(engine: Engine, request: ExportRequest) -> ExportPlace:
@@ -112,12 +112,15 @@ def _settle_changes(
     connection: Connection, found: Export, request: ExportRequest, compared: Compared, on_changed: OnChanged
 ) -> None:
     """Refuse files that were changed and are to be written again, or have them written if the request allows that."""
-    is_written = connection.execute(_IS_OUTDATED, {"export": found.id}).scalar_one() or found.finished is None
+    is_outdated = (
+        connection.execute(_IS_OUTDATED, {"export": found.id}).scalar_one() or found.finished is None
+    )
+    is_written = is_outdated or bool(compared.gone_index)
     changed = [*compared.changed, *compared.changed_index]
     is_allowed = request.replace or request.overwrite
     if not is_allowed:
         _require_unchanged(request, changed if is_written else compared.changed)
-    elif changed:
+    if compared.gone_index or (changed and is_allowed):
         connection.execute(_FINISH_AGAIN, {"export": found.id})
     for name in changed:
         on_changed(name, is_allowed)

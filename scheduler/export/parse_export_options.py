@@ -124,7 +124,11 @@ def _meta_columns(
     there: Mapping[str, Any] | None,
 ) -> Sequence[Sequence[str]]:
     if given.meta_columns is not None:
-        return [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
+        pairs = [_pair("--meta-columns", part, ":") for part in _parts(given.meta_columns)]
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise UsageError(f"--meta-columns names {twice[0]!r} twice: a key has one type")
+        return pairs
     if there is not None:
         return list(there.get("meta_columns", ()))
     return find_meta_columns(engine, batches) if format in _FORMATS["meta_columns"] else ()

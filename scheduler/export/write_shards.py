@@ -17,7 +17,7 @@ from jobs.db.engine import transact
 from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
 from jobs.exports.delete_unreferenced_files import delete_unnamed
-from jobs.exports.mark_outdated_shards import mark_outdated
+from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export, File, note_replaced, recorded_digests
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
 from jobs.feed.write_events import Event, add_event
@@ -226,8 +226,9 @@ class ShardWriter:
 
     def _note_late(self, connection: Connection, shard: ClaimedShard, files: Sequence[File]) -> None:
         """Have the shard written again: what was put may have replaced the files of whoever has claimed it since."""
-        mark_outdated(connection, shard.batch_id, [shard.first_ordinal])
+        mark_shard(connection, self.export.id, shard.number)
         note_replaced(connection, self.export.id, files)
+        records.note_files_of_replaced_export(connection, self.export, files)
 
     def _delete_left_over(self, shard: ClaimedShard, files: Sequence[File]) -> None:
         """Delete the files of the version before that this one doesn't have, nor another shard."""

@@ -64,7 +64,7 @@ def test_neither_a_name_nor_a_folder_is_given_twice(typed: Typed, engine: Engine
     assert typed("rename", "foxes", "owls").code == 0
     make_batch(engine, 1, name="mice")
     for name, reason in (
-        ("mice", "the name 'mice' is taken"),
+        ("mice", "the name 'mice' is that of a batch"),
         ("Owls!", "'Owls!' can't name a batch"),
         ("12", "'12' can't name a batch"),
     ):
@@ -73,6 +73,9 @@ def test_neither_a_name_nor_a_folder_is_given_twice(typed: Typed, engine: Engine
     assert typed("rename", "mice", "cats").code == 2  # it has a job that hasn't ended
     with pytest.raises(Exception, match="'foxes' belongs to a batch"):
         make_batch(engine, 1, name="foxes")
+    assert typed("delete", "mice", "--yes").code == 2
+    assert typed("cancel", "mice").code == 0
+    assert "was the first one of a batch" in typed("rename", "mice", "foxes").err
     assert typed("rename", "owls", "foxes").code == 0
     assert look(engine, "SELECT name, folder FROM batches WHERE id = 1") == [
         {"name": "foxes", "folder": None}

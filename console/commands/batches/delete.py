@@ -25,7 +25,7 @@ def delete(
         found = actions.status(open_session.engine, batch)
         what = f"{found.name} ({counted(found.counts) or 'no jobs'})"
         if files:
-            what += f" and its files in {found.output}/{found.name}"
+            what += f" and its files in {found.output}/{found.folder}"
         if not yes:
             ask(f"deletes {what}")
         store = open_session.batch_store(found) if files else None

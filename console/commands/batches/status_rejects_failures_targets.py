@@ -179,7 +179,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             "jobs": summary(status),
             "rows": f"{status.rows:,}, {status.rejected:,} rejected",
             "manifest": status.manifest,
-            "output": f"{status.output}/{status.name}",
+            "output": f"{status.output}/{status.folder}",
             **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)

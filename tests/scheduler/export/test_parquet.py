@@ -209,6 +209,7 @@ def test_options_are_read_from_text(engine: Engine) -> None:
     [
         ("parquet", {"columns": "promt"}, "no column 'promt'; did you mean 'prompt'"),
         ("parquet", {"columns": "prompt,prompt"}, "twice"),
+        ("parquet", {"meta_columns": "a:long,a:double"}, "--meta-columns names 'a' twice"),
         ("parquet", {"meta_columns": "label"}, "--meta-columns label: write NAME:VALUE"),
         ("parquet", {"meta_columns": "label:text"}, "--meta-columns: Input should be 'string', 'long'"),
         ("hf", {"split": "train=most"}, "'most' is no number"),

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.db.engine import transact
-from jobs.errors import ObjectStoreError, UsageError
+from jobs.errors import NightmillError, ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
 from jobs.exports.records import ShardRecord
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
@@ -401,6 +401,53 @@ class TestFiles:
             exported(engine, store, batch)
         exported(engine, store, batch, overwrite=True)
         assert store.get("part-00000.jsonl") == body
+
+    def test_those_about_the_whole_that_are_gone_are_written_again(
+        self, engine: Engine, store: ObjectStore
+    ) -> None:
+        batch = make_batch(engine, 3)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        exported(engine, store, batch)
+        names = ("README.md", "SHA256SUMS")
+        before = [store.get(name) for name in names]
+        for name in names:
+            store.delete(name)
+        exported(engine, store, batch)
+        assert [store.get(name) for name in names] == before
+        store.put("_SUCCESS", b"damaged", content_type="application/json")
+        exported(engine, store, batch)
+        assert success(store)["complete"] is True
+
+    def test_one_that_is_gone_makes_no_other_export_out_of_date(
+        self, engine: Engine, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        batch, elsewhere = make_batch(engine, 3), open_store(str(tmp_path / "elsewhere"), S3Options())
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        other = exported(engine, elsewhere, batch)
+        exported(engine, store, batch)
+        store.delete("part-00000.jsonl")
+        assert exported(engine, store, batch).is_complete
+        assert all(shard.is_current for shard in shards(engine, other))
+
+    def test_a_writer_whose_export_is_replaced_ends_and_leaves_nothing(
+        self, engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another format comes to the place when all files of the first are staged and none is there yet."""
+        batch = make_batch(engine, 3)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        stage, todo = shard_claims.stage, ["replace"]
+
+        def staging(*arguments: Any) -> None:
+            stage(*arguments)
+            while todo:
+                todo.pop()
+                exported(engine, store, batch, format="csv")
+
+        monkeypatch.setattr(shard_claims, "stage", staging)
+        with pytest.raises(NightmillError, match="replaced by another one"):
+            exported(engine, store, batch)
+        assert exported(engine, store, batch, format="csv").is_complete
+        assert [name for name in bytes_of(store) if name.endswith(".jsonl")] == []
 
 
 class TestSeveralBatches:

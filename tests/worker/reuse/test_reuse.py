@@ -16,6 +16,7 @@ from jobs.policy.batch_policy import BatchPolicy, policy_keys
 from jobs.queue import transitions
 from jobs.settings import Settings
 from scheduler.ingest.ingest import Ingested
+from tests.factories import change
 from tests.worker.contexts import images_of, jobs_of, render, worker_context_for
 from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
@@ -82,6 +83,8 @@ def test_a_batch_of_the_same_rows_is_copied(context: WorkerContext, engine: Engi
     assert reused(engine, third) == [*rendered, None]
     assert copies_of(engine, rendered[:1]) == [copies[0]["id"], images_of(engine, third)[0]["id"]]
     assert copies_of(engine, [copies[0]["id"]]) == [rendered[0], images_of(engine, third)[0]["id"]]
+    change(engine, "UPDATE images SET reused_from = 10 ^ 9 WHERE id = :id", id=copies[0]["id"])
+    assert rendered[0] in copies_of(engine, [copies[0]["id"]]), "by the same inputs and file"
 
 
 def test_another_input_is_rendered(context: WorkerContext, engine: Engine, tmp_path: Path) -> None:
