@@ -130,15 +130,15 @@ def test_another_mark_prompt_filter_batch_size_or_none_by_the_worker(
     render(context, tmp_path, [FOX])
     terms = tmp_path / "terms.txt"
     terms.write_text("zebra\n")
-    for change in (
+    for changed_settings in (
         {"watermark": "OURS"},
         {"prompt_terms": terms},
         {"batch_size": 2},
         {"reuse": False},
     ):
-        other = context.settings.model_copy(update=change)
+        other = context.settings.model_copy(update=changed_settings)
         with worker_context_for(other, engine, ModelCache(other, 0)) as changed:
-            assert reused(engine, render(changed, tmp_path, [FOX])) == [None], change
+            assert reused(engine, render(changed, tmp_path, [FOX])) == [None], changed_settings
     same = context.settings.model_copy(update={"batch_size": 4})
     with worker_context_for(same, engine, ModelCache(same, 0)) as unchanged:
         assert reused(engine, render(unchanged, tmp_path, [FOX])) != [None]
