@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.db.engine import transact
-from jobs.exports.mark_outdated_shards import mark_outdated
-from jobs.job_dataclasses import BatchId
+from jobs.exports.mark_outdated_shards import mark_shard
+from jobs.exports.records import exports_of
 from jobs.storage.open import S3Options, open_store
 from jobs.webhooks import registry
 from tests.factories import change, look, make_batch
@@ -42,7 +42,8 @@ def test_shards_are_told_when_they_are_sealed(
         "place": f"{tmp_path}/out/",
     }
     change(engine, "UPDATE images SET device = 'cuda' WHERE ordinal = 2")
-    transact(engine, lambda connection: mark_outdated(connection, BatchId(batch.id), [2]))
+    (made,) = exports_of(engine)
+    transact(engine, lambda connection: mark_shard(connection, made.id, 1))
     export(engine, batch, "jsonl", store, "out/")
     assert [(each["shard"], each["version"]) for each in told(engine)][2:] == [(1, 2)]
 
