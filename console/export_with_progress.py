@@ -71,7 +71,7 @@ def request_beside_images(
     overwrite: bool = False,
     replace: bool = False,
 ) -> ExportRequest:
-    """Return the order of an export into the batch's own folder, which is claimed. Raises ForeignOutputError.
+    """Return the request for an export into the batch's own folder, which is claimed. Raises ForeignOutputError.
 
     Its options are `options`, or else follow from those given.
     """

@@ -26,7 +26,8 @@ ROUND_S = 3600
 STEP_S = 0.2
 
 _OUTPUTS = text("""
-    SELECT output, jsonb_object_agg(name, id) AS ids FROM batches WHERE output LIKE 's3://%' GROUP BY output
+    SELECT output, jsonb_object_agg(coalesce(folder, name), id) AS ids FROM batches
+    WHERE output LIKE 's3://%' GROUP BY output
 """)
 
 # Older batches may be swept by hand: nobody uploads to them any more, and listing all batches ever made costs money.
@@ -56,11 +57,11 @@ def sweep_uploads(settings: Settings, engine: Engine) -> int:
 
 def _sweep_uploads(engine: Engine, store: ObjectStore, ids: dict[str, BatchId]) -> int:
     @cache
-    def is_ours(name: str) -> bool:
-        if name not in ids:
+    def is_ours(folder: str) -> bool:
+        if folder not in ids:
             return False
         try:
-            return owner_of(engine, store, ids[name], name) is not None
+            return owner_of(engine, store, ids[folder], folder) is not None
         except ForeignOutputError:
             return False
 

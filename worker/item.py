@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.images.images_of_same_inputs import ReusableImage
+from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Failure, Job
 from jobs.states import ErrorKind, ImageFormat
 

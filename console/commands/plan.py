@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 from console.command_options import Json
-from console.manifests.onto_option import bring_onto, check_options, said
 from console.manifests.submit_request_from_options import submit_request
+from console.manifests.update_existing_batch import bring_onto, check_options, said
 from console.session import session
 from console.submit_options import ManifestOptions, takes
 from console.terminal.output import (

@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 from console.batch_folder_claim import BatchFolder
-from console.manifests.onto_option import bring_onto, check_options, tell_changes
 from console.manifests.submit_request_from_options import submit_request
+from console.manifests.update_existing_batch import bring_onto, check_options, tell_changes
 from console.session import Session
 from console.submit_options import SubmitOptions
 from console.terminal.output import line_sum, note, plural, seeds_said

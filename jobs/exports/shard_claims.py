@@ -22,7 +22,7 @@ from jobs.exports.delete_unreferenced_files import lock_files
 from jobs.exports.records import IS_OUTDATED, File
 from jobs.exports.renewed_lease import renewed
 from jobs.images.row_serialisation import copied
-from jobs.images.where_expression import ALL, VERDICTS, compile_condition
+from jobs.images.where_expression import chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.states import OPEN, sql_list
 
@@ -159,7 +159,7 @@ def read_shard(engine: Engine, shard: ClaimedShard, rows: Path) -> ShardSnapshot
 
 
 def _spool(connection: Connection, shard: ClaimedShard, rows: Path, where: str | None) -> None:
-    chosen = compile_condition(where, VERDICTS) if where else ALL
+    chosen = chosen_by(where)
     query = text(f"""
         i.batch_id = :batch AND i.ordinal >= :first AND i.ordinal < :end AND {chosen.sql} ORDER BY i.ordinal, i.index
     """)

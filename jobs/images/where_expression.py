@@ -94,6 +94,11 @@ def compile_condition(text: str, flags: Mapping[str, str] | None = None) -> Cond
     return Condition(f"({sql})", parser.values)
 
 
+def chosen_by(where: str | None) -> Condition:
+    """Compile the condition that an export stores, with `accepted` as a name; none chooses all images."""
+    return compile_condition(where, VERDICTS) if where else ALL
+
+
 def _tokens(text: str) -> Iterator[_Token]:
     place = 0
     while match := _TOKEN.match(text, place):

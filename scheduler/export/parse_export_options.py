@@ -45,8 +45,7 @@ def parse_export_options(
 
     Columns of `meta`, a catalog and a table that aren't given are those of the export that is there, in the same
     format; else the columns are found in the batches' rows, and the table is called like the dataset: it keeps its name
-    when a batch is renamed. Raises UsageError for what makes no sense, or isn't for the
-    format.
+    when a batch is renamed. Raises UsageError for what makes no sense, or isn't for the format.
     """
     for name, formats in _FORMATS.items():
         if getattr(given, name) and format not in formats:

@@ -11,14 +11,16 @@ from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.exports.records import Export, ShardRecord
+from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import ExportPlace
 
-_MODELS = text("""
-    SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images FROM images
-    WHERE batch_id = ANY (CAST(:batches AS bigint[])) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
+_MODELS = """
+    SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images
+    FROM images i JOIN batches b ON b.id = batch_id
+    WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {condition} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
 _MANIFESTS = text("""
     SELECT name, manifest, manifest_sha256 FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id
 """)
@@ -51,10 +53,16 @@ def success_record(
         cursor=_first_cursor(shards),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         nightmill=version("nightmill"),
-        models=[dict(row._mapping) for row in run(engine, _MODELS, values)],
+        models=_models(engine, batches, chosen_by(export.options.get("where"))),
         shards=[shard_report(shard) for shard in shards],
         **({} if table is None else {"table": table}),
     )
+
+
+def _models(engine: Engine, batches: Sequence[BatchId], condition: Condition) -> list[dict[str, Any]]:
+    """Return the models of the images that meet a condition, with how many images of each."""
+    query = text(_MODELS.format(condition=condition.sql))
+    return [dict(row._mapping) for row in run(engine, query, {"batches": batches, **condition.values})]
 
 
 def _short(engine: Engine, batches: Sequence[BatchId]) -> dict[str, int] | None:

@@ -41,6 +41,7 @@ def test_rows_card_and_counts_are_of_images_that_meet_it(typed: Typed, tmp_path:
     assert "2 synthetic images" in card
     assert "Only images with `accepted and row_id != 'r1'` are in it." in card
     told = json.loads((tmp_path / "set" / "_SUCCESS").read_text())
+    assert sum(model["images"] for model in told["models"]) == 2
     assert (told["images"], told["complete"], told["options"]["where"]) == (
         2,
         True,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
-from jobs.images.images_of_same_inputs import ReusableImage
+from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Image, Lane
 from worker.item import PipelineItem
 from worker.reuse.inputs_digest import InputsDigest

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 
-from jobs.images.images_of_same_inputs import ReusableImage
+from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.logs import log_context
 from jobs.monitoring import metrics

@@ -7,7 +7,7 @@ from hashlib import sha256
 from sqlalchemy import Engine
 
 from jobs.errors import ObjectStoreError, UsageError
-from jobs.images.images_of_same_inputs import ReusableImage
+from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.monitoring import metrics
 from jobs.outputs.mount_marker import find_output
 from jobs.states import ImageFormat

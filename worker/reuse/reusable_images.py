@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from jobs.images.images_of_same_inputs import ReusableImage, images_of_same_inputs
+from jobs.images.find_images_of_same_inputs import ReusableImage, images_of_same_inputs
 from jobs.job_dataclasses import Job, JobId, Lane
 from jobs.settings import Settings
 from jobs.states import Mode

@@ -17,7 +17,7 @@ from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, i
 from jobs.batches.retract_images import retract as retract_images
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
-from jobs.images.reused_copies import copies_of
+from jobs.images.find_copies_of_reused_images import copies_of
 from jobs.images.where_expression import VERDICTS, Condition, compile_condition
 from jobs.outputs.ownership import owner_of
 

@@ -1,8 +1,13 @@
-"""What each column of an export is, in words."""
+"""What each column of an export is, in words, and of what kind its values are."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import pyarrow as pa
 
 from jobs.images.insert_and_public_columns import public_columns
+from scheduler.export.rows.hugging_face import IMAGE
 
 _LINK = re.compile(r"\s*\(\[[^]]*\]\([^)]*\)\)")
 
@@ -24,6 +29,26 @@ _OTHERS = {
     "quality.clip_score": "0 to 100, of the image and its prompt before upscaling",
     "quality.clip_model": "which CLIP model",
 }
+
+
+Kind = Literal["image", "object", "boolean", "integer", "number", "timestamp", "date", "text"]
+
+
+_KINDS: Sequence[tuple[Kind, Callable[[pa.DataType], bool]]] = (
+    ("boolean", pa.types.is_boolean),
+    ("integer", pa.types.is_integer),
+    ("integer", pa.types.is_decimal),
+    ("number", pa.types.is_floating),
+    ("timestamp", pa.types.is_timestamp),
+    ("date", pa.types.is_date),
+)
+
+
+def kind_of(type_: pa.DataType) -> Kind:
+    """Return what a column's values are, whatever their width, for descriptions that name types in their own words."""
+    if type_ in (IMAGE, pa.json_()):
+        return "image" if type_ == IMAGE else "object"
+    return next((kind for kind, is_kind in _KINDS if is_kind(type_)), "text")
 
 
 def description(name: str) -> str:

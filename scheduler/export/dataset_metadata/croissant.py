@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.storage.key_layout import is_copy
-from scheduler.export.dataset_metadata.column_descriptions import description
+from scheduler.export.dataset_metadata.column_descriptions import Kind, description, kind_of
 from scheduler.export.dataset_metadata.dataset import Dataset
-from scheduler.export.dataset_metadata.dataset_facts import Facts
 from scheduler.export.dataset_metadata.huggingface_licence_ids import licence_url
+from scheduler.export.dataset_metadata.query_dataset_facts import Facts
 from scheduler.export.exporters import RowFiles
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE
 from scheduler.export.rows.hugging_face import IMAGE
@@ -19,6 +19,17 @@ VERSION = "http://mlcommons.org/croissant/1.1"
 
 _MEDIA_TYPES = {CONTENT_TYPE: CROISSANT_TYPE, "application/x-ndjson": "application/jsonlines"}
 """Those that Croissant's readers know, where they aren't those that the files are stored with."""
+
+_DATA_TYPES: dict[Kind, str] = {
+    "image": "sc:ImageObject",
+    "object": "sc:Text",
+    "boolean": "sc:Boolean",
+    "integer": "sc:Integer",
+    "number": "sc:Float",
+    "timestamp": "sc:DateTime",
+    "date": "sc:Date",
+    "text": "sc:Text",
+}
 
 _TERMS = (
     "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
@@ -132,20 +143,6 @@ def _field(field: pa.Field) -> dict[str, Any]:
         "@id": f"images/{field.name}",
         "name": f"images/{field.name}",
         "description": description(field.name),
-        "dataType": _data_type(field.type),
+        "dataType": _DATA_TYPES[kind_of(field.type)],
         "source": source,
     }
-
-
-def _data_type(type_: pa.DataType) -> str:
-    if type_ == IMAGE:
-        return "sc:ImageObject"
-    if pa.types.is_boolean(type_):
-        return "sc:Boolean"
-    if pa.types.is_integer(type_) or pa.types.is_decimal(type_):
-        return "sc:Integer"
-    if pa.types.is_floating(type_):
-        return "sc:Float"
-    if pa.types.is_timestamp(type_):
-        return "sc:DateTime"
-    return "sc:Date" if pa.types.is_date(type_) else "sc:Text"

@@ -5,17 +5,19 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pyarrow as pa
 
-from scheduler.export.dataset_metadata.column_descriptions import description
+from scheduler.export.dataset_metadata.column_descriptions import description, kind_of
 from scheduler.export.dataset_metadata.dataset import Dataset
 from scheduler.export.exporters import RowFiles
 from scheduler.export.parquet.parquet_file import SCHEMA_VERSION
-from scheduler.export.rows.hugging_face import IMAGE
 
 NAME = "datacontract.yaml"
 STANDARD = "3.2"
 """Version of the Open Data Contract Standard."""
 
 _FORMATS = {"application/x-parquet": "parquet", "text/csv": "csv", "application/jsonlines": "json"}
+_LOGICAL_TYPES = {"image": "object", "text": "string"}
+"""The standard's names of kinds of values, where they are others than ours."""
+
 _UNIQUE = ("image_id", "job_id", "sample_key")
 _NEVER_NULL = (
     "image_id",
@@ -78,9 +80,10 @@ def _table(rows: RowFiles) -> dict[str, Any]:
 
 
 def _property(field: pa.Field) -> dict[str, Any]:
+    kind = kind_of(field.type)
     found: dict[str, Any] = {
         "name": field.name,
-        "logicalType": _logical_type(field.type),
+        "logicalType": _LOGICAL_TYPES.get(kind, kind),
         "physicalType": str(field.type),
         "description": description(field.name),
         "required": field.name in _NEVER_NULL,
@@ -90,17 +93,3 @@ def _property(field: pa.Field) -> dict[str, Any]:
     if field.name in _UNIQUE:
         found["unique"] = True
     return found
-
-
-def _logical_type(type_: pa.DataType) -> str:
-    if type_ in (IMAGE, pa.json_()):
-        return "object"
-    if pa.types.is_boolean(type_):
-        return "boolean"
-    if pa.types.is_integer(type_) or pa.types.is_decimal(type_):
-        return "integer"
-    if pa.types.is_floating(type_):
-        return "number"
-    if pa.types.is_timestamp(type_):
-        return "timestamp"
-    return "date" if pa.types.is_date(type_) else "string"

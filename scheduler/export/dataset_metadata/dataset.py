@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from jobs.batches.status import BatchStatus
 from jobs.exports.records import File
-from jobs.images.where_expression import ALL, VERDICTS, Condition, compile_condition
+from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from scheduler.export.exporters import Exporter
 
@@ -29,8 +29,7 @@ class Dataset:
     @property
     def condition(self) -> Condition:
         """What the images of its batches had to meet."""
-        where = self.exporter.options.where
-        return compile_condition(where, VERDICTS) if where else ALL
+        return chosen_by(self.exporter.options.where)
 
     @property
     def names(self) -> list[str]:

@@ -9,9 +9,9 @@ from models.catalogue.card import Card
 from scheduler.export.dataset_metadata import data_contract
 from scheduler.export.dataset_metadata.dataset import Dataset
 from scheduler.export.dataset_metadata.dataset_card_metadata import card_metadata
-from scheduler.export.dataset_metadata.dataset_facts import MOST_CLASSES, Facts, Group, images_of
+from scheduler.export.dataset_metadata.how_to_reproduce import reproduction
 from scheduler.export.dataset_metadata.markdown import escaped, megabytes, table
-from scheduler.export.dataset_metadata.reproduction import reproduction
+from scheduler.export.dataset_metadata.query_dataset_facts import MOST_CLASSES, Facts, Group, images_of
 from scheduler.export.exporters import WrittenFile
 
 NAME = "README.md"

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from scheduler.export.dataset_metadata.dataset import Dataset
-from scheduler.export.dataset_metadata.dataset_facts import Facts
 from scheduler.export.dataset_metadata.huggingface_licence_ids import hub_licence, licence_url
+from scheduler.export.dataset_metadata.query_dataset_facts import Facts
 from scheduler.export.rows.hugging_face import IMAGE, features
 
 _SIZES: Sequence[tuple[int, str]] = (

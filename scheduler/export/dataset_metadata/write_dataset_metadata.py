@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from models.catalogue.catalogue import Catalogue
 from scheduler.export.dataset_metadata import checksums, croissant, data_contract, dataset_card
 from scheduler.export.dataset_metadata.dataset import Dataset
-from scheduler.export.dataset_metadata.dataset_facts import gather_facts
+from scheduler.export.dataset_metadata.query_dataset_facts import gather_facts
 from scheduler.export.dataset_metadata.sample_images import write_pictures
 from scheduler.export.exporters import WrittenFile
 

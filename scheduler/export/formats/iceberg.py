@@ -1,6 +1,5 @@
 """Export to a table of Apache Iceberg: each shard is a Parquet file, which one commit adds or replaces."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from scheduler.export.formats.parquet import ROW_GROUP
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.prefetch_iterator import read_ahead
-from scheduler.export.tables.export_table import TablePlace, data_file_name
+from scheduler.export.tables.export_table import TablePlace, name_data_file
 from scheduler.export.tables.iceberg_schema import storable, stored
 
 if TYPE_CHECKING:
@@ -37,10 +36,7 @@ class IcebergExporter(Exporter):
         if not file.rows:
             path.unlink()
             return []
-        with path.open("rb") as stream:
-            name = data_file_name(shard.number, hashlib.file_digest(stream, "sha256").hexdigest(), "parquet")
-        (folder / name).parent.mkdir(exist_ok=True)
-        path.rename(folder / name)
+        name = name_data_file(path, shard.number)
         return [WrittenFile(name, CONTENT_TYPE, file.rows, columns.unfit.report)]
 
     def row_files(self) -> RowFiles:

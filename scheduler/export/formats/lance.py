@@ -1,6 +1,5 @@
 """Export to a dataset of Lance, with the images in it: each shard is a fragment, which one commit adds or replaces."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,8 @@ from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, e
 from scheduler.export.rows.captions import captions
 from scheduler.export.rows.embedded_images import with_images
 from scheduler.export.rows.export_columns import ExportColumns
-from scheduler.export.tables.export_table import TablePlace, data_file_name
-from scheduler.export.tables.names_without_dots import without_dots
+from scheduler.export.tables.column_names_without_dots import without_dots
+from scheduler.export.tables.export_table import TablePlace, name_data_file
 
 if TYPE_CHECKING:
     from scheduler.export.tables.lance_table import LanceTable
@@ -40,10 +39,7 @@ class LanceExporter(Exporter):
         if not rows:
             path.unlink()
             return []
-        with path.open("rb") as stream:
-            name = data_file_name(shard.number, hashlib.file_digest(stream, "sha256").hexdigest(), "lance")
-        (folder / name).parent.mkdir(exist_ok=True)
-        path.rename(folder / name)
+        name = name_data_file(path, shard.number)
         return [WrittenFile(name, CONTENT_TYPE, rows, columns.unfit.report)]
 
     def table(self, place: TablePlace) -> "LanceTable":

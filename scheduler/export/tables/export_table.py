@@ -1,9 +1,11 @@
 """The table of an export in a table format: what a catalog, or a log of commits, says about the files of the shards."""
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
@@ -19,6 +21,17 @@ _DATA_FILE = re.compile(rf"(?:.*/)?data/([0-9]{{5,}})-[0-9a-f]{{{DIGITS}}}\.[a-z
 def data_file_name(number: int, sha256: str, extension: str) -> str:
     """Return the name of a shard's data file: other bytes get another name, because old snapshots name the former."""
     return f"data/{number:05d}-{sha256[:DIGITS]}.{extension}"
+
+
+def name_data_file(path: Path, number: int) -> str:
+    """Rename a shard's data file, in the folder that it lies in, to what the table has it as; returns that name."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    name = data_file_name(number, digest, path.suffix.removeprefix("."))
+    target = path.parent / name
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
+    return name
 
 
 def shard_of(path: str) -> int | None:

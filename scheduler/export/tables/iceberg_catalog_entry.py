@@ -13,9 +13,9 @@ from pyiceberg.table import Table, TableProperties
 from jobs.errors import NightmillError, UsageError
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.tables.catalog_names import table_name
+from scheduler.export.tables.commit_properties import EXPORT
 from scheduler.export.tables.export_table import TablePlace
 from scheduler.export.tables.iceberg_catalog import explained, make_namespace, open_catalog
-from scheduler.export.tables.iceberg_commits import EXPORT
 
 INSTALLATION = "nightmill.installation"
 

@@ -1,23 +1,14 @@
 """Commits to an Iceberg table: data files of shards, with what the snapshot's summary tells of them."""
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import ancestors_of
 
-from scheduler.export.tables.export_table import ShardCommit, shard_of
-
-EXPORT, SHARD, VERSION = "nightmill.export", "nightmill.shard", "nightmill.version"
-CURSOR, FILES = "nightmill.cursor", "nightmill.files"
-
-ALL = "all"
-"""In place of a shard's number: the files of all shards, in a table that was made anew."""
-
-TRIES = 40
-"""Commits of others that one commit yields to."""
+from scheduler.export.tables.commit_properties import ALL, SHARD, files_told
+from scheduler.export.tables.export_table import shard_of
 
 
 def by_shard(files: Mapping[str, DataFile]) -> dict[int, list[DataFile]]:
@@ -29,17 +20,6 @@ def by_shard(files: Mapping[str, DataFile]) -> dict[int, list[DataFile]]:
     return found
 
 
-def summary_of(export: int, shard: ShardCommit) -> dict[str, str]:
-    """Return what the snapshot's summary tells of a shard."""
-    return {
-        EXPORT: str(export),
-        SHARD: str(shard.number),
-        VERSION: str(shard.version),
-        CURSOR: shard.cursor,
-        FILES: ",".join(shard.files),
-    }
-
-
 def last_commit(table: Table, number: int) -> list[str] | None:
     """Return the files of the shard's last commit that led to the current snapshot; None if that isn't known.
 
@@ -49,7 +29,7 @@ def last_commit(table: Table, number: int) -> list[str] | None:
     for snapshot in ancestors_of(table.current_snapshot(), table.metadata):
         told = snapshot.summary.additional_properties if snapshot.summary else {}
         if told.get(SHARD) == str(number):
-            return [name for name in told.get(FILES, "").split(",") if name]
+            return files_told(told)
         if told.get(SHARD) == ALL:
             return None
         oldest = snapshot.sequence_number
@@ -76,9 +56,3 @@ def replace_files(
     else:
         transaction.add_files(added, snapshot_properties=dict(properties), check_duplicate_files=False)
     transaction.commit_transaction()
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long to wait before each further try, in seconds: longer and longer, up to 2 s."""
-    for number in range(TRIES):
-        yield random.uniform(0.5, 1) * min(0.05 * 1.5**number, 2.0)  # noqa: S311 - no secret

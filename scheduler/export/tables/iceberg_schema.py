@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from scheduler.export.tables.names_without_dots import without_dots
+from scheduler.export.tables.column_names_without_dots import without_dots
 
 SEED = pa.decimal128(20, 0)
 """Iceberg has no unsigned integers, and seeds go up to 2**64 - 1."""

@@ -14,18 +14,10 @@ from jobs.errors import NightmillError, UsageError
 from jobs.storage.key_layout import is_table_metadata
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.tables.catalog_names import OWN
+from scheduler.export.tables.commit_properties import EXPORT, of_all_shards, of_shard, retry_delays
 from scheduler.export.tables.export_table import ExportTable, ShardCommit, TablePlace
 from scheduler.export.tables.iceberg_catalog_entry import TableIdentity
-from scheduler.export.tables.iceberg_commits import (
-    ALL,
-    EXPORT,
-    SHARD,
-    by_shard,
-    last_commit,
-    pauses,
-    replace_files,
-    summary_of,
-)
+from scheduler.export.tables.iceberg_commits import by_shard, last_commit, replace_files
 from scheduler.export.tables.iceberg_snapshot_files import data_files, expire_snapshots_with, metadata_files
 
 ORPHANED_AFTER = timedelta(days=1)
@@ -56,7 +48,7 @@ class IcebergTable(ExportTable):
                 entry.drop()
                 table = entry.make()
             if paths := [self.identity.path(name) for names in published.values() for name in names]:
-                table.add_files(paths, snapshot_properties={EXPORT: str(self.place.export.id), SHARD: ALL})
+                table.add_files(paths, snapshot_properties=of_all_shards(self.place.export.id))
             return []
 
     def commit(self, shard: ShardCommit) -> None:
@@ -69,7 +61,7 @@ class IcebergTable(ExportTable):
             if self._is_foreign(table, there, shard.number, shard.published):
                 raise self._changed()
             paths = [self.identity.path(name) for name in shard.files]
-            replace_files(table, there, paths, summary_of(self.place.export.id, shard))
+            replace_files(table, there, paths, of_shard(self.place.export.id, shard))
 
         self._in_turns(commit)
 
@@ -147,7 +139,7 @@ class IcebergTable(ExportTable):
         shard, one of which had lost its lease, would both add their file.
         """
         with self.identity.opened() as entry:
-            for wait_s in pauses():
+            for wait_s in retry_delays():
                 try:
                     table = entry.load()
                     table.metadata.properties[TableProperties.COMMIT_NUM_RETRIES] = "0"  # of this copy alone

@@ -1,7 +1,6 @@
 """An export as a Lance dataset: one idempotent commit for each version of a shard."""
 
 import os
-import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from sqlalchemy import text
 from jobs.errors import NightmillError, UsageError
 from jobs.exports.delete_unreferenced_files import lock_files
 from jobs.storage.key_layout import is_table_metadata
-from scheduler.export.tables.export_table import ExportTable, ShardCommit, TablePlace, shard_of
-from scheduler.export.tables.s3_access import S3Access, s3_access
+from scheduler.export.tables.commit_properties import EXPORT, of_all_shards, of_shard, retry_delays
+from scheduler.export.tables.export_table import ExportTable, ShardCommit, TablePlace
+from scheduler.export.tables.s3_access import s3_access
 
 os.environ.setdefault("LANCE_LOG", "error")  # else it tells on stderr of each dataset that is created
 
@@ -25,17 +25,20 @@ from lance.commit import CommitConflictError
 from lance.file import LanceFileReader, LanceFileWriter
 from lance.fragment import DataFile, FragmentMetadata
 
+from scheduler.export.tables.lance_fragments import (
+    fragments_of,
+    is_foreign,
+    name_of,
+    names_of,
+    number_of,
+    storage_options,
+)
+
 __all__ = ["FILE_VERSION", "LanceFileWriter", "LanceTable"]
 
 FILE_VERSION = (2, 1)
 """Of Lance's file format; another one makes other bytes of the same rows."""
-TRIES = 40
-KNOWN_COMMITS = 1_000
-"""Commits that are looked through for the last one of a shard."""
 WHOSE = b"nightmill.export"
-EXPORT, SHARD, VERSION = "nightmill.export", "nightmill.shard", "nightmill.version"
-CURSOR, FILES = "nightmill.cursor", "nightmill.files"
-ALL = "all"
 
 _IS_ANY_PENDING = text(
     "SELECT count(*) > 0 FROM export_shards WHERE export_id = :export AND pending IS NOT NULL"
@@ -56,8 +59,8 @@ class LanceTable(ExportTable):
         with self._explained():
             found = self._found()
             if found is not None and self._is_ours(found):
-                differing = [n for n, names in published.items() if _names(found, n) != set(names)]
-                if not any(_is_foreign(found, n, published[n]) for n in differing):
+                differing = [n for n, names in published.items() if names_of(found, n) != set(names)]
+                if not any(is_foreign(found, n, published[n]) for n in differing):
                     return differing
                 if not replace:
                     raise self._changed()
@@ -65,25 +68,19 @@ class LanceTable(ExportTable):
             fragments = [self._fragment(number, name, self.schema) for number, name in enumerate(names)]
             operation = LanceOperation.Overwrite(self.schema, fragments)
             version = found.version if found is not None else 0
-            self._commit(operation, version, {EXPORT: str(self.place.export.id), SHARD: ALL})
+            self._commit(operation, version, of_all_shards(self.place.export.id))
             return []
 
     def commit(self, shard: ShardCommit) -> None:
         """Add the shard's fragment, or replace the one of the version before; again if another writer was first."""
-        told = {
-            EXPORT: str(self.place.export.id),
-            SHARD: str(shard.number),
-            VERSION: str(shard.version),
-            CURSOR: shard.cursor,
-            FILES: ",".join(shard.files),
-        }
+        told = of_shard(self.place.export.id, shard)
 
         def commit(dataset: LanceDataset) -> None:
-            if _names(dataset, shard.number) == set(shard.files):
+            if names_of(dataset, shard.number) == set(shard.files):
                 return  # by a writer that was killed before it could say so
-            if _is_foreign(dataset, shard.number, shard.published):
+            if is_foreign(dataset, shard.number, shard.published):
                 raise self._changed()
-            self._replace(dataset, _fragments(dataset, shard.number), shard.files, told)
+            self._replace(dataset, fragments_of(dataset, shard.number), shard.files, told)
 
         self._in_turns(commit)
 
@@ -91,8 +88,10 @@ class LanceTable(ExportTable):
         """Take out the fragments of shards that the export no longer has."""
 
         def remove(dataset: LanceDataset) -> None:
-            found = {_shard(fragment) for fragment in dataset.get_fragments()}  # before the numbers are read
-            others = [f for n in found - {None, *numbers()} for f in _fragments(dataset, n)]
+            found = {
+                number_of(fragment) for fragment in dataset.get_fragments()
+            }  # before the numbers are read
+            others = [f for n in found - {None, *numbers()} for f in fragments_of(dataset, n)]
             if others:
                 self._replace(dataset, others, [], {EXPORT: str(self.place.export.id)})
 
@@ -113,7 +112,7 @@ class LanceTable(ExportTable):
             held: set[str] = set()
             for version in dataset.versions():
                 fragments = dataset.checkout_version(version["version"]).get_fragments()
-                held |= {_name(fragment.metadata) for fragment in fragments}
+                held |= {name_of(fragment.metadata) for fragment in fragments}
         return set(names) - held
 
     def report(self) -> dict[str, Any]:
@@ -197,17 +196,17 @@ class LanceTable(ExportTable):
 
     def _in_turns(self, work: Callable[[LanceDataset], None]) -> None:
         with self._explained():
-            for number in range(TRIES):
+            for wait_s in retry_delays():
                 try:
                     return work(self._loaded())
                 except CommitConflictError:
-                    time.sleep(random.uniform(0.5, 1) * min(0.05 * 1.5**number, 2.0))  # noqa: S311 - no secret
+                    time.sleep(wait_s)
         raise NightmillError(f"{self.uri}: others commit to it all the time; export again later")
 
     @property
     def _storage(self) -> dict[str, str]:
         found = s3_access(self.place.store)
-        return _options(found) if found else {}
+        return storage_options(found) if found else {}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -223,50 +222,3 @@ class LanceTable(ExportTable):
             f"{self.uri} was changed: its fragments aren't those that nightmill committed, and writing more would lose "
             "or double rows; `nightmill export … --replace` makes the dataset anew"
         )
-
-
-def _options(access: S3Access) -> dict[str, str]:
-    found = {
-        "aws_endpoint": access.endpoint_url,
-        "aws_region": access.region,
-        "aws_access_key_id": access.key_id,
-        "aws_secret_access_key": access.secret,
-        "aws_session_token": access.token,
-        "allow_http": "true" if (access.endpoint_url or "").startswith("http://") else None,
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _name(fragment: FragmentMetadata) -> str:
-    """Return the name of the fragment's file in the export's folder; columns that others have added lie in more."""
-    return next(
-        (f"data/{file.path}" for file in fragment.files if shard_of(f"data/{file.path}") is not None), ""
-    )
-
-
-def _shard(fragment: Any) -> int | None:
-    return shard_of(_name(fragment.metadata))
-
-
-def _fragments(dataset: LanceDataset, number: int | None) -> list[FragmentMetadata]:
-    return [fragment.metadata for fragment in dataset.get_fragments() if _shard(fragment) == number]
-
-
-def _names(dataset: LanceDataset, number: int) -> set[str]:
-    return {_name(fragment) for fragment in _fragments(dataset, number)}
-
-
-def _is_foreign(dataset: LanceDataset, number: int, published: Sequence[str]) -> bool:
-    """Whether the shard's files are neither what nightmill last committed nor what is published.
-
-    So it is after compaction.
-    """
-    committed = None
-    for transaction in dataset.get_transactions(KNOWN_COMMITS):
-        told = (transaction.transaction_properties if transaction else None) or {}
-        if told.get(SHARD) == ALL:
-            break
-        if told.get(SHARD) == str(number):
-            committed = [name for name in told.get(FILES, "").split(",") if name]
-            break
-    return _names(dataset, number) != set(published if committed is None else committed)

@@ -31,8 +31,8 @@ from scheduler.export.open_export import open_export
 from scheduler.export.run_export import Exported, export
 from scheduler.export.tables import iceberg_table
 from scheduler.export.tables.catalog_names import SCHEMA
+from scheduler.export.tables.commit_properties import CURSOR, FILES, SHARD, VERSION
 from scheduler.export.tables.drop_tables import drop_tables_beside_images
-from scheduler.export.tables.iceberg_commits import CURSOR, FILES, SHARD, VERSION
 from scheduler.export.tables.iceberg_table import IcebergTable
 from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import Engine, text
 
-from jobs.images.reused_copies import copies_of
+from jobs.images.find_copies_of_reused_images import copies_of
 from jobs.policy.batch_policy import BatchPolicy, policy_keys
 from jobs.queue import transitions
 from jobs.settings import Settings

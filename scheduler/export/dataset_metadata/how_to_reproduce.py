@@ -2,8 +2,8 @@
 
 import shlex
 
-from scheduler.export.dataset_metadata.dataset_facts import BatchFacts, Facts
 from scheduler.export.dataset_metadata.markdown import escaped, table
+from scheduler.export.dataset_metadata.query_dataset_facts import BatchFacts, Facts
 
 
 def reproduction(facts: Facts) -> str:
