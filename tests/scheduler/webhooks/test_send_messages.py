@@ -229,7 +229,8 @@ class TestSeveral:
         for sender in senders:
             sender.round()
         receiver.wait_for(30)
-        send(engine)
+        for sender in senders:
+            sender.wait(30)  # the last one has still to write down what was answered
         assert len(receiver.ids) == len(set(receiver.ids)) == 30
         assert {end[:2] for end in ends(engine)} == {("delivered", 1)}
 
