@@ -1,7 +1,7 @@
 """Export batches, as `export`, `run` and `submit` do, with a progress counter."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from console.session import Session
@@ -10,6 +10,7 @@ from console.terminal.progress import counting
 from jobs.batches.actions import BatchStatus, status
 from jobs.exports import records
 from jobs.exports.records import Export
+from jobs.exports.shard_claims import LEASE_S
 from jobs.job_dataclasses import BatchId
 from jobs.storage.key_layout import export_folder
 from jobs.storage.open import ObjectStore
@@ -116,6 +117,13 @@ def export_with_progress(
             rows += more
             tell(rows)
 
+        @cache  # told once
+        def on_wait() -> None:
+            note(
+                "another process is writing the rest of it: waiting for that, or, if the process is gone, for "
+                f"the end of its claim, {LEASE_S:.0f} s at most"
+            )
+
         done = export(
             open_session.engine,
             request,
@@ -124,6 +132,7 @@ def export_with_progress(
             follow=follow,
             models_dir=open_session.settings.models_dir,
             on_changed=changed.__setitem__,
+            on_wait=on_wait,
         )
     for name, is_replaced in changed.items():
         now = (

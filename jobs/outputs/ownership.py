@@ -38,6 +38,7 @@ _FIRST_IMAGES = text(
     "SELECT key, bytes FROM images WHERE batch_id = :batch ORDER BY ordinal, index LIMIT :limit"
 )
 _NOW = text("SELECT now() AS now")
+_NAME = text("SELECT name FROM batches WHERE id = :batch")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def owner_of(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> O
     """
     found = read_owner(store, name)
     if found is not None:
-        _require_ours(engine, store, name, found)
+        _require_ours(engine, store, name, batch, found)
     elif _holds_images(store, name) and not _holds_image_of(engine, store, batch):
         raise ForeignOutputError(
             f"{store.locate(name)} holds images that no row of this database names, and no {OWNER} that says whose "
@@ -140,7 +141,7 @@ def adopt(engine: Engine, store: ObjectStore, batch: BatchId, name: str) -> Owne
     """Take over a folder without a known owner, or one owned by this database before it was restored here."""
     found, here = read_owner(store, name), this_installation(engine)
     if found is not None and found.installation not in (here.id, *here.earlier):
-        _require_ours(engine, store, name, found)
+        _require_ours(engine, store, name, batch, found)
     mine = _owner(engine, batch)
     store.put(owner_key(name), mine.body(), content_type="application/json")
     return mine
@@ -176,15 +177,16 @@ def _owner(engine: Engine, batch: BatchId) -> Owner:
     return Owner(this_installation(engine).id, batch, database, socket.gethostname(), since)
 
 
-def _require_ours(engine: Engine, store: ObjectStore, name: str, found: Owner) -> None:
+def _require_ours(engine: Engine, store: ObjectStore, name: str, batch: BatchId, found: Owner) -> None:
     here = this_installation(engine)
     if found.installation == here.id:
         return
     hint = "choose another --name or --out, or, if that installation is no more, move the folder away or delete it"
     if found.installation in here.earlier:
+        named = [row.name for row in run(engine, _NAME, {"batch": batch})] or [name]
         hint += (
-            f"; or, as this database was restored from that one: if it is out of use, `nightmill adopt {name}` takes "
-            "the folder over"
+            "; or, as this database was restored from that one: if it is out of use, "
+            f"`nightmill adopt {named[0]}` takes the folder over"
         )
     raise ForeignOutputError(
         f"{store.locate(name)} belongs to another installation of nightmill ({found.installation}, {found.database} on "

@@ -21,6 +21,8 @@ from scheduler.export.write_shards import ShardWriter
 POLL_S = 0.5
 
 Pause = Callable[[float], object]
+OnWait = Callable[[], object]
+"""Called when other processes have claimed all shards that are left."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def export(
     pause: Pause = time.sleep,
     models_dir: Path | None = None,
     on_changed: OnChanged = lambda *_: None,
+    on_wait: OnWait = lambda: None,
 ) -> Exported:
     """Write all shards of the request's export that aren't up to date, and `_SUCCESS` last.
 
@@ -71,7 +74,7 @@ def export(
     if follow:
         _write_until_sealed(writer, place, pause)
     else:
-        _write_once(writer, pause)
+        _write_once(writer, pause, on_wait)
     finish(writer, place)
     return exported(engine, opened.id)
 
@@ -94,10 +97,11 @@ def exported(engine: Engine, export: int) -> Exported:
     )
 
 
-def _write_once(writer: ShardWriter, pause: Pause) -> None:
+def _write_once(writer: ShardWriter, pause: Pause, on_wait: OnWait) -> None:
     writer.write_all(unfinished=True)
     while missing := _missing(writer):
         if all(shard.is_leased for shard in missing):
+            on_wait()
             pause(POLL_S)
         else:
             writer.write_all(unfinished=True)

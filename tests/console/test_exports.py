@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
-from jobs.exports import records
+from jobs.exports import records, shard_claims
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
+from scheduler.export.export_request import ExportRequest
+from scheduler.export.open_export import open_export
 from scheduler.ingest.ingest import Ingested
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed, write_lines
@@ -152,6 +154,24 @@ class TestExports:
     def test_one_that_is_not_there(self, typed: Typed, command: str) -> None:
         ended = typed("exports", command, "7")
         assert (ended.code, "there is no export 7" in ended.err) == (2, True)
+
+
+def test_a_claim_of_another_process_is_waited_for_and_told(
+    typed: Typed, engine: Engine, tmp_path: Path
+) -> None:
+    """Such as one of a process that was killed."""
+    batch = make_batch(engine, 2, name="foxes")
+    transitions.complete(
+        engine, [image(job) for lane in lanes_of(engine, batch) for job in take(engine, lane)]
+    )
+    store = open_store(f"{tmp_path}/set", S3Options())
+    opened = open_export(engine, ExportRequest([actions.status(engine, "foxes")], "csv", store))
+    assert shard_claims.claim_shard(engine, opened.id, -1, unfinished=True) is not None
+    change(engine, "UPDATE export_shards SET lease_until = now() + interval '2 s'")
+    done = typed("export", "foxes", "--format", "csv", "--to", f"{tmp_path}/set")
+    assert done.code == 0, done.err
+    assert done.err.count("another process is writing the rest of it: waiting for that") == 1
+    assert len((tmp_path / "set" / "part-00000.csv").read_text().splitlines()) == 3
 
 
 def test_a_deleted_batch_takes_its_exports_along(typed: Typed, engine: Engine, tmp_path: Path) -> None:

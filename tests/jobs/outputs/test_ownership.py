@@ -215,8 +215,10 @@ class TestAdopt:
         (row,) = look(engine, "SELECT * FROM installations")
         change(another, "INSERT INTO installations VALUES (:id, :cluster, :database, :made_at)", **row)
         clone = unclaimed(another, place)
-        with pytest.raises(ForeignOutputError, match="`nightmill adopt night` takes the folder over"):
-            claim(another, place.store, clone.id, NAME)
+        for name in (NAME, "renamed"):
+            change(another, "UPDATE batches SET name = :name, folder = :folder", name=name, folder=NAME)
+            with pytest.raises(ForeignOutputError, match=f"`nightmill adopt {name}` takes the folder over"):
+                claim(another, place.store, clone.id, NAME)
         adopt(another, place.store, clone.id, NAME)
         claim(another, place.store, clone.id, NAME)
         with pytest.raises(ForeignOutputError, match="belongs to another"):
