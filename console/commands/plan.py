@@ -8,8 +8,9 @@ import typer
 from console.command_options import Json
 from console.manifests.submit_request_from_options import submit_request
 from console.manifests.update_existing_batch import bring_onto, check_options, said
+from console.options_from_dataclass import takes
 from console.session import session
-from console.submit_options import ManifestOptions, takes
+from console.submit_options import ManifestOptions
 from console.terminal.output import (
     duration,
     lane_cells,

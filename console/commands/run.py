@@ -19,12 +19,13 @@ from console.export_with_progress import (
     update_beside_images,
 )
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
+from console.options_from_dataclass import takes
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
 from console.run_statistics import effort, truncated
 from console.session import Session, session
-from console.submit_options import SubmitOptions, takes
+from console.submit_options import SubmitOptions
 from console.terminal.output import note
 from console.terminal.progress import summary, watching
 from console.terminal.run_report import tell

@@ -1,4 +1,4 @@
-"""Ask for confirmation before something is deleted permanently."""
+"""Ask for confirmation before something is deleted or ended."""
 
 import sys
 
@@ -8,9 +8,10 @@ from console.terminal.output import err
 from jobs.errors import UsageError
 
 
-def ask(what: str) -> None:
+def ask(what: str, *, is_for_good: bool = True) -> None:
     """Ask for confirmation and abort without it; `what` completes "this …". Raises UsageError without a terminal."""
+    said = f"{what} for good" if is_for_good else what
     if not sys.stdin.isatty():
-        raise UsageError(f"this {what} for good: say --yes where nobody can be asked")
-    err.print(f"This {what} for good.", markup=False)
+        raise UsageError(f"this {said}: say --yes where nobody can be asked")
+    err.print(f"This {said}.", markup=False)
     typer.confirm("Sure?", abort=True, err=True)

@@ -15,9 +15,8 @@ from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.feed.write_events import Event, add_event
-from jobs.job_dataclasses import BatchId
 from jobs.outputs.ownership import owner_of
-from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
+from jobs.queue.sql_predicates import HAS_OPEN_JOBS
 from jobs.states import FINISHED, OPEN, EventKind, JobState, sql_list
 from jobs.storage.open import ObjectStore
 
@@ -97,24 +96,7 @@ def _by_id(table: str) -> TextClause:
 
 _DELETED = (_JOBS, _by_place("images"), _by_id("rejects"), _by_place("archived_jobs"), _by_id("events"))
 
-# Of an archived batch, jobs are left where somebody has interrupted the archiving.
-_ENDED = text(f"""
-    SELECT id FROM batches
-    WHERE (archived_at IS NULL OR EXISTS (SELECT FROM jobs WHERE batch_id = batches.id))
-      AND coalesce((SELECT max(ended_at) FROM lanes WHERE batch_id = batches.id), created_at)
-        <= now() - make_interval(secs => :age_s)
-      AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {IS_LIVE})
-""")
-
 _BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
-
-
-def ended_before(engine: Engine, age_s: float) -> set[BatchId]:
-    """Return the batches that ended at least so many seconds ago and whose jobs are still there.
-
-    The scheduler notes when the last job of a lane has ended; a batch without jobs ended when it was submitted.
-    """
-    return {row.id for row in run(engine, _ENDED, {"age_s": age_s})}
 
 
 def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
@@ -169,10 +151,18 @@ def _mark(engine: Engine, batch: BatchStatus) -> None:
         return connection.execute(_MARK, values).one_or_none() is not None
 
     if not transact(engine, mark):
-        remaining = run(engine, _OPEN_JOBS, values)[0].n
-        raise UsageError(
-            f"batch {batch.name} has {remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
-        )
+        raise UsageError(_has_open_jobs(batch, run(engine, _OPEN_JOBS, values)[0].n))
+
+
+def why_not_ended(batch: BatchStatus) -> str | None:
+    """Return why the batch can't be archived or deleted yet, as it stood; None if it can."""
+    return _has_open_jobs(batch, batch.remaining) if batch.remaining else None
+
+
+def _has_open_jobs(batch: BatchStatus, remaining: int) -> str:
+    return (
+        f"batch {batch.name} has {remaining:,} jobs that haven't ended: wait, or `nightmill cancel` it first"
+    )
 
 
 def _report_total(on_rows: Callable[[int], None], before: int, rows: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, TextClause, text
 
 from jobs.batches.eta import LaneWork, finish, seconds_left
+from jobs.batches.selection.batch_filters import BatchFilter, find_batches
+from jobs.batches.selection.batch_state_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
@@ -25,15 +27,15 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound", "seed_from", "tags", "folder",
+    "canary_bound", "seed_from", "tags", "folder", "tenants",
 )  # fmt: skip
 
-_SELECTED = ", ".join(FOLDER if name == "folder" else f'b."{name}"' for name in _PLAIN)
-
-_COUNTS = ", ".join(
-    f"CAST(coalesce(sum(delta) FILTER (WHERE state = '{state}'), 0) AS bigint) AS {state}"
-    for state in JobState
-)
+_DERIVED = {
+    "folder": FOLDER,
+    "tenants": """ARRAY(
+            SELECT DISTINCT tenant FROM lanes WHERE lanes.batch_id = b.id ORDER BY tenant) AS tenants""",
+}
+_SELECTED = ", ".join(_DERIVED.get(name) or f'b."{name}"' for name in _PLAIN)
 
 _COUNTED = ", ".join(f"coalesce({state}, 0) AS {state}" for state in JobState)
 
@@ -47,7 +49,7 @@ def _status_of(batch: str) -> TextClause:
     """Return the status query for the batches whose ids meet the condition; it groups the job counts once."""
     return text(f"""
         WITH counted AS (
-            SELECT batch_id, {_COUNTS} FROM job_counts WHERE {batch.format("batch_id")} GROUP BY 1
+            SELECT batch_id, {COUNTS} FROM job_counts WHERE {batch.format("batch_id")} GROUP BY 1
         ), lane AS (
             SELECT lanes.id, lanes.batch_id, image_s, sum(delta) AS remaining,
                 coalesce(sum(delta) FILTER (WHERE state = 'running'), 0) AS running
@@ -63,7 +65,7 @@ def _status_of(batch: str) -> TextClause:
                 SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
             GROUP BY 1
         )
-        SELECT {_SELECTED}, b.policy::text, {_COUNTED}, paused_at, cancelled_at, work,
+        SELECT {_SELECTED}, b.policy::text, {_COUNTED}, {state_sql("b", "counted")} AS state, work,
             images_per_s
         FROM batches b LEFT JOIN counted ON counted.batch_id = b.id LEFT JOIN left_over ON left_over.batch_id = b.id
             LEFT JOIN lately ON lately.batch_id = b.id
@@ -72,6 +74,7 @@ def _status_of(batch: str) -> TextClause:
 
 
 _ALL, _ONE = _status_of("{} IS NOT NULL"), _status_of("{} = :id")
+_SOME = _status_of("{} = ANY (CAST(:ids AS bigint[]))")
 _STATES = [state.value for state in JobState]
 _FIRST_COUNT, _LAST_COUNT = len(_PLAIN) + 1, len(_PLAIN) + 1 + len(_STATES)
 
@@ -106,6 +109,8 @@ class BatchStatus(NamedTuple):
     tags: list[str]
     folder: str
     """Where its files are below the output: its first name."""
+    tenants: list[str]
+    """Whose jobs it has; "": rows without a tenant."""
     policy: str
     """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState
@@ -159,15 +164,18 @@ class BatchStatus(NamedTuple):
             "stopped_because": self.stopped_because,
             "archived_at": _iso(self.archived_at),
             "tags": self.tags,
+            "tenants": self.tenants,
             "policy": report_of(self._asdict() | {"policy": json.loads(self.policy)}),
             "waiting": self.waiting,
             "unhealthy_workers": [worker.report() for worker in self.unhealthy],
         }
 
 
-def statuses(engine: Engine) -> list[BatchStatus]:
-    """Return the status of all batches, oldest first."""
-    return _with_health(engine, _look(engine, _ALL, {}))
+def statuses(engine: Engine, wanted: BatchFilter | None = None) -> list[BatchStatus]:
+    """Return the status of all batches, or of those that meet the filter, oldest first."""
+    if wanted is None:
+        return _with_health(engine, _look(engine, _ALL, {}))
+    return _with_health(engine, _look(engine, _SOME, {"ids": find_batches(engine, wanted)}))
 
 
 def status(engine: Engine, batch: str) -> BatchStatus:
@@ -175,9 +183,14 @@ def status(engine: Engine, batch: str) -> BatchStatus:
 
     Raises UsageError if there is none, suggesting a similar name, or if the text is one batch's name and another's id.
     """
-    found = _look(engine, _ONE, {"id": _id_of(engine, batch)})
+    return status_by_id(engine, _id_of(engine, batch))
+
+
+def status_by_id(engine: Engine, batch: BatchId) -> BatchStatus:
+    """Return the status of a batch that was there. Raises UsageError if it isn't any more."""
+    found = _look(engine, _ONE, {"id": batch})
     if not found:
-        raise UsageError(f"batch {batch!r} was deleted just now")
+        raise UsageError(f"batch number {batch} was deleted just now")
     return _with_health(engine, found)[0]
 
 
@@ -230,7 +243,7 @@ def is_number(text: str) -> bool:
 def _status(row: Any, now: datetime, workers: int) -> BatchStatus:
     counts = dict(zip(_STATES, row[_FIRST_COUNT:_LAST_COUNT], strict=True))
     remaining = open_jobs(counts)
-    rate, state = float(row.images_per_s or 0), _state(row, counts, remaining)
+    rate, state = float(row.images_per_s or 0), BatchState(row.state)
     eta_s = _eta_s(row, rate, state, now, workers) if remaining else 0.0
     return BatchStatus._make((*row[:_FIRST_COUNT], state, counts, rate, eta_s, now, None, ()))
 
@@ -242,16 +255,6 @@ def _eta_s(row: Any, images_per_s: float, state: BatchState, now: datetime, work
     open_s = seconds_left(lanes, images_per_s, workers)
     end = None if open_s is None else finish(open_s, now, row.not_before, row.window)
     return None if end is None else (end - now).total_seconds()
-
-
-def _state(row: Any, counts: dict[str, int], remaining: int) -> BatchState:
-    if row.cancelled_at and (remaining or counts["cancelled"]):
-        return BatchState.CANCELLED
-    if remaining == 0:
-        return BatchState.DONE
-    if row.paused_at:
-        return BatchState.PAUSED
-    return BatchState.RUNNING if counts["running"] else BatchState.QUEUED
 
 
 def _iso(moment: datetime | None) -> str | None:

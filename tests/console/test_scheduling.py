@@ -7,7 +7,6 @@ from sqlalchemy import Engine
 
 from jobs.job_dataclasses import LaneId
 from jobs.queue import canary_rollout, transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.states import ErrorKind
 from tests.command_line import Nightmill
 from tests.console.conftest import Typed, write_lines
@@ -232,39 +231,3 @@ def test_archive_and_delete(typed: Typed, engine: Engine, manifest: str, tmp_pat
     }
     assert not folder.parent.exists()
     assert typed("status", "foxes").code == 2
-
-
-def test_archive_by_age(typed: Typed, engine: Engine, manifest: str) -> None:
-    for name in ("old", "young", "open"):
-        typed("submit", manifest, "--name", name)
-    for lane in (1, 2):
-        transitions.complete(engine, [image(job) for job in take(engine, LaneId(lane))])
-    end_lanes(engine)
-    change(engine, "UPDATE lanes SET ended_at = now() - interval '31 days' WHERE id = 1")
-    planned = typed("archive", "--older-than", "30d", "--dry-run", "--json")
-    listed = [{"batch": 1, "name": "old", "jobs": 4}]
-    assert planned.json == {"dry_run": True, "jobs": 4, "batches": listed}
-    told = typed("archive", "--older-than", "30d", "--dry-run")
-    assert (told.out, told.err) == ("old\t4 jobs\n", "1 batch would be archived, 4 jobs\n")
-    asked = typed("archive", "--older-than", "30d")
-    assert (asked.code, "drops the jobs of 1 batch (old) for good: say --yes" in asked.err) == (2, True)
-    assert look(engine, "SELECT count(*) AS n FROM jobs") == [{"n": 12}]
-    done = typed("archive", "--older-than", "30d", "--yes", "--json")
-    assert done.json == {"dry_run": False, "jobs": 4, "batches": listed}
-    assert look(engine, "SELECT DISTINCT batch_id FROM jobs ORDER BY 1") == [{"batch_id": 2}, {"batch_id": 3}]
-    again = typed("archive", "--older-than", "30d", "--yes")
-    assert (again.code, again.err) == (0, "0 batches archived, 0 jobs\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("archive", "name a batch, or say --older-than AGE"),
-        ("archive foxes --older-than 1d", "name a batch, or say --older-than AGE"),
-        ("archive foxes --dry-run", "--dry-run goes with --older-than"),
-        ("archive --older-than yesterday", "--older-than yesterday: a length of time"),
-    ],
-)
-def test_archive_of_no_or_too_many_batches(typed: Typed, arguments: str, words: str) -> None:
-    ended = typed(*arguments.split())
-    assert (ended.code, words in ended.err) == (2, True)

@@ -1,18 +1,25 @@
-"""`nightmill change`: those keys of a batch's policy that may change while it runs."""
+"""`nightmill change`: those keys of batches' policies that may change while they run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from console.command_options import NONE, Batch, Deadline, Json, NotBefore, Priority, Set, Window
-from console.commands.batches.pause_resume_cancel_retry import change_batch
+from console.command_options import NONE, Deadline, Json, NotBefore, Priority, Set, Window
+from console.commands.batches.pause_resume_cancel_retry import told_state
+from console.options_from_dataclass import takes
+from console.session import Session
+from console.several_batches.change_each import BatchCommand, change_batches
+from console.several_batches.selection_options import BatchSelection
 from console.terminal.output import note
 from jobs.batches import actions
+from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.policy.parse_set_options import parse_changes
 
 
+@takes(BatchSelection)
 def change(
-    batch: Batch,
+    selection: BatchSelection,
     priority: Priority = None,
     window: Window = None,
     not_before: NotBefore = None,
@@ -20,18 +27,27 @@ def change(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Change when a batch is worked at, also while it runs; `none` takes a window or a moment back."""
+    """Change when batches are worked at, also while they run; `none` takes a window or a moment back."""
     given = {"priority": priority, "window": window, "not_before": not_before, "deadline": deadline}
-    texts = _pairs(set_ or ()) | {key: str(value) for key, value in given.items() if value is not None}
+    changes = _changes(given, set_ or ())
+
+    def apply(open_session: Session, found: BatchStatus) -> dict[str, Any]:
+        actions.change(open_session.engine, found.id, changes)
+        return told_state(open_session, found, as_json)
+
+    change_batches(selection, BatchCommand(done="changed", change=apply), as_json=as_json)
+    deadline_at = changes.get("deadline")
+    if deadline_at and deadline_at < datetime.now(UTC):
+        note("that deadline has passed already")
+
+
+def _changes(given: Mapping[str, object], options: Sequence[str]) -> dict[str, Any]:
+    texts = _pairs(options) | {key: str(value) for key, value in given.items() if value is not None}
     if not texts:
         raise UsageError(
             "say what to change: --priority, --window, --not-before, --deadline or --set KEY=VALUE"
         )
-    changes = parse_changes({key: None if text == NONE else text for key, text in texts.items()})
-    change_batch(batch, as_json, lambda s, found: actions.change(s.engine, found.id, changes))
-    deadline_at = changes.get("deadline")
-    if deadline_at and deadline_at < datetime.now(UTC):
-        note("that deadline has passed already")
+    return parse_changes({key: None if text == NONE else text for key, text in texts.items()})
 
 
 def _pairs(options: Sequence[str]) -> dict[str, str]:

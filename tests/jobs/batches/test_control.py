@@ -13,7 +13,6 @@ from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.errors import UsageError
 from jobs.job_dataclasses import Job
 from jobs.queue import canary_rollout, transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.queue.tenants import forget_tenant, set_tenant, tenants
 from jobs.states import NO_LIMIT, ErrorKind
 from jobs.storage.key_layout import image_key
@@ -324,34 +323,6 @@ def test_an_archived_batch_keeps_its_counts_and_images(
     with pytest.raises(UsageError, match="is archived, its jobs are gone"):
         actions.retry(engine, batch.id)
     assert drop_jobs_and_delete_batches.archive(engine, status) == 0
-
-
-def test_batches_that_ended_long_ago(engine: Engine) -> None:
-    make_batch(engine, 4, name="open")
-    old, young, again, cut_off = (
-        make_batch(engine, 4, name=name) for name in ("old", "young", "again", "cut-off")
-    )
-    for batch in (old, young, again, cut_off):
-        finish_all(engine, batch, bad=1)
-    end_lanes(engine)
-    change(
-        engine, "UPDATE lanes SET ended_at = ended_at - interval '31 days' WHERE batch_id <> :id", id=young.id
-    )
-    change(engine, "UPDATE batches SET created_at = created_at - interval '40 days'")
-    actions.retry(engine, again.id)
-    day = 86_400
-    assert drop_jobs_and_delete_batches.ended_before(engine, 30 * day) == {old.id, cut_off.id}
-    assert drop_jobs_and_delete_batches.ended_before(engine, 32 * day) == set()
-    assert drop_jobs_and_delete_batches.ended_before(engine, 0) == {old.id, young.id, cut_off.id}
-    change(engine, "UPDATE batches SET archived_at = now() WHERE id = :id", id=cut_off.id)
-    drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "old"))
-    assert drop_jobs_and_delete_batches.ended_before(engine, 30 * day) == {cut_off.id}, "it still has jobs"
-
-
-def test_a_batch_without_jobs_ended_when_it_was_submitted(engine: Engine) -> None:
-    batch = make_batch(engine, [{"prompt": ""}])
-    assert drop_jobs_and_delete_batches.ended_before(engine, 0) == {batch.id}
-    assert drop_jobs_and_delete_batches.ended_before(engine, 60) == set()
 
 
 def test_a_deleted_batch_leaves_nothing_and_others_alone(

@@ -1,0 +1,112 @@
+"""Runs a command on one batch or several: asks once, goes on where a batch refuses, and tells what became of each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from console.session import Session, session
+from console.several_batches.selection_options import BatchSelection, batches_said
+from console.terminal.confirm import ask
+from console.terminal.output import counted, note, plural, print_json, print_line
+from jobs.batches.status import BatchStatus
+from jobs.errors import NightmillError
+
+
+def has_open_jobs(batch: BatchStatus) -> bool:
+    """Whether a batch has unfinished jobs."""
+    return batch.remaining > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchCommand:
+    """What a command does to each batch."""
+
+    done: str
+    """What the batch is then, as in: 3 batches archived."""
+    change: Callable[[Session, BatchStatus], dict[str, Any]]
+    """Changes one batch, tells of it, and returns what `--json` prints."""
+    can: Callable[[BatchStatus], bool] = has_open_jobs
+    """Whether filters and --all choose the batch."""
+    why_not: Callable[[BatchStatus], str | None] = lambda _: None
+    """Why a dry run expects that the batch is refused."""
+    question: Callable[[Sequence[BatchStatus]], str | None] = lambda _: None
+    """What has to be confirmed; completes "this …"."""
+    is_for_good: bool = True
+    """Whether what is asked about can't be undone."""
+    has_jobs: bool = False
+    """Whether filters and --all leave out archived batches."""
+
+
+def change_batches(
+    selection: BatchSelection, command: BatchCommand, *, as_json: bool, yes: bool = False
+) -> None:
+    """Do to the chosen batches what the command does; exit code 1 if one of several refuses.
+
+    Every name is looked up before the first batch is changed. A single named batch that refuses raises its error.
+    """
+    selection.check()
+    with session() as open_session:
+        chosen = selection.choose(open_session.engine, command.can, has_jobs=command.has_jobs)
+        if selection.dry_run:
+            _tell_plan(chosen, selection, command, as_json)
+            return
+        question = command.question(chosen) if chosen and not yes else None
+        if question is not None:
+            ask(question, is_for_good=command.is_for_good)
+        reports = [_change(open_session, each, selection, command) for each in chosen]
+    refused = sum(1 for report in reports if report.get("error"))
+    if as_json:
+        print_json(reports[0] if selection.is_one else reports)
+    if not selection.is_one:
+        _tell_sum(len(reports) - refused, refused, command)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _change(
+    open_session: Session, batch: BatchStatus, selection: BatchSelection, command: BatchCommand
+) -> dict[str, Any]:
+    try:
+        report = command.change(open_session, batch)
+    except NightmillError as error:
+        if selection.is_one:
+            raise
+        note(f"{batch.name}: {error}")
+        return {"batch": batch.id, "name": batch.name, "error": str(error)}
+    return report if selection.is_one else report | {"error": None}
+
+
+def _tell_sum(done: int, refused: int, command: BatchCommand) -> None:
+    if not done and not refused:
+        note(f"no batch is chosen, so none is {command.done}")
+        return
+    more = f", {refused:,} refused" if refused else ""
+    note(f"{plural(done, 'batch', 'batches')} {command.done}{more}")
+
+
+def _tell_plan(
+    chosen: Sequence[BatchStatus], selection: BatchSelection, command: BatchCommand, as_json: bool
+) -> None:
+    reasons = [command.why_not(each) for each in chosen]
+    if as_json:
+        plans = [
+            {
+                "batch": each.id,
+                "name": each.name,
+                "state": each.state,
+                "counts": each.counts,
+                "dry_run": True,
+                "error": reason,
+            }
+            for each, reason in zip(chosen, reasons, strict=True)
+        ]
+        print_json(plans[0] if selection.is_one else plans)
+    else:
+        for each, reason in zip(chosen, reasons, strict=True):
+            would = f"refused: {reason}" if reason else each.state
+            print_line(f"{each.name}\t{would}\t{counted(each.counts) or 'no jobs'}")
+    willing = [each for each, reason in zip(chosen, reasons, strict=True) if reason is None]
+    said = batches_said(willing) if willing else "no batch"
+    note(f"would be {command.done}: {said}")
