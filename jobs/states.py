@@ -135,6 +135,15 @@ class WorkerActivity(StrEnum):
     """It was asked to stop, claims nothing any more and delivers what is rendered."""
 
 
+class DrainKind(StrEnum):
+    """What an operator has drained: it finishes what it is at, and takes no more jobs."""
+
+    HOST = "host"
+    """All workers of a host, also those that start there later."""
+    WORKER = "worker"
+    """One worker, until its process ends."""
+
+
 class CanaryVerdict(StrEnum):
     """Result of a batch's canary, the first rows that run before the others."""
 

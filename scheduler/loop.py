@@ -17,6 +17,7 @@ from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
+from jobs.queue.worker_drains import forget_drains
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
@@ -134,6 +135,8 @@ def rescue_all(engine: Engine) -> int:
 
 
 def forget_workers(engine: Engine) -> int:
-    """Delete workers that have not been seen for an hour."""
+    """Delete workers that have not been seen for an hour, and what drained workers alone that are gone."""
     statement = text("DELETE FROM workers WHERE seen_at < now() - interval '1 hour' RETURNING name")
-    return len(run(engine, statement, {}))
+    forgotten = len(run(engine, statement, {}))
+    forget_drains(engine)
+    return forgotten

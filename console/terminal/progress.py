@@ -72,7 +72,7 @@ class Watch:
         """Update the bar, or print a line every 15 seconds; report at once a problem that stops all workers."""
         if status.waiting != self.waiting:
             self.waiting = status.waiting
-            note(f"{status.name}: {_waiting(status.waiting)}" if status.waiting else f"{status.name} goes on")
+            note(f"{status.name}: {_waiting(status)}" if status.waiting else f"{status.name} goes on")
         if self.progress and self.task is not None:
             done = sum(status.counts.values()) - status.remaining
             self.progress.update(self.task, completed=done, description=summary(status))
@@ -110,14 +110,15 @@ def _pace(status: BatchStatus) -> list[str]:
     if status.starts_at and not status.counts["running"]:
         return [f"waits until {clock(status.starts_at)}"]
     if status.waiting:
-        return [_waiting(status.waiting)]
+        return [_waiting(status)]
     if status.unhealthy:
         return [*_speed(status), f"{len(status.unhealthy)} unhealthy: {status.unhealthy[0].reason}"]
     return _speed(status)
 
 
-def _waiting(reason: str) -> str:
-    return f"waiting: no worker can go on: {reason}; they try again by themselves"
+def _waiting(status: BatchStatus) -> str:
+    again = "; they try again by themselves" if status.unhealthy else ""
+    return f"waiting: no worker can go on: {status.waiting}{again}"
 
 
 def _speed(status: BatchStatus) -> list[str]:

@@ -16,7 +16,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import report_of
-from jobs.queue.sql_predicates import FOLDER, IS_LIVE
+from jobs.queue.sql_predicates import FOLDER, IS_DRAINED_WORKER, IS_LIVE
 from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import OPEN, BatchState, JobState, sql_list
 
@@ -39,9 +39,10 @@ _SELECTED = ", ".join(_DERIVED.get(name) or f'b."{name}"' for name in _PLAIN)
 
 _COUNTED = ", ".join(f"coalesce({state}, 0) AS {state}" for state in JobState)
 
-_NOW = text("""
-    SELECT now() AS now,
-        (SELECT count(*) FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)) AS workers
+_NOW = text(f"""
+    SELECT now() AS now, (
+        SELECT count(*) FROM workers
+        WHERE seen_at > now() - make_interval(secs => :seen_s) AND NOT {IS_DRAINED_WORKER}) AS workers
 """)
 
 

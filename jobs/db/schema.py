@@ -34,6 +34,7 @@ from jobs.states import (
     RETRYABLE,
     WITH_ERROR,
     CanaryVerdict,
+    DrainKind,
     JobState,
     Mode,
     Outcome,
@@ -345,11 +346,23 @@ workers = Table(
         server_default=text("'{}'"),
         comment="models that it holds in memory",
     ),
+    Column("version", Text, comment="of nightmill; null: one that doesn't look for drains"),
     CheckConstraint(one_of("activity", WorkerActivity), "activity"),
     CheckConstraint("activity = 'busy' OR lane_id IS NULL", "lane_id"),
     CheckConstraint(one_of("state", WorkerState), "state"),
     CheckConstraint("(state = 'unhealthy') = (reason IS NOT NULL)", "reason"),
     CheckConstraint("(reason IS NULL) = (since IS NULL)", "since"),
+)
+
+worker_drains = Table(
+    "worker_drains",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("target", Text, primary_key=True, comment="name of the host, or of the worker"),
+    moment("since", nullable=False, default="now()"),
+    Column("drained_by", Text, nullable=False, comment="user@host"),
+    Column("reason", Text),
+    CheckConstraint(one_of("kind", DrainKind), "kind"),
 )
 
 pools = Table(

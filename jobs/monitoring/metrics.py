@@ -139,7 +139,8 @@ FEED_LAG = Gauge(
 )
 WORKERS = Gauge(
     "nightmill_workers",
-    "Child processes of workers that have reported within a minute: starting, idle, busy, draining, unhealthy.",
+    "Child processes of workers that have reported within a minute: starting, idle, busy, draining, drained, "
+    "unhealthy.",
     ("pool", "state"),
     role=SCHEDULER,
 )

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
 from jobs.job_dataclasses import LaneId
-from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
+from jobs.queue.sql_predicates import HAS_WORK, IS_DRAINED, IS_LIVE, IS_OPEN
 from jobs.queue.worker_pools import SERVES
 from jobs.states import DEFAULT_POOL
 
@@ -42,7 +42,7 @@ _PICK = text(f"""
             LEFT JOIN tenants ON tenants.name = lanes.tenant LEFT JOIN busy ON busy.tenant = lanes.tenant
         WHERE {IS_LIVE} AND {IS_OPEN} AND lanes.id <> ALL (CAST(:avoided AS bigint[])) AND {HAS_WORK}
           AND (max_running IS NULL OR max_running > coalesce(running, 0)) AND NOT EXISTS (SELECT FROM known)
-          AND {SERVES.format(":pool")}
+          AND {SERVES.format(":pool")} AND NOT {IS_DRAINED.format(":worker")}
     ), best AS (
         SELECT DISTINCT ON (tenant) *, min(used_s) OVER () AS least_s FROM sharing
         ORDER BY tenant, priority DESC, has_waited DESC, is_warm DESC, chosen_at IS NULL DESC, id = :preferred DESC,
@@ -114,14 +114,15 @@ def pick_lane(
     warm: Collection[str] = (),
     model_affinity_s: float = 0,
     avoided: Collection[LaneId] = (),
+    worker: str = "",
     time_slice: UUID | None = None,
 ) -> TimeSlice | None:
     """Pick a lane that has work and charge its tenant `slice_s` seconds; None if there is nothing to do.
 
-    Only lanes whose model the worker's `pool` serves are picked; a pool that was removed serves none. `warm` names the
-    models that the worker holds, `preferred` the lane to prefer among equals, `avoided` the lanes that it can't work
-    in. The call is idempotent for a given `time_slice` id: if the first answer was lost, a repeated call returns the
-    same lane and charges nothing.
+    Only lanes whose model the worker's `pool` serves are picked; a pool that was removed serves none. `warm` names
+    the models that the worker holds, `preferred` the lane to prefer among equals, `avoided` the lanes that it can't
+    work in. There is nothing to do for a `worker` that is drained. The call is idempotent for a given `time_slice`
+    id: if the first answer was lost, a repeated call returns the same lane and charges nothing.
     """
     time_slice = time_slice or uuid4()
     values = {
@@ -132,6 +133,7 @@ def pick_lane(
         "warm": list(warm),
         "model_affinity_s": model_affinity_s,
         "avoided": list(avoided),
+        "worker": worker,
     }
 
     def pick(connection: Connection) -> TimeSlice | None:

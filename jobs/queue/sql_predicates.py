@@ -50,6 +50,15 @@ HAS_WORK = f"""CASE WHEN {IS_PAST_CANARY} THEN (
         ORDER BY jobs.batch_id, ordinal, "index" LIMIT 1) IS NOT NULL
     END"""
 
+# The target of a drain is the worker, or its host. Needs `kind` and `target`. Placeholder: the worker's name.
+IS_TARGET = "CASE kind WHEN 'host' THEN starts_with({0}, target || ':') ELSE target = {0} END"
+
+# An operator has drained the worker, or its host: it takes no jobs. Placeholder: the worker's name.
+IS_DRAINED = f"EXISTS (SELECT FROM worker_drains WHERE {IS_TARGET})"
+
+# The same for a row of `workers`. Those of a version that doesn't look for drains go on, and count as available.
+IS_DRAINED_WORKER = f"(workers.version IS NOT NULL AND {IS_DRAINED.format('workers.name')})"
+
 
 def reopening(which: str) -> str:
     """Return the CTE `reopened`, for statements that queue jobs: it clears `ended_at` of the jobs' lanes.

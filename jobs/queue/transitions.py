@@ -26,7 +26,7 @@ from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, Lane
 from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics
 from jobs.policy.stored_policy import policy_of, sql_columns
-from jobs.queue.sql_predicates import FOLDER, IS_AHEAD, IS_OPEN, IS_PAST_CANARY, reopening
+from jobs.queue.sql_predicates import FOLDER, IS_AHEAD, IS_DRAINED, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, EventKind, JobState, Outcome, sql_list
 
 Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
@@ -102,15 +102,15 @@ _GIVEN_BEFORE = text(f"SELECT {_CLAIMED} FROM jobs WHERE state = 'running' AND l
 _FIELDS = [field.name for field in fields(Job)]
 _LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 
-# No row if the lane is not open: comparisons with the missing row match nothing. A lane with a limit of running jobs is
-# open only to claims that have checked the limit (`has_room`).
+# No row if the lane is not open, or the worker is drained: comparisons with the missing row match nothing. A lane with
+# a limit of running jobs is open only to claims that have checked the limit (`has_room`).
 _OPEN = f"""
     open AS MATERIALIZED (
         SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
             CASE WHEN {IS_PAST_CANARY} THEN greatest(low_watermark, :after) END AS low_watermark,
             CASE WHEN NOT {IS_PAST_CANARY} THEN batch_id END AS canary_of
         FROM lanes JOIN batches ON batches.id = batch_id
-        WHERE lanes.id = :lane AND {IS_OPEN} AND (:has_room
+        WHERE lanes.id = :lane AND {IS_OPEN} AND NOT {IS_DRAINED.format(":worker")} AND (:has_room
             OR NOT EXISTS (SELECT FROM tenants WHERE name = lanes.tenant AND max_running IS NOT NULL)
             AND NOT EXISTS (SELECT FROM fair_share WHERE max_running IS NOT NULL))
     )"""
@@ -379,7 +379,8 @@ _RETRY_RETRACTED = text(f"""
 _LANE = text(f"""
     SELECT lanes.id, batch_id, name, {FOLDER}, output, model, mode, lora, width, height, upscale, image_s,
         {sql_columns()}
-    FROM lanes JOIN batches ON batches.id = batch_id WHERE lanes.id = :lane AND {IS_OPEN}
+    FROM lanes JOIN batches ON batches.id = batch_id
+    WHERE lanes.id = :lane AND {IS_OPEN} AND NOT {IS_DRAINED.format(":worker")}
 """)
 
 
@@ -387,9 +388,12 @@ _LANE = text(f"""
 _SHAPE = [field.name for field in fields(Lane)].index("policy")
 
 
-def open_lane(engine: Engine, lane: LaneId) -> Lane | None:
-    """Return the lane with its batch's policy; None if it is gone or not open (`jobs.queue.sql_predicates.IS_OPEN`)."""
-    rows = run(engine, _LANE, {"lane": lane})
+def open_lane(engine: Engine, lane: LaneId, worker: str = "") -> Lane | None:
+    """Return the lane with its batch's policy; None if it is gone or not open (`jobs.queue.sql_predicates.IS_OPEN`).
+
+    Nor is it open to a worker that is drained.
+    """
+    rows = run(engine, _LANE, {"lane": lane, "worker": worker})
     return _lane(rows[0]) if rows else None
 
 
@@ -413,7 +417,7 @@ def claim(
     only when no others are left, `limit` / 8 at a time, and singly in their last attempt, so that a job that kills
     workers takes no other jobs with it. A worker that continues in a lane passes its last claimed id as `after`, to
     skip the jobs that it has claimed before. The number is also bounded by the tenant's and the common limit of
-    running jobs.
+    running jobs. A worker that is drained gets none.
     """
     values: dict[str, Any] = {
         "lane": lane,

@@ -1,7 +1,7 @@
 """Health reports of workers: healthy, or unhealthy with the reason and the lanes that they can't work in."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,8 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, LaneId
-from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN
+from jobs.queue.sql_predicates import HAS_WORK, IS_DRAINED_WORKER, IS_LIVE, IS_OPEN, IS_TARGET
+from jobs.states import DrainKind
 
 SEEN_S = 60  # a worker without a report for longer than this is not counted
 
@@ -25,15 +26,19 @@ _REPORT = text("""
     RETURNING name
 """)
 
-_UNHEALTHY = text("""
+_UNHEALTHY = text(f"""
     SELECT name, device, reason, since, next_try_at FROM workers
-    WHERE state = 'unhealthy' AND seen_at > now() - make_interval(secs => :seen_s) ORDER BY since, name
+    WHERE state = 'unhealthy' AND seen_at > now() - make_interval(secs => :seen_s) AND NOT {IS_DRAINED_WORKER}
+    ORDER BY since, name
 """)
 
-LIVE = """
-    live AS (
-        SELECT *, state = 'unhealthy' AND lane_faults = '{}' AS is_resting FROM workers
-        WHERE seen_at > now() - make_interval(secs => :seen_s)
+# `live` has the workers that may work.
+LIVE = f"""
+    seen AS (
+        SELECT *, state = 'unhealthy' AND lane_faults = '{{}}' AS is_resting, {IS_DRAINED_WORKER} AS is_drained
+        FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s)
+    ), live AS (
+        SELECT * FROM seen WHERE NOT is_drained
     )"""
 
 # Lanes that no live worker can work in; a row with a null batch_id means that no live worker can work in any lane.
@@ -49,15 +54,19 @@ _STUCK = text(f"""
     SELECT NULL, min(reason) FROM live HAVING bool_and(is_resting)
 """)
 
-# Models of unfinished lanes that no live worker's pool serves, while there are live workers.
+# Models of unfinished lanes that no live worker's pool serves, while there are workers; `drained` are what keeps those
+# that would serve it.
 _UNSERVED = text(f"""
-    WITH {LIVE}, served AS (
-        SELECT DISTINCT pools.name, models FROM live JOIN pools ON pools.name = live.pool
+    WITH {LIVE}, serving AS (
+        SELECT seen.*, models FROM seen JOIN pools ON pools.name = seen.pool
     )
     SELECT DISTINCT batch_id, model, (
-        SELECT min(name) FROM pools WHERE models IS NULL OR model = ANY (models)) AS pool
-    FROM lanes WHERE {IS_LIVE} AND EXISTS (SELECT FROM live)
-      AND NOT EXISTS (SELECT FROM served WHERE models IS NULL OR lanes.model = ANY (models))
+            SELECT min(name) FROM pools WHERE models IS NULL OR model = ANY (models)) AS pool, (
+            SELECT array_agg(DISTINCT kind || ' ' || target ORDER BY kind || ' ' || target)
+            FROM serving JOIN worker_drains ON {IS_TARGET.format("serving.name")}
+            WHERE is_drained AND (models IS NULL OR lanes.model = ANY (models))) AS drained
+    FROM lanes WHERE {IS_LIVE} AND EXISTS (SELECT FROM seen)
+      AND NOT EXISTS (SELECT FROM serving WHERE NOT is_drained AND (models IS NULL OR lanes.model = ANY (models)))
     ORDER BY batch_id, model
 """)
 
@@ -138,19 +147,32 @@ def waiting(engine: Engine) -> Waiting:
     rows = run(engine, _STUCK, {"seen_s": SEEN_S})
     everywhere = next((row.reason for row in rows if row.batch_id is None), None)
     unserved = {
-        BatchId(row.batch_id): _why_unserved(row.model, row.pool)
+        BatchId(row.batch_id): _why_unserved(row.model, row.pool, row.drained)
         for row in run(engine, _UNSERVED, {"seen_s": SEEN_S})
     }
     return Waiting(unserved | {BatchId(row.batch_id): row.reason for row in rows if row.batch_id}, everywhere)
 
 
-def _why_unserved(model: str, pool: str | None) -> str:
+def _why_unserved(model: str, pool: str | None, drained: list[str] | None) -> str:
+    if drained:
+        return why_drained(
+            [(DrainKind(kind), target) for kind, target in (one.split(" ", 1) for one in drained)]
+        )
     if pool is None:
         return f"no pool processes the model {model!r}; `nightmill pools` lists them"
     return (
         f"no worker processes the model {model!r}: `nightmill worker --pool {pool}` would, "
         "`nightmill workers` lists those there are"
     )
+
+
+def why_drained(drained: Sequence[tuple[DrainKind, str]]) -> str:
+    """Say what is drained, and how to take that back."""
+    hosts = [target for kind, target in drained if kind is DrainKind.HOST]
+    alone = [target for kind, target in drained if kind is DrainKind.WORKER]
+    whose = [f"the workers of {', '.join(hosts)}"] * bool(hosts) + [", ".join(alone)] * bool(alone)
+    verb = "are" if hosts or len(alone) > 1 else "is"
+    return f"{' and '.join(whose)} {verb} drained; `nightmill workers undrain {' '.join(hosts + alone)}`"
 
 
 def wanted_lanes(engine: Engine, lanes: Collection[LaneId]) -> set[LaneId]:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.name_suggestion import nearest
+from jobs.queue.sql_predicates import IS_DRAINED_WORKER
 from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import DEFAULT_POOL, NO_LIMIT
 
@@ -20,10 +21,12 @@ MOST_WORKERS = 100_000
 SERVES = """EXISTS (
         SELECT FROM pools WHERE pools.name = {} AND (pools.models IS NULL OR lanes.model = ANY (pools.models)))"""
 
-_LIST = text("""
+_LIST = text(f"""
     SELECT name, models, max_workers, idle_s, target_s, start_s, nightmill_wanted_workers(name) AS wanted,
         (SELECT count(*) FROM workers WHERE pool = pools.name AND seen_at > now() - make_interval(secs => :seen_s)
-            AND activity IS DISTINCT FROM 'draining') AS workers
+            AND activity IS DISTINCT FROM 'draining') AS workers,
+        (SELECT count(*) FROM workers WHERE pool = pools.name AND seen_at > now() - make_interval(secs => :seen_s)
+            AND activity IS DISTINCT FROM 'draining' AND {IS_DRAINED_WORKER}) AS drained
     FROM pools ORDER BY name
 """)
 
@@ -64,7 +67,7 @@ class Pool:
 
     `models` None: all. `max_workers` None: any number. `idle_s`: how long a worker may idle before it isn't wanted any
     more. `target_s`: in what time work without a deadline should be done. `start_s`: what a new worker takes until it
-    renders at full speed, which is left free before a deadline.
+    renders at full speed, which is left free before a deadline. `drained` of the workers are.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Pool:
     start_s: float
     wanted: int
     workers: int
+    drained: int
 
     def report(self) -> dict[str, Any]:
         """Return the values that `pools --json` prints."""

@@ -2,33 +2,49 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import LaneId
+from jobs.queue.sql_predicates import IS_DRAINED_WORKER, IS_TARGET
 from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import WorkerActivity, WorkerState
 
-_REPORT = text("""
-    INSERT INTO workers (name, device, pool, activity, activity_since, lane_id, warm_models)
-    VALUES (:worker, :device, :pool, :activity, now(), CAST(:lane AS bigint), CAST(:warm_models AS text[]))
+_REPORT = text(f"""
+    INSERT INTO workers (name, device, pool, activity, activity_since, lane_id, warm_models, version)
+    VALUES (:worker, :device, :pool, :activity, now(), CAST(:lane AS bigint), CAST(:warm_models AS text[]), :version)
     ON CONFLICT (name) DO UPDATE SET seen_at = now(), activity = excluded.activity, lane_id = excluded.lane_id,
-        warm_models = excluded.warm_models, activity_since = CASE
+        warm_models = excluded.warm_models, version = excluded.version, activity_since = CASE
             WHEN workers.activity = excluded.activity THEN workers.activity_since ELSE excluded.activity_since END
-    RETURNING name
+    RETURNING {IS_DRAINED_WORKER} AS is_drained
 """)
 
-_FORGET = text("DELETE FROM workers WHERE name = :name RETURNING name")
-
-_LIST = text("""
-    SELECT w.name, w.device, w.pool, w.state, w.activity, w.activity_since, w.reason, w.since, w.started_at, w.seen_at,
-        w.stored_at, w.warm_models, b.name AS batch, l.model,
-        w.seen_at < now() - make_interval(secs => :seen_s) AS is_lost
-    FROM workers w LEFT JOIN lanes l ON l.id = w.lane_id LEFT JOIN batches b ON b.id = l.batch_id
-    ORDER BY w.pool, w.name
+_FORGET = text("""
+    WITH undrained AS (
+        DELETE FROM worker_drains WHERE kind = 'worker' AND target = :name
+    )
+    DELETE FROM workers WHERE name = :name RETURNING name
 """)
+
+_LIST = text(f"""
+    SELECT workers.name, device, pool, workers.state, activity, activity_since, reason, since, started_at, seen_at,
+        stored_at, warm_models, version, workers.lane_id AS lane, batches.name AS batch, lanes.model,
+        seen_at < now() - make_interval(secs => :seen_s) AS is_lost,
+        CASE WHEN version IS NOT NULL THEN (
+            SELECT min(since) FROM worker_drains WHERE {IS_TARGET.format("workers.name")}) END AS drained_since
+    FROM workers LEFT JOIN lanes ON lanes.id = workers.lane_id LEFT JOIN batches ON batches.id = lanes.batch_id
+    ORDER BY pool, workers.name
+""")
+
+DRAINED = "drained"
+"""A worker that an operator has drained and that has finished what it was at."""
+
+AT_WORK = (WorkerActivity.BUSY, WorkerActivity.DRAINING)
+"""Activities of workers that may hold jobs."""
 
 LOST = "lost"
 """A worker that has not reported for SEEN_S seconds: its process or host is gone, or it can't reach PostgreSQL."""
@@ -62,15 +78,26 @@ class Worker:
     seen_at: datetime
     stored_at: datetime | None
     warm_models: list[str]
+    version: str | None
+    lane: int | None
     batch: str | None
     model: str | None
     is_lost: bool
+    drained_since: datetime | None
+    """When an operator drained it or its host; None also for a worker of a version that doesn't look for that."""
+
+    @property
+    def host(self) -> str:
+        """The host that it is on, by its name."""
+        return self.name.rpartition(":")[0]
 
     @property
     def shown_state(self) -> str:
-        """`lost`, `unhealthy` or what it is doing; `healthy` for a worker of an earlier version."""
+        """`lost`, `draining`, `drained`, `unhealthy` or what it is doing; `healthy` for one of an earlier version."""
         if self.is_lost:
             return LOST
+        if self.drained_since is not None:
+            return WorkerActivity.DRAINING if self.activity in AT_WORK else DRAINED
         return self.state if self.state == WorkerState.UNHEALTHY else self.activity or self.state
 
     @property
@@ -78,30 +105,35 @@ class Worker:
         """Since when it has been in `shown_state`."""
         if self.is_lost:
             return self.seen_at
+        if self.drained_since is not None:
+            began = self.activity_since if self.shown_state == DRAINED else None
+            return max(self.drained_since, began or self.drained_since)
         return (self.since if self.state == WorkerState.UNHEALTHY else self.activity_since) or self.started_at
 
     def report(self) -> dict[str, Any]:
         """Return the values that `workers --json` prints."""
         return {
             "worker": self.name,
-            "host": self.name.rpartition(":")[0],
+            "host": self.host,
             "device": self.device,
             "pool": self.pool,
             "state": self.shown_state,
             "since": self.shown_since.isoformat(),
             "reason": self.reason,
+            "lane": self.lane,
             "batch": self.batch,
             "model": self.model,
             "warm_models": self.warm_models,
+            "version": self.version,
             "started_at": self.started_at.isoformat(),
             "seen_at": self.seen_at.isoformat(),
             "stored_at": self.stored_at and self.stored_at.isoformat(),
         }
 
 
-def report_worker(engine: Engine, report: WorkerReport) -> None:
-    """Write what a worker reports of itself, and that it lives."""
-    run(
+def report_worker(engine: Engine, report: WorkerReport) -> bool:
+    """Write what a worker reports of itself, and that it lives. Returns whether it is drained."""
+    (row,) = run(
         engine,
         _REPORT,
         {
@@ -111,15 +143,22 @@ def report_worker(engine: Engine, report: WorkerReport) -> None:
             "activity": report.activity,
             "lane": report.lane,
             "warm_models": sorted(report.warm_models),
+            "version": _own_version(),
         },
     )
+    return bool(row.is_drained)
 
 
 def forget_worker(engine: Engine, worker: str) -> None:
-    """Delete the worker from the table."""
+    """Delete the worker from the table, and with it what drained it alone."""
     run(engine, _FORGET, {"name": worker})
 
 
 def workers(engine: Engine) -> list[Worker]:
     """Return all workers that reported within the last hour, by pool and name."""
     return [Worker(**row._mapping) for row in run(engine, _LIST, {"seen_s": SEEN_S})]
+
+
+@cache
+def _own_version() -> str:
+    return version("nightmill")

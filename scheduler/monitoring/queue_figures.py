@@ -11,8 +11,9 @@ from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.batches.status import RATE_WINDOW_S
 from jobs.monitoring import metrics
 from jobs.monitoring.metric_types import Sample
-from jobs.queue.sql_predicates import HAS_WORK, IS_LIVE, IS_OPEN, IS_PAST_CANARY
+from jobs.queue.sql_predicates import HAS_WORK, IS_DRAINED_WORKER, IS_LIVE, IS_OPEN, IS_PAST_CANARY
 from jobs.queue.worker_health_reports import SEEN_S
+from jobs.queue.worker_registry import AT_WORK, DRAINED
 from jobs.states import OPEN, JobState, WorkerActivity, WorkerState, sql_list
 
 LONGEST_MS = 10_000
@@ -53,13 +54,17 @@ _FIGURES = text(f"""
         SELECT min(xact_start) AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL
         UNION ALL SELECT min(prepared) FROM pg_prepared_xacts
     ), live AS (
-        SELECT pool, CASE WHEN state = 'unhealthy' THEN state ELSE coalesce(activity, 'idle') END AS state,
-            count(*) AS n
-        FROM workers WHERE seen_at > now() - make_interval(secs => :seen_s) GROUP BY 1, 2
+        SELECT pool, CASE WHEN is_drained AND activity = ANY (CAST(:at_work AS text[])) THEN 'draining'
+                WHEN is_drained THEN '{DRAINED}'
+                WHEN state = 'unhealthy' THEN state ELSE coalesce(activity, 'idle') END AS state,
+            count(*) AS n, count(*) FILTER (WHERE NOT is_drained) AS available
+        FROM workers, LATERAL (SELECT {IS_DRAINED_WORKER} AS is_drained) AS d
+        WHERE seen_at > now() - make_interval(secs => :seen_s) GROUP BY 1, 2
     )
     SELECT now() AS now, (SELECT count(*) FROM remaining) AS unfinished,
         (SELECT jsonb_object_agg(state, n) FROM (SELECT state, sum(n) AS n FROM counted GROUP BY 1) AS s) AS jobs,
         (SELECT jsonb_agg(jsonb_build_array(pool, state, n)) FROM live) AS workers,
+        (SELECT coalesce(sum(available), 0) FROM live) AS available,
         (SELECT jsonb_object_agg(name, nightmill_wanted_workers(name)) FROM pools) AS wanted,
         (SELECT extract(epoch FROM now() - min(
             CASE WHEN has_fresh THEN since ELSE greatest(since, due_since) END)) FROM claimable) AS oldest_s,
@@ -90,7 +95,12 @@ def queue_figures(engine: Engine) -> list[Sample]:
 
 
 def _look(engine: Engine) -> Any:
-    values = {"most": metrics.MOST_BATCHES, "rate_s": RATE_WINDOW_S, "seen_s": SEEN_S}
+    values = {
+        "most": metrics.MOST_BATCHES,
+        "rate_s": RATE_WINDOW_S,
+        "seen_s": SEEN_S,
+        "at_work": list(AT_WORK),
+    }
     with engine.begin() as connection:
         connection.execute(_LIMIT)
         return connection.execute(_FIGURES, values).one()
@@ -107,16 +117,15 @@ def _samples(row: Any) -> Iterator[Sample]:
     yield metrics.LANE_WAIT.sample(max(0, row.wait_s or 0))
     yield metrics.UNSERVED_LANES.sample(row.unserved)
     yield metrics.FEED_LAG.sample(max(0, row.lag_s or 0))
-    workers = sum(count for _, _, count in row.workers or ())
     for batch in row.batches or ():
-        yield from _batch_samples(batch, row.now, workers)
+        yield from _batch_samples(batch, row.now, int(row.available))
 
 
 def _worker_samples(row: Any) -> Iterator[Sample]:
     counts = {(pool, state): count for pool, state, count in row.workers or ()}
     pools = {*row.wanted, *(pool for pool, _ in counts)}
     for pool in sorted(pools):
-        for state in (*WorkerActivity, WorkerState.UNHEALTHY):
+        for state in (*WorkerActivity, DRAINED, WorkerState.UNHEALTHY):
             yield metrics.WORKERS.sample(counts.get((pool, state), 0), pool, state)
     for pool, wanted in row.wanted.items():
         yield metrics.WANTED_WORKERS.sample(wanted, pool)

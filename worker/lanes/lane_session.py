@@ -204,7 +204,12 @@ class LaneSession:
         )
 
     def _open(self) -> Lane | None:
-        return None if self._stop.must_end() else transitions.open_lane(self.context.engine, self.lane_id)
+        context = self.context
+        return (
+            None
+            if self._stop.must_end()
+            else transitions.open_lane(context.engine, self.lane_id, context.worker)
+        )
 
     def _jobs(self, lane: Lane) -> list[Job]:
         """Return the next jobs: those claimed already, else a new claim."""

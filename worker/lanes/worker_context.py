@@ -59,6 +59,11 @@ class WorkerContext:
         """Report in the table of workers what this worker does from now on."""
         self.leases.registration.note(activity, lane, self.model_cache.models())
 
+    def is_unable(self) -> bool:
+        """Whether a fault keeps this worker from some lanes, or an operator has drained it."""
+        is_drained = self.leases.registration.is_drained
+        return is_drained or bool(self.health.avoided()) or not self.health.is_healthy()
+
     @cached_property
     def health(self) -> Health:
         """The faults that keep this worker from lanes."""

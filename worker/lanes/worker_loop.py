@@ -12,8 +12,8 @@ from worker.lanes.worker_context import WorkerContext
 LONGEST_S = 3600.0
 """The longest duration of one Celery task; Celery's time limits apply to tasks, so the loop ends in time."""
 
-UNHEALTHY_S = 1.0
-"""How long a worker that can process nothing holds a wake-up message, so that healthy workers get the others."""
+UNABLE_S = 1.0
+"""How long a worker that can or may process nothing holds a wake-up message, so that other workers get the others."""
 
 
 def follow(context: WorkerContext, preferred: LaneId) -> int:
@@ -25,8 +25,8 @@ def follow(context: WorkerContext, preferred: LaneId) -> int:
     loop = LaneLoop(context)
     if not context.health.is_resting():
         loop.begin(preferred)
-    if loop.time_slice is None and (context.health.avoided() or not context.health.is_healthy()):
-        context.stopping.wait(UNHEALTHY_S)
+    if loop.time_slice is None and context.is_unable():
+        context.stopping.wait(UNABLE_S)
     taken = 0
     while loop.time_slice is not None:
         context.note(WorkerActivity.BUSY, loop.time_slice.lane)
@@ -90,6 +90,7 @@ class LaneLoop:
             warm=context.model_cache.models(),
             model_affinity_s=context.settings.model_affinity_s,
             avoided=context.health.avoided(),
+            worker=context.worker,
         )
 
     def _settle(self, session: LaneSession) -> None:

@@ -25,6 +25,8 @@ class Registration:
         self._engine = engine
         self._report = WorkerReport(worker, device, pool)
         self._lock = threading.Lock()
+        self.is_drained = False
+        """Whether an operator has drained it, by the last report; statements that give it jobs look for themselves."""
 
     def note(
         self, activity: WorkerActivity, lane: LaneId | None = None, warm_models: Collection[str] = ()
@@ -36,16 +38,22 @@ class Registration:
                 return
             self._report = report
             try:
-                report_worker(self._engine, report)
+                self._write()
             except SQLAlchemyError as error:
                 log.warning("can't report what this worker does: %s", str(error).splitlines()[0])
 
     def renew(self) -> None:
         """Write the last report again, which shows that the worker lives. It is idle once it has done so."""
         with self._lock:
-            report_worker(self._engine, self._report)
+            self._write()
             if self._report.activity is WorkerActivity.STARTING:
                 self._report = replace(self._report, activity=WorkerActivity.IDLE)
+
+    def _write(self) -> None:
+        is_drained = report_worker(self._engine, self._report)
+        if is_drained != self.is_drained:
+            log.warning("drained: takes no jobs" if is_drained else "undrained: takes jobs again")
+        self.is_drained = is_drained
 
     def delete(self) -> None:
         """Delete the row: this worker has ended."""

@@ -101,7 +101,8 @@ def _show(open_session: Session, as_json: bool) -> None:
 def _row(pool: Pool) -> tuple[object, ...]:
     models = ALL if pool.models is None else ", ".join(pool.models)
     times = (duration(pool.idle_s), duration(pool.target_s), duration(pool.start_s))
-    return pool.name, models, pool.workers, pool.wanted, pool.max_workers, *times
+    workers = f"{pool.workers} ({pool.drained} drained)" if pool.drained else pool.workers
+    return pool.name, models, workers, pool.wanted, pool.max_workers, *times
 
 
 def _positive(option: str, given: str | None) -> float | None:

@@ -41,6 +41,7 @@ TIME_SLICE = {
     "slice_s": 60,
     "pool": "default",
     "avoided": [],
+    "worker": "w",
 }
 GIVEN = json.dumps([{"id": 1, "lease": str(uuid4())}])
 ALL = FeedQuery(tuple(EventKind))
@@ -104,7 +105,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     ),
     "figures": (
         queue_figures._FIGURES,
-        {"most": 20, "rate_s": 60, "seen_s": 60},
+        {"most": 20, "rate_s": 60, "seen_s": 60, "at_work": ["busy"]},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_batch_id_ordinal_index_key"},
         4 * LANES,

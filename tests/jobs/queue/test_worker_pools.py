@@ -63,6 +63,7 @@ def test_what_is_not_given_stays(engine: Engine) -> None:
         "start_s": 0,
         "wanted": 0,
         "workers": 0,
+        "drained": 0,
     }
     set_pool(engine, "paint", max_workers=NO_LIMIT)
     assert pools(engine)[1].max_workers is None

@@ -9,10 +9,11 @@ from jobs.batches.status import status
 from jobs.monitoring import metrics
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
+from jobs.queue.worker_drains import drain
 from jobs.queue.worker_health_reports import report_health
 from jobs.queue.worker_pools import set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, report_worker
-from jobs.states import WorkerActivity
+from jobs.states import DrainKind, WorkerActivity
 from scheduler.monitoring.queue_figures import queue_figures
 from tests.factories import change, failure, image, look, make_batch, make_lane, take
 
@@ -115,6 +116,19 @@ def test_workers_are_counted_by_pool_and_what_they_do(engine: Engine) -> None:
     found = figures(engine)
     assert (found["workers default idle"], found["workers default unhealthy"]) == (2, 1)
     assert (found["workers farm draining"], found["workers farm idle"]) == (1, 0)
+
+
+def test_drained_workers_are_counted_apart(engine: Engine) -> None:
+    for name, activity in (("gpu:1", WorkerActivity.IDLE), ("gpu:2", WorkerActivity.BUSY)):
+        report_worker(engine, WorkerReport(name, "cpu", "default", activity))
+    batch = make_batch(engine, 10)
+    change(engine, "UPDATE lanes SET image_s = 10")
+    assert figures(engine)[f"batch_eta_seconds {batch.name}"] == pytest.approx(50)
+    drain(engine, [(DrainKind.HOST, "gpu")], drained_by="anna@desk")
+    found = figures(engine)
+    assert (found["workers default drained"], found["workers default draining"]) == (1, 1)
+    assert (found["workers default idle"], found["workers default busy"]) == (0, 0)
+    assert f"batch_eta_seconds {batch.name}" not in found
 
 
 def test_the_number_of_wanted_workers_is_that_of_the_pool(engine: Engine) -> None:

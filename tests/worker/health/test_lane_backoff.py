@@ -37,7 +37,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unhealthy workers try again soon."""
     monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(store_retry, "_PAUSES_S", (0.02,))
-    monkeypatch.setattr("worker.lanes.worker_loop.UNHEALTHY_S", 0.01)
+    monkeypatch.setattr("worker.lanes.worker_loop.UNABLE_S", 0.01)
 
 
 def uncharged(engine: Engine) -> bool:
