@@ -10,9 +10,12 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import LaneId
-from jobs.queue.sql_predicates import IS_DRAINED_WORKER, IS_TARGET
+from jobs.queue.sql_predicates import IS_DRAINED_WORKER, IS_LIVE, IS_TARGET
 from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import WorkerActivity, WorkerState
+
+RATE_S = 120
+"""Over how many seconds a worker's images are counted for its pace."""
 
 _REPORT = text(f"""
     INSERT INTO workers (name, device, pool, activity, activity_since, lane_id, warm_models, version)
@@ -30,13 +33,23 @@ _FORGET = text("""
     DELETE FROM workers WHERE name = :name RETURNING name
 """)
 
+# Images of batches that have ended longer ago aren't looked through: only those of a batch are indexed by their time.
 _LIST = text(f"""
+    WITH lately AS (
+        SELECT worker, count(*) AS images FROM images
+        WHERE created_at > now() - make_interval(secs => :rate_s) AND batch_id IN (
+            SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
+        GROUP BY 1
+    )
     SELECT workers.name, device, pool, workers.state, activity, activity_since, reason, since, started_at, seen_at,
         stored_at, warm_models, version, workers.lane_id AS lane, batches.name AS batch, lanes.model,
+        coalesce(images, 0) / greatest(
+            1, least(:rate_s, extract(epoch FROM now() - started_at)::float)) AS images_per_s,
         seen_at < now() - make_interval(secs => :seen_s) AS is_lost,
         CASE WHEN version IS NOT NULL THEN (
             SELECT min(since) FROM worker_drains WHERE {IS_TARGET.format("workers.name")}) END AS drained_since
-    FROM workers LEFT JOIN lanes ON lanes.id = workers.lane_id LEFT JOIN batches ON batches.id = lanes.batch_id
+    FROM workers LEFT JOIN lately ON lately.worker = workers.name
+        LEFT JOIN lanes ON lanes.id = workers.lane_id LEFT JOIN batches ON batches.id = lanes.batch_id
     ORDER BY pool, workers.name
 """)
 
@@ -64,7 +77,10 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as it last reported; `batch` and `model` are those of the lane that it is busy with."""
+    """A worker as it last reported; `batch` and `model` are those of the lane that it is busy with.
+
+    `images_per_s` are those that it stored within the last RATE_S seconds, or since it started.
+    """
 
     name: str
     device: str
@@ -82,6 +98,7 @@ class Worker:
     lane: int | None
     batch: str | None
     model: str | None
+    images_per_s: float
     is_lost: bool
     drained_since: datetime | None
     """When an operator drained it or its host; None also for a worker of a version that doesn't look for that."""
@@ -123,6 +140,7 @@ class Worker:
             "lane": self.lane,
             "batch": self.batch,
             "model": self.model,
+            "images_per_s": round(float(self.images_per_s), 3),
             "warm_models": self.warm_models,
             "version": self.version,
             "started_at": self.started_at.isoformat(),
@@ -156,7 +174,8 @@ def forget_worker(engine: Engine, worker: str) -> None:
 
 def workers(engine: Engine) -> list[Worker]:
     """Return all workers that reported within the last hour, by pool and name."""
-    return [Worker(**row._mapping) for row in run(engine, _LIST, {"seen_s": SEEN_S})]
+    values = {"seen_s": SEEN_S, "rate_s": RATE_S}
+    return [Worker(**row._mapping) for row in run(engine, _LIST, values)]
 
 
 @cache

@@ -15,6 +15,11 @@ from jobs.queue.worker_registry import DRAINED, Worker
 from jobs.queue.worker_registry import workers as all_workers
 from jobs.states import DrainKind
 
+COLUMNS = (
+    *("host", "worker", "pool", "device", "state", "since"),
+    *("batch", "model", "images/s", "warm models", "version"),
+)
+
 workers = typer.Typer(
     help="Workers and what each is doing; drain them.",
     invoke_without_command=True,
@@ -39,7 +44,19 @@ def _show(open_session: Session, as_json: bool) -> None:
     if as_json:
         print_json([_report(worker, drained) for worker in found] + [_report_empty(one) for one in empty])
         return
-    columns = ("host", "worker", "pool", "device", "state", "since", "batch", "model", "warm models")
+    columns = (
+        "host",
+        "worker",
+        "pool",
+        "device",
+        "state",
+        "since",
+        "batch",
+        "model",
+        "images/s",
+        "warm models",
+        "version",
+    )
     print_table(columns, [_row(worker) for worker in found] + [_row_of_empty(one) for one in empty])
     for text in _notes(found, drained):
         note(text)
@@ -85,13 +102,15 @@ def _row(worker: Worker) -> tuple[object, ...]:
         _ago(worker.shown_since),
         worker.batch or "",
         worker.model or "",
+        f"{worker.images_per_s:.2f}",
         ", ".join(worker.warm_models),
+        worker.version,
     )
 
 
 def _row_of_empty(drain: Drain) -> tuple[object, ...]:
     report = _report_empty(drain)
-    return report["host"], report["worker"] or "none", "", "", DRAINED, _ago(drain.since), "", "", ""
+    return report["host"], report["worker"] or "none", "", "", DRAINED, _ago(drain.since), *("",) * 5
 
 
 def _ago(moment: datetime) -> str:

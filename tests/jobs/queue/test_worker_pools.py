@@ -1,16 +1,19 @@
 """Pools: which lanes a pool's workers are given, and who may join or remove one."""
 
+from importlib.metadata import version
+
 import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.queue.fair_share import pick_lane, waiting_lanes
+from jobs.queue.transitions import complete
 from jobs.queue.worker_health_reports import waiting
 from jobs.queue.worker_pools import join_pool, pools, remove_pool, set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, report_worker, workers
 from jobs.states import NO_LIMIT, WorkerActivity
-from tests.factories import change, lanes_of, make_batch
+from tests.factories import change, image, lanes_of, make_batch, make_lane, take
 
 
 def picked_by(engine: Engine, pool: str) -> list[int]:
@@ -120,7 +123,20 @@ def test_workers_are_listed_with_what_they_do(engine: Engine) -> None:
     )
     assert (broken.shown_state, broken.reason, broken.shown_since) == ("unhealthy", "no disk", broken.since)
     assert (lost.shown_state, lost.pool, lost.shown_since) == ("lost", "paint", lost.seen_at)
-    assert busy.report()["host"] == "a"
+    told = busy.report()
+    assert (told["host"], told["lane"], told["version"]) == ("a", lane, version("nightmill"))
+
+
+def test_a_workers_pace_is_that_of_the_last_minutes(engine: Engine) -> None:
+    for name in ("a:1", "a:2", "b:1"):
+        report_worker(engine, WorkerReport(name, "cpu:0", "default"))
+    change(engine, "UPDATE workers SET started_at = now() - interval '1 hour' WHERE name <> 'a:2'")
+    change(engine, "UPDATE workers SET started_at = now() - interval '100 s' WHERE name = 'a:2'")
+    old, lane = make_lane(engine, 5), make_lane(engine, 60)
+    for which, number, worker in ((old, 5, "a:1"), (lane, 30, "a:1"), (lane, 30, "a:2")):
+        complete(engine, [image(job) for job in take(engine, which, number, worker=worker)])
+    change(engine, "UPDATE images SET created_at = now() - interval '3 minutes' WHERE batch_id = 1")
+    assert [worker.images_per_s for worker in workers(engine)] == pytest.approx([0.25, 0.3, 0], rel=0.1)
 
 
 def test_the_time_of_a_state_begins_with_it(engine: Engine) -> None:

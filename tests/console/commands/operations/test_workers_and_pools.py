@@ -55,7 +55,7 @@ def test_a_pool_is_made_changed_shown_and_removed(typed: Typed) -> None:
         (("pools", "set", "a100", "--idle", "300d"), "a pool's idle time is at most 116 days"),
         (("pools", "set", "a100", "--max-workers", "99999999999999"), "a pool has at most 100,000 workers"),
         (("tenants", "set", "ada", "--max-running", "99999999999"), "between 0 and 1,000,000,000"),
-        (("archive", "--older-than", "30"), "--older-than 30: a length of time, as in 90s, 5m"),
+        (("archive", "--older-than", "30"), "30: a length of time, as in 90s, 5m"),
         (("pools", "remove", "b100"), "no pool 'b100'"),
         (("pools", "remove", "b100", "--yes"), "no pool 'b100'"),
         (("pools", "remove", "default", "--yes"), "the pool 'default' stays"),
