@@ -29,6 +29,7 @@ from console.submit_options import SubmitOptions
 from console.terminal.output import note
 from console.terminal.progress import summary, watching
 from console.terminal.run_report import tell
+from console.terminal.schedule_text import pause_reasons
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import make_up, shortfall
 from jobs.batches.actions import BatchStatus
@@ -111,7 +112,8 @@ def _default_workers(open_session: Session) -> int:
 
 def _refuse_stopped(status: BatchStatus) -> None:
     if status.state == BatchState.PAUSED:
-        why = f" ({status.stopped_because})" if status.stopped_because else ""
+        reasons = pause_reasons(status)
+        why = f" ({reasons})" if reasons else ""
         raise UsageError(f"batch {status.name} is paused{why}: `nightmill resume {status.name}` first")
     if status.state == BatchState.CANCELLED:
         raise UsageError(

@@ -10,7 +10,8 @@ from console.session import Session, session
 from console.several_batches.selection_options import BatchSelection, batches_said
 from console.terminal.confirm import ask
 from console.terminal.output import counted, note, plural, print_json, print_line
-from jobs.batches.status import BatchStatus
+from console.terminal.progress import summary
+from jobs.batches.status import BatchStatus, status_by_id
 from jobs.errors import NightmillError
 
 
@@ -37,6 +38,8 @@ class BatchCommand:
     """Whether what is asked about can't be undone."""
     has_jobs: bool = False
     """Whether filters and --all leave out archived batches."""
+    finish: Callable[[Session], None] = lambda _: None
+    """Called when all are done."""
 
 
 def change_batches(
@@ -56,6 +59,7 @@ def change_batches(
         if question is not None:
             ask(question, is_for_good=command.is_for_good)
         reports = [_change(open_session, each, selection, command) for each in chosen]
+        command.finish(open_session)
     refused = sum(1 for report in reports if report.get("error"))
     if as_json:
         print_json(reports[0] if selection.is_one else reports)
@@ -110,3 +114,11 @@ def _tell_plan(
     willing = [each for each, reason in zip(chosen, reasons, strict=True) if reason is None]
     said = batches_said(willing) if willing else "no batch"
     note(f"would be {command.done}: {said}")
+
+
+def told_state(open_session: Session, batch: BatchStatus, as_json: bool) -> dict[str, Any]:
+    """Tell where a batch that was changed stands, unless as JSON, and return its report."""
+    after = status_by_id(open_session.engine, batch.id)
+    if not as_json:
+        note(f"{after.name} is {after.state}: {summary(after)}")
+    return after.report()

@@ -13,6 +13,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId, LaneId
 from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions
+from jobs.queue.pauses import pause, resume
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import RETRYABLE, JobState
 
@@ -37,29 +38,6 @@ _REOPEN = text("""
         SELECT FROM lanes JOIN jobs ON lane_id = lanes.id WHERE lanes.batch_id = :id AND state = 'queued')
     RETURNING id
 """)
-
-
-def pause(engine: Engine, batch: BatchId) -> None:
-    """Stop claims from the batch; workers finish the device batch that they are rendering.
-
-    Raises UsageError for a cancelled batch: the mark would only stop what a later retry queues.
-    """
-    statement = text("""
-        UPDATE batches SET paused_at = coalesce(paused_at, now())
-        WHERE id = :id AND cancelled_at IS NULL RETURNING id
-    """)
-    if not run(engine, statement, {"id": batch}):
-        raise UsageError("a cancelled batch can't be paused: `nightmill retry` queues its jobs again")
-
-
-def resume(engine: Engine, batch: BatchId) -> None:
-    """Allow claims again, overruling a canary that has stopped the batch."""
-    statement = text("""
-        UPDATE batches SET paused_at = NULL, stopped_because = NULL,
-            canary_verdict = CASE WHEN canary_verdict = 'stopped' THEN 'overruled' ELSE canary_verdict END
-        WHERE id = :id RETURNING id
-    """)
-    run(engine, statement, {"id": batch})
 
 
 def change(engine: Engine, batch: BatchId, changes: Mapping[str, Any]) -> None:

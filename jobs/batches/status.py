@@ -16,9 +16,10 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.name_suggestion import nearest
 from jobs.policy.stored_policy import report_of
+from jobs.queue.pauses import standing_pauses
 from jobs.queue.sql_predicates import FOLDER, IS_DRAINED_WORKER, IS_LIVE
 from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
-from jobs.states import OPEN, BatchState, JobState, sql_list
+from jobs.states import OPEN, BatchState, CanaryVerdict, JobState, sql_list
 
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"
@@ -27,7 +28,7 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound", "seed_from", "tags", "folder", "tenants",
+    "canary_bound", "seed_from", "tags", "paused_at", "pauses", "folder", "tenants",
 )  # fmt: skip
 
 _DERIVED = {
@@ -108,6 +109,9 @@ class BatchStatus(NamedTuple):
     canary_bound: float
     seed_from: str
     tags: list[str]
+    paused_at: datetime | None
+    pauses: dict[str, Any]
+    """A record of each pause that stands; see `standing_pauses`."""
     folder: str
     """Where its files are below the output: its first name."""
     tenants: list[str]
@@ -141,6 +145,16 @@ class BatchStatus(NamedTuple):
             return False
         return self.now + timedelta(seconds=self.eta_s or 0) > self.deadline
 
+    @property
+    def is_stopped_by_canary(self) -> bool:
+        """Whether its canary has paused it, and nobody has overruled that."""
+        return self.canary_verdict == CanaryVerdict.STOPPED
+
+    @property
+    def standing_pauses(self) -> list[dict[str, Any]]:
+        """The pauses that stand: by (name, all, tenant:NAME), who, at, reason; without that of a canary."""
+        return standing_pauses(self.paused_at, self.pauses, is_stopped=self.is_stopped_by_canary)
+
     def report(self) -> dict[str, Any]:
         """Return the values that `status --json` prints."""
         return {
@@ -163,6 +177,8 @@ class BatchStatus(NamedTuple):
             "misses_deadline": self.misses_deadline,
             "canary": self.canary_verdict,
             "stopped_because": self.stopped_because,
+            "paused_at": _iso(self.paused_at),
+            "pauses": self.standing_pauses,
             "archived_at": _iso(self.archived_at),
             "tags": self.tags,
             "tenants": self.tenants,

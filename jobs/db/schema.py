@@ -111,6 +111,13 @@ batches = Table(
     ),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="labels, sorted"),
     Column("folder", Text, comment="of its files, if it was renamed; null: its name"),
+    Column(
+        "pauses",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="by what it is paused (name, all, tenant:NAME): who, at, reason",
+    ),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
-from console.commands.batches.write_row_outcomes import FORMATS, write_outcomes
+from console.terminal.write_row_outcomes import FORMATS, write_outcomes
 from jobs.batches import accepted_image_quotas, actions, drop_jobs_and_delete_batches
 from jobs.batches.manifest_reconciliation import RowOutcome, outcomes, sums
 from jobs.job_dataclasses import Failure

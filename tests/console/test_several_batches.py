@@ -91,7 +91,7 @@ def test_a_dry_run_lists_and_changes_nothing(typed: Typed, engine: Engine) -> No
         "archive": ["open", "off", "over"],
         "delete": ["open", "off", "over"],
     }.items():
-        listed = typed(*command.split(), "--all", "--dry-run", "--json")
+        listed = typed(*command.split(), "--since", "1d", "--dry-run", "--json")
         assert (listed.code, [each["name"] for each in listed.json]) == (0, chosen), command
         assert {each["dry_run"] for each in listed.json} == {True}
     shown = typed("cancel", "--all", "--dry-run")

@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from console.command_options import NONE, Deadline, Json, NotBefore, Priority, Set, Window
-from console.commands.batches.pause_resume_cancel_retry import told_state
 from console.options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.change_each import BatchCommand, change_batches
+from console.several_batches.change_each import BatchCommand, change_batches, told_state
 from console.several_batches.selection_options import BatchSelection
 from console.terminal.output import note
 from jobs.batches import actions

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from console.command_options import Batch, Json, one_of
-from console.commands.batches.write_row_outcomes import FORMATS, write_outcomes
 from console.session import session
 from console.terminal.output import counted, line_sum, note, plural, print_facts, print_json
+from console.terminal.write_row_outcomes import FORMATS, write_outcomes
 from jobs.batches import actions
 from jobs.batches.manifest_reconciliation import Outcome, RowOutcome, Sums, outcomes, sums
 from jobs.errors import UsageError

@@ -23,7 +23,7 @@ from console.terminal.output import (
     short_said,
 )
 from console.terminal.progress import summary
-from console.terminal.schedule_text import schedule_facts, warn_of_deadline
+from console.terminal.schedule_text import clock, pause_reasons, schedule_facts, warn_of_deadline
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import short, shortfall
 from jobs.batches.actions import BatchStatus
@@ -33,7 +33,7 @@ from jobs.batches.evaluate_accept_condition import rejected as rejected_images
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes
-from jobs.states import ErrorKind, JobState
+from jobs.states import BatchState, ErrorKind, JobState
 
 
 def status(
@@ -144,9 +144,11 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
         return
     for status in found:
         warn_of_deadline(status)
-    columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA")
+    columns = ("batch", "name", "tenant", "state", *JobState, "rejected", "images/s", "ETA", "deadline")
     print_table(columns, [_row(status) for status in found])
     for status in found:
+        if status.state == BatchState.PAUSED and (why := pause_reasons(status)):
+            note(f"{status.name} is paused: {why}")
         if status.waiting:
             note(f"{status.name} waits, no worker can go on: {status.waiting}")
     _warn_of_workers(found)
@@ -161,7 +163,9 @@ def _row(status: BatchStatus) -> tuple[object, ...]:
     counts = (f"{status.counts[state]:,}" for state in JobState)
     speed = f"{status.images_per_s:.2f}" if status.remaining else ""
     left = duration(status.eta_s) if status.remaining else ""
-    return status.id, status.name, status.state, *counts, f"{status.rejected:,}", speed, left
+    tenants = ", ".join(status.tenants)
+    known = status.id, status.name, tenants, status.state, *counts, f"{status.rejected:,}"
+    return *known, speed, left, clock(status.deadline)
 
 
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
@@ -180,6 +184,11 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             "rows": f"{status.rows:,}, {status.rejected:,} rejected",
             "manifest": status.manifest,
             "output": f"{status.output}/{status.folder}",
+            **(
+                {"tenant": ", ".join(tenants)}
+                if (tenants := [each for each in status.tenants if each])
+                else {}
+            ),
             **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)

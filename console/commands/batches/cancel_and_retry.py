@@ -1,4 +1,4 @@
-"""Commands that change batches' jobs: pause, resume, cancel, retry."""
+"""`nightmill cancel` and `nightmill retry`: end what isn't finished; queue again what has no image."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -8,42 +8,13 @@ import typer
 from console.command_options import DontAsk, Json, one_of
 from console.options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.change_each import BatchCommand, change_batches, has_open_jobs
+from console.several_batches.change_each import BatchCommand, change_batches, told_state
 from console.several_batches.selection_options import BatchSelection, batches_said
 from console.terminal.output import note, plural
-from console.terminal.progress import summary
 from jobs.batches import actions
-from jobs.batches.status import BatchStatus, status_by_id
+from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
-from jobs.states import RETRYABLE, BatchState, ErrorKind, JobState
-
-
-@takes(BatchSelection)
-def pause(selection: BatchSelection, as_json: Json = False) -> None:
-    """Stop claiming jobs of batches; workers finish the device batch that they are at."""
-
-    def apply(open_session: Session, found: BatchStatus) -> dict[str, Any]:
-        actions.pause(open_session.engine, found.id)
-        return told_state(open_session, found, as_json)
-
-    def can(found: BatchStatus) -> bool:
-        return has_open_jobs(found) and found.state != BatchState.CANCELLED
-
-    change_batches(selection, BatchCommand(done="paused", change=apply, can=can), as_json=as_json)
-
-
-@takes(BatchSelection)
-def resume(selection: BatchSelection, as_json: Json = False) -> None:
-    """Go on with paused batches."""
-
-    def apply(open_session: Session, found: BatchStatus) -> dict[str, Any]:
-        actions.resume(open_session.engine, found.id)
-        return told_state(open_session, found, as_json)
-
-    def can(found: BatchStatus) -> bool:
-        return found.state == BatchState.PAUSED
-
-    change_batches(selection, BatchCommand(done="resumed", change=apply, can=can), as_json=as_json)
+from jobs.states import RETRYABLE, ErrorKind, JobState
 
 
 @takes(BatchSelection)
@@ -117,11 +88,3 @@ def _retry(
         return found.archived_at is None and has_jobs_for_it(found)
 
     change_batches(selection, BatchCommand(done="tried again", change=apply, can=can), as_json=as_json)
-
-
-def told_state(open_session: Session, batch: BatchStatus, as_json: bool) -> dict[str, Any]:
-    """Tell where a batch that was changed stands, unless as JSON, and return its report."""
-    after = status_by_id(open_session.engine, batch.id)
-    if not as_json:
-        note(f"{after.name} is {after.state}: {summary(after)}")
-    return after.report()
