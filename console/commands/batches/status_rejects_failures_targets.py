@@ -1,22 +1,27 @@
 """Commands that show batches: status, rejects, failures, targets."""
 
 import time
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.text import Text
+from sqlalchemy import Engine
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Batch, Json, one_of
+from console.options_from_dataclass import takes
 from console.process_control import daemon
 from console.session import Session, session
+from console.several_batches.selection_options import FilterOptions
 from console.terminal.output import (
     counted,
     duration,
     err,
     lane_cells,
     note,
+    plural,
     print_facts,
     print_json,
     print_table,
@@ -30,31 +35,70 @@ from jobs.batches.actions import BatchStatus
 from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
 from jobs.batches.evaluate_accept_condition import rejected as rejected_images
-from jobs.batches.tags import check_tag
+from jobs.batches.selection.batch_filters import BatchFilter, find_batches
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.states import BatchState, ErrorKind, JobState
 
+SHOWN_FOR_S = 86_400
+"""How long `status` lists a batch that has ended without being asked for all."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(FilterOptions):
+    """The batches that `status` shows: one, or those that meet the filters."""
+
+    batch: Annotated[str | None, typer.Argument(help="name or number; none: those that meet the filters")] = (
+        None
+    )
+    all_: Annotated[
+        bool, typer.Option("--all", help="also batches that ended over a day ago; so does --since")
+    ] = False
+
+    def check(self) -> None:
+        """Raise UsageError for filters beside a batch."""
+        if self.batch is not None and (self.all_ or self.filter() != BatchFilter()):
+            raise UsageError("--all and filters such as --tag list batches: it takes no batch beside them")
+
+    def find(self, engine: Engine) -> list[BatchStatus]:
+        """Return the batches to show."""
+        if self.batch is not None:
+            return [actions.status(engine, self.batch)]
+        return actions.statuses(engine, self._shown())
+
+    def hidden(self, engine: Engine) -> int:
+        """Return how many batches meet the filters and aren't shown, as they ended long ago."""
+        if self.batch is not None or self._shown() == self.filter():
+            return 0
+        return len(find_batches(engine, self.filter())) - len(find_batches(engine, self._shown()))
+
+    def _shown(self) -> BatchFilter:
+        wanted = self.filter()
+        if self.all_ or self.since is not None:
+            return wanted
+        return replace(wanted, is_open_or_ended_within_s=SHOWN_FOR_S)
+
+
+@takes(StatusOptions)
 def status(
-    batch: Annotated[str | None, typer.Argument(help="name or number; none: all batches")] = None,
-    watch: Annotated[bool, typer.Option(help="keep looking until it has ended")] = False,
-    tag: Annotated[str | None, typer.Option(metavar="TAG", help="only batches that have this tag")] = None,
+    options: StatusOptions,
+    watch: Annotated[bool, typer.Option(help="keep looking until they have ended")] = False,
     as_json: Json = False,
 ) -> None:
-    """Where batches stand."""
-    if tag is not None and (batch is not None or watch):
-        raise UsageError("--tag lists the batches that have a tag: it takes no batch, and no --watch")
+    """Where batches stand. Without BATCH or --all, those that are open or ended within a day."""
+    options.check()
     with session() as open_session:
         if watch:
-            _watch(open_session, batch)
+            _watch(open_session, options)
         broker = BrokerCheck(open_session.settings)
-        if batch is None:
-            found = actions.statuses(open_session.engine)
-            found = [one for one in found if tag is None or check_tag(tag) in one.tags]
+        found = options.find(open_session.engine)
+        if options.batch is None:
             _show_all(found, as_json)
+            if hidden := options.hidden(open_session.engine):
+                what = plural(hidden, "batch", "batches")
+                verb = "isn't" if hidden == 1 else "aren't"
+                note(f"{what} that ended over a day ago {verb} shown: --all shows all")
         else:
-            found = [actions.status(open_session.engine, batch)]
             _show_one(open_session, found[0], as_json)
         for one in found:
             broker.look(one)
@@ -144,7 +188,7 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
         return
     for status in found:
         warn_of_deadline(status)
-    columns = ("batch", "name", "tenant", "state", *JobState, "rejected", "images/s", "ETA", "deadline")
+    columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA", "deadline", "tenant")
     print_table(columns, [_row(status) for status in found])
     for status in found:
         if status.state == BatchState.PAUSED and (why := pause_reasons(status)):
@@ -164,8 +208,8 @@ def _row(status: BatchStatus) -> tuple[object, ...]:
     speed = f"{status.images_per_s:.2f}" if status.remaining else ""
     left = duration(status.eta_s) if status.remaining else ""
     tenants = ", ".join(status.tenants)
-    known = status.id, status.name, tenants, status.state, *counts, f"{status.rejected:,}"
-    return *known, speed, left, clock(status.deadline)
+    known = status.id, status.name, status.state, *counts, f"{status.rejected:,}"
+    return *known, speed, left, clock(status.deadline), tenants
 
 
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
@@ -214,15 +258,11 @@ def _pace(lane: dict[str, Any]) -> str:
     return "" if lane["image_s"] is None else f"{lane['image_s']:.3g}"
 
 
-def _found(open_session: Session, batch: str | None) -> list[BatchStatus]:
-    return [actions.status(open_session.engine, batch)] if batch else actions.statuses(open_session.engine)
-
-
-def _watch(open_session: Session, batch: str | None) -> None:
+def _watch(open_session: Session, options: StatusOptions) -> None:
     broker = BrokerCheck(open_session.settings)
     with Live(console=err, refresh_per_second=4, transient=True) as live:
         while True:
-            found = open_session.patiently(lambda: _found(open_session, batch))
+            found = open_session.patiently(lambda: options.find(open_session.engine))
             live.update(Text("\n".join(f"{s.name}: {s.state}, {summary(s)}" for s in found)))
             if not any(s.remaining for s in found):
                 return

@@ -44,6 +44,8 @@ class BatchFilter:
     """How many seconds ago it has ended, at least."""
     since: datetime | None = None
     """When it was submitted at the earliest."""
+    is_open_or_ended_within_s: float | None = None
+    """Whether it may have unfinished jobs, or has ended less than so many seconds ago."""
     has_jobs: bool = False
     """Whether it isn't archived, or only in part."""
 
@@ -54,6 +56,8 @@ class BatchFilter:
             SELECT {COUNTS} FROM job_counts WHERE batch_id = b.id) AS c) = ANY (CAST(:states AS text[]))"""
         has_jobs = "(b.archived_at IS NULL OR EXISTS (SELECT FROM jobs WHERE batch_id = b.id))"
         ended = f"{ended_at('b')} <= now() - make_interval(secs => :ended_before_s)"
+        within_s = self.is_open_or_ended_within_s
+        recent = f"coalesce({ended_at('b')} > now() - make_interval(secs => :within_s), true)"
         asked: list[tuple[bool, str, dict[str, Any]]] = [
             (bool(self.names), "b.name ~ :names", {"names": _any_pattern(self.names)}),
             (self.since is not None, "b.created_at >= :since", {"since": self.since}),
@@ -61,6 +65,7 @@ class BatchFilter:
             (self.tenant is not None, tenant_s, {"tenant": self.tenant}),
             (self.has_jobs, has_jobs, {}),
             (self.ended_before_s is not None, ended, {"ended_before_s": self.ended_before_s}),
+            (within_s is not None, recent, {"within_s": within_s}),
             (bool(self.states), state_is, {"states": [str(state) for state in self.states]}),
         ]
         given = [(condition, values) for is_asked, condition, values in asked if is_asked]
