@@ -67,4 +67,4 @@ def _database(stack: ExitStack, place: Place, name: str) -> Engine:
 def _time_slice(engine: Engine) -> None:
     picked = fair_share.pick_lane(engine, slice_s=60)
     assert picked is not None
-    fair_share.end_time_slice(engine, picked, used_s=60, images=10, batch_s=1)
+    fair_share.end_time_slice(engine, picked, "bench", "cpu", fair_share.SliceUse(60, images=10, batch_s=1))

@@ -1,11 +1,13 @@
 """Arguments and options shared by several commands, as typer annotations."""
 
 import re
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
 from jobs.errors import UsageError
+from jobs.policy.time_windows import parse_past_moment
 from jobs.states import NO_LIMIT
 
 NONE = "none"
@@ -94,6 +96,19 @@ def seconds(option: str, given: str | None, *, needs_unit: bool = False) -> floa
     if total > _LONGEST_S:
         raise UsageError(f"{option} {given}: at most {_LONGEST_S / 86_400:,.0f} days")
     return total
+
+
+def since(option: str, given: str, now: datetime) -> datetime:
+    """Return a moment in the past: an age such as 12h, a time such as 22:00, which was last, or a date with a time.
+
+    Raises UsageError that names the option and the forms.
+    """
+    if re.fullmatch(r"(\d+[dhms])+|\d+(\.\d+)?", given):
+        return now - timedelta(seconds=seconds(option, given, needs_unit=True) or 0)
+    try:
+        return parse_past_moment(given, now)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}; or an age, as in 12h") from None
 
 
 def limit(option: str, given: str | None, what: str) -> int | None:

@@ -24,6 +24,7 @@ MODULES = {
     "pause": "batches.pause_and_resume",
     "resume": "batches.pause_and_resume",
     "cancel": "batches.cancel_and_retry",
+    "report": "report",
     "retry": "batches.cancel_and_retry",
     "change": "batches.change",
     "archive": "batches.archive",

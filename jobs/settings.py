@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import UsageError
+from jobs.monitoring.device_prices import DevicePrices
 from jobs.monitoring.listen_address import ListenAddress
 from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
@@ -124,6 +125,11 @@ class Settings(BaseSettings):
     low_memory: Literal["auto", "on", "off"] = Field(
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )
+    hour_price: str = Field(
+        "",
+        description="price of a worker hour, for reports: 2.5, or by parts of device names, as in "
+        "H200=3.5,A100=2,0.1; unset: no costs",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
@@ -168,6 +174,12 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(sorted({name.strip() for name in value.split(",") if name.strip()}))
+
+    @field_validator("hour_price")
+    @classmethod
+    def _has_prices(cls, value: str) -> str:
+        DevicePrices.parse(value)
+        return value
 
     @field_validator("metrics_address")
     @classmethod

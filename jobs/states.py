@@ -144,6 +144,17 @@ class DrainKind(StrEnum):
     """One worker, until its process ends."""
 
 
+class WorkerEventKind(StrEnum):
+    """What became of a worker."""
+
+    UNHEALTHY = "unhealthy"
+    """It reported a fault of its host, or another one than before."""
+    HEALTHY = "healthy"
+    """It reported that the fault is gone."""
+    LOST = "lost"
+    """It has not reported for an hour, and never said that it stops."""
+
+
 class CanaryVerdict(StrEnum):
     """Result of a batch's canary, the first rows that run before the others."""
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
@@ -42,7 +41,6 @@ def block_with(words: str) -> str:
     return next(block for block in BLOCKS if words in block)
 
 
-@pytest.mark.timeout(180)
 def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
     environment = os.environ | {"NIGHTMILL_MODELS_DIR": str(shared_models)} | SHAPES
     printed = run_block(block_with("nightmill plan"), tmp_path, environment)
@@ -56,7 +54,6 @@ def test_a_first_batch(tmp_path: Path, shared_models: Path) -> None:
     assert '"rendered": 0' in again
 
 
-@pytest.mark.timeout(180)
 def test_a_sweep_and_its_evaluation(tmp_path: Path, settings: Settings) -> None:
     environment = settings.environment() | SHAPES
     printed = run_block(block_with("nightmill evaluate"), tmp_path, environment)
@@ -72,7 +69,6 @@ def test_a_sweep_and_its_evaluation(tmp_path: Path, settings: Settings) -> None:
     assert np.mean([point["prompt_match"] for point in found["points"] if point["value"] >= 4]) >= 0.8
 
 
-@pytest.mark.timeout(180)
 def test_a_manifest_with_columns_of_its_own(tmp_path: Path, settings: Settings) -> None:
     with stubbed(tmp_path):
         printed = run_block(block_with("toys.tsv"), tmp_path, settings.environment())
@@ -80,7 +76,6 @@ def test_a_manifest_with_columns_of_its_own(tmp_path: Path, settings: Settings) 
     assert (tmp_path / "toys-export" / "part-00000.jsonl").is_file()
 
 
-@pytest.mark.timeout(180)
 def test_a_dataset(tmp_path: Path, settings: Settings) -> None:
     with stubbed(tmp_path):
         printed = run_block(block_with("signs.jsonl"), tmp_path, settings.environment())
@@ -96,7 +91,6 @@ def test_a_dataset(tmp_path: Path, settings: Settings) -> None:
     assert "retracted" in printed
 
 
-@pytest.mark.timeout(180)
 def test_servers_of_ones_own(tmp_path: Path, empty_database: str, settings: Settings, s3: S3Server) -> None:
     given = {
         "postgresql://user:password@host/nightmill": empty_database,

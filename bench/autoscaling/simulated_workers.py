@@ -164,9 +164,8 @@ class Worker:
         assert self._began is not None
         used_s = (self.timeline.now - self._began).total_seconds()
         batch_s = DEVICE_BATCH * self.image_s[self._slice.lane]
-        fair_share.end_time_slice(
-            self.engine, self._slice, used_s=used_s, images=self._images, batch_s=batch_s
-        )
+        use = fair_share.SliceUse(used_s, images=self._images, batch_s=batch_s)
+        fair_share.end_time_slice(self.engine, self._slice, self.name, "simulated", use)
 
     def _report(self, activity: WorkerActivity) -> None:
         lane = self._slice.lane if self._slice and activity is WorkerActivity.BUSY else None

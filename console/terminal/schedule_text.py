@@ -17,6 +17,8 @@ def schedule_facts(status: BatchStatus) -> dict[str, object]:
         "window": status.window,
         "starts": clock(status.starts_at),
         "deadline": clock(status.deadline),
+        "started": clock(status.started_at),
+        "ended": clock(status.ended_at),
         "canary": status.canary_verdict,
         "paused": pauses_said(status),
         "stopped": status.stopped_because,
@@ -51,8 +53,11 @@ def warn_of_deadline(status: BatchStatus) -> None:
     """Print a warning if a batch has missed its deadline or is expected to."""
     if not status.misses_deadline or status.deadline is None:
         return
-    if status.deadline <= status.now:
-        note(f"warning: {status.name} is late, it was due {clock(status.deadline)}")
+    if status.late_s is not None:
+        was = "is" if status.remaining else "ended"
+        note(
+            f"warning: {status.name} {was} {duration(status.late_s)} late, it was due {clock(status.deadline)}"
+        )
         return
     late_s = (status.eta_s or 0) - (status.deadline - status.now).total_seconds()
     note(f"warning: {status.name} will miss its deadline, {clock(status.deadline)}, by {duration(late_s)}")

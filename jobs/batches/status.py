@@ -28,7 +28,7 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _PLAIN = (
     "id", "name", "rows", "rejected", "manifest", "output", "created_at", "priority", "window", "opens_at", "closes_at",
     "not_before", "deadline", "canary_verdict", "stopped_because", "archived_at", "max_attempts", "canary",
-    "canary_bound", "seed_from", "tags", "paused_at", "pauses", "folder", "tenants",
+    "canary_bound", "seed_from", "tags", "paused_at", "pauses", "folder", "tenants", "started_at", "ended_at",
 )  # fmt: skip
 
 _DERIVED = {
@@ -116,6 +116,10 @@ class BatchStatus(NamedTuple):
     """Where its files are below the output: its first name."""
     tenants: list[str]
     """Whose jobs it has; "": rows without a tenant."""
+    started_at: datetime | None
+    """When a worker first picked one of its lanes."""
+    ended_at: datetime | None
+    """When the scheduler saw that no job was left; None while there are some."""
     policy: str
     """The keys that aren't columns and not their defaults, as JSON: most callers read none of it."""
     state: BatchState
@@ -139,11 +143,21 @@ class BatchStatus(NamedTuple):
         return max(moments, default=None)
 
     @property
-    def misses_deadline(self) -> bool:
-        """Whether the batch has missed its deadline or is expected to miss it."""
-        if self.deadline is None or not self.remaining:
+    def late_s(self) -> float | None:
+        """Seconds by which the batch ended after its deadline, or by which it is late so far; None: it isn't late."""
+        if self.deadline is None:
+            return None
+        end = self.now if self.remaining else self.ended_at or self.now
+        return max(0.0, (end - self.deadline).total_seconds()) or None
+
+    @property
+    def misses_deadline(self) -> bool | None:
+        """Whether the batch has missed its deadline or is expected to miss it; None if that can't be told yet."""
+        if self.deadline is None or self.late_s:
+            return self.late_s is not None
+        if not self.remaining:
             return False
-        return self.now + timedelta(seconds=self.eta_s or 0) > self.deadline
+        return None if self.eta_s is None else self.now + timedelta(seconds=self.eta_s) > self.deadline
 
     @property
     def is_stopped_by_canary(self) -> bool:
@@ -175,6 +189,9 @@ class BatchStatus(NamedTuple):
             "not_before": _iso(self.not_before),
             "deadline": _iso(self.deadline),
             "misses_deadline": self.misses_deadline,
+            "late_s": self.late_s and round(self.late_s, 1),
+            "started_at": _iso(self.started_at),
+            "ended_at": _iso(self.ended_at),
             "canary": self.canary_verdict,
             "stopped_because": self.stopped_because,
             "paused_at": _iso(self.paused_at),

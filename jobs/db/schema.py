@@ -28,6 +28,7 @@ from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, momen
 from jobs.db.export_tables import export_shards, exports
 from jobs.db.feed_events_and_consumers_tables import archived_jobs, consumers, events
 from jobs.db.images_table import images
+from jobs.db.usage_tables import lane_usage, worker_events
 from jobs.db.webhook_tables import webhook_deliveries, webhook_secrets, webhooks
 from jobs.states import (
     FINISHED,
@@ -53,10 +54,12 @@ __all__ = [
     "exports",
     "image_acceptance",
     "images",
+    "lane_usage",
     "metadata",
     "webhook_deliveries",
     "webhook_secrets",
     "webhooks",
+    "worker_events",
 ]
 
 batches = Table(
@@ -118,6 +121,7 @@ batches = Table(
         server_default=text("'{}'"),
         comment="by what it is paused (name, all, tenant:NAME): who, at, reason",
     ),
+    moment("started_at"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'", "name"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", "max_attempts"),
     CheckConstraint('(opens_at IS NULL) = ("window" IS NULL) AND opens_at < closes_at', "window"),
@@ -295,6 +299,7 @@ attempts = Table(
     moment("ended_at", nullable=False, default="now()"),
     CheckConstraint(one_of("outcome", Outcome), "outcome"),
     Index("attempts_job_id_idx", "job_id"),
+    Index("attempts_ended_at_idx", "ended_at"),
 )
 
 feed_epochs = Table(

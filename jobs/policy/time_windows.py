@@ -90,6 +90,16 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def parse_past_moment(text: str, now: datetime) -> datetime:
+    """Parse a moment as `parse_moment` does, but a time alone stands for its last occurrence before now."""
+    moment = parse_moment(text, now)
+    if moment <= now:
+        return moment
+    if re.fullmatch(rf"{_CLOCK}( .*)?", text.strip()):
+        return max(m for days in (1, 2) if (m := parse_moment(text, now - timedelta(days=days))) <= now)
+    raise UsageError(f"{text!r} lies in the future")
+
+
 def _next(clock: time, zone: ZoneInfo | None, now: datetime) -> datetime:
     """Return the next moment in UTC at which the wall clock in the zone shows `clock`."""
     today = now.astimezone(zone).date()

@@ -10,12 +10,13 @@ loaded, one that was never picked.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
+from jobs.db.usage_tables import QUARTER
 from jobs.job_dataclasses import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_DRAINED, IS_LIVE, IS_OPEN
 from jobs.queue.worker_pools import SERVES
@@ -52,6 +53,11 @@ _PICK = text(f"""
             chosen_at IS NULL DESC, id = :preferred DESC, chosen_at, id LIMIT 1
     ), noted AS (
         UPDATE lanes SET chosen_at = now() FROM chosen WHERE lanes.id = chosen.id RETURNING lanes.id
+    ), unstarted AS (  -- without waiting for whoever changes the batch
+        SELECT batches.id FROM batches JOIN lanes ON lanes.batch_id = batches.id JOIN chosen ON chosen.id = lanes.id
+        WHERE started_at IS NULL FOR NO KEY UPDATE OF batches SKIP LOCKED
+    ), started AS (
+        UPDATE batches SET started_at = now() FROM unstarted WHERE batches.id = unstarted.id
     ), charged AS (
         INSERT INTO tenants (name, used_s) SELECT tenant, used_s + :slice_s / weight FROM chosen JOIN noted USING (id)
         ON CONFLICT (name) DO UPDATE SET used_s = excluded.used_s
@@ -66,11 +72,21 @@ _PICK = text(f"""
 """)
 
 # Uses the weight at which the time slice was charged: the tenant's weight may have changed since.
-_END = text("""
+_END = text(f"""
     WITH ended AS (
         DELETE FROM time_slices WHERE id = :time_slice RETURNING *
     ), used AS (
-        SELECT CAST(:used_s AS float) AS s, CAST(:images AS bigint) AS images, CAST(:batch_s AS float) AS batch_s
+        SELECT CAST(:used_s AS float) AS s, CAST(:images AS bigint) AS images, CAST(:batch_s AS float) AS batch_s,
+            CAST(:device_s AS float) AS device_s, CAST(:joules AS float) AS joules
+    ), added_up AS (
+        INSERT INTO lane_usage AS u (
+            began_at, batch_id, lane_id, tenant, worker, device, worker_s, device_s, joules, images)
+        SELECT date_bin('{QUARTER}', now(), 'epoch'), batch_id, lane_id, ended.tenant, :worker, :device, used.s,
+            used.device_s, used.joules, used.images
+        FROM ended JOIN lanes ON lanes.id = lane_id, used WHERE used.s > 0
+        ON CONFLICT (began_at, lane_id, worker) DO UPDATE SET worker_s = u.worker_s + excluded.worker_s,
+            device_s = u.device_s + excluded.device_s, images = u.images + excluded.images,
+            joules = coalesce(u.joules + excluded.joules, u.joules, excluded.joules)
     ), paced AS (
         UPDATE lanes SET image_s = coalesce(lanes.image_s + (pace.image_s - lanes.image_s) * share, pace.image_s),
             batch_s = greatest(pace.batch_s, lanes.batch_s + (pace.batch_s - lanes.batch_s) * share)
@@ -94,6 +110,20 @@ _WAITING = text(f"""
 """)
 
 OLD_S = 86_400  # a time slice of this age belongs to a worker that died
+
+
+@dataclass(frozen=True, slots=True)
+class SliceUse:
+    """What a time slice used: seconds of the worker, of these in device batches, joules if the device counts them.
+
+    `images` are those stored, `batch_s` is the time that the slowest device batch took from its start until then.
+    """
+
+    used_s: float = 0.0
+    device_s: float = 0.0
+    joules: float | None = None
+    images: int = 0
+    batch_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +174,9 @@ def pick_lane(
     return transact(engine, pick)
 
 
-def end_time_slice(
-    engine: Engine, time_slice: TimeSlice, *, used_s: float, images: int, batch_s: float
-) -> None:
-    """Correct the charge to `used_s` seconds and update the lane's seconds per image; only the first call has effect.
-
-    `batch_s` is the time that the slowest device batch took from its start until it was stored.
-    """
-    run(engine, _END, {"time_slice": time_slice.id, "used_s": used_s, "images": images, "batch_s": batch_s})
+def end_time_slice(engine: Engine, time_slice: TimeSlice, worker: str, device: str, use: SliceUse) -> None:
+    """Correct the charge, update the lane's seconds per image and add to its usage; only the first call has effect."""
+    run(engine, _END, {"time_slice": time_slice.id, "worker": worker, "device": device, **asdict(use)})
 
 
 def forget_time_slices(engine: Engine) -> int:

@@ -41,6 +41,9 @@ _END = text(f"""
 
 _LANES = text("""
     SELECT tenant, model, mode, lora, width, height, upscale, image_s,
+        coalesce((SELECT sum(worker_s) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch), 0) AS worker_s,
+        coalesce((SELECT sum(device_s) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch), 0) AS device_s,
+        (SELECT sum(joules) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch) AS joules,
         coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0), '{}') AS counts
     FROM lanes LEFT JOIN (
         SELECT lane_id, state, sum(delta) AS total FROM job_counts WHERE batch_id = :batch GROUP BY 1, 2) AS t
@@ -81,7 +84,8 @@ def end_lanes(engine: Engine, *, limit: int = 1_000) -> int:
 def lanes(engine: Engine, batch: BatchId, *, limit: int = 50) -> list[dict[str, Any]]:
     """Return the first lanes in the order of the manifest; `counts` holds the jobs by state, without zero counts.
 
-    `image_s` is the time in worker seconds that one image takes, None if not measured yet.
+    `image_s` is the time in worker seconds that one image takes, None if not measured yet; `worker_s`, `device_s` and
+    `joules` are what was used so far, None for joules that nothing counted.
     """
     rows = run(engine, _LANES, {"batch": batch, "limit": limit})
     return [

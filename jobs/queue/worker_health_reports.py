@@ -16,6 +16,13 @@ from jobs.states import DrainKind
 SEEN_S = 60  # a worker without a report for longer than this is not counted
 
 _REPORT = text("""
+    WITH before AS (
+        SELECT reason FROM workers WHERE name = :name
+    ), event_log AS (
+        INSERT INTO worker_events (worker, device, kind, reason)
+        SELECT :name, :device, CASE WHEN CAST(:reason AS text) IS NULL THEN 'healthy' ELSE 'unhealthy' END, :reason
+        WHERE (SELECT reason FROM before) IS DISTINCT FROM CAST(:reason AS text)
+    )
     INSERT INTO workers (name, device, state, reason, since, next_try_at, lane_faults)
     VALUES (:name, :device, CASE WHEN CAST(:reason AS text) IS NULL THEN 'healthy' ELSE 'unhealthy' END, :reason,
         CASE WHEN CAST(:reason AS text) IS NOT NULL THEN now() END,

@@ -41,10 +41,10 @@ _LIST = text(f"""
             SELECT batch_id FROM lanes WHERE {IS_LIVE} OR ended_at > now() - make_interval(secs => :rate_s))
         GROUP BY 1
     )
-    SELECT workers.name, device, pool, workers.state, activity, activity_since, reason, since, started_at, seen_at,
-        stored_at, warm_models, version, workers.lane_id AS lane, batches.name AS batch, lanes.model,
+    SELECT workers.name, device, pool, workers.state, activity, activity_since, reason, since, workers.started_at,
+        seen_at, stored_at, warm_models, version, workers.lane_id AS lane, batches.name AS batch, lanes.model,
         coalesce(images, 0) / greatest(
-            1, least(:rate_s, extract(epoch FROM now() - started_at)::float)) AS images_per_s,
+            1, least(:rate_s, extract(epoch FROM now() - workers.started_at)::float)) AS images_per_s,
         seen_at < now() - make_interval(secs => :seen_s) AS is_lost,
         CASE WHEN version IS NOT NULL THEN (
             SELECT min(since) FROM worker_drains WHERE {IS_TARGET.format("workers.name")}) END AS drained_since

@@ -22,7 +22,7 @@ SETTLED_S = 60.0
 _LONGEST_VALUE = 200
 _TOLD = (
     "batch", "name", "state", "counts", "rejected", "rows", "manifest", "output", "created_at", "deadline",
-    "misses_deadline",
+    "misses_deadline", "late_s", "started_at",
 )  # fmt: skip
 
 _NOW = text("SELECT now() AS now")

@@ -31,7 +31,6 @@ def night_engine(database: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.mark.timeout(120)
 def test_a_night(night_engine: Engine) -> None:
     engine = night_engine
     record = Simulation(engine, NIGHT).run()

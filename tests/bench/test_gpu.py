@@ -53,9 +53,6 @@ runpy.run_module("bench.gpu", run_name="__main__", alter_sys=True)
 """
 
 
-pytestmark = pytest.mark.timeout(180)
-
-
 @dataclass(frozen=True)
 class Ended:
     """A run of the tiny models where little is installed."""

@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, headers, answer, answer if is_upload else self.own.damage(fault, answer))
 
     def _forward(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        upstream = http.client.HTTPConnection(urlsplit(self.own.upstream).netloc, timeout=20)
+        upstream = http.client.HTTPConnection(urlsplit(self.own.upstream).netloc, timeout=150)
         # The checksum goes too: not every store that speaks the protocol looks at it.
         dropped = {"content-length", "expect", "content-md5", "connection"}
         headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}

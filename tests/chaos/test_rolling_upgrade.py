@@ -42,8 +42,6 @@ settings = load_settings()
 submit(settings, connect(settings.database), Path(sys.argv[1]), foxes(int(sys.argv[2])))
 """
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def old_tree(tmp_path: Path) -> Path:

@@ -59,7 +59,7 @@ def shrink(running: Mill, engine: Engine, stops: int, kills: int) -> None:
         if number == signal.SIGKILL:  # as of a machine: all its processes at once
             for child in family:
                 kill(child)
-        until(lambda: worker.poll() is not None, 30)  # noqa: B023 - called at once
+        until(lambda: worker.poll() is not None)  # noqa: B023 - called at once
 
 
 def test_workers_that_are_taken_away(quick: Settings, engine: Engine, tmp_path: Path) -> None:

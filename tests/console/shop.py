@@ -59,7 +59,7 @@ class Shop:
             env=self._env(environment),
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
         )
         return Ended(process.returncode, process.stdout, process.stderr)

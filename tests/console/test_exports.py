@@ -23,8 +23,6 @@ from tests.factories import change, image, lanes_of, make_batch, take
 from tests.ownership import render
 from tests.scheduler.export.datasets import picture
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -17,8 +17,6 @@ from tests.console.conftest import Typed
 from tests.factories import failure, image, lanes_of, make_batch, take
 from tests.jobs.feed.test_feed import settled
 
-pytestmark = pytest.mark.timeout(90)
-
 ROWS = [
     {"prompt": f"füchse {i}\u2028🦊", "id": f"r{i}", "label": "fox" if i % 2 else "owl"} for i in range(9)
 ]
@@ -125,7 +123,7 @@ def test_what_no_reader_took_is_not_acknowledged(typed: Typed, foxes: list[dict]
             env=typed.settings.environment(),
             capture_output=True,
             check=False,
-            timeout=50,
+            timeout=150,
         )
         assert b"Traceback" not in ended.stderr
         assert typed("consumers", "--json").json["consumers"][0]["rows"] == 8, reader

@@ -19,8 +19,6 @@ from tests.factories import look, make_batch
 from tests.ownership import give_to_another, render
 from tests.s3 import S3Server
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def files(folder: Path) -> dict[str, bytes]:
     return {

@@ -51,7 +51,7 @@ def killed_run(folder: Path) -> None:
     """Begin a run and kill it, the command alone, once its batch is there."""
     with (folder / "killed.log").open("wb") as log:
         process = psutil.Popen([PROGRAM, "run", "m.jsonl"], cwd=folder, stdin=subprocess.DEVNULL, stderr=log)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while b" gave " not in (folder / "killed.log").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -76,7 +76,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def none_left(folder: Path) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while processes_of(folder):
         if time.monotonic() > deadline:
             return False

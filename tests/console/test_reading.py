@@ -18,8 +18,6 @@ from jobs.queue import transitions
 from tests.console.conftest import Lab
 from tests.factories import failure, look, take
 
-pytestmark = pytest.mark.timeout(90)
-
 STATUS = ["batch", "name", "state", "counts", "rejected", "images_per_s", "eta_s"]
 STATES = ["queued", "running", "done", "failed", "blocked", "cancelled", "retracted"]
 
@@ -195,7 +193,7 @@ def test_a_reader_that_has_seen_enough(lab: Lab, arguments: str) -> None:
             env=lab.nightmill.settings.environment(),
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
         )
         assert ended.returncode == 0

@@ -21,8 +21,6 @@ from tests.command_line import Ended
 from tests.console.conftest import Typed
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 
-pytestmark = pytest.mark.timeout(90)
-
 ROWS: list[dict[str, Any]] = [
     {"prompt": "two", "id": "r0", "num_images": 2, "z": {"b": 1, "a": [2]}},
     {"prompt": "fails", "id": "r1", "label": "=1+1"},

@@ -11,8 +11,6 @@ from tests.console.conftest import Typed
 from tests.factories import look, make_batch
 from tests.ownership import render
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @pytest.fixture
 def output(typed: Typed, engine: Engine, tmp_path: Path) -> Path:

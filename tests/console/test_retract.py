@@ -33,8 +33,6 @@ from tests.factories import (
     take,
 )
 
-pytestmark = pytest.mark.timeout(90)
-
 ROWS = [{"prompt": f"fox {i}", "id": f"r{i}", "label": "fox" if i % 2 else "owl"} for i in range(6)]
 REASON = ("--reason", "the label is wrong")
 

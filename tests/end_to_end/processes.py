@@ -34,7 +34,7 @@ def foxes(count: int, **columns: Any) -> list[dict[str, Any]]:
     return [{"prompt": f"fox number {number}", "steps": 2} | columns for number in range(count)]
 
 
-def until(condition: Callable[[], Any], seconds: float = 45) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 150) -> Any:
     """Wait for something to be true, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

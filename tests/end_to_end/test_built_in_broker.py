@@ -35,7 +35,6 @@ def _without_servers() -> list[str]:
     return [folder for folder in folders if not any((Path(folder) / name).exists() for name in servers)]
 
 
-@pytest.mark.timeout(170)
 def test_a_batch_is_rendered_without_any_redis(tmp_path: Path, environment: dict[str, str]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "console.cli", "run", manifest(tmp_path, foxes(3, steps=2))],

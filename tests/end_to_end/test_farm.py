@@ -17,8 +17,6 @@ from tests.factories import look
 from tests.s3 import S3Server
 from tests.servers import DatabasePool
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def farm(
@@ -87,7 +85,7 @@ def test_a_paused_run_says_how_it_goes_on(farm: Farm) -> None:
     until(lambda: truth(farm.engine, name).images)
     batch = actions.status(farm.engine, name)
     actions.pause(farm.engine, batch.id)
-    _, err = running_command.communicate(timeout=30)
+    _, err = running_command.communicate(timeout=150)
     assert running_command.returncode == 1
     assert f"jobs wait: `nightmill resume {name}`, then the same command goes on" in err
     actions.cancel(farm.engine, batch.id)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import psutil
-import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
@@ -24,8 +23,6 @@ from tests.end_to_end.processes import (
 from tests.factories import look
 
 ROWS = foxes(5, steps=30)
-
-pytestmark = pytest.mark.timeout(180)  # workers start up to four times
 
 
 def images(engine: Engine) -> int:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
@@ -35,7 +34,6 @@ def logged_by(settings: Settings) -> str:
     return (settings.data_dir / "processes.log").read_text()
 
 
-@pytest.mark.timeout(120)
 def test_every_line_is_an_object_and_none_has_a_prompt(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
@@ -60,7 +58,6 @@ def test_every_line_is_an_object_and_none_has_a_prompt(
     assert all(re.fullmatch(r"[0-9-]{10}T[0-9:.]{12}\+00:00", line["time"]) for line in lines)
 
 
-@pytest.mark.timeout(120)
 def test_text_logs_have_no_prompt_either_except_at_debug(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
@@ -71,14 +68,13 @@ def test_text_logs_have_no_prompt_either_except_at_debug(
     assert "RuntimeError: can't tokenise" in logged_by(settings)
 
 
-@pytest.mark.timeout(120)
 def test_real_models_and_run_log_no_prompt(
     settings: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
 ) -> None:
     long = " ".join([MARK] * 120)
     rows = [*foxes(2), {"prompt": long}, {"prompt": f"{MARK} explicit nudity"}, {"prompt": MARK, "steps": 0}]
     nightmill.settings = settings.model_copy(update={"log_format": "json"})
-    done = nightmill("run", manifest(tmp_path, rows), "--json", timeout=100)
+    done = nightmill("run", manifest(tmp_path, rows), "--json", timeout=150)
     assert done.code in (0, 1), done.err
     assert len(look(engine, "SELECT 1 FROM images")) == 3
     assert len(look(engine, "SELECT 1 FROM rejects")) == 1

@@ -59,7 +59,7 @@ def passes_promtool(page: str) -> bool:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=150,
     )
     return (checked.returncode, checked.stderr) == (0, "")
 
@@ -105,7 +105,6 @@ def test_a_batch_is_counted_as_the_tables_have_it(settings: Settings, engine: En
         assert end(process) == 0
 
 
-@pytest.mark.timeout(120)
 def test_a_child_that_is_killed_takes_no_more_than_its_last_second_with_it(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
@@ -135,7 +134,6 @@ def test_a_child_that_is_killed_takes_no_more_than_its_last_second_with_it(
         assert found["nightmill_worker_healthy cpu:0"] == 1
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_that_cannot_work_is_not_ready_and_says_why(
     settings: Settings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +158,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_is_alive_while_redis_is_away_and_not_when_its_main_loop_hangs(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:

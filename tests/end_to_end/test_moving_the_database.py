@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -20,7 +19,6 @@ from tests.other_postgres import postgres_tools
 JOBS = 24
 
 
-@pytest.mark.timeout(120)
 def test_a_batch_goes_on_in_another_database(
     settings: Settings, engine: Engine, empty_database: str, tmp_path: Path, typed: Typed
 ) -> None:

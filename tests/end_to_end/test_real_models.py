@@ -15,8 +15,6 @@ from tests.end_to_end.processes import child_of, foxes, maps_torch, truth, until
 from tests.s3 import S3Server
 from tests.servers import DatabasePool
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def farm(

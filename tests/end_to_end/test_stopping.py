@@ -30,7 +30,6 @@ def running_jobs(engine: Engine) -> bool:
     return bool(look(engine, "SELECT 1 FROM jobs WHERE state = 'running'"))
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_is_stopped_goes_on_later(
     slow: Settings, engine: Engine, tmp_path: Path, nightmill: Nightmill
 ) -> None:

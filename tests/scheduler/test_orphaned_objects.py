@@ -182,7 +182,7 @@ def _waits_for_a_lock(engine: Engine) -> bool:
 
 
 def _wait(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)

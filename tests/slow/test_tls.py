@@ -20,7 +20,7 @@ from tests.factories import look
 from tests.slow.fetched_programs import debian_redis
 from tests.slow.ports import free_port, listens
 
-pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow_tier]
 
 
 @pytest.fixture

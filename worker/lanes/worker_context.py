@@ -22,6 +22,7 @@ from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
+from worker.monitoring.device_usage import DeviceUsage
 from worker.monitoring.job_traces import JobTraces
 
 
@@ -39,6 +40,7 @@ class WorkerContext:
     handover: Path | None = None
     traces: JobTraces = field(default_factory=JobTraces)
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
+    usage: DeviceUsage = field(default_factory=DeviceUsage)
 
     def pause(self, seconds: float) -> bool:
         """Wait for a service and return whether the worker is to stop. The watchdog doesn't count this as a hang."""
@@ -48,12 +50,15 @@ class WorkerContext:
     @contextmanager
     def device_batch(self, lane_models: LaneModels, lane: LaneId) -> Iterator[None]:
         """Watch this block as work of the device, which must go on, and measure its time."""
+        self.usage.begin(lane_models.device)
         began_s = time.monotonic()
         try:
             with self.heartbeat.device_batch(lane_models, lane):
                 yield
         finally:
-            metrics.DEVICE_BUSY.add(time.monotonic() - began_s, self.leases.device)
+            took_s = time.monotonic() - began_s
+            self.usage.add(took_s)
+            metrics.DEVICE_BUSY.add(took_s, self.leases.device)
 
     def note(self, activity: WorkerActivity, lane: LaneId | None = None) -> None:
         """Report in the table of workers what this worker does from now on."""

@@ -4,7 +4,7 @@ import time
 
 from jobs.job_dataclasses import LaneId
 from jobs.queue import fair_share
-from jobs.queue.fair_share import TimeSlice
+from jobs.queue.fair_share import SliceUse, TimeSlice
 from jobs.states import WorkerActivity
 from worker.lanes.lane_session import LaneSession
 from worker.lanes.worker_context import WorkerContext
@@ -64,7 +64,7 @@ class LaneLoop:
     def _leave_next(self) -> None:
         """Return a slice that was picked and won't be used, so that its tenant isn't charged for it."""
         if self._next is not None:
-            fair_share.end_time_slice(self._context.engine, self._next, used_s=0, images=0, batch_s=0)
+            self._end(self._next, SliceUse())
             self._next = None
 
     def _renewed(self, session: LaneSession) -> bool:
@@ -97,11 +97,11 @@ class LaneLoop:
         assert self.time_slice is not None
         now = time.monotonic()
         images, slowest_s = session.counted()
-        fair_share.end_time_slice(
-            self._context.engine,
-            self.time_slice,
-            used_s=now - self._began,
-            images=images,
-            batch_s=slowest_s,
-        )
+        device_s, joules = self._context.usage.taken()
+        self._end(self.time_slice, SliceUse(now - self._began, device_s, joules, images, slowest_s))
         self._began = now
+
+    def _end(self, time_slice: TimeSlice, use: SliceUse) -> None:
+        context = self._context
+        device = context.usage.label or context.leases.device
+        fair_share.end_time_slice(context.engine, time_slice, context.worker, device, use)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from console.broker_problems_while_waiting import BrokerCheck
-from console.command_options import Batch, Json, one_of
+from console.command_options import Batch, Json, one_of, since
 from console.options_from_dataclass import takes
 from console.process_control import daemon
 from console.session import Session, session
@@ -38,6 +39,8 @@ from jobs.batches.evaluate_accept_condition import rejected as rejected_images
 from jobs.batches.selection.batch_filters import BatchFilter, find_batches
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes
+from jobs.queue.sum_usage import usage_of
+from jobs.report.failures_since import failure_kinds_since, failures_since
 from jobs.states import BatchState, ErrorKind, JobState
 
 SHOWN_FOR_S = 86_400
@@ -122,7 +125,12 @@ def rejects(batch: Batch, as_json: Json = False) -> None:
 
 
 def failures(
-    batch: Batch,
+    batch: Annotated[
+        str | None, typer.Argument(help="name or number; none: all batches, with --since")
+    ] = None,
+    since_: Annotated[
+        str, typer.Option("--since", metavar="TIME|AGE", help='of all batches: "22:00", 12h')
+    ] = "12h",
     error: Annotated[
         str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
     ] = None,
@@ -131,6 +139,9 @@ def failures(
 ) -> None:
     """Jobs that failed for good or were blocked, with the history of their attempts."""
     kind = error and one_of("--error", error, tuple(ErrorKind))
+    if batch is None:
+        _show_failures_since(since("--since", since_, datetime.now(UTC)), kind, limit, as_json)
+        return
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         dead = dead_letters(open_session.engine, found.id, kind, limit=limit)
@@ -148,6 +159,30 @@ def failures(
             note(f"  attempt {tried['attempt']}: {took}: {tried['error_kind']}: {tried['error_text']}")
     if dead:
         note(f"`nightmill retry {found.name} --only KIND` queues them again")
+
+
+def _show_failures_since(began: datetime, kind: str | None, limit: int, as_json: bool) -> None:
+    with session() as open_session:
+        by_kind = failure_kinds_since(open_session.engine, began, kind=kind)
+        dead = failures_since(open_session.engine, began, kind=kind, limit=limit)
+    if as_json:
+        print_json({"since": began, "kinds": by_kind, "failures": dead})
+        return
+    columns = ("error", "state", "jobs", "batches", "what to do")
+    print_table(
+        columns,
+        [
+            (k["error_kind"], k["state"], f"{k['jobs']:,}", ", ".join(k["batches"]), k["advice"])
+            for k in by_kind
+        ],
+    )
+    for job in dead:
+        note(
+            f"{job['batch']}, job {job['job']}, row {job['ordinal']}, {job['state']} on "
+            f"{job['worker'] or 'no worker'}: {job['error_kind']}: {job['error_text']}"
+        )
+    if not by_kind:
+        note(f"no job has failed or was blocked since {clock(began)}")
 
 
 def targets(
@@ -187,7 +222,8 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
         print_json([status.report() for status in found])
         return
     for status in found:
-        warn_of_deadline(status)
+        if status.remaining:
+            warn_of_deadline(status)
     columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA", "deadline", "tenant")
     print_table(columns, [_row(status) for status in found])
     for status in found:
@@ -217,8 +253,10 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
     found = lanes(open_session.engine, status.id)
     found_short = None if status.remaining else shortfall(open_session.engine, status.id)
     lacking = found_short and found_short.report()
+    used = usage_of(open_session.engine, status.id)
     if as_json:
-        print_json(status.report() | {"lanes": found, "failures": troubles, "short": lacking})
+        told = {"usage": used, "lanes": found, "failures": troubles, "short": lacking}
+        print_json(status.report() | told)
         return
     print_facts(
         {
@@ -236,6 +274,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)
+        | usage_facts(used)
     )
     warn_of_deadline(status)
     if said := short_said(status.name, lacking):
@@ -252,6 +291,16 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
             for t in troubles
         ]
         print_table(columns, rows)
+
+
+def usage_facts(used: dict[str, Any]) -> dict[str, object]:
+    """Return worker time, device time and energy for display; nothing if nothing was used."""
+    if not used["worker_s"]:
+        return {}
+    energy = "" if used["joules"] is None else f", {used['joules'] / 3.6e6:.3g} kWh"
+    return {
+        "used": f"{duration(used['worker_s'])} of workers, {duration(used['device_s'])} of devices{energy}"
+    }
 
 
 def _pace(lane: dict[str, Any]) -> str:

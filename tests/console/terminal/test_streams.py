@@ -30,7 +30,7 @@ def shell(settings: Settings, folder: Path, command: str, **environment: str) ->
         env=settings.environment() | environment,
         capture_output=True,
         check=False,
-        timeout=50,
+        timeout=150,
     )
     return Ended(ended.returncode, ended.stdout.decode("latin-1"), ended.stderr.decode("latin-1"))
 
@@ -77,7 +77,7 @@ def test_a_reader_that_has_gone_ends_output_and_not_the_command(
         stdout=writer,
         stderr=subprocess.PIPE,
         check=False,
-        timeout=50,
+        timeout=150,
     )
     os.close(writer)
     assert ended.returncode == code, ended.stderr
@@ -148,4 +148,4 @@ prepare_streams()
 gc.collect()
 assert not file.closed
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=150)

@@ -80,7 +80,7 @@ class ComposeHost:
             env=self._environment(service, number),
             capture_output=True,
             check=False,
-            timeout=20,
+            timeout=150,
         )
         return ended.returncode == 0
 
@@ -125,7 +125,7 @@ class ComposeHost:
         )
 
     def _until_made(self, program: str, url: str, database: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 100
         while self._try(program, url, "-c", f"CREATE DATABASE {database}").returncode:
             assert time.monotonic() < until, self.log(services()["postgres"])
             time.sleep(0.2)

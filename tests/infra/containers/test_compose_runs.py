@@ -12,7 +12,7 @@ import pytest
 from tests.infra.containers.compose import Service, services
 from tests.infra.containers.compose_host import ComposeHost, compose_host, why_not
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow]
 SERVICES = services()
 ROWS = 3
 ORDER = ("postgres", "valkey", "s3", "migrate", "bucket", "scheduler", "worker-cpu", "demo")

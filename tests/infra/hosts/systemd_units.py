@@ -68,7 +68,7 @@ class Host:
     def run(self, unit: str) -> str:
         """Run a service of Type=oneshot to its end and return what it printed."""
         process = self.start(unit)
-        said, _ = process.communicate(timeout=50)
+        said, _ = process.communicate(timeout=150)
         assert process.returncode == 0, said
         return said
 

@@ -34,7 +34,7 @@ def analyze(units: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=150,
     )
 
 

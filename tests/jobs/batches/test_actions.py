@@ -86,7 +86,7 @@ def test_columns_of_a_batch_are_fields_of_its_status_by_their_names(engine: Engi
     status = actions.status(engine, made.name)
     (row,) = look(engine, "SELECT * FROM batches WHERE id = :id", id=made.id)
     shared = [field for field in status._fields if field in row and field not in ("policy", "folder")]
-    assert len(shared) == 23
+    assert len(shared) == 25
     assert {field: getattr(status, field) for field in shared} == {field: row[field] for field in shared}
 
 

@@ -286,9 +286,9 @@ def test_an_eta_jumps_over_closed_hours() -> None:
 def test_a_deadline_that_will_be_missed_is_told(engine: Engine) -> None:
     now = datetime.now(UTC)
     batch = make_batch(engine, 100, deadline=now + timedelta(minutes=10))
-    assert not actions.status(engine, batch.name).misses_deadline, "nothing is known yet"
+    assert actions.status(engine, batch.name).misses_deadline is None, "nothing is known yet"
     change(engine, "UPDATE lanes SET image_s = 5; INSERT INTO workers (name, device) VALUES ('w', 'cpu')")
-    assert not actions.status(engine, batch.name).misses_deadline, "500 s"
+    assert actions.status(engine, batch.name).misses_deadline is False, "500 s"
     change(engine, "UPDATE lanes SET image_s = 7")
     status = actions.status(engine, batch.name)
     assert status.misses_deadline

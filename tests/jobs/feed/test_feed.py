@@ -182,7 +182,7 @@ def by_id(engine: Engine, since: str) -> tuple[list[int], str]:
 
 def settled(engine: Engine, count: int, since: str = feed.START) -> list[dict]:
     """The feed once it has `count` images: the server's own upkeep may hold it back for a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while len(records := list(feed.read(engine, since))) < count and time.monotonic() < deadline:
         time.sleep(0.02)
     return records

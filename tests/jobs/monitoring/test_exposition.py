@@ -56,7 +56,7 @@ def test_promtool_finds_nothing_amiss_with_any_metric() -> None:
         input=exposition(samples),
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=150,
     )
     assert (checked.returncode, checked.stderr) == (0, b"")
 

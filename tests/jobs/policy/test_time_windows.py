@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import UsageError
-from jobs.policy.time_windows import parse_moment, parse_window
+from jobs.policy.time_windows import parse_moment, parse_past_moment, parse_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = "22:00-07:00 Europe/Berlin"
@@ -133,3 +133,24 @@ def test_a_moment_without_a_zone_is_of_this_machine() -> None:
 def test_what_is_no_moment_is_told(text: str) -> None:
     with pytest.raises(UsageError, match=r"no moment|no time zone"):
         parse_moment(text, datetime(2026, 11, 21, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("22:00 UTC", datetime(2026, 11, 20, 22, tzinfo=UTC)),
+        ("07:00 UTC", datetime(2026, 11, 21, 7, tzinfo=UTC)),
+        ("08:30 Europe/Berlin", datetime(2026, 11, 21, 7, 30, tzinfo=UTC)),
+        ("2026-11-01 12:00 UTC", datetime(2026, 11, 1, 12, tzinfo=UTC)),
+    ],
+)
+def test_a_time_alone_may_stand_for_its_last_occurrence(text: str, moment: datetime) -> None:
+    assert parse_past_moment(text, datetime(2026, 11, 21, 7, 45, tzinfo=UTC)) == moment
+
+
+def test_the_last_occurrence_of_a_time_is_found_in_the_longest_day() -> None:
+    """25 hours between two sevens of the wall clock."""
+    now = datetime(2026, 10, 25, 5, 30, tzinfo=UTC)  # 06:30 in Berlin, which has just left summer time
+    assert parse_past_moment("07:00 Europe/Berlin", now) == datetime(2026, 10, 24, 5, tzinfo=UTC)
+    with pytest.raises(UsageError, match="lies in the future"):
+        parse_past_moment("2026-10-26 07:00 Europe/Berlin", now)

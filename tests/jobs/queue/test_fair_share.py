@@ -12,7 +12,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import LaneId
 from jobs.queue import fair_share, transitions
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
-from jobs.queue.fair_share import TimeSlice, end_time_slice, pick_lane
+from jobs.queue.fair_share import SliceUse, TimeSlice, end_time_slice, pick_lane
 from jobs.queue.tenants import forget_tenant, set_tenant
 from tests.factories import change, lanes_of, look, make_batch, make_lane, take
 
@@ -128,7 +128,7 @@ def test_a_time_slice_that_ends_early_is_paid_back(engine: Engine) -> None:
         taken = picked(engine)
         used = 6.0 if taken.tenant == "quick" else SLICE_S
         seconds[taken.tenant] += round(used)
-        end_time_slice(engine, taken, used_s=used, images=0, batch_s=0)
+        end_time_slice(engine, taken, "w1", "cpu", SliceUse(used, images=0, batch_s=0))
     assert abs(seconds["quick"] - seconds["slow"]) <= SLICE_S
 
 
@@ -222,9 +222,9 @@ def test_a_lane_closes_when_what_it_takes_to_deliver_would_not_fit(engine: Engin
         engine, "UPDATE batches SET \"window\" = 'w', opens_at = now(), closes_at = now() + interval '60 s'"
     )
     assert transitions.open_lane(engine, lane) is None, "not measured: it might take two minutes"
-    end_time_slice(engine, first, used_s=60, images=10, batch_s=20)
+    end_time_slice(engine, first, "w1", "cpu", SliceUse(60, images=10, batch_s=20))
     assert transitions.open_lane(engine, lane) is not None
-    end_time_slice(engine, second, used_s=60, images=10, batch_s=70)
+    end_time_slice(engine, second, "w1", "cpu", SliceUse(60, images=10, batch_s=70))
     assert transitions.open_lane(engine, lane) is None
 
 
@@ -286,12 +286,12 @@ def test_a_time_slice_whose_end_was_not_answered_is_settled_once(engine: Engine)
     lane = tenant_lane(engine, "ada")
     taken = picked(engine)
     for _ in range(2):
-        end_time_slice(engine, taken, used_s=10, images=5, batch_s=2)
+        end_time_slice(engine, taken, "w1", "cpu", SliceUse(10, images=5, batch_s=2))
     assert used(engine) == {"ada": 10.0}
     assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 2.0}]
     second = picked(engine)
     for _ in range(2):
-        end_time_slice(engine, second, used_s=SLICE_S, images=10, batch_s=2)
+        end_time_slice(engine, second, "w1", "cpu", SliceUse(SLICE_S, images=10, batch_s=2))
     assert look(engine, "SELECT image_s FROM lanes WHERE id = :id", id=lane) == [{"image_s": 4.0}]
 
 
@@ -300,7 +300,7 @@ def test_a_weight_that_changes_during_a_time_slice_gives_no_time_away(engine: En
     set_tenant(engine, "ada", weight=100)
     taken = picked(engine)
     set_tenant(engine, "ada", weight=1)
-    end_time_slice(engine, taken, used_s=0, images=0, batch_s=0)
+    end_time_slice(engine, taken, "w1", "cpu", SliceUse(0, images=0, batch_s=0))
     assert used(engine) == {"ada": 0.0}
 
 
@@ -311,5 +311,5 @@ def test_time_slices_of_dead_workers_are_forgotten_and_stay_charged(engine: Engi
     change(engine, "UPDATE time_slices SET begun_at = now() - interval '2 days' WHERE id = :id", id=old.id)
     assert fair_share.forget_time_slices(engine) == 1
     for taken in (old, new):
-        end_time_slice(engine, taken, used_s=0, images=0, batch_s=0)
+        end_time_slice(engine, taken, "w1", "cpu", SliceUse(0, images=0, batch_s=0))
     assert used(engine) == {"ada": SLICE_S}

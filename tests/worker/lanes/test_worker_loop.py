@@ -164,9 +164,9 @@ def test_a_time_slice_that_comes_with_a_stop_is_given_back(
             brief.stopping.set()
         return found
 
-    def end_time_slice(engine: Engine, time_slice: TimeSlice, **named: Any) -> None:
+    def end_time_slice(engine: Engine, time_slice: TimeSlice, *given: Any) -> None:
         ended.append(time_slice)
-        end(engine, time_slice, **named)
+        end(engine, time_slice, *given)
 
     monkeypatch.setattr(fair_share, "pick_lane", pick_lane)
     monkeypatch.setattr(fair_share, "end_time_slice", end_time_slice)

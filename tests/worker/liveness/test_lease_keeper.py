@@ -31,7 +31,7 @@ def claimed(engine: Engine, leases: LeaseKeeper, count: int = 2) -> list[Job]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)

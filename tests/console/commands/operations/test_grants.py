@@ -70,7 +70,6 @@ def run_sql(engine: Engine, statements: str) -> None:
     )
 
 
-@pytest.mark.timeout(120)
 def test_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
     path = manifest(tmp_path, foxes(4))
     for command in (

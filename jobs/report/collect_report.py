@@ -1,0 +1,39 @@
+"""The report of a night: what ended, failed, was blocked and used since a moment, and what still runs."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.db.engine import run
+from jobs.monitoring.device_prices import DevicePrices
+from jobs.queue.sum_usage import usage_by
+from jobs.report.batches_since import batches_since
+from jobs.report.failures_since import failure_kinds_since
+from jobs.report.workers_since import workers_since
+
+_NOW = text("SELECT now() AS now")
+
+
+def collect_report(
+    engine: Engine, since: datetime, tenant: str | None = None, prices: DevicePrices | None = None
+) -> dict[str, Any]:
+    """Return the report since then: `batches`, `failures`, `workers`, `usage` by tenant and device, each worst first.
+
+    Usage and images are counted from the quarter of an hour on that the moment lies in. Of one tenant, if given: its
+    batches, failures and usage; workers are everybody's.
+    """
+    (clock,) = run(engine, _NOW, {})
+    usage = [
+        use | {"cost": prices.cost(use["device"], use["worker_s"]) if prices else None}
+        for use in usage_by(engine, "tenant", "device", since=since, tenant=tenant)
+    ]
+    return {
+        "since": since.isoformat(),
+        "until": clock.now.isoformat(),
+        "tenant": tenant,
+        "batches": batches_since(engine, since, tenant),
+        "failures": failure_kinds_since(engine, since, tenant),
+        "workers": workers_since(engine, since),
+        "usage": usage,
+    }

@@ -1,0 +1,67 @@
+"""Jobs that ended without an image since a moment: counted by kind of error, and listed."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from jobs.db.engine import run
+from jobs.states import ErrorKind
+
+# Attempts rather than jobs: they have an index by time. The last attempt of a job, if it ended the job.
+_ENDED = """
+    attempts a JOIN jobs j ON j.id = a.job_id AND j.attempt = a.attempt
+        AND (a.outcome = j.state OR a.outcome = 'expired' AND j.state = 'failed')
+    JOIN lanes l ON l.id = j.lane_id JOIN batches b ON b.id = j.batch_id
+    WHERE a.ended_at >= :since AND a.outcome IN ('failed', 'blocked', 'expired')
+      AND (CAST(:tenant AS text) IS NULL OR l.tenant = :tenant)
+      AND (CAST(:kind AS text) IS NULL OR a.error_kind = :kind)"""
+
+_KINDS = text(f"""
+    WITH kinds AS (
+        SELECT a.error_kind, j.state, count(*) AS jobs, array_agg(DISTINCT b.name) AS batches, max(a.id) AS last
+        FROM {_ENDED} GROUP BY 1, 2
+    )
+    SELECT kinds.error_kind, state, jobs, batches, job_id AS example_job, error_text AS example
+    FROM kinds JOIN attempts ON attempts.id = last ORDER BY state DESC, jobs DESC, error_kind
+""")
+
+_LIST = text(f"""
+    SELECT b.name AS batch, j.id AS job, j.ordinal, j.row_id, j.state, a.error_kind, a.error_text, a.worker, a.ended_at,
+        left(j.prompt, 200) AS prompt
+    FROM {_ENDED} ORDER BY a.id DESC LIMIT :limit
+""")
+
+_OVERFLOW = "overflow in half precision? a wider one in the model's card, or another sampler"
+ADVICE = {
+    ErrorKind.OUT_OF_MEMORY: "a lower NIGHTMILL_BATCH_SIZE, or submit with --set weights=fp8",
+    ErrorKind.NOT_FINITE: _OVERFLOW,
+    ErrorKind.BLACK: _OVERFLOW,
+    ErrorKind.SAFETY: "`retry BATCH --only blocked` takes new seeds",
+    ErrorKind.WATERMARK: "too flat or small for the mark: a larger size, or --set watermark=best-effort",
+    ErrorKind.OBJECT_STORE: "`doctor` checks the output; then `retry BATCH --only io`",
+    ErrorKind.MODEL: "is the model on that worker? `models` lists those there are",
+    ErrorKind.BAD_INPUT: "correct these rows, then `submit MANIFEST --onto BATCH`",
+    ErrorKind.CRASH: "workers died with them: out of memory? the host's log says so; then `retry`",
+    ErrorKind.EXCEPTION: "the worker's log has more; then `retry`",
+}
+"""What to do about failures of a kind."""
+
+
+def failure_kinds_since(
+    engine: Engine, since: datetime, tenant: str | None = None, kind: str | None = None
+) -> list[dict[str, Any]]:
+    """Count jobs that failed for good or were blocked since then, by kind, failed ones first; with the last one's text.
+
+    Jobs that were queued again meanwhile don't count.
+    """
+    rows = run(engine, _KINDS, {"since": since, "tenant": tenant, "kind": kind})
+    return [dict(row._mapping) | {"advice": ADVICE[ErrorKind(row.error_kind)]} for row in rows]
+
+
+def failures_since(
+    engine: Engine, since: datetime, tenant: str | None = None, kind: str | None = None, *, limit: int = 20
+) -> list[dict[str, Any]]:
+    """Return jobs that failed for good or were blocked since then, in any batch, the last one first."""
+    values = {"since": since, "tenant": tenant, "kind": kind, "limit": limit}
+    return [dict(row._mapping) for row in run(engine, _LIST, values)]
