@@ -1,8 +1,7 @@
-"""Commands on processes and services: worker, scheduler, up, down, migrate."""
+"""Commands on processes and tables: worker, scheduler, migrate."""
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -11,18 +10,15 @@ from sqlalchemy import Engine
 
 import migrations
 from console.command_options import Json, seconds
-from console.process_control import daemon
-from console.process_control.supervisor import group
 from console.session import MADE_BY_LATER, session
 from console.terminal.confirm import ask
-from console.terminal.output import note, plural, print_json
+from console.terminal.output import note, print_json
 from jobs.db.cluster_epochs import begin_epoch
 from jobs.db.engine import check_reachable, connect
-from jobs.errors import NightmillError, UsageError
-from jobs.logs.log_files import rotate_in_place
+from jobs.errors import UsageError
 from jobs.logs.start_logging import log, start_logging
-from jobs.process_lifecycle import hold_stop_signals, stop_on_signals
-from jobs.services.embedded import services, stop_services
+from jobs.process_lifecycle import hold_stop_signals
+from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
 
@@ -68,40 +64,6 @@ def worker(
 def scheduler(wait: Wait = None) -> None:
     """Run a scheduler in the foreground: wake-ups for workers, rescue of lost jobs, until told to stop."""
     _become("scheduler", load_settings(database_wait_s=wait))
-
-
-def up(
-    workers: Annotated[int, typer.Option(min=0, help="worker processes")] = 1,
-    foreground: Annotated[bool, typer.Option("--foreground", help="stay until Ctrl-C")] = False,
-    wait: Wait = None,
-) -> None:
-    """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
-    settings = load_settings(database_wait_s=wait)
-    if workers:
-        require("worker", instead="`up --workers 0` starts the scheduler alone")
-    if foreground:
-        _serve(settings, workers)
-    elif running := daemon.running(settings):
-        note(f"already up, as process {running}")
-    else:
-        if settings.database_url is not None:
-            with session(settings, waits=True):
-                pass  # the user sees here what it waits for
-        daemon.start(settings, ["up", "--foreground", "--workers", str(workers)])
-        note(
-            f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
-            "`nightmill down` stops them"
-        )
-
-
-def down() -> None:
-    """Stop what `up` started."""
-    settings = load_settings()
-    was_up = daemon.stop(settings)
-    users = stop_services(settings)
-    if users:
-        raise NightmillError(f"the private services are still used by processes {', '.join(map(str, users))}")
-    note("stopped" if was_up else "nothing was up")
 
 
 def migrate(
@@ -150,23 +112,6 @@ def _check_direction(engine: Engine, to: str, *, is_down: bool) -> None:
         raise UsageError(f"migrate --to {to}: the database is at {now}; to go back say --down, too")
     if migrations.is_newer(engine) and not (to == "head" and migrations.is_newer_but_usable(engine)):
         raise UsageError(f"the database is at {now}, of a later version of nightmill: {MADE_BY_LATER}")
-
-
-def _serve(settings: Settings, workers: int) -> None:
-    stopping = stop_on_signals()
-    with session(settings, waits=True) as open_session, group(open_session.settings, workers) as members:
-        daemon.announce(settings)
-        note(
-            f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"
-        )
-        slowed: list[str] = []
-        while not stopping.is_set():
-            members.keep_alive()
-            rotate_in_place(daemon.log_of(settings))
-            if slowed != (slowed := members.slowed()):
-                daemon.announce(settings, slowed)
-            time.sleep(0.5)
-    daemon.withdraw(settings)
 
 
 def _become(module: str, settings: Settings) -> None:

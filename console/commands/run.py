@@ -47,6 +47,10 @@ from scheduler.ingest.ingest import Ingested
 
 POLL_S = 0.25
 
+NO_WORKER_UP = (
+    "no worker is up any more; `nightmill up --workers 1` starts one, and so does the same `run` again"
+)
+
 
 @takes(SubmitOptions)
 def run(
@@ -83,7 +87,7 @@ def _render(
     _refuse_stopped(status)
     figures: dict[str, Any] = {"rendered": 0, "reused": 0}
     if status.remaining:
-        figures = _work(open_session, status, _default_workers(open_session) if workers is None else workers)
+        figures = _work(open_session, status, workers)
         status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
     else:
         again = "another --name makes a batch of its own, with `--reuse off` rendered anew"
@@ -96,11 +100,19 @@ def _render(
 
 
 def _starts_workers(settings: Settings, workers: int | None) -> bool:
-    return bool(workers) if workers is not None else daemon.running(settings) is None
+    return bool(workers) if workers is not None else not _has_up_workers(settings)
+
+
+def _has_up_workers(settings: Settings) -> bool:
+    """Whether an `up` runs that keeps workers; one of an earlier version doesn't say, and has some as a rule."""
+    told = daemon.report(settings)
+    return told is not None and told.workers != 0
 
 
 def _default_workers(open_session: Session) -> int:
-    if daemon.running(open_session.settings) is None:
+    if not _has_up_workers(open_session.settings):
+        if daemon.running(open_session.settings) is not None:
+            note("what is up has no workers: this run starts one of its own")
         return 1
     note("the workers that are up do the work")
     for name, (theirs, own) in daemon.other_settings(open_session.settings).items():
@@ -121,18 +133,19 @@ def _refuse_stopped(status: BatchStatus) -> None:
         )
 
 
-def _work(open_session: Session, status: BatchStatus, workers: int) -> dict[str, Any]:
+def _work(open_session: Session, status: BatchStatus, asked: int | None) -> dict[str, Any]:
+    workers = _default_workers(open_session) if asked is None else asked
     since: datetime = query(open_session.engine, text("SELECT now() AS now"), {})[0].now
     _check_services(open_session, status)
     with group(open_session.settings, workers) as members:
         try:
-            waited_for = _wait(open_session, status, members)
+            waited_for = _wait(open_session, status, members, needs_up=asked is None and workers == 0)
         except Stopped:
             note(
                 "stopping: what isn't finished goes back to the queue, and the same command goes on from there"
             )
             raise
-        memory = members.peaks()
+        memory = members.memory.report()
     made = open_session.patiently(lambda: effort(open_session.engine, status.id, since))
     seconds = max(made.seconds, 1e-3)
     return {
@@ -156,8 +169,11 @@ def _check_services(open_session: Session, status: BatchStatus) -> None:
         note(f"no valkey-server or redis-server found: using the {broker}")
 
 
-def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> str | None:
-    """Wait until the batch has ended; return the reason if waiting was given up since no worker can continue."""
+def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup, *, needs_up: bool) -> str | None:
+    """Wait until the batch has ended; return the reason if waiting was given up since no worker can continue.
+
+    With `needs_up`, the run has no workers of its own and relies on those that are up.
+    """
     going_at = time.monotonic()
     broker = BrokerCheck(open_session.settings)
     with watching(sum(status.counts.values())) as watch:
@@ -165,6 +181,11 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup) -> 
             time.sleep(POLL_S)
             members.keep_alive()
             status = open_session.patiently(partial(_current_status, open_session.engine, status))
+            told = daemon.report(open_session.settings)
+            members.memory.look(told.worker_pids if told else ())
+            is_idle = status.waiting is None and not status.counts["running"]
+            if needs_up and is_idle and not _has_up_workers(open_session.settings):
+                status = status._replace(waiting=NO_WORKER_UP)
             watch.show(status)
             broker.look(status)
             if status.waiting is None:

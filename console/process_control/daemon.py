@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,21 @@ _PIXEL_SETTINGS = (
     "prompt_terms",
 )
 """Settings of workers that change the pixels of images, or which images are blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpReport:
+    """What a running `up` tells other commands.
+
+    `workers` is the number that it keeps, None for an `up` of a version that takes no requests; `answered` is the last
+    request that is done, `refusal` why it wasn't.
+    """
+
+    workers: int | None = None
+    worker_pids: tuple[int, ...] = ()
+    slowed: tuple[str, ...] = ()
+    answered: str | None = None
+    refusal: str | None = None
 
 
 def start(settings: Settings, arguments: Sequence[str]) -> None:
@@ -81,15 +97,23 @@ def running(settings: Settings) -> int | None:
         return None
 
 
+def report(settings: Settings) -> UpReport | None:
+    """Return what `up` reported last; None if it isn't running."""
+    if running(settings) is None:
+        return None
+    try:
+        told = json.loads(_file(settings).read_text())
+        known = {field.name: told[field.name] for field in fields(UpReport) if field.name in told}
+        lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+        return UpReport(**known | lists)
+    except (OSError, ValueError, TypeError):
+        return UpReport()
+
+
 def slowed(settings: Settings) -> list[str]:
     """Return what `up` reported about child processes that keep crashing; empty if it isn't running."""
-    if running(settings) is None:
-        return []
-    try:
-        told = json.loads(_file(settings).read_text()).get("slowed", [])
-    except (OSError, ValueError, AttributeError):
-        return []
-    return [str(line) for line in told] if isinstance(told, list) else []
+    told = report(settings)
+    return [str(line) for line in told.slowed] if told else []
 
 
 def other_settings(settings: Settings) -> dict[str, tuple[str, str]]:
@@ -106,13 +130,12 @@ def _pixel_settings(settings: Settings) -> dict[str, str]:
     return {name: str(getattr(settings, name)) for name in _PIXEL_SETTINGS}
 
 
-def announce(settings: Settings, slowed: Sequence[str] = ()) -> None:
-    """Record this process as the one that is up, and which of its child processes keep crashing."""
+def announce(settings: Settings, report: UpReport = UpReport()) -> None:
+    """Record this process as the one that is up, and what it reports."""
     own = psutil.Process()
-    known = {
+    known = asdict(report) | {
         "pid": own.pid,
         "since": own.create_time(),
-        "slowed": list(slowed),
         "pixel_settings": _pixel_settings(settings),
     }
     new = _file(settings).with_name("up.json.new")

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from console.process_control.peak_memory import PeakMemory
 from console.terminal.output import note
 from jobs.errors import ServiceError, UsageError
 from jobs.logs.log_files import open_log, rotate_in_place
@@ -20,6 +19,8 @@ from jobs.services.data_folder_errors import named_by_its_setting
 from jobs.settings import Settings
 
 STOP_S = 30
+SPARE_S = 15.0
+"""What a worker may take to stop beyond the time in which it may still deliver images."""
 LONGEST_PAUSE_S = 60.0
 SETTLED_S = 60.0
 """A process that lives this long is considered to have started successfully."""
@@ -27,7 +28,7 @@ SETTLED_S = 60.0
 
 @dataclass
 class Child:
-    """A process that is restarted when it dies; `peak_bytes` is its peak memory, `peak_child_bytes` its children's.
+    """A process that is restarted when it dies, unless it `is_leaving`; `number` is a worker's, 0 the scheduler's.
 
     It is restarted at once the first time, then after pauses that double from one second to a minute.
     """
@@ -35,12 +36,16 @@ class Child:
     role: str
     log: Path
     environment: dict[str, str]
+    number: int = 0
+    grace_s: float = STOP_S
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     due: float | None = None
     pause_s: float = 0.0
-    peak_bytes: int = 0
-    peak_child_bytes: int = 0
+    stop_by: float | None = None
+    is_leaving: bool = False
+    has_run: bool = False
+    """Whether it was restarted on request: its settings didn't prevent it from starting before."""
 
     def start(self) -> None:
         """Start it in its own session, so that Ctrl-C doesn't reach it; it stops when this process is gone."""
@@ -58,7 +63,7 @@ class Child:
                 start_new_session=True,
             )
         self.started = time.monotonic()
-        self.due = None
+        self.due = self.stop_by = None
 
     def keep_alive(self) -> None:
         """Restart it if it died and its pause is over, and keep its log small; called again and again.
@@ -68,15 +73,46 @@ class Child:
         assert self.process is not None
         rotate_in_place(self.log)
         code = self.process.poll()
-        if code is None:
-            self._measure()
-        elif code == UsageError.exit_code:
+        if self.stop_by is not None:
+            self._go_on_stopping(code)
+        elif code is None:
+            return
+        elif code == UsageError.exit_code and not self.has_run:
             raise ServiceError(
                 f"the {self.role} process can't start; the end of {self.log}:\n{tail(self.log)}"
             )
         elif self.due is None:
             self._plan_restart(code)
         elif time.monotonic() >= self.due:
+            self.start()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop, or to stop and start anew, and has not ended yet."""
+        return self.stop_by is not None
+
+    def restart(self) -> None:
+        """Ask it to stop; `keep_alive` starts it anew once it has ended."""
+        self.ask_to_stop()
+        self.pause_s, self.due = 0.0, None
+        self.stop_by = time.monotonic() + self.grace_s
+
+    def leave(self) -> None:
+        """Ask it to stop for good."""
+        self.is_leaving = True
+        self.restart()
+
+    def has_left(self) -> bool:
+        """Whether it has stopped for good."""
+        return self.is_leaving and (self.process is None or self.process.poll() is not None)
+
+    def _go_on_stopping(self, code: int | None) -> None:
+        assert self.process is not None
+        assert self.stop_by is not None
+        if code is None and time.monotonic() >= self.stop_by:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        elif code is not None and not self.is_leaving:
+            self.has_run = True
             self.start()
 
     def _plan_restart(self, code: int) -> None:
@@ -115,62 +151,91 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def _measure(self) -> None:
-        assert self.process is not None
-        try:
-            parent = psutil.Process(self.process.pid)
-            self.peak_bytes = max(self.peak_bytes, parent.memory_info().rss)
-            for child in parent.children(recursive=True):
-                self.peak_child_bytes = max(self.peak_child_bytes, child.memory_info().rss)
-        except psutil.Error:
-            return
-
 
 @dataclass
 class ProcessGroup:
-    """The processes of one `run` or `up`."""
+    """The processes of one `run` or `up`: a scheduler and so many workers."""
 
+    settings: Settings
+    workers: int
     children: list[Child] = field(default_factory=list)
+    memory: PeakMemory = field(default_factory=PeakMemory)
+
+    def start(self) -> None:
+        """Start a scheduler and the workers."""
+        for child in [self._child(number) for number in range(self.workers + 1)]:
+            self._add(child)
 
     def keep_alive(self) -> None:
         """Restart the processes that died."""
         for child in self.children:
             child.keep_alive()
+        self.children = [child for child in self.children if not child.has_left()]
+        self.memory.look(self.worker_pids())
+
+    def resize(self, workers: int) -> None:
+        """Start so many more workers, or ask the last ones to stop. Raises UsageError if there is no port for one."""
+        before, self.workers = self.workers, workers
+        there = {child.number for child in self.children if not child.is_leaving}
+        try:
+            new = [self._child(number) for number in range(1, workers + 1) if number not in there]
+        except UsageError:
+            self.workers = before
+            raise
+        for child in self.children:
+            if child.number > workers and not child.is_leaving:
+                child.leave()
+        for child in new:
+            self._add(child)
+
+    def is_changing(self) -> bool:
+        """Whether a worker that is too many hasn't ended yet."""
+        return any(child.is_leaving for child in self.children)
+
+    def worker_pids(self) -> tuple[int, ...]:
+        """Return the ids of the workers' parent processes."""
+        return tuple(
+            child.process.pid for child in self.children if child.number and child.process is not None
+        )
 
     def slowed(self) -> list[str]:
         """Return messages about the processes that are restarted with growing pauses."""
         return [trouble for child in self.children if (trouble := child.trouble)]
 
-    def peaks(self) -> dict[str, int]:
-        """Return the peak memory (resident bytes) of the workers' parent processes and of their children."""
-        workers = [child for child in self.children if child.role == "worker"]
-        return {
-            "parent": max((child.peak_bytes for child in workers), default=0),
-            "child": max((child.peak_child_bytes for child in workers), default=0),
-        }
+    def stop(self) -> None:
+        """Stop all processes within 30 s."""
+        for child in self.children:
+            child.ask_to_stop()
+        until = time.monotonic() + STOP_S
+        for child in self.children:
+            child.wait(until)
+
+    def _add(self, child: Child) -> None:
+        child.start()
+        self.children.append(child)
+
+    def _child(self, number: int) -> Child:
+        """Return the scheduler, number 0, or a worker."""
+        name = f"worker-{number}" if number else "scheduler"
+        environment = self.settings.environment() | _fair_share(self.workers)
+        return Child(
+            name.partition("-")[0],
+            self.settings.logs_path / f"{name}.log",
+            environment | _metrics_address(self.settings, number),
+            number,
+            self.settings.shutdown_grace_s + SPARE_S,
+        )
 
 
 @contextmanager
 def group(settings: Settings, workers: int) -> Iterator[ProcessGroup]:
     """Run a scheduler and `workers` workers with configured settings; stop them at the end of the block within 30 s."""
-    environment = settings.environment() | _fair_share(workers)
-    names = ["scheduler"] + [f"worker-{number}" for number in range(1, workers + 1)]
-    members = [
-        Child(
-            name.partition("-")[0],
-            settings.logs_path / f"{name}.log",
-            environment | _metrics_address(settings, number),
-        )
-        for number, name in enumerate(names)
-    ]
-    started: list[Child] = []
+    members = ProcessGroup(settings, workers)
     try:
-        for member in members:
-            member.start()
-            started.append(member)
-        yield ProcessGroup(members)
+        members.start()
+        yield members
     finally:
-        _stop(started)
+        members.stop()
 
 
 def _fair_share(workers: int) -> dict[str, str]:
@@ -188,14 +253,6 @@ def _metrics_address(settings: Settings, number: int) -> dict[str, str]:
         return {VARIABLE: str(ListenAddress.parse(settings.metrics_address).moved(number))}
     except ValueError:
         raise UsageError(f"{VARIABLE}: there is no port left for process {number + 1}") from None
-
-
-def _stop(children: list[Child]) -> None:
-    for child in children:
-        child.ask_to_stop()
-    until = time.monotonic() + STOP_S
-    for child in children:
-        child.wait(until)
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -22,7 +22,7 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
             f"{report['rendered_per_s']:.2f}/s, "
             f"{report['drawing_share']:.0%} of the time drawing"
         )
-        if memory["parent"]:  # of a worker that this command has started
+        if memory["parent"]:  # of a worker on this host that this command or `up` has started
             facts["peak memory"] = f"worker {size(memory['parent'])}, its child {size(memory['child'])}"
     if report["reused"]:
         facts["reused"] = f"{plural(report['reused'], 'image')} of the same inputs in other rows, copied"

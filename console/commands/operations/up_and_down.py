@@ -1,0 +1,109 @@
+"""`nightmill up` and `nightmill down`: services, a scheduler and workers in the background."""
+
+import time
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from console.process_control import daemon, up_requests
+from console.process_control.supervisor import group
+from console.process_control.up_control import UpControl, is_ready
+from console.session import session
+from console.terminal.output import note, plural
+from jobs.errors import NightmillError, ServiceError
+from jobs.logs.log_files import rotate_in_place
+from jobs.process_lifecycle import stop_on_signals
+from jobs.services.embedded import stop_services
+from jobs.settings import Settings, load_settings
+from models.optional_packages import require
+
+POLL_S = 0.5
+
+
+def up(
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="worker processes, also of an `up` that runs; 1 at its start")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="restart scheduler and workers, one after the other")
+    ] = False,
+    foreground: Annotated[bool, typer.Option("--foreground", help="stay until Ctrl-C")] = False,
+    wait: Annotated[
+        float | None, typer.Option(min=0, help="seconds that PostgreSQL may take to come; default 300")
+    ] = None,
+) -> None:
+    """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
+    settings = load_settings(database_wait_s=wait)
+    if workers != 0 and (workers or daemon.running(settings) is None):
+        require("worker", instead="`up --workers 0` starts the scheduler alone")
+    if foreground:
+        _serve(settings, 1 if workers is None else workers)
+    elif running := daemon.running(settings):
+        if workers is None and not restart:
+            note(f"already up, as process {running}")
+        else:
+            _change(settings, workers, restart=restart)
+    else:
+        _start(settings, 1 if workers is None else workers)
+
+
+def down() -> None:
+    """Stop what `up` started."""
+    settings = load_settings()
+    was_up = daemon.stop(settings)
+    users = stop_services(settings)
+    if users:
+        raise NightmillError(f"the private services are still used by processes {', '.join(map(str, users))}")
+    note("stopped" if was_up else "nothing was up")
+
+
+def _start(settings: Settings, workers: int) -> None:
+    if settings.database_url is not None:
+        with session(settings, waits=True):
+            pass  # the user sees here what it waits for
+    daemon.start(settings, ["up", "--foreground", "--workers", str(workers)])
+    note(
+        f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
+        "`nightmill down` stops them"
+    )
+
+
+def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
+    """Ask the `up` that runs for another number of workers or a restart, and wait until that is done."""
+    told = daemon.report(settings)
+    if told is None or told.workers is None:
+        raise ServiceError("what is up is of an earlier version: `nightmill down`, then `nightmill up`")
+    with session(settings):
+        pass  # brings private tables to this version's form before processes of it start
+    request = up_requests.ask(settings, workers=workers, restart=restart)
+    if restart:
+        note("restarting the scheduler and the workers, one after the other")
+    if workers is not None and workers < told.workers:
+        note(f"{plural(told.workers - workers, 'worker')} to stop: what is rendered is delivered first")
+    while told is not None and told.answered != request.id:
+        time.sleep(POLL_S)
+        told = daemon.report(settings)
+    if told is None:
+        raise ServiceError(f"what was up has ended meanwhile; see {daemon.log_of(settings)}")
+    if told.refusal is not None:
+        raise ServiceError(told.refusal)
+    note(f"up: a scheduler and {plural(told.workers or 0, 'worker')}")
+
+
+def _serve(settings: Settings, workers: int) -> None:
+    stopping = stop_on_signals()
+    with session(settings, waits=True) as open_session, group(open_session.settings, workers) as members:
+        control = UpControl(settings, members, partial(is_ready, open_session.engine))
+        daemon.announce(settings, report := control.report())
+        note(
+            f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"
+        )
+        while not stopping.is_set():
+            members.keep_alive()
+            rotate_in_place(daemon.log_of(settings))
+            control.look()
+            if report != (report := control.report()):
+                daemon.announce(settings, report)
+            time.sleep(POLL_S)
+    daemon.withdraw(settings)
