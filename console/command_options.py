@@ -9,6 +9,7 @@ import typer
 from jobs.errors import UsageError
 from jobs.policy.time_windows import parse_past_moment
 from jobs.states import NO_LIMIT
+from jobs.units.length_of_time import parse_length
 
 NONE = "none"
 """The value that takes back a limit, a window or a moment."""
@@ -73,10 +74,6 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Batch = Annotated[str, typer.Argument(help="name or number of a batch")]
 
 
-_LONGEST_S = 86_400 * 36_500
-_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-
-
 def seconds(option: str, given: str | None, *, needs_unit: bool = False) -> float | None:
     """Return a length of time in seconds, written as "90", "90s", "5m", "7h50m" or "1d12h"; None for None.
 
@@ -84,18 +81,10 @@ def seconds(option: str, given: str | None, *, needs_unit: bool = False) -> floa
     """
     if given is None:
         return None
-    found = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", given)
-    if re.fullmatch(r"\d+(\.\d+)?", given) and not needs_unit:
-        total = float(given)
-    elif found is not None:
-        pairs = zip(found.groups(), _UNITS_S.values(), strict=True)
-        total = sum(float(number) * unit for number, unit in pairs if number is not None)
-    else:
-        examples = "90s, 5m, 7h50m or 1d12h" if needs_unit else "90, 5m, 7h50m or 1d12h"
-        raise UsageError(f"{option} {given}: a length of time, as in {examples}")
-    if total > _LONGEST_S:
-        raise UsageError(f"{option} {given}: at most {_LONGEST_S / 86_400:,.0f} days")
-    return total
+    try:
+        return parse_length(given, needs_unit=needs_unit)
+    except UsageError as error:
+        raise UsageError(f"{option} {given}: {error}") from None
 
 
 def since(option: str, given: str, now: datetime) -> datetime:

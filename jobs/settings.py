@@ -17,6 +17,7 @@ from jobs.monitoring.listen_address import ListenAddress
 from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
+from jobs.units.length_of_time import parse_length
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,10 @@ POOL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 POOL_FORM = (
     "must begin with a small letter or digit, followed by up to 62 of these, dots, dashes and underscores"
 )
+
+
+LEAST_KEPT_S = 3600
+"""The shortest time after which ended batches may be archived or deleted by themselves."""
 
 
 class Settings(BaseSettings):
@@ -105,6 +110,16 @@ class Settings(BaseSettings):
     reuse: bool = Field(
         True, description="whether workers copy images of the same inputs instead of rendering them again"
     )
+    keep_jobs: str | None = Field(
+        None,
+        description="schedulers archive batches that ended this long ago, as in 30d: jobs go, image rows and files "
+        "stay; unset: never",
+    )
+    keep_batches: str | None = Field(
+        None,
+        description="schedulers delete batches that ended this long ago, as in 180d: all rows go, files stay; "
+        "unset: never",
+    )
     watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
     watermark_method: WatermarkMethod = Field(
         WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: dwtDctSvd or dwtDct"
@@ -152,6 +167,19 @@ class Settings(BaseSettings):
             check = {"broker_url": check_broker_url, "s3_endpoint_url": check_endpoint_url}
             url = value.get_secret_value() if isinstance(value, SecretStr) else value
             check.get(info.field_name or "", check_port)(url)
+        return value
+
+    @field_validator("keep_jobs", "keep_batches")
+    @classmethod
+    def _is_age(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            age_s = parse_length(value, needs_unit=True)
+        except UsageError as error:
+            raise ValueError(f"must be {error}") from None
+        if age_s < LEAST_KEPT_S:
+            raise ValueError("must be at least 1h")
         return value
 
     @field_validator("batch_size")
@@ -213,6 +241,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_folder(cls, value: Path | None) -> Path | None:
         return value and _folder(value)
+
+    @property
+    def keep_jobs_s(self) -> float | None:
+        """Seconds after which ended batches are archived; None: never."""
+        return None if self.keep_jobs is None else parse_length(self.keep_jobs, needs_unit=True)
+
+    @property
+    def keep_batches_s(self) -> float | None:
+        """Seconds after which ended batches are deleted; None: never."""
+        return None if self.keep_batches is None else parse_length(self.keep_batches, needs_unit=True)
 
     @property
     def database(self) -> str:

@@ -20,11 +20,15 @@ from jobs.unexpected_errors import plain_errors
 from scheduler.export.live_exports import LiveExports
 from scheduler.loop import run_duties
 from scheduler.monitoring.routes import scheduler_routes
+from scheduler.retention.retention import Retention
 
 log = logging.getLogger("scheduler")
 
 SHARD_S = 10.0
 """How long a shard that is being written is waited for when the process stops; later, its lease runs out."""
+
+RETENTION_S = 5.0
+"""How long the rows that are being deleted are waited for then; the rest is deleted by the next scheduler."""
 
 STANDSTILL_S = 300.0
 """How long a periodic task may take until `/healthz` says that the process hangs."""
@@ -47,8 +51,10 @@ def main() -> None:
         await_reachable(engine, settings.database_wait_s, log.warning, pause=pause)
         log.info("scheduling")
         exports = LiveExports(configured, engine, stopping).start()
+        retention = Retention(configured, engine, stopping).start()
         run_duties(configured, engine, stopping, liveness.beat)
         exports.join(SHARD_S)
+        retention.join(RETENTION_S)
         engine.dispose()
 
 

@@ -52,6 +52,7 @@ def _checks(settings: Settings) -> list[dict[str, Any]]:
             _check("PostgreSQL", database.postgres if configured.database_url else partial(_fail, failure)),
             _check("feed", database.feed),
             _check("workers", database.workers),
+            _check("retention", lambda: _retention(settings)),
             _check("processes", lambda: _processes(settings)),
             _check(
                 "Redis", partial(_redis, configured) if configured.broker_url else partial(_fail, failure)
@@ -126,6 +127,12 @@ def _processes(settings: Settings) -> str:
         raise ServiceError("; ".join(troubles))
     pid = daemon.running(settings)
     return "nothing is up here" if pid is None else f"up, as process {pid}"
+
+
+def _retention(settings: Settings) -> str:
+    from scheduler.retention.retention import retention_said  # noqa: PLC0415
+
+    return retention_said(settings)
 
 
 def _redis(settings: Settings) -> str:

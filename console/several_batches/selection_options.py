@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
 
-from console.command_options import one_of, seconds
+from console.command_options import one_of, seconds, since
 from console.terminal.output import note, plural
 from jobs.batches import actions
 from jobs.batches.selection.batch_filters import BatchFilter
 from jobs.batches.status import BatchStatus, statuses
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
-from jobs.policy.time_windows import parse_moment
 from jobs.states import EVERYBODY, BatchState
 
 
@@ -49,7 +48,7 @@ class FilterOptions:
             tenant=self.tenant,
             states=tuple(one_of("--state", state, tuple(BatchState)) for state in self.state or ()),
             tags=tuple(check_tag(tag) for tag in self.tag or ()),
-            since=_moment("--since", self.since),
+            since=None if self.since is None else since("--since", self.since, datetime.now(UTC)),
         )
 
 
@@ -126,20 +125,3 @@ def some_names(names: Sequence[str], most: int = 20) -> str:
 def batches_said(chosen: Sequence[BatchStatus]) -> str:
     """Return how many batches there are and their names, as in: 2 batches (red, blue)."""
     return f"{plural(len(chosen), 'batch', 'batches')} ({some_names([each.name for each in chosen])})"
-
-
-def _moment(option: str, given: str | None) -> datetime | None:
-    """Return the moment that lies an age back, or that is written; of a time alone, the last one."""
-    if given is None:
-        return None
-    now = datetime.now(UTC)
-    try:
-        return now - timedelta(seconds=seconds(option, given, needs_unit=True) or 0)
-    except UsageError:
-        pass
-    try:
-        return parse_moment(given, now - timedelta(days=1))
-    except UsageError:
-        raise UsageError(
-            f'{option} {given}: an age, as in 12h or 7d, or a moment, as in "2026-11-22 18:00 Europe/Berlin"'
-        ) from None

@@ -115,10 +115,12 @@ def delete(
     files: ObjectStore | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
     before_files: Callable[[ObjectStore], None] = lambda _: None,
+    by: str | None = None,
 ) -> int:
     """Delete an ended batch: jobs, image rows, rejects and, if `files` is given, its files in that store.
 
-    `before_files` drops what names them elsewhere. Returns the number of rows deleted. Files are deleted first: a row
+    `before_files` drops what names them elsewhere; the event says `by` what it was deleted, if that was no person.
+    Returns the number of rows deleted. Files are deleted first: a row
     without its file can be detected, a file without a row can't. Files in the batch's folder that nightmill did not
     write are kept. Raises ForeignOutputError if the folder belongs to another installation.
     """
@@ -131,14 +133,14 @@ def delete(
     gone = 0
     for statement in _DELETED:
         gone += _in_chunks(engine, statement, batch.id, partial(_report_total, on_rows, gone))
-    transact(engine, partial(_delete_batch, batch))
+    transact(engine, partial(_delete_batch, batch, by))
     return gone
 
 
-def _delete_batch(batch: BatchStatus, connection: Connection) -> None:
+def _delete_batch(batch: BatchStatus, by: str | None, connection: Connection) -> None:
     records.remove_batch(connection, batch.id)
     if connection.execute(_BATCH, {"batch": batch.id}).one_or_none() is not None:
-        detail = {"counts": batch.counts, "output": batch.output}
+        detail = {"counts": batch.counts, "output": batch.output} | ({"by": by} if by else {})
         add_event(connection, Event(EventKind.DELETED, batch.id, batch.name, detail=detail))
 
 

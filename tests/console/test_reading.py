@@ -226,6 +226,7 @@ def test_doctor(lab: Lab) -> None:
         "PostgreSQL",
         "feed",
         "workers",
+        "retention",
         "processes",
         "Redis",
         "output",
