@@ -27,6 +27,7 @@ MODULES = {
     "report": "report",
     "retry": "batches.cancel_and_retry",
     "change": "batches.change",
+    "wait": "wait",
     "archive": "batches.archive",
     "delete": "batches.delete",
     "export": "export",

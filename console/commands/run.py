@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
@@ -25,13 +25,14 @@ from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group
 from console.run_statistics import effort, truncated
 from console.session import Session, session
+from console.several_batches.watch_until_still import current_status
 from console.submit_options import SubmitOptions
 from console.terminal.output import note
 from console.terminal.progress import summary, watching
 from console.terminal.run_report import tell
 from console.terminal.schedule_text import pause_reasons
 from jobs.batches import actions
-from jobs.batches.accepted_image_quotas import make_up, shortfall
+from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus
 from jobs.batches.manifest_reconciliation import sums
 from jobs.batches.record_batch_end_events import record_batch_events
@@ -180,7 +181,7 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup, *, 
         while status.remaining and status.state not in (BatchState.PAUSED, BatchState.CANCELLED):
             time.sleep(POLL_S)
             members.keep_alive()
-            status = open_session.patiently(partial(_current_status, open_session.engine, status))
+            status = open_session.patiently(partial(current_status, open_session.engine, status))
             told = daemon.report(open_session.settings)
             members.memory.look(told.worker_pids if told else ())
             is_idle = status.waiting is None and not status.counts["running"]
@@ -193,14 +194,6 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup, *, 
             elif time.monotonic() > going_at + open_session.settings.give_up_s:
                 return status.waiting
     return None
-
-
-def _current_status(engine: Engine, status: BatchStatus) -> BatchStatus:
-    """Return the batch's current status; if all its jobs have ended, queue replacements where they are due."""
-    found = actions.status(engine, status.name)
-    if not found.remaining and make_up(engine, found.id):
-        found = actions.status(engine, status.name)
-    return found
 
 
 def _results(open_session: Session, status: BatchStatus, formats: Sequence[str]) -> dict[str, Any]:

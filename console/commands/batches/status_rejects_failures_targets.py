@@ -1,13 +1,10 @@
 """Commands that show batches: status, rejects, failures, targets."""
 
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.live import Live
-from rich.text import Text
 from sqlalchemy import Engine
 
 from console.broker_problems_while_waiting import BrokerCheck
@@ -16,10 +13,10 @@ from console.options_from_dataclass import takes
 from console.process_control import daemon
 from console.session import Session, session
 from console.several_batches.selection_options import FilterOptions
+from console.several_batches.watch_until_still import watch_until_still
 from console.terminal.output import (
     counted,
     duration,
-    err,
     lane_cells,
     note,
     plural,
@@ -85,7 +82,7 @@ class StatusOptions(FilterOptions):
 @takes(StatusOptions)
 def status(
     options: StatusOptions,
-    watch: Annotated[bool, typer.Option(help="keep looking until they have ended")] = False,
+    watch: Annotated[bool, typer.Option(help="keep looking until none of them can go on by itself")] = False,
     as_json: Json = False,
 ) -> None:
     """Where batches stand. Without BATCH or --all, those that are open or ended within a day."""
@@ -308,13 +305,11 @@ def _pace(lane: dict[str, Any]) -> str:
 
 
 def _watch(open_session: Session, options: StatusOptions) -> None:
-    broker = BrokerCheck(open_session.settings)
-    with Live(console=err, refresh_per_second=4, transient=True) as live:
-        while True:
-            found = open_session.patiently(lambda: options.find(open_session.engine))
-            live.update(Text("\n".join(f"{s.name}: {s.state}, {summary(s)}" for s in found)))
-            if not any(s.remaining for s in found):
-                return
-            for one in found:
-                broker.look(one)
-            time.sleep(1)
+    found, reasons = watch_until_still(
+        open_session,
+        lambda: options.find(open_session.engine),
+        give_up_s=open_session.settings.give_up_s,
+    )
+    for one in found:
+        if why := (reasons or {}).get(one.id):
+            note(f"{one.name} doesn't go on by itself: {why}")
