@@ -66,7 +66,7 @@ Onto = Annotated[
 KeepDropped = Annotated[
     bool, typer.Option("--keep-dropped", help="with --onto: keep images of rows that the manifest lacks")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="don't ask above 10 million images")]
+Yes = Annotated[bool, typer.Option("--yes", help="don't ask above a million images")]
 DontAsk = Annotated[bool, typer.Option("--yes", "-y", help="don't ask")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 

@@ -16,37 +16,41 @@ from jobs.batches import actions
 from jobs.errors import UsageError
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
-MAX_JOBS = 10_000_000
+MAX_JOBS = 1_000_000
 
 
 def ingest_manifest(open_session: Session, options: SubmitOptions) -> Ingested:
     """Ingest the manifest, with a progress counter, and report the result.
 
-    Above MAX_JOBS jobs it asks for confirmation, unless the options say yes.
+    Above MAX_JOBS jobs it asks for confirmation, unless the options say yes. What was stored until then is rolled back
+    first, and the manifest is read again after a yes: no transaction, which holds the feed back, waits for a person.
     """
     check_options(options)
-    if options.onto is not None:
-        base, applied = bring_onto(open_session, options)
-        tell_changes(base, applied)
-        found = actions.status(open_session.engine, base.name)
-        return Ingested(
-            base.id,
-            base.name,
-            False,
-            found.rows,
-            found.rejected,
-            sum(found.counts.values()),
-            base.policy.batch_seed,
-            base.policy.seed_from,
-            difference=applied.difference,
-        )
+    take = _update if options.onto is not None else _ingest
     try:
-        return _ingest(open_session, options, None if options.yes else MAX_JOBS)
+        return take(open_session, options, None if options.yes else MAX_JOBS)
     except ManyJobsError as many:
         if not sys.stdin.isatty() or options.manifest == "-":
             raise UsageError(f"{many}; if that is meant, say --yes") from None
         typer.confirm(f"{many}. Go on?", abort=True, err=True)
-        return _ingest(open_session, options, None)
+        return take(open_session, options, None)
+
+
+def _update(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:
+    base, applied = bring_onto(open_session, options, max_jobs=max_jobs)
+    tell_changes(base, applied)
+    found = actions.status(open_session.engine, base.name)
+    return Ingested(
+        base.id,
+        base.name,
+        False,
+        found.rows,
+        found.rejected,
+        sum(found.counts.values()),
+        base.policy.batch_seed,
+        base.policy.seed_from,
+        difference=applied.difference,
+    )
 
 
 def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None) -> Ingested:

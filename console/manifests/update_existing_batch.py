@@ -18,9 +18,12 @@ T = TypeVar("T", bound=ManifestOptions)
 
 
 def bring_onto(
-    open_session: Session, options: ManifestOptions, *, is_dry: bool = False
+    open_session: Session, options: ManifestOptions, *, is_dry: bool = False, max_jobs: int | None = None
 ) -> tuple[Base, Applied]:
-    """Apply the manifest to the batch that the options name, or find out what that would change if `is_dry`."""
+    """Apply the manifest to the batch that the options name, or find out what that would change if `is_dry`.
+
+    Raises ManyJobsError if that queues over `max_jobs` jobs.
+    """
     base = find_base(open_session.engine, options.onto or "")
     model = base.settings.get("default_model", open_session.settings.default_model)
     settings = open_session.settings.model_copy(update={"default_model": model})
@@ -29,7 +32,9 @@ def bring_onto(
         counting("comparing", request.manifest.rows) as tell,
     ):
         known = open_session.engine, base, request, rules, tell
-        attempt = partial(apply_onto, *known, keeps_dropped=options.keep_dropped, is_dry=is_dry)
+        attempt = partial(
+            apply_onto, *known, keeps_dropped=options.keep_dropped, is_dry=is_dry, max_jobs=max_jobs
+        )
         return base, open_session.patiently(attempt)
 
 

@@ -174,6 +174,8 @@ tenants = Table(
     Column("weight", Integer, nullable=False, server_default=text("1")),
     Column("max_running", Integer, comment="jobs that may run at once; null: any number"),
     Column("used_s", Float, nullable=False, server_default=text("0"), comment="worker seconds per weight"),
+    Column("max_queued", BigInteger, comment="open jobs that a submit may leave it with; null: any number"),
+    CheckConstraint("max_queued >= 0", "max_queued"),
     CheckConstraint("name <> '*'", "name"),
     CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),
     CheckConstraint("max_running >= 0", "max_running"),

@@ -1,4 +1,4 @@
-"""Tenants: owners of jobs, each with a weight (its share of the workers) and a limit of concurrently running jobs."""
+"""Tenants: owners of jobs, each with a weight (its share of the workers) and limits of running and of open jobs."""
 
 from typing import Any
 
@@ -9,21 +9,23 @@ from jobs.errors import UsageError
 from jobs.states import EVERYBODY, NO_LIMIT
 
 _LIST = text("""
-    SELECT name, coalesce(weight, 1) AS weight, max_running, coalesce(queued, 0) AS queued,
+    SELECT name, coalesce(weight, 1) AS weight, max_running, max_queued, coalesce(queued, 0) AS queued,
         coalesce(running, 0) AS running, coalesce(done, 0) AS done
     FROM (
         SELECT tenant AS name, sum(delta) FILTER (WHERE state = 'queued') AS queued,
             sum(delta) FILTER (WHERE state = 'running') AS running, sum(delta) FILTER (WHERE state = 'done') AS done
         FROM lanes LEFT JOIN job_counts ON lane_id = lanes.id GROUP BY 1
     ) AS working FULL JOIN tenants USING (name)
-    UNION ALL SELECT :everybody, 1, max_running, 0, 0, 0 FROM fair_share WHERE max_running IS NOT NULL
+    UNION ALL SELECT :everybody, 1, max_running, NULL, 0, 0, 0 FROM fair_share WHERE max_running IS NOT NULL
     ORDER BY name
 """)
 
 _SET = text("""
-    INSERT INTO tenants (name, weight, max_running) VALUES (:name, coalesce(:weight, 1), :max_running)
+    INSERT INTO tenants (name, weight, max_running, max_queued)
+    VALUES (:name, coalesce(:weight, 1), :max_running, :max_queued)
     ON CONFLICT (name) DO UPDATE SET weight = coalesce(:weight, tenants.weight),
-        max_running = CASE WHEN :keeps_limit THEN tenants.max_running ELSE :max_running END
+        max_running = CASE WHEN :keeps_running THEN tenants.max_running ELSE :max_running END,
+        max_queued = CASE WHEN :keeps_queued THEN tenants.max_queued ELSE :max_queued END
     RETURNING name
 """)
 
@@ -36,11 +38,11 @@ _FORGET_COMMON = text("UPDATE fair_share SET max_running = NULL WHERE max_runnin
 
 _FORGET = text("DELETE FROM tenants WHERE name = :name RETURNING name")
 
-MOST_RUNNING = 1_000_000_000
+MOST_JOBS = 1_000_000_000
 
 
 def tenants(engine: Engine) -> list[dict[str, Any]]:
-    """List the tenants by name with weight, max_running and job counts ("": rows without tenant; "*": all tenants)."""
+    """List the tenants by name with weight, limits and job counts ("": rows without tenant; "*": all tenants)."""
     rows = run(engine, _LIST, {"everybody": EVERYBODY})
     return [
         {
@@ -52,29 +54,40 @@ def tenants(engine: Engine) -> list[dict[str, Any]]:
 
 
 def set_tenant(
-    engine: Engine, name: str, *, weight: int | None = None, max_running: int | None = None
+    engine: Engine,
+    name: str,
+    *,
+    weight: int | None = None,
+    max_running: int | None = None,
+    max_queued: int | None = None,
 ) -> None:
-    """Set a tenant's weight, limit or both; a `max_running` of NO_LIMIT removes the limit.
+    """Set a tenant's weight and limits, those that are given; NO_LIMIT removes a limit.
 
-    The name "*" stands for all tenants together, which can have a limit only. Raises UsageError if a number is out of
-    range.
+    The name "*" stands for all tenants together, which can have a limit of running jobs only. Raises UsageError if a
+    number is out of range.
     """
     if weight is not None and not 1 <= weight <= 1000:
         raise UsageError(f"a weight is between 1 and 1000, not {weight}")
     if name == EVERYBODY and weight is not None:
         raise UsageError(f"{EVERYBODY} stands for all tenants together, who have no weight")
-    if max_running is not None and not NO_LIMIT <= max_running <= MOST_RUNNING:
-        raise UsageError(f"a limit of running jobs is between 0 and {MOST_RUNNING:,}, not {max_running}")
-    limit = None if max_running == NO_LIMIT else max_running
+    if name == EVERYBODY and max_queued is not None:
+        raise UsageError(f"{EVERYBODY} stands for all tenants together: open jobs are limited for each")
+    for limit, what in ((max_running, "running"), (max_queued, "open")):
+        if limit is not None and not NO_LIMIT <= limit <= MOST_JOBS:
+            raise UsageError(f"a limit of {what} jobs is between 0 and {MOST_JOBS:,}, not {limit}")
+    limits = {
+        "max_running": None if max_running == NO_LIMIT else max_running,
+        "max_queued": None if max_queued == NO_LIMIT else max_queued,
+    }
     if name == EVERYBODY:
-        run(engine, _SET_COMMON, {"max_running": limit})
+        run(engine, _SET_COMMON, {"max_running": limits["max_running"]})
         return
-    values = {"name": name, "weight": weight, "max_running": limit, "keeps_limit": max_running is None}
-    run(engine, _SET, values)
+    keeps = {"keeps_running": max_running is None, "keeps_queued": max_queued is None}
+    run(engine, _SET, {"name": name, "weight": weight, **limits, **keeps})
 
 
 def forget_tenant(engine: Engine, name: str) -> None:
-    """Reset a tenant to weight 1 without limit, for "*": without common limit; UsageError if nothing was set."""
+    """Reset a tenant to weight 1 without limits, for "*": without common limit; UsageError if nothing was set."""
     found = run(engine, _FORGET_COMMON, {}) if name == EVERYBODY else run(engine, _FORGET, {"name": name})
     if not found:
         raise UsageError(f"nothing is set for tenant {name!r}; `nightmill tenants` shows those there are")

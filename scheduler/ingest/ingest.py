@@ -5,7 +5,8 @@ stored, so that repeating a submit finds the same batch. An interrupted submit l
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -24,6 +25,7 @@ from jobs.manifest.seeds import Seeds
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
+from jobs.queue.tenant_queue_limits import QueueLimit, check_open_jobs, queue_limits
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
@@ -77,7 +79,8 @@ def ingest(
     `on_rows` is called with the number of rows read so far, `on_batch` with the batch before its first row, when
     raising still rolls everything back. Raises ManifestError if the file is damaged, or, when strict, at the first row
     that can't be used; then nothing is stored. Raises UsageError if the name is taken, and ManyJobsError if there would
-    be over `max_jobs` jobs; for a recipe, before any row is made.
+    be over `max_jobs` jobs; for a recipe, before any row is made. Raises TooManyOpenJobsError if a tenant would have
+    more open jobs than it may.
     """
     with engine.begin() as connection:
         found = find_batch(connection, request)
@@ -95,6 +98,7 @@ def ingest(
         added = _fill_up(connection, batch.id, request, load.jobs, max_jobs) if request.policy.target else 0
         if request.policy.canary:
             canary_rollout.send_ahead(connection, batch.id)
+        check_open_jobs(connection, batch.id, request.manifest.label)
         return replace(
             batch,
             rows=load.rows,
@@ -115,7 +119,7 @@ def _load(
     max_jobs: int | None,
 ) -> tuple[Load, LineCounts]:
     """Load the manifest; with seeds by id first, and anew by row where its ids are found not to be fit for that."""
-    sources = possible_sources(request)
+    sources, limits = possible_sources(request), queue_limits(connection)
     for source in sources:
         lines = LineCounts()
         try:
@@ -126,6 +130,7 @@ def _load(
                 items = read_rows(request.manifest, rules, lines)
                 items = strictly(items, request) if request.reading.strict else items
                 items = items if max_jobs is None else _few(items, request.manifest.label, max_jobs)
+                items = within_limits(items, request.manifest.label, limits) if limits else items
                 while load.add(islice(items, TELL_EVERY)):
                     on_rows(load.rows)
             return load, lines
@@ -161,6 +166,18 @@ def _few(items: Iterator[ManifestRow | Reject], label: str, max_jobs: int) -> It
                 raise ManyJobsError(
                     f"{label}: makes {jobs:,} images up to line {item.line}, and isn't read further"
                 )
+        yield item
+
+
+def within_limits(
+    items: Iterator[ManifestRow | Reject], label: str, limits: Mapping[str, QueueLimit]
+) -> Iterator[ManifestRow | Reject]:
+    """Pass on rows; TooManyOpenJobsError at the first one with which a tenant has more open jobs than it may."""
+    jobs = Counter[str]()
+    for item in items:
+        if isinstance(item, ManifestRow) and item.tenant is not None and item.tenant in limits:
+            jobs[item.tenant] += item.num_images
+            limits[item.tenant].check(item.tenant, jobs[item.tenant], f"{label}, line {item.line}")
         yield item
 
 

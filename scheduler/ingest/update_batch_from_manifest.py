@@ -22,12 +22,13 @@ from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of, sql_columns
 from jobs.queue import update_jobs_from_manifest
 from jobs.queue.sql_predicates import reopening
+from jobs.queue.tenant_queue_limits import check_open_jobs
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.choose_seed_source import UnfitIdsError
 from scheduler.ingest.find_batch import CHOSEN, free_digest
-from scheduler.ingest.ingest import TELL_EVERY, line_counts, strictly, used_circumstances
+from scheduler.ingest.ingest import TELL_EVERY, ManyJobsError, line_counts, strictly, used_circumstances
 from scheduler.ingest.submit_request import SubmitRequest, slug
 
 _BASE = text(f"""
@@ -115,6 +116,7 @@ def apply_onto(
     *,
     keeps_dropped: bool = False,
     is_dry: bool = False,
+    max_jobs: int | None = None,
 ) -> Applied:
     """Bring the batch to the request's manifest, in one transaction; nothing is changed if `is_dry`.
 
@@ -136,8 +138,12 @@ def apply_onto(
         )
         is_known = request.manifest.sha256 == base.manifest_sha256
         if not (is_dry or (difference.is_empty and is_known)):
+            if max_jobs is not None and difference.queued > max_jobs:
+                raise ManyJobsError(f"{request.manifest.label}: queues {difference.queued:,} images")
             kept = difference.unchanged + difference.changed + difference.told + difference.new
             _apply(connection, base, request, load, lines, kept + load.rejected)
+            if difference.queued:
+                check_open_jobs(connection, base.id, request.manifest.label)
         return Applied(difference, load.rows, load.rejected, lines)
 
 

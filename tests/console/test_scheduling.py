@@ -111,11 +111,26 @@ def test_a_batch_that_its_canary_stopped_says_so(typed: Typed, engine: Engine, m
 def test_tenants(typed: Typed, manifest: str) -> None:
     typed("submit", manifest)
     assert typed("tenants", "--json").json == [
-        {"name": "ada", "weight": 1, "max_running": None, "queued": 4, "running": 0, "done": 0}
+        {
+            "name": "ada",
+            "weight": 1,
+            "max_running": None,
+            "max_queued": None,
+            "queued": 4,
+            "running": 0,
+            "done": 0,
+        }
     ]
     changed = typed("tenants", "set", "ada", "--weight", "3", "--max-running", "10", "--json").json
     assert (changed[0]["weight"], changed[0]["max_running"]) == (3, 10)
     assert typed("tenants", "set", "ada", "--max-running", "none", "--json").json[0]["max_running"] is None
+    assert typed("tenants", "set", "ada", "--max-queued", "3", "--json").json[0]["max_queued"] == 3
+    refused = typed("submit", manifest, "--name", "more")
+    assert (refused.code, "tenant ada may have 3 open jobs and has 4, so that 1 more" in refused.err) == (
+        1,
+        True,
+    )
+    assert typed("submit", manifest).code == 0, "what is there adds nothing"
     assert "ada" in typed("tenants").out
     assert typed("tenants", "forget", "ada", "--json").json[0]["weight"] == 1
     for wrong in (

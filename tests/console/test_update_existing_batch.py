@@ -111,3 +111,20 @@ def test_options_without_a_batch_are_refused(typed: Typed, tmp_path: Path) -> No
     assert (alone.code, "--keep-dropped is for --onto BATCH" in alone.err) == (2, True)
     unknown = typed("plan", "m.jsonl", "--onto", "absent")
     assert (unknown.code, "no batch 'absent'" in unknown.err) == (2, True)
+
+
+@pytest.mark.usefixtures("rendered")
+def test_a_later_manifest_heeds_limits_of_open_jobs_and_asks_for_very_many(
+    typed: Typed, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = "submit", "foxes.jsonl", "--onto", "foxes", "--set", "tenant=ada"
+    typed("tenants", "set", "ada", "--max-queued", "1")
+    refused = typed(*update)
+    assert (refused.code, "tenant ada would have 2 open jobs, and may have 1" in refused.err) == (1, True)
+    assert typed("status", "foxes", "--json").json["counts"]["done"] == 4, "and nothing else was changed"
+    typed("tenants", "set", "ada", "--max-queued", "2")
+    monkeypatch.setattr("console.manifests.ingest_manifest.MAX_JOBS", 1)
+    asked = typed(*update)
+    assert (asked.code, "foxes.jsonl: queues 2 images; if that is meant, say --yes" in asked.err) == (2, True)
+    assert look(engine, "SELECT count(*) AS n FROM jobs WHERE state = 'queued'") == [{"n": 0}]
+    assert typed(*update, "--yes").code == 0

@@ -36,24 +36,31 @@ def set_(
     max_running: Annotated[
         str | None, typer.Option(metavar="N|none", help="jobs that may run at once")
     ] = None,
+    max_queued: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|none", help="open jobs beyond which a submit with more of its jobs is refused"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a tenant a weight or a limit of running jobs; workers heed it from their next claim on."""
-    if weight is None and max_running is None:
-        raise UsageError("say what to set: --weight, --max-running or both")
+    """Give a tenant a weight or limits of jobs; workers heed it from their next claim on."""
+    if weight is None and max_running is None and max_queued is None:
+        raise UsageError("say what to set: --weight, --max-running, --max-queued or several of them")
     with session() as open_session:
         set_tenant(
             open_session.engine,
             tenant,
             weight=weight,
             max_running=limit("--max-running", max_running, "jobs"),
+            max_queued=limit("--max-queued", max_queued, "jobs"),
         )
         _show(open_session.engine, as_json)
 
 
 @tenants.command()
 def forget(tenant: Tenant, as_json: Json = False) -> None:
-    """Back to a weight of 1 and no limit."""
+    """Back to a weight of 1 and no limits."""
     with session() as open_session:
         forget_tenant(open_session.engine, tenant)
         _show(open_session.engine, as_json)
@@ -64,10 +71,10 @@ def _show(engine: Any, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("tenant", "weight", "max running", "queued", "running", "done")
+    columns = ("tenant", "weight", "max running", "max queued", "queued", "running", "done")
     print_table(columns, [_row(tenant) for tenant in found])
 
 
 def _row(tenant: dict[str, Any]) -> tuple[object, ...]:
     jobs = (f"{tenant[state]:,}" for state in ("queued", "running", "done"))
-    return tenant["name"] or "(none)", tenant["weight"], tenant["max_running"], *jobs
+    return tenant["name"] or "(none)", tenant["weight"], tenant["max_running"], tenant["max_queued"], *jobs
