@@ -141,7 +141,7 @@ class DrainKind(StrEnum):
     HOST = "host"
     """All workers of a host, also those that start there later."""
     WORKER = "worker"
-    """One worker, until its process ends."""
+    """One worker, and whichever takes its place on the same device of its host."""
 
 
 class WorkerEventKind(StrEnum):

@@ -18,7 +18,6 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
 from jobs.queue.sum_usage import forget_usage
-from jobs.queue.worker_drains import forget_drains
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.states import WorkerEventKind
@@ -146,7 +145,5 @@ def rescue_all(engine: Engine) -> int:
 
 
 def forget_workers(engine: Engine) -> int:
-    """Delete workers that have not been seen for an hour, record that they are lost, and forget drains of them."""
-    forgotten = len(run(engine, _FORGET_WORKERS, {}))
-    forget_drains(engine)
-    return forgotten
+    """Delete workers that have not been seen for an hour, and record that they are lost."""
+    return len(run(engine, _FORGET_WORKERS, {}))

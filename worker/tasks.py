@@ -106,6 +106,7 @@ def begin(**_: Any) -> None:
         JobTraces.by_environment() if settings.traces == "on" else JobTraces(),
     )
     wait_while_away(engine, _context.pause)
+    leases.registration.take_over_drain()
     leases.on_renewal = _context.health.refresh
     leases.start()
     if settings.metrics_address is not None and (folder := os.environ.get(FOLDER)):

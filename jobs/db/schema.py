@@ -376,6 +376,7 @@ worker_drains = Table(
     moment("since", nullable=False, default="now()"),
     Column("drained_by", Text, nullable=False, comment="user@host"),
     Column("reason", Text),
+    Column("device", Text, comment="of the worker; null: of a host"),
     CheckConstraint(one_of("kind", DrainKind), "kind"),
 )
 

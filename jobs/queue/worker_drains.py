@@ -1,10 +1,11 @@
 """Drains: workers that an operator has told to finish what they are at and to take no more jobs.
 
 The statements that give jobs to a worker look for its drain (`jobs.queue.sql_predicates.IS_DRAINED`), so that it holds
-from the moment at which it is written. A drain stays until it is taken back; that of one worker ends with its process.
+from the moment at which it is written. A drain stays until it is taken back: workers that start on a drained host are
+drained, and so is a worker that takes the place of a drained one, on the same device of its host.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,8 +19,8 @@ from jobs.queue.worker_registry import AT_WORK
 from jobs.states import DrainKind
 
 _DRAIN = text("""
-    INSERT INTO worker_drains AS old (kind, target, drained_by, reason)
-    SELECT kind, target, :drained_by, :reason
+    INSERT INTO worker_drains AS old (kind, target, drained_by, reason, device)
+    SELECT kind, target, :drained_by, :reason, (SELECT device FROM workers WHERE kind = 'worker' AND name = target)
     FROM unnest(CAST(:kinds AS text[]), CAST(:targets AS text[])) AS given (kind, target)
     ON CONFLICT (kind, target) DO UPDATE SET reason = coalesce(excluded.reason, old.reason)
     RETURNING kind
@@ -35,9 +36,16 @@ _LIST = text("""
     SELECT kind, target, since, drained_by, reason FROM worker_drains ORDER BY kind, target
 """)
 
-_FORGET = text("""
-    DELETE FROM worker_drains WHERE kind = 'worker' AND since < now() - interval '1 hour'
-      AND NOT EXISTS (SELECT FROM workers WHERE name = target) RETURNING target
+_OF_PLACE = text("""
+    SELECT target, coalesce(seen_at > now() - make_interval(secs => :seen_s), false) AS is_seen
+    FROM worker_drains AS d LEFT JOIN workers ON name = target
+    WHERE kind = 'worker' AND d.device = :device AND starts_with(target, :host || ':') ORDER BY d.since, target
+""")
+
+_INHERIT = text("""
+    UPDATE worker_drains SET target = :worker WHERE kind = 'worker' AND target = :predecessor AND NOT EXISTS (
+        SELECT FROM worker_drains WHERE kind = 'worker' AND target = :worker)
+    RETURNING target
 """)
 
 # Leases that have run out are no worker's any more, whether or not a scheduler has queued their jobs again.
@@ -118,9 +126,19 @@ def holding(engine: Engine, targets: Collection[Target]) -> list[Holding]:
     return [Holding(row.name, row.jobs) for row in run(engine, _HOLDING, values)]
 
 
-def forget_drains(engine: Engine) -> int:
-    """Delete drains of single workers that have been gone for an hour; returns how many."""
-    return len(run(engine, _FORGET, {}))
+def inherit_drain(engine: Engine, worker: str, device: str, is_running: Callable[[str], bool]) -> bool:
+    """Drain a worker that starts if it takes the place of a drained one; returns whether it does.
+
+    That is one of the same host and device whose row is gone, or old, or of which `is_running` says that its process
+    is gone. Of several workers that start, each takes over one drain.
+    """
+    values = {"device": device, "host": worker.rpartition(":")[0], "seen_s": SEEN_S}
+    gone = [
+        row.target
+        for row in run(engine, _OF_PLACE, values)
+        if row.target != worker and not (row.is_seen and is_running(row.target))
+    ]
+    return any(run(engine, _INHERIT, {"worker": worker, "predecessor": predecessor}) for predecessor in gone)
 
 
 def _pairs(targets: Collection[Target]) -> dict[str, Sequence[str]]:

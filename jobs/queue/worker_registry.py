@@ -26,12 +26,7 @@ _REPORT = text(f"""
     RETURNING {IS_DRAINED_WORKER} AS is_drained
 """)
 
-_FORGET = text("""
-    WITH undrained AS (
-        DELETE FROM worker_drains WHERE kind = 'worker' AND target = :name
-    )
-    DELETE FROM workers WHERE name = :name RETURNING name
-""")
+_FORGET = text("DELETE FROM workers WHERE name = :name RETURNING name")
 
 # Images of batches that have ended longer ago aren't looked through: only those of a batch are indexed by their time.
 _LIST = text(f"""
@@ -168,7 +163,7 @@ def report_worker(engine: Engine, report: WorkerReport) -> bool:
 
 
 def forget_worker(engine: Engine, worker: str) -> None:
-    """Delete the worker from the table, and with it what drained it alone."""
+    """Delete the worker from the table."""
     run(engine, _FORGET, {"name": worker})
 
 

@@ -140,7 +140,7 @@ def test_a_duty_is_done_when_it_is_due() -> None:
 
 def test_every_duty_does_nothing_in_an_empty_installation(settings: Settings, engine: Engine) -> None:
     dispatcher = Dispatcher(settings, engine)
-    assert [task.do() for task in periodic_tasks(settings, engine, dispatcher)] == [0] * 14
+    assert [task.do() for task in periodic_tasks(settings, engine, dispatcher)] == [0] * 15
     dispatcher.close()
 
 

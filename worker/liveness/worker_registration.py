@@ -1,6 +1,7 @@
 """This worker's row in the table of workers: its pool, and what it is doing."""
 
 import logging
+import os
 import threading
 from collections.abc import Collection
 from dataclasses import replace
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.job_dataclasses import LaneId
+from jobs.queue.worker_drains import inherit_drain
 from jobs.queue.worker_registry import WorkerReport, forget_worker, report_worker
 from jobs.states import WorkerActivity
 
@@ -49,6 +51,16 @@ class Registration:
             if self._report.activity is WorkerActivity.STARTING:
                 self._report = replace(self._report, activity=WorkerActivity.IDLE)
 
+    def take_over_drain(self) -> None:
+        """Register, and be drained if the worker in whose place this one starts was; called before it takes jobs.
+
+        It registers first: others that start at the same time see that whoever took over a drain is there.
+        """
+        with self._lock:
+            self._write()
+        if inherit_drain(self._engine, self._report.worker, self._report.device, _is_running):
+            log.warning("drained, like the worker that was in its place")
+
     def _write(self) -> None:
         is_drained = report_worker(self._engine, self._report)
         if is_drained != self.is_drained:
@@ -58,3 +70,14 @@ class Registration:
     def delete(self) -> None:
         """Delete the row: this worker has ended."""
         forget_worker(self._engine, self._report.worker)
+
+
+def _is_running(worker: str) -> bool:
+    """Whether there is a process with the id that is in the name of a worker of this host."""
+    try:
+        os.kill(int(worker.rpartition(":")[2]), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

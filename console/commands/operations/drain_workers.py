@@ -111,8 +111,8 @@ def _told(target: Target, before: Drain | None) -> str:
     if kind is DrainKind.HOST:
         return f"host {name} is drained, with workers that start there; `nightmill workers undrain {name}` ends that"
     return (
-        f"worker {name} is drained until it ends, or `nightmill workers undrain {name}`; one that is started in its "
-        f"place isn't: drain its host {name.rpartition(':')[0]} for that"
+        f"worker {name} is drained, and so is one that takes its place on that device, under another name; "
+        f"`nightmill workers undrain {name}` ends that"
     )
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.queue import fair_share, transitions
 from jobs.queue.tenants import set_tenant
-from jobs.queue.worker_drains import Holding, Target, drain, drains, forget_drains, holding, undrain
+from jobs.queue.worker_drains import Holding, Target, drain, drains, holding, inherit_drain, undrain
 from jobs.queue.worker_health_reports import report_health, unhealthy_workers, waiting
 from jobs.queue.worker_pools import pools, set_pool, wanted_workers
 from jobs.queue.worker_registry import WorkerReport, forget_worker, report_worker, workers
@@ -159,15 +159,24 @@ def test_a_batch_waits_where_those_of_its_pool_are_drained(engine: Engine) -> No
     assert waiting(engine).batches == {}
 
 
-def test_the_drain_of_one_worker_ends_with_it(engine: Engine) -> None:
-    start(engine, "gpu:1", "gpu:2", "gpu:3")
-    drain(engine, [HOST, *((DrainKind.WORKER, f"gpu:{n}") for n in (1, 2, 3))], drained_by=BY)
+def test_who_takes_the_place_of_a_drained_worker_is_drained(engine: Engine) -> None:
+    """The process of `gpu:1` ended in order, that of `gpu:2` was killed, the others live."""
+    start(engine, "gpu:1", "gpu:2", "gpu:3", "gpu:11", "gpu:12", "gpu:13")
+    drain(engine, [(DrainKind.WORKER, f"gpu:{n}") for n in (1, 2, 3)], drained_by=BY, reason="new fans")
     forget_worker(engine, "gpu:1")
-    change(engine, "DELETE FROM workers WHERE name = 'gpu:2'")
-    assert forget_drains(engine) == 0, "it may be about to register"
-    change(engine, "UPDATE worker_drains SET since = now() - interval '2 hours'")
-    assert forget_drains(engine) == 1
-    assert [one.target for one in drains(engine)] == ["gpu", "gpu:3"]
+
+    def inherits(worker: str, device: str = "cpu") -> bool:
+        return inherit_drain(engine, worker, device, lambda other: other != "gpu:2")
+
+    assert not inherits("other:9")
+    assert not inherits("gpu:8", "cuda:1")
+    assert (inherits("gpu:11"), inherits("gpu:12"), inherits("gpu:13")) == (True, True, False)
+    assert not inherits("gpu:11"), "it has a drain"
+    assert [(one.target, one.drained_by, one.reason) for one in drains(engine)] == [
+        (name, BY, "new fans") for name in ("gpu:11", "gpu:12", "gpu:3")
+    ]
+    change(engine, "UPDATE workers SET seen_at = now() - interval '2 minutes' WHERE name = 'gpu:3'")
+    assert inherits("gpu:13"), "another process has the id of the one of `gpu:3`, which is long gone"
 
 
 def test_what_a_drained_worker_holds_goes_back_uncharged(engine: Engine) -> None:

@@ -32,7 +32,7 @@ def test_hosts_and_workers_are_drained_and_undrained(typed: Typed, engine: Engin
     drained = typed("workers", "drain", "gpu-1", "gpu-2:7", "--reason", "new fans")
     assert drained.code == 0, drained.err
     assert "host gpu-1 is drained, with workers that start there" in drained.err
-    assert "worker gpu-2:7 is drained until it ends" in drained.err
+    assert "worker gpu-2:7 is drained, and so is one that takes its place" in drained.err
     assert set(states(typed).values()) == {"drained"}
     shown = typed("workers")
     assert "drained" in shown.out
