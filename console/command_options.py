@@ -28,6 +28,12 @@ Priority = Annotated[int | None, typer.Option(help="-1000 to 1000, higher first 
 Window = Annotated[
     str | None, typer.Option(metavar="WINDOW", help='when to work at it: "22:00-07:00 Europe/Berlin"')
 ]
+OnEnd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOOK", help="told when the batch ends or is stopped: a command, mailto:ADDRESS, https://…"
+    ),
+]
 NotBefore = Annotated[
     str | None, typer.Option(metavar="MOMENT", help='"18:00", "2026-11-22 18:00 Europe/Berlin"')
 ]

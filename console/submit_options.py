@@ -39,11 +39,12 @@ class SubmitOptions(ManifestOptions):
     deadline: options.Deadline = None
     canary: options.Canary = None
     reuse: options.Reuse = None
+    on_end: options.OnEnd = None
     yes: options.Yes = False
     format: options.ExportFormats = None
 
     @property
     def policy_keys(self) -> dict[str, object]:
         """The policy keys that are options of their own, where they are given."""
-        keys = "priority", "window", "not_before", "deadline", "canary", "reuse"
+        keys = "priority", "window", "not_before", "deadline", "canary", "reuse", "on_end"
         return {key: value for key in keys if (value := getattr(self, key)) is not None}

@@ -22,6 +22,9 @@ from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
 
 log = logging.getLogger(__name__)
 
+SENDMAIL = "/usr/sbin/sendmail -t -i"
+"""Reads the addresses from the mail's headers, and takes lines of a dot alone for text."""
+
 
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 POOL_FORM = (
@@ -140,6 +143,15 @@ class Settings(BaseSettings):
     low_memory: Literal["auto", "on", "off"] = Field(
         "auto", description="trade time for memory: attention and VAE in slices and tiles"
     )
+    on_end: str | None = Field(
+        None,
+        description="told of each batch that ends or is stopped: a command for the scheduler, mailto:ADDRESS or URL",
+    )
+    run_commands: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="run commands that batches name (`--on-end`): auto (if PostgreSQL is the private one), on, off",
+    )
+    sendmail: str = Field(SENDMAIL, description="takes mails of the scheduler, with their headers, on stdin")
     hour_price: str = Field(
         "",
         description="price of a worker hour, for reports: 2.5, or by parts of device names, as in "
@@ -251,6 +263,11 @@ class Settings(BaseSettings):
     def keep_batches_s(self) -> float | None:
         """Seconds after which ended batches are deleted; None: never."""
         return None if self.keep_batches is None else parse_length(self.keep_batches, needs_unit=True)
+
+    @property
+    def allows_commands(self) -> bool:
+        """Whether schedulers run commands that batches name."""
+        return self.run_commands == "on"
 
     @property
     def database(self) -> str:

@@ -23,6 +23,7 @@ from jobs.policy.parse_set_options import is_policy_key, parse_policy
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from jobs.storage.open import fetch_to_file, open_store
+from jobs.webhooks.end_hooks import check_hook
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.runtime.memory_options import require_packer
@@ -46,6 +47,8 @@ def submit_request(
     name = asked.name and checked_name(asked.name)
     _check_weights(policy, settings)
     check_accept(policy)
+    if policy.on_end is not None and stored is None:
+        check_hook(policy.on_end, allows_commands=settings.allows_commands)
     catalogue = Catalogue.load(settings.models_path)
     _check_decoder(policy, columns.get("model", ""), catalogue)
     rules = row_rules(

@@ -111,6 +111,12 @@ class BatchPolicy(BaseModel):
         le=1,
         description="the batch pauses when more than this share of them fails or is blocked",
     )
+    on_end: Annotated[str | None, PolicyKey(Identity.NEVER, is_changeable=True, affects_images=False)] = (
+        Field(
+            default=None,
+            description="told when the batch ends or is stopped: a command, mailto:ADDRESS or URL",
+        )
+    )
     target: Annotated[int | None, TARGET] = Field(
         default=None, ge=1, le=10**9, description="accepted images wanted"
     )

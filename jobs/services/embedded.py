@@ -39,16 +39,22 @@ def services(settings: Settings) -> Iterator[Settings]:
     with _locked(settings.data_dir):
         _note(settings.data_dir, joined=True)
         try:
-            urls = _start(settings)
+            updates = _start(settings) | _permissions(settings)
         except BaseException:
             with suppress(Exception):  # the error of the start is raised, not one of the clean-up
                 _leave(settings)
             raise
     try:
-        yield settings.model_copy(update=urls)
+        yield settings.model_copy(update=updates)
     finally:
         with _locked(settings.data_dir):
             _leave(settings)
+
+
+def _permissions(settings: Settings) -> dict[str, object]:
+    """Whoever submits to a private PostgreSQL is the user of its scheduler, and may have it run commands."""
+    is_open = settings.database_url is None and settings.run_commands == "auto"
+    return {"run_commands": "on"} if is_open else {}
 
 
 def stop_services(settings: Settings) -> list[int]:

@@ -36,7 +36,7 @@ _CLAIM = text("""
     UPDATE webhook_deliveries d SET attempts = attempts + 1, lease = :lease,
         next_try_at = now() + make_interval(secs => :lease_s)
     FROM picked, webhooks w WHERE d.id = picked.id AND w.id = d.webhook_id AND w.ended_at IS NULL
-    RETURNING d.id, d.webhook_id, lease, event, message_id, body, attempts, url, allows_private, (
+    RETURNING d.id, d.webhook_id, lease, event, message_id, body, attempts, url, allows_private, is_hook, (
         SELECT array_agg(secret ORDER BY s.id DESC) FROM webhook_secrets s
         WHERE s.webhook_id = w.id AND (expires_at IS NULL OR expires_at > now())) AS secrets
 """)
@@ -75,6 +75,10 @@ _REPLAY = text("""
 _FORGET = text("""
     DELETE FROM webhook_deliveries WHERE ended_at < now() - make_interval(days => :days) RETURNING id
 """)
+_FORGET_HOOKS = text("""
+    DELETE FROM webhooks WHERE is_hook AND created_at < now() - interval '1 day'
+      AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE webhook_id = webhooks.id) RETURNING id
+""")
 
 _LIST = text("""
     SELECT id, event, message_id, created_at, state, attempts, next_try_at, status, error, ended_at
@@ -96,6 +100,7 @@ class Delivery:
     attempts: int
     url: str
     allows_private: bool
+    is_hook: bool
     secrets: Sequence[str]
 
 
@@ -110,7 +115,7 @@ def claim(engine: Engine, webhook: int) -> Delivery | None:
     return Delivery(**rows[0]._mapping) if rows else None
 
 
-def succeed(engine: Engine, delivery: Delivery, status: int) -> None:
+def succeed(engine: Engine, delivery: Delivery, status: int | None) -> None:
     """Record that the receiver has taken the message."""
     run(engine, _DELIVERED, {"id": delivery.id, "lease": delivery.lease, "status": status})
     metrics.WEBHOOK_ATTEMPTS.add(1, "delivered")
@@ -143,8 +148,10 @@ def replay(engine: Engine, webhook: int, since: datetime | None) -> int:
 
 
 def forget(engine: Engine) -> int:
-    """Delete messages that ended so many days ago."""
-    return len(run(engine, _FORGET, {"days": KEPT_DAYS}))
+    """Delete messages that ended so many days ago, and hooks without any; returns how many messages."""
+    forgotten = len(run(engine, _FORGET, {"days": KEPT_DAYS}))
+    run(engine, _FORGET_HOOKS, {})
+    return forgotten
 
 
 def deliveries(engine: Engine, webhook: int, state: str | None, limit: int) -> list[dict[str, Any]]:

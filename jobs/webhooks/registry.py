@@ -18,10 +18,14 @@ MOST = 100
 
 _ADD = text("""
     INSERT INTO webhooks (url, events, allows_private)
-    SELECT :url, CAST(:events AS text[]), :allows_private WHERE (SELECT count(*) FROM webhooks) < :most
-    ON CONFLICT (url) DO NOTHING RETURNING id
+    SELECT :url, CAST(:events AS text[]), :allows_private
+    WHERE (SELECT count(*) FROM webhooks WHERE NOT is_hook) < :most
+    ON CONFLICT (url) DO UPDATE SET events = excluded.events, allows_private = excluded.allows_private,
+        is_hook = false, created_at = now() WHERE webhooks.is_hook
+    RETURNING id
 """)
 _ADD_SECRET = text("INSERT INTO webhook_secrets (webhook_id, secret) VALUES (:id, :secret)")
+_DELETE_SECRETS = text("DELETE FROM webhook_secrets WHERE webhook_id = :id")
 _EXPIRE = text("""
     UPDATE webhook_secrets SET expires_at = now() + make_interval(secs => :overlap_s)
     WHERE webhook_id = :id AND expires_at IS NULL
@@ -57,6 +61,7 @@ def add(engine: Engine, url: str, events: Sequence[str] | None, *, allows_privat
     def work(connection: Connection) -> int | None:
         number: int | None = connection.execute(_ADD, values).scalar()
         if number is not None:
+            connection.execute(_DELETE_SECRETS, {"id": number})  # of a hook, which nobody knows
             connection.execute(_ADD_SECRET, {"id": number, "secret": secret})
         return number
 

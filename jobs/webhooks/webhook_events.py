@@ -22,6 +22,8 @@ class EventType(StrEnum):
     """No job of the batch is queued or running any more."""
     BATCH_LATE = "batch.late"
     """The batch has missed its deadline, or is expected to."""
+    BATCH_STOPPED = "batch.stopped"
+    """nightmill itself has paused the batch, as too much of its canary failed."""
     BATCH_SHORT = "batch.short"
     """The batch has ended with fewer accepted images than its target."""
     WORKER_UNHEALTHY = "worker.unhealthy"

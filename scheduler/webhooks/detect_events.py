@@ -3,6 +3,8 @@
 Several schedulers may look at once: what has happened has a key, and each webhook gets one message of it.
 """
 
+import json
+import logging
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +17,12 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health_reports import unhealthy_workers
+from jobs.rate_limited_log import RateLimitedLog
+from jobs.settings import Settings
+from jobs.webhooks.end_hooks import check_hook, queue_for_hook
 from jobs.webhooks.webhook_events import WANTS, EventType, emit_now
+
+log = logging.getLogger(__name__)
 
 SETTLED_S = 60.0
 """A worker must have been unhealthy, and a batch expected late, for so long: estimates and hosts recover."""
@@ -38,6 +45,17 @@ _ENDED = text("""
     GROUP BY b.id HAVING bool_and(lanes.ended_at IS NOT NULL)
 """)
 
+_HAS_HOOKS = text("""
+    SELECT EXISTS (
+        SELECT FROM batches WHERE policy ? 'on_end' AND archived_at IS NULL
+          AND (ended_at IS NULL OR ended_at > now() - interval '1 day')) AS has_hooks
+""")
+
+_STOPPED = text("""
+    SELECT id, name, paused_at FROM batches
+    WHERE stopped_because IS NOT NULL AND paused_at > now() - interval '1 day' AND archived_at IS NULL
+""")
+
 _WITH_DEADLINE = text(f"""
     SELECT name FROM batches
     WHERE deadline > now() - interval '1 day' AND cancelled_at IS NULL AND archived_at IS NULL
@@ -48,17 +66,26 @@ _WITH_DEADLINE = text(f"""
 class Detector:
     """Looks for events; what was dealt with is remembered, so that little is asked for twice."""
 
-    def __init__(self, engine: Engine, *, settled_s: float = SETTLED_S) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings | None = None, *, settled_s: float = SETTLED_S
+    ) -> None:
         self._engine, self._settled = engine, timedelta(seconds=settled_s)
+        self._hook = settings.on_end if settings else None
+        self._allows_commands = settings is not None and settings.allows_commands
+        self._repeated = RateLimitedLog(log)
         self._dealt_with: set[tuple[int, datetime]] = set()
         self._late_since: dict[str, datetime] = {}
 
     def look(self) -> int:
-        """Queue messages for what has happened; returns how many. Looks only for what a webhook wants."""
+        """Queue messages for what has happened; returns how many. Looks only for what a webhook or hook wants."""
         wanted = {row.event for row in run(self._engine, _WANTED, {"events": list(EventType)})}
+        if self._hook or run(self._engine, _HAS_HOOKS, {})[0].has_hooks:
+            wanted |= {EventType.BATCH_ENDED, EventType.BATCH_STOPPED}
         queued = 0
         if wanted & {EventType.BATCH_ENDED, EventType.BATCH_SHORT}:
             queued += self._ended()
+        if EventType.BATCH_STOPPED in wanted:
+            queued += self._stopped()
         if EventType.BATCH_LATE in wanted:
             queued += self._late()
         if EventType.WORKER_UNHEALTHY in wanted:
@@ -76,12 +103,39 @@ class Detector:
                 continue
             what, ended = f"{row.id}:{row.ended_at.timestamp()}", {"ended_at": row.ended_at.isoformat()}
             data = _of_batch(found) | ended
-            queued += emit_now(self._engine, EventType.BATCH_ENDED, what, data, row.ended_at)
+            queued += self._emit(found, EventType.BATCH_ENDED, what, data, row.ended_at)
             if values := self._lacking(found):
                 data |= {"target": found.report()["policy"]["target"], "values": values}
                 queued += emit_now(self._engine, EventType.BATCH_SHORT, what, data, row.ended_at)
             self._dealt_with.add((row.id, row.ended_at))
         self._dealt_with &= {(row.id, row.ended_at) for row in rows}
+        return queued
+
+    def _stopped(self) -> int:
+        """Tell of batches that nightmill itself has paused within a day."""
+        queued = 0
+        for row in run(self._engine, _STOPPED, {}):
+            if (found := self._status(row.name)) and found.stopped_because:
+                data = _of_batch(found) | {"stopped_because": found.stopped_because}
+                what = f"{row.id}:{row.paused_at.timestamp()}"
+                queued += self._emit(found, EventType.BATCH_STOPPED, what, data, row.paused_at)
+        return queued
+
+    def _emit(
+        self, found: BatchStatus, event: EventType, what: str, data: dict[str, Any], at: datetime
+    ) -> int:
+        """Queue messages for the webhooks, and for the hooks of this batch."""
+        queued = emit_now(self._engine, event, what, data, at)
+        of_batch = json.loads(found.policy).get("on_end")
+        for hook, is_trusted in ((self._hook, True), (of_batch, self._allows_commands)):
+            if hook is None:
+                continue
+            try:
+                check_hook(hook, allows_commands=is_trusted)
+            except UsageError as error:
+                self._repeated.tell(f"{found.name} {hook}", f"{found.name}: its hook isn't told: {error}")
+                continue
+            queued += queue_for_hook(self._engine, hook, event, what, data, at, allows_private=is_trusted)
         return queued
 
     def _lacking(self, found: BatchStatus) -> list[dict[str, object]]:

@@ -1,6 +1,7 @@
 """Sends messages to webhooks, each receiver in a thread of its own, so that none holds up another."""
 
 import logging
+import shlex
 import threading
 import time
 from importlib.metadata import version
@@ -9,11 +10,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.rate_limited_log import RateLimitedLog
+from jobs.settings import SENDMAIL
 from jobs.webhooks import deliveries
 from jobs.webhooks.deliveries import Delivery
+from jobs.webhooks.end_hooks import HookKind, addresses_of, kind_of
 from jobs.webhooks.registry import shown
 from jobs.webhooks.signatures import signed_headers
 from scheduler.webhooks.http_post import PostError, post
+from scheduler.webhooks.mail_message import mail_message
+from scheduler.webhooks.run_hook_command import CommandError, run_hook_command, run_program
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +29,8 @@ _HEADERS = {"content-type": "application/json", "user-agent": f"nightmill/{versi
 class Sender:
     """Sends what is due; `round` returns at once, and leaves the sending to threads."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, sendmail: str = SENDMAIL) -> None:
+        self._engine, self._sendmail = engine, sendmail
         self._threads: dict[int, threading.Thread] = {}
         self._repeated = RateLimitedLog(log)
 
@@ -61,10 +66,13 @@ class Sender:
     def _send(self, delivery: Delivery) -> bool:
         """Send one message and record what became of it; returns whether it was delivered."""
         try:
-            status = attempt(delivery)
-        except PostError as error:
+            status = attempt(delivery, self._sendmail)
+        except (PostError, CommandError) as error:
             self._fail(delivery, str(error), None)
             return False
+        if status is None:
+            deliveries.succeed(self._engine, delivery, None)
+            return True
         if status == _GONE:
             self._tell(delivery, "answered 410: it is gone, and nothing is sent to it any more")
             deliveries.end_webhook(self._engine, delivery, "answered 410 Gone", status)
@@ -85,8 +93,15 @@ class Sender:
         self._repeated.tell(f"{delivery.webhook_id} {reason}", text)
 
 
-def attempt(delivery: Delivery) -> int:
-    """Send a message once and return the status of the answer; raises PostError."""
+def attempt(delivery: Delivery, sendmail: str) -> int | None:
+    """Send a message once and return the status of the answer, None of commands; raises PostError or CommandError."""
+    kind = kind_of(delivery.url) if delivery.is_hook else HookKind.URL
+    if kind == HookKind.COMMAND:
+        run_hook_command(delivery.url, delivery.body)
+        return None
+    if kind == HookKind.MAIL:
+        run_program(shlex.split(sendmail), mail_message(delivery.body, addresses_of(delivery.url)), {})
+        return None
     body = delivery.body.encode()
     signed = signed_headers(delivery.message_id, int(time.time()), body, delivery.secrets)
     return post(delivery.url, body, {**_HEADERS, **signed}, allows_private=delivery.allows_private)

@@ -8,13 +8,15 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
+from jobs.settings import SENDMAIL
 from jobs.webhooks.deliveries import Delivery
 from jobs.webhooks.webhook_events import EventType, body_of, message_id
 from scheduler.webhooks.http_post import PostError
+from scheduler.webhooks.run_hook_command import CommandError
 from scheduler.webhooks.send_messages import attempt
 
 _WEBHOOK = text("""
-    SELECT url, allows_private, (
+    SELECT url, allows_private, is_hook, (
         SELECT array_agg(secret ORDER BY s.id DESC) FROM webhook_secrets s
         WHERE s.webhook_id = w.id AND (expires_at IS NULL OR expires_at > now())) AS secrets
     FROM webhooks w WHERE id = :id
@@ -29,7 +31,7 @@ class Outcome:
     error: str | None
 
 
-def send_test_message(engine: Engine, webhook: int) -> Outcome:
+def send_test_message(engine: Engine, webhook: int, sendmail: str = SENDMAIL) -> Outcome:
     """Send a message of the type `test` and return what became of it."""
     rows = run(engine, _WEBHOOK, {"id": webhook})
     if not rows:
@@ -46,7 +48,7 @@ def send_test_message(engine: Engine, webhook: int) -> Outcome:
         **rows[0]._mapping,
     )
     try:
-        status = attempt(message)
-    except PostError as error:
+        status = attempt(message, sendmail)
+    except (PostError, CommandError) as error:
         return Outcome(None, str(error))
-    return Outcome(status, None if 200 <= status < 300 else f"answered {status}")
+    return Outcome(status, None if status is None or 200 <= status < 300 else f"answered {status}")

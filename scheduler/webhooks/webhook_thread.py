@@ -34,13 +34,17 @@ def start_webhooks(settings: Settings, stopping: SignalSafeEvent) -> Callable[[]
     started again.
     """
     engine = connect(settings.database, pool_size=1)
-    thread = threading.Thread(target=_run, args=(engine, stopping), name="webhooks", daemon=True)
+    thread = threading.Thread(target=_run, args=(settings, engine, stopping), name="webhooks", daemon=True)
     thread.start()
     return lambda: thread.join(2 * _END_S)
 
 
-def _run(engine: Engine, stopping: SignalSafeEvent) -> None:
-    detector, sender, repeated = Detector(engine), Sender(engine), RateLimitedLog(log)
+def _run(settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
+    detector, sender, repeated = (
+        Detector(engine, settings),
+        Sender(engine, settings.sendmail),
+        RateLimitedLog(log),
+    )
     steps: list[tuple[float, Callable[[], int]]] = [
         (LOOK_S, detector.look),
         (SEND_S, sender.round),

@@ -14,6 +14,7 @@ from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.policy.parse_set_options import parse_changes
+from jobs.webhooks.end_hooks import check_hook
 
 
 @takes(BatchSelection)
@@ -31,6 +32,8 @@ def change(
     changes = _changes(given, set_ or ())
 
     def apply(open_session: Session, found: BatchStatus) -> dict[str, Any]:
+        if hook := changes.get("on_end"):
+            check_hook(hook, allows_commands=open_session.settings.allows_commands)
         actions.change(open_session.engine, found.id, changes)
         return told_state(open_session, found, as_json)
 

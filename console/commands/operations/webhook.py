@@ -60,7 +60,7 @@ def send_test(url: Receiver, as_json: Json = False) -> None:
 
     with session() as open_session:
         number = registry.find(open_session.engine, url)
-        outcome = send_test_message(open_session.engine, number)
+        outcome = send_test_message(open_session.engine, number, open_session.settings.sendmail)
     if as_json:
         print_json({"webhook": number, "status": outcome.status, "error": outcome.error})
     else:

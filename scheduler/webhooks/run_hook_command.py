@@ -1,0 +1,60 @@
+"""Run a hook's command: the message on its standard input, what it is about in its environment, in bounded time."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import suppress
+
+TIMEOUT_S = 60.0
+"""Shorter than the lease of a message."""
+_SAID = 500
+"""Characters of the end of what a command said that are kept when it fails."""
+
+
+class CommandError(Exception):
+    """The command failed; the message has its exit code and the end of what it said."""
+
+
+def run_hook_command(command: str, body: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    """Run a command by /bin/sh and wait for it; raises CommandError unless it ends with 0 in time.
+
+    Its processes are killed when the time is over. It gets the message's JSON on standard input, and NIGHTMILL_EVENT,
+    NIGHTMILL_BATCH and NIGHTMILL_STATE in its environment, beside the scheduler's own.
+    """
+    message = json.loads(body)
+    data = {
+        name: str(message["data"].get(key) or "") for name, key in (("BATCH", "name"), ("STATE", "state"))
+    }
+    told = {
+        "NIGHTMILL_EVENT": message["type"],
+        **{f"NIGHTMILL_{name}": value for name, value in data.items()},
+    }
+    run_program(["/bin/sh", "-c", command], body.encode(), told, timeout_s=timeout_s)
+
+
+def run_program(
+    arguments: list[str], stdin: bytes, environment: dict[str, str], *, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Run a program with a standard input and wait for it; raises CommandError unless it ends with 0 in time."""
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandError(f"{arguments[0]}: {error.strerror}") from None
+    with process:
+        try:
+            said, _ = process.communicate(stdin, timeout_s)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise CommandError(f"not done after {timeout_s:.0f} s, and killed") from None
+    if process.returncode:
+        end = said.decode(errors="replace").strip()[-_SAID:]
+        raise CommandError(f"exit code {process.returncode}" + (f": {end}" if end else ""))
