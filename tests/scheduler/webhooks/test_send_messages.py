@@ -21,6 +21,14 @@ from tests.factories import change, look
 from tests.receiver import Receiver, receiving
 
 
+@pytest.fixture(autouse=True)
+def _no_thread_outlives_the_engine(engine: Engine) -> Iterator[None]:
+    """Senders whose receivers hang end when those are released; what they write then needs the engine."""
+    yield
+    join_senders()
+    del engine
+
+
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
@@ -42,6 +50,10 @@ def make_due(engine: Engine) -> None:
 def send(engine: Engine, sender: Sender | None = None) -> None:
     """One round, until its threads have ended."""
     (sender or Sender(engine)).round()
+    join_senders()
+
+
+def join_senders() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("webhook-"):
             thread.join(30)
