@@ -33,6 +33,9 @@ webhooks = Table(
         server_default=text("false"),
         comment="may be at a private address, and without TLS",
     ),
+    moment("created_at", nullable=False, default="now()"),
+    moment("ended_at"),
+    Column("ended_because", Text, comment="why nothing is sent to it any more"),
     Column(
         "is_hook",
         Boolean,
@@ -40,9 +43,6 @@ webhooks = Table(
         server_default=text("false"),
         comment="url is a command, mailto: or URL that is told of single batches alone",
     ),
-    moment("created_at", nullable=False, default="now()"),
-    moment("ended_at"),
-    Column("ended_because", Text, comment="why nothing is sent to it any more"),
     CheckConstraint("(ended_at IS NULL) = (ended_because IS NULL)", "ended_because"),
     CheckConstraint("events <> '{}'", "events"),
 )
