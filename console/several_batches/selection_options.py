@@ -15,6 +15,7 @@ from jobs.batches.selection.batch_filters import BatchFilter
 from jobs.batches.status import BatchStatus, statuses
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
+from jobs.job_dataclasses import BatchId
 from jobs.states import EVERYBODY, BatchState
 
 
@@ -99,8 +100,7 @@ class BatchSelection(FilterOptions):
         With `has_jobs`, filters leave out archived ones. Raises UsageError if a named batch isn't there.
         """
         if self.batches:
-            found = [actions.status(engine, batch) for batch in self.batches]
-            return list({each.id: each for each in found}.values())
+            return _named(engine, self.batches)
         found = statuses(engine, replace(self.filter(), has_jobs=has_jobs))
         return self._of_tenant_alone([each for each in found if can(each)])
 
@@ -114,6 +114,20 @@ class BatchSelection(FilterOptions):
                 f"left out, as they have jobs of other tenants, too: {some_names(shared)}; name them if they are meant"
             )
         return [each for each in found if each.tenants == [self.tenant]]
+
+
+def _named(engine: Engine, names: Sequence[str]) -> list[BatchStatus]:
+    """Return the batches of these names and numbers, each once; UsageError tells all that aren't there."""
+    found, wrong = dict[BatchId, BatchStatus](), list[str]()
+    for name in names:
+        try:
+            batch = actions.status(engine, name)
+            found[batch.id] = batch
+        except UsageError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UsageError("; ".join(wrong))
+    return list(found.values())
 
 
 def some_names(names: Sequence[str], most: int = 20) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "retry_retracted",
     "status",
     "statuses",
+    "why_archived",
 ]
 
 # Checks for queued jobs instead of the jobs of this retry: an earlier retry may have been interrupted before this step.
@@ -129,9 +130,12 @@ def fold_job_counts(engine: Engine, *, limit: int = 10_000) -> int:
 def _check_is_kept(engine: Engine, batch: BatchId) -> None:
     statement = text("SELECT name FROM batches WHERE id = :id AND archived_at IS NOT NULL")
     for row in run(engine, statement, {"id": batch}):
-        raise UsageError(
-            f"batch {row.name} is archived, its jobs are gone: submit its manifest again under another --name"
-        )
+        raise UsageError(why_archived(row.name))
+
+
+def why_archived(name: str) -> str:
+    """Return why nothing of an archived batch can be queued again."""
+    return f"batch {name} is archived, its jobs are gone: submit its manifest again under another --name"
 
 
 def _lanes(engine: Engine, batch: BatchId) -> list[LaneId]:

@@ -19,6 +19,9 @@ BY_NAME = "name"
 """The batch was named, or chosen by filters of its own."""
 OF_ALL = "all"
 
+IS_CANCELLED = "a cancelled batch can't be paused: `nightmill retry` queues its jobs again"
+"""Why such a batch isn't paused."""
+
 _IS_STOPPED = f"canary_verdict IS NOT DISTINCT FROM '{CanaryVerdict.STOPPED}'"
 
 # A pause without a record that isn't a canary's becomes one by name, so that it outlasts the pause of a group.
@@ -63,7 +66,7 @@ def pause(
     batch: the mark would only stop what a later retry queues.
     """
     if not run(engine, _PAUSE, {"id": batch, "by": by, "who": who, "reason": reason}):
-        raise UsageError("a cancelled batch can't be paused: `nightmill retry` queues its jobs again")
+        raise UsageError(IS_CANCELLED)
 
 
 def resume(engine: Engine, batch: BatchId) -> None:

@@ -5,6 +5,7 @@ One scheduler does so at a time, a few batches a round. What was cut off goes on
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 LOCK = 0x6E6D7265
 """Advisory lock key of the scheduler that archives and deletes."""
 ROUND_S = 60.0
+KEPT_S = 600.0
+"""After this time, it is looked again whether a batch that somebody needed can be deleted."""
 A_ROUND = 10
 """How many batches are archived, and how many deleted, in a round."""
 
@@ -55,6 +58,7 @@ class Retention:
     def __init__(self, settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
         self._settings, self._engine, self._stopping = settings, engine, stopping
         self._told: dict[BatchId, str] = {}
+        self._kept_until: dict[BatchId, float] = {}
         self._repeated = RateLimitedLog(log, every_s=3600)
 
     @property
@@ -104,9 +108,12 @@ class Retention:
         for batch in find_batches(self._engine, BatchFilter(ended_before_s=self._settings.keep_batches_s)):
             if deleted == A_ROUND:
                 break
+            if time.monotonic() < self._kept_until.get(batch, 0.0):
+                continue
             if (reason := who_needs(self._engine, batch)) is None:
                 deleted += self._change(batch, self._delete)
             else:
+                self._kept_until[batch] = time.monotonic() + KEPT_S
                 self._tell_kept(batch, reason)
         return deleted
 
@@ -125,6 +132,7 @@ class Retention:
             self._tell_kept(batch, str(error))
             return False
         self._told.pop(batch, None)
+        self._kept_until.pop(batch, None)
         return True
 
     def _delete(self, batch: BatchStatus) -> None:

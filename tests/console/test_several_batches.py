@@ -70,8 +70,9 @@ def test_one_unknown_name_stops_all_before_anything_is_done(typed: Typed, engine
     finish(engine, "red")
     before = look(engine, "SELECT * FROM batches ORDER BY id")
     for command in COMMANDS:
-        ended = typed(*command.split(), "red", "blue", "gren")
-        assert (ended.code, "no batch 'gren'" in ended.err) == (2, True), command
+        ended = typed(*command.split(), "red", "blue", "gren", "7")
+        said = "no batch 'gren'" in ended.err and "no batch '7'" in ended.err
+        assert (ended.code, said) == (2, True), command
     assert look(engine, "SELECT * FROM batches ORDER BY id") == before
 
 
@@ -98,6 +99,7 @@ def test_a_dry_run_lists_and_changes_nothing(typed: Typed, engine: Engine) -> No
     assert shown.out == "open\tqueued\t2 queued\noff\tpaused\t2 queued\n"
     assert shown.err == "would be cancelled: 2 batches (open, off)\n"
     assert typed("cancel", "over", "--dry-run", "--json").json["name"] == "over"
+    assert "a cancelled batch can't be paused" in typed("pause", "over", "--dry-run", "--json").json["error"]
     assert look(engine, everything) == before
 
 

@@ -87,4 +87,8 @@ def _retry(
     def can(found: BatchStatus) -> bool:
         return found.archived_at is None and has_jobs_for_it(found)
 
-    change_batches(selection, BatchCommand(done="tried again", change=apply, can=can), as_json=as_json)
+    def why_not(found: BatchStatus) -> str | None:
+        return None if found.archived_at is None else actions.why_archived(found.name)
+
+    command = BatchCommand(done="tried again", change=apply, can=can, why_not=why_not)
+    change_batches(selection, command, as_json=as_json)

@@ -34,7 +34,11 @@ def pause(
     def can(found: BatchStatus) -> bool:
         return has_open_jobs(found) and found.state != BatchState.CANCELLED
 
-    change_batches(selection, BatchCommand(done="paused", change=apply, can=can), as_json=as_json)
+    def why_not(found: BatchStatus) -> str | None:
+        return pauses.IS_CANCELLED if found.state == BatchState.CANCELLED else None
+
+    command = BatchCommand(done="paused", change=apply, can=can, why_not=why_not)
+    change_batches(selection, command, as_json=as_json)
 
 
 @takes(BatchSelection)

@@ -26,8 +26,9 @@ Policy = Callable[..., Retention]
 
 
 @pytest.fixture
-def policy(settings: Settings, engine: Engine) -> Policy:
-    """Makes a scheduler's policy."""
+def policy(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """Makes a scheduler's policy, which looks at kept batches in every round."""
+    monkeypatch.setattr("scheduler.retention.retention.KEPT_S", 0.0)
 
     def make(stopping: SignalSafeEvent | None = None, **given: str) -> Retention:
         return Retention(settings.model_copy(update=given), engine, stopping or SignalSafeEvent())
@@ -166,6 +167,19 @@ def test_a_live_export_of_several_batches_keeps_each(
     assert "holds other batches, too" in caplog.text
     records.make_live(engine, export, is_live=False)
     assert keeping.round() == 1
+
+
+def test_a_kept_batch_is_left_alone_for_a_while(
+    policy: Policy, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.retention.retention.KEPT_S", 600.0)
+    finished(engine, "old", 31)
+    find_or_create(engine, "etl", None)
+    keeping = policy(keep_batches="30d")
+    assert keeping.round() == 0
+    change(engine, "DELETE FROM consumers")
+    assert keeping.round() == 0
+    assert policy(keep_batches="30d").round() == 1
 
 
 def test_one_scheduler_at_a_time(policy: Policy, engine: Engine) -> None:
