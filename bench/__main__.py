@@ -18,6 +18,7 @@ from bench.harness.services import Place, open_place
 from bench.ingest import measure as measure_ingest
 from bench.model_memory import measure as measure_memory
 from bench.queue import measure as measure_queue
+from bench.report import measure as measure_report
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 
@@ -36,6 +37,7 @@ BENCHES: dict[str, Measure] = {
     "memory": measure_memory,
     "shapes": measure_shapes,
     "export": measure_export,
+    "report": measure_report,
 }
 GPU = "gpu"
 """Runs only when it is named."""

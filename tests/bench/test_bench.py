@@ -52,7 +52,15 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
     ended = bench(tmp_path, "--quick", "--json")
     assert ended.returncode == 0, ended.stderr
     results = json.loads(ended.stdout)
-    assert [result["name"] for result in results] == ["ingest", "queue", "cpu", "memory", "shapes", "export"]
+    assert [result["name"] for result in results] == [
+        "ingest",
+        "queue",
+        "cpu",
+        "memory",
+        "shapes",
+        "export",
+        "report",
+    ]
     for result in results:
         check(result)
     assert "ingest_per_copy" in results[0]["figures"]
