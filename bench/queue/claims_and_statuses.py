@@ -9,14 +9,14 @@ from statistics import median
 from sqlalchemy import Engine, text
 
 from bench.backlog import START, Backlog, open_backlog
-from bench.concurrent_clients import Crowd
-from bench.ended_batches import measure_a_year
 from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.process_speedup_limit import gain_of_all_cores
 from bench.harness.progress import note
 from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
-from bench.peers import pgqueuer_rate, procrastinate_rate
+from bench.queue.concurrent_clients import Crowd
+from bench.queue.ended_batches import measure_a_year
+from bench.queue.peers import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.db.engine import run
