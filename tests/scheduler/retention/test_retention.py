@@ -1,7 +1,9 @@
 """The retention policy: what is archived and deleted, and what is kept because somebody needs it."""
 
 import logging
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.settings import Settings, load_settings
 from scheduler.retention.retention import LOCK, Retention, retention_said
+from tests.command_line import Nightmill
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.jobs.feed.test_feed import settled
 
@@ -230,6 +233,18 @@ def test_the_thread_ends_at_once_where_the_policy_is_off_and_with_the_scheduler(
         pass
     stopping.set()
     thread.join()
+
+
+def test_a_scheduler_process_does_it(settings: Settings, engine: Engine, tmp_path: Path) -> None:
+    finished(engine, "old", 31)
+    nightmill = Nightmill(settings.model_copy(update={"keep_batches": "30d"}), tmp_path)
+    process = nightmill.start("scheduler")
+    while rows(engine):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    _, log = process.communicate()
+    assert (process.returncode, "batch old ended over 30d ago and is deleted" in log) == (0, True), log
 
 
 @pytest.mark.parametrize(
