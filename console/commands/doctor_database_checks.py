@@ -8,6 +8,7 @@ from jobs.db.cluster_epochs import came_from_elsewhere
 from jobs.db.engine import check_reachable, connect, run
 from jobs.errors import ServiceError
 from jobs.outputs.mount_marker import find_output
+from jobs.queue.worker_drains import drains
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings, without_password
 from jobs.storage.open import check_writable, open_store
@@ -51,13 +52,14 @@ class DatabaseChecks:
         return "in this cluster's epoch"
 
     def workers(self) -> str:
-        """Return that no worker is unhealthy; ServiceError names those that are."""
+        """Return that no worker is unhealthy, and what is drained; ServiceError names those that are."""
         engine = self._reached()
         if unhealthy := unhealthy_workers(engine) if self._has_tables else []:
             raise ServiceError(
                 "; ".join(f"{worker.name} is unhealthy: {worker.reason}" for worker in unhealthy)
             )
-        return "none is unhealthy"
+        drained = [f"{one.kind} {one.target}" for one in (drains(engine) if self._has_tables else [])]
+        return f"none is unhealthy; drained: {', '.join(drained)}" if drained else "none is unhealthy"
 
     def output(self) -> str:
         """Return that the output can be written; without tables it isn't known whether a share is missing there."""

@@ -26,7 +26,7 @@ TIMED_OUT = 124
 POLL_S = 0.5
 
 Targets = Annotated[
-    list[str], typer.Argument(metavar="HOST|WORKER...", help="names, as `nightmill workers` shows them")
+    list[str], typer.Argument(metavar="HOST|WORKER", help="names, as `nightmill workers` shows them")
 ]
 
 

@@ -53,6 +53,8 @@ def test_a_host_is_drained_before_it_has_a_worker(typed: Typed) -> None:
     (row,) = [worker for worker in typed("workers", "--json").json if worker["host"] == "gpu-9"]
     assert (row["worker"], row["state"]) == (None, "drained")
     assert "gpu-9" in typed("workers").out
+    checks = typed("doctor", "--json").json
+    assert "none is unhealthy; drained: host gpu-9" in [check["finding"] for check in checks]
 
 
 def test_a_worker_that_is_drained_by_itself_stays_so(typed: Typed) -> None:
