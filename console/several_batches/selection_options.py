@@ -58,7 +58,7 @@ class BatchSelection(FilterOptions):
     """The batches that a command is to change: named, or chosen by filters, or all."""
 
     batches: Annotated[
-        list[str] | None, typer.Argument(metavar="[BATCH]...", help="names or numbers of batches")
+        list[str] | None, typer.Argument(metavar="BATCH", help="names or numbers of batches")
     ] = None
     all_: Annotated[bool, typer.Option("--all", help="all batches that this can be done to")] = False
     ended_before: Annotated[

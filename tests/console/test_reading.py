@@ -139,7 +139,7 @@ def test_status_of_all(lab: Lab) -> None:
     shown = lab.typed("status")
     heading, *lines = [line.split() for line in shown.out.splitlines()]
     assert heading[:3] == ["batch", "name", "state"]
-    assert ["night", "done", "0", "0", "4", "0", "1", "0", "0", "2"] in [line[1:] for line in lines]
+    assert ["night", "done", "0", "0", "4", "0", "1", "0", "0", "2"] in [line[1:11] for line in lines]
 
 
 def test_watching_a_batch_that_has_ended(lab: Lab) -> None:

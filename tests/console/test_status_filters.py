@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.batches import actions
+from jobs.states import JobState
 from tests.console.conftest import Typed
 from tests.factories import change, make_batch
 
@@ -64,3 +65,16 @@ def test_watching_ends_when_those_that_are_shown_have_ended(typed: Typed, engine
     make(engine, open=None, young=12)
     ended = typed("status", "--name", "y*", "--watch", "--json")
     assert [each["name"] for each in ended.json] == ["young"]
+
+
+def test_columns_that_no_batch_has_a_value_for_are_left_out(typed: Typed, engine: Engine) -> None:
+    batch = make_batch(engine, 1, name="red")
+    always = ["batch", "name", "state", *JobState, "rejected", "images/s", "ETA"]
+    assert typed("status").out.splitlines()[0].split() == always
+    make_batch(engine, [{"prompt": "fox", "tenant": "ada"}], name="blue")
+    change(engine, "UPDATE batches SET deadline = '2126-01-01' WHERE name = 'blue'")
+    actions.cancel(engine, batch.id)
+    heading, red, blue = typed("status").out.splitlines()
+    assert heading.split() == [*always, "deadline", "ended", "tenant"]
+    assert ("2126-01-01" in blue, "ada" in blue, "2126" in red) == (True, True, False)
+    assert red.split()[-2][:2].isdigit(), "when it ended"

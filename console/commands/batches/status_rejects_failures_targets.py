@@ -221,8 +221,7 @@ def _show_all(found: list[BatchStatus], as_json: bool) -> None:
     for status in found:
         if status.remaining:
             warn_of_deadline(status)
-    columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA", "deadline", "tenant")
-    print_table(columns, [_row(status) for status in found])
+    _print_batches(found)
     for status in found:
         if status.state == BatchState.PAUSED and (why := pause_reasons(status)):
             note(f"{status.name} is paused: {why}")
@@ -236,13 +235,24 @@ def _warn_of_workers(found: list[BatchStatus]) -> None:
         note(f"worker {worker.name} is unhealthy since {worker.since:%H:%M:%S}: {worker.reason}")
 
 
+def _print_batches(found: list[BatchStatus]) -> None:
+    """Print a table of batches; columns that none of them has a value for are left out, as terminals are narrow."""
+    more: dict[str, list[str | None]] = {
+        "deadline": [clock(status.deadline) for status in found],
+        "ended": [None if status.remaining else clock(status.ended_at) for status in found],
+        "tenant": [", ".join(status.tenants) for status in found],
+    }
+    shown = {name: cells for name, cells in more.items() if any(cells)}
+    columns = ("batch", "name", "state", *JobState, "rejected", "images/s", "ETA", *shown)
+    rows = zip(found, zip(*shown.values(), strict=True) if shown else [()] * len(found), strict=True)
+    print_table(columns, [(*_row(status), *cells) for status, cells in rows])
+
+
 def _row(status: BatchStatus) -> tuple[object, ...]:
     counts = (f"{status.counts[state]:,}" for state in JobState)
     speed = f"{status.images_per_s:.2f}" if status.remaining else ""
     left = duration(status.eta_s) if status.remaining else ""
-    tenants = ", ".join(status.tenants)
-    known = status.id, status.name, status.state, *counts, f"{status.rejected:,}"
-    return *known, speed, left, clock(status.deadline), tenants
+    return status.id, status.name, status.state, *counts, f"{status.rejected:,}", speed, left
 
 
 def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None:
