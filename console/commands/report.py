@@ -1,6 +1,5 @@
 """`nightmill report`: what happened in a night, the worst first."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from console.command_options import Json, one_of, since
 from console.session import session
 from console.terminal.output import note, print_json, print_line, print_table
 from console.terminal.report_sections import headline, sections
+from jobs.db.engine import database_time
 from jobs.monitoring.device_prices import DevicePrices
 from jobs.report.collect_report import collect_report
 
@@ -25,8 +25,8 @@ def report(
 ) -> None:
     """What ended, was late, failed or was stopped since a moment, the worst first; who used the workers."""
     shown = "json" if as_json else one_of("--format", format_, FORMATS)
-    began = since("--since", since_, datetime.now(UTC))
     with session() as open_session:
+        began = since("--since", since_, database_time(open_session.engine))
         prices = DevicePrices.parse(open_session.settings.hour_price)
         found = collect_report(open_session.engine, began, tenant, prices)
     {"text": _print_text, "md": _print_markdown, "json": print_json}[shown](found)

@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import text
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
@@ -37,7 +35,7 @@ from jobs.batches.actions import BatchStatus
 from jobs.batches.manifest_reconciliation import sums
 from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.status import open_jobs
-from jobs.db.engine import run as query
+from jobs.db.engine import database_time
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
 from jobs.states import BatchState
@@ -136,7 +134,7 @@ def _refuse_stopped(status: BatchStatus) -> None:
 
 def _work(open_session: Session, status: BatchStatus, asked: int | None) -> dict[str, Any]:
     workers = _default_workers(open_session) if asked is None else asked
-    since: datetime = query(open_session.engine, text("SELECT now() AS now"), {})[0].now
+    since = database_time(open_session.engine)
     _check_services(open_session, status)
     with group(open_session.settings, workers) as members:
         try:

@@ -3,12 +3,13 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import count
 from typing import Any, TypeVar
 
 from psycopg import OperationalError as DriverError
 from psycopg import pq
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -22,6 +23,7 @@ PAUSE_S = 1.0
 """Seconds between two attempts to reach PostgreSQL."""
 _PAUSES_S = (0.1, 0.3, 1.0, 1.0, 1.0, 1.0)
 _PAUSE = "nightmill_pause"
+_NOW = text("SELECT now() AS now")
 # Time out if the peer doesn't answer: the network between may be cut.
 _NETWORK = {
     "connect_timeout": 10,
@@ -187,6 +189,14 @@ def _is_interrupted(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     """Return the first line of the driver's message; further lines are about further addresses."""
     return str(getattr(error, "orig", error)).strip().splitlines()[0]
+
+
+def database_time(where: Engine | Connection) -> datetime:
+    """Return PostgreSQL's time, which counts: hosts may have other clocks."""
+    if isinstance(where, Connection):
+        found: datetime = where.execute(_NOW).scalar_one()
+        return found
+    return run(where, _NOW, {})[0].now  # type: ignore[no-any-return]
 
 
 def run(

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from jobs.db.engine import run
+from jobs.db.engine import database_time, run
 from jobs.db.installation_id import this_installation
 from jobs.errors import ForeignOutputError, ObjectStoreError
 from jobs.job_dataclasses import BatchId
@@ -37,7 +37,6 @@ _TRIED = 20
 _FIRST_IMAGES = text(
     "SELECT key, bytes FROM images WHERE batch_id = :batch ORDER BY ordinal, index LIMIT :limit"
 )
-_NOW = text("SELECT now() AS now")
 _NAME = text("SELECT name FROM batches WHERE id = :batch")
 
 
@@ -173,7 +172,7 @@ def _owner(engine: Engine, batch: BatchId) -> Owner:
     database = without_password(engine.url.set(drivername="postgresql").render_as_string())
     if socket_folder := engine.url.query.get("host"):  # else all private databases look alike
         database += f"?host={socket_folder}"
-    since = run(engine, _NOW, {})[0].now.astimezone(UTC)
+    since = database_time(engine).astimezone(UTC)
     return Owner(this_installation(engine).id, batch, database, socket.gethostname(), since)
 
 

@@ -1,7 +1,6 @@
 """Change the stored policy of a batch."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +8,7 @@ from sqlalchemy import Connection, Text, cast, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from jobs.db import schema
+from jobs.db.engine import database_time
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import column_names, policy_of, row_of
@@ -24,7 +24,7 @@ def change_policy(connection: Connection, batch: int, changes: Mapping[str, Any]
         new = row_of(_changed(policy, changes))
         values = {name: new[name] for name in changes if name in column_names()}
         if "window" in changes:
-            values["opens_at"], values["closes_at"] = span(new["window"], datetime.now(UTC))
+            values["opens_at"], values["closes_at"] = span(new["window"], database_time(connection))
         stored = {name: value for name, value in new["policy"].items() if name in changes}
         kept = batches.c.policy.op("-")(cast(list(changes), ARRAY(Text)))
         values["policy"] = kept.op("||")(cast(stored, JSONB))

@@ -3,16 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from jobs.db.engine import run
+from jobs.db.engine import database_time
 from jobs.monitoring.device_prices import DevicePrices
 from jobs.queue.sum_usage import usage_by
 from jobs.report.batches_since import batches_since
 from jobs.report.failures_since import failure_kinds_since
 from jobs.report.workers_since import workers_since
-
-_NOW = text("SELECT now() AS now")
 
 
 def collect_report(
@@ -23,14 +21,13 @@ def collect_report(
     Usage and images are counted from the quarter of an hour on that the moment lies in. Of one tenant, if given: its
     batches, failures and usage; workers are everybody's.
     """
-    (clock,) = run(engine, _NOW, {})
     usage = [
         use | {"cost": prices.cost(use["device"], use["worker_s"]) if prices else None}
         for use in usage_by(engine, "tenant", "device", since=since, tenant=tenant)
     ]
     return {
         "since": since.isoformat(),
-        "until": clock.now.isoformat(),
+        "until": database_time(engine).isoformat(),
         "tenant": tenant,
         "batches": batches_since(engine, since, tenant),
         "failures": failure_kinds_since(engine, since, tenant),

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from jobs.batches import accepted_image_quotas
 from jobs.db import schema
+from jobs.db.engine import database_time
 from jobs.errors import ManifestError, UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
@@ -259,7 +260,7 @@ def _create(connection: Connection, request: SubmitRequest) -> Ingested:
     digest, _ = digest_and_batch(connection, request)
     wanted = request.wanted_name
     for name in [wanted] if request.name else [wanted, f"{wanted[:90]}-{digest[:8]}"]:
-        values = _batch_values(request) | {"name": name, "digest": digest}
+        values = _batch_values(request, database_time(connection)) | {"name": name, "digest": digest}
         statement = (
             insert(schema.batches).values(values).on_conflict_do_nothing().returning(schema.batches.c.id)
         )
@@ -273,8 +274,8 @@ def _create(connection: Connection, request: SubmitRequest) -> Ingested:
     )
 
 
-def _batch_values(request: SubmitRequest) -> dict[str, Any]:
-    opens_at, closes_at = span(request.policy.window, datetime.now(UTC))
+def _batch_values(request: SubmitRequest, now: datetime) -> dict[str, Any]:
+    opens_at, closes_at = span(request.policy.window, now)
     return {
         "opens_at": opens_at,
         "closes_at": closes_at,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from jobs.batches.accepted_image_quotas import make_up, short
 from jobs.batches.status import BatchStatus, status
-from jobs.db.engine import run
+from jobs.db.engine import database_time, run
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.queue.sql_predicates import IS_LIVE
@@ -31,8 +31,6 @@ _TOLD = (
     "batch", "name", "state", "counts", "rejected", "rows", "manifest", "output", "created_at", "deadline",
     "misses_deadline", "late_s", "started_at",
 )  # fmt: skip
-
-_NOW = text("SELECT now() AS now")
 
 _WANTED = text(f"""
     SELECT event FROM unnest(CAST(:events AS text[])) AS event
@@ -160,7 +158,7 @@ class Detector:
 
     def _unhealthy(self) -> int:
         """Tell of workers that have been unhealthy for a while."""
-        (clock,) = run(self._engine, _NOW, {})
+        now = database_time(self._engine)
         return sum(
             emit_now(
                 self._engine,
@@ -170,7 +168,7 @@ class Detector:
                 worker.since,
             )
             for worker in unhealthy_workers(self._engine)
-            if worker.since + self._settled <= clock.now
+            if worker.since + self._settled <= now
         )
 
     def _status(self, name: str) -> BatchStatus | None:

@@ -1,7 +1,6 @@
 """Commands that show batches: status, rejects, failures, targets."""
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +33,7 @@ from jobs.batches.dead_letters import failures as dead_letters
 from jobs.batches.dead_letters import kinds
 from jobs.batches.evaluate_accept_condition import rejected as rejected_images
 from jobs.batches.selection.batch_filters import BatchFilter, find_batches
+from jobs.db.engine import database_time
 from jobs.errors import UsageError
 from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.queue.sum_usage import usage_of
@@ -137,7 +137,7 @@ def failures(
     """Jobs that failed for good or were blocked, with the history of their attempts."""
     kind = error and one_of("--error", error, tuple(ErrorKind))
     if batch is None:
-        _show_failures_since(since("--since", since_, datetime.now(UTC)), kind, limit, as_json)
+        _show_failures_since(since_, kind, limit, as_json)
         return
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
@@ -158,8 +158,9 @@ def failures(
         note(f"`nightmill retry {found.name} --only KIND` queues them again")
 
 
-def _show_failures_since(began: datetime, kind: str | None, limit: int, as_json: bool) -> None:
+def _show_failures_since(moment: str, kind: str | None, limit: int, as_json: bool) -> None:
     with session() as open_session:
+        began = since("--since", moment, database_time(open_session.engine))
         by_kind = failure_kinds_since(open_session.engine, began, kind=kind)
         dead = failures_since(open_session.engine, began, kind=kind, limit=limit)
     if as_json:

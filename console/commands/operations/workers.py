@@ -1,7 +1,7 @@
 """`nightmill workers`: which workers there are, what each is doing, and which are drained."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import typer
@@ -10,6 +10,7 @@ from console.command_options import Json
 from console.commands.operations.drain_workers import drain, undrain
 from console.session import Session, session
 from console.terminal.output import duration, note, print_json, print_table
+from jobs.db.engine import database_time
 from jobs.queue.worker_drains import Drain, drains
 from jobs.queue.worker_registry import DRAINED, Worker
 from jobs.queue.worker_registry import workers as all_workers
@@ -57,7 +58,8 @@ def _show(open_session: Session, as_json: bool) -> None:
         "warm models",
         "version",
     )
-    print_table(columns, [_row(worker) for worker in found] + [_row_of_empty(one) for one in empty])
+    now = database_time(open_session.engine)
+    print_table(columns, [_row(worker, now) for worker in found] + [_row_of_empty(one, now) for one in empty])
     for text in _notes(found, drained):
         note(text)
 
@@ -92,14 +94,14 @@ def _report_empty(drain: Drain) -> dict[str, Any]:
     }
 
 
-def _row(worker: Worker) -> tuple[object, ...]:
+def _row(worker: Worker, now: datetime) -> tuple[object, ...]:
     return (
         worker.host,
         worker.name,
         worker.pool,
         worker.device,
         worker.shown_state,
-        _ago(worker.shown_since),
+        _ago(worker.shown_since, now),
         worker.batch or "",
         worker.model or "",
         f"{worker.images_per_s:.2f}",
@@ -108,10 +110,10 @@ def _row(worker: Worker) -> tuple[object, ...]:
     )
 
 
-def _row_of_empty(drain: Drain) -> tuple[object, ...]:
+def _row_of_empty(drain: Drain, now: datetime) -> tuple[object, ...]:
     report = _report_empty(drain)
-    return report["host"], report["worker"] or "none", "", "", DRAINED, _ago(drain.since), *("",) * 5
+    return report["host"], report["worker"] or "none", "", "", DRAINED, _ago(drain.since, now), *("",) * 5
 
 
-def _ago(moment: datetime) -> str:
-    return duration((datetime.now(UTC) - moment).total_seconds())
+def _ago(moment: datetime, now: datetime) -> str:
+    return duration((now - moment).total_seconds())
