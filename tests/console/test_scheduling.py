@@ -90,7 +90,10 @@ def test_change_needs_something_to_change(typed: Typed, manifest: str) -> None:
     assert (ended.code, "say what to change" in ended.err) == (2, True)
     assert typed("change", "boxes", "--priority", "1").code == 2
     kept = typed("change", "foxes", "--set", "quality=80")
-    assert (kept.code, "--set quality: only priority, window, not_before and deadline" in kept.err) == (
+    assert (
+        kept.code,
+        "--set quality: only priority, window, not_before, deadline and on_end" in kept.err,
+    ) == (
         2,
         True,
     )

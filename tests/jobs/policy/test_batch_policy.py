@@ -166,6 +166,6 @@ def test_each_key_is_told_in_the_reference() -> None:
 def test_only_the_schedule_can_be_changed() -> None:
     assert parse_changes({"priority": "7", "deadline": None}) == {"priority": 7, "deadline": None}
     with pytest.raises(
-        UsageError, match=r"--set safety: only priority, window, not_before and deadline can be"
+        UsageError, match=r"--set safety: only priority, window, not_before, deadline and on_end can be"
     ):
         parse_changes({"safety": "flag"})
