@@ -31,6 +31,14 @@ class StoreUnavailableError(ObjectStoreError):
     """The object store doesn't answer or refuses all requests at present; not caused by a particular object."""
 
 
+class StoreCredentialsError(StoreUnavailableError):
+    """The object store refuses this process's key, or there is none; whatever is asked of it is refused."""
+
+
+class StoreDeniedError(ObjectStoreError):
+    """The object store knows the key, which has no permission for this object or bucket."""
+
+
 class OutputGoneError(StoreUnavailableError):
     """The output folder was emptied or its share isn't mounted; writing there could fill the wrong disk."""
 

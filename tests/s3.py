@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
 import boto3
 import botocore.session
+import pytest
 
 _SERVE = """
 import sys
@@ -73,3 +75,15 @@ def start_s3() -> Iterator[S3Server]:
         finally:
             process.stdin.close()
             process.wait(10)
+
+
+def shared_credentials(path: Path, key_id: str, monkeypatch: pytest.MonkeyPatch | None = None) -> Path:
+    """Write a key into a shared credentials file, in one step; with `monkeypatch`, boto3 finds it there alone."""
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = s3cr3t\n")
+    written.rename(path)
+    if monkeypatch is not None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    return path

@@ -120,9 +120,11 @@ def remove_empty_folders(store: ObjectStore, folder: str, is_ours: Callable[[str
 
 
 def _s3_store(bucket: str, prefix: str, options: S3Options) -> "S3Store":
-    from jobs.storage.s3 import S3Store, connect  # noqa: PLC0415 - boto3 takes time that folder users shouldn't pay
+    # boto3 takes time that users of folders shouldn't pay
+    from jobs.storage.s3 import S3Store  # noqa: PLC0415
+    from jobs.storage.s3_connection import S3Connection  # noqa: PLC0415
 
-    return S3Store(connect(options), bucket, prefix)
+    return S3Store(S3Connection(options), bucket, prefix)
 
 
 @cache

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +25,15 @@ class Fault(StrEnum):
     FLIPPED = "a flipped bit"
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request to S3, and the id of the access key that it is signed with."""
+
+    verb: str
+    path: str
+    key_id: str
+
+
 @dataclass
 class Proxy:
     """Forwards to `upstream`; each fault befalls this share of the requests. `seen` counts them by verb and fault."""
@@ -39,6 +48,8 @@ class Proxy:
     endpoint_url: str = ""
     is_away: bool = False
     """Whether every request is refused."""
+    refusal: Callable[[Request], tuple[int, str] | None] = lambda _: None
+    """The status and S3 error code with which a request is refused, by its verb, path and access key id."""
 
     def fault(self, verb: str) -> Fault | None:
         """What happens to the next request: dealt from a shuffled pack that holds each fault once."""
@@ -101,6 +112,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(100)
             self.end_headers()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        signature = self.headers.get("Authorization", "").partition("Credential=")[2]
+        if refused := self.own.refusal(Request(self.command, self.path, signature.partition("/")[0])):
+            status, code = refused
+            said = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            self._answer(status, {"Content-Type": "application/xml"}, said.encode())
+            return
         fault = self.own.fault(self.command)
         match fault:
             case Fault.REFUSED:

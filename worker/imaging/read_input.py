@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jobs.errors import NightmillError, UsageError
+from jobs.errors import NightmillError, StoreDeniedError, UsageError
 from jobs.input_image_access import (
     MAX_BYTES,
     PictureFolderGoneError,
@@ -44,10 +44,15 @@ class InputImageUnavailableError(InputImageError):
     """An input image isn't visible on this host, though other hosts may see it."""
 
 
+class InputImageDeniedError(InputImageError):
+    """The store denies access to an input image: the row names what this key may not read."""
+
+
 def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
     """Return the file's or object's bytes; raises InputImageError if it is missing, too large or outside `roots`.
 
-    Raises InputImageUnavailableError where this host may be the cause, ObjectStoreError when S3 can't be reached.
+    Raises InputImageUnavailableError where this host may be the cause, ObjectStoreError when S3 can't be reached or
+    refuses the key.
     """
     if not is_allowed(location, roots):
         raise InputImageError(outside(location))
@@ -56,6 +61,8 @@ def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
             return read_object(location, MAX_BYTES, s3)
         except (MissingObjectError, UsageError) as error:
             raise InputImageError(str(error)) from None
+        except StoreDeniedError as error:
+            raise InputImageDeniedError(str(error)) from None
     try:
         return read_picture(location, roots)
     except PictureRefusedError as error:

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jobs.errors import StoreCredentialsError, StoreDeniedError
+from jobs.outputs.ownership import owner_key
 from jobs.states import ErrorKind, Mode
-from worker.imaging.read_input import InputImageError, InputImageUnavailableError
+from jobs.storage.base import digest_if_there
+from worker.health.error_classification import HostFaultError
+from worker.imaging.read_input import InputImageDeniedError, InputImageError, InputImageUnavailableError
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 
@@ -31,6 +35,20 @@ class LoadInputs(Stage):
         try:
             inputs = self.context.input_images.inputs(item.job, size)
         except InputImageError as error:
+            if isinstance(error, InputImageDeniedError):
+                self._require_accepted_key()
             is_unavailable = isinstance(error, InputImageUnavailableError)
             return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_unavailable)
         return replace(item, inputs=inputs, input_files=inputs.files)
+
+    def _require_accepted_key(self) -> None:
+        """Raise HostFaultError if the key isn't accepted in the output, either: then it isn't the row's fault.
+
+        Some stores answer "access denied" to keys that were taken away.
+        """
+        if not self.context.lane.output.startswith("s3://"):
+            return
+        try:
+            digest_if_there(self.context.store, owner_key(self.context.lane.folder))
+        except (StoreCredentialsError, StoreDeniedError) as error:
+            raise HostFaultError(str(error)) from error

@@ -398,7 +398,7 @@ class TestS3:
     def test_lists_beyond_one_page(self, server: S3Server, s3: S3Options) -> None:
         store = open_store(f"{server.uri}/pages", s3)
         pages: list[str] = []
-        events = store._client.meta.events  # type: ignore[attr-defined]
+        events = store._connection.client.meta.events  # type: ignore[attr-defined]
         events.register(
             "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=4)
         )
@@ -445,7 +445,7 @@ class TestS3:
                 answer = {"Error": {"Code": "NotImplemented", "Message": "no such header"}}
                 raise ClientError(answer, "PutObject")
 
-        store._client.meta.events.register("before-parameter-build.s3.PutObject", refuse)  # type: ignore[attr-defined]
+        store._connection.client.meta.events.register("before-parameter-build.s3.PutObject", refuse)  # type: ignore[attr-defined]
         assert store.put_new("a", b"first", content_type="text/plain")
         assert not store.put_new("a", b"second", content_type="text/plain")
         assert store.get("a") == b"first"
@@ -454,7 +454,7 @@ class TestS3:
         self, server: S3Server, s3: S3Options, client
     ) -> None:
         store = open_store(f"{server.uri}/raced", s3)
-        store._client.meta.events.register(  # type: ignore[attr-defined]
+        store._connection.client.meta.events.register(  # type: ignore[attr-defined]
             "after-call.s3.PutObject",
             lambda **_: client.put_object(
                 Bucket=server.bucket,
