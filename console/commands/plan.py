@@ -6,15 +6,17 @@ from typing import Any
 import typer
 
 from console.command_options import Json
+from console.manifests.forecast_of_plan import forecast_of, installation
 from console.manifests.submit_request_from_options import submit_request
 from console.manifests.update_existing_batch import bring_onto, check_options, said
 from console.options_from_dataclass import takes
 from console.session import session
-from console.submit_options import ManifestOptions
+from console.submit_options import SubmitOptions
+from console.terminal.forecast_text import forecast_facts, pace_cells, schedule_of, verdict_note
 from console.terminal.output import (
-    duration,
     lane_cells,
     line_sum,
+    note,
     plural,
     print_facts,
     print_json,
@@ -23,6 +25,8 @@ from console.terminal.output import (
     size,
 )
 from console.terminal.progress import counting
+from jobs.forecast.forecast_batch import Forecast
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
 from models.optional_packages import is_installed
@@ -31,31 +35,45 @@ from scheduler.ingest.dry_run_plan import report as plan_report
 from scheduler.ingest.estimate_replacement_jobs import measured_losses
 
 
-@takes(ManifestOptions)
-def plan(options: ManifestOptions, as_json: Json = False) -> None:
-    """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, time and bytes."""
+@takes(SubmitOptions)
+def plan(options: SubmitOptions, as_json: Json = False) -> None:
+    """What a submit would do: rows, rejects with reasons, jobs, lanes, truncated prompts, bytes, and when it ends."""
     settings = load_settings()
     check_options(options)
+    if options.format:
+        from console.export_with_progress import check_formats  # noqa: PLC0415 - imports pyarrow
+
+        check_formats(options.format)
     if options.onto is not None:
         _plan_onto(settings, options, as_json)
         return
     with (
         submit_request(options, settings) as (request, rules),
+        installation(settings) as engine,
         counting("reading", request.manifest.rows) as tell,
     ):
-        losses = _losses(settings) if request.policy.target is not None else {}
+        losses = measured_losses(engine) if engine and request.policy.target is not None else {}
         made = make_plan(request, rules, Catalogue.load(settings.models_path), tell, losses)
-        seconds = made.gflop / _gflops(settings) if made.jobs and is_installed("worker") else None
-        report = plan_report(made, request, seconds)
+        found = forecast_of(made, request, settings, engine) if made.jobs else None
+    report = plan_report(made, request, _middle_s(found)) | {"forecast": found and found.report()}
     if as_json:
         print_json(report)
     else:
-        _show(report)
+        _show(report, request.policy)
+    if report["forecast"] and (warning := verdict_note(report["forecast"])):
+        note(warning)
     if not made.jobs or (options.strict and made.rejected):
         raise typer.Exit(1)
 
 
-def _plan_onto(settings: Settings, options: ManifestOptions, as_json: bool) -> None:
+def _middle_s(found: Forecast | None) -> float | None:
+    """Return the middle of the range of worker seconds, if there is one."""
+    return (
+        None if found is None or found.unmeasured else (found.earliest.worker_s + found.latest.worker_s) / 2
+    )
+
+
+def _plan_onto(settings: Settings, options: SubmitOptions, as_json: bool) -> None:
     """Show what the manifest would change of a batch that is there."""
     with session(settings) as open_session:
         base, applied = bring_onto(open_session, options, is_dry=True)
@@ -71,22 +89,8 @@ def _plan_onto(settings: Settings, options: ManifestOptions, as_json: bool) -> N
         raise typer.Exit(1)
 
 
-def _losses(settings: Settings) -> dict[str, float]:
-    """Return the share of each model's jobs that failed or were blocked, if there is an installation with jobs."""
-    if settings.database_url is None and not (settings.data_dir / "postgres").exists():
-        return {}
-    with session(settings) as open_session:
-        return measured_losses(open_session.engine)
-
-
-def _gflops(settings: Settings) -> float:
-    from models.runtime.device import pick_device  # noqa: PLC0415 - torch takes a second to import
-    from models.runtime.matmul_benchmark import usable_gflops  # noqa: PLC0415
-
-    return usable_gflops(pick_device(settings.device))
-
-
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], policy: BatchPolicy) -> None:
+    found = report["forecast"]
     print_facts(
         {
             "manifest": f"{report['manifest']} ({report['format']})",
@@ -97,25 +101,19 @@ def _show(report: dict[str, Any]) -> None:
             **_pictures(report),
             "truncated": _truncated(report),
             **_remarks(report),
-            "time": _time(report["estimated_seconds"]),
             "size": f"about {size(report['estimated_bytes'])}",
+            **schedule_of(policy),
+            **(forecast_facts(found) if found else {}),
         }
     )
+    lanes = found["lanes"] if found else []
     print_table(
-        ("model", "mode", "LoRA", "size", "upscale", "jobs"),
-        [(*lane_cells(lane), f"{lane['jobs']:,}") for lane in report["lanes"]],
+        ("model", "mode", "LoRA", "size", "upscale", "jobs", "s/image", "measured on"),
+        [(*lane_cells(lane), f"{lane['jobs']:,}", *pace_cells(lane)) for lane in lanes],
     )
     if report["rejects"]:
         columns = ("line", "column", "reason", "row")
         print_table(columns, [(r["line"], r["column"], r["reason"], r["excerpt"]) for r in report["rejects"]])
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None and not is_installed("worker"):
-        return (
-            "not estimated: this machine's speed is measured with the worker's packages, which are not here"
-        )
-    return f"about {duration(seconds)} on this machine, by the models' arithmetic"
 
 
 def _replacements(number: int) -> str:

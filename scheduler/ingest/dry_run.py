@@ -11,7 +11,7 @@ from jobs.states import SeedSource
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources, refuse_unfit_ids
-from scheduler.ingest.dry_run_plan import Plan
+from scheduler.ingest.dry_run_plan import LaneSums, Plan, Shape
 from scheduler.ingest.duplicate_detection import SHOWN, Repeats
 from scheduler.ingest.ingest import refuse_repeated
 from scheduler.ingest.prompt_syntax import kinds_in
@@ -124,7 +124,23 @@ def _count_row(plan: Plan, row: Row, catalogue: Catalogue, deep_cache: int) -> N
     size = row.width * row.height or card.width * card.height
     scale = max(1, row.upscale)
     plan.pixels += row.num_images * size * scale * scale
-    plan.gflop += row.num_images * _gflop(row, card, size, catalogue, deep_cache)
+    gflop = row.num_images * _gflop(row, card, size, catalogue, deep_cache)
+    plan.gflop += gflop
+    _add_to_lane(plan, lane, row, gflop)
+
+
+def _add_to_lane(plan: Plan, lane: Shape, row: Row, gflop: float) -> None:
+    place = row.tenant or "", lane
+    if place not in plan.sums and len(plan.sums) >= _MAX_KINDS:
+        place = "", _OTHER_LANES
+    sums = plan.sums.setdefault(place, LaneSums())
+    sums.jobs += row.num_images
+    sums.evaluations += row.num_images * _drawn_steps(row) * (2 if row.guidance_scale > 1 else 1)
+    sums.gflop += gflop
+
+
+def _drawn_steps(row: Row) -> int:
+    return max(1, int(row.steps * (row.strength or 1)))
 
 
 def _count_text(plan: Plan, row: Row) -> None:
@@ -160,9 +176,8 @@ class _Again:
 
 
 def _gflop(row: Row, card: Card, size: int, catalogue: Catalogue, deep_cache: int) -> float:
-    drawn = max(1, int(row.steps * (row.strength or 1)))
     whole = (1 + SHALLOW * (deep_cache - 1)) / deep_cache
-    cost = whole * _passes_gflop(card, drawn, row.guidance_scale, size)
+    cost = whole * _passes_gflop(card, _drawn_steps(row), row.guidance_scale, size)
     if row.upscale and card.upscaler:
         upscaler = catalogue.get(card.upscaler)
         cost += _passes_gflop(upscaler, upscaler.steps, upscaler.guidance_scale, size)

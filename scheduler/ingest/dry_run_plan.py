@@ -20,6 +20,15 @@ Shape = tuple[str, str, str, int, int, int]
 
 
 @dataclass
+class LaneSums:
+    """Sums over the images of a tenant's lane: images, evaluations of the UNet, GFLOP."""
+
+    jobs: int = 0
+    evaluations: int = 0
+    gflop: float = 0.0
+
+
+@dataclass
 class Plan:
     """Counts over a manifest; `tokens_unknown` lists models whose tokenizer isn't on this machine.
 
@@ -35,6 +44,8 @@ class Plan:
     rejects: list[Reject] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     lanes: Counter[Shape] = field(default_factory=Counter)
+    sums: dict[tuple[str, Shape], LaneSums] = field(default_factory=dict)
+    """By tenant and lane, of the rows that were looked at: neither a sample nor a target is accounted for."""
     pictures: set[int] = field(default_factory=set)
     missing_pictures: int = 0
     gflop: float = 0.0
