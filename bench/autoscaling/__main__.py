@@ -3,17 +3,23 @@
 import argparse
 import json
 from pathlib import Path
+from typing import NoReturn
 
 from bench.autoscaling.simulated_night import NIGHT
 from bench.autoscaling.simulation import Record, Simulation
 from bench.harness.services import engine_on, open_place
+
+LARGEST_DEVIATION = 0.05
 
 
 def main() -> None:
     """Print when each batch was finished and what scaling cost; exit code 1 if a deadline was missed."""
     arguments = argparse.ArgumentParser(prog="python -m bench.autoscaling", description=__doc__)
     arguments.add_argument("--plot", type=Path, metavar="FILE", help="draw the night as a PNG")
+    arguments.add_argument("--fair", action="store_true", help="two nights of three tenants instead")
     options = arguments.parse_args()
+    if options.fair:
+        _fair(options.plot)
     with open_place() as place, place.database("night") as settings, engine_on(settings.database) as engine:
         record = Simulation(engine, NIGHT).run()
     if options.plot:
@@ -22,6 +28,24 @@ def main() -> None:
         plot(record, NIGHT, options.plot)
     print(json.dumps(report(record), indent=2))
     raise SystemExit(bool(record.late(NIGHT)))
+
+
+def _fair(path: Path | None) -> NoReturn:
+    """Print the tenants' shares of two nights; exit code 1 if one is off by more than a twentieth."""
+    from bench.autoscaling.fair_night import FAIR, plot_fair_nights, run_fair_nights  # noqa: PLC0415 - matplotlib
+
+    with open_place() as place, place.database("fair") as settings, engine_on(settings.database) as engine:
+        record = run_fair_nights(engine)
+    if path:
+        plot_fair_nights(record, FAIR, path)
+    figures = {
+        "shares": {tenant: round(share, 4) for tenant, share in record.shares.items()},
+        "largest_deviation": round(record.deviation(), 4),
+        "finished_outside_the_window": len(record.outside()),
+        "images": len(record.finished),
+    }
+    print(json.dumps(figures, indent=2))
+    raise SystemExit(record.deviation() > LARGEST_DEVIATION or bool(record.outside()))
 
 
 def report(record: Record) -> dict[str, object]:

@@ -37,6 +37,8 @@ class Night:
     ends: str = "09:00"
     max_workers: int = 8
     target_s: float = 3 * 3600
+    tick_s: float = 60.0
+    """How often the number of workers is adjusted; KEDA does it every 30 s."""
     start_s: float = 300.0
     """From the wish for a worker until it asks for work: a machine is found, the image pulled, the model loaded."""
 

@@ -67,6 +67,8 @@ class Worker:
     timeline: Timeline
     name: str
     image_s: dict[int, float]
+    device: str = "simulated"
+    idle_look_s: float = IDLE_LOOK_S
     is_alive: bool = True
     is_ready: bool = False
     jobs: list[Job] = field(default_factory=list)
@@ -95,9 +97,15 @@ class Worker:
 
     def kill(self) -> int:
         """End as by SIGKILL: the leases run out; returns how many jobs were held."""
+        held = self.lose_power()
+        forget_worker(self.engine, self.name)
+        return held
+
+    def lose_power(self) -> int:
+        """End and say nothing; returns how many jobs were held."""
         run(self.engine, _LEASE, {"name": self.name, "s": LEASE_S})
         held = len(self.jobs)
-        self._end()
+        self.is_alive, self.jobs = False, []
         return held
 
     def _end(self) -> None:
@@ -114,11 +122,11 @@ class Worker:
         if not self.is_alive:
             return
         last = self._slice.lane if self._slice else None
-        self._slice = fair_share.pick_lane(self.engine, slice_s=SLICE_S, preferred=last)
+        self._slice = fair_share.pick_lane(self.engine, slice_s=SLICE_S, preferred=last, worker=self.name)
         if self._slice is None:
             self._idle_since = self._idle_since or self.timeline.now
             self._report(WorkerActivity.IDLE)
-            self.timeline.after(IDLE_LOOK_S, self._look_for_work)
+            self.timeline.after(self.idle_look_s, self._look_for_work)
             return
         self._began, self._images, self._idle_since = self.timeline.now, 0, None
         self._report(WorkerActivity.BUSY)
@@ -152,21 +160,31 @@ class Worker:
         if not self.is_alive:
             return
         portion, self.jobs = self.jobs[:DEVICE_BATCH], self.jobs[DEVICE_BATCH:]
-        transitions.complete(self.engine, [image_of(job) for job in portion])
-        self._images += len(portion)
+        self._images += self._end_jobs(portion)
         if self.jobs:
             self._render()
         else:
             self._claim()
+
+    def _end_jobs(self, jobs: list[Job]) -> int:
+        """Store the images of jobs; returns how many there are."""
+        transitions.complete(self.engine, [image_of(job) for job in jobs])
+        return len(jobs)
 
     def _settle(self) -> None:
         assert self._slice is not None
         assert self._began is not None
         used_s = (self.timeline.now - self._began).total_seconds()
         batch_s = DEVICE_BATCH * self.image_s[self._slice.lane]
-        use = fair_share.SliceUse(used_s, images=self._images, batch_s=batch_s)
-        fair_share.end_time_slice(self.engine, self._slice, self.name, "simulated", use)
+        device_s = self._images * self.image_s[self._slice.lane]
+        use = fair_share.SliceUse(used_s, device_s, self._joules(device_s), self._images, batch_s)
+        fair_share.end_time_slice(self.engine, self._slice, self.name, self.device, use)
+
+    def _joules(self, device_s: float) -> float | None:
+        """Return what the device counts in so many seconds of work; None if it counts nothing."""
+        del device_s
+        return None
 
     def _report(self, activity: WorkerActivity) -> None:
         lane = self._slice.lane if self._slice and activity is WorkerActivity.BUSY else None
-        report_worker(self.engine, WorkerReport(self.name, "simulated", "default", activity, lane))
+        report_worker(self.engine, WorkerReport(self.name, self.device, "default", activity, lane))

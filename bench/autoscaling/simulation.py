@@ -18,9 +18,7 @@ from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.queue.tenants import set_tenant
 from jobs.queue.worker_pools import set_pool
-
-TICK_S = 60.0
-"""How often the number of workers is adjusted; KEDA does it every 30 s."""
+from scheduler.advance_time_windows import move_windows
 
 _SUBMITTED = text("""
     UPDATE batches SET created_at = now(), deadline = :deadline, opens_at = :opens, closes_at = :closes,
@@ -117,6 +115,11 @@ class Simulation:
         self._timeline.run_until(clock(self._night.ends))
         return self.record
 
+    def run_on(self, end: datetime) -> Record:
+        """Go on from where the night ended."""
+        self._timeline.run_until(end)
+        return self.record
+
     def _submit(self, batch: Batch) -> None:
         backlog = open_backlog(self._engine, batch.name, "/output")
         opens, closes = map(clock, batch.window) if batch.window else (None, None)
@@ -143,6 +146,7 @@ class Simulation:
 
     def _tick(self) -> None:
         run(self._engine, _SEEN, {})
+        move_windows(self._engine)
         if self.record.killed:
             transitions.rescue(self._engine)
         left = {
@@ -155,7 +159,7 @@ class Simulation:
         wanted = self._scaler(self._engine)
         self._scale(wanted)
         self._note(wanted, left)
-        self._timeline.after(TICK_S, self._tick)
+        self._timeline.after(self._night.tick_s, self._tick)
 
     def _scale(self, wanted: int) -> None:
         """Start or stop workers at once; as in Kubernetes, chance says which are stopped, but those not ready go first.

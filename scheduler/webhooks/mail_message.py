@@ -37,4 +37,6 @@ def _subject(event: str, data: Mapping[str, Any]) -> str:
     told = ", ".join(
         f"{counts[state]:,} {state}" for state in ("done", "failed", "blocked") if counts.get(state)
     )
-    return f"nightmill: {data.get('name', '')} {event.removeprefix('batch.')}" + (f", {told}" if told else "")
+    late = f", {data['late_s'] / 60:,.0f} min late" if data.get("late_s") else ""
+    what = event.removeprefix("batch.")
+    return f"nightmill: {data.get('name', '')} {what}" + (f", {told}" if told else "") + late

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, text
 
-from bench.autoscaling.simulated_night import NIGHT, Batch, Night
+from bench.autoscaling.fair_night import FAIR, run_fair_nights, scaled
+from bench.autoscaling.simulated_night import BEGIN, NIGHT, Batch, Night
 from bench.autoscaling.simulation import Simulation, by_the_function
 from jobs.db.engine import connect, run
 from tests.factories import lane_differences, look
@@ -46,6 +48,18 @@ def test_a_night(night_engine: Engine) -> None:
         "workers at work are stopped by bad luck alone: one that idles is surplus"
     )
     assert lane_differences(engine) == []
+
+
+def test_tenants_share_two_nights_by_their_weights(night_engine: Engine) -> None:
+    """Nothing is begun that would not be finished when the window closes, and the rest waits for the next night."""
+    night = scaled(FAIR, 0.2)
+    record = run_fair_nights(night_engine, night)
+    assert record.deviation() < 0.05, record.shares
+    assert record.outside() == []
+    assert len(record.finished) == sum(batch.images for batch in night.batches)
+    assert {at.date() for _, at in record.finished} == {BEGIN.date() + timedelta(days=n) for n in (0, 1)}
+    assert sum(row["n"] for row in look(night_engine, "SELECT attempt - 1 AS n FROM jobs")) == 0
+    assert lane_differences(night_engine) == []
 
 
 def one_for_each_hundred_queued(engine: Engine) -> int:
