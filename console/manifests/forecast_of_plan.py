@@ -53,6 +53,10 @@ def forecast_of(
         return empty_forecast(list(lanes), request.policy, now, local_time if has_none else lambda _: None)
     with engine.connect() as connection:
         same = find_batch(connection, request)
+    if same is not None:
+        note(
+            f"this is batch {same.name} already: `nightmill status {same.name}` tells when what is left of it ends"
+        )
     now, prices = database_time(engine), DevicePrices.parse(settings.hour_price)
     return forecast(
         engine, list(lanes), request.policy, now, prices, local_time, None if same is None else same.id

@@ -60,7 +60,8 @@ def pace_cells(lane: Mapping[str, Any]) -> tuple[str, str]:
             f", only on {', '.join(filter(None, lane['measured_on']))}" if any(lane["measured_on"]) else ""
         )
         return "?", f"not measured{where}"
-    seconds = f"{lane['image_s_low']:.3g} to {lane['image_s_high']:.3g}"
+    ends = f"{lane['image_s_low']:.3g}", f"{lane['image_s_high']:.3g}"
+    seconds = " to ".join(dict.fromkeys(ends))
     if lane["source"] == THIS_MACHINE:
         return seconds, "this machine, by the models' arithmetic"
     rests_on = f"{lane['device'] or 'workers'}, {plural(lane['images'], 'image')}"

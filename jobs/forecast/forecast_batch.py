@@ -197,7 +197,7 @@ def forecast(
     """
     there = fleet(engine)
     waiting = _competing(queued_lanes(engine, without=same_batch), lanes)
-    measured = measurements(engine, {lane.kind.model for lane in (*lanes, *waiting)})
+    measured = measurements(engine, {lane.kind for lane in (*lanes, *waiting)})
 
     def time_of(lane: QueuedLane, device: str) -> ImageTime | None:
         found = measured.of(lane.kind, device, lane.evaluations)
@@ -264,7 +264,8 @@ class _Night:
         groups: Sequence[WorkerGroup],
         end: Ends,
     ) -> Simulated:
-        found = [*tasks_of(ahead, end), *tasks_of(lanes, end)]
+        equals = {(each.lane.tenant, each.lane.priority) for each in lanes} if end == "low" else set()
+        found = [*tasks_of(ahead, end, equals), *tasks_of(lanes, end)]
         ends_at = simulate(
             [each.task for each in found], groups, self.weights, self.now, shares_with_equals=end == "low"
         )

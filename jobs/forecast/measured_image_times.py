@@ -14,8 +14,8 @@ from jobs.forecast.work_kind import SPEED_KEYS, Range, WorkKind, range_of
 MOST_QUARTERS = 96
 """The newest quarters of an hour of a kind on a device that count: a day of one worker."""
 
-_MOST_LANES = 50
-_SAMPLED_IMAGES = 500
+_MOST_LANES = 20
+_SAMPLED_IMAGES = 200
 
 EVALUATIONS = """sum(greatest(1, floor(steps * coalesce(strength, 1))) * CASE WHEN guidance_scale > 1 THEN 2 ELSE 1 END)
         / count(*)"""
@@ -28,7 +28,9 @@ _MEASURED = text(f"""
     WITH newest AS (
         SELECT lanes.*, row_number() OVER (
             PARTITION BY model, mode, lora, width, height, upscale ORDER BY chosen_at DESC) AS place
-        FROM lanes WHERE model = ANY (CAST(:models AS text[])) AND chosen_at IS NOT NULL
+        FROM lanes WHERE chosen_at IS NOT NULL AND (model, mode, width, height, upscale) IN (
+            SELECT * FROM unnest(CAST(:models AS text[]), CAST(:modes AS text[]), CAST(:widths AS integer[]),
+                CAST(:heights AS integer[]), CAST(:upscales AS integer[])))
     ), lane AS (
         SELECT * FROM newest WHERE place <= {_MOST_LANES}
     ), sample AS (
@@ -84,7 +86,7 @@ class ImageTime:
 
 @dataclass
 class Measurements:
-    """All that was measured of some models' lanes."""
+    """All that was measured of some kinds of lanes."""
 
     quarters: dict[WorkKind, list[MeasuredQuarter]] = field(default_factory=lambda: defaultdict(list))
     """The newest first."""
@@ -111,10 +113,13 @@ class Measurements:
         ]
 
 
-def measurements(engine: Engine, models: Collection[str]) -> Measurements:
-    """Return what workers have measured in lanes of these models."""
+def measurements(engine: Engine, kinds: Collection[WorkKind]) -> Measurements:
+    """Return what workers have measured in lanes of these kinds, with whatever LoRAs and options."""
+    shapes = sorted({(kind.model, kind.mode, kind.width, kind.height, kind.upscale) for kind in kinds})
+    names = ("models", "modes", "widths", "heights", "upscales")
+    values = {name: [shape[place] for shape in shapes] for place, name in enumerate(names)}
     found = Measurements()
-    for row in run(engine, _MEASURED, {"models": sorted(models)}):
+    for row in run(engine, _MEASURED, values):
         if (quarter := _quarter(row)) is not None:
             found.quarters[kind_of(row)].append(quarter)
     return found

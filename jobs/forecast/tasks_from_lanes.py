@@ -1,7 +1,7 @@
 """From lanes and measured times to the tasks of a simulation."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,12 +51,20 @@ def lanes_on_workers(
     ]
 
 
-def tasks_of(lanes: Sequence[LaneOnWorkers], end: Ends) -> list[SimulatedTask]:
-    """Add up the lanes of each batch and tenant that the same groups can render; times are their means."""
+def tasks_of(
+    lanes: Sequence[LaneOnWorkers], end: Ends, apart: Collection[tuple[str, int]] = ()
+) -> list[SimulatedTask]:
+    """Add up lanes of a tenant that are processed at the same times by the same groups; times are their means.
+
+    `apart` are tenants with priorities, of which each batch has tasks of its own, as it shares with the planned one.
+    """
     alike: dict[tuple[object, ...], list[LaneOnWorkers]] = defaultdict(list)
     for each in lanes:
+        lane = each.lane
         if each.times:
-            alike[each.lane.batch, each.lane.tenant, frozenset(each.times)].append(each)
+            when = lane.tenant, lane.priority, lane.window, lane.not_before
+            batch = lane.batch if (lane.tenant, lane.priority) in apart else None
+            alike[when, batch, frozenset(each.times)].append(each)
     return [_task(together, end) for together in alike.values()]
 
 

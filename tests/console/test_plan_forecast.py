@@ -72,7 +72,9 @@ def test_what_does_not_fit_into_a_window_takes_two(typed: Typed) -> None:
 @pytest.mark.usefixtures("_measured")
 def test_a_submitted_batch_is_not_ahead_of_itself(typed: Typed, engine: Engine) -> None:
     typed("submit", "m.jsonl")
-    assert typed("plan", "m.jsonl", "--json").json["forecast"]["batches_ahead"] == []
+    again = typed("plan", "m.jsonl", "--json")
+    assert again.json["forecast"]["batches_ahead"] == []
+    assert "this is batch m already" in again.err
     ahead = typed("plan", "m.jsonl", "--name", "again")
     assert "1,800 images of m" in ahead.out
     change(engine, "DELETE FROM workers")
