@@ -14,6 +14,9 @@ from jobs.forecast.work_kind import SPEED_KEYS, Range, WorkKind, range_of
 MOST_QUARTERS = 96
 """The newest quarters of an hour of a kind on a device that count: a day of one worker."""
 
+SHORT_S = 300
+"""A worker that spent less time in a lane than this in a quarter of an hour has spent much of it on loading models."""
+
 _MOST_LANES = 20
 _SAMPLED_IMAGES = 200
 
@@ -46,12 +49,13 @@ _MEASURED = text(f"""
             AND (lane.width = 0 OR (lane.width = generated_width AND lane.height = generated_height))
         GROUP BY lane.id
     ), used AS (
-        SELECT lane_id, began_at, device, sum(worker_s) AS worker_s, sum(images) AS images, CASE
+        SELECT lane_id, began_at, device, sum(worker_s) AS worker_s, sum(device_s) AS device_s, sum(images) AS images,
+            sum(worker_s) < {SHORT_S} * count(*) AS is_short, CASE
             WHEN bool_and(joules IS NOT NULL) THEN sum(joules) END AS joules
         FROM lane_usage WHERE batch_id IN (SELECT batch_id FROM lane) GROUP BY 1, 2, 3
     )
     SELECT model, mode, lora, width, height, upscale, {OPTIONS}, coalesce(began_at, chosen_at) AS began_at, device,
-        worker_s, used.images, joules, image_s, evaluations, coalesce(copied, 0) AS copied
+        worker_s, device_s, is_short, used.images, joules, image_s, evaluations, coalesce(copied, 0) AS copied
     FROM lane JOIN batches ON batches.id = lane.batch_id LEFT JOIN used ON used.lane_id = lane.id
         LEFT JOIN of_lane ON of_lane.id = lane.id
     WHERE used.images > 0 OR (used.lane_id IS NULL AND image_s > 0)
@@ -61,12 +65,16 @@ _MEASURED = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuarter:
-    """What workers on a device did in a lane in a quarter of an hour; an empty device: not known any more."""
+    """What workers on a device did in a lane in a quarter of an hour; an empty device: not known any more.
+
+    `seconds` of a worker are a range where most of the time may have gone into loading models: from the seconds in
+    device batches to all of them.
+    """
 
     began_at: datetime
     device: str
     images: float
-    image_s: float
+    seconds: Range
     image_joules: float | None
     evaluations: float | None
 
@@ -134,12 +142,13 @@ def kind_of(row: Any) -> WorkKind:
 def _quarter(row: Any) -> MeasuredQuarter | None:
     evaluations = None if row.evaluations is None else float(row.evaluations)
     if row.device is None:
-        return MeasuredQuarter(row.began_at, "", 1, row.image_s, None, evaluations)
+        return MeasuredQuarter(row.began_at, "", 1, Range(row.image_s, row.image_s), None, evaluations)
     images = float(row.images) * (1 - float(row.copied))
     if images < 1:
         return None
     joules = None if row.joules is None else row.joules / images
-    return MeasuredQuarter(row.began_at, row.device, images, row.worker_s / images, joules, evaluations)
+    seconds = Range(((row.is_short and row.device_s) or row.worker_s) / images, row.worker_s / images)
+    return MeasuredQuarter(row.began_at, row.device, images, seconds, joules, evaluations)
 
 
 def _on(quarters: Iterable[MeasuredQuarter], device: str) -> list[MeasuredQuarter]:
@@ -153,7 +162,7 @@ def _image_time(
 ) -> ImageTime:
     ratios = [_ratio(each, evaluations) for each in quarters]
     scaled = [
-        (Range(each.image_s, each.image_s).scaled_by_steps(ratio), each.images)
+        (each.seconds.scaled_by_steps(ratio), each.images)
         for each, ratio in zip(quarters, ratios, strict=True)
     ]
     joules = [

@@ -217,6 +217,18 @@ def test_other_loras_and_lanes_without_usage_count_if_nothing_else_does(engine: 
     assert (found.times[0].seconds, found.times[0].joules) == (Range(1.6, 2.5), None)
 
 
+def test_a_short_time_in_a_lane_went_into_loading_models(engine: Engine) -> None:
+    measured(engine, [2.0] * 4, images=100)
+    start_workers(engine, 1)
+    change(engine, "UPDATE lane_usage SET device_s = worker_s / 4")
+    (short,) = look_ahead(engine, planned(engine, 10)).lanes
+    change(
+        engine, "UPDATE lane_usage SET worker_s = worker_s * 2, device_s = device_s * 2, images = images * 2"
+    )
+    (long,) = look_ahead(engine, planned(engine, 10)).lanes
+    assert (short.times[0].seconds, long.times[0].seconds) == (Range(0.5, 2), Range(2, 2))
+
+
 def test_images_tell_the_steps_and_how_many_were_copied(engine: Engine) -> None:
     """Of two images in four seconds one was copied; the other took ten steps, the planned one takes twenty."""
     lane = make_lane(engine, 2)
