@@ -68,6 +68,21 @@ def exit_on_sigterm() -> None:
     deliver_stop_signals()
 
 
+def outlive_hangup() -> None:
+    """Ignore SIGHUP, which rotations of logs send; of a process in a terminal it means a closed terminal, and stops it.
+
+    Processes that are started later ignore it, too. A SIGHUP that is ignored already, as under nohup, stays so.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return
+    in_terminal = os.isatty(0)
+    signal.signal(signal.SIGHUP, _terminate_itself if in_terminal else signal.SIG_IGN)
+
+
+def _terminate_itself(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def stop_with_parent(parent: int | None) -> None:
     """Send SIGTERM to this process when its parent process `parent` has ended; None disables the watch."""
     if parent is not None:

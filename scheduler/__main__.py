@@ -8,8 +8,10 @@ from jobs.db.engine import await_reachable, connect
 from jobs.logs.start_logging import start_logging
 from jobs.monitoring.http_server import serve
 from jobs.monitoring.liveness_and_readiness import Liveness
+from jobs.monitoring.systemd_notify import SystemdNotifier
 from jobs.process_lifecycle import (
     SignalSafeEvent,
+    outlive_hangup,
     stop_on_signals,
     stop_with_parent,
     work_offline,
@@ -43,6 +45,8 @@ def main() -> None:
     settings = load_settings()
     start_logging(settings.log_level, settings.log_format)
     stopping = stop_on_signals()
+    outlive_hangup()
+    notifier = SystemdNotifier.from_environment(is_supervised=options.parent is not None)
     stop_with_parent(options.parent)
     with services(settings) as configured:
         engine, liveness = connect(configured.database), Liveness(STANDSTILL_S)
@@ -50,9 +54,12 @@ def main() -> None:
         pause = partial(_pause, stopping, liveness)
         await_reachable(engine, settings.database_wait_s, log.warning, pause=pause)
         log.info("scheduling")
+        notifier.start(liveness, is_ready=lambda: True)
         exports = LiveExports(configured, engine, stopping).start()
         retention = Retention(configured, engine, stopping).start()
         run_duties(configured, engine, stopping, liveness.beat)
+        liveness.stop()
+        notifier.stopping()
         exports.join(SHARD_S)
         retention.join(RETENTION_S)
         engine.dispose()

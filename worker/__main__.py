@@ -10,14 +10,16 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from celery.signals import celeryd_after_setup, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
 from jobs.db.engine import await_reachable, connect
 from jobs.errors import UsageError
 from jobs.logs.start_logging import start_logging
-from jobs.process_lifecycle import exit_on_sigterm, stop_with_parent, work_offline
+from jobs.monitoring.systemd_notify import SystemdNotifier
+from jobs.process_lifecycle import exit_on_sigterm, outlive_hangup, stop_with_parent, work_offline
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
@@ -45,6 +47,8 @@ def main() -> None:
     work_offline()
     settings = load_settings()
     start_logging(settings.log_level, settings.log_format)
+    outlive_hangup()
+    notifier = SystemdNotifier.from_environment(is_supervised=options.parent is not None)
     stop_with_parent(options.parent)
     with services(settings) as configured:
         monitoring = ParentMonitoring(configured, device_count(settings.device))
@@ -53,7 +57,7 @@ def main() -> None:
         os.environ.update(configured.environment())
         # Spinning OpenMP threads make two renders that share cores tens of times slower than one.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        _serve(configured, monitoring)
+        _serve(configured, monitoring, notifier)
 
 
 def device_count(device: str) -> int:
@@ -85,7 +89,7 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
     engine.dispose()
 
 
-def _serve(settings: Settings, monitoring: ParentMonitoring) -> None:
+def _serve(settings: Settings, monitoring: ParentMonitoring, notifier: SystemdNotifier) -> None:
     # Celery warns about pickle when run as root; this application only accepts JSON.
     warnings.filterwarnings("ignore", message=".*superuser privileges")
     with shared_folder() as folder, monitoring.receiving(folder):
@@ -99,6 +103,10 @@ def _serve(settings: Settings, monitoring: ParentMonitoring) -> None:
         celeryd_after_setup.connect(lambda instance, **_: workers.append(instance), weak=False)
         worker_shutting_down.connect(lambda **_: _stop_children(workers, watchdog, settings), weak=False)
         worker_shutting_down.connect(lambda **_: monitoring.stop(), weak=False)
+        worker_shutting_down.connect(lambda **_: notifier.stopping(), weak=False)
+        worker_ready.connect(
+            lambda **_: notifier.start(monitoring.liveness, lambda: _have_begun(folder, workers)), weak=False
+        )
         worker = app.Worker(
             hostname=f"nightmill-{os.getpid()}@{socket.gethostname()}",
             concurrency=device_count(settings.device),
@@ -120,6 +128,12 @@ def _stop_children(workers: list[Any], watchdog: Watchdog, settings: Settings) -
     for pid in _children(workers):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+
+
+def _have_begun(folder: Path, workers: list[Any]) -> bool:
+    """Whether there are children, and each has made its record of heartbeats: wake-ups can be followed."""
+    children = _children(workers)
+    return bool(children) and all((folder / str(pid)).exists() for pid in children)
 
 
 def _children(workers: list[Any]) -> list[int]:

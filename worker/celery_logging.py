@@ -25,3 +25,7 @@ def leave_children_alone(**_: Any) -> None:
 
 # It prints "Warm shutdown" to stdout, past the logging.
 worker.safe_say = lambda *_: None  # type: ignore[attr-defined]
+
+# At SIGHUP it would stop and start this program anew, by an exec that doesn't know `-m`.
+worker.install_worker_restart_handler = lambda *_, **__: None  # type: ignore[attr-defined]
+worker.install_HUP_not_supported_handler = lambda *_, **__: None  # type: ignore[attr-defined]

@@ -87,6 +87,9 @@ def begin(**_: Any) -> None:
 
     settings = load_settings()
     start_logging(settings.log_level, settings.log_format)
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # Celery has reset it; the parent process decides what it means
     stop_with_parent(os.getppid())
     index = getattr(current_process(), "index", 0)
     engine = connect(settings.database, pool_size=6)

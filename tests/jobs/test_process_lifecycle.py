@@ -1,6 +1,10 @@
 """A stop that comes at any moment is a stop."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,3 +44,30 @@ def test_who_waits_is_told_at_once_and_all_are() -> None:
         waiter.join(10)
     assert told == [True] * 3
     assert latch.wait(-1)
+
+
+HANGUP = """
+import os, signal
+from jobs.process_lifecycle import outlive_hangup
+outlive_hangup()
+os.kill(os.getpid(), signal.SIGHUP)
+print("goes on", flush=True)
+"""
+
+
+def after_hangup(stdin: int) -> tuple[int, str]:
+    """The exit code of a process that gets SIGHUP, and what it printed after it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGUP], stdin=stdin, capture_output=True, text=True, check=False
+    )
+    return ended.returncode, ended.stdout
+
+
+def test_a_hangup_stops_only_what_runs_in_a_terminal() -> None:
+    assert after_hangup(subprocess.DEVNULL) == (0, "goes on\n")
+    terminal, end = pty.openpty()
+    try:
+        assert after_hangup(end) == (-signal.SIGTERM, "")
+    finally:
+        os.close(terminal)
+        os.close(end)

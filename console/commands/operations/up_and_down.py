@@ -13,7 +13,7 @@ from console.session import session
 from console.terminal.output import note, plural
 from jobs.errors import NightmillError, ServiceError
 from jobs.logs.log_files import rotate_in_place
-from jobs.process_lifecycle import stop_on_signals
+from jobs.process_lifecycle import outlive_hangup, stop_on_signals
 from jobs.services.embedded import stop_services
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
@@ -93,6 +93,7 @@ def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
 
 def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
+    outlive_hangup()
     with session(settings, waits=True) as open_session, group(open_session.settings, workers) as members:
         control = UpControl(settings, members, partial(is_ready, open_session.engine))
         daemon.announce(settings, report := control.report())

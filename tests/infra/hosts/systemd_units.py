@@ -50,14 +50,14 @@ class Host:
         for path in (self.etc / "secrets", self.state / "nightmill"):
             path.mkdir(parents=True)
 
-    def start(self, unit: str) -> subprocess.Popen[str]:
+    def start(self, unit: str, **variables: str) -> subprocess.Popen[str]:
         """Start the service's command with the environment, credentials and folder that its unit names."""
         (command,) = options(unit)["ExecStart"]
         program, *arguments = shlex.split(command)
         assert program == PROGRAM
         return subprocess.Popen(
             [sys.executable, "-m", "console.cli", *arguments],
-            env=self.environment(unit),
+            env=self.environment(unit) | variables,
             cwd=self._expanded(unit, one(unit, "WorkingDirectory")),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

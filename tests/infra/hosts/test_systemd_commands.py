@@ -3,18 +3,23 @@
 Workers draw with stubs; `tests/slow/test_systemd.py` has the real models, in the sandbox.
 """
 
+import os
+import secrets
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs.db.engine import connect
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed
-from tests.end_to_end.processes import foxes, manifest, truth, until
+from tests.end_to_end.processes import descendants, foxes, manifest, truth, until
+from tests.infra.hosts.notify_socket import NotifySocket
 from tests.infra.hosts.systemd_units import Host, one
 
 SCHEDULER, WORKER = "nightmill-scheduler.service", "nightmill-worker@cpu.service"
@@ -45,16 +50,33 @@ def test_units_render_a_manifest_and_stop_in_time(
     assert Typed(on_it, tmp_path)("submit", manifest(tmp_path, foxes(3))).code == 0
     engine = connect(empty_database)
     with stubbed(tmp_path), ExitStack() as stack:
-        started = {unit: stack.enter_context(host.start(unit)) for unit in (SCHEDULER, WORKER)}
+        told = {
+            unit: stack.enter_context(NotifySocket(f"@{tmp_path.name}-{secrets.token_hex(4)}"))
+            for unit in (SCHEDULER, WORKER)
+        }
+        started = {
+            unit: stack.enter_context(host.start(unit, **socket.variables(watchdog_s=6)))
+            for unit, socket in told.items()
+        }
         try:
+            for socket in told.values():
+                socket.read_until("READY=1")
+                socket.read_until("WATCHDOG=1")
+            for process in started.values():
+                for member in [process, *descendants(psutil.Process(process.pid))]:
+                    os.kill(member.pid, signal.SIGHUP)
             until(lambda: truth(engine, "foxes").states() == {"done"})
         finally:
             for process in started.values():
                 process.terminate()
         began = time.monotonic()
+        for socket in told.values():
+            socket.read_until("STOPPING=1")
         for unit, process in started.items():
             left = float(one(unit, "TimeoutStopSec")) - (time.monotonic() - began)
             assert process.wait(left) == 0, unit
+            assert process.stdout is not None
+            assert "signal" not in process.stdout.read(), "a child that SIGHUP had killed"
     assert len(list(Path(settings.output).rglob("*.png"))) >= 3
     engine.dispose()
     with ThreadPoolExecutor() as threads:

@@ -81,6 +81,14 @@ def test_a_worker_has_ten_seconds_more_than_its_grace() -> None:
     assert int(one(worker, "TimeoutStopSec")) == int(given) + STOP_S + SPARE_S
 
 
+def test_a_start_may_wait_for_the_database() -> None:
+    """Else a database that is away for minutes would have the services killed, over and over."""
+    for unit in ("nightmill-scheduler.service", "nightmill-worker@0.service"):
+        assert (one(unit, "Type"), one(unit, "NotifyAccess")) == ("notify", "main")
+        (minutes,) = re.findall(r"(\d+)min", one(unit, "TimeoutStartSec"))
+        assert int(minutes) * 60 > Settings.model_fields["database_wait_s"].default
+
+
 def test_only_the_worker_sees_devices_and_writes_code() -> None:
     closed = {unit for unit in services() if "PrivateDevices" in options(unit)}
     assert closed == {unit for unit in services() if "MemoryDenyWriteExecute" in options(unit)}
