@@ -29,7 +29,7 @@ def _file(settings: Settings) -> Path:
 def _kept(settings: Settings) -> float | None:
     try:
         kept = json.loads(_file(settings).read_text(encoding="utf-8"))
-        is_fit = kept["device"] == settings.device and 0 <= time.time() - kept["at"] < KEPT_S
+        is_fit = kept["device"] == settings.device and abs(time.time() - kept["at"]) < KEPT_S
         return float(kept["gflops"]) if is_fit else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -43,7 +43,7 @@ def _measured(settings: Settings) -> float | None:
 
     gflops = round(usable_gflops(pick_device(settings.device)), 1)
     if settings.data_dir.is_dir():  # a plan makes no installation
-        kept = {"device": settings.device, "gflops": gflops, "at": round(time.time())}
+        kept = {"device": settings.device, "gflops": gflops, "at": int(time.time())}
         try:
             _file(settings).write_text(json.dumps(kept), encoding="utf-8")
         except OSError:

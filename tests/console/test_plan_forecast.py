@@ -1,12 +1,17 @@
 """`nightmill plan`: the options of `submit`, and whether the batch fits the night."""
 
+import json
+import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from console.manifests.local_speed import image_time
+from jobs.forecast.work_kind import Range
 from jobs.job_dataclasses import LaneId
+from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, look
 from tests.jobs.forecast.measured import add_quarters, start_workers
@@ -113,6 +118,15 @@ def test_this_machine_is_measured_once_and_kept(typed: Typed, tmp_path: Path) ->
     assert [lane["source"] for lane in first] == ["this machine"]
     assert first[0]["image_s_high"] > first[0]["image_s_low"]
     assert datetime.fromtimestamp((tmp_path / "data" / "measured_speed.json").stat().st_mtime)
+
+
+def test_a_speed_that_was_kept_is_used_for_days(settings: Settings) -> None:
+    """Also one that another host's clock, or a rounded one, puts into the future."""
+    settings.data_dir.mkdir()
+    for age_s in (-2, 0, 6 * 86_400):
+        kept = {"device": settings.device, "gflops": 8.0, "at": time.time() - age_s}
+        (settings.data_dir / "measured_speed.json").write_text(json.dumps(kept))
+        assert image_time(settings, 4.0) == Range(0.25, 1.0)
 
 
 def test_a_database_that_is_away_leaves_the_rest_of_the_plan(typed: Typed, tmp_path: Path) -> None:
