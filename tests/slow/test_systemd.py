@@ -87,6 +87,7 @@ def test_units_under_systemd(machine: Machine, empty_database: str) -> None:
     _check_the_sandbox(machine)
     _check_a_killed_worker_is_started_again(machine)
     _check_a_stop_in_mid_work_costs_nothing(machine, engine)
+    _check_a_scheduler_that_stands_still_is_started_again(machine)
     for unit in ("nightmill-sweep.service", "nightmill-archive.service"):
         machine.sh(f"systemctl start {unit}")
         assert machine.show(unit, "Result") == "success"
@@ -140,6 +141,22 @@ def _check_a_killed_worker_is_started_again(machine: Machine) -> None:
     machine.sh(f"systemctl kill --signal=KILL {WORKER}")
     until(lambda: machine.show(WORKER, "MainPID") not in (before, "0"))
     assert machine.show(WORKER, "NRestarts") == "1"
+
+
+def _check_a_scheduler_that_stands_still_is_started_again(machine: Machine) -> None:
+    folder = f"/etc/systemd/system/{SCHEDULER}.d"
+    machine.sh(
+        f"mkdir {folder}; printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n' > {folder}/quick.conf"
+    )
+    machine.sh(f"systemctl daemon-reload; systemctl restart {SCHEDULER}")
+    before = machine.show(SCHEDULER, "MainPID")
+    time.sleep(3)
+    assert machine.show(SCHEDULER, "MainPID") == before, "it shows that it lives"
+    machine.sh(f"kill -STOP {before}")
+    until(lambda: machine.show(SCHEDULER, "MainPID") not in (before, "0"))
+    assert machine.show(SCHEDULER, "NRestarts") == "1"
+    assert "watchdog" in machine.logs().lower()
+    machine.sh(f"rm -r {folder}; systemctl daemon-reload; systemctl restart {SCHEDULER}")
 
 
 def _check_a_stop_in_mid_work_costs_nothing(machine: Machine, engine: Engine) -> None:

@@ -79,6 +79,17 @@ def test_a_refused_key_is_named_and_its_successor_found(
     write(store)
 
 
+def test_a_twin_that_keeps_its_client_never_finds_the_renewed_key(
+    store: ObjectStore, proxy: Proxy, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_connection.S3Connection, "_discard", lambda *_: None)
+    refuse(proxy, OLD)
+    shared_credentials(key_file, NEW)
+    for _ in range(2):
+        with pytest.raises(StoreCredentialsError, match="OLD1"):
+            write(store)
+
+
 def test_permissions_that_are_missing_are_no_error_of_the_key(
     store: ObjectStore, proxy: Proxy, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
