@@ -15,9 +15,22 @@ import boto3
 import botocore.session
 import pytest
 
+# Of S3, conditional writes are atomic; moto looks and writes in two steps, so they go one after the other.
 _SERVE = """
-import sys
+import sys, threading
+from moto.moto_server import threaded_moto_server
 from moto.server import ThreadedMotoServer
+make, lock = threaded_moto_server.make_server, threading.Lock()
+def serve_conditional_writes_in_turn(app):
+    def serve(environ, start):
+        if "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MATCH" in environ:
+            with lock:
+                return app(environ, start)
+        return app(environ, start)
+    return serve
+def make_server(host, port, app, *rest, **options):
+    return make(host, port, serve_conditional_writes_in_turn(app), *rest, **options)
+threaded_moto_server.make_server = make_server
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
@@ -74,7 +87,7 @@ def start_s3() -> Iterator[S3Server]:
             yield server
         finally:
             process.stdin.close()
-            process.wait(10)
+            process.wait(150)
 
 
 def shared_credentials(path: Path, key_id: str, monkeypatch: pytest.MonkeyPatch | None = None) -> Path:

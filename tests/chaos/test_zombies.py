@@ -125,7 +125,7 @@ def test_a_process_that_was_stopped_while_another_took_its_job(
         process.stdin.write("go on\n")
         process.stdin.flush()
         said = process.stdout.read()
-        assert process.wait(20) == 0
+        assert process.wait(150) == 0
     store = open_store(str(tmp_path), S3Options())
     made = upload(store, batch.name, job)
     with pytest.raises(LeaseLostError) if is_twin else nullcontext():

@@ -144,7 +144,7 @@ def test_two_at_once_are_refused(typed: Typed, foxes: list[dict]) -> None:
         while os.read(reading, 65536):
             pass
         os.close(reading)
-        assert first.wait(20) == 0
+        assert first.wait(150) == 0
     assert read(typed, "--consumer", "etl") == []
 
 

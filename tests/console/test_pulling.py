@@ -185,7 +185,7 @@ def test_goes_on_after_an_interruption(shop: Shop, tmp_path: Path) -> None:
     shop.hub.stalls = "vae/diffusion_pytorch_model.safetensors"
     shop.card(CARD, 'sources = ["lab/tiny"]')
     process = shop.start("pull", "lab")
-    assert shop.hub.is_stalling.wait(30)
+    assert shop.hub.is_stalling.wait(150)
     _wait_for((shop.models / ".pulling-lab" / "unet" / large.name).is_file)
     process.kill()
     process.wait()

@@ -88,7 +88,7 @@ def test_real_models_and_run_log_no_prompt(
 def test_wrong_use_is_an_object_too(settings: Settings, tmp_path: Path) -> None:
     given = settings.model_copy(update={"log_format": "json", "metrics_address": "192.0.2.1:9464"})
     with running(given, "scheduler") as (process,):
-        assert process.wait(30) == 2
+        assert process.wait(150) == 2
     (line,) = [json.loads(line) for line in logged_by(given).splitlines()]
     assert line["level"] == "CRITICAL"
     assert line["message"].startswith("NIGHTMILL_METRICS_ADDRESS: can't listen on 192.0.2.1:9464")

@@ -40,7 +40,7 @@ def test_a_run_that_is_stopped_goes_on_later(
             time.sleep(random.uniform(0, 2))
             family = descendants(cli)
             cli.send_signal(number)
-            assert cli.wait(30) == code, said(tmp_path)
+            assert cli.wait(150) == code, said(tmp_path)
             assert gone(family, 3), "processes outlive the command that started them"
         assert "what isn't finished goes back to the queue, and the same command goes on from there" in said(
             tmp_path
@@ -67,7 +67,7 @@ def test_before_any_worker_is_ready(slow: Settings, engine: Engine, tmp_path: Pa
             time.sleep(pause)
             family = descendants(cli)
             cli.send_signal(number)
-            assert cli.wait(30) == 128 + number, said(tmp_path)
+            assert cli.wait(150) == 128 + number, said(tmp_path)
             assert gone(family, 3)
         assert "Traceback" not in said(tmp_path)
     assert truth(engine, "foxes").attempts() == {0}
@@ -86,7 +86,7 @@ def test_a_process_in_the_foreground(
             until(lambda: "scheduling" in said(tmp_path))
         family = descendants(process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(150) == 0
         assert gone(family, 3)
     assert "Traceback" not in said(tmp_path)
     assert look(engine, "SELECT * FROM workers") == []

@@ -41,7 +41,7 @@ def test_who_waits_is_told_at_once_and_all_are() -> None:
     latch.set()
     latch.set()
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(150)
     assert told == [True] * 3
     assert latch.wait(-1)
 

@@ -32,7 +32,7 @@ def scheduling(settings: Settings, engine: Engine) -> Iterator[threading.Thread]
         yield thread
     finally:
         stopping.set()
-        thread.join(20)
+        thread.join(150)
     assert not thread.is_alive()
 
 

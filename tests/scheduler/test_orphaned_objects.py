@@ -127,7 +127,7 @@ class Slow:
 
     def delete(self, key: str) -> None:
         self.began.set()
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(150)
         self.store.delete(key)
 
 
@@ -154,7 +154,7 @@ def test_a_job_queued_again_amid_the_sweep_keeps_its_new_upload(
     actions.cancel(engine, batch.id)
     with ThreadPoolExecutor(2) as threads:
         sweeping = threads.submit(swept, engine, slow, batch)
-        assert slow.began.wait(20)
+        assert slow.began.wait(150)
         again = threads.submit(_render_again, engine, store, batch)
         _wait(lambda: again.done() or _waits_for_a_lock(engine))
         slow.may_end.set()
@@ -217,7 +217,7 @@ def test_a_lock_that_is_lost_ends_the_sweep(engine: Engine, tmp_path: Path) -> N
     slow = Slow(store)
     with ThreadPoolExecutor(1) as threads:
         sweeping = threads.submit(swept, engine, slow, batch)
-        assert slow.began.wait(20)
+        assert slow.began.wait(150)
         with engine.connect() as connection:
             connection.execute(
                 text(

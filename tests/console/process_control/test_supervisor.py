@@ -31,7 +31,7 @@ def child(folder: Path, source: str) -> Child:
 
 def await_end(doomed: Child) -> None:
     assert doomed.process is not None
-    doomed.process.wait(30)
+    doomed.process.wait(150)
 
 
 def starts(folder: Path) -> int:

@@ -85,7 +85,7 @@ def other_user(settings: Settings) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == "in\n"
         yield process
         process.stdin.close()
-        process.wait(20)
+        process.wait(150)
 
 
 @pytest.fixture

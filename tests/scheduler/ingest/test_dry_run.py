@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -210,7 +211,8 @@ def test_plan_starts_no_service_and_leaves_no_trace(tmp_path: Path, shared_model
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    said = re.sub(r"reading \(\d+s\)\n", "", ended.stderr)  # on a slow machine
+    assert (ended.returncode, said) == (0, "")
     assert json.loads(ended.stdout)["jobs"] == 8
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
 

@@ -58,7 +58,7 @@ def test_without_the_setting_it_listens_nowhere(settings: Settings) -> None:
         assert process.stderr is not None
         assert "scheduling" in process.stderr.readline()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(150) == 0
 
 
 def test_a_port_in_use_is_said(served: Settings) -> None:

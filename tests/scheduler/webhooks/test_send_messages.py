@@ -56,7 +56,7 @@ def send(engine: Engine, sender: Sender | None = None) -> None:
 def join_senders() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("webhook-"):
-            thread.join(30)
+            thread.join(150)
 
 
 def ends(engine: Engine) -> list[tuple[str, int, int | None, str | None]]:
@@ -242,7 +242,7 @@ class TestSeveral:
             sender.round()
         receiver.wait_for(30)
         for sender in senders:
-            sender.wait(30)  # the last one has still to write down what was answered
+            sender.wait(150)  # the last one has still to write down what was answered
         assert len(receiver.ids) == len(set(receiver.ids)) == 30
         assert {end[:2] for end in ends(engine)} == {("delivered", 1)}
 

@@ -201,7 +201,7 @@ def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
     assert states(context.engine).get("done", 0) <= 4, "threads may have stored images of several bundles"
     assert "No space left on device" in unhealthy_workers(context.engine)[0].reason
     empty()
-    session.join(30)
+    session.join(150)
     assert charges(context.engine) == [("done", 1)] * 60
     assert len(steps) == 60 * 2 / 4, "nothing was drawn twice"
     assert unhealthy_workers(context.engine) == []

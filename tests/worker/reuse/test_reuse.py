@@ -30,6 +30,7 @@ NOT_THE_IMAGE = {
     "max_attempts",
     "priority",
     "reuse",
+    "on_end",
     "window",
     "not_before",
     "deadline",
