@@ -22,6 +22,7 @@ class Stopped(BaseException):
 
 def stop_on_signals() -> None:
     """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGHUP, except for signals that are ignored."""
+    _raised.clear()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, raise_stopped)
@@ -34,13 +35,18 @@ def stopping() -> Iterator[None]:
 
     Some libraries raise errors of their own that don't name their cause, as pydantic does while it builds a model.
     """
-    _raised.clear()
     try:
         yield
     except Exception:
         if _raised:
             raise _raised[-1] from None
         raise
+
+
+def raise_if_stopped() -> None:
+    """Raise Stopped again if a signal came and what was raised then was lost, as some libraries catch everything."""
+    if _raised:
+        raise _raised[-1]
 
 
 _raised: list[Stopped] = []
