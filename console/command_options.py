@@ -103,7 +103,7 @@ def since(option: str, given: str, now: datetime) -> datetime:
     try:
         return parse_past_moment(given, now)
     except UsageError as error:
-        raise UsageError(f"{option}: {error}; or an age, as in 12h") from None
+        raise UsageError(f"{option}: {error}. An age, as in 12h, is also possible") from None
 
 
 def limit(option: str, given: str | None, what: str) -> int | None:

@@ -13,6 +13,7 @@ from console.submit_options import SubmitOptions
 from console.terminal.output import line_sum, note, plural, seeds_said
 from console.terminal.progress import counting
 from jobs.batches import actions
+from jobs.db.engine import database_time
 from jobs.errors import UsageError
 from scheduler.ingest.ingest import Ingested, ManyJobsError, ingest
 
@@ -75,6 +76,9 @@ def _ingest(open_session: Session, options: SubmitOptions, max_jobs: int | None)
             f"{ingested.rejected:,} rejected"
         )
         note(f"seeds: {seeds_said(ingested.seed_from, ingested.batch_seed)}")
+        due = request.policy.deadline
+        if due is not None and due < database_time(open_session.engine):
+            note("its deadline has passed already")
     else:
         note(f"batch {ingested.name}: this manifest with these settings is known, nothing is ingested twice")
         if given := list(options.policy_keys):

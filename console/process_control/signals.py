@@ -22,7 +22,6 @@ class Stopped(BaseException):
 
 def stop_on_signals() -> None:
     """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGHUP, except for signals that are ignored."""
-    _raised.clear()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, raise_stopped)
@@ -35,6 +34,7 @@ def stopping() -> Iterator[None]:
 
     Some libraries raise errors of their own that don't name their cause, as pydantic does while it builds a model.
     """
+    _raised.clear()
     try:
         yield
     except Exception:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.session import Session
-from console.terminal.output import duration, err
+from console.terminal.output import duration, err, note
 from console.terminal.progress import summary
 from console.terminal.schedule_text import pause_reasons
 from jobs.batches.accepted_image_quotas import make_up
@@ -21,6 +21,8 @@ from jobs.queue.worker_registry import workers
 from jobs.states import BatchState
 
 POLL_S = 1.0
+LINES_S = 15.0
+"""Between two lines where there is no terminal."""
 _NO_WORKER = "there is no worker; `nightmill worker` starts one"
 
 
@@ -60,6 +62,20 @@ def still(batch: BatchStatus, stuck: StuckBatches) -> str | None:
     return stuck.why(batch)
 
 
+class LinesNowAndThen:
+    """Where stderr is no terminal: says how things are when that has changed, not too often."""
+
+    def __init__(self, every_s: float = LINES_S) -> None:
+        self._every_s, self._due, self._last = every_s, time.monotonic() + every_s, ""
+
+    def show(self, text: str) -> None:
+        """Say the text if it is another one than before and the last one was long enough ago."""
+        if err.is_terminal or text == self._last or time.monotonic() < self._due:
+            return
+        note(text)
+        self._last, self._due = text, time.monotonic() + self._every_s
+
+
 def watch_until_still(
     open_session: Session,
     look: Callable[[], Sequence[BatchStatus]],
@@ -73,10 +89,13 @@ def watch_until_still(
     """
     broker, stuck = BrokerCheck(open_session.settings), StuckBatches(open_session.engine, give_up_s)
     until = None if timeout_s is None else time.monotonic() + timeout_s
+    shown = LinesNowAndThen()
     with Live(console=err, refresh_per_second=4, transient=True) as live:
         while True:
             found = open_session.patiently(look)
-            live.update(Text("\n".join(f"{one.name}: {one.state}, {summary(one)}" for one in found)))
+            text = "\n".join(f"{one.name}: {one.state}, {summary(one)}" for one in found)
+            live.update(Text(text if err.is_terminal else ""))
+            shown.show(text)
             reasons = {one.id: open_session.patiently(partial(still, one, stuck)) for one in found}
             known = {batch: why for batch, why in reasons.items() if why is not None}
             if len(known) == len(found):

@@ -90,7 +90,7 @@ def seeds_said(source: str, batch_seed: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Format seconds: 42s, 3m05s, 7h12m; unknown: ?."""
+    """Format seconds: 42s, 3m05s, 7h12m, 2d07h; unknown: ?."""
     if seconds is None:
         return "?"
     whole = round(seconds)
@@ -98,7 +98,9 @@ def duration(seconds: float | None) -> str:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 2 * 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
 
 
 def size(count: float) -> str:

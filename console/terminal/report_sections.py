@@ -23,20 +23,20 @@ class Section:
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
-    """Return the sections that have rows: batches, failures, workers, usage."""
-    made = (_batches(report), _failures(report), _workers(report), _usage(report))
+    """Return the sections that have rows: batches, failures, workers, usage, messages that nobody took."""
+    made = (_batches(report), _failures(report), _workers(report), _usage(report), _untold(report))
     return [section for section in made if section.rows]
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Say in one line what the period was, how many images it brought and what is wrong."""
+    """Say in one line what the period was, how many batches there are and what is wrong."""
     batches, begun = report["batches"], _clock(report["since"])
-    images = sum(use["images"] for use in report["usage"])
     verdicts = [batch["verdict"] for batch in batches]
     bad = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     of = f" of {report['tenant']}" if report["tenant"] is not None else ""
     told = f"{plural(len(batches), 'batch', 'batches')}{of}" + (f" ({counted(bad)})" if bad else "")
-    return f"{begun} to {_clock(report['until'])}: {plural(images, 'image')}, {told}"
+    until = datetime.fromisoformat(report["until"]).astimezone()
+    return f"{begun} to {until:%Y-%m-%d %H:%M %Z}: {told}"
 
 
 def _batches(report: Mapping[str, Any]) -> Section:
@@ -47,7 +47,7 @@ def _batches(report: Mapping[str, Any]) -> Section:
             ", ".join(filter(None, batch["tenants"])),
             f"{batch['counts']['done']:,}",
             f"{sum(batch['counts'].values()):,}",
-            f"{batch['blocked_share']:.1%}",
+            f"{batch['counts']['blocked']:,}",
             _clock(batch["ended_at"] or batch["ends_at"]),
             _why(batch),
         )
@@ -72,6 +72,9 @@ def _reasons(batch: Mapping[str, Any]) -> Iterator[str]:
         yield f"short by {plural(batch['short']['images'], 'image')}"
     if batch["counts"]["failed"]:
         yield f"{batch['counts']['failed']:,} failed"
+    if batch["rejected"]:
+        yield f"{batch['rejected']:,} of {plural(batch['rows'], 'row')} rejected"
+    yield from batch["paused_because"]
     if batch["stopped_because"]:
         yield batch["stopped_because"]
     if batch["waiting"]:
@@ -135,7 +138,25 @@ def _usage(report: Mapping[str, Any]) -> Section:
         for use in report["usage"]
     ]
     columns = ("tenant", "device", "worker time", "device time", "images", "kWh", "cost")
-    return Section("Usage", columns, *_shortened(rows))
+    shown, more = _shortened(rows)
+    since = f"time slices that ended since {_clock(report['usage_since'])}"
+    return Section("Usage", columns, shown, f"{more}; {since}" if more else since)
+
+
+def _untold(report: Mapping[str, Any]) -> Section:
+    rows = [
+        (
+            each["url"],
+            each["event"],
+            each["state"],
+            str(each["attempts"]),
+            each["error"],
+            _clock(each["next_try_at"]),
+        )
+        for each in report["untold"]
+    ]
+    columns = ("not told", "event", "state", "attempts", "why", "next try")
+    return Section("Messages that nobody took", columns, *_shortened(rows))
 
 
 def _shortened(rows: Sequence[Sequence[str]]) -> tuple[Sequence[Sequence[str]], str]:

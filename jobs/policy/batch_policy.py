@@ -154,6 +154,11 @@ class BatchPolicy(BaseModel):
             _raises_value_error(lambda: parse_window(value))
         return value
 
+    @field_validator("on_end", mode="before")
+    @classmethod
+    def _is_nobody(cls, value: object) -> object:
+        return None if value == "none" else value
+
     @field_validator("watermark_text")
     @classmethod
     def _is_ascii(cls, value: str | None) -> str | None:

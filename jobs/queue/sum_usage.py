@@ -1,6 +1,6 @@
 """What batches, lanes, tenants and workers used: worker seconds, device seconds, joules, images."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import Engine, text
@@ -29,6 +29,11 @@ _FORGET = text("""
     )
     DELETE FROM lane_usage WHERE began_at < now() - make_interval(days => :days) RETURNING lane_id
 """)
+
+
+def quarter_of(moment: datetime) -> datetime:
+    """Return the beginning of the quarter of an hour, in UTC, that a moment lies in: usage is counted from there."""
+    return datetime.fromtimestamp(moment.timestamp() // 900 * 900, UTC)
 
 
 def usage_by(

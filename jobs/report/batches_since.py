@@ -101,7 +101,7 @@ def _described(status: BatchStatus, verdict: Verdict, short: Shortfall | None) -
     ended = status.counts["done"] + status.counts["blocked"]
     report = status.report()
     names = (
-        "batch", "name", "state", "counts", "rejected", "started_at", "ended_at", "deadline", "late_s",
+        "batch", "name", "state", "counts", "rows", "rejected", "started_at", "ended_at", "deadline", "late_s",
         "misses_deadline", "stopped_because", "waiting", "eta_s",
     )  # fmt: skip
     ends_at = (
@@ -115,4 +115,5 @@ def _described(status: BatchStatus, verdict: Verdict, short: Shortfall | None) -
         "ends_at": ends_at and ends_at.isoformat(),
         "blocked_share": round(status.counts["blocked"] / ended, 4) if ended else 0.0,
         "short": short and short.report(),
+        "paused_because": [pause["reason"] for pause in status.standing_pauses if pause["reason"]],
     }

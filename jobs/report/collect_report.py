@@ -3,20 +3,29 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
-from jobs.db.engine import database_time
+from jobs.db.engine import database_time, run
 from jobs.monitoring.device_prices import DevicePrices
-from jobs.queue.sum_usage import usage_by
+from jobs.queue.sum_usage import quarter_of, usage_by
 from jobs.report.batches_since import batches_since
 from jobs.report.failures_since import failure_kinds_since
 from jobs.report.workers_since import workers_since
+
+# Messages to webhooks and hooks that failed and weren't delivered since, the last ones first.
+_UNTOLD = text("""
+    SELECT url, event, state, attempts, error, next_try_at
+    FROM webhook_deliveries d JOIN webhooks w ON w.id = webhook_id
+    WHERE error IS NOT NULL AND d.state <> 'delivered' AND d.created_at >= :since ORDER BY d.id DESC LIMIT 100
+""")
 
 
 def collect_report(
     engine: Engine, since: datetime, tenant: str | None = None, prices: DevicePrices | None = None
 ) -> dict[str, Any]:
     """Return the report since then: `batches`, `failures`, `workers`, `usage` by tenant and device, each worst first.
+
+    `untold` are messages that webhooks and hooks didn't take, the newest first.
 
     Usage and images are counted from the quarter of an hour on that the moment lies in. Of one tenant, if given: its
     batches, failures and usage; workers are everybody's.
@@ -27,10 +36,12 @@ def collect_report(
     ]
     return {
         "since": since.isoformat(),
+        "usage_since": quarter_of(since).isoformat(),
         "until": database_time(engine).isoformat(),
         "tenant": tenant,
         "batches": batches_since(engine, since, tenant),
         "failures": failure_kinds_since(engine, since, tenant),
         "workers": workers_since(engine, since),
         "usage": usage,
+        "untold": [dict(row._mapping) for row in run(engine, _UNTOLD, {"since": since})],
     }

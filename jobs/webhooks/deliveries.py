@@ -68,7 +68,8 @@ _REPLAY = text("""
         UPDATE webhooks SET ended_at = NULL, ended_because = NULL WHERE id = :webhook
     )
     UPDATE webhook_deliveries SET state = 'pending', ended_at = NULL, next_try_at = now(), attempts = 0
-    WHERE webhook_id = :webhook AND (state = 'dead' AND CAST(:since AS timestamptz) IS NULL
+    WHERE webhook_id = :webhook AND (
+        CAST(:since AS timestamptz) IS NULL AND (state = 'dead' OR state = 'pending' AND lease IS NULL AND attempts > 0)
         OR state <> 'pending' AND created_at >= CAST(:since AS timestamptz)) RETURNING id
 """)
 
@@ -143,7 +144,7 @@ def end_webhook(engine: Engine, delivery: Delivery, error: str, status: int) -> 
 
 
 def replay(engine: Engine, webhook: int, since: datetime | None) -> int:
-    """Queue dead messages again, or all ended ones of a time on; a webhook that has ended is begun again."""
+    """Queue failed messages again, at once, or all ended ones of a time on; a webhook that has ended is begun again."""
     return len(run(engine, _REPLAY, {"webhook": webhook, "since": since}))
 
 

@@ -22,6 +22,7 @@ LONGEST = 2_000
 _MAIL = "mailto:"
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 _URL = re.compile(r"https?://")
+_OTHER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 # Its type of events is none that there is: it is told of single batches alone. The URL may be that of a webhook.
 _ADD = text("""
@@ -29,6 +30,7 @@ _ADD = text("""
     ON CONFLICT (url) DO NOTHING RETURNING id
 """)
 _ADD_SECRET = text("INSERT INTO webhook_secrets (webhook_id, secret) VALUES (:id, :secret)")
+_SINCE = text("SELECT created_at FROM webhooks WHERE url = :url")
 _QUEUE = text("""
     INSERT INTO webhook_deliveries (webhook_id, event, key, message_id, body)
     SELECT id, :event, :key, :message, :body FROM webhooks WHERE url = :url
@@ -64,16 +66,48 @@ def check_hook(hook: str, *, allows_commands: bool) -> None:
         )
     match kind_of(hook):
         case HookKind.URL:
-            check_url(hook, allows_private=allows_commands)
+            _check_url(hook, allows_private=allows_commands)
         case HookKind.MAIL:
             wrong = [address for address in addresses_of(hook) if not _ADDRESS.fullmatch(address)]
             if wrong:
                 raise UsageError(f"{wrong[0]!r} is no mail address: mailto:ada@example.com,bob@example.com")
+        case HookKind.COMMAND if _OTHER_URL.match(hook):
+            scheme = hook.partition(":")[0]
+            raise UsageError(f"{scheme}:// tells nobody: https://…, mailto:ADDRESS or a command")
         case HookKind.COMMAND if not allows_commands:
             raise UsageError(
                 "a batch may name no command here, as the scheduler may be another user's: "
                 "NIGHTMILL_RUN_COMMANDS=on (for the scheduler and here) allows it; mailto:… and https://… always work"
             )
+
+
+def _check_url(hook: str, *, allows_private: bool) -> None:
+    try:
+        check_url(hook, allows_private=allows_private)
+    except UsageError:
+        if allows_private:
+            raise
+        raise UsageError(
+            "the URL of a hook must be https://… with a public address here; others can be webhooks: "
+            "`nightmill webhook add URL --allow-private`"
+        ) from None
+
+
+def begin_hook(engine: Engine, hook: str) -> datetime:
+    """Return since when there is this hook of all batches, from now on if it is new: it isn't told of before."""
+
+    def begin(connection: Connection) -> datetime:
+        _ensure(connection, hook, allows_private=True)
+        found: datetime = connection.execute(_SINCE, {"url": hook}).scalar_one()
+        return found
+
+    return transact(engine, begin)
+
+
+def _ensure(connection: Connection, hook: str, *, allows_private: bool) -> None:
+    made = connection.execute(_ADD, {"url": hook, "allows_private": allows_private}).scalar()
+    if made is not None:
+        connection.execute(_ADD_SECRET, {"id": made, "secret": new_secret()})
 
 
 def queue_for_hook(
@@ -92,9 +126,7 @@ def queue_for_hook(
     """
 
     def queue(connection: Connection) -> int:
-        made = connection.execute(_ADD, {"url": hook, "allows_private": allows_private}).scalar()
-        if made is not None:
-            connection.execute(_ADD_SECRET, {"id": made, "secret": new_secret()})
+        _ensure(connection, hook, allows_private=allows_private)
         values = {
             "url": hook,
             "event": event,

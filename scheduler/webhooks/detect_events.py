@@ -19,7 +19,7 @@ from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
-from jobs.webhooks.end_hooks import check_hook, queue_for_hook
+from jobs.webhooks.end_hooks import begin_hook, check_hook, queue_for_hook
 from jobs.webhooks.webhook_events import WANTS, EventType, emit_now
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Detector:
     ) -> None:
         self._engine, self._settled = engine, timedelta(seconds=settled_s)
         self._hook = settings.on_end if settings else None
+        self._hook_since: datetime | None = None
         self._allows_commands = settings is not None and settings.allows_commands
         self._repeated = RateLimitedLog(log)
         self._dealt_with: set[tuple[int, datetime]] = set()
@@ -77,6 +78,8 @@ class Detector:
     def look(self) -> int:
         """Queue messages for what has happened; returns how many. Looks only for what a webhook or hook wants."""
         wanted = {row.event for row in run(self._engine, _WANTED, {"events": list(EventType)})}
+        if self._hook and self._hook_since is None:
+            self._hook_since = begin_hook(self._engine, self._hook)
         if self._hook or run(self._engine, _HAS_HOOKS, {})[0].has_hooks:
             wanted |= {EventType.BATCH_ENDED, EventType.BATCH_STOPPED}
         queued = 0
@@ -126,7 +129,7 @@ class Detector:
         queued = emit_now(self._engine, event, what, data, at)
         of_batch = json.loads(found.policy).get("on_end")
         for hook, is_trusted in ((self._hook, True), (of_batch, self._allows_commands)):
-            if hook is None:
+            if hook is None or (is_trusted and hook == self._hook and at < (self._hook_since or at)):
                 continue
             try:
                 check_hook(hook, allows_commands=is_trusted)

@@ -20,6 +20,7 @@ def test_a_hook_is_stored_changed_and_taken_back(typed: Typed, engine: Engine, t
     assert (again.code, len(look(engine, HOOKS))) == (0, 1), "who is told makes no other batch"
     assert typed("change", "foxes", "--set", "on_end=https://example.com/hook").code == 0
     assert typed("status", "foxes", "--json").json["policy"]["on_end"] == "https://example.com/hook"
+    assert "on end" in typed("status", "foxes").out
     assert typed("change", "foxes", "--set", "on_end=none").code == 0
     assert look(engine, HOOKS) == [{"hook": None}]
 

@@ -31,7 +31,7 @@ def test_a_report_is_one_screen_of_tables(typed: Typed) -> None:
     done = typed("report")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0].endswith(": 2 images, 1 batch (1 running)")
+    assert lines[0].endswith(": 1 batch (1 running)")
     assert len(lines) < 20
     for cells in (
         ("running", "foxes", "ada"),
@@ -85,4 +85,4 @@ def test_what_is_no_moment_of_the_past_is_refused(typed: Typed, since: str, reas
 
 def test_an_installation_without_batches_has_a_report(typed: Typed) -> None:
     done = typed("report", "--since", "22:00 UTC")
-    assert (done.code, ": 0 images, 0 batches" in done.out) == (0, True)
+    assert (done.code, ": 0 batches" in done.out) == (0, True)

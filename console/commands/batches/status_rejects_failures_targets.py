@@ -1,5 +1,6 @@
 """Commands that show batches: status, rejects, failures, targets."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -279,6 +280,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
                 if (tenants := [each for each in status.tenants if each])
                 else {}
             ),
+            **({"on end": hook} if (hook := json.loads(status.policy).get("on_end")) else {}),
             **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)

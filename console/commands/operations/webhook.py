@@ -1,15 +1,15 @@
 """`nightmill webhook`: receivers of messages about batches that end, are late or fall short, and unhealthy workers."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from console.command_options import Json, one_of, seconds
+from console.command_options import since as past_moment
 from console.session import session
 from console.terminal.output import note, plural, print_json, print_line, print_table
-from jobs.errors import UsageError
-from jobs.policy.time_windows import parse_moment
+from jobs.db.engine import database_time
 from jobs.webhooks import deliveries, registry
 from jobs.webhooks.webhook_events import WANTABLE
 
@@ -112,15 +112,16 @@ def replay(
     url: Receiver,
     since: Annotated[
         str | None,
-        typer.Option(metavar="MOMENT", help="all messages from then on; default: those that are dead"),
+        typer.Option(
+            metavar="MOMENT", help="also delivered ones from then on: 22:00, 12h; default: those that failed"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Send messages again, under the ids that they had; a webhook that answered 410 is told of events again."""
-    moment = parse_moment(since, datetime.now(UTC)) if since is not None else None
-    if moment is not None and moment > datetime.now(UTC):
-        raise UsageError(f"--since {since}: lies ahead; name the day, too, as in 2026-11-29 06:00")
     with session() as open_session:
+        now = database_time(open_session.engine)
+        moment = None if since is None else past_moment("--since", since, now)
         number = registry.find(open_session.engine, url)
         queued = deliveries.replay(open_session.engine, number, moment)
     if as_json:

@@ -74,8 +74,12 @@ def test_a_batch_s_command_gets_the_message_once(engine: Engine, trusting: Setti
     ]
 
 
-def test_the_setting_is_told_of_all_batches(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+def test_the_setting_is_told_of_all_batches_from_then_on(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
     own = settings.model_copy(update={"on_end": f"echo $NIGHTMILL_BATCH >> {tmp_path}/told"})
+    end(engine, make_batch(engine, 1, name="before"))
+    tell(engine, own)
     for name in ("foxes", "owls"):
         end(engine, make_batch(engine, 1, name=name))
     tell(engine, own)
@@ -140,9 +144,11 @@ def test_a_url_is_told_signed_and_becomes_a_webhook_by_adding_it(engine: Engine,
 
 
 def test_a_stopped_batch_is_told_of(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    told = settings.model_copy(update={"on_end": f"cat > {tmp_path}/told"})
+    tell(engine, told)
     make_batch(engine, 1, name="foxes")
     change(engine, "UPDATE batches SET paused_at = now(), stopped_because = '9 of 10 were blocked'")
-    tell(engine, settings.model_copy(update={"on_end": f"cat > {tmp_path}/told"}))
+    tell(engine, told)
     message = json.loads((tmp_path / "told").read_text())
     assert (message["type"], message["data"]["stopped_because"]) == ("batch.stopped", "9 of 10 were blocked")
 
@@ -166,7 +172,8 @@ def test_hooks_without_messages_are_forgotten(engine: Engine, trusting: Settings
         ("mailto:ada", "is no mail address"),
         ("mailto:ada@example.com,-oQ/tmp", "is no mail address"),
         ("http://example.com/x", "must be https"),
-        ("https://10.0.0.1/x", "isn't a public address"),
+        ("https://10.0.0.1/x", "with a public address"),
+        ("htps://example.com/x", "htps:// tells nobody"),
         ("rm -r x", "NIGHTMILL_RUN_COMMANDS=on"),
     ],
 )

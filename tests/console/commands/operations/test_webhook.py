@@ -48,7 +48,7 @@ def test_a_webhook_is_added_listed_and_removed(typed: Typed, engine: Engine) -> 
         (("rotate", "1", "--overlap", "soon"), "--overlap soon"),
         (("messages", "1", "--state", "lost"), "--state lost"),
         (("replay", "1", "--since", "soon"), "is no moment"),
-        (("replay", "1", "--since", "2999-01-01"), "lies ahead"),
+        (("replay", "1", "--since", "2999-01-01"), "lies in the future"),
     ],
 )
 def test_wrong_use(typed: Typed, arguments: tuple[str, ...], said: str) -> None:
