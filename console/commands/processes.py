@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 
 import migrations
 from console.command_options import Json, seconds
-from console.process_control.signals import raise_if_stopped
 from console.session import MADE_BY_LATER, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, print_json
@@ -123,5 +122,4 @@ def _become(module: str, settings: Settings) -> None:
     with session(settings, waits=True, tell=tell):
         pass  # creates or checks the tables before the process starts
     hold_stop_signals()
-    raise_if_stopped()
     os.execve(sys.executable, [sys.executable, "-m", module], settings.environment())

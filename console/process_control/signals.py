@@ -43,12 +43,6 @@ def stopping() -> Iterator[None]:
         raise
 
 
-def raise_if_stopped() -> None:
-    """Raise Stopped again if a signal came and what was raised then was lost, as some libraries catch everything."""
-    if _raised:
-        raise _raised[-1]
-
-
 _raised: list[Stopped] = []
 """What the signal handler has raised in the current command; an error that follows is taken for its consequence."""
 

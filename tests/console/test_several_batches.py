@@ -49,7 +49,7 @@ def batch_names(engine: Engine) -> list[str]:
         ("--all --tenant ada", "either name batches, or choose them"),
         ("--state asleep", "--state asleep: must be one of queued, running"),
         ("--ended-before yesterday", "--ended-before yesterday: a length of time"),
-        ("--since once", "or an age, as in 12h"),
+        ("--since once", "An age, as in 12h"),
         ("--tag Ä", "can't be a tag"),
         ("--tenant *", "is no tenant"),
     ],

@@ -50,7 +50,7 @@ def keeps_sigterm(unshared: int) -> bool:
     try:
         process = Path(f"/proc/{first_process(unshared)}")
         status = process.joinpath("status").read_text()
-        if b"console.cli" not in process.joinpath("cmdline").read_bytes():
+        if not process.joinpath("cmdline").read_bytes().startswith(sys.executable.encode()):
             return False  # still `unshare`, which holds signals back for a moment
     except (IndexError, OSError):
         return False
