@@ -17,8 +17,8 @@ from bench.harness.results_table import print_result
 from bench.harness.services import Place, open_place
 from bench.ingest import measure as measure_ingest
 from bench.model_memory import measure as measure_memory
+from bench.night_report_queries import measure as measure_report
 from bench.queue.claims_and_statuses import measure as measure_queue
-from bench.report import measure as measure_report
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 

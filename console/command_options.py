@@ -8,8 +8,8 @@ import typer
 
 from jobs.errors import UsageError
 from jobs.policy.time_windows import parse_past_moment
+from jobs.setting_values.durations import parse_length
 from jobs.states import NO_LIMIT
-from jobs.units.length_of_time import parse_length
 
 NONE = "none"
 """The value that takes back a limit, a window or a moment."""

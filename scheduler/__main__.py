@@ -22,7 +22,7 @@ from jobs.unexpected_errors import plain_errors
 from scheduler.export.live_exports import LiveExports
 from scheduler.loop import run_duties
 from scheduler.monitoring.routes import scheduler_routes
-from scheduler.retention.retention import Retention
+from scheduler.retention.archive_and_delete_old_batches import Retention
 
 log = logging.getLogger("scheduler")
 

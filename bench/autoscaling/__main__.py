@@ -32,7 +32,7 @@ def main() -> None:
 
 def _fair(path: Path | None) -> NoReturn:
     """Print the tenants' shares of two nights; exit code 1 if one is off by more than a twentieth."""
-    from bench.autoscaling.fair_night import FAIR, plot_fair_nights, run_fair_nights  # noqa: PLC0415 - matplotlib
+    from bench.autoscaling.tenant_shares_of_two_nights import FAIR, plot_fair_nights, run_fair_nights  # noqa: PLC0415 - matplotlib
 
     with open_place() as place, place.database("fair") as settings, engine_on(settings.database) as engine:
         record = run_fair_nights(engine)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.harness.alternating_measurements import seconds
-from models.runtime.nvml import joule_meter
+from models.runtime.nvml_driver_and_energy import joule_meter
 
 WAVES = 3
 _LONGEST_S = 20.0

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 
 from bench.harness.machine import cores, processor
-from models.runtime.nvml import driver_version
+from models.runtime.nvml_driver_and_energy import driver_version
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place, engine_on
 from bench.queue.concurrent_clients import Crowd
 from bench.queue.ended_batches import measure_a_year
-from bench.queue.peers import pgqueuer_rate, procrastinate_rate
+from bench.queue.rates_of_other_job_queues import pgqueuer_rate, procrastinate_rate
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.db.engine import run

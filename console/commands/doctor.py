@@ -130,7 +130,7 @@ def _processes(settings: Settings) -> str:
 
 
 def _retention(settings: Settings) -> str:
-    from scheduler.retention.retention import retention_said  # noqa: PLC0415
+    from scheduler.retention.archive_and_delete_old_batches import retention_said  # noqa: PLC0415
 
     return retention_said(settings)
 

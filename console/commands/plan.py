@@ -6,10 +6,10 @@ from typing import Any
 import typer
 
 from console.command_options import Json
+from console.command_options_from_dataclass import takes
 from console.manifests.forecast_of_plan import forecast_of, installation
 from console.manifests.submit_request_from_options import submit_request
 from console.manifests.update_existing_batch import bring_onto, check_options, said
-from console.options_from_dataclass import takes
 from console.session import session
 from console.submit_options import SubmitOptions
 from console.terminal.forecast_text import forecast_facts, pace_cells, schedule_of, verdict_note

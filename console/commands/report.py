@@ -9,8 +9,8 @@ from console.session import session
 from console.terminal.output import note, print_json, print_line, print_table
 from console.terminal.report_sections import headline, sections
 from jobs.db.engine import database_time
-from jobs.monitoring.device_prices import DevicePrices
-from jobs.report.collect_report import collect_report
+from jobs.report.night_report import collect_report
+from jobs.setting_values.device_hour_prices import DevicePrices
 
 FORMATS = ("text", "md", "json")
 

@@ -9,6 +9,7 @@ import typer
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Json
+from console.command_options_from_dataclass import takes
 from console.contact_sheet_of_batch import write_contact_sheet
 from console.export_with_progress import (
     check_formats,
@@ -17,7 +18,6 @@ from console.export_with_progress import (
     update_beside_images,
 )
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
-from console.options_from_dataclass import takes
 from console.process_control import daemon
 from console.process_control.signals import Stopped
 from console.process_control.supervisor import ProcessGroup, group

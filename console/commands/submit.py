@@ -3,8 +3,8 @@
 import typer
 
 from console.command_options import Json
+from console.command_options_from_dataclass import takes
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
-from console.options_from_dataclass import takes
 from console.session import session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
-from console.manifests.local_speed import image_time
+from console.manifests.matrix_speed_of_this_machine import image_time
 from console.session import session
 from console.terminal.output import note
 from jobs.db.engine import database_time
 from jobs.errors import ServiceError
 from jobs.forecast.forecast_batch import Forecast, empty_forecast, forecast
-from jobs.forecast.queued_work import QueuedLane
-from jobs.forecast.work_kind import Range, WorkKind
-from jobs.monitoring.device_prices import DevicePrices
+from jobs.forecast.queued_lanes import QueuedLane
+from jobs.forecast.work_kinds_and_ranges import Range, WorkKind
+from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.settings import Settings
 from scheduler.ingest.dry_run_plan import Plan
 from scheduler.ingest.find_batch import find_batch

@@ -23,7 +23,7 @@ from jobs.policy.parse_set_options import is_policy_key, parse_policy
 from jobs.settings import Settings
 from jobs.states import Decoder, Scoring
 from jobs.storage.open import fetch_to_file, open_store
-from jobs.webhooks.end_hooks import check_hook
+from jobs.webhooks.batch_end_hooks import check_hook
 from models.catalogue.catalogue import Catalogue
 from models.errors import ModelError
 from models.runtime.memory_options import require_packer

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from jobs.batches.eta import LaneWork, finish, seconds_left
 from jobs.batches.selection.batch_filters import BatchFilter, find_batches
-from jobs.batches.selection.batch_state_sql import COUNTS, state_sql
+from jobs.batches.selection.batch_state_as_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId

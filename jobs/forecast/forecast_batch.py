@@ -10,14 +10,20 @@ from sqlalchemy import Engine
 
 from jobs.forecast.available_workers import Fleet, WorkerGroup, assumed, fleet
 from jobs.forecast.measured_image_times import ImageTime, Measurements, measurements
-from jobs.forecast.queued_work import QueuedLane, queued_lanes, tenant_weights
+from jobs.forecast.queued_lanes import QueuedLane, queued_lanes, tenant_weights
 from jobs.forecast.simulate_queue import simulate
-from jobs.forecast.tasks_from_lanes import Ends, LaneOnWorkers, lanes_on_workers, tasks_of, with_more
-from jobs.forecast.work_kind import Range
+from jobs.forecast.simulated_tasks_from_lanes import (
+    Ends,
+    LaneOnWorkers,
+    lanes_on_workers,
+    tasks_of,
+    with_more,
+)
+from jobs.forecast.work_kinds_and_ranges import Range
 from jobs.job_dataclasses import BatchId
-from jobs.monitoring.device_prices import DevicePrices
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.time_windows import parse_window
+from jobs.setting_values.device_hour_prices import DevicePrices
 
 MOST_WORKERS = 1_000
 """More workers than these aren't suggested."""

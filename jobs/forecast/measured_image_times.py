@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.forecast.work_kind import SPEED_KEYS, Range, WorkKind, range_of
+from jobs.forecast.work_kinds_and_ranges import SPEED_KEYS, Range, WorkKind, range_of
 
 MOST_QUARTERS = 96
 """The newest quarters of an hour of a kind on a device that count: a day of one worker."""

@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, StoreCredentialsError, StoreDeniedError, StoreUnavailableError
 from jobs.storage.base import S3Options
+from jobs.storage.name_s3_access_key import NONE_FOUND, masked, place_of
 from jobs.storage.s3_errors import explained
-from jobs.storage.s3_key_in_use import NONE_FOUND, masked, place_of
 
 RENEW_S = 1.0
 """How old a client is at least that is replaced because access to one object or bucket was denied."""

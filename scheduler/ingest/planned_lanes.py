@@ -1,7 +1,7 @@
 """The lanes of a planned batch as a forecast takes them."""
 
-from jobs.forecast.queued_work import QueuedLane
-from jobs.forecast.work_kind import WorkKind, speed_options
+from jobs.forecast.queued_lanes import QueuedLane
+from jobs.forecast.work_kinds_and_ranges import WorkKind, speed_options
 from scheduler.ingest.dry_run_plan import Plan
 from scheduler.ingest.submit_request import SubmitRequest
 

@@ -19,7 +19,7 @@ from jobs.queue.sql_predicates import IS_LIVE
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
-from jobs.webhooks.end_hooks import begin_hook, check_hook, queue_for_hook
+from jobs.webhooks.batch_end_hooks import begin_hook, check_hook, queue_for_hook
 from jobs.webhooks.webhook_events import WANTS, EventType, emit_now
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import SENDMAIL
 from jobs.webhooks import deliveries
+from jobs.webhooks.batch_end_hooks import HookKind, addresses_of, kind_of
 from jobs.webhooks.deliveries import Delivery
-from jobs.webhooks.end_hooks import HookKind, addresses_of, kind_of
 from jobs.webhooks.registry import shown
 from jobs.webhooks.signatures import signed_headers
 from scheduler.webhooks.http_post import PostError, post
-from scheduler.webhooks.mail_message import mail_message
+from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command, run_program
 
 log = logging.getLogger(__name__)

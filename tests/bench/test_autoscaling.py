@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from bench.autoscaling.fair_night import FAIR, run_fair_nights, scaled
 from bench.autoscaling.simulated_night import BEGIN, NIGHT, Batch, Night
 from bench.autoscaling.simulation import Simulation, by_the_function
+from bench.autoscaling.tenant_shares_of_two_nights import FAIR, run_fair_nights, scaled
 from jobs.db.engine import connect, run
 from tests.factories import lane_differences, look
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from console.manifests.local_speed import image_time
-from jobs.forecast.work_kind import Range
+from console.manifests.matrix_speed_of_this_machine import image_time
+from jobs.forecast.work_kinds_and_ranges import Range
 from jobs.job_dataclasses import LaneId
 from jobs.settings import Settings
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, look
-from tests.jobs.forecast.measured import add_quarters, start_workers
+from tests.jobs.forecast.made_up_measurements import add_quarters, start_workers
 
 LATER = "2099-01-01 07:00 UTC"
 

@@ -22,11 +22,11 @@ from jobs.job_dataclasses import Failure, Job
 from jobs.queue import canary_rollout, transitions
 from jobs.settings import Settings
 from jobs.states import ErrorKind
-from jobs.webhooks.end_hooks import addresses_of
+from jobs.webhooks.batch_end_hooks import addresses_of
 from scheduler.advance_time_windows import move_windows
 from scheduler.loop import rescue_all
 from scheduler.webhooks.detect_events import Detector
-from scheduler.webhooks.mail_message import mail_message
+from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.send_messages import Sender
 from tests.console.conftest import Typed, write_lines
 

@@ -12,7 +12,7 @@ Meter = Callable[[], float]
 
 
 def _joule_meter(device: str) -> Meter | None:
-    from models.runtime.nvml import joule_meter  # noqa: PLC0415 - imports torch
+    from models.runtime.nvml_driver_and_energy import joule_meter  # noqa: PLC0415 - imports torch
 
     return joule_meter(device)
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import DontAsk, Json, one_of
-from console.options_from_dataclass import takes
+from console.command_options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.change_each import BatchCommand, change_batches, told_state
-from console.several_batches.selection_options import BatchSelection, batches_said
+from console.several_batches.batch_selection_options import BatchSelection, batches_said
+from console.several_batches.change_each_batch import BatchCommand, change_batches, told_state
 from console.terminal.output import note, plural
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus

@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from console.command_options import NONE, Deadline, Json, NotBefore, Priority, Set, Window
-from console.options_from_dataclass import takes
+from console.command_options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.change_each import BatchCommand, change_batches, told_state
-from console.several_batches.selection_options import BatchSelection
+from console.several_batches.batch_selection_options import BatchSelection
+from console.several_batches.change_each_batch import BatchCommand, change_batches, told_state
 from console.terminal.output import note
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.policy.parse_set_options import parse_changes
-from jobs.webhooks.end_hooks import check_hook
+from jobs.webhooks.batch_end_hooks import check_hook
 
 
 @takes(BatchSelection)

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import DontAsk, Json
-from console.options_from_dataclass import takes
+from console.command_options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.change_each import BatchCommand, change_batches
-from console.several_batches.selection_options import BatchSelection, batches_said
+from console.several_batches.batch_selection_options import BatchSelection, batches_said
+from console.several_batches.change_each_batch import BatchCommand, change_batches
 from console.terminal.output import counted, note
 from console.terminal.progress import counting
 from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch

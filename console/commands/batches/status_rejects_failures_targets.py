@@ -9,10 +9,10 @@ from sqlalchemy import Engine
 
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Batch, Json, one_of, since
-from console.options_from_dataclass import takes
+from console.command_options_from_dataclass import takes
 from console.process_control import daemon
 from console.session import Session, session
-from console.several_batches.selection_options import FilterOptions
+from console.several_batches.batch_selection_options import FilterOptions
 from console.several_batches.watch_until_still import watch_until_still
 from console.terminal.output import (
     counted,

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from console.process_control import daemon, up_requests
+from console.process_control.resize_and_restart_up import UpControl, is_ready
 from console.process_control.supervisor import group
-from console.process_control.up_control import UpControl, is_ready
 from console.session import session
 from console.terminal.output import note, plural
 from jobs.errors import NightmillError, ServiceError

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from jobs.batches.selection.batch_state_sql import COUNTS, state_sql
+from jobs.batches.selection.batch_state_as_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
 from jobs.queue.sql_predicates import IS_LIVE

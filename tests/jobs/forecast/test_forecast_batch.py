@@ -7,15 +7,15 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.forecast.forecast_batch import Forecast, forecast
-from jobs.forecast.queued_work import QueuedLane
-from jobs.forecast.work_kind import Range
-from jobs.monitoring.device_prices import DevicePrices
+from jobs.forecast.queued_lanes import QueuedLane
+from jobs.forecast.work_kinds_and_ranges import Range
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue import transitions
 from jobs.queue.tenants import set_tenant
 from jobs.queue.worker_pools import set_pool
+from jobs.setting_values.device_hour_prices import DevicePrices
 from tests.factories import change, image, make_batch, make_lane, take
-from tests.jobs.forecast.measured import add_quarters, measured, planned, start_workers
+from tests.jobs.forecast.made_up_measurements import add_quarters, measured, planned, start_workers
 
 NOW = datetime(2026, 11, 29, 21, 0, tzinfo=UTC)
 STEADY = [2.0] * 4

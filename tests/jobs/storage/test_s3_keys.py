@@ -10,8 +10,8 @@ import pytest
 
 from jobs.errors import ObjectStoreError, StoreCredentialsError, StoreDeniedError, StoreUnavailableError
 from jobs.storage import s3_connection
+from jobs.storage.name_s3_access_key import masked
 from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
-from jobs.storage.s3_key_in_use import masked
 from tests.chaos.proxy import Proxy, Request, faulty
 from tests.s3 import S3Server, shared_credentials
 

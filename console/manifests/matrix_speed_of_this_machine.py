@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from jobs.forecast.work_kind import Range
+from jobs.forecast.work_kinds_and_ranges import Range
 from jobs.settings import Settings
 from models.optional_packages import is_installed
 

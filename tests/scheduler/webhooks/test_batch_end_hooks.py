@@ -15,10 +15,10 @@ from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.settings import Settings
 from jobs.webhooks import deliveries, registry
-from jobs.webhooks.end_hooks import LONGEST, check_hook
+from jobs.webhooks.batch_end_hooks import LONGEST, check_hook
 from scheduler.ingest.ingest import Ingested
 from scheduler.webhooks.detect_events import Detector
-from scheduler.webhooks.mail_message import mail_message
+from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command
 from scheduler.webhooks.send_messages import Sender
 from tests.end_to_end.processes import until

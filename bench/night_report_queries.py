@@ -11,8 +11,8 @@ from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.results import Figure, at_most
 from bench.harness.services import Place, engine_on, vacuum
 from jobs.db.engine import run
-from jobs.report.collect_report import collect_report
 from jobs.report.failures_since import failures_since
+from jobs.report.night_report import collect_report
 
 ENDED = 1_000
 """Batches that ended within the night."""

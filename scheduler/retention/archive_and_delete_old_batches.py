@@ -20,7 +20,7 @@ from jobs.job_dataclasses import BatchId
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
-from scheduler.retention.who_needs_a_batch import who_needs
+from scheduler.retention.exports_and_consumers_that_need_a_batch import who_needs
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from console.process_control import supervisor, up_requests
+from console.process_control.resize_and_restart_up import RollingRestart, UpControl
 from console.process_control.supervisor import Child, ProcessGroup
-from console.process_control.up_control import RollingRestart, UpControl
 from jobs.settings import Settings
 
 SLEEPER = """

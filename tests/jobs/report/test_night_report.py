@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.job_dataclasses import Failure, Job
-from jobs.monitoring.device_prices import DevicePrices
 from jobs.queue import transitions
 from jobs.queue.fair_share import SliceUse, end_time_slice, pick_lane
 from jobs.queue.worker_health_reports import report_health
-from jobs.report.collect_report import collect_report
 from jobs.report.failures_since import ADVICE, failures_since
+from jobs.report.night_report import collect_report
+from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.states import ErrorKind
 from scheduler.ingest.ingest import Ingested
 from scheduler.loop import forget_workers

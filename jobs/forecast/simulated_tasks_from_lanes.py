@@ -7,7 +7,7 @@ from typing import Literal
 
 from jobs.forecast.available_workers import WorkerGroup
 from jobs.forecast.measured_image_times import ImageTime
-from jobs.forecast.queued_work import QueuedLane
+from jobs.forecast.queued_lanes import QueuedLane
 from jobs.forecast.simulate_queue import Task
 from jobs.policy.time_windows import parse_window
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from console.session import Session, session
-from console.several_batches.selection_options import BatchSelection, batches_said
+from console.several_batches.batch_selection_options import BatchSelection, batches_said
 from console.terminal.confirm import ask
 from console.terminal.output import counted, note, plural, print_json, print_line
 from console.terminal.progress import summary

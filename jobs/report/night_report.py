@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import database_time, run
-from jobs.monitoring.device_prices import DevicePrices
 from jobs.queue.sum_usage import quarter_of, usage_by
 from jobs.report.batches_since import batches_since
 from jobs.report.failures_since import failure_kinds_since
 from jobs.report.workers_since import workers_since
+from jobs.setting_values.device_hour_prices import DevicePrices
 
 # Messages to webhooks and hooks that failed and weren't delivered since, the last ones first.
 _UNTOLD = text("""

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bench.harness.services import Place, open_place
-from bench.queue.peers import pgqueuer_rate, procrastinate_rate
+from bench.queue.rates_of_other_job_queues import pgqueuer_rate, procrastinate_rate
 from bench.watermark import measure_marks
 from jobs.settings import Settings
 
@@ -24,7 +24,7 @@ def test_both_peers_do_all_their_jobs() -> None:
 def test_a_missing_peer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.queue.peers.find_spec", lambda _: None)
+    monkeypatch.setattr("bench.queue.rates_of_other_job_queues.find_spec", lambda _: None)
     monkeypatch.setattr("bench.watermark.find_spec", lambda _: None)
     nowhere = Place(tmp_path, Settings.model_construct())
     assert procrastinate_rate(nowhere, 50) is None

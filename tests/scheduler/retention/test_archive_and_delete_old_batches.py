@@ -20,7 +20,7 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.settings import Settings, load_settings
-from scheduler.retention.retention import LOCK, Retention, retention_said
+from scheduler.retention.archive_and_delete_old_batches import LOCK, Retention, retention_said
 from tests.command_line import Nightmill
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.jobs.feed.test_feed import settled
@@ -31,7 +31,7 @@ Policy = Callable[..., Retention]
 @pytest.fixture
 def policy(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Policy:
     """Makes a scheduler's policy, which looks at kept batches in every round."""
-    monkeypatch.setattr("scheduler.retention.retention.KEPT_S", 0.0)
+    monkeypatch.setattr("scheduler.retention.archive_and_delete_old_batches.KEPT_S", 0.0)
 
     def make(stopping: SignalSafeEvent | None = None, **given: str) -> Retention:
         return Retention(settings.model_copy(update=given), engine, stopping or SignalSafeEvent())
@@ -175,7 +175,7 @@ def test_a_live_export_of_several_batches_keeps_each(
 def test_a_kept_batch_is_left_alone_for_a_while(
     policy: Policy, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.retention.retention.KEPT_S", 600.0)
+    monkeypatch.setattr("scheduler.retention.archive_and_delete_old_batches.KEPT_S", 600.0)
     finished(engine, "old", 31)
     find_or_create(engine, "etl", None)
     keeping = policy(keep_batches="30d")
@@ -194,7 +194,7 @@ def test_one_scheduler_at_a_time(policy: Policy, engine: Engine) -> None:
 
 
 def test_a_few_batches_a_round(policy: Policy, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.retention.retention.A_ROUND", 2)
+    monkeypatch.setattr("scheduler.retention.archive_and_delete_old_batches.A_ROUND", 2)
     for number in range(3):
         finished(engine, f"old-{number}", 31, jobs=1)
     assert policy(keep_batches="30d").round() == 2

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from jobs.forecast.queued_work import QueuedLane, queued_lanes
+from jobs.forecast.queued_lanes import QueuedLane, queued_lanes
 from jobs.job_dataclasses import LaneId
 from jobs.queue.worker_registry import WorkerReport, report_worker
 from jobs.states import WorkerActivity

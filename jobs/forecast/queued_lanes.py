@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.forecast.measured_image_times import EVALUATIONS, OPTIONS, kind_of
-from jobs.forecast.work_kind import WorkKind
+from jobs.forecast.work_kinds_and_ranges import WorkKind
 from jobs.job_dataclasses import BatchId
 from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import OPEN, sql_list
