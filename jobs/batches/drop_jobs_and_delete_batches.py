@@ -120,9 +120,9 @@ def delete(
     """Delete an ended batch: jobs, image rows, rejects and, if `files` is given, its files in that store.
 
     `before_files` drops what names them elsewhere; the event says `by` what it was deleted, if that was no person.
-    Returns the number of rows deleted. Files are deleted first: a row
-    without its file can be detected, a file without a row can't. Files in the batch's folder that nightmill did not
-    write are kept. Raises ForeignOutputError if the folder belongs to another installation.
+    Returns the number of rows deleted. Files are deleted first: a row without its file can be detected, a file without
+    a row can't. Files in the batch's folder that nightmill did not write are kept. Raises ForeignOutputError if the
+    folder belongs to another installation.
     """
     if files is not None:
         owner_of(engine, files, batch.id, batch.folder)

@@ -14,8 +14,8 @@ from sqlalchemy import (
 from jobs.db.constraint_names_and_column_types import key, metadata, moment, one_of
 from jobs.states import WorkerEventKind
 
-QUARTER = "15 minutes"
-"""Length of the periods that usage is added up in."""
+QUARTER_S = 900
+"""Length of the periods that usage is added up in; they begin with the hour, in UTC."""
 
 # No foreign keys: what a tenant has used stays when the batch is deleted.
 lane_usage = Table(

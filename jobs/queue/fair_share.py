@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
-from jobs.db.usage_tables import QUARTER
+from jobs.db.usage_tables import QUARTER_S
 from jobs.job_dataclasses import LaneId
 from jobs.queue.sql_predicates import HAS_WORK, IS_DRAINED, IS_LIVE, IS_OPEN
 from jobs.queue.worker_pools import SERVES
@@ -81,8 +81,8 @@ _END = text(f"""
     ), added_up AS (
         INSERT INTO lane_usage AS u (
             began_at, batch_id, lane_id, tenant, worker, device, worker_s, device_s, joules, images)
-        SELECT date_bin('{QUARTER}', now(), 'epoch'), batch_id, lane_id, ended.tenant, :worker, :device, used.s,
-            used.device_s, used.joules, used.images
+        SELECT date_bin('{QUARTER_S} seconds', now(), 'epoch'), batch_id, lane_id, ended.tenant, :worker, :device,
+            used.s, used.device_s, used.joules, used.images
         FROM ended JOIN lanes ON lanes.id = lane_id, used WHERE used.s > 0
         ON CONFLICT (began_at, lane_id, worker) DO UPDATE SET worker_s = u.worker_s + excluded.worker_s,
             device_s = u.device_s + excluded.device_s, images = u.images + excluded.images,

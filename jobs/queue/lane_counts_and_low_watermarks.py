@@ -41,13 +41,15 @@ _END = text(f"""
 
 _LANES = text("""
     SELECT tenant, model, mode, lora, width, height, upscale, image_s,
-        coalesce((SELECT sum(worker_s) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch), 0) AS worker_s,
-        coalesce((SELECT sum(device_s) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch), 0) AS device_s,
-        (SELECT sum(joules) FROM lane_usage WHERE lane_id = lanes.id AND batch_id = :batch) AS joules,
+        coalesce(max(used.worker_s), 0) AS worker_s, coalesce(max(used.device_s), 0) AS device_s,
+        max(used.joules) AS joules,
         coalesce(jsonb_object_agg(state, total) FILTER (WHERE total > 0), '{}') AS counts
     FROM lanes LEFT JOIN (
         SELECT lane_id, state, sum(delta) AS total FROM job_counts WHERE batch_id = :batch GROUP BY 1, 2) AS t
-    ON lane_id = lanes.id WHERE batch_id = :batch GROUP BY lanes.id ORDER BY lanes.id LIMIT :limit
+    ON t.lane_id = lanes.id LEFT JOIN (
+        SELECT lane_id, sum(worker_s) AS worker_s, sum(device_s) AS device_s, sum(joules) AS joules
+        FROM lane_usage WHERE batch_id = :batch GROUP BY 1) AS used
+    ON used.lane_id = lanes.id WHERE batch_id = :batch GROUP BY lanes.id ORDER BY lanes.id LIMIT :limit
 """)
 
 _JOBS = text("""

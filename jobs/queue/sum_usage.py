@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.db.usage_tables import QUARTER
+from jobs.db.usage_tables import QUARTER_S
 from jobs.job_dataclasses import BatchId
 
 KEPT_DAYS = 400
@@ -18,8 +18,8 @@ _SUMS = """
     sum(worker_s) AS worker_s, sum(device_s) AS device_s, sum(joules) AS joules,
     CAST(coalesce(sum(images), 0) AS bigint) AS images"""
 
-_WHERE = f"""
-    (CAST(:since AS timestamptz) IS NULL OR began_at >= date_bin('{QUARTER}', CAST(:since AS timestamptz), 'epoch'))
+_WHERE = """
+    (CAST(:since AS timestamptz) IS NULL OR began_at >= CAST(:since AS timestamptz))
     AND (CAST(:batch AS bigint) IS NULL OR batch_id = :batch)
     AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)"""
 
@@ -33,7 +33,7 @@ _FORGET = text("""
 
 def quarter_of(moment: datetime) -> datetime:
     """Return the beginning of the quarter of an hour, in UTC, that a moment lies in: usage is counted from there."""
-    return datetime.fromtimestamp(moment.timestamp() // 900 * 900, UTC)
+    return datetime.fromtimestamp(moment.timestamp() // QUARTER_S * QUARTER_S, UTC)
 
 
 def usage_by(
@@ -50,7 +50,7 @@ def usage_by(
     """
     names = ", ".join(columns)
     query = f"SELECT {names}, {_SUMS} FROM lane_usage WHERE {_WHERE} GROUP BY {names} ORDER BY worker_s DESC, {names}"
-    values = {"since": since, "batch": batch, "tenant": tenant}
+    values = {"since": since and quarter_of(since), "batch": batch, "tenant": tenant}
     return [dict(row._mapping) for row in run(engine, text(query), values)]
 
 

@@ -11,6 +11,7 @@ from jobs.report.batches_since import batches_since
 from jobs.report.failures_since import failure_kinds_since
 from jobs.report.workers_since import workers_since
 from jobs.setting_values.device_hour_prices import DevicePrices
+from jobs.webhooks.registry import shown
 
 # Messages to webhooks and hooks that failed and weren't delivered since, the last ones first.
 _UNTOLD = text("""
@@ -25,8 +26,7 @@ def collect_report(
 ) -> dict[str, Any]:
     """Return the report since then: `batches`, `failures`, `workers`, `usage` by tenant and device, each worst first.
 
-    `untold` are messages that webhooks and hooks didn't take, the newest first.
-
+    `untold` are messages that webhooks and hooks didn't take, the newest first, without the values of URLs' queries.
     Usage and images are counted from the quarter of an hour on that the moment lies in. Of one tenant, if given: its
     batches, failures and usage; workers are everybody's.
     """
@@ -43,5 +43,7 @@ def collect_report(
         "failures": failure_kinds_since(engine, since, tenant),
         "workers": workers_since(engine, since),
         "usage": usage,
-        "untold": [dict(row._mapping) for row in run(engine, _UNTOLD, {"since": since})],
+        "untold": [
+            dict(row._mapping) | {"url": shown(row.url)} for row in run(engine, _UNTOLD, {"since": since})
+        ],
     }

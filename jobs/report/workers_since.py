@@ -38,15 +38,16 @@ def workers_since(engine: Engine, since: datetime) -> list[dict[str, Any]]:
     def add(worker: str, **values: Any) -> None:
         found[worker] = found.get(worker, {"worker": worker, **_NOTHING}) | values
 
-    for use in usage_by(engine, "worker", "device", since=since):
-        seconds = use["worker_s"]
+    for use in reversed(usage_by(engine, "worker", "device", since=since)):
+        add(use["worker"], device=use["device"])  # of several, the one that was used most
+    for use in usage_by(engine, "worker", since=since):
+        pace = use["images"] / use["worker_s"] if use["worker_s"] else None
         add(
             use["worker"],
-            device=use["device"],
             images=use["images"],
-            worker_s=seconds,
+            worker_s=use["worker_s"],
             device_s=use["device_s"],
-            images_per_s=use["images"] / seconds if seconds else None,
+            images_per_s=pace,
         )
     for row in run(engine, _EVENTS, {"since": since}):
         device = found.get(row.worker, {}).get("device") or row.device

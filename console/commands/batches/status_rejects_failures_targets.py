@@ -40,6 +40,7 @@ from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.queue.sum_usage import usage_of
 from jobs.report.failures_since import failure_kinds_since, failures_since
 from jobs.states import BatchState, ErrorKind, JobState
+from jobs.webhooks.registry import shown
 
 SHOWN_FOR_S = 86_400
 """How long `status` lists a batch that has ended without being asked for all."""
@@ -280,7 +281,7 @@ def _show_one(open_session: Session, status: BatchStatus, as_json: bool) -> None
                 if (tenants := [each for each in status.tenants if each])
                 else {}
             ),
-            **({"on end": hook} if (hook := json.loads(status.policy).get("on_end")) else {}),
+            **({"on end": shown(hook)} if (hook := json.loads(status.policy).get("on_end")) else {}),
             **({"tags": ", ".join(status.tags)} if status.tags else {}),
         }
         | schedule_facts(status)

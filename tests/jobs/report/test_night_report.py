@@ -16,6 +16,8 @@ from jobs.report.failures_since import ADVICE, failures_since
 from jobs.report.night_report import collect_report
 from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.states import ErrorKind
+from jobs.webhooks import deliveries, registry
+from jobs.webhooks.webhook_events import EventType, emit_now
 from scheduler.ingest.ingest import Ingested
 from scheduler.loop import forget_workers
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
@@ -154,6 +156,30 @@ def test_workers_that_died_or_were_unhealthy_come_first(engine: Engine) -> None:
     assert look(engine, "SELECT kind FROM worker_events WHERE worker = 'ill' ORDER BY id") == [
         {"kind": kind} for kind in ("unhealthy", "healthy", "unhealthy", "healthy")
     ]
+
+
+def test_a_worker_with_two_devices_is_counted_whole(engine: Engine) -> None:
+    for name, device, seconds in (("a", "cpu:0", 1), ("b", "Xeon", 3)):
+        make_batch(engine, 9, name=name)
+        picked = pick_lane(engine, slice_s=60)
+        assert picked is not None
+        end_time_slice(engine, picked, "w1", device, SliceUse(seconds, images=4))
+    (worker,) = told(engine)["workers"]
+    assert (worker["device"], worker["images"], worker["images_per_s"]) == ("Xeon", 8, 2.0)
+
+
+def test_messages_that_nobody_took_are_told_without_the_keys_in_their_urls(engine: Engine) -> None:
+    number, _ = registry.add(engine, "https://example.com/hook?key=secret", None, allows_private=False)
+    emit_now(engine, EventType.BATCH_ENDED, "1", {"batch": 1}, datetime.now(UTC) + timedelta(seconds=1))
+    lost = deliveries.claim(engine, number)
+    assert lost is not None
+    deliveries.fail(engine, lost, "answered 500", 500)
+    (untold,) = told(engine)["untold"]
+    assert (untold["url"], untold["error"], untold["state"]) == (
+        "https://example.com/hook?…",
+        "answered 500",
+        "pending",
+    )
 
 
 def test_usage_has_a_price_by_device_and_is_of_one_tenant_if_asked_for(engine: Engine) -> None:
