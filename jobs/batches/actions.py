@@ -14,7 +14,7 @@ from jobs.job_dataclasses import BatchId, LaneId
 from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions
 from jobs.queue.pauses import pause, resume
-from jobs.queue.sql_predicates import IS_LIVE
+from jobs.queue.sql_predicates import HAS_OPEN_JOBS, IS_LIVE
 from jobs.states import RETRYABLE, JobState
 
 __all__ = [
@@ -41,6 +41,14 @@ _REOPEN = text("""
 """)
 
 
+# Not of a batch that has ended, unless replacements for its target may be queued: nothing of it is left to cancel.
+_MARK_CANCELLED = text(f"""
+    UPDATE batches SET cancelled_at = coalesce(cancelled_at, now())
+    WHERE id = :id AND (policy ? 'target' OR EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {HAS_OPEN_JOBS}))
+    RETURNING id
+""")
+
+
 def change(engine: Engine, batch: BatchId, changes: Mapping[str, Any]) -> None:
     """Change keys of the batch's policy; the schedule is effective from the workers' next claim on.
 
@@ -51,11 +59,7 @@ def change(engine: Engine, batch: BatchId, changes: Mapping[str, Any]) -> None:
 
 def cancel(engine: Engine, batch: BatchId) -> int:
     """Cancel all unfinished jobs of the batch; returns the number cancelled. Finished images are kept."""
-    run(
-        engine,
-        text("UPDATE batches SET cancelled_at = coalesce(cancelled_at, now()) WHERE id = :id RETURNING id"),
-        {"id": batch},
-    )
+    run(engine, _MARK_CANCELLED, {"id": batch})
     cancelled = sum(_until_none(partial(transitions.cancel, engine, lane)) for lane in _lanes(engine, batch))
     record_batch_events(engine)
     return cancelled

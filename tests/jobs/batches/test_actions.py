@@ -133,6 +133,16 @@ def test_an_unknown_batch_is_answered_with_a_near_one(engine: Engine) -> None:
         actions.status(engine, "foxs")
 
 
+def test_cancelling_an_ended_batch_leaves_no_mark(engine: Engine) -> None:
+    batch = make_batch(engine, 1)
+    transitions.complete(
+        engine, [image(job) for lane in lanes_of(engine, batch) for job in take(engine, lane)]
+    )
+    assert actions.cancel(engine, batch.id) == 0
+    assert look(engine, "SELECT cancelled_at FROM batches") == [{"cancelled_at": None}]
+    actions.pause(engine, batch.id)
+
+
 def test_cancelling_one_batch_leaves_the_others(engine: Engine) -> None:
     sizes = [{"prompt": "a", "width": width} for width in (64, 72, 80)]
     gone, kept = make_batch(engine, sizes), make_batch(engine, sizes)
