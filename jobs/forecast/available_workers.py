@@ -1,13 +1,15 @@
 """Workers that may take up new work: groups of the same pool and device."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from jobs.db.engine import run
 from jobs.queue.worker_pools import pools
-from jobs.queue.worker_registry import DRAINED, LOST, workers
+from jobs.queue.worker_registry import DRAINED, LOST, Worker, workers
 from jobs.states import DEFAULT_POOL, WorkerActivity, WorkerState
 
 _LEFT_OUT = (LOST, DRAINED, WorkerActivity.DRAINING, WorkerState.UNHEALTHY)
@@ -15,9 +17,23 @@ START_S = 600.0
 """In what time a new worker renders at full speed, unless its pool says."""
 
 
+UNKNOWN = ""
+"""The device of workers on whose host nothing was measured yet."""
+
+# Workers register their place, such as cuda:0, before they have opened the device; what they used has its name.
+_PLACE = re.compile(r"(auto|cpu|cuda|mps)(:\d+)*")
+_DEVICES = text("""
+    SELECT DISTINCT ON (worker) worker, device FROM lane_usage WHERE began_at > now() - interval '90 days'
+    ORDER BY worker, began_at DESC
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """Workers of a pool on the same kind of device; `models` None: they process all. `starts_in_s`: not there yet."""
+    """Workers of a pool on the same kind of device; `models` None: they process all. `starts_in_s`: not there yet.
+
+    `device` is UNKNOWN where nothing was measured on the host.
+    """
 
     pool: str
     device: str
@@ -48,11 +64,12 @@ class Fleet:
 def fleet(engine: Engine) -> Fleet:
     """Return the workers that live and are neither drained nor unhealthy."""
     found, left_out = Counter[tuple[str, str]](), Counter[str]()
+    used = {row.worker: row.device for row in run(engine, _DEVICES, {})}
     for worker in workers(engine):
         if worker.shown_state in _LEFT_OUT:
             left_out[str(worker.shown_state)] += worker.shown_state != LOST
         else:
-            found[worker.pool, worker.device] += 1
+            found[worker.pool, _device_of(worker, used)] += 1
     known = {pool.name: pool for pool in pools(engine)}
     groups = tuple(
         WorkerGroup(pool, device, number, known[pool].models, start_s=known[pool].start_s)
@@ -60,6 +77,14 @@ def fleet(engine: Engine) -> Fleet:
         if pool in known
     )
     return Fleet(groups, {state: number for state, number in left_out.items() if number})
+
+
+def _device_of(worker: Worker, used: Mapping[str, str]) -> str:
+    """Return the name of a worker's device: as it used it, or else another worker of its host."""
+    if not _PLACE.fullmatch(worker.device):
+        return worker.device
+    of_host = (device for name, device in used.items() if name.rpartition(":")[0] == worker.host)
+    return used.get(worker.name) or next(of_host, UNKNOWN)
 
 
 def assumed(device: str) -> Sequence[WorkerGroup]:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
+from jobs.forecast.available_workers import UNKNOWN
 from jobs.forecast.work_kinds_and_ranges import SPEED_KEYS, Range, WorkKind, range_of
 
 MOST_QUARTERS = 96
@@ -152,8 +153,10 @@ def _quarter(row: Any) -> MeasuredQuarter | None:
 
 
 def _on(quarters: Iterable[MeasuredQuarter], device: str) -> list[MeasuredQuarter]:
-    """Return those on the device; if there are none, those of which the device isn't known."""
+    """Return those on the device, all of them if it isn't known; else, those of which the device isn't known."""
     known = list(quarters)
+    if device == UNKNOWN:
+        return known
     return [each for each in known if each.device == device] or [each for each in known if not each.device]
 
 

@@ -13,7 +13,9 @@ from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue import transitions
 from jobs.queue.tenants import set_tenant
 from jobs.queue.worker_pools import set_pool
+from jobs.queue.worker_registry import WorkerReport, report_worker
 from jobs.setting_values.device_hour_prices import DevicePrices
+from jobs.states import WorkerActivity
 from tests.factories import change, image, make_batch, make_lane, take
 from tests.jobs.forecast.made_up_measurements import add_quarters, measured, planned, start_workers
 
@@ -254,3 +256,13 @@ def test_steps_scale_what_was_measured() -> None:
     assert Range(2, 4).scaled_by_steps(2) == Range(3, 8)
     assert Range(2, 4).scaled_by_steps(0.5) == Range(1, 3)
     assert Range(2, 4).scaled_by_steps(1) == Range(2, 4)
+
+
+@pytest.mark.parametrize("host", ["host", "new-host"], ids=["measured on its host", "on another host"])
+def test_workers_that_register_by_their_place_have_the_pace_of_the_device(engine: Engine, host: str) -> None:
+    """As real ones do: cuda:0 is the place of what `lane_usage` calls an H200."""
+    measured(engine, STEADY)
+    report_worker(engine, WorkerReport(f"{host}:7", "cuda:0", "default", activity=WorkerActivity.IDLE))
+    found = look_ahead(engine, planned(engine, 3600), prices="H200=1.5")
+    assert found.latest.ends_at == hours(2)
+    assert found.latest.cost == (3.0 if host == "host" else None)
