@@ -1,6 +1,6 @@
 """Runs a command on one batch or several: asks once, goes on where a batch refuses, and tells what became of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from console.terminal.output import counted, note, plural, print_json, print_lin
 from console.terminal.progress import summary
 from jobs.batches.status import BatchStatus, status_by_id
 from jobs.errors import NightmillError
+from jobs.job_dataclasses import BatchId
 
 
 def has_open_jobs(batch: BatchStatus) -> bool:
@@ -36,6 +37,8 @@ class BatchCommand:
     """What has to be confirmed; completes "this …"."""
     is_for_good: bool = True
     """Whether what is asked about can't be undone."""
+    count: Callable[[Session, BatchStatus], int] | None = None
+    """How many jobs of the batch it concerns, if that isn't told by their states: filters and --all leave out none."""
     has_jobs: bool = False
     """Whether filters and --all leave out archived batches."""
     finish: Callable[[Session], None] = lambda _: None
@@ -52,8 +55,11 @@ def change_batches(
     selection.check()
     with session() as open_session:
         chosen = selection.choose(open_session.engine, command.can, has_jobs=command.has_jobs)
+        jobs = _count(open_session, chosen, command)
+        if not selection.batches:
+            chosen = [each for each in chosen if jobs[each.id] != 0]
         if selection.dry_run:
-            _tell_plan(chosen, selection, command, as_json)
+            _tell_plan(chosen, jobs, selection, command, as_json)
             return
         question = command.question(chosen) if chosen and not yes else None
         if question is not None:
@@ -67,6 +73,13 @@ def change_batches(
         _tell_sum(len(reports) - refused, refused, command)
     if refused:
         raise typer.Exit(1)
+
+
+def _count(
+    open_session: Session, chosen: Sequence[BatchStatus], command: BatchCommand
+) -> dict[BatchId, int | None]:
+    """Return how many jobs of each batch the command concerns; None: those of its states, all of them."""
+    return {each.id: command.count and command.count(open_session, each) for each in chosen}
 
 
 def _change(
@@ -91,29 +104,38 @@ def _tell_sum(done: int, refused: int, command: BatchCommand) -> None:
 
 
 def _tell_plan(
-    chosen: Sequence[BatchStatus], selection: BatchSelection, command: BatchCommand, as_json: bool
+    chosen: Sequence[BatchStatus],
+    jobs: Mapping[BatchId, int | None],
+    selection: BatchSelection,
+    command: BatchCommand,
+    as_json: bool,
 ) -> None:
-    reasons = [command.why_not(each) for each in chosen]
+    reasons = {each.id: command.why_not(each) for each in chosen}
     if as_json:
-        plans = [
-            {
-                "batch": each.id,
-                "name": each.name,
-                "state": each.state,
-                "counts": each.counts,
-                "dry_run": True,
-                "error": reason,
-            }
-            for each, reason in zip(chosen, reasons, strict=True)
-        ]
+        plans = [_plan(each, jobs[each.id], reasons[each.id]) for each in chosen]
         print_json(plans[0] if selection.is_one else plans)
     else:
-        for each, reason in zip(chosen, reasons, strict=True):
+        for each in chosen:
+            reason, count = reasons[each.id], jobs[each.id]
             would = f"refused: {reason}" if reason else each.state
-            print_line(f"{each.name}\t{would}\t{counted(each.counts) or 'no jobs'}")
-    willing = [each for each, reason in zip(chosen, reasons, strict=True) if reason is None]
+            told = counted(each.counts) or "no jobs"
+            print_line(f"{each.name}\t{would}\t{told if count is None else plural(count, 'job')}")
+    willing = [each for each in chosen if reasons[each.id] is None]
     said = batches_said(willing) if willing else "no batch"
-    note(f"would be {command.done}: {said}")
+    total = sum(jobs[each.id] or 0 for each in willing)
+    of_jobs = f", {plural(total, 'job')}" if command.count and willing else ""
+    note(f"would be {command.done}: {said}{of_jobs}")
+
+
+def _plan(batch: BatchStatus, jobs: int | None, reason: str | None) -> dict[str, Any]:
+    return {
+        "batch": batch.id,
+        "name": batch.name,
+        "state": batch.state,
+        "counts": batch.counts,
+        "dry_run": True,
+        "error": reason,
+    } | ({} if jobs is None else {"jobs": jobs})
 
 
 def told_state(open_session: Session, batch: BatchStatus, as_json: bool) -> dict[str, Any]:

@@ -291,14 +291,17 @@ _CANCEL = text(f"""
 
 # FOR SHARE keeps the batch from being archived (`jobs.batches.drop_jobs_and_delete_batches`) until this statement has
 # ended.
+_IS_TO_RETRY = f"""state = ANY (CAST(:states AS text[])) AND state IN ({sql_list(RETRYABLE)})
+          AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)"""
+
+_COUNT_TO_RETRY = text(f"SELECT count(*) FROM jobs WHERE batch_id = :batch AND {_IS_TO_RETRY}")  # noqa: S608
+
 _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
         SELECT id FROM batches WHERE id = :batch AND archived_at IS NULL FOR SHARE
     ), picked AS (
         SELECT id, state AS old_state FROM jobs
-        WHERE batch_id = (SELECT id FROM kept) AND state = ANY (CAST(:states AS text[]))
-          AND state IN ({sql_list(RETRYABLE)})
-          AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
+        WHERE batch_id = (SELECT id FROM kept) AND {_IS_TO_RETRY}
         ORDER BY id LIMIT :limit FOR UPDATE
     ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL,
@@ -557,6 +560,12 @@ def retry(
         "limit": limit,
     }
     return len(run(engine, _RETRY, values))
+
+
+def count_to_retry(engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None) -> int:
+    """Return how many jobs `retry` would queue now."""
+    rows = run(engine, _COUNT_TO_RETRY, {"batch": batch, "states": list(states), "kind": kind})
+    return int(rows[0].count)
 
 
 def retry_retracted(engine: Engine, batch: BatchId, *, limit: int = 10_000) -> int:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
+from jobs.states import ErrorKind
 from tests.console.conftest import Typed
 from tests.factories import change, failure, image, look, make_batch, take
 
@@ -101,6 +102,24 @@ def test_a_dry_run_lists_and_changes_nothing(typed: Typed, engine: Engine) -> No
     assert typed("cancel", "over", "--dry-run", "--json").json["name"] == "over"
     assert "a cancelled batch can't be paused" in typed("pause", "over", "--dry-run", "--json").json["error"]
     assert look(engine, everything) == before
+
+
+def test_a_dry_run_of_retry_counts_the_jobs_of_the_kind(typed: Typed, engine: Engine) -> None:
+    named(engine, "red", "blue", "green", jobs=3)
+    finish(engine, "green")
+    for lane in (LaneId(1), LaneId(2)):
+        first = ErrorKind.BAD_INPUT if lane == 1 else ErrorKind.WATERMARK
+        for job, kind in zip(take(engine, lane), (first, *[ErrorKind.WATERMARK] * 2), strict=True):
+            transitions.fail(engine, [failure(job, kind)], delay_s=0)
+    planned = typed("retry", "--all", "--only", "bad-input", "--dry-run")
+    assert (planned.out, planned.err) == (
+        "red\tdone\t1 job\n",
+        "would be tried again: 1 batch (red), 1 job\n",
+    )
+    listed = typed("retry", "--all", "--only", "failed", "--dry-run", "--json").json
+    assert [(each["name"], each["jobs"]) for each in listed] == [("red", 3), ("blue", 3)]
+    assert typed("retry", "green", "--dry-run").err == "would be tried again: 1 batch (green), 0 jobs\n"
+    assert "1 job queued again" in typed("retry", "--all", "--only", "bad-input").err
 
 
 def test_a_batch_that_refuses_leaves_the_others_done(typed: Typed, engine: Engine) -> None:

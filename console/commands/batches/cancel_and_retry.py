@@ -14,6 +14,7 @@ from console.terminal.output import note, plural
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
+from jobs.queue import transitions
 from jobs.states import RETRYABLE, ErrorKind, JobState
 
 
@@ -68,14 +69,18 @@ def retry(
             return actions.retry_retracted(open_session.engine, found.id)
         return actions.retry(open_session.engine, found.id, states, kind, same_seed=same_seed)
 
-    wanted = (JobState.RETRACTED,) if retracted else states
-    _retry(selection, queue, lambda found: any(found.counts[state] for state in wanted), as_json)
+    def count(open_session: Session, found: BatchStatus) -> int:
+        if retracted:
+            return found.counts[JobState.RETRACTED]
+        return transitions.count_to_retry(open_session.engine, found.id, states, kind)
+
+    _retry(selection, queue, count, as_json)
 
 
 def _retry(
     selection: BatchSelection,
     queue: Callable[[Session, BatchStatus], int],
-    has_jobs_for_it: Callable[[BatchStatus], bool],
+    count: Callable[[Session, BatchStatus], int],
     as_json: bool,
 ) -> None:
     def apply(open_session: Session, found: BatchStatus) -> dict[str, Any]:
@@ -85,10 +90,10 @@ def _retry(
         return report
 
     def can(found: BatchStatus) -> bool:
-        return found.archived_at is None and has_jobs_for_it(found)
+        return found.archived_at is None
 
     def why_not(found: BatchStatus) -> str | None:
         return None if found.archived_at is None else actions.why_archived(found.name)
 
-    command = BatchCommand(done="tried again", change=apply, can=can, why_not=why_not)
+    command = BatchCommand(done="tried again", change=apply, can=can, why_not=why_not, count=count)
     change_batches(selection, command, as_json=as_json)
