@@ -9,6 +9,7 @@ import typer
 from sqlalchemy import Engine
 
 from console.command_options import one_of, seconds, since
+from console.terminal.note_unknown_tenant import note_unknown_tenant
 from console.terminal.output import note, plural
 from jobs.batches import actions
 from jobs.batches.selection.batch_filters import BatchFilter
@@ -101,6 +102,7 @@ class BatchSelection(FilterOptions):
         """
         if self.batches:
             return _named(engine, self.batches)
+        note_unknown_tenant(engine, self.tenant)
         found = statuses(engine, replace(self.filter(), has_jobs=has_jobs))
         return self._of_tenant_alone([each for each in found if can(each)])
 

@@ -29,6 +29,10 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format all but the traceback; further lines of a message are indented, so that none looks like a record."""
+        return _safe(super().formatMessage(record), record.levelno).replace("\n", "\n    ")
+
     def format(self, record: logging.LogRecord) -> str:
         """Format the record as logging does, then sanitise the text, including tracebacks."""
         return _safe(super().format(record), record.levelno)

@@ -20,6 +20,8 @@ _LIST = text("""
     ORDER BY name
 """)
 
+_NAMES = text("SELECT tenant AS name FROM lanes UNION SELECT name FROM tenants UNION SELECT tenant FROM lane_usage")
+
 _SET = text("""
     INSERT INTO tenants (name, weight, max_running, max_queued)
     VALUES (:name, coalesce(:weight, 1), :max_running, :max_queued)
@@ -51,6 +53,11 @@ def tenants(engine: Engine) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def tenant_names(engine: Engine) -> list[str]:
+    """Return the names of tenants that have or had jobs, or for which something is set."""
+    return [row.name for row in run(engine, _NAMES, {})]
 
 
 def set_tenant(

@@ -17,7 +17,10 @@ from jobs.webhooks.registry import shown
 _UNTOLD = text("""
     SELECT url, event, state, attempts, error, next_try_at
     FROM webhook_deliveries d JOIN webhooks w ON w.id = webhook_id
-    WHERE error IS NOT NULL AND d.state <> 'delivered' AND d.created_at >= :since ORDER BY d.id DESC LIMIT 100
+    WHERE error IS NOT NULL AND d.state <> 'delivered' AND d.created_at >= :since
+      AND (CAST(:batches AS bigint[]) IS NULL
+        OR CAST(CAST(body AS jsonb) #>> '{data,batch}' AS bigint) = ANY (CAST(:batches AS bigint[])))
+    ORDER BY d.id DESC LIMIT 100
 """)
 
 
@@ -28,22 +31,22 @@ def collect_report(
 
     `untold` are messages that webhooks and hooks didn't take, the newest first, without the values of URLs' queries.
     Usage and images are counted from the quarter of an hour on that the moment lies in. Of one tenant, if given: its
-    batches, failures and usage; workers are everybody's.
+    batches with their failures and messages, its usage, and the workers that worked for it.
     """
     usage = [
         use | {"cost": prices.cost(use["device"], use["worker_s"]) if prices else None}
         for use in usage_by(engine, "tenant", "device", since=since, tenant=tenant)
     ]
+    batches = batches_since(engine, since, tenant)
+    untold = {"since": since, "batches": None if tenant is None else [batch["batch"] for batch in batches]}
     return {
         "since": since.isoformat(),
         "usage_since": quarter_of(since).isoformat(),
         "until": database_time(engine).isoformat(),
         "tenant": tenant,
-        "batches": batches_since(engine, since, tenant),
+        "batches": batches,
         "failures": failure_kinds_since(engine, since, tenant),
-        "workers": workers_since(engine, since),
+        "workers": workers_since(engine, since, tenant),
         "usage": usage,
-        "untold": [
-            dict(row._mapping) | {"url": shown(row.url)} for row in run(engine, _UNTOLD, {"since": since})
-        ],
+        "untold": [dict(row._mapping) | {"url": shown(row.url)} for row in run(engine, _UNTOLD, untold)],
     }

@@ -19,7 +19,10 @@ _EVENTS = text(f"""
 
 _LOST_JOBS = text("""
     SELECT worker, count(*) AS jobs FROM attempts
-    WHERE ended_at >= :since AND outcome = 'expired' AND worker IS NOT NULL GROUP BY worker
+    WHERE ended_at >= :since AND outcome = 'expired' AND worker IS NOT NULL
+      AND (CAST(:tenant AS text) IS NULL OR EXISTS (
+        SELECT FROM jobs WHERE jobs.id = job_id AND tenant = :tenant))
+    GROUP BY worker
 """)
 
 _NOTHING = {
@@ -28,19 +31,20 @@ _NOTHING = {
 }  # fmt: skip
 
 
-def workers_since(engine: Engine, since: datetime) -> list[dict[str, Any]]:
+def workers_since(engine: Engine, since: datetime, tenant: str | None = None) -> list[dict[str, Any]]:
     """Return what workers did since then: those that died first, then those that were unhealthy, then the quickest.
 
-    `state` is "gone" for one that has ended, `jobs_lost` counts leases that ran out in its hands.
+    `state` is "gone" for one that has ended, `jobs_lost` counts leases that ran out in its hands. With a tenant, those
+    that worked for it, and what they did and lost of it.
     """
     found: dict[str, dict[str, Any]] = {}
 
     def add(worker: str, **values: Any) -> None:
         found[worker] = found.get(worker, {"worker": worker, **_NOTHING}) | values
 
-    for use in reversed(usage_by(engine, "worker", "device", since=since)):
+    for use in reversed(usage_by(engine, "worker", "device", since=since, tenant=tenant)):
         add(use["worker"], device=use["device"])  # of several, the one that was used most
-    for use in usage_by(engine, "worker", since=since):
+    for use in usage_by(engine, "worker", since=since, tenant=tenant):
         pace = use["images"] / use["worker_s"] if use["worker_s"] else None
         add(
             use["worker"],
@@ -49,17 +53,18 @@ def workers_since(engine: Engine, since: datetime) -> list[dict[str, Any]]:
             device_s=use["device_s"],
             images_per_s=pace,
         )
+    for row in run(engine, _LOST_JOBS, {"since": since, "tenant": tenant}):
+        add(row.worker, jobs_lost=row.jobs)
+    is_meant = set(found).__contains__ if tenant is not None else lambda _: True
     for row in run(engine, _EVENTS, {"since": since}):
         device = found.get(row.worker, {}).get("device") or row.device
         add(row.worker, device=device, unhealthy_spells=row.unhealthy, reason=row.reason, lost_at=row.lost_at)
-    for row in run(engine, _LOST_JOBS, {"since": since}):
-        add(row.worker, jobs_lost=row.jobs)
     for worker in workers(engine):
         known = found.get(worker.name, {})
         add(worker.name, state=worker.shown_state, device=known.get("device") or worker.device)
         if worker.shown_state == LOST:
             add(worker.name, lost_at=worker.seen_at)
-    return sorted(found.values(), key=_worst_first)
+    return sorted((one for one in found.values() if is_meant(one["worker"])), key=_worst_first)
 
 
 def _worst_first(worker: dict[str, Any]) -> tuple[object, ...]:

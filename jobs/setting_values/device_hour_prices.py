@@ -25,7 +25,7 @@ class DevicePrices:
             if is_named and part.strip():
                 by_part[part.strip()] = _number(price)
             elif is_named or others is not None:
-                raise ValueError(f"{text!r} is not {FORM}")
+                raise ValueError(f"must be {FORM}")
             else:
                 others = _number(price)
         return cls(by_part, others)
@@ -41,7 +41,7 @@ def _number(text: str) -> float:
     try:
         price = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no price: {FORM}") from None
+        raise ValueError(f"must be {FORM}") from None
     if not (math.isfinite(price) and price >= 0):
-        raise ValueError(f"{text!r} is no price: {FORM}")
+        raise ValueError(f"must be {FORM}")
     return price

@@ -1,4 +1,4 @@
-"""The mail that tells of a batch, as a program such as sendmail takes it."""
+"""The mail that tells of a batch, or tries whether mails arrive, as a program such as sendmail takes it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def mail_message(body: str, addresses: Sequence[str]) -> bytes:
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no answers by machines
     lines = [f"{state}: {count:,}" for state, count in data.get("counts", {}).items() if count]
     lines += [f"{said}: {data[name]}" for name, said in _FACTS if data.get(name)]
-    lines += ["", f"nightmill status {data.get('name', '')}", "nightmill report"]
+    lines += ["", *([f"nightmill status {data['name']}"] if "name" in data else []), "nightmill report"]
     mail.set_content("\n".join(lines) + "\n")
     return mail.as_bytes()
 
@@ -38,5 +38,7 @@ def _subject(event: str, data: Mapping[str, Any]) -> str:
         f"{counts[state]:,} {state}" for state in ("done", "failed", "blocked") if counts.get(state)
     )
     late = f", {data['late_s'] / 60:,.0f} min late" if data.get("late_s") else ""
+    if "name" not in data:
+        return f"nightmill: {event}"
     what = event.removeprefix("batch.")
-    return f"nightmill: {data.get('name', '')} {what}" + (f", {told}" if told else "") + late
+    return f"nightmill: {data['name']} {what}" + (f", {told}" if told else "") + late

@@ -56,5 +56,5 @@ def run_program(
                 os.killpg(process.pid, signal.SIGKILL)
             raise CommandError(f"not done after {timeout_s:.0f} s, and killed") from None
     if process.returncode:
-        end = said.decode(errors="replace").strip()[-_SAID:]
+        end = " ".join(said.decode(errors="replace").split())[-_SAID:]
         raise CommandError(f"exit code {process.returncode}" + (f": {end}" if end else ""))

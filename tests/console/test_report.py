@@ -57,6 +57,19 @@ def test_markdown_keeps_its_columns_whatever_the_texts_are(typed: Typed) -> None
 
 
 @pytest.mark.usefixtures("_night")
+def test_a_tenant_that_is_not_known_is_told_and_one_format_is_chosen(typed: Typed, engine: Engine) -> None:
+    for command in (("report",), ("failures",), ("status",), ("pause", "--dry-run")):
+        done = typed(*command, "--tenant", "adda")
+        assert (done.code, "no tenant is called 'adda': did you mean 'ada'?" in done.err) == (0, True), command
+        assert "no tenant" not in typed(*command, "--tenant", "ada").err
+    assert "say one of them" in typed("report", "--json", "--format", "md").err
+    assert typed("report", "--json", "--format", "json").json["tenant"] is None
+    make_batch(engine, [{"prompt": "owl", "tenant": "bob"}], name="owls")
+    kinds = {name: typed("failures", "--tenant", name, "--json").json["kinds"] for name in ("ada", "bob")}
+    assert ([kind["jobs"] for kind in kinds["ada"]], kinds["bob"]) == ([1], [])
+
+
+@pytest.mark.usefixtures("_night")
 def test_json_has_prices_and_one_tenant(settings: Settings, tmp_path: Path) -> None:
     typed = Typed(settings.model_copy(update={"hour_price": "Xeon=0.25"}), tmp_path)
     found = typed("report", "--json", "--tenant", "ada").json

@@ -14,6 +14,7 @@ from console.process_control import daemon
 from console.session import Session, session
 from console.several_batches.batch_selection_options import FilterOptions
 from console.several_batches.watch_until_still import watch_until_still
+from console.terminal.note_unknown_tenant import note_unknown_tenant
 from console.terminal.output import (
     counted,
     duration,
@@ -95,6 +96,7 @@ def status(
         broker = BrokerCheck(open_session.settings)
         found = options.find(open_session.engine)
         if options.batch is None:
+            note_unknown_tenant(open_session.engine, options.tenant)
             _show_all(found, as_json)
             if hidden := options.hidden(open_session.engine):
                 what = plural(hidden, "batch", "batches")
@@ -133,14 +135,17 @@ def failures(
     error: Annotated[
         str | None, typer.Option(metavar="KIND", help="only jobs that ended with this error")
     ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="of all batches: this tenant's")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many to show")] = 20,
     as_json: Json = False,
 ) -> None:
     """Jobs that failed for good or were blocked, with the history of their attempts."""
     kind = error and one_of("--error", error, tuple(ErrorKind))
     if batch is None:
-        _show_failures_since(since_, kind, limit, as_json)
+        _show_failures_since(since_, kind, tenant, limit, as_json)
         return
+    if tenant is not None:
+        raise UsageError("--tenant is for the failures of all batches, and goes without BATCH")
     with session() as open_session:
         found = actions.status(open_session.engine, batch)
         dead = dead_letters(open_session.engine, found.id, kind, limit=limit)
@@ -160,11 +165,14 @@ def failures(
         note(f"`nightmill retry {found.name} --only KIND` queues them again")
 
 
-def _show_failures_since(moment: str, kind: str | None, limit: int, as_json: bool) -> None:
+def _show_failures_since(
+    moment: str, kind: str | None, tenant: str | None, limit: int, as_json: bool
+) -> None:
     with session() as open_session:
         began = since("--since", moment, database_time(open_session.engine))
-        by_kind = failure_kinds_since(open_session.engine, began, kind=kind)
-        dead = failures_since(open_session.engine, began, kind=kind, limit=limit)
+        note_unknown_tenant(open_session.engine, tenant)
+        by_kind = failure_kinds_since(open_session.engine, began, tenant, kind)
+        dead = failures_since(open_session.engine, began, tenant, kind, limit=limit)
     if as_json:
         print_json({"since": began, "kinds": by_kind, "failures": dead})
         return

@@ -5,14 +5,15 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Engine
 
-from console.command_options import seconds
+from console.command_options import Json, seconds
 from console.session import Session, session
-from console.terminal.output import note, plural
+from console.terminal.output import note, plural, print_json
 from jobs.errors import UsageError
 from jobs.name_suggestion import nearest
 from jobs.queue import worker_drains
@@ -40,6 +41,7 @@ def drain(
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help='with --wait: end with exit code 124 after "10m"')
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Let workers finish their device batch, give back the rest, and take no jobs until `undrain`."""
     limit_s = seconds("--timeout", timeout)
@@ -54,21 +56,34 @@ def drain(
         for target in dict.fromkeys(found):
             note(_told(target, before.get(target)))
         _note_old_versions(engine, found)
-        if wait:
-            _wait(open_session, found, limit_s)
+        is_over = not wait or _wait(open_session, found, limit_s)
+        if as_json:
+            print_json(_report(engine, found))
+    if not is_over:
+        raise typer.Exit(TIMED_OUT)
 
 
-def undrain(targets: Targets) -> None:
+def undrain(targets: Targets, as_json: Json = False) -> None:
     """Let drained hosts or workers work again."""
     with session() as open_session:
         there = drains(open_session.engine)
         found = [_drained(name, there) for name in targets]
         worker_drains.undrain(open_session.engine, found)
+        if as_json:
+            print_json({"ended": [one.report() for one in there if one.key in found]})
         for kind, name in dict.fromkeys(found):
             note(f"{kind} {name} is drained no more")
         for one in drains(open_session.engine):
             if one.kind is DrainKind.WORKER and (DrainKind.HOST, one.target.rpartition(":")[0]) in found:
                 note(f"worker {one.target} stays drained by itself: `nightmill workers undrain {one.target}`")
+
+
+def _report(engine: Engine, targets: Sequence[Target]) -> dict[str, Any]:
+    """Return what is drained, and which of its workers still hold how many jobs."""
+    return {
+        "drains": [one.report() for one in drains(engine) if one.key in targets],
+        "holding": [asdict(one) for one in holding(engine, targets)],
+    }
 
 
 def _target(name: str, known: Sequence[str]) -> Target:
@@ -123,17 +138,18 @@ def _note_old_versions(engine: Engine, targets: Sequence[Target]) -> None:
             note(f"worker {worker.name} is of a version that doesn't look for drains: stop it instead")
 
 
-def _wait(open_session: Session, targets: Sequence[Target], limit_s: float | None) -> None:
-    """Wait until the workers hold nothing, and say whenever that has changed; raises Exit(124) if it takes longer."""
+def _wait(open_session: Session, targets: Sequence[Target], limit_s: float | None) -> bool:
+    """Wait until the workers hold nothing, and say whenever that has changed; returns whether it was so in time."""
     began, said = time.monotonic(), ""
     while left := open_session.patiently(lambda: holding(open_session.engine, targets)):
         if said != (said := _progress(left)):
             note(said)
         if limit_s is not None and time.monotonic() - began >= limit_s:
             note("not finished in time; they stay drained, and finish what they are at")
-            raise typer.Exit(TIMED_OUT)
+            return False
         time.sleep(POLL_S)
     note("they hold no jobs")
+    return True
 
 
 def _progress(left: Sequence[Holding]) -> str:

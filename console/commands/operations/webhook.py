@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from console.command_options import Json, one_of, seconds
+from console.command_options import DontAsk, Json, one_of, seconds
 from console.command_options import since as past_moment
 from console.session import session
+from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_line, print_table
 from jobs.db.engine import database_time
 from jobs.webhooks import deliveries, registry
@@ -131,10 +132,19 @@ def replay(
 
 
 @webhook.command()
-def remove(url: Receiver) -> None:
-    """Remove a webhook and all messages to it."""
+def remove(url: Receiver, yes: DontAsk = False, as_json: Json = False) -> None:
+    """Remove a webhook and all messages to it; asks if some of them weren't delivered yet."""
     with session() as open_session:
-        registry.remove(open_session.engine, registry.find(open_session.engine, url))
+        number = registry.find(open_session.engine, url)
+        pending = registry.count_pending(open_session.engine, number)
+        if pending and not yes:
+            ask(f"drops {plural(pending, 'message')} to webhook {number} that it hasn't taken yet")
+        registry.remove(open_session.engine, number)
+    if as_json:
+        print_json({"webhook": number, "dropped": pending})
+    else:
+        dropped = f", with {plural(pending, 'message')} that it hadn't taken" if pending else ""
+        note(f"webhook {number} is removed{dropped}")
 
 
 def _print_secret(number: int, secret: str, as_json: bool) -> None:

@@ -45,21 +45,8 @@ def _show(open_session: Session, as_json: bool) -> None:
     if as_json:
         print_json([_report(worker, drained) for worker in found] + [_report_empty(one) for one in empty])
         return
-    columns = (
-        "host",
-        "worker",
-        "pool",
-        "device",
-        "state",
-        "since",
-        "batch",
-        "model",
-        "images/s",
-        "warm models",
-        "version",
-    )
     now = database_time(open_session.engine)
-    print_table(columns, [_row(worker, now) for worker in found] + [_row_of_empty(one, now) for one in empty])
+    print_table(COLUMNS, [_row(worker, now) for worker in found] + [_row_of_empty(one, now) for one in empty])
     for text in _notes(found, drained):
         note(text)
 

@@ -126,6 +126,25 @@ def test_a_job_whose_worker_died_for_the_last_time_has_failed(engine: Engine) ->
     assert (worker["worker"], worker["jobs_lost"], worker["state"]) == ("w1", 1, "gone")
 
 
+def test_a_tenant_s_report_has_its_own_workers_and_messages(engine: Engine) -> None:
+    registry.add(engine, "https://receiver.example/", None, allows_private=False)
+    for tenant in ("ada", "bob"):
+        batch = make_batch(engine, [{"prompt": "fox", "tenant": tenant}], name=tenant)
+        picked = pick_lane(engine, slice_s=60)
+        assert picked is not None
+        claimed(engine, batch)
+        end_time_slice(engine, picked, f"of-{tenant}", "cpu", SliceUse(4, device_s=3, images=5))
+        report_health(engine, f"of-{tenant}", "cpu", "no disk")
+        actions.cancel(engine, batch.id)
+        emit_now(engine, EventType.BATCH_ENDED, tenant, {"batch": batch.id, "name": tenant}, datetime.now(UTC))
+    report_health(engine, "idle", "cpu", None)
+    change(engine, "UPDATE webhook_deliveries SET error = 'no answer', attempts = 1")
+    found = told(engine, tenant="ada")
+    assert [(worker["worker"], worker["unhealthy_spells"]) for worker in found["workers"]] == [("of-ada", 1)]
+    assert [message["url"] for message in found["untold"]] == ["https://receiver.example/"]
+    assert [len(told(engine)[name]) for name in ("workers", "untold")] == [3, 2]
+
+
 def test_every_kind_of_error_has_advice() -> None:
     assert set(ADVICE) == set(ErrorKind)
 

@@ -21,6 +21,7 @@ from scheduler.webhooks.detect_events import Detector
 from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command
 from scheduler.webhooks.send_messages import Sender
+from scheduler.webhooks.send_test_message import send_test_message
 from tests.end_to_end.processes import until
 from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.receiver import receiving
@@ -96,7 +97,7 @@ def test_a_command_of_a_batch_is_not_run_where_the_scheduler_may_be_another_user
 
 
 def test_a_command_that_fails_is_tried_again_with_what_it_said(engine: Engine, trusting: Settings) -> None:
-    with_hook(engine, "echo the disk is full >&2; exit 3")
+    with_hook(engine, "echo the disk >&2; echo is full >&2; exit 3")
     tell(engine, trusting)
     (row,) = sent(engine)
     assert (row["state"], row["attempts"], row["error"]) == ("pending", 1, "exit code 3: the disk is full")
@@ -126,6 +127,17 @@ def test_a_mail_goes_to_all_addresses_by_the_program_of_the_setting(
 def test_a_mail_s_subject_stays_one_line_whatever_the_counts() -> None:
     mail = mail_message(BODY, ["ada@example.com"])
     assert message_from_bytes(mail)["Subject"] == "nightmill: foxes ended, 1,000 done"
+
+
+def test_a_mail_can_be_tried(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    with_hook(engine, "mailto:ada@example.com")
+    tell(engine, settings.model_copy(update={"sendmail": "true"}))
+    (hook,) = registry.webhooks(engine)
+    outcome = send_test_message(engine, hook["id"], f"sh -c 'cat > {tmp_path}/mail'")
+    mail = message_from_bytes((tmp_path / "mail").read_bytes())
+    assert (outcome.error, mail["Subject"], mail.get_payload().split()) == (
+        None, "nightmill: test", ["nightmill", "report"],
+    )  # fmt: skip
 
 
 def test_a_url_is_told_signed_and_becomes_a_webhook_by_adding_it(engine: Engine, trusting: Settings) -> None:

@@ -26,7 +26,7 @@ def test_a_webhook_is_added_listed_and_removed(typed: Typed, engine: Engine) -> 
         assert secret not in ended.out
         assert "s3cret" not in ended.out
         assert "https://receiver.example/hooks?…" in ended.out
-    assert typed("webhook", "remove", URL).code == 0
+    assert typed("webhook", "remove", URL).err == "webhook 1 is removed\n"
     assert typed("webhook", "list", "--json").json == []
     assert look(engine, "SELECT count(*) AS n FROM webhook_secrets") == [{"n": 0}]
 
@@ -104,3 +104,11 @@ def test_what_was_delivered_is_replayed_from_a_moment_on(typed: Typed, engine: E
     change(engine, "UPDATE webhook_deliveries SET created_at = '2026-01-01' WHERE id = 1")
     assert typed("webhook", "replay", "1", "--json").json["queued"] == 0
     assert typed("webhook", "replay", "1", "--since", "2026-02-01T00:00Z", "--json").json["queued"] == 1
+
+
+def test_messages_that_were_not_taken_are_asked_about(typed: Typed, engine: Engine) -> None:
+    typed("webhook", "add", URL)
+    transact(engine, lambda connection: emit(connection, EventType.BATCH_ENDED, "1:0", {"name": "foxes"}))
+    asked = typed("webhook", "remove", "1")
+    assert (asked.code, "this drops 1 message to webhook 1 that it hasn't taken yet" in asked.err) == (2, True)
+    assert typed("webhook", "remove", "1", "--yes", "--json").json == {"webhook": 1, "dropped": 1}
