@@ -25,7 +25,7 @@ from console.terminal.output import (
     size,
 )
 from console.terminal.progress import counting
-from jobs.forecast.forecast_batch import Forecast
+from jobs.forecast.forecast_result import Forecast
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue

@@ -11,7 +11,8 @@ from console.session import session
 from console.terminal.output import note
 from jobs.db.engine import database_time
 from jobs.errors import ServiceError
-from jobs.forecast.forecast_batch import Forecast, empty_forecast, forecast
+from jobs.forecast.forecast_batch import empty_forecast, forecast
+from jobs.forecast.forecast_result import Forecast
 from jobs.forecast.queued_lanes import QueuedLane
 from jobs.forecast.work_kinds_and_ranges import Range, WorkKind
 from jobs.setting_values.device_hour_prices import DevicePrices

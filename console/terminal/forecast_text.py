@@ -6,7 +6,7 @@ from typing import Any
 
 from console.terminal.output import counted, duration, plural
 from console.terminal.schedule_text import clock
-from jobs.forecast.forecast_batch import THIS_MACHINE
+from jobs.forecast.forecast_result import THIS_MACHINE
 from jobs.policy.batch_policy import BatchPolicy
 
 _MEASURE_FIRST = (

@@ -20,7 +20,9 @@ _LIST = text("""
     ORDER BY name
 """)
 
-_NAMES = text("SELECT tenant AS name FROM lanes UNION SELECT name FROM tenants UNION SELECT tenant FROM lane_usage")
+_NAMES = text(
+    "SELECT tenant AS name FROM lanes UNION SELECT name FROM tenants UNION SELECT tenant FROM lane_usage"
+)
 
 _SET = text("""
     INSERT INTO tenants (name, weight, max_running, max_queued)

@@ -294,7 +294,7 @@ _CANCEL = text(f"""
 _IS_TO_RETRY = f"""state = ANY (CAST(:states AS text[])) AND state IN ({sql_list(RETRYABLE)})
           AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)"""
 
-_COUNT_TO_RETRY = text(f"SELECT count(*) FROM jobs WHERE batch_id = :batch AND {_IS_TO_RETRY}")  # noqa: S608
+_COUNT_TO_RETRY = text(f"SELECT count(*) AS jobs FROM jobs WHERE batch_id = :batch AND {_IS_TO_RETRY}")
 
 _RETRY = text(f"""
     WITH kept AS MATERIALIZED (
@@ -565,7 +565,8 @@ def retry(
 def count_to_retry(engine: Engine, batch: BatchId, states: Sequence[str], kind: str | None) -> int:
     """Return how many jobs `retry` would queue now."""
     rows = run(engine, _COUNT_TO_RETRY, {"batch": batch, "states": list(states), "kind": kind})
-    return int(rows[0].count)
+    found: int = rows[0].jobs
+    return found
 
 
 def retry_retracted(engine: Engine, batch: BatchId, *, limit: int = 10_000) -> int:

@@ -35,7 +35,9 @@ _FOUND = text("SELECT id, url FROM webhooks WHERE url = :given OR CAST(id AS tex
 _LOCK = text("SELECT id FROM webhooks WHERE id = :id FOR UPDATE")
 _URLS = text("SELECT url FROM webhooks ORDER BY id")
 _REMOVE = text("DELETE FROM webhooks WHERE id = :id RETURNING id")
-_PENDING = text("SELECT count(*) FROM webhook_deliveries WHERE webhook_id = :id AND state = 'pending'")
+_PENDING = text(
+    "SELECT count(*) AS messages FROM webhook_deliveries WHERE webhook_id = :id AND state = 'pending'"
+)
 _LIST = text("""
     SELECT w.*, coalesce(pending, 0) AS pending, coalesce(delivered, 0) AS delivered, coalesce(dead, 0) AS dead,
         last_delivered_at, (
@@ -100,7 +102,8 @@ def rotate(engine: Engine, number: int, overlap_s: float) -> str:
 
 def count_pending(engine: Engine, number: int) -> int:
     """Return how many messages a webhook hasn't taken yet, and will be sent."""
-    return int(run(engine, _PENDING, {"id": number})[0].count)
+    found: int = run(engine, _PENDING, {"id": number})[0].messages
+    return found
 
 
 def remove(engine: Engine, number: int) -> None:

@@ -60,7 +60,9 @@ def test_markdown_keeps_its_columns_whatever_the_texts_are(typed: Typed) -> None
 def test_a_tenant_that_is_not_known_is_told_and_one_format_is_chosen(typed: Typed, engine: Engine) -> None:
     for command in (("report",), ("failures",), ("status",), ("pause", "--dry-run")):
         done = typed(*command, "--tenant", "adda")
-        assert (done.code, "no tenant is called 'adda': did you mean 'ada'?" in done.err) == (0, True), command
+        assert (done.code, "no tenant is called 'adda': did you mean 'ada'?" in done.err) == (0, True), (
+            command
+        )
         assert "no tenant" not in typed(*command, "--tenant", "ada").err
     assert "say one of them" in typed("report", "--json", "--format", "md").err
     assert typed("report", "--json", "--format", "json").json["tenant"] is None

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from jobs.forecast.forecast_batch import Forecast, forecast
+from jobs.forecast.forecast_batch import forecast
+from jobs.forecast.forecast_result import Forecast
 from jobs.forecast.queued_lanes import QueuedLane
 from jobs.forecast.work_kinds_and_ranges import Range
 from jobs.policy.batch_policy import BatchPolicy

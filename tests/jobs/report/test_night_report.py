@@ -136,7 +136,9 @@ def test_a_tenant_s_report_has_its_own_workers_and_messages(engine: Engine) -> N
         end_time_slice(engine, picked, f"of-{tenant}", "cpu", SliceUse(4, device_s=3, images=5))
         report_health(engine, f"of-{tenant}", "cpu", "no disk")
         actions.cancel(engine, batch.id)
-        emit_now(engine, EventType.BATCH_ENDED, tenant, {"batch": batch.id, "name": tenant}, datetime.now(UTC))
+        emit_now(
+            engine, EventType.BATCH_ENDED, tenant, {"batch": batch.id, "name": tenant}, datetime.now(UTC)
+        )
     report_health(engine, "idle", "cpu", None)
     change(engine, "UPDATE webhook_deliveries SET error = 'no answer', attempts = 1")
     found = told(engine, tenant="ada")

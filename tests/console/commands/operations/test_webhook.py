@@ -110,5 +110,8 @@ def test_messages_that_were_not_taken_are_asked_about(typed: Typed, engine: Engi
     typed("webhook", "add", URL)
     transact(engine, lambda connection: emit(connection, EventType.BATCH_ENDED, "1:0", {"name": "foxes"}))
     asked = typed("webhook", "remove", "1")
-    assert (asked.code, "this drops 1 message to webhook 1 that it hasn't taken yet" in asked.err) == (2, True)
+    assert (asked.code, "this drops 1 message to webhook 1 that it hasn't taken yet" in asked.err) == (
+        2,
+        True,
+    )
     assert typed("webhook", "remove", "1", "--yes", "--json").json == {"webhook": 1, "dropped": 1}
