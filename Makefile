@@ -13,7 +13,7 @@ PORTABLE := tests/models/runtime/test_batch_invariant_cuda_convolutions.py tests
 	tests/worker/imaging/test_encode.py tests/worker/imaging/test_png.py -k 'not (anywhere and (sides1 or 5-))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-portable test-slow lint bench chaos chart compose-check image locks clean
+.PHONY: help install demo test test-end-to-end test-faults test-portable test-slow lint bench chaos chart compose-check image locks clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 16
@@ -25,7 +25,10 @@ demo: .venv/.installed  ## Render examples/demo.jsonl with services of its own a
 
 # Three at once on two cores: a test often waits for a process, a server or a time.
 test: .venv/.installed-dev  ## The suite, on real PostgreSQL, Redis, Celery workers and an S3 server
-	$(PYTEST) -n 3 --dist worksteal -m 'not faults and not slow_tier'
+	$(PYTEST) -n 3 --dist worksteal -m 'not end_to_end and not faults and not slow_tier'
+
+test-end-to-end: .venv/.installed-dev  ## The README's commands, whole installations and benchmarks, as processes
+	$(PYTEST) -n 3 --dist worksteal -m end_to_end
 
 test-faults: .venv/.installed-dev  ## What breaks processes, servers and disks, and readers on 2,000 damaged inputs each
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m faults

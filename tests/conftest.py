@@ -48,7 +48,33 @@ FAULTS = (
     "tests/console/test_outage.py",
     "tests/console/test_private_services.py::test_a_run_after_one_that_was_killed",
 )
-LONG = ("tests/test_readme.py", "tests/end_to_end/", "tests/chaos/", "tests/bench/", "tests/console/")
+END_TO_END = (
+    "tests/end_to_end/",
+    "tests/bench/test_bench.py",
+    "tests/bench/test_gpu.py",
+    "tests/console/test_adding_a_policy_key.py",
+    "tests/console/test_exports.py::test_a_batch_is_exported_while_processes_render_it",
+    "tests/console/test_private_services.py",
+    "tests/console/test_reading.py",
+    "tests/console/test_server_alone.py",
+    "tests/console/test_update_existing_batch.py::test_a_run_renders_what_changed_alone",
+    "tests/infra/containers/test_compose_runs.py",
+    "tests/infra/helm/test_helm_commands.py",
+    "tests/infra/hosts/test_systemd_commands.py",
+    "tests/infra/monitoring/test_prometheus_run.py",
+    "tests/test_readme.py",
+    "tests/test_upgrade.py",
+    "tests/test_worker_of_version_before.py",
+    "tests/worker/test_adding_a_stage.py",
+)
+LONG = (
+    "tests/test_readme.py",
+    "tests/bench/",
+    "tests/infra/",
+    "tests/end_to_end/",
+    "tests/chaos/",
+    "tests/console/",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses among them
@@ -57,6 +83,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(FAULTS):
             item.add_marker("faults")
+        elif item.nodeid.startswith(END_TO_END):
+            item.add_marker("end_to_end")
     items.sort(
         key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
     )

@@ -75,4 +75,10 @@ def test_another_python_is_refused_with_what_to_do(fresh: Path) -> None:
 
 def test_ci_begins_with_lint_and_test() -> None:
     steps = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
-    assert steps == ["make lint", "make test", "make test-faults", "make test-portable"]
+    assert steps == [
+        "make lint",
+        "make test",
+        "make test-end-to-end",
+        "make test-faults",
+        "make test-portable",
+    ]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.states import ErrorKind
 from tests.console.conftest import Typed
 from tests.factories import change, failure, image, look, make_batch, take
@@ -28,11 +28,10 @@ def finish(engine: Engine, *names: str, days_ago: int = 0) -> None:
         ):
             lane = LaneId(row["id"])
             transitions.complete(engine, [image(job) for job in take(engine, lane)])
-    end_lanes(engine)
+    record_batch_events(engine)
     change(
         engine,
-        "UPDATE lanes SET ended_at = now() - make_interval(days => :days) FROM batches b "
-        "WHERE b.id = batch_id AND b.name = ANY (:names)",
+        "UPDATE batches SET ended_at = now() - make_interval(days => :days) WHERE name = ANY (:names)",
         days=days_ago,
         names=list(names),
     )

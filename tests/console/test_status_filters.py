@@ -15,7 +15,7 @@ def make(engine: Engine, **hours_ago: int | None) -> None:
         batch = make_batch(engine, [{"prompt": "fox", "tenant": f"of-{name}"}], name=name)
         if hours is not None:
             actions.cancel(engine, batch.id)
-            ended = "UPDATE lanes SET ended_at = now() - make_interval(hours => :hours) WHERE batch_id = :id"
+            ended = "UPDATE batches SET ended_at = now() - make_interval(hours => :hours) WHERE id = :id"
             change(engine, ended, id=batch.id, hours=hours)
     change(engine, "UPDATE batches SET created_at = now() - interval '4 days'")
 

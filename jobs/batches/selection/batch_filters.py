@@ -11,22 +11,12 @@ from sqlalchemy import Engine, text
 from jobs.batches.selection.batch_state_as_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
-from jobs.queue.sql_predicates import IS_LIVE
 from jobs.states import BatchState
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 """All that the name of a batch may hold."""
 _NEVER = "/"
 _TOKEN = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)
-
-
-def ended_at(batch: str) -> str:
-    """Return the SQL expression of when a batch ended; null if it may have unfinished jobs. `batch` is an alias.
-
-    The scheduler notes when the last job of a lane has ended; a batch without jobs ended when it was submitted.
-    """
-    return f"""CASE WHEN NOT EXISTS (SELECT FROM lanes WHERE batch_id = {batch}.id AND {IS_LIVE})
-            THEN coalesce((SELECT max(ended_at) FROM lanes WHERE batch_id = {batch}.id), {batch}.created_at) END"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +45,9 @@ class BatchFilter:
         state_is = f"""(SELECT {state_sql("b", "c")} FROM (
             SELECT {COUNTS} FROM job_counts WHERE batch_id = b.id) AS c) = ANY (CAST(:states AS text[]))"""
         has_jobs = "(b.archived_at IS NULL OR EXISTS (SELECT FROM jobs WHERE batch_id = b.id))"
-        ended = f"{ended_at('b')} <= now() - make_interval(secs => :ended_before_s)"
+        ended = "b.ended_at <= now() - make_interval(secs => :ended_before_s)"
         within_s = self.is_open_or_ended_within_s
-        recent = f"coalesce({ended_at('b')} > now() - make_interval(secs => :within_s), true)"
+        recent = "coalesce(b.ended_at > now() - make_interval(secs => :within_s), true)"
         asked: list[tuple[bool, str, dict[str, Any]]] = [
             (bool(self.names), "b.name ~ :names", {"names": _any_pattern(self.names)}),
             (self.since is not None, "b.created_at >= :since", {"since": self.since}),

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from sqlalchemy import Engine
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.selection.batch_filters import BatchFilter, find_batches, glob_to_regex
 from jobs.batches.status import statuses
 from jobs.batches.tags import change_tags
@@ -105,9 +106,7 @@ def test_batches_that_ended_long_ago(engine: Engine) -> None:
         transitions.fail(engine, [failure(job) for job in take(engine, lane)], delay_s=0)
         actions.cancel(engine, batch.id)
     end_lanes(engine)
-    change(
-        engine, "UPDATE lanes SET ended_at = ended_at - interval '31 days' WHERE batch_id <> :id", id=young.id
-    )
+    change(engine, "UPDATE batches SET ended_at = ended_at - interval '31 days' WHERE id <> :id", id=young.id)
     change(engine, "UPDATE batches SET created_at = created_at - interval '40 days'")
     actions.retry(engine, again.id)
     assert before(30 * DAY_S) == {old.id, cut_off.id}
@@ -118,7 +117,8 @@ def test_batches_that_ended_long_ago(engine: Engine) -> None:
     assert before(30 * DAY_S) == {cut_off.id}, "it still has jobs"
 
 
-def test_a_batch_without_jobs_ended_when_it_was_submitted(engine: Engine) -> None:
+def test_a_batch_without_jobs_has_ended(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": ""}])
+    record_batch_events(engine)
     assert find_batches(engine, BatchFilter(ended_before_s=0)) == [batch.id]
     assert find_batches(engine, BatchFilter(ended_before_s=60)) == []

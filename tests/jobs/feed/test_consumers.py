@@ -14,6 +14,7 @@ from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from jobs.states import EventKind
+from tests.end_to_end.processes import until
 from tests.factories import change, failure, image, look, make_lane, take
 from tests.jobs.feed.test_feed import settled
 
@@ -159,13 +160,11 @@ def test_the_transaction_that_holds_the_feed_back_is_named(engine: Engine) -> No
         late.execute(text("SELECT pg_current_xact_id()"))
         pid = late.execute(text("SELECT pg_backend_pid()")).scalar_one()
         transitions.complete(engine, [image(first), image(second)])
+        # Transactions of other tests, in databases of their own, hold the feed back as well while they last.
+        until(lambda: (consumer_lag.holder(engine) or {}).get("pid") == pid)
         held_by = consumer_lag.holder(engine)
         assert held_by is not None
-        assert (held_by["kind"], held_by["pid"], held_by["application"]) == (
-            "transaction",
-            pid,
-            "night report",
-        )
+        assert (held_by["kind"], held_by["application"]) == ("transaction", "night report")
         assert held_by["since"] is not None
         (told,) = consumer_lag.consumers(engine)
         assert (told["rows"], told["held_back"]) == (2, 2)

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from jobs.batches import drop_jobs_and_delete_batches
+from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
@@ -18,7 +19,6 @@ from jobs.feed.feed import parse_cursor
 from jobs.feed.feed_query import FeedQuery
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
-from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.settings import Settings, load_settings
 from scheduler.retention.archive_and_delete_old_batches import LOCK, Retention, retention_said
 from tests.command_line import Nightmill
@@ -44,12 +44,12 @@ def finished(engine: Engine, name: str, days_ago: float, jobs: int = 2) -> int:
     batch = make_batch(engine, jobs, name=name)
     (lane,) = lanes_of(engine, batch)
     transitions.complete(engine, [image(job) for job in take(engine, lane)])
-    end_lanes(engine)
+    record_batch_events(engine)
     change(
         engine,
-        "UPDATE lanes SET ended_at = now() - make_interval(secs => :seconds) WHERE id = :id",
+        "UPDATE batches SET ended_at = now() - make_interval(secs => :seconds) WHERE id = :id",
         seconds=days_ago * 86_400,
-        id=lane,
+        id=batch.id,
     )
     return batch.id
 
@@ -134,7 +134,8 @@ def test_what_a_consumer_has_not_read_is_kept_and_told_once(
 
 def test_events_that_a_consumer_reads_keep_a_batch(policy: Policy, engine: Engine) -> None:
     batch = make_batch(engine, 1, name="old")
-    change(engine, "UPDATE lanes SET ended_at = now() - interval '31 days'")
+    change(engine, "UPDATE lanes SET ended_at = now()")
+    change(engine, "UPDATE batches SET ended_at = now() - interval '31 days'")
     change(engine, "UPDATE jobs SET state = 'cancelled', finished_at = now()")
     change(
         engine,
