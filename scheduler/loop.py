@@ -20,21 +20,13 @@ from jobs.queue.lane_counts_and_low_watermarks import raise_low_watermarks
 from jobs.queue.sum_usage import forget_usage
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
-from jobs.states import WorkerEventKind
 from scheduler.advance_time_windows import move_windows
+from scheduler.forget_lost_workers import LostWorkers
 from scheduler.send_wakeups import Dispatcher
 from scheduler.unfinished_and_late_uploads import ROUND_S, ImageSweeper, sweep_uploads
 from scheduler.webhooks.webhook_thread import start_webhooks
 
 log = logging.getLogger(__name__)
-
-_FORGET_WORKERS = text(f"""
-    WITH gone AS (
-        DELETE FROM workers WHERE seen_at < now() - interval '1 hour' RETURNING name, device, seen_at
-    )
-    INSERT INTO worker_events (worker, device, kind, at)
-    SELECT name, device, '{WorkerEventKind.LOST}', seen_at FROM gone RETURNING worker
-""")  # noqa: S608 - a constant
 
 AWAY_S = 1.0
 """If PostgreSQL doesn't answer for longer than this, beyond the time between two queries, it was unavailable."""
@@ -83,7 +75,7 @@ def periodic_tasks(settings: Settings, engine: Engine, dispatcher: Dispatcher) -
             "time slices of dead workers forgotten", 3600, lambda: fair_share.forget_time_slices(engine)
         ),
         PeriodicTask("old usage forgotten", 86_400, lambda: forget_usage(engine), later),
-        PeriodicTask("workers forgotten", 60, lambda: forget_workers(engine)),
+        PeriodicTask("workers forgotten", 60, LostWorkers(engine).forget),
         PeriodicTask("stale uploads aborted", 3600, lambda: sweep_uploads(settings, engine), later),
         PeriodicTask("batches to sweep", ROUND_S, sweeper.begin, later),
         PeriodicTask("unreferenced objects swept", 1, sweeper.step),
@@ -142,8 +134,3 @@ def rescue_all(engine: Engine) -> int:
         log.warning("%d jobs were claimed by workers that have stopped; they are queued again", rescued)
         total += rescued
     return total
-
-
-def forget_workers(engine: Engine) -> int:
-    """Delete workers that have not been seen for an hour, and record that they are lost."""
-    return len(run(engine, _FORGET_WORKERS, {}))

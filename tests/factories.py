@@ -170,6 +170,19 @@ def expire(engine: Engine, *jobs: Job) -> None:
     )
 
 
+def age(engine: Engine, seconds: float, *batches: int) -> None:
+    """Let batches have ended so long ago, all of them by default; lanes say when they ended as well."""
+    chosen = "" if not batches else "AND {column} = ANY (:batches)"
+    for table, column in (("lanes", "batch_id"), ("batches", "id")):
+        change(
+            engine,
+            f"UPDATE {table} SET ended_at = now() - make_interval(secs => :seconds) "  # noqa: S608
+            f"WHERE ended_at IS NOT NULL {chosen.format(column=column)}",
+            seconds=seconds,
+            **({"batches": list(batches)} if batches else {}),
+        )
+
+
 def change(engine: Engine, statement: str, **values: Any) -> None:
     """Run one statement past the queue's own."""
     with engine.begin() as connection:

@@ -95,7 +95,7 @@ def begin(**_: Any) -> None:
     engine = connect(settings.database, pool_size=6)
     name = f"{socket.gethostname()}:{os.getpid()}"
     log_context.note(worker=name)
-    leases = LeaseKeeper(engine, name, f"{settings.device}:{index}", settings.lease_s, settings.pool)
+    leases = LeaseKeeper(engine, name, place_of(settings.device, index), settings.lease_s, settings.pool)
     heartbeat = Heartbeat.of_child(settings.stall_timeout_s)
     _context = WorkerContext(
         settings,
@@ -115,6 +115,12 @@ def begin(**_: Any) -> None:
     if settings.metrics_address is not None and (folder := os.environ.get(FOLDER)):
         _counts = CountSender(Path(folder))
         _counts.start()
+
+
+def place_of(device: str, index: int) -> str:
+    """Return which device of the host this is; of services with a GPU each, that is all by which they differ."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"{device}:{index} [{visible}]" if visible else f"{device}:{index}"
 
 
 def _handover(index: int) -> Path | None:

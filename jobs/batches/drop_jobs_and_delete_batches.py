@@ -27,7 +27,8 @@ CHUNK = 5_000
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
 _MARK = text(f"""
     UPDATE batches SET archived_at = coalesce(archived_at, now()) WHERE id = :batch AND NOT EXISTS (
-        SELECT FROM lanes WHERE batch_id = :batch AND {HAS_OPEN_JOBS})
+        SELECT FROM lanes WHERE batch_id = :batch AND (
+            {HAS_OPEN_JOBS} OR ended_at > now() - make_interval(secs => CAST(:ended_before_s AS float))))
     RETURNING id
 """)
 _OPEN_JOBS = text(f"""
@@ -99,13 +100,20 @@ _DELETED = (_JOBS, _by_place("images"), _by_id("rejects"), _by_place("archived_j
 _BATCH = text("DELETE FROM batches WHERE id = :batch RETURNING id")
 
 
-def archive(engine: Engine, batch: BatchStatus, on_rows: Callable[[int], None] = lambda _: None) -> int:
+def archive(
+    engine: Engine,
+    batch: BatchStatus,
+    on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    ended_before_s: float | None = None,
+) -> int:
     """Delete the jobs and attempts of an ended batch, keeping counts, image rows, and how the other jobs ended.
 
-    Returns the number of jobs. Export, feed and verification of an archived batch work as before; its jobs can't be
+    Refuses, by UsageError, one that has unfinished jobs or ended less than `ended_before_s` seconds ago. Returns the
+    number of jobs. Export, feed and verification of an archived batch work as before; its jobs can't be
     queued again.
     """
-    _mark(engine, batch)
+    _mark(engine, batch, ended_before_s)
     return _in_chunks(engine, _ARCHIVE, batch.id, on_rows)
 
 
@@ -116,9 +124,13 @@ def delete(
     on_rows: Callable[[int], None] = lambda _: None,
     before_files: Callable[[ObjectStore], None] = lambda _: None,
     by: str | None = None,
+    *,
+    ended_before_s: float | None = None,
 ) -> int:
     """Delete an ended batch: jobs, image rows, rejects and, if `files` is given, its files in that store.
 
+    Refuses, by UsageError, one that has unfinished jobs, ended less than `ended_before_s` seconds ago, or is being
+    exported.
     `before_files` drops what names them elsewhere; the event says `by` what it was deleted, if that was no person.
     Returns the number of rows deleted. Files are deleted first: a row without its file can be detected, a file without
     a row can't. Files in the batch's folder that nightmill did not write are kept. Raises ForeignOutputError if the
@@ -126,7 +138,9 @@ def delete(
     """
     if files is not None:
         owner_of(engine, files, batch.id, batch.folder)
-    _mark(engine, batch)
+    if (export := records.being_written(engine, batch.id)) is not None:
+        raise UsageError(f"batch {batch.name} is being exported ({export}): wait until that has ended")
+    _mark(engine, batch, ended_before_s)
     if files is not None:
         before_files(files)
         delete_files(engine, files, batch)
@@ -144,16 +158,18 @@ def _delete_batch(batch: BatchStatus, by: str | None, connection: Connection) ->
         add_event(connection, Event(EventKind.DELETED, batch.id, batch.name, detail=detail))
 
 
-def _mark(engine: Engine, batch: BatchStatus) -> None:
-    """Mark the batch as archived, which prevents claims and retries; UsageError if it has unfinished jobs."""
-    values = {"batch": batch.id}
+def _mark(engine: Engine, batch: BatchStatus, ended_before_s: float | None) -> None:
+    """Mark the batch as archived, which prevents claims and retries; UsageError if it hasn't ended so long ago."""
+    values = {"batch": batch.id, "ended_before_s": ended_before_s}
 
     def mark(connection: Connection) -> bool:
-        connection.execute(_LOCK, values)
+        connection.execute(_LOCK, {"batch": batch.id})
         return connection.execute(_MARK, values).one_or_none() is not None
 
     if not transact(engine, mark):
-        raise UsageError(_has_open_jobs(batch, run(engine, _OPEN_JOBS, values)[0].n))
+        remaining = run(engine, _OPEN_JOBS, {"batch": batch.id})[0].n
+        again = f"batch {batch.name} was queued again and has ended since"
+        raise UsageError(_has_open_jobs(batch, remaining) if remaining else again)
 
 
 def why_not_ended(batch: BatchStatus) -> str | None:

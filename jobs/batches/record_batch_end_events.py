@@ -17,19 +17,24 @@ _COUNTS = f"""
         GROUP BY 1, 2) AS t
     GROUP BY batch_id"""
 
+# It was opened and has ended while nobody looked, such as while no scheduler ran.
+_HAS_ENDED_AGAIN = "batches.ended_at < (SELECT max(ended_at) FROM lanes WHERE batch_id = batches.id)"
+
 # Derived from the lanes rather than written by what ends or reopens them: whichever version of nightmill did that, and
 # wherever it was interrupted, the event is written once. One statement: its snapshot, taken before it has a transaction
 # id, sees the images of the batch, so that the event comes after them in the feed.
 _RECORD = text(f"""
     WITH changed AS (
         SELECT id, false AS is_live FROM batches
-        WHERE ended_at IS NULL AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {IS_LIVE})
+        WHERE (ended_at IS NULL OR {_HAS_ENDED_AGAIN})
+          AND NOT EXISTS (SELECT FROM lanes WHERE batch_id = batches.id AND {IS_LIVE})
         UNION ALL
         SELECT id, true FROM batches
         WHERE ended_at IS NOT NULL AND id IN (SELECT batch_id FROM lanes WHERE {IS_LIVE})
     ), free AS (
         SELECT batches.id, is_live FROM batches JOIN changed ON changed.id = batches.id
-        WHERE (ended_at IS NULL) <> is_live  -- once more, of the row as others may have left it meanwhile
+        -- Once more, of the row as others may have left it meanwhile.
+        WHERE (ended_at IS NULL) <> is_live OR NOT is_live AND {_HAS_ENDED_AGAIN}
         FOR NO KEY UPDATE OF batches SKIP LOCKED
     ), marked AS (
         UPDATE batches SET ended_at = CASE WHEN NOT is_live THEN now() END FROM free WHERE batches.id = free.id

@@ -46,6 +46,16 @@ _DUE = text(f"""
         OR finished_at < (SELECT max(written_at) FROM export_shards WHERE export_id = exports.id))
     ORDER BY id
 """)
+# Between two shards and while it is finished, no lease says so.
+_BEING_WRITTEN = text("""
+    SELECT e.id, e.name FROM exports e
+    WHERE NOT e.is_live AND EXISTS (SELECT FROM export_shards WHERE export_id = e.id AND batch_id = :batch)
+      AND EXISTS (
+        SELECT FROM export_shards WHERE export_id = e.id AND (
+            lease_until > now()
+            OR written_at > coalesce(e.finished_at, '-infinity') AND written_at > now() - interval '10 min'))
+    ORDER BY e.id LIMIT 1
+""")
 _NOTE_ERROR = text("UPDATE exports SET error = :error WHERE id = :id RETURNING id")
 _MAKE_LIVE = text("UPDATE exports SET is_live = :is_live WHERE id = :id RETURNING id")
 
@@ -188,6 +198,13 @@ def add_shards(connection: Connection, export: int, batches: Sequence[BatchId]) 
 def live_exports(engine: Engine, installation: UUID) -> list[Export]:
     """Return this installation's live exports that have shards to write now or later, or are to be finished."""
     return [_export(row) for row in run(engine, _DUE, {"installation": installation})]
+
+
+def being_written(engine: Engine, batch: BatchId) -> str | None:
+    """Return the number and name of an export of the batch that a person writes now; None if there is none."""
+    for row in run(engine, _BEING_WRITTEN, {"batch": batch}):
+        return f"export {row.id}, {row.name}"
+    return None
 
 
 def note_error(engine: Engine, export: int, error: str | None) -> None:

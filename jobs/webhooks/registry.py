@@ -117,7 +117,10 @@ def webhooks(engine: Engine) -> list[dict[str, Any]]:
 
 
 def shown(url: str) -> str:
-    """Return a URL without the values of its query, which may be a key of the receiver's."""
+    """Return a URL without its query, and a command without its arguments: they may hold a key of the receiver's."""
+    if "://" not in url.split(maxsplit=1)[0] and not url.startswith("mailto:"):
+        program, _, arguments = url.partition(" ")
+        return f"{program} …" if arguments else program
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -136,12 +136,18 @@ class Retention:
         return True
 
     def _delete(self, batch: BatchStatus) -> None:
-        rows = delete(self._engine, batch, on_rows=self._go_on, by="retention")
+        rows = delete(
+            self._engine,
+            batch,
+            on_rows=self._go_on,
+            by="retention",
+            ended_before_s=self._settings.keep_batches_s,
+        )
         age = self._settings.keep_batches
         log.info("batch %s ended over %s ago and is deleted: %d rows; its files stay", batch.name, age, rows)
 
     def _archive(self, batch: BatchStatus) -> None:
-        jobs = archive(self._engine, batch, on_rows=self._go_on)
+        jobs = archive(self._engine, batch, on_rows=self._go_on, ended_before_s=self._settings.keep_jobs_s)
         log.info(
             "batch %s ended over %s ago and is archived: %d jobs", batch.name, self._settings.keep_jobs, jobs
         )

@@ -1,9 +1,9 @@
-"""Who still needs the rows of a batch that is to be deleted: exports that schedulers write, and readers of the feed."""
+"""Who still needs the rows of a batch that is to be deleted: exports that are written, and readers of the feed."""
 
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.exports.records import IS_OUTDATED
+from jobs.exports.records import IS_OUTDATED, being_written
 from jobs.job_dataclasses import BatchId
 
 # An export of several batches deletes the files of one that is gone when it is next finished.
@@ -30,6 +30,8 @@ _CONSUMERS = text(f"""
 
 def who_needs(engine: Engine, batch: BatchId) -> str | None:
     """Return who would lose something if the batch's rows were deleted now; None: nobody."""
+    if (written := being_written(engine, batch)) is not None:
+        return f"it is being exported ({written})"
     for export in run(engine, _LIVE_EXPORTS, {"batch": batch}):
         what = "holds other batches, too" if export.has_others else "isn't complete"
         return f"the live export {export.id} ({export.name}) {what}: `nightmill exports stop {export.id}` ends it"

@@ -10,7 +10,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.queue import transitions
 from jobs.states import ErrorKind
 from tests.console.conftest import Typed
-from tests.factories import change, failure, image, look, make_batch, take
+from tests.factories import age, change, failure, image, look, make_batch, take
 
 COMMANDS = ("pause", "resume", "cancel", "retry", "change --priority 5", "archive --yes", "delete --yes")
 
@@ -29,12 +29,8 @@ def finish(engine: Engine, *names: str, days_ago: int = 0) -> None:
             lane = LaneId(row["id"])
             transitions.complete(engine, [image(job) for job in take(engine, lane)])
     record_batch_events(engine)
-    change(
-        engine,
-        "UPDATE batches SET ended_at = now() - make_interval(days => :days) WHERE name = ANY (:names)",
-        days=days_ago,
-        names=list(names),
-    )
+    ids = look(engine, "SELECT id FROM batches WHERE name = ANY (:names)", names=list(names))
+    age(engine, days_ago * 86_400, *[row["id"] for row in ids])
 
 
 def batch_names(engine: Engine) -> list[str]:

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.states import JobState
 from tests.console.conftest import Typed
-from tests.factories import change, make_batch
+from tests.factories import age, change, make_batch
 
 
 def make(engine: Engine, **hours_ago: int | None) -> None:
@@ -15,8 +15,7 @@ def make(engine: Engine, **hours_ago: int | None) -> None:
         batch = make_batch(engine, [{"prompt": "fox", "tenant": f"of-{name}"}], name=name)
         if hours is not None:
             actions.cancel(engine, batch.id)
-            ended = "UPDATE batches SET ended_at = now() - make_interval(hours => :hours) WHERE id = :id"
-            change(engine, ended, id=batch.id, hours=hours)
+            age(engine, hours * 3600, batch.id)
     change(engine, "UPDATE batches SET created_at = now() - interval '4 days'")
 
 

@@ -16,7 +16,7 @@ from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
-from scheduler.loop import PeriodicTask, Rescuer, forget_workers, periodic_tasks, rescue_all, run_duties
+from scheduler.loop import PeriodicTask, Rescuer, periodic_tasks, rescue_all, run_duties
 from scheduler.send_wakeups import Dispatcher
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
@@ -182,18 +182,6 @@ def test_leases_that_ran_out_while_postgres_was_away_may_be_renewed(
     transitions.extend(engine, held(*jobs[:2]), 60)
     wait_for(lambda: rescuer.rescue() == 3)
     assert states(engine) == {"running": 2, "queued": 3}
-
-
-def test_workers_are_forgotten_after_an_hour(engine: Engine) -> None:
-    for name, minutes in (("now", 0), ("lately", 59), ("long ago", 61)):
-        change(
-            engine,
-            "INSERT INTO workers (name, device, seen_at) VALUES (:name, 'cpu', now() - make_interval(mins => :ago))",
-            name=name,
-            ago=minutes,
-        )
-    assert forget_workers(engine) == 1
-    assert [row["name"] for row in look(engine, "SELECT name FROM workers ORDER BY 1")] == ["lately", "now"]
 
 
 WRITTEN = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::int AS n FROM pg_stat_user_tables"

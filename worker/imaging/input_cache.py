@@ -14,6 +14,8 @@ from jobs.job_dataclasses import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
 from worker.imaging.read_input import (
+    InputImageAccessLostError,
+    InputImageDeniedError,
     InputImageError,
     decode_image,
     flattened,
@@ -64,6 +66,8 @@ class InputImageCache:
     def __init__(self, settings: Settings) -> None:
         self._roots = settings.image_roots
         self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+        self._read_last: dict[str, str] = {}
+        """By bucket, what could be read of it last."""
         self._kept: OrderedDict[object, _Fitted] = OrderedDict()
 
     def inputs(self, job: Job, size: Size | None) -> Inputs:
@@ -99,10 +103,32 @@ class InputImageCache:
         return self._kept[key]
 
     def _open(self, role: _Role, location: str, size: Size | None) -> _Fitted:
-        body = read_bytes(location, self._roots, self._s3)
+        body = self._read(location)
         image = role.prepare(decode_image(body, location))
         values = role.values(fit(image, size, role.resample) if size else image)
         return _Fitted(values, image.size, sha256(body).hexdigest())
+
+    def _read(self, location: str) -> bytes:
+        """Read a file or object. Some stores answer "access denied" to keys that were taken away, hence the check."""
+        bucket = location.split("/", 3)[2] if location.startswith("s3://") else None
+        try:
+            body = read_bytes(location, self._roots, self._s3)
+        except InputImageDeniedError as error:
+            if bucket in self._read_last and not self._can_read(self._read_last[bucket]):
+                raise InputImageAccessLostError(str(error)) from None
+            raise
+        if bucket is not None:
+            self._read_last[bucket] = location
+        return body
+
+    def _can_read(self, location: str) -> bool:
+        try:
+            read_bytes(location, self._roots, self._s3)
+        except InputImageDeniedError:
+            return False
+        except InputImageError:
+            pass  # it is gone, which says nothing of the key
+        return True
 
 
 def fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:

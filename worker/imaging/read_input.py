@@ -48,6 +48,10 @@ class InputImageDeniedError(InputImageError):
     """The store denies access to an input image: the row names what this key may not read."""
 
 
+class InputImageAccessLostError(InputImageDeniedError):
+    """The store denies access to an input image, and by now to another one that was read before."""
+
+
 def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
     """Return the file's or object's bytes; raises InputImageError if it is missing, too large or outside `roots`.
 

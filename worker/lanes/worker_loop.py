@@ -46,7 +46,8 @@ class LaneLoop:
         self._began = 0.0
 
     def begin(self, preferred: LaneId) -> None:
-        """Pick the first lane; there may be none."""
+        """Pick the first lane; there may be none. What the device used before is nobody's."""
+        self._context.usage.taken()
         self.time_slice, self._began = self._pick(preferred), time.monotonic()
 
     def work(self, time_slice: TimeSlice) -> int:

@@ -8,7 +8,12 @@ from jobs.outputs.ownership import owner_key
 from jobs.states import ErrorKind, Mode
 from jobs.storage.base import digest_if_there
 from worker.health.error_classification import HostFaultError
-from worker.imaging.read_input import InputImageDeniedError, InputImageError, InputImageUnavailableError
+from worker.imaging.read_input import (
+    InputImageAccessLostError,
+    InputImageDeniedError,
+    InputImageError,
+    InputImageUnavailableError,
+)
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 
@@ -35,6 +40,8 @@ class LoadInputs(Stage):
         try:
             inputs = self.context.input_images.inputs(item.job, size)
         except InputImageError as error:
+            if isinstance(error, InputImageAccessLostError):
+                raise HostFaultError(str(error)) from error
             if isinstance(error, InputImageDeniedError):
                 self._require_accepted_key()
             is_unavailable = isinstance(error, InputImageUnavailableError)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,7 @@ def archive(selection: ArchiveSelection, yes: DontAsk = False, as_json: Json = F
     """Drop ended batches' jobs and keep counts, image rows and files; nothing of them can be queued again."""
     command = BatchCommand(
         done="archived",
-        change=_archive,
+        change=partial(_archive, ended_before_s=selection.filter().ended_before_s),
         can=lambda _: True,
         has_jobs=True,
         why_not=why_not_ended,
@@ -44,9 +45,9 @@ def archive(selection: ArchiveSelection, yes: DontAsk = False, as_json: Json = F
     change_batches(selection, command, as_json=as_json, yes=yes)
 
 
-def _archive(open_session: Session, found: BatchStatus) -> dict[str, Any]:
+def _archive(open_session: Session, found: BatchStatus, *, ended_before_s: float | None) -> dict[str, Any]:
     with counting(f"archiving {found.name}", sum(found.counts.values()), "jobs") as tell:
-        jobs = archive_batch(open_session.engine, found, tell)
+        jobs = archive_batch(open_session.engine, found, tell, ended_before_s=ended_before_s)
     note(f"{found.name} is archived: {jobs:,} jobs dropped, {found.counts['done']:,} images stay")
     return status_by_id(open_session.engine, found.id).report() | {"archived_jobs": jobs}
 

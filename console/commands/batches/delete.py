@@ -31,7 +31,7 @@ def delete(
     """Forget ended batches: jobs, image rows, rejected rows, and with --files images, exports, contact sheets."""
     command = BatchCommand(
         done="deleted",
-        change=partial(_delete, files=files),
+        change=partial(_delete, files=files, ended_before_s=selection.filter().ended_before_s),
         can=lambda _: True,
         why_not=why_not_ended,
         question=lambda chosen: f"deletes {_said(chosen, selection, files)}",
@@ -39,7 +39,9 @@ def delete(
     change_batches(selection, command, as_json=as_json, yes=yes)
 
 
-def _delete(open_session: Session, found: BatchStatus, *, files: bool) -> dict[str, Any]:
+def _delete(
+    open_session: Session, found: BatchStatus, *, files: bool, ended_before_s: float | None
+) -> dict[str, Any]:
     store = open_session.batch_store(found) if files else None
     with counting(f"deleting {found.name}", None, "rows") as tell:
         rows = delete_batch(
@@ -48,6 +50,7 @@ def _delete(open_session: Session, found: BatchStatus, *, files: bool) -> dict[s
             store,
             tell,
             before_files=lambda files: drop_tables_beside_images(open_session.engine, files, found),
+            ended_before_s=ended_before_s,
         )
     stayed = list(store.names(found.folder)) if store else []
     note(f"{_one(found, files)} deleted")

@@ -13,7 +13,7 @@ from jobs.batches.tags import change_tags
 from jobs.queue import transitions
 from jobs.queue.lane_counts_and_low_watermarks import end_lanes
 from jobs.states import BatchState
-from tests.factories import change, failure, image, lanes_of, look, make_batch, take
+from tests.factories import age, change, failure, image, lanes_of, look, make_batch, take
 
 DAY_S = 86_400
 NAMES = ("trial-1", "trial-22", "trial.1", "trial_1", "a", "a-b", "b0", "0-9", "trial")
@@ -106,7 +106,7 @@ def test_batches_that_ended_long_ago(engine: Engine) -> None:
         transitions.fail(engine, [failure(job) for job in take(engine, lane)], delay_s=0)
         actions.cancel(engine, batch.id)
     end_lanes(engine)
-    change(engine, "UPDATE batches SET ended_at = ended_at - interval '31 days' WHERE id <> :id", id=young.id)
+    age(engine, 31 * DAY_S, old.id, again.id, cut_off.id)
     change(engine, "UPDATE batches SET created_at = created_at - interval '40 days'")
     actions.retry(engine, again.id)
     assert before(30 * DAY_S) == {old.id, cut_off.id}

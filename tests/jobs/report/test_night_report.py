@@ -18,8 +18,8 @@ from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.states import ErrorKind
 from jobs.webhooks import deliveries, registry
 from jobs.webhooks.webhook_events import EventType, emit_now
+from scheduler.forget_lost_workers import LostWorkers
 from scheduler.ingest.ingest import Ingested
-from scheduler.loop import forget_workers
 from tests.factories import change, failure, image, lanes_of, look, make_batch, take
 
 SINCE = datetime.now(UTC) - timedelta(hours=1)
@@ -161,7 +161,8 @@ def test_workers_that_died_or_were_unhealthy_come_first(engine: Engine) -> None:
         report_health(engine, "ill", "cpu", reason)
     report_health(engine, "dead", "cpu", None)
     change(engine, "UPDATE workers SET seen_at = now() - interval '61 minutes' WHERE name = 'dead'")
-    assert forget_workers(engine) == 1
+    lost = LostWorkers(engine)
+    assert (lost.forget(), lost.forget()) == (0, 1)
     change(engine, "UPDATE worker_events SET at = now() WHERE kind = 'lost'")
     report_health(engine, "lost", "cpu", None)
     change(engine, "UPDATE workers SET seen_at = now() - interval '2 minutes' WHERE name = 'lost'")

@@ -11,18 +11,21 @@ from sqlalchemy import Engine, text
 
 from jobs.batches import drop_jobs_and_delete_batches
 from jobs.batches.record_batch_end_events import record_batch_events
+from jobs.batches.status import status_by_id
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.feed.consumers import find_or_create, turn
 from jobs.feed.feed import parse_cursor
 from jobs.feed.feed_query import FeedQuery
+from jobs.job_dataclasses import BatchId
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings, load_settings
 from scheduler.retention.archive_and_delete_old_batches import LOCK, Retention, retention_said
+from scheduler.retention.exports_and_consumers_that_need_a_batch import who_needs
 from tests.command_line import Nightmill
-from tests.factories import change, image, lanes_of, look, make_batch, take
+from tests.factories import age, change, image, lanes_of, look, make_batch, take
 from tests.jobs.feed.test_feed import settled
 
 Policy = Callable[..., Retention]
@@ -45,12 +48,7 @@ def finished(engine: Engine, name: str, days_ago: float, jobs: int = 2) -> int:
     (lane,) = lanes_of(engine, batch)
     transitions.complete(engine, [image(job) for job in take(engine, lane)])
     record_batch_events(engine)
-    change(
-        engine,
-        "UPDATE batches SET ended_at = now() - make_interval(secs => :seconds) WHERE id = :id",
-        seconds=days_ago * 86_400,
-        id=batch.id,
-    )
+    age(engine, days_ago * 86_400, batch.id)
     return batch.id
 
 
@@ -107,6 +105,38 @@ def test_old_batches_are_archived_and_older_ones_deleted(
     assert policy(keep_jobs="30d", keep_batches="180d").round() == 0
 
 
+def test_a_batch_that_was_opened_and_has_ended_while_nobody_looked_is_kept(
+    policy: Policy, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when somebody retried an old batch while no scheduler ran."""
+    batch = finished(engine, "old", 31)
+    change(engine, "UPDATE lanes SET ended_at = now()")
+    assert policy(keep_batches="30d", keep_jobs="30d").round() == 0
+    assert "batch old was queued again and has ended since" in caplog.text
+    record_batch_events(engine)
+    (row,) = look(engine, "SELECT ended_at > now() - interval '1 min' AS is_new FROM batches")
+    assert row["is_new"]
+    record_batch_events(engine)
+    ends = "SELECT count(*) AS n FROM events WHERE kind = 'batch' AND batch_id = :id"
+    assert look(engine, ends, id=batch) == [{"n": 2}]
+
+
+def test_a_batch_that_is_being_exported_is_kept(policy: Policy, engine: Engine) -> None:
+    batch = finished(engine, "old", 31)
+    export = make_export(engine, batch)
+    change(engine, "UPDATE exports SET is_live = false")
+    lease = "UPDATE export_shards SET lease = gen_random_uuid(), lease_until = now() + interval '1 min'"
+    written = "UPDATE export_shards SET lease = NULL, lease_until = NULL, written_at = now()"
+    for statement in (lease, written):
+        change(engine, statement)
+        assert policy(keep_batches="30d").round() == 0
+        assert who_needs(engine, BatchId(batch)) == f"it is being exported (export {export}, all)"
+        with pytest.raises(UsageError, match=f"batch old is being exported .export {export}, all."):
+            drop_jobs_and_delete_batches.delete(engine, status_by_id(engine, BatchId(batch)))
+    change(engine, "UPDATE export_shards SET written_at = now() - interval '11 min'")
+    assert policy(keep_batches="30d").round() == 1, "whoever wrote it was killed"
+
+
 def test_what_a_consumer_has_not_read_is_kept_and_told_once(
     policy: Policy, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,7 +165,8 @@ def test_what_a_consumer_has_not_read_is_kept_and_told_once(
 def test_events_that_a_consumer_reads_keep_a_batch(policy: Policy, engine: Engine) -> None:
     batch = make_batch(engine, 1, name="old")
     change(engine, "UPDATE lanes SET ended_at = now()")
-    change(engine, "UPDATE batches SET ended_at = now() - interval '31 days'")
+    change(engine, "UPDATE batches SET ended_at = now()")
+    age(engine, 31 * 86_400)
     change(engine, "UPDATE jobs SET state = 'cancelled', finished_at = now()")
     change(
         engine,

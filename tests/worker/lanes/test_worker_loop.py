@@ -20,6 +20,7 @@ from worker.lanes import worker_loop as turn_module
 from worker.lanes.worker_context import WorkerContext
 from worker.lanes.worker_loop import follow
 from worker.model_cache.cache import ModelCache
+from worker.monitoring.device_usage import DeviceUsage
 
 FOXES = [{"prompt": f"fox {number}", "steps": 2} for number in range(6)]
 
@@ -33,6 +34,19 @@ def test_a_time_slice_is_worked_charged_and_measured(context: WorkerContext, tmp
     (own,) = look(context.engine, "SELECT * FROM tenants")
     assert 0 < own["used_s"] < context.settings.time_slice_s
     assert follow(context, lane["id"]) == 0
+
+
+def test_what_the_device_uses_while_the_worker_is_idle_is_charged_to_nobody(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    counted = [0.0]
+    own = replace(context, usage=DeviceUsage(lambda _: lambda: counted[0]))
+    for _ in range(2):
+        batch = submit(own.settings, own.engine, tmp_path, FOXES)
+        (lane,) = lanes_of(own.engine, batch)
+        assert follow(own, lane) == 6
+        counted[0] += 1e6
+    assert look(own.engine, "SELECT sum(joules) AS joules FROM lane_usage") == [{"joules": 0.0}]
 
 
 def test_a_worker_stays_with_the_model_that_it_holds(context: WorkerContext, tmp_path: Path) -> None:

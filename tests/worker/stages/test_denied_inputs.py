@@ -1,7 +1,7 @@
 """Input images that S3 refuses: the row's fault if the key is accepted elsewhere, else the key's."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
@@ -72,6 +72,33 @@ def test_somebody_elses_picture_is_the_rows_fault(place: Place, engine: Engine, 
     assert "(AccessDenied); key …" in denied["error_text"]
     assert done["state"] == "done"
     assert not unhealthy_workers(engine)
+
+
+def test_a_key_that_is_taken_away_in_the_batch_is_no_fault_of_any_row(
+    place: Place, engine: Engine, tmp_path: Path
+) -> None:
+    """Though nothing is written to the store, which could show that it is refused there as well."""
+    folder = place.context.settings.model_copy(update={"output": str(tmp_path / "out")})
+    context = replace(place.context, settings=folder)
+    rows = [FOX | {"init_image": f"{place.uri}/{owner}/fox.png"} for owner in ("ours", "theirs")]
+    batch = submit(folder, engine, tmp_path, rows)
+    (lane,) = lanes_of(engine, batch)
+    read: list[str] = []
+
+    def is_after_the_first(request: Request) -> bool:
+        read.extend([request.path] if request.path.endswith("/fox.png") else [])
+        return any("theirs" in path for path in read)
+
+    refuse(place, "AccessDenied", is_after_the_first)
+    work(context, lane)
+    assert "failed" not in states(engine)
+    (sick,) = unhealthy_workers(engine)
+    assert f"can't read {place.uri}/theirs/fox.png" in sick.reason
+    refuse(place, "AccessDenied", lambda request: "theirs" in request.path)
+    while "queued" in states(engine):
+        assert work(context, lane)
+    done, denied = jobs_of(engine, batch)
+    assert (done["state"], denied["error_kind"]) == ("done", ErrorKind.BAD_INPUT)
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "AccessDenied"])

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.db.engine import transact
+from jobs.webhooks.registry import shown
 from jobs.webhooks.webhook_events import EventType, emit
 from tests.console.conftest import Typed
 from tests.factories import change, look
@@ -104,6 +105,12 @@ def test_what_was_delivered_is_replayed_from_a_moment_on(typed: Typed, engine: E
     change(engine, "UPDATE webhook_deliveries SET created_at = '2026-01-01' WHERE id = 1")
     assert typed("webhook", "replay", "1", "--json").json["queued"] == 0
     assert typed("webhook", "replay", "1", "--since", "2026-02-01T00:00Z", "--json").json["queued"] == 1
+
+
+def test_arguments_of_commands_are_not_shown() -> None:
+    assert shown("curl -H 'Authorization: Bearer s3cret' https://example.com/?key=s3cret") == "curl …"
+    assert shown("/opt/tell") == "/opt/tell"
+    assert shown("mailto:ada@example.com,bob@example.com") == "mailto:ada@example.com,bob@example.com"
 
 
 def test_messages_that_were_not_taken_are_asked_about(typed: Typed, engine: Engine) -> None:
