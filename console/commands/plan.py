@@ -8,6 +8,7 @@ import typer
 from console.command_options import Json
 from console.command_options_from_dataclass import takes
 from console.manifests.forecast_of_plan import forecast_of, installation
+from console.manifests.queue_limits_of_plan import exceeded_limits, limit_note
 from console.manifests.submit_request_from_options import submit_request
 from console.manifests.update_existing_batch import bring_onto, check_options, said
 from console.session import session
@@ -55,14 +56,18 @@ def plan(options: SubmitOptions, as_json: Json = False) -> None:
         losses = measured_losses(engine) if engine and request.policy.target is not None else {}
         made = make_plan(request, rules, Catalogue.load(settings.models_path), tell, losses)
         found = forecast_of(made, request, settings, engine) if made.jobs else None
+        exceeded = exceeded_limits(engine, request, found)
     report = plan_report(made, request, _middle_s(found)) | {"forecast": found and found.report()}
+    report["exceeded_limits"] = exceeded
     if as_json:
         print_json(report)
     else:
         _show(report, request.policy)
     if report["forecast"] and (warning := verdict_note(report["forecast"])):
         note(warning)
-    if not made.jobs or (options.strict and made.rejected):
+    for each in exceeded:
+        note(limit_note(each))
+    if exceeded or not made.jobs or (options.strict and made.rejected):
         raise typer.Exit(1)
 
 

@@ -100,6 +100,8 @@ def _failure(batch: BatchStatus, bounds: dict[str, float]) -> str | None:
     if batch.state == BatchState.CANCELLED:
         return f"cancelled: {plural(batch.counts['cancelled'], 'job')}"
     jobs = sum(batch.counts.values())
+    if batch.rejected and not jobs:
+        return f"all of {plural(batch.rows, 'row')} rejected"
     beyond = (state for state, bound in bounds.items() if batch.counts[state] > bound * jobs)
     state = next(beyond, None)
     return state and f"{batch.counts[state]:,} of {plural(jobs, 'job')} {state}"

@@ -1,12 +1,14 @@
 """Run `nightmill up` in the background, in its own session; its pid is stored in `up.json` in the data folder."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -141,6 +143,17 @@ def announce(settings: Settings, report: UpReport = UpReport()) -> None:
     new = _file(settings).with_name("up.json.new")
     new.write_text(json.dumps(known))
     new.replace(_file(settings))
+
+
+@contextmanager
+def sole(settings: Settings) -> Iterator[None]:
+    """Be the only one that is up with this data folder, until the process ends; raises ServiceError if it isn't."""
+    with _file(settings).with_name("up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ServiceError(f"another `nightmill up` runs with {settings.data_dir}") from None
+        yield
 
 
 def withdraw(settings: Settings) -> None:

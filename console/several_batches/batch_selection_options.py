@@ -61,6 +61,7 @@ class BatchSelection(FilterOptions):
     batches: Annotated[
         list[str] | None, typer.Argument(metavar="BATCH", help="names or numbers of batches")
     ] = None
+    tenant: Annotated[str | None, typer.Option(help="all of whose jobs are this tenant's")] = None
     all_: Annotated[bool, typer.Option("--all", help="all batches that this can be done to")] = False
     ended_before: Annotated[
         str | None, typer.Option("--ended-before", metavar="AGE", help="that ended this long ago: 30d, 12h")

@@ -12,7 +12,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import counted, note, plural, print_json, print_line
 from console.terminal.progress import summary
 from jobs.batches.status import BatchStatus, status_by_id
-from jobs.errors import NightmillError
+from jobs.errors import NightmillError, UsageError
 from jobs.job_dataclasses import BatchId
 
 
@@ -42,7 +42,7 @@ class BatchCommand:
     has_jobs: bool = False
     """Whether filters and --all leave out archived batches."""
     finish: Callable[[Session], None] = lambda _: None
-    """Called when all are done."""
+    """Called when all are done, or told by a dry run."""
 
 
 def change_batches(
@@ -58,9 +58,14 @@ def change_batches(
         jobs = _count(open_session, chosen, command)
         if not selection.batches:
             chosen = [each for each in chosen if jobs[each.id] != 0]
+        if selection.all_:
+            chosen = _possible(chosen, command)
         if selection.dry_run:
             _tell_plan(chosen, jobs, selection, command, as_json)
+            command.finish(open_session)
             return
+        if selection.is_one and (reason := command.why_not(chosen[0])) is not None:
+            raise UsageError(reason)
         question = command.question(chosen) if chosen and not yes else None
         if question is not None:
             ask(question, is_for_good=command.is_for_good)
@@ -80,6 +85,15 @@ def _count(
 ) -> dict[BatchId, int | None]:
     """Return how many jobs of each batch the command concerns; None: those of its states, all of them."""
     return {each.id: command.count and command.count(open_session, each) for each in chosen}
+
+
+def _possible(chosen: Sequence[BatchStatus], command: BatchCommand) -> list[BatchStatus]:
+    """Leave out the batches that would refuse, and tell how many: --all means those that this can be done to."""
+    reasons = [(each, command.why_not(each)) for each in chosen]
+    left = [f"{reason}" for _, reason in reasons if reason is not None]
+    if left:
+        note(f"{plural(len(left), 'batch is', 'batches are')} left out, such as: {left[0]}")
+    return [each for each, reason in reasons if reason is None]
 
 
 def _change(

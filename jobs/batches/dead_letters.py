@@ -8,6 +8,7 @@ from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
 from jobs.states import WITH_ERROR, sql_list
 
+# Of archived jobs, prompts and attempts are gone.
 _FAILURES = text(f"""
     SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
@@ -15,12 +16,18 @@ _FAILURES = text(f"""
             ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history
     FROM jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
-    ORDER BY id LIMIT :limit
+    UNION ALL
+    SELECT job_id, ordinal, row_id, state, attempt, error_kind, error_text, '', NULL, '[]'
+    FROM archived_jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
+      AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
+    ORDER BY job LIMIT :limit
 """)
 
 _KINDS = text(f"""
-    SELECT error_kind, state, count(*) AS jobs FROM jobs
-    WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)}) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+    SELECT error_kind, state, count(*) AS jobs FROM (
+        SELECT error_kind, state FROM jobs WHERE batch_id = :id
+        UNION ALL SELECT error_kind, state FROM archived_jobs WHERE batch_id = :id) AS found
+    WHERE state IN ({sql_list(WITH_ERROR)}) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """)
 
 

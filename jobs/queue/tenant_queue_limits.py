@@ -44,8 +44,8 @@ class QueueLimit:
         """Raise TooManyOpenJobsError if so many more jobs are too many; `place` says how far a manifest was read."""
         if self.open + jobs > self.max_queued:
             raise TooManyOpenJobsError(
-                f"{place}: tenant {tenant} may have {self.max_queued:,} open jobs and has {self.open:,}, so that "
-                f"{jobs:,} more are too many; nothing was stored. Wait until some have ended, or "
+                f"{place}: tenant {tenant} may have {self.max_queued:,} open jobs and has {self.open:,}, and the "
+                f"manifest adds {jobs:,} up to here; nothing was stored. Wait until some have ended, or "
                 f"`nightmill tenants set {tenant} --max-queued N`"
             )
 

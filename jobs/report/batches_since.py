@@ -33,10 +33,12 @@ class Verdict(IntEnum):
     WILL_BE_LATE = 5
     """It is expected to miss its deadline."""
     PAUSED = 6
-    RUNNING = 7
-    QUEUED = 8
-    CANCELLED = 9
-    DONE = 10
+    REJECTED = 7
+    """It ended without some of its manifest's rows."""
+    RUNNING = 8
+    QUEUED = 9
+    CANCELLED = 10
+    DONE = 11
 
     @property
     def text(self) -> str:
@@ -79,9 +81,11 @@ def _verdict(status: BatchStatus, short: Shortfall | None) -> Verdict:
         return Verdict.LATE
     if short:
         return Verdict.SHORT
-    if status.counts["failed"] > FAILED_SHARE * jobs:
+    if status.counts["failed"] > FAILED_SHARE * jobs or (status.rejected and not jobs):
         return Verdict.FAILED
-    return Verdict.CANCELLED if status.state == BatchState.CANCELLED else Verdict.DONE
+    if status.state == BatchState.CANCELLED:
+        return Verdict.CANCELLED
+    return Verdict.REJECTED if status.rejected else Verdict.DONE
 
 
 def _verdict_of_unfinished(status: BatchStatus) -> Verdict:

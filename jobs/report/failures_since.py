@@ -6,30 +6,42 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
-from jobs.states import ErrorKind
+from jobs.states import WITH_ERROR, ErrorKind, sql_list
 
-# Attempts rather than jobs: they have an index by time. The last attempt of a job, if it ended the job.
-_ENDED = """
-    attempts a JOIN jobs j ON j.id = a.job_id AND j.attempt = a.attempt
-        AND (a.outcome = j.state OR a.outcome = 'expired' AND j.state = 'failed')
-    JOIN lanes l ON l.id = j.lane_id JOIN batches b ON b.id = j.batch_id
-    WHERE a.ended_at >= :since AND a.outcome IN ('failed', 'blocked', 'expired')
-      AND (CAST(:tenant AS text) IS NULL OR l.tenant = :tenant)
-      AND (CAST(:kind AS text) IS NULL OR a.error_kind = :kind)"""
+# Attempts rather than jobs: they have an index by time. The last attempt of a job, if it ended the job. Attempts of
+# archived jobs are gone: these count from the end of their batch on.
+_ENDED = f"""
+    ended AS (
+        SELECT a.id, a.error_kind, j.state, b.name AS batch, j.id AS job, j.ordinal, j.row_id, a.error_text, a.worker,
+            a.ended_at, left(j.prompt, 200) AS prompt
+        FROM attempts a JOIN jobs j ON j.id = a.job_id AND j.attempt = a.attempt
+            AND (a.outcome = j.state OR a.outcome = 'expired' AND j.state = 'failed')
+        JOIN lanes l ON l.id = j.lane_id JOIN batches b ON b.id = j.batch_id
+        WHERE a.ended_at >= :since AND a.outcome IN ('failed', 'blocked', 'expired')
+          AND (CAST(:tenant AS text) IS NULL OR l.tenant = :tenant)
+          AND (CAST(:kind AS text) IS NULL OR a.error_kind = :kind)
+        UNION ALL
+        SELECT 0, r.error_kind, r.state, b.name, r.job_id, r.ordinal, r.row_id, r.error_text, NULL, b.ended_at, ''
+        FROM archived_jobs r JOIN batches b ON b.id = r.batch_id
+        WHERE b.ended_at >= :since AND r.state IN ({sql_list(WITH_ERROR)})
+          AND (CAST(:tenant AS text) IS NULL OR EXISTS (
+            SELECT FROM lanes WHERE lanes.batch_id = b.id AND lanes.tenant = :tenant))
+          AND (CAST(:kind AS text) IS NULL OR r.error_kind = :kind)
+    )"""
 
 _KINDS = text(f"""
-    WITH kinds AS (
-        SELECT a.error_kind, j.state, count(*) AS jobs, array_agg(DISTINCT b.name) AS batches, max(a.id) AS last
-        FROM {_ENDED} GROUP BY 1, 2
+    WITH {_ENDED}, ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY error_kind, state ORDER BY id DESC, job DESC) AS place FROM ended
     )
-    SELECT kinds.error_kind, state, jobs, batches, job_id AS example_job, error_text AS example
-    FROM kinds JOIN attempts ON attempts.id = last ORDER BY state DESC, jobs DESC, error_kind
+    SELECT error_kind, state, count(*) AS jobs, array_agg(DISTINCT batch) AS batches,
+        max(job) FILTER (WHERE place = 1) AS example_job, max(error_text) FILTER (WHERE place = 1) AS example
+    FROM ranked GROUP BY 1, 2 ORDER BY state DESC, jobs DESC, error_kind
 """)
 
 _LIST = text(f"""
-    SELECT b.name AS batch, j.id AS job, j.ordinal, j.row_id, j.state, a.error_kind, a.error_text, a.worker, a.ended_at,
-        left(j.prompt, 200) AS prompt
-    FROM {_ENDED} ORDER BY a.id DESC LIMIT :limit
+    WITH {_ENDED}
+    SELECT batch, job, ordinal, row_id, state, error_kind, error_text, worker, ended_at, prompt
+    FROM ended ORDER BY id DESC, job DESC LIMIT :limit
 """)
 
 _OVERFLOW = "overflow in half precision? a wider one in the model's card, or another sampler"

@@ -70,7 +70,9 @@ def add(engine: Engine, url: str, events: Sequence[str] | None, *, allows_privat
 
     number = transact(engine, work)
     if number is None:
-        raise UsageError(f"this webhook is there already, or there are {MOST}: `nightmill webhook list`")
+        is_there = bool(run(engine, _FOUND, {"given": url}))
+        why = "this webhook is there already" if is_there else f"there are {MOST} webhooks already"
+        raise UsageError(f"{why}: `nightmill webhook list`")
     return number, secret
 
 

@@ -33,7 +33,7 @@ def test_what_was_paused_before_stays_paused(typed: Typed, engine: Engine) -> No
         ("green", "queued"),
     ]
     assert "2 batches resumed" in resumed.err
-    assert "2 batches stay paused: they were paused by name" in resumed.err
+    assert "2 batches stay paused, by name: red, grey; `nightmill resume NAME` goes on" in resumed.err
     assert paused(engine) == ["red", "grey"]
     assert typed("status", "red", "--json").json["pauses"][0]["by"] == "name"
     assert len(typed("status", "red", "--json").json["pauses"]) == 1, "that of all has ended here, too"
@@ -51,11 +51,11 @@ def test_a_tenants_batches(typed: Typed, engine: Engine) -> None:
     (pause,) = typed("status", "blue", "--json").json["pauses"]
     assert (pause["by"], "@" in pause["who"], pause["reason"]) == ("tenant:ada", True, None)
     ended = typed("resume", "--all")
-    assert "1 batch stays paused: it was paused by name and with those of tenant ada" in ended.err
-    assert "1 batch stays paused: it was paused with those of tenant ada" in ended.err
+    assert "1 batch stays paused, by name and with those of tenant ada" in ended.err
+    assert "1 batch stays paused, with those of tenant ada" in ended.err
     assert paused(engine) == ["red", "blue"]
     ended = typed("resume", "--tenant", "ada")
-    assert "1 batch stays paused: it was paused by name" in ended.err
+    assert "1 batch stays paused, by name: red" in ended.err
     assert paused(engine) == ["red"]
 
 
@@ -69,7 +69,8 @@ def test_a_canary_is_overruled_by_name_only(typed: Typed, engine: Engine) -> Non
     typed("pause", "--all")
     for choice in (("--all",), ("--state", "paused")):
         ended = typed("resume", *choice)
-        assert "1 batch stays paused: it was paused by a canary" in ended.err, choice
+        assert "1 batch stays paused, by a canary: red" in ended.err, choice
+        assert typed("resume", *choice, "--dry-run").err.startswith("would be resumed: no batch")
         assert paused(engine) == ["red"]
     assert typed("resume", "red", "--json").json["canary"] == "overruled"
 

@@ -136,3 +136,18 @@ def test_a_database_that_is_away_leaves_the_rest_of_the_plan(typed: Typed, tmp_p
     assert done.code == 0, done.err
     assert "planned without what workers have measured" in done.err
     assert "not estimated" in done.out
+
+
+@pytest.mark.usefixtures("_measured")
+def test_a_plan_sees_the_limit_that_refuses_its_submit(typed: Typed) -> None:
+    typed("tenants", "set", "ada", "--max-queued", "1799")
+    planned = typed("plan", "m.jsonl", "--set", "tenant=ada")
+    said = "a submit would be refused: tenant ada may have 1,799 open jobs and has 0, and this adds 1,800"
+    assert (planned.code, said in planned.err) == (1, True), planned.err
+    assert typed("submit", "m.jsonl", "--set", "tenant=ada").code == 1
+    (exceeded,) = typed("plan", "m.jsonl", "--set", "tenant=ada", "--json").json["exceeded_limits"]
+    assert exceeded == {"tenant": "ada", "max_queued": 1799, "open": 0, "jobs": 1800}
+    typed("tenants", "set", "ada", "--max-queued", "1800")
+    assert typed("plan", "m.jsonl", "--set", "tenant=ada").code == 0
+    assert typed("submit", "m.jsonl", "--set", "tenant=ada").code == 0
+    assert typed("plan", "m.jsonl", "--set", "tenant=ada").code == 0, "it is there, and adds nothing"

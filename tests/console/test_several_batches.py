@@ -173,6 +173,50 @@ def test_nothing_chosen_is_told_and_fine(typed: Typed, engine: Engine) -> None:
     assert typed("pause", "--tenant", "eve", "--json").json == []
 
 
+def test_all_are_those_that_this_can_be_done_to(typed: Typed, engine: Engine) -> None:
+    named(engine, "over", "open", "wide")
+    finish(engine, "over")
+    for command, done in (("archive", "archived"), ("delete", "deleted")):
+        ended = typed(command, "--all", "--yes")
+        assert (ended.code, f"1 batch {done}" in ended.err) == (0, True), ended.err
+        assert "2 batches are left out, such as: batch open has 2 jobs that haven't ended" in ended.err
+        refused = typed(command, "open")
+        assert (refused.code, "batch open has 2 jobs" in refused.err, "--yes" in refused.err) == (
+            2,
+            True,
+            False,
+        )
+    assert batch_names(engine) == ["open", "wide"]
+
+
+def test_one_kind_of_error_is_chosen(typed: Typed, engine: Engine) -> None:
+    named(engine, "red")
+    assert "say one kind of error" in typed("retry", "red", "--only", "io", "--error", "oom").err
+    assert typed("retry", "red", "--only", "io", "--error", "io").code == 0
+
+
+def test_failures_of_an_archived_batch_are_told(typed: Typed, engine: Engine) -> None:
+    named(engine, "red")
+    for job in take(engine, LaneId(1)):
+        transitions.fail(engine, [failure(job, ErrorKind.BAD_INPUT)], delay_s=0)
+    record_batch_events(engine)
+    before = typed("failures", "--json").json
+    assert typed("archive", "red", "--yes").code == 0
+    after = typed("failures", "--json").json
+    assert after["kinds"] == before["kinds"]
+    assert [(each["job"], each["error_text"]) for each in after["failures"]] == [
+        (2, "it broke"),
+        (1, "it broke"),
+    ]
+    of_batch = typed("failures", "red", "--json").json
+    assert [(kind["error_kind"], kind["jobs"]) for kind in of_batch["kinds"]] == [("bad-input", 2)]
+    assert "queues them again" not in typed("failures", "red").err
+    assert (
+        "no job of blue has failed or was blocked"
+        in (named(engine, "blue"), typed("failures", "blue"))[1].err
+    )
+
+
 def test_archive_by_age(typed: Typed, engine: Engine) -> None:
     named(engine, "old", "young", "open")
     finish(engine, "old", days_ago=31)

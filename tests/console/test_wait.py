@@ -77,6 +77,13 @@ def test_a_cancelled_batch_is_none_that_is_done(typed: Typed, engine: Engine) ->
     assert (done.code, done.out) == (1, "foxes\tfailed\tcancelled: 2 jobs\n")
 
 
+def test_a_batch_of_which_every_row_was_rejected_has_failed(typed: Typed, engine: Engine) -> None:
+    make_batch(engine, [{"prompt": ""}] * 2, name="empty")
+    record_batch_events(engine)
+    done = typed("wait", "empty")
+    assert (done.code, done.out) == (1, "empty\tfailed\tall of 2 rows rejected\n")
+
+
 def test_a_wait_that_takes_too_long_ends_with_124(typed: Typed, engine: Engine) -> None:
     make_batch(engine, 2, name="foxes", deadline=datetime.now(UTC) - timedelta(hours=1))
     done = typed("wait", "foxes", "--timeout", "0.1s")

@@ -60,7 +60,9 @@ def retry(
     if only is not None:
         one_of("--only", only, (*RETRYABLE, *ErrorKind))
         if only not in RETRYABLE:
-            error, only = error or only, None
+            if error not in (None, only):
+                raise UsageError(f"--only {only} and --error {error}: say one kind of error")
+            error, only = only, None
     states = RETRYABLE if only is None else (one_of("--only", only, RETRYABLE),)
     kind = error and one_of("--error", error, tuple(ErrorKind))
 

@@ -2,7 +2,7 @@
 
 import getpass
 import socket
-from collections import Counter
+from collections import defaultdict
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from console.command_options import Json
 from console.command_options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.batch_selection_options import BatchSelection
+from console.several_batches.batch_selection_options import BatchSelection, some_names
 from console.several_batches.change_each_batch import BatchCommand, change_batches, has_open_jobs, told_state
 from console.terminal.output import note, plural
 from jobs.batches.status import BatchStatus, statuses
@@ -78,15 +78,17 @@ def _end_beside_others(open_session: Session, selection: BatchSelection, group: 
     staying = [
         each for each in statuses(open_session.engine, selection.filter()) if each.state == BatchState.PAUSED
     ]
-    reasons = Counter[str]()
+    reasons = defaultdict[str, list[str]](list)
     for found in staying:
-        if group is not None and group in found.pauses:
+        if group is not None and group in found.pauses and not selection.dry_run:
             pauses.end_pause(open_session.engine, found.id, group)
         others = [_said(each["by"]) for each in found.standing_pauses if each["by"] != group]
-        reasons[" and ".join([*others, *(["by a canary"] if found.is_stopped_by_canary else [])])] += 1
-    for reason, count in reasons.items():
-        verbs = ("stays", "it was") if count == 1 else ("stay", "they were")
-        note(f"{plural(count, 'batch', 'batches')} {verbs[0]} paused: {verbs[1]} paused {reason}")
+        by = [*others, *(["by a canary"] if found.is_stopped_by_canary else [])]
+        if by:
+            reasons[" and ".join(by)].append(found.name)
+    for reason, names in reasons.items():
+        stay = plural(len(names), "batch stays", "batches stay")
+        note(f"{stay} paused, {reason}: {some_names(names)}; `nightmill resume NAME` goes on with one")
 
 
 def _said(by: str) -> str:

@@ -161,7 +161,9 @@ def failures(
         for tried in job["history"]:
             took = f"{tried['outcome']} on {tried['worker'] or 'no worker'}, {tried['ended_at'][:19]}"
             note(f"  attempt {tried['attempt']}: {took}: {tried['error_kind']}: {tried['error_text']}")
-    if dead:
+    if not by_kind:
+        note(f"no job of {found.name} has failed or was blocked")
+    if dead and found.archived_at is None:
         note(f"`nightmill retry {found.name} --only KIND` queues them again")
 
 

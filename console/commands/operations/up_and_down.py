@@ -11,7 +11,7 @@ from console.process_control.resize_and_restart_up import UpControl, is_ready
 from console.process_control.supervisor import group
 from console.session import session
 from console.terminal.output import note, plural
-from jobs.errors import NightmillError, ServiceError
+from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.logs.log_files import rotate_in_place
 from jobs.process_lifecycle import outlive_hangup, stop_on_signals
 from jobs.services.embedded import stop_services
@@ -38,6 +38,10 @@ def up(
     if workers != 0 and (workers or daemon.running(settings) is None):
         require("worker", instead="`up --workers 0` starts the scheduler alone")
     if foreground:
+        if running := daemon.running(settings):
+            raise UsageError(
+                f"already up, as process {running}: `nightmill down` stops it, and without --foreground it is changed"
+            )
         _serve(settings, 1 if workers is None else workers)
     elif running := daemon.running(settings):
         if workers is None and not restart:
@@ -94,7 +98,11 @@ def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
 def _serve(settings: Settings, workers: int) -> None:
     stopping = stop_on_signals()
     outlive_hangup()
-    with session(settings, waits=True) as open_session, group(open_session.settings, workers) as members:
+    with (
+        session(settings, waits=True) as open_session,
+        daemon.sole(settings),
+        group(open_session.settings, workers) as members,
+    ):
         control = UpControl(settings, members, partial(is_ready, open_session.engine))
         daemon.announce(settings, report := control.report())
         note(

@@ -2,9 +2,13 @@
 
 import os
 
+import pytest
+
 from console.process_control import daemon
+from jobs.errors import ServiceError
 from jobs.settings import Settings
 from jobs.states import Weights
+from tests.console.conftest import Typed
 
 
 def test_settings_that_the_workers_that_are_up_have_not_are_told(settings: Settings) -> None:
@@ -17,3 +21,15 @@ def test_settings_that_the_workers_that_are_up_have_not_are_told(settings: Setti
     assert daemon.other_settings(other) == {"watermark": ("NMIL", "ACME"), "weights": ("full", "fp8")}
     daemon.withdraw(settings)
     assert daemon.other_settings(other) == {}
+
+
+def test_one_is_up_with_a_data_folder(settings: Settings, typed: Typed) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    with daemon.sole(settings):
+        with pytest.raises(ServiceError, match="another `nightmill up` runs with "), daemon.sole(settings):
+            pass
+        daemon.announce(settings)
+        refused = typed("up", "--foreground", "--restart")
+        assert (refused.code, f"already up, as process {os.getpid()}" in refused.err) == (2, True)
+    with daemon.sole(settings):
+        assert daemon.running(settings) == os.getpid()

@@ -43,6 +43,9 @@ def test_the_worst_batches_come_first(engine: Engine) -> None:
         name: make_batch(engine, 2, name=name)
         for name in ("fine", "short", "late", "stopped", "failed", "overdue", "paused", "queued", "running")
     }
+    make_batch(engine, [{"prompt": ""}], name="empty")
+    made["rejected"] = make_batch(engine, [{"prompt": "fox"}, {"prompt": ""}], name="rejected")
+    end(engine, made["rejected"])
     end(engine, made["fine"])
     change(engine, "UPDATE batches SET deadline = now() - interval '1 s' WHERE name IN ('late', 'overdue')")
     end(engine, made["late"])
@@ -68,7 +71,9 @@ def test_the_worst_batches_come_first(engine: Engine) -> None:
         ("overdue", "late"),
         ("short", "short"),
         ("failed", "failed"),
+        ("empty", "failed"),
         ("paused", "paused"),
+        ("rejected", "rejected"),
         ("running", "running"),
         ("queued", "queued"),
         ("fine", "done"),

@@ -31,7 +31,7 @@ def test_rows_beyond_the_limit_are_refused_with_the_numbers_and_nothing_is_store
     first = make_batch(engine, rows(3), name="first")
     with pytest.raises(TooManyOpenJobsError) as refused:
         make_batch(engine, [*rows(9, "bob"), *rows(2), {"prompt": "a", "tenant": "ada", "num_images": 4}])
-    assert "line 12: tenant ada may have 5 open jobs and has 3, so that 6 more are too many" in str(
+    assert "line 12: tenant ada may have 5 open jobs and has 3, and the manifest adds 6 up to here" in str(
         refused.value
     )
     assert "`nightmill tenants set ada --max-queued N`" in str(refused.value)
@@ -39,7 +39,7 @@ def test_rows_beyond_the_limit_are_refused_with_the_numbers_and_nothing_is_store
     assert batches(engine) == ["first"]
     assert look(engine, "SELECT count(*) AS n FROM jobs") == [{"n": 3}]
     make_batch(engine, rows(2), name="fits")
-    with pytest.raises(TooManyOpenJobsError, match="has 5, so that 1 more"):
+    with pytest.raises(TooManyOpenJobsError, match="has 5, and the manifest adds 1 up"):
         make_batch(engine, rows(1))
     transitions.complete(engine, [image(job) for job in take(engine, lanes_of(engine, first)[0])])
     make_batch(engine, rows(3), name="jobs-that-have-ended-do-not-count")
