@@ -13,9 +13,9 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from console.lazy_commands import LazyCommands
-from console.process_control.signals import Stopped, stop_on_signals, stopping
+from console.process_control.stop_by_signal import Stopped, stop_on_signals, stopping
+from console.terminal.lenient_standard_streams import prepare_streams
 from console.terminal.output import err, print_line
-from console.terminal.streams import prepare_streams
 from jobs.errors import NightmillError, UsageError
 from jobs.logs.start_logging import log, logs_json
 from jobs.mask_passwords_and_escape_text import visible, without_secrets

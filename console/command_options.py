@@ -8,7 +8,7 @@ import typer
 
 from jobs.errors import UsageError
 from jobs.policy.time_windows import parse_past_moment
-from jobs.setting_values.durations import parse_length
+from jobs.setting_values.parse_length_of_time import parse_length
 from jobs.states import NO_LIMIT
 
 NONE = "none"

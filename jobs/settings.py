@@ -15,7 +15,7 @@ from jobs.errors import UsageError
 from jobs.monitoring.listen_address import ListenAddress
 from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.setting_values.device_hour_prices import DevicePrices
-from jobs.setting_values.durations import parse_length
+from jobs.setting_values.parse_length_of_time import parse_length
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import NoReturn
 
-from bench.autoscaling.simulated_night import NIGHT
-from bench.autoscaling.simulation import Record, Simulation
+from bench.autoscaling.night_scenario import NIGHT
+from bench.autoscaling.run_simulated_night import Record, Simulation
 from bench.harness.services import engine_on, open_place
 
 LARGEST_DEVIATION = 0.05
@@ -23,7 +23,7 @@ def main() -> None:
     with open_place() as place, place.database("night") as settings, engine_on(settings.database) as engine:
         record = Simulation(engine, NIGHT).run()
     if options.plot:
-        from bench.autoscaling.plot import plot  # noqa: PLC0415 - imports matplotlib
+        from bench.autoscaling.draw_night import plot  # noqa: PLC0415 - imports matplotlib
 
         plot(record, NIGHT, options.plot)
     print(json.dumps(report(record), indent=2))

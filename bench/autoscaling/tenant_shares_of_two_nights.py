@@ -8,8 +8,8 @@ from matplotlib import dates
 from matplotlib.figure import Figure
 from sqlalchemy import Engine, text
 
-from bench.autoscaling.simulated_night import Batch, Night, clock
-from bench.autoscaling.simulation import Simulation
+from bench.autoscaling.night_scenario import Batch, Night, clock
+from bench.autoscaling.run_simulated_night import Simulation
 from jobs.db.engine import database_time, run
 from jobs.queue.sum_usage import usage_by
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from console.command_options import Json
 from console.commands.doctor_database_checks import DatabaseChecks
-from console.process_control import daemon
+from console.process_control import background_up
 from console.shadowed_packages import ADVICE, clashes
 from console.terminal.output import print_json, print_table, size
 from jobs.errors import NightmillError, ServiceError, UsageError
@@ -123,9 +123,9 @@ def _packages() -> str:
 
 def _processes(settings: Settings) -> str:
     """Report the processes that `up` started here."""
-    if troubles := daemon.slowed(settings):
+    if troubles := background_up.slowed(settings):
         raise ServiceError("; ".join(troubles))
-    pid = daemon.running(settings)
+    pid = background_up.running(settings)
     return "nothing is up here" if pid is None else f"up, as process {pid}"
 
 

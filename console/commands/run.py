@@ -18,8 +18,8 @@ from console.export_with_progress import (
     update_beside_images,
 )
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
-from console.process_control import daemon
-from console.process_control.signals import Stopped
+from console.process_control import background_up
+from console.process_control.stop_by_signal import Stopped
 from console.process_control.supervisor import ProcessGroup, group
 from console.run_statistics import effort, truncated
 from console.session import Session, session
@@ -27,8 +27,8 @@ from console.several_batches.watch_until_still import current_status
 from console.submit_options import SubmitOptions
 from console.terminal.output import note
 from console.terminal.progress import summary, watching
-from console.terminal.run_report import tell
 from console.terminal.schedule_text import pause_reasons
+from console.terminal.tell_run_result import tell
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus
@@ -104,17 +104,17 @@ def _starts_workers(settings: Settings, workers: int | None) -> bool:
 
 def _has_up_workers(settings: Settings) -> bool:
     """Whether an `up` runs that keeps workers; one of an earlier version doesn't say, and has some as a rule."""
-    told = daemon.report(settings)
+    told = background_up.report(settings)
     return told is not None and told.workers != 0
 
 
 def _default_workers(open_session: Session) -> int:
     if not _has_up_workers(open_session.settings):
-        if daemon.running(open_session.settings) is not None:
+        if background_up.running(open_session.settings) is not None:
             note("what is up has no workers: this run starts one of its own")
         return 1
     note("the workers that are up do the work")
-    for name, (theirs, own) in daemon.other_settings(open_session.settings).items():
+    for name, (theirs, own) in background_up.other_settings(open_session.settings).items():
         note(
             f"NIGHTMILL_{name.upper()} is {theirs} for the workers that are up; {own}, as here, has no effect"
         )
@@ -180,7 +180,7 @@ def _wait(open_session: Session, status: BatchStatus, members: ProcessGroup, *, 
             time.sleep(POLL_S)
             members.keep_alive()
             status = open_session.patiently(partial(current_status, open_session.engine, status))
-            told = daemon.report(open_session.settings)
+            told = background_up.report(open_session.settings)
             members.memory.look(told.worker_pids if told else ())
             is_idle = status.waiting is None and not status.counts["running"]
             if needs_up and is_idle and not _has_up_workers(open_session.settings):

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from console.process_control import up_requests
-from console.process_control.daemon import UpReport
+from console.process_control.background_up import UpReport
 from console.process_control.supervisor import Child, ProcessGroup
 from console.process_control.up_requests import UpRequest
 from console.terminal.output import note

@@ -1,7 +1,7 @@
 """Requests of commands to the `up` that runs: another number of workers, or a restart of its processes.
 
-Each is a file in the data folder, which `up` takes; its report (`console.process_control.daemon`) says what became of
-it.
+Each is a file in the data folder, which `up` takes; its report (`console.process_control.background_up`) says what
+became of it.
 """
 
 import json

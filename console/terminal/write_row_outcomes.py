@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from console.terminal.output import print_line
-from console.terminal.output_file import complete_file
+from console.terminal.write_file_atomically import complete_file
 from jobs.batches.manifest_reconciliation import RowOutcome
 from jobs.errors import UsageError
 from scheduler.export.rows.spreadsheet_formulas import FORMULA

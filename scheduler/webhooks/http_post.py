@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from jobs.webhooks.allowed_addresses import ForbiddenAddressError, resolve
+from jobs.webhooks.refuse_private_addresses import ForbiddenAddressError, resolve
 
 TIMEOUT_S = 15.0
 """From the connection until the answer's headers; names are resolved before."""

@@ -16,8 +16,8 @@ from jobs.webhooks.batch_end_hooks import HookKind, addresses_of, kind_of
 from jobs.webhooks.deliveries import Delivery
 from jobs.webhooks.registry import shown
 from jobs.webhooks.signatures import signed_headers
+from scheduler.webhooks.compose_mail_about_a_batch import mail_message
 from scheduler.webhooks.http_post import PostError, post
-from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command, run_program
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from bench.autoscaling.simulated_night import BEGIN, NIGHT, Batch, Night
-from bench.autoscaling.simulation import Simulation, by_the_function
+from bench.autoscaling.night_scenario import BEGIN, NIGHT, Batch, Night
+from bench.autoscaling.run_simulated_night import Simulation, by_the_function
 from bench.autoscaling.tenant_shares_of_two_nights import FAIR, run_fair_nights, scaled
 from jobs.db.engine import connect, run
 from tests.factories import lane_differences, look

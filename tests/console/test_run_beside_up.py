@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from console.commands import run as run_command
-from console.process_control import daemon
-from console.process_control.daemon import UpReport
+from console.process_control import background_up
+from console.process_control.background_up import UpReport
 from tests.console.conftest import Typed
 
 HAS_WORKER = UpReport(workers=1, worker_pids=(os.getpid(),))
@@ -22,7 +22,7 @@ HAS_WORKER = UpReport(workers=1, worker_pids=(os.getpid(),))
 def test_a_run_starts_a_worker_if_none_is_up(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, report: UpReport | None, own: int
 ) -> None:
-    monkeypatch.setattr(daemon, "report", lambda _: report)
+    monkeypatch.setattr(background_up, "report", lambda _: report)
     assert run_command._starts_workers(typed.settings, None) is bool(own)
     assert run_command._default_workers(run_command.Session(typed.settings, None)) == own  # type: ignore[arg-type]
 
@@ -33,7 +33,7 @@ def test_a_run_whose_workers_are_taken_away_gives_up_and_tells_their_memory(
     """With a scheduler of its own, and with this process in the place of the worker that is up."""
     (tmp_path / "foxes.txt").write_text("a fox\n")
     reports = chain(repeat(HAS_WORKER, 6), repeat(UpReport(workers=0)))
-    monkeypatch.setattr(daemon, "report", lambda _: next(reports))
+    monkeypatch.setattr(background_up, "report", lambda _: next(reports))
     brief = Typed(typed.settings.model_copy(update={"give_up_s": 0.1}), tmp_path)
     ended = brief("run", "foxes.txt", "--json")
     assert ended.code == 1

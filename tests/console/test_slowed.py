@@ -1,7 +1,7 @@
 """What `up` knows of processes that die again and again is told by `status` and `doctor`."""
 
-from console.process_control import daemon
-from console.process_control.daemon import UpReport
+from console.process_control import background_up
+from console.process_control.background_up import UpReport
 from tests.console.conftest import Typed
 
 
@@ -14,10 +14,10 @@ def test_status_and_doctor_tell_of_slowed_restarts(typed: Typed) -> None:
         return next((check["ok"], check["finding"]) for check in looked if check["check"] == "processes")
 
     assert processes() == (True, "nothing is up here")
-    daemon.announce(typed.settings, UpReport(slowed=(why,)))
+    background_up.announce(typed.settings, UpReport(slowed=(why,)))
     assert why in typed("status").err
     assert processes() == (False, why)
-    daemon.announce(typed.settings)
+    background_up.announce(typed.settings)
     assert why not in typed("status").err
     assert processes()[0]
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.db.engine import connect
 from jobs.settings import Settings
 from jobs.states import ErrorKind
-from tests.end_to_end.simulated_night import SimulatedNight, at
+from tests.end_to_end.typed_night_on_simulated_workers import SimulatedNight, at
 from tests.factories import lane_differences
 from tests.paths import ROOT
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from console.process_control import daemon
+from console.process_control import background_up
 from jobs.settings import Settings
 from tests.chaos.stub import stubbed
 from tests.console.conftest import Typed
@@ -20,11 +20,11 @@ def test_up_restarts_and_changes_its_workers_without_losing_a_claim(
     with stubbed(tmp_path, step_s=0.1):
         try:
             assert typed("up").code == 0
-            first = daemon.report(settings)
+            first = background_up.report(settings)
             until(lambda: states(engine).get("done"))
             restarted = typed("up", "--restart")
             assert restarted.code == 0, restarted.err
-            second = daemon.report(settings)
+            second = background_up.report(settings)
             assert first is not None
             assert second is not None
             assert set(first.worker_pids).isdisjoint(second.worker_pids)

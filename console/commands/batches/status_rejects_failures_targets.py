@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from console.broker_problems_while_waiting import BrokerCheck
 from console.command_options import Batch, Json, one_of, since
 from console.command_options_from_dataclass import takes
-from console.process_control import daemon
+from console.process_control import background_up
 from console.session import Session, session
 from console.several_batches.batch_selection_options import FilterOptions
 from console.several_batches.watch_until_still import watch_until_still
@@ -106,7 +106,7 @@ def status(
             _show_one(open_session, found[0], as_json)
         for one in found:
             broker.look(one)
-        for trouble in daemon.slowed(open_session.settings):
+        for trouble in background_up.slowed(open_session.settings):
             note(trouble)
 
 

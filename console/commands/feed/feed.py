@@ -11,8 +11,8 @@ import typer
 from console.command_options import one_of
 from console.commands.feed.feed_writers import FORMATS, FeedOutput, feed_output
 from console.session import Session, session
+from console.terminal.lenient_standard_streams import is_unread
 from console.terminal.output import note
-from console.terminal.streams import is_unread
 from jobs.batches import actions
 from jobs.errors import UsageError
 from jobs.feed import feed as feeding

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from sqlalchemy import Engine
 
+from console.terminal.lenient_standard_streams import Output, was_read
 from console.terminal.output import print_line
-from console.terminal.output_file import complete_file
-from console.terminal.streams import Output, was_read
+from console.terminal.write_file_atomically import complete_file
 from jobs.errors import UsageError
 from jobs.feed.feed import Cursor, pages
 from jobs.feed.feed_query import FeedQuery

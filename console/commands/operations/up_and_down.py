@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from console.process_control import daemon, up_requests
+from console.process_control import background_up, up_requests
 from console.process_control.resize_and_restart_up import UpControl, is_ready
 from console.process_control.supervisor import group
 from console.session import session
@@ -35,15 +35,15 @@ def up(
 ) -> None:
     """Start everything in the background: private services, a scheduler, workers. `down` stops them."""
     settings = load_settings(database_wait_s=wait)
-    if workers != 0 and (workers or daemon.running(settings) is None):
+    if workers != 0 and (workers or background_up.running(settings) is None):
         require("worker", instead="`up --workers 0` starts the scheduler alone")
     if foreground:
-        if running := daemon.running(settings):
+        if running := background_up.running(settings):
             raise UsageError(
                 f"already up, as process {running}: `nightmill down` stops it, and without --foreground it is changed"
             )
         _serve(settings, 1 if workers is None else workers)
-    elif running := daemon.running(settings):
+    elif running := background_up.running(settings):
         if workers is None and not restart:
             note(f"already up, as process {running}")
         else:
@@ -55,7 +55,7 @@ def up(
 def down() -> None:
     """Stop what `up` started."""
     settings = load_settings()
-    was_up = daemon.stop(settings)
+    was_up = background_up.stop(settings)
     users = stop_services(settings)
     if users:
         raise NightmillError(f"the private services are still used by processes {', '.join(map(str, users))}")
@@ -66,7 +66,7 @@ def _start(settings: Settings, workers: int) -> None:
     if settings.database_url is not None:
         with session(settings, waits=True):
             pass  # the user sees here what it waits for
-    daemon.start(settings, ["up", "--foreground", "--workers", str(workers)])
+    background_up.start(settings, ["up", "--foreground", "--workers", str(workers)])
     note(
         f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; "
         "`nightmill down` stops them"
@@ -75,7 +75,7 @@ def _start(settings: Settings, workers: int) -> None:
 
 def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
     """Ask the `up` that runs for another number of workers or a restart, and wait until that is done."""
-    told = daemon.report(settings)
+    told = background_up.report(settings)
     if told is None or told.workers is None:
         raise ServiceError("what is up is of an earlier version: `nightmill down`, then `nightmill up`")
     with session(settings):
@@ -87,9 +87,9 @@ def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
         note(f"{plural(told.workers - workers, 'worker')} to stop: what is rendered is delivered first")
     while told is not None and told.answered != request.id:
         time.sleep(POLL_S)
-        told = daemon.report(settings)
+        told = background_up.report(settings)
     if told is None:
-        raise ServiceError(f"what was up has ended meanwhile; see {daemon.log_of(settings)}")
+        raise ServiceError(f"what was up has ended meanwhile; see {background_up.log_of(settings)}")
     if told.refusal is not None:
         raise ServiceError(told.refusal)
     note(f"up: a scheduler and {plural(told.workers or 0, 'worker')}")
@@ -100,19 +100,19 @@ def _serve(settings: Settings, workers: int) -> None:
     outlive_hangup()
     with (
         session(settings, waits=True) as open_session,
-        daemon.sole(settings),
+        background_up.sole(settings),
         group(open_session.settings, workers) as members,
     ):
         control = UpControl(settings, members, partial(is_ready, open_session.engine))
-        daemon.announce(settings, report := control.report())
+        background_up.announce(settings, report := control.report())
         note(
             f"up: a scheduler and {plural(workers, 'worker')}; logs in {settings.logs_path}; Ctrl-C stops them"
         )
         while not stopping.is_set():
             members.keep_alive()
-            rotate_in_place(daemon.log_of(settings))
+            rotate_in_place(background_up.log_of(settings))
             control.look()
             if report != (report := control.report()):
-                daemon.announce(settings, report)
+                background_up.announce(settings, report)
             time.sleep(POLL_S)
-    daemon.withdraw(settings)
+    background_up.withdraw(settings)

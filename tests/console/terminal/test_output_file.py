@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from console.terminal.output_file import complete_file
+from console.terminal.write_file_atomically import complete_file
 from jobs.errors import UsageError
 
 

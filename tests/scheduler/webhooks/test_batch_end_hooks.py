@@ -17,8 +17,8 @@ from jobs.settings import Settings
 from jobs.webhooks import deliveries, registry
 from jobs.webhooks.batch_end_hooks import LONGEST, check_hook
 from scheduler.ingest.ingest import Ingested
+from scheduler.webhooks.compose_mail_about_a_batch import mail_message
 from scheduler.webhooks.detect_events import Detector
-from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command
 from scheduler.webhooks.send_messages import Sender
 from scheduler.webhooks.send_test_message import send_test_message

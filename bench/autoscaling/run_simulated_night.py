@@ -9,8 +9,8 @@ from functools import partial
 
 from sqlalchemy import Engine, text
 
+from bench.autoscaling.night_scenario import BEGIN, Batch, Night, clock
 from bench.autoscaling.simulated_clock import Clock
-from bench.autoscaling.simulated_night import BEGIN, Batch, Night, clock
 from bench.autoscaling.simulated_workers import Timeline, Worker
 from bench.backlog import open_backlog
 from jobs.db.engine import run

@@ -25,8 +25,8 @@ from jobs.states import ErrorKind
 from jobs.webhooks.batch_end_hooks import addresses_of
 from scheduler.advance_time_windows import move_windows
 from scheduler.loop import rescue_all
+from scheduler.webhooks.compose_mail_about_a_batch import mail_message
 from scheduler.webhooks.detect_events import Detector
-from scheduler.webhooks.mail_about_a_batch import mail_message
 from scheduler.webhooks.send_messages import Sender
 from tests.console.conftest import Typed, write_lines
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
-from console.process_control.signals import Stopped, raise_stopped, stop_on_signals, stopping
+from console.process_control.stop_by_signal import Stopped, raise_stopped, stop_on_signals, stopping
 from tests.console.conftest import signals_kept
 
 

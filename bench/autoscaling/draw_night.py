@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib import dates
 from matplotlib.figure import Figure
 
-from bench.autoscaling.simulated_night import Night, clock
-from bench.autoscaling.simulation import Record
+from bench.autoscaling.night_scenario import Night, clock
+from bench.autoscaling.run_simulated_night import Record
 
 COLOURS = {"busy": "#2a7f4f", "idle": "#e0b13c", "starting": "#9fb8cf"}
 
