@@ -60,6 +60,7 @@ def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) ->
         "shapes",
         "export",
         "report",
+        "marks",
     ]
     for result in results:
         check(result)

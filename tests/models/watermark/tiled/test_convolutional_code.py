@@ -1,0 +1,42 @@
+"""The error-correcting code of the tiled mark."""
+
+import numpy as np
+import pytest
+
+from models.watermark.tiled.convolutional_code import SYMBOLS, crc16, decode, encode
+
+
+def soft(symbols: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    return (2.0 * symbols - 1 + noise * rng.standard_normal(symbols.shape)).astype(np.float32)
+
+
+def test_the_checksum_is_the_one_of_its_name() -> None:
+    """By the check value of CRC-16/CCITT-FALSE in the catalogue of parametrised CRC algorithms: 0x29B1."""
+    bits = np.unpackbits(np.frombuffer(b"123456789", np.uint8))
+    assert np.packbits(crc16(bits)).tobytes().hex() == "29b1"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.8])
+def test_what_was_encoded_is_decoded(noise: float) -> None:
+    rng = np.random.default_rng(1)
+    payloads = rng.integers(0, 2, (20, 64)).astype(np.uint8)
+    symbols = encode(payloads)
+    assert symbols.shape == (20, SYMBOLS)
+    found, is_intact = decode(soft(symbols, noise, rng))
+    assert np.array_equal(found, payloads)
+    assert is_intact.all()
+
+
+def test_a_fifth_of_the_symbols_may_be_wrong_or_unknown() -> None:
+    rng = np.random.default_rng(2)
+    payload = rng.integers(0, 2, (1, 64)).astype(np.uint8)
+    symbols = soft(encode(payload), 0, rng)
+    places = rng.permutation(SYMBOLS)
+    symbols[0, places[: SYMBOLS // 10]] *= -1
+    symbols[0, places[SYMBOLS // 10 : SYMBOLS // 5]] = 0
+    assert np.array_equal(decode(symbols)[0], payload)
+
+
+def test_noise_alone_has_no_checksum() -> None:
+    rng = np.random.default_rng(3)
+    assert decode(rng.standard_normal((50, SYMBOLS)).astype(np.float32))[1].sum() == 0
