@@ -16,6 +16,7 @@ from jobs.monitoring.listen_address import ListenAddress
 from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.setting_values.parse_length_of_time import parse_length
+from jobs.setting_values.watermark_key import MarkKey
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
@@ -125,7 +126,11 @@ class Settings(BaseSettings):
     )
     watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
     watermark_method: WatermarkMethod = Field(
-        WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: dwtDctSvd or dwtDct"
+        WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: tiled, dwtDctSvd or dwtDct"
+    )
+    watermark_key: SecretStr | None = Field(
+        None,
+        description="key of tiled marks, NUMBER:SECRET with a number of 1 to 255; unset: a public key, number 0",
     )
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -206,6 +211,13 @@ class Settings(BaseSettings):
     def _ascii(cls, value: str) -> str:
         if not value.isascii():
             raise ValueError("must be ASCII")
+        return value
+
+    @field_validator("watermark_key")
+    @classmethod
+    def _has_number(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            MarkKey.parse(value.get_secret_value())
         return value
 
     @field_validator("pool_models", mode="before")
@@ -403,7 +415,7 @@ def _text(value: object) -> str:
 
 
 def _safe(name: str, value: object) -> str:
-    return "a value not shown" if name.endswith("_URL") else repr(value)
+    return "a value not shown" if name.endswith(("_URL", "_KEY")) else repr(value)
 
 
 def without_password(url: str) -> str:

@@ -270,8 +270,9 @@ class WatermarkPolicy(StrEnum):
 
 
 class WatermarkMethod(StrEnum):
-    """Method of embedding the invisible watermark, named as in the package `invisible-watermark`."""
+    """Method of embedding the invisible watermark; dwtDct and dwtDctSvd are of the package `invisible-watermark`."""
 
+    TILED = "tiled"
     DWT_DCT_SVD = "dwtDctSvd"
     DWT_DCT = "dwtDct"
 

@@ -258,7 +258,7 @@ def test_all_jobs_are_checked_when_the_migrations_locks_have_ended(empty: Engine
 
     checks = ["jobs_finished_at_check", "jobs_state_check"]
     migrations.upgrade(empty, "0018")
-    for migrate, revision in ((migrations.upgrade, "head"), (migrations.downgrade, "0018")):
+    for migrate, revision in ((migrations.upgrade, "0032"), (migrations.downgrade, "0018")):
         left.clear()
         migrate(empty, revision)
         assert left[0] == checks

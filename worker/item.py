@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Failure, Job
-from jobs.states import ErrorKind, ImageFormat
+from jobs.states import ErrorKind, ImageFormat, WatermarkMethod
 
 Pixels = NDArray[np.uint8]
 
@@ -86,6 +86,7 @@ class PipelineItem:
     safety_scores: dict[str, Any] | None = None
     safety_verdict: str = "safe"
     watermark: str | None = None
+    watermark_method: WatermarkMethod | None = None
     bit_accuracy: float | None = None
     encoded: Encoded | None = None
     key: str | None = None

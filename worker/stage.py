@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
-from jobs.job_dataclasses import Lane
+from jobs.job_dataclasses import Job, Lane
+from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings
+from jobs.states import WatermarkMethod
 from jobs.storage.open import ObjectStore
+from models.watermark.tiled.payload import Payload
 from worker.health.store_retry import StoreRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
@@ -24,6 +27,10 @@ class Place(StrEnum):
     """In the thread that renders: device batches wait for it."""
     BACKGROUND = "background"
     """In background threads while the next images are rendered, or in the thread that renders if a later stage does."""
+
+
+LEAST_TILED_SIDE = 384
+"""Side of a square of the smallest area that holds a tiled mark whatever its texture (`python -m bench marks`)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class StageContext:
     store_retry: StoreRetry
     input_images: InputImageCache
     check_stop: Callable[[int], None]
+    installation: int = 0
+    """The 16 bits by which tiled marks name this installation."""
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""
 
@@ -49,6 +58,28 @@ class StageContext:
     def watermark_text(self) -> str:
         """The payload of the invisible mark: the batch's, or that of the settings."""
         return self.lane.policy.watermark_text or self.settings.watermark
+
+    @property
+    def mark_key(self) -> MarkKey:
+        """The key of tiled marks."""
+        given = self.settings.watermark_key
+        return PUBLIC if given is None else MarkKey.parse(given.get_secret_value())
+
+    def mark_method(self, width: int, height: int) -> WatermarkMethod:
+        """Return how a picture of this size is marked: by a text where the batch has its own, or it is small."""
+        is_tiled = self.settings.watermark_method is WatermarkMethod.TILED
+        is_fit = width * height >= LEAST_TILED_SIDE**2 and self.lane.policy.watermark_text is None
+        return WatermarkMethod.TILED if is_tiled and is_fit else self.text_mark_method
+
+    @property
+    def text_mark_method(self) -> WatermarkMethod:
+        """How texts are embedded."""
+        given = self.settings.watermark_method
+        return WatermarkMethod.DWT_DCT_SVD if given is WatermarkMethod.TILED else given
+
+    def mark_payload(self, job: Job) -> Payload:
+        """Return what the tiled mark of a job's image says."""
+        return Payload(self.mark_key.number, self.installation, job.id)
 
 
 class Stage(ABC):

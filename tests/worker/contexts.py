@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Engine
 
-from jobs.job_dataclasses import LaneId
+from jobs.job_dataclasses import Lane, LaneId
 from jobs.manifest import open_source
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
@@ -22,6 +23,7 @@ from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
+from worker.stage import StageContext
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -91,4 +93,19 @@ def files_in(folder: Path) -> list[str]:
         str(path.relative_to(folder))
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith(".nightmill-")
+    )
+
+
+class _LaneOfPolicy:
+    """What stages that need no models ask of a lane."""
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self.policy = policy
+
+
+def stage_context(settings: Settings, **policy: Any) -> StageContext:
+    """What stages that need neither models nor a store work with, on a lane of this policy."""
+    lane, nothing = cast("Lane", _LaneOfPolicy(BatchPolicy(parameters=False, **policy))), cast("Any", None)
+    return StageContext(
+        lane, nothing, nothing, settings, nothing, nothing, nothing, lambda _: None, installation=0xBEEF
     )

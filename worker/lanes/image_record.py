@@ -47,7 +47,7 @@ def image_record(
         init_image_sha256=item.input_files.image,
         lora_digest="+".join(lora.digest for lora in models.loras) or None,
         quality=item.quality,
-        watermark_method=context.settings.watermark_method if item.watermark else None,
+        watermark_method=item.watermark_method,
         annotations=dict(item.annotations) or None,
         phash=item.phash,
         inputs_sha256=digest.of_rendered(item),

@@ -200,6 +200,7 @@ class LaneSession:
             self._stop.store_retry,
             self._input_images,
             self._check_stop,
+            self.context.installation,
             self._model_lock,
         )
 

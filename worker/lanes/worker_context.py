@@ -10,12 +10,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from jobs.db.installation_id import this_installation
 from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
+from models.watermark.tiled.payload import installation_number
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
 from worker.liveness.lease_keeper import LeaseKeeper
@@ -68,6 +70,12 @@ class WorkerContext:
         """Whether a fault keeps this worker from some lanes, or an operator has drained it."""
         is_drained = self.leases.registration.is_drained
         return is_drained or bool(self.health.avoided()) or not self.health.is_healthy()
+
+    @cached_property
+    def installation(self) -> int:
+        """The 16 bits by which tiled marks name this installation."""
+        number: int = installation_number(this_installation(self.engine).id)
+        return number
 
     @cached_property
     def health(self) -> Health:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jobs.states import ErrorKind, WatermarkMethod, WatermarkPolicy
 from models.watermark import codec
+from models.watermark.tiled.read import read
 from worker.imaging.batches_of_one_size import batches_of_one_size
 from worker.imaging.encode import UnreadableImageError, decode
 from worker.item import PipelineItem, Pixels
@@ -14,7 +15,7 @@ from worker.stage import Place, Stage
 
 # The share of the watermark's bits that must be decoded where the policy is `require`. dwtDct marks can't be decoded
 # in full even from lossless files; 36 of 48 bits are what Stable Diffusion XL's documentation calls "very likely".
-NEEDED = {WatermarkMethod.DWT_DCT_SVD: 1.0, WatermarkMethod.DWT_DCT: 0.75}
+NEEDED = {WatermarkMethod.TILED: 1.0, WatermarkMethod.DWT_DCT_SVD: 1.0, WatermarkMethod.DWT_DCT: 0.75}
 
 
 class VerifyWatermark(Stage):
@@ -26,17 +27,27 @@ class VerifyWatermark(Stage):
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with the share of their mark's bits that was read; raises for a PNG of other pixels."""
         unmarked = [_checked(item) for item in items if not item.watermark]
-        marked = [item for item in items if item.watermark]
-        return unmarked + [read for alike in batches_of_one_size(marked) for read in self._read_back(alike)]
+        tiled = [item for item in items if item.watermark_method is WatermarkMethod.TILED]
+        texts = [
+            item for item in items if item.watermark and item.watermark_method is not WatermarkMethod.TILED
+        ]
+        read_texts = [read for alike in batches_of_one_size(texts) for read in self._read_texts(alike)]
+        return unmarked + [self._read_tiled(item) for item in tiled] + read_texts
 
-    def _read_back(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+    def _read_tiled(self, item: PipelineItem) -> PipelineItem:
+        found = read(_as_read(item), self.context.mark_key.secret)
+        wanted = self.context.mark_payload(item.job).bits
+        return self._with_accuracy(item, float((found.payload == wanted).mean()))
+
+    def _read_texts(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         batch = np.stack([_as_read(item) for item in items])
-        method = codec.Method(self.context.settings.watermark_method)
+        method = codec.Method(self.context.text_mark_method)
         accuracies = codec.bit_accuracy(batch, self.context.watermark_text.encode(), method).tolist()
         return [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
 
     def _with_accuracy(self, item: PipelineItem, accuracy: float) -> PipelineItem:
-        needed = NEEDED[self.context.settings.watermark_method]
+        assert item.watermark_method is not None
+        needed = NEEDED[item.watermark_method]
         if accuracy < needed and self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
             found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
             return item.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")

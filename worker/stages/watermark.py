@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from jobs.states import ErrorKind, WatermarkPolicy
+from jobs.states import ErrorKind, WatermarkMethod, WatermarkPolicy
 from models.watermark import codec
+from models.watermark.tiled.embed import embed as tiled_embed
 from worker.imaging.batches_of_one_size import batches_of_one_size
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 
 
 class Watermark(Stage):
-    """Embeds the payload of the batch or the settings, in batches of images of one size."""
+    """Embeds which job an image is of, or the text of the batch or the settings."""
 
     name = "watermark"
     place = Place.BACKGROUND
@@ -29,14 +30,26 @@ class Watermark(Stage):
         return [marked for alike in batches_of_one_size(items) for marked in self._marked(alike)]
 
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        text, method = self.context.watermark_text, codec.Method(self.context.settings.watermark_method)
+        height, width = items[0].image.shape[:2]
+        if self.context.mark_method(width, height) is WatermarkMethod.TILED:
+            return [self._tiled(item) for item in items]
+        return self._with_text(items)
+
+    def _tiled(self, item: PipelineItem) -> PipelineItem:
+        payload = self.context.mark_payload(item.job)
+        pixels = tiled_embed(item.image, payload.bits, self.context.mark_key.secret)
+        return replace(item, pixels=pixels, watermark=payload.hex, watermark_method=WatermarkMethod.TILED)
+
+    def _with_text(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        text, method = self.context.watermark_text, self.context.text_mark_method
         batch = np.stack([item.image for item in items])
         try:
-            marked = codec.embed(batch, text.encode(), method)
+            marked = codec.embed(batch, text.encode(), codec.Method(method))
         except codec.MarkTooSmallError as error:
             if self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
                 return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
             return list(items)
         return [
-            replace(item, pixels=pixels, watermark=text) for item, pixels in zip(items, marked, strict=True)
+            replace(item, pixels=pixels, watermark=text, watermark_method=method)
+            for item, pixels in zip(items, marked, strict=True)
         ]

@@ -146,7 +146,7 @@ def _marks(facts: Facts) -> str:
             f"{images_of(groups):,}",
             _worst(groups),
         )
-        for (mark, method), groups in facts.by("watermark", "watermark_method").items()
+        for (mark, method), groups in facts.by("mark", "watermark_method").items()
     ]
     header = ["mark", "method", "images", "fewest bits read back"]
     return "\n".join(["## Invisible marks", "", table(header, rows)])

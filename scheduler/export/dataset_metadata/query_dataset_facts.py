@@ -29,13 +29,15 @@ _OF = """
 # One pass over the images: they have few combinations of these.
 _GROUPED = (
     *("model", "model_revision", "model_digest", "lora", "lora_digest", "upscaler_digest", "safety_verdict"),
-    *("width", "height", "format", "watermark", "watermark_method"),
+    *("width", "height", "format", "watermark_method"),
 )
+# Tiled marks differ from job to job, in all but the first 24 bits.
+_MARK = "CASE WHEN watermark_method = 'tiled' THEN left(watermark, 6) || '…' ELSE watermark END"
 _GROUPS = f"""
-    SELECT {", ".join(_GROUPED)}, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
+    SELECT {", ".join(_GROUPED)}, {_MARK} AS mark, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
         count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst {{images}}
-    GROUP BY {", ".join(_GROUPED)}, checker
+    GROUP BY {", ".join(_GROUPED)}, mark, checker
 """
 _SAMPLERS = """
     SELECT sampler, steps, guidance_scale, count(*) AS images {images}
@@ -69,7 +71,7 @@ class BatchFacts:
 
 
 Group = Row[Any]
-"""Images that are alike in the columns of `_GROUPED`, and what is counted of them."""
+"""Images that are alike in the columns of `_GROUPED`, in mark and checker, and what is counted of them."""
 
 
 @dataclass(frozen=True)

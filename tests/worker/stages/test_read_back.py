@@ -1,46 +1,23 @@
 """What is read back is the encoded file, for every format."""
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
-from jobs.policy.batch_policy import BatchPolicy
-from jobs.states import WatermarkMethod
+from jobs.settings import Settings
+from tests.worker.contexts import stage_context
 from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding
 from worker.imaging.encode import Pixels, UnreadableImageError
 from worker.imaging.png import encode_png
 from worker.item import PipelineItem
-from worker.stage import StageContext
 from worker.stages.encode import Encode
 from worker.stages.verify_watermark import VerifyWatermark
 from worker.stages.watermark import Watermark
 
-
-class _Lane:
-    """What the stages ask of a lane."""
-
-    policy = BatchPolicy(parameters=False)
-
-
-class _Settings:
-    """What the stages ask of the settings."""
-
-    watermark = "NMIL"
-    watermark_method = WatermarkMethod.DWT_DCT_SVD
-
-
-class _Context:
-    """What the stages ask of their context."""
-
-    lane, settings = _Lane(), _Settings()
-    watermark_text = _Settings.watermark
-
-
-CONTEXT = cast("StageContext", _Context())
+CONTEXT = stage_context(Settings())
 
 
 def encoded(item: PipelineItem) -> list[PipelineItem]:
