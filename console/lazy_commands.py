@@ -39,6 +39,7 @@ MODULES = {
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",
     "retract": "batches.retract",
+    "verify": "verify",
     "adopt": "batches.adopt",
     "move": "batches.move",
     "rename": "batches.rename",

@@ -1,15 +1,13 @@
 """Reads input images named in a manifest: from a path or an s3:// URI to pixels, within size limits."""
 
-import io
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from jobs.errors import NightmillError, StoreDeniedError, UsageError
+from jobs.images.decode_picture import decode_picture
 from jobs.input_image_access import (
     MAX_BYTES,
     PictureFolderGoneError,
@@ -21,19 +19,6 @@ from jobs.input_image_access import (
 from jobs.storage.open import MissingObjectError, S3Options, read_object
 from worker.health.error_classification import is_host_fault
 from worker.item import Pixels
-
-MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 class InputImageError(NightmillError):
@@ -77,20 +62,9 @@ def read_bytes(location: str, roots: Sequence[str], s3: S3Options) -> bytes:
 def decode_image(body: bytes, location: str) -> Image.Image:
     """Decode a PNG, JPEG or WebP of at most 64 million pixels, rotated upright; InputImageError names `location`."""
     try:
-        with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height <= MAX_PIXELS:
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise InputImageError(f"{location} is no PNG, JPEG or WebP picture") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputImageError(f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except _UNREADABLE as error:
-        raise InputImageError(f"{location} is damaged or cut off ({error}); copy it again") from None
-    raise InputImageError(
-        f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
-    )
+        return decode_picture(body, location)
+    except PictureRefusedError as error:
+        raise InputImageError(str(error)) from None
 
 
 def flattened(image: Image.Image) -> Image.Image:

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from jobs.errors import ObjectStoreError
+from jobs.images.decode_picture import MAX_PIXELS
 from jobs.job_dataclasses import BatchId, Job, JobId, LaneId
 from jobs.settings import load_settings
 from tests.s3 import S3Server
 from worker.imaging import input_cache
 from worker.imaging.input_cache import KEPT, InputImageCache, fit
 from worker.imaging.read_input import (
-    MAX_PIXELS,
     InputImageError,
     InputImageUnavailableError,
     decode_image,

@@ -1,14 +1,11 @@
 """The tiled mark: embedded, read and searched for in pictures with the grain of photographs and in flat ones."""
 
 import hashlib
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from bench.image_files import grainy
 from bench.marks.changes import ALIGNED, SEARCHED
@@ -20,7 +17,6 @@ from models.watermark.tiled.embed import embed
 from models.watermark.tiled.payload import Payload
 from models.watermark.tiled.read import read
 from models.watermark.tiled.search import search
-from tests.paths import ROOT
 
 KEY = b"a key"
 SAID = Payload(key_id=3, installation=0xBEEF, job=123_456_789_012)
@@ -102,16 +98,3 @@ def test_the_carriers_of_a_key_are_the_same_everywhere() -> None:
 
 
 DRAWN = "5efeec93609ca117"
-
-
-def test_the_documentation_reads_a_picture(
-    plain: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "marking.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    Image.fromarray(embed(plain, SAID.bits, b"nightmill")[40:-30, 20:-60]).save(
-        tmp_path / "found.jpg", quality=80
-    )
-    monkeypatch.chdir(tmp_path)
-    exec(compile(example, "marking.md", "exec"), {})  # noqa: S102 - of our own page
-    assert capsys.readouterr().out == f"{SAID}\n"

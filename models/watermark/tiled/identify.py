@@ -1,0 +1,39 @@
+"""Tells whether a picture bears a tiled mark of one of several keys, and what the mark says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.watermark.blocks import Pixels
+from models.watermark.tiled.payload import Payload
+from models.watermark.tiled.read import Reading, read
+from models.watermark.tiled.search import Place, search
+
+LEAST_PILOT, LEAST_SEARCHED_PILOT = 3.5, 6.0
+"""Below it, a checksum that fits may do so by chance; a search looks at millions of places."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark that was read in full; `place` is where it was found, None: where it was embedded."""
+
+    payload: Payload
+    pilot: float
+    place: Place | None
+
+
+def identify(pixels: Pixels, keys: Mapping[int, bytes], *, searches: bool = True) -> Mark | None:
+    """Return the mark of (H, W, 3) uint8 RGB, of keys by their numbers; None if there is none, or it can't be read."""
+    for number, key in keys.items():
+        if (mark := _of(read(pixels, key), number, LEAST_PILOT, None)) is not None:
+            return mark
+    for number, key in keys.items() if searches else ():
+        found, place = search(pixels, key)
+        if (mark := _of(found, number, LEAST_SEARCHED_PILOT, place)) is not None:
+            return mark
+    return None
+
+
+def _of(found: Reading, number: int, least: float, place: Place | None) -> Mark | None:
+    payload = Payload.of_bits(found.payload)
+    is_sure = found.is_intact and found.pilot >= least and payload.key_id == number
+    return Mark(payload, found.pilot, place) if is_sure else None
