@@ -30,7 +30,7 @@ class Place(StrEnum):
 
 
 LEAST_TILED_SIDE = 384
-"""Side of a square of the smallest area that holds a tiled mark whatever its texture (`python -m bench marks`)."""
+"""Side of a square of the smallest area in which tiled marks can be read as a rule."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from console.terminal.progress import counting
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.images.decode_picture import decode_picture
-from jobs.images.image_of_job import image_of_job
+from jobs.images.image_of_mark import image_of_mark
 from jobs.input_image_access import PictureRefusedError, read_picture
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings, load_settings
@@ -136,7 +136,7 @@ def _verified(
         return said | {"verdict": MARKED, "mark": told}
     if payload.installation not in ours:
         return said | {"verdict": OTHERS, "mark": told}
-    return said | {"verdict": OURS, "mark": told, "row": image_of_job(engine, payload.job)}
+    return said | {"verdict": OURS, "mark": told, "row": image_of_mark(engine, payload.job, payload.hex)}
 
 
 def _cells(found: Mapping[str, Any]) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from console.process_control.supervisor import STOP_S, tail
 from jobs.errors import ServiceError
 from jobs.logs.log_files import open_log, rotate_in_place
 from jobs.services.data_folder_errors import named_by_its_setting
+from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings
 
 START_S = 60
@@ -129,7 +130,9 @@ def other_settings(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 def _pixel_settings(settings: Settings) -> dict[str, str]:
-    return {name: str(getattr(settings, name)) for name in _PIXEL_SETTINGS}
+    given = settings.watermark_key
+    key = "" if given is None else MarkKey.parse(given.get_secret_value()).fingerprint
+    return {name: str(getattr(settings, name)) for name in _PIXEL_SETTINGS} | {"watermark_key": key}
 
 
 def announce(settings: Settings, report: UpReport = UpReport()) -> None:
@@ -148,10 +151,13 @@ def announce(settings: Settings, report: UpReport = UpReport()) -> None:
 @contextmanager
 def sole(settings: Settings) -> Iterator[None]:
     """Be the only one that is up with this data folder, until the process ends; raises ServiceError if it isn't."""
-    with _file(settings).with_name("up.lock").open("w") as lock:
+    with named_by_its_setting(settings.data_dir):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        opened = _file(settings).with_name("up.lock").open("w")
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ServiceError(f"another `nightmill up` runs with {settings.data_dir}") from None
         yield
 

@@ -41,8 +41,8 @@ class BatchCommand:
     """How many jobs of the batch it concerns, if that isn't told by their states: filters and --all leave out none."""
     has_jobs: bool = False
     """Whether filters and --all leave out archived batches."""
-    finish: Callable[[Session], None] = lambda _: None
-    """Called when all are done, or told by a dry run."""
+    finish: Callable[[Session, Sequence[BatchStatus]], None] = lambda _, __: None
+    """Called with the chosen batches when all are done, or told by a dry run."""
 
 
 def change_batches(
@@ -62,7 +62,7 @@ def change_batches(
             chosen = _possible(chosen, command)
         if selection.dry_run:
             _tell_plan(chosen, jobs, selection, command, as_json)
-            command.finish(open_session)
+            command.finish(open_session, chosen)
             return
         if selection.is_one and (reason := command.why_not(chosen[0])) is not None:
             raise UsageError(reason)
@@ -70,7 +70,7 @@ def change_batches(
         if question is not None:
             ask(question, is_for_good=command.is_for_good)
         reports = [_change(open_session, each, selection, command) for each in chosen]
-        command.finish(open_session)
+        command.finish(open_session, chosen)
     refused = sum(1 for report in reports if report.get("error"))
     if as_json:
         print_json(reports[0] if selection.is_one else reports)

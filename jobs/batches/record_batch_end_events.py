@@ -37,7 +37,9 @@ _RECORD = text(f"""
         WHERE (ended_at IS NULL) <> is_live OR NOT is_live AND {_HAS_ENDED_AGAIN}
         FOR NO KEY UPDATE OF batches SKIP LOCKED
     ), marked AS (
-        UPDATE batches SET ended_at = CASE WHEN NOT is_live THEN now() END FROM free WHERE batches.id = free.id
+        UPDATE batches SET ended_at = CASE WHEN NOT is_live THEN greatest(now(), (
+            SELECT max(ended_at) FROM lanes WHERE batch_id = batches.id)) END
+        FROM free WHERE batches.id = free.id
         RETURNING batches.*, is_live
     ), counted AS ({_COUNTS}), {BEGUN}, event_log AS (
         INSERT INTO events ({COLUMNS})

@@ -26,5 +26,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_constraint(op.f(_NAME), "images")
-    op.execute("UPDATE images SET watermark_method = NULL WHERE watermark_method = 'tiled'")
+    op.execute("""
+        UPDATE images SET watermark = NULL, watermark_method = NULL, watermark_bit_accuracy = NULL
+        WHERE watermark_method = 'tiled'
+    """)  # the version before would take them for texts
     op.create_check_constraint(op.f(_NAME), "images", "watermark_method IN ('dwtDctSvd', 'dwtDct')")

@@ -25,6 +25,7 @@ def test_what_was_paused_before_stays_paused(typed: Typed, engine: Engine) -> No
     assert "the GPU is hot; since" in shown
     assert "with all: maintenance" in shown
     assert "blue is paused: maintenance" in typed("status").err
+    assert "stay" not in typed("resume", "--name", "red", "--dry-run").err
     planned = typed("resume", "--all", "--dry-run")
     assert [line.split("\t")[0] for line in planned.out.splitlines()] == ["blue", "green"]
     resumed = typed("resume", "--all", "--json")

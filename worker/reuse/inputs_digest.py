@@ -57,7 +57,7 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "clip": [models.clip.model, models.clip.digest] if models.clip else None,
         "prompt_filter": models.terms.digest,
         "policy": lane.policy.affecting_images(),
-        "mark": [context.watermark_text, settings.watermark_method, context.mark_key.number],
+        "mark": [context.watermark_text, settings.watermark_method, context.mark_key.fingerprint],
     }
 
 

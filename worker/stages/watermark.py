@@ -7,7 +7,8 @@ import numpy as np
 
 from jobs.states import ErrorKind, WatermarkMethod, WatermarkPolicy
 from models.watermark import codec
-from models.watermark.tiled.embed import embed as tiled_embed
+from models.watermark.tiled.embed import embed
+from models.watermark.tiled.read import read
 from worker.imaging.batches_of_one_size import batches_of_one_size
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
@@ -32,13 +33,16 @@ class Watermark(Stage):
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         height, width = items[0].image.shape[:2]
         if self.context.mark_method(width, height) is WatermarkMethod.TILED:
-            return [self._tiled(item) for item in items]
+            return [marked for item in items for marked in (self._tiled(item) or self._with_text([item]))]
         return self._with_text(items)
 
-    def _tiled(self, item: PipelineItem) -> PipelineItem:
-        payload = self.context.mark_payload(item.job)
-        pixels = tiled_embed(item.image, payload.bits, self.context.mark_key.secret)
-        return replace(item, pixels=pixels, watermark=payload.hex, watermark_method=WatermarkMethod.TILED)
+    def _tiled(self, item: PipelineItem) -> list[PipelineItem]:
+        """Return the item marked; nothing if the mark can't be read from it, as in noise and narrow stripes."""
+        payload, secret = self.context.mark_payload(item.job), self.context.mark_key.secret
+        pixels = embed(item.image, payload.bits, secret)
+        if not np.array_equal(read(pixels, secret).payload, payload.bits):
+            return []
+        return [replace(item, pixels=pixels, watermark=payload.hex, watermark_method=WatermarkMethod.TILED)]
 
     def _with_text(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         text, method = self.context.watermark_text, self.context.text_mark_method

@@ -3,6 +3,7 @@
 import getpass
 import socket
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -57,11 +58,11 @@ def resume(selection: BatchSelection, as_json: Json = False) -> None:
         is_paused = found.state == BatchState.PAUSED and not found.is_stopped_by_canary
         return is_paused and (group is None or [each["by"] for each in found.standing_pauses] == [group])
 
-    def finish(open_session: Session) -> None:
-        _end_beside_others(open_session, selection, group)
+    def finish(open_session: Session, chosen: Sequence[BatchStatus]) -> None:
+        _end_beside_others(open_session, selection, group, chosen)
 
     command = BatchCommand(
-        done="resumed", change=apply, can=can, finish=(lambda _: None) if selection.batches else finish
+        done="resumed", change=apply, can=can, finish=(lambda _, __: None) if selection.batches else finish
     )
     change_batches(selection, command, as_json=as_json)
 
@@ -73,10 +74,15 @@ def _group(selection: BatchSelection) -> str | None:
     return pauses.of_tenant(str(selection.tenant)) if selection.is_of_tenant else None
 
 
-def _end_beside_others(open_session: Session, selection: BatchSelection, group: str | None) -> None:
+def _end_beside_others(
+    open_session: Session, selection: BatchSelection, group: str | None, chosen: Sequence[BatchStatus]
+) -> None:
     """End the group's pause of batches that others keep paused, and tell how many stay paused and by what."""
+    gone = {each.id for each in chosen} if selection.dry_run else set()
     staying = [
-        each for each in statuses(open_session.engine, selection.filter()) if each.state == BatchState.PAUSED
+        each
+        for each in statuses(open_session.engine, selection.filter())
+        if each.state == BatchState.PAUSED and each.id not in gone
     ]
     reasons = defaultdict[str, list[str]](list)
     for found in staying:

@@ -30,8 +30,8 @@ _TINY = 1e-12
 class Reading:
     """What was read: (64,) bits, whether their checksum fits, and how surely the pilot was found.
 
-    In a picture that isn't marked under the key, `pilot` is above x with a probability of at most 12 exp(-x² / 2),
-    whatever the picture: the phases are random (Hoeffding 1963).
+    In a picture that knows nothing of the key, `pilot` is above x with a probability of at most 12 exp(-x² / 2): the
+    phases are random, and there are up to 12 forms that the mark may have (Hoeffding 1963).
     """
 
     payload: Bits

@@ -116,3 +116,12 @@ def test_keys_of_ones_own(settings: Settings, plain: Pixels, tmp_path: Path, job
     refused = other("verify", path, "--keys", str(tmp_path / "old"))
     assert (refused.code, "old, line 1: must be NUMBER:SECRET" in refused.err) == (2, True)
     assert SECRET not in refused.err
+
+
+def test_a_copy_is_found_where_the_first_picture_is_gone(
+    typed: Typed, engine: Engine, plain: Pixels, tmp_path: Path, job: int, ours: int
+) -> None:
+    payload = Payload(0, ours, job + 1_000)
+    change(engine, "UPDATE images SET watermark = :mark", mark=payload.hex)
+    (found,) = typed("verify", save(tmp_path / "found.png", plain, payload), "--json").json
+    assert (found["verdict"], found["row"]["name"]) == ("ours", "foxes")

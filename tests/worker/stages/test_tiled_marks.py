@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from bench.image_files import grainy
+from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings, load_settings
 from jobs.states import ErrorKind, WatermarkMethod
 from models.watermark.tiled.payload import Payload
@@ -63,6 +64,15 @@ def test_small_pictures_and_batches_with_a_text_have_the_text(tiled: Settings) -
         assert (found.watermark, found.watermark_method, found.bit_accuracy) == (text, "dwtDctSvd", 1.0)
 
 
+def test_what_cannot_hold_it_has_the_text(tiled: Settings) -> None:
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 3), 86)[:512]
+    item = replace(drawn(512), pixels=np.broadcast_to(stripes[None, :, None], (512, 512, 3)).copy())
+    found = through(stage_context(tiled), item)
+    assert (found.watermark, found.watermark_method, found.bit_accuracy) == ("NMIL", "dwtDctSvd", 1.0)
+    thin = replace(drawn(512), pixels=np.full((8, 20_000, 3), 90, np.uint8))
+    assert through(stage_context(tiled), thin).watermark is not None
+
+
 def test_pictures_of_both_kinds_go_through_together(tiled: Settings) -> None:
     own = stage_context(tiled)
     marked = Watermark(own).run([drawn(128), drawn(512)])
@@ -82,7 +92,10 @@ def test_a_mark_that_the_format_destroys_ends_the_job_or_is_told(tiled: Settings
     assert best.bit_accuracy < 1
 
 
-@pytest.mark.parametrize("given", ["secret", "0:a secret of the test", "256:a secret of the test", "7:short"])
+@pytest.mark.parametrize(
+    "given",
+    ["secret", "0:a secret of the test", "256:a secret of the test", "7:short", "7:a secret of the test\n"],
+)
 def test_a_key_has_a_number_and_some_length_and_is_not_shown(
     given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,3 +103,9 @@ def test_a_key_has_a_number_and_some_length_and_is_not_shown(
     with pytest.raises(Exception, match="NIGHTMILL_WATERMARK_KEY: must be NUMBER:SECRET") as refused:
         load_settings()
     assert given not in str(refused.value)
+
+
+def test_a_key_is_told_by_its_fingerprint_alone() -> None:
+    one, other = MarkKey.parse(SECRET), MarkKey.parse(SECRET + "!")
+    assert one.fingerprint != other.fingerprint
+    assert "secret" not in repr(one) + one.fingerprint
