@@ -129,7 +129,10 @@ def test_tenants(typed: Typed, manifest: str) -> None:
     assert typed("tenants", "set", "ada", "--max-running", "none", "--json").json[0]["max_running"] is None
     assert typed("tenants", "set", "ada", "--max-queued", "3", "--json").json[0]["max_queued"] == 3
     refused = typed("submit", manifest, "--name", "more")
-    assert (refused.code, "tenant ada may have 3 open jobs and has 4, so that 1 more" in refused.err) == (
+    assert (
+        refused.code,
+        "tenant ada may have 3 open jobs and has 4, and the manifest adds 1" in refused.err,
+    ) == (
         1,
         True,
     )

@@ -75,7 +75,8 @@ def test_archive_and_retry_wait_for_one_another(engine: Engine, first: str) -> N
             second = thread.submit(drop_jobs_and_delete_batches.archive, engine, seen)
         else:
             connection.execute(drop_jobs_and_delete_batches._LOCK, {"batch": batch.id})
-            connection.execute(drop_jobs_and_delete_batches._MARK, {"batch": batch.id})
+            mark = {"batch": batch.id, "ended_before_s": None}
+            connection.execute(drop_jobs_and_delete_batches._MARK, mark)
             second = thread.submit(actions.retry, engine, batch.id)
         wait_for_lock(engine)
         connection.commit()

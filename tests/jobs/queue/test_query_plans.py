@@ -112,7 +112,7 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     ),
     "mark": (
         drop_jobs_and_delete_batches._MARK,
-        {"batch": 1},
+        {"batch": 1, "ended_before_s": None},
         "jobs",
         {"jobs_fresh_idx", "jobs_due_idx", "jobs_lease_idx"},
         2,
