@@ -10,11 +10,11 @@ from sqlalchemy import Engine
 
 from console.command_options import Json
 from console.manifests.forecast_of_plan import installation
-from console.terminal.output import note, print_json, print_table
+from console.terminal.output import note, plural, print_json, print_table
 from console.terminal.progress import counting
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
-from jobs.images.decode_picture import decode_picture
+from jobs.images.decode_picture import decode_picture, flattened
 from jobs.images.image_of_mark import image_of_mark
 from jobs.input_image_access import PictureRefusedError, read_picture
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
@@ -24,7 +24,7 @@ from models.optional_packages import require
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST_FILE = 1 << 20
 OURS, OTHERS, MARKED = "ours", "of another installation", "marked"
-NONE, UNREADABLE = "no mark", "unreadable"
+NONE, UNREADABLE = "no tiled mark", "unreadable"
 """What can be said of a picture. It is just `marked` where no database is at hand that tells whose the mark is."""
 
 
@@ -44,7 +44,10 @@ def verify(
     known, pictures = _keys(settings, keys), list(_pictures(files))
     if not pictures:
         raise UsageError(f"no {', '.join(SUFFIXES)} in {', '.join(map(str, files))}")
-    with installation(settings) as engine, counting("reading", len(pictures), "pictures") as tell:
+    with (
+        installation(settings, "told without a database") as engine,
+        counting("reading", len(pictures), "pictures") as tell,
+    ):
         ours = _installations(engine)
         found = []
         for number, path in enumerate(pictures, start=1):
@@ -53,7 +56,7 @@ def verify(
     if as_json:
         print_json(found)
     else:
-        print_table(("picture", "verdict", "batch", "row", "prompt"), [_cells(each) for each in found])
+        print_table(("picture", "verdict", "batch", "row", "what is known"), [_cells(each) for each in found])
     verdicts = [each["verdict"] for each in found]
     note(", ".join(f"{verdicts.count(verdict):,} {verdict}" for verdict in dict.fromkeys(verdicts)))
     raise typer.Exit(2 if {UNREADABLE, MARKED} & set(verdicts) else int(set(verdicts) != {OURS}))
@@ -65,38 +68,53 @@ def _keys(settings: Settings, file: Path | None) -> dict[int, bytes]:
     if settings.watermark_key is not None:
         given.append(MarkKey.parse(settings.watermark_key.get_secret_value()))
     given += _of_file(file) if file is not None else []
-    return {key.number: key.secret for key in reversed(given)}
+    known: dict[int, bytes] = {}
+    for key in given:
+        if known.setdefault(key.number, key.secret) != key.secret:
+            raise UsageError(
+                f"there are two keys with the number {key.number}: verify with one after the other"
+            )
+    return known
 
 
 def _of_file(file: Path) -> list[MarkKey]:
-    """Return the keys of a file's lines; blank ones are left out."""
+    """Return the keys of a file's lines, without blank ones and those that begin with a number sign."""
     try:
         if file.stat().st_size > LONGEST_FILE:
             raise UsageError(f"--keys {file}: is longer than {LONGEST_FILE:,} bytes")
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--keys {file}: {getattr(error, 'strerror', None) or 'no UTF-8 text'}") from None
-    return [
-        _key(f"{file}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    numbered = enumerate(map(str.strip, lines), start=1)
+    return [_key(f"{file}, line {number}", line) for number, line in numbered if line and line[0] != "#"]
 
 
 def _key(place: str, line: str) -> MarkKey:
     try:
-        return MarkKey.parse(line.strip())
+        return MarkKey.parse(line)
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from None
 
 
 def _pictures(given: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files named, and the pictures in folders, without following links there."""
+    """Yield the files named, and the pictures in folders, without following links there; tells what it leaves out."""
+    left = 0
     for path in given:
+        if str(path).startswith("s3:"):
+            raise UsageError(f"{path}: only local files are read")
         if not path.is_dir():
-            yield path
+            yield path.absolute()
             continue
-        for folder, _, names in os.walk(path):
-            inside = (Path(folder) / name for name in sorted(names) if name.lower().endswith(SUFFIXES))
-            yield from (each for each in inside if not each.is_symlink())
+        for folder, _, names in os.walk(path.absolute()):
+            for inside in (Path(folder) / name for name in sorted(names)):
+                if inside.name.lower().endswith(SUFFIXES) and not inside.is_symlink():
+                    yield inside
+                else:
+                    left += 1
+    if left:
+        note(
+            f"{plural(left, 'file')} in folders not looked at: links, and names without {', '.join(SUFFIXES)}"
+        )
 
 
 def _installations(engine: Engine | None) -> set[int]:
@@ -117,12 +135,12 @@ def _verified(
 
     said: dict[str, Any] = {"file": str(path), "verdict": UNREADABLE, "why": None, "mark": None, "row": None}
     try:
-        pixels = np.asarray(decode_picture(read_picture(str(path), ()), str(path)).convert("RGB"))
+        pixels = np.asarray(flattened(decode_picture(read_picture(str(path), ()), str(path))))
     except PictureRefusedError as error:
         return said | {"why": str(error)}
     mark = identify(pixels, keys, searches=searches)
     if mark is None:
-        return said | {"verdict": NONE}
+        return said | {"verdict": NONE, "why": None if searches else "not searched for: --quick"}
     payload = mark.payload
     told = {
         "payload": payload.hex,
@@ -133,14 +151,19 @@ def _verified(
         "was_searched_for": mark.place is not None,
     }
     if engine is None:
-        return said | {"verdict": MARKED, "mark": told}
+        return said | {"verdict": MARKED, "mark": told, "why": "no database here tells whose it is"}
     if payload.installation not in ours:
         return said | {"verdict": OTHERS, "mark": told}
-    return said | {"verdict": OURS, "mark": told, "row": image_of_mark(engine, payload.job, payload.hex)}
+    row = image_of_mark(engine, payload.job, payload.hex)
+    if row is None:
+        return said | {"verdict": OURS, "mark": told, "why": "its row is gone"}
+    why = "the row is of a copy: that of the job is gone" if row["job"] != payload.job else None
+    return said | {"verdict": OURS, "mark": told, "row": row, "why": why}
 
 
 def _cells(found: Mapping[str, Any]) -> tuple[object, ...]:
-    row = found["row"] or {}
-    gone = "no row of it any more" if found["verdict"] == OURS and not row else ""
-    what = found["why"] or gone or (row.get("prompt") or "")[:60]
-    return found["file"], found["verdict"], row.get("name"), row.get("ordinal"), what
+    row, mark = found["row"] or {}, found["mark"]
+    whose = f"installation {mark['installation']}, job {mark['job']}" if mark and not row else ""
+    what = "; ".join(filter(None, (whose, found["why"], (row.get("prompt") or "")[:60])))
+    place = f"{row['ordinal']}, image {row['index']}" if row else ""
+    return found["file"], found["verdict"], row.get("name"), place, what

@@ -24,7 +24,9 @@ from scheduler.ingest.submit_request import SubmitRequest
 
 
 @contextmanager
-def installation(settings: Settings) -> Iterator[Engine | None]:
+def installation(
+    settings: Settings, without: str = "planned without what workers have measured"
+) -> Iterator[Engine | None]:
     """Open the database; None if there is no installation yet or, with a note that says why, it can't be used."""
     with ExitStack() as stack:
         engine = None
@@ -32,7 +34,7 @@ def installation(settings: Settings) -> Iterator[Engine | None]:
             try:
                 engine = stack.enter_context(session(settings)).engine
             except ServiceError as error:
-                note(f"planned without what workers have measured: {error}")
+                note(f"{without}: {error}")
         yield engine
 
 

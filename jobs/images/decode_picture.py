@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.input_image_access import PictureRefusedError
@@ -41,3 +42,17 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
     raise PictureRefusedError(
         f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
     )
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """Convert to RGB, on white where it is transparent; of 16-bit images keep the upper 8 bits."""
+    if is_deep(image):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")

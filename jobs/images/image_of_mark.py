@@ -7,8 +7,8 @@ from sqlalchemy import Engine, text
 from jobs.db.engine import run
 
 _ROWS = """
-    SELECT i.id AS image, b.id AS batch, b.name, i.ordinal, i."index", i.row_id, i.prompt, i.model, i.seed,
-        i.safety_verdict, i.watermark, i.sha256, i.created_at
+    SELECT i.id AS image, i.job_id AS job, b.id AS batch, b.name, i.ordinal, i."index", i.row_id, i.prompt, i.model,
+        i.seed, i.safety_verdict, i.watermark, i.sha256, i.created_at
     FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}
 """
 _OF_JOB = text(_ROWS.format(condition="i.job_id = :job"))

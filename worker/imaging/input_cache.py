@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jobs.images.decode_picture import flattened
 from jobs.job_dataclasses import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
@@ -18,7 +19,6 @@ from worker.imaging.read_input import (
     InputImageDeniedError,
     InputImageError,
     decode_image,
-    flattened,
     floats_of,
     heights,
     pixels_of,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jobs.errors import NightmillError, StoreDeniedError, UsageError
-from jobs.images.decode_picture import decode_picture
+from jobs.images.decode_picture import decode_picture, flattened, is_deep
 from jobs.input_image_access import (
     MAX_BYTES,
     PictureFolderGoneError,
@@ -67,19 +67,9 @@ def decode_image(body: bytes, location: str) -> Image.Image:
         raise InputImageError(str(error)) from None
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """Convert to RGB, on white where it is transparent; of 16-bit images keep the upper 8 bits."""
-    if _is_deep(image):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
 def heights(image: Image.Image) -> Image.Image:
     """Convert to one channel of float32, keeping all bits of 16-bit images."""
-    grey = image if _is_deep(image) or image.mode == "F" else flattened(image).convert("L")
+    grey = image if is_deep(image) or image.mode == "F" else flattened(image).convert("L")
     return Image.fromarray(np.asarray(grey, dtype=np.float32))
 
 
@@ -91,7 +81,3 @@ def pixels_of(image: Image.Image) -> Pixels:
 def floats_of(image: Image.Image) -> NDArray[np.float32]:
     """Return a float32 array (height, width)."""
     return np.array(image, dtype=np.float32)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode == "I" or image.mode.startswith("I;16")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydantic import SecretStr
@@ -87,9 +88,10 @@ def test_what_cannot_be_told_and_what_is_not_ours(
     (tmp_path / "linked.png").symlink_to(tmp_path / "b-none.png")
     (tmp_path / "notes.txt").write_text("no picture")
     told = typed("verify", str(tmp_path), "--quick", "--json")
+    assert "2 files in folders not looked at" in told.err
     assert (told.code, [found["verdict"] for found in told.json]) == (
         1,
-        ["of another installation", "no mark"],
+        ["of another installation", "no tiled mark"],
     )
     (tmp_path / "c-broken.png").write_bytes(b"\x89PNG and no more")
     told = typed("verify", str(tmp_path), "--quick")
@@ -97,7 +99,7 @@ def test_what_cannot_be_told_and_what_is_not_ours(
     path = save(tmp_path / "d-ours.png", plain, Payload(0, ours, job))
     change(engine, "DELETE FROM images")
     told = typed("verify", path)
-    assert (told.code, "no row of it any more" in told.out) == (0, True)
+    assert (told.code, f"installation {ours}, job {job}; its row is gone" in told.out) == (0, True)
     assert typed("verify", str(tmp_path / "empty"), "--quick").code == 2
     (tmp_path / "empty").mkdir()
     assert "no .png, .jpg" in typed("verify", str(tmp_path / "empty")).err
@@ -109,9 +111,12 @@ def test_keys_of_ones_own(settings: Settings, plain: Pixels, tmp_path: Path, job
     other = Typed(settings, tmp_path)
     assert own("verify", path).code == 0
     assert other("verify", path, "--quick").code == 1
-    (tmp_path / "old").write_text(f"9:another secret of it\n7:{SECRET}\n")
+    (tmp_path / "old").write_text(f"# of 2025\n9:another secret of it\n7:{SECRET}\n")
     told = other("verify", path, "--keys", str(tmp_path / "old"), "--json")
-    assert (told.code, told.json[0]["mark"]["key"]) == (0, 7)
+    assert told.code == 0, told.err
+    assert told.json[0]["mark"]["key"] == 7
+    (tmp_path / "old").write_text("7:another secret of it\n")
+    assert "two keys with the number 7" in own("verify", path, "--keys", str(tmp_path / "old")).err
     (tmp_path / "old").write_text(f"{SECRET}\n")
     refused = other("verify", path, "--keys", str(tmp_path / "old"))
     assert (refused.code, "old, line 1: must be NUMBER:SECRET" in refused.err) == (2, True)
@@ -124,4 +129,25 @@ def test_a_copy_is_found_where_the_first_picture_is_gone(
     payload = Payload(0, ours, job + 1_000)
     change(engine, "UPDATE images SET watermark = :mark", mark=payload.hex)
     (found,) = typed("verify", save(tmp_path / "found.png", plain, payload), "--json").json
-    assert (found["verdict"], found["row"]["name"]) == ("ours", "foxes")
+    assert (found["verdict"], found["row"]["name"], found["row"]["job"]) == ("ours", "foxes", job)
+    assert found["why"] == "the row is of a copy: that of the job is gone"
+
+
+def test_depths_and_transparency_are_seen_as_they_are_shown(
+    typed: Typed, plain: Pixels, tmp_path: Path, job: int, ours: int
+) -> None:
+    marked = embed(plain, Payload(0, ours, job).bits, b"nightmill")
+    grey = np.asarray(Image.fromarray(marked).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.dstack([marked, np.full(grey.shape, 255, np.uint8)])).save(tmp_path / "rgba.png")
+    told = typed("verify", str(tmp_path), "--quick", "--json")
+    assert [found["verdict"] for found in told.json] == ["ours", "ours"]
+
+
+def test_without_a_database_nobody_knows_whose_it_is(
+    settings: Settings, plain: Pixels, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "found.png", plain, Payload(0, 1, 2))
+    nowhere = settings.model_copy(update={"database_url": None, "data_dir": tmp_path / "none"})
+    told = Typed(nowhere, tmp_path)("verify", path)
+    assert (told.code, "installation 1, job 2; no database here tells whose it is" in told.out) == (2, True)
