@@ -61,7 +61,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
 def _visibility(before: Sequence[Pixels], after: Sequence[Pixels]) -> dict[str, Figure]:
     pairs = list(zip(before, after, strict=False))
     errors = [float(np.mean((a.astype(np.float32) - b) ** 2)) for a, b in pairs]
-    psnr = [10 * np.log10(255**2 / error) for error in errors]
+    psnr = [float(10 * np.log10(255**2 / error)) for error in errors]
     alike = [ssim(a, b) for a, b in pairs]
     what = f"the unmarked picture, {len(pairs)} crops of photographs"
     return {
