@@ -16,10 +16,10 @@ from bench.harness.results import Figure, Result
 from bench.harness.results_table import print_result
 from bench.harness.services import Place, open_place
 from bench.ingest import measure as measure_ingest
-from bench.marks.measure_marks import measure as measure_marks
 from bench.model_memory import measure as measure_memory
 from bench.night_report_queries import measure as measure_report
 from bench.queue.claims_and_statuses import measure as measure_queue
+from bench.watermark_robustness.measure_robustness import measure as measure_marks
 
 Measure = Callable[[Place, bool], Mapping[str, Figure]]
 

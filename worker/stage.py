@@ -49,8 +49,8 @@ class StageContext:
     store_retry: StoreRetry
     input_images: InputImageCache
     check_stop: Callable[[int], None]
-    installation: int = 0
-    """The 16 bits by which tiled marks name this installation."""
+    installation: int
+    """The 16 bits by which tiled marks name this installation; 0 where there are no such marks."""
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""
 

@@ -23,7 +23,7 @@ def main() -> None:
     with open_place() as place, place.database("night") as settings, engine_on(settings.database) as engine:
         record = Simulation(engine, NIGHT).run()
     if options.plot:
-        from bench.autoscaling.draw_night import plot  # noqa: PLC0415 - imports matplotlib
+        from bench.autoscaling.draw_simulated_night import plot  # noqa: PLC0415 - imports matplotlib
 
         plot(record, NIGHT, options.plot)
     print(json.dumps(report(record), indent=2))

@@ -8,8 +8,8 @@ import typer
 from console.command_options import Json
 from console.command_options_from_dataclass import takes
 from console.manifests.forecast_of_plan import forecast_of, installation
-from console.manifests.queue_limits_of_plan import exceeded_limits, limit_note
 from console.manifests.submit_request_from_options import submit_request
+from console.manifests.tenant_limits_exceeded_by_plan import exceeded_limits, limit_note
 from console.manifests.update_existing_batch import bring_onto, check_options, said
 from console.session import session
 from console.submit_options import SubmitOptions

@@ -26,9 +26,9 @@ from console.session import Session, session
 from console.several_batches.watch_until_still import current_status
 from console.submit_options import SubmitOptions
 from console.terminal.output import note
+from console.terminal.print_run_result import tell
 from console.terminal.progress import summary, watching
 from console.terminal.schedule_text import pause_reasons
-from console.terminal.tell_run_result import tell
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sqlalchemy import Engine
@@ -15,11 +15,14 @@ from console.terminal.progress import counting
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.images.decode_picture import decode_picture, flattened
-from jobs.images.image_of_mark import image_of_mark
+from jobs.images.find_image_row_of_mark import image_of_mark
 from jobs.input_image_access import PictureRefusedError, read_picture
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
+
+if TYPE_CHECKING:
+    from models.watermark.tiled.payload import Payload
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST_FILE = 1 << 20
@@ -131,7 +134,7 @@ def _verified(
 ) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415 - the same
 
-    from models.watermark.tiled.identify import identify  # noqa: PLC0415
+    from models.watermark.tiled.identify_mark import identify  # noqa: PLC0415
 
     said: dict[str, Any] = {"file": str(path), "verdict": UNREADABLE, "why": None, "mark": None, "row": None}
     try:
@@ -150,15 +153,20 @@ def _verified(
         "pilot": round(mark.pilot, 1),
         "was_searched_for": mark.place is not None,
     }
+    return said | {"mark": told} | _attributed(payload, ours, engine)
+
+
+def _attributed(payload: "Payload", ours: set[int], engine: Engine | None) -> dict[str, Any]:
+    """Return the verdict on what a mark says, with the image's row if it is ours."""
     if engine is None:
-        return said | {"verdict": MARKED, "mark": told, "why": "no database here tells whose it is"}
+        return {"verdict": MARKED, "why": "no database here tells whose it is"}
     if payload.installation not in ours:
-        return said | {"verdict": OTHERS, "mark": told}
+        return {"verdict": OTHERS}
     row = image_of_mark(engine, payload.job, payload.hex)
     if row is None:
-        return said | {"verdict": OURS, "mark": told, "why": "its row is gone"}
+        return {"verdict": OURS, "why": "its row is gone"}
     why = "the row is of a copy: that of the job is gone" if row["job"] != payload.job else None
-    return said | {"verdict": OURS, "mark": told, "row": row, "why": why}
+    return {"verdict": OURS, "row": row, "why": why}
 
 
 def _cells(found: Mapping[str, Any]) -> tuple[object, ...]:

@@ -55,7 +55,8 @@ def change_batches(
     selection.check()
     with session() as open_session:
         chosen = selection.choose(open_session.engine, command.can, has_jobs=command.has_jobs)
-        jobs = _count(open_session, chosen, command)
+        is_counted = selection.dry_run or not selection.batches
+        jobs = _count(open_session, chosen, command) if is_counted else {}
         if not selection.batches:
             chosen = [each for each in chosen if jobs[each.id] != 0]
         if selection.all_:
@@ -90,7 +91,7 @@ def _count(
 def _possible(chosen: Sequence[BatchStatus], command: BatchCommand) -> list[BatchStatus]:
     """Leave out the batches that would refuse, and tell how many: --all means those that this can be done to."""
     reasons = [(each, command.why_not(each)) for each in chosen]
-    left = [f"{reason}" for _, reason in reasons if reason is not None]
+    left = [reason for _, reason in reasons if reason is not None]
     if left:
         note(f"{plural(len(left), 'batch is', 'batches are')} left out, such as: {left[0]}")
     return [each for each, reason in reasons if reason is None]

@@ -15,7 +15,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
-from jobs.states import WorkerActivity
+from jobs.states import WatermarkMethod, WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.watermark.tiled.payload import installation_number
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
@@ -73,7 +73,9 @@ class WorkerContext:
 
     @cached_property
     def installation(self) -> int:
-        """The 16 bits by which tiled marks name this installation."""
+        """The 16 bits by which tiled marks name this installation; 0 where there are no such marks."""
+        if self.settings.watermark_method is not WatermarkMethod.TILED:
+            return 0
         number: int = installation_number(this_installation(self.engine).id)
         return number
 

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.watermark.blocks import Pixels
-from models.watermark.tiled.carriers import TILE, Carriers, Complex, Ints, carriers, parts_of
 from models.watermark.tiled.convolutional_code import Bits, encode
-from models.watermark.tiled.fold import folded, frequencies, tile_of, tiled
+from models.watermark.tiled.keyed_carriers import TILE, Carriers, Complex, Ints, carriers, parts_of
 from models.watermark.tiled.perceptual_analysis import (
     EXPONENTS,
     Analysis,
@@ -25,6 +24,7 @@ from models.watermark.tiled.perceptual_analysis import (
     resized,
     response,
 )
+from models.watermark.tiled.tile_frequencies import folded, frequencies, tile_of, tiled
 
 _MSE = 255**2 / 10**4.23  # a PSNR of 42.3 dB
 _DISSIMILARITY = 0.0068

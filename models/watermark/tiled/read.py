@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.watermark.blocks import Pixels
-from models.watermark.tiled.carriers import TILE, Carriers, Complex, carriers, parts_of
 from models.watermark.tiled.convolutional_code import SYMBOLS, Bits, decode
-from models.watermark.tiled.fold import folded, frequencies
+from models.watermark.tiled.keyed_carriers import TILE, Carriers, Complex, carriers, parts_of
 from models.watermark.tiled.perceptual_analysis import (
     EXPONENTS,
     FRAMES,
@@ -19,6 +18,7 @@ from models.watermark.tiled.perceptual_analysis import (
     luma_of,
     response,
 )
+from models.watermark.tiled.tile_frequencies import folded, frequencies
 
 _CLIP = 2.0
 _NEIGHBOURS = np.array([0.25, 0.5, 1, 0.5, 0.25])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from bench.image_files import grainy
-from bench.marks.changes import ALIGNED, SEARCHED
-from bench.marks.pictures import drawings
-from bench.marks.ssim import ssim
+from bench.watermark_robustness.measure_robustness import similarity
+from bench.watermark_robustness.photographs_and_drawings import drawings
+from bench.watermark_robustness.picture_changes import ALIGNED, SEARCHED
 from models.watermark.blocks import Pixels
-from models.watermark.tiled.carriers import carriers
 from models.watermark.tiled.embed import embed
+from models.watermark.tiled.keyed_carriers import carriers
 from models.watermark.tiled.payload import Payload
 from models.watermark.tiled.read import read
-from models.watermark.tiled.search import search
+from models.watermark.tiled.search_cropped_and_turned import search
 
 KEY = b"a key"
 SAID = Payload(key_id=3, installation=0xBEEF, job=123_456_789_012)
@@ -41,7 +41,7 @@ def test_a_mark_is_hardly_seen(plain: Pixels, marked: Pixels) -> None:
     assert (marked.shape, marked.dtype) == (plain.shape, np.uint8)
     error = float(np.mean((marked.astype(np.float32) - plain) ** 2))
     assert 42 < 10 * np.log10(255**2 / error) < 60
-    assert ssim(plain, marked) > 0.98
+    assert similarity(plain, marked) > 0.98
 
 
 @pytest.mark.parametrize("change", ALIGNED.values(), ids=ALIGNED)

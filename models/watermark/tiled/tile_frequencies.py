@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.watermark.tiled.carriers import TILE, Carriers, Complex
+from models.watermark.tiled.keyed_carriers import TILE, Carriers, Complex
 from models.watermark.tiled.perceptual_analysis import Floats
 
 

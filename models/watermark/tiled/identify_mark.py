@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.payload import Payload
 from models.watermark.tiled.read import Reading, read
-from models.watermark.tiled.search import Place, search
+from models.watermark.tiled.search_cropped_and_turned import Place, search
 
 LEAST_PILOT, LEAST_SEARCHED_PILOT = 3.5, 6.0
 """A search looks at ten million places. With a checksum of 16 bits and the key's number of 8, a picture that knows

@@ -10,27 +10,24 @@ from PIL import Image, ImageDraw
 from models.watermark.blocks import Pixels
 
 SIDE = 512
-_PHOTOGRAPHS = (
-    *(
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "chelsea.png",
-        "coffee.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-    ),
-    *(
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "moon.png",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "retina.jpg",
-    ),
-    *("rocket.jpg", "clock_motion.png"),
-)
+_PHOTOGRAPHS = [
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "clock_motion.png",
+]
 _LEAST_SCALE = 0.5
 _LETTERS = list("abcdefghij klmnop qrstuvwxyz ")
 

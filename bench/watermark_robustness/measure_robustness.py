@@ -11,18 +11,17 @@ from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.progress import note
 from bench.harness.results import Figure, Goal, at_least, at_most
 from bench.harness.services import Place
-from bench.marks.changes import ALIGNED, SEARCHED, Change
-from bench.marks.pictures import drawings, photographs
-from bench.marks.ssim import ssim
+from bench.watermark_robustness.photographs_and_drawings import drawings, photographs
+from bench.watermark_robustness.picture_changes import ALIGNED, SEARCHED, Change
 from models.watermark import codec
 from models.watermark.blocks import Pixels
 from models.watermark.codec import Method
-from models.watermark.tiled.carriers import carriers
 from models.watermark.tiled.embed import embed
-from models.watermark.tiled.identify import LEAST_PILOT, identify
+from models.watermark.tiled.identify_mark import LEAST_PILOT, identify
+from models.watermark.tiled.keyed_carriers import carriers
 from models.watermark.tiled.perceptual_analysis import framed, luma_of
-from models.watermark.tiled.read import amplitudes_of, pilot_statistic, read, reading_of
-from models.watermark.tiled.search import search
+from models.watermark.tiled.read import Reading, amplitudes_of, pilot_statistic, read, reading_of
+from models.watermark.tiled.search_cropped_and_turned import search
 
 KEY = b"a key of the benchmark"
 GOALS: Mapping[str, Goal] = {
@@ -49,7 +48,12 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
         **_visibility(photos, marked),
         **_survival("", marked[: len(photos)], payloads[: len(photos)], ALIGNED, GOALS, read),
         **_survival(
-            "", marked[searched], payloads[searched], SEARCHED, GOALS, lambda *given: search(*given)[0]
+            "",
+            marked[searched],
+            payloads[searched],
+            SEARCHED,
+            GOALS,
+            lambda pixels, key: search(pixels, key)[0],
         ),
         **_survival("drawn_", marked[len(photos) :], payloads[len(photos) :], ALIGNED, _DRAWN_GOALS, read),
         **_peers(photos[searched], payloads[searched]),
@@ -58,11 +62,21 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     }
 
 
+def similarity(one: Pixels, other: Pixels) -> float:
+    """Return the SSIM of two (H, W, 3) uint8 RGB pictures, by the window and constants of Wang et al. 2004."""
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - optional
+
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    found = structural_similarity(one, other, data_range=255, channel_axis=-1, **options)  # type: ignore[no-untyped-call]
+    return float(found)
+
+
 def _visibility(before: Sequence[Pixels], after: Sequence[Pixels]) -> dict[str, Figure]:
     pairs = list(zip(before, after, strict=False))
-    errors = [float(np.mean((a.astype(np.float32) - b) ** 2)) for a, b in pairs]
-    psnr = [float(10 * np.log10(255**2 / error)) for error in errors]
-    alike = [ssim(a, b) for a, b in pairs]
+    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415 - optional
+
+    psnr = [float(peak_signal_noise_ratio(a, b)) for a, b in pairs]  # type: ignore[no-untyped-call]
+    alike = [similarity(a, b) for a, b in pairs]
     what = f"the unmarked picture, {len(pairs)} crops of photographs"
     return {
         "psnr_least_db": Figure(min(psnr), "dB", what, at_least(42)),
@@ -78,14 +92,14 @@ def _survival(
     payloads: Bits,
     changes: Mapping[str, Change],
     goals: Mapping[str, Goal],
-    reader: Callable[..., object],
+    reader: Callable[[Pixels, bytes], Reading],
 ) -> dict[str, Figure]:
     """Return the share of pictures whose payload is read without any error after each change."""
     found = {}
     for name, change in changes.items():
         readings = [reader(change(pixels), KEY) for pixels in marked]
         right = [
-            reading.is_intact and np.array_equal(reading.payload, bits)  # type: ignore[attr-defined]
+            reading.is_intact and np.array_equal(reading.payload, bits)
             for reading, bits in zip(readings, payloads, strict=True)
         ]
         note(f"{prefix}{name}: {sum(right)} of {len(right)}")

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from models.watermark.blocks import Pixels
-from models.watermark.tiled.carriers import TILE, Carriers, Complex, carriers
-from models.watermark.tiled.fold import folded, frequencies
+from models.watermark.tiled.keyed_carriers import TILE, Carriers, Complex, carriers
 from models.watermark.tiled.perceptual_analysis import (
     EXPONENTS,
     FRAMES,
@@ -24,6 +23,7 @@ from models.watermark.tiled.perceptual_analysis import (
     luma_of,
 )
 from models.watermark.tiled.read import Reading, pilot_statistic, reading_of, whitened
+from models.watermark.tiled.tile_frequencies import folded, frequencies
 
 LEAST_KEPT = 0.25
 """Share of the area that a crop may leave."""
