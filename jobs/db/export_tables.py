@@ -48,7 +48,7 @@ exports = Table(
         JSONB,
         nullable=False,
         server_default=text("'{}'"),
-        comment="files of an earlier export at the place, name: SHA-256; deleted when this one is finished",
+        comment="files that may lie at the place and that no shard names, name: [SHA-256]; deleted when it is finished",
     ),
     Column(
         "files",

@@ -83,12 +83,13 @@ _SHARDS = text("""
     FROM export_shards WHERE export_id = :export ORDER BY number
 """)
 
-_KEEP_FILES = text("""
-    UPDATE exports SET finished = NULL, replaced = replaced || held.files FROM (
-        SELECT export_id, jsonb_object_agg(file ->> 'name', file ->> 'sha256') AS files
-        FROM export_shards, jsonb_array_elements(files) AS file WHERE batch_id = :batch GROUP BY export_id) AS held
-    WHERE exports.id = held.export_id
+_FILES_OF_BATCH = text("""
+    SELECT export_id, jsonb_path_query_array(jsonb_agg(files || coalesce(pending, '[]')), '$[*][*]') AS files
+    FROM export_shards WHERE batch_id = :batch GROUP BY export_id
 """)
+_REPLACED = text("SELECT replaced FROM exports WHERE id = :id FOR UPDATE")
+_NOTE_REPLACED = text("UPDATE exports SET replaced = CAST(:replaced AS jsonb) WHERE id = :id")
+_FINISH_AGAIN = text("UPDATE exports SET finished = NULL WHERE id = :id")
 _DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
 _DELETE_EMPTY = text("""
     DELETE FROM exports WHERE NOT EXISTS (SELECT FROM export_shards WHERE export_id = exports.id)
@@ -109,7 +110,8 @@ class Export:
     shard_rows: int
     is_live: bool
     created_at: datetime
-    replaced: Mapping[str, str]
+    replaced: Mapping[str, Sequence[str]]
+    """SHA-256, by name, of files that an export here may have put there and that no shard names."""
     files: Sequence[File]
     finished: str | None
     finished_at: datetime | None
@@ -172,7 +174,10 @@ def create(
     is_live: bool,
     replaced: Mapping[str, str],
 ) -> Export:
-    """Store a new export at a place (output, prefix), without shards."""
+    """Store a new export at a place (output, prefix), without shards.
+
+    `replaced`: SHA-256 by name of files there that it replaces.
+    """
     output, prefix = place
     values = {
         "installation": installation,
@@ -183,7 +188,7 @@ def create(
         "options": json.dumps(dict(options)),
         "shard_rows": shard_rows,
         "is_live": is_live,
-        "replaced": json.dumps(dict(replaced)),
+        "replaced": json.dumps({file: [sha256] for file, sha256 in replaced.items()}),
     }
     return _export(connection.execute(_CREATE, values).one())
 
@@ -238,7 +243,7 @@ def shards_of(engine: Engine, export: int) -> list[ShardRecord]:
 
 def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
     """Return the SHA-256 of what this installation may have written, by name in the export's folder."""
-    known: dict[str, set[str]] = {name: {sha256} for name, sha256 in export.replaced.items()}
+    known: dict[str, set[str]] = {name: set(digests) for name, digests in export.replaced.items()}
     groups = [export.files]
     for shard in shards_of(engine, export.id):
         groups += [shard.files, shard.pending or []]
@@ -249,17 +254,27 @@ def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
 
 def note_replaced(connection: Connection, export: int, files: Sequence[File]) -> None:
     """Note files of this installation that lie, or may lie, at the export's place and don't belong to it."""
-    noted = {file["name"]: file["sha256"] for file in files}
-    statement = text("UPDATE exports SET replaced = replaced || CAST(:files AS jsonb) WHERE id = :id")
-    connection.execute(statement, {"id": export, "files": json.dumps(noted)})
+    replaced = connection.execute(_REPLACED, {"id": export}).scalar_one_or_none()
+    if replaced is None:  # deleted meanwhile
+        return
+    for file in files:
+        noted = replaced.setdefault(file["name"], [])
+        if file["sha256"] not in noted:
+            noted.append(file["sha256"])
+    connection.execute(_NOTE_REPLACED, {"id": export, "replaced": json.dumps(replaced)})
+
+
+def finish_again(connection: Connection, export: int, left: Sequence[File]) -> None:
+    """Have an export finished again; `left` are files that may lie at its place and don't belong to it."""
+    note_replaced(connection, export, left)
+    connection.execute(_FINISH_AGAIN, {"id": export})
 
 
 def note_files_of_replaced_export(connection: Connection, gone: Export, files: Sequence[File]) -> None:
     """Let the export that has replaced one delete what a writer of that one has put there since, when it finishes."""
     now = find_at(connection, gone.output, gone.prefix)
     if now is not None and now.id != gone.id:
-        note_replaced(connection, now.id, files)
-        connection.execute(text("UPDATE exports SET finished = NULL WHERE id = :id"), {"id": now.id})
+        finish_again(connection, now.id, files)
 
 
 def move_exports(connection: Connection, batch: BatchId, output: str, target: str, folder: str) -> None:
@@ -283,7 +298,9 @@ def remove_batch(connection: Connection, batch: BatchId) -> None:
 
     An export of others beside it goes on without it: its files are deleted when that export is next finished.
     """
-    for statement in (_KEEP_FILES, _DELETE_SHARDS, _DELETE_EMPTY):
+    for held in connection.execute(_FILES_OF_BATCH, {"batch": batch}).all():
+        finish_again(connection, held.export_id, held.files)
+    for statement in (_DELETE_SHARDS, _DELETE_EMPTY):
         connection.execute(statement, {"batch": batch})
 
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from jobs.batches.actions import status
-from jobs.db.engine import run
+from jobs.db.engine import run, transact
 from jobs.errors import NightmillError
 from jobs.exports import records, shard_claims
 from jobs.exports.delete_unreferenced_files import delete_unnamed
@@ -55,6 +55,10 @@ _FINISHED = text("""
 """)
 
 
+class _LeaseLostError(NightmillError):
+    """Another process has begun to finish the export, as this one took too long."""
+
+
 def versions_digest(shards: Sequence[ShardRecord]) -> str:
     """Return the digest of the shards' versions: while it stays, `_SUCCESS` is up to date."""
     seen = [(shard.number, shard.version, shard.is_sealed, shard.generation) for shard in shards]
@@ -67,6 +71,12 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
     If another process does so, waits for it. Files of the whole export and `_SUCCESS` are replaced one by one, each at
     once: a reader sees the former or the new one.
     """
+    while True:  # a process that was too slow sees whether whoever has taken its place has finished it
+        with suppress(_LeaseLostError):
+            return _finish(writer, place)
+
+
+def _finish(writer: ShardWriter, place: ExportPlace) -> None:
     with _claimed(writer.engine, writer.export) as lease:
         found = records.get(writer.engine, writer.export.id)
         if found is None:
@@ -80,7 +90,7 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
                 "is_complete": all(shard.is_current for shard in shards),
                 "deleted": [name for name in found.replaced if name not in held],
             }
-            run(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
+            _run_as_holder(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
         place.store.delete(place.prefix + INCOMPLETE)
         remove_temporaries(place.store, place.prefix.rstrip("/"), _CUT_OFF)
 
@@ -88,7 +98,11 @@ def finish(writer: ShardWriter, place: ExportPlace) -> None:
 def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
     """Write `_INCOMPLETE`: the shards that are sealed so far, for readers that don't wait for `_SUCCESS`."""
     shards = [shard for shard in records.shards_of(writer.engine, writer.export.id) if shard.is_current]
-    replaced = [{"name": name, "sha256": sha256} for name, sha256 in writer.export.replaced.items()]
+    replaced = [
+        {"name": name, "sha256": sha256}
+        for name, digests in writer.export.replaced.items()
+        for sha256 in digests
+    ]
     body = export_inventory.record_of(
         place, [*replaced, *shard_files(shards)], shards=[shard_report(s) for s in shards]
     )
@@ -124,17 +138,28 @@ def _write(
         written = write_index(engine, _catalogue(writer.models_dir), _dataset(writer, place, shards), folder)
         files = [describe(folder, file) for file in written]
         known = [*export.files, *(file for file in files if file not in export.files)]
-        run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(known)})
+        _run_as_holder(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(known)})
         writer.put(folder, files)
     body = success_record(engine, place, export, shards, files, table.report() if table else None)
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
     kept = {file["name"] for file in [*shard_files(shards), *files]}
-    former = {file["name"]: file["sha256"] for file in export.files} | dict(export.replaced)
+    former = {name: set(digests) for name, digests in export.replaced.items()}
+    for file in export.files:
+        former.setdefault(file["name"], set()).add(file["sha256"])
     unneeded = former.keys() - kept
     held = unneeded - table.release(unneeded) if table else set()
     _delete_former(engine, export, place, former, {*kept, *held})
-    run(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
+    try:
+        _run_as_holder(engine, _NOTE_FILES, {"id": export.id, "lease": lease, "files": json.dumps(files)})
+    except _LeaseLostError:  # what was put may have replaced files of whoever has taken this one's place
+        transact(engine, lambda connection: records.finish_again(connection, export.id, files))
+        raise
     return held
+
+
+def _run_as_holder(engine: Engine, statement: TextClause, values: Mapping[str, object]) -> None:
+    if not run(engine, statement, values):
+        raise _LeaseLostError("another process finishes the export")
 
 
 def _dataset(writer: ShardWriter, place: ExportPlace, shards: Sequence[ShardRecord]) -> Dataset:
@@ -157,14 +182,14 @@ def _catalogue(models_dir: Path | None) -> Catalogue:
 
 
 def _delete_former(
-    engine: Engine, export: Export, place: ExportPlace, files: Mapping[str, str], kept: set[str]
+    engine: Engine, export: Export, place: ExportPlace, files: Mapping[str, Set[str]], kept: set[str]
 ) -> None:
     """Delete files, SHA-256 by name, of an earlier index or export at the place, as far as they are still the same."""
 
     def delete(file: File) -> None:
         key = place.prefix + file["name"]
-        if digest_if_there(place.store, key) == file["sha256"]:
+        if digest_if_there(place.store, key) in files[file["name"]]:
             place.store.delete(key)
 
-    gone = [{"name": name, "sha256": sha256} for name, sha256 in files.items() if name not in kept]
+    gone = [{"name": name} for name in files if name not in kept]
     delete_unnamed(engine, export.id, gone, delete)

@@ -103,9 +103,9 @@ class ShardWriter:
             self._delete_left_over(shard, files)
 
     def _stage(self, shard: ClaimedShard, snapshot: ShardSnapshot, files: Sequence[File]) -> None:
-        names = {file["name"] for file in files}
-        left = [file for file in shard.pending or () if file["name"] not in names]
-        if left:  # perhaps put there, and named by nothing from now on
+        mine = {(file["name"], file["sha256"]) for file in files}
+        left = [file for file in shard.pending or () if (file["name"], file["sha256"]) not in mine]
+        if left:  # perhaps put there, or only later by who was too slow, and named by nothing from now on
             transact(self.engine, lambda connection: note_replaced(connection, self.export.id, left))
         shard_claims.stage(self.engine, shard, snapshot, files)
         if shard.pending:  # whoever staged them was stopped, perhaps in an upload

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.db.engine import transact
 from jobs.errors import NightmillError, ObjectStoreError, UsageError
 from jobs.exports import records, shard_claims
-from jobs.exports.records import ShardRecord
+from jobs.exports.records import File, ShardRecord
 from jobs.exports.shard_claims import ClaimedShard, ShardLostError, ShardSnapshot
 from jobs.feed import feed
 from jobs.job_dataclasses import Failure, Job
@@ -26,10 +26,12 @@ from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.states import ErrorKind
 from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.export import finish_export
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Exporter, Shard, WrittenFile, exporter, exporter_of
+from scheduler.export.finish_export import finish
 from scheduler.export.live_exports import LiveExports
-from scheduler.export.open_export import open_export
+from scheduler.export.open_export import open_export, place_of
 from scheduler.export.run_export import Exported, export
 from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested
@@ -363,6 +365,65 @@ class TestWriters:
         assert not shard.is_current
         writer.write_all(unfinished=False)
         assert store.get("part-00000.jsonl") == right
+
+    def test_a_writer_that_puts_its_files_late_is_not_taken_for_a_stranger(
+        self, engine: Engine, store: ObjectStore
+    ) -> None:
+        """Two have staged other bytes of the same name when the first one puts its own."""
+        batch = make_batch(engine, ROWS)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        opened = open_export(engine, order(engine, store, batch))
+        form, late = order(engine, store, batch).exporter, b"of the late one"
+
+        class Overtaken(ShardWriter):
+            def put(self, folder: Path, files: Sequence[File]) -> None:
+                store.put("part-00000.jsonl", late, content_type="text/plain")
+                super().put(folder, files)
+
+        writer = Overtaken(engine, opened, form, store, lambda _: store)
+        stale = writer.claim(unfinished=False)
+        assert stale is not None
+        snapshot = shard_claims.read_shard(engine, stale, Path(store.uri).parent / "rows")
+        digest = hashlib.sha256(late).hexdigest()
+        shard_claims.stage(engine, stale, snapshot, [{"name": "part-00000.jsonl", "sha256": digest}])
+        change(engine, "UPDATE export_shards SET lease_until = now() - interval '1 s'")
+        assert writer.write_all(unfinished=False) == 1
+        assert ordinals(store) == list(range(ROWS))
+
+    def test_who_finishes_too_late_has_it_finished_again(
+        self, engine: Engine, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another one takes over while the first one's files of the whole dataset are about to be put in place."""
+        batch = make_batch(engine, ROWS)
+        transitions.complete(engine, [image(job) for job in claimed(engine, batch).values()])
+        request = order(engine, store, batch)
+        opened = open_export(engine, request)
+        writer = ShardWriter(engine, opened, request.exporter, store, lambda _: store)
+        writer.write_all(unfinished=False)
+        put, write_index, place = writer.put, finish_export.write_index, place_of(engine, request)
+
+        def index_of_the_first(*given: Any) -> Sequence[WrittenFile]:
+            monkeypatch.setattr(finish_export, "write_index", write_index)
+            written = write_index(*given)
+            with Path(given[-1], "README.md").open("a") as readme:
+                readme.write("of the late one")
+            return written
+
+        def overtaken(folder: Path, files: Sequence[File]) -> None:
+            monkeypatch.setattr(writer, "put", put)
+            change(engine, "UPDATE exports SET lease_until = now() - interval '1 s'")
+            finish(writer, place)
+            put(folder, files)
+
+        monkeypatch.setattr(finish_export, "write_index", index_of_the_first)
+        monkeypatch.setattr(writer, "put", overtaken)
+        finish(writer, place)
+        readme = store.get("README.md")
+        assert b"of the late one" not in readme
+        (found,) = records.exports_of(engine)
+        assert found.finished is not None
+        digests = {file["name"]: file["sha256"] for file in found.files}
+        assert digests["README.md"] == hashlib.sha256(readme).hexdigest()
 
     def test_two_places_hold_the_same_bytes(self, engine: Engine, store: ObjectStore, tmp_path: Path) -> None:
         batch = make_batch(engine, 3 * ROWS)
