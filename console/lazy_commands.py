@@ -57,6 +57,7 @@ MODULES = {
     "workers": "operations.workers",
     "grants": "operations.grants",
     "webhook": "operations.webhook",
+    "identity": "operations.identity",
 }
 """The module in `console.commands` that defines the function, or the group of commands, with the command's name."""
 

@@ -138,6 +138,9 @@ class Image:
     phash: str | None = None
     inputs_sha256: str | None = None
     reused_from: int | None = None
+    pixels_sha256: str | None = None
+    iscc: str | None = None
+    c2pa_manifest_id: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Values of columns that aren't fields here, by name."""
 

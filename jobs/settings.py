@@ -132,6 +132,14 @@ class Settings(BaseSettings):
         None,
         description="key of tiled marks, NUMBER:SECRET with a number of 1 to 255; unset: a public key, number 0",
     )
+    c2pa: Literal["auto", "on", "off"] = Field(
+        "auto", description="sign image files (C2PA): auto (if there is a signing identity), on, off"
+    )
+    signing_identity: SecretStr | None = Field(
+        None,
+        description="PEM file with the private key and the certificates that sign image files, or its text; unset: "
+        "DATA_DIR/identity/signing.pem, which `nightmill identity` makes",
+    )
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
@@ -415,7 +423,7 @@ def _text(value: object) -> str:
 
 
 def _safe(name: str, value: object) -> str:
-    return "a value not shown" if name.endswith(("_URL", "_KEY")) else repr(value)
+    return "a value not shown" if name.endswith(("_URL", "_KEY", "_IDENTITY")) else repr(value)
 
 
 def without_password(url: str) -> str:

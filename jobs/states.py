@@ -261,6 +261,22 @@ class SafetyAction(StrEnum):
     BLUR = "blur"
 
 
+class PromptDisclosure(StrEnum):
+    """What the signed manifest of an image tells of its prompt."""
+
+    OMIT = "omit"
+    HASH = "hash"
+    """The SHA-256 of its UTF-8."""
+    FULL = "full"
+
+
+class TrainingUse(StrEnum):
+    """What the signed manifest of an image says of training models and mining data with it."""
+
+    NOT_ALLOWED = "not-allowed"
+    ALLOWED = "allowed"
+
+
 class WatermarkPolicy(StrEnum):
     """Whether images get an invisible watermark, and what happens if it can't be embedded."""
 

@@ -25,5 +25,13 @@ class SafetyUnknownError(ModelError):
     """The safety checker gave no usable result for an image, which therefore must not be published."""
 
 
+class SigningIdentityError(ModelError):
+    """A signing identity can't be used: what is wrong with its key or certificates."""
+
+
+class SigningError(ModelError):
+    """A file can't be signed."""
+
+
 class InterruptedRender(ModelError):  # noqa: N818 - not a failure: the caller asked to stop
     """The caller asked to stop between two steps."""

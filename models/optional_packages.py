@@ -6,8 +6,18 @@ from models.errors import MissingPackagesError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "worker": (
-        *("accelerate", "cv2", "diffusers", "httpx2", "huggingface_hub", "isal", "peft", "safetensors"),
-        *("torch", "transformers"),
+        *(
+            "accelerate",
+            "c2pa",
+            "cryptography",
+            "cv2",
+            "diffusers",
+            "httpx2",
+            "huggingface_hub",
+            "isal",
+            "peft",
+        ),
+        *("safetensors", "torch", "transformers"),
     ),
     "packed": ("bitsandbytes",),
     "plots": ("matplotlib",),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from jobs.monitoring.systemd_notify import SystemdNotifier
 from jobs.process_lifecycle import exit_on_sigterm, outlive_hangup, stop_with_parent, work_offline
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
+from jobs.setting_values.signing_identity_file import read_signing_identity
 from jobs.settings import Settings, load_settings
 from jobs.unexpected_errors import plain_errors
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.catalogue import Catalogue
-from models.errors import ModelError
+from models.errors import ModelError, SigningIdentityError
 from models.optional_packages import require
+from models.provenance.signing_identity import SigningIdentity
 from worker.celery_app import build_app, watch_main_loop
 from worker.liveness.end_conditions import STOP_S, EndOfWorker
 from worker.liveness.progress_heartbeat import FOLDER
@@ -78,6 +81,7 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
         if settings.traces == "on":
             require("otel", "NIGHTMILL_TRACES needs")
         PromptTerms.load(settings.prompt_terms)
+        _check_signing_identity(settings)
         catalogue = Catalogue.load(settings.models_path)
         for model in settings.pool_models:
             catalogue.get(model)
@@ -87,6 +91,16 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
     await_reachable(engine, settings.database_wait_s, log.warning, pause=monitoring.pause)
     join_pool(engine, settings.pool, settings.pool_models, settings.claim)
     engine.dispose()
+
+
+def _check_signing_identity(settings: Settings) -> None:
+    """Raise UsageError if files are to be signed by an identity that is expired or that readers refuse."""
+    if (found := read_signing_identity(settings)) is None:
+        return
+    try:
+        SigningIdentity.parse(found.pem).check_dates(datetime.now(UTC))
+    except SigningIdentityError as error:
+        raise UsageError(f"{found.place}: {error}") from None
 
 
 def _serve(settings: Settings, monitoring: ParentMonitoring, notifier: SystemdNotifier) -> None:

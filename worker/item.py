@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Failure, Job
 from jobs.states import ErrorKind, ImageFormat, WatermarkMethod
+from models.provenance.parent_file import ParentFile
 
 Pixels = NDArray[np.uint8]
 
@@ -48,6 +49,10 @@ class Inputs:
     mask: Pixels | None = None
     depth: NDArray[np.float32] | None = None
     files: InputFiles = InputFiles()
+    parent: ParentFile | None = None
+    """The file of `image`, if it is kept."""
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    """What the file of `image` says of its own origin: its manifest and mark, as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class PipelineItem:
 
     `batch_rows` is the batch size at which the image was generated, or upscaled if it is only upscaled; `upscaler_rows`
     is the batch size at which a generated image was upscaled. `inputs` are dropped once the image is generated.
-    `reused` is an image of the same inputs that is copied instead of generating one. `began_s` is a time of the
-    monotonic clock.
+    `parent` is the file that the image is made from, if files are signed. `reused` is an image of the same inputs that
+    is copied instead of generating one. `began_s` is a time of the monotonic clock.
     """
 
     job: Job
@@ -89,6 +94,10 @@ class PipelineItem:
     watermark_method: WatermarkMethod | None = None
     bit_accuracy: float | None = None
     encoded: Encoded | None = None
+    pixels_sha256: str | None = None
+    iscc: str | None = None
+    c2pa_manifest_id: str | None = None
+    parent: ParentFile | None = None
     key: str | None = None
     annotations: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -9,10 +9,12 @@ from worker.stage import ImageStage, Place, Renderer, Stage, StageContext
 from worker.stages.clip_score import ClipScore
 from worker.stages.encode import Encode
 from worker.stages.generate import Generate
+from worker.stages.iscc_code import IsccCode
 from worker.stages.load_inputs import LoadInputs
 from worker.stages.perceptual_hash import PerceptualHash
 from worker.stages.prompt_filter import PromptFilter
 from worker.stages.safety import Safety
+from worker.stages.sign import Sign
 from worker.stages.upload import Upload
 from worker.stages.upscale import Upscale
 from worker.stages.upscale_input import UpscaleInput
@@ -29,7 +31,9 @@ PIPELINE: list[type[Stage]] = [
     Upscale,
     PerceptualHash,
     Watermark,
+    IsccCode,
     Encode,
+    Sign,
     VerifyWatermark,
     Upload,
 ]

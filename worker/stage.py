@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Protocol
+from uuid import UUID
 
 from jobs.job_dataclasses import Job, Lane
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from jobs.storage.open import ObjectStore
-from models.watermark.tiled.payload import Payload
+from models.provenance.sign_file import FileSigner
+from models.watermark.tiled.payload import Payload, installation_number
 from worker.health.store_retry import StoreRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
@@ -49,8 +51,10 @@ class StageContext:
     store_retry: StoreRetry
     input_images: InputImageCache
     check_stop: Callable[[int], None]
-    installation: int
-    """The 16 bits by which tiled marks name this installation; 0 where there are no such marks."""
+    installation: UUID
+    """Marks and manifests name it; the nil UUID where there are none."""
+    signer: FileSigner | None = None
+    """Signs files; None: they aren't signed."""
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""
 
@@ -79,7 +83,7 @@ class StageContext:
 
     def mark_payload(self, job: Job) -> Payload:
         """Return what the tiled mark of a job's image says."""
-        return Payload(self.mark_key.number, self.installation, job.id)
+        return Payload(self.mark_key.number, installation_number(self.installation), job.id)
 
 
 class Stage(ABC):

@@ -15,6 +15,7 @@ from console.command_options import Json
 from console.commands.doctor_database_checks import DatabaseChecks
 from console.process_control import background_up
 from console.shadowed_packages import ADVICE, clashes
+from console.signing_identity.describe_identity import described
 from console.terminal.output import print_json, print_table, size
 from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.services.embedded import services
@@ -59,6 +60,7 @@ def _checks(settings: Settings) -> list[dict[str, Any]]:
             ),
             _check("output", database.output),
             _check("models", lambda: _models(settings)),
+            _check("signing", lambda: _signing(settings)),
             _check("disk", lambda: _disk(settings)),
         ]
 
@@ -151,6 +153,18 @@ def _models(settings: Settings) -> str:
     catalogue.get(settings.default_model)
     found = f"{len(catalogue.cards())} cards, default {settings.default_model}, in {settings.models_path}"
     return found + _lowered(settings)
+
+
+def _signing(settings: Settings) -> str:
+    """Report what image files are signed with; raises UsageError if it can't be used, or soon can't be."""
+    if not is_installed("worker"):
+        return "the worker's packages aren't here, which sign files"
+    told = described(settings)
+    if settings.c2pa == "off" or (told["place"] is None and settings.c2pa == "auto"):
+        return "files aren't signed" + ("" if settings.c2pa == "off" else ": there is no signing identity")
+    if told["problem"]:
+        raise UsageError(f"{told['place'] or 'NIGHTMILL_C2PA is on'}: {told['problem']}")
+    return f"as {told['organization']} until {told['expires_at']}, by {told['place']}"
 
 
 def _lowered(settings: Settings) -> str:

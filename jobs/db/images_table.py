@@ -303,7 +303,30 @@ images = Table(
         "the image row for which the file was rendered, where it was copied; null: it was rendered for this row",
         comment="image row for which the file was rendered; it may be gone",
     ),
+    image_column(
+        "pixels_sha256",
+        Text,
+        Source.WORKER,
+        "of the pixels as they read back from the file: 8-bit RGB, row by row, without the size",
+        comment="of the decoded RGB bytes; null: by a version without",
+    ),
+    image_column(
+        "iscc",
+        Text,
+        Source.WORKER,
+        "ISCC Image-Code of the picture (ISO 24138), by which `nightmill verify` finds changed copies; null where the "
+        "image was withheld",
+        comment="ISCC Image-Code; null: withheld, or by a version without",
+    ),
+    image_column(
+        "c2pa_manifest_id",
+        Text,
+        Source.WORKER,
+        "id of the signed manifest in the file ([provenance](../provenance.md)); null: the file isn't signed",
+        comment="urn of the active C2PA manifest; null: not signed",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
+    CheckConstraint("length(pixels_sha256) = 64", "pixels_sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
     CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
@@ -311,5 +334,6 @@ images = Table(
     Index("images_feed_idx", "epoch", "xid", "id"),
     Index("images_rate_idx", "batch_id", "created_at"),
     Index("images_inputs_idx", "inputs_sha256", postgresql_using="hash"),
+    Index("images_pixels_sha256_idx", "pixels_sha256", postgresql_using="hash"),
     Index("images_reused_idx", "reused_from", postgresql_where=text("reused_from IS NOT NULL")),
 )

@@ -25,7 +25,17 @@ from jobs.policy.policy_key_metadata import (
     PolicyKey,
 )
 from jobs.policy.time_windows import parse_moment, parse_window
-from jobs.states import Decoder, ImageFormat, SafetyAction, Scoring, SeedSource, WatermarkPolicy, Weights
+from jobs.states import (
+    Decoder,
+    ImageFormat,
+    PromptDisclosure,
+    SafetyAction,
+    Scoring,
+    SeedSource,
+    TrainingUse,
+    WatermarkPolicy,
+    Weights,
+)
 
 T = TypeVar("T")
 
@@ -67,6 +77,14 @@ class BatchPolicy(BaseModel):
     )
     parameters: Annotated[bool, ORIGINAL] = Field(
         default=True, description="write the generation parameters into the files"
+    )
+    c2pa_prompt: Annotated[PromptDisclosure, PolicyKey()] = Field(
+        default=PromptDisclosure.OMIT,
+        description="omit, hash or full: what signed manifests tell of the prompt",
+    )
+    c2pa_training: Annotated[TrainingUse, PolicyKey()] = Field(
+        default=TrainingUse.NOT_ALLOWED,
+        description="not-allowed or allowed: what signed manifests say of training and data mining with the images",
     )
     max_attempts: Annotated[int, PolicyKey(Identity.ALWAYS, is_column=True, affects_images=False)] = Field(
         default=3, ge=1, le=100, description="attempts at a job before it fails"

@@ -13,7 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from jobs.states import ImageFormat
+from models.provenance.image_claim import SourceType
 from worker.imaging.png import encode_png
+from worker.imaging.xmp import PNG_KEYWORD, source_type_xmp
 from worker.item import Encoded, Pixels
 
 _MAX_PIXELS = 1 << 26
@@ -27,34 +29,48 @@ class UnreadableImageError(ValueError):
     """The bytes are no PNG, WebP or JPEG image, are damaged, or hold too many pixels."""
 
 
-def encode(pixels: Pixels, format: ImageFormat, *, quality: int = 95, parameters: str | None) -> Encoded:
+def encode(
+    pixels: Pixels,
+    format: ImageFormat,
+    *,
+    quality: int = 95,
+    parameters: str | None,
+    source_type: SourceType = SourceType.GENERATED,
+) -> Encoded:
     """Encode an (H, W, 3) uint8 RGB image; the same input gives the same bytes with the same Pillow and isal.
 
     `quality` is 1 to 100: PNG ignores it, WebP is lossless at 100, JPEG keeps full chroma resolution. `parameters` are
     written to PNG's text chunk "parameters", else to the EXIF UserComment; those of more than 32,000 characters don't
-    fit in a JPEG and are left out.
+    fit in a JPEG and are left out. `source_type` is written as XMP.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is 1 to 100, not {quality}")
     format = ImageFormat(format)
-    body = _body(pixels, format, quality, parameters)
-    sha256 = hashlib.sha256(body).hexdigest()
-    return Encoded(body, format, format.media_type, format.extension, sha256)
+    return encoded(_body(pixels, format, quality, parameters, source_type_xmp(source_type)), format)
 
 
-def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None) -> bytes:
+def encoded(body: bytes, format: ImageFormat) -> Encoded:
+    """Return a file with its digest."""
+    return Encoded(body, format, format.media_type, format.extension, hashlib.sha256(body).hexdigest())
+
+
+def _body(pixels: Pixels, format: ImageFormat, quality: int, parameters: str | None, xmp: str) -> bytes:
     image, file = Image.fromarray(pixels), io.BytesIO()
     match format:
         case ImageFormat.PNG:
-            return encode_png(pixels, _text_chunk(parameters))
+            return encode_png(pixels, _text_chunks(parameters, xmp))
         case "webp" if quality == 100:
-            image.save(file, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(parameters))
+            exif = _exif(parameters)
+            image.save(
+                file, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=exif, xmp=xmp.encode()
+            )
         case ImageFormat.WEBP:
-            image.save(file, "WEBP", quality=quality, method=4, exif=_exif(parameters))
+            image.save(file, "WEBP", quality=quality, method=4, exif=_exif(parameters), xmp=xmp.encode())
         case ImageFormat.JPEG:
-            image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif_of_jpeg(parameters))
+            exif = _exif_of_jpeg(parameters)
+            image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif, xmp=xmp.encode())
         case _:
             assert_never(format)
     return file.getvalue()
@@ -131,9 +147,10 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:"\n') else value
 
 
-def _text_chunk(parameters: str | None) -> PngInfo:
-    """Return a tEXt chunk, or iTXt where the text isn't Latin-1 (PNG specification, 11.3.3)."""
+def _text_chunks(parameters: str | None, xmp: str) -> PngInfo:
+    """Return the parameters as tEXt, or iTXt where they aren't Latin-1 (PNG specification, 11.3.3), and XMP as iTXt."""
     chunks = PngInfo()
+    chunks.add_itxt(PNG_KEYWORD, xmp)
     if parameters is not None:
         chunks.add_text("parameters", _encodable(parameters))
     return chunks

@@ -14,6 +14,9 @@ from jobs.images.decode_picture import flattened
 from jobs.job_dataclasses import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
+from models.provenance.media_type import media_type_of
+from models.provenance.parent_file import ParentFile
+from worker.imaging.input_provenance import Findings, InputExaminer
 from worker.imaging.read_input import (
     InputImageAccessLostError,
     InputImageDeniedError,
@@ -34,11 +37,13 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fitted:
-    """An input image at the requested size; `size` is its original one, width first."""
+    """An input image at the requested size; `size` is its original one, width first; `findings` tell of its origin."""
 
     values: NDArray[np.generic]
     size: Size
     sha256: str
+    file: ParentFile | None
+    findings: Findings
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ _DEPTH = _Role("depth_image", heights, Image.Resampling.BILINEAR, floats_of)
 class InputImageCache:
     """Caches the input images used last, so that a row with many images opens its inputs once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keeps_files: bool = False) -> None:
+        """`keeps_files`: whether the files that images are made from are kept, to be ingredients of manifests."""
+        self._keeps_files, self._examiner = keeps_files, InputExaminer(settings)
         self._roots = settings.image_roots
         self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         self._read_last: dict[str, str] = {}
@@ -86,6 +93,8 @@ class InputImageCache:
             mask=mask and mask.values,  # type: ignore[arg-type]
             depth=depth and depth.values,  # type: ignore[arg-type]
             files=InputFiles(*(each.sha256 if each else None for each in (init, mask, depth))),
+            parent=init.file if init else None,
+            findings=init.findings if init else {},
         )
 
     def _fitted(self, role: _Role, location: str | None, size: Size | None) -> _Fitted | None:
@@ -106,7 +115,15 @@ class InputImageCache:
         body = self._read(location)
         image = role.prepare(decode_image(body, location))
         values = role.values(fit(image, size, role.resample) if size else image)
-        return _Fitted(values, image.size, sha256(body).hexdigest())
+        is_parent = role is _INIT
+        media_type = media_type_of(body) if is_parent and self._keeps_files else None
+        return _Fitted(
+            values,
+            image.size,
+            sha256(body).hexdigest(),
+            file=ParentFile(body, media_type) if media_type else None,
+            findings=self._examiner.examine(body, image) if is_parent else {},
+        )
 
     def _read(self, location: str) -> bytes:
         """Read a file or object. Some stores answer "access denied" to keys that were taken away, hence the check."""

@@ -51,6 +51,9 @@ def image_record(
         annotations=dict(item.annotations) or None,
         phash=item.phash,
         inputs_sha256=digest.of_rendered(item),
+        pixels_sha256=item.pixels_sha256,
+        iscc=item.iscc,
+        c2pa_manifest_id=item.c2pa_manifest_id,
     )
 
 

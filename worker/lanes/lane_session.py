@@ -48,7 +48,7 @@ class LaneSession:
         self._in_progress: dict[JobId, Job] = {}
         self._left: list[Job] = []
         self._is_checked = self._is_open = False
-        self._input_images = InputImageCache(context.settings)
+        self._input_images = InputImageCache(context.settings, keeps_files=context.signer is not None)
         self._reusable: ReusableImages | None = None
         self._model_lock = threading.Lock()
         self._stop = StopConditions(context, lane_id, renew)
@@ -201,6 +201,7 @@ class LaneSession:
             self._input_images,
             self._check_stop,
             self.context.installation,
+            self.context.signer,
             self._model_lock,
         )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from uuid import UUID
 
 from sqlalchemy import Engine
 
@@ -14,10 +15,12 @@ from jobs.db.installation_id import this_installation
 from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
+from jobs.setting_values.signing_identity_file import read_signing_identity
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod, WorkerActivity
 from jobs.storage.open import ObjectStore
-from models.watermark.tiled.payload import installation_number
+from models.provenance.sign_file import FileSigner
+from models.provenance.signing_identity import SigningIdentity
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
 from worker.liveness.lease_keeper import LeaseKeeper
@@ -72,12 +75,18 @@ class WorkerContext:
         return is_drained or bool(self.health.avoided()) or not self.health.is_healthy()
 
     @cached_property
-    def installation(self) -> int:
-        """The 16 bits by which tiled marks name this installation; 0 where there are no such marks."""
-        if self.settings.watermark_method is not WatermarkMethod.TILED:
-            return 0
-        number: int = installation_number(this_installation(self.engine).id)
-        return number
+    def installation(self) -> UUID:
+        """What tiled marks and signed manifests name this installation by; the nil UUID where there are none."""
+        if self.settings.watermark_method is not WatermarkMethod.TILED and self.signer is None:
+            return UUID(int=0)
+        id: UUID = this_installation(self.engine).id
+        return id
+
+    @cached_property
+    def signer(self) -> FileSigner | None:
+        """What signs files; None: they aren't signed. Made here, as it is of no use in a process that forks from it."""
+        found = read_signing_identity(self.settings)
+        return None if found is None else FileSigner(SigningIdentity.parse(found.pem))
 
     @cached_property
     def health(self) -> Health:

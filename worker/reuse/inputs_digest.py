@@ -58,6 +58,7 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "prompt_filter": models.terms.digest,
         "policy": lane.policy.affecting_images(),
         "mark": [context.watermark_text, settings.watermark_method, context.mark_key.fingerprint],
+        "signer": context.signer.organization if context.signer else None,
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from jobs.manifest import split_loras
 from models.catalogue.samplers import viewer_name
+from models.provenance.image_claim import SourceType
 from worker.imaging.encode import encode, parameters_text
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
@@ -28,6 +29,7 @@ class Encode(Stage):
                     lane.policy.format,
                     quality=lane.policy.quality,
                     parameters=self._parameters(item) if lane.policy.parameters else None,
+                    source_type=SourceType.EDITED if item.input_files.image else SourceType.GENERATED,
                 ),
             )
             for item in items

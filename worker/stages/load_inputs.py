@@ -46,7 +46,8 @@ class LoadInputs(Stage):
                 self._require_accepted_key()
             is_unavailable = isinstance(error, InputImageUnavailableError)
             return item.ended(ErrorKind.BAD_INPUT, str(error), is_of_host=is_unavailable)
-        return replace(item, inputs=inputs, input_files=inputs.files)
+        loaded = replace(item, inputs=inputs, input_files=inputs.files, parent=inputs.parent)
+        return loaded.annotated(self.name, {"init_image": inputs.findings}) if inputs.findings else loaded
 
     def _require_accepted_key(self) -> None:
         """Raise HostFaultError if the key isn't accepted in the output, either: then it isn't the row's fault.

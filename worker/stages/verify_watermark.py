@@ -1,10 +1,12 @@
-"""Verify watermark: decode the encoded files, and check their pixels and their watermark."""
+"""Verify watermark: decode the files as they will be uploaded, and check their pixels and their watermark."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from jobs.job_dataclasses import JobId
 from jobs.states import ErrorKind, WatermarkMethod, WatermarkPolicy
 from models.watermark import codec
 from models.watermark.tiled.read import read
@@ -25,22 +27,31 @@ class VerifyWatermark(Stage):
     place = Place.BACKGROUND
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items with the share of their mark's bits that was read; raises for a PNG of other pixels."""
-        unmarked = [_checked(item) for item in items if not item.watermark]
-        tiled = [item for item in items if item.watermark_method is WatermarkMethod.TILED]
-        texts = [
-            item for item in items if item.watermark and item.watermark_method is not WatermarkMethod.TILED
-        ]
-        read_texts = [read for alike in batches_of_one_size(texts) for read in self._read_texts(alike)]
-        return unmarked + [self._read_tiled(item) for item in tiled] + read_texts
+        """Return the items with the digest of their file's pixels and the share of their mark's bits that was read.
 
-    def _read_tiled(self, item: PipelineItem) -> PipelineItem:
-        found = read(_as_read(item), self.context.mark_key.secret)
+        Raises for a PNG of other pixels.
+        """
+        pixels = {item.job.id: _as_read(item) for item in items}
+        known = [replace(item, pixels_sha256=_digest(pixels[item.job.id])) for item in items]
+        unmarked = [item for item in known if not item.watermark]
+        tiled = [item for item in known if item.watermark_method is WatermarkMethod.TILED]
+        texts = [
+            item for item in known if item.watermark and item.watermark_method is not WatermarkMethod.TILED
+        ]
+        read_texts = [
+            read for alike in batches_of_one_size(texts) for read in self._read_texts(alike, pixels)
+        ]
+        return unmarked + [self._read_tiled(item, pixels[item.job.id]) for item in tiled] + read_texts
+
+    def _read_tiled(self, item: PipelineItem, pixels: Pixels) -> PipelineItem:
+        found = read(pixels, self.context.mark_key.secret)
         wanted = self.context.mark_payload(item.job).bits
         return self._with_accuracy(item, float((found.payload == wanted).mean()))
 
-    def _read_texts(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        batch = np.stack([_as_read(item) for item in items])
+    def _read_texts(
+        self, items: Sequence[PipelineItem], pixels: Mapping[JobId, Pixels]
+    ) -> list[PipelineItem]:
+        batch = np.stack([pixels[item.job.id] for item in items])
         method = codec.Method(self.context.text_mark_method)
         accuracies = codec.bit_accuracy(batch, self.context.watermark_text.encode(), method).tolist()
         return [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
@@ -54,14 +65,6 @@ class VerifyWatermark(Stage):
         return replace(item, bit_accuracy=accuracy)
 
 
-def _checked(item: PipelineItem) -> PipelineItem:
-    """Return the item after verifying a PNG's pixels."""
-    assert item.encoded is not None
-    if item.encoded.format == "png":
-        _as_read(item)
-    return item
-
-
 def _as_read(item: PipelineItem) -> Pixels:
     """Return the pixels decoded from the file. Raises UnreadableImageError if a PNG's differ from the image's."""
     encoded = item.encoded
@@ -70,3 +73,7 @@ def _as_read(item: PipelineItem) -> Pixels:
     if encoded.format == "png" and not np.array_equal(pixels, item.image):
         raise UnreadableImageError("the PNG that was encoded holds other pixels than the picture")
     return pixels
+
+
+def _digest(pixels: Pixels) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()

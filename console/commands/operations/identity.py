@@ -1,0 +1,189 @@
+"""`nightmill identity`: the key and certificates that image files are signed with (C2PA)."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from console.command_options import DontAsk, Json
+from console.signing_identity.describe_identity import described
+from console.signing_identity.identity_folder import IdentityFolder
+from console.terminal.confirm import ask
+from console.terminal.output import note, plural, print_json, print_table
+from jobs.errors import UsageError
+from jobs.setting_values.signing_identity_file import read_limited
+from jobs.settings import Settings, load_settings
+from models.errors import SigningIdentityError
+from models.optional_packages import require
+
+identity = typer.Typer(
+    help="The key and certificates that image files are signed with.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+AUTHORITY_DAYS = 7300
+DAYS = 3650
+_LONGEST_NAME = 60
+
+Days = Annotated[
+    int, typer.Option(min=1, max=AUTHORITY_DAYS, metavar="N", help="how long the certificate is valid")
+]
+
+
+@identity.command()
+def create(
+    organization: Annotated[
+        str, typer.Option(metavar="NAME", help="who signs, as readers of the files see it")
+    ] = "nightmill",
+    days: Days = DAYS,
+    as_json: Json = False,
+) -> None:
+    """Make a certificate authority and a key with a certificate by it; files are signed from then on."""
+    from models.provenance.signing_identity import Authority  # noqa: PLC0415 - needs the worker's packages
+
+    settings, folder = _opened()
+    if not organization.isprintable() or not 1 <= len(organization.strip()) <= _LONGEST_NAME:
+        raise UsageError(f"--organization must have 1 to {_LONGEST_NAME} printable characters")
+    if folder.identity.exists():
+        raise UsageError(f"{folder.identity} is there: `nightmill identity rotate` makes a new key")
+    folder.make()
+    authority = Authority.create(organization.strip(), AUTHORITY_DAYS)
+    made = authority.issue(days)
+    folder.trust(authority.certificate)
+    folder.write(folder.authority_key, authority.key, 0o600)
+    folder.write(folder.identity, made.pem, 0o600)
+    _tell_made(settings, folder, as_json)
+
+
+@identity.command()
+def show(as_json: Json = False) -> None:
+    """What files are signed with, and until when; exit 1 if there is nothing, or it can't be used."""
+    require("worker", instead="files are signed where workers are installed")
+    told = described(load_settings())
+    if as_json:
+        print_json(told)
+    elif told["place"] is None:
+        note("there is no signing identity: `nightmill identity create` makes one")
+    else:
+        print_table(("", ""), [(name.replace("_", " "), value) for name, value in told.items()])
+    if not told["is_usable"]:
+        raise typer.Exit(1)
+
+
+@identity.command()
+def rotate(
+    days: Days = DAYS,
+    new_authority: Annotated[
+        bool, typer.Option("--new-authority", help="make a new authority, too; the former stays trusted")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a new key with a certificate by the same authority; workers use it after a restart."""
+    from models.provenance.signing_identity import Authority, organization_of  # noqa: PLC0415 - the same
+
+    settings, folder = _opened()
+    if not folder.identity.exists():
+        raise UsageError(f"{folder.identity} isn't there: `nightmill identity create` makes it")
+    if not folder.authority_key.exists():
+        raise UsageError(
+            f"{folder.authority_key} isn't there: the certificate is by another authority, which makes the next one; "
+            "take it over by `nightmill identity import`"
+        )
+    former = _parsed(read_limited(folder.identity, str(folder.identity)), str(folder.identity))
+    if new_authority:
+        authority = Authority.create(organization_of(former.leaf), AUTHORITY_DAYS)
+        folder.trust(authority.certificate)
+        folder.write(folder.authority_key, authority.key, 0o600)
+    else:
+        authority = _authority_of(former, folder)
+    folder.write(folder.identity, authority.issue(days).pem, 0o600)
+    _tell_made(settings, folder, as_json)
+
+
+@identity.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="PEM", help="certificates, the signer's and those of its issuers")
+    ],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="PEM", help="private key, if it is in a file of its own")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="in the place of the identity that is there")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Use a key and certificates of one's own, as an authority issued them for signing C2PA claims or documents."""
+    from models.provenance.signing_identity import authorities_in  # noqa: PLC0415 - the same
+
+    settings, folder = _opened()
+    if folder.identity.exists() and not replace:
+        raise UsageError(f"{folder.identity} is there: say --replace to use another one from now on")
+    given = read_limited(file, str(file)) + (b"\n" + read_limited(key, str(key)) if key else b"")
+    found = _parsed(given, str(file))
+    _check_dates(found, str(file))
+    folder.make()
+    folder.trust(authorities_in(given))
+    folder.write(folder.identity, found.pem, 0o600)
+    folder.authority_key.unlink(missing_ok=True)  # of the identity before, which can't renew this one
+    _tell_made(settings, folder, as_json)
+
+
+@identity.command()
+def delete(yes: DontAsk = False, as_json: Json = False) -> None:
+    """Delete the keys that `create` or `import` put there; files that were signed stay valid and trusted."""
+    _, folder = _opened()
+    if not folder.identity.exists():
+        raise UsageError(f"{folder.identity} isn't there")
+    if not yes:
+        ask(f"deletes the private keys in {folder.path}; files aren't signed from then on")
+    deleted = [str(file) for file in folder.delete_keys()]
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        note(f"{plural(len(deleted), 'file')} deleted; {folder.trusted} stays")
+
+
+def _opened() -> tuple[Settings, IdentityFolder]:
+    require("worker", instead="files are signed where workers are installed")
+    settings = load_settings()
+    return settings, IdentityFolder(settings)
+
+
+def _parsed(pem: bytes, place: str) -> Any:
+    from models.provenance.signing_identity import SigningIdentity  # noqa: PLC0415 - the same
+
+    try:
+        return SigningIdentity.parse(pem)
+    except SigningIdentityError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def _check_dates(found: Any, place: str) -> None:
+    try:
+        found.check_dates(datetime.now(UTC))
+    except SigningIdentityError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def _authority_of(former: Any, folder: IdentityFolder) -> Any:
+    from models.provenance.signing_identity import Authority  # noqa: PLC0415 - the same
+
+    key = read_limited(folder.authority_key, str(folder.authority_key))
+    try:
+        return Authority.of(former, read_limited(folder.trusted, str(folder.trusted)), key)
+    except SigningIdentityError as error:
+        raise UsageError(f"{folder.trusted}: {error}; --new-authority makes a new one") from None
+
+
+def _tell_made(settings: Settings, folder: IdentityFolder, as_json: bool) -> None:
+    told = described(settings)
+    if as_json:
+        print_json(told)
+        return
+    note(f"{folder.identity}: signs as {told['organization']} until {told['expires_at']}")
+    note(f"{folder.trusted}: give it to whoever is to check your signatures; workers sign after a restart")
+    if settings.signing_identity is not None:
+        note("NIGHTMILL_SIGNING_IDENTITY names another identity, which is used instead")

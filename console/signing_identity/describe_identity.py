@@ -1,0 +1,57 @@
+"""What is known of the identity that workers sign image files with."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from console.terminal.output import plural
+from jobs.setting_values.signing_identity_file import (
+    IdentityText,
+    find_signing_identity,
+    trusted_authorities,
+)
+from jobs.settings import Settings
+from models.errors import SigningIdentityError
+
+SOON_DAYS = 30
+
+
+def described(settings: Settings) -> dict[str, Any]:
+    """Return what is known of the identity that workers would use; needs the worker's packages.
+
+    `place` is null if there is none; `problem` says why it can't be used, or soon can't be used any more.
+    """
+    found = find_signing_identity(settings)
+    told: dict[str, Any] = {
+        "place": found and found.place,
+        "signs": settings.c2pa != "off" and found is not None,
+    }
+    return told | (
+        _of_identity(found, settings) if found else {"is_usable": False, "problem": "there is none"}
+    )
+
+
+def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
+    from models.provenance.signing_identity import (  # noqa: PLC0415 - needs the worker's packages
+        SigningIdentity,
+        fingerprint,
+        name_of,
+        organization_of,
+    )
+
+    try:
+        parsed = SigningIdentity.parse(found.pem)
+        parsed.check_dates(datetime.now(UTC))
+    except SigningIdentityError as error:
+        return {"is_usable": False, "problem": str(error)}
+    days = (parsed.expires_at - datetime.now(UTC)).days
+    trusted = trusted_authorities(settings).count(b"-----BEGIN CERTIFICATE")
+    return {
+        "is_usable": True,
+        "problem": f"expires in {plural(days, 'day')}" if days < SOON_DAYS else None,
+        "organization": organization_of(parsed.leaf),
+        "name": name_of(parsed.leaf),
+        "algorithm": parsed.algorithm,
+        "expires_at": parsed.expires_at.isoformat(timespec="seconds"),
+        "fingerprint": fingerprint(parsed.leaf),
+        "trusted_authorities": trusted,
+    }
