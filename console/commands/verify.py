@@ -1,177 +1,137 @@
-"""`nightmill verify`: whether pictures bear a mark of nightmill, and which job they are of."""
+"""`nightmill verify`: where pictures come from, by their signed manifests, marks, digests and ISCC codes."""
 
-import os
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from sqlalchemy import Engine
 
 from console.command_options import Json
 from console.manifests.forecast_of_plan import installation
-from console.terminal.output import note, plural, print_json, print_table
+from console.terminal.output import note, print_json, print_table
 from console.terminal.progress import counting
-from jobs.db.installation_id import this_installation
-from jobs.errors import UsageError
-from jobs.images.decode_picture import decode_picture, flattened
-from jobs.images.find_image_row_of_mark import image_of_mark
-from jobs.input_image_access import PictureRefusedError, read_picture
-from jobs.setting_values.watermark_key import PUBLIC, MarkKey
+from console.verification.database_index import DatabaseIndex
+from console.verification.export_index import ExportIndex
+from console.verification.image_index import ImageIndex
+from console.verification.mark_keys import keys_to_try
+from console.verification.pictures_to_verify import Picture, pictures_in
+from jobs.input_image_access import PictureRefusedError
+from jobs.setting_values.signing_identity_file import read_limited, trusted_authorities
 from jobs.settings import Settings, load_settings
+from jobs.storage.open import S3Options
 from models.optional_packages import require
 
 if TYPE_CHECKING:
-    from models.watermark.tiled.payload import Payload
+    from console.verification.trace_picture import PictureTracer
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LONGEST_FILE = 1 << 20
-OURS, OTHERS, MARKED = "ours", "of another installation", "marked"
-NONE, UNREADABLE = "no tiled mark", "unreadable"
-"""What can be said of a picture. It is just `marked` where no database is at hand that tells whose the mark is."""
+_AT_ONCE = 500
+"""Files that are looked up together by their digests."""
 
 
 def verify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER", help="PNG, JPEG and WebP pictures")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE|FOLDER|URI", help="PNG, JPEG and WebP pictures; s3://bucket/folder/"),
+    ],
     keys: Annotated[
-        Path | None, typer.Option("--keys", metavar="FILE", help="earlier keys, a NUMBER:SECRET a line")
+        Path | None,
+        typer.Option("--keys", metavar="FILE", help="earlier keys of marks, a NUMBER:SECRET a line"),
+    ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trust", metavar="PEM", help="certificates of further authorities whose signatures count"
+        ),
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", metavar="EXPORT", help="look rows up in an export instead of the database"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="don't search for marks of cropped, mirrored or turned pictures")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Whether pictures bear a tiled mark, and of which job: exit code 0 all are ours, 1 some aren't, 2 can't tell."""
-    require("worker", instead="marks are read where workers are installed")
+    """Where pictures come from, and which rows they are: exit code 0 all are ours, 1 some aren't, 2 can't tell."""
+    require("worker", instead="pictures are verified where workers are installed")
+    from console.verification.trace_picture import PictureTracer, Verdict  # noqa: PLC0415 - needs these packages
+
     settings = load_settings()
-    known, pictures = _keys(settings, keys), list(_pictures(files))
-    if not pictures:
-        raise UsageError(f"no {', '.join(SUFFIXES)} in {', '.join(map(str, files))}")
-    with (
-        installation(settings, "told without a database") as engine,
-        counting("reading", len(pictures), "pictures") as tell,
-    ):
-        ours = _installations(engine)
-        found = []
-        for number, path in enumerate(pictures, start=1):
-            found.append(_verified(path, known, ours, engine, searches=not quick))
-            tell(number)
+    known = keys_to_try(settings, keys)
+    trusted = trusted_authorities(settings) + b"".join(_certificates(path) for path in trust or ())
+    pictures = pictures_in(files, S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region))
+    with _index(settings, index) as rows, counting("reading", len(pictures), "pictures") as tell:
+        tracer = PictureTracer(known, trusted, rows, searches=not quick)
+        found: list[dict[str, Any]] = []
+        for each in _traced(pictures, tracer, rows):
+            found.append(each)
+            tell(len(found))
     if as_json:
         print_json(found)
     else:
-        print_table(("picture", "verdict", "batch", "row", "what is known"), [_cells(each) for each in found])
+        columns = ("picture", "verdict", "by", "batch", "row", "what is known")
+        print_table(columns, [_cells(each) for each in found])
     verdicts = [each["verdict"] for each in found]
     note(", ".join(f"{verdicts.count(verdict):,} {verdict}" for verdict in dict.fromkeys(verdicts)))
-    raise typer.Exit(2 if {UNREADABLE, MARKED} & set(verdicts) else int(set(verdicts) != {OURS}))
+    unclear = {Verdict.UNREADABLE, Verdict.UNCLEAR, Verdict.SIMILAR} & set(verdicts)
+    raise typer.Exit(2 if unclear else int(set(verdicts) != {Verdict.OURS}))
 
 
-def _keys(settings: Settings, file: Path | None) -> dict[int, bytes]:
-    """Return all keys to try, by number: the one of the settings, earlier ones, and the public one."""
-    given = [PUBLIC]
-    if settings.watermark_key is not None:
-        given.append(MarkKey.parse(settings.watermark_key.get_secret_value()))
-    given += _of_file(file) if file is not None else []
-    known: dict[int, bytes] = {}
-    for key in given:
-        if known.setdefault(key.number, key.secret) != key.secret:
-            raise UsageError(
-                f"there are two keys with the number {key.number}: verify with one after the other"
-            )
-    return known
+@contextmanager
+def _index(settings: Settings, export: Path | None) -> Iterator[ImageIndex | None]:
+    """Open where rows are looked up: the export, or else the database; None if there is none."""
+    if export is not None:
+        yield ExportIndex(export)
+        return
+    with installation(settings, "told without a database") as engine:
+        yield DatabaseIndex(engine) if engine is not None else None
 
 
-def _of_file(file: Path) -> list[MarkKey]:
-    """Return the keys of a file's lines, without blank ones and those that begin with a number sign."""
+def _traced(
+    pictures: Sequence[Picture], tracer: "PictureTracer", index: ImageIndex | None
+) -> Iterator[dict[str, Any]]:
+    for begin in range(0, len(pictures), _AT_ONCE):
+        part = pictures[begin : begin + _AT_ONCE]
+        if isinstance(index, DatabaseIndex):
+            index.expect([digest for picture in part for digest in _digest(picture)])
+        for picture in part:
+            yield {"file": picture.location} | _trace(picture, tracer)
+
+
+def _trace(picture: Picture, tracer: "PictureTracer") -> dict[str, Any]:
     try:
-        if file.stat().st_size > LONGEST_FILE:
-            raise UsageError(f"--keys {file}: is longer than {LONGEST_FILE:,} bytes")
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--keys {file}: {getattr(error, 'strerror', None) or 'no UTF-8 text'}") from None
-    numbered = enumerate(map(str.strip, lines), start=1)
-    return [_key(f"{file}, line {number}", line) for number, line in numbered if line and line[0] != "#"]
-
-
-def _key(place: str, line: str) -> MarkKey:
-    try:
-        return MarkKey.parse(line)
-    except ValueError as error:
-        raise UsageError(f"{place}: {error}") from None
-
-
-def _pictures(given: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files named, and the pictures in folders, without following links there; tells what it leaves out."""
-    left = 0
-    for path in given:
-        if str(path).startswith("s3:"):
-            raise UsageError(f"{path}: only local files are read")
-        if not path.is_dir():
-            yield path.absolute()
-            continue
-        for folder, _, names in os.walk(path.absolute()):
-            for inside in (Path(folder) / name for name in sorted(names)):
-                if inside.name.lower().endswith(SUFFIXES) and not inside.is_symlink():
-                    yield inside
-                else:
-                    left += 1
-    if left:
-        note(
-            f"{plural(left, 'file')} in folders not looked at: links, and names without {', '.join(SUFFIXES)}"
-        )
-
-
-def _installations(engine: Engine | None) -> set[int]:
-    from models.watermark.tiled.payload import installation_number  # noqa: PLC0415 - needs the worker's packages
-
-    if engine is None:
-        return set()
-    here = this_installation(engine)
-    return {installation_number(each) for each in (here.id, *here.earlier)}
-
-
-def _verified(
-    path: Path, keys: Mapping[int, bytes], ours: set[int], engine: Engine | None, *, searches: bool
-) -> dict[str, Any]:
-    import numpy as np  # noqa: PLC0415 - the same
-
-    from models.watermark.tiled.identify_mark import identify  # noqa: PLC0415
-
-    said: dict[str, Any] = {"file": str(path), "verdict": UNREADABLE, "why": None, "mark": None, "row": None}
-    try:
-        pixels = np.asarray(flattened(decode_picture(read_picture(str(path), ()), str(path))))
+        return tracer.trace(picture.read(), picture.location)
     except PictureRefusedError as error:
-        return said | {"why": str(error)}
-    mark = identify(pixels, keys, searches=searches)
-    if mark is None:
-        return said | {"verdict": NONE, "why": None if searches else "not searched for: --quick"}
-    payload = mark.payload
-    told = {
-        "payload": payload.hex,
-        "key": payload.key_id,
-        "installation": payload.installation,
-        "job": payload.job,
-        "pilot": round(mark.pilot, 1),
-        "was_searched_for": mark.place is not None,
-    }
-    return said | {"mark": told} | _attributed(payload, ours, engine)
+        return {"verdict": "unreadable", "why": str(error), "row": None, "found_by": []}
 
 
-def _attributed(payload: "Payload", ours: set[int], engine: Engine | None) -> dict[str, Any]:
-    """Return the verdict on what a mark says, with the image's row if it is ours."""
-    if engine is None:
-        return {"verdict": MARKED, "why": "no database here tells whose it is"}
-    if payload.installation not in ours:
-        return {"verdict": OTHERS}
-    row = image_of_mark(engine, payload.job, payload.hex)
-    if row is None:
-        return {"verdict": OURS, "why": "its row is gone"}
-    why = "the row is of a copy: that of the job is gone" if row["job"] != payload.job else None
-    return {"verdict": OURS, "row": row, "why": why}
+def _digest(picture: Picture) -> list[str]:
+    try:
+        return [hashlib.sha256(picture.read()).hexdigest()]
+    except PictureRefusedError:
+        return []  # told when it is traced
+
+
+def _certificates(path: Path) -> bytes:
+    from models.provenance.signing_identity import check_certificates  # noqa: PLC0415 - needs these packages
+
+    body = read_limited(path, f"--trust {path}")
+    check_certificates(body, f"--trust {path}")
+    return b"\n" + body
 
 
 def _cells(found: Mapping[str, Any]) -> tuple[object, ...]:
-    row, mark = found["row"] or {}, found["mark"]
+    row, mark = found["row"] or {}, found.get("mark")
     whose = f"installation {mark['installation']}, job {mark['job']}" if mark and not row else ""
-    what = "; ".join(filter(None, (whose, found["why"], (row.get("prompt") or "")[:60])))
+    told = (whose, found.get("warning"), found["why"], (row.get("prompt") or "")[:60])
     place = f"{row['ordinal']}, image {row['index']}" if row else ""
-    return found["file"], found["verdict"], row.get("name"), place, what
+    return (
+        found["file"],
+        found["verdict"],
+        ", ".join(found["found_by"]),
+        row.get("name"),
+        place,
+        "; ".join(filter(None, told)),
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 from sqlalchemy import Engine
 
@@ -107,5 +108,5 @@ def stage_context(settings: Settings, **policy: Any) -> StageContext:
     """What stages that need neither models nor a store work with, on a lane of this policy."""
     lane, nothing = cast("Lane", _LaneOfPolicy(BatchPolicy(parameters=False, **policy))), cast("Any", None)
     return StageContext(
-        lane, nothing, nothing, settings, nothing, nothing, nothing, lambda _: None, installation=0xBEEF
+        lane, nothing, nothing, settings, nothing, nothing, nothing, lambda _: None, installation=UUID(int=1)
     )

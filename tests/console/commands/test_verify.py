@@ -91,7 +91,7 @@ def test_what_cannot_be_told_and_what_is_not_ours(
     assert "2 files in folders not looked at" in told.err
     assert (told.code, [found["verdict"] for found in told.json]) == (
         1,
-        ["of another installation", "no tiled mark"],
+        ["of another installation", "no trace of ours"],
     )
     (tmp_path / "c-broken.png").write_bytes(b"\x89PNG and no more")
     told = typed("verify", str(tmp_path), "--quick")
@@ -150,4 +150,7 @@ def test_without_a_database_nobody_knows_whose_it_is(
     path = save(tmp_path / "found.png", plain, Payload(0, 1, 2))
     nowhere = settings.model_copy(update={"database_url": None, "data_dir": tmp_path / "none"})
     told = Typed(nowhere, tmp_path)("verify", path)
-    assert (told.code, "installation 1, job 2; no database here tells whose it is" in told.out) == (2, True)
+    assert (told.code, "installation 1, job 2; no database or index here tells whose it is" in told.out) == (
+        2,
+        True,
+    )

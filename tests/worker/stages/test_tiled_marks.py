@@ -1,6 +1,7 @@
 """Tiled marks in the pipeline: which pictures get one, what it says, and what happens where it can't be read."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bench.image_files import grainy
 from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings, load_settings
 from jobs.states import ErrorKind, WatermarkMethod
-from models.watermark.tiled.payload import Payload
+from models.watermark.tiled.payload import Payload, installation_number
 from models.watermark.tiled.read import read
 from tests.worker.contexts import stage_context
 from tests.worker.test_bisect import items
@@ -43,7 +44,7 @@ def through(own: StageContext, item: PipelineItem) -> PipelineItem:
 def test_the_mark_says_which_job_it_was(tiled: Settings) -> None:
     item = drawn(512)
     found = through(stage_context(tiled), item)
-    said = Payload(0, 0xBEEF, item.job.id)
+    said = Payload(0, installation_number(UUID(int=1)), item.job.id)
     assert (found.watermark, found.watermark_method, found.bit_accuracy) == (said.hex, "tiled", 1.0)
     assert Payload.of_bits(read(found.image, b"nightmill").payload) == said
 

@@ -1,0 +1,1 @@
+"""Tells where pictures come from: by signed manifests, marks, digests and ISCC codes."""

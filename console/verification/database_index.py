@@ -1,0 +1,49 @@
+"""Looks up pictures in the database."""
+
+from functools import cached_property
+
+from sqlalchemy import Engine
+
+from console.verification.image_index import CodeTable, ImageRow
+from jobs.db.installation_id import this_installation
+from jobs.images import find_image_rows
+
+
+class DatabaseIndex:
+    """The image rows of this installation."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        here = this_installation(engine)
+        self.installations = frozenset({here.id, *here.earlier})
+        self._files: dict[str, ImageRow] = {}
+
+    def expect(self, files: list[str]) -> None:
+        """Look up files by their SHA-256 all at once, as each look reads all rows."""
+        self._files = find_image_rows.images_of_files(self._engine, files)
+
+    def of_job(self, job: int) -> ImageRow | None:
+        """Return the row of a job's image."""
+        return find_image_rows.image_of_job(self._engine, job)
+
+    def copy_with_mark(self, mark: str) -> ImageRow | None:
+        """Return a row whose file bears the mark."""
+        return find_image_rows.copy_with_mark(self._engine, mark)
+
+    def of_pixels(self, pixels_sha256: str) -> ImageRow | None:
+        """Return the row of a picture with these pixels."""
+        return find_image_rows.image_of_pixels(self._engine, pixels_sha256)
+
+    def of_file(self, sha256: str) -> ImageRow | None:
+        """Return the row of a file."""
+        return self._files.get(sha256)
+
+    def similar(self, code: str) -> tuple[ImageRow, int] | None:
+        """Return the row with the nearest ISCC code and the bits that differ."""
+        found = self._codes.nearest(code)
+        row = found and find_image_rows.image_by_id(self._engine, found[0])
+        return (row, found[1]) if found and row else None
+
+    @cached_property
+    def _codes(self) -> CodeTable:
+        return CodeTable(*find_image_rows.iscc_codes(self._engine))

@@ -1,0 +1,82 @@
+"""Image rows as told to somebody who has found a picture: by job, mark, digest or ISCC code."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, bindparam, text
+
+from jobs.db.engine import run
+
+FIELDS = {
+    "image": "i.id",
+    "job": "i.job_id",
+    "batch": "b.id",
+    "name": "b.name",
+    "ordinal": "i.ordinal",
+    "index": 'i."index"',
+    "row_id": "i.row_id",
+    "prompt": "i.prompt",
+    "model": "i.model",
+    "seed": "i.seed",
+    "safety_verdict": "i.safety_verdict",
+    "watermark": "i.watermark",
+    "iscc": "i.iscc",
+    "sha256": "i.sha256",
+    "created_at": "i.created_at",
+}
+"""What is told of a row, with its SQL where the image is `i` and its batch `b`."""
+
+_SELECTED = ", ".join(f'{sql} AS "{name}"' for name, sql in FIELDS.items())
+_ROWS = "SELECT {selected} FROM images i JOIN batches b ON b.id = i.batch_id WHERE {condition}"
+
+
+def _rows(condition: str) -> str:
+    return _ROWS.format(selected=_SELECTED, condition=condition)
+
+
+_OF_JOB = text(_rows("i.job_id = :job"))
+_COPY = text(_rows("i.watermark = :mark ORDER BY i.id LIMIT 1"))
+_OF_PIXELS = text(_rows("i.pixels_sha256 = :pixels ORDER BY i.id LIMIT 1"))
+_OF_FILES = text(_rows("i.sha256 = ANY (:files) ORDER BY i.id")).bindparams(bindparam("files"))
+_BY_ID = text(_rows("i.id = :id"))
+_CODES = text("SELECT id, iscc FROM images WHERE iscc IS NOT NULL")
+
+
+def image_of_job(engine: Engine, job: int) -> dict[str, Any] | None:
+    """Return the row of a job's image; None if there is none."""
+    return _first(engine, _OF_JOB, {"job": job})
+
+
+def copy_with_mark(engine: Engine, mark: str) -> dict[str, Any] | None:
+    """Return the first row whose file bears a mark: of a copy, where the job's own row is gone. Reads all rows."""
+    return _first(engine, _COPY, {"mark": mark})
+
+
+def image_of_pixels(engine: Engine, pixels_sha256: str) -> dict[str, Any] | None:
+    """Return the first row whose file has these pixels; None if there is none, or only of versions before."""
+    return _first(engine, _OF_PIXELS, {"pixels": pixels_sha256})
+
+
+def images_of_files(engine: Engine, sha256: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the first row of each of some files, by their SHA-256. Reads all rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in run(engine, _OF_FILES, {"files": list(sha256)}):
+        found.setdefault(row.sha256, dict(row._mapping))
+    return found
+
+
+def image_by_id(engine: Engine, image: int) -> dict[str, Any] | None:
+    """Return an image row; None if there is none."""
+    return _first(engine, _BY_ID, {"id": image})
+
+
+def iscc_codes(engine: Engine) -> tuple[list[int], list[str]]:
+    """Return the numbers and the ISCC codes of all image rows that have one."""
+    rows = run(engine, _CODES, {})
+    return [row.id for row in rows], [row.iscc for row in rows]
+
+
+def _first(engine: Engine, statement: Any, values: dict[str, object]) -> dict[str, Any] | None:
+    for row in run(engine, statement, values):
+        return dict(row._mapping)
+    return None
