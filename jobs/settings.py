@@ -27,6 +27,9 @@ SENDMAIL = "/usr/sbin/sendmail -t -i"
 """Reads the addresses from the mail's headers, and takes lines of a dot alone for text."""
 
 
+WATERMARK_TEXT = "NMIL"
+"""The mark of pictures that can't have a tiled one, where nobody has chosen another text."""
+
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 POOL_FORM = (
     "must begin with a small letter or digit, followed by up to 62 of these, dots, dashes and underscores"
@@ -124,9 +127,13 @@ class Settings(BaseSettings):
         description="schedulers delete batches that ended this long ago, as in 180d: all rows go, files stay; "
         "unset: never",
     )
-    watermark: str = Field("NMIL", min_length=1, max_length=32, description="invisible mark, ASCII")
-    watermark_method: WatermarkMethod = Field(
-        WatermarkMethod.DWT_DCT_SVD, description="how the mark is embedded: tiled, dwtDctSvd or dwtDct"
+    watermark: str = Field(
+        WATERMARK_TEXT, min_length=1, max_length=32, description="text of the invisible mark, ASCII"
+    )
+    watermark_method: WatermarkMethod | None = Field(
+        None,
+        description="how the mark is embedded: tiled, dwtDctSvd or dwtDct; unset: tiled, or dwtDctSvd if "
+        "NIGHTMILL_WATERMARK is set",
     )
     watermark_key: SecretStr | None = Field(
         None,
@@ -283,6 +290,13 @@ class Settings(BaseSettings):
     def keep_batches_s(self) -> float | None:
         """Seconds after which ended batches are deleted; None: never."""
         return None if self.keep_batches is None else parse_length(self.keep_batches, needs_unit=True)
+
+    @property
+    def has_tiled_marks(self) -> bool:
+        """Whether pictures that are large enough, of batches without a text of their own, get tiled marks."""
+        if self.watermark_method is None:
+            return self.watermark == WATERMARK_TEXT
+        return self.watermark_method is WatermarkMethod.TILED
 
     @property
     def allows_commands(self) -> bool:

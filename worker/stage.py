@@ -71,15 +71,14 @@ class StageContext:
 
     def mark_method(self, width: int, height: int) -> WatermarkMethod:
         """Return how a picture of this size is marked: by a text where the batch has its own, or it is small."""
-        is_tiled = self.settings.watermark_method is WatermarkMethod.TILED
         is_fit = width * height >= LEAST_TILED_SIDE**2 and self.lane.policy.watermark_text is None
-        return WatermarkMethod.TILED if is_tiled and is_fit else self.text_mark_method
+        return WatermarkMethod.TILED if self.settings.has_tiled_marks and is_fit else self.text_mark_method
 
     @property
     def text_mark_method(self) -> WatermarkMethod:
         """How texts are embedded."""
-        given = self.settings.watermark_method
-        return WatermarkMethod.DWT_DCT_SVD if given is WatermarkMethod.TILED else given
+        is_other = self.settings.watermark_method is WatermarkMethod.DWT_DCT
+        return WatermarkMethod.DWT_DCT if is_other else WatermarkMethod.DWT_DCT_SVD
 
     def mark_payload(self, job: Job) -> Payload:
         """Return what the tiled mark of a job's image says."""

@@ -17,10 +17,12 @@ from console.verification.export_index import ExportIndex
 from console.verification.image_index import ImageIndex
 from console.verification.mark_keys import keys_to_try
 from console.verification.pictures_to_verify import Picture, pictures_in
+from jobs.errors import UsageError
 from jobs.input_image_access import PictureRefusedError
 from jobs.setting_values.signing_identity_file import read_limited, trusted_authorities
 from jobs.settings import Settings, load_settings
 from jobs.storage.open import S3Options
+from models.errors import SigningIdentityError
 from models.optional_packages import require
 
 if TYPE_CHECKING:
@@ -118,7 +120,10 @@ def _certificates(path: Path) -> bytes:
     from models.provenance.signing_identity import check_certificates  # noqa: PLC0415 - needs these packages
 
     body = read_limited(path, f"--trust {path}")
-    check_certificates(body, f"--trust {path}")
+    try:
+        check_certificates(body)
+    except SigningIdentityError as error:
+        raise UsageError(f"--trust {path}: {error}") from None
     return b"\n" + body
 
 

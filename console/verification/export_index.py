@@ -85,6 +85,8 @@ class ExportIndex:
 
 
 def _read(path: Path) -> pa.Table:
+    if not path.exists():
+        raise UsageError(f"--index {path}: isn't there")
     files = sorted(each for each in path.rglob("*") if _is_data(each)) if path.is_dir() else [path]
     wanted = {*_NAMES.values(), *_SEARCHED}
     tables = [_columns(each, wanted) for each in files if each.suffix in _READERS]

@@ -151,12 +151,12 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def check_certificates(pem: bytes, place: str) -> None:
-    """Raise SigningIdentityError, which names `place`, unless a PEM file holds certificates."""
+def check_certificates(pem: bytes) -> None:
+    """Raise SigningIdentityError unless a PEM file holds certificates."""
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise SigningIdentityError(f"{place}: holds no certificates (-----BEGIN CERTIFICATE-----)") from None
+        raise SigningIdentityError("holds no certificates (-----BEGIN CERTIFICATE-----)") from None
 
 
 def authorities_in(pem: bytes) -> bytes:

@@ -17,7 +17,7 @@ from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.setting_values.signing_identity_file import read_signing_identity
 from jobs.settings import Settings
-from jobs.states import WatermarkMethod, WorkerActivity
+from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner
 from models.provenance.signing_identity import SigningIdentity
@@ -77,7 +77,7 @@ class WorkerContext:
     @cached_property
     def installation(self) -> UUID:
         """What tiled marks and signed manifests name this installation by; the nil UUID where there are none."""
-        if self.settings.watermark_method is not WatermarkMethod.TILED and self.signer is None:
+        if not self.settings.has_tiled_marks and self.signer is None:
             return UUID(int=0)
         id: UUID = this_installation(self.engine).id
         return id

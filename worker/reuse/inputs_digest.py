@@ -43,7 +43,7 @@ class InputsDigest:
 
 
 def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str, Any]:
-    lane, models, settings = context.lane, context.lane_models, context.settings
+    lane, models = context.lane, context.lane_models
     upscaling = models.upscaler_checkpoint
     return {
         "nightmill": version("nightmill"),
@@ -57,9 +57,14 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "clip": [models.clip.model, models.clip.digest] if models.clip else None,
         "prompt_filter": models.terms.digest,
         "policy": lane.policy.affecting_images(),
-        "mark": [context.watermark_text, settings.watermark_method, context.mark_key.fingerprint],
+        "mark": _mark(context),
         "signer": context.signer.organization if context.signer else None,
     }
+
+
+def _mark(context: StageContext) -> list[Any]:
+    method = [context.settings.has_tiled_marks, context.text_mark_method]
+    return [context.watermark_text, method, context.mark_key.fingerprint]
 
 
 def _job_inputs(job: Job) -> dict[str, Any]:

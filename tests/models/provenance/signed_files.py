@@ -3,13 +3,28 @@
 import io
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 
 from bench.image_files import grainy
+from models.provenance import signing_identity
 from models.provenance.image_claim import ImageClaim
-from models.provenance.signing_identity import Authority
+from models.provenance.signing_identity import Authority, SigningIdentity
+
+
+class _LongAgo(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime(2020, 1, 1, tzinfo=tz or UTC)
+
+
+def expired_identity() -> SigningIdentity:
+    """An identity that expired years ago."""
+    with patch.object(signing_identity, "datetime", _LongAgo):
+        return Authority.create("Example Studio", 100).issue(5)
+
 
 AUTHORITY = Authority.create("Example Studio", 100)
 IDENTITY = AUTHORITY.issue(50)

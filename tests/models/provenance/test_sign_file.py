@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 
 from models.errors import SigningError
-from models.provenance import signing_identity
 from models.provenance.image_claim import SourceType
 from models.provenance.media_type import media_type_of
 from models.provenance.parent_file import ParentFile
 from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState, UnreadableManifestError
 from models.provenance.sign_file import FileSigner
-from models.provenance.signing_identity import Authority
-from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, file, repainted
+from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, expired_identity, file, repainted
 
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 TRUSTING = ManifestReader(AUTHORITY.certificate)
@@ -141,14 +139,8 @@ def test_a_tampered_parent_stays_known_as_tampered(signer: FileSigner) -> None:
     assert "assertion.dataHash.mismatch" in codes
 
 
-def test_an_expired_identity_signs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Past(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime(2020, 1, 1, tzinfo=tz or UTC)
-
-    monkeypatch.setattr(signing_identity, "datetime", Past)
-    expired = Authority.create("Example Studio", 100).issue(5)
+def test_an_expired_identity_signs_nothing() -> None:
+    expired = expired_identity()
     assert expired.expires_at < datetime.now(UTC) - timedelta(days=100)
     with pytest.raises(SigningError, match=r"valid|expired"):
         FileSigner(expired).sign(file(), "image/png", claim())

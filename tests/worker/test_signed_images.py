@@ -1,0 +1,172 @@
+"""Signed images, all the way to their rows: on real queue, models and stores, from texts and from pictures."""
+
+import io
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import c2pa
+import pytest
+from PIL import Image
+from sqlalchemy import Engine
+
+from bench.image_files import grainy
+from jobs.db.installation_id import this_installation
+from jobs.settings import Settings
+from models.provenance.image_claim import SourceType
+from models.provenance.iscc_code import image_code
+from models.provenance.media_type import media_type_of
+from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState
+from models.watermark.tiled.embed import embed
+from models.watermark.tiled.payload import Payload
+from scheduler.ingest.ingest import Ingested
+from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, expired_identity
+from tests.worker.contexts import (
+    attempts_of,
+    files_in,
+    images_of,
+    jobs_of,
+    only_lane,
+    render,
+    submit,
+    worker_context_for,
+)
+from worker.imaging.encode import decode
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
+from worker.model_cache.cache import ModelCache
+
+FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
+TRUSTING = ManifestReader(AUTHORITY.certificate)
+
+
+@pytest.fixture
+def signing(settings: Settings, models_folder: Path, tmp_path: Path) -> Settings:
+    path = tmp_path / "signing.pem"
+    path.write_bytes(IDENTITY.pem)
+    given = {"models_dir": models_folder, "retry_delay_s": 0, "signing_identity": str(path)}
+    return Settings(**settings.model_dump() | given)
+
+
+@pytest.fixture
+def context(signing: Settings, model_cache: ModelCache, engine: Engine) -> Iterator[WorkerContext]:
+    with worker_context_for(signing, engine, model_cache) as context:
+        yield context
+
+
+def bodies(context: WorkerContext, engine: Engine, batch: Ingested) -> list[bytes]:
+    return [Path(context.settings.output, image["key"]).read_bytes() for image in images_of(engine, batch)]
+
+
+def manifest(body: bytes) -> Manifest:
+    found = TRUSTING.read(body, media_type_of(body) or "")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_files_are_signed_and_rows_tell_of_it(
+    context: WorkerContext, engine: Engine, tmp_path: Path, format: str
+) -> None:
+    batch = render(context, tmp_path, [FOX, {**FOX, "prompt": "a blue bird"}], format=format)
+    for image, body in zip(images_of(engine, batch), bodies(context, engine, batch), strict=True):
+        found, pixels = manifest(body), decode(body)
+        assert (found.state, image["c2pa_manifest_id"]) == (ManifestState.TRUSTED, found.id)
+        assert found.generation is not None
+        assert (
+            found.generation["image"] == f"urn:nightmill:{this_installation(engine).id}:job:{image['job_id']}"
+        )
+        assert found.generation["model_digest"] == image["model_digest"]
+        assert (found.generation["seed"], "prompt" in found.generation) == (str(image["seed"]), False)
+        assert image["sha256"] == sha256(body).hexdigest()
+        assert image["pixels_sha256"] == sha256(pixels.tobytes()).hexdigest()
+        assert image["watermark_bit_accuracy"] == 1.0
+        assert image["timings"].keys() >= {"sign", "iscc_code"}
+        if format == "png":
+            assert image["iscc"] == image_code(pixels)
+        with Image.open(io.BytesIO(body)) as opened:
+            assert SourceType.GENERATED in str(opened.info.get("xmp") or opened.info["XML:com.adobe.xmp"])
+
+
+def test_what_the_manifest_tells_of_the_prompt_is_the_batch_s_choice(
+    context: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    prompt = "ein roter Fuchs 🦊"
+    told = {}
+    for choice in ("hash", "full"):
+        batch = render(
+            context, tmp_path, [{**FOX, "prompt": prompt}], c2pa_prompt=choice, c2pa_training="allowed"
+        )
+        (body,) = bodies(context, engine, batch)
+        told[choice] = manifest(body).generation or {}
+        with c2pa.Reader("image/png", io.BytesIO(body)) as reader:
+            assert '"use": "allowed"' in json.dumps(json.loads(reader.json()))
+    assert told["full"]["prompt"] == prompt
+    assert told["hash"]["prompt_sha256"] == sha256(prompt.encode()).hexdigest()
+    assert "prompt" not in told["hash"]
+
+
+def test_a_picture_that_an_image_is_made_from_becomes_an_ingredient_and_is_told_of(
+    signing: Settings, model_cache: ModelCache, engine: Engine, tmp_path: Path
+) -> None:
+    with worker_context_for(signing, engine, model_cache) as context:
+        parent = context.signer
+        assert parent is not None
+        marked, stream = embed(grainy(512), Payload(0, 3, 9).bits, b"nightmill"), io.BytesIO()
+        Image.fromarray(marked).save(stream, "PNG")
+        signed = parent.sign(stream.getvalue(), "image/png", claim())
+        (tmp_path / "from.png").write_bytes(signed.body)
+        Image.fromarray(grainy(64)).save(tmp_path / "plain.jpg")
+        rows: list[dict[str, Any]] = [
+            {**FOX, "init_image": str(tmp_path / "from.png"), "num_images": 2},
+            {**FOX, "init_image": str(tmp_path / "plain.jpg")},
+        ]
+        batch = render(context, tmp_path, rows)
+        first, second, third = bodies(context, engine, batch)
+        images = images_of(engine, batch)
+    for body in (first, second):
+        found = manifest(body)
+        assert (found.state, found.source_type) == (ManifestState.TRUSTED, SourceType.EDITED)
+        assert found.ingredients == (signed.manifest.id,)
+    assert (manifest(third).source_type, manifest(third).ingredients) == (SourceType.EDITED, ())
+    told = images[0]["annotations"]["load_inputs"]["init_image"]
+    assert (told["c2pa"]["manifest"], told["c2pa"]["signer"]) == (signed.manifest.id, "Example Studio")
+    assert told["mark"] == Payload(0, 3, 9).hex
+    assert "load_inputs" not in (images[2]["annotations"] or {})
+
+
+@pytest.mark.parametrize("given", [{"signing_identity": None}, {"c2pa": "off"}])
+def test_without_an_identity_files_are_not_signed(
+    signing: Settings, model_cache: ModelCache, engine: Engine, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    own = Settings(**signing.model_dump() | given)
+    with worker_context_for(own, engine, model_cache) as context:
+        batch = render(context, tmp_path, [FOX])
+        (image,), (body,) = images_of(engine, batch), bodies(context, engine, batch)
+    assert image["c2pa_manifest_id"] is None
+    assert "sign" not in image["timings"]
+    assert TRUSTING.read(body, "image/png") is None
+
+
+def test_an_identity_that_expires_in_the_night_charges_no_job(
+    signing: Settings, model_cache: ModelCache, engine: Engine, tmp_path: Path
+) -> None:
+    assert signing.signing_identity is not None
+    Path(signing.signing_identity.get_secret_value()).write_bytes(expired_identity().pem)
+    with worker_context_for(signing, engine, model_cache) as context:
+        batch = submit(context.settings, engine, tmp_path, [FOX])
+        work(context, only_lane(engine, batch))
+        (job,) = jobs_of(engine, batch)
+        assert (job["state"], attempts_of(engine, batch), context.is_unable()) == ("queued", [], True)
+        assert files_in(Path(context.settings.output)) == []
+
+
+def test_pixels_do_not_depend_on_the_signature(
+    context: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    one = images_of(engine, render(context, tmp_path, [FOX], reuse="off"))[0]
+    other = images_of(engine, render(context, tmp_path, [FOX, FOX], reuse="off"))[0]
+    assert (one["pixels_sha256"], one["iscc"]) == (other["pixels_sha256"], other["iscc"])
+    assert one["sha256"] != other["sha256"], "the time and the signature differ"
