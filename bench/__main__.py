@@ -18,6 +18,7 @@ from bench.harness.services import Place, open_place
 from bench.ingest import measure as measure_ingest
 from bench.model_memory import measure as measure_memory
 from bench.night_report_queries import measure as measure_report
+from bench.provenance.measure_provenance import measure as measure_provenance
 from bench.queue.claims_and_statuses import measure as measure_queue
 from bench.watermark_robustness.measure_robustness import measure as measure_marks
 
@@ -40,6 +41,7 @@ BENCHES: dict[str, Measure] = {
     "export": measure_export,
     "report": measure_report,
     "marks": measure_marks,
+    "provenance": measure_provenance,
 }
 GPU = "gpu"
 """Runs only when it is named."""

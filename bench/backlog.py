@@ -103,8 +103,16 @@ def _without_indexes(engine: Engine) -> Iterator[None]:
             connection.exec_driver_sql(definition)
 
 
-def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> Backlog:
-    """Create a batch of 64 px tiny-random images with one lane and no jobs yet."""
+def open_backlog(
+    engine: Engine,
+    name: str,
+    output: str,
+    *,
+    steps: int = 10,
+    side: int = 64,
+    policy: BatchPolicy | None = None,
+) -> Backlog:
+    """Create a batch of tiny-random images, `side` pixels wide and high, with one lane and no jobs yet."""
     values = {
         "name": name,
         "digest": name,
@@ -112,13 +120,13 @@ def open_backlog(engine: Engine, name: str, output: str, *, steps: int = 10) -> 
         "manifest_sha256": "0" * 64,
         "settings": {},
         "output": output,
-        **row_of(BatchPolicy()),
+        **row_of(policy or BatchPolicy()),
     }
     with engine.begin() as connection:
         batch = connection.execute(
             insert(schema.batches).values(values).returning(schema.batches.c.id)
         ).scalar_one()
-        shape = {"batch_id": batch, "model": "tiny-random", "width": 64, "height": 64, "upscale": 0}
+        shape = {"batch_id": batch, "model": "tiny-random", "width": side, "height": side, "upscale": 0}
         lane = connection.execute(
             insert(schema.lanes).values(shape).returning(schema.lanes.c.id)
         ).scalar_one()

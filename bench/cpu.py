@@ -30,7 +30,7 @@ from worker.liveness.lease_keeper import LeaseKeeper
 from worker.model_cache.cache import ModelCache
 
 MODEL = ("generate", "safety", "upscale")
-FILE = ("watermark", "encode", "verify_watermark")
+FILE = ("watermark", "iscc_code", "encode", "sign", "verify_watermark")
 REST = ("prompt_filter", "upload")
 
 _times = itertools.count(1)
@@ -43,14 +43,14 @@ _ROWS = text("""
 def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     """Measure milliseconds of CPU per image, and images per second."""
     count, rounds, pairs = (8, 1, 1) if is_quick else (300, 5, 12)
-    with _single_threaded(), _context(place) as context:
+    with single_threaded(), worker_context(place, "bench_cpu") as context:
         one_step = open_backlog(context.engine, "one-step", context.settings.output, steps=1)
         default = open_backlog(context.engine, "default", context.settings.output, steps=10)
-        _work(context, one_step, 8)
+        session_s(context, one_step, 8)
         paces = take_turns(
             pairs,
             {
-                "whole": lambda: count / _work(context, default, count),
+                "whole": lambda: count / session_s(context, default, count),
                 "bare": lambda: count / _render(context, default, count),
             },
         )
@@ -124,7 +124,7 @@ def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, flo
     backlog.fill(count)
     with clocked_stages() as clock:
         own, theirs = time.process_time(), server.seconds()
-        _work(context, backlog, count)
+        session_s(context, backlog, count)
         own, theirs = time.process_time() - own, server.seconds() - theirs
     spent = {
         "worker": own - clock.total(MODEL) - clock.total(FILE),
@@ -135,7 +135,7 @@ def _cost(context: WorkerContext, backlog: Backlog, count: int) -> dict[str, flo
     return {name: 1000 * cpu_s / count for name, cpu_s in spent.items()}
 
 
-def _work(context: WorkerContext, backlog: Backlog, count: int) -> float:
+def session_s(context: WorkerContext, backlog: Backlog, count: int) -> float:
     """Return the seconds of a session that makes `count` images."""
     backlog.fill(count)
     started = time.perf_counter()
@@ -171,9 +171,13 @@ def _render(context: WorkerContext, backlog: Backlog, count: int) -> float:
 
 
 @contextmanager
-def _context(place: Place) -> Iterator[WorkerContext]:
-    with place.database("bench_cpu") as found, engine_on(found.database, pool_size=6) as engine:
-        settings = found.model_copy(update={"device": "cpu", "time_slice_s": 3600.0, "batch_size": ROWS})
+def worker_context(
+    place: Place, database: str, given: Mapping[str, object] | None = None
+) -> Iterator[WorkerContext]:
+    """Open a worker's context in this process, with a database of its own and these settings."""
+    with place.database(database) as found, engine_on(found.database, pool_size=6) as engine:
+        own = {"device": "cpu", "time_slice_s": 3600.0, "batch_size": ROWS, **(given or {})}
+        settings = found.model_copy(update=own)
         leases = LeaseKeeper(engine, "bench", "cpu:0", settings.lease_s)
         leases.start()
         try:
@@ -183,7 +187,8 @@ def _context(place: Place) -> Iterator[WorkerContext]:
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
+    """Let models and image processing compute in the calling thread alone."""
     import torch  # noqa: PLC0415 - takes a second, which other benchmarks needn't spend
 
     before = torch.get_num_threads(), cv2.getNumThreads()

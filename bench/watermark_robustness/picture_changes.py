@@ -71,7 +71,9 @@ def _blurred(pixels: Pixels) -> Pixels:
     return found
 
 
-def _one_after_the_other(*changes: Change) -> Change:
+def one_after_the_other(*changes: Change) -> Change:
+    """Return what makes these changes in their order."""
+
     def change(pixels: Pixels) -> Pixels:
         for each in changes:
             pixels = each(pixels)
@@ -80,7 +82,7 @@ def _one_after_the_other(*changes: Change) -> Change:
     return change
 
 
-_half, _jpeg_75, _jpeg_80 = _scaled(0.5), _encoded("JPEG", quality=75), _encoded("JPEG", quality=80)
+_half, _jpeg_75, JPEG_80 = _scaled(0.5), _encoded("JPEG", quality=75), _encoded("JPEG", quality=80)
 
 ALIGNED: dict[str, Change] = {
     "png": lambda pixels: pixels,
@@ -89,7 +91,7 @@ ALIGNED: dict[str, Change] = {
     "jpeg_30": _encoded("JPEG", quality=30),
     "webp_80": _encoded("WEBP", quality=80),
     "half_size": _half,
-    "half_size_jpeg_75": _one_after_the_other(_half, _jpeg_75),
+    "half_size_jpeg_75": one_after_the_other(_half, _jpeg_75),
     "brighter": _stretched(1.2, 0),
     "darker": _stretched(0.8, 0),
     "contrast_up": _stretched(1.2, 128),
@@ -101,7 +103,7 @@ ALIGNED: dict[str, Change] = {
 
 SEARCHED: dict[str, Change] = {
     "crop_10": _cropped(0.1),
-    "screenshot": _one_after_the_other(_scaled(0.75), _jpeg_80, _cropped(0.05)),
+    "screenshot": one_after_the_other(_scaled(0.75), JPEG_80, _cropped(0.05)),
     "mirror": lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
     "turn_1": _turned(1.1),
     "turn_2": _turned(-2),

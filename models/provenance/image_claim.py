@@ -17,7 +17,6 @@ ISCC = "io.iscc.v0"
 
 _TRAINING_USES = (
     "cawg.ai_generative_training",
-    "cawg.ai_inference",
     "cawg.ai_training",
     "cawg.data_mining",
 )
