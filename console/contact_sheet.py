@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from jobs.storage.open import ObjectStore
+from models.provenance.image_claim import SourceType
+from models.provenance.xmp import PNG_KEYWORD, source_type_xmp
 
 COLUMNS = 8
 CELL = 160
@@ -83,6 +86,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _png(sheet: Image.Image) -> bytes:
-    body = io.BytesIO()
-    sheet.save(body, "PNG", compress_level=6)
+    body, chunks = io.BytesIO(), PngInfo()
+    chunks.add_itxt(PNG_KEYWORD, source_type_xmp(SourceType.EDITED))
+    sheet.save(body, "PNG", compress_level=6, pnginfo=chunks)
     return body.getvalue()

@@ -23,8 +23,8 @@ from jobs.monitoring.systemd_notify import SystemdNotifier
 from jobs.process_lifecycle import exit_on_sigterm, outlive_hangup, stop_with_parent, work_offline
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
-from jobs.setting_values.signing_identity_file import read_signing_identity
 from jobs.settings import Settings, load_settings
+from jobs.signing.identity_file import read_signing_identity
 from jobs.unexpected_errors import plain_errors
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.catalogue import Catalogue

@@ -19,8 +19,8 @@ from console.verification.mark_keys import keys_to_try
 from console.verification.pictures_to_verify import Picture, pictures_in
 from jobs.errors import UsageError
 from jobs.input_image_access import PictureRefusedError
-from jobs.setting_values.signing_identity_file import read_limited, trusted_authorities
 from jobs.settings import Settings, load_settings
+from jobs.signing.identity_file import read_limited, trusted_authorities
 from jobs.storage.open import S3Options
 from models.errors import SigningIdentityError
 from models.optional_packages import require

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from console.terminal.output import plural
-from jobs.setting_values.signing_identity_file import (
+from jobs.settings import Settings
+from jobs.signing.identity_file import (
     IdentityText,
     find_signing_identity,
     trusted_authorities,
 )
-from jobs.settings import Settings
 from models.errors import SigningIdentityError
 
 SOON_DAYS = 30

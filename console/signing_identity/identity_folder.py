@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from jobs.errors import UsageError
-from jobs.setting_values.signing_identity_file import AUTHORITY_KEY, IDENTITY, TRUSTED, identity_folder
 from jobs.settings import Settings
+from jobs.signing.identity_file import AUTHORITY_KEY, IDENTITY, TRUSTED, identity_folder
 
 
 class IdentityFolder:

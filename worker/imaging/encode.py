@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from jobs.states import ImageFormat
 from models.provenance.image_claim import SourceType
+from models.provenance.xmp import PNG_KEYWORD, source_type_xmp
 from worker.imaging.png import encode_png
-from worker.imaging.xmp import PNG_KEYWORD, source_type_xmp
 from worker.item import Encoded, Pixels
 
 _MAX_PIXELS = 1 << 26

@@ -15,8 +15,8 @@ from jobs.db.installation_id import this_installation
 from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
-from jobs.setting_values.signing_identity_file import read_signing_identity
 from jobs.settings import Settings
+from jobs.signing.identity_file import read_signing_identity
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner

@@ -12,8 +12,8 @@ from console.signing_identity.identity_folder import IdentityFolder
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
 from jobs.errors import UsageError
-from jobs.setting_values.signing_identity_file import read_limited
 from jobs.settings import Settings, load_settings
+from jobs.signing.identity_file import read_limited
 from models.errors import SigningIdentityError
 from models.optional_packages import require
 

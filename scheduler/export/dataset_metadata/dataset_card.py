@@ -149,7 +149,16 @@ def _marks(facts: Facts) -> str:
         for (mark, method), groups in facts.by("mark", "watermark_method").items()
     ]
     header = ["mark", "method", "images", "fewest bits read back"]
-    return "\n".join(["## Invisible marks", "", table(header, rows)])
+    signed, labelled = facts.total("signed"), facts.total("labelled")
+    lines = [
+        "## Marks and signatures",
+        "",
+        table(header, rows),
+        "",
+        f"{signed:,} of {facts.images:,} files bear a signed C2PA manifest (`c2pa_manifest_id`). {labelled:,} say in "
+        "their XMP metadata, as IPTC's DigitalSourceType, that a model made them.",
+    ]
+    return "\n".join(lines)
 
 
 def _worst(groups: Sequence[Group]) -> str:

@@ -36,7 +36,8 @@ _MARK = "CASE WHEN watermark_method = 'tiled' THEN left(watermark, 6) || '…' E
 _GROUPS = f"""
     SELECT {", ".join(_GROUPED)}, {_MARK} AS mark, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
-        count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst {{images}}
+        count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst,
+        count(c2pa_manifest_id) AS signed, count(pixels_sha256) AS labelled {{images}}
     GROUP BY {", ".join(_GROUPED)}, mark, checker
 """
 _SAMPLERS = """
@@ -87,7 +88,7 @@ class Facts:
     classes: Sequence[Row[Any]]
 
     def total(self, name: str) -> int:
-        """Return the sum of a figure over all images: `images`, `bytes` or `truncated`."""
+        """Return the sum of a figure over all images: `images`, `bytes`, `truncated`, `signed` or `labelled`."""
         return sum(getattr(group, name) for group in self.groups)
 
     def by(self, *names: str) -> dict[tuple[Any, ...], list[Group]]:

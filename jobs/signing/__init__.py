@@ -1,0 +1,1 @@
+"""The identity that image files are signed with: where it is."""
