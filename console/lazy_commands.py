@@ -40,6 +40,8 @@ MODULES = {
     "check": "batches.check",
     "retract": "batches.retract",
     "verify": "verify",
+    "show": "show",
+    "reproduce": "reproduce",
     "adopt": "batches.adopt",
     "move": "batches.move",
     "rename": "batches.rename",

@@ -10,7 +10,9 @@ from jobs.secret_files import VARIABLE, secret_files
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SHORTEST = 3
-_SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
+_LEAST_LINE = 16
+"""Lines of a secret of several lines, such as a private key, that are masked alone, too."""
+_SECRET = re.compile("pass|secret|token|key|identity", re.IGNORECASE)
 
 
 def visible(text: str) -> str:
@@ -33,20 +35,23 @@ def _secrets() -> set[str]:
         if name.startswith("NIGHTMILL_") and name.endswith("_URL"):
             found |= _of_url(value)
         elif _SECRET.search(name) and name.startswith(("AWS_", "HF_", "NIGHTMILL_")):
-            found.add(value)
+            found |= _lines(value)
     return {secret for secret in found if len(secret) >= _SHORTEST}
 
 
 @cache
 def _of_files(folder: str) -> frozenset[str]:  # noqa: ARG001 - what the cache goes by
-    """Return the passwords in the folder's files with URLs, which are read once, like all settings."""
+    """Return the secrets in the folder's files, which are read once, like all settings."""
     try:
-        urls = [
-            path.read_text(encoding="utf-8") for name, path in secret_files().items() if name.endswith("_url")
-        ]
+        texts = {name: path.read_text(encoding="utf-8").strip() for name, path in secret_files().items()}
     except (UsageError, OSError, UnicodeDecodeError):
         return frozenset()  # whoever reads the settings says what is wrong
-    return frozenset(secret for url in urls for secret in _of_url(url.strip()))
+    found = {secret for name, text in texts.items() if name.endswith("_url") for secret in _of_url(text)}
+    return frozenset(found.union(*(_lines(text) for name, text in texts.items() if _SECRET.search(name))))
+
+
+def _lines(secret: str) -> set[str]:
+    return {secret, *(line for line in secret.split("\n") if len(line) >= _LEAST_LINE)}
 
 
 def _of_url(url: str) -> set[str]:

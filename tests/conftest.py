@@ -56,6 +56,7 @@ END_TO_END = (
     "tests/console/test_exports.py::test_a_batch_is_exported_while_processes_render_it",
     "tests/console/test_private_services.py",
     "tests/console/test_reading.py",
+    "tests/console/test_reproduce.py",
     "tests/console/test_server_alone.py",
     "tests/console/test_update_existing_batch.py::test_a_run_renders_what_changed_alone",
     "tests/infra/containers/test_compose_runs.py",

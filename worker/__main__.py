@@ -57,7 +57,7 @@ def main() -> None:
         monitoring = ParentMonitoring(configured, device_count(settings.device))
         monitoring.serve(is_supervised=options.parent is not None)
         _check(configured, monitoring)
-        os.environ.update(configured.environment())
+        os.environ.update(_with_signing_decided(configured).environment())
         # Spinning OpenMP threads make two renders that share cores tens of times slower than one.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         _serve(configured, monitoring, notifier)
@@ -91,6 +91,11 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
     await_reachable(engine, settings.database_wait_s, log.warning, pause=monitoring.pause)
     join_pool(engine, settings.pool, settings.pool_models, settings.claim)
     engine.dispose()
+
+
+def _with_signing_decided(settings: Settings) -> Settings:
+    """Return the settings for children, which must not leave files unsigned because the identity is gone meanwhile."""
+    return settings.model_copy(update={"c2pa": "off" if read_signing_identity(settings) is None else "on"})
 
 
 def _check_signing_identity(settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """`nightmill verify`: where pictures come from, by their signed manifests, marks, digests and ISCC codes."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from models.optional_packages import require
 if TYPE_CHECKING:
     from console.verification.trace_picture import PictureTracer
 
-_AT_ONCE = 500
+_AT_ONCE = 50
 """Files that are looked up together by their digests."""
 
 
@@ -67,8 +66,8 @@ def verify(
     with _index(settings, index) as rows, counting("reading", len(pictures), "pictures") as tell:
         tracer = PictureTracer(known, trusted, rows, searches=not quick)
         found: list[dict[str, Any]] = []
-        for each in _traced(pictures, tracer, rows):
-            found.append(each)
+        for part in _traced(pictures, tracer):
+            found += part
             tell(len(found))
     if as_json:
         print_json(found)
@@ -91,15 +90,10 @@ def _index(settings: Settings, export: Path | None) -> Iterator[ImageIndex | Non
         yield DatabaseIndex(engine) if engine is not None else None
 
 
-def _traced(
-    pictures: Sequence[Picture], tracer: "PictureTracer", index: ImageIndex | None
-) -> Iterator[dict[str, Any]]:
+def _traced(pictures: Sequence[Picture], tracer: "PictureTracer") -> Iterator[list[dict[str, Any]]]:
     for begin in range(0, len(pictures), _AT_ONCE):
         part = pictures[begin : begin + _AT_ONCE]
-        if isinstance(index, DatabaseIndex):
-            index.expect([digest for picture in part for digest in _digest(picture)])
-        for picture in part:
-            yield {"file": picture.location} | _trace(picture, tracer)
+        yield tracer.by_files([{"file": picture.location} | _trace(picture, tracer) for picture in part])
 
 
 def _trace(picture: Picture, tracer: "PictureTracer") -> dict[str, Any]:
@@ -107,13 +101,6 @@ def _trace(picture: Picture, tracer: "PictureTracer") -> dict[str, Any]:
         return tracer.trace(picture.read(), picture.location)
     except PictureRefusedError as error:
         return {"verdict": "unreadable", "why": str(error), "row": None, "found_by": []}
-
-
-def _digest(picture: Picture) -> list[str]:
-    try:
-        return [hashlib.sha256(picture.read()).hexdigest()]
-    except PictureRefusedError:
-        return []  # told when it is traced
 
 
 def _certificates(path: Path) -> bytes:

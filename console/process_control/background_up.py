@@ -25,6 +25,7 @@ START_S = 60
 _PIXEL_SETTINGS = (
     "watermark",
     "watermark_method",
+    "c2pa",
     "weights",
     "low_memory",
     "batch_size",

@@ -1,5 +1,6 @@
 """Looks up pictures in the database."""
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from sqlalchemy import Engine
@@ -16,11 +17,6 @@ class DatabaseIndex:
         self._engine = engine
         here = this_installation(engine)
         self.installations = frozenset({here.id, *here.earlier})
-        self._files: dict[str, ImageRow] = {}
-
-    def expect(self, files: list[str]) -> None:
-        """Look up files by their SHA-256 all at once, as each look reads all rows."""
-        self._files = find_image_rows.images_of_files(self._engine, files)
 
     def of_job(self, job: int) -> ImageRow | None:
         """Return the row of a job's image."""
@@ -30,13 +26,17 @@ class DatabaseIndex:
         """Return a row whose file bears the mark."""
         return find_image_rows.copy_with_mark(self._engine, mark)
 
-    def of_pixels(self, pixels_sha256: str) -> ImageRow | None:
-        """Return the row of a picture with these pixels."""
-        return find_image_rows.image_of_pixels(self._engine, pixels_sha256)
+    def of_manifest(self, id: str) -> ImageRow | None:
+        """Return the row whose file has a manifest."""
+        return find_image_rows.image_of_manifest(self._engine, id)
 
-    def of_file(self, sha256: str) -> ImageRow | None:
-        """Return the row of a file."""
-        return self._files.get(sha256)
+    def of_pixels(self, pixels_sha256: str, size: tuple[int, int]) -> ImageRow | None:
+        """Return the row of a picture of (width, height) with these pixels."""
+        return find_image_rows.image_of_pixels(self._engine, pixels_sha256, size)
+
+    def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
+        """Return the rows of files by their SHA-256. Reads all rows."""
+        return find_image_rows.images_of_files(self._engine, sha256)
 
     def similar(self, code: str) -> tuple[ImageRow, int] | None:
         """Return the row with the nearest ISCC code and the bits that differ."""

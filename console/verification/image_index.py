@@ -1,6 +1,6 @@
 """Where the rows of pictures are looked up: in the database, or in an export of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -26,11 +26,14 @@ class ImageIndex(Protocol):
     def copy_with_mark(self, mark: str) -> ImageRow | None:
         """Return a row whose file bears a mark, 16 hex digits: of a copy, where the job's own row is gone."""
 
-    def of_pixels(self, pixels_sha256: str) -> ImageRow | None:
-        """Return the row of a picture with these pixels."""
+    def of_manifest(self, id: str) -> ImageRow | None:
+        """Return the row whose file has a manifest."""
 
-    def of_file(self, sha256: str) -> ImageRow | None:
-        """Return the row of a file."""
+    def of_pixels(self, pixels_sha256: str, size: tuple[int, int]) -> ImageRow | None:
+        """Return the row of a picture of (width, height) with these pixels."""
+
+    def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
+        """Return the rows of files by their SHA-256. May read all rows."""
 
     def similar(self, code: str) -> tuple[ImageRow, int] | None:
         """Return the row with the nearest ISCC code and the bits that differ, `MOST_BITS` at most."""

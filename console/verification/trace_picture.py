@@ -5,7 +5,7 @@ Imported where the worker's packages are.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,9 +22,17 @@ from models.watermark.blocks import Pixels
 from models.watermark.tiled.identify_mark import Mark, identify
 from models.watermark.tiled.payload import installation_number
 
-_IMAGE_URN = re.compile(r"urn:nightmill:([0-9a-f-]{36}):job:(\d{1,13})")
-_OTHER_PICTURE_BITS = 20
-"""Of 64: two pictures that have nothing in common differ in about 32, a compressed or smaller copy in a few."""
+_IMAGE_URN = re.compile(r"urn:nightmill:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):job:\d{1,13}")
+_OTHER_PICTURE_BITS, _OTHER_PART_BITS = 20, 26
+"""Of 64: codes of two pictures that have nothing in common differ in about 32 bits, those of a picture and a compressed
+or smaller copy in a few, and of a picture and a part of it in up to so many."""
+
+
+_OTHER_PICTURE = (
+    "it looks like another picture than its row's: what says so may have been put there by somebody else"
+)
+
+_NO_INDEX = "no database or index here tells whose it is"
 
 
 class Verdict(StrEnum):
@@ -41,11 +49,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a trusted manifest or a mark says: which job's image it is, and whose; None: nobody here can tell."""
+    """What one layer says: whose a picture is (None: nobody here can tell), and the row; `why` there is none."""
 
     layer: str
-    job: int
     is_ours: bool | None
+    row: ImageRow | None = None
+    why: str | None = None
 
 
 class PictureTracer:
@@ -65,21 +74,33 @@ class PictureTracer:
         Raises PictureRefusedError if it is no picture.
         """
         pixels = np.asarray(flattened(decode_picture(body, location)))
-        manifest, problem = self._manifest(body)
-        digest, row = self._digest(body, pixels)
-        mark = identify(pixels, self._keys, searches=False)
-        claims = self._claims(manifest, mark)
-        if self._searches and row is None and not claims:
-            mark = identify(pixels, self._keys, searches=True)
-            claims = self._claims(manifest, mark)
         code = image_code(pixels)
+        manifest, problem = self._manifest(body)
+        mark = identify(pixels, self._keys, searches=False)
+        claims = [*self._by_pixels(pixels), *self._by_manifest(manifest), *self._by_mark(mark)]
+        if self._searches and not claims and (mark := identify(pixels, self._keys, searches=True)):
+            claims = self._by_mark(mark)
+        sha256 = hashlib.sha256(body).hexdigest()
+        digest = claims[0].row if claims and claims[0].layer == "digest" else None
         told = {
+            "sha256": sha256,
             "manifest": _told_of_manifest(manifest, problem),
             "mark": _told_of_mark(mark),
-            "digest": digest,
+            "digest": digest and ("file" if digest["sha256"] == sha256 else "pixels"),
             "iscc": {"code": code, "bits": None},
+            "warning": _warning(manifest),
         }
-        return told | self._verdict(row, claims, mark, code) | _warning(manifest)
+        return told | (_weighed(claims, _codes_of(pixels, mark)) if claims else self._similar(code))
+
+    def by_files(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what was traced, with what has no row looked up by its file's SHA-256, which older rows have alone."""
+        lost = [each["sha256"] for each in found if each["verdict"] != Verdict.OURS and "sha256" in each]
+        rows = self._index.of_files(lost) if self._index and lost else {}
+        ours = {"verdict": Verdict.OURS, "found_by": ["digest"], "digest": "file", "why": None}
+        return [
+            each | ours | {"row": rows[each["sha256"]]} if each.get("sha256") in rows else each
+            for each in found
+        ]
 
     def _manifest(self, body: bytes) -> tuple[Manifest | None, str | None]:
         """Return the manifest, or why it can't be read."""
@@ -89,66 +110,51 @@ class PictureTracer:
         except UnreadableManifestError as error:
             return None, str(error)
 
-    def _digest(self, body: bytes, pixels: Pixels) -> tuple[str | None, ImageRow | None]:
-        """Return whether the file or only its pixels are those of a row, and the row."""
+    def _by_pixels(self, pixels: Pixels) -> list[_Claim]:
         if self._index is None:
-            return None, None
-        if row := self._index.of_file(hashlib.sha256(body).hexdigest()):
-            return "file", row
-        row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest())
-        return ("pixels", row) if row else (None, None)
+            return []
+        size = pixels.shape[1], pixels.shape[0]
+        row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size)
+        return [_Claim("digest", is_ours=True, row=row)] if row else []
 
-    def _claims(self, manifest: Manifest | None, mark: Mark | None) -> list[_Claim]:
-        claims = []
-        if manifest is not None and manifest.state is ManifestState.TRUSTED:
-            named = _IMAGE_URN.fullmatch(str((manifest.generation or {}).get("image", "")))
-            if named:
-                claims.append(_Claim("manifest", int(named[2]), self._is_here(UUID(named[1]))))
-        if mark is not None:
-            is_ours = mark.payload.installation in self._numbers if self._numbers else None
-            claims.append(_Claim("mark", mark.payload.job, is_ours))
-        return claims
+    def _by_manifest(self, manifest: Manifest | None) -> list[_Claim]:
+        """Return what a manifest of a trusted signer says: it is of the row that names it, whatever row it names."""
+        if manifest is None or manifest.state is not ManifestState.TRUSTED:
+            return []
+        named = _IMAGE_URN.fullmatch(str((manifest.generation or {}).get("image", "")))
+        if named is None:
+            return []
+        if self._index is None or not self._index.installations:
+            return [_Claim("manifest", is_ours=None)]
+        if UUID(named[1]) not in self._index.installations:
+            return [_Claim("manifest", is_ours=False)]
+        row = self._index.of_manifest(manifest.id)
+        why = None if row else "its manifest says so, and no row has this manifest, or it is gone"
+        return [_Claim("manifest", is_ours=True, row=row, why=why)]
 
-    def _is_here(self, installation: UUID) -> bool | None:
-        known = self._index.installations if self._index else frozenset()
-        return installation in known if known else None
-
-    def _verdict(
-        self, row: ImageRow | None, claims: list[_Claim], mark: Mark | None, code: str
-    ) -> dict[str, Any]:
-        found_by = (["digest"] if row else []) + [claim.layer for claim in claims]
-        said: dict[str, Any] = {"found_by": found_by, "row": row, "why": None}
-        if row is not None:
-            return said | {"verdict": Verdict.OURS}
-        if not claims:
-            return said | self._similar(code)
-        if len({(claim.job, claim.is_ours) for claim in claims}) > 1:
-            jobs = " and ".join(f"the {claim.layer} of job {claim.job}" for claim in claims)
-            return said | {"verdict": Verdict.UNCLEAR, "why": f"they contradict each other: {jobs}"}
-        claim = claims[0]
-        if claim.is_ours is None:
-            return said | {"verdict": Verdict.UNCLEAR, "why": "no database or index here tells whose it is"}
-        if not claim.is_ours:
-            return said | {"verdict": Verdict.OTHERS}
-        return said | self._of_job(claim, mark, code)
-
-    def _of_job(self, claim: _Claim, mark: Mark | None, code: str) -> dict[str, Any]:
-        assert self._index is not None
-        row = self._index.of_job(claim.job)
-        why = None
-        if row is None and mark is not None and (row := self._index.copy_with_mark(mark.payload.hex)):
-            why = "the row is of a copy: that of the job is gone"
-        if row is None:
-            return {"verdict": Verdict.OURS, "why": "its row is gone"}
-        if claim.layer == "mark" and mark is not None and mark.place is None and _is_other(row, code):
-            why = "it looks like another picture than its row's: the mark may have been put there by somebody else"
-            return {"verdict": Verdict.UNCLEAR, "row": row, "why": why}
-        return {"verdict": Verdict.OURS, "row": row, "why": why}
+    def _by_mark(self, mark: Mark | None) -> list[_Claim]:
+        if mark is None:
+            return []
+        if self._index is None or not self._numbers:
+            return [_Claim("mark", is_ours=None)]
+        if mark.payload.installation not in self._numbers:
+            return [_Claim("mark", is_ours=False)]
+        if row := self._index.of_job(mark.payload.job):
+            return [_Claim("mark", is_ours=True, row=row)]
+        if row := self._index.copy_with_mark(mark.payload.hex):
+            return [
+                _Claim("mark", is_ours=True, row=row, why="the row is of a copy: that of the job is gone")
+            ]
+        return [_Claim("mark", is_ours=True, why="its row is gone, if there was one")]
 
     def _similar(self, code: str) -> dict[str, Any]:
-        found = self._index.similar(code) if self._index else None
+        nothing: dict[str, Any] = {"found_by": [], "row": None, "why": None}
+        if self._index is None:
+            why = "there is no manifest or mark in it, and neither database nor index is here to look it up"
+            return nothing | {"verdict": Verdict.UNCLEAR, "why": why}
+        found = self._index.similar(code)
         if found is None:
-            return {"verdict": Verdict.NONE}
+            return nothing | {"verdict": Verdict.NONE}
         row, bits = found
         return {
             "verdict": Verdict.SIMILAR,
@@ -159,9 +165,61 @@ class PictureTracer:
         }
 
 
-def _is_other(row: ImageRow, code: str) -> bool:
-    known = row.get("iscc")
-    return bool(known) and (bits_of(str(known)) ^ bits_of(code)).bit_count() > _OTHER_PICTURE_BITS
+def _weighed(claims: Sequence[_Claim], codes: Callable[[], tuple[Sequence[int], int]]) -> dict[str, Any]:
+    """Return verdict and row by what layers say, of which a digest is a proof, and the others must fit one another."""
+    rows = [claim.row for claim in claims if claim.row is not None]
+    row = rows[0] if rows else None
+    verdict, why = _judged(claims, row, rows, codes)
+    return {"verdict": verdict, "found_by": [claim.layer for claim in claims], "row": row, "why": why}
+
+
+def _judged(
+    claims: Sequence[_Claim],
+    row: ImageRow | None,
+    rows: Sequence[ImageRow],
+    codes: Callable[[], tuple[Sequence[int], int]],
+) -> tuple[Verdict, str | None]:
+    first = claims[0]
+    if first.layer == "digest":
+        return Verdict.OURS, None
+    if len({claim.is_ours for claim in claims}) > 1 or any(not _is_same(row, other) for other in rows):
+        return Verdict.UNCLEAR, f"{' and '.join(claim.layer for claim in claims)} contradict each other"
+    if not first.is_ours:
+        is_known = first.is_ours is not None
+        return (Verdict.OTHERS, None) if is_known else (Verdict.UNCLEAR, _NO_INDEX)
+    if row is None:
+        return Verdict.UNCLEAR, first.why
+    if _is_other_picture(row, *codes()):
+        return Verdict.UNCLEAR, _OTHER_PICTURE
+    return Verdict.OURS, next((claim.why for claim in claims if claim.row is row), None)
+
+
+def _is_same(one: ImageRow | None, other: ImageRow) -> bool:
+    """Whether two rows are the same, or copies of the same picture."""
+    return one is not None and (one["image"] == other["image"] or one["sha256"] == other["sha256"])
+
+
+def _codes_of(pixels: Pixels, mark: Mark | None) -> Callable[[], tuple[Sequence[int], int]]:
+    """Return what computes the picture's ISCC codes, and in how many bits the row's may differ from the nearest.
+
+    A picture whose mark was found by a search may be a part of the row's, or mirrored.
+    """
+
+    def codes() -> tuple[Sequence[int], int]:
+        own = bits_of(image_code(pixels))
+        if mark is None or mark.place is None:
+            return [own], _OTHER_PICTURE_BITS
+        return [own, bits_of(image_code(np.ascontiguousarray(pixels[:, ::-1])))], _OTHER_PART_BITS
+
+    return codes
+
+
+def _is_other_picture(row: ImageRow, codes: Sequence[int], most: int) -> bool:
+    try:
+        known = bits_of(str(row.get("iscc") or ""))
+    except ValueError:
+        return False  # nothing to compare with
+    return min((known ^ code).bit_count() for code in codes) > most
 
 
 def _told_of_manifest(manifest: Manifest | None, problem: str | None) -> dict[str, Any] | None:
@@ -193,11 +251,11 @@ def _told_of_mark(mark: Mark | None) -> dict[str, Any] | None:
     }
 
 
-def _warning(manifest: Manifest | None) -> dict[str, Any]:
+def _warning(manifest: Manifest | None) -> str | None:
     """Return what is to be said of a manifest that doesn't fit the file, beside the verdict."""
     if manifest is None or manifest.state is not ManifestState.INVALID:
-        return {"warning": None}
+        return None
     what = (
         "the picture was changed since it was signed" if manifest.is_tampered else "the signature isn't valid"
     )
-    return {"warning": f"{what} ({', '.join(manifest.failures)})"}
+    return f"{what} ({', '.join(manifest.failures)})"

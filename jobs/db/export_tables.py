@@ -48,7 +48,7 @@ exports = Table(
         JSONB,
         nullable=False,
         server_default=text("'{}'"),
-        comment="files that may lie at the place and that no shard names, name: [SHA-256]; deleted when it is finished",
+        comment="files of an earlier export at the place, name: SHA-256; deleted when this one is finished",
     ),
     Column(
         "files",
@@ -63,6 +63,13 @@ exports = Table(
     Column("error", Text, comment="why the last try to write a shard failed"),
     Column("lease", Uuid, comment="of who writes `_SUCCESS`"),
     moment("lease_until"),
+    Column(
+        "superseded",
+        JSONB,
+        nullable=False,
+        server_default=text("'[]'"),
+        comment="further files like those in `replaced`, of which there is one a name",
+    ),
     CheckConstraint("shard_rows > 0", "shard_rows"),
     CheckConstraint("prefix = '' OR prefix LIKE '%/'", "prefix"),
     UniqueConstraint("output", "prefix"),

@@ -307,8 +307,9 @@ images = Table(
         "pixels_sha256",
         Text,
         Source.WORKER,
-        "of the pixels as they read back from the file: 8-bit RGB, row by row, without the size",
-        comment="of the decoded RGB bytes; null: by a version without",
+        "of the pixels as they read back from the file: 8-bit RGB, row by row, without the size; null where the "
+        "image was withheld",
+        comment="of the decoded RGB bytes; null: withheld, or by a version without",
     ),
     image_column(
         "iscc",
@@ -335,5 +336,11 @@ images = Table(
     Index("images_rate_idx", "batch_id", "created_at"),
     Index("images_inputs_idx", "inputs_sha256", postgresql_using="hash"),
     Index("images_pixels_sha256_idx", "pixels_sha256", postgresql_using="hash"),
+    Index("images_c2pa_manifest_id_idx", "c2pa_manifest_id", postgresql_using="hash"),
+    Index(
+        "images_copied_marks_idx",
+        "watermark",
+        postgresql_where=text("reused_from IS NOT NULL AND watermark_method = 'tiled'"),
+    ),
     Index("images_reused_idx", "reused_from", postgresql_where=text("reused_from IS NOT NULL")),
 )

@@ -21,7 +21,8 @@ File = Mapping[str, Any]
 
 _COLUMNS = """
     exports.id, installation, exports.name, output, prefix, format, options, shard_rows, is_live,
-    exports.created_at, replaced, files, finished, finished_at, is_complete, error"""
+    exports.created_at, replaced, files, finished, finished_at, is_complete, error,
+    superseded"""
 
 _AT = text(f"SELECT {_COLUMNS} FROM exports WHERE output = :output AND prefix = :prefix")
 _BY_ID = text(f"SELECT {_COLUMNS} FROM exports WHERE id = :id")
@@ -87,8 +88,10 @@ _FILES_OF_BATCH = text("""
     SELECT export_id, jsonb_path_query_array(jsonb_agg(files || coalesce(pending, '[]')), '$[*][*]') AS files
     FROM export_shards WHERE batch_id = :batch GROUP BY export_id
 """)
-_REPLACED = text("SELECT replaced FROM exports WHERE id = :id FOR UPDATE")
-_NOTE_REPLACED = text("UPDATE exports SET replaced = CAST(:replaced AS jsonb) WHERE id = :id")
+_REPLACED = text("SELECT replaced, superseded FROM exports WHERE id = :id FOR UPDATE")
+_NOTE_REPLACED = text("""
+    UPDATE exports SET replaced = CAST(:replaced AS jsonb), superseded = CAST(:superseded AS jsonb) WHERE id = :id
+""")
 _FINISH_AGAIN = text("UPDATE exports SET finished = NULL WHERE id = :id")
 _DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
 _DELETE_EMPTY = text("""
@@ -110,13 +113,22 @@ class Export:
     shard_rows: int
     is_live: bool
     created_at: datetime
-    replaced: Mapping[str, Sequence[str]]
-    """SHA-256, by name, of files that an export here may have put there and that no shard names."""
+    replaced: Mapping[str, str]
     files: Sequence[File]
     finished: str | None
     finished_at: datetime | None
     is_complete: bool
     error: str | None
+    superseded: Sequence[File]
+    """Further files like those in `replaced`, by name and sha256: a name may have several digests."""
+
+    @property
+    def former(self) -> dict[str, set[str]]:
+        """SHA-256, by name, of files that an export here may have put there and that no shard names."""
+        found = {name: {sha256} for name, sha256 in self.replaced.items()}
+        for file in self.superseded:
+            found.setdefault(file["name"], set()).add(file["sha256"])
+        return found
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,7 @@ def create(
         "options": json.dumps(dict(options)),
         "shard_rows": shard_rows,
         "is_live": is_live,
-        "replaced": json.dumps({file: [sha256] for file, sha256 in replaced.items()}),
+        "replaced": json.dumps(dict(replaced)),
     }
     return _export(connection.execute(_CREATE, values).one())
 
@@ -243,7 +255,7 @@ def shards_of(engine: Engine, export: int) -> list[ShardRecord]:
 
 def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
     """Return the SHA-256 of what this installation may have written, by name in the export's folder."""
-    known: dict[str, set[str]] = {name: set(digests) for name, digests in export.replaced.items()}
+    known = export.former
     groups = [export.files]
     for shard in shards_of(engine, export.id):
         groups += [shard.files, shard.pending or []]
@@ -254,14 +266,17 @@ def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:
 
 def note_replaced(connection: Connection, export: int, files: Sequence[File]) -> None:
     """Note files of this installation that lie, or may lie, at the export's place and don't belong to it."""
-    replaced = connection.execute(_REPLACED, {"id": export}).scalar_one_or_none()
-    if replaced is None:  # deleted meanwhile
+    found = connection.execute(_REPLACED, {"id": export}).one_or_none()
+    if found is None:  # deleted meanwhile
         return
+    replaced, superseded = found
     for file in files:
-        noted = replaced.setdefault(file["name"], [])
-        if file["sha256"] not in noted:
-            noted.append(file["sha256"])
-    connection.execute(_NOTE_REPLACED, {"id": export, "replaced": json.dumps(replaced)})
+        name, sha256 = file["name"], file["sha256"]
+        other = {"name": name, "sha256": sha256}
+        if replaced.setdefault(name, sha256) != sha256 and other not in superseded:
+            superseded.append(other)
+    values = {"replaced": json.dumps(replaced), "superseded": json.dumps(superseded)}
+    connection.execute(_NOTE_REPLACED, {"id": export, **values})
 
 
 def finish_again(connection: Connection, export: int, left: Sequence[File]) -> None:
@@ -281,7 +296,8 @@ def move_exports(connection: Connection, batch: BatchId, output: str, target: st
     """Let the exports in a batch's folder belong to another output, where all their shards are to be written."""
     statement = text("""
         WITH moved AS (
-            UPDATE exports SET output = :target, finished = NULL, finished_at = NULL, files = '[]', replaced = '{}'
+            UPDATE exports SET output = :target, finished = NULL, finished_at = NULL, files = '[]', replaced = '{}',
+                superseded = '[]'
             WHERE output = :output AND starts_with(prefix, :folder) AND EXISTS (
                 SELECT FROM export_shards WHERE export_id = exports.id AND batch_id = :batch)
             RETURNING id

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, bindparam, text
 
 from jobs.db.engine import run
+from jobs.images.insert_and_public_columns import public_columns
 
 FIELDS = {
     "image": "i.id",
@@ -22,6 +23,9 @@ FIELDS = {
     "watermark": "i.watermark",
     "iscc": "i.iscc",
     "sha256": "i.sha256",
+    "width": "i.width",
+    "height": "i.height",
+    "c2pa_manifest_id": "i.c2pa_manifest_id",
     "created_at": "i.created_at",
 }
 """What is told of a row, with its SQL where the image is `i` and its batch `b`."""
@@ -35,10 +39,19 @@ def _rows(condition: str) -> str:
 
 
 _OF_JOB = text(_rows("i.job_id = :job"))
-_COPY = text(_rows("i.watermark = :mark ORDER BY i.id LIMIT 1"))
-_OF_PIXELS = text(_rows("i.pixels_sha256 = :pixels ORDER BY i.id LIMIT 1"))
+_COPY = text(
+    _rows(
+        "i.watermark = :mark AND i.watermark_method = 'tiled' AND i.reused_from IS NOT NULL ORDER BY i.id LIMIT 1"
+    )
+)
+_OF_PIXELS = text(
+    _rows("i.pixels_sha256 = :pixels AND i.width = :width AND i.height = :height ORDER BY i.id LIMIT 1")
+)
+_OF_MANIFEST = text(_rows("i.c2pa_manifest_id = :id ORDER BY i.id LIMIT 1"))
 _OF_FILES = text(_rows("i.sha256 = ANY (:files) ORDER BY i.id")).bindparams(bindparam("files"))
 _BY_ID = text(_rows("i.id = :id"))
+_COLUMNS = ", ".join(f'{column.sql} AS "{column.name}"' for column in public_columns())
+_RECORD = text(_ROWS.format(selected=_COLUMNS, condition="i.id = :id"))
 _CODES = text("SELECT id, iscc FROM images WHERE iscc IS NOT NULL")
 
 
@@ -48,13 +61,21 @@ def image_of_job(engine: Engine, job: int) -> dict[str, Any] | None:
 
 
 def copy_with_mark(engine: Engine, mark: str) -> dict[str, Any] | None:
-    """Return the first row whose file bears a mark: of a copy, where the job's own row is gone. Reads all rows."""
+    """Return the first copy whose file bears a tiled mark, 16 hex digits: for where the job's own row is gone."""
     return _first(engine, _COPY, {"mark": mark})
 
 
-def image_of_pixels(engine: Engine, pixels_sha256: str) -> dict[str, Any] | None:
-    """Return the first row whose file has these pixels; None if there is none, or only of versions before."""
-    return _first(engine, _OF_PIXELS, {"pixels": pixels_sha256})
+def image_of_pixels(engine: Engine, pixels_sha256: str, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Return the first row whose file has these pixels in a picture of (width, height); None if there is none.
+
+    Rows of versions before have no digest of their pixels.
+    """
+    return _first(engine, _OF_PIXELS, {"pixels": pixels_sha256, "width": size[0], "height": size[1]})
+
+
+def image_of_manifest(engine: Engine, id: str) -> dict[str, Any] | None:
+    """Return the first row whose file has a manifest; None if there is none."""
+    return _first(engine, _OF_MANIFEST, {"id": id})
 
 
 def images_of_files(engine: Engine, sha256: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -68,6 +89,12 @@ def images_of_files(engine: Engine, sha256: Sequence[str]) -> dict[str, dict[str
 def image_by_id(engine: Engine, image: int) -> dict[str, Any] | None:
     """Return an image row; None if there is none."""
     return _first(engine, _BY_ID, {"id": image})
+
+
+def image_record(engine: Engine, image: int) -> dict[str, Any] | None:
+    """Return all public columns of an image row, by the names that exports have for them; None if there is none."""
+    record = _first(engine, _RECORD, {"id": image})
+    return record and record | {"seed": int(record["seed"])}
 
 
 def iscc_codes(engine: Engine) -> tuple[list[int], list[str]]:

@@ -51,7 +51,8 @@ def find_signing_identity(settings: Settings) -> IdentityText | None:
     given = settings.signing_identity
     if given is None:
         file = identity_folder(settings) / IDENTITY
-        return _of_file(file, str(file)) if file.exists() else None
+        body = read_if_there(file, str(file))
+        return None if body is None else IdentityText(body, str(file), file)
     text = given.get_secret_value()
     if text.lstrip().startswith(_BEGINS_PEM):
         return IdentityText(text.encode(), _VARIABLE, None)
@@ -62,14 +63,24 @@ def find_signing_identity(settings: Settings) -> IdentityText | None:
 def trusted_authorities(settings: Settings) -> bytes:
     """Return the certificates, as PEM, of the authorities whose signatures this installation trusts."""
     file = identity_folder(settings) / TRUSTED
-    return read_limited(file, str(file)) if file.exists() else b""
+    return read_if_there(file, str(file)) or b""
 
 
 def read_limited(file: Path, place: str) -> bytes:
     """Return the bytes of a small file; raises UsageError, which names `place`, if it can't be read or isn't small."""
+    body = read_if_there(file, place)
+    if body is None:
+        raise UsageError(f"{place}: can't be read: No such file or directory")
+    return body
+
+
+def read_if_there(file: Path, place: str) -> bytes | None:
+    """Return the bytes of a small file; None if there is none. Raises UsageError if it can't be read or isn't small."""
     try:
         with file.open("rb") as stream:
             body = stream.read(LONGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise UsageError(f"{place}: can't be read: {error.strerror}") from None
     if len(body) > LONGEST:

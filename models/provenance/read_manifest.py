@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,8 +12,12 @@ import c2pa
 
 from models.provenance.image_claim import GENERATION
 
-NO_REQUESTS = {"remote_manifest_fetch": False, "ocsp_fetch": False}
-"""Files name the addresses; whoever made them would choose what this host asks."""
+NO_REQUESTS: dict[str, Any] = {
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+    "core": {"decode_identity_assertions": False},  # issuers named by did:web are asked over HTTPS
+}
+"""Settings of c2pa. Files name the addresses; whoever made them would choose what this host asks."""
+_PICTURE_CHANGED = re.compile(r"assertion\.(data|boxes|bmff)Hash\.mismatch")
 _FIRST_CHARACTERS = 200
 
 
@@ -44,7 +49,7 @@ class Manifest:
     @property
     def is_tampered(self) -> bool:
         """Whether the picture's bytes are others than those that were signed."""
-        return any("mismatch" in failure for failure in self.failures)
+        return any(map(_PICTURE_CHANGED.fullmatch, self.failures))
 
 
 class UnreadableManifestError(Exception):
@@ -55,10 +60,8 @@ class ManifestReader:
     """Reads manifests; `anchors` are PEM certificates of authorities whose signers are trusted."""
 
     def __init__(self, anchors: bytes = b"") -> None:
-        config: dict[str, Any] = {"verify": NO_REQUESTS}
-        if anchors.strip():
-            config["trust"] = {"user_anchors": anchors.decode()}
-        self._context = c2pa.Context.from_dict(config)
+        trust = {"trust": {"user_anchors": anchors.decode()}} if anchors.strip() else {}
+        self._context = c2pa.Context.from_dict(NO_REQUESTS | trust)
 
     def read(self, body: bytes, media_type: str) -> Manifest | None:
         """Return the active manifest of a file; None if it has none. Raises UnreadableManifestError."""

@@ -10,8 +10,15 @@ import c2pa
 from models.errors import SigningError
 from models.provenance.image_claim import ImageClaim
 from models.provenance.parent_file import ParentFile
-from models.provenance.read_manifest import NO_REQUESTS, Manifest, ManifestReader, ManifestState, first_line
-from models.provenance.signing_identity import SigningIdentity, organization_of
+from models.provenance.read_manifest import (
+    NO_REQUESTS,
+    Manifest,
+    ManifestReader,
+    ManifestState,
+    UnreadableManifestError,
+    first_line,
+)
+from models.provenance.signing_identity import SigningIdentity, fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,15 @@ class FileSigner:
 
     def __init__(self, identity: SigningIdentity) -> None:
         """Raises SigningError if c2pa refuses the identity."""
-        self.organization = organization_of(identity.leaf)
+        self.fingerprint = fingerprint(identity.leaf)
         self._lock = threading.Lock()
         info = c2pa.C2paSignerInfo(
             alg=identity.algorithm.encode(), sign_cert=identity.chain, private_key=identity.key, ta_url=None
         )
         config = {
+            **NO_REQUESTS,
             "builder": {"thumbnail": {"enabled": False}},  # else 40 ms and 30 KB and more
-            "verify": NO_REQUESTS | {"verify_after_sign": False},  # it is read back below
+            "verify": NO_REQUESTS["verify"] | {"verify_after_sign": False},  # it is read back below
         }
         try:
             self._context = c2pa.Context.from_dict(config, c2pa.Signer.from_info(info))
@@ -67,11 +75,17 @@ class FileSigner:
             except c2pa.C2paError as error:
                 raise SigningError(f"the file can't be signed: {first_line(error)}") from error
         signed = out.getvalue()
-        manifest = self._reader.read(signed, media_type)
+        manifest = self._read_back(signed, media_type)
         if manifest is None or manifest.state is ManifestState.INVALID:
             why = ", ".join(manifest.failures) if manifest else "there is none"
             raise SigningError(f"the manifest isn't valid as it reads back from the file: {why}")
         return Signed(signed, manifest)
+
+    def _read_back(self, signed: bytes, media_type: str) -> Manifest | None:
+        try:
+            return self._reader.read(signed, media_type)
+        except UnreadableManifestError as error:
+            raise SigningError(f"the manifest can't be read back from the file: {error}") from error
 
 
 def _add_parent(builder: c2pa.Builder, parent: ParentFile) -> None:

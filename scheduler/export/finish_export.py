@@ -50,7 +50,10 @@ _NOTE_FILES = text("""
 """)
 _FINISHED = text("""
     UPDATE exports SET finished = :finished, finished_at = now(), is_complete = :is_complete,
-        replaced = replaced - CAST(:deleted AS text[]), error = NULL
+        replaced = replaced - CAST(:deleted AS text[]), error = NULL,
+        superseded = coalesce((
+            SELECT jsonb_agg(file) FROM jsonb_array_elements(superseded) AS file
+            WHERE file ->> 'name' <> ALL (CAST(:deleted AS text[]))), '[]')
     WHERE id = :id AND lease = :lease RETURNING id
 """)
 
@@ -88,7 +91,7 @@ def _finish(writer: ShardWriter, place: ExportPlace) -> None:
             values = {
                 "finished": digest,
                 "is_complete": all(shard.is_current for shard in shards),
-                "deleted": [name for name in found.replaced if name not in held],
+                "deleted": [name for name in found.former if name not in held],
             }
             _run_as_holder(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
         place.store.delete(place.prefix + INCOMPLETE)
@@ -100,7 +103,7 @@ def tell_progress(writer: ShardWriter, place: ExportPlace) -> None:
     shards = [shard for shard in records.shards_of(writer.engine, writer.export.id) if shard.is_current]
     replaced = [
         {"name": name, "sha256": sha256}
-        for name, digests in writer.export.replaced.items()
+        for name, digests in writer.export.former.items()
         for sha256 in digests
     ]
     body = export_inventory.record_of(
@@ -143,7 +146,7 @@ def _write(
     body = success_record(engine, place, export, shards, files, table.report() if table else None)
     store.put(place.prefix + SUCCESS, body, content_type="application/json")
     kept = {file["name"] for file in [*shard_files(shards), *files]}
-    former = {name: set(digests) for name, digests in export.replaced.items()}
+    former = export.former
     for file in export.files:
         former.setdefault(file["name"], set()).add(file["sha256"])
     unneeded = former.keys() - kept

@@ -12,6 +12,10 @@ _SAID = 500
 """Characters of the end of what a command said that are kept when it fails."""
 
 
+_WORKERS_OWN = ("NIGHTMILL_SIGNING_IDENTITY", "NIGHTMILL_WATERMARK_KEY")
+"""Settings with secrets that a command about batches has no use for."""
+
+
 class CommandError(Exception):
     """The command failed; the message has its exit code and the end of what it said."""
 
@@ -43,7 +47,7 @@ def run_program(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            env={name: value for name, value in os.environ.items() if name not in _WORKERS_OWN} | environment,
             start_new_session=True,
         )
     except OSError as error:

@@ -14,9 +14,8 @@ from jobs.images.decode_picture import flattened
 from jobs.job_dataclasses import Job
 from jobs.settings import Settings
 from jobs.storage.open import S3Options
-from models.provenance.media_type import media_type_of
 from models.provenance.parent_file import ParentFile
-from worker.imaging.input_provenance import Findings, InputExaminer
+from worker.imaging.input_provenance import Findings, InputExaminer, parent_file
 from worker.imaging.read_input import (
     InputImageAccessLostError,
     InputImageDeniedError,
@@ -116,12 +115,11 @@ class InputImageCache:
         image = role.prepare(decode_image(body, location))
         values = role.values(fit(image, size, role.resample) if size else image)
         is_parent = role is _INIT
-        media_type = media_type_of(body) if is_parent and self._keeps_files else None
         return _Fitted(
             values,
             image.size,
             sha256(body).hexdigest(),
-            file=ParentFile(body, media_type) if media_type else None,
+            file=parent_file(body) if is_parent and self._keeps_files else None,
             findings=self._examiner.examine(body, image) if is_parent else {},
         )
 

@@ -58,7 +58,7 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "prompt_filter": models.terms.digest,
         "policy": lane.policy.affecting_images(),
         "mark": _mark(context),
-        "signer": context.signer.organization if context.signer else None,
+        "signer": context.signer.fingerprint if context.signer else None,
     }
 
 

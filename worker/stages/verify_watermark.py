@@ -32,7 +32,10 @@ class VerifyWatermark(Stage):
         Raises for a PNG of other pixels.
         """
         pixels = {item.job.id: _as_read(item) for item in items}
-        known = [replace(item, pixels_sha256=_digest(pixels[item.job.id])) for item in items]
+        known = [
+            item if item.is_withheld else replace(item, pixels_sha256=_digest(pixels[item.job.id]))
+            for item in items
+        ]
         unmarked = [item for item in known if not item.watermark]
         tiled = [item for item in known if item.watermark_method is WatermarkMethod.TILED]
         texts = [

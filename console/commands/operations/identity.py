@@ -1,5 +1,6 @@
 """`nightmill identity`: the key and certificates that image files are signed with (C2PA)."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
-from jobs.signing.identity_file import read_limited
+from jobs.signing.identity_file import read_if_there, read_limited
 from models.errors import SigningIdentityError
 from models.optional_packages import require
 
@@ -86,11 +87,6 @@ def rotate(
     settings, folder = _opened()
     if not folder.identity.exists():
         raise UsageError(f"{folder.identity} isn't there: `nightmill identity create` makes it")
-    if not folder.authority_key.exists():
-        raise UsageError(
-            f"{folder.authority_key} isn't there: the certificate is by another authority, which makes the next one; "
-            "take it over by `nightmill identity import`"
-        )
     former = _parsed(read_limited(folder.identity, str(folder.identity)), str(folder.identity))
     if new_authority:
         authority = Authority.create(organization_of(former.leaf), AUTHORITY_DAYS)
@@ -127,8 +123,12 @@ def import_(
     folder.make()
     folder.trust(authorities_in(given))
     folder.write(folder.identity, found.pem, 0o600)
-    folder.authority_key.unlink(missing_ok=True)  # of the identity before, which can't renew this one
     _tell_made(settings, folder, as_json)
+    if not authorities_in(given):
+        note(
+            f"{file} doesn't have the certificate of the authority itself: until `nightmill verify --trust` is given "
+            "it, its signatures count as those of a stranger"
+        )
 
 
 @identity.command()
@@ -169,13 +169,18 @@ def _check_dates(found: Any, place: str) -> None:
 
 
 def _authority_of(former: Any, folder: IdentityFolder) -> Any:
+    """Return the authority that has issued an identity, if it is one of this folder's."""
     from models.provenance.signing_identity import Authority  # noqa: PLC0415 - the same
 
-    key = read_limited(folder.authority_key, str(folder.authority_key))
-    try:
-        return Authority.of(former, read_limited(folder.trusted, str(folder.trusted)), key)
-    except SigningIdentityError as error:
-        raise UsageError(f"{folder.trusted}: {error}; --new-authority makes a new one") from None
+    key = read_if_there(folder.authority_key, str(folder.authority_key))
+    trusted = read_if_there(folder.trusted, str(folder.trusted))
+    if key is not None and trusted is not None:
+        with suppress(SigningIdentityError):
+            return Authority.of(former, trusted, key)
+    raise UsageError(
+        f"the certificate in {folder.identity} is by an authority whose key isn't in {folder.path}: that one makes the "
+        "next certificate, which `nightmill identity import --replace` takes over; or --new-authority makes one here"
+    )
 
 
 def _tell_made(settings: Settings, folder: IdentityFolder, as_json: bool) -> None:

@@ -1,16 +1,19 @@
 """`nightmill verify` by signed manifests, digests and ISCC codes, in the database and in an export."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import Engine
 
 from bench.image_files import grainy
+from console.verification.export_index import ExportIndex
 from jobs.db.installation_id import this_installation
 from jobs.queue import transitions
 from jobs.settings import Settings
@@ -57,13 +60,18 @@ def ours(engine: Engine, signer: FileSigner) -> Ours:
     payload = Payload(0, installation_number(here), first.id)
     pixels = embed(grainy(512), payload.bits, b"nightmill")
     urn = f"urn:nightmill:{here}:job:{first.id}"
-    body = signer.sign(png(pixels), "image/png", claim(details={"image": urn})).body
+    signed = signer.sign(png(pixels), "image/png", claim(details={"image": urn}))
+    body = signed.body
     row = replace(
         image(first),
         sha256=sha256(body).hexdigest(),
         pixels_sha256=sha256(pixels.tobytes()).hexdigest(),
         iscc=image_code(pixels),
         watermark=payload.hex,
+        watermark_method="tiled",
+        width=512,
+        height=512,
+        c2pa_manifest_id=signed.manifest.id,
     )
     transitions.complete(engine, [row, image(second)])
     return Ours(pixels, body, first.id, urn)
@@ -98,16 +106,21 @@ def test_all_layers_speak_of_a_file_as_it_was_delivered(trusting: Typed, ours: O
     assert [word in shown for word in ("digest, manifest, mark", "foxes", "a red fox")] == [True] * 3
 
 
-def test_each_layer_alone_finds_the_row(trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path) -> None:
+def test_each_layer_alone_finds_the_row(
+    trusting: Typed, engine: Engine, ours: Ours, signer: FileSigner, tmp_path: Path
+) -> None:
     change(engine, "UPDATE images SET sha256 = repeat('0', 64), pixels_sha256 = NULL")
-    plain = grainy(512)
-    stream = io.BytesIO()
+    plain, stream = grainy(512), io.BytesIO()
     Image.fromarray(plain).resize((300, 300)).save(stream, "JPEG", quality=60)
+    signed = signer.sign(png(plain), "image/png", claim(details={"image": ours.urn}))
+    change(
+        engine,
+        "UPDATE images SET c2pa_manifest_id = :id WHERE job_id = :job",
+        id=signed.manifest.id,
+        job=ours.job,
+    )
     cases = {
-        "signed.png": (
-            FileSigner(IDENTITY).sign(png(plain), "image/png", claim(details={"image": ours.urn})).body,
-            "manifest",
-        ),
+        "signed.png": (signed.body, "manifest"),
         "marked.png": (png(ours.pixels), "mark"),
         "small.jpg": (stream.getvalue(), "iscc"),
     }
@@ -115,16 +128,28 @@ def test_each_layer_alone_finds_the_row(trusting: Typed, engine: Engine, ours: O
         (found,) = trusting("verify", save(tmp_path / name, body), "--json", "--quick").json
         assert (found["found_by"], found["row"]["job"]) == ([layer], ours.job), name
         assert found["verdict"] == ("similar to ours" if layer == "iscc" else "ours")
-    change(engine, "UPDATE images SET pixels_sha256 = :digest", digest=sha256(plain.tobytes()).hexdigest())
-    (found,) = trusting("verify", save(tmp_path / "plain.png", png(plain)), "--json").json
-    assert (found["digest"], found["found_by"], found["verdict"]) == ("pixels", ["digest"], "ours")
+    for column, value, name in (("pixels_sha256", plain.tobytes(), "pixels"), ("sha256", png(plain), "file")):
+        change(engine, "UPDATE images SET pixels_sha256 = NULL")
+        change(
+            engine,
+            f"UPDATE images SET {column} = :digest WHERE job_id = :job",  # noqa: S608
+            digest=sha256(value).hexdigest(),
+            job=ours.job,
+        )
+        (found,) = trusting("verify", save(tmp_path / "plain.png", png(plain)), "--json", "--quick").json
+        assert (found["digest"], found["found_by"], found["verdict"]) == (name, ["digest"], "ours")
+    change(
+        engine,
+        "UPDATE images SET pixels_sha256 = :digest, iscc = NULL",
+        digest=sha256(plain.tobytes()).hexdigest(),
+    )
+    (found,) = trusting(
+        "verify", save(tmp_path / "wide.png", png(plain.reshape(256, 1024, 3))), "--json", "--quick"
+    ).json
+    assert found["verdict"] == "no trace of ours", "the same bytes in another shape"
 
 
 def test_a_changed_picture_is_told_as_changed(trusting: Typed, ours: Ours, tmp_path: Path) -> None:
-    body = bytearray(ours.body)
-    body[-60] ^= 1  # the last chunk's checksum, or pixels: decoded or not, it isn't what was signed
-    told = trusting("verify", save(tmp_path / "a.png", bytes(body)), "--json", "--quick").json[0]
-    assert told["verdict"] in ("ours", "unreadable")
     edited = ours.pixels.copy()
     edited[200:260, 200:260] = 255
     begin = ours.body.index(b"caBX") - 4
@@ -140,44 +165,80 @@ def test_a_changed_picture_is_told_as_changed(trusting: Typed, ours: Ours, tmp_p
     assert "was changed since it was signed (assertion.dataHash.mismatch)" in found["warning"]
 
 
-def test_a_signature_of_a_stranger_is_no_proof(
+def test_a_signature_is_no_proof_but_for_the_picture_that_the_row_names(
     typed: Typed, ours: Ours, signer: FileSigner, tmp_path: Path
 ) -> None:
-    """Anybody can sign that a picture is of this installation."""
+    """Anybody can sign that a picture is of this installation; some by an authority that is trusted."""
     forged = signer.sign(png(grainy(128)), "image/png", claim(details={"image": ours.urn})).body
     path = save(tmp_path / "forged.png", forged)
     (found,) = typed("verify", path, "--json", "--quick").json
     assert (found["verdict"], found["manifest"]["state"], found["row"]) == ("no trace of ours", "valid", None)
     trusted = tmp_path / "authority.pem"
     trusted.write_bytes(AUTHORITY.certificate)
-    (found,) = typed("verify", path, "--json", "--quick", "--trust", str(trusted)).json
-    assert (found["verdict"], found["found_by"]) == ("ours", ["manifest"])
+    told = typed("verify", path, "--json", "--quick", "--trust", str(trusted))
+    (found,) = told.json
+    assert (told.code, found["verdict"], found["found_by"]) == (2, "can't tell", ["manifest"])
+    assert "no row has this manifest" in found["why"]
     refused = typed("verify", path, "--trust", save(tmp_path / "no.pem", b"nothing"))
     assert (refused.code, "holds no certificates" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize("id", ["-" * 36, "0" * 36, "0b8e2a50-4f0a-4c06-9a5c"])
+def test_a_manifest_that_names_no_installation_is_none_of_nightmill(
+    trusting: Typed, signer: FileSigner, tmp_path: Path, id: str
+) -> None:
+    body = signer.sign(
+        png(grainy(64)), "image/png", claim(details={"image": f"urn:nightmill:{id}:job:7"})
+    ).body
+    (found,) = trusting("verify", save(tmp_path / "a.png", body), "--json", "--quick").json
+    assert (found["verdict"], found["found_by"]) == ("no trace of ours", [])
+
+
+def test_marks_of_jobs_that_never_were(trusting: Typed, engine: Engine, tmp_path: Path) -> None:
+    """Whoever has nightmill can write marks with the public key."""
+    here = installation_number(this_installation(engine).id)
+    pixels = embed(grainy(512), Payload(0, here, 2**40 - 1).bits, b"nightmill")
+    told = trusting("verify", save(tmp_path / "a.png", png(pixels)), "--json")
+    assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
+    assert told.json[0]["why"] == "its row is gone, if there was one"
+
+
+def test_without_a_database_nothing_is_said_to_be_foreign(settings: Settings, tmp_path: Path) -> None:
+    nowhere = settings.model_copy(update={"database_url": None, "data_dir": tmp_path / "none"})
+    told = Typed(nowhere, tmp_path)("verify", save(tmp_path / "a.png", png(grainy(64))), "--json", "--quick")
+    assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
 def test_a_mark_that_was_put_into_another_picture_is_noticed(
-    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path, is_mirrored: bool
 ) -> None:
     here = installation_number(this_installation(engine).id)
-    other = embed(grainy(512)[::-1, ::-1].copy(), Payload(0, here, ours.job).bits, b"nightmill")
-    told = trusting("verify", save(tmp_path / "a.png", png(other)), "--json")
-    assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
+    other = np.full((512, 512, 3), 90, np.uint8)
+    other[256:] = 160
+    other[:, 300:] //= 2
+    marked = embed(other, Payload(0, here, ours.job).bits, b"nightmill")
+    given = marked[:, ::-1].copy() if is_mirrored else marked
+    told = trusting("verify", save(tmp_path / "a.png", png(given)), "--json")
+    assert (told.code, told.json[0]["verdict"], told.json[0]["found_by"]) == (2, "can't tell", ["mark"])
     assert "looks like another picture than its row's" in told.json[0]["why"]
 
 
 def test_layers_that_contradict_each_other(
-    trusting: Typed, ours: Ours, signer: FileSigner, tmp_path: Path
+    trusting: Typed, engine: Engine, ours: Ours, signer: FileSigner, tmp_path: Path
 ) -> None:
-    urn = ours.urn.rpartition(":")[0] + f":{ours.job + 1}"
     pixels = ours.pixels.copy()
     pixels[0, 0] ^= 1  # not the digest of a row
-    body = signer.sign(png(pixels), "image/png", claim(details={"image": urn})).body
-    told = trusting("verify", save(tmp_path / "a.png", body), "--json")
-    assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
-    assert told.json[0]["why"] == (
-        f"they contradict each other: the manifest of job {ours.job + 1} and the mark of job {ours.job}"
+    signed = signer.sign(png(pixels), "image/png", claim(details={"image": ours.urn}))
+    change(
+        engine,
+        "UPDATE images SET c2pa_manifest_id = :id, sha256 = repeat('1', 64) WHERE job_id <> :job",
+        id=signed.manifest.id,
+        job=ours.job,
     )
+    told = trusting("verify", save(tmp_path / "a.png", signed.body), "--json")
+    assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
+    assert told.json[0]["why"] == "manifest and mark contradict each other"
 
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
@@ -200,6 +261,35 @@ def test_an_export_is_enough(
     assert {found["row"]["prompt"] for found in told.json} == {"a red fox"}
     assert {found["row"]["name"] for found in told.json} == {"foxes"}
     assert not (tmp_path / "none").exists()
+
+
+def test_indexes_with_columns_of_several_types(settings: Settings, ours: Ours, tmp_path: Path) -> None:
+    """As exports have them: numbers and texts in one column, marks that look like numbers, seeds above 2⁶³."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    mark = Payload(0, 0, ours.job).hex
+    digest = sha256(ours.pixels.tobytes()).hexdigest()
+    rest = {"sha256": "0" * 64, "pixels_sha256": digest, "width": 512, "height": 512, "seed": 2**64 - 1}
+    rows = [
+        {"job_id": ours.job, "row_id": 7, "meta": {"a": 1}, "watermark": mark, **rest},
+        {"job_id": ours.job + 1, "row_id": "seven", "meta": "none", "watermark": "NMIL", "sha256": "1" * 64},
+    ]
+    (folder / "part-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "part-1.csv").write_text("job_id,sha256,row_id,watermark\n8,22,9,0012340000000001\n")
+    (folder / "part-2.csv").write_text("job_id,sha256,row_id,watermark\n9,33,nine,NMIL\n")
+    (folder / "_SUCCESS").write_text('{"installation": 5}')
+    index = ExportIndex(folder)
+    assert index.installations == frozenset()
+    found = index.copy_with_mark("0012340000000001")
+    assert found is not None
+    assert (found["job"], found["row_id"]) == (8, "9")
+    offline = Typed(
+        settings.model_copy(update={"database_url": None, "data_dir": tmp_path / "none"}), tmp_path
+    )
+    (told,) = offline(
+        "verify", save(tmp_path / "a.png", png(ours.pixels)), "--index", str(folder), "--json"
+    ).json
+    assert (told["verdict"], told["digest"], told["row"]["seed"]) == ("ours", "pixels", 2**64 - 1)
 
 
 def test_what_is_no_index_is_refused(trusting: Typed, ours: Ours, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_an_identity_of_ones_own_is_taken_over(offline: Typed, tmp_path: Path) -
     assert SigningIdentity.parse((folder(offline) / "signing.pem").read_bytes()) == IDENTITY
     assert (folder(offline) / "trusted.pem").read_bytes() == AUTHORITY.certificate
     told = offline("identity", "rotate")
-    assert (told.code, "`nightmill identity import`" in told.err) == (2, True)
+    assert (told.code, "`nightmill identity import --replace` takes over" in told.err) == (2, True)
     assert (offline(*given).code, offline(*given, "--replace").code) == (2, 0)
     (tmp_path / "old.pem").write_bytes(expired_identity().pem)
     told = offline("identity", "import", str(tmp_path / "old.pem"), "--replace")

@@ -1,0 +1,138 @@
+"""`nightmill reproduce`: render an image again from its row, and say whether it is the same."""
+
+import json
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import text
+
+from console.command_options import Json, Out
+from console.commands.show import Image, Keys
+from console.manifests.ingest_manifest import ingest_manifest
+from console.process_control.work_at_batch import work_at
+from console.reproduction.row_as_manifest import manifest_row, set_options
+from console.session import Session, session
+from console.submit_options import SubmitOptions
+from console.terminal.output import note, print_json, print_line
+from console.verification.chosen_image import chosen_image
+from console.verification.mark_keys import keys_to_try
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.batches.drop_jobs_and_delete_batches import delete
+from jobs.batches.status import open_jobs
+from jobs.db.engine import run
+from jobs.errors import UsageError
+from jobs.images.find_image_rows import image_record
+from jobs.policy.stored_policy import policy_of
+from jobs.settings import load_settings
+from models.optional_packages import require
+
+_BATCH = text("SELECT batches.* FROM batches JOIN images ON batch_id = batches.id WHERE images.id = :id")
+_IMAGE = text("SELECT id FROM images WHERE batch_id = :batch")
+_END = text("SELECT state, error_kind, error_text FROM jobs WHERE batch_id = :batch")
+
+
+def reproduce(
+    image: Image,
+    keys: Keys = None,
+    out: Out = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the batch and the picture that are made for it")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="worker processes to start; default: 1, or those that are up")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Render an image again and compare: exit code 0 the same pixels, 1 they differ, 2 it can't be rendered."""
+    require("worker", instead="pictures are compared where workers are installed")
+    settings = load_settings()
+    with session(settings) as open_session:
+        record = chosen_image(open_session, image, keys)
+        known = keys_to_try(settings, keys)
+        batch = _rendered_again(open_session, record, out, workers)
+        try:
+            told = _compared(open_session, record, batch, known)
+        finally:
+            if keep:
+                note(f"the picture is in batch {batch.name}, in {batch.output}/{batch.folder}")
+            else:
+                delete(open_session.engine, batch, open_session.batch_store(batch))
+    if as_json:
+        print_json(told)
+    else:
+        print_line(_said(told))
+    raise typer.Exit(0 if told["same_pixels"] else 1)
+
+
+def _rendered_again(
+    open_session: Session, record: Mapping[str, Any], out: str | None, workers: int | None
+) -> BatchStatus:
+    """Render a batch of the one row; returns its status. Raises UsageError if the row can't be asked for any more."""
+    (batch,) = run(open_session.engine, _BATCH, {"id": record["image_id"]})
+    policy, unknown = policy_of(batch._mapping)
+    if unknown:
+        raise UsageError(f"batch {batch.name} has policies of a later version: {', '.join(unknown)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        manifest = Path(temporary) / "row.jsonl"
+        manifest.write_text(json.dumps(manifest_row(record)) + "\n", encoding="utf-8")
+        name = f"reproduce-{record['image_id']}-{secrets.token_hex(3)}"
+        options = SubmitOptions(
+            manifest=str(manifest), out=out, name=name, set_=set_options(policy), strict=True
+        )
+        ingested = ingest_manifest(open_session, options)
+    status = actions.status(open_session.engine, ingested.name)
+    try:
+        figures = work_at(open_session, status, workers)
+    except BaseException:
+        actions.cancel(open_session.engine, status.id)
+        raise
+    status = actions.status(open_session.engine, ingested.name)
+    if open_jobs(status.counts):
+        actions.cancel(open_session.engine, status.id)
+        raise UsageError(f"no worker renders it: {figures['waiting']}")
+    return status
+
+
+def _compared(
+    open_session: Session, record: Mapping[str, Any], batch: BatchStatus, keys: Mapping[int, bytes]
+) -> dict[str, Any]:
+    from console.reproduction.compare_pictures import (  # noqa: PLC0415 - needs the worker's packages
+        compare,
+        compressed_as,
+        made_otherwise,
+        marked_as,
+        pixels_of,
+    )
+
+    rows = run(open_session.engine, _IMAGE, {"batch": batch.id})
+    if not rows:
+        (end,) = run(open_session.engine, _END, {"batch": batch.id})
+        raise UsageError(f"it can't be rendered again: {end.state}, {end.error_kind}: {end.error_text}")
+    again = image_record(open_session.engine, rows[0].id)
+    assert again is not None
+    (of_batch,) = run(open_session.engine, _BATCH, {"id": record["image_id"]})
+    quality = policy_of(of_batch._mapping)[0].quality
+    original = actions.status(open_session.engine, str(of_batch.id))
+    there = pixels_of(open_session.batch_store(original).get(record["key"]), record["uri"])
+    new = pixels_of(open_session.batch_store(batch).get(again["key"]), again["uri"])
+    expected = compressed_as(marked_as(new, record, keys), record["format"], quality)
+    return {
+        "image": record["image_id"],
+        **compare(there, expected),
+        "made_otherwise": made_otherwise(record, again),
+    }
+
+
+def _said(told: Mapping[str, Any]) -> str:
+    if told["same_pixels"]:
+        return "same pixels"
+    others = ", ".join(f"{name} {old} now {new}" for name, (old, new) in told["made_otherwise"].items())
+    what = f"differs by at most {told['most_levels']} grey levels in {told['share']:.2%} of the pixels"
+    if told["most_levels"] is None:
+        what = f"differs in size: {' and '.join(told['sizes'])}"
+    return f"{what}: {others or 'all that is known of how they were made is the same'}"

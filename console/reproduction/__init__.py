@@ -1,0 +1,1 @@
+"""Renders an image again from its row, and compares the pictures."""

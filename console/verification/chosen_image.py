@@ -1,0 +1,50 @@
+"""The image that `show` and `reproduce` are asked about: by the number of its row, or by a picture of it."""
+
+from pathlib import Path
+from typing import Any
+
+from console.session import Session, s3_options
+from console.verification.database_index import DatabaseIndex
+from console.verification.mark_keys import keys_to_try
+from console.verification.pictures_to_verify import pictures_in
+from jobs.errors import UsageError
+from jobs.images.find_image_rows import image_record
+from jobs.input_image_access import PictureRefusedError
+from jobs.signing.identity_file import trusted_authorities
+from models.optional_packages import require
+
+
+def chosen_image(open_session: Session, given: str, keys: Path | None = None) -> dict[str, Any]:
+    """Return the record of the image with a number, or of which `given` is a picture (a path or s3:// URI).
+
+    Raises UsageError if there is none, or it can't be told.
+    """
+    number = (
+        int(given)
+        if given.isdecimal() and not Path(given).exists()
+        else _number_of(open_session, given, keys)
+    )
+    record = image_record(open_session.engine, number)
+    if record is None:
+        raise UsageError(f"there is no image {number}")
+    return record
+
+
+def _number_of(open_session: Session, given: str, keys: Path | None) -> int:
+    require("worker", instead="name the image by its number, `image_id`")
+    from console.verification.trace_picture import PictureTracer, Verdict  # noqa: PLC0415 - needs these packages
+
+    settings = open_session.settings
+    (picture, *others) = pictures_in([given], s3_options(settings))
+    if others:
+        raise UsageError(f"{given} is a folder: name one picture")
+    index = DatabaseIndex(open_session.engine)
+    tracer = PictureTracer(keys_to_try(settings, keys), trusted_authorities(settings), index, searches=True)
+    try:
+        (told,) = tracer.by_files([tracer.trace(picture.read(), picture.location)])
+    except PictureRefusedError as error:
+        raise UsageError(str(error)) from None
+    if told["row"] is None or told["verdict"] != Verdict.OURS:
+        why = told["why"] or told["verdict"]
+        raise UsageError(f"{given}: {why}; `nightmill verify` says more")
+    return int(told["row"]["image"])
