@@ -253,7 +253,7 @@ class SeedSource(StrEnum):
 
 
 class SafetyAction(StrEnum):
-    """What happens to an image that the prompt check or the safety checker flags."""
+    """What happens to an image that the prompt filter or the safety checker flags."""
 
     BLOCK = "block"
     FLAG = "flag"
@@ -278,7 +278,7 @@ class TrainingUse(StrEnum):
 
 
 class WatermarkPolicy(StrEnum):
-    """Whether images get an invisible watermark, and what happens if it can't be embedded."""
+    """Whether images get an invisible watermark, and what happens if it can't be embedded; blackened ones get none."""
 
     REQUIRE = "require"
     BEST_EFFORT = "best-effort"

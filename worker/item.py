@@ -15,7 +15,8 @@ from models.provenance.parent_file import ParentFile
 
 Pixels = NDArray[np.uint8]
 
-_WITHHELD = ("blackened", "blurred")
+BLACKENED = "blackened"
+_WITHHELD = (BLACKENED, "blurred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ class PipelineItem:
 
     `batch_rows` is the batch size at which the image was generated, or upscaled if it is only upscaled; `upscaler_rows`
     is the batch size at which a generated image was upscaled. `inputs` are dropped once the image is generated.
-    `parent` is the file that the image is made from, if files are signed. `reused` is an image of the same inputs that
-    is copied instead of generating one. `began_s` is a time of the monotonic clock.
+    `prompt_finding` is what the prompt filter found, `flagged_for` what that or the safety checker did. `parent` is
+    the file that the image is made from, if files are signed. `reused` is an image of the same inputs that is copied
+    instead of generating one. `began_s` is a time of the monotonic clock.
     """
 
     job: Job
@@ -84,6 +86,7 @@ class PipelineItem:
     phash: str | None = None
     prompt_tokens: int = 0
     prompt_truncated: bool = False
+    prompt_finding: str | None = None
     flagged_for: str | None = None
     pixels: Pixels | None = None
     batch_rows: int = 0
@@ -109,6 +112,11 @@ class PipelineItem:
         """The pixels of an item that has been generated."""
         assert self.pixels is not None
         return self.pixels
+
+    @property
+    def is_blackened(self) -> bool:
+        """Whether the image was blackened: it has no watermark, as every pixel of it is to be black."""
+        return self.safety_verdict == BLACKENED
 
     @property
     def is_withheld(self) -> bool:

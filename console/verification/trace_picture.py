@@ -90,7 +90,7 @@ class PictureTracer:
             "iscc": {"code": code, "bits": None},
             "warning": _warning(manifest),
         }
-        return told | (_weighed(claims, _codes_of(pixels, mark)) if claims else self._similar(code))
+        return told | (_weighed(claims, _codes_of(pixels, mark)) if claims else self._similar(code, pixels))
 
     def by_files(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what was traced, with what has no row looked up by its file's SHA-256, which older rows have alone."""
@@ -111,7 +111,7 @@ class PictureTracer:
             return None, str(error)
 
     def _by_pixels(self, pixels: Pixels) -> list[_Claim]:
-        if self._index is None:
+        if self._index is None or _is_plain(pixels):
             return []
         size = pixels.shape[1], pixels.shape[0]
         row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size)
@@ -147,12 +147,12 @@ class PictureTracer:
             ]
         return [_Claim("mark", is_ours=True, why="its row is gone, if there was one")]
 
-    def _similar(self, code: str) -> dict[str, Any]:
+    def _similar(self, code: str, pixels: Pixels) -> dict[str, Any]:
         nothing: dict[str, Any] = {"found_by": [], "row": None, "why": None}
         if self._index is None:
             why = "there is no manifest or mark in it, and neither database nor index is here to look it up"
             return nothing | {"verdict": Verdict.UNCLEAR, "why": why}
-        found = self._index.similar(code)
+        found = None if _is_plain(pixels) else self._index.similar(code)
         if found is None:
             return nothing | {"verdict": Verdict.NONE}
         row, bits = found
@@ -192,6 +192,11 @@ def _judged(
     if _is_other_picture(row, *codes()):
         return Verdict.UNCLEAR, _OTHER_PICTURE
     return Verdict.OURS, next((claim.why for claim in claims if claim.row is row), None)
+
+
+def _is_plain(pixels: Pixels) -> bool:
+    """Whether a picture has one colour, as blackened ones: it is like any other of this colour."""
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def _is_same(one: ImageRow | None, other: ImageRow) -> bool:

@@ -161,7 +161,7 @@ images = Table(
         "watermark",
         Text,
         Source.WORKER,
-        "the mark's text, or the 64 bits of a tiled one as 16 hex digits; null: none",
+        "the mark's text, or the 64 bits of a tiled one as 16 hex digits; null: none, as in blackened images",
         comment="payload; null: none embedded",
     ),
     image_column(

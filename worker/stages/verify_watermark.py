@@ -29,7 +29,7 @@ class VerifyWatermark(Stage):
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with the digest of their file's pixels and the share of their mark's bits that was read.
 
-        Raises for a PNG of other pixels.
+        Raises for a PNG of other pixels, and for a blackened image that isn't black.
         """
         pixels = {item.job.id: _as_read(item) for item in items}
         known = [
@@ -69,10 +69,15 @@ class VerifyWatermark(Stage):
 
 
 def _as_read(item: PipelineItem) -> Pixels:
-    """Return the pixels decoded from the file. Raises UnreadableImageError if a PNG's differ from the image's."""
+    """Return the pixels decoded from the file.
+
+    Raises UnreadableImageError if a PNG's differ from the image's, or a blackened image's aren't all 0.
+    """
     encoded = item.encoded
     assert encoded is not None
     pixels = decode(encoded.body)
+    if item.is_blackened and pixels.any():
+        raise UnreadableImageError("the file that was encoded of a black picture isn't wholly black")
     if encoded.format == "png" and not np.array_equal(pixels, item.image):
         raise UnreadableImageError("the PNG that was encoded holds other pixels than the picture")
     return pixels

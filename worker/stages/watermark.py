@@ -15,7 +15,7 @@ from worker.stage import Place, Stage, StageContext
 
 
 class Watermark(Stage):
-    """Embeds which job an image is of, or the text of the batch or the settings."""
+    """Embeds which job an image is of, or the text of the batch or the settings; blackened images stay black."""
 
     name = "watermark"
     place = Place.BACKGROUND
@@ -27,8 +27,13 @@ class Watermark(Stage):
         return context.lane.policy.watermark != WatermarkPolicy.OFF
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items marked; what is too small to be marked ends or stays unmarked, as `watermark` says."""
-        return [marked for alike in batches_of_one_size(items) for marked in self._marked(alike)]
+        """Return the items marked; what is too small to be marked ends or stays unmarked, as `watermark` says.
+
+        Blackened images stay unmarked whatever it says.
+        """
+        black = [item for item in items if item.is_blackened]
+        others = [item for item in items if not item.is_blackened]
+        return black + [marked for alike in batches_of_one_size(others) for marked in self._marked(alike)]
 
     def _marked(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         height, width = items[0].image.shape[:2]

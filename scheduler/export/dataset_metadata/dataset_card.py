@@ -158,6 +158,8 @@ def _marks(facts: Facts) -> str:
         f"{signed:,} of {facts.images:,} files bear a signed C2PA manifest (`c2pa_manifest_id`). {labelled:,} say in "
         "their XMP metadata, as IPTC's DigitalSourceType, that a model made them.",
     ]
+    if any(verdict == "blackened" for (verdict,) in facts.by("safety_verdict")):
+        lines += ["", "Blackened images have no mark: every pixel of them is black."]
     return "\n".join(lines)
 
 

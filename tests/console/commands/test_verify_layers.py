@@ -319,3 +319,18 @@ def test_objects_in_s3_are_read(trusting: Typed, ours: Ours, s3: S3Server, tmp_p
     assert "1 file in folders not looked at" in told.err
     (found,) = typed("verify", f"{s3.uri}/pictures/absent.png", "--json").json
     assert (found["verdict"], "absent.png" in found["why"]) == ("unreadable", True)
+
+
+def test_a_black_picture_is_not_taken_for_one_that_was_blackened(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+) -> None:
+    black = np.zeros((512, 512, 3), dtype=np.uint8)
+    change(
+        engine,
+        "UPDATE images SET safety_verdict = 'blackened', watermark = NULL, iscc = NULL, pixels_sha256 = :pixels",
+        pixels=sha256(black.tobytes()).hexdigest(),
+    )
+    told = trusting("verify", save(tmp_path / "black.png", png(black)), "--json")
+    (found,) = told.json
+    assert (told.code, found["verdict"], found["row"], found["found_by"]) == (1, "no trace of ours", None, [])
+    assert found["why"] == "it is black; blackened images have no mark"

@@ -144,6 +144,16 @@ def test_pictures_are_of_different_classes_and_safe(engine: Engine, tmp_path: Pa
     assert {3, 4} & ordinals
 
 
+def test_the_card_says_that_blackened_images_have_no_mark(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
+    unmarked = "UPDATE images SET watermark = NULL, watermark_method = NULL, watermark_bit_accuracy = NULL"
+    change(engine, unmarked + ", safety_verdict = 'blackened' WHERE ordinal < 2")
+    with_index(engine, [batch], "jsonl", tmp_path / "export", 2)
+    text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "| none |  | 2 |  |\n" in text
+    assert "Blackened images have no mark: every pixel of them is black." in text
+
+
 def test_a_card_without_pictures_where_they_cannot_be_read(engine: Engine, tmp_path: Path) -> None:
     batch = with_pictures(engine, tmp_path / "output", 2)
     for path in (tmp_path / "output").rglob("*.png"):

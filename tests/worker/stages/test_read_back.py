@@ -7,6 +7,7 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 
 from jobs.settings import Settings
+from jobs.states import ImageFormat
 from tests.worker.contexts import stage_context
 from tests.worker.test_bisect import items
 from worker.imaging import encode as encoding
@@ -49,6 +50,22 @@ def test_a_png_that_holds_other_pixels_is_found(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(encoding, "encode_png", broken)
     with pytest.raises(UnreadableImageError, match="other pixels"):
         read_back(encoded(given))
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_a_blackened_picture_whose_file_is_not_black_is_found(format: ImageFormat) -> None:
+    context = stage_context(Settings(), format=format)
+    for grey, is_black in ((0, True), (2, False)):
+        pixels = np.full((64, 64, 3), grey, dtype=np.uint8)
+        item = replace(items(1)[0], pixels=pixels, safety_verdict="blackened")
+        (marked,) = Watermark(context).run([item])
+        assert (marked.watermark, np.array_equal(marked.image, pixels)) == (None, True)
+        encoded = Encode(context).run([marked])
+        if is_black:
+            assert VerifyWatermark(context).run(encoded)[0].end is None
+        else:
+            with pytest.raises(UnreadableImageError, match="isn't wholly black"):
+                VerifyWatermark(context).run(encoded)
 
 
 def test_a_png_that_is_cut_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
