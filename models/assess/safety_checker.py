@@ -48,8 +48,15 @@ class SafetyChecker:
     `digest` is that of its checkpoint; None if it was made of a model in memory.
     """
 
-    def __init__(self, model: Any, processor: Any, device: Device, digest: str | None = None) -> None:
-        """Take diffusers' StableDiffusionSafetyChecker in float32 and CLIP's image processor.
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        device: Device,
+        digest: str | None = None,
+        concepts: Sequence[str] = (),
+    ) -> None:
+        """Take diffusers' StableDiffusionSafetyChecker in float32, CLIP's image processor, and names of concepts.
 
         On devices that compute in half precision, images are embedded in float16, in which CLIP was trained, since
         bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
@@ -62,6 +69,10 @@ class SafetyChecker:
         if device.name == "cpu":
             make_batch_invariant(self._model)
         self.digest = digest
+        self._names = [
+            *concepts,
+            *(f"concept {number}" for number in range(len(concepts), len(self._known[1]))),
+        ]
         self._processor = processor
         self._device = device
         self._stream = own_stream(torch.device(device.name))
@@ -76,7 +87,21 @@ class SafetyChecker:
                 raise CheckpointError(
                     f"{checkpoint.path}: can't be loaded as a safety checker: {error}"
                 ) from error
-            return cls(model, processor, device, checkpoint.digest)
+            named, there = checkpoint.card.concepts, len(model.concept_embeds)
+            if len(named) > there:
+                raise CheckpointError(
+                    f"{checkpoint.path}: has {there} concepts, but its card, {checkpoint.card.id!r}, names {len(named)}"
+                )
+            return cls(model, processor, device, checkpoint.digest, named)
+
+    def finding(self, scores: SafetyScores) -> str | None:
+        """Return which concepts an image was flagged for, by the names of the card or else their numbers, or None."""
+        above = (
+            f"{name} at {value:+.3f}"
+            for name, value in zip(self._names, scores.concepts, strict=True)
+            if value > 0
+        )
+        return f"safety checker: {', '.join(above)}" if scores.flagged else None
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
         """Score (H, W, 3) uint8 RGB images of any sizes, without changing them.

@@ -12,6 +12,8 @@ Family = Literal["text2image", "upscaler", "safety-checker", "clip", "decoder", 
 PredictionType = Literal["epsilon", "v_prediction"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+LONGEST_CONCEPT = 60
+
 MODES = ("text2image", "image2image", "inpaint", "depth", "upscale")
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -40,7 +42,8 @@ class Card(BaseModel):
     `upscaler`, `safety_checker`, `clip`, `decoder` and `base` are ids of other cards; a single file or a LoRA takes
     what it doesn't contain from `base`. A `decoder` decodes the same latents faster. Only the families text2image and
     upscaler have sizes, steps and samplers. `strength` is how much of an input image is changed; noise levels apply
-    to upscalers.
+    to upscalers. `concepts` are names of a safety checker's first concepts, in the order of its checkpoint; the others
+    are called by their numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,6 +83,7 @@ class Card(BaseModel):
     safety_checker: str | None = None
     clip: str | None = None
     decoder: str | None = None
+    concepts: Texts = ()
     gflop_per_step: Amount = 0.0
     license_url: str = ""
     use_restrictions: str = ""
@@ -120,6 +124,18 @@ class Card(BaseModel):
             raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")
         return modes
 
+    @field_validator("concepts")
+    @classmethod
+    def _check_concepts(cls, concepts: tuple[str, ...]) -> tuple[str, ...]:
+        for name in concepts:
+            if not 0 < len(name) <= LONGEST_CONCEPT or not name.isprintable() or name != name.strip():
+                raise ValueError(
+                    f"concept {name!r} must be a name of 1 to {LONGEST_CONCEPT} printable characters"
+                )
+            if concepts.count(name) > 1:
+                raise ValueError(f"there are two concepts {name!r}")
+        return concepts
+
     @field_validator("strength")
     @classmethod
     def _check_strength(cls, strength: float) -> float:
@@ -146,6 +162,8 @@ class Card(BaseModel):
     def _check_family(self) -> Self:
         if self.family == "lora" and not self.base:
             raise ValueError("a LoRA needs base, the id of the model that it was trained on")
+        if self.concepts and self.family != "safety-checker":
+            raise ValueError(f"a model of the family {self.family} has no concepts")
         if self.family in {"text2image", "upscaler"}:
             if missing := [name for name in _SAMPLED if not getattr(self, name)]:
                 raise ValueError(f"a model of the family {self.family} needs {', '.join(missing)}")

@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from jobs.states import ErrorKind, SafetyAction
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
-
-if TYPE_CHECKING:
-    from models.assess.safety_checker import SafetyScores
 
 
 class Safety(Stage):
@@ -21,11 +17,12 @@ class Safety(Stage):
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred."""
-        scores = self.context.lane_models.safety.score([item.image for item in items])
+        checker = self.context.lane_models.safety
+        scores = checker.score([item.image for item in items])
         return [
             self._acted_on(
                 replace(item, safety_scores={"concepts": score.concepts, "special_care": score.special_care}),
-                item.flagged_for or _finding(score),
+                item.flagged_for or checker.finding(score),
             )
             for item, score in zip(items, scores, strict=True)
         ]
@@ -45,10 +42,3 @@ class Safety(Stage):
                 return replace(item, safety_verdict="blackened", pixels=blacken(item.image))
             case SafetyAction.BLUR:
                 return replace(item, safety_verdict="blurred", pixels=blur(item.image))
-
-
-def _finding(score: "SafetyScores") -> str | None:
-    if not score.flagged:
-        return None
-    above = (f"{number} at {value:+.3f}" for number, value in enumerate(score.concepts) if value > 0)
-    return f"safety checker: concept {', '.join(above)}"

@@ -12,11 +12,12 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
-from models.assess.safety_checker import SafetyChecker, blacken, blur
+from models.assess.safety_checker import SafetyChecker, SafetyScores, blacken, blur
 from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, SafetyUnknownError
 from models.runtime.library_logging import quiet
 from models.shapes.training.data import sample
+from models.shapes.world import FORBIDDEN
 from models.store.resolve_checkpoint import resolve
 
 CPU: Any = SimpleNamespace(name="cpu", dtype=torch.float32, label="this CPU", rows=4)
@@ -67,12 +68,38 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
             getattr(model, f"{name}_weights").copy_(cosines.quantile(share, dim=0))
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return SimpleNamespace(path=folder, digest="0" * 64)
+    return SimpleNamespace(path=folder, digest="0" * 64, card=SimpleNamespace(id="tiny", concepts=()))
 
 
 @pytest.fixture(scope="module")
 def checker(checkpoint: Any) -> SafetyChecker:
     return SafetyChecker.load(checkpoint, CPU)
+
+
+def test_concepts_are_named_by_the_card_as_far_as_it_names_them(checkpoint: Any) -> None:
+    concepts = (0.25, -0.1, 0.012, 0.0011, *[-0.1] * 13)
+    found, safe = SafetyScores(True, concepts, ()), SafetyScores(False, (-0.1,) * 17, ())
+    unnamed = SafetyChecker.load(checkpoint, CPU)
+    assert unnamed.finding(safe) is None
+    assert unnamed.finding(found) == (
+        "safety checker: concept 0 at +0.250, concept 2 at +0.012, concept 3 at +0.001"
+    )
+    card = SimpleNamespace(id="tiny", concepts=("red triangle", "yellow cross", "purple circle"))
+    named = SafetyChecker.load(SimpleNamespace(**vars(checkpoint) | {"card": card}), CPU)
+    assert named.finding(found) == (
+        "safety checker: red triangle at +0.250, purple circle at +0.012, concept 3 at +0.001"
+    )
+
+
+def test_a_card_that_names_more_concepts_than_there_are_is_refused(checkpoint: Any) -> None:
+    card = SimpleNamespace(id="tiny", concepts=tuple(f"thing {number}" for number in range(18)))
+    with pytest.raises(CheckpointError, match="has 17 concepts, but its card, 'tiny', names 18"):
+        SafetyChecker.load(SimpleNamespace(**vars(checkpoint) | {"card": card}), CPU)
+
+
+def test_the_trained_checkers_concepts_have_the_names_of_what_it_forbids(tmp_path: Path) -> None:
+    named = Catalogue.load(tmp_path).get("shapes-safety").concepts
+    assert named == tuple(f"{colour} {kind}" for colour, kind in FORBIDDEN)
 
 
 @pytest.fixture
@@ -184,7 +211,7 @@ def damaged(checkpoint: Any, folder: Path, **changes: torch.Tensor | None) -> An
     )
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_bytes((checkpoint.path / name).read_bytes())
-    return SimpleNamespace(path=folder, digest="0" * 64)
+    return SimpleNamespace(path=folder, digest="0" * 64, card=SimpleNamespace(id="tiny", concepts=()))
 
 
 def test_a_checkpoint_that_would_let_all_pass_is_refused(checkpoint: Any, tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ def test_reads_a_users_card(tmp_path: Path, card_text: Callable[..., str]) -> No
         ({"decoder": "tiny-random"}, "is not the id of a card of the family decoder"),
         ({"base": "tiny-random-x4"}, "is not the id of a card of the family text2image"),
         ({"family": "lora"}, "a LoRA needs base"),
+        ({"concepts": ["gore"]}, "a model of the family text2image has no concepts"),
+        ({"concepts": "gore"}, "is not a list of texts"),
+        ({"concepts": ["gore", "gore"]}, "there are two concepts 'gore'"),
+        ({"concepts": [""]}, "concept '' must be a name of 1 to 60 printable characters"),
     ],
 )
 def test_says_what_is_wrong_with_a_card(

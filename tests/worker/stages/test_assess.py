@@ -63,6 +63,10 @@ class Watched(ModelCache):
         self._alone.release()
         return scores
 
+    def finding(self, scores: SafetyScores) -> str | None:
+        """As the checker's."""
+        return self._models.safety.finding(scores)
+
 
 def test_the_model_draws_on_meanwhile(context: WorkerContext, tmp_path: Path) -> None:
     model_cache = Watched(context.model_cache)
