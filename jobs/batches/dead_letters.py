@@ -6,18 +6,27 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
-from jobs.states import WITH_ERROR, sql_list
+from jobs.states import WITH_ERROR, EventKind, JobState, sql_list
+
+# The last event of a blocked job, which outlives the job, has the scores of its image; none if the prompt was blocked.
+_SCORES = f"""
+    CASE WHEN state = '{JobState.BLOCKED}' THEN (
+        SELECT detail -> 'scores' FROM events
+        WHERE events.batch_id = {{0}}.batch_id AND events.ordinal = {{0}}.ordinal AND events."index" = {{0}}."index"
+          AND events.kind = '{EventKind.BLOCKED}' ORDER BY events.id DESC LIMIT 1) END"""
 
 # Of archived jobs, prompts and attempts are gone.
 _FAILURES = text(f"""
     SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,
+        {_SCORES.format("jobs")} AS scores,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
             'ended_at', ended_at, 'outcome', outcome, 'error_kind', error_kind, 'error_text', error_text)
             ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history
     FROM jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     UNION ALL
-    SELECT job_id, ordinal, row_id, state, attempt, error_kind, error_text, '', NULL, '[]'
+    SELECT job_id, ordinal, row_id, state, attempt, error_kind, error_text, '', NULL,
+        {_SCORES.format("archived_jobs")}, '[]'
     FROM archived_jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     ORDER BY job LIMIT :limit
@@ -34,7 +43,10 @@ _KINDS = text(f"""
 def failures(
     engine: Engine, batch: BatchId, kind: str | None = None, *, limit: int = 20
 ) -> list[dict[str, Any]]:
-    """Return the first failed or blocked jobs with their error, and all attempts in `history`, oldest first."""
+    """Return the first failed or blocked jobs with their error, and all attempts in `history`, oldest first.
+
+    `scores` are what the safety checker found in the last image of a blocked job; None if its prompt was blocked.
+    """
     return [dict(row._mapping) for row in run(engine, _FAILURES, {"id": batch, "kind": kind, "limit": limit})]
 
 
