@@ -13,11 +13,13 @@ from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from jobs.storage.open import ObjectStore
+from models.assess.prompt_filter import PromptTerms
 from models.provenance.sign_file import FileSigner
 from models.watermark.tiled.payload import Payload, installation_number
 from worker.health.store_retry import StoreRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
+from worker.lane_prompt_terms import LanePromptTerms
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
 
@@ -55,6 +57,8 @@ class StageContext:
     """Marks and manifests name it; the nil UUID where there are none."""
     signer: FileSigner | None = None
     """Signs files; None: they aren't signed."""
+    prompt_terms: LanePromptTerms = field(default_factory=lambda: LanePromptTerms(PromptTerms({})))
+    """The terms that the lane's prompts must not hold."""
     model_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by a stage while it uses a model that isn't thread-safe."""
 

@@ -17,6 +17,7 @@ from bench.gpu.checkpoints import MODEL
 _NEEDED = (
     "alembic",
     "celery",
+    "confusable_homoglyphs",
     "cv2",
     "filelock",
     "isal",

@@ -28,12 +28,23 @@ from console.terminal.output import (
 from console.terminal.progress import counting
 from jobs.forecast.forecast_result import Forecast
 from jobs.policy.batch_policy import BatchPolicy
+from jobs.queue.tenants import prompt_terms_by_tenant
 from jobs.settings import Settings, load_settings
+from jobs.states import SafetyAction
+from models.assess.prompt_filter import PromptTerms
+from models.assess.prompt_terms_by_tenant import PromptTermsByTenant
 from models.catalogue.catalogue import Catalogue
 from models.optional_packages import is_installed
 from scheduler.ingest.dry_run import make_plan
 from scheduler.ingest.dry_run_plan import report as plan_report
 from scheduler.ingest.estimate_replacement_jobs import measured_losses
+
+_FILTERED = {
+    SafetyAction.BLOCK: "{} will be blocked",
+    SafetyAction.FLAG: "{} will be flagged",
+    SafetyAction.BLACKEN: "images of {} will be blackened",
+    SafetyAction.BLUR: "images of {} will be blurred",
+}
 
 
 @takes(SubmitOptions)
@@ -54,7 +65,10 @@ def plan(options: SubmitOptions, as_json: Json = False) -> None:
         counting("reading", request.manifest.rows) as tell,
     ):
         losses = measured_losses(engine) if engine and request.policy.target is not None else {}
-        made = make_plan(request, rules, Catalogue.load(settings.models_path), tell, losses)
+        terms = PromptTermsByTenant(
+            PromptTerms.load(settings.prompt_terms), prompt_terms_by_tenant(engine) if engine else {}
+        )
+        made = make_plan(request, rules, Catalogue.load(settings.models_path), tell, losses, terms)
         found = forecast_of(made, request, settings, engine) if made.jobs else None
         exceeded = exceeded_limits(engine, request, found)
     report = plan_report(made, request, _middle_s(found)) | {"forecast": found and found.report()}
@@ -105,6 +119,7 @@ def _show(report: dict[str, Any], policy: BatchPolicy) -> None:
             "seeds": seeds_said(report["seed_from"], report["batch_seed"]),
             **_pictures(report),
             "truncated": _truncated(report),
+            **_filtered(report, policy),
             **_remarks(report),
             "size": f"about {size(report['estimated_bytes'])}",
             **schedule_of(policy),
@@ -167,6 +182,16 @@ def _left_out(columns: Sequence[str]) -> str:
 def _lines(what: str, report: dict[str, Any], key: str) -> str:
     count, lines = report[f"{key}s"], report[f"{key}_lines"]
     return f"{count:,} {what}, lines {', '.join(map(str, lines))}" if count else ""
+
+
+def _filtered(report: dict[str, Any], policy: BatchPolicy) -> dict[str, str]:
+    """Return the line about prompts that hold a forbidden term, if any does."""
+    count, lines = report["filtered_prompts"], report["filtered_prompt_lines"]
+    if not count:
+        return {}
+    what = _FILTERED[policy.safety].format(plural(count, "row"))
+    terms = ", ".join(f"{term!r} {number:,}" for term, number in report["filtered_prompt_terms"].items())
+    return {"prompt filter": f"{what}, lines {', '.join(map(str, lines))}; terms: {terms}"}
 
 
 def _truncated(report: dict[str, Any]) -> str:

@@ -175,6 +175,7 @@ tenants = Table(
     Column("max_running", Integer, comment="jobs that may run at once; null: any number"),
     Column("used_s", Float, nullable=False, server_default=text("0"), comment="worker seconds per weight"),
     Column("max_queued", BigInteger, comment="open jobs that a submit may leave it with; null: any number"),
+    Column("prompt_terms", Text, comment="that its prompts must not hold, one a line; null: none of its own"),
     CheckConstraint("max_queued >= 0", "max_queued"),
     CheckConstraint("name <> '*'", "name"),
     CheckConstraint("weight BETWEEN 1 AND 1000", "weight"),

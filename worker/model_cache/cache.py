@@ -157,10 +157,10 @@ class ModelCache:
             card=card,
             checkpoint=checkpoint,
             device=device,
-            terms=self.terms,
             tokens=TokenCounter.load(checkpoint),
             safety=self._part(
-                ("safety", checking.digest, str(device.dtype)), lambda: SafetyChecker.load(checking, device)
+                ("safety", checking.digest, str(device.dtype), *checking.card.concepts),
+                lambda: SafetyChecker.load(checking, device),
             ),
             memory_options=memory_options,
             compile_options=CompileOptions.choose(settings.compile, memory_options, device),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jobs.job_dataclasses import Lane
 from jobs.process_lifecycle import without_collection
-from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
 from models.runtime.batch_size_profile import Site
@@ -67,7 +66,6 @@ class LaneModels:
     card: Card
     checkpoint: Checkpoint
     device: "Device"
-    terms: PromptTerms
     tokens: "TokenCounter"
     safety: "SafetyChecker"
     memory_options: "MemoryOptions"

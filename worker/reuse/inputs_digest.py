@@ -17,8 +17,8 @@ class InputsDigest:
     """Digests of the inputs of a lane's images.
 
     They cover the row, the digests of its input images and of all models, size, device and batch size, the versions and
-    options that affect pixels, the policy as far as it affects images, the mark, and nightmill's own version, since
-    another one may render differently.
+    options that affect pixels, the policy as far as it affects images, the mark, what the prompt filter finds, and
+    nightmill's own version, since another one may render differently.
     """
 
     def __init__(self, context: StageContext, versions: Mapping[str, str]) -> None:
@@ -28,17 +28,18 @@ class InputsDigest:
 
     def of_job(self, job: Job, files: InputFiles) -> str:
         """Return the digest of the image that this worker would render now, in hex."""
-        return self._digest(job, files, *_rows_now(self._context))
+        found = self._context.prompt_terms.find(job.prompt)
+        return self._digest(job, files, found, *_rows_now(self._context))
 
     def of_rendered(self, item: PipelineItem) -> str:
         """Return the digest of an image that was rendered, in hex."""
-        return self._digest(item.job, item.input_files, item.batch_rows, item.upscaler_rows)
+        found = item.prompt_finding
+        return self._digest(item.job, item.input_files, found, item.batch_rows, item.upscaler_rows)
 
-    def _digest(self, job: Job, files: InputFiles, rows: int, upscaler_rows: int) -> str:
+    def _digest(self, job: Job, files: InputFiles, found: str | None, rows: int, upscaler_rows: int) -> str:
         digest = self._of_lane.copy()
-        digest.update(
-            _canonical({**_job_inputs(job), "files": astuple(files), "rows": [rows, upscaler_rows]})
-        )
+        of_job = {"files": astuple(files), "prompt_filter": found, "rows": [rows, upscaler_rows]}
+        digest.update(_canonical(_job_inputs(job) | of_job))
         return digest.hexdigest()
 
 
@@ -55,7 +56,6 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "upscaler": [upscaling.card.model_dump(mode="json"), upscaling.digest] if upscaling else None,
         "lora": [lane.lora, [lora.digest for lora in models.loras]],
         "clip": [models.clip.model, models.clip.digest] if models.clip else None,
-        "prompt_filter": models.terms.digest,
         "policy": lane.policy.affecting_images(),
         "mark": _mark(context),
         "signer": context.signer.fingerprint if context.signer else None,

@@ -35,13 +35,12 @@ class PromptFilter(Stage):
         ]
 
     def _filtered(self, item: PipelineItem) -> PipelineItem:
-        found = self.context.lane_models.terms.find(item.job.prompt)
+        found = self.context.prompt_terms.find(item.job.prompt)
         if found is None:
             return item
-        reason = f"prompt holds {found!r}"
         if self.context.lane.policy.safety == SafetyAction.BLOCK:
-            return item.ended(ErrorKind.SAFETY, reason, is_block=True)
-        return replace(item, flagged_for=reason)
+            return item.ended(ErrorKind.SAFETY, found, is_block=True)
+        return replace(item, prompt_finding=found, flagged_for=found)
 
 
 def _negative(item: PipelineItem) -> str:

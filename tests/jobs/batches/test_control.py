@@ -201,7 +201,8 @@ def test_delays_double_with_each_attempt_give_or_take_a_quarter(engine: Engine) 
 def test_tenants_are_listed_set_and_forgotten(engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": "a", "tenant": "ada"}, {"prompt": "b"}])
     take(engine, lanes_of(engine, batch)[0])
-    none = {"weight": 1, "max_running": None, "max_queued": None, "queued": 0, "running": 0, "done": 0}
+    limits = {"max_running": None, "max_queued": None, "prompt_terms": None}
+    none = {"weight": 1, **limits, "queued": 0, "running": 0, "done": 0}
     ada = none | {"name": "ada", "running": 1}
     nobody = none | {"name": "", "queued": 1}
     assert tenants(engine) == [nobody, ada]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.assess.prompt_filter import PromptTerms
+from models.assess.prompt_filter import FoundTerm, PromptTerms
 from models.errors import ModelError
 
 
@@ -41,7 +41,7 @@ def own(tmp_path: Path) -> PromptTerms:
     ],
 )
 def test_finds_whole_words_in_any_dress(own: PromptTerms, text: str, term: str | None) -> None:
-    assert own.find(text) == term
+    assert own.find(text) == (term and FoundTerm(term))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,14 @@ def test_the_built_in_list_lets_the_innocent_pass(text: str) -> None:
 
 
 def test_a_long_prompt_is_no_trouble() -> None:
-    assert PromptTerms.load(None).find("naked " * 20_000 + "woman") == "naked woman"
+    assert PromptTerms.load(None).find("naked " * 20_000 + "woman") == FoundTerm("naked woman")
+
+
+@pytest.mark.parametrize(
+    "text", ["n " * 20_000, "n." * 20_000, "ü1" * 20_000, "n4k3d " * 5_000, "裸" * 20_000]
+)
+def test_a_long_prompt_of_disguises_is_none_either(text: str) -> None:
+    assert PromptTerms.parse("zebra", "list").find(text) is None
 
 
 def test_a_bad_file_is_explained(tmp_path: Path) -> None:
@@ -85,6 +92,8 @@ def test_a_bad_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "dots.txt").write_text("fine\n...\n")
     with pytest.raises(ModelError, match=r"dots\.txt, line 2: '\.\.\.' holds no word"):
         PromptTerms.load(tmp_path / "dots.txt")
+    with pytest.raises(ModelError, match=r"list, line 1: '!' holds no word"):
+        PromptTerms.parse("! # what?", "list")
 
 
 def test_needs_no_torch() -> None:

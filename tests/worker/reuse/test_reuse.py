@@ -125,15 +125,12 @@ def test_the_policy_that_affects_images_is_all_but_what_is_known_not_to() -> Non
     assert BatchPolicy(quality=80, target=5).affecting_images() == {"quality": 80}
 
 
-def test_another_mark_prompt_filter_batch_size_or_none_by_the_worker(
+def test_another_mark_batch_size_or_none_by_the_worker(
     context: WorkerContext, engine: Engine, tmp_path: Path, models_folder: Path
 ) -> None:
     render(context, tmp_path, [FOX])
-    terms = tmp_path / "terms.txt"
-    terms.write_text("zebra\n")
     for changed_settings in (
         {"watermark": "OURS"},
-        {"prompt_terms": terms},
         {"batch_size": 2},
         {"reuse": False},
     ):
@@ -143,6 +140,20 @@ def test_another_mark_prompt_filter_batch_size_or_none_by_the_worker(
     same = context.settings.model_copy(update={"batch_size": 4})
     with worker_context_for(same, engine, ModelCache(same, 0)) as unchanged:
         assert reused(engine, render(unchanged, tmp_path, [FOX])) != [None]
+
+
+def test_what_the_prompt_filter_finds_is_an_input_and_its_list_is_not(
+    context: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    render(context, tmp_path, [FOX], safety="flag")
+    found = []
+    for terms in ("zebra", "fox"):
+        (tmp_path / f"{terms}.txt").write_text(terms)
+        other = context.settings.model_copy(update={"prompt_terms": tmp_path / f"{terms}.txt"})
+        with worker_context_for(other, engine, ModelCache(other, 0)) as changed:
+            (image,) = images_of(engine, render(changed, tmp_path, [FOX], safety="flag"))
+        found.append((image["reused_from"] is not None, image["safety_reason"]))
+    assert found == [(True, None), (False, "prompt holds 'fox'")]
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "unmounted"])

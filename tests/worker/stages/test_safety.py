@@ -1,6 +1,5 @@
 """What happens to prompts and pictures that the checks find: nothing leaves unless the batch's policy lets it."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 import pytest
 
 from jobs.queue.worker_health_reports import unhealthy_workers
+from jobs.states import WatermarkMethod
 from tests.factories import states
-from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render
+from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render, worker_context_for
 from worker.imaging.encode import Pixels, decode
 from worker.lanes.worker_context import WorkerContext
 
@@ -51,7 +51,7 @@ def test_other_actions_store_the_picture_with_its_verdict(
     assert len(found["safety_scores"]["concepts"]) == 17
     assert max(found["safety_scores"]["concepts"]) > 0
     assert len(found["safety_scores"]["special_care"]) == 3
-    assert found["watermark_bit_accuracy"] == 1
+    assert found["watermark_bit_accuracy"] == (None if action == "blacken" else 1)
     assert (safe["safety_verdict"], safe["safety_reason"]) == ("safe", None)
     assert max(safe["safety_scores"]["concepts"]) <= 0
 
@@ -88,12 +88,42 @@ def test_what_was_withheld_is_not_drawn_again_by_the_upscaler(context: WorkerCon
     assert drawn.std() > 0
 
 
-def test_a_blackened_picture_still_holds_its_mark(context: WorkerContext, tmp_path: Path) -> None:
-    for rows, format in itertools.product(([FOX], [FOX | {"upscale": 4}]), ("png", "webp", "jpeg")):
-        given = [row | {"model": "flagged"} for row in rows]
-        batch = render(context, tmp_path, given, safety="blacken", format=format)
-        (image,) = images_of(context.engine, batch)
-        assert image["watermark_bit_accuracy"] == 1, (rows, format)
+@pytest.mark.parametrize("method", ["dwtDctSvd", "dwtDct", "tiled"])
+@pytest.mark.parametrize("watermark", ["require", "best-effort", "off"])
+def test_every_pixel_of_a_blackened_file_is_black_and_its_row_says_that_it_has_no_mark(
+    context: WorkerContext, tmp_path: Path, method: str, watermark: str
+) -> None:
+    settings = context.settings.model_copy(update={"watermark_method": WatermarkMethod(method)})
+    flagged = FOX | {"model": "flagged"}
+    with worker_context_for(settings, context.engine, context.model_cache) as marking:
+        for kind, quality in (("png", "95"), ("webp", "100"), ("webp", "80"), ("jpeg", "95"), ("jpeg", "30")):
+            given = {"safety": "blacken", "format": kind, "quality": quality, "watermark": watermark}
+            rows = [flagged, flagged | {"upscale": 4}]
+            for image in images_of(context.engine, render(marking, tmp_path, rows, **given)):
+                assert not decode((output(context) / image["key"]).read_bytes()).any(), given
+                assert (image["safety_verdict"], image["watermark"]) == ("blackened", None)
+                assert (image["watermark_method"], image["watermark_bit_accuracy"]) == (None, None)
+    assert set(states(context.engine)) == {"done"}
+
+
+def test_safe_images_of_a_batch_that_blackens_are_marked(context: WorkerContext, tmp_path: Path) -> None:
+    rows = [FOX | {"model": "flagged"}, FOX]
+    black, safe = images_of(context.engine, render(context, tmp_path, rows, safety="blacken"))
+    assert (black["watermark"], safe["watermark"]) == (None, "NMIL")
+
+
+def test_a_copy_of_a_blackened_picture_is_black_and_unmarked_too(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    rows = [FOX | {"model": "flagged"}]
+    settings = context.settings.model_copy(update={"reuse": True})
+    with worker_context_for(settings, context.engine, context.model_cache) as reusing:
+        first, again = (
+            images_of(context.engine, render(reusing, tmp_path, rows, safety="blacken"))[0] for _ in range(2)
+        )
+    assert (again["reused_from"], again["safety_verdict"]) == (first["id"], "blackened")
+    assert again["watermark"] is None
+    assert not decode((output(context) / again["key"]).read_bytes()).any()
 
 
 def test_a_prompt_with_a_forbidden_term_is_never_drawn(context: WorkerContext, tmp_path: Path) -> None:
