@@ -152,7 +152,12 @@ class PictureTracer:
         if self._index is None:
             why = "there is no manifest or mark in it, and neither database nor index is here to look it up"
             return nothing | {"verdict": Verdict.UNCLEAR, "why": why}
-        found = None if _is_plain(pixels) else self._index.similar(code)
+        if _is_plain(pixels):
+            return nothing | {
+                "verdict": Verdict.NONE,
+                "why": "it has one colour; blackened images have no mark",
+            }
+        found = self._index.similar(code)
         if found is None:
             return nothing | {"verdict": Verdict.NONE}
         row, bits = found
