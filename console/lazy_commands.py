@@ -39,6 +39,7 @@ MODULES = {
     "sweep": "batches.sweep_orphaned_objects",
     "check": "batches.check",
     "retract": "batches.retract",
+    "judge": "images.judge",
     "verify": "verify",
     "show": "show",
     "reproduce": "reproduce",

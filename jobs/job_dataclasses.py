@@ -91,6 +91,9 @@ class Failure:
     text: str
     scores: Mapping[str, Any] | None = None
     """What the safety checker found in an image that is blocked."""
+    image: "Image | None" = None
+    """The columns of the row that the blocked image would have, if its file is kept in quarantine, under `key`."""
+    key: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the values as the fail and block statements take them."""
@@ -101,6 +104,8 @@ class Failure:
             "error_text": self.text[:2000].replace("\0", "").encode(errors="replace").decode(),
             "most_attempts": self.kind.most_attempts,
             "scores": self.scores,
+            "image": self.image and self.image.record(),
+            "quarantined": self.key,
         }
 
 

@@ -5,7 +5,7 @@ queued ──claim──▶ running ──complete──▶ done
   │                │  └──fail, attempts used up──▶ failed
   └─retry, release,┘
     lease ran out        queued | running ──cancel──▶ cancelled
-  ◀──────── retry by hand ──── failed | blocked | cancelled | retracted ◀──retract── done
+  ◀──────── retry by hand ──── failed | blocked | cancelled | retracted ◀──retract── done ──judge──▶ blocked
 """
 
 from collections.abc import Iterable
@@ -38,8 +38,8 @@ class StateRules:
 class JobState(StrEnum):
     """State of a job: the table of states, from which sets of them, counts and the documentation are derived.
 
-    Every change of it is one statement in `jobs.queue.transitions`, or in `jobs.queue.update_jobs_from_manifest` if the
-    row changes.
+    Every change of it is one statement in `jobs.queue.transitions`, in `jobs.queue.update_jobs_from_manifest` if the
+    row changes, or in `jobs.safety.job_transitions` if the safety policy does.
     """
 
     rules: StateRules
@@ -52,7 +52,11 @@ class JobState(StrEnum):
 
     QUEUED = "queued", StateRules(is_open=True), "waits for a worker, or for its retry delay to pass"
     RUNNING = "running", StateRules(is_open=True), "is claimed by a worker that renews its lease"
-    DONE = "done", StateRules(), "has its image stored and an image row; only a retraction takes that back"
+    DONE = (
+        "done",
+        StateRules(),
+        "has its image stored and an image row; only a retraction or another safety policy takes that back",
+    )
     FAILED = (
         "failed",
         StateRules(is_retryable=True, has_error=True),
@@ -256,6 +260,8 @@ class SafetyAction(StrEnum):
     """What happens to an image that the prompt filter or the safety checker flags."""
 
     BLOCK = "block"
+    QUARANTINE = "quarantine"
+    """Its job is blocked, and its file is kept beside the dataset."""
     FLAG = "flag"
     BLACKEN = "blacken"
     BLUR = "blur"
@@ -275,6 +281,15 @@ class TrainingUse(StrEnum):
 
     NOT_ALLOWED = "not-allowed"
     ALLOWED = "allowed"
+
+
+class SafetyStrength(StrEnum):
+    """How strict the safety checker is: what is added to all its scores (`jobs.policy.safety_adjustments`)."""
+
+    LENIENT = "lenient"
+    STANDARD = "standard"
+    """The thresholds that come with the checker."""
+    STRONG = "strong"
 
 
 class WatermarkPolicy(StrEnum):

@@ -8,24 +8,25 @@ second safeguard, against writers that bypass the job table: it protects all rec
 
 Nothing is deleted where this installation isn't recorded as the folder's owner, and nothing older than that record:
 such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
-the job stay, and so do files of retracted images that were to be kept.
+the job stay, and so do files of retracted images that were to be kept. Files in quarantine are swept in the same
+way: those that the row of a blocked job doesn't name, or no longer, as the job was queued again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
 from jobs.batches.delete_files import since_when
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.outputs.ownership import owner_of
-from jobs.queue.sql_predicates import FOLDER
+from jobs.queue.sql_predicates import FOLDER, in_quarantine
 from jobs.states import FINISHED, EventKind, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.key_layout import parse_image_key
+from jobs.storage.key_layout import IMAGES, QUARANTINE, ImageKey, parse_image_key, parse_quarantine_key
 from jobs.storage.open import remove_temporaries
 
 OLD = timedelta(hours=1)
@@ -47,12 +48,36 @@ _UNNAMED = text(f"""
           AND kind = '{EventKind.RETRACTED}' AND detail ->> 'key' = g.key AND detail ? 'keeps_file')
 """)  # noqa: S608
 
+# The same for files in quarantine, which the rows of blocked jobs name.
+_UNNAMED_QUARANTINED = text(f"""
+    SELECT g.key, jobs.id AS job
+    FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
+    JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
+    LEFT JOIN quarantined_images q ON {in_quarantine()}
+    WHERE state IN ({_ENDED}) AND q.key IS DISTINCT FROM g.key
+""")  # noqa: S608
+
 _LOCK = text(f"""
     SELECT id FROM jobs WHERE id = ANY (CAST(:jobs AS bigint[])) AND state IN ({_ENDED})
     ORDER BY id FOR UPDATE SKIP LOCKED
 """)  # noqa: S608
 
 _STILL_HERE = text("SELECT 1")
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of a batch that is swept: its keys, and the statement that finds those that no row names."""
+
+    name: str
+    parse: Callable[[str], ImageKey | None]
+    unnamed: TextClause
+
+
+_FOLDERS = (
+    _Folder(IMAGES, parse_image_key, _UNNAMED),
+    _Folder(QUARANTINE, parse_quarantine_key, _UNNAMED_QUARANTINED),
+)
 
 
 @dataclass(frozen=True)
@@ -81,24 +106,27 @@ def sweep_batch(
             return
         if not dry_run:
             remove_temporaries(store, row.folder, max(older_than, OLD))
-        listing = store.list(f"{row.folder}/images/")
-        while page := list(islice(listing, PAGE)):
-            candidates = _candidates(page, since, row.now - older_than)
-            with engine.begin() as connection:
-                suspects = _unnamed(connection, batch, candidates)
-            if dry_run:
-                yield [candidate.object for candidate, _ in suspects]
-            else:
-                yield list(_delete(engine, store, batch, suspects))
+        for folder in _FOLDERS:
+            listing = store.list(f"{row.folder}/{folder.name}/")
+            while page := list(islice(listing, PAGE)):
+                candidates = _candidates(folder, page, since, row.now - older_than)
+                with engine.begin() as connection:
+                    suspects = _unnamed(connection, batch, candidates, folder.unnamed)
+                if dry_run:
+                    yield [candidate.object for candidate, _ in suspects]
+                else:
+                    yield list(_delete(engine, store, batch, suspects, folder.unnamed))
 
 
-def _candidates(page: Sequence[StoredObject], after: datetime, before: datetime) -> list[_Candidate]:
-    parsed = ((found, parse_image_key(found.key)) for found in page if after <= found.modified < before)
+def _candidates(
+    folder: _Folder, page: Sequence[StoredObject], after: datetime, before: datetime
+) -> list[_Candidate]:
+    parsed = ((found, folder.parse(found.key)) for found in page if after <= found.modified < before)
     return [_Candidate(found, key.ordinal, key.index) for found, key in parsed if key]
 
 
 def _unnamed(
-    connection: Connection, batch: BatchId, candidates: Sequence[_Candidate]
+    connection: Connection, batch: BatchId, candidates: Sequence[_Candidate], unnamed: TextClause
 ) -> list[tuple[_Candidate, JobId]]:
     """Return the objects whose job has ended and whose job's row, if there is one, references another object."""
     by_key = {candidate.object.key: candidate for candidate in candidates}
@@ -108,11 +136,15 @@ def _unnamed(
         "ordinals": [candidate.ordinal for candidate in candidates],
         "indexes": [candidate.index for candidate in candidates],
     }
-    return [(by_key[row.key], row.job) for row in connection.execute(_UNNAMED, values)]
+    return [(by_key[row.key], row.job) for row in connection.execute(unnamed, values)]
 
 
 def _delete(
-    engine: Engine, store: ObjectStore, batch: BatchId, suspects: Sequence[tuple[_Candidate, JobId]]
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchId,
+    suspects: Sequence[tuple[_Candidate, JobId]],
+    unnamed: TextClause,
 ) -> Iterator[StoredObject]:
     for start in range(0, len(suspects), _PORTION):
         portion = suspects[start : start + _PORTION]
@@ -120,7 +152,7 @@ def _delete(
             held = connection.execute(_LOCK, {"jobs": [job for _, job in portion]}).scalars().all()
             # A separate statement: its snapshot includes everything committed before the locks were granted.
             mine = [candidate for candidate, job in portion if job in held]
-            for candidate, _ in _unnamed(connection, batch, mine):
+            for candidate, _ in _unnamed(connection, batch, mine, unnamed):
                 connection.execute(_STILL_HERE)
                 store.delete(candidate.object.key)
                 yield candidate.object

@@ -76,6 +76,7 @@ class PipelineItem:
     `prompt_finding` is what the prompt filter found, `flagged_for` what that or the safety checker did. `parent` is
     the file that the image is made from, if files are signed. `reused` is an image of the same inputs that is copied
     instead of generating one. `began_s` is a time of the monotonic clock.
+    `is_quarantined`: the image is flagged, and its file is kept beside the dataset.
     """
 
     job: Job
@@ -93,6 +94,7 @@ class PipelineItem:
     upscaler_rows: int = 0
     safety_scores: dict[str, Any] | None = None
     safety_verdict: str = "safe"
+    is_quarantined: bool = False
     watermark: str | None = None
     watermark_method: WatermarkMethod | None = None
     bit_accuracy: float | None = None

@@ -41,6 +41,7 @@ from scheduler.ingest.estimate_replacement_jobs import measured_losses
 
 _FILTERED = {
     SafetyAction.BLOCK: "{} will be blocked",
+    SafetyAction.QUARANTINE: "{} will be blocked",
     SafetyAction.FLAG: "{} will be flagged",
     SafetyAction.BLACKEN: "images of {} will be blackened",
     SafetyAction.BLUR: "images of {} will be blurred",

@@ -6,6 +6,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
+from jobs.queue.sql_predicates import in_quarantine
 from jobs.states import WITH_ERROR, EventKind, JobState, sql_list
 
 # The last event of a blocked job, which outlives the job, has the scores of its image; none if the prompt was blocked.
@@ -21,13 +22,16 @@ _FAILURES = text(f"""
         {_SCORES.format("jobs")} AS scores,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
             'ended_at', ended_at, 'outcome', outcome, 'error_kind', error_kind, 'error_text', error_text)
-            ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history
-    FROM jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
+            ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history,
+        q.key AS quarantined
+    FROM jobs LEFT JOIN quarantined_images q ON {in_quarantine()}
+    WHERE jobs.batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     UNION ALL
     SELECT job_id, ordinal, row_id, state, attempt, error_kind, error_text, '', NULL,
-        {_SCORES.format("archived_jobs")}, '[]'
-    FROM archived_jobs WHERE batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
+        {_SCORES.format("archived_jobs")}, '[]', q.key
+    FROM archived_jobs LEFT JOIN quarantined_images q USING (job_id)
+    WHERE archived_jobs.batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     ORDER BY job LIMIT :limit
 """)
@@ -46,6 +50,7 @@ def failures(
     """Return the first failed or blocked jobs with their error, and all attempts in `history`, oldest first.
 
     `scores` are what the safety checker found in the last image of a blocked job; None if its prompt was blocked.
+    `quarantined` is the key of the file that is kept of a blocked image.
     """
     return [dict(row._mapping) for row in run(engine, _FAILURES, {"id": batch, "kind": kind, "limit": limit})]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run
@@ -17,12 +17,15 @@ from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.key_layout import (
     CONTACT_SHEET,
+    IMAGES,
+    QUARANTINE,
     TABLE_METADATA_FOLDERS,
     ImageKey,
     export_folder,
     is_batch_folder,
     is_table_metadata,
     parse_image_key,
+    parse_quarantine_key,
 )
 from jobs.storage.open import remove_empty_folders, remove_temporaries
 
@@ -35,14 +38,18 @@ _NAMED = text("""
     SELECT images.key FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
     JOIN images ON images.batch_id = :batch AND images.ordinal = g.ordinal AND images.index = g.index
 """)
+# Their jobs may be gone. Those whose job was queued again since are the batch's as well.
+_QUARANTINED = text("""
+    SELECT key FROM quarantined_images WHERE batch_id = :batch AND key = ANY (CAST(:keys AS text[]))
+""")
 
 
 def delete_files(
     engine: Engine, store: ObjectStore, batch: BatchStatus, exports: Mapping[str, Digests] | None = None
 ) -> None:
-    """Delete a batch's images, its export and its contact sheet, then the folders that became empty.
+    """Delete a batch's images, those in quarantine, too, its export and its contact sheet, then folders now empty.
 
-    Deleted are images named by image rows, and those with a nightmill key that were uploaded after this installation
+    Deleted are images named by rows, and those with a nightmill key that were uploaded after this installation
     became the owner of the folder. An interrupted call can be repeated. Raises ForeignOutputError if the folder belongs
     to another installation. `exports` are digests by name of the exports there, by prefix, if the database no longer
     says that they are there.
@@ -95,24 +102,31 @@ def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:
 
 def _delete_images(engine: Engine, store: ObjectStore, batch: BatchStatus, owner: Owner | None) -> None:
     since = since_when(batch.created_at, owner)
-    listing = store.list(f"{batch.folder}/images/")
-    while page := list(islice(listing, PAGE)):
-        parsed = [(found, key) for found in page if (key := parse_image_key(found.key))]
-        named = _named(engine, batch.id, [key for _, key in parsed])
-        for found, _ in parsed:
-            if found.key in named or _is_since(found, since):
-                store.delete(found.key)
+    for folder, parse, statement in (
+        (IMAGES, parse_image_key, _NAMED),
+        (QUARANTINE, parse_quarantine_key, _QUARANTINED),
+    ):
+        listing = store.list(f"{batch.folder}/{folder}/")
+        while page := list(islice(listing, PAGE)):
+            parsed = [(found, key) for found in page if (key := parse(found.key))]
+            named = _named(engine, batch.id, parsed, statement)
+            for found, _ in parsed:
+                if found.key in named or _is_since(found, since):
+                    store.delete(found.key)
 
 
 def _is_since(found: StoredObject, since: datetime | None) -> bool:
     return since is not None and found.modified >= since
 
 
-def _named(engine: Engine, batch: BatchId, keys: Sequence[ImageKey]) -> set[str]:
-    """Return the keys in the image rows with these ordinals and indexes."""
+def _named(
+    engine: Engine, batch: BatchId, files: Sequence[tuple[StoredObject, ImageKey]], statement: TextClause
+) -> set[str]:
+    """Return the keys that rows name, of these files or of others of the same jobs."""
     values = {
         "batch": batch,
-        "ordinals": [key.ordinal for key in keys],
-        "indexes": [key.index for key in keys],
+        "keys": [found.key for found, _ in files],
+        "ordinals": [key.ordinal for _, key in files],
+        "indexes": [key.index for _, key in files],
     }
-    return {row.key for row in run(engine, _NAMED, values)}
+    return {row.key for row in run(engine, statement, values)}

@@ -18,7 +18,7 @@ from jobs.feed.write_events import Event, add_event
 from jobs.outputs.export_inventory import Digests
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS
 from jobs.states import EventKind
-from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
+from jobs.storage.base import BadObjectError, DamagedObjectError, MissingObjectError, ObjectStore
 from jobs.storage.key_layout import CONTACT_SHEET
 
 PAGE = 200
@@ -31,6 +31,10 @@ _EXPORTS = "moved_exports"
 _PAGE = text("""
     SELECT id, ordinal, "index" AS number, key, sha256, format FROM images
     WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
+""")
+_QUARANTINED = text("""
+    SELECT job_id, key, image ->> 'sha256' AS sha256, image ->> 'format' AS format FROM quarantined_images
+    WHERE batch_id = :batch AND job_id > :after ORDER BY job_id LIMIT :limit
 """)
 _SEEN = "SELECT count(*) || '/' || coalesce(max(id), 0) AS seen FROM images WHERE batch_id = :batch"
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR NO KEY UPDATE")
@@ -81,6 +85,7 @@ def move(
         for count in _copies(engine, batch, source, target):
             copied += count
             on_images(copied)
+        _copy_quarantined(engine, batch, source, target)
         _copy_contact_sheet(batch, source, target)
         if transact(engine, lambda connection: _switch(connection, batch, source, target, output, seen)):  # noqa: B023
             return
@@ -128,6 +133,16 @@ def _pages(engine: Engine, batch: BatchStatus) -> Iterator[Sequence[Any]]:
     while page := run(engine, _PAGE, {"batch": batch.id, "limit": PAGE, **after}):
         yield page
         after = {"ordinal": page[-1].ordinal, "index": page[-1].number}
+
+
+def _copy_quarantined(engine: Engine, batch: BatchStatus, source: ObjectStore, target: ObjectStore) -> None:
+    """Copy files in quarantine; one that is missing or damaged stays behind, and its image would be rendered again."""
+    after = 0
+    while page := run(engine, _QUARANTINED, {"batch": batch.id, "limit": PAGE, "after": after}):
+        for row in page:
+            with suppress(BadObjectError):
+                _copy(source, target, row)
+        after = page[-1].job_id
 
 
 def _copy_contact_sheet(batch: BatchStatus, source: ObjectStore, target: ObjectStore) -> None:

@@ -13,11 +13,13 @@ from jobs.errors import UsageError
 from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.queue import transitions
+from jobs.states import JobState
 from jobs.storage.base import ObjectStore
 from jobs.storage.key_layout import parse_image_key
 
 PAGE = 500
-_PORTION = 50
+PORTION = 50
+"""So many files are changed while their jobs are locked."""
 
 _COLUMNS = 'i.id, i.key, i.job_id, i.ordinal, i."index" AS number, i.batch_id'
 
@@ -25,7 +27,7 @@ _BY_ID = text(f"SELECT {_COLUMNS} FROM images i WHERE i.id = ANY (CAST(:ids AS b
 
 # While a job is locked in this state, nobody can queue it again, claim it and upload its file anew.
 _LOCK = text("""
-    SELECT id FROM jobs WHERE id = ANY (CAST(:jobs AS bigint[])) AND state = 'retracted' ORDER BY id FOR UPDATE
+    SELECT id FROM jobs WHERE id = ANY (CAST(:jobs AS bigint[])) AND state = :state ORDER BY id FOR UPDATE
 """)
 _STILL_HERE = text("SELECT 1")
 
@@ -98,8 +100,19 @@ def retract(
     )
     if store is None:
         return len(retracted), 0
-    own = [image for image in images if image.job in retracted and _is_of(batch, image)]
-    return len(retracted), _delete_files(engine, store, own, is_archived=is_archived)
+    taken = [image for image in images if image.job in retracted]
+    return len(retracted), delete_image_files(engine, store, batch, taken, JobState.RETRACTED)
+
+
+def delete_image_files(
+    engine: Engine, store: ObjectStore, batch: BatchStatus, images: Sequence[ImageRow], state: JobState
+) -> int:
+    """Delete the files of images whose rows are gone, and whose jobs ended so; returns their number.
+
+    Skips files whose job has another state by now, and those whose key isn't one of the batch.
+    """
+    own = [(image.job, image.key) for image in images if _is_of(batch, image)]
+    return delete_files_of_jobs(engine, store, own, state, is_archived=batch.archived_at is not None)
 
 
 def _is_of(batch: BatchStatus, image: ImageRow) -> bool:
@@ -107,17 +120,27 @@ def _is_of(batch: BatchStatus, image: ImageRow) -> bool:
     return key is not None and key.batch == batch.folder
 
 
-def _delete_files(
-    engine: Engine, store: ObjectStore, images: Sequence[ImageRow], *, is_archived: bool
+def delete_files_of_jobs(
+    engine: Engine,
+    store: ObjectStore,
+    files: Sequence[tuple[JobId, str]],
+    state: JobState,
+    *,
+    is_archived: bool = False,
 ) -> int:
+    """Delete objects that no row names any more, given as (job, key), of jobs in this state; returns their number.
+
+    The jobs are locked meanwhile, unless the batch `is_archived` and has none; those in another state keep their files.
+    """
     deleted = 0
-    for start in range(0, len(images), _PORTION):
-        portion = images[start : start + _PORTION]
+    for start in range(0, len(files), PORTION):
+        portion = files[start : start + PORTION]
         with engine.begin() as connection:
-            held = connection.execute(_LOCK, {"jobs": [image.job for image in portion]}).scalars().all()
-            for image in portion:
-                if is_archived or image.job in held:
+            values = {"jobs": [job for job, _ in portion], "state": state}
+            held = connection.execute(_LOCK, values).scalars().all()
+            for job, key in portion:
+                if is_archived or job in held:
                     connection.execute(_STILL_HERE)
-                    store.delete(image.key)
+                    store.delete(key)
                     deleted += 1
     return deleted

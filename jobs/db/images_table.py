@@ -154,7 +154,7 @@ images = Table(
         "safety_scores",
         JSONB,
         Source.WORKER,
-        "the score of every concept, above 0 is flagged",
+        "the score of every concept, above 0 is flagged at the standard strength ([safety](../safety.md))",
         comment="score of every concept, so that a new policy needs no GPU",
     ),
     image_column(

@@ -28,6 +28,7 @@ from jobs.db.constraint_names_and_column_types import Xid8, key, metadata, momen
 from jobs.db.export_tables import export_shards, exports
 from jobs.db.feed_events_and_consumers_tables import archived_jobs, consumers, events
 from jobs.db.images_table import images
+from jobs.db.quarantined_images_table import quarantined_images
 from jobs.db.usage_tables import lane_usage, worker_events
 from jobs.db.webhook_tables import webhook_deliveries, webhook_secrets, webhooks
 from jobs.states import (
@@ -56,6 +57,7 @@ __all__ = [
     "images",
     "lane_usage",
     "metadata",
+    "quarantined_images",
     "webhook_deliveries",
     "webhook_secrets",
     "webhooks",

@@ -58,7 +58,15 @@ def job_events(kind: EventKind, detail: Mapping[str, str], condition: str = "tru
     `detail` has the SQL of each value, where the job is `j`; nulls are left out. The statement may not include
     `jobs.db.cluster_epochs.BEGUN` itself.
     """
-    return f"""{BEGUN}, event_log AS (
+    return f"{BEGUN}, {more_job_events(kind, detail, condition)}"
+
+
+def more_job_events(kind: EventKind, detail: Mapping[str, str], condition: str = "true") -> str:
+    """Return the CTE of `job_events` for a statement that writes other events, too.
+
+    These have lower ids where the condition reads them, as in ``(SELECT count(*) FROM event_log) > 0``.
+    """
+    return f"""{kind}_log AS (
         INSERT INTO events ({COLUMNS})
         SELECT {ID}, {WRITTEN}, '{kind}', j.batch_id, b.name, j.ordinal, j."index", j.row_id, j.id, NULL,
             {_json_object(detail)}
@@ -72,14 +80,14 @@ def _json_object(values: Mapping[str, str]) -> str:
     return f"jsonb_strip_nulls(jsonb_build_object({pairs}))"
 
 
-def retracted_events() -> str:
+def retracted_events(reason: str = "CAST(:reason AS text)") -> str:
     """Return the CTEs with which a statement writes an event for each image row of `retracted`; see `job_events`.
 
-    The statement has the parameters :reason and :keeps_file.
+    The statement has the parameter :keeps_file, and :reason, unless `reason` is other SQL, where the image is `i`.
     """
     detail = _json_object(
         {
-            "reason": "CAST(:reason AS text)",
+            "reason": reason,
             "key": "i.key",
             "sha256": "i.sha256",
             "keeps_file": "CASE WHEN CAST(:keeps_file AS bool) THEN true END",
@@ -90,4 +98,5 @@ def retracted_events() -> str:
         SELECT {ID}, {WRITTEN}, '{EventKind.RETRACTED}', i.batch_id, b.name, i.ordinal, i."index", i.row_id, i.job_id,
             i.id, {detail}
         FROM (SELECT * FROM retracted ORDER BY id) AS i JOIN batches b ON b.id = i.batch_id
+        RETURNING id
     )"""

@@ -24,12 +24,14 @@ from jobs.policy.policy_key_metadata import (
     Identity,
     PolicyKey,
 )
+from jobs.policy.safety_adjustments import ScoreAdjustments, normalised
 from jobs.policy.time_windows import parse_moment, parse_window
 from jobs.states import (
     Decoder,
     ImageFormat,
     PromptDisclosure,
     SafetyAction,
+    SafetyStrength,
     Scoring,
     SeedSource,
     TrainingUse,
@@ -60,7 +62,7 @@ class BatchPolicy(BaseModel):
         "is repeated, else row",
     )
     safety: Annotated[SafetyAction, ORIGINAL] = Field(
-        default=SafetyAction.BLOCK, description="block, flag, blacken or blur what is flagged"
+        default=SafetyAction.BLOCK, description="block, quarantine, flag, blacken or blur what is flagged"
     )
     watermark: Annotated[WatermarkPolicy, ORIGINAL] = Field(
         default=WatermarkPolicy.REQUIRE, description="require, best-effort or off"
@@ -164,6 +166,15 @@ class BatchPolicy(BaseModel):
         le=10,
         description="bits of perceptual hashes in which a `duplicate` in `accept` may differ",
     )
+    safety_strength: Annotated[SafetyStrength, PolicyKey(is_recorded=True)] = Field(
+        default=SafetyStrength.STANDARD,
+        description="lenient, standard or strong: how little is flagged; `judge` may change it later",
+    )
+    safety_thresholds: Annotated[str | None, PolicyKey(is_recorded=True)] = Field(
+        default=None,
+        max_length=1000,
+        description='added to the safety checker\'s scores beside the strength: "3=0.02,special_care.1=-0.01"',
+    )
 
     @field_validator("window", mode="after")
     @classmethod
@@ -176,6 +187,11 @@ class BatchPolicy(BaseModel):
     @classmethod
     def _is_nobody(cls, value: object) -> object:
         return None if value == "none" else value
+
+    @field_validator("safety_thresholds", mode="after")
+    @classmethod
+    def _are_thresholds(cls, value: str | None) -> str | None:
+        return None if value is None else _raises_value_error(lambda: normalised(value))
 
     @field_validator("watermark_text")
     @classmethod
@@ -202,6 +218,11 @@ class BatchPolicy(BaseModel):
         if self.target is None and self.accept is not None:
             raise ValueError("accept needs a target: how many images are to meet it")
         return self
+
+    @property
+    def score_adjustments(self) -> ScoreAdjustments:
+        """What is added to the safety checker's scores."""
+        return ScoreAdjustments.of(self.safety_strength, self.safety_thresholds)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that are part of the batch's digest, by the names that digests have for them."""

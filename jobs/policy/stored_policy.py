@@ -1,5 +1,6 @@
 """The batch policy in the table `batches`: its columns, and the column `policy` with all keys that aren't defaults."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
@@ -11,6 +12,7 @@ from sqlalchemy import RowMapping
 from jobs.policy.batch_policy import STORED, BatchPolicy, fields, policy_keys
 
 Values = Mapping[str, Any] | RowMapping
+SAFETY_KEYS = ("safety", "safety_strength", "safety_thresholds")
 _SQL_TYPES = {bool: "boolean", int: "bigint", float: "float"}
 
 
@@ -50,6 +52,22 @@ def report_of(row: Values) -> dict[str, Any]:
 def sql_columns(table: str = "batches") -> str:
     """Return the list of SQL columns that hold the policy, for `policy_of`."""
     return ", ".join(f'{table}."{name}"' for name in ("policy", *sorted(column_names())))
+
+
+def safety_of(policy: BatchPolicy) -> str:
+    """Return the part of a stored policy by which images are judged, as JSON: equal texts are equal policies."""
+    stored = row_of(policy)["policy"]
+    return json.dumps({name: stored[name] for name in SAFETY_KEYS if name in stored}, sort_keys=True)
+
+
+def is_safety_of_batch(given: str) -> str:
+    """Return the SQL of whether a batch's policy judges images as `given` does, the SQL of a value of `safety_of`.
+
+    True if that is null. Needs `batches`.
+    """
+    pairs = ", ".join(f"'{name}', batches.policy -> '{name}'" for name in SAFETY_KEYS)
+    return f"""(CAST({given} AS jsonb) IS NULL
+        OR jsonb_strip_nulls(jsonb_build_object({pairs})) = CAST({given} AS jsonb))"""
 
 
 def sql_value(name: str) -> str:

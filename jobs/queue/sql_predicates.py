@@ -60,6 +60,14 @@ IS_DRAINED = f"EXISTS (SELECT FROM worker_drains WHERE {IS_TARGET})"
 IS_DRAINED_WORKER = f"(workers.version IS NOT NULL AND {IS_DRAINED.format('workers.name')})"
 
 
+def in_quarantine(job: str = "jobs") -> str:
+    """Return whether the file of a blocked job's image is kept: the row of `quarantined_images q` is of its last block.
+
+    `job` is the name of the job in the statement.
+    """
+    return f"q.job_id = {job}.id AND {job}.state = 'blocked' AND {job}.finished_at = q.blocked_at"
+
+
 def reopening(which: str) -> str:
     """Return the CTE `reopened`, for statements that queue jobs: it clears `ended_at` of the jobs' lanes.
 

@@ -25,7 +25,7 @@ from jobs.images.insert_and_public_columns import given_record, inserted_columns
 from jobs.job_dataclasses import BatchId, Failure, Image, Job, JobId, Lane, LaneId
 from jobs.manifest.seeds import RETRY_STEPS, sql_step
 from jobs.monitoring import metrics
-from jobs.policy.stored_policy import policy_of, sql_columns
+from jobs.policy.stored_policy import is_safety_of_batch, policy_of, sql_columns
 from jobs.queue.sql_predicates import FOLDER, IS_AHEAD, IS_DRAINED, IS_OPEN, IS_PAST_CANARY, reopening
 from jobs.states import OPEN, RETRYABLE, EventKind, JobState, Outcome, sql_list
 
@@ -34,7 +34,7 @@ Execute = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 CAPS_LOCK = 0x6E6D6361  # advisory lock key of claims under a limit of running jobs
 
 # `affected` holds (batch_id, lane_id, old_state, state) of each job whose state the statement changed.
-_COUNT_DELTAS = """
+COUNT_DELTAS = """
     count_deltas AS (
         INSERT INTO job_counts (batch_id, lane_id, state, delta)
         SELECT batch_id, lane_id, old_state, -count(*) FROM affected GROUP BY 1, 2, 3
@@ -55,15 +55,21 @@ _FAILED_EVENTS = job_events(
     "state = 'failed'",
 )
 
-_BLOCKED_EVENTS = job_events(
-    EventKind.BLOCKED,
-    {
-        "error_kind": "j.error_kind",
-        "error_text": "j.error_text",
-        "attempts": "j.attempt",
-        "scores": "j.scores",
-    },
-)
+BLOCKED_DETAIL = {
+    "error_kind": "j.error_kind",
+    "error_text": "j.error_text",
+    "attempts": "j.attempt",
+    "scores": "j.scores",
+    "quarantined": "j.quarantined",
+}
+
+# Here `affected` also holds where the file of a blocked image is kept, if it is, and the columns of its image row.
+KEPT_IN_QUARANTINE = """
+    quarantined_image AS (
+        INSERT INTO quarantined_images (job_id, batch_id, key, blocked_at, image)
+        SELECT id, batch_id, quarantined, finished_at, image FROM affected WHERE quarantined IS NOT NULL
+        ON CONFLICT (job_id) DO UPDATE SET key = excluded.key, blocked_at = excluded.blocked_at, image = excluded.image
+    )"""
 
 # A range of one lane: with `=`, the planner chooses the primary key for the order by id, and then reads all finished
 # jobs before it finds a queued one.
@@ -75,6 +81,20 @@ _HELD = """
     held AS (
         SELECT given.* FROM given JOIN jobs ON jobs.id = given.id AND jobs.lease = given.lease
         ORDER BY jobs.id FOR UPDATE OF jobs
+    )"""
+
+# The same if the batch's safety policy is still the one by which the images were judged. `jobs.safety` changes it while
+# it holds the batch FOR UPDATE: this statement waits for that, and then looks at the new policy.
+# The batches are looked at apart: joined to the jobs, the planner would read all jobs of the batch.
+_HELD_AND_JUDGED = f"""
+    leased AS (
+        SELECT given.*, jobs.batch_id FROM given JOIN jobs ON jobs.id = given.id AND jobs.lease = given.lease
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    ), judged AS MATERIALIZED (
+        SELECT id FROM batches WHERE id IN (SELECT batch_id FROM leased) AND {is_safety_of_batch(":safety")}
+        ORDER BY id FOR KEY SHARE
+    ), held AS MATERIALIZED (
+        SELECT * FROM leased WHERE batch_id IN (SELECT id FROM judged)
     )"""
 
 _GIVEN_PAIRS = (
@@ -92,7 +112,7 @@ _TAKEN = f"""
             started_at = now(), lease_until = now() + make_interval(secs => :lease_s)
         FROM picked WHERE jobs.id = picked.id
         RETURNING jobs.*, 'queued' AS old_state
-    ), {_COUNT_DELTAS}
+    ), {COUNT_DELTAS}
     SELECT {_CLAIMED} FROM affected ORDER BY id"""
 
 # The jobs of a claim that was committed but whose answer was lost.
@@ -103,14 +123,16 @@ _FIELDS = [field.name for field in fields(Job)]
 _LEASE, _SEED = _FIELDS.index("lease"), _FIELDS.index("seed") - 1
 
 # No row if the lane is not open, or the worker is drained: comparisons with the missing row match nothing. A lane with
-# a limit of running jobs is open only to claims that have checked the limit (`has_room`).
+# a limit of running jobs is open only to claims that have checked the limit (`has_room`), and every lane only to claims
+# of a worker that judges images as the batch's policy wants it now.
 _OPEN = f"""
     open AS MATERIALIZED (
         SELECT CASE WHEN {IS_PAST_CANARY} THEN now() END AS due, max_attempts, canary,
             CASE WHEN {IS_PAST_CANARY} THEN greatest(low_watermark, :after) END AS low_watermark,
             CASE WHEN NOT {IS_PAST_CANARY} THEN batch_id END AS canary_of
         FROM lanes JOIN batches ON batches.id = batch_id
-        WHERE lanes.id = :lane AND {IS_OPEN} AND NOT {IS_DRAINED.format(":worker")} AND (:has_room
+        WHERE lanes.id = :lane AND {IS_OPEN} AND NOT {IS_DRAINED.format(":worker")}
+            AND {is_safety_of_batch(":safety")} AND (:has_room
             OR NOT EXISTS (SELECT FROM tenants WHERE name = lanes.tenant AND max_running IS NOT NULL)
             AND NOT EXISTS (SELECT FROM fair_share WHERE max_running IS NOT NULL))
     )"""
@@ -184,7 +206,7 @@ _RELEASE = text(f"""
             not_before = now()
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS old_state
-    ), {_COUNT_DELTAS}
+    ), {COUNT_DELTAS}
     SELECT id FROM affected
 """)
 
@@ -197,7 +219,7 @@ _GIVE_BACK = text(f"""
             not_before = now() + make_interval(secs => :delay_s)
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS old_state, held.error_kind AS failed_by, held.error_text AS failed_with
-    ), {_COUNT_DELTAS}, attempt_log AS (
+    ), {COUNT_DELTAS}, attempt_log AS (
         INSERT INTO attempts (job_id, attempt, worker, started_at, outcome, error_kind, error_text)
         SELECT id, attempt + 1, worker, started_at, 'returned', failed_by, failed_with FROM affected
     )
@@ -208,12 +230,12 @@ _COMPLETE = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
             {given_record()})
-    ), {_HELD}, affected AS (
+    ), {_HELD_AND_JUDGED}, affected AS (
         UPDATE jobs SET state = 'done', lease = NULL, lease_until = NULL, finished_at = now(),
             error_kind = NULL, error_text = NULL
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, held.lease AS held, 'running' AS old_state
-    ), {_COUNT_DELTAS}, {cluster_epochs.BEGUN}, stored AS (
+    ), {COUNT_DELTAS}, {cluster_epochs.BEGUN}, stored AS (
         INSERT INTO images (epoch, {inserted_columns()})
         SELECT {cluster_epochs.WRITTEN}, {inserted_values()}
         FROM affected j JOIN given g ON g.id = j.id AND g.lease = j.held JOIN lanes l ON l.id = j.lane_id
@@ -238,20 +260,20 @@ _FAIL = text(f"""
             lease = NULL, lease_until = NULL, error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
         RETURNING jobs.*, 'running' AS old_state, CASE WHEN is_again THEN 'retried' ELSE 'failed' END AS outcome
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
+    ), {COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
     SELECT id, outcome FROM affected
 """)
 
 _BLOCK = text(f"""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:records AS jsonb)) AS g (
-            id bigint, lease uuid, error_kind text, error_text text, scores jsonb)
-    ), {_HELD}, affected AS (
+            id bigint, lease uuid, error_kind text, error_text text, scores jsonb, image jsonb, quarantined text)
+    ), {_HELD_AND_JUDGED}, affected AS (
         UPDATE jobs SET state = 'blocked', finished_at = now(), lease = NULL, lease_until = NULL,
             error_kind = held.error_kind, error_text = held.error_text
         FROM held WHERE jobs.id = held.id
-        RETURNING jobs.*, 'running' AS old_state, 'blocked' AS outcome, held.scores
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_BLOCKED_EVENTS}
+        RETURNING jobs.*, 'running' AS old_state, 'blocked' AS outcome, held.scores, held.image, held.quarantined
+    ), {COUNT_DELTAS}, {_ATTEMPT_LOG}, {KEPT_IN_QUARANTINE}, {job_events(EventKind.BLOCKED, BLOCKED_DETAIL)}
     SELECT id FROM affected
 """)
 
@@ -267,7 +289,7 @@ _RESCUE = text(f"""
             error_kind = 'crash', error_text = 'worker ' || worker || ' stopped renewing its lease'
         FROM expired WHERE jobs.id = expired.id
         RETURNING jobs.*, 'running' AS old_state, 'expired' AS outcome
-    ), {_COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
+    ), {COUNT_DELTAS}, {_ATTEMPT_LOG}, {_FAILED_EVENTS}
     SELECT id, state FROM affected
 """)
 
@@ -285,7 +307,7 @@ _CANCEL = text(f"""
     ), affected AS (
         UPDATE jobs SET state = 'cancelled', finished_at = now(), lease = NULL, lease_until = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
-    ), {_COUNT_DELTAS}
+    ), {COUNT_DELTAS}
     SELECT id FROM affected
 """)
 
@@ -308,7 +330,7 @@ _RETRY = text(f"""
             error_kind = CASE WHEN error_kind = 'crash' THEN error_kind END, error_text = NULL,
             seed = CASE WHEN old_state = 'blocked' AND NOT :same_seed THEN {sql_step(str(RETRY_STEPS))} ELSE seed END
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
-    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
+    ), {COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -329,7 +351,7 @@ _RENDER_AGAIN = text(f"""
     WITH {_TAKEN_BACK}, affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
-    ), {_COUNT_DELTAS}, {retracted_events()}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
+    ), {COUNT_DELTAS}, {retracted_events()}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -337,7 +359,7 @@ _RETRACT = text(f"""
     WITH {_TAKEN_BACK}, affected AS (
         UPDATE jobs SET state = 'retracted', finished_at = now()
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, 'done' AS old_state
-    ), {_COUNT_DELTAS}, {retracted_events()}, {outdating()}
+    ), {COUNT_DELTAS}, {retracted_events()}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -360,7 +382,7 @@ _RETRACT_ARCHIVED = text(f"""
         INSERT INTO archived_jobs (batch_id, ordinal, "index", row_id, job_id, state, attempt, meta)
         SELECT batch_id, ordinal, "index", row_id, job_id, 'retracted', attempt, meta FROM retracted
         ON CONFLICT (batch_id, ordinal, "index") DO NOTHING
-    ), {_COUNT_DELTAS}, {retracted_events()}, {outdating()}
+    ), {COUNT_DELTAS}, {retracted_events()}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -375,7 +397,7 @@ _RETRY_RETRACTED = text(f"""
     ), affected AS (
         UPDATE jobs SET state = 'queued', attempt = 0, not_before = now(), finished_at = NULL
         FROM picked WHERE jobs.id = picked.id RETURNING jobs.*, old_state
-    ), {_COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
+    ), {COUNT_DELTAS}, {reopening("SELECT lane_id FROM affected")}, {outdating()}
     SELECT id FROM affected
 """)
 
@@ -413,6 +435,7 @@ def claim(
     worker: str,
     lease_s: float,
     after: JobId = JobId(0),  # noqa: B008 - a number
+    safety: str | None = None,
 ) -> list[Job]:
     """Claim up to `limit` queued jobs of an open lane: queued → running, attempt + 1, one new lease.
 
@@ -420,7 +443,8 @@ def claim(
     only when no others are left, `limit` / 8 at a time, and singly in their last attempt, so that a job that kills
     workers takes no other jobs with it. A worker that continues in a lane passes its last claimed id as `after`, to
     skip the jobs that it has claimed before. The number is also bounded by the tenant's and the common limit of
-    running jobs. A worker that is drained gets none.
+    running jobs. A worker that is drained gets none, and so does one that judges images by another policy than the
+    batch has now: `safety` is that of `jobs.policy.stored_policy.safety_of`.
     """
     values: dict[str, Any] = {
         "lane": lane,
@@ -429,12 +453,13 @@ def claim(
         "lease": uuid4(),
         "after": after,
         "has_room": False,
+        "safety": safety,
     }
 
     execute = partial(run, engine, done=_GIVEN_BEFORE)
     rows = _take(execute, values, limit) or _take_within_limits(engine, values, limit)
     if not rows and after:
-        return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s)
+        return claim(engine, lane, limit=limit, worker=worker, lease_s=lease_s, safety=safety)
     return [_job(row, values["lease"]) for row in rows]
 
 
@@ -492,13 +517,14 @@ def give_back(engine: Engine, failures: Sequence[Failure], *, delay_s: float = 0
     return given_back
 
 
-def complete(engine: Engine, images: Sequence[Image]) -> None:
+def complete(engine: Engine, images: Sequence[Image], *, safety: str | None = None) -> None:
     """Insert the image rows: running → done. Raises LeaseLostError with the jobs that are no longer held.
 
-    The rows of all other jobs are stored even then.
+    So it does with all if the batch's safety policy is no longer `safety`, by which they were judged (`claim`). The
+    rows of all other jobs are stored even then.
     """
     records = orjson.dumps([image.record() for image in images]).decode()
-    rows = run(engine, _COMPLETE, {"records": records})
+    rows = run(engine, _COMPLETE, {"records": records, "safety": safety})
     metrics.count_attempts(JobState.DONE, len(rows))
     _require(rows, images)
 
@@ -515,10 +541,10 @@ def fail(engine: Engine, failures: Sequence[Failure], *, delay_s: float) -> None
     _require(rows, failures)
 
 
-def block(engine: Engine, failures: Sequence[Failure]) -> None:
+def block(engine: Engine, failures: Sequence[Failure], *, safety: str | None = None) -> None:
     """Withhold jobs for safety: running → blocked. Raises LeaseLostError like `complete`."""
     records = json.dumps([failure.record() for failure in failures])
-    rows = run(engine, _BLOCK, {"records": records})
+    rows = run(engine, _BLOCK, {"records": records, "safety": safety})
     metrics.count_attempts(Outcome.BLOCKED, len(rows))
     _require(rows, failures)
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
+from jobs.queue.sql_predicates import in_quarantine
 from jobs.states import WITH_ERROR, ErrorKind, sql_list
 
 # Attempts rather than jobs: they have an index by time. The last attempt of a job, if it ended the job. Attempts of
@@ -13,16 +14,18 @@ from jobs.states import WITH_ERROR, ErrorKind, sql_list
 _ENDED = f"""
     ended AS (
         SELECT a.id, a.error_kind, j.state, b.name AS batch, j.id AS job, j.ordinal, j.row_id, a.error_text, a.worker,
-            a.ended_at, left(j.prompt, 200) AS prompt
+            a.ended_at, left(j.prompt, 200) AS prompt, q.key AS quarantined
         FROM attempts a JOIN jobs j ON j.id = a.job_id AND j.attempt = a.attempt
             AND (a.outcome = j.state OR a.outcome = 'expired' AND j.state = 'failed')
         JOIN lanes l ON l.id = j.lane_id JOIN batches b ON b.id = j.batch_id
+        LEFT JOIN quarantined_images q ON {in_quarantine("j")}
         WHERE a.ended_at >= :since AND a.outcome IN ('failed', 'blocked', 'expired')
           AND (CAST(:tenant AS text) IS NULL OR l.tenant = :tenant)
           AND (CAST(:kind AS text) IS NULL OR a.error_kind = :kind)
         UNION ALL
-        SELECT 0, r.error_kind, r.state, b.name, r.job_id, r.ordinal, r.row_id, r.error_text, NULL, b.ended_at, ''
-        FROM archived_jobs r JOIN batches b ON b.id = r.batch_id
+        SELECT 0, r.error_kind, r.state, b.name, r.job_id, r.ordinal, r.row_id, r.error_text, NULL, b.ended_at, '',
+            q.key
+        FROM archived_jobs r JOIN batches b ON b.id = r.batch_id LEFT JOIN quarantined_images q USING (job_id)
         WHERE b.ended_at >= :since AND r.state IN ({sql_list(WITH_ERROR)})
           AND (CAST(:tenant AS text) IS NULL OR EXISTS (
             SELECT FROM lanes WHERE lanes.batch_id = b.id AND lanes.tenant = :tenant))
@@ -40,7 +43,8 @@ _KINDS = text(f"""
 
 _LIST = text(f"""
     WITH {_ENDED}
-    SELECT batch, job, ordinal, row_id, state, error_kind, error_text, worker, ended_at, prompt
+    SELECT batch, job, ordinal, row_id, state, error_kind, error_text, worker, ended_at, prompt,
+        quarantined
     FROM ended ORDER BY id DESC, job DESC LIMIT :limit
 """)
 

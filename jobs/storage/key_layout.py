@@ -1,4 +1,4 @@
-"""The keys that nightmill writes below an output: a batch's images, its export, its contact sheet.
+"""The keys that nightmill writes below an output: a batch's images, those in quarantine, its export, its contact sheet.
 
 Objects with other keys don't belong to nightmill and are never deleted.
 """
@@ -11,10 +11,13 @@ from jobs.storage.hive_folder_names import FOLDERS
 CONTACT_SHEET = "contact-sheet.png"
 EXPORT = "export"
 IMAGES = "images"
+QUARANTINE = "quarantine"
 
-_IMAGE = re.compile(r"([^/]+)/images/([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+")
+_NUMBERED = r"([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+"
+_IMAGE = re.compile(rf"([^/]+)/{IMAGES}/{_NUMBERED}")
+_QUARANTINED = re.compile(rf"([^/]+)/{QUARANTINE}/{_NUMBERED}")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
-_FOLDER = re.compile(r"[^/]+(/images(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
+_FOLDER = re.compile(r"[^/]+(/(images|quarantine)(/[0-9]+)?|/export(-[a-z0-9]+)?(/.+)?)?")
 TABLE_METADATA_FOLDERS = ("metadata/", "_versions/", "_transactions/")
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _TABLE_METADATA = re.compile(
@@ -48,7 +51,21 @@ def image_key(batch: str, ordinal: int, index: int, sha256: str, extension: str)
 
 def parse_image_key(key: str) -> ImageKey | None:
     """Parse an image key; None if it isn't one."""
-    match = _IMAGE.fullmatch(key)
+    return _image_key(_IMAGE.fullmatch(key))
+
+
+def quarantine_key(key: str) -> str:
+    """Return where the image of an image key lies while it is in quarantine: `<batch>/quarantine/<shard>/…`."""
+    batch, _, rest = key.partition(f"/{IMAGES}/")
+    return f"{batch}/{QUARANTINE}/{rest}"
+
+
+def parse_quarantine_key(key: str) -> ImageKey | None:
+    """Parse the key of an image in quarantine; None if it isn't one."""
+    return _image_key(_QUARANTINED.fullmatch(key))
+
+
+def _image_key(match: re.Match[str] | None) -> ImageKey | None:
     return ImageKey(match[1], int(match[3]), int(match[4]), match[5]) if match else None
 
 
@@ -92,8 +109,9 @@ def belongs_to_table(name: str) -> bool:
 
 
 def batch_of(key: str) -> str | None:
-    """Return the batch of an image key or an export file's key; None for other keys."""
-    return key.partition("/")[0] if parse_image_key(key) or _EXPORTED.fullmatch(key) else None
+    """Return the batch of an image's key, in quarantine or not, or of an export file's key; None for other keys."""
+    is_image = parse_image_key(key) or parse_quarantine_key(key)
+    return key.partition("/")[0] if is_image or _EXPORTED.fullmatch(key) else None
 
 
 def is_batch_folder(path: str) -> bool:

@@ -31,7 +31,7 @@ _BLUR_CELLS = 24
 
 @dataclass(frozen=True)
 class SafetyScores:
-    """The checker's result for one image: `flagged` if any of the 17 `concepts` is above 0.
+    """The checker's result for one image: `flagged` if any of the 17 `concepts` is above 0, at the standard strength.
 
     A score is a cosine minus its threshold, rounded to 3 places; any of the 3 `special_care` scores above 0 adds 0.01
     to all scores after it (diffusers, `pipelines/stable_diffusion/safety_checker.py`).
@@ -45,7 +45,8 @@ class SafetyScores:
 class SafetyChecker:
     """A safety checker on its device. It detects sexual content only, in the centre square of an image.
 
-    `digest` is that of its checkpoint; None if it was made of a model in memory.
+    `digest` is that of its checkpoint; None if it was made of a model in memory. `concept_names` are names of its first
+    concepts, in the order of the checkpoint.
     """
 
     def __init__(
@@ -69,10 +70,7 @@ class SafetyChecker:
         if device.name == "cpu":
             make_batch_invariant(self._model)
         self.digest = digest
-        self._names = [
-            *concepts,
-            *(f"concept {number}" for number in range(len(concepts), len(self._known[1]))),
-        ]
+        self.concept_names = tuple(concepts)
         self._processor = processor
         self._device = device
         self._stream = own_stream(torch.device(device.name))
@@ -93,15 +91,6 @@ class SafetyChecker:
                     f"{checkpoint.path}: has {there} concepts, but its card, {checkpoint.card.id!r}, names {len(named)}"
                 )
             return cls(model, processor, device, checkpoint.digest, named)
-
-    def finding(self, scores: SafetyScores) -> str | None:
-        """Return which concepts an image was flagged for, by the names of the card or else their numbers, or None."""
-        above = (
-            f"{name} at {value:+.3f}"
-            for name, value in zip(self._names, scores.concepts, strict=True)
-            if value > 0
-        )
-        return f"safety checker: {', '.join(above)}" if scores.flagged else None
 
     def score(self, images: Sequence[Pixels]) -> list[SafetyScores]:
         """Score (H, W, 3) uint8 RGB images of any sizes, without changing them.

@@ -217,12 +217,10 @@ class _Scores:
 @dataclass(frozen=True)
 class _Safety:
     digest = None
+    concept_names = ()
 
     def score(self, pictures: Sequence[Any]) -> list[_Scores]:
         return [_Scores() for _ in pictures]
-
-    def finding(self, _: _Scores) -> None:
-        return None
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,8 @@ def test_a_plan_tells_which_rows_the_prompt_filter_would_block(typed: Typed, tmp
     )
     blurred = typed("plan", str(manifest), "--set", "safety=blur")
     assert "images of 3 rows will be blurred" in " ".join(blurred.out.split())
+    quarantined = typed("plan", str(manifest), "--set", "safety=quarantine")
+    assert "3 rows will be blocked" in " ".join(quarantined.out.split())
 
 
 def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest: str) -> None:

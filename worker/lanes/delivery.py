@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobs.errors import LeaseLostError
-from jobs.job_dataclasses import Image, Lane
+from jobs.job_dataclasses import Failure, Image, Lane
 from jobs.monitoring import metrics
+from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
-from jobs.states import JobState
+from jobs.states import ErrorKind, JobState, Outcome
+from jobs.storage.key_layout import quarantine_key
 from worker.health.error_classification import HostFaultError
 from worker.health.what_a_lane_depends_on import work_of
 from worker.item import PipelineItem
@@ -75,7 +77,10 @@ class Delivery:
         try:
             finished = self._stage_runner.run_all(self._stages, [item for item in items if not item.reused])
             finished += self._stage_runner.run_all([self._copy], [item for item in items if item.reused])
-            self._complete(finished)
+            try:
+                self._quarantine([item for item in finished if item.is_quarantined])
+            finally:  # whose lease is lost keeps no other from being completed
+                self._complete([item for item in finished if not item.is_quarantined])
             self._count(finished)
         except LeaseLostError as error:
             leases.lose(error.lost)
@@ -96,7 +101,8 @@ class Delivery:
         traces, began_ns = self._context.traces, time.time_ns()
         records, stored = [self._record(context, item) for item in items], 0
         try:
-            transitions.complete(self._context.engine, records)
+            safety = safety_of(context.lane.policy)
+            transitions.complete(self._context.engine, records, safety=safety)
             stored = len(items)
             traces.stage("complete", (item.job for item in items), began_ns)
             traces.ended((item.job.id for item in items), JobState.DONE)
@@ -105,6 +111,20 @@ class Delivery:
             raise
         finally:
             metrics.IMAGES.add(stored, context.lane.model)
+
+    def _quarantine(self, items: Sequence[PipelineItem]) -> None:
+        """Mark jobs as blocked whose files are kept in quarantine; raises LeaseLostError like `_complete`."""
+        context = self._stage_context
+        assert context is not None
+        if items:
+            failures = [self._blocked(context, item) for item in items]
+            transitions.block(self._context.engine, failures, safety=safety_of(context.lane.policy))
+            self._context.traces.ended((item.job.id for item in items), Outcome.BLOCKED)
+
+    def _blocked(self, context: StageContext, item: PipelineItem) -> Failure:
+        image = self._record(context, item)
+        key, reason = quarantine_key(image.key), item.flagged_for or ""
+        return Failure(item.job.id, item.job.lease, ErrorKind.SAFETY, reason, item.safety_scores, image, key)
 
     def _record(self, context: StageContext, item: PipelineItem) -> Image:
         return image_record(context, self._versions, self._digest, item)

@@ -4,6 +4,7 @@ import math
 import time
 
 from jobs.job_dataclasses import Job, JobId, Lane
+from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
 from jobs.settings import Settings
 from worker.lanes.worker_context import WorkerContext
@@ -38,6 +39,7 @@ class LaneClaims:
             worker=context.worker,
             lease_s=context.settings.lease_s,
             after=self._after,
+            safety=safety_of(lane.policy),
         )
         self._after = max((job.id for job in jobs if job.is_fresh), default=self._after)
         context.leases.add(jobs)

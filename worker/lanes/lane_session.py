@@ -11,6 +11,7 @@ from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Job, JobId, Lane, LaneId
 from jobs.logs import log_context
 from jobs.monitoring import metrics
+from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
 from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
@@ -51,6 +52,7 @@ class LaneSession:
         self._is_checked = self._is_open = False
         self._input_images = InputImageCache(context.settings, keeps_files=context.signer is not None)
         self._reusable: ReusableImages | None = None
+        self._safety: str | None = None
         self._model_lock = threading.Lock()
         self._prompt_terms = LanePromptTerms(context.model_cache.terms)
         self._stop = StopConditions(context, lane_id, renew)
@@ -73,12 +75,23 @@ class LaneSession:
 
     def _work(self) -> int:
         try:
-            while (lane := self._open()) and self._setup.may_claim(lane) and (jobs := self._jobs(lane)):
+            while (
+                (lane := self._open())
+                and self._judges_as(lane)
+                and self._setup.may_claim(lane)
+                and (jobs := self._jobs(lane))
+            ):
                 log_context.note(batch=lane.batch)
                 self.render(lane, jobs)
         finally:
             self.close()
         return self._claims.taken
+
+    def _judges_as(self, lane: Lane) -> bool:
+        """Whether the lane's safety policy is that of the session's stages; another one needs another session."""
+        safety = safety_of(lane.policy)
+        self._safety = safety if self._safety is None else self._safety
+        return safety == self._safety
 
     def counted(self) -> tuple[int, float]:
         """Return the images stored since the last call, and the longest time from a job's start to its stored image."""

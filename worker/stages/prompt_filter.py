@@ -38,7 +38,7 @@ class PromptFilter(Stage):
         found = self.context.prompt_terms.find(item.job.prompt)
         if found is None:
             return item
-        if self.context.lane.policy.safety == SafetyAction.BLOCK:
+        if self.context.lane.policy.safety in (SafetyAction.BLOCK, SafetyAction.QUARANTINE):
             return item.ended(ErrorKind.SAFETY, found, is_block=True)
         return replace(item, prompt_finding=found, flagged_for=found)
 

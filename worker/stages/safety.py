@@ -1,8 +1,9 @@
 """Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from jobs.policy.safety_adjustments import reason_of
 from jobs.states import ErrorKind, SafetyAction
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
@@ -16,16 +17,20 @@ class Safety(Stage):
     uses_model = True
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred."""
-        checker = self.context.lane_models.safety
-        scores = checker.score([item.image for item in items])
+        """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred.
+
+        Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
+        """
+        found = self.context.lane_models.safety.score([item.image for item in items])
+        scores = [{"concepts": each.concepts, "special_care": each.special_care} for each in found]
         return [
-            self._acted_on(
-                replace(item, safety_scores={"concepts": score.concepts, "special_care": score.special_care}),
-                item.flagged_for or checker.finding(score),
-            )
-            for item, score in zip(items, scores, strict=True)
+            self._acted_on(replace(item, safety_scores=of_item), item.flagged_for or self._finding(of_item))
+            for item, of_item in zip(items, scores, strict=True)
         ]
+
+    def _finding(self, scores: Mapping[str, Sequence[float]]) -> str | None:
+        above = self.context.lane.policy.score_adjustments.above(scores)
+        return reason_of(above, self.context.lane_models.safety.concept_names) if above else None
 
     def _acted_on(self, item: PipelineItem, reason: str | None) -> PipelineItem:
         from models.assess.safety_checker import blacken, blur  # noqa: PLC0415
@@ -36,6 +41,8 @@ class Safety(Stage):
         match self.context.lane.policy.safety:
             case SafetyAction.BLOCK:
                 return item.ended(ErrorKind.SAFETY, reason, is_block=True)
+            case SafetyAction.QUARANTINE:
+                return replace(item, safety_verdict="flagged", is_quarantined=True)
             case SafetyAction.FLAG:
                 return replace(item, safety_verdict="flagged")
             case SafetyAction.BLACKEN:

@@ -17,7 +17,10 @@ class Upload(Stage):
     is_one_at_a_time = True
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items with the keys of their objects, or none if the output was given up."""
+        """Return the items with the keys of their objects, or none if the output was given up.
+
+        Those of images in quarantine are the keys that they get when they are freed.
+        """
         context = self.context
         return context.store_retry.stored(context.lane, items, lambda: [self._stored(item) for item in items])
 
@@ -27,6 +30,7 @@ class Upload(Stage):
         key = key_layout.image_key(
             self.context.lane.folder, job.ordinal, job.index, encoded.sha256, encoded.extension
         )
-        self.context.store.put(key, encoded.body, content_type=encoded.content_type)
+        place = key_layout.quarantine_key(key) if item.is_quarantined else key
+        self.context.store.put(place, encoded.body, content_type=encoded.content_type)
         metrics.UPLOADED_BYTES.add(len(encoded.body))
         return replace(item, key=key)

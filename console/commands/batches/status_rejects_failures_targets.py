@@ -161,6 +161,8 @@ def failures(
         for tried in job["history"]:
             took = f"{tried['outcome']} on {tried['worker'] or 'no worker'}, {tried['ended_at'][:19]}"
             note(f"  attempt {tried['attempt']}: {took}: {tried['error_kind']}: {tried['error_text']}")
+        if job["quarantined"]:
+            note(f"  its image is in quarantine: {found.output}/{job['quarantined']}")
     if not by_kind:
         note(f"no job of {found.name} has failed or was blocked")
     if dead and found.archived_at is None:
@@ -190,6 +192,7 @@ def _show_failures_since(
         note(
             f"{job['batch']}, job {job['job']}, row {job['ordinal']}, {job['state']} on "
             f"{job['worker'] or 'no worker'}: {job['error_kind']}: {job['error_text']}"
+            + (f"; its image is in quarantine: {job['quarantined']}" if job["quarantined"] else "")
         )
     if not by_kind:
         note(f"no job has failed or was blocked since {clock(began)}")

@@ -5,6 +5,8 @@ from importlib.metadata import version
 
 import yaml
 
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.states import SafetyStrength
 from models.catalogue.card import Card
 from scheduler.export.dataset_metadata import data_contract
 from scheduler.export.dataset_metadata.dataset import Dataset
@@ -114,7 +116,7 @@ def _models(facts: Facts) -> str:
 
 
 def _safety(facts: Facts) -> str:
-    policies = sorted({f"`{batch.policy.safety.value}`" for batch in facts.batches})
+    policies = sorted({_safety_policy(batch.policy) for batch in facts.batches})
     checkers = [card for card in facts.cards.values() if card.family == "safety-checker"]
     titles = ", ".join(checker.title for checker in checkers)
     digests = [f"`{digest}`" for (digest,) in facts.by("checker") if digest]
@@ -136,6 +138,16 @@ def _safety(facts: Facts) -> str:
         *(f"\nLimits of {checker.title}: {checker.limits}" for checker in checkers),
     ]
     return "\n".join(lines)
+
+
+def _safety_policy(policy: BatchPolicy) -> str:
+    strength = (
+        ""
+        if policy.safety_strength == SafetyStrength.STANDARD
+        else f" at the strength `{policy.safety_strength}`"
+    )
+    thresholds = f" with `{policy.safety_thresholds}` added to its scores" if policy.safety_thresholds else ""
+    return f"`{policy.safety}`{strength}{thresholds}"
 
 
 def _marks(facts: Facts) -> str:

@@ -44,7 +44,7 @@ def test_texts_become_values() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("safety", "none", "'block', 'flag', 'blacken' or 'blur'"),
+        ("safety", "none", "'block', 'quarantine', 'flag', 'blacken' or 'blur'"),
         ("watermark", "", "'require', 'best-effort' or 'off'"),
         ("format", "gif", "'png', 'webp' or 'jpeg'"),
         ("quality", "0", "greater than or equal to 1"),

@@ -32,6 +32,7 @@ CLAIM = {
     "lease_s": 30,
     "after": 0,
     "has_room": False,
+    "safety": "{}",
 }
 TIME_SLICE = {
     "time_slice": uuid4(),
@@ -79,9 +80,9 @@ HOT: dict[str, tuple[TextClause, dict[str, Any], str, set[str], int]] = {
     ),
     "extend": (transitions._EXTEND, PAIRS | {"lease_s": 30}, "jobs", {"jobs_pkey"}, 2),
     "release": (transitions._RELEASE, PAIRS, "jobs", {"jobs_pkey"}, 2),
-    "complete": (transitions._COMPLETE, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
+    "complete": (transitions._COMPLETE, {"records": GIVEN, "safety": "{}"}, "jobs", {"jobs_pkey"}, 1),
     "fail": (transitions._FAIL, {"records": GIVEN, "delay_s": 1}, "jobs", {"jobs_pkey"}, 1),
-    "block": (transitions._BLOCK, {"records": GIVEN}, "jobs", {"jobs_pkey"}, 1),
+    "block": (transitions._BLOCK, {"records": GIVEN, "safety": "{}"}, "jobs", {"jobs_pkey"}, 1),
     "waiting lanes": (
         fair_share._WAITING,
         {"limit": 3, "pool": "default"},

@@ -184,6 +184,15 @@ def test_a_dataset_of_several_batches_tells_of_all(engine: Engine, tmp_path: Pat
     assert "--set safety=flag" in text
 
 
+def test_the_card_tells_how_strict_the_safety_checker_was(engine: Engine, tmp_path: Path) -> None:
+    policy = {"safety_strength": "strong", "safety_thresholds": "3=0.02"}
+    batch = with_pictures(engine, tmp_path / "output", 1, name="a", **policy)
+    with_index(engine, [batch], "parquet", tmp_path / "export")
+    text = (tmp_path / "export" / "_README.md").read_text()
+    assert "policy `block` at the strength `strong` with `3=0.02` added to its scores; checker" in text
+    assert "--set safety_strength=strong" in text
+
+
 def test_an_export_without_images_has_an_index(engine: Engine, tmp_path: Path) -> None:
     batch = with_pictures(engine, tmp_path / "output", 1)
     change(engine, "DELETE FROM images")

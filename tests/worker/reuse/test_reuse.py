@@ -112,6 +112,7 @@ def test_another_policy_is_rendered(context: WorkerContext, engine: Engine, tmp_
         {"watermark": "off"},
         {"watermark_text": "OURS"},
         {"safety": "flag"},
+        {"safety_strength": "strong"},
         {"deep_cache": "2"},
         {"reuse": "false"},
     ):

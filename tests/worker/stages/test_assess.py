@@ -63,9 +63,10 @@ class Watched(ModelCache):
         self._alone.release()
         return scores
 
-    def finding(self, scores: SafetyScores) -> str | None:
+    @property
+    def concept_names(self) -> tuple[str, ...]:
         """As the checker's."""
-        return self._models.safety.finding(scores)
+        return self._models.safety.concept_names
 
 
 def test_the_model_draws_on_meanwhile(context: WorkerContext, tmp_path: Path) -> None:

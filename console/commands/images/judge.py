@@ -1,0 +1,210 @@
+"""`nightmill judge`: apply another safety policy to the images that a batch has, by their stored scores."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from console.command_options import Batch, Json, one_of
+from console.session import Session, session
+from console.terminal.output import note, plural, print_json, print_table
+from console.terminal.progress import counting
+from jobs.batches import actions
+from jobs.batches.status import BatchStatus
+from jobs.errors import UsageError
+from jobs.outputs.ownership import owner_of
+from jobs.policy.safety_adjustments import thresholds_of_file
+from jobs.queue.lane_counts_and_low_watermarks import lanes
+from jobs.safety.judge import (
+    WITHHOLDING,
+    Applied,
+    Judgement,
+    SafetyPolicy,
+    apply,
+    check_can_judge,
+    safety_policy,
+)
+from jobs.safety.judge import judge as judge_batch
+from jobs.safety.judged_jobs import Counts, JudgedJob
+from jobs.states import SafetyAction, SafetyStrength
+from models.catalogue.catalogue import Catalogue
+from models.errors import UnknownModelError
+
+_MOST_BYTES = 1 << 20
+
+
+def judge(
+    batch: Batch,
+    strength: Annotated[
+        str | None, typer.Option(metavar="STRENGTH", help="lenient, standard or strong")
+    ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML or JSON: what to add to the scores of which concepts"),
+    ] = None,
+    safety: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ACTION", help="block or quarantine what is flagged; default: as the batch does"
+        ),
+    ] = None,
+    apply_: Annotated[
+        bool, typer.Option("--apply", help="do it; without, tell what it would change")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge the images of a batch by another safety policy, from their stored scores: block some, free others."""
+    if strength is None and thresholds is None and safety is None:
+        raise UsageError("say by which policy: --strength, --thresholds FILE or both")
+    action = SafetyAction(one_of("--safety", safety or SafetyAction.BLOCK, WITHHOLDING))
+    level = SafetyStrength(one_of("--strength", strength or SafetyStrength.STANDARD, tuple(SafetyStrength)))
+    given = _read(thresholds) if thresholds else ""
+    with session() as open_session:
+        engine = open_session.engine
+        found = actions.status(engine, batch)
+        before = safety_policy(engine, found)
+        names = _concept_names(open_session, found)
+        adjusted = thresholds_of_file(str(thresholds), given, names) if thresholds else None
+        after = SafetyPolicy(action if safety else before.action, level, adjusted)
+        check_can_judge(found, after)
+        judgement = judge_batch(engine, found.id, before, after, names)
+        done = None
+        if apply_:
+            store = open_session.batch_store(found)
+            owner_of(engine, store, found.id, found.folder)
+            changed = judgement.images.changed + judgement.blocked_jobs.changed
+            with counting("judging", changed, "jobs") as tell:
+                done = apply(engine, store, found, judgement, tell)
+    if as_json:
+        print_json(_told(found.name, judgement, done))
+        return
+    _show(judgement)
+    _say(found.name, judgement, done)
+
+
+def _concept_names(open_session: Session, batch: BatchStatus) -> tuple[str, ...]:
+    """Return the names of the concepts of the batch's safety checker; none if its models have several."""
+    catalogue = Catalogue.load(open_session.settings.models_path)
+    found = set()
+    for lane in lanes(open_session.engine, batch.id):
+        with suppress(UnknownModelError):
+            checker = catalogue.get(lane["model"]).safety_checker
+            found.add(catalogue.get(checker).concepts if checker else ())
+    return found.pop() if len(found) == 1 else ()
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            body = file.read(_MOST_BYTES + 1)
+        text = body.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"--thresholds {path}: there is no such file") from None
+    except OSError as error:
+        raise UsageError(f"--thresholds {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--thresholds {path} isn't UTF-8") from None
+    if len(body) > _MOST_BYTES:
+        raise UsageError(
+            f"--thresholds {path} is larger than 1 MiB: it holds a number for each concept at most"
+        )
+    return text
+
+
+def _told(name: str, judgement: Judgement, done: Applied | None) -> dict[str, Any]:
+    return {
+        "batch": name,
+        "concepts": list(judgement.concept_names),
+        "before": judgement.before.keys(),
+        "after": judgement.after.keys(),
+        "images": _counts(judgement.images, "blocked"),
+        "blocked_jobs": _counts(judgement.blocked_jobs, "freed")
+        | {"freed_from_quarantine": judgement.blocked_jobs.with_file},
+        "examples": {
+            "blocked": [_example(each) for each in judgement.examples_blocked],
+            "freed": [_example(each) for each in judgement.examples_freed],
+        },
+        "applied": None if done is None else asdict(done),
+    }
+
+
+def _counts(counts: Counts, changed: str) -> dict[str, Any]:
+    return {
+        "total": counts.jobs,
+        changed: counts.changed,
+        "by_concept": {str(number): count for number, count in counts.by_concept.items()},
+        "without_scores": counts.without_scores,
+    }
+
+
+def _example(judged: JudgedJob) -> dict[str, Any]:
+    return {
+        "ordinal": judged.ordinal,
+        "index": judged.index,
+        "row_id": judged.row_id,
+        "job": judged.job,
+        "image_id": judged.image,
+        "key": judged.key,
+        "above": {str(number): score for number, score in judged.above.items()},
+    }
+
+
+def _show(judgement: Judgement) -> None:
+    images, jobs = judgement.images.by_concept, judgement.blocked_jobs.by_concept
+    if concepts := sorted(images.keys() | jobs.keys()):
+        names = judgement.concept_names
+        rows = [(_name(number, names), images.get(number, 0), jobs.get(number, 0)) for number in concepts]
+        print_table(("concept", "images blocked", "jobs freed"), rows)
+    examples = [("blocked", each) for each in judgement.examples_blocked]
+    examples += [("freed", each) for each in judgement.examples_freed]
+    if examples:
+        print_table(
+            ("example", "row", "image", "concepts and scores"),
+            [
+                (what, each.row_id or each.ordinal, each.image or "", _above(each, judgement.concept_names))
+                for what, each in examples
+            ],
+        )
+
+
+def _above(judged: JudgedJob, names: Sequence[str]) -> str:
+    return ", ".join(f"{_name(number, names)} at {score:+.3f}" for number, score in judged.above.items())
+
+
+def _name(number: int, names: Sequence[str]) -> str:
+    return f"{number} ({names[number]})" if number < len(names) else str(number)
+
+
+def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
+    images, jobs = judgement.images, judgement.blocked_jobs
+    note(f"{name}: {_policy(judgement.before)} → {_policy(judgement.after)}")
+    if done is None:
+        note(
+            f"{images.changed:,} of {plural(images.jobs, 'image')} would be blocked, {jobs.changed:,} of "
+            f"{plural(jobs.jobs, 'blocked job')} freed: {jobs.with_file:,} from quarantine, "
+            f"{jobs.changed - jobs.with_file:,} rendered again"
+        )
+    else:
+        note(
+            f"{plural(done.blocked, 'image')} blocked, {plural(done.deleted_files, 'file')} deleted and "
+            f"{done.quarantined_files:,} moved into quarantine; {plural(done.restored, 'image')} moved out of it, "
+            f"{plural(done.queued, 'job')} queued again"
+        )
+    if images.without_scores:
+        note(f"{plural(images.without_scores, 'image')} can't be judged: no scores are stored with them")
+    if jobs.without_scores:
+        note(
+            f"{plural(jobs.without_scores, 'blocked job')} can't be judged: blocked for the prompt, or no scores are "
+            "stored"
+        )
+    if done is None:
+        note("nothing was changed: --apply does it")
+    elif done.queued or done.released:
+        note("the same `nightmill run`, or workers that are up, render what is queued")
+
+
+def _policy(policy: SafetyPolicy) -> str:
+    return f"{policy.action}, {policy.strength}" + (f" with {policy.thresholds}" if policy.thresholds else "")

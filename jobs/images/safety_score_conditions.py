@@ -1,0 +1,67 @@
+"""Safety scores judged in SQL, by the rules of `jobs.policy.safety_adjustments.ScoreAdjustments`."""
+
+from collections.abc import Sequence
+
+from jobs.policy.safety_adjustments import (
+    CARE,
+    CARE_ADJUSTMENT,
+    CONCEPT,
+    CONCEPTS,
+    SPECIAL_CARE,
+    ScoreAdjustments,
+)
+
+
+def has_scores(scores: str) -> str:
+    """Return the SQL of whether a JSONB value holds the scores of all concepts."""
+    return f"""(CASE WHEN jsonb_typeof({scores} -> '{CONCEPT}') = 'array'
+        AND jsonb_typeof({scores} -> '{CARE}') = 'array'
+        THEN jsonb_array_length({scores} -> '{CONCEPT}') = {CONCEPTS}
+            AND jsonb_array_length({scores} -> '{CARE}') = {SPECIAL_CARE} ELSE false END)"""
+
+
+def score_arrays(scores: str) -> str:
+    """Return the SQL of a subquery with the columns `concepts` and `care`: the scores of a JSONB value as arrays.
+
+    Null where `has_scores` is false. Made once for a row, as each access to an element of JSONB reads the whole value.
+    """
+    return f"""(
+        SELECT {_array(scores, CONCEPT)} AS concepts, {_array(scores, CARE)} AS care
+        WHERE {has_scores(scores)} OFFSET 0)"""
+
+
+def shift(adjustments: ScoreAdjustments) -> str:
+    """Return the SQL of what special care adds to the scores under these adjustments, less what it had added."""
+    plain = [f"care[1] + {_sql(adjustments.special_care[0])}"]
+    for number in range(1, SPECIAL_CARE):
+        earlier = f"greatest({', '.join(f'care[{other}]' for other in range(1, number + 1))})"
+        added = _sql(adjustments.special_care[number])
+        plain.append(
+            f"care[{number + 1}] + {added} - CASE WHEN {earlier} > 0 THEN {_sql(CARE_ADJUSTMENT)} ELSE 0 END"
+        )
+    before = f"greatest({', '.join(f'care[{number + 1}]' for number in range(SPECIAL_CARE))})"
+    return (
+        f"(CASE WHEN greatest({', '.join(plain)}) > 0 THEN {_sql(CARE_ADJUSTMENT)} ELSE 0 END"
+        f" - CASE WHEN {before} > 0 THEN {_sql(CARE_ADJUSTMENT)} ELSE 0 END)"
+    )
+
+
+def adjusted(adjustments: ScoreAdjustments, shifted: str = "shift") -> Sequence[str]:
+    """Return the SQL of each concept's adjusted score; the column `shifted` holds the value of `shift`."""
+    return [
+        f"(concepts[{number + 1}] + {_sql(added)} + {shifted})"
+        for number, added in enumerate(adjustments.concepts)
+    ]
+
+
+def highest(adjustments: ScoreAdjustments) -> str:
+    """Return the SQL of the highest adjusted score: the image is flagged if it is above 0. Needs the column `shift`."""
+    return f"greatest({', '.join(adjusted(adjustments))})"
+
+
+def _array(scores: str, name: str) -> str:
+    return f"translate({scores} ->> '{name}', '[]', '{{}}')::numeric[]"
+
+
+def _sql(thousandths: int) -> str:
+    return f"({thousandths / 1000})"

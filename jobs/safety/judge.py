@@ -1,0 +1,246 @@
+"""Apply another safety policy to a batch by the scores that its jobs have: without rendering, without image files."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import Connection, Engine, text
+
+from jobs.batches.actions import reopen, why_archived
+from jobs.batches.record_batch_end_events import record_batch_events
+from jobs.batches.retract_images import ImageRow, delete_image_files
+from jobs.batches.status import BatchStatus
+from jobs.db.engine import run, transact
+from jobs.errors import UsageError
+from jobs.job_dataclasses import BatchId
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.policy.change_policy import change_policy
+from jobs.policy.safety_adjustments import ScoreAdjustments, reason_of
+from jobs.policy.stored_policy import policy_of, safety_of, sql_columns
+from jobs.safety.job_transitions import BlockedImage, block_images, free_blocked, release_all
+from jobs.safety.judged_jobs import (
+    Counts,
+    JudgedJob,
+    blocked_images,
+    count_blocked_images,
+    count_freed_jobs,
+    freed_jobs,
+)
+from jobs.safety.quarantine import quarantine_images, restore_quarantined
+from jobs.states import JobState, SafetyAction, SafetyStrength
+from jobs.storage.base import ObjectStore
+
+EXAMPLES = 5
+WITHHOLDING = (SafetyAction.BLOCK, SafetyAction.QUARANTINE)
+"""Actions under which flagged images are no part of the dataset."""
+
+_POLICY = text(f"SELECT {sql_columns()} FROM batches WHERE id = :batch")
+# Workers that complete jobs take a share of this lock, and so wait for the new policy (`jobs.queue.transitions`).
+_LOCK = text("SELECT id FROM batches WHERE id = :batch FOR UPDATE")
+
+
+@dataclass(frozen=True)
+class SafetyPolicy:
+    """The part of a batch's policy by which images are judged."""
+
+    action: SafetyAction
+    strength: SafetyStrength = SafetyStrength.STANDARD
+    thresholds: str | None = None
+
+    @classmethod
+    def of(cls, policy: BatchPolicy) -> "SafetyPolicy":
+        """Return that part of a policy."""
+        return cls(policy.safety, policy.safety_strength, policy.safety_thresholds)
+
+    @property
+    def adjustments(self) -> ScoreAdjustments:
+        """What is added to scores."""
+        return ScoreAdjustments.of(self.strength, self.thresholds)
+
+    def recorded(self) -> dict[str, str]:
+        """Return what image rows note of it."""
+        return self._as_policy().recorded()
+
+    def text(self) -> str:
+        """Return it as `safety_of` returns that of a batch."""
+        return safety_of(self._as_policy())
+
+    def _as_policy(self) -> BatchPolicy:
+        return BatchPolicy.model_validate(self.keys())
+
+    def keys(self) -> dict[str, str | None]:
+        """Return the values as keys of the batch policy."""
+        return {
+            "safety": self.action,
+            "safety_strength": self.strength,
+            "safety_thresholds": self.thresholds,
+        }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a policy changes: image rows that it blocks and blocked jobs that it frees, with examples of both."""
+
+    before: SafetyPolicy
+    after: SafetyPolicy
+    images: Counts
+    blocked_jobs: Counts
+    examples_blocked: list[JudgedJob]
+    examples_freed: list[JudgedJob]
+    concept_names: Sequence[str] = ()
+    """Names of the safety checker's first concepts, for the reasons of blocked jobs."""
+
+
+@dataclass
+class Applied:
+    """What was changed so far.
+
+    Images that were blocked, and their files: deleted or moved into quarantine; jobs that were freed: restored from
+    quarantine or queued again; and claims that were taken from workers.
+    """
+
+    blocked: int = 0
+    deleted_files: int = 0
+    quarantined_files: int = 0
+    restored: int = 0
+    queued: int = 0
+    released: int = 0
+
+
+def safety_policy(engine: Engine, batch: BatchStatus) -> SafetyPolicy:
+    """Return the safety policy that the batch has now. Raises UsageError if only a later version knows all of it."""
+    policy, unknown = policy_of(run(engine, _POLICY, {"batch": batch.id})[0]._mapping)
+    if wrong := [name for name in unknown if name.startswith("safety")]:
+        raise UsageError(f"only a later version of nightmill knows {', '.join(wrong)} of batch {batch.name}")
+    return SafetyPolicy.of(policy)
+
+
+def check_can_judge(batch: BatchStatus, policy: SafetyPolicy) -> None:
+    """Raise UsageError for an archived batch, and where the policy keeps what it flags in the dataset."""
+    if batch.archived_at is not None:
+        raise UsageError(why_archived(batch.name))
+    if policy.action not in WITHHOLDING:
+        raise UsageError(
+            f"batch {batch.name} has safety={policy.action}, under which flagged images stay in the dataset: "
+            "--safety block or --safety quarantine judges them as if they were not to"
+        )
+
+
+def judge(
+    engine: Engine,
+    batch: BatchId,
+    before: SafetyPolicy,
+    after: SafetyPolicy,
+    concept_names: Sequence[str] = (),
+) -> Judgement:
+    """Return what the policy would change, changing nothing."""
+    new, old = after.adjustments, before.adjustments
+    images, jobs = count_blocked_images(engine, batch, new), count_freed_jobs(engine, batch, new, old)
+    return Judgement(
+        before,
+        after,
+        images,
+        jobs,
+        _first(blocked_images(engine, batch, new, EXAMPLES)) if images.changed else [],
+        _first(freed_jobs(engine, batch, new, old, EXAMPLES)) if jobs.changed else [],
+        concept_names,
+    )
+
+
+def apply(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchStatus,
+    judgement: Judgement,
+    on_jobs: Callable[[int], object] = lambda _: None,
+) -> Applied:
+    """Give the batch the policy, block the images that it flags and queue the blocked jobs that it doesn't.
+
+    An interrupted call can be repeated, and a second one changes nothing. It ends, having done no more, where the batch
+    gets yet another policy meanwhile. `on_jobs` is called with the number of jobs
+    changed so far. What is being rendered under the policy of before is taken from its workers, and rendered again.
+    """
+    done = Applied()
+    if judgement.before != judgement.after:
+        transact(engine, lambda connection: _change(connection, batch.id, judgement.after))
+        done.released = release_all(engine, batch.id)
+    new, old = judgement.after.adjustments, judgement.before.adjustments
+    for page in blocked_images(engine, batch.id, new):
+        block = _quarantine if judgement.after.action == SafetyAction.QUARANTINE else _block
+        block(engine, store, batch, page, judgement, done)
+        on_jobs(done.blocked)
+    for page in freed_jobs(engine, batch.id, new, old):
+        _free(engine, store, batch.id, page, judgement.after, done)
+        on_jobs(done.blocked + done.restored + done.queued)
+    reopen(engine, batch.id)
+    record_batch_events(engine)
+    return done
+
+
+def _change(connection: Connection, batch: BatchId, policy: SafetyPolicy) -> None:
+    connection.execute(_LOCK, {"batch": batch})
+    change_policy(connection, batch, policy.keys())
+
+
+def _block(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchStatus,
+    page: list[JudgedJob],
+    judgement: Judgement,
+    done: Applied,
+) -> None:
+    """Rows go first: a file that an interrupted call leaves is one that no row names, which a sweep deletes."""
+    rows, flagged = (
+        [ImageRow(*_row(each), each.job, each.ordinal, each.index) for each in page],
+        _with_reasons(page, judgement.concept_names),
+    )
+    blocked = transact(
+        engine, lambda connection: block_images(connection, batch.id, judgement.after.text(), flagged)
+    )
+    own = [row for row in rows if row.job in blocked]
+    done.blocked += len(blocked)
+    done.deleted_files += delete_image_files(engine, store, batch, own, JobState.BLOCKED)
+
+
+def _quarantine(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchStatus,
+    page: list[JudgedJob],
+    judgement: Judgement,
+    done: Applied,
+) -> None:
+    flagged = _with_reasons(page, judgement.concept_names)
+    blocked, files = quarantine_images(engine, store, batch.id, batch.folder, judgement.after.text(), flagged)
+    done.blocked += blocked
+    done.quarantined_files += files
+
+
+def _free(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchId,
+    page: list[JudgedJob],
+    policy: SafetyPolicy,
+    done: Applied,
+) -> None:
+    """Restore what lies in quarantine; what doesn't, or can't be read there, is rendered again."""
+    quarantined, safety = [each.job for each in page if each.key is not None], policy.text()
+    done.restored += restore_quarantined(engine, store, batch, safety, quarantined, policy.recorded())
+    done.queued += free_blocked(engine, batch, safety, [each.job for each in page])
+
+
+def _with_reasons(page: list[JudgedJob], names: Sequence[str]) -> list[BlockedImage]:
+    return [BlockedImage(*_row(each), reason_of(each.above, names)) for each in page]
+
+
+def _row(judged: JudgedJob) -> tuple[int, str]:
+    """Return the id and the key of a judged image row."""
+    assert judged.image is not None
+    assert judged.key is not None
+    return judged.image, judged.key
+
+
+def _first(pages: Iterator[list[JudgedJob]]) -> list[JudgedJob]:
+    return next(islice(pages, 1), [])

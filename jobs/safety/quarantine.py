@@ -1,0 +1,144 @@
+"""Move image files into quarantine and out of it, as their jobs are blocked and freed.
+
+A file is copied and compared, then the rows change, then the file of before is deleted. Jobs are locked from the copy
+to the change, so that no sweep takes the copy for one that no row names; an interrupted call leaves such a file.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, text
+
+from jobs.batches.retract_images import PORTION, delete_files_of_jobs
+from jobs.job_dataclasses import BatchId, JobId
+from jobs.queue.sql_predicates import in_quarantine
+from jobs.safety.job_transitions import BlockedImage, block_images, restore_images
+from jobs.states import JobState
+from jobs.storage.base import BadObjectError, DamagedObjectError, ObjectStore
+from jobs.storage.key_layout import parse_image_key, quarantine_key
+
+_THREADS = 8
+
+_IMAGES = text("""
+    SELECT jobs.id AS job, images.id, images.key, images.sha256, images.format
+    FROM images JOIN jobs ON jobs.id = images.job_id
+    WHERE images.id = ANY (CAST(:ids AS bigint[])) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
+""")
+_QUARANTINED = text(f"""
+    SELECT jobs.id AS job, jobs.id, q.image ->> 'key' AS key, q.image ->> 'sha256' AS sha256,
+        q.image ->> 'format' AS format, q.key AS quarantined
+    FROM jobs JOIN quarantined_images q ON {in_quarantine()}
+    WHERE jobs.id = ANY (CAST(:ids AS bigint[])) ORDER BY jobs.id FOR UPDATE OF jobs
+""")
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A file to be stored under another key as well."""
+
+    source: str
+    target: str
+    sha256: str
+    format: str
+
+
+def quarantine_images(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchId,
+    folder: str,
+    safety: str,
+    images: Sequence[BlockedImage],
+) -> tuple[int, int]:
+    """Block image rows and move their files into quarantine; returns the numbers of rows and of files.
+
+    Nothing changes if the batch's policy is no longer `safety` (`jobs.policy.stored_policy.safety_of`). A file that is
+    missing or damaged, or isn't below the batch's `folder`, is left where it is.
+    """
+    by_id = {image.image: image for image in images}
+
+    def change(connection: Connection, rows: Sequence[Row[Any]], copied: set[int]) -> set[JobId]:
+        kept = [
+            replace(by_id[row.id], quarantined=quarantine_key(row.key) if row.id in copied else None)
+            for row in rows
+        ]
+        return block_images(connection, batch, safety, kept)
+
+    def copy_of(row: Row[Any]) -> _Copy | None:
+        key = parse_image_key(row.key)
+        is_own = key is not None and key.batch == folder
+        return _Copy(row.key, quarantine_key(row.key), row.sha256, row.format) if is_own else None
+
+    return _move(engine, store, list(by_id), _Move(_IMAGES, copy_of, change, JobState.BLOCKED))
+
+
+def restore_quarantined(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchId,
+    safety: str,
+    jobs: Sequence[JobId],
+    recorded: Mapping[str, str],
+) -> int:
+    """Free blocked jobs by moving their files out of quarantine; returns their number.
+
+    Nothing changes if the batch's policy is no longer `safety`. `recorded` is what image rows note of the new policy.
+    Those whose file is missing or damaged stay blocked.
+    """
+
+    def change(connection: Connection, rows: Sequence[Row[Any]], copied: set[int]) -> set[JobId]:
+        jobs_of_copies = [row.job for row in rows if row.id in copied]
+        return restore_images(connection, batch, safety, jobs_of_copies, recorded)
+
+    def copy_of(row: Row[Any]) -> _Copy:
+        return _Copy(row.quarantined, row.key, row.sha256, row.format)
+
+    restored, _ = _move(engine, store, jobs, _Move(_QUARANTINED, copy_of, change, JobState.DONE))
+    return restored
+
+
+@dataclass(frozen=True)
+class _Move:
+    """How files are moved: the rows to lock, what is copied, what changes in the tables, and what jobs become."""
+
+    lock: Any
+    copy_of: Callable[[Row[Any]], _Copy | None]
+    change: Callable[[Connection, Sequence[Row[Any]], set[int]], set[JobId]]
+    state: JobState
+
+
+def _move(engine: Engine, store: ObjectStore, ids: Sequence[int], move: _Move) -> tuple[int, int]:
+    changed = moved = 0
+    for start in range(0, len(ids), PORTION):
+        with engine.begin() as connection:
+            rows = connection.execute(move.lock, {"ids": list(ids[start : start + PORTION])}).all()
+            copies = _copied(store, rows, move.copy_of)
+            jobs = move.change(connection, rows, set(copies))
+        left = [(row.job, copies[row.id].source) for row in rows if row.id in copies and row.job in jobs]
+        changed += len(jobs)
+        moved += delete_files_of_jobs(engine, store, left, move.state)
+    return changed, moved
+
+
+def _copied(
+    store: ObjectStore, rows: Sequence[Row[Any]], copy_of: Callable[[Row[Any]], _Copy | None]
+) -> dict[int, _Copy]:
+    """Copy the files of rows; returns the copies by the rows' ids, without those whose file can't be used."""
+    wanted = {row.id: copy for row in rows if (copy := copy_of(row)) is not None}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        made = threads.map(lambda copy: _copy(store, copy), wanted.values())
+        return {id: copy for (id, copy), is_made in zip(wanted.items(), made, strict=True) if is_made}
+
+
+def _copy(store: ObjectStore, copy: _Copy) -> bool:
+    try:
+        body = store.get(copy.source)
+        if hashlib.sha256(body).hexdigest() != copy.sha256:
+            raise DamagedObjectError(f"{copy.source} is damaged")
+    except BadObjectError:
+        return False
+    store.put(copy.target, body, content_type=f"image/{copy.format}")
+    return True
