@@ -39,7 +39,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     return {
         **_signing(identity, rounds=2 if is_quick else 15),
         **_pace(place, identity, count=4 if is_quick else 80, rounds=1 if is_quick else 7),
-        **measure_traced(authority, count=6 if is_quick else 1000),
+        **measure_traced(authority, count=2 if is_quick else 1000),
     }
 
 

@@ -58,7 +58,7 @@ def measure_traced(authority: Authority, count: int) -> dict[str, Figure]:
         for name, (change, is_searched, goal) in CHANGES.items():
             numbers = range(0, count, SEARCHED_SHARE if is_searched and count > SEARCHED_SHARE else 1)
             found |= _traced(tracer, name, {number: change(marked[number]) for number in numbers}, goal)
-        strangers = list(_strangers(max(2, count // 20), rng))
+        strangers = list(_strangers(max(1, count // 20), rng))
         found |= _mistaken(tracer, strangers)
     return found
 
