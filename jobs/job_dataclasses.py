@@ -41,6 +41,8 @@ class Job:
     strength: float | None = None
     is_fresh: bool = False
     """Whether this is the job's first claim."""
+    is_after_crash: bool = False
+    """Whether the worker died that last claimed it."""
 
 
 @dataclass(frozen=True, slots=True)

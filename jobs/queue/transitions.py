@@ -103,7 +103,8 @@ _GIVEN_PAIRS = (
 
 _CLAIMED = """
     id, batch_id, lane_id, ordinal, index, attempt, prompt, negative_prompt, steps, guidance_scale,
-    sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh"""
+    sampler, seed, noise_level, init_image, mask_image, depth_image, strength, not_before IS NULL AS is_fresh,
+    coalesce(error_kind = 'crash', false) AS is_after_crash"""
 
 # The last part of every claim statement: `picked` holds the ids, `open` what the lane allows.
 _TAKEN = f"""

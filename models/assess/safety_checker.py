@@ -128,7 +128,7 @@ class SafetyChecker:
 
     def _judge(self, compared: Floats) -> list[SafetyScores]:
         special, concepts, length = np.split(compared, [3, 20], axis=1)
-        unusable = np.flatnonzero(~(np.isfinite(concepts).all(axis=1) & (length[:, 0] > 0.5)))
+        unusable = np.flatnonzero(~(np.isfinite(compared).all(axis=1) & (length[:, 0] > 0.5)))
         if len(unusable):
             raise SafetyUnknownError(
                 f"the safety checker computed nothing usable for picture {unusable[0] + 1} of {len(length)}, "

@@ -30,6 +30,7 @@ from models.errors import CheckpointError, ModelError, OutOfMemoryError
 from models.runtime.compile_options import PLAIN
 from models.runtime.memory_options import FULL
 from models.store.resolve_checkpoint import Checkpoint, resolve
+from tests.chaos.stub_safety_checker import StubSafetyChecker
 from tests.paths import ROOT
 from worker.lanes import worker_loop
 from worker.model_cache import cache
@@ -72,6 +73,7 @@ class StubDiffusion:
 
     folder: Path
     step_s: float
+    checker: StubSafetyChecker
 
     def render(
         self,
@@ -146,7 +148,7 @@ class StubEngine:
             return []
         self._model._note(requests)
         rendered = [
-            SimpleNamespace(key=key, image=_image(request, fault))
+            SimpleNamespace(key=key, image=_image(request, fault, self._model.checker))
             for (key, request), fault in zip(self._requests.items(), self._faults, strict=True)
         ]
         self.close()
@@ -185,9 +187,10 @@ _BREAKS: dict[str, Callable[[], object]] = {
 }
 
 
-def _image(request: Any, fault: Fault) -> RenderedImage:
+def _image(request: Any, fault: Fault, checker: StubSafetyChecker) -> RenderedImage:
     noise = np.random.default_rng(request.seed)
     pixels = noise.integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
+    checker.note(pixels, request.prompt, fault)
     if fault.strikes("nan"):
         return RenderedImage(pixels, "nan")
     return RenderedImage(pixels, "black" if fault.strikes("black") else None)
@@ -205,22 +208,6 @@ class StubUpscaler:
             RenderedImage(request.pixels.repeat(4, axis=0).repeat(4, axis=1), defect=None)
             for request in requests
         ]
-
-
-@dataclass(frozen=True)
-class _Scores:
-    flagged: bool = False
-    concepts: tuple[float, ...] = (-0.1,) * 17
-    special_care: tuple[float, ...] = (-0.1,) * 3
-
-
-@dataclass(frozen=True)
-class _Safety:
-    digest = None
-    concept_names = ()
-
-    def score(self, pictures: Sequence[Any]) -> list[_Scores]:
-        return [_Scores() for _ in pictures]
 
 
 @dataclass(frozen=True)
@@ -257,11 +244,12 @@ class StubModelCache(cache.ModelCache):
             raise CheckpointError("the model is not there: /models isn't mounted")
         catalogue = Catalogue.load(self.settings.models_path)
         card = catalogue.get(lane.model)
+        checker = StubSafetyChecker()
         stubs: dict[str, Any] = {
             "device": _Device(),
             "tokens": _Tokens(),
-            "safety": _Safety(),
-            "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S])),
+            "safety": checker,
+            "diffusion": StubDiffusion(Path(os.environ[FOLDER]), float(os.environ[STEP_S]), checker),
         }
         if lane.upscale:
             upscaler = self._resolve(catalogue.get(str(card.upscaler)))
@@ -289,14 +277,14 @@ def _module(name: str, **contents: object) -> None:
 
 
 def _unused(*_: object) -> None:
-    raise AssertionError("no picture of these is flagged")
+    raise AssertionError("no test with these models blurs images")
 
 
 def install() -> None:
     """Put stubs where the worker looks for models, before it does."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _module("models.runtime.device", versions=lambda: {"stub": "1"})
-    _module("models.assess.safety_checker", blacken=_unused, blur=_unused)
+    _module("models.assess.safety_checker", blacken=np.zeros_like, blur=_unused)
     _module("models.families.stable_diffusion", ImageRequest=SimpleNamespace)
     _module("models.families.upscaler", UpscaleRequest=SimpleNamespace)
     cache.ModelCache = StubModelCache  # type: ignore[misc]

@@ -33,6 +33,13 @@ class BackgroundPool:
         """Queue a batch for delivery; blocks while the queue is full, and returns False if `give_up` does so first."""
         return not items or self._put(items, give_up)
 
+    def wait(self, give_up: GiveUp = lambda: False) -> bool:
+        """Wait until every batch put so far is delivered; False if `give_up` returned True first."""
+        with self._bundles.all_tasks_done:
+            while self._bundles.unfinished_tasks and not give_up():
+                self._bundles.all_tasks_done.wait(LOOK_S)
+            return not self._bundles.unfinished_tasks
+
     def drain(self, give_up: GiveUp = lambda: False) -> bool:
         """Wait until every batch is delivered and end the threads; False if `give_up` returned True first."""
         if not all(self._put(None, give_up) for _ in self._threads):
@@ -57,3 +64,5 @@ class BackgroundPool:
                 self._deliver(items)
             except BaseException as error:  # if the thread ended, `put` would wait for it for ever
                 log_error_of_jobs(log, f"{len(items)} images could not be delivered", error)
+            finally:
+                self._bundles.task_done()

@@ -61,6 +61,10 @@ class Delivery:
         """Queue rendered items; blocks while the queue is full, and returns False if `give_up` does so first."""
         return self._pool.put(items, give_up)
 
+    def wait(self, give_up: Callable[[], bool]) -> bool:
+        """Wait until all items put so far are delivered; returns False if `give_up` returned True first."""
+        return self._pool.wait(give_up)
+
     def close(self, give_up: Callable[[], bool]) -> bool:
         """Wait until all items are delivered; returns False if `give_up` returned True first."""
         return self._pool.drain(give_up)

@@ -83,6 +83,9 @@ class LaneSession:
             ):
                 log_context.note(batch=lane.batch)
                 self.render(lane, jobs)
+                # One of them may have ended its worker: whatever is claimed while they are delivered would be charged.
+                if any(job.is_after_crash for job in jobs):
+                    self._delivery.wait(self._stop.must_leave)
         finally:
             self.close()
         return self._claims.taken

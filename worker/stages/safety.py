@@ -1,12 +1,18 @@
 """Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from jobs.policy.safety_adjustments import reason_of
+from jobs.policy.safety_adjustments import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
 from jobs.states import ErrorKind, SafetyAction
+from models.errors import SafetyUnknownError
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
+
+if TYPE_CHECKING:
+    from models.assess.safety_checker import SafetyScores
 
 
 class Safety(Stage):
@@ -20,9 +26,14 @@ class Safety(Stage):
         """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred.
 
         Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
+        Raises SafetyUnknownError if an image has no scores, or others than a finite one of each concept.
         """
         found = self.context.lane_models.safety.score([item.image for item in items])
-        scores = [{"concepts": each.concepts, "special_care": each.special_care} for each in found]
+        if len(found) != len(items):
+            raise SafetyUnknownError(
+                f"the safety checker returned {len(found)} results for {len(items)} images"
+            )
+        scores = [_usable(each) for each in found]
         return [
             self._acted_on(replace(item, safety_scores=of_item), item.flagged_for or self._finding(of_item))
             for item, of_item in zip(items, scores, strict=True)
@@ -49,3 +60,16 @@ class Safety(Stage):
                 return replace(item, safety_verdict="blackened", pixels=blacken(item.image))
             case SafetyAction.BLUR:
                 return replace(item, safety_verdict="blurred", pixels=blur(item.image))
+
+
+def _usable(found: "SafetyScores") -> dict[str, tuple[float, ...]]:
+    """Return the scores as image rows have them; raises SafetyUnknownError if any is missing or not finite."""
+    counts = len(found.concepts), len(found.special_care)
+    if counts != (CONCEPTS, SPECIAL_CARE):
+        raise SafetyUnknownError(
+            f"the safety checker returned scores of {counts[0]} concepts and {counts[1]} of special care; "
+            f"there are {CONCEPTS} and {SPECIAL_CARE}"
+        )
+    if not all(map(math.isfinite, (*found.concepts, *found.special_care))):
+        raise SafetyUnknownError("the safety checker returned scores that are not finite")
+    return {CONCEPT: found.concepts, CARE: found.special_care}

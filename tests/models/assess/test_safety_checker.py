@@ -196,6 +196,16 @@ def test_an_unusable_embedding_is_never_called_safe(checker: SafetyChecker, valu
         checker.judge(embeddings)
 
 
+@pytest.mark.parametrize("number", [0, 2, 3, 19])
+def test_an_image_with_one_score_that_is_not_finite_is_never_called_safe(
+    checker: SafetyChecker, number: int
+) -> None:
+    compared = np.ones((5, 21), np.float32)
+    compared[3, number] = np.nan
+    with pytest.raises(SafetyUnknownError, match="picture 4 of 5"):
+        checker._judge(compared)
+
+
 def damaged(checkpoint: Any, folder: Path, **changes: torch.Tensor | None) -> Any:
     weights = load_file(checkpoint.path / "model.safetensors") | changes
     save_file(

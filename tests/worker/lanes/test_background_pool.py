@@ -55,6 +55,18 @@ def test_put_waits_while_too_much_is_waiting(door: Door) -> None:
     assert len(door.delivered) == 4
 
 
+def test_wait_ends_when_all_so_far_is_delivered_and_more_may_come(door: Door) -> None:
+    line = BackgroundPool(door, threads=2, waiting=4)
+    for bundle in ([item] for item in items(3)):
+        assert line.put(bundle)
+    assert not line.wait(after(2))
+    door.opened.set()
+    assert line.wait()
+    assert sorted(door.delivered) == [0, 1, 2]
+    assert line.put(items(1))
+    assert line.drain()
+
+
 def test_drain_gives_up_when_told(door: Door) -> None:
     line = BackgroundPool(door, threads=2, waiting=1)
     assert line.put(items(1))

@@ -1,17 +1,32 @@
 """What happens to prompts and pictures that the checks find: nothing leaves unless the batch's policy lets it."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from jobs.queue.worker_health_reports import unhealthy_workers
+from jobs.settings import Settings
 from jobs.states import WatermarkMethod
+from models.errors import SafetyUnknownError
 from tests.factories import states
-from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, render, worker_context_for
+from tests.worker.contexts import (
+    attempts_of,
+    files_in,
+    images_of,
+    jobs_of,
+    render,
+    stage_context,
+    worker_context_for,
+)
+from tests.worker.test_bisect import items
 from worker.imaging.encode import Pixels, decode
+from worker.item import PipelineItem
 from worker.lanes.worker_context import WorkerContext
+from worker.stages.safety import Safety
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ACTIONS = ("flag", "blacken", "blur")
@@ -157,6 +172,42 @@ def test_a_checker_that_computes_nothing_lets_nothing_leave(
     assert sorted(row["outcome"] for row in attempts) == ["failed", "failed", "retried", "retried"]
     assert {row["error_kind"] for row in attempts} == {"safety"}
     assert "must not leave" in attempts[0]["error_text"]
+
+
+@pytest.mark.parametrize(
+    ("concepts", "special_care", "told"),
+    [
+        ([-0.1] * 16, [-0.1] * 3, "16 concepts and 3 of special care"),
+        ([-0.1] * 17, [0.1], "17 concepts and 1 of special care"),
+        ([-0.1] * 17, [0.1, -0.1, -0.1, -0.1], "17 concepts and 4 of special care"),
+        ([-0.1] * 16 + [float("nan")], [-0.1] * 3, "not finite"),
+        ([-0.1] * 17, [0.1, float("inf"), -0.1], "not finite"),
+    ],
+)
+def test_scores_that_are_not_one_of_each_concept_let_no_image_pass(
+    settings: Settings, concepts: list[float], special_care: list[float], told: str
+) -> None:
+    found = SimpleNamespace(concepts=tuple(concepts), special_care=tuple(special_care))
+    with pytest.raises(SafetyUnknownError, match=told):
+        judging(settings, [found]).run(drawn(1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_another_number_of_results_than_images_lets_none_pass(settings: Settings, count: int) -> None:
+    found = SimpleNamespace(concepts=(-0.1,) * 17, special_care=(-0.1,) * 3)
+    with pytest.raises(SafetyUnknownError, match=f"{count} results for 2 images"):
+        judging(settings, [found] * count).run(drawn(2))
+
+
+def judging(settings: Settings, found: list[Any]) -> Safety:
+    """The stage with a checker that returns this, whatever it is given."""
+    checker = SimpleNamespace(score=lambda _: found, concept_names=())
+    context = replace(stage_context(settings), lane_models=cast("Any", SimpleNamespace(safety=checker)))
+    return Safety(context)
+
+
+def drawn(count: int) -> list[PipelineItem]:
+    return [replace(item, pixels=np.zeros((8, 8, 3), np.uint8)) for item in items(count)]
 
 
 def test_a_model_without_a_checker_draws_nothing(context: WorkerContext, tmp_path: Path) -> None:
