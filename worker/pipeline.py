@@ -14,6 +14,7 @@ from worker.stages.load_inputs import LoadInputs
 from worker.stages.perceptual_hash import PerceptualHash
 from worker.stages.prompt_filter import PromptFilter
 from worker.stages.safety import Safety
+from worker.stages.safety_of_upscaled import SafetyOfUpscaled
 from worker.stages.sign import Sign
 from worker.stages.upload import Upload
 from worker.stages.upscale import Upscale
@@ -29,6 +30,7 @@ PIPELINE: list[type[Stage]] = [
     Safety,
     ClipScore,
     Upscale,
+    SafetyOfUpscaled,
     PerceptualHash,
     Watermark,
     IsccCode,

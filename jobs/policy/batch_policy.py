@@ -166,6 +166,9 @@ class BatchPolicy(BaseModel):
         le=10,
         description="bits of perceptual hashes in which a `duplicate` in `accept` may differ",
     )
+    check_upscaled: Annotated[bool, PolicyKey()] = Field(
+        default=True, description="check generated images again when they were upscaled"
+    )
     safety_strength: Annotated[SafetyStrength, PolicyKey(is_recorded=True)] = Field(
         default=SafetyStrength.STANDARD,
         description="lenient, standard or strong: how little is flagged; `judge` may change it later",

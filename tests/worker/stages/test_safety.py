@@ -1,5 +1,6 @@
 """What happens to prompts and pictures that the checks find: nothing leaves unless the batch's policy lets it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
+from models.assess.safety_checker import SafetyChecker, SafetyScores
 from models.errors import SafetyUnknownError
 from tests.factories import states
 from tests.worker.contexts import (
@@ -101,6 +103,48 @@ def test_what_was_withheld_is_not_drawn_again_by_the_upscaler(context: WorkerCon
     (drawn,) = pictures(context, tmp_path, rows, safety="flag")
     assert drawn.shape == (256, 256, 3)
     assert drawn.std() > 0
+
+
+@pytest.fixture
+def flags_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker takes offence at whatever is wider than 64 pixels."""
+    score = SafetyChecker.score
+
+    def scored(checker: SafetyChecker, images: Sequence[Pixels]) -> list[SafetyScores]:
+        return [
+            replace(each, concepts=(1.5, *each.concepts[1:])) if image.shape[1] > 64 else each
+            for each, image in zip(score(checker, images), images, strict=True)
+        ]
+
+    monkeypatch.setattr(SafetyChecker, "score", scored)
+
+
+@pytest.mark.usefixtures("flags_large")
+def test_what_the_upscaler_has_made_is_checked_before_it_leaves(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    rows = [FOX | {"upscale": 4}, FOX]
+    batch = render(context, tmp_path, rows)
+    upscaled, plain = jobs_of(context.engine, batch)
+    assert (upscaled["state"], upscaled["error_text"]) == ("blocked", "safety checker: concept 0 at +1.500")
+    assert plain["state"] == "done"
+    for action, verdict in (("flag", "flagged"), ("blacken", "blackened"), ("quarantine", None)):
+        images = images_of(context.engine, render(context, tmp_path, rows, safety=action))
+        assert [image["safety_verdict"] for image in images] == [verdict, "safe"][verdict is None :]
+        if verdict:
+            assert images[0]["safety_scores"]["concepts"][0] == 1.5
+            assert images[0]["safety_scores"]["concepts"][1] < 0
+            assert images[0]["timings"].keys() >= {"safety", "safety_of_upscaled"}
+
+
+@pytest.mark.usefixtures("flags_large")
+def test_upscaled_images_are_checked_once_if_the_batch_says_so(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    (image,) = images_of(
+        context.engine, render(context, tmp_path, [FOX | {"upscale": 4}], check_upscaled="false")
+    )
+    assert (image["safety_verdict"], "safety_of_upscaled" in image["timings"]) == ("safe", False)
 
 
 @pytest.mark.parametrize("method", ["dwtDctSvd", "dwtDct", "tiled"])
