@@ -34,6 +34,8 @@ def _secrets() -> set[str]:
             continue  # where secrets lie is none
         if name.startswith("NIGHTMILL_") and name.endswith("_URL"):
             found |= _of_url(value)
+        elif name == "NIGHTMILL_SIGNING_IDENTITY" and "-----BEGIN" not in value:
+            continue  # where it lies
         elif _SECRET.search(name) and name.startswith(("AWS_", "HF_", "NIGHTMILL_")):
             found |= _lines(value)
     return {secret for secret in found if len(secret) >= _SHORTEST}

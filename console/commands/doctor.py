@@ -159,9 +159,11 @@ def _signing(settings: Settings) -> str:
     """Report what image files are signed with; raises UsageError if it can't be used, or soon can't be."""
     if not is_installed("worker"):
         return "the worker's packages aren't here, which sign files"
+    if settings.c2pa == "off":
+        return "files aren't signed: NIGHTMILL_C2PA is off"
     told = described(settings)
-    if settings.c2pa == "off" or (told["place"] is None and settings.c2pa == "auto"):
-        return "files aren't signed" + ("" if settings.c2pa == "off" else ": there is no signing identity")
+    if told["place"] is None and settings.c2pa == "auto":
+        return "files aren't signed: there is no signing identity"
     if told["problem"]:
         raise UsageError(f"{told['place'] or 'NIGHTMILL_C2PA is on'}: {told['problem']}")
     return f"as {told['organization']} until {told['expires_at']}, by {told['place']}"

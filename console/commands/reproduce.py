@@ -3,7 +3,8 @@
 import json
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +19,17 @@ from console.reproduction.row_as_manifest import manifest_row, set_options
 from console.session import Session, session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json, print_line
-from console.verification.chosen_image import chosen_image
+from console.verification.chosen_image import chosen_image, require_installation
 from console.verification.mark_keys import keys_to_try
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.drop_jobs_and_delete_batches import delete
 from jobs.batches.status import open_jobs
 from jobs.db.engine import run
-from jobs.errors import UsageError
+from jobs.errors import NightmillError, UsageError
 from jobs.images.find_image_rows import image_record
+from jobs.input_image_access import PictureRefusedError
+from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of
 from jobs.settings import load_settings
 from models.optional_packages import require
@@ -51,17 +54,13 @@ def reproduce(
     """Render an image again and compare: exit code 0 the same pixels, 1 they differ, 2 it can't be rendered."""
     require("worker", instead="pictures are compared where workers are installed")
     settings = load_settings()
+    require_installation(settings)
     with session(settings) as open_session:
         record = chosen_image(open_session, image, keys)
-        known = keys_to_try(settings, keys)
-        batch = _rendered_again(open_session, record, out, workers)
         try:
-            told = _compared(open_session, record, batch, known)
-        finally:
-            if keep:
-                note(f"the picture is in batch {batch.name}, in {batch.output}/{batch.folder}")
-            else:
-                delete(open_session.engine, batch, open_session.batch_store(batch))
+            told = _reproduced(open_session, record, keys_to_try(settings, keys), out, workers, keeps=keep)
+        except (NightmillError, PictureRefusedError) as error:
+            raise UsageError(f"it can't be rendered again: {error}") from error
     if as_json:
         print_json(told)
     else:
@@ -69,14 +68,44 @@ def reproduce(
     raise typer.Exit(0 if told["same_pixels"] else 1)
 
 
-def _rendered_again(
-    open_session: Session, record: Mapping[str, Any], out: str | None, workers: int | None
-) -> BatchStatus:
-    """Render a batch of the one row; returns its status. Raises UsageError if the row can't be asked for any more."""
-    (batch,) = run(open_session.engine, _BATCH, {"id": record["image_id"]})
-    policy, unknown = policy_of(batch._mapping)
+def _reproduced(
+    open_session: Session,
+    record: Mapping[str, Any],
+    keys: Mapping[int, bytes],
+    out: str | None,
+    workers: int | None,
+    *,
+    keeps: bool,
+) -> dict[str, Any]:
+    original = _file_of(open_session, record)
+    batch = _submitted(open_session, record, out)
+    try:
+        _render(open_session, batch, workers)
+        return _compared(open_session, record, original, batch, keys)
+    finally:
+        if keeps:
+            note(f"the picture is in batch {batch.name}, in {batch.output}/{batch.folder}")
+        else:
+            actions.cancel(open_session.engine, batch.id)
+            _delete(open_session, actions.status(open_session.engine, batch.name))
+
+
+def _file_of(open_session: Session, record: Mapping[str, Any]) -> bytes:
+    return open_session.batch_store(actions.status(open_session.engine, record["batch"])).get(record["key"])
+
+
+def _delete(open_session: Session, batch: BatchStatus) -> None:
+    store = None
+    with suppress(NightmillError):  # an output that is away has no file of it
+        store = open_session.batch_store(batch)
+    delete(open_session.engine, batch, store)
+
+
+def _submitted(open_session: Session, record: Mapping[str, Any], out: str | None) -> BatchStatus:
+    """Ingest a batch of the one row. Raises UsageError if it can't be asked for any more."""
+    policy, unknown = _policy_of(open_session, record)
     if unknown:
-        raise UsageError(f"batch {batch.name} has policies of a later version: {', '.join(unknown)}")
+        raise UsageError(f"its batch has policies of a later version: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as temporary:
         manifest = Path(temporary) / "row.jsonl"
         manifest.write_text(json.dumps(manifest_row(record)) + "\n", encoding="utf-8")
@@ -85,21 +114,26 @@ def _rendered_again(
             manifest=str(manifest), out=out, name=name, set_=set_options(policy), strict=True
         )
         ingested = ingest_manifest(open_session, options)
-    status = actions.status(open_session.engine, ingested.name)
-    try:
-        figures = work_at(open_session, status, workers)
-    except BaseException:
-        actions.cancel(open_session.engine, status.id)
-        raise
-    status = actions.status(open_session.engine, ingested.name)
-    if open_jobs(status.counts):
-        actions.cancel(open_session.engine, status.id)
+    return actions.status(open_session.engine, ingested.name)
+
+
+def _policy_of(open_session: Session, record: Mapping[str, Any]) -> tuple[BatchPolicy, Sequence[str]]:
+    (batch,) = run(open_session.engine, _BATCH, {"id": record["image_id"]})
+    return policy_of(batch._mapping)
+
+
+def _render(open_session: Session, batch: BatchStatus, workers: int | None) -> None:
+    figures = work_at(open_session, batch, workers)
+    if open_jobs(actions.status(open_session.engine, batch.name).counts):
         raise UsageError(f"no worker renders it: {figures['waiting']}")
-    return status
 
 
 def _compared(
-    open_session: Session, record: Mapping[str, Any], batch: BatchStatus, keys: Mapping[int, bytes]
+    open_session: Session,
+    record: Mapping[str, Any],
+    original: bytes,
+    batch: BatchStatus,
+    keys: Mapping[int, bytes],
 ) -> dict[str, Any]:
     from console.reproduction.compare_pictures import (  # noqa: PLC0415 - needs the worker's packages
         compare,
@@ -112,15 +146,13 @@ def _compared(
     rows = run(open_session.engine, _IMAGE, {"batch": batch.id})
     if not rows:
         (end,) = run(open_session.engine, _END, {"batch": batch.id})
-        raise UsageError(f"it can't be rendered again: {end.state}, {end.error_kind}: {end.error_text}")
+        raise UsageError(f"its job was {end.state}, {end.error_kind}: {end.error_text}")
     again = image_record(open_session.engine, rows[0].id)
     assert again is not None
-    (of_batch,) = run(open_session.engine, _BATCH, {"id": record["image_id"]})
-    quality = policy_of(of_batch._mapping)[0].quality
-    original = actions.status(open_session.engine, str(of_batch.id))
-    there = pixels_of(open_session.batch_store(original).get(record["key"]), record["uri"])
+    policy, _ = _policy_of(open_session, record)
+    there = pixels_of(original, record["uri"])
     new = pixels_of(open_session.batch_store(batch).get(again["key"]), again["uri"])
-    expected = compressed_as(marked_as(new, record, keys), record["format"], quality)
+    expected = compressed_as(marked_as(new, record, keys), record["format"], policy.quality)
     return {
         "image": record["image_id"],
         **compare(there, expected),

@@ -19,6 +19,7 @@ from console.manifests.ingest_manifest import ingest_manifest, intake_counts
 from console.process_control.work_at_batch import starts_workers, work_at
 from console.run_statistics import truncated
 from console.session import Session, session
+from console.signing_identity.describe_identity import require_usable_identity
 from console.submit_options import SubmitOptions
 from console.terminal.output import note
 from console.terminal.print_run_result import tell
@@ -51,6 +52,7 @@ def run(
     settings = load_settings()
     if starts_workers(settings, workers):
         require("worker", instead="with --workers 0, workers elsewhere render it")
+        require_usable_identity(settings)
     check_formats(options.format)
     with session(settings) as open_session:
         ingested = ingest_manifest(open_session, options)

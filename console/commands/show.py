@@ -9,7 +9,8 @@ import typer
 from console.command_options import Json
 from console.session import session
 from console.terminal.output import print_json, print_table
-from console.verification.chosen_image import chosen_image
+from console.verification.chosen_image import chosen_image, require_installation
+from jobs.settings import load_settings
 
 Image = Annotated[
     str, typer.Argument(metavar="IMAGE", help="number of the image row, or a picture: a file or s3:// URI")
@@ -21,7 +22,8 @@ Keys = Annotated[
 
 def show(image: Image, keys: Keys = None, as_json: Json = False) -> None:
     """The row of an image: prompt, model, seed, verdict, marks, versions, times and where its file is."""
-    with session() as open_session:
+    require_installation(settings := load_settings())
+    with session(settings) as open_session:
         record = chosen_image(open_session, image, keys)
     if as_json:
         print_json(record)

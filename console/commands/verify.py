@@ -100,24 +100,37 @@ def _trace(picture: Picture, tracer: "PictureTracer") -> dict[str, Any]:
     try:
         return tracer.trace(picture.read(), picture.location)
     except PictureRefusedError as error:
-        return {"verdict": "unreadable", "why": str(error), "row": None, "found_by": []}
+        nothing = dict.fromkeys(("sha256", "manifest", "mark", "digest", "iscc", "warning", "row"))
+        return nothing | {"verdict": "unreadable", "why": str(error), "found_by": []}
 
 
 def _certificates(path: Path) -> bytes:
-    from models.provenance.signing_identity import check_certificates  # noqa: PLC0415 - needs these packages
+    from models.provenance.signing_identity import check_authorities  # noqa: PLC0415 - needs these packages
 
     body = read_limited(path, f"--trust {path}")
     try:
-        check_certificates(body)
+        check_authorities(body)
     except SigningIdentityError as error:
         raise UsageError(f"--trust {path}: {error}") from None
     return b"\n" + body
 
 
+def _stranger(manifest: Mapping[str, Any] | None) -> str | None:
+    """Return who has signed a picture, if that is nobody who is trusted."""
+    is_strange = manifest is not None and manifest["state"] == "valid"
+    return f"signed by {manifest['signer']}, who isn't trusted" if manifest and is_strange else None
+
+
 def _cells(found: Mapping[str, Any]) -> tuple[object, ...]:
     row, mark = found["row"] or {}, found.get("mark")
     whose = f"installation {mark['installation']}, job {mark['job']}" if mark and not row else ""
-    told = (whose, found.get("warning"), found["why"], (row.get("prompt") or "")[:60])
+    told = (
+        whose,
+        _stranger(found.get("manifest")),
+        found.get("warning"),
+        found["why"],
+        (row.get("prompt") or "")[:60],
+    )
     place = f"{row['ordinal']}, image {row['index']}" if row else ""
     return (
         found["file"],

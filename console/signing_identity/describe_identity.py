@@ -1,13 +1,16 @@
 """What is known of the identity that workers sign image files with."""
 
+import stat
 from datetime import UTC, datetime
 from typing import Any
 
 from console.terminal.output import plural
+from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.signing.identity_file import (
     IdentityText,
     find_signing_identity,
+    read_signing_identity,
     trusted_authorities,
 )
 from models.errors import SigningIdentityError
@@ -30,6 +33,15 @@ def described(settings: Settings) -> dict[str, Any]:
     )
 
 
+def require_usable_identity(settings: Settings) -> None:
+    """Raise UsageError if workers here would end at once, as they are to sign by an identity that can't be used."""
+    if read_signing_identity(settings) is None:
+        return
+    told = described(settings)
+    if not told["is_usable"]:
+        raise UsageError(f"{told['place']}: {told['problem']}; NIGHTMILL_C2PA=off leaves files unsigned")
+
+
 def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
     from models.provenance.signing_identity import (  # noqa: PLC0415 - needs the worker's packages
         SigningIdentity,
@@ -47,7 +59,7 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
     trusted = trusted_authorities(settings).count(b"-----BEGIN CERTIFICATE")
     return {
         "is_usable": True,
-        "problem": f"expires in {plural(days, 'day')}" if days < SOON_DAYS else None,
+        "problem": _problem(found, days),
         "organization": organization_of(parsed.leaf),
         "name": name_of(parsed.leaf),
         "algorithm": parsed.algorithm,
@@ -55,3 +67,9 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
         "fingerprint": fingerprint(parsed.leaf),
         "trusted_authorities": trusted,
     }
+
+
+def _problem(found: IdentityText, days: int) -> str | None:
+    if found.file is not None and stat.S_IMODE(found.file.stat().st_mode) & 0o004:
+        return "its private key can be read by every user of this host: chmod 600"
+    return f"expires in {plural(days, 'day')}" if days < SOON_DAYS else None

@@ -10,8 +10,15 @@ from console.verification.pictures_to_verify import pictures_in
 from jobs.errors import UsageError
 from jobs.images.find_image_rows import image_record
 from jobs.input_image_access import PictureRefusedError
+from jobs.settings import Settings
 from jobs.signing.identity_file import trusted_authorities
 from models.optional_packages import require
+
+
+def require_installation(settings: Settings) -> None:
+    """Raise UsageError where there are no images yet, instead of making a database for none."""
+    if settings.database_url is None and not (settings.data_dir / "postgres").exists():
+        raise UsageError(f"there is no installation in {settings.data_dir}, and so no image")
 
 
 def chosen_image(open_session: Session, given: str, keys: Path | None = None) -> dict[str, Any]:
@@ -45,6 +52,6 @@ def _number_of(open_session: Session, given: str, keys: Path | None) -> int:
     except PictureRefusedError as error:
         raise UsageError(str(error)) from None
     if told["row"] is None or told["verdict"] != Verdict.OURS:
-        why = told["why"] or told["verdict"]
-        raise UsageError(f"{given}: {why}; `nightmill verify` says more")
+        why = f": {told['why']}" if told["why"] else ""
+        raise UsageError(f"{given}: {told['verdict']}{why}")
     return int(told["row"]["image"])

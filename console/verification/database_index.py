@@ -30,9 +30,9 @@ class DatabaseIndex:
         """Return the row whose file has a manifest."""
         return find_image_rows.image_of_manifest(self._engine, id)
 
-    def of_pixels(self, pixels_sha256: str, size: tuple[int, int]) -> ImageRow | None:
-        """Return the row of a picture of (width, height) with these pixels."""
-        return find_image_rows.image_of_pixels(self._engine, pixels_sha256, size)
+    def of_pixels(self, pixels_sha256: str, size: tuple[int, int], file: str) -> ImageRow | None:
+        """Return the row of a picture of (width, height) with these pixels, the one of the file's SHA-256 first."""
+        return find_image_rows.image_of_pixels(self._engine, pixels_sha256, size, file)
 
     def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
         """Return the rows of files by their SHA-256. Reads all rows."""

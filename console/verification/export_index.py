@@ -53,9 +53,14 @@ class ExportIndex:
         """Return the row whose file has a manifest."""
         return self._found("c2pa_manifest_id", id)
 
-    def of_pixels(self, pixels_sha256: str, size: tuple[int, int]) -> ImageRow | None:
-        """Return the row of a picture of (width, height) with these pixels."""
-        row = self._found("pixels_sha256", pixels_sha256)
+    def of_pixels(self, pixels_sha256: str, size: tuple[int, int], file: str) -> ImageRow | None:
+        """Return the row of a picture of (width, height) with these pixels, the one of the file's SHA-256 first."""
+        exact = self._found("sha256", file)
+        row = (
+            exact
+            if exact and exact["pixels"] == pixels_sha256
+            else self._found("pixels_sha256", pixels_sha256)
+        )
         return row if row and (row["width"], row["height"]) == size else None
 
     def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
@@ -77,7 +82,8 @@ class ExportIndex:
     def _row(self, place: int) -> ImageRow:
         (row,) = self._table.slice(place, 1).to_pylist()
         found = {field: row[name] or None for field, name in _NAMES.items()}
-        return found | {name: _number(found[name]) for name in _NUMBERS} | {"batch": None}
+        numbers = {name: _number(found[name]) for name in _NUMBERS}
+        return found | numbers | {"batch": None, "pixels": row["pixels_sha256"]}
 
     @cached_property
     def _codes(self) -> CodeTable:
@@ -169,10 +175,11 @@ _READERS = {".parquet": _of_parquet, ".jsonl": _of_json_lines, ".csv": _of_csv}
 
 
 def _installations(path: Path) -> frozenset[UUID]:
-    """Return whose export it is, by its record; empty if there is none."""
-    for name in RECORDS if path.is_dir() else ():
+    """Return whose export it is, by its record, which lies beside the files; empty if there is none."""
+    folder = path if path.is_dir() else path.parent
+    for name in RECORDS:
         try:
-            return frozenset({UUID(str(json.loads((path / name).read_bytes())["installation"]))})
+            return frozenset({UUID(str(json.loads((folder / name).read_bytes())["installation"]))})
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return frozenset()

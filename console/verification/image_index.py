@@ -29,8 +29,8 @@ class ImageIndex(Protocol):
     def of_manifest(self, id: str) -> ImageRow | None:
         """Return the row whose file has a manifest."""
 
-    def of_pixels(self, pixels_sha256: str, size: tuple[int, int]) -> ImageRow | None:
-        """Return the row of a picture of (width, height) with these pixels."""
+    def of_pixels(self, pixels_sha256: str, size: tuple[int, int], file: str) -> ImageRow | None:
+        """Return the row of a picture of (width, height) with these pixels, the one of the file's SHA-256 first."""
 
     def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
         """Return the rows of files by their SHA-256. May read all rows."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from console.terminal.output import note, plural
 from jobs.errors import NightmillError, UsageError
 from jobs.input_image_access import MAX_BYTES, PictureRefusedError, read_picture
+from jobs.storage.key_layout import CONTACT_SHEET
 from jobs.storage.open import S3Options, open_store, read_object
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -25,6 +26,8 @@ class Picture:
 def pictures_in(given: Sequence[str], s3: S3Options) -> list[Picture]:
     """Return the pictures, those in folders by their names and without following links there; notes what is left out.
 
+    Contact sheets and hidden folders are left out.
+
     `s3://bucket/folder/` is a folder, `s3://bucket/name` an object. Raises UsageError if there are none.
     """
     found: list[Picture] = []
@@ -36,9 +39,8 @@ def pictures_in(given: Sequence[str], s3: S3Options) -> list[Picture]:
             else:
                 found.append(picture)
     if left:
-        note(
-            f"{plural(left, 'file')} in folders not looked at: links, and names without {', '.join(SUFFIXES)}"
-        )
+        what = f"links, contact sheets, and names without {', '.join(SUFFIXES)}"
+        note(f"{plural(left, 'file')} in folders not looked at: {what}")
     if not found:
         raise UsageError(f"no {', '.join(SUFFIXES)} in {', '.join(given)}")
     return found
@@ -49,10 +51,10 @@ def _of_path(path: Path) -> Iterator[Picture | None]:
     if not path.is_dir():
         yield _file(path.absolute())
         return
-    for folder, _, names in os.walk(path.absolute()):
+    for folder, folders, names in os.walk(path.absolute()):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for inside in (Path(folder) / name for name in sorted(names)):
-            is_picture = inside.name.lower().endswith(SUFFIXES) and not inside.is_symlink()
-            yield _file(inside) if is_picture else None
+            yield _file(inside) if _is_picture(inside.name) and not inside.is_symlink() else None
 
 
 def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
@@ -60,7 +62,11 @@ def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
         yield _object(uri, s3)
         return
     for found in open_store(uri.rstrip("/"), s3).list(""):
-        yield _object(uri + found.key, s3) if found.key.lower().endswith(SUFFIXES) else None
+        yield _object(uri + found.key, s3) if _is_picture(found.key.rpartition("/")[2]) else None
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and name != CONTACT_SHEET
 
 
 def _file(path: Path) -> Picture:

@@ -33,7 +33,7 @@ _OTHER_PICTURE = (
     "it looks like another picture than its row's: what says so may have been put there by somebody else"
 )
 
-_NO_INDEX = "no database or index here tells whose it is"
+_NO_INDEX = "neither a database here nor the `_SUCCESS` of an index tells whose it is"
 
 
 _ANY_BITS = 64
@@ -81,10 +81,10 @@ class PictureTracer:
         code = image_code(pixels)
         manifest, problem = self._manifest(body)
         mark = identify(pixels, self._keys, searches=False)
-        claims = [*self._by_pixels(pixels), *self._by_manifest(manifest), *self._by_mark(mark)]
+        sha256 = hashlib.sha256(body).hexdigest()
+        claims = [*self._by_pixels(pixels, sha256), *self._by_manifest(manifest), *self._by_mark(mark)]
         if self._searches and not claims and (mark := identify(pixels, self._keys, searches=True)):
             claims = self._by_mark(mark)
-        sha256 = hashlib.sha256(body).hexdigest()
         digest = claims[0].row if claims and claims[0].layer == "digest" else None
         told = {
             "sha256": sha256,
@@ -98,12 +98,11 @@ class PictureTracer:
 
     def by_files(self, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what was traced, with what has no row looked up by its file's SHA-256, which older rows have alone."""
-        lost = [each["sha256"] for each in found if each["verdict"] != Verdict.OURS and "sha256" in each]
+        lost = [each["sha256"] for each in found if each["verdict"] != Verdict.OURS and each["sha256"]]
         rows = self._index.of_files(lost) if self._index and lost else {}
         ours = {"verdict": Verdict.OURS, "found_by": ["digest"], "digest": "file", "why": None}
         return [
-            each | ours | {"row": rows[each["sha256"]]} if each.get("sha256") in rows else each
-            for each in found
+            each | ours | {"row": rows[each["sha256"]]} if each["sha256"] in rows else each for each in found
         ]
 
     def _manifest(self, body: bytes) -> tuple[Manifest | None, str | None]:
@@ -114,11 +113,11 @@ class PictureTracer:
         except UnreadableManifestError as error:
             return None, str(error)
 
-    def _by_pixels(self, pixels: Pixels) -> list[_Claim]:
+    def _by_pixels(self, pixels: Pixels, file: str) -> list[_Claim]:
         if self._index is None or _is_plain(pixels):
             return []
         size = pixels.shape[1], pixels.shape[0]
-        row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size)
+        row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size, file)
         return [_Claim("digest", is_ours=True, row=row)] if row else []
 
     def _by_manifest(self, manifest: Manifest | None) -> list[_Claim]:

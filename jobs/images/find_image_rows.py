@@ -45,7 +45,10 @@ _COPY = text(
     )
 )
 _OF_PIXELS = text(
-    _rows("i.pixels_sha256 = :pixels AND i.width = :width AND i.height = :height ORDER BY i.id LIMIT 1")
+    _rows(
+        "i.pixels_sha256 = :pixels AND i.width = :width AND i.height = :height "
+        "ORDER BY i.sha256 = :file DESC, i.id LIMIT 1"
+    )
 )
 _OF_MANIFEST = text(_rows("i.c2pa_manifest_id = :id ORDER BY i.id LIMIT 1"))
 _OF_FILES = text(_rows("i.sha256 = ANY (:files) ORDER BY i.id")).bindparams(bindparam("files"))
@@ -65,12 +68,15 @@ def copy_with_mark(engine: Engine, mark: str) -> dict[str, Any] | None:
     return _first(engine, _COPY, {"mark": mark})
 
 
-def image_of_pixels(engine: Engine, pixels_sha256: str, size: tuple[int, int]) -> dict[str, Any] | None:
+def image_of_pixels(
+    engine: Engine, pixels_sha256: str, size: tuple[int, int], file: str
+) -> dict[str, Any] | None:
     """Return the first row whose file has these pixels in a picture of (width, height); None if there is none.
 
-    Rows of versions before have no digest of their pixels.
+    One whose file has the SHA-256 `file` goes before others. Rows of versions before have no digest of their pixels.
     """
-    return _first(engine, _OF_PIXELS, {"pixels": pixels_sha256, "width": size[0], "height": size[1]})
+    values = {"pixels": pixels_sha256, "width": size[0], "height": size[1], "file": file}
+    return _first(engine, _OF_PIXELS, values)
 
 
 def image_of_manifest(engine: Engine, id: str) -> dict[str, Any] | None:

@@ -151,18 +151,32 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def check_certificates(pem: bytes) -> None:
-    """Raise SigningIdentityError unless a PEM file holds certificates."""
+def check_authorities(pem: bytes) -> None:
+    """Raise SigningIdentityError unless a PEM file holds the certificate of an authority."""
     try:
-        x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise SigningIdentityError("holds no certificates (-----BEGIN CERTIFICATE-----)") from None
+    if not any(map(_is_authority, found)):
+        raise SigningIdentityError("holds no certificate of an authority, but those of signers alone")
 
 
-def authorities_in(pem: bytes) -> bytes:
-    """Return the self-signed certificates of a PEM file, as PEM."""
+def authority_of(identity: SigningIdentity, pem: bytes) -> bytes:
+    """Return the self-signed certificate in a PEM file that has issued an identity, as PEM; empty if there is none."""
     found = x509.load_pem_x509_certificates(pem)
-    return b"".join(_pem(certificate) for certificate in found if _is_self_signed(certificate))
+    last = identity.certificates[-1]
+    roots = [
+        each for each in found if _is_self_signed(each) and _is_authority(each) and _has_issued(each, last)
+    ]
+    return b"".join(map(_pem, roots[:1]))
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        return False
+    return bool(found.value.ca)
 
 
 def _key_of(pem: bytes) -> PrivateKey:

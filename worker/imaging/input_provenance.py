@@ -5,6 +5,7 @@ from PIL import Image
 
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.settings import Settings
+from jobs.signing.identity_file import trusted_authorities
 from models.provenance.manifest_size import manifest_bytes
 from models.provenance.media_type import media_type_of
 from models.provenance.parent_file import ParentFile
@@ -27,7 +28,7 @@ class InputExaminer:
     """Examines input images for manifests and marks."""
 
     def __init__(self, settings: Settings) -> None:
-        self._manifests = ManifestReader()
+        self._manifests = ManifestReader(trusted_authorities(settings))
         given = settings.watermark_key
         keys = [PUBLIC] if given is None else [PUBLIC, MarkKey.parse(given.get_secret_value())]
         self._keys = {key.number: key.secret for key in keys}

@@ -64,7 +64,8 @@ class VerifyWatermark(Stage):
         needed = NEEDED[item.watermark_method]
         if accuracy < needed and self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
             found = f"the mark reads back at {accuracy:.0%} of its bits, {needed:.0%} are needed"
-            return item.ended(ErrorKind.WATERMARK, f"{found}; watermark=best-effort lets such images pass")
+            advice = "a higher quality keeps more of it, watermark=best-effort lets such images pass"
+            return item.ended(ErrorKind.WATERMARK, f"{found}; {advice}")
         return replace(item, bit_accuracy=accuracy)
 
 

@@ -112,19 +112,20 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Use a key and certificates of one's own, as an authority issued them for signing C2PA claims or documents."""
-    from models.provenance.signing_identity import authorities_in  # noqa: PLC0415 - the same
+    from models.provenance.signing_identity import authority_of  # noqa: PLC0415 - the same
 
     settings, folder = _opened()
     if folder.identity.exists() and not replace:
         raise UsageError(f"{folder.identity} is there: say --replace to use another one from now on")
     given = read_limited(file, str(file)) + (b"\n" + read_limited(key, str(key)) if key else b"")
-    found = _parsed(given, str(file))
+    found = _parsed(given, f"{file} with {key}" if key else str(file))
     _check_dates(found, str(file))
     folder.make()
-    folder.trust(authorities_in(given))
+    authority = authority_of(found, given)
+    folder.trust(authority)
     folder.write(folder.identity, found.pem, 0o600)
     _tell_made(settings, folder, as_json)
-    if not authorities_in(given):
+    if not authority:
         note(
             f"{file} doesn't have the certificate of the authority itself: until `nightmill verify --trust` is given "
             "it, its signatures count as those of a stranger"
@@ -184,11 +185,15 @@ def _authority_of(former: Any, folder: IdentityFolder) -> Any:
 
 
 def _tell_made(settings: Settings, folder: IdentityFolder, as_json: bool) -> None:
-    told = described(settings)
+    own = settings.model_copy(update={"signing_identity": None})
+    told = described(own)
     if as_json:
         print_json(told)
         return
-    note(f"{folder.identity}: signs as {told['organization']} until {told['expires_at']}")
-    note(f"{folder.trusted}: give it to whoever is to check your signatures; workers sign after a restart")
+    note(
+        f"{folder.identity}: signs as {told['organization']} until {told['expires_at']}; workers use it after a restart"
+    )
+    if folder.trusted.exists():
+        note(f"{folder.trusted}: give a copy to whoever is to check your signatures")
     if settings.signing_identity is not None:
         note("NIGHTMILL_SIGNING_IDENTITY names another identity, which is used instead")

@@ -10,6 +10,7 @@ from console.process_control import background_up, up_requests
 from console.process_control.resize_and_restart_up import UpControl, is_ready
 from console.process_control.supervisor import group
 from console.session import session
+from console.signing_identity.describe_identity import require_usable_identity
 from console.terminal.output import note, plural
 from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.logs.log_files import rotate_in_place
@@ -37,6 +38,7 @@ def up(
     settings = load_settings(database_wait_s=wait)
     if workers != 0 and (workers or background_up.running(settings) is None):
         require("worker", instead="`up --workers 0` starts the scheduler alone")
+        require_usable_identity(settings)
     if foreground:
         if running := background_up.running(settings):
             raise UsageError(

@@ -53,7 +53,7 @@ def test_with_nobody_at_the_port_the_rest_is_checked(typed: Typed, closed_port: 
     shown = away("doctor")
     assert (shown.code, shown.err) == (1, "")
     assert [line.split()[1] for line in shown.out.splitlines() if line.startswith("!!")] == list(found)
-    assert sum(line.startswith("ok") for line in shown.out.splitlines()) == 10
+    assert sum(line.startswith("ok") for line in shown.out.splitlines()) == 11
 
 
 @pytest.mark.usefixtures("engine")

@@ -157,7 +157,7 @@ def test_without_a_database_nobody_knows_whose_it_is(
     path = save(tmp_path / "found.png", plain, Payload(0, 1, 2))
     nowhere = settings.model_copy(update={"database_url": None, "data_dir": tmp_path / "none"})
     told = Typed(nowhere, tmp_path)("verify", path)
-    assert (told.code, "installation 1, job 2; no database or index here tells whose it is" in told.out) == (
+    assert (told.code, "installation 1, job 2; neither a database here nor" in told.out) == (
         2,
         True,
     )

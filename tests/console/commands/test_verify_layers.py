@@ -149,6 +149,33 @@ def test_each_layer_alone_finds_the_row(
     assert found["verdict"] == "no trace of ours", "the same bytes in another shape"
 
 
+def test_of_rows_with_the_same_pixels_the_one_of_the_file_is_named(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+) -> None:
+    """As when a row is rendered twice, with and without a signature."""
+    change(
+        engine,
+        "UPDATE images SET pixels_sha256 = :digest, width = 512, height = 512",
+        digest=sha256(ours.pixels.tobytes()).hexdigest(),
+    )
+    change(
+        engine,
+        "UPDATE images SET sha256 = :file WHERE job_id <> :job",
+        file=sha256(b"").hexdigest(),
+        job=ours.job,
+    )
+    other = png(ours.pixels)
+    for body, job in ((ours.body, ours.job), (other, ours.job + 1)):
+        change(
+            engine,
+            "UPDATE images SET sha256 = :file WHERE job_id = :job",
+            file=sha256(body).hexdigest(),
+            job=job,
+        )
+        (found,) = trusting("verify", save(tmp_path / "a.png", body), "--json", "--quick").json
+        assert (found["digest"], found["row"]["job"]) == ("file", job)
+
+
 def test_a_changed_picture_is_told_as_changed(trusting: Typed, ours: Ours, tmp_path: Path) -> None:
     edited = ours.pixels.copy()
     edited[200:260, 200:260] = 255

@@ -13,7 +13,8 @@ from models.errors import SigningIdentityError
 from models.provenance.signing_identity import (
     Authority,
     SigningIdentity,
-    authorities_in,
+    authority_of,
+    check_authorities,
     fingerprint,
     name_of,
     organization_of,
@@ -72,7 +73,12 @@ def test_an_identity_made_here_can_be_parsed_and_renewed() -> None:
         "Example Studio",
         "Example Studio nightmill",
     )
-    assert authorities_in(made.pem + authority.certificate) == authority.certificate
+    other = Authority.create("Example Studio", 100)
+    assert authority_of(parsed, made.pem + other.certificate + authority.certificate) == authority.certificate
+    assert authority_of(parsed, made.pem + other.certificate) == b""
+    check_authorities(authority.certificate)
+    with pytest.raises(SigningIdentityError, match="no certificate of an authority"):
+        check_authorities(made.pem)
     again = Authority.of(parsed, authority.certificate, authority.key).issue(30)
     assert fingerprint(again.leaf) != fingerprint(parsed.leaf)
     assert again.leaf.issuer == parsed.leaf.issuer
