@@ -6,6 +6,7 @@ SQL (`jobs.images.safety_score_conditions`), so that a worker and a later judgem
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ CONCEPT, CARE = "concepts", "special_care"
 CARE_ADJUSTMENT = 10
 """What a special-care score above 0 adds to all later scores, in thousandths: as in Stable Diffusion's own checker."""
 
+CHECKER_REASON = "safety checker:"
+"""How reasons begin that come from scores; others come from the prompt filter."""
+
 OF_STRENGTH: Mapping[SafetyStrength, int] = {
     SafetyStrength.LENIENT: -20,
     SafetyStrength.STANDARD: 0,
@@ -29,6 +33,8 @@ OF_STRENGTH: Mapping[SafetyStrength, int] = {
 """What a strength adds to every score, in thousandths: twice what the checker's authors add for special care."""
 
 _MOST = 2000
+_SHOWN = 80
+_NUMBER = re.compile("[0-9]{1,4}")
 _ENTRY = re.compile(r"\s*(all|[0-9]{1,4}|special_care\.[0-9]{1,4})\s*=\s*([^=\s]+)\s*")
 _KNOWN = f"all, the concepts 0 to {CONCEPTS - 1}, and special_care.0 to special_care.{SPECIAL_CARE - 1}"
 
@@ -78,7 +84,7 @@ def concept_name(number: int, names: Sequence[str] = ()) -> str:
 def reason_of(above: Mapping[int, float], names: Sequence[str] = ()) -> str:
     """Return why an image is flagged, for people: the concepts of `ScoreAdjustments.above` and their scores."""
     named = (f"{concept_name(number, names)} at {score:+.3f}" for number, score in above.items())
-    return f"safety checker: {', '.join(named)}"
+    return f"{CHECKER_REASON} {', '.join(named)}"
 
 
 def normalised(thresholds: str) -> str | None:
@@ -109,13 +115,16 @@ def thresholds_of_file(name: str, text: str, names: Sequence[str] = ()) -> str |
         elif key == "all":
             entries.append((key, key, value))
         else:
-            raise UsageError(f"{name}: {key}: write `all = NUMBER`, or tables [{CONCEPT}] and [{CARE}]")
+            raise UsageError(
+                f"{name}: {_excerpt(key)}: write `all = NUMBER`, or tables [{CONCEPT}] and [{CARE}]"
+            )
     for place, concept, value in entries:
+        where = f"{name}: {_excerpt(place)}"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{name}: {place}: {json.dumps(value, default=str)} is no number")
-        _thousandths(concept, str(value), f"{name}: {place}", named)
+            raise UsageError(f"{where}: {_excerpt(_as_json(value))} is no number")
+        _thousandths(concept, value, where, named)
         if [other for _, other, _ in entries].count(concept) > 1:
-            raise UsageError(f"{name}: {place}: concept {concept} is given twice, by its name and its number")
+            raise UsageError(f"{where}: concept {concept} is given twice, by its name and its number")
     return normalised(",".join(f"{concept}={value}" for _, concept, value in entries))
 
 
@@ -125,10 +134,23 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
     is_json = text.lstrip().startswith("{")
     try:
         values = json.loads(text) if is_json else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"{name}: tables are nested too deeply: there are no tables in tables") from None
+    except ValueError as error:  # also of integers with thousands of digits
         raise UsageError(f"{name} is no {'JSON' if is_json else 'TOML'} file: {error}") from None
     found: dict[str, Any] = values
     return found
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # integers with thousands of digits, tables in tables
+        return f"a value of {type(value).__name__}"
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _entries(thresholds: str) -> dict[str, int]:
@@ -145,13 +167,15 @@ def _entries(thresholds: str) -> dict[str, int]:
     return found
 
 
-def _thousandths(name: str, value: str, place: str, named: str = "") -> int:
+def _thousandths(name: str, value: str | float, place: str, named: str = "") -> int:
     if not _is_known(name):
         raise UsageError(f"{place}: there is no such concept: there are {_KNOWN}{named}")
     try:
         number = float(value)
     except ValueError:
         raise UsageError(f"{place}: {value} is no number") from None
+    except OverflowError:
+        number = math.inf
     thousandths = round(number * 1000) if abs(number) <= _MOST else _MOST + 1
     if abs(thousandths) > _MOST or abs(number * 1000 - thousandths) > 1e-6:
         raise UsageError(f"{place}: write a number from -2 to 2 with 3 decimals at most, as scores have")
@@ -162,7 +186,11 @@ def _is_known(name: str) -> bool:
     if name == "all":
         return True
     kind, _, number = name.rpartition(".")
-    return kind in ("", CARE) and number.isdecimal() and int(number) < (SPECIAL_CARE if kind else CONCEPTS)
+    return (
+        kind in ("", CARE)
+        and _NUMBER.fullmatch(number) is not None
+        and int(number) < (SPECIAL_CARE if kind else CONCEPTS)
+    )
 
 
 def _order(entry: tuple[str, int]) -> tuple[bool, bool, int]:

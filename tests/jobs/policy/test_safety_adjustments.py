@@ -131,12 +131,27 @@ def test_a_file_is_toml_or_json() -> None:
         ("[concepts\n", "t.toml is no TOML file: "),
         ('{"concepts": ', "t.toml is no JSON file: "),
         ("[concepts]\n3 = 1979-05-27", "t.toml: concepts.3: "),
+        pytest.param('{"a":' * 100_000, "t.toml: tables are nested too deeply", id="nested JSON"),
+        pytest.param(f"a={'[' * 5000}", "t.toml: tables are nested too deeply", id="nested TOML"),
+        pytest.param(f'{{"all": {"1" * 5000}}}', "t.toml is no JSON file: ", id="many digits"),
+        pytest.param(f"all = 0x{'f' * 5000}", "t.toml: all: write a number from -2 to 2", id="hexadecimal"),
+        pytest.param(f"all = [0x{'f' * 5000}]", "t.toml: all: a value of list is no number", id="list"),
+        pytest.param(f"all{'.a' * 900} = 1", 't.toml: all: {"a": {"a"', id="dotted key"),
+        pytest.param(
+            f'{{"concepts": {{"{"1" * 5000}": 0.1}}}}', f"t.toml: concepts.{'1' * 71}…: there is", id="key"
+        ),
+        pytest.param(
+            f'{{"special_care": {{"{"9" * 5000}": 0.1}}}}', f"t.toml: special_care.{'9' * 67}…: ", id="care"
+        ),
+        pytest.param(f'{{"{"k" * 900_000}": 1}}', f"t.toml: {'k' * 80}…: write `all", id="table"),
+        pytest.param(f'{{"all": "{"k" * 900_000}"}}', f't.toml: all: "{"k" * 79}… is no number', id="text"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_the_place(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         thresholds_of_file("t.toml", text)
     assert str(caught.value).startswith(reason)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_file_may_name_concepts_as_the_card_does() -> None:
