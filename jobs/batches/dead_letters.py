@@ -10,16 +10,17 @@ from jobs.queue.sql_predicates import in_quarantine
 from jobs.states import WITH_ERROR, EventKind, JobState, sql_list
 
 # The last event of a blocked job, which outlives the job, has the scores of its image; none if the prompt was blocked.
-_SCORES = f"""
+# It has the key in quarantine, too: `quarantined_images` may still have that of an earlier block of an archived job.
+_BLOCKED_DETAIL = f"""
     CASE WHEN state = '{JobState.BLOCKED}' THEN (
-        SELECT detail -> 'scores' FROM events
+        SELECT detail {{1}} FROM events
         WHERE events.batch_id = {{0}}.batch_id AND events.ordinal = {{0}}.ordinal AND events."index" = {{0}}."index"
           AND events.kind = '{EventKind.BLOCKED}' ORDER BY events.id DESC LIMIT 1) END"""
 
 # Of archived jobs, prompts and attempts are gone.
 _FAILURES = text(f"""
     SELECT id AS job, ordinal, row_id, state, attempt, error_kind, error_text, left(prompt, 200) AS prompt, init_image,
-        {_SCORES.format("jobs")} AS scores,
+        {_BLOCKED_DETAIL.format("jobs", "-> 'scores'")} AS scores,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', attempt, 'worker', worker, 'started_at', started_at,
             'ended_at', ended_at, 'outcome', outcome, 'error_kind', error_kind, 'error_text', error_text)
             ORDER BY attempts.id), '[]') FROM attempts WHERE job_id = jobs.id) AS history,
@@ -29,8 +30,9 @@ _FAILURES = text(f"""
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     UNION ALL
     SELECT job_id, ordinal, row_id, state, attempt, error_kind, error_text, '', NULL,
-        {_SCORES.format("archived_jobs")}, '[]', q.key
-    FROM archived_jobs LEFT JOIN quarantined_images q USING (job_id)
+        {_BLOCKED_DETAIL.format("archived_jobs", "-> 'scores'")}, '[]',
+        {_BLOCKED_DETAIL.format("archived_jobs", "->> 'quarantined'")}
+    FROM archived_jobs
     WHERE archived_jobs.batch_id = :id AND state IN ({sql_list(WITH_ERROR)})
       AND (CAST(:kind AS text) IS NULL OR error_kind = :kind)
     ORDER BY job LIMIT :limit

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.queue.sql_predicates import in_quarantine
-from jobs.states import WITH_ERROR, ErrorKind, sql_list
+from jobs.states import WITH_ERROR, ErrorKind, EventKind, JobState, sql_list
 
 # Attempts rather than jobs: they have an index by time. The last attempt of a job, if it ended the job. Attempts of
 # archived jobs are gone: these count from the end of their batch on.
@@ -24,8 +24,11 @@ _ENDED = f"""
           AND (CAST(:kind AS text) IS NULL OR a.error_kind = :kind)
         UNION ALL
         SELECT 0, r.error_kind, r.state, b.name, r.job_id, r.ordinal, r.row_id, r.error_text, NULL, b.ended_at, '',
-            q.key
-        FROM archived_jobs r JOIN batches b ON b.id = r.batch_id LEFT JOIN quarantined_images q USING (job_id)
+            CASE WHEN r.state = '{JobState.BLOCKED}' THEN (
+                SELECT detail ->> 'quarantined' FROM events
+                WHERE events.batch_id = r.batch_id AND events.ordinal = r.ordinal AND events."index" = r."index"
+                  AND events.kind = '{EventKind.BLOCKED}' ORDER BY events.id DESC LIMIT 1) END
+        FROM archived_jobs r JOIN batches b ON b.id = r.batch_id
         WHERE b.ended_at >= :since AND r.state IN ({sql_list(WITH_ERROR)})
           AND (CAST(:tenant AS text) IS NULL OR EXISTS (
             SELECT FROM lanes WHERE lanes.batch_id = b.id AND lanes.tenant = :tenant))
