@@ -651,5 +651,7 @@ def _ids(rows: Sequence[Row[Any]]) -> set[JobId]:
 def _require(rows: Sequence[Row[Any]], wanted: Sequence[Image] | Sequence[Failure]) -> None:
     if lost := sorted({item.id for item in wanted} - _ids(rows)):
         raise LeaseLostError(
-            f"jobs {', '.join(map(str, lost))} were given to another worker or cancelled", lost
+            f"jobs {', '.join(map(str, lost))} were given to another worker or cancelled, or their batch got another "
+            "safety policy",
+            lost,
         )

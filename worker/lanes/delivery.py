@@ -81,20 +81,30 @@ class Delivery:
         try:
             finished = self._stage_runner.run_all(self._stages, [item for item in items if not item.reused])
             finished += self._stage_runner.run_all([self._copy], [item for item in items if item.reused])
-            try:
-                self._quarantine([item for item in finished if item.is_quarantined])
-            finally:  # whose lease is lost keeps no other from being completed
-                self._complete([item for item in finished if not item.is_quarantined])
-            self._count(finished)
-        except LeaseLostError as error:
-            leases.lose(error.lost)
-            log.warning("%s; their images were dropped", error)
+            recorded = self._recorded(self._quarantine, [item for item in finished if item.is_quarantined])
+            recorded += self._recorded(self._complete, [item for item in finished if not item.is_quarantined])
+            self._count(recorded)
         except HostFaultError as error:
             self._on_fault(error)
             leases.release(item.job for item in items)
         finally:
             # In any case the leases are renewed no more: jobs that are still running are queued again when they expire.
             leases.drop(item.job for item in items)
+
+    def _recorded(
+        self, record: Callable[[Sequence[PipelineItem]], None], items: Sequence[PipelineItem]
+    ) -> list[PipelineItem]:
+        """Record how the items' jobs ended; returns the items without those whose leases are lost, or were refused."""
+        try:
+            record(items)
+        except LeaseLostError as error:
+            lost = set(error.lost)
+            self._context.leases.refused(
+                (item.job.id, item.job.lease) for item in items if item.job.id in lost
+            )
+            log.warning("%s; their images were dropped", error)
+            return [item for item in items if item.job.id not in lost]
+        return list(items)
 
     def _complete(self, items: Sequence[PipelineItem]) -> None:
         """Insert image rows and mark jobs as done, in one transaction; LeaseLostError names jobs with lost leases."""

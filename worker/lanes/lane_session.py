@@ -52,7 +52,6 @@ class LaneSession:
         self._is_checked = self._is_open = False
         self._input_images = InputImageCache(context.settings, keeps_files=context.signer is not None)
         self._reusable: ReusableImages | None = None
-        self._safety: str | None = None
         self._model_lock = threading.Lock()
         self._prompt_terms = LanePromptTerms(context.model_cache.terms)
         self._stop = StopConditions(context, lane_id, renew)
@@ -92,9 +91,9 @@ class LaneSession:
 
     def _judges_as(self, lane: Lane) -> bool:
         """Whether the lane's safety policy is that of the session's stages; another one needs another session."""
-        safety = safety_of(lane.policy)
-        self._safety = safety if self._safety is None else self._safety
-        return safety == self._safety
+        safety, runner = safety_of(lane.policy), self._stage_runner
+        runner.safety = safety if runner.safety is None else runner.safety
+        return safety == runner.safety
 
     def counted(self) -> tuple[int, float]:
         """Return the images stored since the last call, and the longest time from a job's start to its stored image."""

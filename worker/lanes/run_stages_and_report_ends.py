@@ -26,8 +26,11 @@ class StageRunner:
     """Marks jobs of ended items as blocked, failed or waiting for their next attempt, and drops their leases.
 
     A failure may be held until the circuit breaker decides whether the job or the worker is at fault; raises
-    LaneDoubtedError where it may be the worker.
+    LaneDoubtedError where it may be the worker. `safety` is the safety policy by which the items are judged
+    (`jobs.policy.stored_policy.safety_of`); None if it is not to be compared with the batch's.
     """
+
+    safety: str | None = None
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class StageRunner:
         failed = [item for item in ended if item.end and not item.end.is_block]
         if blocked:
             failures = [item.failure() for item in blocked]
-            self._report(failures, lambda: transitions.block(self._engine, failures))
+            self._report(failures, lambda: transitions.block(self._engine, failures, safety=self.safety))
             self._traces.ended((item.job.id for item in blocked), Outcome.BLOCKED)
             self._leases.drop(item.job for item in blocked)
         self._charge([item for item in failed if is_certain(item)])
@@ -113,5 +116,5 @@ class StageRunner:
         try:
             write()
         except LeaseLostError as error:
-            self._leases.lose(error.lost)
+            self._leases.refused((each.id, each.lease) for each in failures if each.id in error.lost)
             log.warning("%s", error)

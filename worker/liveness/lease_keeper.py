@@ -66,6 +66,17 @@ class LeaseKeeper:
             held = list(self._held.items())
         self._give_back(held)
 
+    def refused(self, jobs: Iterable[tuple[JobId, UUID]]) -> None:
+        """Give back jobs, given with their leases, whose end PostgreSQL refused to record.
+
+        Where the lease is still this worker's, as when the batch got another safety policy, the job is released at
+        once, without counting an attempt. The leases of the others are lost.
+        """
+        pairs = list(jobs)
+        released = transitions.release(self.engine, pairs)
+        self._forget((job, lease) for job, lease in pairs if job in released)
+        self.lose(job for job, lease in pairs if job not in released and self._held.get(job) == lease)
+
     def holds(self, job: Job) -> bool:
         """Whether this worker held the job's lease at the last renewal."""
         return self._held.get(job.id) == job.lease
