@@ -54,6 +54,11 @@ def worker_columns() -> list[str]:
     return [column.name for column in _from(Source.WORKER)]
 
 
+def other_columns() -> list[str]:
+    """Return the names of the columns that a worker doesn't bring."""
+    return [column.name for column in images.columns if column.info["source"] != Source.WORKER]
+
+
 def inserted_columns() -> str:
     """Return the columns that the completion of a job writes, as a list for INSERT."""
     return ", ".join(_quoted(column) for column in _stored())

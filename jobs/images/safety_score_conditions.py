@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jobs.policy.safety_adjustments import (
     CARE,
     CARE_ADJUSTMENT,
+    CHECKER_REASON,
     CONCEPT,
     CONCEPTS,
     SPECIAL_CARE,
@@ -57,6 +58,23 @@ def adjusted(adjustments: ScoreAdjustments, shifted: str = "shift") -> Sequence[
 def highest(adjustments: ScoreAdjustments) -> str:
     """Return the SQL of the highest adjusted score: the image is flagged if it is above 0. Needs the column `shift`."""
     return f"greatest({', '.join(adjusted(adjustments))})"
+
+
+def is_flagged_for_prompt(image: str) -> str:
+    """Return the SQL of whether the prompt filter has flagged an image row, whatever its scores."""
+    return f"""({image}.safety_verdict <> 'safe' AND {image}.safety_reason IS NOT NULL
+        AND NOT starts_with({image}.safety_reason, '{CHECKER_REASON}'))"""
+
+
+def is_judged_by_scores_alone(image: str) -> str:
+    """Return the SQL of whether an image, JSONB of its columns, is as it was rendered, and only its scores flag it.
+
+    An image that was blurred or blackened isn't, and neither is one that the prompt filter has flagged.
+    """
+    verdict, reason = f"{image} ->> 'safety_verdict'", f"{image} ->> 'safety_reason'"
+    return (
+        f"""({verdict} = 'safe' OR ({verdict} = 'flagged' AND starts_with({reason}, '{CHECKER_REASON}')))"""
+    )
 
 
 def _array(scores: str, name: str) -> str:

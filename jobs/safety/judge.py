@@ -12,12 +12,22 @@ from jobs.batches.retract_images import ImageRow, delete_image_files
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
-from jobs.job_dataclasses import BatchId
+from jobs.job_dataclasses import BatchId, JobId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.change_policy import change_policy
 from jobs.policy.safety_adjustments import ScoreAdjustments, reason_of
 from jobs.policy.stored_policy import policy_of, safety_of, sql_columns
-from jobs.safety.job_transitions import BlockedImage, block_images, free_blocked, release_all
+from jobs.safety.job_transitions import (
+    BlockedImage,
+    BlockedJob,
+    JudgedBatch,
+    OvertakenError,
+    block_images,
+    free_blocked,
+    hold,
+    note_claims,
+    release_claims,
+)
 from jobs.safety.judged_jobs import (
     Counts,
     JudgedJob,
@@ -96,7 +106,8 @@ class Applied:
     """What was changed so far.
 
     Images that were blocked, and their files: deleted or moved into quarantine; jobs that were freed: restored from
-    quarantine or queued again; and claims that were taken from workers.
+    quarantine or queued again; claims that were taken from workers; and whether the batch was changed by somebody else
+    before all was done.
     """
 
     blocked: int = 0
@@ -105,6 +116,7 @@ class Applied:
     restored: int = 0
     queued: int = 0
     released: int = 0
+    is_overtaken: bool = False
 
 
 def safety_policy(engine: Engine, batch: BatchStatus) -> SafetyPolicy:
@@ -157,21 +169,18 @@ def apply(
     """Give the batch the policy, block the images that it flags and queue the blocked jobs that it doesn't.
 
     An interrupted call can be repeated, and a second one changes nothing. It ends, having done no more, where the batch
-    gets yet another policy meanwhile. `on_jobs` is called with the number of jobs
-    changed so far. What is being rendered under the policy of before is taken from its workers, and rendered again.
+    gets yet another policy meanwhile, is moved or archived. `on_jobs` is called with the number of jobs changed
+    so far. What is being rendered under the policy of before is taken from its workers, and rendered
+    again; so it is if the call that changed the policy was interrupted before.
     """
     done = Applied()
     if judgement.before != judgement.after:
         transact(engine, lambda connection: _change(connection, batch.id, judgement.after))
-        done.released = release_all(engine, batch.id)
-    new, old = judgement.after.adjustments, judgement.before.adjustments
-    for page in blocked_images(engine, batch.id, new):
-        block = _quarantine if judgement.after.action == SafetyAction.QUARANTINE else _block
-        block(engine, store, batch, page, judgement, done)
-        on_jobs(done.blocked)
-    for page in freed_jobs(engine, batch.id, new, old):
-        _free(engine, store, batch.id, page, judgement.after, done)
-        on_jobs(done.blocked + done.restored + done.queued)
+    done.released = release_claims(engine, batch.id)
+    try:
+        _apply(engine, store, batch, judgement, done, on_jobs)
+    except OvertakenError:
+        done.is_overtaken = True
     reopen(engine, batch.id)
     record_batch_events(engine)
     return done
@@ -180,6 +189,30 @@ def apply(
 def _change(connection: Connection, batch: BatchId, policy: SafetyPolicy) -> None:
     connection.execute(_LOCK, {"batch": batch})
     change_policy(connection, batch, policy.keys())
+    note_claims(connection, batch)
+
+
+def _apply(
+    engine: Engine,
+    store: ObjectStore,
+    batch: BatchStatus,
+    judgement: Judgement,
+    done: Applied,
+    on_jobs: Callable[[int], object],
+) -> None:
+    """Block and free page by page. Raises OvertakenError once the batch isn't as it was judged."""
+    new, old = judgement.after.adjustments, judgement.before.adjustments
+    for page in blocked_images(engine, batch.id, new):
+        block = _quarantine if judgement.after.action == SafetyAction.QUARANTINE else _block
+        block(engine, store, batch, page, judgement, done)
+        on_jobs(done.blocked)
+    for page in freed_jobs(engine, batch.id, new, old):
+        _free(engine, store, _judged(batch, judgement), page, judgement.after, done)
+        on_jobs(done.blocked + done.restored + done.queued)
+
+
+def _judged(batch: BatchStatus, judgement: Judgement) -> JudgedBatch:
+    return JudgedBatch(batch.id, judgement.after.text(), batch.output, batch.folder)
 
 
 def _block(
@@ -195,9 +228,12 @@ def _block(
         [ImageRow(*_row(each), each.job, each.ordinal, each.index) for each in page],
         _with_reasons(page, judgement.concept_names),
     )
-    blocked = transact(
-        engine, lambda connection: block_images(connection, batch.id, judgement.after.text(), flagged)
-    )
+
+    def block(connection: Connection) -> set[JobId]:
+        hold(connection, _judged(batch, judgement))
+        return block_images(connection, batch.id, flagged)
+
+    blocked = transact(engine, block)
     own = [row for row in rows if row.job in blocked]
     done.blocked += len(blocked)
     done.deleted_files += delete_image_files(engine, store, batch, own, JobState.BLOCKED)
@@ -212,7 +248,7 @@ def _quarantine(
     done: Applied,
 ) -> None:
     flagged = _with_reasons(page, judgement.concept_names)
-    blocked, files = quarantine_images(engine, store, batch.id, batch.folder, judgement.after.text(), flagged)
+    blocked, files = quarantine_images(engine, store, _judged(batch, judgement), flagged)
     done.blocked += blocked
     done.quarantined_files += files
 
@@ -220,15 +256,25 @@ def _quarantine(
 def _free(
     engine: Engine,
     store: ObjectStore,
-    batch: BatchId,
+    batch: JudgedBatch,
     page: list[JudgedJob],
     policy: SafetyPolicy,
     done: Applied,
 ) -> None:
-    """Restore what lies in quarantine; what doesn't, or can't be read there, is rendered again."""
-    quarantined, safety = [each.job for each in page if each.key is not None], policy.text()
-    done.restored += restore_quarantined(engine, store, batch, safety, quarantined, policy.recorded())
-    done.queued += free_blocked(engine, batch, safety, [each.job for each in page])
+    """Restore what lies in quarantine; what doesn't, or can't be used as it lies there, is rendered again."""
+    quarantined = [_blocked_job(each) for each in page if each.key is not None]
+    done.restored += restore_quarantined(engine, store, batch, quarantined, policy.recorded())
+
+    def free(connection: Connection) -> int:
+        hold(connection, batch)
+        return free_blocked(connection, batch.id, [_blocked_job(each) for each in page])
+
+    done.queued += transact(engine, free)
+
+
+def _blocked_job(judged: JudgedJob) -> BlockedJob:
+    assert judged.blocked_at is not None
+    return BlockedJob(judged.job, judged.blocked_at)
 
 
 def _with_reasons(page: list[JudgedJob], names: Sequence[str]) -> list[BlockedImage]:

@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, RowMapping, TextClause, text
 
 from jobs.db.engine import run
-from jobs.images.safety_score_conditions import adjusted, highest, score_arrays, shift
+from jobs.images.safety_score_conditions import (
+    adjusted,
+    highest,
+    is_judged_by_scores_alone,
+    score_arrays,
+    shift,
+)
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.policy.safety_adjustments import CONCEPTS, ScoreAdjustments
 from jobs.queue.sql_predicates import in_quarantine
@@ -16,13 +23,19 @@ from jobs.states import EventKind, JobState
 PAGE = 500
 
 _DONE = """
-    SELECT i.id, i.job_id, i.ordinal, i."index", i.row_id, i.key, i.safety_scores AS scores FROM images i
+    SELECT i.id, i.job_id, i.ordinal, i."index", i.row_id, i.key, i.safety_scores AS scores,
+        NULL::timestamptz AS blocked_at
+    FROM images i
     WHERE i.batch_id = :batch"""
 
-# The scores of the last block: a job that was retried may have been blocked for another image.
+# The scores of the last block: a job that was retried may have been blocked for another image. What lies in quarantine
+# and can't be restored is as if it had no file.
 _BLOCKED = f"""
-    SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, q.key, told.scores
-    FROM jobs LEFT JOIN quarantined_images q ON {in_quarantine()} LEFT JOIN LATERAL (
+    SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, q.key, told.scores,
+        jobs.finished_at AS blocked_at
+    FROM jobs
+    LEFT JOIN quarantined_images q ON {in_quarantine()} AND {is_judged_by_scores_alone("q.image")}
+    LEFT JOIN LATERAL (
         SELECT detail -> 'scores' AS scores FROM events
         WHERE batch_id = jobs.batch_id AND ordinal = jobs.ordinal AND "index" = jobs."index" AND job_id = jobs.id
           AND kind = '{EventKind.BLOCKED}'
@@ -35,7 +48,8 @@ class JudgedJob:
     """A job whose state a policy changes; `above` are the concepts for which its image is flagged, with the scores.
 
     Of a job that is freed, `above` is what it was flagged for before. `image` and `key` are those of its image row; of
-    a blocked job, `key` is that of its file in quarantine, if there is one.
+    a blocked job, `key` is that of its file in quarantine, if there is one that can be restored, and `blocked_at` is
+    when it was blocked.
     """
 
     job: JobId
@@ -46,6 +60,7 @@ class JudgedJob:
     above: Mapping[int, float]
     image: int | None = None
     key: str | None = None
+    blocked_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -137,4 +152,5 @@ def _pages(
 
 def _job(row: RowMapping, reasons: ScoreAdjustments) -> JudgedJob:
     place = row["job_id"], row["ordinal"], row["index"], row["row_id"]
-    return JudgedJob(*place, row["scores"], reasons.above(row["scores"]), row["id"], row["key"])
+    scores = row["scores"]
+    return JudgedJob(*place, scores, reasons.above(scores), row["id"], row["key"], row["blocked_at"])

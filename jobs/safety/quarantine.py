@@ -1,24 +1,35 @@
 """Move image files into quarantine and out of it, as their jobs are blocked and freed.
 
-A file is copied and compared, then the rows change, then the file of before is deleted. Jobs are locked from the copy
-to the change, so that no sweep takes the copy for one that no row names; an interrupted call leaves such a file.
+A file is copied and compared, then the rows change, then the file of before is deleted. Batch and jobs are locked from
+the copy to the change, so that nobody moves the batch meanwhile, and no sweep takes the copy for one that no row names;
+an interrupted call leaves such a file.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, text
 
 from jobs.batches.retract_images import PORTION, delete_files_of_jobs
-from jobs.job_dataclasses import BatchId, JobId
+from jobs.db.engine import transact
+from jobs.job_dataclasses import JobId
 from jobs.queue.sql_predicates import in_quarantine
-from jobs.safety.job_transitions import BlockedImage, block_images, restore_images
+from jobs.safety.job_transitions import (
+    BlockedImage,
+    BlockedJob,
+    JudgedBatch,
+    block_images,
+    hold,
+    restore_images,
+)
 from jobs.states import JobState
 from jobs.storage.base import BadObjectError, DamagedObjectError, ObjectStore
 from jobs.storage.key_layout import parse_image_key, quarantine_key
+
+T = TypeVar("T")
 
 _THREADS = 8
 
@@ -28,10 +39,12 @@ _IMAGES = text("""
     WHERE images.id = ANY (CAST(:ids AS bigint[])) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
 """)
 _QUARANTINED = text(f"""
-    SELECT jobs.id AS job, jobs.id, q.image ->> 'key' AS key, q.image ->> 'sha256' AS sha256,
-        q.image ->> 'format' AS format, q.key AS quarantined
-    FROM jobs JOIN quarantined_images q ON {in_quarantine()}
-    WHERE jobs.id = ANY (CAST(:ids AS bigint[])) ORDER BY jobs.id FOR UPDATE OF jobs
+    SELECT jobs.id AS job, jobs.id, jobs.finished_at AS blocked_at, q.image ->> 'key' AS key,
+        q.image ->> 'sha256' AS sha256, q.image ->> 'format' AS format, q.key AS quarantined
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:since AS timestamptz[])) AS g (job, blocked_at)
+    JOIN jobs ON jobs.id = g.job AND jobs.finished_at = g.blocked_at
+    JOIN quarantined_images q ON {in_quarantine()}
+    ORDER BY jobs.id FOR UPDATE OF jobs
 """)
 
 
@@ -46,17 +59,12 @@ class _Copy:
 
 
 def quarantine_images(
-    engine: Engine,
-    store: ObjectStore,
-    batch: BatchId,
-    folder: str,
-    safety: str,
-    images: Sequence[BlockedImage],
+    engine: Engine, store: ObjectStore, batch: JudgedBatch, images: Sequence[BlockedImage]
 ) -> tuple[int, int]:
     """Block image rows and move their files into quarantine; returns the numbers of rows and of files.
 
-    Nothing changes if the batch's policy is no longer `safety` (`jobs.policy.stored_policy.safety_of`). A file that is
-    missing or damaged, or isn't below the batch's `folder`, is left where it is.
+    A file that is missing or damaged, or isn't below the batch's folder, is left where it is. Raises OvertakenError
+    once the batch isn't as it was judged (`jobs.safety.job_transitions.hold`); nothing is copied then.
     """
     by_id = {image.image: image for image in images}
 
@@ -65,39 +73,53 @@ def quarantine_images(
             replace(by_id[row.id], quarantined=quarantine_key(row.key) if row.id in copied else None)
             for row in rows
         ]
-        return block_images(connection, batch, safety, kept)
+        return block_images(connection, batch.id, kept)
 
     def copy_of(row: Row[Any]) -> _Copy | None:
         key = parse_image_key(row.key)
-        is_own = key is not None and key.batch == folder
+        is_own = key is not None and key.batch == batch.folder
         return _Copy(row.key, quarantine_key(row.key), row.sha256, row.format) if is_own else None
 
-    return _move(engine, store, list(by_id), _Move(_IMAGES, copy_of, change, JobState.BLOCKED))
+    changed = moved = 0
+    for portion in _portions(images):
+        values = {"ids": [image.image for image in portion]}
+        rows, files = _move(engine, store, batch, values, _Move(_IMAGES, copy_of, change, JobState.BLOCKED))
+        changed, moved = changed + rows, moved + files
+    return changed, moved
 
 
 def restore_quarantined(
     engine: Engine,
     store: ObjectStore,
-    batch: BatchId,
-    safety: str,
-    jobs: Sequence[JobId],
+    batch: JudgedBatch,
+    jobs: Sequence[BlockedJob],
     recorded: Mapping[str, str],
 ) -> int:
     """Free blocked jobs by moving their files out of quarantine; returns their number.
 
-    Nothing changes if the batch's policy is no longer `safety`. `recorded` is what image rows note of the new policy.
-    Those whose file is missing or damaged stay blocked.
+    `recorded` is what image rows note of the new policy. Those whose file is missing or damaged stay blocked, and so do
+    jobs that aren't blocked for the same image any more. Raises OvertakenError like `quarantine_images`.
     """
 
     def change(connection: Connection, rows: Sequence[Row[Any]], copied: set[int]) -> set[JobId]:
-        jobs_of_copies = [row.job for row in rows if row.id in copied]
-        return restore_images(connection, batch, safety, jobs_of_copies, recorded)
+        jobs_of_copies = [BlockedJob(row.job, row.blocked_at) for row in rows if row.id in copied]
+        return restore_images(connection, batch.id, jobs_of_copies, recorded)
 
     def copy_of(row: Row[Any]) -> _Copy:
         return _Copy(row.quarantined, row.key, row.sha256, row.format)
 
-    restored, _ = _move(engine, store, jobs, _Move(_QUARANTINED, copy_of, change, JobState.DONE))
+    restored = 0
+    for portion in _portions(jobs):
+        values = {"ids": [each.job for each in portion], "since": [each.blocked_at for each in portion]}
+        restored += _move(engine, store, batch, values, _Move(_QUARANTINED, copy_of, change, JobState.DONE))[
+            0
+        ]
     return restored
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), PORTION):
+        yield items[start : start + PORTION]
 
 
 @dataclass(frozen=True)
@@ -110,17 +132,22 @@ class _Move:
     state: JobState
 
 
-def _move(engine: Engine, store: ObjectStore, ids: Sequence[int], move: _Move) -> tuple[int, int]:
-    changed = moved = 0
-    for start in range(0, len(ids), PORTION):
-        with engine.begin() as connection:
-            rows = connection.execute(move.lock, {"ids": list(ids[start : start + PORTION])}).all()
-            copies = _copied(store, rows, move.copy_of)
-            jobs = move.change(connection, rows, set(copies))
-        left = [(row.job, copies[row.id].source) for row in rows if row.id in copies and row.job in jobs]
-        changed += len(jobs)
-        moved += delete_files_of_jobs(engine, store, left, move.state)
-    return changed, moved
+def _move(
+    engine: Engine, store: ObjectStore, batch: JudgedBatch, values: Mapping[str, object], move: _Move
+) -> tuple[int, int]:
+    """Move the files of one portion; returns the numbers of rows changed and of files moved."""
+
+    def copied(connection: Connection) -> tuple[set[JobId], list[tuple[JobId, str]]]:
+        hold(connection, batch)
+        rows = connection.execute(move.lock, values).all()
+        copies = _copied(store, rows, move.copy_of)
+        jobs = move.change(connection, rows, set(copies))
+        return jobs, [
+            (row.job, copies[row.id].source) for row in rows if row.id in copies and row.job in jobs
+        ]
+
+    jobs, left = transact(engine, copied)
+    return len(jobs), delete_files_of_jobs(engine, store, left, move.state)
 
 
 def _copied(

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.feed import feed
 from jobs.feed.feed_query import FeedQuery
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
+from jobs.safety.job_transitions import hold
 from jobs.states import ErrorKind, EventKind
 from jobs.storage.key_layout import image_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -32,9 +33,9 @@ HIGHEST: list[tuple[str, float | None]] = [
 ]
 """How each row ended, and the score of its third concept; None: without scores."""
 
-NOTHING = dict.fromkeys(
+NOTHING: dict[str, Any] = dict.fromkeys(
     ("blocked", "deleted_files", "quarantined_files", "restored", "queued", "released"), 0
-)
+) | {"is_overtaken": False}
 
 
 def scores(third: float | None) -> dict[str, list[float]] | None:
@@ -136,7 +137,7 @@ class TestWrongUse:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ((), "say by which policy: --strength, --thresholds FILE or both"),
+            ((), "say by which policy: --strength, --thresholds FILE or both, or --safety"),
             (("--strength", "brutal"), "--strength brutal: must be one of lenient, standard, strong"),
             (("--safety", "flag"), "--safety flag: must be one of block, quarantine"),
             (("--thresholds", "nowhere.toml"), "--thresholds nowhere.toml: there is no such file"),
@@ -163,6 +164,36 @@ class TestWrongUse:
         drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "foxes"))
         ended = typed("judge", "foxes", "--strength", "strong")
         assert (ended.code, "foxes is archived, its jobs are gone" in ended.err) == (2, True)
+
+
+@pytest.mark.usefixtures("foxes")
+def test_safety_alone_keeps_strength_and_thresholds(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("[concepts]\n3 = 0.02\n")
+    typed("judge", "foxes", "--strength", "strong", "--thresholds", "t.toml", "--apply")
+    told = typed("judge", "foxes", "--safety", "quarantine", "--apply", "--json").json
+    assert told["after"] == {
+        "safety": "quarantine",
+        "safety_strength": "strong",
+        "safety_thresholds": "3=0.02",
+    }
+    assert told["applied"] == NOTHING
+    typed("judge", "foxes", "--strength", "strong", "--apply")
+    policy = typed("status", "foxes", "--json").json["policy"]
+    assert (policy["safety"], policy["safety_thresholds"]) == ("quarantine", None)
+
+
+def test_a_call_that_is_overtaken_says_so_and_fails(
+    engine: Engine, typed: Typed, foxes: Ingested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(connection: Any, batch: Any) -> None:
+        connection.execute(text("UPDATE batches SET archived_at = now()"))
+        hold(connection, batch)
+
+    monkeypatch.setattr("jobs.safety.judge.hold", overtaken)
+    ended = typed("judge", "foxes", "--strength", "strong", "--apply")
+    assert ended.code == 1
+    assert "foxes got another safety policy, was moved or archived meanwhile: nothing more" in ended.err
+    assert states(engine, foxes.id)["done"] == 4
 
 
 def test_a_batch_that_keeps_what_is_flagged_is_judged_only_if_asked_to_block(

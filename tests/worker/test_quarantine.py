@@ -17,8 +17,8 @@ from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
 from jobs.queue import transitions
 from jobs.report.failures_since import failures_since
+from jobs.safety.job_transitions import hold
 from jobs.safety.judge import SafetyPolicy
-from jobs.safety.quarantine import _copied
 from jobs.states import STORED_EVENTS, EventKind, SafetyAction, SafetyStrength
 from jobs.storage.key_layout import image_key, parse_image_key, parse_quarantine_key, quarantine_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -270,15 +270,70 @@ def test_of_two_policies_at_once_the_later_one_holds(
 ) -> None:
     """The earlier call has looked at the images when the batch gets another policy; it changes none of them."""
 
-    def overtaken(store: ObjectStore, rows: Any, copy_of: Any) -> Any:
-        found = _copied(store, rows, copy_of)
+    def overtaken(*arguments: Any) -> None:
         patch.undo()
         later = SafetyPolicy(SafetyAction.QUARANTINE, SafetyStrength.STRONG)
         transact(context.engine, lambda connection: change_policy(connection, foxes.id, later.keys()))
-        return found
+        hold(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.safety.quarantine._copied", overtaken)
+        patch.setattr("jobs.safety.quarantine.hold", overtaken)
         done = judged(context, foxes, thresholds)
-    assert (done.blocked, done.restored, done.queued) == (0, 0, 0)
+    assert (done.blocked, done.restored, done.queued, done.is_overtaken) == (0, 0, 0, True)
     assert states(context.engine) == {"done": 1, "blocked": 2}
+
+
+@pytest.mark.parametrize("safety", ["blur", "blacken"])
+def test_an_image_that_was_altered_is_rendered_again_when_it_is_freed(
+    context: WorkerContext, tmp_path: Path, safety: str
+) -> None:
+    batch = render(context, tmp_path, [FLAGGED], safety=safety)
+    (altered,) = images_of(context.engine, batch)
+    assert judged(context, batch, None, action=SafetyAction.QUARANTINE).quarantined_files == 1
+    freed = judged(context, batch, NOTHING)
+    assert (freed.restored, freed.queued) == (0, 1)
+    work_off(context, batch)
+    (after,) = images_of(context.engine, batch)
+    assert (after["safety_verdict"], after["safety_reason"]) == ("safe", None)
+    assert after["sha256"] != altered["sha256"], "not the picture without its content"
+    assert after["watermark"] is not None
+
+
+def test_a_flagged_image_of_the_checker_is_restored(context: WorkerContext, tmp_path: Path) -> None:
+    batch = render(context, tmp_path, [FLAGGED], safety="flag")
+    judged(context, batch, None, action=SafetyAction.QUARANTINE)
+    assert judged(context, batch, NOTHING).restored == 1
+    (after,) = images_of(context.engine, batch)
+    assert (after["safety_verdict"], after["safety_reason"]) == ("safe", None)
+
+
+@pytest.mark.parametrize("action", [SafetyAction.BLOCK, SafetyAction.QUARANTINE])
+@pytest.mark.parametrize("safety", ["flag", "blur"])
+def test_what_the_prompt_filter_flagged_is_never_freed_by_scores(
+    context: WorkerContext, tmp_path: Path, safety: str, action: SafetyAction
+) -> None:
+    engine = context.engine
+    batch = render(context, tmp_path, [FLAGGED | {"prompt": "a naked man"}], safety=safety)
+    assert judged(context, batch, None, action=action).blocked == 1
+    (job,) = jobs_of(engine, batch)
+    assert job["error_text"] == "prompt holds 'naked man'"
+    assert [event["detail"].get("scores") for event in events(context) if event["event"] == "blocked"] == [
+        None
+    ]
+    freed = judged(context, batch, NOTHING)
+    assert (freed.restored, freed.queued) == (0, 0)
+    assert states(engine) == {"blocked": 1}
+
+
+def test_of_an_archived_batch_the_key_of_the_last_block_is_shown(
+    context: WorkerContext, foxes: Ingested
+) -> None:
+    engine = context.engine
+    judged(context, foxes, None, action=SafetyAction.BLOCK)
+    transitions.retry(engine, foxes.id, ["blocked"], "safety")
+    work_off(context, foxes)
+    drop_jobs_and_delete_batches.archive(engine, actions.status(engine, str(foxes.id)))
+    assert [job["quarantined"] for job in dead_letters.failures(engine, foxes.id)] == [None, None]
+    change(engine, "UPDATE batches SET ended_at = now()")
+    began = database_time(engine) - timedelta(hours=1)
+    assert {job["quarantined"] for job in failures_since(engine, began, None, None, limit=9)} == {None}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +48,9 @@ def judge(
     safety: Annotated[
         str | None,
         typer.Option(
-            metavar="ACTION", help="block or quarantine what is flagged; default: as the batch does"
+            metavar="ACTION",
+            help="block or quarantine what is flagged; default: as the batch does. Alone, it leaves strength and "
+            "thresholds as they are",
         ),
     ] = None,
     apply_: Annotated[
@@ -58,8 +60,9 @@ def judge(
 ) -> None:
     """Judge the images of a batch by another safety policy, from their stored scores: block some, free others."""
     if strength is None and thresholds is None and safety is None:
-        raise UsageError("say by which policy: --strength, --thresholds FILE or both")
+        raise UsageError("say by which policy: --strength, --thresholds FILE or both, or --safety")
     action = SafetyAction(one_of("--safety", safety or SafetyAction.BLOCK, WITHHOLDING))
+    keeps_thresholds = strength is None and thresholds is None
     level = SafetyStrength(one_of("--strength", strength or SafetyStrength.STANDARD, tuple(SafetyStrength)))
     given = _read(thresholds) if thresholds else ""
     with session() as open_session:
@@ -69,6 +72,8 @@ def judge(
         names = _concept_names(open_session, found)
         adjusted = thresholds_of_file(str(thresholds), given, names) if thresholds else None
         after = SafetyPolicy(action if safety else before.action, level, adjusted)
+        if keeps_thresholds:
+            after = replace(before, action=action)
         check_can_judge(found, after)
         judgement = judge_batch(engine, found.id, before, after, names)
         done = None
@@ -80,9 +85,15 @@ def judge(
                 done = apply(engine, store, found, judgement, tell)
     if as_json:
         print_json(_told(found.name, judgement, done))
-        return
-    _show(judgement)
-    _say(found.name, judgement, done)
+    else:
+        _show(judgement)
+        _say(found.name, judgement, done)
+    if done and done.is_overtaken:
+        note(
+            f"{found.name} got another safety policy, was moved or archived meanwhile: nothing more was done; "
+            "`nightmill judge` again for what is left"
+        )
+        raise typer.Exit(1)
 
 
 def _concept_names(open_session: Session, batch: BatchStatus) -> tuple[str, ...]:
