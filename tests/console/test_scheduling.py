@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from console.commands.plan import _FILTERED
 from jobs.job_dataclasses import LaneId
 from jobs.queue import canary_rollout, transitions
-from jobs.states import ErrorKind
+from jobs.states import ErrorKind, SafetyAction
 from tests.command_line import Nightmill
 from tests.console.conftest import Typed, write_lines
 from tests.factories import change, failure, image, look, take
@@ -204,6 +205,10 @@ def test_a_plan_tells_which_rows_the_prompt_filter_would_block(typed: Typed, tmp
     assert "images of 3 rows will be blurred" in " ".join(blurred.out.split())
     quarantined = typed("plan", str(manifest), "--set", "safety=quarantine")
     assert "3 rows will be blocked" in " ".join(quarantined.out.split())
+
+
+def test_a_plan_has_words_for_every_safety_action() -> None:
+    assert _FILTERED.keys() == set(SafetyAction)
 
 
 def test_failures_and_retry_only_one_kind(typed: Typed, engine: Engine, manifest: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -17,12 +18,14 @@ from jobs.queue import canary_rollout, fair_share, transitions
 from jobs.queue import lane_counts_and_low_watermarks as lane_counts
 from jobs.states import EventKind
 from scheduler.monitoring import queue_figures
-from tests.factories import change, image, look, make_batch, take_one
+from tests.factories import change, failure, image, look, make_batch, take_one
 
 LANES = 5
 RUNNING = 20
+MOST_TOUCHED = 60  # rows that the plan of a completion touches for each job
 MANY = 10_000  # jobs of each lane that are queued, and as many that are done
 
+LEASED = {"lease": "gen_random_uuid()", "lease_until": "now() + interval '1 minute'"}
 PAIRS = {"ids": [1, 2], "leases": [uuid4(), uuid4()]}
 CLAIM = {
     "lane": 3,
@@ -152,7 +155,6 @@ Node = dict[str, Any]
 def crowded(engine: Engine) -> Engine:
     """Five lanes with 50 thousand jobs queued, as many done, some failed or running, and 10 thousand images."""
     make_batch(engine, [{"prompt": "a", "width": 64 + 8 * i} for i in range(LANES)])
-    leased = {"lease": "gen_random_uuid()", "lease_until": "now() + interval '1 minute'"}
     ended = {"finished_at": "now()", "error_kind": "'oom'"}
     multiply(engine, schema.jobs, LANES, MANY, {"ordinal": f"ordinal + n * {LANES}"})
     multiply(
@@ -168,7 +170,7 @@ def crowded(engine: Engine) -> Engine:
         schema.jobs,
         LANES,
         RUNNING,
-        {"index": "-1000 - n", "state": "'running'", "attempt": "1"} | leased,
+        {"index": "-1000 - n", "state": "'running'", "attempt": "1"} | LEASED,
     )
     transitions.complete(engine, [image(take_one(engine, 1))])
     for start in range(0, MANY, MANY // 5):
@@ -271,3 +273,49 @@ def test_claims_are_planned_well_before_the_server_has_statistics(engine: Engine
     scans = [node for node in plan_of(engine, statement.text, values) if is_scan_of(table, node)]
     assert {node["Index Name"] for node in scans} <= indexes
     assert sum(map(looked_at, scans)) <= most
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+@pytest.mark.parametrize("name", ["complete", "block"])
+def test_the_end_of_a_device_batch_costs_as_much_as_its_jobs(
+    engine: Engine, request: pytest.FixtureRequest, name: str, has_statistics: bool
+) -> None:
+    """Run as workers do, by a prepared statement: rows that all steps of the plan touch, those they discard, too."""
+    if has_statistics:
+        request.getfixturevalue("crowded")
+    else:
+        change(engine, "ALTER TABLE jobs SET (autovacuum_enabled = off)")
+        make_batch(engine, [{"prompt": "a", "width": 64 + 8 * i} for i in range(LANES)])
+        multiply(engine, schema.jobs, LANES, MANY, {"ordinal": f"ordinal + n * {LANES}"})
+        multiply(
+            engine,
+            schema.jobs,
+            LANES,
+            RUNNING,
+            {"index": "-n", "state": "'running'", "attempt": "1"} | LEASED,
+        )
+    change(engine, "UPDATE jobs SET worker = 'w', started_at = now() WHERE state = 'running'")
+    running = look(engine, "SELECT * FROM jobs WHERE state = 'running' AND lease IS NOT NULL ORDER BY id")
+    assert len(running) >= RUNNING * LANES
+    jobs: list[Any] = [SimpleNamespace(**row) for row in running]
+    records = [image(job).record() if name == "complete" else failure(job).record() for job in jobs]
+    touched = sum(map(touched_by, executed(engine, HOT[name][0].text, json.dumps(records))))
+    assert 10 * len(jobs) < touched < MOST_TOUCHED * len(jobs)
+
+
+def executed(engine: Engine, statement: str, records: str) -> list[Node]:
+    """The nodes of the generic plan of a statement with the values :records and :safety, run and then undone."""
+    with engine.connect() as connection:
+        cursor = connection.connection.driver_connection.cursor()
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        cursor.execute(f"PREPARE ended (text, text) AS {numbered(statement)}".encode())
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE ended ($${records}$$, '{{}}')".encode())
+        ((plan,),) = cursor.fetchall()
+        cursor.execute("DEALLOCATE ended")
+        connection.rollback()
+    return list(nodes_under(plan[0]["Plan"]))
+
+
+def touched_by(node: Node) -> int:
+    removed = (node.get(f"Rows Removed by {kind}", 0) for kind in ("Filter", "Join Filter", "Index Recheck"))
+    return round((node["Actual Rows"] + sum(removed)) * node["Actual Loops"])
