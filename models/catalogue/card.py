@@ -134,6 +134,10 @@ class Card(BaseModel):
                 )
             if concepts.count(name) > 1:
                 raise ValueError(f"there are two concepts {name!r}")
+            if name.isdecimal():
+                raise ValueError(
+                    f"concept {name!r} must have a name, as numbers stand for concepts themselves"
+                )
         return concepts
 
     @field_validator("strength")

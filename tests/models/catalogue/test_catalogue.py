@@ -86,6 +86,7 @@ def test_reads_a_users_card(tmp_path: Path, card_text: Callable[..., str]) -> No
         ({"concepts": ["gore"]}, "a model of the family text2image has no concepts"),
         ({"concepts": "gore"}, "is not a list of texts"),
         ({"concepts": ["gore", "gore"]}, "there are two concepts 'gore'"),
+        ({"concepts": ["gore", "3"]}, "concept '3' must have a name, as numbers stand for concepts"),
         ({"concepts": [""]}, "concept '' must be a name of 1 to 60 printable characters"),
     ],
 )
