@@ -8,8 +8,9 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.db.engine import connect
 from jobs.job_dataclasses import Job
+from jobs.monitoring import metrics
 from jobs.queue import transitions
-from tests.factories import job_row, look, make_batch, make_lane, states, take
+from tests.factories import change, job_row, look, make_batch, make_lane, states, take
 from worker.liveness.lease_keeper import LeaseKeeper
 
 LEASE_S = 0.8
@@ -94,6 +95,27 @@ def test_releasing_gives_back_at_once_and_uncharged(engine: Engine, leases: Leas
     assert states(engine) == {"running": 1, "queued": 4}
     assert not any(leases.holds(job) for job in jobs)
     assert [job_row(engine, job)["attempt"] for job in jobs] == [1, 0, 0, 0, 0]
+
+
+def test_jobs_whose_end_was_refused_are_given_back_uncharged_unless_they_are_lost(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases, counted = LeaseKeeper(engine, "w1", "cpu", LEASE_S), list[float]()
+    monkeypatch.setattr(metrics.LEASES_LOST, "add", counted.append)
+    refused, lost, claimed_anew = claimed(engine, leases, 3)
+    transitions.release(engine, [(lost.id, lost.lease), (claimed_anew.id, claimed_anew.lease)])
+    change(engine, "UPDATE jobs SET not_before = now() + interval '1 hour' WHERE id = :id", id=lost.id)
+    (again,) = take(engine, refused.lane_id, lease_s=LEASE_S)
+    leases.add([again])
+    leases.refused((job.id, job.lease) for job in (refused, lost, claimed_anew))
+    assert [job_row(engine, job)["state"] for job in (refused, lost, again)] == [
+        "queued",
+        "queued",
+        "running",
+    ]
+    assert job_row(engine, refused)["attempt"] == 0
+    assert [leases.holds(job) for job in (refused, lost, again)] == [False, False, True]
+    assert counted == [1]
 
 
 def test_a_worker_is_seen_while_it_lives(engine: Engine) -> None:
