@@ -14,11 +14,15 @@ from jobs.policy.safety_adjustments import (
 
 
 def has_scores(scores: str) -> str:
-    """Return the SQL of whether a JSONB value holds the scores of all concepts."""
+    """Return the SQL of whether a JSONB value holds the scores of all concepts, and numbers only."""
+    others = " OR ".join(
+        f"""jsonb_path_exists({scores}, 'strict $.{name}[*] ? (@.type() != "number")')"""
+        for name in (CONCEPT, CARE)
+    )
     return f"""(CASE WHEN jsonb_typeof({scores} -> '{CONCEPT}') = 'array'
         AND jsonb_typeof({scores} -> '{CARE}') = 'array'
         THEN jsonb_array_length({scores} -> '{CONCEPT}') = {CONCEPTS}
-            AND jsonb_array_length({scores} -> '{CARE}') = {SPECIAL_CARE} ELSE false END)"""
+            AND jsonb_array_length({scores} -> '{CARE}') = {SPECIAL_CARE} AND NOT ({others}) ELSE false END)"""
 
 
 def score_arrays(scores: str) -> str:

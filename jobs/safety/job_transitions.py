@@ -35,13 +35,14 @@ _HOLD = text(f"""
     FOR SHARE
 """)
 
+# `+ 0` keeps the planner, which may think that the batch is small, from reading all of its jobs for each page.
 # The jobs that are still blocked as they were read: one that was queued again since may be blocked for another image.
 _BLOCKED_SINCE = """
     given AS (
         SELECT * FROM unnest(CAST(:jobs AS bigint[]), CAST(:since AS timestamptz[])) AS g (job, blocked_at)
     ), blocked AS (
         SELECT jobs.id FROM given JOIN jobs ON jobs.id = given.job AND jobs.finished_at = given.blocked_at
-        WHERE jobs.batch_id = :batch AND state = 'blocked' ORDER BY jobs.id FOR UPDATE OF jobs
+        WHERE jobs.batch_id + 0 = :batch AND state = 'blocked' ORDER BY jobs.id FOR UPDATE OF jobs
     )"""
 
 _FOR_PROMPT = is_flagged_for_prompt("images")
@@ -58,7 +59,7 @@ _BLOCK_IMAGES = text(f"""
             CASE WHEN NOT {_FOR_PROMPT} THEN images.safety_scores END AS scores
         FROM given JOIN images ON images.id = given.image AND images.key = given.key
         JOIN jobs ON jobs.id = images.job_id
-        WHERE jobs.batch_id = :batch AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
+        WHERE jobs.batch_id + 0 = :batch AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
     ), retracted AS (
         DELETE FROM images USING picked WHERE images.id = picked.image_id RETURNING images.*, picked.reason
     ), affected AS (

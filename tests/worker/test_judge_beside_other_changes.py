@@ -9,7 +9,9 @@ from jobs.batches import actions
 from jobs.batches.move_images_to_another_output import delete_moved, move
 from jobs.db.engine import transact
 from jobs.errors import LeaseLostError
+from jobs.images.insert_and_public_columns import worker_columns
 from jobs.job_dataclasses import Failure
+from jobs.monitoring import metrics
 from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
 from jobs.policy.stored_policy import safety_of
@@ -192,3 +194,35 @@ def test_workers_give_back_what_was_judged_by_an_earlier_policy_without_charging
     assert {job["attempt"] for job in jobs_of(engine, batch)} == {1}
     assert {row["versions"].get("safety_strength") for row in images_of(engine, batch)} <= {"strong"}
     assert lane_differences(engine) == []
+
+
+def test_all_leases_that_are_lost_between_judging_and_storing_are_counted(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images of one device batch, some are put into quarantine and some are stored; neither is recorded."""
+    rows = [FLAGGED | {"seed": seed} for seed in range(6)]
+    images = images_of(context.engine, render(context, tmp_path, rows, safety="flag", reuse=False))
+    scores = sorted(max(row["safety_scores"]["concepts"]) for row in images)
+    lost, block = list[float](), transitions.block
+
+    def steal(engine: Any, *arguments: Any, **options: Any) -> None:
+        change(engine, "UPDATE jobs SET lease = gen_random_uuid() WHERE state = 'running'")
+        block(engine, *arguments, **options)
+
+    monkeypatch.setattr("worker.lanes.delivery.transitions.block", steal)
+    monkeypatch.setattr(metrics.LEASES_LOST, "add", lost.append)
+    thresholds = f"all={-scores[2]:.3f}"
+    batch = render(context, tmp_path, rows, safety="quarantine", safety_thresholds=thresholds, reuse=False)
+    running = [job for job in jobs_of(context.engine, batch) if job["state"] == "running"]
+    assert len(running) > 1
+    assert sum(lost) == len(running)
+
+
+def test_what_judge_puts_into_quarantine_has_the_columns_of_a_worker(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    batch = render(context, tmp_path, [FOX], safety="quarantine")
+    judged(context, batch, ALL)
+    (found,) = look(context.engine, "SELECT image FROM quarantined_images")
+    assert found["image"].keys() <= set(worker_columns())
+    assert {"key", "sha256", "format", "safety_scores"} <= found["image"].keys()

@@ -84,6 +84,12 @@ def test_sql_blocks_and_frees_what_a_worker_would(engine: Engine, all_scores: li
         {"concepts": [0.5] * 16, "special_care": [0.5] * 3},
         {"concepts": [0.5] * 17, "special_care": []},
         {"concepts": "none", "special_care": 3},
+        {"concepts": [None] + [0.5] * 16, "special_care": [0.5] * 3},
+        {"concepts": [0.5] * 17, "special_care": [0.5, None, 0.5]},
+        {"concepts": ["0.5"] + [0.5] * 16, "special_care": [0.5] * 3},
+        {"concepts": [[0.5]] + [0.5] * 16, "special_care": [0.5] * 3},
+        [],
+        "none",
     ],
 )
 def test_what_has_no_scores_is_counted_and_left_alone(engine: Engine, unusable: Any) -> None:
