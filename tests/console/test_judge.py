@@ -345,3 +345,8 @@ class TestApply:
         refused = typed(*by_name)
         assert (refused.code, "concepts.purple square: there is no such concept" in refused.err) == (2, True)
         assert "2 is 'purple circle'" in refused.err
+
+
+def test_help_tells_what_safety_alone_does(typed: Typed) -> None:
+    told = " ".join(typed("judge", "--help").out.replace("│", " ").split())
+    assert "Alone, it leaves strength and thresholds as they are" in told
