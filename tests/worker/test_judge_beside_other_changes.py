@@ -1,5 +1,6 @@
 """Safety policies that are applied while the batch or its jobs are changed by others, and calls that were cut off."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.worker.test_quarantine import FLAGGED, files, in_quarantine, store_of
 from worker.item import PipelineItem
 from worker.lanes.worker_context import WorkerContext
 from worker.stages.prompt_filter import PromptFilter
+from worker.stages.safety import Safety
 
 
 def meanwhile(patch: pytest.MonkeyPatch, name: str, others: Any) -> None:
@@ -226,3 +228,26 @@ def test_what_judge_puts_into_quarantine_has_the_columns_of_a_worker(
     (found,) = look(context.engine, "SELECT image FROM quarantined_images")
     assert found["image"].keys() <= set(worker_columns())
     assert {"key", "sha256", "format", "safety_scores"} <= found["image"].keys()
+
+
+def test_an_image_that_only_the_earlier_policy_blocks_is_judged_again(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    engine = context.engine
+    batch = submit(context.settings, engine, tmp_path, [FLAGGED], max_attempts=1)
+    run = Safety.run
+
+    def changed_meanwhile(self: Safety, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        patch.undo()
+        found = run(self, items)
+        assert all(item.end for item in found)
+        transact(engine, lambda c: change_policy(c, batch.id, {"safety_thresholds": NOTHING}))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Safety, "run", changed_meanwhile)
+        work_off(context, batch)
+    work_off(context, batch)
+    assert states(engine) == {"done": 1}
+    (row,) = images_of(engine, batch)
+    assert (row["safety_verdict"], row["versions"]["safety_thresholds"]) == ("safe", NOTHING)

@@ -15,10 +15,12 @@ from jobs.feed import feed
 from jobs.feed.feed_query import FeedQuery
 from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
+from jobs.policy.safety_adjustments import ScoreAdjustments
 from jobs.queue import transitions
 from jobs.report.failures_since import failures_since
 from jobs.safety.job_transitions import hold
 from jobs.safety.judge import SafetyPolicy
+from jobs.safety.judged_jobs import count_freed_jobs
 from jobs.states import STORED_EVENTS, EventKind, SafetyAction, SafetyStrength
 from jobs.storage.key_layout import image_key, parse_image_key, parse_quarantine_key, quarantine_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -290,6 +292,9 @@ def test_an_image_that_was_altered_is_rendered_again_when_it_is_freed(
     batch = render(context, tmp_path, [FLAGGED], safety=safety)
     (altered,) = images_of(context.engine, batch)
     assert judged(context, batch, None, action=SafetyAction.QUARANTINE).quarantined_files == 1
+    nothing, standard = (ScoreAdjustments.of(SafetyStrength.STANDARD, given) for given in (NOTHING, None))
+    counts = count_freed_jobs(context.engine, batch.id, nothing, standard)
+    assert (counts.changed, counts.with_file) == (1, 0)
     freed = judged(context, batch, NOTHING)
     assert (freed.restored, freed.queued) == (0, 1)
     work_off(context, batch)
