@@ -51,6 +51,10 @@ def find_signing_identity(settings: Settings) -> IdentityText | None:
     given = settings.signing_identity
     if given is None:
         file = identity_folder(settings) / IDENTITY
+        if (
+            not file.parent.is_dir()
+        ):  # also where there can be none: whoever needs the folder of the data says so
+            return None
         body = read_if_there(file, str(file))
         return None if body is None else IdentityText(body, str(file), file)
     text = given.get_secret_value()

@@ -14,7 +14,16 @@ from scheduler.export.rows.unfit_values import UnfitValues
 
 STAGES = (
     *("prompt_filter", "load_inputs", "generate", "upscale_input", "safety", "clip_score", "upscale"),
-    *("perceptual_hash", "watermark", "encode", "verify_watermark", "upload"),
+    *(
+        "safety_of_upscaled",
+        "perceptual_hash",
+        "watermark",
+        "encode",
+        "iscc_code",
+        "sign",
+        "verify_watermark",
+    ),
+    "upload",
 )
 """Whose seconds are columns of their own."""
 
