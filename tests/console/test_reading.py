@@ -233,6 +233,7 @@ def test_doctor(lab: Lab) -> None:
         "Redis",
         "output",
         "models",
+        "signing",
         "disk",
     ]
     shown = lab.typed("doctor")

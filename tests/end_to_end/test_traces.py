@@ -112,6 +112,7 @@ def test_a_job_has_one_trace_from_its_claim_to_its_upload(
         "safety",
         "perceptual_hash",
         "encode",
+        "iscc_code",
         "verify_watermark",
         "upload",
         "complete",
