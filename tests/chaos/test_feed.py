@@ -28,7 +28,9 @@ KILLS = scaled(50, 500)
 def store(connection: Connection, jobs: list[Job]) -> None:
     """Complete jobs inside a transaction that the caller ends."""
     records = json.dumps([image(job).record() for job in jobs])
-    assert len(connection.execute(transitions._COMPLETE, {"records": records}).all()) == len(jobs)
+    assert len(connection.execute(transitions._COMPLETE, {"records": records, "safety": None}).all()) == len(
+        jobs
+    )
 
 
 def write(engine: Engine, jobs: list[Job], seed: int) -> int:
