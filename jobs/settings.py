@@ -16,7 +16,7 @@ from jobs.monitoring.listen_address import ListenAddress
 from jobs.secret_files import check_secret_files, secrets_folder
 from jobs.setting_values.device_hour_prices import DevicePrices
 from jobs.setting_values.parse_length_of_time import parse_length
-from jobs.setting_values.watermark_key import MarkKey
+from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
 from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
@@ -290,6 +290,12 @@ class Settings(BaseSettings):
     def keep_batches_s(self) -> float | None:
         """Seconds after which ended batches are deleted; None: never."""
         return None if self.keep_batches is None else parse_length(self.keep_batches, needs_unit=True)
+
+    @property
+    def mark_key(self) -> MarkKey:
+        """The key of tiled marks."""
+        given = self.watermark_key
+        return PUBLIC if given is None else MarkKey.parse(given.get_secret_value())
 
     @property
     def has_tiled_marks(self) -> bool:

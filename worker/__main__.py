@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,6 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
         if settings.traces == "on":
             require("otel", "NIGHTMILL_TRACES needs")
         PromptTerms.load(settings.prompt_terms)
-        _check_signing_identity(settings)
         catalogue = Catalogue.load(settings.models_path)
         for model in settings.pool_models:
             catalogue.get(model)
@@ -94,18 +92,17 @@ def _check(settings: Settings, monitoring: ParentMonitoring) -> None:
 
 
 def _with_signing_decided(settings: Settings) -> Settings:
-    """Return the settings for children, which must not leave files unsigned because the identity is gone meanwhile."""
-    return settings.model_copy(update={"c2pa": "off" if read_signing_identity(settings) is None else "on"})
+    """Return the settings for children, which must not leave files unsigned because the identity is gone meanwhile.
 
-
-def _check_signing_identity(settings: Settings) -> None:
-    """Raise UsageError if files are to be signed by an identity that is expired or that readers refuse."""
-    if (found := read_signing_identity(settings)) is None:
-        return
+    Raises UsageError if files are to be signed by an identity that is expired or that readers refuse.
+    """
+    found = read_signing_identity(settings)
     try:
-        SigningIdentity.parse(found.pem).check_dates(datetime.now(UTC))
+        if found is not None:
+            SigningIdentity.parse_valid(found.pem)
     except SigningIdentityError as error:
-        raise UsageError(f"{found.place}: {error}") from None
+        raise UsageError(f"{found.place if found else ''}: {error}") from None
+    return settings.model_copy(update={"c2pa": "off" if found is None else "on"})
 
 
 def _serve(settings: Settings, monitoring: ParentMonitoring, notifier: SystemdNotifier) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from uuid import UUID
 
 from jobs.job_dataclasses import Job, Lane
-from jobs.setting_values.watermark_key import PUBLIC, MarkKey
+from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from jobs.storage.open import ObjectStore
@@ -70,8 +70,7 @@ class StageContext:
     @property
     def mark_key(self) -> MarkKey:
         """The key of tiled marks."""
-        given = self.settings.watermark_key
-        return PUBLIC if given is None else MarkKey.parse(given.get_secret_value())
+        return self.settings.mark_key
 
     def mark_method(self, width: int, height: int) -> WatermarkMethod:
         """Return how a picture of this size is marked: by a text where the batch has its own, or it is small."""

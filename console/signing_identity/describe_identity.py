@@ -51,8 +51,7 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
     )
 
     try:
-        parsed = SigningIdentity.parse(found.pem)
-        parsed.check_dates(datetime.now(UTC))
+        parsed = SigningIdentity.parse_valid(found.pem)
     except SigningIdentityError as error:
         return {"is_usable": False, "problem": str(error)}
     days = (parsed.expires_at - datetime.now(UTC)).days

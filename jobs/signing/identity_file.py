@@ -1,10 +1,12 @@
 """Where the identity that signs image files is: in the setting `signing_identity`, or in the folder of the data."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.errors import UsageError
 from jobs.settings import Settings
+from jobs.storage.safe_open import open_regular
 
 FOLDER = "identity"
 IDENTITY = "signing.pem"
@@ -81,7 +83,7 @@ def read_limited(file: Path, place: str) -> bytes:
 def read_if_there(file: Path, place: str) -> bytes | None:
     """Return the bytes of a small file; None if there is none. Raises UsageError if it can't be read or isn't small."""
     try:
-        with file.open("rb") as stream:
+        with os.fdopen(open_regular(file), "rb") as stream:
             body = stream.read(LONGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -30,6 +30,13 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     return body.decode()
 
 
+def why_unreadable(error: OSError | ValueError) -> str:
+    """Return in words why `read_text` couldn't read a file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it isn't UTF-8"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """Parse the JSON in a small regular file. Raises OSError, and ValueError with a reason."""
     try:

@@ -68,6 +68,13 @@ class SigningIdentity:
         _check_leaf(chain[0])
         return cls(_pem_of_key(key), tuple(chain), algorithm)
 
+    @classmethod
+    def parse_valid(cls, pem: bytes) -> "SigningIdentity":
+        """Parse as `parse` does; raises SigningIdentityError also if a certificate has expired or isn't valid yet."""
+        identity = cls.parse(pem)
+        identity.check_dates(datetime.now(UTC))
+        return identity
+
     def check_dates(self, now: datetime) -> None:
         """Raise SigningIdentityError if a certificate has expired or isn't valid yet."""
         for certificate in self.certificates:

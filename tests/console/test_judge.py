@@ -140,7 +140,7 @@ class TestWrongUse:
             ((), "say by which policy: --strength, --thresholds FILE or both, or --safety"),
             (("--strength", "brutal"), "--strength brutal: must be one of lenient, standard, strong"),
             (("--safety", "flag"), "--safety flag: must be one of block, quarantine"),
-            (("--thresholds", "nowhere.toml"), "--thresholds nowhere.toml: there is no such file"),
+            (("--thresholds", "nowhere.toml"), "--thresholds nowhere.toml: No such file or directory"),
         ],
     )
     def test_options(self, typed: Typed, arguments: tuple[str, ...], said: str) -> None:
@@ -156,7 +156,7 @@ class TestWrongUse:
         )
         (tmp_path / "t.bin").write_bytes(b"\xff\xfe\xfd")
         ended = typed("judge", "foxes", "--thresholds", "t.bin")
-        assert (ended.code, "--thresholds t.bin isn't UTF-8" in ended.err) == (2, True)
+        assert (ended.code, "--thresholds t.bin: it isn't UTF-8" in ended.err) == (2, True)
 
     def test_archived_and_unknown_batches(self, engine: Engine, typed: Typed) -> None:
         assert typed("judge", "wolves", "--strength", "strong").code == 2

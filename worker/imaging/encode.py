@@ -124,7 +124,7 @@ def parameters_text(
         "Denoising strength": "" if strength is None else f"{strength:g}",
         "Hires upscaler": upscale or "",
         "Lora hashes": ", ".join(f"{id}: {digest[:12]}" for id, _, digest in loras),
-        "Version": f"nightmill {_version()}",
+        "Version": f"nightmill {nightmill_version()}",
     }
     lines = [_line_breaks(prompt) + tags]
     if negative_prompt:
@@ -134,7 +134,8 @@ def parameters_text(
 
 
 @cache
-def _version() -> str:
+def nightmill_version() -> str:
+    """Return the version that files name."""
     return version("nightmill")
 
 

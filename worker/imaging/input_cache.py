@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -69,7 +70,7 @@ class InputImageCache:
 
     def __init__(self, settings: Settings, *, keeps_files: bool = False) -> None:
         """`keeps_files`: whether the files that images are made from are kept, to be ingredients of manifests."""
-        self._keeps_files, self._examiner = keeps_files, InputExaminer(settings)
+        self._keeps_files, self._settings = keeps_files, settings
         self._roots = settings.image_roots
         self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         self._read_last: dict[str, str] = {}
@@ -122,6 +123,10 @@ class InputImageCache:
             file=parent_file(body) if is_parent and self._keeps_files else None,
             findings=self._examiner.examine(body, image) if is_parent else {},
         )
+
+    @cached_property
+    def _examiner(self) -> InputExaminer:
+        return InputExaminer(self._settings)
 
     def _read(self, location: str) -> bytes:
         """Read a file or object. Some stores answer "access denied" to keys that were taken away, hence the check."""

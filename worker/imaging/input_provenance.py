@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from jobs.setting_values.watermark_key import PUBLIC, MarkKey
+from jobs.setting_values.watermark_key import PUBLIC
 from jobs.settings import Settings
 from jobs.signing.identity_file import trusted_authorities
 from models.provenance.manifest_size import manifest_bytes
@@ -29,9 +29,7 @@ class InputExaminer:
 
     def __init__(self, settings: Settings) -> None:
         self._manifests = ManifestReader(trusted_authorities(settings))
-        given = settings.watermark_key
-        keys = [PUBLIC] if given is None else [PUBLIC, MarkKey.parse(given.get_secret_value())]
-        self._keys = {key.number: key.secret for key in keys}
+        self._keys = {key.number: key.secret for key in (PUBLIC, settings.mark_key)}
 
     def examine(self, body: bytes, image: Image.Image) -> Findings:
         """Return what is found of a file and its (H, W, 3) picture, as JSON values; empty: nothing."""

@@ -4,15 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 from jobs.states import PromptDisclosure, TrainingUse, WatermarkMethod
 from models.errors import SigningError
 from models.provenance.image_claim import ImageClaim
 from worker.health.error_classification import HostFaultError
-from worker.imaging.encode import encoded
+from worker.imaging.encode import encoded, nightmill_version
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 
@@ -51,7 +49,7 @@ class Sign(Stage):
         is_tiled = item.watermark_method is WatermarkMethod.TILED
         return ImageClaim(
             title=f"{job.ordinal:06}-{job.index}",
-            version=_version(),
+            version=nightmill_version(),
             created_at=datetime.now(UTC),
             is_edited=item.input_files.image is not None,
             details=self._details(item),
@@ -86,8 +84,3 @@ class Sign(Stage):
                 return {"prompt": prompt.encode("utf-8", "replace").decode()}
             case PromptDisclosure.OMIT:
                 return {}
-
-
-@cache
-def _version() -> str:
-    return version("nightmill")

@@ -31,9 +31,8 @@ from jobs.safety.judge import judge as judge_batch
 from jobs.safety.judged_jobs import Counts, JudgedJob
 from jobs.states import SafetyAction, SafetyStrength
 from models.catalogue.catalogue import Catalogue
+from models.catalogue.limited_files import read_text, why_unreadable
 from models.errors import UnknownModelError
-
-_MOST_BYTES = 1 << 20
 
 
 def judge(
@@ -109,20 +108,9 @@ def _concept_names(open_session: Session, batch: BatchStatus) -> tuple[str, ...]
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            body = file.read(_MOST_BYTES + 1)
-        text = body.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"--thresholds {path}: there is no such file") from None
-    except OSError as error:
-        raise UsageError(f"--thresholds {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--thresholds {path} isn't UTF-8") from None
-    if len(body) > _MOST_BYTES:
-        raise UsageError(
-            f"--thresholds {path} is larger than 1 MiB: it holds a number for each concept at most"
-        )
-    return text
+        return read_text(path).removeprefix("\ufeff")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--thresholds {path}: {why_unreadable(error)}") from None
 
 
 def _told(name: str, judgement: Judgement, done: Applied | None) -> dict[str, Any]:

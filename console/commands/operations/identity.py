@@ -1,7 +1,6 @@
 """`nightmill identity`: the key and certificates that image files are signed with (C2PA)."""
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +86,8 @@ def rotate(
     settings, folder = _opened()
     if not folder.identity.exists():
         raise UsageError(f"{folder.identity} isn't there: `nightmill identity create` makes it")
-    former = _parsed(read_limited(folder.identity, str(folder.identity)), str(folder.identity))
+    place = str(folder.identity)
+    former = _parsed(read_limited(folder.identity, place), place, is_to_sign=False)
     if new_authority:
         authority = Authority.create(organization_of(former.leaf), AUTHORITY_DAYS)
         folder.trust(authority.certificate)
@@ -118,8 +118,7 @@ def import_(
     if folder.identity.exists() and not replace:
         raise UsageError(f"{folder.identity} is there: say --replace to use another one from now on")
     given = read_limited(file, str(file)) + (b"\n" + read_limited(key, str(key)) if key else b"")
-    found = _parsed(given, f"{file} with {key}" if key else str(file))
-    _check_dates(found, str(file))
+    found = _parsed(given, f"{file} with {key}" if key else str(file), is_to_sign=True)
     folder.make()
     authority = authority_of(found, given)
     folder.trust(authority)
@@ -153,18 +152,11 @@ def _opened() -> tuple[Settings, IdentityFolder]:
     return settings, IdentityFolder(settings)
 
 
-def _parsed(pem: bytes, place: str) -> Any:
+def _parsed(pem: bytes, place: str, *, is_to_sign: bool) -> Any:
     from models.provenance.signing_identity import SigningIdentity  # noqa: PLC0415 - the same
 
     try:
-        return SigningIdentity.parse(pem)
-    except SigningIdentityError as error:
-        raise UsageError(f"{place}: {error}") from None
-
-
-def _check_dates(found: Any, place: str) -> None:
-    try:
-        found.check_dates(datetime.now(UTC))
+        return SigningIdentity.parse_valid(pem) if is_to_sign else SigningIdentity.parse(pem)
     except SigningIdentityError as error:
         raise UsageError(f"{place}: {error}") from None
 
