@@ -39,7 +39,7 @@ class JobState(StrEnum):
     """State of a job: the table of states, from which sets of them, counts and the documentation are derived.
 
     Every change of it is one statement in `jobs.queue.transitions`, in `jobs.queue.update_jobs_from_manifest` if the
-    row changes, or in `jobs.safety.job_transitions` if the safety policy does.
+    row changes, or in `jobs.safety_reevaluation.block_and_unblock_jobs` if the safety policy does.
     """
 
     rules: StateRules
@@ -284,7 +284,7 @@ class TrainingUse(StrEnum):
 
 
 class SafetyStrength(StrEnum):
-    """How strict the safety checker is: what is added to all its scores (`jobs.policy.safety_adjustments`)."""
+    """How strict the safety checker is: what is added to all its scores (`jobs.policy.safety_thresholds`)."""
 
     LENIENT = "lenient"
     STANDARD = "standard"

@@ -23,7 +23,7 @@ from jobs.process_lifecycle import exit_on_sigterm, outlive_hangup, stop_with_pa
 from jobs.queue.worker_pools import join_pool
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings
-from jobs.signing.identity_file import read_signing_identity
+from jobs.signing_identity.find_identity_file import read_signing_identity
 from jobs.unexpected_errors import plain_errors
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.catalogue import Catalogue

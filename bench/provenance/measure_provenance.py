@@ -14,7 +14,7 @@ from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.results import Figure, at_least, at_most
 from bench.harness.services import Place
 from bench.image_files import grainy
-from bench.provenance.paced_device import DEVICE_S, PacedDevice
+from bench.provenance.simulated_device import DEVICE_S, PacedDevice
 from bench.provenance.trace_changed_pictures import measure_traced
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import ImageFormat, WatermarkPolicy

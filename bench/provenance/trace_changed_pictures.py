@@ -15,8 +15,9 @@ from bench.harness.progress import note
 from bench.harness.results import Figure, at_least, at_most
 from bench.watermark_robustness.photographs_and_drawings import drawings, photographs
 from bench.watermark_robustness.picture_changes import ALIGNED, JPEG_80, SEARCHED, one_after_the_other
-from console.verification.export_index import ExportIndex
-from console.verification.trace_picture import PictureTracer, Verdict
+from console.provenance_lookup.export_index import ExportIndex
+from console.provenance_lookup.trace_picture import PictureTracer
+from console.provenance_lookup.weigh_claims import Verdict
 from models.provenance.iscc_code import image_code
 from models.provenance.signing_identity import Authority
 from models.watermark.blocks import Pixels

@@ -16,7 +16,7 @@ from console.export_with_progress import (
     update_beside_images,
 )
 from console.manifests.ingest_manifest import ingest_manifest, intake_counts
-from console.process_control.work_at_batch import starts_workers, work_at
+from console.process_control.run_batch_to_completion import starts_workers, work_at
 from console.run_statistics import truncated
 from console.session import Session, session
 from console.signing_identity.describe_identity import require_usable_identity

@@ -7,7 +7,7 @@ from typing import Any
 from console.terminal.output import plural
 from jobs.errors import UsageError
 from jobs.settings import Settings
-from jobs.signing.identity_file import (
+from jobs.signing_identity.find_identity_file import (
     IdentityText,
     find_signing_identity,
     read_signing_identity,

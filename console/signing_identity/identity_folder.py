@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.errors import UsageError
 from jobs.settings import Settings
-from jobs.signing.identity_file import AUTHORITY_KEY, IDENTITY, TRUSTED, identity_folder
+from jobs.signing_identity.find_identity_file import AUTHORITY_KEY, IDENTITY, TRUSTED, identity_folder
 
 
 class IdentityFolder:

@@ -24,7 +24,7 @@ from jobs.policy.policy_key_metadata import (
     Identity,
     PolicyKey,
 )
-from jobs.policy.safety_adjustments import ScoreAdjustments, normalised
+from jobs.policy.safety_thresholds import ScoreAdjustments, normalised
 from jobs.policy.time_windows import parse_moment, parse_window
 from jobs.states import (
     Decoder,

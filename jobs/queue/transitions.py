@@ -83,8 +83,8 @@ _HELD = """
         ORDER BY jobs.id FOR UPDATE OF jobs
     )"""
 
-# The same if the batch's safety policy is still the one by which the images were judged. `jobs.safety` changes it while
-# it holds the batch FOR UPDATE: this statement waits for that, and then looks at the new policy.
+# The same if the batch's safety policy is still the one by which the images were judged. `jobs.safety_reevaluation`
+# changes it while it holds the batch FOR UPDATE: this statement waits for that, and then looks at the new policy.
 # The batches are looked at apart: joined to the jobs, the planner would read all jobs of the batch.
 _HELD_AND_JUDGED = f"""
     leased AS (

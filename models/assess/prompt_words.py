@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import groupby, islice, pairwise, product
 
-from models.assess.lookalike_letters import DIACRITICS, LATIN, WHITE_ON_BLACK, latin_letters, script_of
+from models.assess.confusable_letters import DIACRITICS, LATIN, WHITE_ON_BLACK, latin_letters, script_of
 
 _NO_SPACES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"

@@ -9,6 +9,8 @@ from PIL import Image, ImageChops
 
 _SIDE = 32
 _KEPT = 8
+BITS = _KEPT * _KEPT
+"""Of a code."""
 _HEADER = bytes((0x21, 0x01))
 """Content-Code, subtype image; version 0, 64 bits."""
 _PREFIX = "ISCC:"
@@ -31,7 +33,7 @@ def bits_of(code: str) -> int:
     """Return the 64 bits of a code as a number. Raises ValueError if it isn't an Image-Code of 64 bits."""
     body = code.removeprefix(_PREFIX)
     raw = base64.b32decode(body + "=" * (-len(body) % 8))
-    if not raw.startswith(_HEADER) or len(raw) != len(_HEADER) + _KEPT * _KEPT // 8:
+    if not raw.startswith(_HEADER) or len(raw) != len(_HEADER) + BITS // 8:
         raise ValueError(f"{code} is no ISCC Image-Code of 64 bits")
     return int.from_bytes(raw[len(_HEADER) :], "big")
 

@@ -12,7 +12,7 @@ from jobs.feed import feed
 from jobs.feed.feed_query import FeedQuery
 from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
-from jobs.safety.job_transitions import hold
+from jobs.safety_reevaluation.block_and_unblock_jobs import hold
 from jobs.states import ErrorKind, EventKind
 from jobs.storage.key_layout import image_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -189,7 +189,7 @@ def test_a_call_that_is_overtaken_says_so_and_fails(
         connection.execute(text("UPDATE batches SET archived_at = now()"))
         hold(connection, batch)
 
-    monkeypatch.setattr("jobs.safety.judge.hold", overtaken)
+    monkeypatch.setattr("jobs.safety_reevaluation.apply_safety_policy.hold", overtaken)
     ended = typed("judge", "foxes", "--strength", "strong", "--apply")
     assert ended.code == 1
     assert "foxes got another safety policy, was moved or archived meanwhile: nothing more" in ended.err
@@ -274,7 +274,7 @@ class TestApply:
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr("jobs.safety.judge.block_images", killed)
+            patch.setattr("jobs.safety_reevaluation.apply_safety_policy.block_images", killed)
             assert typed("judge", "foxes", "--strength", "strong", "--apply").code == 1
         assert states(engine, foxes.id)["done"] == 4
         told = typed("judge", "foxes", "--strength", "strong", "--apply", "--json").json

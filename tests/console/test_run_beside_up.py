@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from console.commands import run as run_command
-from console.process_control import background_up, work_at_batch
+from console.process_control import background_up, run_batch_to_completion
 from console.process_control.background_up import UpReport
 from tests.console.conftest import Typed
 
@@ -23,8 +23,8 @@ def test_a_run_starts_a_worker_if_none_is_up(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, report: UpReport | None, own: int
 ) -> None:
     monkeypatch.setattr(background_up, "report", lambda _: report)
-    assert work_at_batch.starts_workers(typed.settings, None) is bool(own)
-    assert work_at_batch._default_workers(run_command.Session(typed.settings, None)) == own  # type: ignore[arg-type]
+    assert run_batch_to_completion.starts_workers(typed.settings, None) is bool(own)
+    assert run_batch_to_completion._default_workers(run_command.Session(typed.settings, None)) == own  # type: ignore[arg-type]
 
 
 def test_a_run_whose_workers_are_taken_away_gives_up_and_tells_their_memory(
@@ -37,7 +37,7 @@ def test_a_run_whose_workers_are_taken_away_gives_up_and_tells_their_memory(
     brief = Typed(typed.settings.model_copy(update={"give_up_s": 0.1}), tmp_path)
     ended = brief("run", "foxes.txt", "--json")
     assert ended.code == 1
-    assert ended.json["waiting"] == work_at_batch.NO_WORKER_UP
+    assert ended.json["waiting"] == run_batch_to_completion.NO_WORKER_UP
     assert ended.json["peak_memory"]["parent"] > 1_000_000
     assert "the workers that are up do the work" in ended.err
-    assert f"foxes: waiting: no worker can go on: {work_at_batch.NO_WORKER_UP}" in ended.err
+    assert f"foxes: waiting: no worker can go on: {run_batch_to_completion.NO_WORKER_UP}" in ended.err

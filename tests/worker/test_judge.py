@@ -13,7 +13,7 @@ from jobs.errors import LeaseLostError
 from jobs.outputs.ownership import claim
 from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
-from jobs.safety.judge import Applied, SafetyPolicy, apply, judge, safety_policy
+from jobs.safety_reevaluation.apply_safety_policy import Applied, SafetyPolicy, apply, judge, safety_policy
 from jobs.states import SafetyAction, SafetyStrength
 from jobs.storage.open import S3Options, open_store
 from scheduler.ingest.ingest import Ingested

@@ -17,9 +17,9 @@ from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
 from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
-from jobs.safety import judge as judging
-from jobs.safety import quarantine
-from jobs.safety.judge import SafetyPolicy
+from jobs.safety_reevaluation import apply_safety_policy as judging
+from jobs.safety_reevaluation import move_quarantined_files as quarantine
+from jobs.safety_reevaluation.apply_safety_policy import SafetyPolicy
 from jobs.states import ErrorKind, SafetyAction, SafetyStrength
 from jobs.storage.open import S3Options, open_store
 from tests.factories import change, image, lane_differences, look, states, take

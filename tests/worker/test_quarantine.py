@@ -15,12 +15,12 @@ from jobs.feed import feed
 from jobs.feed.feed_query import FeedQuery
 from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
-from jobs.policy.safety_adjustments import ScoreAdjustments
+from jobs.policy.safety_thresholds import ScoreAdjustments
 from jobs.queue import transitions
 from jobs.report.failures_since import failures_since
-from jobs.safety.job_transitions import hold
-from jobs.safety.judge import SafetyPolicy
-from jobs.safety.judged_jobs import count_freed_jobs
+from jobs.safety_reevaluation.apply_safety_policy import SafetyPolicy
+from jobs.safety_reevaluation.block_and_unblock_jobs import hold
+from jobs.safety_reevaluation.select_changed_verdicts import count_freed_jobs
 from jobs.states import STORED_EVENTS, EventKind, SafetyAction, SafetyStrength
 from jobs.storage.key_layout import image_key, parse_image_key, parse_quarantine_key, quarantine_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
@@ -239,7 +239,7 @@ def test_a_move_that_is_cut_off_leaves_what_a_sweep_deletes(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.safety.quarantine.delete_files_of_jobs", killed)
+        patch.setattr("jobs.safety_reevaluation.move_quarantined_files.delete_files_of_jobs", killed)
         with pytest.raises(RuntimeError):
             judged(context, foxes, NOTHING)
     assert (states(engine), len(files(context))) == ({"done": 2, "blocked": 1}, 3)
@@ -257,7 +257,7 @@ def test_a_move_that_is_cut_off_before_its_rows_is_done_by_the_next(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.safety.quarantine.block_images", killed)
+        patch.setattr("jobs.safety_reevaluation.move_quarantined_files.block_images", killed)
         with pytest.raises(RuntimeError):
             judged(context, foxes, ALL)
     assert (states(context.engine), len(files(context))) == ({"done": 1, "blocked": 2}, 3)
@@ -279,7 +279,7 @@ def test_of_two_policies_at_once_the_later_one_holds(
         hold(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.safety.quarantine.hold", overtaken)
+        patch.setattr("jobs.safety_reevaluation.move_quarantined_files.hold", overtaken)
         done = judged(context, foxes, thresholds)
     assert (done.blocked, done.restored, done.queued, done.is_overtaken) == (0, 0, 0, True)
     assert states(context.engine) == {"done": 1, "blocked": 2}

@@ -5,7 +5,7 @@ from PIL import Image
 
 from jobs.setting_values.watermark_key import PUBLIC
 from jobs.settings import Settings
-from jobs.signing.identity_file import trusted_authorities
+from jobs.signing_identity.find_identity_file import trusted_authorities
 from models.provenance.manifest_size import manifest_bytes
 from models.provenance.media_type import media_type_of
 from models.provenance.parent_file import ParentFile

@@ -16,7 +16,7 @@ from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
-from jobs.signing.identity_file import read_signing_identity
+from jobs.signing_identity.find_identity_file import read_signing_identity
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner

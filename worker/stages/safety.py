@@ -1,6 +1,6 @@
 """Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
 
-from worker.safety_check import SafetyCheck
+from worker.safety_check_stage import SafetyCheck
 
 
 class Safety(SafetyCheck):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from worker.item import PipelineItem
-from worker.safety_check import SafetyCheck
+from worker.safety_check_stage import SafetyCheck
 from worker.stage import StageContext
 
 

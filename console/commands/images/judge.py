@@ -16,9 +16,9 @@ from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
-from jobs.policy.safety_adjustments import thresholds_of_file
+from jobs.policy.safety_thresholds import thresholds_of_file
 from jobs.queue.lane_counts_and_low_watermarks import lanes
-from jobs.safety.judge import (
+from jobs.safety_reevaluation.apply_safety_policy import (
     WITHHOLDING,
     Applied,
     Judgement,
@@ -27,8 +27,8 @@ from jobs.safety.judge import (
     check_can_judge,
     safety_policy,
 )
-from jobs.safety.judge import judge as judge_batch
-from jobs.safety.judged_jobs import Counts, JudgedJob
+from jobs.safety_reevaluation.apply_safety_policy import judge as judge_batch
+from jobs.safety_reevaluation.select_changed_verdicts import Counts, JudgedJob
 from jobs.states import SafetyAction, SafetyStrength
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.limited_files import read_text, why_unreadable
@@ -61,27 +61,20 @@ def judge(
     if strength is None and thresholds is None and safety is None:
         raise UsageError("say by which policy: --strength, --thresholds FILE or both, or --safety")
     action = SafetyAction(one_of("--safety", safety or SafetyAction.BLOCK, WITHHOLDING))
-    keeps_thresholds = strength is None and thresholds is None
     level = SafetyStrength(one_of("--strength", strength or SafetyStrength.STANDARD, tuple(SafetyStrength)))
     given = _read(thresholds) if thresholds else ""
     with session() as open_session:
-        engine = open_session.engine
-        found = actions.status(engine, batch)
-        before = safety_policy(engine, found)
+        found = actions.status(open_session.engine, batch)
+        before = safety_policy(open_session.engine, found)
         names = _concept_names(open_session, found)
-        adjusted = thresholds_of_file(str(thresholds), given, names) if thresholds else None
-        after = SafetyPolicy(action if safety else before.action, level, adjusted)
-        if keeps_thresholds:
+        if strength is None and thresholds is None:
             after = replace(before, action=action)
+        else:
+            adjusted = thresholds_of_file(str(thresholds), given, names) if thresholds else None
+            after = SafetyPolicy(action if safety else before.action, level, adjusted)
         check_can_judge(found, after)
-        judgement = judge_batch(engine, found.id, before, after, names)
-        done = None
-        if apply_:
-            store = open_session.batch_store(found)
-            owner_of(engine, store, found.id, found.folder)
-            changed = judgement.images.changed + judgement.blocked_jobs.changed
-            with counting("judging", changed, "jobs") as tell:
-                done = apply(engine, store, found, judgement, tell)
+        judgement = judge_batch(open_session.engine, found.id, before, after, names)
+        done = _applied(open_session, found, judgement) if apply_ else None
     if as_json:
         print_json(_told(found.name, judgement, done))
     else:
@@ -93,6 +86,15 @@ def judge(
             "`nightmill judge` again for what is left"
         )
         raise typer.Exit(1)
+
+
+def _applied(open_session: Session, batch: BatchStatus, judgement: Judgement) -> Applied:
+    """Apply the policy where the batch's folder is this installation's. Raises ForeignOutputError if it isn't."""
+    store = open_session.batch_store(batch)
+    owner_of(open_session.engine, store, batch.id, batch.folder)
+    changed = judgement.images.changed + judgement.blocked_jobs.changed
+    with counting("judging", changed, "jobs") as tell:
+        return apply(open_session.engine, store, batch, judgement, tell)
 
 
 def _concept_names(open_session: Session, batch: BatchStatus) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
 from jobs.errors import UsageError
 from jobs.settings import Settings, load_settings
-from jobs.signing.identity_file import read_if_there, read_limited
+from jobs.signing_identity.find_identity_file import read_if_there, read_limited
 from models.errors import SigningIdentityError
 from models.optional_packages import require
 

@@ -17,7 +17,7 @@ from jobs.batches.retract_images import PORTION, delete_files_of_jobs
 from jobs.db.engine import transact
 from jobs.job_dataclasses import JobId
 from jobs.queue.sql_predicates import in_quarantine
-from jobs.safety.job_transitions import (
+from jobs.safety_reevaluation.block_and_unblock_jobs import (
     BlockedImage,
     BlockedJob,
     JudgedBatch,
@@ -64,7 +64,7 @@ def quarantine_images(
     """Block image rows and move their files into quarantine; returns the numbers of rows and of files.
 
     A file that is missing or damaged, or isn't below the batch's folder, is left where it is. Raises OvertakenError
-    once the batch isn't as it was judged (`jobs.safety.job_transitions.hold`); nothing is copied then.
+    once the batch isn't as it was judged (`block_and_unblock_jobs.hold`); nothing is copied then.
     """
     by_id = {image.image: image for image in images}
 

@@ -2,7 +2,7 @@
 
 Scores are stored as the checker computes them, a cosine minus the concept's threshold, so that another policy can be
 applied to them later. They have 3 decimals; everything here is computed in whole thousandths, and by the same rules in
-SQL (`jobs.images.safety_score_conditions`), so that a worker and a later judgement never disagree.
+SQL (`jobs.safety_reevaluation.safety_thresholds_sql`), so that a worker and a later judgement never disagree.
 """
 
 import json

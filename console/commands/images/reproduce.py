@@ -12,22 +12,22 @@ import typer
 from sqlalchemy import text
 
 from console.command_options import Json, Out
-from console.commands.show import Image, Keys
+from console.commands.images.show import Image, Keys
 from console.manifests.ingest_manifest import ingest_manifest
-from console.process_control.work_at_batch import work_at
+from console.process_control.run_batch_to_completion import work_at
+from console.provenance_lookup.resolve_image_argument import chosen_image, require_installation
+from console.provenance_lookup.watermark_keys import keys_to_try
 from console.reproduction.row_as_manifest import manifest_row, set_options
 from console.session import Session, session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json, print_line
-from console.verification.chosen_image import chosen_image, require_installation
-from console.verification.mark_keys import keys_to_try
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.batches.drop_jobs_and_delete_batches import delete
 from jobs.batches.status import open_jobs
 from jobs.db.engine import run
 from jobs.errors import NightmillError, UsageError
-from jobs.images.find_image_rows import image_record
+from jobs.images.find_rows_by_mark_or_digest import image_record
 from jobs.input_image_access import PictureRefusedError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of

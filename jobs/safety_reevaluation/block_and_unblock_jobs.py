@@ -18,11 +18,11 @@ from jobs.images.insert_and_public_columns import (
     inserted_values,
     other_columns,
 )
-from jobs.images.safety_score_conditions import is_flagged_for_prompt, is_judged_by_scores_alone
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.policy.stored_policy import SAFETY_KEYS, is_safety_of_batch
 from jobs.queue.sql_predicates import in_quarantine, reopening
 from jobs.queue.transitions import BLOCKED_DETAIL, COUNT_DELTAS, KEPT_IN_QUARANTINE
+from jobs.safety_reevaluation.safety_thresholds_sql import is_flagged_for_prompt, is_judged_by_scores_alone
 from jobs.states import ErrorKind, EventKind
 
 CLAIMS_TO_RELEASE = "claims_to_release"

@@ -1,7 +1,7 @@
 """Apply another safety policy to a batch by the scores that its jobs have: without rendering, without image files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from sqlalchemy import Connection, Engine, text
@@ -15,9 +15,9 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.change_policy import change_policy
-from jobs.policy.safety_adjustments import ScoreAdjustments, reason_of
+from jobs.policy.safety_thresholds import ScoreAdjustments, reason_of
 from jobs.policy.stored_policy import policy_of, safety_of, sql_columns
-from jobs.safety.job_transitions import (
+from jobs.safety_reevaluation.block_and_unblock_jobs import (
     BlockedImage,
     BlockedJob,
     JudgedBatch,
@@ -28,7 +28,8 @@ from jobs.safety.job_transitions import (
     note_claims,
     release_claims,
 )
-from jobs.safety.judged_jobs import (
+from jobs.safety_reevaluation.move_quarantined_files import quarantine_images, restore_quarantined
+from jobs.safety_reevaluation.select_changed_verdicts import (
     Counts,
     JudgedJob,
     blocked_images,
@@ -36,7 +37,6 @@ from jobs.safety.judged_jobs import (
     count_freed_jobs,
     freed_jobs,
 )
-from jobs.safety.quarantine import quarantine_images, restore_quarantined
 from jobs.states import JobState, SafetyAction, SafetyStrength
 from jobs.storage.base import ObjectStore
 
@@ -173,17 +173,17 @@ def apply(
     so far. What is being rendered under the policy of before is taken from its workers, and rendered
     again; so it is if the call that changed the policy was interrupted before.
     """
-    done = Applied()
     if judgement.before != judgement.after:
         transact(engine, lambda connection: _change(connection, batch.id, judgement.after))
-    done.released = release_claims(engine, batch.id)
+    change = _PolicyChange(engine, store, batch, judgement)
+    change.done.released = release_claims(engine, batch.id)
     try:
-        _apply(engine, store, batch, judgement, done, on_jobs)
+        change.apply(on_jobs)
     except OvertakenError:
-        done.is_overtaken = True
+        change.done.is_overtaken = True
     reopen(engine, batch.id)
     record_batch_events(engine)
-    return done
+    return change.done
 
 
 def _change(connection: Connection, batch: BatchId, policy: SafetyPolicy) -> None:
@@ -192,93 +192,75 @@ def _change(connection: Connection, batch: BatchId, policy: SafetyPolicy) -> Non
     note_claims(connection, batch)
 
 
-def _apply(
-    engine: Engine,
-    store: ObjectStore,
-    batch: BatchStatus,
-    judgement: Judgement,
-    done: Applied,
-    on_jobs: Callable[[int], object],
-) -> None:
-    """Block and free page by page. Raises OvertakenError once the batch isn't as it was judged."""
-    new, old = judgement.after.adjustments, judgement.before.adjustments
-    for page in blocked_images(engine, batch.id, new):
-        block = _quarantine if judgement.after.action == SafetyAction.QUARANTINE else _block
-        block(engine, store, batch, page, judgement, done)
-        on_jobs(done.blocked)
-    for page in freed_jobs(engine, batch.id, new, old):
-        _free(engine, store, _judged(batch, judgement), page, judgement.after, done)
-        on_jobs(done.blocked + done.restored + done.queued)
+@dataclass(frozen=True)
+class _PolicyChange:
+    """What a judgement changes in a batch, and what of it is done."""
 
+    engine: Engine
+    store: ObjectStore
+    batch: BatchStatus
+    judgement: Judgement
+    done: Applied = field(default_factory=Applied)
 
-def _judged(batch: BatchStatus, judgement: Judgement) -> JudgedBatch:
-    return JudgedBatch(batch.id, judgement.after.text(), batch.output, batch.folder)
+    @property
+    def judged(self) -> JudgedBatch:
+        """The batch as it is judged."""
+        return JudgedBatch(self.batch.id, self.judgement.after.text(), self.batch.output, self.batch.folder)
 
+    def apply(self, on_jobs: Callable[[int], object]) -> None:
+        """Block and free page by page. Raises OvertakenError once the batch isn't as it was judged."""
+        done, after, before = self.done, self.judgement.after, self.judgement.before
+        for page in blocked_images(self.engine, self.batch.id, after.adjustments):
+            if after.action == SafetyAction.QUARANTINE:
+                self._quarantine(page)
+            else:
+                self._block(page)
+            on_jobs(done.blocked)
+        for page in freed_jobs(self.engine, self.batch.id, after.adjustments, before.adjustments):
+            self._free(page)
+            on_jobs(done.blocked + done.restored + done.queued)
 
-def _block(
-    engine: Engine,
-    store: ObjectStore,
-    batch: BatchStatus,
-    page: list[JudgedJob],
-    judgement: Judgement,
-    done: Applied,
-) -> None:
-    """Rows go first: a file that an interrupted call leaves is one that no row names, which a sweep deletes."""
-    rows, flagged = (
-        [ImageRow(*_row(each), each.job, each.ordinal, each.index) for each in page],
-        _with_reasons(page, judgement.concept_names),
-    )
+    def _block(self, page: list[JudgedJob]) -> None:
+        """Rows go first: a file that an interrupted call leaves is one that no row names, which a sweep deletes."""
+        rows = [ImageRow(*_row(each), each.job, each.ordinal, each.index) for each in page]
 
-    def block(connection: Connection) -> set[JobId]:
-        hold(connection, _judged(batch, judgement))
-        return block_images(connection, batch.id, flagged)
+        def block(connection: Connection) -> set[JobId]:
+            hold(connection, self.judged)
+            return block_images(connection, self.batch.id, self._with_reasons(page))
 
-    blocked = transact(engine, block)
-    own = [row for row in rows if row.job in blocked]
-    done.blocked += len(blocked)
-    done.deleted_files += delete_image_files(engine, store, batch, own, JobState.BLOCKED)
+        blocked = transact(self.engine, block)
+        own = [row for row in rows if row.job in blocked]
+        self.done.blocked += len(blocked)
+        self.done.deleted_files += delete_image_files(
+            self.engine, self.store, self.batch, own, JobState.BLOCKED
+        )
 
+    def _quarantine(self, page: list[JudgedJob]) -> None:
+        flagged = self._with_reasons(page)
+        blocked, files = quarantine_images(self.engine, self.store, self.judged, flagged)
+        self.done.blocked += blocked
+        self.done.quarantined_files += files
 
-def _quarantine(
-    engine: Engine,
-    store: ObjectStore,
-    batch: BatchStatus,
-    page: list[JudgedJob],
-    judgement: Judgement,
-    done: Applied,
-) -> None:
-    flagged = _with_reasons(page, judgement.concept_names)
-    blocked, files = quarantine_images(engine, store, _judged(batch, judgement), flagged)
-    done.blocked += blocked
-    done.quarantined_files += files
+    def _free(self, page: list[JudgedJob]) -> None:
+        """Restore what lies in quarantine; what doesn't, or can't be used as it lies there, is rendered again."""
+        quarantined = [_blocked_job(each) for each in page if each.key is not None]
+        recorded = self.judgement.after.recorded()
+        self.done.restored += restore_quarantined(self.engine, self.store, self.judged, quarantined, recorded)
 
+        def free(connection: Connection) -> int:
+            hold(connection, self.judged)
+            return free_blocked(connection, self.batch.id, [_blocked_job(each) for each in page])
 
-def _free(
-    engine: Engine,
-    store: ObjectStore,
-    batch: JudgedBatch,
-    page: list[JudgedJob],
-    policy: SafetyPolicy,
-    done: Applied,
-) -> None:
-    """Restore what lies in quarantine; what doesn't, or can't be used as it lies there, is rendered again."""
-    quarantined = [_blocked_job(each) for each in page if each.key is not None]
-    done.restored += restore_quarantined(engine, store, batch, quarantined, policy.recorded())
+        self.done.queued += transact(self.engine, free)
 
-    def free(connection: Connection) -> int:
-        hold(connection, batch)
-        return free_blocked(connection, batch.id, [_blocked_job(each) for each in page])
-
-    done.queued += transact(engine, free)
+    def _with_reasons(self, page: list[JudgedJob]) -> list[BlockedImage]:
+        names = self.judgement.concept_names
+        return [BlockedImage(*_row(each), reason_of(each.above, names)) for each in page]
 
 
 def _blocked_job(judged: JudgedJob) -> BlockedJob:
     assert judged.blocked_at is not None
     return BlockedJob(judged.job, judged.blocked_at)
-
-
-def _with_reasons(page: list[JudgedJob], names: Sequence[str]) -> list[BlockedImage]:
-    return [BlockedImage(*_row(each), reason_of(each.above, names)) for each in page]
 
 
 def _row(judged: JudgedJob) -> tuple[int, str]:

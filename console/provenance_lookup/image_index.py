@@ -11,7 +11,7 @@ MOST_BITS = 6
 """Of 64 bits of ISCC codes, by so many two pictures may differ to be said to be similar."""
 
 ImageRow = dict[str, Any]
-"""The fields of `jobs.images.find_image_rows.FIELDS`."""
+"""The fields of `jobs.images.find_rows_by_mark_or_digest.FIELDS`."""
 
 
 class ImageIndex(Protocol):

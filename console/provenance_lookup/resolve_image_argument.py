@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from console.provenance_lookup.database_index import DatabaseIndex
+from console.provenance_lookup.list_pictures import pictures_in
+from console.provenance_lookup.watermark_keys import keys_to_try
 from console.session import Session, s3_options
-from console.verification.database_index import DatabaseIndex
-from console.verification.mark_keys import keys_to_try
-from console.verification.pictures_to_verify import pictures_in
 from jobs.errors import UsageError
-from jobs.images.find_image_rows import image_record
+from jobs.images.find_rows_by_mark_or_digest import image_record
 from jobs.input_image_access import PictureRefusedError
 from jobs.settings import Settings
-from jobs.signing.identity_file import trusted_authorities
+from jobs.signing_identity.find_identity_file import trusted_authorities
 from models.optional_packages import require
 
 
@@ -39,7 +39,8 @@ def chosen_image(open_session: Session, given: str, keys: Path | None = None) ->
 
 def _number_of(open_session: Session, given: str, keys: Path | None) -> int:
     require("worker", instead="name the image by its number, `image_id`")
-    from console.verification.trace_picture import PictureTracer, Verdict  # noqa: PLC0415 - needs these packages
+    from console.provenance_lookup.trace_picture import PictureTracer  # noqa: PLC0415 - needs these packages
+    from console.provenance_lookup.weigh_claims import Verdict  # noqa: PLC0415 - the same
 
     settings = open_session.settings
     (picture, *others) = pictures_in([given], s3_options(settings))

@@ -8,7 +8,7 @@ import pytest
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
-from jobs.policy.safety_adjustments import ScoreAdjustments, normalised, reason_of, thresholds_of_file
+from jobs.policy.safety_thresholds import ScoreAdjustments, normalised, reason_of, thresholds_of_file
 from jobs.policy.stored_policy import row_of, safety_of
 from jobs.states import SafetyStrength
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from bench.image_files import grainy
-from console.verification.export_index import ExportIndex
+from console.provenance_lookup.export_index import ExportIndex
 from jobs.db.installation_id import this_installation
 from jobs.queue import transitions
 from jobs.settings import Settings

@@ -7,9 +7,14 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.job_dataclasses import BatchId, Failure, LaneId
-from jobs.policy.safety_adjustments import ScoreAdjustments
+from jobs.policy.safety_thresholds import ScoreAdjustments
 from jobs.queue import transitions
-from jobs.safety.judged_jobs import blocked_images, count_blocked_images, count_freed_jobs, freed_jobs
+from jobs.safety_reevaluation.select_changed_verdicts import (
+    blocked_images,
+    count_blocked_images,
+    count_freed_jobs,
+    freed_jobs,
+)
 from jobs.states import ErrorKind, SafetyStrength
 from tests.factories import image, lanes_of, look, make_batch, take
 

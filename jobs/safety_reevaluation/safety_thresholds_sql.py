@@ -1,8 +1,8 @@
-"""Safety scores judged in SQL, by the rules of `jobs.policy.safety_adjustments.ScoreAdjustments`."""
+"""Safety scores judged in SQL, by the rules of `jobs.policy.safety_thresholds.ScoreAdjustments`."""
 
 from collections.abc import Sequence
 
-from jobs.policy.safety_adjustments import (
+from jobs.policy.safety_thresholds import (
     CARE,
     CARE_ADJUSTMENT,
     CHECKER_REASON,

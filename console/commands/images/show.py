@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import Json
+from console.provenance_lookup.resolve_image_argument import chosen_image, require_installation
 from console.session import session
 from console.terminal.output import print_json, print_table
-from console.verification.chosen_image import chosen_image, require_installation
 from jobs.settings import load_settings
 
 Image = Annotated[

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.policy.safety_adjustments import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
+from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
 from jobs.states import ErrorKind, SafetyAction
 from models.errors import SafetyUnknownError
 from worker.item import PipelineItem

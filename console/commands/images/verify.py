@@ -9,23 +9,23 @@ import typer
 
 from console.command_options import Json
 from console.manifests.forecast_of_plan import installation
+from console.provenance_lookup.database_index import DatabaseIndex
+from console.provenance_lookup.export_index import ExportIndex
+from console.provenance_lookup.image_index import ImageIndex
+from console.provenance_lookup.list_pictures import Picture, pictures_in
+from console.provenance_lookup.watermark_keys import keys_to_try
 from console.terminal.output import note, print_json, print_table
 from console.terminal.progress import counting
-from console.verification.database_index import DatabaseIndex
-from console.verification.export_index import ExportIndex
-from console.verification.image_index import ImageIndex
-from console.verification.mark_keys import keys_to_try
-from console.verification.pictures_to_verify import Picture, pictures_in
 from jobs.errors import UsageError
 from jobs.input_image_access import PictureRefusedError
 from jobs.settings import Settings, load_settings
-from jobs.signing.identity_file import read_limited, trusted_authorities
+from jobs.signing_identity.find_identity_file import read_limited, trusted_authorities
 from jobs.storage.open import S3Options
 from models.errors import SigningIdentityError
 from models.optional_packages import require
 
 if TYPE_CHECKING:
-    from console.verification.trace_picture import PictureTracer
+    from console.provenance_lookup.trace_picture import PictureTracer
 
 _AT_ONCE = 50
 """Files that are looked up together by their digests."""
@@ -57,7 +57,8 @@ def verify(
 ) -> None:
     """Where pictures come from, and which rows they are: exit code 0 all are ours, 1 some aren't, 2 can't tell."""
     require("worker", instead="pictures are verified where workers are installed")
-    from console.verification.trace_picture import PictureTracer, Verdict  # noqa: PLC0415 - needs these packages
+    from console.provenance_lookup.trace_picture import PictureTracer  # noqa: PLC0415 - needs these packages
+    from console.provenance_lookup.weigh_claims import Verdict  # noqa: PLC0415 - the same
 
     settings = load_settings()
     known = keys_to_try(settings, keys)

@@ -8,16 +8,16 @@ from typing import Any
 from sqlalchemy import Engine, RowMapping, TextClause, text
 
 from jobs.db.engine import run
-from jobs.images.safety_score_conditions import (
+from jobs.job_dataclasses import BatchId, JobId
+from jobs.policy.safety_thresholds import CONCEPTS, ScoreAdjustments
+from jobs.queue.sql_predicates import in_quarantine
+from jobs.safety_reevaluation.safety_thresholds_sql import (
     adjusted,
     highest,
     is_judged_by_scores_alone,
     score_arrays,
     shift,
 )
-from jobs.job_dataclasses import BatchId, JobId
-from jobs.policy.safety_adjustments import CONCEPTS, ScoreAdjustments
-from jobs.queue.sql_predicates import in_quarantine
 from jobs.states import EventKind, JobState
 
 PAGE = 500

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from console.verification.image_index import CodeTable, ImageRow
+from console.provenance_lookup.image_index import CodeTable, ImageRow
 from jobs.errors import UsageError
-from jobs.images.find_image_rows import FIELDS
+from jobs.images.find_rows_by_mark_or_digest import FIELDS
 from jobs.outputs.export_inventory import RECORDS
 
 _NAMES = {

@@ -1,0 +1,81 @@
+"""Weighs what the layers of a picture say of its origin: whose it is, and which row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from console.provenance_lookup.image_index import ImageRow
+from models.provenance.iscc_code import bits_of
+
+_OTHER_PICTURE = (
+    "it looks like another picture than its row's: what says so may have been put there by somebody else"
+)
+_NO_INDEX = "neither a database here nor the `_SUCCESS` of an index tells whose it is"
+
+
+class Verdict(StrEnum):
+    """Whose a picture is."""
+
+    OURS = "ours"
+    OTHERS = "of another installation"
+    SIMILAR = "similar to ours"
+    """Its ISCC code is near that of a row: a changed copy, or another picture that looks like it."""
+    UNCLEAR = "can't tell"
+    NONE = "no trace of ours"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one layer says: whose a picture is (None: nobody here can tell), and the row; `why` there is none."""
+
+    layer: str
+    is_ours: bool | None
+    row: ImageRow | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """The ISCC codes of a picture, and in how many bits the nearest may differ from that of its row."""
+
+    codes: Sequence[str]
+    most_bits: int
+
+
+def weigh(claims: Sequence[Claim], likeness: Likeness) -> tuple[Verdict, ImageRow | None, str | None]:
+    """Return verdict, row and reason by what layers say: a digest is a proof, the others must fit one another."""
+    rows = [claim.row for claim in claims if claim.row is not None]
+    verdict, why = _judged(claims, rows, likeness)
+    return verdict, rows[0] if rows else None, why
+
+
+def _judged(
+    claims: Sequence[Claim], rows: Sequence[ImageRow], likeness: Likeness
+) -> tuple[Verdict, str | None]:
+    first = claims[0]
+    if first.layer == "digest":
+        return Verdict.OURS, None
+    if len({claim.is_ours for claim in claims}) > 1 or not all(_is_same(rows[0], other) for other in rows):
+        return Verdict.UNCLEAR, f"{' and '.join(claim.layer for claim in claims)} contradict each other"
+    if not first.is_ours:
+        is_known = first.is_ours is not None
+        return (Verdict.OTHERS, None) if is_known else (Verdict.UNCLEAR, _NO_INDEX)
+    if not rows:
+        return Verdict.UNCLEAR, first.why
+    if _is_other_picture(rows[0], likeness):
+        return Verdict.UNCLEAR, _OTHER_PICTURE
+    return Verdict.OURS, next((claim.why for claim in claims if claim.row is rows[0]), None)
+
+
+def _is_same(one: ImageRow, other: ImageRow) -> bool:
+    """Whether two rows are the same, or copies of the same picture."""
+    return bool(one["image"] == other["image"] or one["sha256"] == other["sha256"])
+
+
+def _is_other_picture(row: ImageRow, likeness: Likeness) -> bool:
+    try:
+        known = bits_of(str(row.get("iscc") or ""))
+    except ValueError:
+        return False  # nothing to compare with
+    return min((known ^ bits_of(code)).bit_count() for code in likeness.codes) > likeness.most_bits
