@@ -33,15 +33,15 @@ from worker.stages.safety import Safety
 
 
 def meanwhile(patch: pytest.MonkeyPatch, name: str, others: Any) -> None:
-    """Let `others` happen once, when the judge is about to call its function `name` for a page."""
-    act = getattr(judging, name)
+    """Let `others` happen once, when the judge is about to call its method `name` for a page."""
+    act = getattr(judging._PolicyChange, name)
 
     def later(*arguments: Any) -> None:
         patch.undo()
         others()
         act(*arguments)
 
-    patch.setattr(judging, name, later)
+    patch.setattr(judging._PolicyChange, name, later)
 
 
 def retried(context: WorkerContext, batch: Any, seed: int) -> None:
