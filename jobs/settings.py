@@ -19,7 +19,7 @@ from jobs.setting_values.parse_length_of_time import parse_length
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
-from jobs.url_validation import check_broker_url, check_endpoint_url, check_port
+from jobs.url_validation import check_broker_url, check_endpoint_url, check_port, check_service_url
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,12 @@ class Settings(BaseSettings):
         description="PEM file with the private key and the certificates that sign image files, or its text; unset: "
         "DATA_DIR/identity/signing.pem, which `nightmill identity` makes",
     )
+    content_safety_url: str | None = Field(
+        None,
+        description="https://… of a service like Azure AI Content Safety, which rates images and prompts of batches "
+        "that ask for it",
+    )
+    content_safety_key: SecretStr | None = Field(None, description="the key of that service")
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
@@ -192,11 +198,12 @@ class Settings(BaseSettings):
         "nowhere. Workers that `run` and `up` start take the ports that follow",
     )
 
-    @field_validator("database_url", "broker_url", "s3_endpoint_url")
+    @field_validator("database_url", "broker_url", "s3_endpoint_url", "content_safety_url")
     @classmethod
     def _is_url(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
         if value is not None:
             check = {"broker_url": check_broker_url, "s3_endpoint_url": check_endpoint_url}
+            check["content_safety_url"] = check_service_url
             url = value.get_secret_value() if isinstance(value, SecretStr) else value
             check.get(info.field_name or "", check_port)(url)
         return value
@@ -233,6 +240,14 @@ class Settings(BaseSettings):
     def _has_number(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             MarkKey.parse(value.get_secret_value())
+        return value
+
+    @field_validator("content_safety_key")
+    @classmethod
+    def _is_header(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value else "x"
+        if not (text and text.isascii() and text.isprintable() and " " not in text):
+            raise ValueError("must be printable ASCII without spaces")
         return value
 
     @field_validator("pool_models", mode="before")

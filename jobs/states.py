@@ -283,6 +283,10 @@ class TrainingUse(StrEnum):
     ALLOWED = "allowed"
 
 
+WITHHOLDING = (SafetyAction.BLOCK, SafetyAction.QUARANTINE)
+"""Actions under which flagged images are no part of the dataset."""
+
+
 class SafetyStrength(StrEnum):
     """How strict the safety checker is: what is added to all its scores (`jobs.policy.safety_thresholds`)."""
 

@@ -33,6 +33,18 @@ def check_endpoint_url(url: str) -> None:
         raise ValueError("the host is missing; write https://host:port")
 
 
+def check_service_url(url: str) -> None:
+    """Raise ValueError unless this is an https URL without user and query; http only of this machine."""
+    check_endpoint_url(url)
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise ValueError("the URL may have no user, password or query; the key is a setting of its own")
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError(
+            "must be https://…, as a key and images are sent there; http:// only on this machine"
+        )
+
+
 def check_port(url: str) -> None:
     """Raise ValueError if the URL's port is invalid; nothing else is checked."""
     try:

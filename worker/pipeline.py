@@ -7,6 +7,8 @@ from jobs.job_dataclasses import Lane
 from worker.model_cache.lane_models import LaneModels
 from worker.stage import ImageStage, Place, Renderer, Stage, StageContext
 from worker.stages.clip_score import ClipScore
+from worker.stages.content_safety import ContentSafety
+from worker.stages.content_safety_of_prompts import ContentSafetyOfPrompts
 from worker.stages.encode import Encode
 from worker.stages.generate import Generate
 from worker.stages.iscc_code import IsccCode
@@ -24,6 +26,7 @@ from worker.stages.watermark import Watermark
 
 PIPELINE: list[type[Stage]] = [
     PromptFilter,
+    ContentSafetyOfPrompts,
     LoadInputs,
     Generate,
     UpscaleInput,
@@ -31,6 +34,7 @@ PIPELINE: list[type[Stage]] = [
     ClipScore,
     Upscale,
     SafetyOfUpscaled,
+    ContentSafety,
     PerceptualHash,
     Watermark,
     Encode,

@@ -1,10 +1,12 @@
 """What the stages have in common that check images: scores, and the batch's safety action on flagged images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jobs.policy.label_thresholds import LABELS
 from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
 from jobs.states import ErrorKind, SafetyAction
 from models.errors import SafetyUnknownError
@@ -14,36 +16,35 @@ from worker.stage import Place, Stage
 if TYPE_CHECKING:
     from models.assess.safety_checker import SafetyScores
 
+Scores = dict[str, Any]
+"""As image rows have them: `concepts` and `special_care`, and in `labels` for each further checker a score a label."""
+
 
 class SafetyCheck(Stage):
-    """Checks images; if the checker gives no usable result, the job fails."""
+    """Scores images; flagged ones are blocked, marked, blackened or blurred. A subclass says which scores."""
 
     place = Place.BACKGROUND
-    uses_model = True
+
+    @abstractmethod
+    def scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
+        """Return the items' scores; raises SafetyUnknownError if one has none that can be used."""
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred.
 
         Of an image that has scores already, the higher ones are kept: `judge` goes by what was worst.
         Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
-        Raises SafetyUnknownError if an image has no scores, or others than a finite one of each concept.
         """
-        found = self.context.lane_models.safety.score([item.image for item in items])
-        if len(found) != len(items):
-            raise SafetyUnknownError(
-                f"the safety checker returned {len(found)} results for {len(items)} images"
-            )
-        scores = [_usable(each) for each in found]
         return [
             self._acted_on(
-                replace(item, safety_scores=_highest(item.safety_scores, of_item)),
+                replace(item, safety_scores=merged(item.safety_scores, of_item)),
                 item.flagged_for or self._finding(of_item),
             )
-            for item, of_item in zip(items, scores, strict=True)
+            for item, of_item in zip(items, self.scores(items), strict=True)
         ]
 
-    def _finding(self, scores: Mapping[str, Sequence[float]]) -> str | None:
-        above = self.context.lane.policy.score_adjustments.above(scores)
+    def _finding(self, scores: Scores) -> str | None:
+        above = self.context.lane.policy.checker_thresholds.above(scores)
         return reason_of(above, self.context.lane_models.safety.concept_names) if above else None
 
     def _acted_on(self, item: PipelineItem, reason: str | None) -> PipelineItem:
@@ -65,15 +66,50 @@ class SafetyCheck(Stage):
                 return replace(item, safety_verdict="blurred", pixels=blur(item.image))
 
 
-def _highest(
-    before: Mapping[str, Sequence[float]] | None, now: dict[str, tuple[float, ...]]
-) -> dict[str, tuple[float, ...]]:
+class ModelSafetyCheck(SafetyCheck):
+    """Scores by the models on the device: the safety checker, and the batch's classifiers."""
+
+    uses_model = True
+
+    def scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
+        """Return the scores of all models.
+
+        Raises SafetyUnknownError if an image has no scores, or others than a finite one of each concept and label.
+        """
+        models, images = self.context.lane_models, [item.image for item in items]
+        found = [
+            _usable(each) for each in _one_each(models.safety.score(images), images, "the safety checker")
+        ]
+        for classifier in models.classifiers:
+            rated = _one_each(classifier.score(images), images, classifier.name)
+            for scores, labels in zip(found, rated, strict=True):
+                _require_finite(labels.values(), classifier.name)
+                scores.setdefault(LABELS, {})[classifier.name] = labels
+        return found
+
+
+def merged(before: Scores | None, now: Scores) -> Scores:
+    """Return both; of what both have, the higher score of each concept or label."""
     if before is None:
         return now
-    return {name: tuple(map(max, before[name], scores)) for name, scores in now.items()}
+    return {name: _higher(before.get(name), now.get(name)) for name in before.keys() | now.keys()}
 
 
-def _usable(found: "SafetyScores") -> dict[str, tuple[float, ...]]:
+def _higher(before: Any, now: Any) -> Any:
+    if before is None or now is None:
+        return now if before is None else before
+    if isinstance(now, Mapping):
+        return {name: _higher(before.get(name), now.get(name)) for name in before.keys() | now.keys()}
+    return max(before, now) if isinstance(now, float) else tuple(map(max, before, now))
+
+
+def _one_each(found: Sequence[Any], images: Sequence[object], checker: str) -> Sequence[Any]:
+    if len(found) != len(images):
+        raise SafetyUnknownError(f"{checker} returned {len(found)} results for {len(images)} images")
+    return found
+
+
+def _usable(found: "SafetyScores") -> Scores:
     """Return the scores as image rows have them; raises SafetyUnknownError if any is missing or not finite."""
     counts = len(found.concepts), len(found.special_care)
     if counts != (CONCEPTS, SPECIAL_CARE):
@@ -81,6 +117,10 @@ def _usable(found: "SafetyScores") -> dict[str, tuple[float, ...]]:
             f"the safety checker returned scores of {counts[0]} concepts and {counts[1]} of special care; "
             f"there are {CONCEPTS} and {SPECIAL_CARE}"
         )
-    if not all(map(math.isfinite, (*found.concepts, *found.special_care))):
-        raise SafetyUnknownError("the safety checker returned scores that are not finite")
+    _require_finite((*found.concepts, *found.special_care), "the safety checker")
     return {CONCEPT: found.concepts, CARE: found.special_care}
+
+
+def _require_finite(scores: Iterable[float], checker: str) -> None:
+    if not all(map(math.isfinite, scores)):
+        raise SafetyUnknownError(f"{checker} returned scores that are not finite")

@@ -16,7 +16,8 @@ from jobs.storage.open import ObjectStore
 from models.assess.prompt_filter import PromptTerms
 from models.provenance.sign_file import FileSigner
 from models.watermark.tiled.payload import Payload, installation_number
-from worker.health.store_retry import StoreRetry
+from worker.content_safety_requests import ContentSafetyRequests
+from worker.health.service_retry import ServiceRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.lane_prompt_terms import LanePromptTerms
@@ -50,13 +51,15 @@ class StageContext:
     model_cache: ModelCache
     settings: Settings
     store: ObjectStore
-    store_retry: StoreRetry
+    service_retry: ServiceRetry
     input_images: InputImageCache
     check_stop: Callable[[int], None]
     installation: UUID
     """Marks and manifests name it; the nil UUID where there are none."""
     signer: FileSigner | None = None
     """Signs files; None: they aren't signed."""
+    content_safety: ContentSafetyRequests | None = None
+    """The service that rates images and prompts; None where the settings name none."""
     prompt_terms: LanePromptTerms = field(default_factory=lambda: LanePromptTerms(PromptTerms({})))
     """The terms that the lane's prompts must not hold."""
     model_lock: threading.Lock = field(default_factory=threading.Lock)

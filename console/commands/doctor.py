@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -61,6 +61,7 @@ def _checks(settings: Settings) -> list[dict[str, Any]]:
             _check("output", database.output),
             _check("models", lambda: _models(settings)),
             _check("signing", lambda: _signing(settings)),
+            _check("content safety", lambda: _content_safety(settings)),
             _check("disk", lambda: _disk(settings)),
         ]
 
@@ -167,6 +168,28 @@ def _signing(settings: Settings) -> str:
     if told["problem"]:
         raise UsageError(f"{told['place'] or 'NIGHTMILL_C2PA is on'}: {told['problem']}")
     return f"as {told['organization']} until {told['expires_at']}, by {told['place']}"
+
+
+def _content_safety(settings: Settings) -> str:
+    """Have the content-safety service rate a harmless prompt. Raises ContentSafetyError if it can't."""
+    url, key = settings.content_safety_url, settings.content_safety_key
+    if (url is None) != (key is None):
+        raise UsageError(
+            "NIGHTMILL_CONTENT_SAFETY_URL and NIGHTMILL_CONTENT_SAFETY_KEY go together: one isn't set"
+        )
+    if url is None or key is None:
+        return "no service rates images: NIGHTMILL_CONTENT_SAFETY_URL isn't set"
+    if not is_installed("worker"):
+        return "the worker's packages aren't here, which use it"
+    from models.assess.content_safety import ContentSafetyService  # noqa: PLC0415 - needs these packages
+
+    with closing(ContentSafetyService(url, key.get_secret_value(), _no_pause)) as service:
+        service.check()
+    return f"{url} answers"
+
+
+def _no_pause(_: float) -> bool:
+    return True
 
 
 def _lowered(settings: Settings) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from console.safety_checkers_from_cards import with_thresholds_of_cards
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
@@ -51,6 +52,7 @@ def submit_request(
         check_hook(policy.on_end, allows_commands=settings.allows_commands)
     catalogue = Catalogue.load(settings.models_path)
     _check_decoder(policy, columns.get("model", ""), catalogue)
+    policy = with_thresholds_of_cards(policy, catalogue, settings) if stored is None else policy
     rules = row_rules(
         catalogue,
         settings.default_model,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.fields import FieldInfo
 
 from jobs.errors import UsageError
+from jobs.policy import label_thresholds
 from jobs.policy.policy_key_metadata import (
     BATCH_SEED,
     CANARY,
@@ -24,7 +25,7 @@ from jobs.policy.policy_key_metadata import (
     Identity,
     PolicyKey,
 )
-from jobs.policy.safety_thresholds import ScoreAdjustments, normalised
+from jobs.policy.safety_thresholds import SafetyThresholds, normalised
 from jobs.policy.time_windows import parse_moment, parse_window
 from jobs.states import (
     Decoder,
@@ -178,6 +179,12 @@ class BatchPolicy(BaseModel):
         max_length=1000,
         description='added to the safety checker\'s scores beside the strength: "3=0.02,special_care.1=-0.01"',
     )
+    safety_checkers: Annotated[str | None, PolicyKey(is_recorded=True)] = Field(
+        default=None,
+        max_length=4000,
+        description="further checkers, classifiers by their cards' ids, content-safety and content-safety-prompts, and "
+        'the lowest scores that flag: "nsfw-vit,content-safety:Violence=2"',
+    )
 
     @field_validator("window", mode="after")
     @classmethod
@@ -195,6 +202,15 @@ class BatchPolicy(BaseModel):
     @classmethod
     def _are_thresholds(cls, value: str | None) -> str | None:
         return None if value is None else _raises_value_error(lambda: normalised(value))
+
+    @field_validator("safety_checkers", mode="after")
+    @classmethod
+    def _are_checkers(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parsed = _raises_value_error(lambda: label_thresholds.parse(value))
+        completed = _raises_value_error(lambda: label_thresholds.with_service_defaults(parsed))
+        return label_thresholds.normalised(completed)
 
     @field_validator("watermark_text")
     @classmethod
@@ -223,9 +239,9 @@ class BatchPolicy(BaseModel):
         return self
 
     @property
-    def score_adjustments(self) -> ScoreAdjustments:
-        """What is added to the safety checker's scores."""
-        return ScoreAdjustments.of(self.safety_strength, self.safety_thresholds)
+    def checker_thresholds(self) -> SafetyThresholds:
+        """What is added to the safety checker's scores, and further checkers."""
+        return SafetyThresholds.of(self.safety_strength, self.safety_thresholds, self.safety_checkers)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that are part of the batch's digest, by the names that digests have for them."""

@@ -1,19 +1,23 @@
-"""How strict the safety checker is: what a batch's policy adds to its scores before they are compared with 0.
+"""How strict the safety check is: what a batch's policy adds to the safety checker's scores, and further checkers.
 
 Scores are stored as the checker computes them, a cosine minus the concept's threshold, so that another policy can be
 applied to them later. They have 3 decimals; everything here is computed in whole thousandths, and by the same rules in
 SQL (`jobs.safety_reevaluation.safety_thresholds_sql`), so that a worker and a later judgement never disagree.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import UsageError
+from jobs.policy import label_thresholds
+from jobs.policy.label_thresholds import LABELS, Thresholds
 from jobs.states import SafetyStrength
+
+Concept = int | str
+"""What an image is flagged for: the number of a concept of the safety checker, or CHECKER:LABEL."""
 
 CONCEPTS = 17
 SPECIAL_CARE = 3
@@ -33,34 +37,47 @@ OF_STRENGTH: Mapping[SafetyStrength, int] = {
 """What a strength adds to every score, in thousandths: twice what the checker's authors add for special care."""
 
 _MOST = 2000
-_SHOWN = 80
 _NUMBER = re.compile("[0-9]{1,4}")
 _ENTRY = re.compile(r"\s*(all|[0-9]{1,4}|special_care\.[0-9]{1,4})\s*=\s*([^=\s]+)\s*")
 _KNOWN = f"all, the concepts 0 to {CONCEPTS - 1}, and special_care.0 to special_care.{SPECIAL_CARE - 1}"
 
 
 @dataclass(frozen=True)
-class ScoreAdjustments:
-    """What is added to each score of a safety checker, in thousandths; above 0 is stricter."""
+class SafetyThresholds:
+    """What is added to each score of the safety checker, in thousandths, above 0 being stricter.
+
+    `labels` are the labels of further checkers, with the lowest score for which they flag.
+    """
 
     concepts: tuple[int, ...] = (0,) * CONCEPTS
     special_care: tuple[int, ...] = (0,) * SPECIAL_CARE
+    labels: Thresholds = field(default_factory=dict)
 
     @classmethod
-    def of(cls, strength: SafetyStrength, thresholds: str | None) -> "ScoreAdjustments":
-        """Return what a strength and the thresholds of a policy (as `normalised` returns them) add together."""
+    def of(
+        cls, strength: SafetyStrength, thresholds: str | None, checkers: str | None = None
+    ) -> "SafetyThresholds":
+        """Return what strength and thresholds (as `normalised` returns them) add, and the further checkers."""
         given = _entries(thresholds or "")
         common = OF_STRENGTH[strength] + given.get("all", 0)
         return cls(
             tuple(common + given.get(str(number), 0) for number in range(CONCEPTS)),
             tuple(common + given.get(f"{CARE}.{number}", 0) for number in range(SPECIAL_CARE)),
+            label_thresholds.parse(checkers or ""),
         )
 
-    def above(self, scores: Mapping[str, Sequence[float]]) -> dict[int, float]:
-        """Return the concepts whose adjusted score is above 0, with that score: those for which an image is flagged.
+    def above(self, scores: Mapping[str, Any]) -> dict[Concept, float]:
+        """Return that for which an image is flagged: concepts with their adjusted score, and labels with their score.
 
-        `scores` are those of an image row: `concepts` and `special_care`.
+        `scores` are those of an image row, `concepts`, `special_care` and `labels`; of a prompt there are labels alone.
         """
+        above: dict[Concept, float] = {}
+        if CONCEPT in scores:
+            above.update(self._concepts_above(scores))
+        above.update(label_thresholds.reached(self.labels, scores.get(LABELS, {})))
+        return above
+
+    def _concepts_above(self, scores: Mapping[str, Any]) -> dict[Concept, float]:
         care = [round(score * 1000) for score in scores[CARE]]
         was_adjusted = any(score > 0 for score in care)
         plain = [
@@ -81,10 +98,15 @@ def concept_name(number: int, names: Sequence[str] = ()) -> str:
     return names[number] if number < len(names) else f"concept {number}"
 
 
-def reason_of(above: Mapping[int, float], names: Sequence[str] = ()) -> str:
-    """Return why an image is flagged, for people: the concepts of `ScoreAdjustments.above` and their scores."""
-    named = (f"{concept_name(number, names)} at {score:+.3f}" for number, score in above.items())
-    return f"{CHECKER_REASON} {', '.join(named)}"
+def reason_of(above: Mapping[Concept, float], names: Sequence[str] = ()) -> str:
+    """Return why an image is flagged, for people: the concepts of `SafetyThresholds.above` and their scores."""
+    return f"{CHECKER_REASON} {', '.join(_with_score(each, score, names) for each, score in above.items())}"
+
+
+def _with_score(concept: Concept, score: float, names: Sequence[str]) -> str:
+    if isinstance(concept, int):
+        return f"{concept_name(concept, names)} at {score:+.3f}"
+    return f"{concept} at {score:g}"
 
 
 def normalised(thresholds: str) -> str | None:
@@ -94,63 +116,6 @@ def normalised(thresholds: str) -> str | None:
     """
     entries = {name: value for name, value in _entries(thresholds).items() if value}
     return ",".join(f"{name}={value / 1000:g}" for name, value in sorted(entries.items(), key=_order)) or None
-
-
-def thresholds_of_file(name: str, text: str, names: Sequence[str] = ()) -> str | None:
-    """Return the thresholds of a TOML or JSON file, as `normalised` does.
-
-    It holds `all`, a table `concepts` and a table `special_care`, each of numbers by the concept's number, or its name
-    of `names`, those of the first concepts. Raises UsageError that names the file, the place and what there is.
-    """
-    numbers: dict[str, str] = {concept: str(number) for number, concept in enumerate(names)}
-    named = "".join(f"; {number} is {concept!r}" for concept, number in numbers.items())
-    entries: list[tuple[str, str, Any]] = []
-    for key, value in _parsed(name, text).items():
-        if key == CONCEPT and isinstance(value, dict):
-            entries += [
-                (f"{key}.{told}", numbers.get(str(told), str(told)), found) for told, found in value.items()
-            ]
-        elif key == CARE and isinstance(value, dict):
-            entries += [(f"{key}.{told}", f"{CARE}.{told}", found) for told, found in value.items()]
-        elif key == "all":
-            entries.append((key, key, value))
-        else:
-            raise UsageError(
-                f"{name}: {_excerpt(key)}: write `all = NUMBER`, or tables [{CONCEPT}] and [{CARE}]"
-            )
-    for place, concept, value in entries:
-        where = f"{name}: {_excerpt(place)}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{where}: {_excerpt(_as_json(value))} is no number")
-        _thousandths(concept, value, where, named)
-        if [other for _, other, _ in entries].count(concept) > 1:
-            raise UsageError(f"{where}: concept {concept} is given twice, by its name and its number")
-    return normalised(",".join(f"{concept}={value}" for _, concept, value in entries))
-
-
-def _parsed(name: str, text: str) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only commands that are given a file need it
-
-    is_json = text.lstrip().startswith("{")
-    try:
-        values = json.loads(text) if is_json else tomllib.loads(text)
-    except RecursionError:
-        raise UsageError(f"{name}: tables are nested too deeply: there are no tables in tables") from None
-    except ValueError as error:  # also of integers with thousands of digits
-        raise UsageError(f"{name} is no {'JSON' if is_json else 'TOML'} file: {error}") from None
-    found: dict[str, Any] = values
-    return found
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return json.dumps(value, default=str)
-    except (ValueError, RecursionError):  # integers with thousands of digits, tables in tables
-        return f"a value of {type(value).__name__}"
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _entries(thresholds: str) -> dict[str, int]:
@@ -163,11 +128,12 @@ def _entries(thresholds: str) -> dict[str, int]:
         name = match[1] if not match[1].isdecimal() else str(int(match[1]))
         if name in found:
             raise UsageError(f"{name} is given twice")
-        found[name] = _thousandths(name, match[2], repr(entry.strip()))
+        found[name] = thousandths_of(name, match[2], repr(entry.strip()))
     return found
 
 
-def _thousandths(name: str, value: str | float, place: str, named: str = "") -> int:
+def thousandths_of(name: str, value: str | float, place: str, named: str = "") -> int:
+    """Return what is added to a score, by name, in thousandths; raises UsageError that begins with the place."""
     if not _is_known(name):
         raise UsageError(f"{place}: there is no such concept: there are {_KNOWN}{named}")
     try:

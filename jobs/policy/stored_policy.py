@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 from jobs.policy.batch_policy import STORED, BatchPolicy, fields, policy_keys
 
 Values = Mapping[str, Any] | RowMapping
-SAFETY_KEYS = ("safety", "safety_strength", "safety_thresholds")
+SAFETY_KEYS = ("safety", "safety_strength", "safety_thresholds", "safety_checkers")
 _SQL_TYPES = {bool: "boolean", int: "bigint", float: "float"}
 
 

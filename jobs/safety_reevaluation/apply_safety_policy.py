@@ -15,7 +15,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.change_policy import change_policy
-from jobs.policy.safety_thresholds import ScoreAdjustments, reason_of
+from jobs.policy.safety_thresholds import SafetyThresholds, reason_of
 from jobs.policy.stored_policy import policy_of, safety_of, sql_columns
 from jobs.safety_reevaluation.block_and_unblock_jobs import (
     BlockedImage,
@@ -37,13 +37,10 @@ from jobs.safety_reevaluation.select_changed_verdicts import (
     count_freed_jobs,
     freed_jobs,
 )
-from jobs.states import JobState, SafetyAction, SafetyStrength
+from jobs.states import WITHHOLDING, JobState, SafetyAction, SafetyStrength
 from jobs.storage.base import ObjectStore
 
 EXAMPLES = 5
-WITHHOLDING = (SafetyAction.BLOCK, SafetyAction.QUARANTINE)
-"""Actions under which flagged images are no part of the dataset."""
-
 _POLICY = text(f"SELECT {sql_columns()} FROM batches WHERE id = :batch")
 # Workers that complete jobs take a share of this lock, and so wait for the new policy (`jobs.queue.transitions`).
 _LOCK = text("SELECT id FROM batches WHERE id = :batch FOR UPDATE")
@@ -56,16 +53,17 @@ class SafetyPolicy:
     action: SafetyAction
     strength: SafetyStrength = SafetyStrength.STANDARD
     thresholds: str | None = None
+    checkers: str | None = None
 
     @classmethod
     def of(cls, policy: BatchPolicy) -> "SafetyPolicy":
         """Return that part of a policy."""
-        return cls(policy.safety, policy.safety_strength, policy.safety_thresholds)
+        return cls(policy.safety, policy.safety_strength, policy.safety_thresholds, policy.safety_checkers)
 
     @property
-    def adjustments(self) -> ScoreAdjustments:
-        """What is added to scores."""
-        return ScoreAdjustments.of(self.strength, self.thresholds)
+    def adjustments(self) -> SafetyThresholds:
+        """What is added to scores, and the thresholds of further checkers."""
+        return SafetyThresholds.of(self.strength, self.thresholds, self.checkers)
 
     def recorded(self) -> dict[str, str]:
         """Return what image rows note of it."""
@@ -84,6 +82,7 @@ class SafetyPolicy:
             "safety": self.action,
             "safety_strength": self.strength,
             "safety_thresholds": self.thresholds,
+            "safety_checkers": self.checkers,
         }
 
 

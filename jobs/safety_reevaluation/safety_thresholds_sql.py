@@ -1,7 +1,8 @@
-"""Safety scores judged in SQL, by the rules of `jobs.policy.safety_thresholds.ScoreAdjustments`."""
+"""Safety scores judged in SQL, by the rules of `jobs.policy.safety_thresholds.SafetyThresholds`."""
 
 from collections.abc import Sequence
 
+from jobs.policy.label_thresholds import LABELS
 from jobs.policy.safety_thresholds import (
     CARE,
     CARE_ADJUSTMENT,
@@ -9,7 +10,7 @@ from jobs.policy.safety_thresholds import (
     CONCEPT,
     CONCEPTS,
     SPECIAL_CARE,
-    ScoreAdjustments,
+    SafetyThresholds,
 )
 
 
@@ -35,7 +36,7 @@ def score_arrays(scores: str) -> str:
         WHERE {has_scores(scores)} OFFSET 0)"""
 
 
-def shift(adjustments: ScoreAdjustments) -> str:
+def shift(adjustments: SafetyThresholds) -> str:
     """Return the SQL of what special care adds to the scores under these adjustments, less what it had added."""
     plain = [f"care[1] + {_sql(adjustments.special_care[0])}"]
     for number in range(1, SPECIAL_CARE):
@@ -51,7 +52,7 @@ def shift(adjustments: ScoreAdjustments) -> str:
     )
 
 
-def adjusted(adjustments: ScoreAdjustments, shifted: str = "shift") -> Sequence[str]:
+def adjusted(adjustments: SafetyThresholds, shifted: str = "shift") -> Sequence[str]:
     """Return the SQL of each concept's adjusted score; the column `shifted` holds the value of `shift`."""
     return [
         f"(concepts[{number + 1}] + {_sql(added)} + {shifted})"
@@ -59,9 +60,29 @@ def adjusted(adjustments: ScoreAdjustments, shifted: str = "shift") -> Sequence[
     ]
 
 
-def highest(adjustments: ScoreAdjustments) -> str:
-    """Return the SQL of the highest adjusted score: the image is flagged if it is above 0. Needs the column `shift`."""
-    return f"greatest({', '.join(adjusted(adjustments))})"
+def is_flagged(adjustments: SafetyThresholds, labels: str) -> str:
+    """Return the SQL of whether scores flag an image. Needs the columns of `score_arrays` and `shift`.
+
+    `labels` is the SQL of whether those of further checkers do.
+    """
+    return f"(coalesce(greatest({', '.join(adjusted(adjustments))}) > 0, false) OR {labels})"
+
+
+def reached_labels(scores: str, thresholds: str) -> str:
+    """Return the SQL of a subquery with the column `name`: labels, as CHECKER:LABEL, whose scores reach a threshold.
+
+    `scores` is a JSONB value of an image row, `thresholds` that of the policy's labels: {CHECKER: {LABEL: SCORE}}.
+    """
+    score = f"{scores} -> '{LABELS}' -> checker -> label"
+    return f"""(
+        SELECT checker || ':' || label AS name
+        FROM jsonb_each(CAST({thresholds} AS jsonb)) AS c (checker, labels), jsonb_each(c.labels) AS l (label, least)
+        WHERE CASE WHEN jsonb_typeof({score}) = 'number' THEN ({score})::numeric >= least::numeric ELSE false END)"""
+
+
+def has_any_scores(scores: str) -> str:
+    """Return the SQL of whether there are scores to judge by: of concepts, as in `score_arrays`, or of labels."""
+    return f"(concepts IS NOT NULL OR coalesce(jsonb_typeof({scores} -> '{LABELS}') = 'object', false))"
 
 
 def is_flagged_for_prompt(image: str) -> str:

@@ -1,20 +1,23 @@
 """What a safety policy makes of the stored scores of a batch: of done jobs by image row, of blocked ones by event."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, TextClause, text
+from sqlalchemy import Engine, RowMapping, text
 
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId, JobId
-from jobs.policy.safety_thresholds import CONCEPTS, ScoreAdjustments
+from jobs.policy.safety_thresholds import CONCEPTS, Concept, SafetyThresholds
 from jobs.queue.sql_predicates import in_quarantine
 from jobs.safety_reevaluation.safety_thresholds_sql import (
     adjusted,
-    highest,
+    has_any_scores,
+    is_flagged,
     is_judged_by_scores_alone,
+    reached_labels,
     score_arrays,
     shift,
 )
@@ -45,7 +48,7 @@ _BLOCKED = f"""
 
 @dataclass(frozen=True)
 class JudgedJob:
-    """A job whose state a policy changes; `above` are the concepts for which its image is flagged, with the scores.
+    """A job whose state a policy changes; `above` are concepts and labels for which its image is flagged, with scores.
 
     Of a job that is freed, `above` is what it was flagged for before. `image` and `key` are those of its image row; of
     a blocked job, `key` is that of its file in quarantine, if there is one that can be restored, and `blocked_at` is
@@ -57,7 +60,7 @@ class JudgedJob:
     index: int
     row_id: str | None
     scores: Mapping[str, Any]
-    above: Mapping[int, float]
+    above: Mapping[Concept, float]
     image: int | None = None
     key: str | None = None
     blocked_at: datetime | None = None
@@ -73,84 +76,117 @@ class Counts:
     jobs: int
     changed: int
     without_scores: int
-    by_concept: Mapping[int, int]
+    by_concept: Mapping[Concept, int]
     with_file: int
 
 
-def count_blocked_images(engine: Engine, batch: BatchId, new: ScoreAdjustments) -> Counts:
+def count_blocked_images(engine: Engine, batch: BatchId, new: SafetyThresholds) -> Counts:
     """Count the image rows that the policy blocks."""
-    return _count(engine, batch, _scored(_DONE, new), f"{highest(new)} > 0", adjusted(new))
+    return _Selection(engine, batch, _DONE, new, new).count()
 
 
-def count_freed_jobs(engine: Engine, batch: BatchId, new: ScoreAdjustments, old: ScoreAdjustments) -> Counts:
+def count_freed_jobs(engine: Engine, batch: BatchId, new: SafetyThresholds, old: SafetyThresholds) -> Counts:
     """Count the blocked jobs that the policy frees; by the concepts for which the `old` policy had blocked them."""
-    return _count(
-        engine, batch, _scored(_BLOCKED, new, old), f"{highest(new)} <= 0", adjusted(old, "old_shift")
-    )
+    return _Selection(engine, batch, _BLOCKED, new, old).count()
 
 
 def blocked_images(
-    engine: Engine, batch: BatchId, new: ScoreAdjustments, limit: int = PAGE
+    engine: Engine, batch: BatchId, new: SafetyThresholds, limit: int = PAGE
 ) -> Iterator[list[JudgedJob]]:
     """Yield the image rows that the policy blocks, in manifest order, page by page."""
-    statement = _page(_scored(_DONE, new), f"{highest(new)} > 0")
-    return _pages(engine, batch, statement, new, limit)
+    return _Selection(engine, batch, _DONE, new, new).pages(limit)
 
 
 def freed_jobs(
-    engine: Engine, batch: BatchId, new: ScoreAdjustments, old: ScoreAdjustments, limit: int = PAGE
+    engine: Engine, batch: BatchId, new: SafetyThresholds, old: SafetyThresholds, limit: int = PAGE
 ) -> Iterator[list[JudgedJob]]:
     """Yield the blocked jobs that the policy frees, in manifest order, page by page."""
-    return _pages(engine, batch, _page(_scored(_BLOCKED, new), f"{highest(new)} <= 0"), old, limit)
+    return _Selection(engine, batch, _BLOCKED, new, old).pages(limit)
 
 
-def _scored(jobs: str, new: ScoreAdjustments, old: ScoreAdjustments | None = None) -> str:
-    """Return the SQL of jobs with their scores as arrays and what special care adds to these."""
-    shifts = f"{shift(new)} AS shift, {shift(old or new)} AS old_shift"
-    return f"""({jobs}) AS job LEFT JOIN LATERAL {score_arrays("job.scores")} AS a ON true
-        CROSS JOIN LATERAL (SELECT {shifts} OFFSET 0) AS s"""
+@dataclass(frozen=True)
+class _Selection:
+    """Those of a batch's `jobs`, the SQL of `_DONE` or `_BLOCKED`, whose state the `new` policy changes.
+
+    `reasons` is the policy that flags, or had flagged, their images.
+    """
+
+    engine: Engine
+    batch: BatchId
+    jobs: str
+    new: SafetyThresholds
+    reasons: SafetyThresholds
+
+    def count(self) -> Counts:
+        """Count the jobs, and those that change by concept and label."""
+        by_concept = ", ".join(
+            f"count(*) FILTER (WHERE is_changed AND {score} > 0) AS concept_{number}"
+            for number, score in enumerate(adjusted(self.reasons, "reasons_shift"))
+        )
+        statement = text(f"""
+            SELECT count(*) AS jobs, count(*) FILTER (WHERE is_changed) AS changed,
+                count(*) FILTER (WHERE NOT has_scores) AS without_scores,
+                count(*) FILTER (WHERE is_changed AND key IS NOT NULL) AS with_file, {by_concept}
+            FROM (
+                SELECT key, concepts, reasons_shift, {self._is_changed()} AS is_changed,
+                    {has_any_scores("job.scores")} AS has_scores
+                FROM {self._scored()} OFFSET 0) AS judged
+        """)
+        found = run(self.engine, statement, self._parameters())[0]._mapping
+        by_label = self._count_by_label()
+        counted = {number: found[f"concept_{number}"] for number in range(CONCEPTS)} | by_label
+        return Counts(
+            found["jobs"],
+            found["changed"],
+            found["without_scores"],
+            {concept: count for concept, count in counted.items() if count},
+            found["with_file"],
+        )
+
+    def pages(self, limit: int) -> Iterator[list[JudgedJob]]:
+        """Yield the jobs that change, in manifest order, page by page."""
+        statement = text(f"""
+            SELECT job.* FROM {self._scored()}
+            WHERE (job.ordinal, job."index") > (:ordinal, :number) AND {self._is_changed()}
+            ORDER BY job.ordinal, job."index" LIMIT :limit
+        """)
+        place = {"ordinal": -1, "number": -(2**31)}
+        while rows := run(self.engine, statement, {**self._parameters(), "limit": limit, **place}):
+            yield [_job(row._mapping, self.reasons) for row in rows]
+            last: Any = rows[-1]._mapping
+            place = {"ordinal": last["ordinal"], "number": last["index"]}
+
+    def _count_by_label(self) -> dict[Concept, int]:
+        if not self.reasons.labels:
+            return {}
+        statement = text(f"""
+            SELECT reached.name, count(*) AS jobs
+            FROM {self._scored()} CROSS JOIN LATERAL {reached_labels("job.scores", ":reasons_labels")} AS reached
+            WHERE {self._is_changed()} GROUP BY reached.name ORDER BY reached.name
+        """)
+        return {row.name: row.jobs for row in run(self.engine, statement, self._parameters())}
+
+    def _scored(self) -> str:
+        """Return the SQL of the jobs with their scores as arrays and what special care adds to these."""
+        shifts = f"{shift(self.new)} AS shift, {shift(self.reasons)} AS reasons_shift"
+        return f"""({self.jobs}) AS job LEFT JOIN LATERAL {score_arrays("job.scores")} AS a ON true
+            CROSS JOIN LATERAL (SELECT {shifts} OFFSET 0) AS s"""
+
+    def _is_changed(self) -> str:
+        """Return the SQL of whether the new policy changes a job's state. The service may have blocked a prompt."""
+        labels = f"EXISTS {reached_labels('job.scores', ':labels')}" if self.new.labels else "false"
+        flagged = is_flagged(self.new, labels)
+        return flagged if self.jobs == _DONE else f"({has_any_scores('job.scores')} AND NOT {flagged})"
+
+    def _parameters(self) -> dict[str, Any]:
+        labels = {"labels": self.new.labels, "reasons_labels": self.reasons.labels}
+        return {"batch": self.batch} | {
+            name: json.dumps({checker: dict(least) for checker, least in value.items()})
+            for name, value in labels.items()
+        }
 
 
-def _count(engine: Engine, batch: BatchId, scored: str, condition: str, concepts: Sequence[str]) -> Counts:
-    by_concept = ", ".join(
-        f"count(*) FILTER (WHERE is_changed AND {score} > 0) AS concept_{number}"
-        for number, score in enumerate(concepts)
-    )
-    statement = text(f"""
-        SELECT count(*) AS jobs, count(*) FILTER (WHERE is_changed) AS changed,
-            count(*) FILTER (WHERE concepts IS NULL) AS without_scores,
-            count(*) FILTER (WHERE is_changed AND key IS NOT NULL) AS with_file, {by_concept}
-        FROM (SELECT key, concepts, shift, old_shift, {condition} AS is_changed FROM {scored} OFFSET 0) AS judged
-    """)
-    found = run(engine, statement, {"batch": batch})[0]._mapping
-    counted = {number: found[f"concept_{number}"] for number in range(CONCEPTS)}
-    return Counts(
-        found["jobs"],
-        found["changed"],
-        found["without_scores"],
-        {number: count for number, count in counted.items() if count},
-        found["with_file"],
-    )
-
-
-def _page(scored: str, condition: str) -> TextClause:
-    return text(f"""
-        SELECT job.* FROM {scored} WHERE (job.ordinal, job."index") > (:ordinal, :number) AND {condition}
-        ORDER BY job.ordinal, job."index" LIMIT :limit
-    """)
-
-
-def _pages(
-    engine: Engine, batch: BatchId, statement: TextClause, reasons: ScoreAdjustments, limit: int
-) -> Iterator[list[JudgedJob]]:
-    place = {"ordinal": -1, "number": -(2**31)}
-    while rows := run(engine, statement, {"batch": batch, "limit": limit, **place}):
-        yield [_job(row._mapping, reasons) for row in rows]
-        last: Any = rows[-1]._mapping
-        place = {"ordinal": last["ordinal"], "number": last["index"]}
-
-
-def _job(row: RowMapping, reasons: ScoreAdjustments) -> JudgedJob:
+def _job(row: RowMapping, reasons: SafetyThresholds) -> JudgedJob:
     place = row["job_id"], row["ordinal"], row["index"], row["row_id"]
     scores = row["scores"]
     return JudgedJob(*place, scores, reasons.above(scores), row["id"], row["key"], row["blocked_at"])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from models.catalogue.samplers import SAMPLERS
 
-Family = Literal["text2image", "upscaler", "safety-checker", "clip", "decoder", "lora"]
+Family = Literal["text2image", "upscaler", "safety-checker", "classifier", "clip", "decoder", "lora"]
 PredictionType = Literal["epsilon", "v_prediction"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -27,6 +27,7 @@ _SAMPLED = (
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SCORE = re.compile(r"[01](\.[0-9]{1,3})?")
 
 
 class Card(BaseModel):
@@ -43,7 +44,8 @@ class Card(BaseModel):
     what it doesn't contain from `base`. A `decoder` decodes the same latents faster. Only the families text2image and
     upscaler have sizes, steps and samplers. `strength` is how much of an input image is changed; noise levels apply
     to upscalers. `concepts` are names of a safety checker's first concepts, in the order of its checkpoint; the others
-    are called by their numbers.
+    are called by their numbers. `labels` are all labels of a classifier, in the order of its checkpoint, and
+    `thresholds` those that flag an image, with the lowest score from 0.001 to 1 that does: "nsfw=0.5".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -84,6 +86,8 @@ class Card(BaseModel):
     clip: str | None = None
     decoder: str | None = None
     concepts: Texts = ()
+    labels: Texts = ()
+    thresholds: Texts = ()
     gflop_per_step: Amount = 0.0
     license_url: str = ""
     use_restrictions: str = ""
@@ -168,6 +172,7 @@ class Card(BaseModel):
             raise ValueError("a LoRA needs base, the id of the model that it was trained on")
         if self.concepts and self.family != "safety-checker":
             raise ValueError(f"a model of the family {self.family} has no concepts")
+        self._check_labels()
         if self.family in {"text2image", "upscaler"}:
             if missing := [name for name in _SAMPLED if not getattr(self, name)]:
                 raise ValueError(f"a model of the family {self.family} needs {', '.join(missing)}")
@@ -179,6 +184,35 @@ class Card(BaseModel):
                 f"noise_level {self.noise_level} is above max_noise_level {self.max_noise_level}"
             )
         return self
+
+    @property
+    def label_thresholds(self) -> dict[str, float]:
+        """The labels that flag an image, with the lowest score that does."""
+        return {label: float(score) for label, _, score in (each.rpartition("=") for each in self.thresholds)}
+
+    def _check_labels(self) -> None:
+        if (self.family == "classifier") != bool(self.labels and self.thresholds):
+            told = (
+                "needs labels and thresholds"
+                if self.family == "classifier"
+                else "has no labels or thresholds"
+            )
+            raise ValueError(f"a model of the family {self.family} {told}")
+        for label in self.labels:
+            if not 0 < len(label) <= LONGEST_CONCEPT or not label.isprintable() or set(label) & set(",:="):
+                raise ValueError(
+                    f"label {label!r} must have 1 to {LONGEST_CONCEPT} printable characters, none of them , : or ="
+                )
+        for each in self.thresholds:
+            label, _, score = each.rpartition("=")
+            if label not in self.labels:
+                raise ValueError(
+                    f"threshold {each!r} must be LABEL=SCORE; labels are {', '.join(self.labels)}"
+                )
+            if not _SCORE.fullmatch(score) or not 0 < float(score) <= 1:
+                raise ValueError(f"threshold {each!r} needs a score from 0.001 to 1, with 3 decimals at most")
+        if len(self.label_thresholds) < len(self.thresholds) or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels and thresholds must each be named once")
 
     def _check_sizes(self) -> None:
         if self.size_multiple % self.vae_factor:

@@ -22,7 +22,7 @@ _VECTORS = 64
 """More values than two vectors of any processor hold, and a multiple of every vector length."""
 _BLOCK = 32
 """Queries in the smallest full block (`cpu_flash_attention` in ATen/native/cpu/FlashAttentionKernel.cpp)."""
-_ATTENTIONS = ("Attention", "CLIPAttention")
+_ATTENTIONS = ("Attention", "CLIPAttention", "ViTAttention")
 _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 
 

@@ -1,5 +1,6 @@
 """Add a user's own model: write a card for a folder or a single file, based on the card of its base model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tomli_w
@@ -11,7 +12,7 @@ from models.errors import CheckpointError, ModelError
 from models.store.lockfile import write_lock
 from models.store.resolve_checkpoint import seal
 from models.store.validate_safetensors import check_lora, check_weights
-from models.store.vetting import printable
+from models.store.vetting import printable, read_config
 
 # What a fine-tune doesn't share with the model that it was made from.
 _NOT_INHERITED = {
@@ -29,6 +30,40 @@ def add_model(path: Path, *, id: str, base: str, is_lora: bool, catalogue: Catal
     if printable(path) != str(path):
         raise ModelError(f"{printable(path)}: has a name that is not printable UTF-8; rename it")
     card = _lora_card(path, id, catalogue.get(base)) if is_lora else _card(path, id, catalogue.get(base))
+    return _added(card, catalogue)
+
+
+def add_classifier(path: Path, *, id: str, thresholds: Sequence[str], catalogue: Catalogue) -> Card:
+    """Write a card for the image classifier in the folder `path`, with its configuration's labels, and lock it.
+
+    `thresholds` are its labels that flag, as LABEL=SCORE. Raises ModelError for a taken id or a wrong threshold,
+    CheckpointError for files that are refused.
+    """
+    if printable(path) != str(path):
+        raise ModelError(f"{printable(path)}: has a name that is not printable UTF-8; rename it")
+    labels = read_config(path / "config.json").get("id2label")
+    if not isinstance(labels, dict) or not all(
+        isinstance(label, str) and number.isdecimal() for number, label in labels.items()
+    ):
+        raise CheckpointError(
+            f"{path}: its config.json has no labels (id2label), so it is no image classifier"
+        )
+    made = {
+        "id": id,
+        "title": id,
+        "family": "classifier",
+        "summary": "An image classifier of your own, to check images by.",
+        "path": str(path),
+        "license": "not known: see where it comes from",
+        "limits": "Not known: see where it comes from.",
+        "labels": [labels[number] for number in sorted(labels, key=int)],
+        "thresholds": list(thresholds),
+    }
+    return _added(make_card(made, id), catalogue)
+
+
+def _added(card: Card, catalogue: Catalogue) -> Card:
+    id = card.id
     if id.casefold() in catalogue.names:
         raise ModelError(f"the name {id!r} is taken; choose another, or remove that one first")
     sealed = seal(card, catalogue.models_dir)

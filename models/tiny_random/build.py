@@ -99,6 +99,28 @@ def _build_safety_checker(_card: Card, folder: Path) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": _SAFETY_PIXELS}, crop_size=size).save_pretrained(folder)
 
 
+def _build_classifier(card: Card, folder: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil  # noqa: PLC0415
+
+    labels = dict(enumerate(card.labels))
+    classifier = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=_WIDTH,
+            intermediate_size=2 * _WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=_SAFETY_PIXELS,
+            patch_size=8,
+            id2label=labels,
+            label2id={label: number for number, label in labels.items()},
+        )
+    )
+    fill(classifier, seed=51)
+    classifier.save_pretrained(folder)
+    size = {"height": _SAFETY_PIXELS, "width": _SAFETY_PIXELS}
+    ViTImageProcessorPil(size=size).save_pretrained(folder)
+
+
 def _build_decoder(_card: Card, folder: Path) -> None:
     from diffusers import AutoencoderTiny  # noqa: PLC0415
 
@@ -183,4 +205,5 @@ _BUILDERS: Mapping[str, Callable[[Card, Path], None]] = {
     "tiny-random-x4": _build_upscaler,
     "tiny-random-safety": _build_safety_checker,
     "tiny-random-decoder": _build_decoder,
+    "tiny-random-classifier": _build_classifier,
 }

@@ -132,9 +132,9 @@ def _lane_breaker() -> None:
 def _no_waiting() -> None:
     """What an output refuses is its job's failure, and believed to be."""
     from worker import bisect
-    from worker.health.store_retry import StoreRetry
+    from worker.health.service_retry import ServiceRetry
 
-    StoreRetry.stored = lambda _, __, ___, store: store()  # type: ignore[method-assign]
+    ServiceRetry.stored = lambda _, __, ___, store: store()  # type: ignore[method-assign]
     bisect.is_host_fault = lambda _: False
     _no_breaker()
 

@@ -91,6 +91,7 @@ class TestDryRun:
             "safety": "block",
             "safety_strength": "standard",
             "safety_thresholds": None,
+            "safety_checkers": None,
         }
         assert told["after"]["safety_strength"] == "strong"
         assert told["images"] == {"total": 4, "blocked": 2, "by_concept": {"2": 2}, "without_scores": 1}
@@ -175,6 +176,7 @@ def test_safety_alone_keeps_strength_and_thresholds(typed: Typed, tmp_path: Path
         "safety": "quarantine",
         "safety_strength": "strong",
         "safety_thresholds": "3=0.02",
+        "safety_checkers": None,
     }
     assert told["applied"] == NOTHING
     typed("judge", "foxes", "--strength", "strong", "--apply")

@@ -234,6 +234,7 @@ def test_doctor(lab: Lab) -> None:
         "output",
         "models",
         "signing",
+        "content safety",
         "disk",
     ]
     shown = lab.typed("doctor")

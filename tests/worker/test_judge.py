@@ -34,7 +34,8 @@ def judged(context: WorkerContext, batch: Ingested, thresholds: str | None, **po
     store = open_store(context.settings.output, S3Options())
     claim(context.engine, store, batch.id, status.folder)
     before = safety_policy(context.engine, status)
-    after = SafetyPolicy(policy.get("action", before.action), SafetyStrength.STANDARD, thresholds)
+    action, checkers = policy.get("action", before.action), policy.get("checkers", before.checkers)
+    after = SafetyPolicy(action, SafetyStrength.STANDARD, thresholds, checkers)
     return apply(context.engine, store, status, judge(context.engine, batch.id, before, after))
 
 

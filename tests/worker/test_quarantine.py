@@ -15,7 +15,7 @@ from jobs.feed import feed
 from jobs.feed.feed_query import FeedQuery
 from jobs.outputs.ownership import claim
 from jobs.policy.change_policy import change_policy
-from jobs.policy.safety_thresholds import ScoreAdjustments
+from jobs.policy.safety_thresholds import SafetyThresholds
 from jobs.queue import transitions
 from jobs.report.failures_since import failures_since
 from jobs.safety_reevaluation.apply_safety_policy import SafetyPolicy
@@ -292,7 +292,7 @@ def test_an_image_that_was_altered_is_rendered_again_when_it_is_freed(
     batch = render(context, tmp_path, [FLAGGED], safety=safety)
     (altered,) = images_of(context.engine, batch)
     assert judged(context, batch, None, action=SafetyAction.QUARANTINE).quarantined_files == 1
-    nothing, standard = (ScoreAdjustments.of(SafetyStrength.STANDARD, given) for given in (NOTHING, None))
+    nothing, standard = (SafetyThresholds.of(SafetyStrength.STANDARD, given) for given in (NOTHING, None))
     counts = count_freed_jobs(context.engine, batch.id, nothing, standard)
     assert (counts.changed, counts.with_file) == (1, 0)
     freed = judged(context, batch, NOTHING)

@@ -3,6 +3,7 @@
 import errno
 
 from jobs.errors import NightmillError, StoreUnavailableError
+from models.errors import ContentSafetyError
 
 _OF_THE_HOST = frozenset(
     {
@@ -37,7 +38,7 @@ def is_host_fault(error: BaseException) -> bool:
 
     An error about one object or input image (it is missing, damaged, forbidden) is its job's fault.
     """
-    if isinstance(error, HostFaultError | StoreUnavailableError):
+    if isinstance(error, HostFaultError | StoreUnavailableError | ContentSafetyError):
         return True
     if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
         return True

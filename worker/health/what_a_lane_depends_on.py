@@ -1,4 +1,4 @@
-"""Keys under which host faults are recorded: a lane's models, output, folder, policy and inputs."""
+"""Keys under which host faults are recorded: a lane's models, output, folder, policy, services and inputs."""
 
 from collections.abc import Hashable
 
@@ -25,6 +25,11 @@ def folder_of(lane: Lane) -> Hashable:
 def policy_of(lane: Lane) -> Hashable:
     """The cause for keys of the batch's policy that this version doesn't know."""
     return "policy", lane.batch
+
+
+def content_safety_of() -> Hashable:
+    """The cause for faults of the content-safety service."""
+    return ("content-safety",)
 
 
 def work_of(lane: LaneId) -> Hashable:

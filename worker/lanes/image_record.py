@@ -81,9 +81,11 @@ def versions_of(context: StageContext) -> dict[str, str]:
     from models.runtime.device import versions  # noqa: PLC0415 - imports torch
 
     compile_options = context.model_cache.compile_options(context.lane)
-    digest = context.lane_models.safety.digest
-    checker = {"safety_checker_digest": digest} if digest else {}
-    return versions() | checker | context.lane_models.notes(compile_options)
+    models = context.lane_models
+    checkers = {"safety_checker_digest": models.safety.digest}
+    checkers |= {f"classifier_digest:{each.name}": each.digest for each in models.classifiers}
+    digests = {name: digest for name, digest in checkers.items() if digest}
+    return versions() | digests | context.lane_models.notes(compile_options)
 
 
 def _notes(lane: Lane, item: PipelineItem) -> dict[str, str]:

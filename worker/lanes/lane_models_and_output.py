@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.errors import UsageError
 from jobs.job_dataclasses import Lane
 from jobs.outputs.mount_marker import open_output
 from jobs.outputs.ownership import claim
@@ -14,9 +15,17 @@ from jobs.queue import lane_counts_and_low_watermarks
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
+from worker.content_safety_requests import ContentSafetyRequests, uses_service
 from worker.health.error_classification import HostFaultError, reason_of
 from worker.health.lane_backoff import Health
-from worker.health.what_a_lane_depends_on import folder_of, models_of, output_of, policy_of, work_of
+from worker.health.what_a_lane_depends_on import (
+    content_safety_of,
+    folder_of,
+    models_of,
+    output_of,
+    policy_of,
+    work_of,
+)
 from worker.model_cache.cache import ModelCache
 from worker.model_cache.lane_models import LaneModels
 
@@ -37,13 +46,15 @@ class LaneSetup:
     engine: Engine
     model_cache: ModelCache
     health: Health
+    content_safety: ContentSafetyRequests | None = None
     buckets: dict[str, ObjectStore] = field(default_factory=dict)
     """Open S3 outputs, cached because setting up a client takes a third of a second."""
 
     def may_claim(self, lane: Lane) -> bool:
         """Whether jobs of the lane may be claimed; after a fault, the lane is first started without jobs, as a test."""
         places = output_of(lane), folder_of(lane)
-        causes = policy_of(lane), models_of(lane, self.settings), *places, work_of(lane.id)
+        services = [content_safety_of()] if uses_service(lane) else []
+        causes = policy_of(lane), models_of(lane, self.settings), *places, *services, work_of(lane.id)
         known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
         for cause, fault in known:
             if fault.is_waiting():
@@ -67,9 +78,24 @@ class LaneSetup:
                 store = self._writable_store(lane)
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
                 claim(self.engine, store, lane.batch_id, lane.folder)
+            if uses_service(lane):
+                with self._noted(lane, content_safety_of(), f"can't check the images of {lane.batch}"):
+                    self._check_content_safety(lane)
         except (HostFaultError, InterruptedRender):
             return None
         return Started(lane_models, store)
+
+    def _check_content_safety(self, lane: Lane) -> None:
+        """Ask the service if it is needed the first time, or after a fault: no image is rendered in vain."""
+        if self.content_safety is None:
+            raise UsageError(
+                "the batch's `safety_checkers` needs the content-safety service: set "
+                "NIGHTMILL_CONTENT_SAFETY_URL and NIGHTMILL_CONTENT_SAFETY_KEY"
+            )
+        service = content_safety_of()
+        is_doubted = self.health.fault(service) or self.health.fault(work_of(lane.id))
+        if is_doubted or not self.health.has_worked(service):
+            self.content_safety.check()
 
     def _writable_store(self, lane: Lane) -> ObjectStore:
         store = self._store(lane)

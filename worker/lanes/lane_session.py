@@ -15,6 +15,7 @@ from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
 from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
+from worker.content_safety_requests import rates_prompts
 from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import InputImageCache
 from worker.item import Inputs, PipelineItem
@@ -64,7 +65,12 @@ class LaneSession:
         )
         self._delivery = Delivery(context, self._stage_runner, self._stop.give_up)
         self._setup = LaneSetup(
-            context.settings, context.engine, context.model_cache, context.health, context.buckets
+            context.settings,
+            context.engine,
+            context.model_cache,
+            context.health,
+            context.content_safety,
+            context.buckets,
         )
 
     def work(self) -> int:
@@ -214,11 +220,12 @@ class LaneSession:
             self.context.model_cache,
             self.context.settings,
             started.store,
-            self._stop.store_retry,
+            self._stop.service_retry,
             self._input_images,
             self._check_stop,
             self.context.installation,
             self.context.signer,
+            self.context.content_safety,
             self._prompt_terms,
             self._model_lock,
         )
@@ -242,6 +249,8 @@ class LaneSession:
             return []
         self._prompt_terms.refresh(self.context.engine, lane.id)
         jobs = self._claims.claim(lane)
+        if rates_prompts(lane) and self.context.content_safety:
+            self.context.content_safety.begin_prompts(job.prompt for job in jobs)
         if self._reusable:
             self._reusable.look_up(jobs)
         return jobs

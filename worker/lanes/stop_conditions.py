@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jobs.job_dataclasses import LaneId
 from worker.health.error_classification import HostFaultError, LaneDoubtedError
-from worker.health.store_retry import StoreRetry
+from worker.health.service_retry import ServiceRetry
 from worker.health.what_a_lane_depends_on import work_of
 from worker.lanes.worker_context import WorkerContext
 
@@ -17,7 +17,9 @@ class StopConditions:
     """
 
     def __init__(self, context: WorkerContext, lane_id: LaneId, renew: Callable[[], bool]) -> None:
-        self.store_retry = StoreRetry(context.health, context.leases, context.stopping.wait, self.must_end)
+        self.service_retry = ServiceRetry(
+            context.health, context.leases, context.stopping.wait, self.must_end
+        )
         self._context, self._lane_id, self._renew = context, lane_id, renew
         self._until = time.monotonic() + context.settings.time_slice_s
         self._is_over = self._is_stuck = False
@@ -34,11 +36,11 @@ class StopConditions:
 
     def must_end(self) -> bool:
         """Whether the worker was asked to stop, or a fault keeps it from this lane."""
-        return self._is_stuck or self.store_retry.is_given_up or self._context.stopping.is_set()
+        return self._is_stuck or self.service_retry.is_given_up or self._context.stopping.is_set()
 
     def must_leave(self) -> bool:
         """Whether the worker was asked to stop and the shutdown grace period is over; polled while waiting."""
-        if self.store_retry.is_waiting():
+        if self.service_retry.is_waiting():
             self._context.heartbeat.beat()
         if not self._context.stopping.is_set():
             return False

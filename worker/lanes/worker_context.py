@@ -19,8 +19,10 @@ from jobs.settings import Settings
 from jobs.signing_identity.find_identity_file import read_signing_identity
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
+from models.assess.content_safety import ContentSafetyService
 from models.provenance.sign_file import FileSigner
 from models.provenance.signing_identity import SigningIdentity
+from worker.content_safety_requests import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
 from worker.liveness.lease_keeper import LeaseKeeper
@@ -87,6 +89,15 @@ class WorkerContext:
         """What signs files; None: they aren't signed. Made here, as it is of no use in a process that forks from it."""
         found = read_signing_identity(self.settings)
         return None if found is None else FileSigner(SigningIdentity.parse(found.pem))
+
+    @cached_property
+    def content_safety(self) -> ContentSafetyRequests | None:
+        """The service that rates images and prompts, where there is one."""
+        endpoint, key = self.settings.content_safety_url, self.settings.content_safety_key
+        if endpoint is None or key is None:
+            return None
+        service = ContentSafetyService(endpoint, key.get_secret_value(), self.stopping.wait)
+        return ContentSafetyRequests(service)
 
     @cached_property
     def health(self) -> Health:

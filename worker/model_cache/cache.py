@@ -18,12 +18,13 @@ from jobs.states import Decoder, Scoring
 from models.assess.prompt_filter import PromptTerms
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
-from models.errors import InterruptedRender, ModelError
+from models.errors import CheckpointError, InterruptedRender, ModelError
 from models.store.resolve_checkpoint import Checkpoint, resolve
 from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, BatchSizes
-from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, ModelKey, Role
+from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, ModelKey, Role, classifiers_of
 
 if TYPE_CHECKING:
+    from models.assess.image_classifier import ImageClassifier
     from models.runtime.compile_options import CompileOptions
     from models.runtime.device import Device
 
@@ -165,6 +166,7 @@ class ModelCache:
             memory_options=memory_options,
             compile_options=CompileOptions.choose(settings.compile, memory_options, device),
             clip=self._clip(card, lane, catalogue, device),
+            classifiers=tuple(self._classifier(id, lane, catalogue, device) for id in classifiers_of(lane)),
         )
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
         if card.family != "upscaler":
@@ -249,6 +251,23 @@ class ModelCache:
                 raise
             log.info("no CLIP scores: %s", error)
             return None
+
+    def _classifier(self, id: str, lane: Lane, catalogue: Catalogue, device: "Device") -> "ImageClassifier":
+        """Return a further safety checker. Raises CheckpointError if it lacks a label that the batch names."""
+        from models.assess.image_classifier import ImageClassifier  # noqa: PLC0415
+
+        checkpoint = self._resolve(catalogue.get(id))
+        classifier = self._part(
+            ("classifier", checkpoint.digest, str(device.dtype), id, *checkpoint.card.labels),
+            lambda: ImageClassifier.load(checkpoint, device),
+        )
+        wanted = lane.policy.checker_thresholds.labels[id]
+        if not wanted or not set(wanted) <= set(classifier.labels):
+            raise CheckpointError(
+                f"{id} has the labels {', '.join(classifier.labels)}, but the batch's `safety_checkers` names "
+                f"{', '.join(wanted) or 'none'}"
+            )
+        return classifier
 
     def _part(self, key: tuple[str, ...], load: Callable[[], Part]) -> Part:
         """Return a model that loaded lane models share already, else load it now."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jobs.job_dataclasses import Lane
+from jobs.policy.label_thresholds import SERVICE_CHECKERS
 from jobs.process_lifecycle import without_collection
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
@@ -15,6 +16,7 @@ from models.store.resolve_checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from models.assess.clip_score import ClipScorer
+    from models.assess.image_classifier import ImageClassifier
     from models.assess.safety_checker import SafetyChecker
     from models.diffusion.requests import ImageRequest
     from models.diffusion.tiny_decoder import SmallDecoder
@@ -39,12 +41,19 @@ class ModelKey(NamedTuple):
     clip_score: str
     weights: str
     decoder: str
+    classifiers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, lane: Lane, weights: str) -> "ModelKey":
         """Return the key of this lane; `weights` is the default if the lane sets none."""
         how = lane.policy.weights or weights, lane.policy.decoder
-        return cls(lane.model, lane.lora, bool(lane.upscale), lane.policy.clip_score, *how)
+        classifiers = tuple(classifiers_of(lane))
+        return cls(lane.model, lane.lora, bool(lane.upscale), lane.policy.clip_score, *how, classifiers)
+
+
+def classifiers_of(lane: Lane) -> list[str]:
+    """Return the ids of the classifiers that check the lane's images beside the model's safety checker."""
+    return [name for name in lane.policy.checker_thresholds.labels if name not in SERVICE_CHECKERS]
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Clip:
 class LaneModels:
     """A diffusion model, an upscaler, or both, with the models that check their images.
 
-    `loras` are those merged into the model, in the lane's order.
+    `loras` are those merged into the model, in the lane's order; `classifiers` check images beside `safety`.
     """
 
     card: Card
@@ -76,6 +85,7 @@ class LaneModels:
     upscaler_checkpoint: Checkpoint | None = None
     clip: Clip | None = None
     decoder: "SmallDecoder | None" = None
+    classifiers: "tuple[ImageClassifier, ...]" = ()
 
     def site(self, lane: Lane, role: Role) -> Site:
         """The device, model and size under which the lane's batch size is stored."""

@@ -46,7 +46,7 @@ class CopyImage(Stage):
         if body is None:
             self._leases.release([item.job])
             return []
-        return context.store_retry.stored(context.lane, [item], lambda: [self._stored(item, image, body)])
+        return context.service_retry.stored(context.lane, [item], lambda: [self._stored(item, image, body)])
 
     def _read(self, image: ReusableImage) -> bytes | None:
         """Return the bytes of the image's file; None if it can't be read here."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.job_dataclasses import Job
 from jobs.states import Mode
+from worker.content_safety_requests import uses_service
 from worker.item import InputFiles, PipelineItem
 from worker.stage import StageContext
 
@@ -59,7 +60,14 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "policy": lane.policy.affecting_images(),
         "mark": _mark(context),
         "signer": context.signer.fingerprint if context.signer else None,
+        **_service(context),
     }
+
+
+def _service(context: StageContext) -> dict[str, str]:
+    """Return the service that rates the lane's images or prompts; another one may rate them otherwise."""
+    service = context.content_safety if uses_service(context.lane) else None
+    return {"content_safety": service.endpoint} if service else {}
 
 
 def _mark(context: StageContext) -> list[Any]:

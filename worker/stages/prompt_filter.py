@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.states import ErrorKind, SafetyAction
+from jobs.states import WITHHOLDING, ErrorKind
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
 
@@ -38,7 +38,7 @@ class PromptFilter(Stage):
         found = self.context.prompt_terms.find(item.job.prompt)
         if found is None:
             return item
-        if self.context.lane.policy.safety in (SafetyAction.BLOCK, SafetyAction.QUARANTINE):
+        if self.context.lane.policy.safety in WITHHOLDING:
             return item.ended(ErrorKind.SAFETY, found, is_block=True)
         return replace(item, prompt_finding=found, flagged_for=found)
 

@@ -1,9 +1,9 @@
 """Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
 
-from worker.safety_check_stage import SafetyCheck
+from worker.safety_check_stage import ModelSafetyCheck
 
 
-class Safety(SafetyCheck):
+class Safety(ModelSafetyCheck):
     """Checks images; if the checker gives no usable result, the job fails."""
 
     name = "safety"

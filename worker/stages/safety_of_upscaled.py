@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from worker.item import PipelineItem
-from worker.safety_check_stage import SafetyCheck
+from worker.safety_check_stage import ModelSafetyCheck
 from worker.stage import StageContext
 
 
-class SafetyOfUpscaled(SafetyCheck):
+class SafetyOfUpscaled(ModelSafetyCheck):
     """Checks upscaled images like those before; what was withheld is as it was."""
 
     name = "safety_of_upscaled"

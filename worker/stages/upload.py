@@ -22,7 +22,9 @@ class Upload(Stage):
         Those of images in quarantine are the keys that they get when they are freed.
         """
         context = self.context
-        return context.store_retry.stored(context.lane, items, lambda: [self._stored(item) for item in items])
+        return context.service_retry.stored(
+            context.lane, items, lambda: [self._stored(item) for item in items]
+        )
 
     def _stored(self, item: PipelineItem) -> PipelineItem:
         job, encoded = item.job, item.encoded

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import Batch, Json, one_of
+from console.safety_checkers_from_cards import changed_labels
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json, print_table
 from console.terminal.progress import counting
@@ -16,10 +17,10 @@ from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
-from jobs.policy.safety_thresholds import thresholds_of_file
+from jobs.policy.read_thresholds_file import FileThresholds, thresholds_of_file
+from jobs.policy.safety_thresholds import Concept
 from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.safety_reevaluation.apply_safety_policy import (
-    WITHHOLDING,
     Applied,
     Judgement,
     SafetyPolicy,
@@ -29,7 +30,7 @@ from jobs.safety_reevaluation.apply_safety_policy import (
 )
 from jobs.safety_reevaluation.apply_safety_policy import judge as judge_batch
 from jobs.safety_reevaluation.select_changed_verdicts import Counts, JudgedJob
-from jobs.states import SafetyAction, SafetyStrength
+from jobs.states import WITHHOLDING, SafetyAction, SafetyStrength
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.limited_files import read_text, why_unreadable
 from models.errors import UnknownModelError
@@ -70,8 +71,11 @@ def judge(
         if strength is None and thresholds is None:
             after = replace(before, action=action)
         else:
-            adjusted = thresholds_of_file(str(thresholds), given, names) if thresholds else None
-            after = SafetyPolicy(action if safety else before.action, level, adjusted)
+            read = (
+                thresholds_of_file(str(thresholds), given, names) if thresholds else FileThresholds(None, {})
+            )
+            checkers = _with_labels(open_session, thresholds, before.checkers, read)
+            after = SafetyPolicy(action if safety else before.action, level, read.added, checkers)
         check_can_judge(found, after)
         judgement = judge_batch(open_session.engine, found.id, before, after, names)
         done = _applied(open_session, found, judgement) if apply_ else None
@@ -95,6 +99,17 @@ def _applied(open_session: Session, batch: BatchStatus, judgement: Judgement) ->
     changed = judgement.images.changed + judgement.blocked_jobs.changed
     with counting("judging", changed, "jobs") as tell:
         return apply(open_session.engine, store, batch, judgement, tell)
+
+
+def _with_labels(
+    open_session: Session, file: Path | None, checkers: str | None, read: FileThresholds
+) -> str | None:
+    """Return the batch's further checkers with the thresholds of a file."""
+    catalogue = Catalogue.load(open_session.settings.models_path)
+    try:
+        return changed_labels(checkers, read.labels, catalogue)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
 
 
 def _concept_names(open_session: Session, batch: BatchStatus) -> tuple[str, ...]:
@@ -155,7 +170,9 @@ def _example(judged: JudgedJob) -> dict[str, Any]:
 
 def _show(judgement: Judgement) -> None:
     images, jobs = judgement.images.by_concept, judgement.blocked_jobs.by_concept
-    if concepts := sorted(images.keys() | jobs.keys()):
+    if concepts := sorted(
+        images.keys() | jobs.keys(), key=lambda concept: (isinstance(concept, str), concept)
+    ):
         names = judgement.concept_names
         rows = [(_name(number, names), images.get(number, 0), jobs.get(number, 0)) for number in concepts]
         print_table(("concept", "images blocked", "jobs freed"), rows)
@@ -172,11 +189,16 @@ def _show(judgement: Judgement) -> None:
 
 
 def _above(judged: JudgedJob, names: Sequence[str]) -> str:
-    return ", ".join(f"{_name(number, names)} at {score:+.3f}" for number, score in judged.above.items())
+    return ", ".join(
+        f"{_name(concept, names)} at {score:+.3f}" if isinstance(concept, int) else f"{concept} at {score:g}"
+        for concept, score in judged.above.items()
+    )
 
 
-def _name(number: int, names: Sequence[str]) -> str:
-    return f"{number} ({names[number]})" if number < len(names) else str(number)
+def _name(concept: Concept, names: Sequence[str]) -> str:
+    if isinstance(concept, int) and concept < len(names):
+        return f"{concept} ({names[concept]})"
+    return str(concept)
 
 
 def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
@@ -208,4 +230,5 @@ def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
 
 
 def _policy(policy: SafetyPolicy) -> str:
-    return f"{policy.action}, {policy.strength}" + (f" with {policy.thresholds}" if policy.thresholds else "")
+    more = [text for text in (policy.thresholds, policy.checkers) if text]
+    return f"{policy.action}, {policy.strength}" + (f" with {' and '.join(more)}" if more else "")

@@ -15,7 +15,7 @@ from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import CheckpointError, ModelError
 from models.optional_packages import require
-from models.store.add import add_model
+from models.store.add import add_classifier, add_model
 from models.store.lockfile import LOCK_FILE, Locked, compare, read_lock, write_lock
 from models.store.pull import pull as pull_model
 from models.store.resolve_checkpoint import checkpoint_path, seal
@@ -86,16 +86,33 @@ def lock(
 def add(
     path: Annotated[Path, typer.Argument(help="a folder in diffusers format, or a .safetensors file")],
     id: Annotated[str, typer.Option("--id", help="what manifests call it")],
-    base: Annotated[str, typer.Option(help="the model that it was made from")],
+    base: Annotated[str | None, typer.Option(help="the model that it was made from")] = None,
     is_lora: Annotated[bool, typer.Option("--lora", help="it is a LoRA")] = False,
+    flags: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=SCORE",
+            help="it is an image classifier, a safety checker that flags images from this score of the label on; "
+            "several times for several labels",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a model of your own where it lies: a fine-tune, or a LoRA with --lora."""
+    """Take in a model of your own where it lies: a fine-tune, a LoRA with --lora, a classifier with --flags."""
     require("worker")
     catalogue = _catalogue()
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    card = add_model(path.absolute(), id=id, base=base, is_lora=is_lora, catalogue=catalogue)
+    if flags and (base or is_lora):
+        raise UsageError("--flags is for an image classifier, which has no --base and is no LoRA")
+    if flags:
+        card = add_classifier(path.absolute(), id=id, thresholds=flags, catalogue=catalogue)
+    elif base:
+        card = add_model(path.absolute(), id=id, base=base, is_lora=is_lora, catalogue=catalogue)
+    else:
+        raise UsageError(
+            "name the model that it was made from with --base, or a classifier's labels with --flags"
+        )
     locked = read_lock(catalogue.models_dir)[card.id]
     if as_json:
         print_json({"id": card.id, "path": card.path, **_facts(locked)})

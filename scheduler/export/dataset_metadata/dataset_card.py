@@ -117,7 +117,7 @@ def _models(facts: Facts) -> str:
 
 def _safety(facts: Facts) -> str:
     policies = sorted({_safety_policy(batch.policy) for batch in facts.batches})
-    checkers = [card for card in facts.cards.values() if card.family == "safety-checker"]
+    checkers = [card for card in facts.cards.values() if card.family in ("safety-checker", "classifier")]
     titles = ", ".join(checker.title for checker in checkers)
     digests = [f"`{digest}`" for (digest,) in facts.by("checker") if digest]
     lines = [
@@ -147,7 +147,8 @@ def _safety_policy(policy: BatchPolicy) -> str:
         else f" at the strength `{policy.safety_strength}`"
     )
     thresholds = f" with `{policy.safety_thresholds}` added to its scores" if policy.safety_thresholds else ""
-    return f"`{policy.safety}`{strength}{thresholds}"
+    further = f" and by `{policy.safety_checkers}`" if policy.safety_checkers else ""
+    return f"`{policy.safety}`{strength}{thresholds}{further}"
 
 
 def _marks(facts: Facts) -> str:

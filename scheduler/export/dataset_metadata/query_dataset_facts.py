@@ -132,11 +132,12 @@ def gather_facts(
     images = _OF.format(condition=condition.sql)
     groups = run(engine, text(_GROUPS.format(images=images)), values)
     described = [_batch(row) for row in run(engine, _BATCHES, values)]
+    classifiers = {name for batch in described for name in batch.policy.checker_thresholds.labels}
     class_key, classes = _classes(engine, _classes_query(images, condition), values, described)
     return Facts(
         groups=groups,
         batches=described,
-        cards=_cards(catalogue, groups),
+        cards=_cards(catalogue, groups) | _named(catalogue, sorted(classifiers)),
         samplers=run(engine, text(_SAMPLERS.format(images=images)), values),
         class_key=class_key,
         classes=classes,
@@ -176,10 +177,12 @@ def _cards(catalogue: Catalogue, groups: Sequence[Group]) -> dict[str, Card]:
             if card := _card(catalogue, name):
                 found[name] = card
                 helpers = [card.safety_checker, card.upscaler if row.upscaler_digest else None]
-                found |= {
-                    each.id: each for each in (_card(catalogue, name) for name in helpers if name) if each
-                }
+                found |= _named(catalogue, [name for name in helpers if name])
     return found
+
+
+def _named(catalogue: Catalogue, names: Sequence[str]) -> dict[str, Card]:
+    return {card.id: card for card in (_card(catalogue, name) for name in names) if card}
 
 
 def _card(catalogue: Catalogue, name: str) -> Card | None:

@@ -8,7 +8,8 @@ import pytest
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
-from jobs.policy.safety_thresholds import ScoreAdjustments, normalised, reason_of, thresholds_of_file
+from jobs.policy.read_thresholds_file import thresholds_of_file
+from jobs.policy.safety_thresholds import SafetyThresholds, normalised, reason_of
 from jobs.policy.stored_policy import row_of, safety_of
 from jobs.states import SafetyStrength
 
@@ -26,7 +27,7 @@ def scores(concepts: dict[int, float], care: dict[int, float] | None = None) -> 
 def above(
     strength: str, thresholds: str | None, concepts: dict[int, float], care: dict[int, float] | None = None
 ) -> dict[int, float]:
-    return ScoreAdjustments.of(SafetyStrength(strength), thresholds).above(scores(concepts, care))
+    return SafetyThresholds.of(SafetyStrength(strength), thresholds).above(scores(concepts, care))
 
 
 def test_a_strength_is_added_to_every_score() -> None:
@@ -106,9 +107,14 @@ def test_wrong_thresholds_are_refused_with_what_there_is(given: str, reason: str
 def test_a_file_is_toml_or_json() -> None:
     toml = "all = 0.005\n[concepts]\n3 = 0.02\n[special_care]\n1 = -0.01\n"
     values = {"all": 0.005, "concepts": {"3": 0.02}, "special_care": {"1": -0.01}}
-    assert thresholds_of_file("t.toml", toml) == "all=0.005,3=0.02,special_care.1=-0.01"
-    assert thresholds_of_file("t.json", json.dumps(values)) == "all=0.005,3=0.02,special_care.1=-0.01"
-    assert thresholds_of_file("t.toml", "") is None
+    assert thresholds_of_file("t.toml", toml) == ("all=0.005,3=0.02,special_care.1=-0.01", {})
+    assert thresholds_of_file("t.json", json.dumps(values)) == ("all=0.005,3=0.02,special_care.1=-0.01", {})
+    assert thresholds_of_file("t.toml", "") == (None, {})
+
+
+def test_a_file_may_have_labels_of_further_checkers() -> None:
+    given = thresholds_of_file("t.toml", '[labels."nsfw-vit"]\nnsfw = 0.9\n[labels.content-safety]\nHate = 2')
+    assert given == (None, {"nsfw-vit": {"nsfw": 0.9}, "content-safety": {"Hate": 2.0}})
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_a_file_is_toml_or_json() -> None:
         ("[concepts]\n3 = 3.0", "t.toml: concepts.3: write a number from -2 to 2"),
         (
             "strength = 'strong'",
-            "t.toml: strength: write `all = NUMBER`, or tables [concepts] and [special_care]",
+            "t.toml: strength: write `all = NUMBER`, or tables [concepts], [special_care] and [labels.CHECKER]",
         ),
         ("concepts = 3", "t.toml: concepts: write"),
         ("[concepts\n", "t.toml is no TOML file: "),
@@ -156,9 +162,8 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_place(text: str, reason: 
 
 def test_a_file_may_name_concepts_as_the_card_does() -> None:
     names = ("red triangle", "yellow cross")
-    assert (
-        thresholds_of_file("t.toml", '[concepts]\n"yellow cross" = 0.02\n16 = 0.1', names) == "1=0.02,16=0.1"
-    )
+    found = thresholds_of_file("t.toml", '[concepts]\n"yellow cross" = 0.02\n16 = 0.1', names)
+    assert found.added == "1=0.02,16=0.1"
     with pytest.raises(
         UsageError, match=r"t.toml: concepts.cross: there is no such concept: .*; 0 is 'red triangle'"
     ):

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.job_dataclasses import BatchId, Failure, LaneId
-from jobs.policy.safety_thresholds import ScoreAdjustments
+from jobs.policy.safety_thresholds import SafetyThresholds
 from jobs.queue import transitions
 from jobs.safety_reevaluation.select_changed_verdicts import (
     blocked_images,
@@ -18,13 +18,13 @@ from jobs.safety_reevaluation.select_changed_verdicts import (
 from jobs.states import ErrorKind, SafetyStrength
 from tests.factories import image, lanes_of, look, make_batch, take
 
-STANDARD = ScoreAdjustments()
+STANDARD = SafetyThresholds()
 POLICIES = [
     STANDARD,
-    ScoreAdjustments.of(SafetyStrength.STRONG, None),
-    ScoreAdjustments.of(SafetyStrength.LENIENT, None),
-    ScoreAdjustments.of(SafetyStrength.STANDARD, "all=0.003,3=0.02,16=-0.05,special_care.1=-0.012"),
-    ScoreAdjustments.of(SafetyStrength.STRONG, "special_care.0=0.007,special_care.2=-0.03"),
+    SafetyThresholds.of(SafetyStrength.STRONG, None),
+    SafetyThresholds.of(SafetyStrength.LENIENT, None),
+    SafetyThresholds.of(SafetyStrength.STANDARD, "all=0.003,3=0.02,16=-0.05,special_care.1=-0.012"),
+    SafetyThresholds.of(SafetyStrength.STRONG, "special_care.0=0.007,special_care.2=-0.03"),
 ]
 
 
@@ -80,6 +80,59 @@ def test_sql_blocks_and_frees_what_a_worker_would(engine: Engine, all_scores: li
         assert free.by_concept == {number: before.count(number) for number in sorted(set(before))}
 
 
+WITH_LABELS = [
+    SafetyThresholds.of(SafetyStrength.STANDARD, None, "a:x=0.5"),
+    SafetyThresholds.of(SafetyStrength.LENIENT, None, 'a:x=0.502,a:it\'s \\ "y"=0.5,content-safety:Hate=4'),
+    SafetyThresholds.of(SafetyStrength.STRONG, None, "a:x=2,gone:z=0.1,content-safety-prompts:Hate=2"),
+]
+
+
+def with_labels(rng: random.Random) -> dict[str, Any]:
+    """Scores around the thresholds; now and then of a prompt alone, without a label, or with what is no score."""
+    labels = {
+        "a": rng.choice(
+            [
+                {"x": rng.randrange(496, 506) / 1000, 'it\'s \\ "y"': rng.choice([0.1, 0.5])},
+                {"x": "0.9"},
+                {},
+                3,
+                None,
+            ]
+        ),
+        "content-safety": {"Hate": rng.choice([0, 2, 4, 6]), "Violence": 6},
+        "content-safety-prompts": {"Hate": rng.choice([0, 0, 2])},
+    }
+    return rng.choice(
+        [
+            near_zero(rng) | {"labels": labels},
+            near_zero(rng),
+            {"labels": labels},
+            near_zero(rng) | {"labels": []},
+        ]
+    )
+
+
+def test_sql_judges_labels_as_a_worker_does(engine: Engine) -> None:
+    rng = random.Random(7)
+    given = [with_labels(rng) for _ in range(400)]
+    images, jobs = rendered(engine, given), blocked(engine, given)
+    for policy in WITH_LABELS:
+        flagged = [number for number, scores in enumerate(given) if policy.above(scores)]
+        assert 20 < len(flagged) < 380
+        found = [each for page in blocked_images(engine, images, policy, 64) for each in page]
+        assert [each.ordinal for each in found] == flagged
+        assert all(dict(each.above) == policy.above(given[each.ordinal]) for each in found)
+        counts = count_blocked_images(engine, images, policy)
+        reasons = [concept for each in found for concept in each.above]
+        assert counts.by_concept == {concept: reasons.count(concept) for concept in set(reasons)}
+        freed = [each for page in freed_jobs(engine, jobs, policy, WITH_LABELS[0], 64) for each in page]
+        assert [each.ordinal for each in freed] == [n for n in range(400) if n not in set(flagged)]
+        free = count_freed_jobs(engine, jobs, policy, WITH_LABELS[0])
+        assert (free.changed, free.without_scores) == (400 - len(flagged), 0)
+        before = [concept for each in freed for concept in WITH_LABELS[0].above(given[each.ordinal])]
+        assert free.by_concept == {concept: before.count(concept) for concept in set(before)}
+
+
 @pytest.mark.parametrize(
     "unusable",
     [
@@ -98,13 +151,13 @@ def test_sql_blocks_and_frees_what_a_worker_would(engine: Engine, all_scores: li
     ],
 )
 def test_what_has_no_scores_is_counted_and_left_alone(engine: Engine, unusable: Any) -> None:
-    everything = ScoreAdjustments.of(SafetyStrength.STANDARD, "all=2")
+    everything = SafetyThresholds.of(SafetyStrength.STANDARD, "all=2")
     images = rendered(engine, [unusable])
     counts = count_blocked_images(engine, images, everything)
     assert (counts.jobs, counts.changed, counts.without_scores) == (1, 0, 1)
     assert list(blocked_images(engine, images, everything)) == []
     jobs = blocked(engine, [unusable])
-    nothing = ScoreAdjustments.of(SafetyStrength.STANDARD, "all=-2")
+    nothing = SafetyThresholds.of(SafetyStrength.STANDARD, "all=-2")
     counts = count_freed_jobs(engine, jobs, nothing, STANDARD)
     assert (counts.jobs, counts.changed, counts.without_scores) == (1, 0, 1)
     assert list(freed_jobs(engine, jobs, nothing, STANDARD)) == []
@@ -113,7 +166,7 @@ def test_what_has_no_scores_is_counted_and_left_alone(engine: Engine, unusable: 
 def test_of_a_job_that_was_blocked_twice_the_last_scores_count(engine: Engine) -> None:
     low, high = ({"concepts": [score] * 17, "special_care": [-0.2] * 3} for score in (0.01, 0.5))
     batch = blocked(engine, [low])
-    lenient = ScoreAdjustments.of(SafetyStrength.LENIENT, None)
+    lenient = SafetyThresholds.of(SafetyStrength.LENIENT, None)
     assert count_freed_jobs(engine, batch, lenient, STANDARD).changed == 1
     transitions.retry(engine, batch, ["blocked"], None)
     (job,) = take(engine, LaneId(look(engine, "SELECT lane_id FROM jobs")[0]["lane_id"]))

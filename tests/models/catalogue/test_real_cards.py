@@ -40,7 +40,7 @@ def _pulled(catalogue: Catalogue) -> list[Card]:
 
 
 def test_every_pulled_model_says_what_may_be_done_with_it(catalogue: Catalogue) -> None:
-    assert len(_pulled(catalogue)) == 16
+    assert len(_pulled(catalogue)) == 17
     for card in _pulled(catalogue):
         assert card.license_url.startswith("https://")
         assert all([card.use_restrictions, card.limits, card.training_data, card.summary, card.license])

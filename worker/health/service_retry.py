@@ -1,16 +1,17 @@
-"""Retries storing finished images while their output is unavailable, so that they needn't be generated again."""
+"""Retries what finished images need while a service is unavailable, so that they needn't be generated again."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain, repeat
 
 from jobs.errors import ForeignOutputError, ObjectStoreError, OutputGoneError, StoreUnavailableError
 from jobs.job_dataclasses import Lane
 from jobs.monitoring import metrics
+from models.errors import ContentSafetyError
 from worker.health.error_classification import HostFaultError
 from worker.health.lane_backoff import Health
-from worker.health.what_a_lane_depends_on import output_of
+from worker.health.what_a_lane_depends_on import content_safety_of, output_of
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
 
@@ -19,13 +20,13 @@ PATIENCE_S = 300.0
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
-Store = Callable[[], list[PipelineItem]]
+Act = Callable[[], list[PipelineItem]]
 
 
-class StoreRetry:
-    """Stores images of a lane session, and retries for as long as that may succeed.
+class ServiceRetry:
+    """Stores and checks images of a lane session, and retries for as long as that may succeed.
 
-    An output that has never accepted anything from this worker is given up at once. Once it `is_given_up`, the jobs of
+    A service that has never accepted anything from this worker is given up at once. Once one `is_given_up`, the jobs of
     all further items are released.
     """
 
@@ -42,35 +43,47 @@ class StoreRetry:
         self._waiting: set[int] = set()
 
     def is_waiting(self) -> bool:
-        """Whether any thread is waiting for an output."""
+        """Whether any thread is waiting for a service."""
         return bool(self._waiting)
 
-    def stored(self, lane: Lane, items: Sequence[PipelineItem], store: Store) -> list[PipelineItem]:
+    def stored(self, lane: Lane, items: Sequence[PipelineItem], store: Act) -> list[PipelineItem]:
         """Return `store`'s result once it succeeds; when it is given up, release the items' jobs and return no item."""
+        return self._done(output_of(lane), lane, items, store)
+
+    def rated(self, lane: Lane, items: Sequence[PipelineItem], rate: Act) -> list[PipelineItem]:
+        """Return the result of `rate`, which asks the content-safety service; when it is given up, as `stored` does."""
+        return self._done(content_safety_of(), lane, items, rate)
+
+    def _done(
+        self, service: Hashable, lane: Lane, items: Sequence[PipelineItem], act: Act
+    ) -> list[PipelineItem]:
         try:
             if self.is_given_up:
-                raise HostFaultError(f"{lane.output} was given up")
-            return self._until_done(lane, items, store)
+                raise HostFaultError("a service that the lane needs was given up")
+            return self._until_done(service, lane, items, act)
         except HostFaultError:
             self.is_given_up = True
             self._leases.release(item.job for item in items)
             return []
 
-    def _until_done(self, lane: Lane, items: Sequence[PipelineItem], store: Store) -> list[PipelineItem]:
-        cause, until, thread = output_of(lane), time.monotonic() + PATIENCE_S, threading.get_ident()
+    def _until_done(
+        self, service: Hashable, lane: Lane, items: Sequence[PipelineItem], act: Act
+    ) -> list[PipelineItem]:
+        until, thread = time.monotonic() + PATIENCE_S, threading.get_ident()
         try:
             for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
                 try:
-                    done = store()
-                except ObjectStoreError as error:
+                    done = act()
+                except (ObjectStoreError, ContentSafetyError) as error:
                     refusal = str(error)
-                    metrics.STORE_ERRORS.add(len(items), _kind(error))
+                    if isinstance(error, ObjectStoreError):
+                        metrics.STORE_ERRORS.add(len(items), _kind(error))
                 else:
-                    self._health.went_well(cause)
+                    self._health.went_well(service)
                     return done
                 self._waiting.add(thread)
-                self._health.failed(cause, refusal, lane.id)
-                is_hopeless = not self._health.has_worked(cause) or time.monotonic() >= until
+                self._health.failed(service, refusal, lane.id)
+                is_hopeless = not self._health.has_worked(service) or time.monotonic() >= until
                 if is_hopeless or not self._is_wanted(items) or self._pause(pause_s):
                     break
         finally:

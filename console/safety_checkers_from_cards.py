@@ -1,0 +1,73 @@
+"""Further safety checkers that a user names: their labels and thresholds, by the catalogue's cards."""
+
+from collections.abc import Sequence
+
+from jobs.errors import UsageError
+from jobs.policy import label_thresholds
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.policy.label_thresholds import CATEGORIES, OF_IMAGES, OF_PROMPTS, SERVICE_CHECKERS, Thresholds
+from jobs.settings import Settings
+from models.catalogue.card import Card
+from models.catalogue.catalogue import Catalogue
+from models.errors import UnknownModelError
+
+
+def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue, settings: Settings) -> BatchPolicy:
+    """Return the policy with thresholds for all its checkers: where none is given, that of the classifier's card.
+
+    So a batch is judged by what its policy says, whatever becomes of the card. Raises UsageError for a checker or a
+    label that isn't there, and where the service is wanted and this installation, whose workers are its own, has none.
+    """
+    if policy.safety_checkers is None:
+        return policy
+    given = label_thresholds.parse(policy.safety_checkers)
+    has_service = settings.content_safety_url is not None and settings.content_safety_key is not None
+    if settings.database_url is None and not has_service and given.keys() & set(SERVICE_CHECKERS):
+        raise UsageError(
+            "--set safety_checkers=content-safety…: set NIGHTMILL_CONTENT_SAFETY_URL and NIGHTMILL_CONTENT_SAFETY_KEY"
+        )
+    completed: dict[str, dict[str, float]] = {}
+    for checker, labels in given.items():
+        if checker in SERVICE_CHECKERS:
+            completed[checker] = labels
+            continue
+        card = _classifier(checker, catalogue)
+        label_thresholds.check_labels(card.id, labels, card.labels)
+        if card.id in completed:
+            raise UsageError(f"--set safety_checkers=…: {card.id} is given twice, once as {checker}")
+        completed[card.id] = card.label_thresholds | labels
+    return policy.model_copy(update={"safety_checkers": label_thresholds.normalised(completed)})
+
+
+def changed_labels(checkers: str | None, changes: Thresholds, catalogue: Catalogue) -> str | None:
+    """Return a policy's checkers with other thresholds. Raises UsageError for checkers that it doesn't have."""
+    thresholds = label_thresholds.parse(checkers or "")
+    for checker, labels in changes.items():
+        if checker not in thresholds:
+            there = f"it has {', '.join(thresholds)}" if thresholds else "it has none"
+            raise UsageError(
+                f"labels.{checker}: the batch's images have no scores of such a checker: {there}"
+            )
+        label_thresholds.check_labels(checker, labels, _labels(checker, thresholds[checker], catalogue))
+        thresholds[checker] |= labels
+    return label_thresholds.normalised(thresholds)
+
+
+def _labels(checker: str, stored: dict[str, float], catalogue: Catalogue) -> Sequence[str]:
+    """Return a checker's labels; of one whose card is gone, those that the batch has thresholds for."""
+    if checker in SERVICE_CHECKERS:
+        return CATEGORIES
+    card = catalogue.ids_and_aliases().get(checker.casefold())
+    return card.labels if card and card.labels else tuple(stored)
+
+
+def _classifier(name: str, catalogue: Catalogue) -> Card:
+    there = [card.id for card in catalogue.cards() if card.family == "classifier"]
+    choice = f"there are {', '.join((*there, OF_IMAGES, OF_PROMPTS))}"
+    try:
+        card = catalogue.get(name)
+    except UnknownModelError:
+        raise UsageError(f"--set safety_checkers={name}: no such checker; {choice}") from None
+    if card.family != "classifier":
+        raise UsageError(f"--set safety_checkers={name}: is a {card.family}, not a classifier; {choice}")
+    return card

@@ -1,0 +1,233 @@
+"""Images and prompts that a content-safety service rates: what flags, what is never charged, what isn't sent twice."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from jobs.policy.batch_policy import BatchPolicy
+from jobs.queue.worker_health_reports import unhealthy_workers
+from jobs.settings import Settings
+from models.assess import content_safety
+from tests.content_safety_server import KEY, Request, Service, content_safety_server
+from tests.factories import states
+from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
+from tests.worker.stages.test_further_checkers import scores_of_block
+from tests.worker.test_judge import FOX, judged, work_off
+from worker.health import service_retry
+from worker.lanes.lane_session import work
+from worker.lanes.worker_context import WorkerContext
+from worker.model_cache.cache import ModelCache
+
+BOTH = BatchPolicy(safety_checkers="content-safety,content-safety-prompts").safety_checkers or ""
+SAFE = {"Hate": 0, "SelfHarm": 0, "Sexual": 0, "Violence": 0}
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service; the pauses between requests are short."""
+    monkeypatch.setattr(content_safety, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(content_safety, "_BREAK_S", 0.0)
+    monkeypatch.setattr(service_retry, "_PAUSES_S", (0.02,))
+    with content_safety_server() as server:
+        yield server
+
+
+@pytest.fixture
+def context(
+    settings: Settings, models_folder: Path, model_cache: ModelCache, engine: Engine, service: Service
+) -> Iterator[WorkerContext]:
+    """A worker that knows the service."""
+    update = {"models_dir": models_folder, "retry_delay_s": 0, "content_safety_url": service.url}
+    environment = settings.model_copy(update=update).environment() | {"NIGHTMILL_CONTENT_SAFETY_KEY": KEY}
+    given = {
+        name.removeprefix("NIGHTMILL_").lower(): text
+        for name, text in environment.items()
+        if name.startswith("NIGHTMILL_")
+    }
+    with worker_context_for(Settings(**given), engine, model_cache) as context:
+        yield context
+        if context.content_safety:
+            context.content_safety.close()
+
+
+def test_images_and_prompts_are_rated_and_the_row_says_how(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    service.rate = lambda request: {"Violence": 2} if request.kind == "image" else {"Hate": 2}
+    batch = render(context, tmp_path, [FOX, FOX | {"seed": 8}], safety_checkers=BOTH)
+    for row in images_of(context.engine, batch):
+        assert row["safety_verdict"] == "safe"
+        assert row["safety_scores"]["labels"] == {
+            "content-safety": SAFE | {"Violence": 2},
+            "content-safety-prompts": SAFE | {"Hate": 2},
+        }
+        assert {"content_safety", "content_safety_of_prompts"} <= row["timings"].keys()
+    asked = sorted(str(request.content) for request in service.of_kind("text"))
+    assert asked == ["a landscape", "a red fox"], "a probe, and each prompt once"
+    assert len(service.of_kind("image")) == 2
+
+
+@pytest.mark.parametrize("action", ["block", "flag", "blacken"])
+def test_a_severity_that_reaches_the_threshold_flags(
+    context: WorkerContext, service: Service, tmp_path: Path, action: str
+) -> None:
+    service.rate = lambda request: {"Violence": 2} if request.kind == "image" else {}
+    batch = render(context, tmp_path, [FOX], safety=action, safety_checkers="content-safety:Violence=2")
+    (job,) = jobs_of(context.engine, batch)
+    reason = "safety checker: content-safety:Violence at 2"
+    if action == "block":
+        assert (job["state"], job["error_kind"], job["error_text"]) == ("blocked", "safety", reason)
+        (scores,) = scores_of_block(context, batch)
+        assert scores["labels"] == {"content-safety": SAFE | {"Violence": 2}}
+        assert not files_in(Path(context.settings.output))
+    else:
+        (row,) = images_of(context.engine, batch)
+        assert row["safety_verdict"] == {"flag": "flagged", "blacken": "blackened"}[action]
+        assert row["safety_reason"] == reason
+
+
+def test_a_prompt_that_is_blocked_is_not_rendered_until_another_policy_frees_it(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    service.rate = lambda request: {"Violence": 4} if request.content == "a fight" else {}
+    rows = [FOX, FOX | {"prompt": "a fight"}]
+    batch = render(context, tmp_path, rows, safety_checkers=BOTH)
+    _, job = jobs_of(context.engine, batch)
+    assert (job["state"], job["error_text"]) == (
+        "blocked",
+        "safety checker: content-safety-prompts:Violence at 4",
+    )
+    assert len(service.of_kind("image")) == 1
+    lenient = BOTH.replace("-prompts:Violence=4", "-prompts:Violence=6")
+    assert judged(context, batch, None, checkers=lenient).queued == 1
+    work_off(context, batch)
+    assert len(images_of(context.engine, batch)) == 2
+    assert judged(context, batch, None, checkers=BOTH).blocked == 1
+    assert states(context.engine) == {"done": 1, "blocked": 1}
+
+
+def test_a_flagged_prompt_is_delivered_with_its_reason(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    service.rate = lambda request: {"Sexual": 6} if request.kind == "text" else {}
+    batch = render(context, tmp_path, [FOX], safety="flag", safety_checkers="content-safety-prompts")
+    (row,) = images_of(context.engine, batch)
+    assert row["safety_verdict"] == "flagged"
+    assert row["safety_reason"] == "safety checker: content-safety-prompts:Sexual at 6"
+
+
+def test_while_the_service_is_away_images_wait_and_are_not_rendered_again(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    failed: list[Request] = []
+
+    def away(request: Request) -> dict[str, int]:
+        if request.kind == "image" and len(failed) < 5:
+            failed.append(request)
+            return {"Violence": -1}  # no severity
+        return {}
+
+    service.rate = away
+    batch = render(context, tmp_path, [FOX | {"seed": n} for n in range(6)], safety_checkers="content-safety")
+    rows = images_of(context.engine, batch)
+    assert [job["attempt"] for job in jobs_of(context.engine, batch)] == [1] * 6
+    assert len(rows) == 6
+    assert len(failed) == 5
+    assert unhealthy_workers(context.engine) == []
+
+
+def test_a_service_that_stays_away_charges_no_job_and_is_probed_before_anything_is_rendered(
+    context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_retry, "PATIENCE_S", 0.1)
+    batch = submit(context.settings, context.engine, tmp_path, [FOX] * 3, safety_checkers="content-safety")
+    lane = only_lane(context.engine, batch)
+
+    def leaves(request: Request) -> dict[str, int]:
+        service.is_down = request.kind == "image"
+        return {}
+
+    service.rate = leaves
+    work(context, lane)
+    asked = len(service.of_kind("image"))
+    assert asked >= 1
+    assert "doesn't answer" in unhealthy_workers(context.engine)[0].reason
+    for _ in range(3):
+        work(context, lane)
+    assert all(job["attempt"] == 0 or job["state"] == "done" for job in jobs_of(context.engine, batch))
+    assert len(service.of_kind("image")) == asked, "nothing was rendered"
+    service.is_down, service.rate = False, lambda _: {}
+    while states(context.engine) != {"done": 3}:
+        work(context, lane)
+    assert unhealthy_workers(context.engine) == []
+    assert [job["attempt"] for job in jobs_of(context.engine, batch)] == [1] * 3
+
+
+def test_a_service_that_goes_while_prompts_are_rated_charges_no_job(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    def only_the_probe(request: Request) -> dict[str, int]:
+        return {} if request.content == "a landscape" else {"Hate": -1}
+
+    service.rate = only_the_probe
+    rows = [FOX | {"seed": n} for n in range(3)]
+    batch = submit(context.settings, context.engine, tmp_path, rows, safety_checkers="content-safety-prompts")
+    lane = only_lane(context.engine, batch)
+    for _ in range(2):
+        work(context, lane)
+    assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("queued", 0)] * 3
+    assert "without a severity for each category" in unhealthy_workers(context.engine)[0].reason
+    service.rate = lambda _: {}
+    while states(context.engine) != {"done": 3}:
+        work(context, lane)
+
+
+def test_what_the_service_refuses_fails_its_own_job_alone(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    rows = [FOX | {"prompt": f"a fox {n}"} for n in range(3)]
+    batch = submit(
+        context.settings,
+        context.engine,
+        tmp_path,
+        rows,
+        safety_checkers="content-safety-prompts",
+        safety="flag",
+        max_attempts="1",
+    )
+    plain = service.answer
+
+    def refuses(request: Request) -> tuple[int, bytes, dict[str, str]]:
+        if request.content == "a fox 1":
+            return 400, b'{"error": {"code": "InvalidRequestBody", "message": "no such text"}}', {}
+        return plain(request)
+
+    service.answer = refuses  # type: ignore[method-assign]
+    work_off(context, batch)
+    first, refused, last = jobs_of(context.engine, batch)
+    assert [first["state"], last["state"]] == ["done", "done"]
+    assert (refused["state"], refused["error_kind"]) == ("failed", "safety")
+    assert "refuses this text: InvalidRequestBody: no such text" in refused["error_text"]
+
+
+def test_a_worker_without_the_service_leaves_the_batch_alone(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    own = context.settings.model_copy(update={"content_safety_url": None})
+    without = replace(context, settings=own)
+    batch = submit(own, context.engine, tmp_path, [FOX], safety_checkers="content-safety")
+    work(without, only_lane(context.engine, batch))
+    assert "set NIGHTMILL_CONTENT_SAFETY_URL" in unhealthy_workers(context.engine)[0].reason
+    assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("queued", 0)]
+    assert service.requests == []
+
+
+def test_what_was_withheld_is_not_sent(context: WorkerContext, service: Service, tmp_path: Path) -> None:
+    rows = [FOX | {"model": "flagged"}]
+    batch = render(context, tmp_path, rows, safety="blur", safety_checkers="content-safety")
+    (row,) = images_of(context.engine, batch)
+    assert row["safety_verdict"] == "blurred"
+    assert service.of_kind("image") == []
