@@ -57,7 +57,7 @@ def test_the_models_page_names_every_field_of_a_card_and_every_dead_repository(t
     assert [name for name in Card.model_fields if f"`{name}`" not in page] == []
     cards = Catalogue.load(tmp_path).cards()
     unpinned = [card.id for card in cards if any("@" not in source for source in card.sources)]
-    assert unpinned == ["sd-v1-1", "sd-v1-2", "sd-v1-3"]
+    assert unpinned == ["nsfw-image-detection", "sd-v1-1", "sd-v1-2", "sd-v1-3"]
     for dead in (dead for card in cards for dead in card.withdrawn):
         owner, name = dead.split("/")
         assert f"`{dead}`" in page or f"`{name.removeprefix('stable-diffusion')}`" in page, owner

@@ -38,20 +38,13 @@ class ContentSafetyRequests:
         self._service.check()
 
     def begin_prompts(self, prompts: Iterable[str]) -> None:
-        """Ask for prompts, without waiting; those of the last 10,000 prompts are known."""
+        """Ask for prompts, without waiting; the last 10,000 are known, but for those whose request has failed."""
         for prompt in prompts:
             self._asked(prompt)
 
     def prompt(self, prompt: str) -> Severities:
         """Return a prompt's severities by category. Raises as `ContentSafetyService.rate_prompt` does."""
-        asked = self._asked(prompt)
-        try:
-            return asked.result()
-        except BaseException:
-            with self._lock:
-                if self._prompts.get(prompt) is asked:
-                    del self._prompts[prompt]
-            raise
+        return self._asked(prompt).result()
 
     def images(self, images: Sequence[Pixels]) -> list[Severities]:
         """Return the severities by category of (H, W, 3) uint8 RGB images. Raises as `rate_image` does."""
@@ -65,7 +58,7 @@ class ContentSafetyRequests:
     def _asked(self, prompt: str) -> Future[Severities]:
         with self._lock:
             asked = self._prompts.get(prompt)
-            if asked is None:
+            if asked is None or (asked.done() and asked.exception() is not None):
                 asked = self._prompts[prompt] = self._threads.submit(self._service.rate_prompt, prompt)
                 while len(self._prompts) > _KEPT_PROMPTS:
                     self._prompts.popitem(last=False)

@@ -7,16 +7,16 @@ from jobs.job_dataclasses import Lane
 from worker.model_cache.lane_models import LaneModels
 from worker.stage import ImageStage, Place, Renderer, Stage, StageContext
 from worker.stages.clip_score import ClipScore
-from worker.stages.content_safety import ContentSafety
-from worker.stages.content_safety_of_prompts import ContentSafetyOfPrompts
 from worker.stages.encode import Encode
 from worker.stages.generate import Generate
 from worker.stages.iscc_code import IsccCode
 from worker.stages.load_inputs import LoadInputs
 from worker.stages.perceptual_hash import PerceptualHash
-from worker.stages.prompt_filter import PromptFilter
-from worker.stages.safety import Safety
-from worker.stages.safety_of_upscaled import SafetyOfUpscaled
+from worker.stages.safety_checks.content_safety import ContentSafety
+from worker.stages.safety_checks.content_safety_of_prompts import ContentSafetyOfPrompts
+from worker.stages.safety_checks.prompt_filter import PromptFilter
+from worker.stages.safety_checks.safety import Safety
+from worker.stages.safety_checks.safety_of_upscaled import SafetyOfUpscaled
 from worker.stages.sign import Sign
 from worker.stages.upload import Upload
 from worker.stages.upscale import Upscale

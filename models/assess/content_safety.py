@@ -68,7 +68,8 @@ class ContentSafetyService:
         return {name: max((each[name] for each in rated), default=0.0) for name in CATEGORIES}
 
     def check(self) -> None:
-        """Rate a harmless prompt, to see whether the service can be used. Raises ContentSafetyError."""
+        """Rate a harmless prompt, to see whether the service can be used again. Raises ContentSafetyError."""
+        self._breaker.allow_trial()
         try:
             self._rate("text", {"text": "a landscape"})
         except SafetyUnknownError as error:
@@ -110,7 +111,7 @@ class ContentSafetyService:
                             f"{self._named()} was busy when this worker was told to stop"
                         )
                     continue
-                if status not in _TEMPORARY:
+                if status not in _TEMPORARY and status != 200:
                     raise ContentSafetyError(f"{self._named()} {reason}")
             if failures == len(_PAUSES_S) or self._breaker.is_trial or self._pause(_PAUSES_S[failures]):
                 raise ContentSafetyError(f"{self._named()} {reason}")
@@ -160,6 +161,11 @@ class _CircuitBreaker:
                 self._closed_until = now + 2 * _ANSWER_S
         return self
 
+    def allow_trial(self) -> None:
+        """Let the next call through, whenever the circuit broke."""
+        with self._lock:
+            self._closed_until = 0.0
+
     def __enter__(self) -> None:
         return None
 
@@ -167,7 +173,8 @@ class _CircuitBreaker:
         with self._lock:
             if error is None or isinstance(error, SafetyUnknownError):
                 self._failures = 0
-            elif isinstance(error, ContentSafetyError):
+            elif isinstance(error, ContentSafetyError) and (self.is_trial or not self._failures):
+                # Calls that were under way when the circuit broke fail for the same reason, and don't count.
                 self._failures += 1
                 wait_s = min(_BREAK_S * 2 ** min(self._failures - 1, 10), _LONGEST_BREAK_S)
                 self._closed_until, self._reason = time.monotonic() + wait_s, str(error)

@@ -141,7 +141,7 @@ def _no_waiting() -> None:
 
 def _unjudged() -> None:
     """An image that the safety checker fails at passes, as one that was found safe."""
-    from worker.stages.safety import Safety
+    from worker.stages.safety_checks.safety import Safety
 
     run = Safety.run
 
@@ -152,6 +152,21 @@ def _unjudged() -> None:
             return list(items)
 
     Safety.run = passing  # type: ignore[method-assign]
+
+
+def _unrated() -> None:
+    """An image that the content-safety service can't rate passes, as one that was rated."""
+    from worker.stages.safety_checks.content_safety import ContentSafety
+
+    scores = ContentSafety.scores
+
+    def passing(self: Any, items: Any) -> Any:
+        try:
+            return scores(self, items)
+        except Exception:
+            return [{} for _ in items]
+
+    ContentSafety.scores = passing  # type: ignore[method-assign]
 
 
 def _no_wait() -> None:
@@ -176,6 +191,7 @@ _TWINS: dict[str, Callable[[], None]] = {
     "no-waiting": _no_waiting,
     "plain-channel": _plain_channel,
     "unjudged": _unjudged,
+    "unrated": _unrated,
     "no-wait": _no_wait,
 }
 

@@ -22,7 +22,7 @@ from tests.worker.contexts import attempts_of, files_in, images_of, jobs_of, onl
 from worker.item import PipelineItem
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
-from worker.stages.safety import Safety
+from worker.stages.safety_checks.safety import Safety
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ALL, NOTHING = "all=2", "all=-2"

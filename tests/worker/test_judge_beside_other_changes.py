@@ -28,8 +28,8 @@ from tests.worker.test_judge import ALL, FOX, NOTHING, judged, work_off
 from tests.worker.test_quarantine import FLAGGED, files, in_quarantine, store_of
 from worker.item import PipelineItem
 from worker.lanes.worker_context import WorkerContext
-from worker.stages.prompt_filter import PromptFilter
-from worker.stages.safety import Safety
+from worker.stages.safety_checks.prompt_filter import PromptFilter
+from worker.stages.safety_checks.safety import Safety
 
 
 def meanwhile(patch: pytest.MonkeyPatch, name: str, others: Any) -> None:

@@ -13,9 +13,9 @@ from scheduler.export.rows.flatten_json_columns import JsonColumn, read_json_col
 from scheduler.export.rows.unfit_values import UnfitValues
 
 STAGES = (
-    *("prompt_filter", "load_inputs", "generate", "upscale_input", "safety", "clip_score", "upscale"),
+    *("prompt_filter", "content_safety_of_prompts", "load_inputs", "generate", "upscale_input", "safety"),
+    *("clip_score", "upscale", "safety_of_upscaled", "content_safety"),
     *(
-        "safety_of_upscaled",
         "perceptual_hash",
         "watermark",
         "encode",

@@ -4,8 +4,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from unittest.mock import patch
 
 import cv2
@@ -15,7 +15,7 @@ import pytest
 from models.assess import content_safety
 from models.assess.content_safety import CATEGORIES, ContentSafetyService
 from models.errors import ContentSafetyError, SafetyUnknownError
-from tests.content_safety_server import KEY, Service, content_safety_server
+from tests.content_safety_server import KEY, Request, Service, content_safety_server
 
 GREY = np.full((96, 160, 3), 128, np.uint8)
 
@@ -120,7 +120,9 @@ def test_faults_that_pass_are_retried(
 def test_what_is_no_full_answer_counts_as_none(
     server: Service, client: ContentSafetyService, answer: bytes
 ) -> None:
-    server.answers.append((200, answer, {}))
+    server.answers += [(200, answer, {})] * 3
+    assert client.rate_image(GREY)["Hate"] == 0, "asked again"
+    server.answers += [(200, answer, {})] * 4
     with pytest.raises(ContentSafetyError, match="answers without a severity for each category"):
         client.rate_image(GREY)
 
@@ -214,13 +216,37 @@ def test_after_failures_all_fail_at_once_until_a_trial_succeeds(
     assert len(server.requests) == 3
 
 
-def test_while_a_trial_goes_on_the_others_fail_at_once(
+def test_a_probe_is_let_through_and_those_that_fail_together_count_once(
     server: Service, client: ContentSafetyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content_safety, "_BREAK_S", 0.0)
+    monkeypatch.setattr(content_safety, "_LONGEST_BREAK_S", 3600.0)
+    together = threading.Barrier(6)
+
+    def fails(request: Request) -> tuple[int, bytes, dict[str, str]]:
+        together.wait(60)
+        return 403, b"", {}
+
+    server.answer, plain = fails, server.answer  # type: ignore[method-assign]
+    threads = [threading.Thread(target=suppressed, args=(client.rate_image, GREY)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    server.answer = plain  # type: ignore[method-assign]
+    assert client._breaker._failures == 1
+    client.check()
+    assert client.rate_image(GREY)["Hate"] == 0
+
+
+def suppressed(call: Callable[..., object], *given: object) -> None:
+    with suppress(ContentSafetyError):
+        call(*given)
+
+
+def test_while_a_trial_goes_on_the_others_fail_at_once(server: Service, client: ContentSafetyService) -> None:
     server.error(403, "Denied")
     with pytest.raises(ContentSafetyError):
-        client.check()
+        client.rate_image(GREY)
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(_: object) -> dict[str, int]:
@@ -233,10 +259,10 @@ def test_while_a_trial_goes_on_the_others_fail_at_once(
     trial.start()
     assert entered.wait(60)
     with pytest.raises(ContentSafetyError, match="refuses the key"):
-        client.check()
+        client.rate_image(GREY)
     go_on.set()
     trial.join(60)
-    client.check()
+    assert client.rate_image(GREY)["Hate"] == 0
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n{"])

@@ -15,7 +15,7 @@ from tests.factories import look, states
 from tests.worker.contexts import files_in, images_of, jobs_of, render, worker_context_for
 from tests.worker.test_judge import FOX, judged, work_off
 from worker.lanes.worker_context import WorkerContext
-from worker.safety_check_stage import merged
+from worker.stages.safety_checks.safety_check_stage import merged
 
 CLASSIFIER = "tiny-random-classifier"
 NEVER = f"{CLASSIFIER}:third=2"
@@ -193,7 +193,8 @@ def _classifier(
         return
     shutil.copytree(models_folder / CLASSIFIER, models_folder / id)
     weights = load_file(models_folder / id / "model.safetensors")
-    weights["classifier.weight"] *= largest / weights["classifier.weight"].abs().max()
+    head = weights["classifier.weight"]
+    weights["classifier.weight"] = head / head.abs().max() * largest
     save_file(weights, models_folder / id / "model.safetensors", metadata={"format": "pt"})
     (models_folder / "cards" / f"{id}.toml").write_text(
         f'id = "{id}"\ntitle = "A test"\nfamily = "classifier"\nsummary = "A test."\nlicense = "CC0"\n'

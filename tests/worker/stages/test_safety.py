@@ -28,7 +28,7 @@ from tests.worker.test_bisect import items
 from worker.imaging.encode import Pixels, decode
 from worker.item import PipelineItem
 from worker.lanes.worker_context import WorkerContext
-from worker.stages.safety import Safety
+from worker.stages.safety_checks.safety import Safety
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ACTIONS = ("flag", "blacken", "blur")

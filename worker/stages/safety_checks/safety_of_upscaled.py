@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from worker.item import PipelineItem
-from worker.safety_check_stage import ModelSafetyCheck
 from worker.stage import StageContext
+from worker.stages.safety_checks.safety_check_stage import ModelSafetyCheck
 
 
 class SafetyOfUpscaled(ModelSafetyCheck):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jobs.policy.label_thresholds import LABELS, OF_IMAGES
 from worker.content_safety_requests import rates_images
 from worker.item import PipelineItem
-from worker.safety_check_stage import SafetyCheck, Scores
 from worker.stage import StageContext
+from worker.stages.safety_checks.safety_check_stage import SafetyCheck, Scores
 
 
 class ContentSafety(SafetyCheck):

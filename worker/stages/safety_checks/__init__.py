@@ -1,0 +1,1 @@
+"""The stages that check prompts and images, and what they have in common."""
