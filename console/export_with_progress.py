@@ -18,6 +18,7 @@ from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_request import ExportRequest, dataset_name
 from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
+from scheduler.export.timestamps.authority import TimeStampAuthority
 
 if TYPE_CHECKING:
     from scheduler.export.rows.unfit_values import Report
@@ -109,6 +110,7 @@ def export_with_progress(
     """Write the export and return what it holds; errors are those of `scheduler.export.run_export.export`."""
     from scheduler.export.run_export import export  # noqa: PLC0415 - imports pyarrow
 
+    authority = TimeStampAuthority.of_settings(open_session.settings)
     with counting("exporting", things="images") as tell:
         rows, changed = 0, dict[str, bool]()
 
@@ -131,6 +133,7 @@ def export_with_progress(
             on_rows,
             follow=follow,
             models_dir=open_session.settings.models_dir,
+            authority=authority,
             on_changed=changed.__setitem__,
             on_wait=on_wait,
         )
@@ -142,6 +145,7 @@ def export_with_progress(
         )
         note(f"{request.store.locate(request.prefix + name)} had been changed, and was {now}")
     _tell_unfit(request, done.unfit)
+    _tell_unstamped(request, done)
     return done
 
 
@@ -154,6 +158,14 @@ def _tell_unfit(request: ExportRequest, unfit: "Report") -> None:
         note(
             f"{plural(found['values'], 'value')} of {column} not of its type, {type_}: null in the export; the first "
             f"is in row {row}. Columns of JSON, such as `meta`, have the value; --meta-columns gives other types"
+        )
+
+
+def _tell_unstamped(request: ExportRequest, done: "Exported") -> None:
+    if done.unstamped and done.stamp_error:
+        note(
+            f"{plural(done.unstamped, 'shard')} of {request.dataset} without a time stamp: {done.stamp_error}; the "
+            "same again asks for it once more"
         )
 
 

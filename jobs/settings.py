@@ -19,7 +19,13 @@ from jobs.setting_values.parse_length_of_time import parse_length
 from jobs.setting_values.watermark_key import PUBLIC, MarkKey
 from jobs.states import DEFAULT_POOL, WatermarkMethod, Weights
 from jobs.storage.safe_open import MANIFEST_LIMIT, why_no_folder
-from jobs.url_validation import check_broker_url, check_endpoint_url, check_port, check_service_url
+from jobs.url_validation import (
+    check_authority_url,
+    check_broker_url,
+    check_endpoint_url,
+    check_port,
+    check_service_url,
+)
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +159,16 @@ class Settings(BaseSettings):
         "that ask for it",
     )
     content_safety_key: SecretStr | None = Field(None, description="the key of that service")
+    timestamp_url: SecretStr | None = Field(
+        None,
+        description="http or https URL of a time-stamping authority (RFC 3161), which stamps the sealed shards of "
+        "exports; unset: none",
+    )
+    timestamp_trust: Path | None = Field(
+        None,
+        description="PEM file with certificates, of which one must have issued the time-stamping authority's; unset: "
+        "any will do",
+    )
     prompt_terms: Path | None = Field(None, description="file of terms that no prompt may hold")
     image_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="folders and s3:// prefixes, with commas between, that pictures may be read from"
@@ -198,12 +214,16 @@ class Settings(BaseSettings):
         "nowhere. Workers that `run` and `up` start take the ports that follow",
     )
 
-    @field_validator("database_url", "broker_url", "s3_endpoint_url", "content_safety_url")
+    @field_validator("database_url", "broker_url", "s3_endpoint_url", "content_safety_url", "timestamp_url")
     @classmethod
     def _is_url(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
         if value is not None:
-            check = {"broker_url": check_broker_url, "s3_endpoint_url": check_endpoint_url}
-            check["content_safety_url"] = check_service_url
+            check = {
+                "broker_url": check_broker_url,
+                "s3_endpoint_url": check_endpoint_url,
+                "content_safety_url": check_service_url,
+                "timestamp_url": check_authority_url,
+            }
             url = value.get_secret_value() if isinstance(value, SecretStr) else value
             check.get(info.field_name or "", check_port)(url)
         return value
@@ -286,7 +306,7 @@ class Settings(BaseSettings):
             raise ValueError("can't be stored as text; name it in UTF-8")
         return value if "://" in value else str(_folder(Path(value)))
 
-    @field_validator("prompt_terms")
+    @field_validator("prompt_terms", "timestamp_trust")
     @classmethod
     def _absolute_path(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()

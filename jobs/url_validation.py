@@ -45,6 +45,11 @@ def check_service_url(url: str) -> None:
         )
 
 
+def check_authority_url(url: str) -> None:
+    """Raise ValueError unless this is an http or https URL, which may have a query."""
+    check_endpoint_url(url.partition("?")[0])
+
+
 def check_port(url: str) -> None:
     """Raise ValueError if the URL's port is invalid; nothing else is checked."""
     try:

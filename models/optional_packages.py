@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "plots": ("matplotlib",),
     "iceberg": ("pyiceberg",),
     "lance": ("lance",),
+    "timestamps": ("asn1crypto", "cryptography"),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
 }
 """For each extra, the names by which its packages are imported."""
@@ -33,6 +34,7 @@ _NEEDED = {
     "plots": "matplotlib",
     "iceberg": "pyiceberg",
     "lance": "Lance",
+    "timestamps": "packages for time stamps",
     "otel": "OpenTelemetry's SDK",
 }
 

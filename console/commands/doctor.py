@@ -1,5 +1,6 @@
 """`nightmill doctor`: check everything that a run needs and report problems."""
 
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def _checks(settings: Settings) -> list[dict[str, Any]]:
             _check("models", lambda: _models(settings)),
             _check("signing", lambda: _signing(settings)),
             _check("content safety", lambda: _content_safety(settings)),
+            _check("time stamps", lambda: _time_stamps(settings)),
             _check("disk", lambda: _disk(settings)),
         ]
 
@@ -142,6 +144,18 @@ def _redis(settings: Settings) -> str:
     from scheduler.check_redis import check_redis  # noqa: PLC0415
 
     return f"{check_redis(settings)} at {without_password(settings.broker)}"
+
+
+def _time_stamps(settings: Settings) -> str:
+    """Get a time stamp of random bytes, if shards of exports are to be stamped."""
+    from scheduler.export.timestamps.authority import TimeStampAuthority  # noqa: PLC0415
+
+    authority = TimeStampAuthority.of_settings(settings)
+    if authority is None:
+        return "shards of exports get none: NIGHTMILL_TIMESTAMP_URL isn't set"
+    stamp = authority.stamp(secrets.token_hex(32))
+    trust = "trusted" if settings.timestamp_trust else "any is taken: NIGHTMILL_TIMESTAMP_TRUST isn't set"
+    return f"shards of exports get them from {authority.host}: {stamp.authority}, {trust}"
 
 
 def _disk(settings: Settings) -> str:

@@ -164,6 +164,7 @@ def _report(request: ExportRequest, done: "Exported", remaining: int) -> dict[st
         "complete": done.is_complete,
         "remaining": remaining,
         "unfit": done.unfit,
+        "unstamped": done.unstamped,
         "files": [_place(request, file) for file in done.files],
         "index": [_place(request, file) for file in done.index],
     }

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import DontAsk, Json
+from console.commands.check_export import check_export
 from console.session import Session, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
@@ -24,6 +25,8 @@ exports = typer.Typer(
 )
 
 MOST_OF_REASON = 60
+
+exports.command("check")(check_export)
 
 Number = Annotated[int, typer.Argument(metavar="EXPORT", help="number of the export, as `exports` shows it")]
 

@@ -36,6 +36,7 @@ from jobs.settings import load_settings
 from jobs.states import BatchState
 from jobs.storage.key_layout import DEFAULT_FORMAT
 from models.optional_packages import require
+from scheduler.export.timestamps.authority import TimeStampAuthority
 from scheduler.ingest.ingest import Ingested
 
 
@@ -54,6 +55,7 @@ def run(
         require("worker", instead="with --workers 0, workers elsewhere render it")
         require_usable_identity(settings)
     check_formats(options.format)
+    TimeStampAuthority.of_settings(settings)  # raises if it can't be used, before anything is rendered
     with session(settings) as open_session:
         ingested = ingest_manifest(open_session, options)
         report = _render(open_session, ingested, workers, options.format or ())

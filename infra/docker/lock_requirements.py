@@ -23,8 +23,9 @@ CUDA = ("torch", "triton", "nvidia-", "cuda-")
 def main() -> None:
     """Write all locks."""
     write("tools", compiled("tools", "-", entered="\n".join(TOOLS)))
-    write("server", without(compiled("server", "pyproject.toml"), PRIVATE_SERVICES))
-    worker = compiled("worker", "pyproject.toml", "--extra", "worker", "--extra", "otel")
+    write("server", without(compiled("server", "pyproject.toml", "--extra", "timestamps"), PRIVATE_SERVICES))
+    extras = [part for extra in ("worker", "otel", "timestamps") for part in ("--extra", extra)]
+    worker = compiled("worker", "pyproject.toml", *extras)
     write("worker", worker)
     write("worker-cpu", without(worker, CUDA))
 

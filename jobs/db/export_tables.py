@@ -70,6 +70,13 @@ exports = Table(
         server_default=text("'[]'"),
         comment="further files like those in `replaced`, of which there is one a name",
     ),
+    Column(
+        "timestamps_missing",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="sealed shards that were to have a time stamp when it was finished, and had none",
+    ),
     CheckConstraint("shard_rows > 0", "shard_rows"),
     CheckConstraint("prefix = '' OR prefix LIKE '%/'", "prefix"),
     UniqueConstraint("output", "prefix"),
@@ -107,6 +114,9 @@ export_shards = Table(
     moment("written_at"),
     Column("lease", Uuid),
     moment("lease_until"),
+    Column(
+        "timestamp", JSONB, comment="RFC 3161, of the digests and names of `files`; `sha256` says of which"
+    ),
     CheckConstraint("end_ordinal > first_ordinal AND first_ordinal >= 0", "end_ordinal"),
     CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),
     Index("export_shards_batch_id_idx", "batch_id", "first_ordinal"),

@@ -22,7 +22,7 @@ File = Mapping[str, Any]
 _COLUMNS = """
     exports.id, installation, exports.name, output, prefix, format, options, shard_rows, is_live,
     exports.created_at, replaced, files, finished, finished_at, is_complete, error,
-    superseded"""
+    superseded, timestamps_missing"""
 
 _AT = text(f"SELECT {_COLUMNS} FROM exports WHERE output = :output AND prefix = :prefix")
 _BY_ID = text(f"SELECT {_COLUMNS} FROM exports WHERE id = :id")
@@ -44,6 +44,7 @@ _DUE = text(f"""
     WHERE is_live AND installation = :installation AND (
         EXISTS (SELECT FROM export_shards s WHERE s.export_id = exports.id AND {IS_OUTDATED})
         OR finished_at IS NULL
+        OR :stamps AND timestamps_missing > 0
         OR finished_at < (SELECT max(written_at) FROM export_shards WHERE export_id = exports.id))
     ORDER BY id
 """)
@@ -80,8 +81,9 @@ _BATCHES = text("""
 """)
 _SHARDS = text("""
     SELECT number, batch_id, first_ordinal, end_ordinal, generation, written_generation, version, is_sealed, files,
-        pending, images, counts, cursor, written_at, lease_until > now() AS is_leased
-    FROM export_shards WHERE export_id = :export ORDER BY number
+        pending, images, counts, cursor, written_at, lease_until > now() AS is_leased, timestamp
+    FROM export_shards WHERE export_id = :export AND (CAST(:number AS integer) IS NULL OR number = :number)
+    ORDER BY number
 """)
 
 _FILES_OF_BATCH = text("""
@@ -121,6 +123,7 @@ class Export:
     error: str | None
     superseded: Sequence[File]
     """Further files like those in `replaced`, by name and sha256: a name may have several digests."""
+    timestamps_missing: int
 
     @property
     def former(self) -> dict[str, set[str]]:
@@ -133,7 +136,10 @@ class Export:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard as stored; `pending` are files that may have been put in place of `files`."""
+    """A shard as stored; `pending` are files that may have been put in place of `files`.
+
+    `timestamp` may be of files of an earlier version (`jobs.exports.shard_timestamps`).
+    """
 
     number: int
     batch_id: BatchId
@@ -150,6 +156,7 @@ class ShardRecord:
     cursor: str | None
     written_at: datetime | None
     is_leased: bool | None
+    timestamp: Mapping[str, str] | None
 
     @property
     def is_current(self) -> bool:
@@ -212,9 +219,12 @@ def add_shards(connection: Connection, export: int, batches: Sequence[BatchId]) 
     )
 
 
-def live_exports(engine: Engine, installation: UUID) -> list[Export]:
-    """Return this installation's live exports that have shards to write now or later, or are to be finished."""
-    return [_export(row) for row in run(engine, _DUE, {"installation": installation})]
+def live_exports(engine: Engine, installation: UUID, *, stamps: bool = False) -> list[Export]:
+    """Return this installation's live exports that have shards to write now or later, or are to be finished.
+
+    With `stamps` also those that lack time stamps.
+    """
+    return [_export(row) for row in run(engine, _DUE, {"installation": installation, "stamps": stamps})]
 
 
 def being_written(engine: Engine, batch: BatchId) -> str | None:
@@ -248,9 +258,9 @@ def batches_of(connection: Connection, export: int) -> list[BatchId]:
     return [BatchId(row.batch_id) for row in connection.execute(_BATCHES, {"export": export})]
 
 
-def shards_of(engine: Engine, export: int) -> list[ShardRecord]:
-    """Return the shards of an export in order."""
-    return [ShardRecord(**row._mapping) for row in run(engine, _SHARDS, {"export": export})]
+def shards_of(engine: Engine, export: int, number: int | None = None) -> list[ShardRecord]:
+    """Return the shards of an export in order, or the one of a number."""
+    return [ShardRecord(**row._mapping) for row in run(engine, _SHARDS, {"export": export, "number": number})]
 
 
 def recorded_digests(engine: Engine, export: Export) -> dict[str, set[str]]:

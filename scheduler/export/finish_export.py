@@ -19,6 +19,7 @@ from jobs.exports import records, shard_claims
 from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.exports.renewed_lease import renewed
+from jobs.exports.shard_timestamps import timestamp_of
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
 from jobs.storage.base import digest_if_there
@@ -63,9 +64,17 @@ class _LeaseLostError(NightmillError):
 
 
 def versions_digest(shards: Sequence[ShardRecord]) -> str:
-    """Return the digest of the shards' versions: while it stays, `_SUCCESS` is up to date."""
-    seen = [(shard.number, shard.version, shard.is_sealed, shard.generation) for shard in shards]
+    """Return the digest of the shards' versions and time stamps: while it stays, `_SUCCESS` is up to date."""
+    seen = [
+        (shard.number, shard.version, shard.is_sealed, shard.generation, *_stamped_at(shard))
+        for shard in shards
+    ]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _stamped_at(shard: ShardRecord) -> tuple[str, ...]:
+    stamp = timestamp_of(shard)
+    return (stamp["time"], stamp["sha256"]) if stamp else ()
 
 
 def finish(writer: ShardWriter, place: ExportPlace) -> None:
@@ -84,6 +93,8 @@ def _finish(writer: ShardWriter, place: ExportPlace) -> None:
         found = records.get(writer.engine, writer.export.id)
         if found is None:
             raise NightmillError(f"the export of {writer.export.name} was deleted meanwhile")
+        if writer.stamper is not None:
+            writer.stamper.stamp(found.id)
         shards = records.shards_of(writer.engine, found.id)
         digest = versions_digest(shards)
         if found.finished != digest or not export_inventory.has_record(place, SUCCESS):
@@ -94,6 +105,8 @@ def _finish(writer: ShardWriter, place: ExportPlace) -> None:
                 "deleted": [name for name in found.former if name not in held],
             }
             _run_as_holder(writer.engine, _FINISHED, values | {"id": found.id, "lease": lease})
+        if writer.stamper is not None:
+            writer.stamper.note_missing(found.id, shards)
         place.store.delete(place.prefix + INCOMPLETE)
         remove_temporaries(place.store, place.prefix.rstrip("/"), _CUT_OFF)
 
@@ -173,6 +186,7 @@ def _dataset(writer: ShardWriter, place: ExportPlace, shards: Sequence[ShardReco
         files=[file for shard in shards for file in shard.files],
         read=lambda name: place.store.get(place.prefix + name),
         images=lambda batch, rows: writer.image_reader(batch)(rows),
+        is_stamped=any(timestamp_of(shard) for shard in shards),
     )
 
 

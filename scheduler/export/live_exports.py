@@ -29,6 +29,7 @@ from models.errors import ModelError
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import exporter_of
 from scheduler.export.finish_export import finish, tell_progress
+from scheduler.export.timestamps.authority import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,11 @@ class LiveExports:
     """The live exports of one installation, written step by step."""
 
     def __init__(self, settings: Settings, engine: Engine, stopping: SignalSafeEvent) -> None:
+        """Raises UsageError if shards are to be stamped and can't be (`TimeStampAuthority.of_settings`)."""
         self.engine = engine
         self._s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
         self._models_dir = settings.models_dir
+        self._authority = TimeStampAuthority.of_settings(settings)
         self._stopping = stopping
         self._again_at: dict[int, float] = {}
         self._repeated = RateLimitedLog(log)
@@ -61,8 +64,8 @@ class LiveExports:
 
     def step(self) -> int:
         """Write every shard that can be sealed now, and finish exports that have all; returns the shards written."""
-        written = 0
-        for export in records.live_exports(self.engine, this_installation(self.engine).id):
+        written, stamps = 0, self._authority is not None and self._authority.is_ready
+        for export in records.live_exports(self.engine, this_installation(self.engine).id, stamps=stamps):
             if time.monotonic() < self._again_at.get(export.id, 0.0):
                 continue
             try:
@@ -91,6 +94,7 @@ class LiveExports:
         if progress_of(self.engine, export.id).is_complete:
             finish(writer, place)
             log.info("export %d of %s is complete", export.id, export.name)
+            self._note_missing_stamps(export, writer)
         elif written and export.finished is None:
             tell_progress(writer, place)
         return written
@@ -106,6 +110,7 @@ class LiveExports:
             partial(_open_batch, self.engine, self._s3),
             self._go_on,
             models_dir=self._models_dir,
+            authority=self._authority,
         )
         is_own = bool(export.prefix)
         return writer, ExportPlace(store, export.prefix, export.name, export.installation, is_own=is_own)
@@ -117,6 +122,13 @@ class LiveExports:
             batch = _batch_of_folder(self.engine, export, folder)
             return open_claimed(self.engine, batch.output, self._s3, batch.id, batch.folder)
         return open_store(export.output, self._s3)
+
+    def _note_missing_stamps(self, export: Export, writer: ShardWriter) -> None:
+        """Say why shards have no time stamp yet; the export is complete, and they get one later."""
+        if writer.stamper is not None and (error := writer.stamper.error):
+            reason = f"shards wait for their time stamps: {error}"
+            self._repeated.tell((export.id, reason), f"export {export.id} of {export.name}: {reason}")
+            records.note_error(self.engine, export.id, reason)
 
     def _go_on(self, rows: int) -> None:
         del rows

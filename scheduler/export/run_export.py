@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -16,6 +16,7 @@ from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import OnChanged, open_export, place_of
 from scheduler.export.rows.unfit_values import Report, summed
+from scheduler.export.timestamps.authority import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter
 
 POLL_S = 0.5
@@ -38,6 +39,10 @@ class Exported:
     """Whether every shard is sealed: no job was unfinished."""
     unfit: Report
     """Values that are null in the files, as their columns have types without room for them."""
+    unstamped: int = 0
+    """Sealed shards that were to have a time stamp and have none yet."""
+    stamp_error: str | None = None
+    """Why."""
 
 
 def export(
@@ -49,14 +54,15 @@ def export(
     follow: bool = False,
     pause: Pause = time.sleep,
     models_dir: Path | None = None,
+    authority: TimeStampAuthority | None = None,
     on_changed: OnChanged = lambda *_: None,
     on_wait: OnWait = lambda: None,
 ) -> Exported:
     """Write all shards of the request's export that aren't up to date, and `_SUCCESS` last.
 
     Shards with unfinished jobs are written as they are, and again by the next call; with `follow`, they are waited for.
-    Several processes may write one export at once. `models_dir` has the user's own model cards. Raises as `open_export`
-    does.
+    Several processes may write one export at once. `models_dir` has the user's own model cards; `authority` stamps
+    sealed shards. Raises as `open_export` does.
     """
     opened = open_export(engine, request, on_changed)
     writer = ShardWriter(
@@ -67,6 +73,7 @@ def export(
         open_batch,
         on_rows,
         models_dir=models_dir,
+        authority=authority,
         overwrite=request.overwrite,
         replace=request.replace,
     )
@@ -76,7 +83,8 @@ def export(
     else:
         _write_once(writer, pause, on_wait)
     finish(writer, place)
-    return exported(engine, opened.id)
+    done = exported(engine, opened.id)
+    return done if writer.stamper is None else replace(done, stamp_error=writer.stamper.error)
 
 
 def exported(engine: Engine, export: int) -> Exported:
@@ -94,6 +102,7 @@ def exported(engine: Engine, export: int) -> Exported:
         len(shards),
         is_complete,
         summed(file.get("unfit", {}) for file in files),
+        found.timestamps_missing,
     )
 
 

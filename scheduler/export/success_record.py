@@ -11,6 +11,7 @@ from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.exports.records import Export, ShardRecord
+from jobs.exports.shard_timestamps import timestamp_of
 from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
@@ -82,7 +83,8 @@ def _first_cursor(shards: Sequence[ShardRecord]) -> str | None:
 
 
 def shard_report(shard: ShardRecord) -> dict[str, Any]:
-    """Return what records tell of a shard."""
+    """Return what records tell of a shard; `timestamp` is there if it has one."""
+    stamp = timestamp_of(shard)
     return {
         "number": shard.number,
         "version": shard.version,
@@ -91,6 +93,7 @@ def shard_report(shard: ShardRecord) -> dict[str, Any]:
         "counts": dict(shard.counts),
         "cursor": shard.cursor,
         "files": [file["name"] for file in shard.files],
+        **({} if stamp is None else {"timestamp": dict(stamp)}),
     }
 
 

@@ -32,6 +32,8 @@ from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
 from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, read_image
 from scheduler.export.tables.export_table import ShardCommit, TablePlace
+from scheduler.export.timestamps.authority import TimeStampAuthority
+from scheduler.export.timestamps.stamp_shards import ShardStamper
 
 _COPIERS = 8
 
@@ -39,7 +41,7 @@ _COPIERS = 8
 class ShardWriter:
     """Writes shards of one export. `on_rows` is called with numbers of image rows as they are written.
 
-    `models_dir` has the user's own model cards, which the dataset's card tells of.
+    `models_dir` has the user's own model cards, which the dataset's card tells of; `authority` stamps sealed shards.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ShardWriter:
         on_rows: Callable[[int], None] = lambda _: None,
         *,
         models_dir: Path | None = None,
+        authority: TimeStampAuthority | None = None,
         overwrite: bool = False,
         replace: bool = False,
     ) -> None:
@@ -59,6 +62,7 @@ class ShardWriter:
         self.models_dir, self.overwrite = models_dir, overwrite
         self.table = exporter.table(TablePlace(engine, store, export))
         self._open_batch, self._on_rows = open_batch, on_rows
+        self.stamper = ShardStamper(engine, authority, lambda: on_rows(0)) if authority else None
         self._replaceable = frozenset(recorded_digests(engine, export)) if replace else frozenset()
 
     def write_all(self, *, unfinished: bool) -> int:
@@ -101,6 +105,8 @@ class ShardWriter:
             self._publish(shard, snapshot, images.rows, files)
         if self.table is None:  # else earlier snapshots name them until the export is finished
             self._delete_left_over(shard, files)
+        if self.stamper is not None:
+            self.stamper.stamp(self.export.id, shard.number)
 
     def _stage(self, shard: ClaimedShard, snapshot: ShardSnapshot, files: Sequence[File]) -> None:
         mine = {(file["name"], file["sha256"]) for file in files}

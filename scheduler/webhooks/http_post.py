@@ -1,4 +1,4 @@
-"""POST to a receiver that isn't trusted: to the address that was checked, without redirects, in bounded time."""
+"""POST to a receiver that isn't trusted: to an address that was checked, without redirects, in bounded time."""
 
 import http.client
 import socket
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from jobs.webhooks.refuse_private_addresses import ForbiddenAddressError, resolve
@@ -20,6 +21,15 @@ class PostError(Exception):
     """The receiver gave no answer; the message says why."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The status of an answer, its content type without parameters, in small letters, and its body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
 def post(
     url: str, body: bytes, headers: Mapping[str, str], *, allows_private: bool, timeout_s: float = TIMEOUT_S
 ) -> int:
@@ -28,6 +38,23 @@ def post(
     The host's name is resolved once, and the connection goes to an address that was checked: a second look could lead
     to another one. Proxies of the environment aren't used.
     """
+    return _exchange(url, body, headers, 0, allows_private=allows_private, timeout_s=timeout_s).status
+
+
+def post_and_read(
+    url: str, body: bytes, headers: Mapping[str, str], limit: int, *, timeout_s: float = TIMEOUT_S
+) -> Answer:
+    """Send a request to a host named in the settings, as `post` does, and return the answer with its body.
+
+    PostError also if the body has more than `limit` bytes. `timeout_s` is until the end of the body.
+    """
+    return _exchange(url, body, headers, limit, allows_private=True, timeout_s=timeout_s)
+
+
+def _exchange(
+    url: str, body: bytes, headers: Mapping[str, str], limit: int, *, allows_private: bool, timeout_s: float
+) -> Answer:
+    """Send a request and read the answer's body unless `limit` is 0."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -37,15 +64,18 @@ def post(
         try:
             target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
             connection.request("POST", target, body, dict(headers))
-            status = connection.getresponse().status
-            connection.check_is_whole()
-            return status
+            with connection.getresponse() as answer:
+                content = answer.read(limit + 1) if limit else b""
+                connection.check_is_whole()
         except _REASONS as error:
             raise PostError(connection.reason(error)) from None
         finally:
-            connection.close()
+            connection.end()
     except (*_REASONS, UnicodeError) as error:
         raise PostError(_words(error)) from None
+    if limit and len(content) > limit:
+        raise PostError(f"its answer has more than {limit:,} bytes")
+    return Answer(answer.status, answer.headers.get_content_type(), content)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -83,10 +113,10 @@ class _Connection(http.client.HTTPConnection):
             self.sock = self._socket = secure
             secure.do_handshake()
 
-    def close(self) -> None:
-        """Close the connection, and forget the time limit."""
+    def end(self) -> None:
+        """Close the connection, and forget the time limit; http.client closes it itself before the body is read."""
         self._cutter.cancel()
-        super().close()
+        self.close()
 
     def check_is_whole(self) -> None:
         """Raise TimeoutError if the connection was cut, which looks like the end of the answer's headers."""

@@ -18,6 +18,7 @@ from jobs.process_lifecycle import outlive_hangup, stop_on_signals
 from jobs.services.embedded import stop_services
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
+from scheduler.export.timestamps.authority import TimeStampAuthority
 
 POLL_S = 0.5
 
@@ -39,6 +40,7 @@ def up(
     if workers != 0 and (workers or background_up.running(settings) is None):
         require("worker", instead="`up --workers 0` starts the scheduler alone")
         require_usable_identity(settings)
+    TimeStampAuthority.of_settings(settings)  # raises if the scheduler would end at once
     if foreground:
         if running := background_up.running(settings):
             raise UsageError(

@@ -25,6 +25,8 @@ class Dataset:
     """Reads a file of the export by its name."""
     images: Callable[[BatchId, pa.RecordBatch], Iterator[bytes]]
     """Reads image files of a batch, whose `key` and `sha256` are given; raises as `Shard.files` does."""
+    is_stamped: bool = False
+    """Whether shards have time stamps."""
 
     @property
     def condition(self) -> Condition:

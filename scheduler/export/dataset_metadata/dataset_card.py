@@ -190,9 +190,21 @@ def _files(dataset: Dataset) -> str:
         f"machines (Croissant 1.1), `{prefix}datacontract.yaml` its columns (Open Data Contract Standard "
         f"{data_contract.STANDARD}). `_SUCCESS` is written last and tells whether the dataset is complete.",
         "",
+        *_timestamps(dataset),
         table(["split", "files"], [(name, f"{len(files):,}") for name, files in dataset.splits.items()]),
     ]
     return "\n".join(lines)
+
+
+def _timestamps(dataset: Dataset) -> list[str]:
+    if not dataset.is_stamped:
+        return []
+    return [
+        "Shards are time-stamped (RFC 3161): in `_SUCCESS`, `timestamp` of a shard proves that files with these "
+        "digests were there at its `time`. `nightmill exports check FOLDER --trust PEM` compares files, digests and "
+        "time stamps, without a connection; PEM has the certificates of the authority.",
+        "",
+    ]
 
 
 def _licence(card: Card | None) -> str:

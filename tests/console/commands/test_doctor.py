@@ -49,11 +49,11 @@ def test_with_nobody_at_the_port_the_rest_is_checked(typed: Typed, closed_port: 
     assert "refused" in found["PostgreSQL"]
     assert "very-secret" not in ended.out
     assert found["feed"] == found["workers"] == "not checked, as PostgreSQL can't be used"
-    assert len(ended.json) == 15
+    assert len(ended.json) == 16
     shown = away("doctor")
     assert (shown.code, shown.err) == (1, "")
     assert [line.split()[1] for line in shown.out.splitlines() if line.startswith("!!")] == list(found)
-    assert sum(line.startswith("ok") for line in shown.out.splitlines()) == 12
+    assert sum(line.startswith("ok") for line in shown.out.splitlines()) == 13
 
 
 @pytest.mark.usefixtures("engine")

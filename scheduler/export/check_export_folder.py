@@ -1,0 +1,148 @@
+"""Checks an export by its files alone: those that `_SUCCESS` lists, and the time stamps of its shards."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from jobs.errors import UsageError
+from jobs.exports.shard_timestamps import stamped_digest
+from jobs.outputs.export_inventory import RECORDS, SUCCESS
+from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
+from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+
+class StampState(StrEnum):
+    """What a shard's time stamp is worth. `VALID`: as somebody made it who isn't trusted, or nobody is."""
+
+    TRUSTED = "trusted"
+    VALID = "valid"
+    INVALID = "invalid"
+    NONE = "none"
+
+
+class _File(BaseModel):
+    name: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Shard(BaseModel):
+    number: int
+    version: int = 0
+    sealed: bool
+    files: list[str]
+    timestamp: dict[str, Any] | None = None
+
+
+class _Record(BaseModel):
+    files: list[_File]
+    shards: list[_Shard] = []
+
+
+@dataclass
+class CheckedFiles:
+    """A shard's files, or those of the dataset as a whole (`number` is None), and what was found."""
+
+    number: int | None
+    version: int | None = None
+    is_sealed: bool = False
+    files: int = 0
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    stamp: StampState = StampState.NONE
+    stamped_at: datetime | None = None
+    authority: str | None = None
+    problem: str | None = None
+    """What is wrong with the time stamp."""
+
+    @property
+    def lacks_stamp(self) -> bool:
+        """Whether the shard is sealed, has files and no time stamp."""
+        return self.is_sealed and bool(self.files) and self.stamp is StampState.NONE
+
+
+def check_export_folder(
+    store: ObjectStore,
+    prefix: str,
+    trusted: "Sequence[x509.Certificate]",
+    on_file: Callable[[], object] = lambda: None,
+) -> Iterator[CheckedFiles]:
+    """Check each shard of the export in a folder, and then the files about it as a whole, if it is finished.
+
+    `prefix` is empty or ends in a slash. Every file is read; `on_file` is called for each. Raises UsageError if there
+    is no export, or its record can't be read.
+    """
+    name, record = _read(store, prefix)
+    listed = {file.name: file for file in record.files}
+
+    @cache  # copies of images may be of several shards
+    def digest(file: str) -> str | None:
+        on_file()
+        return digest_if_there(store, prefix + file) if is_key(file) else None
+
+    for shard in record.shards:
+        found = _of_files(
+            [listed.get(file) or _File.model_construct(name=file, sha256="") for file in shard.files], digest
+        )
+        found.number, found.version, found.is_sealed = shard.number, shard.version, shard.sealed
+        if shard.timestamp is not None:
+            sha256 = stamped_digest([listed[file].model_dump() for file in shard.files if file in listed])
+            _check_stamp(found, shard.timestamp, sha256, trusted)
+        yield found
+    if name == SUCCESS:  # the other one also lists files that an earlier export has left
+        of_shards = {file for shard in record.shards for file in shard.files}
+        yield _of_files([file for file in record.files if file.name not in of_shards], digest)
+
+
+def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
+    for name in RECORDS:
+        try:
+            return name, _Record.model_validate_json(store.get(prefix + name))
+        except MissingObjectError:
+            continue
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"{store.locate(prefix + name)} isn't the record of an export: {where}: {first['msg']}"
+            ) from None
+    raise UsageError(f"{store.locate(prefix + SUCCESS)} isn't there: name the folder of an export")
+
+
+def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> CheckedFiles:
+    found = CheckedFiles(None, files=len(files))
+    for file in files:
+        there = digest(file.name)
+        if there is None:
+            found.missing.append(file.name)
+        elif there != file.sha256:
+            found.changed.append(file.name)
+    return found
+
+
+def _check_stamp(
+    found: CheckedFiles, stamp: dict[str, Any], sha256: str, trusted: "Sequence[x509.Certificate]"
+) -> None:
+    from scheduler.export.timestamps.time_stamp_token import check_response  # noqa: PLC0415 - needs an extra
+
+    check = partial(check_response, sha256=sha256)
+    try:
+        response = base64.b64decode(str(stamp.get("response")), validate=True)
+        try:
+            checked = check(response, trusted=trusted)
+            found.stamp = StampState.TRUSTED if trusted else StampState.VALID
+        except UntrustedAuthorityError as error:
+            checked, found.stamp, found.problem = check(response), StampState.VALID, str(error)
+    except (TimeStampError, binascii.Error) as error:
+        found.stamp, found.problem = StampState.INVALID, str(error)
+    else:
+        found.stamped_at, found.authority = checked.time, checked.authority

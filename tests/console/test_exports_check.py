@@ -1,0 +1,158 @@
+"""`nightmill exports check`, and what `export` and `doctor` say of time stamps."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from jobs.settings import Settings
+from tests.console.conftest import Typed
+from tests.scheduler.export.timestamps.authority_server import (
+    Authority,
+    Served,
+    make_authority,
+    needs_openssl,
+    serving,
+)
+from tests.scheduler.export.timestamps.test_stamped_shards import ROWS, rendered
+
+pytestmark = needs_openssl
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("own") / "tsa")
+
+
+@pytest.fixture
+def served(own: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setattr("scheduler.export.timestamps.authority._AGAIN_S", 0.0)
+    with serving(own) as found:
+        yield found
+
+
+@pytest.fixture
+def stamping(settings: Settings, served: Served, tmp_path: Path) -> Typed:
+    more = {"timestamp_url": SecretStr(served.url), "timestamp_trust": served.authority.trust_file}
+    return Typed(settings.model_copy(update=more), tmp_path)
+
+
+@pytest.fixture
+def offline(settings: Settings, tmp_path: Path) -> Typed:
+    """Whoever was given the export: without database and authority."""
+    given = {"database_url": SecretStr("postgresql://nobody@127.0.0.1:9/none")}
+    return Typed(settings.model_copy(update=given), tmp_path)
+
+
+@pytest.fixture
+def folder(engine: Engine, stamping: Typed, tmp_path: Path) -> Path:
+    name = rendered(engine, ROWS).name
+    ended = stamping("export", name, "--format", "jsonl", "--to", str(tmp_path / "set"), "--json")
+    assert (ended.code, ended.json["unstamped"]) == (0, 0), ended.err
+    return tmp_path / "set"
+
+
+def test_an_export_is_checked_without_a_database(offline: Typed, folder: Path, own: Authority) -> None:
+    told = offline("exports", "check", str(folder), "--trust", str(own.trust_file), "--json")
+    assert told.code == 0, told.err
+    shard, rest = told.json
+    assert (shard["number"], shard["stamp"], shard["authority"], shard["problem"]) == (
+        0,
+        "trusted",
+        "CN=Time",
+        None,
+    )
+    assert rest["number"] is None
+    assert rest["files"] >= 3
+    shown = offline("exports", "check", str(folder), "--trust", str(own.trust_file))
+    assert (shown.code, "all files and time stamps are right" in shown.err) == (0, True)
+    assert "CN=Time" in shown.out
+
+
+def test_the_exit_code_says_whether_stamps_can_be_trusted(
+    offline: Typed, stamping: Typed, folder: Path, tmp_path: Path
+) -> None:
+    told = offline("exports", "check", str(folder))
+    assert (told.code, "name their certificates by --trust" in told.err) == (2, True)
+    assert stamping("exports", "check", str(folder)).code == 0  # the setting names them
+    stranger = make_authority(tmp_path / "stranger")
+    told = offline("exports", "check", str(folder), "--trust", str(stranger.trust_file))
+    assert (told.code, "1 time stamp by an authority that isn't trusted" in told.err) == (1, True)
+    told = offline("exports", "check", str(folder), "--trust", str(folder / "_SUCCESS"))
+    assert (told.code, "holds no certificates that can be read" in told.err) == (2, True)
+
+
+def test_changed_files_and_stamps_taken_away_are_found(offline: Typed, folder: Path, own: Authority) -> None:
+    trust = ("--trust", str(own.trust_file))
+    record = json.loads((folder / "_SUCCESS").read_bytes())
+    stamp = record["shards"][0].pop("timestamp")
+    (folder / "_SUCCESS").write_text(json.dumps(record))
+    told = offline("exports", "check", str(folder), *trust)
+    assert (told.code, "1 sealed shard without a time stamp" in told.err) == (1, True)
+    told = offline("exports", "check", str(folder))
+    assert (told.code, "no shard has a time stamp" in told.err) == (0, True)
+    record["shards"][0]["timestamp"] = stamp | {"response": stamp["response"][:-8] + "AAAAAAA="}
+    (folder / "_SUCCESS").write_text(json.dumps(record))
+    told = offline("exports", "check", str(folder), *trust)
+    assert (told.code, "1 time stamp invalid" in told.err) == (1, True)
+    (folder / "part-00000.jsonl").write_text("{}\n")
+    (folder / "README.md").unlink()
+    told = offline("exports", "check", str(folder), *trust)
+    assert (told.code, "2 files missing or changed" in told.err) == (1, True)
+    assert "changed: part-00000.jsonl" in told.out
+    assert "missing: README.md" in told.out
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"files": [{"name": "a", "sha256": "b"}]}'])
+def test_what_is_no_export_is_said_to_be_none(offline: Typed, tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    if content is not None:
+        (folder / "_SUCCESS").write_text(content)
+    told = offline("exports", "check", str(folder))
+    assert told.code == 2
+    assert (
+        "isn't there: name the folder of an export" if content is None else "isn't the record"
+    ) in told.err
+
+
+def test_an_authority_that_is_away_is_told_and_the_export_is_there(
+    engine: Engine, stamping: Typed, served: Served, tmp_path: Path
+) -> None:
+    served.is_away = True
+    name = rendered(engine, ROWS).name
+    ended = stamping("export", name, "--format", "jsonl", "--to", str(tmp_path / "set"))
+    assert ended.code == 0
+    assert f"1 shard of {name} without a time stamp" in ended.err
+    assert "answers with status 503; the same again asks for it once more" in ended.err
+    assert "s3cret" not in ended.err
+    served.is_away = False
+    again = stamping("export", name, "--format", "jsonl", "--to", str(tmp_path / "set"))
+    assert (again.code, "without a time stamp" in again.err) == (0, False)
+    assert stamping("exports", "check", str(tmp_path / "set")).code == 0
+
+
+def test_doctor_asks_for_a_time_stamp(stamping: Typed, offline: Typed, served: Served) -> None:
+    def finding(typed: Typed) -> tuple[bool, str]:
+        checks = {check["check"]: check for check in typed("doctor", "--json").json}
+        return checks["time stamps"]["ok"], checks["time stamps"]["finding"]
+
+    assert finding(stamping) == (True, "shards of exports get them from 127.0.0.1: CN=Time, trusted")
+    served.is_away = True
+    is_ok, told = finding(stamping)
+    assert (is_ok, "answers with status 503" in told) == (False, True)
+    assert finding(offline) == (True, "shards of exports get none: NIGHTMILL_TIMESTAMP_URL isn't set")
+
+
+def test_a_setting_that_can_not_be_used_is_told_before_anything_is_done(
+    stamping: Typed, tmp_path: Path
+) -> None:
+    broken = stamping.settings.model_copy(update={"timestamp_trust": tmp_path / "none.pem"})
+    manifest = tmp_path / "one.jsonl"
+    manifest.write_text('{"prompt": "a fox"}\n')
+    for arguments in (("run", str(manifest), "--workers", "0"), ("up", "--workers", "0")):
+        ended = Typed(broken, tmp_path)(*arguments)
+        assert (ended.code, "NIGHTMILL_TIMESTAMP_TRUST" in ended.err) == (2, True), ended.err

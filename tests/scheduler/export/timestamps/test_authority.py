@@ -1,0 +1,278 @@
+"""Time stamps of an authority: asked for over HTTP, checked before they are accepted."""
+
+import hashlib
+import random
+import subprocess
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asn1crypto import tsp
+
+from jobs.errors import UsageError
+from jobs.settings import load_settings
+from scheduler.export.timestamps import authority as authority_module
+from scheduler.export.timestamps.authority import LONGEST_ANSWER, TimeStampAuthority
+from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
+from scheduler.export.timestamps.time_stamp_token import check_response, new_request
+from tests.receiver import receiving
+from tests.scheduler.export.timestamps.authority_server import (
+    Authority,
+    Served,
+    hang,
+    make_authority,
+    needs_openssl,
+    serving,
+)
+
+pytestmark = needs_openssl
+
+TEXT = b"what is stamped"
+DIGEST = hashlib.sha256(TEXT).hexdigest()
+OTHER = hashlib.sha256(b"something else").hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authority_module, "_AGAIN_S", 0.0)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("own") / "tsa", chain=True)
+
+
+@pytest.fixture
+def served(own: Authority) -> Iterator[Served]:
+    with serving(own) as found:
+        yield found
+
+
+def asked(served: Served, **options: Any) -> TimeStampAuthority:
+    return TimeStampAuthority(served.url, [served.authority.trusted], **options)
+
+
+def refused(served: Served, **options: Any) -> str:
+    """Why a time stamp isn't accepted."""
+    with pytest.raises(TimeStampError) as caught:
+        asked(served, **options).stamp(DIGEST)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("is_rsa", [True, False])
+def test_a_stamp_is_what_openssl_takes_too(tmp_path: Path, chain: bool, is_rsa: bool) -> None:
+    authority = make_authority(tmp_path / "tsa", chain=chain, is_rsa=is_rsa)
+    with serving(authority) as served:
+        stamp = asked(served).stamp(DIGEST)
+        assert TimeStampAuthority(served.url).stamp(DIGEST).authority == stamp.authority == "CN=Time"
+    (tmp_path / "text").write_bytes(TEXT)
+    (tmp_path / "stamp.tsr").write_bytes(stamp.response)
+    command = ["openssl", "ts", "-verify", "-data", "text", "-in", "stamp.tsr", "-CAfile", "tsa/trusted.pem"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Verification: OK" in ended.stdout, ended.stderr
+    assert (
+        stamp.time
+        == tsp.TimeStampResp.load(stamp.response)["time_stamp_token"]["content"]["encap_content_info"][
+            "content"
+        ]
+        .parsed["gen_time"]
+        .native
+    )
+
+
+def test_the_request_is_as_the_standard_says(served: Served) -> None:
+    asked(served).stamp(DIGEST)
+    ((headers, body),) = served.receiver.requests
+    assert headers["content-type"] == "application/timestamp-query"
+    assert "authorization" not in headers
+    request = tsp.TimeStampReq.load(body, strict=True).native
+    assert request["message_imprint"]["hashed_message"].hex() == DIGEST
+    assert (request["version"], request["cert_req"]) == ("v1", True)
+    asked(served).stamp(DIGEST)
+    nonces = {tsp.TimeStampReq.load(body).native["nonce"] for _, body in served.receiver.requests}
+    assert len(nonces) == 2
+
+
+def test_an_answer_of_other_data_is_refused(served: Served, own: Authority) -> None:
+    def other(_: bytes) -> bytes:
+        query = tsp.TimeStampReq.load(served.receiver.requests[-1][1])
+        query["message_imprint"]["hashed_message"] = bytes.fromhex(OTHER)
+        return own.reply(query.dump(force=True))
+
+    served.change = other
+    assert "it is of other data: its digest is another one" in refused(served)
+
+
+def test_an_answer_to_another_request_is_refused(served: Served, own: Authority) -> None:
+    earlier = own.reply(new_request(DIGEST).body)
+    served.change = lambda _: earlier
+    assert "its nonce is another one" in refused(served)
+    without = tsp.TimeStampReq.load(new_request(DIGEST).body)
+    del without["nonce"]
+    served.change = lambda _: own.reply(without.dump(force=True))
+    assert "its nonce is another one" in refused(served)
+
+
+def test_a_refusal_is_told_with_the_authoritys_reason(served: Served, own: Authority) -> None:
+    query = tsp.TimeStampReq.load(new_request(DIGEST).body)
+    query["req_policy"] = "1.2.3.99"
+    served.change = lambda _: own.reply(query.dump(force=True))
+    told = refused(served)
+    assert "the authority refuses: rejection" in told
+    assert "policy" in told
+
+
+def test_garbage_is_refused(served: Served) -> None:
+    for garbage in (b"", b"<html>", b"\x30\x80", b"\x30\x03\x30\x01\x00", bytes(1000)):
+        served.change = lambda _, garbage=garbage: garbage
+        assert "the answer of the time-stamping authority 127.0.0.1: " in refused(served)
+    served.change, served.content_type = (lambda body: body), "text/html; charset=utf-8"
+    assert "answers with 'text/html', not application/timestamp-reply" in refused(served)
+    served.change = lambda _: bytes(LONGEST_ANSWER + 1)
+    assert "its answer has more than 65,536 bytes" in refused(served)
+
+
+def test_a_damaged_answer_says_nothing_else(own: Authority) -> None:
+    request = new_request(DIGEST)
+    good = own.reply(request.body)
+    time = check_response(good, DIGEST, [own.trusted], request.nonce).time
+    chance = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(good)
+        damaged[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
+        try:
+            assert check_response(bytes(damaged), DIGEST, [own.trusted], request.nonce).time == time
+        except TimeStampError:
+            continue
+    for length in range(0, len(good), 7):
+        with pytest.raises(TimeStampError):
+            check_response(good[:length], DIGEST, [own.trusted], request.nonce)
+
+
+def test_a_changed_signature_or_content_is_refused(own: Authority) -> None:
+    request = new_request(DIGEST)
+    good = own.reply(request.body)
+    answer = tsp.TimeStampResp.load(good)
+    token = answer["time_stamp_token"]["content"]
+    signature = token["signer_infos"][0]["signature"].native
+    changed = good.replace(signature, bytes([*signature[:-1], signature[-1] ^ 1]))
+    assert changed != good
+    with pytest.raises(TimeStampError, match="its signature is wrong"):
+        check_response(changed, DIGEST, (), request.nonce)
+    moved = good.replace(bytes.fromhex(DIGEST), bytes.fromhex(OTHER))
+    with pytest.raises(TimeStampError, match="its signature is of something else"):
+        check_response(moved, OTHER, (), request.nonce)
+
+
+def test_an_answer_that_takes_too_long_is_given_up(own: Authority) -> None:
+    with serving(own) as served:
+        served.receiver.answer = hang(served.receiver)
+        assert "no answer within 0.3 s" in refused(served, timeout_s=0.3)
+
+
+def test_redirects_are_not_followed(served: Served) -> None:
+    with receiving() as elsewhere:
+
+        def redirect(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(302)
+            handler.send_header("location", elsewhere.url)
+            handler.send_header("content-length", "0")
+            handler.end_headers()
+
+        served.receiver.answer = redirect
+        assert "answers with status 302; NIGHTMILL_TIMESTAMP_URL must name where it leads" in refused(served)
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("days", [(-10, -1), (1, 10)])
+def test_a_certificate_must_be_valid_at_the_time(tmp_path: Path, days: tuple[int, int]) -> None:
+    with serving(make_authority(tmp_path / "tsa", days=days)) as served:
+        reason = "the certificate of CN=Time wasn't valid at"
+        assert reason in refused(served)
+        with pytest.raises(TimeStampError, match=reason):
+            TimeStampAuthority(served.url).stamp(DIGEST)
+
+
+def test_a_certificate_must_be_by_one_that_is_trusted(tmp_path: Path, own: Authority, served: Served) -> None:
+    other = make_authority(tmp_path / "tsa")
+    with pytest.raises(TimeStampError, match="CN=Time isn't an authority that is trusted here"):
+        TimeStampAuthority(served.url, [other.trusted]).stamp(DIGEST)
+    request = new_request(DIGEST)
+    with pytest.raises(UntrustedAuthorityError):
+        check_response(other.reply(request.body), DIGEST, [own.trusted])
+
+
+def test_an_authority_that_failed_is_left_alone_for_a_while(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("scheduler.export.timestamps.authority.time.monotonic", lambda: clock[0])
+    authority = asked(served)
+    served.is_away = True
+    for pause in (30, 60, 300, 900, 3600, 3600):
+        assert authority.is_ready
+        with pytest.raises(TimeStampError, match="answers with status 503"):
+            authority.stamp(DIGEST)
+        clock[0] += pause - 1
+        assert not authority.is_ready
+        clock[0] += 1
+    assert len(served.receiver.requests) == 2 * 6
+    served.is_away = False
+    authority.stamp(DIGEST)
+    assert authority.is_ready
+    assert authority.last_error is None
+
+
+def test_credentials_are_sent_and_never_told(served: Served) -> None:
+    url = served.url.replace("http://", "http://ada:s%3Asecret@")
+    TimeStampAuthority(url).stamp(DIGEST)
+    assert served.receiver.requests[-1][0]["authorization"] == "Basic YWRhOnM6c2VjcmV0"
+    served.is_away = True
+    with pytest.raises(TimeStampError) as caught:
+        TimeStampAuthority(url).stamp(DIGEST)
+    assert "secret" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://tsa.example", "must be http://…, https://…, not ftp://…"),
+        ("tsa.example", "is not a URL"),
+        ("http://:s3cret@", "the host is missing"),
+        ("https://ada:s3cret@tsa.example:0/", "the port must be"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_TIMESTAMP_URL", url)
+    with pytest.raises(UsageError, match="NIGHTMILL_TIMESTAMP_URL: ") as caught:
+        load_settings()
+    assert reason in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_trusted_certificates_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: Authority
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_TIMESTAMP_URL", "https://timestamp.example?td=sha256")
+    file = tmp_path / "trusted.pem"
+    monkeypatch.setenv("NIGHTMILL_TIMESTAMP_TRUST", str(file))
+    for body, reason in ((None, "can't be read"), (b"no", "holds no certificates that can be read")):
+        if body is not None:
+            file.write_bytes(body)
+        with pytest.raises(UsageError, match=reason):
+            TimeStampAuthority.of_settings(load_settings())
+    file.write_bytes(own.trust_file.read_bytes())
+    assert TimeStampAuthority.of_settings(load_settings()) is not None
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_TIMESTAMP_URL", "https://timestamp.example")
+    monkeypatch.setattr("models.optional_packages._is_there", lambda name: name != "asn1crypto")
+    with pytest.raises(UsageError, match=r"pip install 'nightmill\[timestamps\]'"):
+        TimeStampAuthority.of_settings(load_settings())
