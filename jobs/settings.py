@@ -150,7 +150,8 @@ class Settings(BaseSettings):
     )
     signing_identity: SecretStr | None = Field(
         None,
-        description="PEM file with the private key and the certificates that sign image files, or its text; unset: "
+        description="PEM file with the private key (or a PKCS#11 URI) and the certificates that sign image files, or "
+        "its text; unset: "
         "DATA_DIR/identity/signing.pem, which `nightmill identity` makes",
     )
     content_safety_url: str | None = Field(

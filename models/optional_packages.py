@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "plots": ("matplotlib",),
     "iceberg": ("pyiceberg",),
     "lance": ("lance",),
+    "pkcs11": ("pkcs11",),
     "timestamps": ("asn1crypto", "cryptography"),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
 }
@@ -34,6 +35,7 @@ _NEEDED = {
     "plots": "matplotlib",
     "iceberg": "pyiceberg",
     "lance": "Lance",
+    "pkcs11": "python-pkcs11",
     "timestamps": "packages for time stamps",
     "otel": "OpenTelemetry's SDK",
 }

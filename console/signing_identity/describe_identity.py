@@ -1,19 +1,23 @@
 """What is known of the identity that workers sign image files with."""
 
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from console.signing_identity.identity_folder import IdentityFolder
 from console.terminal.output import plural
 from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.signing_identity.find_identity_file import (
     IdentityText,
     find_signing_identity,
+    read_if_there,
     read_signing_identity,
     trusted_authorities,
 )
 from models.errors import SigningIdentityError
+from models.provenance.pkcs11_uri import Pkcs11Uri, uri_in
 
 SOON_DAYS = 30
 
@@ -52,13 +56,15 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
 
     try:
         parsed = SigningIdentity.parse_valid(found.pem)
+        parsed.check_signs()
     except SigningIdentityError as error:
         return {"is_usable": False, "problem": str(error)}
     days = (parsed.expires_at - datetime.now(UTC)).days
     trusted = trusted_authorities(settings).count(b"-----BEGIN CERTIFICATE")
     return {
         "is_usable": True,
-        "problem": _problem(found, days),
+        "problem": _problem(found, parsed.token, days),
+        "key": "in the file" if parsed.token is None else f"in a token: {parsed.token.place}",
         "organization": organization_of(parsed.leaf),
         "name": name_of(parsed.leaf),
         "algorithm": parsed.algorithm,
@@ -68,7 +74,17 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _problem(found: IdentityText, days: int) -> str | None:
-    if found.file is not None and stat.S_IMODE(found.file.stat().st_mode) & 0o004:
-        return "its private key can be read by every user of this host: chmod 600"
+def token_of(folder: IdentityFolder) -> str | None:
+    """Return which key in a token the identity in a folder names; None if it names none that can be read."""
+    body = read_if_there(folder.identity, str(folder.identity))
+    with suppress(SigningIdentityError):
+        uri = uri_in(body or b"")
+        return None if uri is None else uri.place
+    return None
+
+
+def _problem(found: IdentityText, token: Pkcs11Uri | None, days: int) -> str | None:
+    file, what = (found.file, "private key") if token is None else (token.pin_file, "PIN")
+    if file is not None and stat.S_IMODE(file.stat().st_mode) & 0o004:
+        return f"its {what} can be read by every user of this host: chmod 600 {file}"
     return f"expires in {plural(days, 'day')}" if days < SOON_DAYS else None

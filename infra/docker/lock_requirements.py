@@ -24,7 +24,7 @@ def main() -> None:
     """Write all locks."""
     write("tools", compiled("tools", "-", entered="\n".join(TOOLS)))
     write("server", without(compiled("server", "pyproject.toml", "--extra", "timestamps"), PRIVATE_SERVICES))
-    extras = [part for extra in ("worker", "otel", "timestamps") for part in ("--extra", extra)]
+    extras = [part for extra in ("worker", "otel", "pkcs11", "timestamps") for part in ("--extra", extra)]
     worker = compiled("worker", "pyproject.toml", *extras)
     write("worker", worker)
     write("worker-cpu", without(worker, CUDA))

@@ -14,13 +14,14 @@ AUTHORITY_KEY = "authority-key.pem"
 TRUSTED = "trusted.pem"
 """Certificates of the authorities of this identity and of those before it."""
 LONGEST = 1 << 20
-_BEGINS_PEM = "-----BEGIN "
+_BEGINS_TEXT = ("-----BEGIN ", "pkcs11:")
+"""How a signing identity begins, as a path doesn't."""
 _VARIABLE = "NIGHTMILL_SIGNING_IDENTITY"
 
 
 @dataclass(frozen=True)
 class IdentityText:
-    """A signing identity as PEM, and where it was found."""
+    """A signing identity as PEM, perhaps with the URI of a key in a token, and where it was found."""
 
     pem: bytes = field(repr=False)
     place: str
@@ -60,7 +61,7 @@ def find_signing_identity(settings: Settings) -> IdentityText | None:
         body = read_if_there(file, str(file))
         return None if body is None else IdentityText(body, str(file), file)
     text = given.get_secret_value()
-    if text.lstrip().startswith(_BEGINS_PEM):
+    if text.lstrip().startswith(_BEGINS_TEXT):
         return IdentityText(text.encode(), _VARIABLE, None)
     file = Path(text).expanduser().absolute()
     return _of_file(file, f"{_VARIABLE} {file}")

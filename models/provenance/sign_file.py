@@ -19,6 +19,7 @@ from models.provenance.read_manifest import (
     first_line,
 )
 from models.provenance.signing_identity import SigningIdentity, fingerprint
+from models.provenance.token_key import TokenKey
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,38 @@ class FileSigner:
         """Raises SigningError if c2pa refuses the identity."""
         self.fingerprint = fingerprint(identity.leaf)
         self._lock = threading.Lock()
-        info = c2pa.C2paSignerInfo(
-            alg=identity.algorithm.encode(), sign_cert=identity.chain, private_key=identity.key, ta_url=None
-        )
+        self._token_error: SigningError | None = None
         config = {
             **NO_REQUESTS,
             "builder": {"thumbnail": {"enabled": False}},  # else 40 ms and 30 KB and more
             "verify": NO_REQUESTS["verify"] | {"verify_after_sign": False},  # it is read back below
         }
         try:
-            self._context = c2pa.Context.from_dict(config, c2pa.Signer.from_info(info))
+            self._context = c2pa.Context.from_dict(config, self._signer(identity))
         except c2pa.C2paError as error:
             raise SigningError(f"c2pa refuses the signing identity: {error}") from error
         self._reader = ManifestReader()
+
+    def _signer(self, identity: SigningIdentity) -> c2pa.Signer:
+        if isinstance(identity.key, bytes):
+            info = c2pa.C2paSignerInfo(
+                alg=identity.algorithm.encode(),
+                sign_cert=identity.chain,
+                private_key=identity.key,
+                ta_url=None,
+            )
+            return c2pa.Signer.from_info(info)
+        key = TokenKey(identity.key, identity.algorithm)
+
+        def sign(data: bytes) -> bytes | None:
+            try:
+                return key.sign(data)
+            except SigningError as error:  # c2pa would log it, and tell nothing of it
+                self._token_error = error
+                return None
+
+        algorithm = c2pa.C2paSigningAlg[identity.algorithm.upper()]
+        return c2pa.Signer.from_callback(sign, algorithm, identity.chain.decode())
 
     def sign(
         self, body: bytes, media_type: str, claim: ImageClaim, parent: ParentFile | None = None
@@ -65,6 +85,7 @@ class FileSigner:
     def _signed(self, body: bytes, media_type: str, claim: ImageClaim, parent: ParentFile | None) -> Signed:
         out = io.BytesIO()
         with self._lock:  # threads gain nothing here
+            self._token_error = None
             try:
                 with closing(
                     c2pa.Builder(claim.manifest(has_parent=parent is not None), self._context)
@@ -73,6 +94,8 @@ class FileSigner:
                         _add_parent(builder, parent)
                     builder.sign(media_type, io.BytesIO(body), out)
             except c2pa.C2paError as error:
+                if self._token_error is not None:
+                    raise self._token_error from None
                 raise SigningError(f"the file can't be signed: {first_line(error)}") from error
         signed = out.getvalue()
         manifest = self._read_back(signed, media_type)

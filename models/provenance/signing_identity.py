@@ -1,8 +1,11 @@
 """Signing identities: a private key and its X.509 certificates, as C2PA needs them, in one PEM file.
 
+In the place of the key there may be a PKCS#11 URI, on a line to itself: then the key is in a token.
+
 What a certificate of a claim signer must be: C2PA specification 2.2, section 14.5 ("X.509 Certificates").
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,22 +16,30 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from models.errors import SigningIdentityError
+from models.errors import MissingPackagesError, SigningError, SigningIdentityError
+from models.optional_packages import require
+from models.provenance.check_signature import check_signature
+from models.provenance.pkcs11_uri import Pkcs11Uri, uri_in
+from models.provenance.token_key import TokenKey
 
 _C2PA_CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")
 _DOCUMENT_SIGNING = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")
 _USAGES = (ExtendedKeyUsageOID.EMAIL_PROTECTION, _DOCUMENT_SIGNING, _C2PA_CLAIM_SIGNING)
 _OF_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _LEAST_RSA_BITS = 2048
+_PRIVATE_KEY = b"PRIVATE KEY-----"
 _BACKDATED = timedelta(minutes=5)
 """How far certificates begin in the past: clocks of other hosts may be behind."""
 
 
 @dataclass(frozen=True)
 class SigningIdentity:
-    """A key that signs manifests, as PEM, with its certificates, the key's own first, without a self-signed one."""
+    """A key that signs manifests, as PEM or where it is in a token, with its certificates.
 
-    key: bytes = field(repr=False)
+    The key's own certificate is the first; there is no self-signed one.
+    """
+
+    key: bytes | Pkcs11Uri = field(repr=False)
     certificates: tuple[x509.Certificate, ...]
     algorithm: str
     """es256, es384, es512, ps256 or ed25519."""
@@ -40,8 +51,14 @@ class SigningIdentity:
 
     @property
     def pem(self) -> bytes:
-        """The key and the certificates as PEM."""
-        return self.key + self.chain
+        """The key, or its URI, and the certificates as PEM."""
+        key = self.key.text.encode() + b"\n" if isinstance(self.key, Pkcs11Uri) else self.key
+        return key + self.chain
+
+    @property
+    def token(self) -> Pkcs11Uri | None:
+        """Where the key is, if it is in a token."""
+        return self.key if isinstance(self.key, Pkcs11Uri) else None
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -55,25 +72,61 @@ class SigningIdentity:
 
     @classmethod
     def parse(cls, pem: bytes) -> "SigningIdentity":
-        """Parse a PEM file with an unencrypted key and certificates; raises SigningIdentityError, without the key."""
-        key = _key_of(pem)
-        algorithm = _algorithm_of(key)
+        """Parse a PEM file with an unencrypted key, or a PKCS#11 URI, and certificates.
+
+        Raises SigningIdentityError, without the key. A token isn't asked: its certificate is the first that is of a
+        signer.
+        """
+        uri = uri_in(pem)
+        if uri is not None and _PRIVATE_KEY in pem:
+            raise SigningIdentityError("holds a private key, and the URI of another one (pkcs11:…)")
+        private = _key_of(pem) if uri is None else None
         try:
             certificates = x509.load_pem_x509_certificates(pem)
         except ValueError:
             raise SigningIdentityError(
                 "holds no certificate that can be read (-----BEGIN CERTIFICATE-----)"
             ) from None
-        chain = _chain_of(key, certificates)
+        public = _signers_key(certificates) if private is None else private.public_key()
+        algorithm = _algorithm_of(public)
+        chain = _chain_of(public, certificates)
         _check_leaf(chain[0])
-        return cls(_pem_of_key(key), tuple(chain), algorithm)
+        key = _pem_of_key(private) if private is not None else uri
+        assert key is not None
+        return cls(key, tuple(chain), algorithm)
 
     @classmethod
     def parse_valid(cls, pem: bytes) -> "SigningIdentity":
-        """Parse as `parse` does; raises SigningIdentityError also if a certificate has expired or isn't valid yet."""
+        """Parse as `parse` does; raises SigningIdentityError also if a certificate has expired or isn't valid yet.
+
+        Also if packages for tokens are missing; a token isn't asked.
+        """
         identity = cls.parse(pem)
         identity.check_dates(datetime.now(UTC))
+        if identity.token is not None:
+            try:
+                require("pkcs11", "its key is in a token, which needs")
+            except MissingPackagesError as error:
+                raise SigningIdentityError(str(error)) from None
         return identity
+
+    def check_signs(self) -> None:
+        """Sign something by a key in a token, and check that by its certificate; does nothing for another key.
+
+        Raises SigningIdentityError: the token isn't there, or its key isn't that of the certificate.
+        """
+        if self.token is None:
+            return
+        data = secrets.token_bytes(32)
+        try:
+            signature = TokenKey(self.token, self.algorithm).sign(data)
+            check_signature(self.leaf.public_key(), self.algorithm, signature, data)
+        except SigningError as error:
+            raise SigningIdentityError(str(error)) from None
+        except InvalidSignature:
+            raise SigningIdentityError(
+                f"the key in the token isn't that of the certificate of {name_of(self.leaf)}"
+            ) from None
 
     def check_dates(self, now: datetime) -> None:
         """Raise SigningIdentityError if a certificate has expired or isn't valid yet."""
@@ -208,22 +261,30 @@ def _key_block(pem: bytes) -> bytes:
     raise SigningIdentityError("holds no private key (-----BEGIN PRIVATE KEY-----)")
 
 
-def _algorithm_of(key: PrivateKey) -> str:
+def _algorithm_of(key: object) -> str:
     match key:
-        case ec.EllipticCurvePrivateKey() if key.curve.name in _OF_CURVES:
+        case ec.EllipticCurvePublicKey() if key.curve.name in _OF_CURVES:
             return _OF_CURVES[key.curve.name]
-        case ed25519.Ed25519PrivateKey():
+        case ed25519.Ed25519PublicKey():
             return "ed25519"
-        case rsa.RSAPrivateKey() if key.key_size >= _LEAST_RSA_BITS:
+        case rsa.RSAPublicKey() if key.key_size >= _LEAST_RSA_BITS:
             return "ps256"
     raise SigningIdentityError(
         "its key is none that C2PA allows: P-256, P-384, P-521, Ed25519, or RSA of 2,048 bits or more"
     )
 
 
-def _chain_of(key: PrivateKey, given: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+def _signers_key(given: Sequence[x509.Certificate]) -> object:
+    """Return the public key of the first certificate that isn't an authority's."""
+    for certificate in given:
+        if not _is_authority(certificate):
+            return certificate.public_key()
+    raise SigningIdentityError("holds no certificate of a signer, but those of authorities alone")
+
+
+def _chain_of(key: object, given: Sequence[x509.Certificate]) -> list[x509.Certificate]:
     """Return the key's certificate and its issuers in order, as far as they are given, without a self-signed one."""
-    own = [certificate for certificate in given if certificate.public_key() == key.public_key()]
+    own = [certificate for certificate in given if certificate.public_key() == key]
     if not own:
         raise SigningIdentityError("none of its certificates belongs to its private key")
     if _is_self_signed(own[0]):

@@ -10,6 +10,7 @@ from typing import Any
 import c2pa
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from bench.image_files import grainy
@@ -23,6 +24,7 @@ from models.watermark.tiled.embed import embed
 from models.watermark.tiled.payload import Payload
 from scheduler.ingest.ingest import Ingested
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, expired_identity
+from tests.models.provenance.soft_token import PIN, needs_softhsm, soft_token
 from tests.worker.contexts import (
     attempts_of,
     files_in,
@@ -160,6 +162,39 @@ def test_an_identity_that_expires_in_the_night_charges_no_job(
         (job,) = jobs_of(engine, batch)
         assert (job["state"], attempts_of(engine, batch), context.is_unable()) == ("queued", [], True)
         assert files_in(Path(context.settings.output)) == []
+
+
+@needs_softhsm
+def test_a_key_in_a_token_signs_and_a_token_that_is_away_charges_no_job(
+    signing: Settings,
+    model_cache: ModelCache,
+    engine: Engine,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert isinstance(IDENTITY.key, bytes)
+    with soft_token(tmp_path / "token") as token:
+        token.put(IDENTITY.key)
+        given = SecretStr(token.identity(IDENTITY).decode())
+        own = signing.model_copy(update={"signing_identity": given})
+        with worker_context_for(own, engine, model_cache) as context:
+            batch = render(context, tmp_path, [FOX])
+            (body,) = bodies(context, engine, batch)
+            assert manifest(body).state is ManifestState.TRUSTED
+        token.take_away()
+        with worker_context_for(own, engine, model_cache) as context:
+            files = files_in(Path(context.settings.output))
+            batch = submit(context.settings, engine, tmp_path, [FOX | {"seed": 8}])
+            work(context, only_lane(engine, batch))
+            (job,) = jobs_of(engine, batch)
+            assert (job["state"], attempts_of(engine, batch), context.is_unable()) == ("queued", [], True)
+            assert files_in(Path(context.settings.output)) == files
+        assert "no token fits pkcs11:token=mill;object=sign" in caplog.text
+        assert PIN not in caplog.text
+        token.bring_back()
+        with worker_context_for(own, engine, model_cache) as context:
+            work(context, only_lane(engine, batch))
+            assert [job["state"] for job in jobs_of(engine, batch)] == ["done"]
 
 
 def test_pixels_do_not_depend_on_the_signature(

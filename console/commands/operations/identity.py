@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import DontAsk, Json
-from console.signing_identity.describe_identity import described
+from console.signing_identity.describe_identity import described, token_of
 from console.signing_identity.identity_folder import IdentityFolder
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
@@ -16,6 +16,7 @@ from jobs.settings import Settings, load_settings
 from jobs.signing_identity.find_identity_file import read_if_there, read_limited
 from models.errors import SigningIdentityError
 from models.optional_packages import require
+from models.provenance.pkcs11_uri import SCHEME
 
 identity = typer.Typer(
     help="The key and certificates that image files are signed with.",
@@ -88,6 +89,11 @@ def rotate(
         raise UsageError(f"{folder.identity} isn't there: `nightmill identity create` makes it")
     place = str(folder.identity)
     former = _parsed(read_limited(folder.identity, place), place, is_to_sign=False)
+    if former.token is not None:
+        raise UsageError(
+            f"{place}: its key is in a token ({former.token.place}), where nightmill makes none: make a key and have a "
+            "certificate issued for it there, and take both over by `nightmill identity import --replace`"
+        )
     if new_authority:
         authority = Authority.create(organization_of(former.leaf), AUTHORITY_DAYS)
         folder.trust(authority.certificate)
@@ -104,21 +110,34 @@ def import_(
         Path, typer.Argument(metavar="PEM", help="certificates, the signer's and those of its issuers")
     ],
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="PEM", help="private key, if it is in a file of its own")
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="PEM|URI",
+            help="private key, if it is in a file of its own, or in a token: pkcs11:token=…;object=…?module-path=…",
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="in the place of the identity that is there")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Use a key and certificates of one's own, as an authority issued them for signing C2PA claims or documents."""
+    """Use a key and certificates of one's own, as an authority issued them for signing C2PA claims or documents.
+
+    A key in a token (PKCS#11) stays there: its URI is kept, and something is signed to see that it is that of the
+    certificates.
+    """
     from models.provenance.signing_identity import authority_of  # noqa: PLC0415 - the same
 
     settings, folder = _opened()
     if folder.identity.exists() and not replace:
         raise UsageError(f"{folder.identity} is there: say --replace to use another one from now on")
-    given = read_limited(file, str(file)) + (b"\n" + read_limited(key, str(key)) if key else b"")
-    found = _parsed(given, f"{file} with {key}" if key else str(file), is_to_sign=True)
+    given, place = read_limited(file, str(file)), str(file)
+    if key is not None and key.startswith(SCHEME):
+        given, place = key.encode() + b"\n" + given, f"{file} with a key in a token"
+    elif key is not None:
+        given, place = given + b"\n" + read_limited(Path(key), key), f"{file} with {key}"
+    found = _parsed(given, place, is_to_sign=True)
     folder.make()
     authority = authority_of(found, given)
     folder.trust(authority)
@@ -133,16 +152,22 @@ def import_(
 
 @identity.command()
 def delete(yes: DontAsk = False, as_json: Json = False) -> None:
-    """Delete the keys that `create` or `import` put there; files that were signed stay valid and trusted."""
+    """Delete the keys that `create` or `import` put there; files that were signed stay valid and trusted.
+
+    A key in a token stays there.
+    """
     _, folder = _opened()
     if not folder.identity.exists():
         raise UsageError(f"{folder.identity} isn't there")
     if not yes:
         ask(f"deletes the private keys in {folder.path}; files aren't signed from then on")
+    kept = token_of(folder)
     deleted = [str(file) for file in folder.delete_keys()]
     if as_json:
-        print_json({"deleted": deleted})
+        print_json({"deleted": deleted, "kept": kept})
     else:
+        if kept is not None:
+            note(f"the key stays in its token: {kept}")
         note(f"{plural(len(deleted), 'file')} deleted; {folder.trusted} stays")
 
 
@@ -156,7 +181,11 @@ def _parsed(pem: bytes, place: str, *, is_to_sign: bool) -> Any:
     from models.provenance.signing_identity import SigningIdentity  # noqa: PLC0415 - the same
 
     try:
-        return SigningIdentity.parse_valid(pem) if is_to_sign else SigningIdentity.parse(pem)
+        if not is_to_sign:
+            return SigningIdentity.parse(pem)
+        found = SigningIdentity.parse_valid(pem)
+        found.check_signs()
+        return found
     except SigningIdentityError as error:
         raise UsageError(f"{place}: {error}") from None
 

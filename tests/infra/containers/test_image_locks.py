@@ -75,7 +75,13 @@ def test_every_version_is_the_one_the_suite_runs_with_and_every_file_has_a_hash(
 @pytest.mark.parametrize(
     ("lock", "extra"),
     [(lock, "timestamps") for lock in ("server", "worker", "worker-cpu")]
-    + [("server", ""), ("worker", "worker"), ("worker-cpu", "worker")],
+    + [
+        ("worker", "pkcs11"),
+        ("worker-cpu", "pkcs11"),
+        ("server", ""),
+        ("worker", "worker"),
+        ("worker-cpu", "worker"),
+    ],
 )
 def test_everything_that_is_asked_for_is_locked(lock: str, extra: str) -> None:
     found = entries(lock)

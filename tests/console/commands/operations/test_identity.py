@@ -10,6 +10,7 @@ from jobs.settings import Settings
 from models.provenance.signing_identity import SigningIdentity
 from tests.console.conftest import Typed
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, expired_identity
+from tests.models.provenance.soft_token import PIN, needs_softhsm, soft_token
 
 
 @pytest.fixture
@@ -89,6 +90,60 @@ def test_an_identity_of_ones_own_is_taken_over(offline: Typed, tmp_path: Path) -
     for name in ("absent.pem", "."):
         told = offline("identity", "import", str(tmp_path / name), "--replace")
         assert (told.code, "can't be read" in told.err) == (2, True)
+
+
+@needs_softhsm
+def test_a_key_in_a_token_is_taken_over_shown_and_left_there(offline: Typed, tmp_path: Path) -> None:
+    assert isinstance(IDENTITY.key, bytes)
+    (tmp_path / "chain.pem").write_bytes(IDENTITY.chain + AUTHORITY.certificate)
+    with soft_token(tmp_path / "token") as token:
+        token.put(IDENTITY.key)
+        given = ("identity", "import", str(tmp_path / "chain.pem"), "--key", token.uri())
+        made = offline(*given, "--json")
+        assert made.code == 0, made.err
+        assert (made.json["organization"], made.json["key"]) == (
+            "Example Studio",
+            "in a token: pkcs11:token=mill;object=sign",
+        )
+        kept = (folder(offline) / "signing.pem").read_text()
+        assert "PRIVATE KEY" not in kept
+        assert kept.startswith(token.uri())
+        assert mode(folder(offline) / "signing.pem") == 0o600
+        assert (folder(offline) / "trusted.pem").read_bytes() == AUTHORITY.certificate
+        for option in ((), ("--new-authority",)):
+            told = offline("identity", "rotate", *option)
+            assert (told.code, "`nightmill identity import --replace`" in told.err) == (2, True)
+        token.pin_file.chmod(0o644)
+        told = offline("identity", "show", "--json")
+        assert (told.code, "its PIN can be read by every user" in told.json["problem"]) == (0, True)
+        token.take_away()
+        told = offline("identity", "show", "--json")
+        assert (told.code, told.json["is_usable"]) == (1, False)
+        assert "no token fits pkcs11:token=mill;object=sign" in told.json["problem"]
+        deleted = offline("identity", "delete", "-y")
+        assert "the key stays in its token: pkcs11:token=mill;object=sign" in deleted.err
+        token.bring_back()
+        again = offline(*given)
+        assert again.code == 0, again.err
+        assert PIN not in made.out + made.err + again.out + again.err + kept
+
+
+@needs_softhsm
+def test_a_key_in_a_token_that_can_not_sign_is_not_taken_over(offline: Typed, tmp_path: Path) -> None:
+    other = AUTHORITY.issue(10)
+    assert isinstance(other.key, bytes)
+    (tmp_path / "chain.pem").write_bytes(IDENTITY.chain)
+    with soft_token(tmp_path / "token") as token:
+        token.put(other.key)
+        for uri, reason in (
+            (token.uri(), "isn't that of the certificate of Example Studio nightmill"),
+            (token.uri("token=mill;object=none"), "no private key fits pkcs11:token=mill;object=none"),
+            (token.uri() + "&pin-value=1234", "has a PIN (pin-value), which others could see"),
+            ("pkcs11:token=mill", "has no module-path"),
+        ):
+            told = offline("identity", "import", str(tmp_path / "chain.pem"), "--key", uri)
+            assert (told.code, reason in told.err, "1234" in told.err) == (2, True, False), told.err
+        assert not folder(offline).exists()
 
 
 def test_keys_are_deleted_and_certificates_stay(offline: Typed) -> None:
