@@ -1,7 +1,7 @@
 """Files are signed by keys in a token, which they don't leave."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -180,17 +180,24 @@ def test_threads_sign_at_once(identity: SigningIdentity, token: SoftToken) -> No
     assert signed == [ManifestState.VALID] * 8
 
 
-def test_a_forked_process_opens_a_session_of_its_own(token: SoftToken) -> None:
-    key = key_at(token)
-    assert is_right(key.sign(b"data"))
+def exit_code_of_fork(work: Callable[[], bool]) -> int:
+    """0 if the work returns true in a process that is forked from this one."""
     child = os.fork()
     if child == 0:  # no test may go on in it
         try:
-            os._exit(0 if is_right(key.sign(b"data")) else 1)
+            os._exit(0 if work() else 1)
         finally:
             os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_process_opens_a_session_of_its_own(token: SoftToken) -> None:
+    key = key_at(token)
     assert is_right(key.sign(b"data"))
+    assert exit_code_of_fork(lambda: is_right(key.sign(b"data"))) == 0
+    token.pin_file.write_text("wrong-pin")
+    assert exit_code_of_fork(lambda: "refuses the PIN" in refused(key)) == 0
+    assert is_right(key.sign(b"data")), "the session of this process goes on"
 
 
 def test_a_token_that_is_away_is_told_by_its_own_reason(identity: SigningIdentity, token: SoftToken) -> None:
