@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -68,14 +68,14 @@ def make_authority(
     """Make one in an empty folder; `chain`: with one in between. `days`: its own certificate's, from now."""
     folder.mkdir()
     root_key = ec.generate_private_key(ec.SECP256R1())
-    root = _certificate("Root", root_key, None, root_key)
+    root = make_certificate("Root", root_key, None, root_key)
     issuer, issuer_key = root, root_key
     if chain:
         issuer_key = ec.generate_private_key(ec.SECP256R1())
-        issuer = _certificate("Between", issuer_key, root, root_key)
+        issuer = make_certificate("Between", issuer_key, root, root_key)
         (folder / "chain.pem").write_bytes(issuer.public_bytes(Encoding.PEM))
     key: Key = rsa.generate_private_key(65537, 2048) if is_rsa else ec.generate_private_key(ec.SECP256R1())
-    signer = _certificate("Time", key, issuer, issuer_key, ExtendedKeyUsageOID.TIME_STAMPING, days)
+    signer = make_certificate("Time", key, issuer, issuer_key, [ExtendedKeyUsageOID.TIME_STAMPING], days)
     (folder / "signer.pem").write_bytes(signer.public_bytes(Encoding.PEM))
     (folder / "key.pem").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -86,14 +86,17 @@ def make_authority(
     return Authority(folder, root, chain)
 
 
-def _certificate(
+def make_certificate(
     name: str,
     key: Key,
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
-    usage: x509.ObjectIdentifier | None = None,
+    usages: Sequence[x509.ObjectIdentifier] = (),
     days: tuple[int, int] = (-1, 10),
+    *,
+    is_critical: bool = True,
 ) -> x509.Certificate:
+    """Make a certificate by an issuer, or a self-signed one; without usages that of an authority."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()
@@ -103,10 +106,10 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) + timedelta(days[0]))
         .not_valid_after(datetime.now(UTC) + timedelta(days[1]))
-        .add_extension(x509.BasicConstraints(ca=usage is None, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=not usages, path_length=None), critical=True)
     )
-    if usage is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=is_critical)
     return builder.sign(issuer_key, hashes.SHA256())
 
 

@@ -10,6 +10,12 @@ from typing import Any
 
 import pytest
 from asn1crypto import tsp
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from jobs.errors import UsageError
 from jobs.settings import load_settings
@@ -23,6 +29,7 @@ from tests.scheduler.export.timestamps.authority_server import (
     Served,
     hang,
     make_authority,
+    make_certificate,
     needs_openssl,
     serving,
 )
@@ -165,6 +172,55 @@ def test_a_changed_signature_or_content_is_refused(own: Authority) -> None:
     moved = good.replace(bytes.fromhex(DIGEST), bytes.fromhex(OTHER))
     with pytest.raises(TimeStampError, match="its signature is of something else"):
         check_response(moved, OTHER, (), request.nonce)
+
+
+def signed_by(response: bytes, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> bytes:
+    """The answer, as if it was made by whoever has this certificate."""
+    answer, der = tsp.TimeStampResp.load(response), certificate.public_bytes(Encoding.DER)
+    token = answer["time_stamp_token"]["content"]
+    token["certificates"] = [asn1_x509.Certificate.load(der)]
+    info = token["signer_infos"][0]
+    for attribute in info["signed_attrs"]:
+        if attribute["type"].native == "signing_certificate_v2":
+            attribute["values"][0]["certs"][0]["cert_hash"] = hashlib.sha256(der).digest()
+    signed = info["signed_attrs"].untag().dump(force=True)
+    info["signature"] = key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return answer.dump(force=True)
+
+
+@pytest.mark.parametrize(
+    ("usages", "is_critical", "reason"),
+    [
+        ([ExtendedKeyUsageOID.TIME_STAMPING], True, None),
+        ([ExtendedKeyUsageOID.TIME_STAMPING], False, "isn't for time stamps alone"),
+        ([ExtendedKeyUsageOID.EMAIL_PROTECTION], True, "isn't for time stamps alone"),
+        (
+            [ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.EMAIL_PROTECTION],
+            True,
+            "isn't for time stamps alone",
+        ),
+        ([], True, "isn't for time stamps"),
+    ],
+)
+def test_a_signer_of_other_things_makes_no_time_stamps(
+    own: Authority, usages: list[x509.ObjectIdentifier], is_critical: bool, reason: str | None
+) -> None:
+    request, key = new_request(DIGEST), ec.generate_private_key(ec.SECP256R1())
+    certificate = make_certificate("Other", key, None, key, usages, is_critical=is_critical)
+    response = signed_by(own.reply(request.body), key, certificate)
+    if reason is None:
+        assert check_response(response, DIGEST, [certificate], request.nonce).authority == "CN=Other"
+        return
+    with pytest.raises(TimeStampError, match=f"the certificate of CN=Other {reason}"):
+        check_response(response, DIGEST, [certificate], request.nonce)
+
+
+def test_a_signature_by_another_key_is_refused(own: Authority) -> None:
+    request, keys = new_request(DIGEST), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    usages = [ExtendedKeyUsageOID.TIME_STAMPING]
+    certificate = make_certificate("Other", keys[0], None, keys[0], usages)
+    with pytest.raises(TimeStampError, match="its signature is wrong"):
+        check_response(signed_by(own.reply(request.body), keys[1], certificate), DIGEST)
 
 
 def test_an_answer_that_takes_too_long_is_given_up(own: Authority) -> None:
