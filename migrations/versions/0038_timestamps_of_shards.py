@@ -1,6 +1,6 @@
 """Sealed shards of exports have time stamps
 
-Revision ID: 0039
+Revision ID: 0038
 Revises: 0037
 """
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0039"
+revision = "0038"
 down_revision = "0037"
 branch_labels = None
 depends_on = None
