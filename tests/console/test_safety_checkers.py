@@ -113,6 +113,10 @@ class TestJudge:
         lines = [line.split() for line in shown.out.splitlines()]
         assert [f"{CLASSIFIER}:third", "0", "1"] in lines
         assert any(line[-3:] == ["content-safety:Hate", "at", "2"] for line in lines), shown.out
+        assert (
+            "labels: content-safety:Hate 4 → 2, content-safety-prompts:Hate 4 → 6, "
+            f"{CLASSIFIER}:third 0.5 → 0.95" in shown.err
+        )
 
     def test_what_a_file_doesnt_name_stays(self, judged: Typed) -> None:
         told = judged("judge", "foxes", "--strength", "strong", "--json").json

@@ -17,6 +17,7 @@ from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
+from jobs.policy.label_thresholds import Thresholds
 from jobs.policy.read_thresholds_file import FileThresholds, thresholds_of_file
 from jobs.policy.safety_thresholds import Concept
 from jobs.queue.lane_counts_and_low_watermarks import lanes
@@ -204,6 +205,8 @@ def _name(concept: Concept, names: Sequence[str]) -> str:
 def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
     images, jobs = judgement.images, judgement.blocked_jobs
     note(f"{name}: {_policy(judgement.before)} → {_policy(judgement.after)}")
+    if changed := _changed_labels(judgement.before, judgement.after):
+        note(f"labels: {', '.join(changed)}")
     if done is None:
         note(
             f"{images.changed:,} of {plural(images.jobs, 'image')} would be blocked, {jobs.changed:,} of "
@@ -230,5 +233,19 @@ def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
 
 
 def _policy(policy: SafetyPolicy) -> str:
-    more = [text for text in (policy.thresholds, policy.checkers) if text]
-    return f"{policy.action}, {policy.strength}" + (f" with {' and '.join(more)}" if more else "")
+    return f"{policy.action}, {policy.strength}" + (f" with {policy.thresholds}" if policy.thresholds else "")
+
+
+def _changed_labels(before: SafetyPolicy, after: SafetyPolicy) -> list[str]:
+    old, new = before.adjustments.labels, after.adjustments.labels
+    return [
+        f"{checker}:{label} {_least(old, checker, label)} → {score:g}"
+        for checker, labels in new.items()
+        for label, score in labels.items()
+        if old.get(checker, {}).get(label) != score
+    ]
+
+
+def _least(thresholds: Thresholds, checker: str, label: str) -> str:
+    score = thresholds.get(checker, {}).get(label)
+    return "never" if score is None else f"{score:g}"
