@@ -117,7 +117,8 @@ def _models(facts: Facts) -> str:
 
 def _safety(facts: Facts) -> str:
     policies = sorted({_safety_policy(batch.policy) for batch in facts.batches})
-    checkers = [card for card in facts.cards.values() if card.family in ("safety-checker", "classifier")]
+    checkers = [card for card in facts.cards.values() if card.family == "safety-checker"]
+    classifiers = [card for card in facts.cards.values() if card.family == "classifier"]
     titles = ", ".join(checker.title for checker in checkers)
     digests = [f"`{digest}`" for (digest,) in facts.by("checker") if digest]
     lines = [
@@ -125,6 +126,7 @@ def _safety(facts: Facts) -> str:
         "",
         f"What the safety checker flags is handled by the policy {', '.join(policies)}; checker: "
         f"{titles or 'unknown'}. SHA-256 of its files: {', '.join(digests) or 'not recorded'}.",
+        *_further_checkers(facts),
         "",
         table(
             ["verdict", "images"],
@@ -135,7 +137,7 @@ def _safety(facts: Facts) -> str:
         ),
         "",
         "Scores are in `safety_scores`.",
-        *(f"\nLimits of {checker.title}: {checker.limits}" for checker in checkers),
+        *(f"\nLimits of {checker.title}: {checker.limits}" for checker in (*checkers, *classifiers)),
     ]
     return "\n".join(lines)
 
@@ -147,8 +149,21 @@ def _safety_policy(policy: BatchPolicy) -> str:
         else f" at the strength `{policy.safety_strength}`"
     )
     thresholds = f" with `{policy.safety_thresholds}` added to its scores" if policy.safety_thresholds else ""
-    further = f" and by `{policy.safety_checkers}`" if policy.safety_checkers else ""
-    return f"`{policy.safety}`{strength}{thresholds}{further}"
+    return f"`{policy.safety}`{strength}{thresholds}"
+
+
+def _further_checkers(facts: Facts) -> list[str]:
+    """Return a table of the lowest scores of labels for which further checkers flag; several if batches differ."""
+    found: dict[tuple[str, str], set[float]] = {}
+    for batch in facts.batches:
+        for checker, labels in batch.policy.checker_thresholds.labels.items():
+            for label, score in labels.items():
+                found.setdefault((checker, label), set()).add(score)
+    rows = [
+        (f"`{checker}`", f"`{label}`", ", ".join(f"{score:g}" for score in sorted(scores)))
+        for (checker, label), scores in sorted(found.items())
+    ]
+    return ["", table(["further checker", "label", "flags from a score of"], rows)] if rows else []
 
 
 def _marks(facts: Facts) -> str:

@@ -193,6 +193,17 @@ def test_the_card_tells_how_strict_the_safety_checker_was(engine: Engine, tmp_pa
     assert "--set safety_strength=strong" in text
 
 
+def test_the_card_tells_of_further_checkers_and_their_limits(engine: Engine, tmp_path: Path) -> None:
+    checkers = "content-safety:Hate=2,nsfw-image-detection:nsfw=0.7"
+    batch = with_pictures(engine, tmp_path / "output", 1, name="a", safety_checkers=checkers)
+    with_index(engine, [batch], "parquet", tmp_path / "export")
+    text = (tmp_path / "export" / "_README.md").read_text()
+    assert "| `content-safety` | `Hate` | 2 |" in text
+    assert "| `content-safety` | `Violence` | 4 |" in text
+    assert "| `nsfw-image-detection` | `nsfw` | 0.7 |" in text
+    assert "Limits of NSFW image detection: " in text
+
+
 def test_an_export_without_images_has_an_index(engine: Engine, tmp_path: Path) -> None:
     batch = with_pictures(engine, tmp_path / "output", 1)
     change(engine, "DELETE FROM images")
