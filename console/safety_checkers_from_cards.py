@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jobs.errors import UsageError
 from jobs.policy import label_thresholds
-from jobs.policy.batch_policy import BatchPolicy
+from jobs.policy.batch_policy import LONGEST_CHECKERS, BatchPolicy
 from jobs.policy.label_thresholds import CATEGORIES, OF_IMAGES, OF_PROMPTS, SERVICE_CHECKERS, Thresholds
 from jobs.settings import Settings
 from models.catalogue.card import Card
@@ -36,7 +36,13 @@ def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue, settings
         if card.id in completed:
             raise UsageError(f"--set safety_checkers=…: {card.id} is given twice, once as {checker}")
         completed[card.id] = card.label_thresholds | labels
-    return policy.model_copy(update={"safety_checkers": label_thresholds.normalised(completed)})
+    text = label_thresholds.normalised(completed) or ""
+    if len(text) > LONGEST_CHECKERS:
+        raise UsageError(
+            f"--set safety_checkers=…: has {len(text):,} characters with all labels that flag by their cards, and may "
+            f"have {LONGEST_CHECKERS:,}: name fewer checkers, or have fewer thresholds in the cards"
+        )
+    return policy.model_copy(update={"safety_checkers": text})
 
 
 def changed_labels(checkers: str | None, changes: Thresholds, catalogue: Catalogue) -> str | None:

@@ -49,6 +49,18 @@ class ForeignOutputError(ObjectStoreError):
     exit_code = 2
 
 
+class ContentSafetyError(ServiceError):
+    """The content-safety service can't be used at present; `is_lasting`: not before a person has mended something."""
+
+    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting
+
+
+class ContentRefusedError(ServiceError):
+    """The content-safety service doesn't rate this image or prompt, which must not leave."""
+
+
 class LeaseLostError(NightmillError):
     """Jobs are no longer held: their leases ran out or they were cancelled. Discard the work. `lost` has their ids."""
 

@@ -25,10 +25,6 @@ class SafetyUnknownError(ModelError):
     """The safety checker gave no usable result for an image, which therefore must not be published."""
 
 
-class ContentSafetyError(ModelError):
-    """A service that rates images or prompts can't be used at present: no job's fault."""
-
-
 class SigningIdentityError(ModelError):
     """A signing identity can't be used: what is wrong with its key or certificates."""
 

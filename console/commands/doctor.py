@@ -3,8 +3,9 @@
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from console.process_control import background_up
 from console.shadowed_packages import ADVICE, clashes
 from console.signing_identity.describe_identity import described
 from console.terminal.output import print_json, print_table, size
+from jobs.content_safety.client import ContentSafetyService
 from jobs.errors import NightmillError, ServiceError, UsageError
 from jobs.services.embedded import services
 from jobs.settings import Settings, load_settings, without_password
@@ -185,7 +187,7 @@ def _signing(settings: Settings) -> str:
 
 
 def _content_safety(settings: Settings) -> str:
-    """Have the content-safety service rate a harmless prompt. Raises ContentSafetyError if it can't."""
+    """Have the content-safety service rate a harmless image and prompt. Raises ContentSafetyError if it can't."""
     url, key = settings.content_safety_url, settings.content_safety_key
     if (url is None) != (key is None):
         raise UsageError(
@@ -193,17 +195,13 @@ def _content_safety(settings: Settings) -> str:
         )
     if url is None or key is None:
         return "no service rates images: NIGHTMILL_CONTENT_SAFETY_URL isn't set"
-    if not is_installed("worker"):
-        return "the worker's packages aren't here, which use it"
-    from models.assess.content_safety import ContentSafetyService  # noqa: PLC0415 - needs these packages
-
-    with closing(ContentSafetyService(url, key.get_secret_value(), _no_pause)) as service:
-        service.check()
+    ContentSafetyService(url, key.get_secret_value(), _pause).check(images=True, prompts=True)
     return f"{url} answers"
 
 
-def _no_pause(_: float) -> bool:
-    return True
+def _pause(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 def _lowered(settings: Settings) -> str:

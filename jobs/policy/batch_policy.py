@@ -42,6 +42,9 @@ from jobs.states import (
 
 T = TypeVar("T")
 
+LONGEST_CHECKERS = 4000
+"""Characters of all further safety checkers with their thresholds."""
+
 STORED = "stored"
 """Validation context of a row's values, which were checked when they were given, by another host's time zones."""
 
@@ -181,7 +184,7 @@ class BatchPolicy(BaseModel):
     )
     safety_checkers: Annotated[str | None, PolicyKey(is_recorded=True)] = Field(
         default=None,
-        max_length=4000,
+        max_length=LONGEST_CHECKERS,
         description="further checkers, classifiers by their cards' ids, content-safety and content-safety-prompts, and "
         'the lowest scores that flag: "nsfw-vit,content-safety:Violence=2"',
     )

@@ -76,8 +76,9 @@ def check_labels(checker: str, labels: Mapping[str, float], known: Sequence[str]
 
 
 def is_label(text: str) -> bool:
-    """Whether this can be a label: up to 60 printable characters, none of them a comma, colon or equals sign."""
-    return 0 < len(text) <= _LONGEST_LABEL and text.isprintable() and not set(text) & set(",:=")
+    """Whether this can be a label: up to 60 printable characters without outer spaces, commas, colons, equals signs."""
+    is_text = 0 < len(text) <= _LONGEST_LABEL and text.isprintable() and text == text.strip()
+    return is_text and not set(text) & set(",:=")
 
 
 def threshold(value: object, place: str) -> float:

@@ -80,6 +80,14 @@ def reached_labels(scores: str, thresholds: str) -> str:
         WHERE CASE WHEN jsonb_typeof({score}) = 'number' THEN ({score})::numeric >= least::numeric ELSE false END)"""
 
 
+def lacks_labels(scores: str, thresholds: str) -> str:
+    """Return the SQL of whether a JSONB value lacks the score of a label of `thresholds`, as in `reached_labels`."""
+    return f"""EXISTS (
+        SELECT FROM jsonb_each(CAST({thresholds} AS jsonb)) AS c (checker, labels),
+            jsonb_each(c.labels) AS l (label, least)
+        WHERE coalesce(jsonb_typeof({scores} -> '{LABELS}' -> checker -> label), 'null') <> 'number')"""
+
+
 def has_any_scores(scores: str) -> str:
     """Return the SQL of whether there are scores to judge by: of concepts, as in `score_arrays`, or of labels."""
     return f"(concepts IS NOT NULL OR coalesce(jsonb_typeof({scores} -> '{LABELS}') = 'object', false))"

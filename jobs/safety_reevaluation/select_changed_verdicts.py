@@ -17,6 +17,7 @@ from jobs.safety_reevaluation.safety_thresholds_sql import (
     has_any_scores,
     is_flagged,
     is_judged_by_scores_alone,
+    lacks_labels,
     reached_labels,
     score_arrays,
     shift,
@@ -32,9 +33,10 @@ _DONE = """
     WHERE i.batch_id = :batch"""
 
 # The scores of the last block: a job that was retried may have been blocked for another image. What lies in quarantine
-# and can't be restored is as if it had no file.
+# and can't be restored is as if it had no file; neither can what a checker of the batch hasn't rated.
 _BLOCKED = f"""
-    SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, q.key, told.scores,
+    SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, told.scores,
+        CASE WHEN NOT {lacks_labels("told.scores", ":labels")} THEN q.key END AS key,
         jobs.finished_at AS blocked_at
     FROM jobs
     LEFT JOIN quarantined_images q ON {in_quarantine()} AND {is_judged_by_scores_alone("q.image")}
@@ -129,7 +131,7 @@ class _Selection:
                 count(*) FILTER (WHERE is_changed AND key IS NOT NULL) AS with_file, {by_concept}
             FROM (
                 SELECT key, concepts, reasons_shift, {self._is_changed()} AS is_changed,
-                    {has_any_scores("job.scores")} AS has_scores
+                    {self._has_scores()} AS has_scores
                 FROM {self._scored()} OFFSET 0) AS judged
         """)
         found = run(self.engine, statement, self._parameters())[0]._mapping
@@ -177,6 +179,14 @@ class _Selection:
         labels = f"EXISTS {reached_labels('job.scores', ':labels')}" if self.new.labels else "false"
         flagged = is_flagged(self.new, labels)
         return flagged if self.jobs == _DONE else f"({has_any_scores('job.scores')} AND NOT {flagged})"
+
+    def _has_scores(self) -> str:
+        """Return the SQL of whether a job can be judged; an image that is flagged can, whatever else it lacks."""
+        if self.jobs == _BLOCKED:
+            return has_any_scores("job.scores")
+        return (
+            f"({self._is_changed()} OR concepts IS NOT NULL AND NOT {lacks_labels('job.scores', ':labels')})"
+        )
 
     def _parameters(self) -> dict[str, Any]:
         labels = {"labels": self.new.labels, "reasons_labels": self.reasons.labels}

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import transact
 from jobs.errors import UsageError
-from jobs.webhooks.refuse_private_addresses import check_url
+from jobs.outbound_http.refuse_private_addresses import check_url
 from jobs.webhooks.signatures import new_secret
 from jobs.webhooks.webhook_events import EventType, body_of, message_id
 

@@ -13,6 +13,8 @@ PredictionType = Literal["epsilon", "v_prediction"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 LONGEST_CONCEPT = 60
+SERVICE_CHECKERS = ("content-safety", "content-safety-prompts")
+"""What batches call the service that rates images and prompts over HTTP, beside classifiers."""
 
 MODES = ("text2image", "image2image", "inpaint", "depth", "upscale")
 
@@ -191,6 +193,8 @@ class Card(BaseModel):
         return {label: float(score) for label, _, score in (each.rpartition("=") for each in self.thresholds)}
 
     def _check_labels(self) -> None:
+        if self.family == "classifier" and self.id.casefold() in SERVICE_CHECKERS:
+            raise ValueError(f"id {self.id!r} stands for the content-safety service; choose another")
         if (self.family == "classifier") != bool(self.labels and self.thresholds):
             told = (
                 "needs labels and thresholds"
@@ -199,9 +203,11 @@ class Card(BaseModel):
             )
             raise ValueError(f"a model of the family {self.family} {told}")
         for label in self.labels:
-            if not 0 < len(label) <= LONGEST_CONCEPT or not label.isprintable() or set(label) & set(",:="):
+            is_text = 0 < len(label) <= LONGEST_CONCEPT and label.isprintable() and label == label.strip()
+            if not is_text or set(label) & set(",:="):
                 raise ValueError(
-                    f"label {label!r} must have 1 to {LONGEST_CONCEPT} printable characters, none of them , : or ="
+                    f"label {label!r} must have 1 to {LONGEST_CONCEPT} printable characters, none of them , : or =, "
+                    "and no spaces around them"
                 )
         for each in self.thresholds:
             label, _, score = each.rpartition("=")

@@ -5,6 +5,11 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from typing import get_args
+
+from pydantic import SecretStr
+
+from jobs.settings import Settings
 
 TIMEOUT_S = 60.0
 """Shorter than the lease of a message."""
@@ -12,8 +17,13 @@ _SAID = 500
 """Characters of the end of what a command said that are kept when it fails."""
 
 
-_WORKERS_OWN = ("NIGHTMILL_SIGNING_IDENTITY", "NIGHTMILL_WATERMARK_KEY")
-"""Settings with secrets that a command about batches has no use for."""
+_USED_BY_COMMANDS = ("database_url", "broker_url")
+WITHHELD = frozenset(
+    f"NIGHTMILL_{name.upper()}"
+    for name, field in Settings.model_fields.items()
+    if SecretStr in (field.annotation, *get_args(field.annotation)) and name not in _USED_BY_COMMANDS
+)
+"""Settings with secrets that a command has no use for; it may call `nightmill`, which needs the database."""
 
 
 class CommandError(Exception):
@@ -47,7 +57,7 @@ def run_program(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if name not in _WORKERS_OWN} | environment,
+            env={name: value for name, value in os.environ.items() if name not in WITHHELD} | environment,
             start_new_session=True,
         )
     except OSError as error:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.outbound_http.http_post import PostError, post
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import SENDMAIL
 from jobs.webhooks import deliveries
@@ -17,7 +18,6 @@ from jobs.webhooks.deliveries import Delivery
 from jobs.webhooks.registry import shown
 from jobs.webhooks.signatures import signed_headers
 from scheduler.webhooks.compose_mail_about_a_batch import mail_message
-from scheduler.webhooks.http_post import PostError, post
 from scheduler.webhooks.run_hook_command import CommandError, run_hook_command, run_program
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
+from jobs.outbound_http.http_post import PostError
 from jobs.settings import SENDMAIL
 from jobs.webhooks.deliveries import Delivery
 from jobs.webhooks.webhook_events import EventType, body_of, message_id
-from scheduler.webhooks.http_post import PostError
 from scheduler.webhooks.run_hook_command import CommandError
 from scheduler.webhooks.send_messages import attempt
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -63,6 +64,23 @@ class TestSubmit:
         ended = typed("submit", manifest(typed), "--set", f"safety_checkers={given}")
         assert (ended.code, reason in ended.err) == (2, True), ended.err
         assert typed("status", "--json").json == []
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_classifier_of_too_many_labels_is_told(typed: Typed) -> None:
+    labels = [f"a rather long label number {number:04}" for number in range(120)]
+    own = typed.folder / "own-models" / "cards"
+    own.mkdir(parents=True)
+    card = {
+        **{"id": "own", "title": "Own", "family": "classifier", "summary": "Own.", "license": "CC0"},
+        **{"limits": "All.", "source": "own", "labels": labels},
+        "thresholds": [f"{label}=0.5" for label in labels],
+    }
+    (own / "own.toml").write_text(tomli_w.dumps(card))
+    there = with_settings(typed, models_dir=typed.folder / "own-models", default_model="shapes")
+    (typed.folder / "one.txt").write_text("a fox\n")
+    ended = there("submit", str(typed.folder / "one.txt"), "--set", "safety_checkers=own")
+    assert (ended.code, "and may have 4,000: name fewer checkers" in ended.err) == (2, True), ended.err
 
 
 @pytest.mark.usefixtures("engine")

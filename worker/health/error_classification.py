@@ -2,8 +2,7 @@
 
 import errno
 
-from jobs.errors import NightmillError, StoreUnavailableError
-from models.errors import ContentSafetyError
+from jobs.errors import ContentSafetyError, NightmillError, StoreUnavailableError
 
 _OF_THE_HOST = frozenset(
     {

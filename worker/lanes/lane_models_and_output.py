@@ -95,7 +95,7 @@ class LaneSetup:
         service = content_safety_of()
         is_doubted = self.health.fault(service) or self.health.fault(work_of(lane.id))
         if is_doubted or not self.health.has_worked(service):
-            self.content_safety.check()
+            self.content_safety.check(lane)
 
     def _writable_store(self, lane: Lane) -> ObjectStore:
         store = self._store(lane)

@@ -169,7 +169,10 @@ class LaneSession:
         return None
 
     def _reusable_image(self, item: PipelineItem) -> ReusableImage | None:
-        return self._reusable.of(item) if self._reusable else None
+        """Return an image that can be copied for the item: not one of a prompt that was judged otherwise then."""
+        image = self._reusable.of(item) if self._reusable else None
+        is_same = image is not None and item.flagged_for in (None, image.columns.get("safety_reason"))
+        return image if is_same else None
 
     def _begin(self, job: Job) -> list[PipelineItem]:
         """Return an item for the job if this worker still holds its lease."""

@@ -18,7 +18,7 @@ class StopConditions:
 
     def __init__(self, context: WorkerContext, lane_id: LaneId, renew: Callable[[], bool]) -> None:
         self.service_retry = ServiceRetry(
-            context.health, context.leases, context.stopping.wait, self.must_end
+            context.health, context.leases, context.stopping.wait, context.stopping.is_set
         )
         self._context, self._lane_id, self._renew = context, lane_id, renew
         self._until = time.monotonic() + context.settings.time_slice_s

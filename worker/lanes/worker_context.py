@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from jobs.content_safety.client import ContentSafetyService
 from jobs.db.installation_id import this_installation
 from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
@@ -19,7 +20,6 @@ from jobs.settings import Settings
 from jobs.signing_identity.find_identity_file import read_signing_identity
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
-from models.assess.content_safety import ContentSafetyService
 from models.provenance.sign_file import FileSigner
 from models.provenance.signing_identity import SigningIdentity
 from worker.content_safety_requests import ContentSafetyRequests

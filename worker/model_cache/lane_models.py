@@ -41,13 +41,15 @@ class ModelKey(NamedTuple):
     clip_score: str
     weights: str
     decoder: str
-    classifiers: tuple[str, ...] = ()
+    classifiers: tuple[tuple[str, ...], ...] = ()
+    """Ids with the labels that the lane needs: a checkpoint may have been exchanged since it was loaded."""
 
     @classmethod
     def of(cls, lane: Lane, weights: str) -> "ModelKey":
         """Return the key of this lane; `weights` is the default if the lane sets none."""
         how = lane.policy.weights or weights, lane.policy.decoder
-        classifiers = tuple(classifiers_of(lane))
+        labels = lane.policy.checker_thresholds.labels
+        classifiers = tuple((name, *sorted(labels[name])) for name in classifiers_of(lane))
         return cls(lane.model, lane.lora, bool(lane.upscale), lane.policy.clip_score, *how, classifiers)
 
 

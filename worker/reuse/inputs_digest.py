@@ -67,7 +67,7 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
 def _service(context: StageContext) -> dict[str, str]:
     """Return the service that rates the lane's images or prompts; another one may rate them otherwise."""
     service = context.content_safety if uses_service(context.lane) else None
-    return {"content_safety": service.endpoint} if service else {}
+    return {"content_safety": service.url} if service else {}
 
 
 def _mark(context: StageContext) -> list[Any]:

@@ -8,12 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 from jobs.errors import UsageError
 from jobs.exports.shard_timestamps import TimeStamp
+from jobs.outbound_http.http_post import PostError, post_and_read
 from jobs.settings import Settings
 from models.errors import MissingPackagesError
 from models.optional_packages import require
 from scheduler.export.timestamps.errors import TimeStampError
 from scheduler.export.timestamps.trusted_certificates import read_certificates
-from scheduler.webhooks.http_post import PostError, post_and_read
 
 if TYPE_CHECKING:
     from cryptography import x509

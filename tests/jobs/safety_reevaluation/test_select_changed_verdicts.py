@@ -112,6 +112,16 @@ def with_labels(rng: random.Random) -> dict[str, Any]:
     )
 
 
+def has_all(scores: dict[str, Any], policy: SafetyThresholds) -> bool:
+    labels = scores.get("labels", {}) or {}
+    found = [
+        (labels.get(checker) or {}).get(label) if isinstance(labels.get(checker), dict) else None
+        for checker, wanted in policy.labels.items()
+        for label in wanted
+    ]
+    return "concepts" in scores and all(isinstance(score, int | float) for score in found)
+
+
 def test_sql_judges_labels_as_a_worker_does(engine: Engine) -> None:
     rng = random.Random(7)
     given = [with_labels(rng) for _ in range(400)]
@@ -123,6 +133,10 @@ def test_sql_judges_labels_as_a_worker_does(engine: Engine) -> None:
         assert [each.ordinal for each in found] == flagged
         assert all(dict(each.above) == policy.above(given[each.ordinal]) for each in found)
         counts = count_blocked_images(engine, images, policy)
+        complete = [
+            number for number, scores in enumerate(given) if number in flagged or has_all(scores, policy)
+        ]
+        assert counts.without_scores == 400 - len(complete), "what can't be told"
         reasons = [concept for each in found for concept in each.above]
         assert counts.by_concept == {concept: reasons.count(concept) for concept in set(reasons)}
         freed = [each for page in freed_jobs(engine, jobs, policy, WITH_LABELS[0], 64) for each in page]

@@ -95,6 +95,11 @@ def test_reads_a_users_card(tmp_path: Path, card_text: Callable[..., str]) -> No
         ({"family": "classifier", "labels": ["a"], "thresholds": ["a=1e-1"]}, "needs a score from 0.001"),
         ({"family": "classifier", "labels": ["a,b"], "thresholds": ["a,b=1"]}, "none of them , : or ="),
         ({"family": "classifier", "labels": ["a", "a"], "thresholds": ["a=1"]}, "must each be named once"),
+        ({"family": "classifier", "labels": [" a"], "thresholds": [" a=1"]}, "no spaces around them"),
+        (
+            {"id": "content-safety", "family": "classifier", "labels": ["a"], "thresholds": ["a=1"]},
+            "id 'content-safety' stands for the content-safety service",
+        ),
         ({"concepts": "gore"}, "is not a list of texts"),
         ({"concepts": ["gore", "gore"]}, "there are two concepts 'gore'"),
         ({"concepts": ["gore", "3"]}, "concept '3' must have a name, as numbers stand for concepts"),

@@ -19,7 +19,7 @@ from jobs.webhooks.batch_end_hooks import LONGEST, check_hook
 from scheduler.ingest.ingest import Ingested
 from scheduler.webhooks.compose_mail_about_a_batch import mail_message
 from scheduler.webhooks.detect_events import Detector
-from scheduler.webhooks.run_hook_command import CommandError, run_hook_command
+from scheduler.webhooks.run_hook_command import WITHHELD, CommandError, run_hook_command
 from scheduler.webhooks.send_messages import Sender
 from scheduler.webhooks.send_test_message import send_test_message
 from tests.end_to_end.processes import until
@@ -101,6 +101,17 @@ def test_a_command_that_fails_is_tried_again_with_what_it_said(engine: Engine, t
     tell(engine, trusting)
     (row,) = sent(engine)
     assert (row["state"], row["attempts"], row["error"]) == ("pending", 1, "exit code 3: the disk is full")
+
+
+def test_a_command_gets_no_secret_that_it_has_no_use_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withheld = {"CONTENT_SAFETY_KEY", "WATERMARK_KEY", "SIGNING_IDENTITY", "TIMESTAMP_URL"}
+    assert {f"NIGHTMILL_{name}" for name in withheld} == WITHHELD, "a new secret: has a command a use for it?"
+    for name in (*WITHHELD, "NIGHTMILL_DATABASE_URL"):
+        monkeypatch.setenv(name, "a secret")
+    run_hook_command(f"env | grep -o '^NIGHTMILL_[A-Z_]*=a secret' > {tmp_path}/found", BODY)
+    assert (tmp_path / "found").read_text() == "NIGHTMILL_DATABASE_URL=a secret\n"
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:

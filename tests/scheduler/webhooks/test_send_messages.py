@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 from standardwebhooks import WebhookVerificationError
 
 from jobs.db.engine import transact
+from jobs.outbound_http import http_post
 from jobs.webhooks import deliveries, registry
 from jobs.webhooks.webhook_events import LONGEST, EventType, emit
-from scheduler.webhooks import http_post
 from scheduler.webhooks.send_messages import Sender
 from tests.end_to_end.processes import until
 from tests.factories import change, look

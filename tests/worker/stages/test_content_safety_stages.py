@@ -1,5 +1,6 @@
 """Images and prompts that a content-safety service rates: what flags, what is never charged, what isn't sent twice."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +8,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from jobs.content_safety import circuit_breaker, client
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings
-from models.assess import content_safety
 from tests.content_safety_server import KEY, Request, Service, content_safety_server
 from tests.factories import states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.stages.test_further_checkers import scores_of_block
 from tests.worker.test_judge import FOX, judged, work_off
+from worker import content_safety_requests
 from worker.health import service_retry
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -28,8 +30,8 @@ SAFE = {"Hate": 0, "SelfHarm": 0, "Sexual": 0, "Violence": 0}
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service; the pauses between requests are short."""
-    monkeypatch.setattr(content_safety, "_PAUSES_S", (0.0,))
-    monkeypatch.setattr(content_safety, "_BREAK_S", 0.0)
+    monkeypatch.setattr(client, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(circuit_breaker, "BREAK_S", 0.0)
     monkeypatch.setattr(service_retry, "_PAUSES_S", (0.02,))
     with content_safety_server() as server:
         yield server
@@ -53,6 +55,14 @@ def context(
             context.content_safety.close()
 
 
+def is_probe(request: Request) -> bool:
+    return request.content in ("a landscape", client._PROBE)
+
+
+def images_sent(service: Service) -> list[Request]:
+    return [request for request in service.of_kind("image") if not is_probe(request)]
+
+
 def test_images_and_prompts_are_rated_and_the_row_says_how(
     context: WorkerContext, service: Service, tmp_path: Path
 ) -> None:
@@ -67,7 +77,7 @@ def test_images_and_prompts_are_rated_and_the_row_says_how(
         assert {"content_safety", "content_safety_of_prompts"} <= row["timings"].keys()
     asked = sorted(str(request.content) for request in service.of_kind("text"))
     assert asked == ["a landscape", "a red fox"], "a probe, and each prompt once"
-    assert len(service.of_kind("image")) == 2
+    assert len(images_sent(service)) == 2
 
 
 @pytest.mark.parametrize("action", ["block", "flag", "blacken"])
@@ -100,7 +110,7 @@ def test_a_prompt_that_is_blocked_is_not_rendered_until_another_policy_frees_it(
         "blocked",
         "safety checker: content-safety-prompts:Violence at 4",
     )
-    assert len(service.of_kind("image")) == 1
+    assert len(images_sent(service)) == 1
     lenient = BOTH.replace("-prompts:Violence=4", "-prompts:Violence=6")
     assert judged(context, batch, None, checkers=lenient).queued == 1
     work_off(context, batch)
@@ -125,7 +135,7 @@ def test_while_the_service_is_away_images_wait_and_are_not_rendered_again(
     failed: list[Request] = []
 
     def away(request: Request) -> dict[str, int]:
-        if request.kind == "image" and len(failed) < 5:
+        if not is_probe(request) and len(failed) < 5:
             failed.append(request)
             return {"Violence": -1}  # no severity
         return {}
@@ -147,18 +157,18 @@ def test_a_service_that_stays_away_charges_no_job_and_is_probed_before_anything_
     lane = only_lane(context.engine, batch)
 
     def leaves(request: Request) -> dict[str, int]:
-        service.is_down = request.kind == "image"
-        return {}
+        service.is_down = not is_probe(request)
+        return {"Hate": -1} if service.is_down else {}
 
     service.rate = leaves
     work(context, lane)
-    asked = len(service.of_kind("image"))
+    asked = len(images_sent(service))
     assert asked >= 1
     assert "doesn't answer" in unhealthy_workers(context.engine)[0].reason
     for _ in range(3):
         work(context, lane)
     assert all(job["attempt"] == 0 or job["state"] == "done" for job in jobs_of(context.engine, batch))
-    assert len(service.of_kind("image")) == asked, "nothing was rendered"
+    assert len(images_sent(service)) == asked, "nothing was rendered"
     service.is_down, service.rate = False, lambda _: {}
     while states(context.engine) != {"done": 3}:
         work(context, lane)
@@ -167,22 +177,122 @@ def test_a_service_that_stays_away_charges_no_job_and_is_probed_before_anything_
 
 
 def test_a_service_that_goes_while_prompts_are_rated_charges_no_job(
-    context: WorkerContext, service: Service, tmp_path: Path
+    context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def only_the_probe(request: Request) -> dict[str, int]:
-        return {} if request.content == "a landscape" else {"Hate": -1}
+    monkeypatch.setattr(service_retry, "PATIENCE_S", 0.1)
 
-    service.rate = only_the_probe
+    def leaves(request: Request) -> dict[str, int]:
+        service.is_down = True
+        return {"Hate": -1}
+
     rows = [FOX | {"seed": n} for n in range(3)]
     batch = submit(context.settings, context.engine, tmp_path, rows, safety_checkers="content-safety-prompts")
     lane = only_lane(context.engine, batch)
+    service.rate = leaves
     for _ in range(2):
         work(context, lane)
     assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("queued", 0)] * 3
-    assert "without a severity for each category" in unhealthy_workers(context.engine)[0].reason
-    service.rate = lambda _: {}
+    assert "content-safety service" in unhealthy_workers(context.engine)[0].reason
+    service.is_down, service.rate = False, lambda _: {}
     while states(context.engine) != {"done": 3}:
         work(context, lane)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_one_that_the_service_alone_fails_at_fails_its_own_job(
+    context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(content_safety_requests, "ALONE_S", 0.1)
+    poison: list[Request] = []
+
+    def fails(request: Request) -> dict[str, int]:
+        if (
+            request.kind == kind
+            and not is_probe(request)
+            and (not poison or request.content == poison[0].content)
+        ):
+            poison.append(request)
+            return {"Hate": -1}
+        return {}
+
+    service.rate = fails
+    rows = [FOX | {"prompt": f"fox {n}"} for n in range(5)]
+    batch = render(context, tmp_path, rows, safety_checkers=BOTH, max_attempts="1")
+    ended = sorted((job["state"], job["error_kind"] or "") for job in jobs_of(context.engine, batch))
+    assert ended == [("done", "")] * 4 + [("failed", "safety")]
+    (failed,) = [job for job in jobs_of(context.engine, batch) if job["state"] == "failed"]
+    assert failed["error_text"].endswith(
+        "without a severity for each category, and does so at this one alone"
+    )
+    sent = [request.content for request in images_sent(service)]
+    others = {content for content in sent if content != poison[0].content}
+    assert sum(content in others for content in sent) == len(others), "what was rated isn't sent again"
+
+
+def test_a_refused_key_gives_images_back_at_once(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    plain, refused = service.answer, list[Request]()
+
+    def refuses(request: Request) -> tuple[int, bytes, dict[str, str]]:
+        if is_probe(request):
+            return plain(request)
+        refused.append(request)
+        return 401, b"", {}
+
+    service.answer = refuses  # type: ignore[method-assign]
+    batch = submit(context.settings, context.engine, tmp_path, [FOX], safety_checkers="content-safety")
+    work(context, only_lane(context.engine, batch))
+    assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("queued", 0)]
+    assert len(refused) == 1
+    assert "refuses the key" in unhealthy_workers(context.engine)[0].reason
+
+
+def test_images_wait_while_prompts_cant_be_rated(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    """What is rendered already isn't thrown away when the service goes."""
+    service.rate = lambda _: {}
+    rows = [FOX | {"prompt": f"fox {n}"} for n in range(12)]
+    batch = submit(context.settings, context.engine, tmp_path, rows, safety_checkers=BOTH)
+    failures = [0]
+
+    def away(request: Request) -> dict[str, int]:
+        if len(images_sent(service)) >= 2 and failures[0] < 30:
+            failures[0] += 1
+            return {"Hate": -1}
+        return {}
+
+    service.rate = away
+    assert work(context, only_lane(context.engine, batch)) == 12
+    assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("done", 1)] * 12
+    assert failures[0] == 30
+
+
+def test_a_stop_while_prompts_are_rated_ends_the_session(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> dict[str, int]:
+        if not is_probe(request):
+            asked.set()
+            go_on.wait(60)
+        return {}
+
+    service.rate = slow
+    rows = [FOX | {"prompt": f"fox {n}"} for n in range(20)]
+    batch = submit(context.settings, context.engine, tmp_path, rows, safety_checkers="content-safety-prompts")
+    session = threading.Thread(target=work, args=(context, only_lane(context.engine, batch)))
+    session.start()
+    assert asked.wait(60)
+    context.stopping.set()
+    session.join(30)
+    is_over = not session.is_alive()
+    go_on.set()
+    assert is_over
+    assert [(job["state"], job["attempt"]) for job in jobs_of(context.engine, batch)] == [("queued", 0)] * 20
+    assert len(service.of_kind("text")) < 20, "what nobody waits for isn't sent"
 
 
 def test_what_the_service_refuses_fails_its_own_job_alone(
@@ -210,7 +320,7 @@ def test_what_the_service_refuses_fails_its_own_job_alone(
     first, refused, last = jobs_of(context.engine, batch)
     assert [first["state"], last["state"]] == ["done", "done"]
     assert (refused["state"], refused["error_kind"]) == ("failed", "safety")
-    assert "refuses this text: InvalidRequestBody: no such text" in refused["error_text"]
+    assert "refuses this text: 400 (InvalidRequestBody)" in refused["error_text"]
 
 
 def test_a_worker_without_the_service_leaves_the_batch_alone(
@@ -230,4 +340,4 @@ def test_what_was_withheld_is_not_sent(context: WorkerContext, service: Service,
     batch = render(context, tmp_path, rows, safety="blur", safety_checkers="content-safety")
     (row,) = images_of(context.engine, batch)
     assert row["safety_verdict"] == "blurred"
-    assert service.of_kind("image") == []
+    assert images_sent(service) == []

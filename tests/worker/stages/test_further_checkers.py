@@ -1,5 +1,6 @@
 """Checkers beside the model's own: image classifiers, whose labels flag images from a score on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from sqlalchemy import Engine
 from jobs.policy.safety_thresholds import SafetyThresholds
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.states import SafetyAction, SafetyStrength
+from models.assess.image_classifier import ImageClassifier
 from scheduler.ingest.ingest import Ingested
 from tests.factories import look, states
-from tests.worker.contexts import files_in, images_of, jobs_of, render, worker_context_for
+from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.test_judge import FOX, judged, work_off
+from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
 from worker.stages.safety_checks.safety_check_stage import merged
 
@@ -156,6 +159,33 @@ def test_a_checker_that_cant_be_used_charges_no_job(
     assert reason in str(worker)
 
 
+def test_a_checkpoint_that_was_exchanged_is_loaded_for_a_batch_that_names_its_labels(
+    context: WorkerContext, tmp_path: Path, models_folder: Path
+) -> None:
+    _classifier(models_folder, "exchanged", 1.0)
+    assert images_of(context.engine, render(context, tmp_path, [FOX], safety_checkers="exchanged:first=2"))
+    shutil.rmtree(models_folder / "exchanged")
+    _classifier(models_folder, "exchanged", 2.0, labels=("a", "b", "c"))
+    config = models_folder / "exchanged" / "config.json"
+    config.write_text(config.read_text().replace("first", "a").replace("second", "b").replace("third", "c"))
+    batch = render(
+        context, tmp_path, [FOX], safety_checkers="exchanged:a=0.001,exchanged:b=0.001,exchanged:c=0.001"
+    )
+    (job,) = jobs_of(context.engine, batch)
+    assert job["state"] == "blocked"
+
+
+def test_without_a_score_of_each_label_no_image_leaves_and_no_job_is_charged(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageClassifier, "score", lambda _, images: [{"first": 0.1} for _ in images])
+    batch = submit(context.settings, context.engine, tmp_path, [FOX], safety_checkers=NEVER)
+    work(context, only_lane(context.engine, batch))
+    (job,) = jobs_of(context.engine, batch)
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    assert f"{CLASSIFIER} gives no score for third" in unhealthy_workers(context.engine)[0].reason
+
+
 def test_of_scores_that_both_have_the_higher_ones_are_kept() -> None:
     before = {"concepts": (0.1, -0.2), "labels": {"a": {"x": 0.5, "y": 0.2}}}
     now = {"concepts": (0.0, -0.1), "labels": {"a": {"x": 0.4, "y": 0.3}, "b": {"z": 2.0}}}
@@ -187,8 +217,6 @@ def _classifier(
     models_folder: Path, id: str, largest: float, labels: tuple[str, ...] = ("first", "second", "third")
 ) -> None:
     """The tiny classifier; the largest weight of its head has this size."""
-    import shutil
-
     if (models_folder / id).exists():
         return
     shutil.copytree(models_folder / CLASSIFIER, models_folder / id)

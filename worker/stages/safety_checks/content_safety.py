@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
+from jobs.errors import ContentRefusedError
 from jobs.policy.label_thresholds import LABELS, OF_IMAGES
-from worker.content_safety_requests import rates_images
+from models.errors import SafetyUnknownError
+from worker.bisect import ended
+from worker.content_safety_requests import Ratings, rates_images
+from worker.imaging.jpeg_for_rating import jpeg_for_rating
 from worker.item import PipelineItem
 from worker.stage import StageContext
-from worker.stages.safety_checks.safety_check_stage import SafetyCheck, Scores
+from worker.stages.safety_checks.safety_check_stage import SafetyCheck
 
 
 class ContentSafety(SafetyCheck):
@@ -21,16 +25,24 @@ class ContentSafety(SafetyCheck):
         return rates_images(context.lane)
 
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items with their severities, flagged ones as in `SafetyCheck`; what was withheld as it was."""
+        """Return the items with their severities, flagged ones as in `SafetyCheck`; what was withheld as it was.
+
+        What the service refuses is returned as ended.
+        """
         withheld = [item for item in items if item.is_withheld]
         shown = [item for item in items if not item.is_withheld]
-        context, rate = self.context, super().run
-        return withheld + (
-            context.service_retry.rated(context.lane, shown, lambda: rate(shown)) if shown else []
-        )
+        return withheld + (self._rated(shown) if shown else [])
 
-    def scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
-        """Return the severities. Raises SafetyUnknownError for images that are refused, ContentSafetyError."""
-        service = self.context.content_safety
+    def _rated(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        service, lane = self.context.content_safety, self.context.lane
         assert service is not None
-        return [{LABELS: {OF_IMAGES: rated}} for rated in service.images([item.image for item in items])]
+        ratings = service.images([jpeg_for_rating(item.image) for item in items])
+        return self.context.service_retry.rated(lane, items, lambda: self._by(ratings, items))
+
+    def _by(self, ratings: Ratings[bytes], items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        return [
+            ended(item, SafetyUnknownError(str(found)))
+            if isinstance(found, ContentRefusedError)
+            else self.scored(item, {LABELS: {OF_IMAGES: found}})
+            for item, found in zip(items, ratings.get(), strict=True)
+        ]

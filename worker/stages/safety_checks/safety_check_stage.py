@@ -1,7 +1,6 @@
 """What the stages have in common that check images: scores, and the batch's safety action on flagged images."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from jobs.policy.label_thresholds import LABELS
 from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
 from jobs.states import ErrorKind, SafetyAction
 from models.errors import SafetyUnknownError
+from worker.health.error_classification import HostFaultError
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
 
@@ -25,23 +25,14 @@ class SafetyCheck(Stage):
 
     place = Place.BACKGROUND
 
-    @abstractmethod
-    def scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
-        """Return the items' scores; raises SafetyUnknownError if one has none that can be used."""
-
-    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
-        """Return the items with their scores; flagged ones are blocked, marked, blackened or blurred.
+    def scored(self, item: PipelineItem, scores: Scores) -> PipelineItem:
+        """Return the item with its scores; a flagged one is blocked, marked, blackened or blurred.
 
         Of an image that has scores already, the higher ones are kept: `judge` goes by what was worst.
         Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
         """
-        return [
-            self._acted_on(
-                replace(item, safety_scores=merged(item.safety_scores, of_item)),
-                item.flagged_for or self._finding(of_item),
-            )
-            for item, of_item in zip(items, self.scores(items), strict=True)
-        ]
+        reason = item.flagged_for or self._finding(scores)
+        return self._acted_on(replace(item, safety_scores=merged(item.safety_scores, scores)), reason)
 
     def _finding(self, scores: Scores) -> str | None:
         above = self.context.lane.policy.checker_thresholds.above(scores)
@@ -71,11 +62,15 @@ class ModelSafetyCheck(SafetyCheck):
 
     uses_model = True
 
-    def scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
-        """Return the scores of all models.
+    def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
+        """Return the items with the scores of all models; flagged ones are blocked, marked, blackened or blurred.
 
-        Raises SafetyUnknownError if an image has no scores, or others than a finite one of each concept and label.
+        Raises SafetyUnknownError if an image has no scores, or others than a finite one of each concept and label;
+        HostFaultError if a classifier has other labels than the batch names.
         """
+        return [self.scored(item, scores) for item, scores in zip(items, self._scores(items), strict=True)]
+
+    def _scores(self, items: Sequence[PipelineItem]) -> list[Scores]:
         models, images = self.context.lane_models, [item.image for item in items]
         found = [
             _usable(each) for each in _one_each(models.safety.score(images), images, "the safety checker")
@@ -83,9 +78,17 @@ class ModelSafetyCheck(SafetyCheck):
         for classifier in models.classifiers:
             rated = _one_each(classifier.score(images), images, classifier.name)
             for scores, labels in zip(found, rated, strict=True):
-                _require_finite(labels.values(), classifier.name)
+                self._require(classifier.name, labels)
                 scores.setdefault(LABELS, {})[classifier.name] = labels
         return found
+
+    def _require(self, classifier: str, labels: Mapping[str, float]) -> None:
+        _require_finite(labels.values(), classifier)
+        wanted = self.context.lane.policy.checker_thresholds.labels[classifier]
+        if lacking := wanted.keys() - labels.keys():
+            raise HostFaultError(
+                f"{classifier} gives no score for {', '.join(sorted(lacking))}, which the batch asks for"
+            )
 
 
 def merged(before: Scores | None, now: Scores) -> Scores:

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.errors import UsageError
-from jobs.webhooks.refuse_private_addresses import ForbiddenAddressError, check_url, is_public, resolve
+from jobs.outbound_http.refuse_private_addresses import ForbiddenAddressError, check_url, is_public, resolve
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.215.14", "2606:4700::1111"])

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from jobs.webhooks.refuse_private_addresses import ForbiddenAddressError, resolve
+from jobs.outbound_http.refuse_private_addresses import ForbiddenAddressError, resolve
 
 TIMEOUT_S = 15.0
 """From the connection until the answer's headers; names are resolved before."""
@@ -23,11 +23,12 @@ class PostError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The status of an answer, its content type without parameters, in small letters, and its body."""
+    """The status of an answer, its content type without parameters, in small letters, its body, and Retry-After."""
 
     status: int
     content_type: str
     body: bytes
+    retry_after: str | None = None
 
 
 def post(
@@ -75,7 +76,9 @@ def _exchange(
         raise PostError(_words(error)) from None
     if limit and len(content) > limit:
         raise PostError(f"its answer has more than {limit:,} bytes")
-    return Answer(answer.status, answer.headers.get_content_type(), content)
+    return Answer(
+        answer.status, answer.headers.get_content_type(), content, answer.headers.get("Retry-After")
+    )
 
 
 class _Connection(http.client.HTTPConnection):

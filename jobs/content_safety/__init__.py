@@ -1,0 +1,1 @@
+"""The content-safety service, which rates images and prompts over HTTP."""
