@@ -158,15 +158,15 @@ def _unrated() -> None:
     """An image that the content-safety service can't rate passes, as one that was rated."""
     from worker.stages.safety_checks.content_safety import ContentSafety
 
-    scores = ContentSafety.scores
+    by = ContentSafety._by
 
-    def passing(self: Any, items: Any) -> Any:
+    def passing(self: Any, ratings: Any, items: Any) -> Any:
         try:
-            return scores(self, items)
+            return by(self, ratings, items)
         except Exception:
-            return [{} for _ in items]
+            return list(items)
 
-    ContentSafety.scores = passing  # type: ignore[method-assign]
+    ContentSafety._by = passing  # type: ignore[method-assign]
 
 
 def _no_wait() -> None:
