@@ -300,8 +300,22 @@ class WatermarkPolicy(StrEnum):
     """Whether images get an invisible watermark, and what happens if it can't be embedded; blackened ones get none."""
 
     REQUIRE = "require"
+    REQUIRE_STRONG = "require-strong"
+    """Jobs whose mark would not survive further compression fail, too."""
     BEST_EFFORT = "best-effort"
     OFF = "off"
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a job fails if its image can't be marked."""
+        return self in (WatermarkPolicy.REQUIRE, WatermarkPolicy.REQUIRE_STRONG)
+
+
+class WatermarkStrength(StrEnum):
+    """Whether a tiled mark would survive another JPEG compression, of quality 75."""
+
+    STRONG = "strong"
+    WEAK = "weak"
 
 
 class WatermarkMethod(StrEnum):

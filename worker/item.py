@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.images.find_images_of_same_inputs import ReusableImage
 from jobs.job_dataclasses import Failure, Job
-from jobs.states import ErrorKind, ImageFormat, WatermarkMethod
+from jobs.states import ErrorKind, ImageFormat, WatermarkMethod, WatermarkStrength
 from models.provenance.parent_file import ParentFile
 
 Pixels = NDArray[np.uint8]
@@ -98,6 +98,7 @@ class PipelineItem:
     watermark: str | None = None
     watermark_method: WatermarkMethod | None = None
     bit_accuracy: float | None = None
+    mark_strength: WatermarkStrength | None = None
     encoded: Encoded | None = None
     pixels_sha256: str | None = None
     iscc: str | None = None

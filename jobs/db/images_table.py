@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
 from jobs.db.constraint_names_and_column_types import Xid8, metadata, one_of
-from jobs.states import WatermarkMethod
+from jobs.states import WatermarkMethod, WatermarkStrength
 
 
 class Source(StrEnum):
@@ -326,10 +326,19 @@ images = Table(
         "id of the signed manifest in the file ([provenance](../provenance.md)); null: the file isn't signed",
         comment="urn of the active C2PA manifest; null: not signed",
     ),
+    image_column(
+        "watermark_strength",
+        Text,
+        Source.WORKER,
+        "`strong`: a tiled mark that survives JPEG of quality 75; `weak`: one that may not "
+        "([marking](../marking.md#weak-marks)); null: another mark, or none",
+        comment="strong or weak; null: no tiled mark, or by a version without",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("length(pixels_sha256) = 64", "pixels_sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
+    CheckConstraint(one_of("watermark_strength", WatermarkStrength), "watermark_strength"),
     CheckConstraint("safety_verdict IN ('safe', 'flagged', 'blackened', 'blurred')", "safety_verdict"),
     UniqueConstraint("batch_id", "ordinal", "index"),
     Index("images_feed_idx", "epoch", "xid", "id"),

@@ -69,7 +69,8 @@ class BatchPolicy(BaseModel):
         default=SafetyAction.BLOCK, description="block, quarantine, flag, blacken or blur what is flagged"
     )
     watermark: Annotated[WatermarkPolicy, ORIGINAL] = Field(
-        default=WatermarkPolicy.REQUIRE, description="require, best-effort or off"
+        default=WatermarkPolicy.REQUIRE,
+        description="require, require-strong (a mark that survives JPEG of quality 75), best-effort or off",
     )
     watermark_text: Annotated[str | None, PolicyKey(affects_images=False)] = Field(
         default=None,
@@ -235,6 +236,8 @@ class BatchPolicy(BaseModel):
             return self
         if self.not_before and self.deadline and self.deadline <= self.not_before:
             raise ValueError("the deadline is not after not_before")
+        if self.watermark == WatermarkPolicy.REQUIRE_STRONG and self.watermark_text is not None:
+            raise ValueError("watermark=require-strong is for marks that say the job: leave out watermark_text")
         if self.target is None and self.target_per is not None:
             raise ValueError("target_per needs a target: how many images for each value")
         if self.target is None and self.accept is not None:

@@ -57,7 +57,7 @@ ADVICE = {
     ErrorKind.NOT_FINITE: _OVERFLOW,
     ErrorKind.BLACK: _OVERFLOW,
     ErrorKind.SAFETY: "`retry BATCH --only blocked` takes new seeds",
-    ErrorKind.WATERMARK: "the file can't hold the mark: less compression, larger, or --set watermark=best-effort",
+    ErrorKind.WATERMARK: "the file can't hold the mark: less compression, larger, or what the text says of `watermark`",
     ErrorKind.OBJECT_STORE: "`doctor` checks the output; then `retry BATCH --only io`",
     ErrorKind.MODEL: "is the model on that worker? `models` lists those there are",
     ErrorKind.BAD_INPUT: "correct these rows, then `submit MANIFEST --onto BATCH`",

@@ -34,6 +34,12 @@ def flat(width: int, height: int, colour: tuple[int, int, int]) -> Pixels:
     return np.full((height, width, 3), colour, np.uint8)
 
 
+def chessboard(side: int) -> Pixels:
+    """Squares of black and white, 64 pixels wide: a picture whose marks are weak."""
+    y, x = np.mgrid[:side, :side] // 64
+    return np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
 def bits_of(payload: bytes) -> Pixels:
     return np.unpackbits(np.frombuffer(payload, np.uint8))
 

@@ -54,6 +54,7 @@ def image_record(
         pixels_sha256=item.pixels_sha256,
         iscc=item.iscc,
         c2pa_manifest_id=item.c2pa_manifest_id,
+        watermark_strength=item.mark_strength,
     )
 
 

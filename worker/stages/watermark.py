@@ -55,7 +55,7 @@ class Watermark(Stage):
         try:
             marked = codec.embed(batch, text.encode(), codec.Method(method))
         except codec.MarkTooSmallError as error:
-            if self.context.lane.policy.watermark == WatermarkPolicy.REQUIRE:
+            if self.context.lane.policy.watermark.is_required:
                 return [item.ended(ErrorKind.WATERMARK, str(error)) for item in items]
             return list(items)
         return [

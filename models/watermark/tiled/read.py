@@ -57,10 +57,14 @@ def amplitudes_of(frame: Floats, at: Carriers) -> Iterator[Complex]:
 
 def reading_of(amplitudes: Complex, at: Carriers) -> Reading:
     """Decode whitened amplitudes (n,)."""
-    trusted = (amplitudes * _trust(amplitudes, at)[at.rings])[at.pilots :]
-    soft = np.bincount(at.symbols, parts_of(trusted), SYMBOLS).astype(np.float32)
-    payload, is_intact = decode(soft[None])
+    payload, is_intact = decode(soft_symbols(amplitudes, at)[None])
     return Reading(payload[0], bool(is_intact[0]), pilot_statistic(amplitudes, at))
+
+
+def soft_symbols(amplitudes: Complex, at: Carriers) -> Floats:
+    """Return what whitened amplitudes (n,) say of each symbol: (352,), below 0 for 0 and above 0 for 1."""
+    trusted = (amplitudes * _trust(amplitudes, at)[at.rings])[at.pilots :]
+    return np.bincount(at.symbols, parts_of(trusted), SYMBOLS).astype(np.float32)
 
 
 def whitened(found: Complex, at: Carriers) -> Complex:

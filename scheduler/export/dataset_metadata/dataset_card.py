@@ -173,10 +173,11 @@ def _marks(facts: Facts) -> str:
             method or "",
             f"{images_of(groups):,}",
             _worst(groups),
+            _weak(groups),
         )
         for (mark, method), groups in facts.by("mark", "watermark_method").items()
     ]
-    header = ["mark", "method", "images", "fewest bits read back"]
+    header = ["mark", "method", "images", "fewest bits read back", "weak"]
     signed, labelled = facts.total("signed"), facts.total("labelled")
     lines = [
         "## Marks and signatures",
@@ -186,6 +187,8 @@ def _marks(facts: Facts) -> str:
         f"{signed:,} of {facts.images:,} files bear a signed C2PA manifest (`c2pa_manifest_id`). {labelled:,} say in "
         "their XMP metadata, as IPTC's DigitalSourceType, that a model made them.",
     ]
+    if facts.total("weak"):
+        lines += ["", "Weak marks may be lost when a file is compressed again (`watermark_strength`)."]
     if any(verdict == "blackened" for (verdict,) in facts.by("safety_verdict")):
         lines += ["", "Blackened images have no mark: every pixel of them is black."]
     return "\n".join(lines)
@@ -194,6 +197,11 @@ def _marks(facts: Facts) -> str:
 def _worst(groups: Sequence[Group]) -> str:
     found = [group.worst for group in groups if group.worst is not None]
     return f"{min(found):.3f}" if found else ""
+
+
+def _weak(groups: Sequence[Group]) -> str:
+    """Return how many marks may not survive another compression; nothing where nobody knows it of any."""
+    return f"{sum(group.weak for group in groups):,}" if any(group.judged for group in groups) else ""
 
 
 def _files(dataset: Dataset) -> str:

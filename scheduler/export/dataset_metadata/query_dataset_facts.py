@@ -37,6 +37,7 @@ _GROUPS = f"""
     SELECT {", ".join(_GROUPED)}, {_MARK} AS mark, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
         count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst,
+        count(*) FILTER (WHERE watermark_strength = 'weak') AS weak, count(watermark_strength) AS judged,
         count(c2pa_manifest_id) AS signed, count(pixels_sha256) AS labelled {{images}}
     GROUP BY {", ".join(_GROUPED)}, mark, checker
 """

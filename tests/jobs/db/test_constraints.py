@@ -60,6 +60,7 @@ def test_a_batch_keeps_to_what_is_allowed(engine: Engine, constraint: str, chang
     [
         ("sha256", {"sha256": "abc"}),
         ("watermark_bit_accuracy", {"watermark_bit_accuracy": 1.01}),
+        ("watermark_strength", {"watermark_strength": "fair"}),
         ("watermark_method", {"watermark_method": "rivaGan"}),
         ("safety_verdict", {"safety_verdict": "blocked"}),
     ],

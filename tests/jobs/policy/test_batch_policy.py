@@ -45,7 +45,7 @@ def test_texts_become_values() -> None:
     ("key", "value", "reason"),
     [
         ("safety", "none", "'block', 'quarantine', 'flag', 'blacken' or 'blur'"),
-        ("watermark", "", "'require', 'best-effort' or 'off'"),
+        ("watermark", "", "'require', 'require-strong', 'best-effort' or 'off'"),
         ("format", "gif", "'png', 'webp' or 'jpeg'"),
         ("quality", "0", "greater than or equal to 1"),
         ("quality", "95.5", "integer"),

@@ -150,8 +150,21 @@ def test_the_card_says_that_blackened_images_have_no_mark(engine: Engine, tmp_pa
     change(engine, unmarked + ", safety_verdict = 'blackened' WHERE ordinal < 2")
     with_index(engine, [batch], "jsonl", tmp_path / "export", 2)
     text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
-    assert "| none |  | 2 |  |\n" in text
+    assert "| none |  | 2 |  |  |\n" in text
     assert "Blackened images have no mark: every pixel of them is black." in text
+
+
+def test_the_card_counts_weak_marks(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
+    change(engine, "UPDATE images SET watermark_method = 'tiled', watermark = '00beef0000000001'")
+    for strength, which in (("weak", "ordinal < 2"), ("strong", "ordinal >= 2")):
+        change(engine, f"UPDATE images SET watermark_strength = '{strength}' WHERE {which}")
+    with_index(engine, [batch], "jsonl", tmp_path / "export")
+    text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert f"| `00beef…` | tiled | {len(ROWS)} | 1.000 | 2 |\n" in text
+    assert "Weak marks may be lost when a file is compressed again (`watermark_strength`)." in text
+    rows = [json.loads(line) for line in (tmp_path / "export" / "metadata.jsonl").read_text().splitlines()]
+    assert sorted(row["watermark_strength"] for row in rows) == ["strong"] * (len(ROWS) - 2) + ["weak"] * 2
 
 
 def test_a_card_without_pictures_where_they_cannot_be_read(engine: Engine, tmp_path: Path) -> None:

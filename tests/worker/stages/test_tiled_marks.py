@@ -8,11 +8,13 @@ import pytest
 from pydantic import SecretStr
 
 from bench.image_files import grainy
+from bench.watermark_robustness.picture_changes import ALIGNED
 from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings, load_settings
 from jobs.states import ErrorKind, WatermarkMethod
 from models.watermark.tiled.payload import Payload, installation_number
 from models.watermark.tiled.read import read
+from tests.models.marked import chessboard
 from tests.worker.contexts import stage_context
 from tests.worker.test_bisect import items
 from worker.item import PipelineItem
@@ -91,6 +93,35 @@ def test_a_mark_that_the_format_destroys_ends_the_job_or_is_told(tiled: Settings
     best = through(stage_context(tiled, watermark="best-effort", **lossy), flat)
     assert best.bit_accuracy is not None
     assert best.bit_accuracy < 1
+    assert best.mark_strength == "weak"
+
+
+def test_weak_marks_are_told(tiled: Settings) -> None:
+    own = stage_context(tiled)
+    for pixels, strength in ((grainy(512), "strong"), (chessboard(512), "weak")):
+        found = through(own, replace(drawn(512), pixels=pixels))
+        assert (found.bit_accuracy, found.mark_strength) == (1.0, strength)
+        again = read(ALIGNED["jpeg_75"](found.image), own.mark_key.secret)
+        assert again.is_intact == (strength == "strong")
+    assert through(stage_context(tiled, watermark_text="ACME"), drawn(512)).mark_strength is None
+
+
+def test_weak_marks_fail_the_job_where_strong_ones_are_required(tiled: Settings) -> None:
+    own = stage_context(tiled, watermark="require-strong")
+    assert through(own, drawn(512)).mark_strength == "strong"
+    black = replace(drawn(512), pixels=np.zeros((512, 512, 3), np.uint8), safety_verdict="blackened")
+    assert (through(own, black).end, through(own, black).mark_strength) == (None, None)
+    for item, why in (
+        (replace(drawn(512), pixels=chessboard(512)), "the mark is weak"),
+        (drawn(128), "the mark is a text (dwtDctSvd)"),
+    ):
+        end = through(own, item).end
+        assert end is not None
+        assert end.kind == ErrorKind.WATERMARK
+        assert end.text.startswith(why)
+        assert end.text.endswith("; watermark=require lets such images pass")
+    (small,) = Watermark(own).run([drawn(8)])
+    assert small.end is not None
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,20 @@ def test_flat_pictures_hold_it_in_lossless_files() -> None:
         assert said(embed(pixels, SAID.bits, KEY)) == SAID
 
 
+def test_drawings_hold_it_through_jpeg() -> None:
+    """Pages of text need the second strength."""
+    for pixels in drawings(8):
+        assert said(ALIGNED["jpeg_75"](embed(pixels, SAID.bits, KEY))) == SAID
+
+
+def test_what_would_be_lost_is_marked_more_strongly(plain: Pixels) -> None:
+    faint = np.rint(128 + 0.3 * (plain.astype(np.float32) - 128)).astype(np.uint8)
+    smooth: Pixels = cv2.GaussianBlur(faint, (0, 0), 4)
+    marked = embed(smooth, SAID.bits, KEY)
+    assert said(ALIGNED["half_size_jpeg_75"](marked)) == SAID
+    assert similarity(smooth, marked) > 0.98
+
+
 def test_each_picture_of_a_job_says_which(plain: Pixels) -> None:
     for payload in (Payload(0, 0, 0), Payload(255, 0xFFFF, (1 << 40) - 1)):
         assert said(embed(plain, payload.bits, KEY)) == payload
