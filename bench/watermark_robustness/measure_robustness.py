@@ -16,10 +16,12 @@ from bench.watermark_robustness.picture_changes import ALIGNED, SEARCHED, Change
 from models.watermark import codec
 from models.watermark.blocks import Pixels
 from models.watermark.codec import Method
+from models.watermark.tiled.convolutional_code import encode
 from models.watermark.tiled.embed import embed
 from models.watermark.tiled.identify_mark import LEAST_PILOT, identify
 from models.watermark.tiled.keyed_carriers import carriers
 from models.watermark.tiled.perceptual_analysis import framed, luma_of
+from models.watermark.tiled.predict_survival import LEAST_MARGIN, margin_after_jpeg
 from models.watermark.tiled.read import Reading, amplitudes_of, pilot_statistic, read, reading_of
 from models.watermark.tiled.search_cropped_and_turned import search
 
@@ -56,6 +58,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
             lambda pixels, key: search(pixels, key)[0],
         ),
         **_survival("drawn_", marked[len(photos) :], payloads[len(photos) :], ALIGNED, _DRAWN_GOALS, read),
+        **_predictions(marked, payloads),
         **_peers(photos[searched], payloads[searched]),
         **_false_alarms(photos, 2 if is_quick else 50),
         **_times(photos[0], marked[0], 2 if is_quick else 7),
@@ -106,6 +109,24 @@ def _survival(
         what = f"{len(right)} pictures, 64 bits exact"
         found[f"{prefix}{name}"] = Figure(float(np.mean(right)), "ratio", what, goals.get(name))
     return found
+
+
+def _predictions(marked: Sequence[Pixels], payloads: Bits) -> dict[str, Figure]:
+    """Return how often it is foretold whether the mark survives JPEG, also of what was stored as WebP."""
+    stored = [*marked, *(ALIGNED["webp_80"](pixels) for pixels in marked)]
+    strong, kept = np.zeros((2, len(stored)), np.bool_)
+    for number, (pixels, bits) in enumerate(zip(stored, [*payloads, *payloads], strict=True)):
+        strong[number] = margin_after_jpeg(pixels, encode(bits), carriers(KEY)) >= LEAST_MARGIN
+        reading = read(ALIGNED["jpeg_75"](pixels), KEY)
+        kept[number] = reading.is_intact and np.array_equal(reading.payload, bits)
+    note(
+        f"called strong: {strong.sum()}, {(strong & kept).sum()} survive; survive: {kept.sum()} of {len(kept)}"
+    )
+    what = f"{len(stored)} pictures, every other one a WebP of quality 80"
+    return {
+        "strong_survives": Figure(float(kept[strong].mean()), "ratio", f"JPEG 75, {what}", at_least(0.99)),
+        "survivor_called_weak": Figure(float(1 - strong[kept].mean()), "ratio", what, at_most(0.05)),
+    }
 
 
 def _peers(pictures: Sequence[Pixels], payloads: Bits) -> dict[str, Figure]:

@@ -237,7 +237,9 @@ class BatchPolicy(BaseModel):
         if self.not_before and self.deadline and self.deadline <= self.not_before:
             raise ValueError("the deadline is not after not_before")
         if self.watermark == WatermarkPolicy.REQUIRE_STRONG and self.watermark_text is not None:
-            raise ValueError("watermark=require-strong is for marks that say the job: leave out watermark_text")
+            raise ValueError(
+                "watermark=require-strong is for marks that say the job: leave out watermark_text"
+            )
         if self.target is None and self.target_per is not None:
             raise ValueError("target_per needs a target: how many images for each value")
         if self.target is None and self.accept is not None:

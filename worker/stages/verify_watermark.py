@@ -22,7 +22,9 @@ from worker.stage import Place, Stage
 # in full even from lossless files; 36 of 48 bits are what Stable Diffusion XL's documentation calls "very likely".
 NEEDED = {WatermarkMethod.TILED: 1.0, WatermarkMethod.DWT_DCT_SVD: 1.0, WatermarkMethod.DWT_DCT: 0.75}
 
-_WEAK = "the mark is weak: it may be lost when the file is compressed again; a higher quality keeps more of it"
+_WEAK = (
+    "the mark is weak: it may be lost when the file is compressed again; a higher quality keeps more of it"
+)
 _NO_TILED = "of which isn't known what it survives, as the picture is small or can't hold another"
 
 
@@ -67,7 +69,9 @@ class VerifyWatermark(Stage):
         batch = np.stack([pixels[item.job.id] for item in items])
         method = codec.Method(self.context.text_mark_method)
         accuracies = codec.bit_accuracy(batch, self.context.watermark_text.encode(), method).tolist()
-        found = [self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)]
+        found = [
+            self._with_accuracy(item, accuracy) for item, accuracy in zip(items, accuracies, strict=True)
+        ]
         return [item if item.end else self._with_strength(item, None) for item in found]
 
     def _with_accuracy(self, item: PipelineItem, accuracy: float) -> PipelineItem:

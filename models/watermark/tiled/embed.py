@@ -30,31 +30,10 @@ from models.watermark.tiled.tile_frequencies import folded, frequencies, tile_of
 
 _MSE = 255**2 / 10**4.23  # a PSNR of 42.3 dB
 _DISSIMILARITIES = (0.0068, 0.0102, 0.0136)
-"""Estimates of 1 - SSIM, tried in turn until the mark survives half the size and JPEG: few photographs need a second."""
+"""Estimates of 1 - SSIM, tried in turn until the mark survives half the size and JPEG."""
 _MOST_GAIN = 1.3
 _PILOT_ENERGY = 0.18
 _BISECTIONS = 30
-
-
-def embed(pixels: Pixels, payload: Bits, key: bytes) -> Pixels:
-    """Return a copy of (H, W, 3) uint8 RGB that carries (64,) bits, 0 or 1, under a key."""
-    seen = analysed(framed(luma_of(pixels), frame_side(*pixels.shape[:2])))
-    symbols, at = encode(payload), carriers(key)
-    marked = pixels
-    for dissimilarity in _DISSIMILARITIES:
-        marked = _added(pixels, resized(_change(seen, symbols, at, dissimilarity), *pixels.shape[:2]))
-        if margin_after_half_size_and_jpeg(marked, symbols, at) >= LEAST_MARGIN:
-            break
-    return marked
-
-
-def _change(seen: Analysis, symbols: Bits, at: Carriers, dissimilarity: float) -> Floats:
-    """Return what is to be added to the frame (h, w)."""
-    mask = _mask(seen, dissimilarity)
-    amplitudes = _amplitudes(_host(seen, mask, at), symbols, at)
-    change = seen.by_pixel(mask.cells) * tiled(tile_of(amplitudes, at), *seen.detail.shape)
-    change *= _gain(change, seen, dissimilarity)
-    return change
 
 
 @dataclass(frozen=True)
@@ -63,6 +42,28 @@ class _Mask:
 
     cells: Floats
     exponent: float
+
+
+def embed(pixels: Pixels, payload: Bits, key: bytes) -> Pixels:
+    """Return a copy of (H, W, 3) uint8 RGB that carries (64,) bits, 0 or 1, under a key."""
+    seen = analysed(framed(luma_of(pixels), frame_side(*pixels.shape[:2])))
+    symbols, at = encode(payload), carriers(key)
+    marked = pixels
+    for dissimilarity in _DISSIMILARITIES:
+        mask = _mask(seen, dissimilarity)
+        change = _change(seen, mask, symbols, at, dissimilarity)
+        marked = _added(pixels, resized(change, *pixels.shape[:2]))
+        if margin_after_half_size_and_jpeg(marked, symbols, at, mask.exponent) >= LEAST_MARGIN:
+            break
+    return marked
+
+
+def _change(seen: Analysis, mask: _Mask, symbols: Bits, at: Carriers, dissimilarity: float) -> Floats:
+    """Return what is to be added to the frame (h, w)."""
+    amplitudes = _amplitudes(_host(seen, mask, at), symbols, at)
+    change = seen.by_pixel(mask.cells) * tiled(tile_of(amplitudes, at), *seen.detail.shape)
+    change *= _gain(change, seen, dissimilarity)
+    return change
 
 
 def _mask(seen: Analysis, dissimilarity: float) -> _Mask:

@@ -1,6 +1,6 @@
 """Reads the tiled mark of pictures of any size that are neither cropped nor turned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,10 @@ def read(pixels: Pixels, key: bytes) -> Reading:
     return reading_of(max(found, key=lambda amplitudes: pilot_statistic(amplitudes, at)), at)
 
 
-def amplitudes_of(frame: Floats, at: Carriers) -> Iterator[Complex]:
+def amplitudes_of(frame: Floats, at: Carriers, exponents: Sequence[float] = EXPONENTS) -> Iterator[Complex]:
     """Return what is found at the carriers, for each form that the mark may have."""
     seen = analysed(frame)
-    for exponent in EXPONENTS:
+    for exponent in exponents:
         yield whitened(frequencies(folded(seen.detail * seen.by_pixel(seen.weight(exponent))), at), at)
 
 

@@ -71,6 +71,13 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(key: str, val
     assert "\n" not in message
 
 
+def test_texts_have_no_strength_to_require() -> None:
+    with pytest.raises(
+        UsageError, match="require-strong is for marks that say the job: leave out watermark_text"
+    ):
+        parse_policy({"watermark": "require-strong", "watermark_text": "ACME"})
+
+
 @pytest.mark.parametrize(("former", "name"), former_names().items())
 def test_a_former_name_is_read_with_a_warning(
     former: str, name: str, caplog: pytest.LogCaptureFixture
