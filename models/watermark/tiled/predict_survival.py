@@ -50,7 +50,9 @@ def _margin(luma: Pixels, side: float, symbols: Bits, at: Carriers, exponents: S
     if max(luma.shape) > _LONGEST_JPEG:
         return 0.0
     file = cv2.imencode(".jpg", luma, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    frame = framed(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE).astype(np.float32), side)
+    compressed = cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)
+    assert compressed is not None
+    frame = framed(compressed.astype(np.float32), side)
     surest = max(amplitudes_of(frame, at, exponents), key=partial(pilot_statistic, at=at))
     right = soft_symbols(surest, at) * (2 * symbols.astype(np.float32) - 1)
     deviation = float(right.std())

@@ -164,7 +164,8 @@ def test_the_card_counts_weak_marks(engine: Engine, tmp_path: Path) -> None:
     text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     assert f"| `00beef…` | tiled | {len(ROWS)} | 1.000 | 2 |\n" in text
     assert "Weak marks may be lost when a file is compressed again (`watermark_strength`)." in text
-    rows = [json.loads(line) for line in (tmp_path / "export" / "metadata.jsonl").read_text().splitlines()]
+    (part,) = (tmp_path / "export").glob("part-*.jsonl")
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
     assert sorted(row["watermark_strength"] for row in rows) == ["strong"] * (len(ROWS) - 2) + ["weak"] * 2
 
 
