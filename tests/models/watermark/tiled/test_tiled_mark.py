@@ -87,11 +87,10 @@ def test_drawings_hold_it_through_jpeg() -> None:
 
 
 def test_what_would_be_lost_is_marked_more_strongly(plain: Pixels) -> None:
-    faint = np.rint(128 + 0.3 * (plain.astype(np.float32) - 128)).astype(np.uint8)
-    smooth: Pixels = cv2.GaussianBlur(faint, (0, 0), 4)
-    marked = embed(smooth, SAID.bits, KEY)
+    faint = np.rint(128 + 0.1 * (plain.astype(np.float32) - 128)).astype(np.uint8)
+    marked = embed(faint, SAID.bits, KEY)
     assert said(ALIGNED["half_size_jpeg_75"](marked)) == SAID
-    assert similarity(smooth, marked) > 0.98
+    assert similarity(faint, marked) > 0.98
 
 
 def test_each_picture_of_a_job_says_which(plain: Pixels) -> None:
