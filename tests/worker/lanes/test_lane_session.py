@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import Engine
 
+from bench.watermark_robustness.picture_changes import ALIGNED
 from jobs.batches import actions
 from jobs.batches.rename import rename
 from jobs.queue import transitions
@@ -23,6 +24,7 @@ from jobs.settings import Settings
 from jobs.states import WatermarkMethod
 from models.optional_packages import EXTRAS
 from models.watermark import codec as watermark
+from models.watermark.tiled.read import read
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.faults import RingingModelCache
@@ -138,7 +140,7 @@ def test_an_image_row_holds_what_made_it(context: WorkerContext, tmp_path: Path)
     assert (row["worker"], row["attempt"], row["watermark"], row["watermark_bit_accuracy"]) == (
         "tester", 1, "NMIL", 1,
     )  # fmt: skip
-    assert row["watermark_method"] == "dwtDctSvd"
+    assert (row["watermark_method"], row["watermark_strength"]) == ("dwtDctSvd", None)
     assert row["device"]
 
 
@@ -214,6 +216,17 @@ def test_a_mark_that_does_not_survive_the_format(context: WorkerContext, tmp_pat
     (image,) = images_of(context.engine, best)
     assert image["watermark"] == "NMIL"
     assert image["watermark_bit_accuracy"] < 1
+
+
+def test_the_row_tells_whether_the_mark_is_weak(context: WorkerContext, tmp_path: Path) -> None:
+    changes = {"watermark_method": WatermarkMethod.TILED}
+    context = replace(context, settings=context.settings.model_copy(update=changes))
+    large = FOX | {"width": 96, "height": 96, "upscale": 4}
+    (tiled,) = images_of(context.engine, render(context, tmp_path, [large]))
+    (body,) = bodies(context, [tiled])
+    again = read(ALIGNED["jpeg_75"](decode(body)), context.settings.mark_key.secret)
+    assert (tiled["watermark_method"], tiled["watermark_bit_accuracy"]) == ("tiled", 1)
+    assert tiled["watermark_strength"] == ("strong" if again.is_intact else "weak")
 
 
 def test_the_other_method_needs_three_quarters_of_the_bits(context: WorkerContext, tmp_path: Path) -> None:
