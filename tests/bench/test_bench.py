@@ -14,6 +14,7 @@ MACHINE = {"cpu", "cores", "memory_gb", "python", "postgresql"}
 MAY_BE_ZERO = {
     "postgres_ms",
     "false_alarms",
+    "survivor_called_weak",
     "forbidden_caught",
     "match_at_guidance_1",
     "match_at_guidance_4",
