@@ -17,7 +17,7 @@ from models.watermark.tiled.read import amplitudes_of, pilot_statistic, soft_sym
 
 QUALITY = 75
 LEAST_MARGIN = 0.7
-"""What the error-correcting code needs, whatever a picture shows: of 2,861 pictures above it one was lost."""
+"""What the error-correcting code needs, whatever a picture shows (docs/decisions/0055)."""
 
 _LONGEST_JPEG = 65_500
 
