@@ -18,6 +18,7 @@ from bench.watermark_robustness.picture_changes import ALIGNED, JPEG_80, SEARCHE
 from console.provenance_lookup.export_index import ExportIndex
 from console.provenance_lookup.trace_picture import PictureTracer
 from console.provenance_lookup.weigh_claims import Verdict
+from models.assess.perceptual_hash import perceptual_hash
 from models.provenance.iscc_code import image_code
 from models.provenance.signing_identity import Authority
 from models.watermark.blocks import Pixels
@@ -86,6 +87,7 @@ def _exported(folder: Path, marked: list[Pixels]) -> Path:
         "sha256": ["0" * 64] * len(marked),
         "pixels_sha256": [None] * len(marked),  # else it would trace the picture whose metadata is gone
         "iscc": [image_code(pixels) for pixels in marked],
+        "phash": [perceptual_hash(pixels) for pixels in marked],
     }
     path = folder / "part-00000.parquet"
     pyarrow.parquet.write_table(pa.table(columns), path)

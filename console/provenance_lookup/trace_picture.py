@@ -15,6 +15,7 @@ from console.provenance_lookup.image_index import ImageIndex
 from console.provenance_lookup.weigh_claims import Claim, Likeness, Verdict, weigh
 from jobs.images.decode_picture import decode_picture, flattened
 from jobs.setting_values.watermark_key import PUBLIC
+from models.assess.perceptual_hash import perceptual_hash
 from models.provenance.iscc_code import BITS, image_code
 from models.provenance.media_type import media_type_of
 from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState, UnreadableManifestError
@@ -154,7 +155,7 @@ def _is_plain(pixels: Pixels) -> bool:
 def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
     """Return how like its row a picture must be; one whose mark was searched for may be a part of it, or mirrored."""
     if mark is None or mark.place is None:
-        return Likeness([code], _OTHER_PICTURE_BITS)
+        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels))
     if mark.payload.key_id != PUBLIC.number:
         return Likeness([code], BITS)  # some parts look like nothing of the whole, and few have the key
     mirrored = image_code(np.ascontiguousarray(pixels[:, ::-1]))

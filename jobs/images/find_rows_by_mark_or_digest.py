@@ -22,6 +22,7 @@ FIELDS = {
     "safety_verdict": "i.safety_verdict",
     "watermark": "i.watermark",
     "iscc": "i.iscc",
+    "phash": "i.phash",
     "sha256": "i.sha256",
     "width": "i.width",
     "height": "i.height",

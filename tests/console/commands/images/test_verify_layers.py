@@ -18,6 +18,7 @@ from jobs.db.installation_id import this_installation
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
+from models.assess.perceptual_hash import perceptual_hash
 from models.provenance.iscc_code import image_code
 from models.provenance.sign_file import FileSigner
 from models.watermark.blocks import Pixels
@@ -361,3 +362,24 @@ def test_a_black_picture_is_not_taken_for_one_that_was_blackened(
     (found,) = told.json
     assert (told.code, found["verdict"], found["row"], found["found_by"]) == (1, "no trace of ours", None, [])
     assert found["why"] == "it has one colour; blackened images have no mark"
+
+
+def test_a_compressed_gradient_is_like_its_row_by_the_perceptual_hash(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+) -> None:
+    """Compression may change half of the ISCC code of so smooth a picture: the row has one that is far from it."""
+    ramp = np.linspace(60, 190, 512, dtype=np.float32)
+    smooth = np.repeat(((ramp + ramp[:, None]) / 2).astype(np.uint8)[..., None], 3, axis=2)
+    here = this_installation(engine).id
+    pixels = embed(smooth, Payload(0, installation_number(here), ours.job).bits, b"nightmill")
+    values = "pixels_sha256 = NULL, sha256 = repeat('0', 64), phash = :phash"
+    change(engine, f"UPDATE images SET {values}", phash=perceptual_hash(smooth))  # noqa: S608
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=80)
+    place = save(tmp_path / "ramp.jpg", stream.getvalue())
+    (found,) = trusting("verify", place, "--json", "--quick").json
+    assert (found["verdict"], found["found_by"], found["row"]["job"]) == ("ours", ["mark"], ours.job)
+    for phash in (None, perceptual_hash(ours.pixels)):
+        change(engine, "UPDATE images SET phash = :phash", phash=phash)
+        (found,) = trusting("verify", place, "--json", "--quick").json
+        assert (found["verdict"], "looks like another picture" in found["why"]) == ("can't tell", True)
