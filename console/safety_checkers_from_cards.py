@@ -10,22 +10,18 @@ from jobs.settings import Settings
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import UnknownModelError
+from models.store.resolve_checkpoint import checkpoint_path
 
 
-def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue, settings: Settings) -> BatchPolicy:
+def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue) -> BatchPolicy:
     """Return the policy with thresholds for all its checkers: where none is given, that of the classifier's card.
 
     So a batch is judged by what its policy says, whatever becomes of the card. Raises UsageError for a checker or a
-    label that isn't there, and where the service is wanted and this installation, whose workers are its own, has none.
+    label that isn't there.
     """
     if policy.safety_checkers is None:
         return policy
     given = label_thresholds.parse(policy.safety_checkers)
-    has_service = settings.content_safety_url is not None and settings.content_safety_key is not None
-    if settings.database_url is None and not has_service and given.keys() & set(SERVICE_CHECKERS):
-        raise UsageError(
-            "--set safety_checkers=content-safety…: set NIGHTMILL_CONTENT_SAFETY_URL and NIGHTMILL_CONTENT_SAFETY_KEY"
-        )
     completed: dict[str, dict[str, float]] = {}
     for checker, labels in given.items():
         if checker in SERVICE_CHECKERS:
@@ -43,6 +39,24 @@ def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue, settings
             f"have {LONGEST_CHECKERS:,}: name fewer checkers, or have fewer thresholds in the cards"
         )
     return policy.model_copy(update={"safety_checkers": text})
+
+
+def check_is_here(policy: BatchPolicy, catalogue: Catalogue, settings: Settings) -> None:
+    """Raise UsageError for a checker that workers of this installation don't have: its files, or address and key."""
+    has_service = settings.content_safety_url is not None and settings.content_safety_key is not None
+    for checker in policy.checker_thresholds.labels:
+        if checker in SERVICE_CHECKERS:
+            if not has_service:
+                raise UsageError(
+                    f"--set safety_checkers={checker}: set NIGHTMILL_CONTENT_SAFETY_URL and "
+                    "NIGHTMILL_CONTENT_SAFETY_KEY, for the workers, too"
+                )
+            continue
+        card = catalogue.get(checker)
+        path = checkpoint_path(card, catalogue.models_dir)
+        if card.builder is None and not path.exists():
+            how = f": fetch it with nightmill models pull {card.id}" if card.sources else ""
+            raise UsageError(f"--set safety_checkers={checker}: its files aren't at {path}{how}")
 
 
 def changed_labels(checkers: str | None, changes: Thresholds, catalogue: Catalogue) -> str | None:

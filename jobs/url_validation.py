@@ -43,6 +43,10 @@ def check_service_url(url: str) -> None:
         raise ValueError(
             "must be https://…, as a key and images are sent there; http:// only on this machine"
         )
+    if "/contentsafety" in parts.path or parts.path.endswith(":analyze"):
+        raise ValueError(
+            "must end before /contentsafety/…, which is added, as in https://NAME.cognitiveservices.azure.com"
+        )
 
 
 def check_authority_url(url: str) -> None:

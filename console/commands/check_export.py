@@ -70,11 +70,12 @@ def _checked(found: CheckedFiles) -> dict[str, Any]:
 
 def _cells_of_check(found: CheckedFiles) -> tuple[object, ...]:
     problems = [f"missing: {name}" for name in found.missing] + [f"changed: {name}" for name in found.changed]
+    problems += [f"not listed: {name}" for name in found.unlisted]
     more = len(problems) - MOST_NAMED
     told = [*problems[:MOST_NAMED], *([f"and {more:,} more"] if more > 0 else [])]
     if found.problem is not None:
         told.append(f"time stamp: {found.problem}")
-    number = "all" if found.number is None else found.number
+    number = "other files" if found.number is None else found.number
     stamp = "" if found.number is None else found.stamp.value if found.is_sealed else "not sealed yet"
     when = found.stamped_at and found.stamped_at.isoformat(timespec="seconds")
     return number, f"{found.files:,}", "; ".join(told), stamp, when or "", found.authority or ""
@@ -83,12 +84,14 @@ def _cells_of_check(found: CheckedFiles) -> tuple[object, ...]:
 def _exit_code(found: Sequence[CheckedFiles], *, is_trusting: bool) -> int:
     """Say what is amiss, and return the exit code."""
     damaged = sum(len(each.missing) + len(each.changed) for each in found)
+    unlisted = sum(len(each.unlisted) for each in found)
     stamps = [each.stamp for each in found]
     invalid, strange = stamps.count(StampState.INVALID), stamps.count(StampState.VALID)
     is_stamped = any(stamp is not StampState.NONE for stamp in stamps)
     lacking = sum(each.lacks_stamp for each in found) if is_trusting or is_stamped else 0
     told = [
         f"{plural(damaged, 'file')} missing or changed" if damaged else "",
+        f"{plural(unlisted, 'file')} that `_SUCCESS` doesn't list" if unlisted else "",
         f"{plural(invalid, 'time stamp')} invalid" if invalid else "",
         f"{plural(strange, 'time stamp')} by an authority that isn't trusted" if strange else "",
         f"{plural(lacking, 'sealed shard')} without a time stamp" if lacking else "",
@@ -98,6 +101,6 @@ def _exit_code(found: Sequence[CheckedFiles], *, is_trusting: bool) -> int:
     note(
         "; ".join(filter(None, told)) or ("all files and time stamps are right" if is_stamped else _UNSTAMPED)
     )
-    if damaged or invalid or lacking or (strange and is_trusting):
+    if damaged or unlisted or invalid or lacking or (strange and is_trusting):
         return 1
     return 2 if strange else 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from console.safety_checkers_from_cards import with_thresholds_of_cards
+from console.safety_checkers_from_cards import check_is_here, with_thresholds_of_cards
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
@@ -21,7 +21,7 @@ from jobs.manifest import (
 from jobs.manifest.values import shown
 from jobs.policy.batch_policy import BatchPolicy, fields
 from jobs.policy.parse_set_options import is_policy_key, parse_policy
-from jobs.settings import Settings
+from jobs.settings import Settings, load_settings
 from jobs.states import Decoder, Scoring
 from jobs.storage.open import fetch_to_file, open_store
 from jobs.webhooks.batch_end_hooks import check_hook
@@ -46,13 +46,18 @@ def submit_request(
         columns, parse_renames(asked.map_ or ()), asked.strict, tuple(asked.drop or ()), asked.unique_ids
     )
     name = asked.name and checked_name(asked.name)
-    _check_weights(policy, settings)
+    has_own_workers = load_settings().database_url is None  # settings have that of the private one by now
+    if has_own_workers:
+        _check_weights(policy)
     check_accept(policy)
     if policy.on_end is not None and stored is None:
         check_hook(policy.on_end, allows_commands=settings.allows_commands)
     catalogue = Catalogue.load(settings.models_path)
     _check_decoder(policy, columns.get("model", ""), catalogue)
-    policy = with_thresholds_of_cards(policy, catalogue, settings) if stored is None else policy
+    if stored is None:
+        policy = with_thresholds_of_cards(policy, catalogue)
+        if has_own_workers:
+            check_is_here(policy, catalogue, settings)
     rules = row_rules(
         catalogue,
         settings.default_model,
@@ -92,9 +97,9 @@ def _split(asked: ManifestOptions) -> tuple[BatchPolicy, dict[str, str]]:
     return policy, parse_overrides(of_rows, known=(*SETTABLE_COLUMNS, *fields()))
 
 
-def _check_weights(policy: BatchPolicy, settings: Settings) -> None:
-    """Check that the packer of the weights is installed; with private services, workers run in this installation."""
-    if policy.weights is None or settings.database_url is not None:
+def _check_weights(policy: BatchPolicy) -> None:
+    """Check that the packer of the weights is installed here, where the workers run."""
+    if policy.weights is None:
         return
     try:
         require_packer(policy.weights)

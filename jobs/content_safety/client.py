@@ -198,7 +198,8 @@ def _code(answer: Answer) -> str:
         code = json.loads(answer.body)["error"]["code"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return f" ({code})" if isinstance(code, str) and _CODE.fullmatch(code) else ""
+    is_told = isinstance(code, str) and _CODE.fullmatch(code) and code != str(answer.status)
+    return f" ({code})" if is_told else ""
 
 
 def _seconds(text: str | None) -> float:

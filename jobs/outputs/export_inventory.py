@@ -26,6 +26,12 @@ _OTHER_NAMES = re.compile(
 )
 """Files of exports that aren't named `part-NNNNN`: of other formats, of the index, and copies of images."""
 
+
+def is_named_like_export(name: str) -> bool:
+    """Whether a file's name, within an export's folder, is one that exports give to rows, images or their index."""
+    return part_format(name) is not None or _OTHER_NAMES.fullmatch(name) is not None
+
+
 Digests = Mapping[str, Collection[str]]
 """SHA-256 that a file may have, by its name in the export's folder."""
 

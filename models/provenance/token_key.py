@@ -112,7 +112,12 @@ class TokenKey:
         found = list(session.get_objects(wanted))
         if len(found) != 1:
             count = f"{len(found):,} private keys fit" if found else "no private key fits"
-            raise SigningError(f"{count} {self._uri.place}: name one by object=… or id=…")
+            hint = (
+                "without a PIN no private key is seen: name its file by pin-source=file:/…"
+                if self._uri.pin_file is None
+                else "name one by object=… or id=…"
+            )
+            raise SigningError(f"{count} {self._uri.place}: {hint}")
         return found[0]
 
     def _calling(self, call: Callable[[], T]) -> T:
@@ -122,7 +127,7 @@ class TokenKey:
         try:
             return call()
         except pkcs11.PinIncorrect:
-            reason = f"refuses the PIN in {self._uri.pin_file}"
+            reason = f"refuses the PIN in {self._uri.pin_file}: correct it first, as a token locks after a few tries"
         except pkcs11.PinLocked:
             reason = "has locked its PIN"
         except pkcs11.UserNotLoggedIn:

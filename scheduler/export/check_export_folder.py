@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
 from jobs.exports.shard_timestamps import stamped_digest
-from jobs.outputs.export_inventory import RECORDS, SUCCESS
+from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_named_like_export
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
+from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
 from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class CheckedFiles:
     files: int = 0
     missing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+    """Files named like those of exports, and lines of `SHA256SUMS`, that the record doesn't have."""
     stamp: StampState = StampState.NONE
     stamped_at: datetime | None = None
     authority: str | None = None
@@ -100,7 +103,9 @@ def check_export_folder(
         yield found
     if name == SUCCESS:  # the other one also lists files that an earlier export has left
         of_shards = {file for shard in record.shards for file in shard.files}
-        yield _of_files([file for file in record.files if file.name not in of_shards], digest)
+        others = _of_files([file for file in record.files if file.name not in of_shards], digest)
+        others.unlisted = _unlisted(store, prefix, {file.name: file.sha256 for file in record.files})
+        yield others
 
 
 def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
@@ -116,6 +121,18 @@ def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
                 f"{store.locate(prefix + name)} isn't the record of an export: {where}: {first['msg']}"
             ) from None
     raise UsageError(f"{store.locate(prefix + SUCCESS)} isn't there: name the folder of an export")
+
+
+def _unlisted(store: ObjectStore, prefix: str, listed: Mapping[str, str]) -> list[str]:
+    """Return what the folder has that a reader may take for a part of the export, and `_SUCCESS` doesn't list."""
+    names = {found.key.removeprefix(prefix) for found in store.list(prefix)}
+    found = {name for name in names - listed.keys() if is_named_like_export(name)}
+    for name in listed:
+        if name.lstrip("_") == CHECKSUMS and name in names:
+            lines = store.get(prefix + name).decode("utf-8", "replace").splitlines()
+            sums = {of: sha256 for sha256, _, of in (line.partition("  ") for line in lines)}
+            found |= {of for of, sha256 in sums.items() if listed.get(of) != sha256}
+    return sorted(found)
 
 
 def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> CheckedFiles:

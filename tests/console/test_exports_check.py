@@ -156,3 +156,21 @@ def test_a_setting_that_can_not_be_used_is_told_before_anything_is_done(
     for arguments in (("run", str(manifest), "--workers", "0"), ("up", "--workers", "0")):
         ended = Typed(broken, tmp_path)(*arguments)
         assert (ended.code, "NIGHTMILL_TIMESTAMP_TRUST" in ended.err) == (2, True), ended.err
+
+
+def test_what_the_record_doesnt_list_is_told(offline: Typed, folder: Path, own: Authority) -> None:
+    rows = next(folder.glob("part-*.jsonl"))
+    (folder / "part-00777.jsonl").write_bytes(rows.read_bytes())
+    (folder / "notes-of-mine.txt").write_text("not a part of it")
+    told = offline("exports", "check", str(folder), "--trust", str(own.trust_file))
+    assert (told.code, "1 file that `_SUCCESS` doesn't list" in told.err) == (1, True), told.err
+    assert "not listed: part-00777.jsonl" in told.out
+    (folder / "part-00777.jsonl").unlink()
+    record = json.loads((folder / "_SUCCESS").read_text())
+    gone = rows.name
+    record["shards"] = [shard for shard in record["shards"] if gone not in shard["files"]]
+    record["files"] = [file for file in record["files"] if file["name"] != gone]
+    (folder / "_SUCCESS").write_text(json.dumps(record))
+    rows.unlink()
+    told = offline("exports", "check", str(folder), "--trust", str(own.trust_file))
+    assert (told.code, f"not listed: {gone}" in told.out) == (1, True), told.out

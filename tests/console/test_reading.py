@@ -235,6 +235,7 @@ def test_doctor(lab: Lab) -> None:
         "models",
         "signing",
         "content safety",
+        "time stamps",
         "disk",
     ]
     shown = lab.typed("doctor")

@@ -86,8 +86,11 @@ def test_a_classifier_of_too_many_labels_is_told(typed: Typed) -> None:
 @pytest.mark.usefixtures("engine")
 def test_private_workers_need_the_service(typed: Typed) -> None:
     private = with_settings(typed, database_url=None)
-    ended = private("plan", manifest(typed), "--set", "safety_checkers=content-safety")
-    assert (ended.code, "set NIGHTMILL_CONTENT_SAFETY_URL and" in ended.err) == (2, True), ended.err
+    for command in ("plan", "submit"):
+        ended = private(command, manifest(typed), "--set", "safety_checkers=content-safety")
+        assert (ended.code, "set NIGHTMILL_CONTENT_SAFETY_URL and" in ended.err) == (2, True), ended.err
+        ended = private(command, manifest(typed), "--set", "safety_checkers=nsfw-vit")
+        assert "fetch it with nightmill models pull nsfw-image-detection" in ended.err
 
 
 def scores(**labels: dict[str, float]) -> dict[str, Any]:

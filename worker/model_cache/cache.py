@@ -256,7 +256,10 @@ class ModelCache:
         """Return a further safety checker. Raises CheckpointError if it lacks a label that the batch names."""
         from models.assess.image_classifier import ImageClassifier  # noqa: PLC0415
 
-        checkpoint = self._resolve(catalogue.get(id))
+        try:
+            checkpoint = self._resolve(catalogue.get(id))
+        except ModelError as error:
+            raise CheckpointError(f"the batch's `safety_checkers` names {id}: {error}") from None
         classifier = self._part(
             ("classifier", checkpoint.digest, str(device.dtype), id, *checkpoint.card.labels),
             lambda: ImageClassifier.load(checkpoint, device),

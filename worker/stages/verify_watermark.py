@@ -25,7 +25,7 @@ NEEDED = {WatermarkMethod.TILED: 1.0, WatermarkMethod.DWT_DCT_SVD: 1.0, Watermar
 _WEAK = (
     "the mark is weak: it may be lost when the file is compressed again; a higher quality keeps more of it"
 )
-_NO_TILED = "of which isn't known what it survives, as the picture is small or can't hold another"
+_NO_TILED = "and it isn't known what such a mark survives: the picture is smaller than 384 x 384, or can't hold another"
 
 
 class VerifyWatermark(Stage):

@@ -161,8 +161,13 @@ def failures(
         for tried in job["history"]:
             took = f"{tried['outcome']} on {tried['worker'] or 'no worker'}, {tried['ended_at'][:19]}"
             note(f"  attempt {tried['attempt']}: {took}: {tried['error_kind']}: {tried['error_text']}")
+        if not job["history"] and job["error_text"]:
+            note(f"  {job['error_text']}")
         if job["quarantined"]:
             note(f"  its image is in quarantine: {found.output}/{job['quarantined']}")
+    total = sum(k["jobs"] for k in by_kind if kind is None or k["error_kind"] == kind)
+    if total > len(dead):
+        note(f"and {total - len(dead):,} more: --limit {total} shows them")
     if not by_kind:
         note(f"no job of {found.name} has failed or was blocked")
     if dead and found.archived_at is None:
