@@ -53,6 +53,19 @@ def submit(engine: Engine, order: SubmitRequest) -> Ingested:
     return ingest(engine, order, rules(order.reading.columns, model=MODEL))
 
 
+def await_feed(engine: Engine) -> None:
+    """Wait until the feed shows all that is committed now: any older transaction of the server holds it back."""
+    with engine.begin() as connection:
+        mine = connection.execute(text("SELECT pg_current_xact_id()::text::bigint")).scalar_one()
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        with engine.connect() as connection:
+            oldest = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+            if connection.execute(oldest).scalar_one() > mine:
+                return
+        time.sleep(0.02)
+
+
 def make_batch(engine: Engine, rows: Rows = 1, **options: Any) -> Ingested:
     """A batch of queued jobs; `rows` are manifest rows or how many of one lane. Each call gives a new batch."""
     with engine.connect() as connection:

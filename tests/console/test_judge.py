@@ -18,7 +18,18 @@ from jobs.storage.key_layout import image_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
-from tests.factories import change, image, job_row, lane_differences, lanes_of, look, make_batch, states, take
+from tests.factories import (
+    await_feed,
+    change,
+    image,
+    job_row,
+    lane_differences,
+    lanes_of,
+    look,
+    make_batch,
+    states,
+    take,
+)
 
 ROWS = [{"prompt": f"fox {number}", "id": f"r{number}"} for number in range(8)]
 HIGHEST: list[tuple[str, float | None]] = [
@@ -74,6 +85,7 @@ def files(store: ObjectStore) -> list[str]:
 
 
 def events(engine: Engine) -> list[dict[str, Any]]:
+    await_feed(engine)
     query = FeedQuery((EventKind.RETRACTED, EventKind.BLOCKED))
     return [
         json.loads(line) for page in feed.pages(engine, feed.Cursor(0, 0, 0), query) for line in page.lines

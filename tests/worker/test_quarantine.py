@@ -26,7 +26,7 @@ from jobs.storage.key_layout import image_key, parse_image_key, parse_quarantine
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
-from tests.factories import change, look, own_since, states
+from tests.factories import await_feed, change, look, own_since, states
 from tests.worker.contexts import files_in, images_of, jobs_of, render
 from tests.worker.test_judge import ALL, NOTHING, judged, work_off
 from worker.lanes.worker_context import WorkerContext
@@ -54,6 +54,7 @@ def in_quarantine(context: WorkerContext) -> list[str]:
 
 
 def events(context: WorkerContext) -> list[dict[str, Any]]:
+    await_feed(context.engine)
     query = FeedQuery((EventKind.IMAGE, *STORED_EVENTS))
     pages = feed.pages(context.engine, feed.Cursor(0, 0, 0), query)
     return [json.loads(line) for page in pages for line in page.lines]

@@ -27,7 +27,18 @@ from jobs.job_dataclasses import Job, LaneId
 from jobs.queue import transitions
 from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.states import EventKind
-from tests.factories import change, failure, image, lanes_of, look, make_batch, make_lane, take, take_one
+from tests.factories import (
+    await_feed,
+    change,
+    failure,
+    image,
+    lanes_of,
+    look,
+    make_batch,
+    make_lane,
+    take,
+    take_one,
+)
 
 WRITERS = 8
 JOBS_EACH = 40
@@ -107,7 +118,7 @@ def test_events_and_images_come_in_one_order(engine: Engine) -> None:
         else:
             transitions.complete(engine, [image(job)])
     record_batch_events(engine)
-    settled(engine, 4)
+    await_feed(engine)
 
     def lines(since: str, kinds: tuple[EventKind, ...], size: int) -> list[dict]:
         query = FeedQuery(kinds, batch.id)
