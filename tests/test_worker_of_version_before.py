@@ -59,9 +59,9 @@ def git(*arguments: str) -> bytes:
 def old_tree(tmp_path: Path) -> Path:
     """The source before the newest migration came: of the last commit, if that isn't committed yet."""
     (newest,) = (ROOT / "migrations" / "versions").glob(f"{migrations.head()}_*.py")
-    added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest)).decode().strip()
+    added = git("log", "--follow", "--diff-filter=A", "--format=%H", "--", str(newest)).decode().split()[-1:]
     archive = git(
-        "archive", f"{added}^" if added else "HEAD", "jobs", "migrations", "models", "scheduler", "tests"
+        "archive", f"{added[0]}^" if added else "HEAD", "jobs", "migrations", "models", "scheduler", "tests"
     )
     with tarfile.open(fileobj=BytesIO(archive)) as tree:
         tree.extractall(tmp_path / "old", filter="data")
