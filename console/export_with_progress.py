@@ -18,7 +18,7 @@ from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_request import ExportRequest, dataset_name
 from scheduler.export.exporters import exporter_of
 from scheduler.export.open_export import open_export
-from scheduler.export.timestamps.authority import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 
 if TYPE_CHECKING:
     from scheduler.export.rows.unfit_values import Report

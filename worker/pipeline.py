@@ -12,7 +12,7 @@ from worker.stages.generate import Generate
 from worker.stages.iscc_code import IsccCode
 from worker.stages.load_inputs import LoadInputs
 from worker.stages.perceptual_hash import PerceptualHash
-from worker.stages.safety_checks.content_safety import ContentSafety
+from worker.stages.safety_checks.content_safety_of_images import ContentSafetyOfImages
 from worker.stages.safety_checks.content_safety_of_prompts import ContentSafetyOfPrompts
 from worker.stages.safety_checks.prompt_filter import PromptFilter
 from worker.stages.safety_checks.safety import Safety
@@ -34,7 +34,7 @@ PIPELINE: list[type[Stage]] = [
     ClipScore,
     Upscale,
     SafetyOfUpscaled,
-    ContentSafety,
+    ContentSafetyOfImages,
     PerceptualHash,
     Watermark,
     Encode,

@@ -16,8 +16,8 @@ from jobs.storage.open import ObjectStore
 from models.assess.prompt_filter import PromptTerms
 from models.provenance.sign_file import FileSigner
 from models.watermark.tiled.payload import Payload, installation_number
-from worker.content_safety_requests import ContentSafetyRequests
-from worker.health.service_retry import ServiceRetry
+from worker.concurrent_content_safety_requests import ContentSafetyRequests
+from worker.health.retry_while_service_is_unavailable import ServiceRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem
 from worker.lane_prompt_terms import LanePromptTerms

@@ -14,7 +14,7 @@ from jobs.settings import load_settings
 from jobs.storage.open import S3Options, open_store
 from models.optional_packages import require
 from scheduler.export.check_export_folder import CheckedFiles, StampState, check_export_folder
-from scheduler.export.timestamps.trusted_certificates import read_certificates
+from scheduler.export.rfc3161_time_stamps.load_trusted_certificates import read_certificates
 
 MOST_NAMED = 5
 _UNSTAMPED = "all files are as `_SUCCESS` lists them; no shard has a time stamp"

@@ -150,7 +150,7 @@ def _redis(settings: Settings) -> str:
 
 def _time_stamps(settings: Settings) -> str:
     """Get a time stamp of random bytes, if shards of exports are to be stamped."""
-    from scheduler.export.timestamps.authority import TimeStampAuthority  # noqa: PLC0415
+    from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority  # noqa: PLC0415
 
     authority = TimeStampAuthority.of_settings(settings)
     if authority is None:

@@ -36,7 +36,7 @@ from jobs.settings import load_settings
 from jobs.states import BatchState
 from jobs.storage.key_layout import DEFAULT_FORMAT
 from models.optional_packages import require
-from scheduler.export.timestamps.authority import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.ingest.ingest import Ingested
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from console.safety_checkers_from_cards import check_is_here, with_thresholds_of_cards
+from console.complete_safety_checkers_option import check_is_here, with_thresholds_of_cards
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting

@@ -15,8 +15,8 @@ from typing import Any
 
 from jobs.content_safety.circuit_breaker import CircuitBreaker
 from jobs.errors import ContentRefusedError, ContentSafetyError
-from jobs.outbound_http.http_post import Answer, PostError, post_and_read
-from jobs.policy.label_thresholds import CATEGORIES
+from jobs.outbound_http.bounded_http_post import Answer, PostError, post_and_read
+from jobs.policy.safety_label_thresholds import CATEGORIES
 
 API_VERSION = "2024-09-01"
 LONGEST_TEXT = 10_000

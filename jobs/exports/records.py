@@ -138,7 +138,7 @@ class Export:
 class ShardRecord:
     """A shard as stored; `pending` are files that may have been put in place of `files`.
 
-    `timestamp` may be of files of an earlier version (`jobs.exports.shard_timestamps`).
+    `timestamp` may be of files of an earlier version (`jobs.exports.shard_time_stamp_tokens`).
     """
 
     number: int

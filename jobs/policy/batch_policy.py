@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.fields import FieldInfo
 
 from jobs.errors import UsageError
-from jobs.policy import label_thresholds
+from jobs.policy import safety_label_thresholds
 from jobs.policy.policy_key_metadata import (
     BATCH_SEED,
     CANARY,
@@ -212,9 +212,9 @@ class BatchPolicy(BaseModel):
     def _are_checkers(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parsed = _raises_value_error(lambda: label_thresholds.parse(value))
-        completed = _raises_value_error(lambda: label_thresholds.with_service_defaults(parsed))
-        return label_thresholds.normalised(completed)
+        parsed = _raises_value_error(lambda: safety_label_thresholds.parse(value))
+        completed = _raises_value_error(lambda: safety_label_thresholds.with_service_defaults(parsed))
+        return safety_label_thresholds.normalised(completed)
 
     @field_validator("watermark_text")
     @classmethod

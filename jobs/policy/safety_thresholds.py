@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import UsageError
-from jobs.policy import label_thresholds
-from jobs.policy.label_thresholds import LABELS, Thresholds
+from jobs.policy import safety_label_thresholds
+from jobs.policy.safety_label_thresholds import LABELS, Thresholds
 from jobs.states import SafetyStrength
 
 Concept = int | str
@@ -63,7 +63,7 @@ class SafetyThresholds:
         return cls(
             tuple(common + given.get(str(number), 0) for number in range(CONCEPTS)),
             tuple(common + given.get(f"{CARE}.{number}", 0) for number in range(SPECIAL_CARE)),
-            label_thresholds.parse(checkers or ""),
+            safety_label_thresholds.parse(checkers or ""),
         )
 
     def above(self, scores: Mapping[str, Any]) -> dict[Concept, float]:
@@ -74,7 +74,7 @@ class SafetyThresholds:
         above: dict[Concept, float] = {}
         if CONCEPT in scores:
             above.update(self._concepts_above(scores))
-        above.update(label_thresholds.reached(self.labels, scores.get(LABELS, {})))
+        above.update(safety_label_thresholds.reached(self.labels, scores.get(LABELS, {})))
         return above
 
     def _concepts_above(self, scores: Mapping[str, Any]) -> dict[Concept, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jobs.policy.label_thresholds import LABELS
+from jobs.policy.safety_label_thresholds import LABELS
 from jobs.policy.safety_thresholds import (
     CARE,
     CARE_ADJUSTMENT,

@@ -10,6 +10,7 @@ import c2pa
 from models.errors import SigningError
 from models.provenance.image_claim import ImageClaim
 from models.provenance.parent_file import ParentFile
+from models.provenance.pkcs11_signing_key import TokenKey
 from models.provenance.read_manifest import (
     NO_REQUESTS,
     Manifest,
@@ -19,7 +20,6 @@ from models.provenance.read_manifest import (
     first_line,
 )
 from models.provenance.signing_identity import SigningIdentity, fingerprint
-from models.provenance.token_key import TokenKey
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from models.errors import MissingPackagesError, SigningError, SigningIdentityError
 from models.optional_packages import require
-from models.provenance.check_signature import check_signature
+from models.provenance.pkcs11_signing_key import TokenKey
 from models.provenance.pkcs11_uri import Pkcs11Uri, uri_in
-from models.provenance.token_key import TokenKey
+from models.provenance.verify_raw_signature import verify_raw_signature
 
 _C2PA_CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")
 _DOCUMENT_SIGNING = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")
@@ -120,7 +120,7 @@ class SigningIdentity:
         data = secrets.token_bytes(32)
         try:
             signature = TokenKey(self.token, self.algorithm).sign(data)
-            check_signature(self.leaf.public_key(), self.algorithm, signature, data)
+            verify_raw_signature(self.leaf.public_key(), self.algorithm, signature, data)
         except SigningError as error:
             raise SigningIdentityError(str(error)) from None
         except InvalidSignature:

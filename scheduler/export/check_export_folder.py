@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
-from jobs.exports.shard_timestamps import stamped_digest
+from jobs.exports.shard_time_stamp_tokens import stamped_digest
 from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_named_like_export
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
 from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
-from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
+from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -149,7 +149,7 @@ def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> Ch
 def _check_stamp(
     found: CheckedFiles, stamp: dict[str, Any], sha256: str, trusted: "Sequence[x509.Certificate]"
 ) -> None:
-    from scheduler.export.timestamps.time_stamp_token import check_response  # noqa: PLC0415 - needs an extra
+    from scheduler.export.rfc3161_time_stamps.request_and_verify_token import check_response  # noqa: PLC0415 - needs an extra
 
     check = partial(check_response, sha256=sha256)
     try:

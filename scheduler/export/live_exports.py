@@ -29,7 +29,7 @@ from models.errors import ModelError
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import exporter_of
 from scheduler.export.finish_export import finish, tell_progress
-from scheduler.export.timestamps.authority import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter
 
 log = logging.getLogger(__name__)

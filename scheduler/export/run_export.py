@@ -15,8 +15,8 @@ from jobs.outputs.export_inventory import ExportPlace
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import OnChanged, open_export, place_of
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.rows.unfit_values import Report, summed
-from scheduler.export.timestamps.authority import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter
 
 POLL_S = 0.5

@@ -11,7 +11,7 @@ from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.exports.records import Export, ShardRecord
-from jobs.exports.shard_timestamps import timestamp_of
+from jobs.exports.shard_time_stamp_tokens import timestamp_of
 from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory

@@ -30,10 +30,10 @@ from jobs.webhooks.webhook_events import EventType, emit
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.stamp_shards import ShardStamper
 from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, read_image
 from scheduler.export.tables.export_table import ShardCommit, TablePlace
-from scheduler.export.timestamps.authority import TimeStampAuthority
-from scheduler.export.timestamps.stamp_shards import ShardStamper
 
 _COPIERS = 8
 

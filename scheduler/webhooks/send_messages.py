@@ -9,7 +9,7 @@ from importlib.metadata import version
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.outbound_http.http_post import PostError, post
+from jobs.outbound_http.bounded_http_post import PostError, post
 from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import SENDMAIL
 from jobs.webhooks import deliveries

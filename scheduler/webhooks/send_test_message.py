@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.outbound_http.http_post import PostError
+from jobs.outbound_http.bounded_http_post import PostError
 from jobs.settings import SENDMAIL
 from jobs.webhooks.deliveries import Delivery
 from jobs.webhooks.webhook_events import EventType, body_of, message_id

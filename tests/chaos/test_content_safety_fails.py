@@ -85,6 +85,14 @@ def quick(settings: Settings, service: Service) -> Settings:
     )
 
 
+def go_away(service: Service, unreliable: Unreliable) -> None:
+    """Close all connections for a while, once some images are rated."""
+    until(lambda: unreliable.images >= JOBS // 8)
+    service.is_down = True
+    time.sleep(AWAY_S)
+    service.is_down = False
+
+
 def check_rated(engine: Engine, name: str, service: Unreliable) -> None:
     """AssertionError names images that left without a severity for each category, and prompts that weren't rated."""
     wrong = []
@@ -108,10 +116,7 @@ def test_no_image_leaves_unrated(
     rows = foxes(JOBS) + [{"prompt": f"unsafe {number}", "steps": 2} for number in range(4)]
     batch = submit(quick, engine, tmp_path, rows, safety_checkers=CHECKERS)
     with mill(quick, tmp_path / "mill") as running:
-        until(lambda: unreliable.images >= JOBS // 8)
-        service.is_down = True
-        time.sleep(AWAY_S)
-        service.is_down = False
+        go_away(service, unreliable)
         assert settle(engine, quiet_s=60), running.log()[-3000:]
     check(engine, batch.name)
     check_rated(engine, batch.name, unreliable)
@@ -127,10 +132,7 @@ def test_a_stage_that_lets_images_pass_when_the_service_fails(
     unreliable = Unreliable(service, SEED)
     batch = submit(quick, engine, tmp_path, foxes(JOBS), safety_checkers=CHECKERS)
     with mill(quick, tmp_path / "mill", workers=1, twin="unrated") as running:
-        until(lambda: unreliable.images >= JOBS // 8)
-        service.is_down = True
-        time.sleep(AWAY_S)
-        service.is_down = False
+        go_away(service, unreliable)
         assert settle(engine, quiet_s=60), running.log()[-3000:]
     check(engine, batch.name)
     with pytest.raises(AssertionError, match="has no severities of content-safety"):

@@ -132,7 +132,7 @@ def _lane_breaker() -> None:
 def _no_waiting() -> None:
     """What an output refuses is its job's failure, and believed to be."""
     from worker import bisect
-    from worker.health.service_retry import ServiceRetry
+    from worker.health.retry_while_service_is_unavailable import ServiceRetry
 
     ServiceRetry.stored = lambda _, __, ___, store: store()  # type: ignore[method-assign]
     bisect.is_host_fault = lambda _: False
@@ -156,9 +156,9 @@ def _unjudged() -> None:
 
 def _unrated() -> None:
     """An image that the content-safety service can't rate passes, as one that was rated."""
-    from worker.stages.safety_checks.content_safety import ContentSafety
+    from worker.stages.safety_checks.content_safety_of_images import ContentSafetyOfImages
 
-    by = ContentSafety._by
+    by = ContentSafetyOfImages._by
 
     def passing(self: Any, ratings: Any, items: Any) -> Any:
         try:
@@ -166,7 +166,7 @@ def _unrated() -> None:
         except Exception:
             return list(items)
 
-    ContentSafety._by = passing  # type: ignore[method-assign]
+    ContentSafetyOfImages._by = passing  # type: ignore[method-assign]
 
 
 def _no_wait() -> None:

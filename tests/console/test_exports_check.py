@@ -10,14 +10,14 @@ from sqlalchemy import Engine
 
 from jobs.settings import Settings
 from tests.console.conftest import Typed
-from tests.scheduler.export.timestamps.authority_server import (
+from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     Authority,
     Served,
     make_authority,
     needs_openssl,
     serving,
 )
-from tests.scheduler.export.timestamps.test_stamped_shards import ROWS, rendered
+from tests.scheduler.export.rfc3161_time_stamps.test_stamp_shards import ROWS, rendered
 
 pytestmark = needs_openssl
 
@@ -29,7 +29,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def served(own: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr("scheduler.export.timestamps.authority._AGAIN_S", 0.0)
+    monkeypatch.setattr("scheduler.export.rfc3161_time_stamps.authority_client._AGAIN_S", 0.0)
     with serving(own) as found:
         yield found
 

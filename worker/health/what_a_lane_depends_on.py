@@ -6,6 +6,9 @@ from jobs.job_dataclasses import Lane, LaneId
 from jobs.settings import Settings
 from worker.model_cache.lane_models import ModelKey
 
+CONTENT_SAFETY: Hashable = ("content-safety",)
+"""The cause for faults of the content-safety service."""
+
 
 def models_of(lane: Lane, settings: Settings) -> Hashable:
     """The cause for faults in loading the lane's models."""
@@ -25,11 +28,6 @@ def folder_of(lane: Lane) -> Hashable:
 def policy_of(lane: Lane) -> Hashable:
     """The cause for keys of the batch's policy that this version doesn't know."""
     return "policy", lane.batch
-
-
-def content_safety_of() -> Hashable:
-    """The cause for faults of the content-safety service."""
-    return ("content-safety",)
 
 
 def work_of(lane: LaneId) -> Hashable:

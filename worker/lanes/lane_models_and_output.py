@@ -15,11 +15,11 @@ from jobs.queue import lane_counts_and_low_watermarks
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
-from worker.content_safety_requests import ContentSafetyRequests, uses_service
+from worker.concurrent_content_safety_requests import ContentSafetyRequests, uses_service
 from worker.health.error_classification import HostFaultError, reason_of
 from worker.health.lane_backoff import Health
 from worker.health.what_a_lane_depends_on import (
-    content_safety_of,
+    CONTENT_SAFETY,
     folder_of,
     models_of,
     output_of,
@@ -53,7 +53,7 @@ class LaneSetup:
     def may_claim(self, lane: Lane) -> bool:
         """Whether jobs of the lane may be claimed; after a fault, the lane is first started without jobs, as a test."""
         places = output_of(lane), folder_of(lane)
-        services = [content_safety_of()] if uses_service(lane) else []
+        services = [CONTENT_SAFETY] if uses_service(lane) else []
         causes = policy_of(lane), models_of(lane, self.settings), *places, *services, work_of(lane.id)
         known = [(cause, fault) for cause in causes if (fault := self.health.fault(cause))]
         for cause, fault in known:
@@ -79,7 +79,7 @@ class LaneSetup:
             with self._noted(lane, folder_of(lane), f"can't write the images of {lane.batch}"):
                 claim(self.engine, store, lane.batch_id, lane.folder)
             if uses_service(lane):
-                with self._noted(lane, content_safety_of(), f"can't check the images of {lane.batch}"):
+                with self._noted(lane, CONTENT_SAFETY, f"can't check the images of {lane.batch}"):
                     self._check_content_safety(lane)
         except (HostFaultError, InterruptedRender):
             return None
@@ -92,9 +92,8 @@ class LaneSetup:
                 "the batch's `safety_checkers` needs the content-safety service: set "
                 "NIGHTMILL_CONTENT_SAFETY_URL and NIGHTMILL_CONTENT_SAFETY_KEY"
             )
-        service = content_safety_of()
-        is_doubted = self.health.fault(service) or self.health.fault(work_of(lane.id))
-        if is_doubted or not self.health.has_worked(service):
+        is_doubted = self.health.fault(CONTENT_SAFETY) or self.health.fault(work_of(lane.id))
+        if is_doubted or not self.health.has_worked(CONTENT_SAFETY):
             self.content_safety.check(lane)
 
     def _writable_store(self, lane: Lane) -> ObjectStore:

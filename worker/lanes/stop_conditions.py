@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jobs.job_dataclasses import LaneId
 from worker.health.error_classification import HostFaultError, LaneDoubtedError
-from worker.health.service_retry import ServiceRetry
+from worker.health.retry_while_service_is_unavailable import ServiceRetry
 from worker.health.what_a_lane_depends_on import work_of
 from worker.lanes.worker_context import WorkerContext
 

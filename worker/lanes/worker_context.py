@@ -22,7 +22,7 @@ from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner
 from models.provenance.signing_identity import SigningIdentity
-from worker.content_safety_requests import ContentSafetyRequests
+from worker.concurrent_content_safety_requests import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
 from worker.liveness.lease_keeper import LeaseKeeper

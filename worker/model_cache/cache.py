@@ -24,7 +24,7 @@ from worker.model_cache.batch_size import WORTH_COMPILING, WORTH_TRYING, BatchSi
 from worker.model_cache.lane_models import Clip, LaneModels, LaneModelsCache, ModelKey, Role, classifiers_of
 
 if TYPE_CHECKING:
-    from models.assess.image_classifier import ImageClassifier
+    from models.assess.safety_image_classifier import ImageClassifier
     from models.runtime.compile_options import CompileOptions
     from models.runtime.device import Device
 
@@ -254,7 +254,7 @@ class ModelCache:
 
     def _classifier(self, id: str, lane: Lane, catalogue: Catalogue, device: "Device") -> "ImageClassifier":
         """Return a further safety checker. Raises CheckpointError if it lacks a label that the batch names."""
-        from models.assess.image_classifier import ImageClassifier  # noqa: PLC0415
+        from models.assess.safety_image_classifier import ImageClassifier  # noqa: PLC0415
 
         try:
             checkpoint = self._resolve(catalogue.get(id))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jobs.job_dataclasses import Lane
-from jobs.policy.label_thresholds import SERVICE_CHECKERS
+from jobs.policy.safety_label_thresholds import SERVICE_CHECKERS
 from jobs.process_lifecycle import without_collection
 from models.catalogue.card import Card
 from models.errors import OutOfMemoryError
@@ -16,8 +16,8 @@ from models.store.resolve_checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from models.assess.clip_score import ClipScorer
-    from models.assess.image_classifier import ImageClassifier
     from models.assess.safety_checker import SafetyChecker
+    from models.assess.safety_image_classifier import ImageClassifier
     from models.diffusion.requests import ImageRequest
     from models.diffusion.tiny_decoder import SmallDecoder
     from models.diffusion.token_counter import TokenCounter

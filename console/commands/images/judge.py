@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from console.command_options import Batch, Json, one_of
-from console.safety_checkers_from_cards import changed_labels
+from console.complete_safety_checkers_option import changed_labels
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json, print_table
 from console.terminal.progress import counting
@@ -17,8 +17,8 @@ from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
 from jobs.outputs.ownership import owner_of
-from jobs.policy.label_thresholds import Thresholds
-from jobs.policy.read_thresholds_file import FileThresholds, thresholds_of_file
+from jobs.policy.read_safety_thresholds_file import FileThresholds, thresholds_of_file
+from jobs.policy.safety_label_thresholds import Thresholds
 from jobs.policy.safety_thresholds import Concept
 from jobs.queue.lane_counts_and_low_watermarks import lanes
 from jobs.safety_reevaluation.apply_safety_policy import (
@@ -75,7 +75,11 @@ def judge(
             read = (
                 thresholds_of_file(str(thresholds), given, names) if thresholds else FileThresholds(None, {})
             )
-            checkers = _with_labels(open_session, thresholds, before.checkers, read)
+            checkers = (
+                _with_labels(open_session, thresholds, before.checkers, read)
+                if read.labels
+                else before.checkers
+            )
             after = SafetyPolicy(action if safety else before.action, level, read.added, checkers)
         check_can_judge(found, after)
         judgement = judge_batch(open_session.engine, found.id, before, after, names)

@@ -18,7 +18,7 @@ from jobs.process_lifecycle import outlive_hangup, stop_on_signals
 from jobs.services.embedded import stop_services
 from jobs.settings import Settings, load_settings
 from models.optional_packages import require
-from scheduler.export.timestamps.authority import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 
 POLL_S = 0.5
 

@@ -14,7 +14,7 @@ from scheduler.export.rows.unfit_values import UnfitValues
 
 STAGES = (
     *("prompt_filter", "content_safety_of_prompts", "load_inputs", "generate", "upscale_input", "safety"),
-    *("clip_score", "upscale", "safety_of_upscaled", "content_safety"),
+    *("clip_score", "upscale", "safety_of_upscaled", "content_safety_of_images"),
     *(
         "perceptual_hash",
         "watermark",

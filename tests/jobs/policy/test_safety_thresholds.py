@@ -8,7 +8,7 @@ import pytest
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
-from jobs.policy.read_thresholds_file import thresholds_of_file
+from jobs.policy.read_safety_thresholds_file import thresholds_of_file
 from jobs.policy.safety_thresholds import SafetyThresholds, normalised, reason_of
 from jobs.policy.stored_policy import row_of, safety_of
 from jobs.states import SafetyStrength

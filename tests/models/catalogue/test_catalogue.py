@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.policy import safety_label_thresholds
+from models.catalogue import card
 from models.catalogue.catalogue import Catalogue
 from models.catalogue.samplers import SAMPLERS, viewer_name
 from models.errors import ModelError, UnknownModelError
@@ -149,3 +151,7 @@ def test_the_light_modules_import_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_names_of_the_service_are_those_that_batches_use() -> None:
+    assert card.SERVICE_CHECKERS == safety_label_thresholds.SERVICE_CHECKERS

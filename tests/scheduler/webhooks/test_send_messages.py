@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from standardwebhooks import WebhookVerificationError
 
 from jobs.db.engine import transact
-from jobs.outbound_http import http_post
+from jobs.outbound_http import bounded_http_post
 from jobs.webhooks import deliveries, registry
 from jobs.webhooks.webhook_events import LONGEST, EventType, emit
 from scheduler.webhooks.send_messages import Sender
@@ -259,7 +259,7 @@ class TestSeveral:
         send(engine)
         deliveries.fail(engine, lost, "too late", None)
         assert ends(engine) == [("delivered", 2, 204, None)]
-        assert deliveries.LEASE_S > 2 * http_post.TIMEOUT_S
+        assert deliveries.LEASE_S > 2 * bounded_http_post.TIMEOUT_S
 
     def test_ended_messages_are_forgotten_after_a_month(self, engine: Engine, receiver: Receiver) -> None:
         add(engine, receiver)

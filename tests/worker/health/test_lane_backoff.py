@@ -22,7 +22,7 @@ from tests.factories import lanes_of, states
 from tests.s3 import S3Server
 from tests.worker.contexts import attempts_of, images_of, jobs_of, only_lane, render, submit
 from tests.worker.faults import BrokenModelCache, RingingModelCache
-from worker.health import lane_backoff, service_retry
+from worker.health import lane_backoff, retry_while_service_is_unavailable
 from worker.health.error_classification import HostFaultError, is_host_fault, reason_of
 from worker.health.lane_backoff import Health, pause_s
 from worker.lanes.lane_session import work
@@ -36,7 +36,7 @@ FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unhealthy workers try again soon."""
     monkeypatch.setattr(lane_backoff, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(service_retry, "_PAUSES_S", (0.02,))
+    monkeypatch.setattr(retry_while_service_is_unavailable, "_PAUSES_S", (0.02,))
     monkeypatch.setattr("worker.lanes.worker_loop.UNABLE_S", 0.01)
 
 
@@ -210,7 +210,7 @@ def test_finished_images_wait_for_the_output_and_are_not_drawn_again(
 def test_an_output_that_stays_away_is_given_up_and_left_to_a_probe(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_retry, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(retry_while_service_is_unavailable, "PATIENCE_S", 0.2)
     empty, steps = fill(monkeypatch, after=1), list[int]()
     worker = replace(context, model_cache=RingingModelCache(context.model_cache, -1, lambda: None, steps))
     batch = submit(context.settings, context.engine, tmp_path, [FOX | {"seed": n} for n in range(12)])

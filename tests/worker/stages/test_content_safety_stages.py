@@ -17,8 +17,8 @@ from tests.factories import states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.stages.test_further_checkers import scores_of_block
 from tests.worker.test_judge import FOX, judged, work_off
-from worker import content_safety_requests
-from worker.health import service_retry
+from worker import concurrent_content_safety_requests
+from worker.health import retry_while_service_is_unavailable
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
 from worker.model_cache.cache import ModelCache
@@ -32,7 +32,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service; the pauses between requests are short."""
     monkeypatch.setattr(client, "_PAUSES_S", (0.0,))
     monkeypatch.setattr(circuit_breaker, "BREAK_S", 0.0)
-    monkeypatch.setattr(service_retry, "_PAUSES_S", (0.02,))
+    monkeypatch.setattr(retry_while_service_is_unavailable, "_PAUSES_S", (0.02,))
     with content_safety_server() as server:
         yield server
 
@@ -74,7 +74,7 @@ def test_images_and_prompts_are_rated_and_the_row_says_how(
             "content-safety": SAFE | {"Violence": 2},
             "content-safety-prompts": SAFE | {"Hate": 2},
         }
-        assert {"content_safety", "content_safety_of_prompts"} <= row["timings"].keys()
+        assert {"content_safety_of_images", "content_safety_of_prompts"} <= row["timings"].keys()
     asked = sorted(str(request.content) for request in service.of_kind("text"))
     assert asked == ["a landscape", "a red fox"], "a probe, and each prompt once"
     assert len(images_sent(service)) == 2
@@ -152,7 +152,7 @@ def test_while_the_service_is_away_images_wait_and_are_not_rendered_again(
 def test_a_service_that_stays_away_charges_no_job_and_is_probed_before_anything_is_rendered(
     context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry_while_service_is_unavailable, "PATIENCE_S", 0.1)
     batch = submit(context.settings, context.engine, tmp_path, [FOX] * 3, safety_checkers="content-safety")
     lane = only_lane(context.engine, batch)
 
@@ -179,7 +179,7 @@ def test_a_service_that_stays_away_charges_no_job_and_is_probed_before_anything_
 def test_a_service_that_goes_while_prompts_are_rated_charges_no_job(
     context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry_while_service_is_unavailable, "PATIENCE_S", 0.1)
 
     def leaves(request: Request) -> dict[str, int]:
         service.is_down = True
@@ -202,7 +202,7 @@ def test_a_service_that_goes_while_prompts_are_rated_charges_no_job(
 def test_one_that_the_service_alone_fails_at_fails_its_own_job(
     context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(content_safety_requests, "ALONE_S", 0.1)
+    monkeypatch.setattr(concurrent_content_safety_requests, "ALONE_S", 0.1)
     poison: list[Request] = []
 
     def fails(request: Request) -> dict[str, int]:

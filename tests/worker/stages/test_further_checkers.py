@@ -11,14 +11,14 @@ from sqlalchemy import Engine
 from jobs.policy.safety_thresholds import SafetyThresholds
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.states import SafetyAction, SafetyStrength
-from models.assess.image_classifier import ImageClassifier
+from models.assess.safety_image_classifier import ImageClassifier
 from scheduler.ingest.ingest import Ingested
 from tests.factories import look, states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.test_judge import FOX, judged, work_off
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
-from worker.stages.safety_checks.safety_check_stage import merged
+from worker.stages.safety_checks.flag_images_by_scores import merged
 
 CLASSIFIER = "tiny-random-classifier"
 NEVER = f"{CLASSIFIER}:third=2"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs.errors import ContentRefusedError
-from jobs.policy.label_thresholds import LABELS, OF_PROMPTS
+from jobs.policy.safety_label_thresholds import LABELS, OF_PROMPTS
 from jobs.policy.safety_thresholds import reason_of
 from jobs.states import WITHHOLDING, ErrorKind
 from models.errors import SafetyUnknownError
 from worker.bisect import ended
-from worker.content_safety_requests import Ratings, rates_prompts
+from worker.concurrent_content_safety_requests import Ratings, rates_prompts
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 

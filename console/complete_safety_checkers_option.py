@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 
 from jobs.errors import UsageError
-from jobs.policy import label_thresholds
+from jobs.policy import safety_label_thresholds
 from jobs.policy.batch_policy import LONGEST_CHECKERS, BatchPolicy
-from jobs.policy.label_thresholds import CATEGORIES, OF_IMAGES, OF_PROMPTS, SERVICE_CHECKERS, Thresholds
+from jobs.policy.safety_label_thresholds import (
+    CATEGORIES,
+    OF_IMAGES,
+    OF_PROMPTS,
+    SERVICE_CHECKERS,
+    Thresholds,
+)
 from jobs.settings import Settings
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
@@ -21,24 +27,18 @@ def with_thresholds_of_cards(policy: BatchPolicy, catalogue: Catalogue) -> Batch
     """
     if policy.safety_checkers is None:
         return policy
-    given = label_thresholds.parse(policy.safety_checkers)
+    given = safety_label_thresholds.parse(policy.safety_checkers)
     completed: dict[str, dict[str, float]] = {}
     for checker, labels in given.items():
         if checker in SERVICE_CHECKERS:
             completed[checker] = labels
             continue
         card = _classifier(checker, catalogue)
-        label_thresholds.check_labels(card.id, labels, card.labels)
+        safety_label_thresholds.check_labels(card.id, labels, card.labels)
         if card.id in completed:
             raise UsageError(f"--set safety_checkers=…: {card.id} is given twice, once as {checker}")
         completed[card.id] = card.label_thresholds | labels
-    text = label_thresholds.normalised(completed) or ""
-    if len(text) > LONGEST_CHECKERS:
-        raise UsageError(
-            f"--set safety_checkers=…: has {len(text):,} characters with all labels that flag by their cards, and may "
-            f"have {LONGEST_CHECKERS:,}: name fewer checkers, or have fewer thresholds in the cards"
-        )
-    return policy.model_copy(update={"safety_checkers": text})
+    return policy.model_copy(update={"safety_checkers": _stored(completed)})
 
 
 def check_is_here(policy: BatchPolicy, catalogue: Catalogue, settings: Settings) -> None:
@@ -61,16 +61,29 @@ def check_is_here(policy: BatchPolicy, catalogue: Catalogue, settings: Settings)
 
 def changed_labels(checkers: str | None, changes: Thresholds, catalogue: Catalogue) -> str | None:
     """Return a policy's checkers with other thresholds. Raises UsageError for checkers that it doesn't have."""
-    thresholds = label_thresholds.parse(checkers or "")
+    thresholds = safety_label_thresholds.parse(checkers or "")
     for checker, labels in changes.items():
         if checker not in thresholds:
             there = f"it has {', '.join(thresholds)}" if thresholds else "it has none"
             raise UsageError(
                 f"labels.{checker}: the batch's images have no scores of such a checker: {there}"
             )
-        label_thresholds.check_labels(checker, labels, _labels(checker, thresholds[checker], catalogue))
+        safety_label_thresholds.check_labels(
+            checker, labels, _labels(checker, thresholds[checker], catalogue)
+        )
         thresholds[checker] |= labels
-    return label_thresholds.normalised(thresholds)
+    return _stored(thresholds)
+
+
+def _stored(thresholds: Thresholds) -> str | None:
+    """Return thresholds as the policy stores them. Raises UsageError if they are more than it has room for."""
+    text = safety_label_thresholds.normalised(thresholds)
+    if text is not None and len(text) > LONGEST_CHECKERS:
+        raise UsageError(
+            f"all labels that flag have {len(text):,} characters with their scores, and may have {LONGEST_CHECKERS:,}: "
+            "name fewer checkers or labels, or have fewer thresholds in the cards"
+        )
+    return text
 
 
 def _labels(checker: str, stored: dict[str, float], catalogue: Catalogue) -> Sequence[str]:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from jobs.content_safety.client import ContentSafetyService, Severities
 from jobs.errors import ContentRefusedError, ContentSafetyError
 from jobs.job_dataclasses import Lane
-from jobs.policy.label_thresholds import OF_IMAGES, OF_PROMPTS
+from jobs.policy.safety_label_thresholds import OF_IMAGES, OF_PROMPTS
 
 T = TypeVar("T")
 Rating = Severities | ContentRefusedError | ContentSafetyError

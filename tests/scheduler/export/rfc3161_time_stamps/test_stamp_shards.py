@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.exports import records
-from jobs.exports.shard_timestamps import stamped_text
+from jobs.exports.shard_time_stamp_tokens import stamped_text
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings
@@ -24,13 +24,13 @@ from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of
 from scheduler.export.live_exports import LiveExports
 from scheduler.export.open_export import open_export
+from scheduler.export.rfc3161_time_stamps import authority_client as authority_module
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.run_export import Exported, export
-from scheduler.export.timestamps import authority as authority_module
-from scheduler.export.timestamps.authority import TimeStampAuthority
 from scheduler.ingest.ingest import Ingested
 from tests.factories import change, image, lanes_of, make_batch, take
 from tests.paths import ROOT
-from tests.scheduler.export.timestamps.authority_server import (
+from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     Authority,
     Served,
     make_authority,
@@ -208,7 +208,9 @@ def test_a_scheduler_stamps_later_what_it_could_not(
     opened = open_export(engine, order(engine, store, batch))
     records.make_live(engine, opened.id, is_live=True)
     clock = [1000.0]
-    monkeypatch.setattr("scheduler.export.timestamps.authority.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "scheduler.export.rfc3161_time_stamps.authority_client.time.monotonic", lambda: clock[0]
+    )
     writer = LiveExports(stamping, engine, SignalSafeEvent())
     jobs = {job.ordinal: job for lane in lanes_of(engine, batch) for job in take(engine, lane)}
     transitions.complete(engine, [image(jobs[0]), image(jobs[1])])

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from models.errors import SigningError, SigningIdentityError
-from models.provenance.check_signature import check_signature
+from models.provenance.pkcs11_signing_key import TokenKey
 from models.provenance.pkcs11_uri import Pkcs11Uri
 from models.provenance.read_manifest import ManifestReader, ManifestState
 from models.provenance.sign_file import FileSigner
 from models.provenance.signing_identity import SigningIdentity
-from models.provenance.token_key import TokenKey
+from models.provenance.verify_raw_signature import verify_raw_signature
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, file
 from tests.models.provenance.soft_token import MODULE, PIN, SoftToken, needs_softhsm, soft_token
 from tests.models.provenance.test_signing_identity import pem
@@ -66,7 +66,7 @@ def key_at(token: SoftToken, path: str = "token=mill;object=sign") -> TokenKey:
 
 
 def is_right(signature: bytes, data: bytes = b"data") -> bool:
-    check_signature(IDENTITY.leaf.public_key(), "es256", signature, data)
+    verify_raw_signature(IDENTITY.leaf.public_key(), "es256", signature, data)
     return True
 
 

@@ -12,7 +12,7 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
 }
 
 
-def check_signature(key: object, algorithm: str, signature: bytes, data: bytes) -> None:
+def verify_raw_signature(key: object, algorithm: str, signature: bytes, data: bytes) -> None:
     """Raise InvalidSignature unless a signature, of ECDSA as r and s, is of these bytes by a public key."""
     match key:
         case ec.EllipticCurvePublicKey() if algorithm in _HASHES:

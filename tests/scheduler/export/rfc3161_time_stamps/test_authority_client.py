@@ -19,12 +19,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from jobs.errors import UsageError
 from jobs.settings import load_settings
-from scheduler.export.timestamps import authority as authority_module
-from scheduler.export.timestamps.authority import LONGEST_ANSWER, TimeStampAuthority
-from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
-from scheduler.export.timestamps.time_stamp_token import check_response, new_request
+from scheduler.export.rfc3161_time_stamps import authority_client as authority_module
+from scheduler.export.rfc3161_time_stamps.authority_client import LONGEST_ANSWER, TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
+from scheduler.export.rfc3161_time_stamps.request_and_verify_token import check_response, new_request
 from tests.receiver import receiving
-from tests.scheduler.export.timestamps.authority_server import (
+from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     Authority,
     Served,
     hang,
@@ -265,7 +265,9 @@ def test_an_authority_that_failed_is_left_alone_for_a_while(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("scheduler.export.timestamps.authority.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "scheduler.export.rfc3161_time_stamps.authority_client.time.monotonic", lambda: clock[0]
+    )
     authority = asked(served)
     served.is_away = True
     for pause in (30, 60, 300, 900, 3600, 3600):

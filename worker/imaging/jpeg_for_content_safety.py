@@ -6,7 +6,7 @@ _LONGEST_SIDE, _SHORTEST_SIDE = 1024, 64  # it takes 50 to 2,048 pixels
 _QUALITY = 90
 
 
-def jpeg_for_rating(image: Pixels) -> bytes:
+def jpeg_for_content_safety(image: Pixels) -> bytes:
     """Return an (H, W, 3) uint8 RGB image as a JPEG of at most 1,024 pixels; sides below 64 go on as their edge."""
     import cv2  # noqa: PLC0415 - only workers whose batches use the service need it
 

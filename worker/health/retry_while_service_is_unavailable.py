@@ -16,7 +16,7 @@ from jobs.job_dataclasses import Lane
 from jobs.monitoring import metrics
 from worker.health.error_classification import HostFaultError
 from worker.health.lane_backoff import Health
-from worker.health.what_a_lane_depends_on import content_safety_of, output_of
+from worker.health.what_a_lane_depends_on import CONTENT_SAFETY, output_of
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
 
@@ -63,7 +63,7 @@ class ServiceRetry:
 
         `pause` is another way of waiting.
         """
-        return self._done(content_safety_of(), lane, items, rate, pause or self._pause)
+        return self._done(CONTENT_SAFETY, lane, items, rate, pause or self._pause)
 
     def _done(
         self, service: Hashable, lane: Lane, items: Sequence[PipelineItem], act: Act, pause: Pause
@@ -86,7 +86,8 @@ class ServiceRetry:
                 try:
                     done = act()
                 except (ObjectStoreError, ContentSafetyError) as error:
-                    refusal, is_lasting = str(error), getattr(error, "is_lasting", False)
+                    refusal = str(error)
+                    is_lasting = isinstance(error, ContentSafetyError) and error.is_lasting
                     if isinstance(error, ObjectStoreError):
                         metrics.STORE_ERRORS.add(len(items), _kind(error))
                 else:

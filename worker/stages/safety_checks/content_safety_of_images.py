@@ -1,22 +1,22 @@
-"""Content safety: have images rated by the service over HTTP, as they are delivered."""
+"""Content safety of images: have them rated by the service over HTTP, as they are delivered."""
 
 from collections.abc import Sequence
 
 from jobs.errors import ContentRefusedError
-from jobs.policy.label_thresholds import LABELS, OF_IMAGES
+from jobs.policy.safety_label_thresholds import LABELS, OF_IMAGES
 from models.errors import SafetyUnknownError
 from worker.bisect import ended
-from worker.content_safety_requests import Ratings, rates_images
-from worker.imaging.jpeg_for_rating import jpeg_for_rating
+from worker.concurrent_content_safety_requests import Ratings, rates_images
+from worker.imaging.jpeg_for_content_safety import jpeg_for_content_safety
 from worker.item import PipelineItem
 from worker.stage import StageContext
-from worker.stages.safety_checks.safety_check_stage import SafetyCheck
+from worker.stages.safety_checks.flag_images_by_scores import SafetyCheck
 
 
-class ContentSafety(SafetyCheck):
+class ContentSafetyOfImages(SafetyCheck):
     """Has images rated by a service, and retries while it is unavailable; when it gives up, the jobs are released."""
 
-    name = "content_safety"
+    name = "content_safety_of_images"
     switched_on_by = "`safety_checkers=content-safety`"
 
     @classmethod
@@ -36,7 +36,7 @@ class ContentSafety(SafetyCheck):
     def _rated(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         service, lane = self.context.content_safety, self.context.lane
         assert service is not None
-        ratings = service.images([jpeg_for_rating(item.image) for item in items])
+        ratings = service.images([jpeg_for_content_safety(item.image) for item in items])
         return self.context.service_retry.rated(lane, items, lambda: self._by(ratings, items))
 
     def _by(self, ratings: Ratings[bytes], items: Sequence[PipelineItem]) -> list[PipelineItem]:

@@ -6,9 +6,14 @@ from sqlalchemy import Engine
 
 from jobs.exports import records
 from jobs.exports.records import ShardRecord
-from jobs.exports.shard_timestamps import needs_timestamp, note_missing, stamped_digest, store_timestamp
-from scheduler.export.timestamps.authority import TimeStampAuthority
-from scheduler.export.timestamps.errors import TimeStampError
+from jobs.exports.shard_time_stamp_tokens import (
+    needs_timestamp,
+    note_missing,
+    stamped_digest,
+    store_timestamp,
+)
+from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
+from scheduler.export.rfc3161_time_stamps.errors import TimeStampError
 
 
 class ShardStamper:

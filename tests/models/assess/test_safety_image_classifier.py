@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from models.assess.image_classifier import ImageClassifier, labels_of
+from models.assess.safety_image_classifier import ImageClassifier, labels_of
 from models.errors import CheckpointError
 from models.runtime.library_logging import quiet
 from tests.models.assess.test_safety_checker import on_threads

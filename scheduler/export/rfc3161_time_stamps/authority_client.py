@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import UsageError
-from jobs.exports.shard_timestamps import TimeStamp
-from jobs.outbound_http.http_post import PostError, post_and_read
+from jobs.exports.shard_time_stamp_tokens import TimeStamp
+from jobs.outbound_http.bounded_http_post import PostError, post_and_read
 from jobs.settings import Settings
 from models.errors import MissingPackagesError
 from models.optional_packages import require
-from scheduler.export.timestamps.errors import TimeStampError
-from scheduler.export.timestamps.trusted_certificates import read_certificates
+from scheduler.export.rfc3161_time_stamps.errors import TimeStampError
+from scheduler.export.rfc3161_time_stamps.load_trusted_certificates import read_certificates
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -93,7 +93,7 @@ class TimeStampAuthority:
         return self._ask(sha256)
 
     def _ask(self, sha256: str) -> TimeStamp:
-        from scheduler.export.timestamps.time_stamp_token import (  # noqa: PLC0415 - needs the extra's packages
+        from scheduler.export.rfc3161_time_stamps.request_and_verify_token import (  # noqa: PLC0415 - needs the extra's packages
             check_response,
             new_request,
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jobs.errors import UsageError
-from jobs.policy.label_thresholds import LABELS, Thresholds, threshold
+from jobs.policy.safety_label_thresholds import LABELS, Thresholds, threshold
 from jobs.policy.safety_thresholds import CARE, CONCEPT, normalised, thousandths_of
 
 _SHOWN = 80

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from worker.imaging.jpeg_for_rating import jpeg_for_rating
+from worker.imaging.jpeg_for_content_safety import jpeg_for_content_safety
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from worker.imaging.jpeg_for_rating import jpeg_for_rating
 def test_an_image_of_any_size(size: tuple[int, int], sent: tuple[int, int]) -> None:
     red = np.zeros((*size, 3), np.uint8)
     red[..., 0] = 200
-    found = cv2.imdecode(np.frombuffer(jpeg_for_rating(red), np.uint8), cv2.IMREAD_COLOR)
+    found = cv2.imdecode(np.frombuffer(jpeg_for_content_safety(red), np.uint8), cv2.IMREAD_COLOR)
     assert found is not None
     assert found.shape[:2] == sent
     assert found[..., 2].mean() > 190

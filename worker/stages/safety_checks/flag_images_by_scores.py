@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jobs.policy.label_thresholds import LABELS
+from jobs.policy.safety_label_thresholds import LABELS
 from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
 from jobs.states import ErrorKind, SafetyAction
 from models.errors import SafetyUnknownError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.outbound_http.http_post import PostError, post
+from jobs.outbound_http.bounded_http_post import PostError, post
 from tests.receiver import Receiver, receiving
 
 

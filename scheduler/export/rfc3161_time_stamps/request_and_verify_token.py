@@ -24,8 +24,8 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from jobs.exports.shard_timestamps import TimeStamp
-from scheduler.export.timestamps.errors import TimeStampError, UntrustedAuthorityError
+from jobs.exports.shard_time_stamp_tokens import TimeStamp
+from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "sha256": hashes.SHA256,
