@@ -326,6 +326,10 @@ class WatermarkMethod(StrEnum):
     DWT_DCT = "dwtDct"
 
 
+LEAST_TILED_SIDE = 384
+"""Side of a square of the smallest area in which tiled marks can be read as a rule."""
+
+
 class ImageFormat(StrEnum):
     """File format of an image."""
 

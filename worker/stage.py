@@ -11,7 +11,7 @@ from uuid import UUID
 from jobs.job_dataclasses import Job, Lane
 from jobs.setting_values.watermark_key import MarkKey
 from jobs.settings import Settings
-from jobs.states import WatermarkMethod
+from jobs.states import LEAST_TILED_SIDE, WatermarkMethod
 from jobs.storage.open import ObjectStore
 from models.assess.prompt_filter import PromptTerms
 from models.provenance.sign_file import FileSigner
@@ -32,10 +32,6 @@ class Place(StrEnum):
     """In the thread that renders: device batches wait for it."""
     BACKGROUND = "background"
     """In background threads while the next images are rendered, or in the thread that renders if a later stage does."""
-
-
-LEAST_TILED_SIDE = 384
-"""Side of a square of the smallest area in which tiled marks can be read as a rule."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jobs.manifest.values import shown
 from jobs.policy.batch_policy import BatchPolicy, fields
 from jobs.policy.parse_set_options import is_policy_key, parse_policy
 from jobs.settings import Settings, load_settings
-from jobs.states import Decoder, Scoring
+from jobs.states import Decoder, Scoring, WatermarkPolicy
 from jobs.storage.open import fetch_to_file, open_store
 from jobs.webhooks.batch_end_hooks import check_hook
 from models.catalogue.catalogue import Catalogue
@@ -49,6 +49,7 @@ def submit_request(
     has_own_workers = load_settings().database_url is None  # settings have that of the private one by now
     if has_own_workers:
         _check_weights(policy)
+        _check_marks(policy, settings)
     check_accept(policy)
     if policy.on_end is not None and stored is None:
         check_hook(policy.on_end, allows_commands=settings.allows_commands)
@@ -65,6 +66,7 @@ def submit_request(
         image_roots=settings.image_roots,
         needs_clip=policy.clip_score == Scoring.ON,
         needs_decoder=policy.decoder == Decoder.TINY,
+        needs_tiled_mark=policy.watermark == WatermarkPolicy.REQUIRE_STRONG,
     )
     check_overrides(rules)
     options = s3_options(settings)
@@ -105,6 +107,15 @@ def _check_weights(policy: BatchPolicy) -> None:
         require_packer(policy.weights)
     except ModelError as error:
         raise UsageError(f"--set weights={policy.weights}: {error}") from None
+
+
+def _check_marks(policy: BatchPolicy, settings: Settings) -> None:
+    """Check that the workers here embed marks whose strength is known, if the batch insists on strong ones."""
+    if policy.watermark == WatermarkPolicy.REQUIRE_STRONG and not settings.has_tiled_marks:
+        raise UsageError(
+            "--set watermark=require-strong is for tiled marks: set NIGHTMILL_WATERMARK_METHOD=tiled, or unset "
+            "NIGHTMILL_WATERMARK"
+        )
 
 
 def _check_decoder(policy: BatchPolicy, model: str, catalogue: Catalogue) -> None:

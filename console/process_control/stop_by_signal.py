@@ -41,6 +41,8 @@ def stopping() -> Iterator[None]:
         if _raised:
             raise _raised[-1] from None
         raise
+    finally:
+        _raised.clear()  # what was raised keeps alive what it interrupted, such as a connection in the making
 
 
 _raised: list[Stopped] = []

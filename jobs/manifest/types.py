@@ -58,7 +58,8 @@ class RowRules:
 
     `models` and `loras` map ids and aliases to rules, `overrides` holds the text of `--set` by column, and `renames`
     the header in the file by known column (`--map`). Input images must be below one of `image_roots`; if empty,
-    anywhere. `needs_clip` requires models that name a CLIP, `needs_decoder` models that name a small decoder.
+    anywhere. `needs_clip` requires models that name a CLIP, `needs_decoder` models that name a small decoder,
+    `needs_tiled_mark` pictures that are large enough for one.
     `sampler_names` maps other tools' names of samplers, normalised by `plain_sampler`, to nightmill's, or to "" if
     there is no counterpart. `dropped` are columns of the file to leave out, in lower case. `watches_names` enables the
     detection of other tools' columns; it is off if the user chose all names.
@@ -72,6 +73,7 @@ class RowRules:
     image_roots: tuple[str, ...] = ()
     needs_clip: bool = False
     needs_decoder: bool = False
+    needs_tiled_mark: bool = False
     sampler_names: Mapping[str, str] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
     watches_names: bool = True

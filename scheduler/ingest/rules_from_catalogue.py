@@ -31,6 +31,7 @@ def row_rules(
     image_roots: tuple[str, ...] = (),
     needs_clip: bool = False,
     needs_decoder: bool = False,
+    needs_tiled_mark: bool = False,
 ) -> RowRules:
     """Return the rules that rows are validated by."""
     names = catalogue.ids_and_aliases()
@@ -49,6 +50,7 @@ def row_rules(
         image_roots=image_roots,
         needs_clip=needs_clip,
         needs_decoder=needs_decoder,
+        needs_tiled_mark=needs_tiled_mark,
         sampler_names=_SAMPLER_NAMES,
         dropped=frozenset(name.strip().lower() for name in reading.drop),
     )

@@ -106,6 +106,24 @@ def test_weights_that_private_workers_could_not_pack(shelf: Typed, monkeypatch: 
     assert shelf(*asked).code == 0, "its workers may be elsewhere"
 
 
+def test_strong_marks_that_private_workers_could_not_embed(shelf: Typed) -> None:
+    asked = ["plan", "day.txt", "--set", "watermark=require-strong"]
+    alone = changed(shelf, database_url=None, watermark="ACME")
+    says(
+        alone(*asked),
+        2,
+        "--set watermark=require-strong is for tiled marks: set NIGHTMILL_WATERMARK_METHOD=tiled",
+    )
+    told = changed(shelf, database_url=None)(*asked)
+    assert (told.code, "watermark=require-strong: marks of pictures smaller than 384" in told.out) == (
+        1,
+        True,
+    )
+    assert changed(shelf, watermark="ACME")(*asked).code == 1, (
+        "its workers may be elsewhere, with other settings"
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     ["", "dance", "status --loud", "run", "run night.jsonl --workers -1", "export night --format gif"],

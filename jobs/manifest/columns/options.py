@@ -19,7 +19,7 @@ from jobs.manifest.columns.mode_and_its_columns import (
 )
 from jobs.manifest.types import SEED_SPACE, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown, whole_number
-from jobs.states import EVERYBODY, Mode
+from jobs.states import EVERYBODY, LEAST_TILED_SIDE, Mode
 
 MAX_PROMPT = 10_000
 MAX_ID = 500
@@ -93,6 +93,8 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
     mode = find_mode(model, pictures, rules)
     upscale = read_upscale(given.get("upscale"), mode, model)
     width, height = _size(given, mode, model)
+    if rules.needs_tiled_mark:
+        _check_can_have_tiled_mark(width * (upscale or 1), height * (upscale or 1))
     steps = _whole("steps", given.get("steps"), 1, 1000, model.steps)
     strength = read_strength(given.get("strength"), mode, model, pictures.init)
     if strength is not None and int(steps * strength) < 1:
@@ -114,6 +116,14 @@ def read_options(given: Mapping[str, object], rules: RowRules, pictures: Picture
         "upscale": upscale,
         "noise_level": read_noise_level(given.get("noise_level"), upscale, model),
     }
+
+
+def _check_can_have_tiled_mark(width: int, height: int) -> None:
+    """Raise ProblemError if a picture of this size gets no tiled mark; 0 x 0 is a size that isn't known yet."""
+    side = LEAST_TILED_SIDE
+    if 0 < width * height < side**2:
+        why = f"marks of pictures smaller than {side} x {side} aren't strong, and this one has {width} x {height}"
+        raise ProblemError("width", f"watermark=require-strong: {why}; use watermark=require")
 
 
 def find_model(value: object, rules: RowRules) -> ModelRules:

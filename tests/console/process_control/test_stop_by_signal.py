@@ -3,16 +3,19 @@
 import gc
 import random
 import signal
+import subprocess
+import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, text
 
 from console.process_control.stop_by_signal import Stopped, raise_stopped, stop_on_signals, stopping
 from tests.console.conftest import signals_kept
+from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +28,6 @@ def ours() -> Iterator[None]:
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
-
-
-@stopping()
-def asked_until_stopped(engine: Engine) -> None:
-    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.01))
-    while True:
-        with engine.begin() as connection:
-            connection.execute(text("SELECT count(*) FROM jobs")).all()
 
 
 @stopping()
@@ -67,14 +62,29 @@ def stopped_where_nothing_can_be_raised() -> None:
     time.sleep(10)
 
 
-@pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
-def test_in_a_query(engine: Engine) -> None:
-    for _ in range(300):
-        with pytest.raises(Stopped):
-            asked_until_stopped(engine)
-    gc.collect()  # connections that were being made, while the warning is expected
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT 1")).scalar() == 1
+def test_in_a_query(database: str) -> None:
+    module = "tests.console.process_control.queries_until_stopped"
+    command = [sys.executable, "-m", module, database, "300", str(random.getrandbits(32))]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "300 1\n"), ended.stderr[-2000:]
+
+
+def test_what_was_interrupted_is_not_kept_alive() -> None:
+    class Interrupted:
+        """What a connection in the making stands for."""
+
+    left = []
+
+    @stopping()
+    def interrupted() -> None:
+        left.append(weakref.ref(made := Interrupted()))
+        signal.raise_signal(signal.SIGTERM)
+        del made
+
+    with pytest.raises(Stopped):
+        interrupted()
+    gc.collect()
+    assert left[0]() is None
 
 
 def test_what_a_stop_breaks_is_no_error_of_its_own() -> None:
