@@ -16,6 +16,7 @@ from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     make_authority,
     needs_openssl,
     serving,
+    with_authority,
 )
 from tests.scheduler.export.rfc3161_time_stamps.test_stamp_shards import ROWS, rendered
 
@@ -36,8 +37,7 @@ def served(own: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 @pytest.fixture
 def stamping(settings: Settings, served: Served, tmp_path: Path) -> Typed:
-    more = {"timestamp_url": SecretStr(served.url), "timestamp_trust": served.authority.trust_file}
-    return Typed(settings.model_copy(update=more), tmp_path)
+    return Typed(with_authority(settings, served), tmp_path)
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import SecretStr
 
+from jobs.settings import Settings
 from tests.receiver import Receiver, receiving
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
@@ -146,6 +148,12 @@ def serving(authority: Authority) -> Iterator[Served]:
         served = Served(authority, receiver)
         receiver.answer = served.answer
         yield served
+
+
+def with_authority(settings: Settings, served: Served) -> Settings:
+    """Return the settings of whoever has shards stamped by the authority."""
+    more = {"timestamp_url": SecretStr(served.url), "timestamp_trust": served.authority.trust_file}
+    return settings.model_copy(update=more)
 
 
 def hang(receiver: Receiver) -> Callable[[BaseHTTPRequestHandler], None]:

@@ -3,7 +3,6 @@
 import hashlib
 import random
 import subprocess
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from jobs.errors import UsageError
 from jobs.settings import load_settings
-from scheduler.export.rfc3161_time_stamps import authority_client as authority_module
 from scheduler.export.rfc3161_time_stamps.authority_client import LONGEST_ANSWER, TimeStampAuthority
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 from scheduler.export.rfc3161_time_stamps.request_and_verify_token import check_response, new_request
@@ -39,22 +37,6 @@ pytestmark = needs_openssl
 TEXT = b"what is stamped"
 DIGEST = hashlib.sha256(TEXT).hexdigest()
 OTHER = hashlib.sha256(b"something else").hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authority_module, "_AGAIN_S", 0.0)
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("own") / "tsa", chain=True)
-
-
-@pytest.fixture
-def served(own: Authority) -> Iterator[Served]:
-    with serving(own) as found:
-        yield found
 
 
 def asked(served: Served, **options: Any) -> TimeStampAuthority:

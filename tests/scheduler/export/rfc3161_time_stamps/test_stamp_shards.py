@@ -4,12 +4,10 @@ import base64
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.batches import actions
@@ -24,7 +22,6 @@ from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of
 from scheduler.export.live_exports import LiveExports
 from scheduler.export.open_export import open_export
-from scheduler.export.rfc3161_time_stamps import authority_client as authority_module
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.run_export import Exported, export
 from scheduler.ingest.ingest import Ingested
@@ -35,7 +32,7 @@ from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     Served,
     make_authority,
     needs_openssl,
-    serving,
+    with_authority,
 )
 
 pytestmark = needs_openssl
@@ -43,9 +40,8 @@ ROWS = 2
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter_of("jsonl"), "shard_rows", ROWS)
-    monkeypatch.setattr(authority_module, "_AGAIN_S", 0.0)
 
 
 @pytest.fixture
@@ -53,22 +49,10 @@ def store(tmp_path: Path) -> ObjectStore:
     return open_store(str(tmp_path / "out"), S3Options())
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("own") / "tsa", chain=True)
-
-
-@pytest.fixture
-def served(own: Authority) -> Iterator[Served]:
-    with serving(own) as found:
-        yield found
-
-
 @pytest.fixture
 def stamping(settings: Settings, served: Served) -> Settings:
     """The settings of whoever has shards stamped."""
-    more = {"timestamp_url": SecretStr(served.url), "timestamp_trust": served.authority.trust_file}
-    return settings.model_copy(update=more)
+    return with_authority(settings, served)
 
 
 def order(engine: Engine, store: ObjectStore, batch: Ingested) -> ExportRequest:
