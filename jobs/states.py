@@ -326,8 +326,8 @@ class WatermarkMethod(StrEnum):
     DWT_DCT = "dwtDct"
 
 
-LEAST_TILED_SIDE = 384
-"""Side of a square of the smallest area in which tiled marks can be read as a rule."""
+LEAST_TILED_SIDE = 128
+"""Side of a square of the smallest area that gets tiled marks: below, they can't be read as a rule."""
 
 
 class ImageFormat(StrEnum):

@@ -13,6 +13,7 @@ from bench.harness.results import Figure, Goal, at_least, at_most
 from bench.harness.services import Place
 from bench.watermark_robustness.photographs_and_drawings import drawings, photographs
 from bench.watermark_robustness.picture_changes import ALIGNED, SEARCHED, Change
+from jobs.settings import WATERMARK_TEXT
 from models.watermark import codec
 from models.watermark.blocks import Pixels
 from models.watermark.codec import Method
@@ -33,6 +34,7 @@ GOALS: Mapping[str, Goal] = {
     **{name: at_least(0.9) for name in ("mirror", "turn_1", "turn_2")},
 }
 _DRAWN_GOALS = {"jpeg_75": at_least(0.9)}
+_SMALL_SIDES = (64, 96, 128, 192, 256, 320)
 
 Bits = npt.NDArray[np.uint8]
 
@@ -58,6 +60,7 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
             lambda pixels, key: search(pixels, key)[0],
         ),
         **_survival("drawn_", marked[len(photos) :], payloads[len(photos) :], ALIGNED, _DRAWN_GOALS, read),
+        **_small([*photos, *drawn], payloads),
         **_predictions(marked, payloads),
         **_peers(photos[searched], payloads[searched]),
         **_false_alarms(photos, 2 if is_quick else 50),
@@ -108,6 +111,23 @@ def _survival(
         note(f"{prefix}{name}: {sum(right)} of {len(right)}")
         what = f"{len(right)} pictures, 64 bits exact"
         found[f"{prefix}{name}"] = Figure(float(np.mean(right)), "ratio", what, goals.get(name))
+    return found
+
+
+def _small(pictures: Sequence[Pixels], payloads: Bits) -> dict[str, Figure]:
+    """Return what is read of marks in pictures made smaller beforehand, and how often the text of dwtDctSvd is."""
+    found = {}
+    text = WATERMARK_TEXT.encode()
+    for side in _SMALL_SIDES:
+        plain = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for pixels in pictures]
+        marked = [embed(pixels, bits, KEY) for pixels, bits in zip(plain, payloads, strict=True)]
+        texts = codec.embed(np.stack(plain), text, Method.DWT_DCT_SVD)
+        for name in ("png", "jpeg_75", "webp_80"):
+            found |= _survival(f"at_{side}_", marked, payloads, {name: ALIGNED[name]}, {}, read)
+            changed = np.stack([ALIGNED[name](pixels) for pixels in texts])
+            right = codec.bit_accuracy(changed, text, Method.DWT_DCT_SVD) == 1
+            what = f"{len(right)} pictures, {WATERMARK_TEXT} exact, by dwtDctSvd"
+            found[f"at_{side}_text_{name}"] = Figure(float(right.mean()), "ratio", what)
     return found
 
 

@@ -21,7 +21,7 @@ MAY_BE_ZERO = {
     "other_seeds_taken_for_copies",
     "other_prompts_taken_for_copies",
 }
-LOST = ("drawn_", "dwtdct_", "dwtdctsvd_", "traced_", "wrong_", "strangers_")
+LOST = ("at_", "drawn_", "dwtdct_", "dwtdctsvd_", "traced_", "wrong_", "strangers_")
 """What figures begin with of marks that some changes take away, and of pictures that are taken for others."""
 FIGURE = {"value", "unit", "against", "goal", "holds"}
 

@@ -158,7 +158,8 @@ def build(target: str, folder: Path, options: Sequence[str] = ()) -> Image:
     if "debootstrap:" in ended.stderr:
         pytest.skip(ended.stderr[-500:])
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
-    return Image(folder, f"localhost/nightmill-{target}:test")
+    variant = "-cpu" if "cpu" in options else ""
+    return Image(folder, f"localhost/nightmill-{target}:test{variant}")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tests.slow.container import USER, VOLUMES, Container, Image, build, contain
 
 pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(1500)]
 
-MEGABYTES = {"server": 350, "worker": 2000}
+MEGABYTES = {"server": 370, "worker": 2000}
 ROWS = 20
 
 

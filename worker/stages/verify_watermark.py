@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from jobs.job_dataclasses import JobId
-from jobs.states import ErrorKind, WatermarkMethod, WatermarkPolicy, WatermarkStrength
+from jobs.states import LEAST_TILED_SIDE, ErrorKind, WatermarkMethod, WatermarkPolicy, WatermarkStrength
 from models.watermark import codec
 from models.watermark.tiled.convolutional_code import encode
 from models.watermark.tiled.keyed_carriers import carriers
@@ -25,7 +25,10 @@ NEEDED = {WatermarkMethod.TILED: 1.0, WatermarkMethod.DWT_DCT_SVD: 1.0, Watermar
 _WEAK = (
     "the mark is weak: it may be lost when the file is compressed again; a higher quality keeps more of it"
 )
-_NO_TILED = "and it isn't known what such a mark survives: the picture is smaller than 384 x 384, or can't hold another"
+_NO_TILED = (
+    "and it isn't known what such a mark survives: the picture can't hold another, or is smaller than "
+    f"{LEAST_TILED_SIDE} x {LEAST_TILED_SIDE}"
+)
 
 
 class VerifyWatermark(Stage):

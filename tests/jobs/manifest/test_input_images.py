@@ -349,15 +349,15 @@ def test_a_picture_that_is_swapped_after_the_look_is_refused(
 
 def test_a_strong_mark_that_is_insisted_on_needs_a_picture_that_can_have_one(tmp_path: Path) -> None:
     by = given(needs_tiled_mark=True)
-    small = {"width": 256, "height": 512}
+    small = {"width": 64, "height": 192}
     reject = only_reject(rows(tmp_path, small, by=by))
     assert (reject.column, reject.reason) == (
         "width",
-        "watermark=require-strong: marks of pictures smaller than 384 x 384 aren't strong, and this one has 256 x 512; "
+        "watermark=require-strong: marks of pictures smaller than 128 x 128 aren't strong, and this one has 64 x 192; "
         "use watermark=require",
     )
-    assert only_row(rows(tmp_path, small, by=given())).width == 256
-    assert only_row(rows(tmp_path, {"width": 512, "height": 512}, by=by)).width == 512
+    assert only_row(rows(tmp_path, small, by=given())).width == 64
+    assert only_row(rows(tmp_path, {"width": 128, "height": 128}, by=by)).width == 128
     large = dataclasses.replace(MODELS["painter"], upscales=frozenset({4}))
     upscaled = rows(tmp_path, small | {"upscale": 4}, by=dataclasses.replace(by, models={"painter": large}))
     assert only_row(upscaled).upscale == 4

@@ -28,7 +28,6 @@ from models.watermark.tiled.read import read
 from tests.factories import change, lanes_of, look, states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.faults import RingingModelCache
-from worker import stage
 from worker.imaging.encode import decode
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -219,10 +218,7 @@ def test_a_mark_that_does_not_survive_the_format(context: WorkerContext, tmp_pat
     assert image["watermark_bit_accuracy"] < 1
 
 
-def test_the_row_tells_whether_the_mark_is_weak(
-    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "LEAST_TILED_SIDE", 256)  # larger ones take the model of the tests ten seconds
+def test_the_row_tells_whether_the_mark_is_weak(context: WorkerContext, tmp_path: Path) -> None:
     changes = {"watermark_method": WatermarkMethod.TILED}
     context = replace(context, settings=context.settings.model_copy(update=changes))
     large = FOX | {"width": 256, "height": 256}

@@ -60,11 +60,18 @@ def test_a_key_of_ones_own_is_needed_to_read_it(tiled: Settings) -> None:
 
 def test_small_pictures_and_batches_with_a_text_have_the_text(tiled: Settings) -> None:
     for own, side, text in (
-        (stage_context(tiled), 128, "NMIL"),
+        (stage_context(tiled), 96, "NMIL"),
         (stage_context(tiled, watermark_text="ACME"), 512, "ACME"),
     ):
         found = through(own, drawn(side))
         assert (found.watermark, found.watermark_method, found.bit_accuracy) == (text, "dwtDctSvd", 1.0)
+
+
+def test_small_pictures_have_it_where_they_hold_it(tiled: Settings) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    for pixels, method in ((grainy(128), "tiled"), (noise, "dwtDctSvd")):
+        found = through(stage_context(tiled), replace(drawn(128), pixels=pixels))
+        assert (found.watermark_method, found.bit_accuracy) == (method, 1.0)
 
 
 def test_what_cannot_hold_it_has_the_text(tiled: Settings) -> None:
@@ -78,7 +85,7 @@ def test_what_cannot_hold_it_has_the_text(tiled: Settings) -> None:
 
 def test_pictures_of_both_kinds_go_through_together(tiled: Settings) -> None:
     own = stage_context(tiled)
-    marked = Watermark(own).run([drawn(128), drawn(512)])
+    marked = Watermark(own).run([drawn(96), drawn(512)])
     read_back = VerifyWatermark(own).run(Encode(own).run(marked))
     assert sorted(str(item.watermark_method) for item in read_back) == ["dwtDctSvd", "tiled"]
 
@@ -113,7 +120,7 @@ def test_weak_marks_fail_the_job_where_strong_ones_are_required(tiled: Settings)
     assert (through(own, black).end, through(own, black).mark_strength) == (None, None)
     for item, why in (
         (replace(drawn(512), pixels=chessboard(512)), "the mark is weak"),
-        (drawn(128), "the mark is a text (dwtDctSvd)"),
+        (drawn(96), "the mark is a text (dwtDctSvd)"),
     ):
         end = through(own, item).end
         assert end is not None
