@@ -149,6 +149,7 @@ class Image:
     iscc: str | None = None
     c2pa_manifest_id: str | None = None
     watermark_strength: str | None = None
+    c2pa_sidecar_sha256: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Values of columns that aren't fields here, by name."""
 

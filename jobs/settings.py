@@ -145,8 +145,10 @@ class Settings(BaseSettings):
         None,
         description="key of tiled marks, NUMBER:SECRET with a number of 1 to 255; unset: a public key, number 0",
     )
-    c2pa: Literal["auto", "on", "off"] = Field(
-        "auto", description="sign image files (C2PA): auto (if there is a signing identity), on, off"
+    c2pa: Literal["auto", "on", "sidecar", "off"] = Field(
+        "auto",
+        description="sign image files (C2PA): auto (if there is a signing identity), on, sidecar (manifests are kept "
+        "in files beside the images), off",
     )
     signing_identity: SecretStr | None = Field(
         None,

@@ -26,7 +26,16 @@ from jobs.outputs.ownership import owner_of
 from jobs.queue.sql_predicates import FOLDER, in_quarantine
 from jobs.states import FINISHED, EventKind, sql_list
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.key_layout import IMAGES, QUARANTINE, ImageKey, parse_image_key, parse_quarantine_key
+from jobs.storage.key_layout import (
+    IMAGES,
+    QUARANTINE,
+    SIDECAR,
+    ImageKey,
+    digest_in_key_sql,
+    parse_image_key,
+    parse_quarantine_key,
+    sidecar_key_sql,
+)
 from jobs.storage.open import remove_temporaries
 
 OLD = timedelta(hours=1)
@@ -36,16 +45,26 @@ _ENDED = sql_list(FINISHED)
 
 _BATCH = text(f"SELECT id, {FOLDER}, output, created_at, now() AS now FROM batches WHERE id = :batch")  # noqa: S608
 
+
+def _names(key: str, sidecar_sha256: str) -> str:
+    """Return the SQL of whether these columns of an image row name the object `g.key`, as image or as sidecar."""
+    is_sidecar = f"{sidecar_sha256} IS NOT NULL AND g.key = {sidecar_key_sql(key)}"
+    return f"coalesce(g.key = {key} OR ({is_sidecar}), false)"
+
+
 _UNNAMED = text(f"""
     SELECT g.key, jobs.id AS job
     FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
     JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
     LEFT JOIN images ON images.job_id = jobs.id
-    WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (images.key <> g.key AND starts_with(
-        images.key, regexp_replace(g.key, '[0-9a-f]{{12}}[.][a-z]+$', '') || left(images.sha256, 12) || '.')))
+    WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (
+        NOT {_names("images.key", "images.c2pa_sidecar_sha256")} AND starts_with(
+            images.key,
+            regexp_replace(g.key, '[0-9a-f]{{12}}[.]([a-z]+|{SIDECAR})$', '') || {digest_in_key_sql("images")} || '.')))
       AND NOT EXISTS (
         SELECT FROM events WHERE events.batch_id = :batch AND events.ordinal = g.ordinal AND events."index" = g.index
-          AND kind = '{EventKind.RETRACTED}' AND detail ->> 'key' = g.key AND detail ? 'keeps_file')
+          AND kind = '{EventKind.RETRACTED}' AND detail ? 'keeps_file'
+          AND g.key IN (detail ->> 'key', {sidecar_key_sql("detail ->> 'key'")}))
 """)  # noqa: S608
 
 # The same for files in quarantine, which the rows of blocked jobs name.
@@ -54,7 +73,7 @@ _UNNAMED_QUARANTINED = text(f"""
     FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
     JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
     LEFT JOIN quarantined_images q ON {in_quarantine()}
-    WHERE state IN ({_ENDED}) AND q.key IS DISTINCT FROM g.key
+    WHERE state IN ({_ENDED}) AND NOT {_names("q.key", "q.image ->> 'c2pa_sidecar_sha256'")}
 """)  # noqa: S608
 
 _LOCK = text(f"""

@@ -102,7 +102,8 @@ def _with_signing_decided(settings: Settings) -> Settings:
             SigningIdentity.parse_valid(found.pem)
     except SigningIdentityError as error:
         raise UsageError(f"{found.place if found else ''}: {error}") from None
-    return settings.model_copy(update={"c2pa": "off" if found is None else "on"})
+    decided = "off" if found is None else "sidecar" if settings.c2pa == "sidecar" else "on"
+    return settings.model_copy(update={"c2pa": decided})
 
 
 def _serve(settings: Settings, monitoring: ParentMonitoring, notifier: SystemdNotifier) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,19 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image file: its bytes, format and SHA-256 in hex."""
+    """An encoded image file: its bytes, format and SHA-256 in hex; `sidecar` is the manifest that is kept beside it."""
 
     body: bytes
     format: ImageFormat
     content_type: str
     extension: str
     sha256: str
+    sidecar: bytes | None = None
+
+    @property
+    def sidecar_sha256(self) -> str | None:
+        """The SHA-256 of the sidecar, in hex; None if there is none."""
+        return None if self.sidecar is None else sha256(self.sidecar).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

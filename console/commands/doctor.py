@@ -182,8 +182,9 @@ def _signing(settings: Settings) -> str:
     if told["place"] is None and settings.c2pa == "auto":
         return "files aren't signed: there is no signing identity"
     if told["problem"]:
-        raise UsageError(f"{told['place'] or 'NIGHTMILL_C2PA is on'}: {told['problem']}")
-    return f"as {told['organization']} until {told['expires_at']}, by {told['place']}"
+        raise UsageError(f"{told['place'] or f'NIGHTMILL_C2PA is {settings.c2pa}'}: {told['problem']}")
+    where = ", in files beside the images" if told["manifests"] == "sidecar" else ""
+    return f"as {told['organization']} until {told['expires_at']}, by {told['place']}{where}"
 
 
 def _content_safety(settings: Settings) -> str:

@@ -31,6 +31,7 @@ def described(settings: Settings) -> dict[str, Any]:
     told: dict[str, Any] = {
         "place": found and found.place,
         "signs": settings.c2pa != "off" and found is not None,
+        "manifests": "sidecar" if settings.c2pa == "sidecar" else "embedded",
     }
     return told | (
         _of_identity(found, settings) if found else {"is_usable": False, "problem": "there is none"}

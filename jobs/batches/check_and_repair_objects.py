@@ -18,7 +18,7 @@ from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.queue import transitions
 from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore, is_key
-from jobs.storage.key_layout import parse_image_key
+from jobs.storage.key_layout import parse_image_key, sidecar_key
 
 PAGE = 200
 THREADS = 8
@@ -27,14 +27,14 @@ _COUNT = text("SELECT count(*) AS n FROM images WHERE batch_id = :batch")
 
 # Keyset pagination: a cursor would keep a transaction open for as long as reading all objects takes.
 _ROWS = text("""
-    SELECT id, job_id, ordinal, "index" AS number, key, bytes, sha256 FROM images
+    SELECT id, job_id, ordinal, "index" AS number, key, bytes, sha256, c2pa_sidecar_sha256 FROM images
     WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
 """)
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """An image row whose object is missing (`is_missing`) or differs from the row, with the reason.
+    """An image row whose object, or sidecar, is missing (`is_missing`) or differs from the row, with the reason.
 
     `is_blocked`: something else occupies the object's key, so that no image can be stored there until it is removed.
     """
@@ -57,6 +57,8 @@ def check(
     on_images: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Wrong]]:
     """Read the objects of a random share (0 to 1) of the batch's image rows; yields the problems page by page.
+
+    The manifests beside them are read, too.
 
     `on_images` is called with the number read so far. Raises ObjectStoreError if the store is unavailable or refuses a
     request, which is no statement about the object.
@@ -121,13 +123,19 @@ def _compare(store: ObjectStore, batch: str, row: Any) -> Wrong | None:
         return wrong(
             "the row's key isn't one that nightmill wrote: the database was changed by somebody else"
         )
-    try:
-        body = store.get(row.key)
-    except MissingObjectError as error:
-        reason = str(error) if error.is_blocked else "the object isn't there"
-        return wrong(reason, is_missing=True, is_blocked=error.is_blocked)
-    except DamagedObjectError as error:
-        return wrong(str(error), is_blocked=error.is_blocked)
-    if len(body) != row.bytes:
-        return wrong(f"the object has {len(body):,} bytes, the row says {row.bytes:,}")
-    return None if hashlib.sha256(body).hexdigest() == row.sha256 else wrong("the object has another SHA-256")
+    files = [("the object", row.key, row.bytes, row.sha256)]
+    if row.c2pa_sidecar_sha256 is not None:
+        files.append(("its C2PA manifest", sidecar_key(row.key), None, row.c2pa_sidecar_sha256))
+    for what, key, size, digest in files:
+        try:
+            body = store.get(key)
+        except MissingObjectError as error:
+            reason = str(error) if error.is_blocked else f"{what} isn't there"
+            return wrong(reason, is_missing=True, is_blocked=error.is_blocked)
+        except DamagedObjectError as error:
+            return wrong(str(error), is_blocked=error.is_blocked)
+        if size not in (None, len(body)):
+            return wrong(f"{what} has {len(body):,} bytes, the row says {size:,}")
+        if hashlib.sha256(body).hexdigest() != digest:
+            return wrong(f"{what} has another SHA-256")
+    return None

@@ -15,6 +15,7 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
+from jobs.storage.image_files import image_keys
 from jobs.storage.key_layout import (
     CONTACT_SHEET,
     IMAGES,
@@ -26,6 +27,7 @@ from jobs.storage.key_layout import (
     is_table_metadata,
     parse_image_key,
     parse_quarantine_key,
+    stem,
 )
 from jobs.storage.open import remove_empty_folders, remove_temporaries
 
@@ -35,12 +37,14 @@ GRAIN = timedelta(seconds=2)
 """Tolerance for modification times, which stores give in whole seconds."""
 
 _NAMED = text("""
-    SELECT images.key FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
+    SELECT images.key, c2pa_sidecar_sha256
+    FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
     JOIN images ON images.batch_id = :batch AND images.ordinal = g.ordinal AND images.index = g.index
 """)
 # Their jobs may be gone. Those whose job was queued again since are the batch's as well.
 _QUARANTINED = text("""
-    SELECT key FROM quarantined_images WHERE batch_id = :batch AND key = ANY (CAST(:keys AS text[]))
+    SELECT key, image ->> 'c2pa_sidecar_sha256' AS c2pa_sidecar_sha256 FROM quarantined_images
+    WHERE batch_id = :batch AND regexp_replace(key, '[.][a-z]+$', '') = ANY (CAST(:stems AS text[]))
 """)
 
 
@@ -125,8 +129,9 @@ def _named(
     """Return the keys that rows name, of these files or of others of the same jobs."""
     values = {
         "batch": batch,
-        "keys": [found.key for found, _ in files],
+        "stems": [stem(found.key) for found, _ in files],
         "ordinals": [key.ordinal for _, key in files],
         "indexes": [key.index for _, key in files],
     }
-    return {row.key for row in run(engine, statement, values)}
+    rows = run(engine, statement, values)
+    return {key for row in rows for key in image_keys(row.key, row.c2pa_sidecar_sha256)}

@@ -1,6 +1,5 @@
 """Moves a batch's images to another output: copied and compared, then named by one statement, then deleted here."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,14 @@ from jobs.feed.write_events import Event, add_event
 from jobs.outputs.export_inventory import Digests
 from jobs.queue.sql_predicates import HAS_OPEN_JOBS
 from jobs.states import EventKind
-from jobs.storage.base import BadObjectError, DamagedObjectError, MissingObjectError, ObjectStore
+from jobs.storage.base import (
+    BadObjectError,
+    DamagedObjectError,
+    MissingObjectError,
+    ObjectStore,
+    digest_if_there,
+)
+from jobs.storage.image_files import files_of_row, put_files, read_files
 from jobs.storage.key_layout import CONTACT_SHEET
 
 PAGE = 200
@@ -29,11 +35,13 @@ _EXPORTS = "moved_exports"
 """Key in the batch's settings: the files of the exports there, by the exports' prefix, by name: their digests."""
 
 _PAGE = text("""
-    SELECT id, ordinal, "index" AS number, key, sha256, format FROM images
+    SELECT id, ordinal, "index" AS number, key, sha256, format, c2pa_sidecar_sha256 FROM images
     WHERE batch_id = :batch AND (ordinal, "index") > (:ordinal, :index) ORDER BY ordinal, "index" LIMIT :limit
 """)
 _QUARANTINED = text("""
-    SELECT job_id, key, image ->> 'sha256' AS sha256, image ->> 'format' AS format FROM quarantined_images
+    SELECT job_id, key, image ->> 'sha256' AS sha256, image ->> 'format' AS format,
+        image ->> 'c2pa_sidecar_sha256' AS c2pa_sidecar_sha256
+    FROM quarantined_images
     WHERE batch_id = :batch AND job_id > :after ORDER BY job_id LIMIT :limit
 """)
 _SEEN = "SELECT count(*) || '/' || coalesce(max(id), 0) AS seen FROM images WHERE batch_id = :batch"
@@ -152,12 +160,9 @@ def _copy_contact_sheet(batch: BatchStatus, source: ObjectStore, target: ObjectS
 
 
 def _copy(source: ObjectStore, target: ObjectStore, row: Any) -> None:
-    with suppress(MissingObjectError):
-        if target.digest(row.key) == row.sha256:
-            return
-    body = source.get(row.key)
-    if hashlib.sha256(body).hexdigest() != row.sha256:
-        raise DamagedObjectError(
-            f"{source.locate(row.key)} differs from its row: `nightmill check --repair` renders it again"
-        )
-    target.put(row.key, body, content_type=f"image/{row.format}")
+    missing = [file for file in files_of_row(row) if digest_if_there(target, file.key) != file.sha256]
+    try:
+        bodies = read_files(source, missing)
+    except DamagedObjectError as error:
+        raise DamagedObjectError(f"{error}: `nightmill check --repair` renders it again") from None
+    put_files(target, missing, bodies)

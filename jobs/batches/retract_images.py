@@ -15,13 +15,14 @@ from jobs.job_dataclasses import BatchId, JobId
 from jobs.queue import transitions
 from jobs.states import JobState
 from jobs.storage.base import ObjectStore
+from jobs.storage.image_files import image_keys
 from jobs.storage.key_layout import parse_image_key
 
 PAGE = 500
 PORTION = 50
 """So many files are changed while their jobs are locked."""
 
-_COLUMNS = 'i.id, i.key, i.job_id, i.ordinal, i."index" AS number, i.batch_id'
+_COLUMNS = 'i.id, i.key, i.job_id, i.ordinal, i."index" AS number, i.batch_id, i.c2pa_sidecar_sha256'
 
 _BY_ID = text(f"SELECT {_COLUMNS} FROM images i WHERE i.id = ANY (CAST(:ids AS bigint[])) ORDER BY i.id")
 
@@ -41,6 +42,7 @@ class ImageRow:
     job: JobId
     ordinal: int
     index: int
+    sidecar_sha256: str | None = None
 
 
 def images_by_id(engine: Engine, ids: Sequence[int]) -> dict[BatchId, list[ImageRow]]:
@@ -82,7 +84,7 @@ def _chosen(condition: Condition) -> str:
 
 
 def _image_row(row: Any) -> ImageRow:
-    return ImageRow(row.id, row.key, row.job_id, row.ordinal, row.number)
+    return ImageRow(row.id, row.key, row.job_id, row.ordinal, row.number, row.c2pa_sidecar_sha256)
 
 
 def retract(
@@ -107,11 +109,13 @@ def retract(
 def delete_image_files(
     engine: Engine, store: ObjectStore, batch: BatchStatus, images: Sequence[ImageRow], state: JobState
 ) -> int:
-    """Delete the files of images whose rows are gone, and whose jobs ended so; returns their number.
+    """Delete the files of images whose rows are gone, and whose jobs ended so; returns the number of images.
 
     Skips files whose job has another state by now, and those whose key isn't one of the batch.
     """
-    own = [(image.job, image.key) for image in images if _is_of(batch, image)]
+    own = [
+        (image.job, image_keys(image.key, image.sidecar_sha256)) for image in images if _is_of(batch, image)
+    ]
     return delete_files_of_jobs(engine, store, own, state, is_archived=batch.archived_at is not None)
 
 
@@ -123,24 +127,25 @@ def _is_of(batch: BatchStatus, image: ImageRow) -> bool:
 def delete_files_of_jobs(
     engine: Engine,
     store: ObjectStore,
-    files: Sequence[tuple[JobId, str]],
+    images: Sequence[tuple[JobId, Sequence[str]]],
     state: JobState,
     *,
     is_archived: bool = False,
 ) -> int:
-    """Delete objects that no row names any more, given as (job, key), of jobs in this state; returns their number.
+    """Delete images that no row names any more, given as (job, keys), of jobs in this state; returns their number.
 
     The jobs are locked meanwhile, unless the batch `is_archived` and has none; those in another state keep their files.
     """
     deleted = 0
-    for start in range(0, len(files), PORTION):
-        portion = files[start : start + PORTION]
+    for start in range(0, len(images), PORTION):
+        portion = images[start : start + PORTION]
         with engine.begin() as connection:
             values = {"jobs": [job for job, _ in portion], "state": state}
             held = connection.execute(_LOCK, values).scalars().all()
-            for job, key in portion:
+            for job, keys in portion:
                 if is_archived or job in held:
-                    connection.execute(_STILL_HERE)
-                    store.delete(key)
+                    for key in keys:
+                        connection.execute(_STILL_HERE)
+                        store.delete(key)
                     deleted += 1
     return deleted

@@ -323,7 +323,8 @@ images = Table(
         "c2pa_manifest_id",
         Text,
         Source.WORKER,
-        "id of the signed manifest in the file ([provenance](../provenance.md)); null: the file isn't signed",
+        "id of the signed manifest in the file or beside it ([provenance](../provenance.md)); null: the file isn't "
+        "signed",
         comment="urn of the active C2PA manifest; null: not signed",
     ),
     image_column(
@@ -334,8 +335,17 @@ images = Table(
         "([marking](../marking.md#weak-marks)); null: another mark, or none",
         comment="strong or weak; null: no tiled mark, or by a version without",
     ),
+    image_column(
+        "c2pa_sidecar_sha256",
+        Text,
+        Source.WORKER,
+        "of the file with the signed manifest, which lies beside the image under its name, with the extension `c2pa` "
+        "([provenance](../provenance.md#manifests-beside-the-files)); null: there is none",
+        comment="of the file with the manifest, beside the image; null: none",
+    ),
     CheckConstraint("length(sha256) = 64", "sha256"),
     CheckConstraint("length(pixels_sha256) = 64", "pixels_sha256"),
+    CheckConstraint("length(c2pa_sidecar_sha256) = 64", "c2pa_sidecar_sha256"),
     CheckConstraint("watermark_bit_accuracy BETWEEN 0 AND 1", "watermark_bit_accuracy"),
     CheckConstraint(one_of("watermark_method", WatermarkMethod), "watermark_method"),
     CheckConstraint(one_of("watermark_strength", WatermarkStrength), "watermark_strength"),

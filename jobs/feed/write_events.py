@@ -90,6 +90,7 @@ def retracted_events(reason: str = "CAST(:reason AS text)") -> str:
             "reason": reason,
             "key": "i.key",
             "sha256": "i.sha256",
+            "c2pa_sidecar_sha256": "i.c2pa_sidecar_sha256",
             "keeps_file": "CASE WHEN CAST(:keeps_file AS bool) THEN true END",
         }
     )

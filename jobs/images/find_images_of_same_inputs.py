@@ -43,6 +43,12 @@ class ReusableImage:
         """The SHA-256 of the file, in hex."""
         return str(self.columns["sha256"])
 
+    @property
+    def sidecar_sha256(self) -> str | None:
+        """The SHA-256 of the manifest beside the file, in hex; None if there is none."""
+        found: str | None = self.columns["c2pa_sidecar_sha256"]
+        return found
+
 
 def images_of_same_inputs(
     engine: Engine,

@@ -221,7 +221,9 @@ class _PolicyChange:
 
     def _block(self, page: list[JudgedJob]) -> None:
         """Rows go first: a file that an interrupted call leaves is one that no row names, which a sweep deletes."""
-        rows = [ImageRow(*_row(each), each.job, each.ordinal, each.index) for each in page]
+        rows = [
+            ImageRow(*_row(each), each.job, each.ordinal, each.index, each.sidecar_sha256) for each in page
+        ]
 
         def block(connection: Connection) -> set[JobId]:
             hold(connection, self.judged)

@@ -5,7 +5,6 @@ the copy to the change, so that nobody moves the batch meanwhile, and no sweep t
 an interrupted call leaves such a file.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +25,8 @@ from jobs.safety_reevaluation.block_and_unblock_jobs import (
     restore_images,
 )
 from jobs.states import JobState
-from jobs.storage.base import BadObjectError, DamagedObjectError, ObjectStore
+from jobs.storage.base import BadObjectError, ObjectStore
+from jobs.storage.image_files import ImageFile, image_files, put_files, read_files
 from jobs.storage.key_layout import parse_image_key, quarantine_key
 
 T = TypeVar("T")
@@ -34,13 +34,14 @@ T = TypeVar("T")
 _THREADS = 8
 
 _IMAGES = text("""
-    SELECT jobs.id AS job, images.id, images.key, images.sha256, images.format
+    SELECT jobs.id AS job, images.id, images.key, images.sha256, images.format, images.c2pa_sidecar_sha256
     FROM images JOIN jobs ON jobs.id = images.job_id
     WHERE images.id = ANY (CAST(:ids AS bigint[])) AND state = 'done' ORDER BY jobs.id FOR UPDATE OF jobs
 """)
 _QUARANTINED = text(f"""
     SELECT jobs.id AS job, jobs.id, jobs.finished_at AS blocked_at, q.image ->> 'key' AS key,
-        q.image ->> 'sha256' AS sha256, q.image ->> 'format' AS format, q.key AS quarantined
+        q.image ->> 'sha256' AS sha256, q.image ->> 'format' AS format, q.key AS quarantined,
+        q.image ->> 'c2pa_sidecar_sha256' AS c2pa_sidecar_sha256
     FROM unnest(CAST(:ids AS bigint[]), CAST(:since AS timestamptz[])) AS g (job, blocked_at)
     JOIN jobs ON jobs.id = g.job AND jobs.finished_at = g.blocked_at
     JOIN quarantined_images q ON {in_quarantine()}
@@ -50,12 +51,10 @@ _QUARANTINED = text(f"""
 
 @dataclass(frozen=True)
 class _Copy:
-    """A file to be stored under another key as well."""
+    """The files of an image, to be stored under other keys as well."""
 
-    source: str
-    target: str
-    sha256: str
-    format: str
+    sources: Sequence[ImageFile]
+    targets: Sequence[ImageFile]
 
 
 def quarantine_images(
@@ -78,7 +77,7 @@ def quarantine_images(
     def copy_of(row: Row[Any]) -> _Copy | None:
         key = parse_image_key(row.key)
         is_own = key is not None and key.batch == batch.folder
-        return _Copy(row.key, quarantine_key(row.key), row.sha256, row.format) if is_own else None
+        return _copy_to(row, row.key, quarantine_key(row.key)) if is_own else None
 
     changed = moved = 0
     for portion in _portions(images):
@@ -106,7 +105,7 @@ def restore_quarantined(
         return restore_images(connection, batch.id, jobs_of_copies, recorded)
 
     def copy_of(row: Row[Any]) -> _Copy:
-        return _Copy(row.quarantined, row.key, row.sha256, row.format)
+        return _copy_to(row, row.quarantined, row.key)
 
     restored = 0
     for portion in _portions(jobs):
@@ -137,14 +136,13 @@ def _move(
 ) -> tuple[int, int]:
     """Move the files of one portion; returns the numbers of rows changed and of files moved."""
 
-    def copied(connection: Connection) -> tuple[set[JobId], list[tuple[JobId, str]]]:
+    def copied(connection: Connection) -> tuple[set[JobId], list[tuple[JobId, list[str]]]]:
         hold(connection, batch)
         rows = connection.execute(move.lock, values).all()
         copies = _copied(store, rows, move.copy_of)
         jobs = move.change(connection, rows, set(copies))
-        return jobs, [
-            (row.job, copies[row.id].source) for row in rows if row.id in copies and row.job in jobs
-        ]
+        moved = [row for row in rows if row.id in copies and row.job in jobs]
+        return jobs, [(row.job, [file.key for file in copies[row.id].sources]) for row in moved]
 
     jobs, left = transact(engine, copied)
     return len(jobs), delete_files_of_jobs(engine, store, left, move.state)
@@ -160,12 +158,15 @@ def _copied(
         return {id: copy for (id, copy), is_made in zip(wanted.items(), made, strict=True) if is_made}
 
 
+def _copy_to(row: Row[Any], source: str, target: str) -> _Copy:
+    columns = row.sha256, row.format, row.c2pa_sidecar_sha256
+    return _Copy(image_files(source, *columns), image_files(target, *columns))
+
+
 def _copy(store: ObjectStore, copy: _Copy) -> bool:
     try:
-        body = store.get(copy.source)
-        if hashlib.sha256(body).hexdigest() != copy.sha256:
-            raise DamagedObjectError(f"{copy.source} is damaged")
+        bodies = read_files(store, copy.sources)
     except BadObjectError:
         return False
-    store.put(copy.target, body, content_type=f"image/{copy.format}")
+    put_files(store, copy.targets, bodies)
     return True

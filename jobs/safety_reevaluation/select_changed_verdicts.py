@@ -28,7 +28,7 @@ PAGE = 500
 
 _DONE = """
     SELECT i.id, i.job_id, i.ordinal, i."index", i.row_id, i.key, i.safety_scores AS scores,
-        NULL::timestamptz AS blocked_at
+        NULL::timestamptz AS blocked_at, i.c2pa_sidecar_sha256
     FROM images i
     WHERE i.batch_id = :batch"""
 
@@ -37,7 +37,7 @@ _DONE = """
 _BLOCKED = f"""
     SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, told.scores,
         CASE WHEN NOT {lacks_labels("told.scores", ":labels")} THEN q.key END AS key,
-        jobs.finished_at AS blocked_at
+        jobs.finished_at AS blocked_at, NULL::text AS c2pa_sidecar_sha256
     FROM jobs
     LEFT JOIN quarantined_images q ON {in_quarantine()} AND {is_judged_by_scores_alone("q.image")}
     LEFT JOIN LATERAL (
@@ -66,6 +66,8 @@ class JudgedJob:
     image: int | None = None
     key: str | None = None
     blocked_at: datetime | None = None
+    sidecar_sha256: str | None = None
+    """Of the manifest beside the file of the image row; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -199,4 +201,5 @@ class _Selection:
 def _job(row: RowMapping, reasons: SafetyThresholds) -> JudgedJob:
     place = row["job_id"], row["ordinal"], row["index"], row["row_id"]
     scores = row["scores"]
-    return JudgedJob(*place, scores, reasons.above(scores), row["id"], row["key"], row["blocked_at"])
+    of_image = row["id"], row["key"], row["blocked_at"], row["c2pa_sidecar_sha256"]
+    return JudgedJob(*place, scores, reasons.above(scores), *of_image)

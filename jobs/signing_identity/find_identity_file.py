@@ -36,15 +36,15 @@ def identity_folder(settings: Settings) -> Path:
 def read_signing_identity(settings: Settings) -> IdentityText | None:
     """Return the identity that files are to be signed with; None if they aren't to be signed.
 
-    Raises UsageError if its file can't be read, or `c2pa` is on without one.
+    Raises UsageError if its file can't be read, or `c2pa` asks for signatures without one.
     """
     if settings.c2pa == "off":
         return None
     found = find_signing_identity(settings)
-    if found is None and settings.c2pa == "on":
+    if found is None and settings.c2pa != "auto":
         raise UsageError(
-            "NIGHTMILL_C2PA is on, and there is no signing identity: make one by `nightmill identity create`, or name "
-            f"its file in {_VARIABLE}"
+            f"NIGHTMILL_C2PA is {settings.c2pa}, and there is no signing identity: make one by "
+            f"`nightmill identity create`, or name its file in {_VARIABLE}"
         )
     return found
 

@@ -5,6 +5,7 @@ Objects with other keys don't belong to nightmill and are never deleted.
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256 as sha256_of
 
 from jobs.storage.hive_folder_names import FOLDERS
 
@@ -13,7 +14,9 @@ EXPORT = "export"
 IMAGES = "images"
 QUARANTINE = "quarantine"
 
-_NUMBERED = r"([0-9]+)/([0-9]{1,18})-([0-9]{1,9})\.([0-9a-f]{12})\.[a-z]+"
+SIDECAR = "c2pa"
+"""Extension of a manifest that is kept beside an image, under the image's name, as the C2PA specification says."""
+_NUMBERED = rf"([0-9]+)/([0-9]{{1,18}})-([0-9]{{1,9}})\.([0-9a-f]{{12}})\.(?:[a-z]+|{SIDECAR})"
 _IMAGE = re.compile(rf"([^/]+)/{IMAGES}/{_NUMBERED}")
 _QUARANTINED = re.compile(rf"([^/]+)/{QUARANTINE}/{_NUMBERED}")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
@@ -30,13 +33,13 @@ _EXPORTED = re.compile(
     rf"[^/]+/(export/(([^/]+/)*part-[0-9]{{5,}}\.[a-z0-9]{{1,16}}|{PARTITIONED})|export-[a-z0-9]+/.+)"
 )
 DEFAULT_FORMAT = "parquet"
-IMAGE_COPY = r"_images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z]+"
-"""A regular expression of copies of images in the folder of an export, each named by its SHA-256."""
+IMAGE_COPY = rf"_images/[0-9a-f]{{2}}/[0-9a-f]{{64}}(-[0-9a-f]{{12}})?\.([a-z]+|{SIDECAR})"
+"""A regular expression of copies of images and their sidecars in the folder of an export (`copy_name`)."""
 
 
 @dataclass(frozen=True)
 class ImageKey:
-    """The parts of an image's key: batch, row, index, and the first 12 hex digits of the file's SHA-256."""
+    """The parts of an image's or its sidecar's key: batch, row, index, and 12 hex digits of the files' digest."""
 
     batch: str
     ordinal: int
@@ -44,13 +47,42 @@ class ImageKey:
     digest: str
 
 
-def image_key(batch: str, ordinal: int, index: int, sha256: str, extension: str) -> str:
-    """Return `<batch>/images/<shard>/<ordinal>-<index>.<sha256[:12]>.<ext>`; keys sort in manifest order."""
-    return f"{batch}/images/{ordinal // 1000:06d}/{ordinal:09d}-{index:05d}.{sha256[:12]}.{extension}"
+def image_key(
+    batch: str, ordinal: int, index: int, sha256: str, extension: str, sidecar_sha256: str | None = None
+) -> str:
+    """Return `<batch>/images/<shard>/<ordinal>-<index>.<digest>.<ext>`; keys sort in manifest order.
+
+    The digest has 12 digits of the file's SHA-256. Where a sidecar is kept beside it, they are of both digests: the
+    same picture, rendered twice, has another manifest each time, and no file that a row names may be overwritten.
+    """
+    digest = sha256 if sidecar_sha256 is None else sha256_of((sha256 + sidecar_sha256).encode()).hexdigest()
+    return f"{batch}/images/{ordinal // 1000:06d}/{ordinal:09d}-{index:05d}.{digest[:12]}.{extension}"
+
+
+def digest_in_key_sql(row: str) -> str:
+    """Return the SQL of the 12 digits in an image's key, by the columns of its row."""
+    both = f"{row}.sha256 || {row}.c2pa_sidecar_sha256"
+    of_both = f"encode(sha256(convert_to({both}, 'UTF8')), 'hex')"
+    return f"left(CASE WHEN {row}.c2pa_sidecar_sha256 IS NULL THEN {row}.sha256 ELSE {of_both} END, 12)"
+
+
+def sidecar_key(image_key: str) -> str:
+    """Return the key of the manifest beside an image, in quarantine or not; so, too, of a copy's name in an export."""
+    return f"{image_key.rpartition('.')[0]}.{SIDECAR}"
+
+
+def sidecar_key_sql(image_key: str) -> str:
+    """Return the SQL of `sidecar_key`."""
+    return f"regexp_replace({image_key}, '[.][a-z]+$', '.{SIDECAR}')"
+
+
+def stem(key: str) -> str:
+    """Return what the keys of an image and of its sidecar have in common."""
+    return key.rpartition(".")[0]
 
 
 def parse_image_key(key: str) -> ImageKey | None:
-    """Parse an image key; None if it isn't one."""
+    """Parse the key of an image or of its sidecar; None if it isn't one."""
     return _image_key(_IMAGE.fullmatch(key))
 
 
@@ -61,7 +93,7 @@ def quarantine_key(key: str) -> str:
 
 
 def parse_quarantine_key(key: str) -> ImageKey | None:
-    """Parse the key of an image in quarantine; None if it isn't one."""
+    """Parse the key of an image in quarantine, or of its sidecar; None if it isn't one."""
     return _image_key(_QUARANTINED.fullmatch(key))
 
 
@@ -74,9 +106,13 @@ def export_folder(batch: str, format: str = DEFAULT_FORMAT) -> str:
     return f"{batch}/{EXPORT}/" if format == DEFAULT_FORMAT else f"{batch}/{EXPORT}-{format}/"
 
 
-def copy_name(sha256: str, extension: str) -> str:
-    """Return the name of an image's copy in an export's folder: `_images/<first 2 digits>/<sha256>.<ext>`."""
-    return f"_{IMAGES}/{sha256[:2]}/{sha256}.{extension}"
+def copy_name(sha256: str, extension: str, sidecar_sha256: str | None = None) -> str:
+    """Return the name of an image's copy in an export's folder: `_images/<first 2 digits>/<sha256>.<ext>`.
+
+    That of one with a sidecar is `<sha256>-<12 digits of the sidecar's>`: equal pictures may have several.
+    """
+    sidecar = "" if sidecar_sha256 is None else f"-{sidecar_sha256[:12]}"
+    return f"_{IMAGES}/{sha256[:2]}/{sha256}{sidecar}.{extension}"
 
 
 def is_copy(name: str) -> bool:

@@ -63,10 +63,15 @@ class ManifestReader:
         trust = {"trust": {"user_anchors": anchors.decode()}} if anchors.strip() else {}
         self._context = c2pa.Context.from_dict(NO_REQUESTS | trust)
 
-    def read(self, body: bytes, media_type: str) -> Manifest | None:
-        """Return the active manifest of a file; None if it has none. Raises UnreadableManifestError."""
+    def read(self, body: bytes, media_type: str, sidecar: bytes | None = None) -> Manifest | None:
+        """Return the active manifest of a file, or else of the `sidecar` that was found beside it.
+
+        Returns None if there is none. Raises UnreadableManifestError.
+        """
         try:
             reader = c2pa.Reader.try_create(media_type, io.BytesIO(body), context=self._context)
+            if reader is None and sidecar is not None:
+                reader = c2pa.Reader(media_type, io.BytesIO(body), sidecar, context=self._context)
             if reader is None:
                 return None
             with reader:

@@ -24,17 +24,25 @@ from models.provenance.signing_identity import SigningIdentity, fingerprint
 
 @dataclass(frozen=True)
 class Signed:
-    """A signed file, and the manifest in it as it was read back."""
+    """A signed file, and its manifest as it was read back.
+
+    `sidecar` is the manifest store (`application/c2pa`) that is to be kept beside the file; None: it is in the file.
+    """
 
     body: bytes = field(repr=False)
     manifest: Manifest
+    sidecar: bytes | None = field(default=None, repr=False)
 
 
 class FileSigner:
     """Signs files with one identity. For use in the process that made it, by several threads."""
 
-    def __init__(self, identity: SigningIdentity) -> None:
-        """Raises SigningError if c2pa refuses the identity."""
+    def __init__(self, identity: SigningIdentity, *, embeds: bool = True) -> None:
+        """`embeds`: manifests are written into the files, else kept beside them.
+
+        Raises SigningError if c2pa refuses the identity.
+        """
+        self.embeds = embeds
         self.fingerprint = fingerprint(identity.leaf)
         self._lock = threading.Lock()
         self._token_error: SigningError | None = None
@@ -75,7 +83,8 @@ class FileSigner:
     ) -> Signed:
         """Return the file with a manifest; raises SigningError if it can't be signed, or isn't valid as it reads back.
 
-        `parent` becomes an ingredient with its own manifests, if it has some; not so one that c2pa can't read.
+        The bytes of a file whose manifest is kept beside it stay as they are. `parent` becomes an ingredient with its
+        own manifests, if it has some; not so one that c2pa can't read.
         """
         if parent is not None:
             with suppress(SigningError):
@@ -92,21 +101,23 @@ class FileSigner:
                 ) as builder:
                     if parent is not None:
                         _add_parent(builder, parent)
-                    builder.sign(media_type, io.BytesIO(body), out)
+                    if not self.embeds:
+                        builder.set_no_embed()
+                    store = builder.sign(media_type, io.BytesIO(body), out)
             except c2pa.C2paError as error:
                 if self._token_error is not None:
                     raise self._token_error from None
                 raise SigningError(f"the file can't be signed: {first_line(error)}") from error
-        signed = out.getvalue()
-        manifest = self._read_back(signed, media_type)
+        signed, sidecar = (out.getvalue(), None) if self.embeds else (body, store)
+        manifest = self._read_back(signed, media_type, sidecar)
         if manifest is None or manifest.state is ManifestState.INVALID:
             why = ", ".join(manifest.failures) if manifest else "there is none"
             raise SigningError(f"the manifest isn't valid as it reads back from the file: {why}")
-        return Signed(signed, manifest)
+        return Signed(signed, manifest, sidecar)
 
-    def _read_back(self, signed: bytes, media_type: str) -> Manifest | None:
+    def _read_back(self, signed: bytes, media_type: str, sidecar: bytes | None) -> Manifest | None:
         try:
-            return self._reader.read(signed, media_type)
+            return self._reader.read(signed, media_type, sidecar)
         except UnreadableManifestError as error:
             raise SigningError(f"the manifest can't be read back from the file: {error}") from error
 

@@ -55,6 +55,7 @@ def image_record(
         iscc=item.iscc,
         c2pa_manifest_id=item.c2pa_manifest_id,
         watermark_strength=item.mark_strength,
+        c2pa_sidecar_sha256=encoded.sidecar_sha256,
     )
 
 

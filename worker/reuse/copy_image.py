@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 
 from sqlalchemy import Engine
 
@@ -12,7 +11,8 @@ from jobs.monitoring import metrics
 from jobs.outputs.mount_marker import find_output
 from jobs.states import ImageFormat
 from jobs.storage import key_layout
-from jobs.storage.base import BadObjectError, DamagedObjectError, ObjectStore
+from jobs.storage.base import BadObjectError, ObjectStore
+from jobs.storage.image_files import image_files, put_files, read_files
 from jobs.storage.open import S3Options
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper
@@ -42,24 +42,23 @@ class CopyImage(Stage):
     def _copied(self, item: PipelineItem) -> list[PipelineItem]:
         context, image = self.context, item.reused
         assert image is not None
-        body = self._read(image)
-        if body is None:
+        bodies = self._read(image)
+        if bodies is None:
             self._leases.release([item.job])
             return []
-        return context.service_retry.stored(context.lane, [item], lambda: [self._stored(item, image, body)])
+        return context.service_retry.stored(context.lane, [item], lambda: [self._stored(item, image, bodies)])
 
-    def _read(self, image: ReusableImage) -> bytes | None:
-        """Return the bytes of the image's file; None if it can't be read here."""
+    def _read(self, image: ReusableImage) -> list[bytes] | None:
+        """Return the bytes of the image's files; None if they can't be read here."""
+        files = image_files(image.key, image.sha256, image.columns["format"], image.sidecar_sha256)
         try:
-            body = self._store(image.output).get(image.key)
-            if sha256(body).hexdigest() != image.sha256:
-                raise DamagedObjectError(f"{image.key} in {image.output} is damaged")
+            bodies = read_files(self._store(image.output), files)
         except BadObjectError as error:
             self._unusable.add_image(image, str(error))
         except (ObjectStoreError, UsageError) as error:
             self._unusable.add_output(image, str(error))
         else:
-            return body
+            return bodies
         return None
 
     def _store(self, output: str) -> ObjectStore:
@@ -69,12 +68,17 @@ class CopyImage(Stage):
             self._stores[output] = find_output(self._engine, output, s3)
         return self._stores[output]
 
-    def _stored(self, item: PipelineItem, image: ReusableImage, body: bytes) -> PipelineItem:
+    def _stored(self, item: PipelineItem, image: ReusableImage, bodies: Sequence[bytes]) -> PipelineItem:
         job, format = item.job, ImageFormat(image.columns["format"])
         key = key_layout.image_key(
-            self.context.lane.folder, job.ordinal, job.index, image.sha256, format.extension
+            self.context.lane.folder,
+            job.ordinal,
+            job.index,
+            image.sha256,
+            format.extension,
+            image.sidecar_sha256,
         )
-        self.context.store.put(key, body, content_type=format.media_type)
-        metrics.UPLOADED_BYTES.add(len(body))
+        put_files(self.context.store, image_files(key, image.sha256, format, image.sidecar_sha256), bodies)
+        metrics.UPLOADED_BYTES.add(sum(map(len, bodies)))
         metrics.REUSED_IMAGES.add(1, self.context.lane.model)
         return replace(item, key=key)

@@ -59,9 +59,17 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
         "clip": [models.clip.model, models.clip.digest] if models.clip else None,
         "policy": lane.policy.affecting_images(),
         "mark": _mark(context),
-        "signer": context.signer.fingerprint if context.signer else None,
+        "signer": _signer(context),
         **_service(context),
     }
+
+
+def _signer(context: StageContext) -> str | list[str] | None:
+    """Return who signs the lane's images, and that manifests are kept beside them: their files are others then."""
+    signer = context.signer
+    return (
+        None if signer is None else signer.fingerprint if signer.embeds else [signer.fingerprint, "sidecar"]
+    )
 
 
 def _service(context: StageContext) -> dict[str, str]:

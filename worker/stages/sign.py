@@ -1,4 +1,4 @@
-"""Sign: write a signed C2PA manifest into the file, which says what made the image and which job it is of."""
+"""Sign: write a signed C2PA manifest, which says what made the image and which job it is of, into or for the file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -40,9 +40,8 @@ class Sign(Stage):
             signed = signer.sign(file.body, file.content_type, self._claim(item), item.parent)
         except SigningError as error:
             raise HostFaultError(f"signing: {error}") from error
-        return replace(
-            item, encoded=encoded(signed.body, file.format), c2pa_manifest_id=signed.manifest.id, parent=None
-        )
+        result = replace(encoded(signed.body, file.format), sidecar=signed.sidecar)
+        return replace(item, encoded=result, c2pa_manifest_id=signed.manifest.id, parent=None)
 
     def _claim(self, item: PipelineItem) -> ImageClaim:
         job, policy = item.job, self.context.lane.policy

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from jobs.monitoring import metrics
 from jobs.storage import key_layout
+from jobs.storage.image_files import image_files, put_files
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
 
@@ -29,10 +30,19 @@ class Upload(Stage):
     def _stored(self, item: PipelineItem) -> PipelineItem:
         job, encoded = item.job, item.encoded
         assert encoded is not None
+        sidecar, sidecar_sha256 = encoded.sidecar, encoded.sidecar_sha256
         key = key_layout.image_key(
-            self.context.lane.folder, job.ordinal, job.index, encoded.sha256, encoded.extension
+            self.context.lane.folder,
+            job.ordinal,
+            job.index,
+            encoded.sha256,
+            encoded.extension,
+            sidecar_sha256,
         )
         place = key_layout.quarantine_key(key) if item.is_quarantined else key
-        self.context.store.put(place, encoded.body, content_type=encoded.content_type)
-        metrics.UPLOADED_BYTES.add(len(encoded.body))
+        bodies = [encoded.body] if sidecar is None else [sidecar, encoded.body]
+        put_files(
+            self.context.store, image_files(place, encoded.sha256, encoded.format, sidecar_sha256), bodies
+        )
+        metrics.UPLOADED_BYTES.add(sum(map(len, bodies)))
         return replace(item, key=key)
