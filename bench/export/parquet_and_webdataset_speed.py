@@ -28,7 +28,7 @@ from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.parse_export_options import parse_export_options
 from scheduler.export.read_image_rows import read_image_rows
-from scheduler.export.rows.read_shard_rows_and_images import image_reader
+from scheduler.export.rows.read_shard_rows_and_images import image_reader, sidecar_reader
 from scheduler.export.run_export import export
 from worker.imaging.png import encode_png
 
@@ -154,7 +154,9 @@ class _Exports:
         read = image_reader(lambda: images)
         exporter = exporter_of(format)(ExportOptions())
         with self.engine.connect() as connection:
-            shard = Shard(0, 1, read_image_rows(connection, self.batch.id), read)
+            shard = Shard(
+                0, 1, read_image_rows(connection, self.batch.id), read, sidecar_reader(lambda: images)
+            )
             took = seconds(lambda: exporter.write(target, shard))
         shutil.rmtree(target)
         return took

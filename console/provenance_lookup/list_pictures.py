@@ -1,26 +1,33 @@
-"""The pictures that `nightmill verify` was given: files, folders, and objects in S3."""
+"""The pictures that `nightmill verify` was given: files, folders, and objects in S3, and manifests beside them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from console.terminal.output import note, plural
 from jobs.errors import NightmillError, UsageError
 from jobs.input_image_access import MAX_BYTES, PictureRefusedError, read_picture
-from jobs.storage.key_layout import CONTACT_SHEET
-from jobs.storage.open import S3Options, open_store, read_object
+from jobs.storage.key_layout import CONTACT_SHEET, SIDECAR
+from jobs.storage.open import MissingObjectError, S3Options, open_store, read_object
+from jobs.storage.safe_open import NotRegularError, open_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MOST_SIDECAR_BYTES = 2 << 20
+"""Of those that nightmill writes, the manifests of an input image have up to 1 MiB."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a picture is, and how it is read; reading raises PictureRefusedError."""
+    """Where a picture is, and how it is read; reading raises PictureRefusedError.
+
+    `read_sidecar` reads the manifest beside it: the file with its name and the extension `c2pa`; None if there is none.
+    """
 
     location: str
     read: Callable[[], bytes]
+    read_sidecar: Callable[[], bytes | None]
 
 
 def pictures_in(given: Sequence[str], s3: S3Options) -> list[Picture]:
@@ -53,7 +60,7 @@ def _of_path(path: Path) -> Iterator[Picture | None]:
         return
     for folder, folders, names in os.walk(path.absolute()):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for inside in (Path(folder) / name for name in sorted(names)):
+        for inside in (Path(folder) / name for name in sorted(names) if not _is_sidecar(name)):
             yield _file(inside) if _is_picture(inside.name) and not inside.is_symlink() else None
 
 
@@ -62,15 +69,38 @@ def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
         yield _object(uri, s3)
         return
     for found in open_store(uri.rstrip("/"), s3).list(""):
-        yield _object(uri + found.key, s3) if _is_picture(found.key.rpartition("/")[2]) else None
+        if not _is_sidecar(found.key):
+            yield _object(uri + found.key, s3) if _is_picture(found.key.rpartition("/")[2]) else None
 
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and name != CONTACT_SHEET
 
 
+def _is_sidecar(name: str) -> bool:
+    return name.endswith(f".{SIDECAR}")
+
+
 def _file(path: Path) -> Picture:
-    return Picture(str(path), partial(read_picture, str(path), ()))
+    return Picture(str(path), partial(read_picture, str(path), ()), partial(_sidecar_of_file, path))
+
+
+def _sidecar_of_file(path: Path) -> bytes | None:
+    sidecar = path.with_suffix(f".{SIDECAR}")
+    try:
+        with os.fdopen(open_regular(sidecar, follow=False), "rb") as file:
+            body = file.read(MOST_SIDECAR_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NotRegularError as error:
+        raise PictureRefusedError(f"{sidecar} {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise PictureRefusedError(
+            f"{sidecar} can't be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if len(body) > MOST_SIDECAR_BYTES:
+        raise PictureRefusedError(f"{sidecar} has more than {MOST_SIDECAR_BYTES:,} bytes")
+    return body
 
 
 def _object(uri: str, s3: S3Options) -> Picture:
@@ -80,4 +110,14 @@ def _object(uri: str, s3: S3Options) -> Picture:
         except NightmillError as error:
             raise PictureRefusedError(str(error)) from None
 
-    return Picture(uri, read)
+    def read_sidecar() -> bytes | None:
+        folder, _, name = uri.rpartition("/")
+        sidecar = f"{folder}/{PurePosixPath(name).with_suffix(f'.{SIDECAR}')}"
+        try:
+            return read_object(sidecar, MOST_SIDECAR_BYTES, s3)
+        except MissingObjectError:
+            return None
+        except NightmillError as error:
+            raise PictureRefusedError(str(error)) from None
+
+    return Picture(uri, read, read_sidecar)

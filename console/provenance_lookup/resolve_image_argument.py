@@ -49,7 +49,7 @@ def _number_of(open_session: Session, given: str, keys: Path | None) -> int:
     index = DatabaseIndex(open_session.engine)
     tracer = PictureTracer(keys_to_try(settings, keys), trusted_authorities(settings), index, searches=True)
     try:
-        (told,) = tracer.by_files([tracer.trace(picture.read(), picture.location)])
+        (told,) = tracer.by_files([tracer.trace(picture.read(), picture.location, picture.read_sidecar)])
     except PictureRefusedError as error:
         raise UsageError(str(error)) from None
     if told["row"] is None or told["verdict"] != Verdict.OURS:

@@ -5,7 +5,7 @@ Imported where the worker's packages are.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ import numpy as np
 from console.provenance_lookup.image_index import ImageIndex
 from console.provenance_lookup.weigh_claims import Claim, Likeness, Verdict, weigh
 from jobs.images.decode_picture import decode_picture, flattened
+from jobs.input_image_access import PictureRefusedError
 from jobs.setting_values.watermark_key import PUBLIC
 from models.assess.perceptual_hash import perceptual_hash
 from models.provenance.iscc_code import BITS, image_code
@@ -40,14 +41,17 @@ class PictureTracer:
         self._manifests = ManifestReader(trusted)
         self._numbers = {installation_number(each) for each in index.installations} if index else set()
 
-    def trace(self, body: bytes, location: str) -> dict[str, Any]:
+    def trace(
+        self, body: bytes, location: str, read_sidecar: Callable[[], bytes | None] = lambda: None
+    ) -> dict[str, Any]:
         """Return what each layer says of a file, the verdict, and the image's row, as JSON values.
 
-        Raises PictureRefusedError if it is no picture.
+        `read_sidecar` returns the manifest beside the file; it is asked where none is in the file. Raises
+        PictureRefusedError if it is no picture.
         """
         pixels = np.asarray(flattened(decode_picture(body, location)))
         code = image_code(pixels)
-        manifest, problem = self._manifest(body)
+        manifest, problem, is_beside = self._manifest(body, read_sidecar)
         mark = identify(pixels, self._keys, searches=False)
         sha256 = hashlib.sha256(body).hexdigest()
         claims = [*self._by_pixels(pixels, sha256), *self._by_manifest(manifest), *self._by_mark(mark)]
@@ -56,11 +60,11 @@ class PictureTracer:
         digest = claims[0].row if claims and claims[0].layer == "digest" else None
         told = {
             "sha256": sha256,
-            "manifest": _told_of_manifest(manifest, problem),
+            "manifest": _told_of_manifest(manifest, problem, is_beside=is_beside),
             "mark": _told_of_mark(mark),
             "digest": digest and ("file" if digest["sha256"] == sha256 else "pixels"),
             "iscc": {"code": code, "bits": None},
-            "warning": _warning(manifest),
+            "warning": _warning(manifest, problem, is_beside=is_beside),
         }
         if not claims:
             return told | self._similar(code, pixels)
@@ -81,13 +85,24 @@ class PictureTracer:
             each | ours | {"row": rows[each["sha256"]]} if each["sha256"] in rows else each for each in found
         ]
 
-    def _manifest(self, body: bytes) -> tuple[Manifest | None, str | None]:
-        """Return the manifest, or why it can't be read."""
+    def _manifest(
+        self, body: bytes, read_sidecar: Callable[[], bytes | None]
+    ) -> tuple[Manifest | None, str | None, bool]:
+        """Return the manifest, or why it can't be read, and whether it is the one beside the file."""
         media_type = media_type_of(body)
+        if media_type is None:
+            return None, None, False
         try:
-            return (self._manifests.read(body, media_type) if media_type else None), None
+            if found := self._manifests.read(body, media_type):
+                return found, None, False
         except UnreadableManifestError as error:
-            return None, str(error)
+            return None, str(error), False
+        try:
+            sidecar = read_sidecar()
+            found = None if sidecar is None else self._manifests.read(body, media_type, sidecar)
+        except (PictureRefusedError, UnreadableManifestError) as error:
+            return None, str(error), True
+        return found, None, found is not None
 
     def _by_pixels(self, pixels: Pixels, file: str) -> list[Claim]:
         if self._index is None or _is_plain(pixels):
@@ -162,10 +177,13 @@ def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
     return Likeness([code, mirrored], _OTHER_PART_BITS)
 
 
-def _told_of_manifest(manifest: Manifest | None, problem: str | None) -> dict[str, Any] | None:
+def _told_of_manifest(
+    manifest: Manifest | None, problem: str | None, *, is_beside: bool
+) -> dict[str, Any] | None:
     if manifest is None:
-        return {"state": "unreadable", "why": problem} if problem else None
+        return {"state": "unreadable", "why": problem, "is_beside": is_beside} if problem else None
     return {
+        "is_beside": is_beside,
         "id": manifest.id,
         "state": manifest.state,
         "is_tampered": manifest.is_tampered,
@@ -191,11 +209,16 @@ def _told_of_mark(mark: Mark | None) -> dict[str, Any] | None:
     }
 
 
-def _warning(manifest: Manifest | None) -> str | None:
+def _warning(manifest: Manifest | None, problem: str | None, *, is_beside: bool) -> str | None:
     """Return what is to be said of a manifest that doesn't fit the file, beside the verdict."""
+    if manifest is None and problem and is_beside:
+        return f"the manifest beside it can't be read: {problem}"
     if manifest is None or manifest.state is not ManifestState.INVALID:
         return None
-    what = (
-        "the picture was changed since it was signed" if manifest.is_tampered else "the signature isn't valid"
-    )
+    if not manifest.is_tampered:
+        what = "the signature isn't valid"
+    elif is_beside:
+        what = "the picture was changed since it was signed, or the manifest beside it is another picture's"
+    else:
+        what = "the picture was changed since it was signed"
     return f"{what} ({', '.join(manifest.failures)})"

@@ -42,17 +42,17 @@ def image_keys(key: str, sidecar_sha256: str | None) -> list[str]:
     return [key] if sidecar_sha256 is None else [key, sidecar_key(key)]
 
 
-def read_file(store: ObjectStore, file: ImageFile) -> bytes:
-    """Return a file's bytes. Raises BadObjectError if it is missing or has another SHA-256."""
-    body = store.get(file.key)
-    if sha256(body).hexdigest() != file.sha256:
-        raise DamagedObjectError(f"{store.locate(file.key)} differs from its row")
+def read_file(store: ObjectStore, key: str, digest: str) -> bytes:
+    """Return a file's bytes. Raises BadObjectError if it is missing or has another SHA-256 than its row says."""
+    body = store.get(key)
+    if sha256(body).hexdigest() != digest:
+        raise DamagedObjectError(f"{store.locate(key)} differs from its row")
     return body
 
 
 def read_files(store: ObjectStore, files: Sequence[ImageFile]) -> list[bytes]:
     """Return the bytes of an image's files; raises like `read_file` if one of them can't be used."""
-    return [read_file(store, file) for file in files]
+    return [read_file(store, file.key, file.sha256) for file in files]
 
 
 def put_files(store: ObjectStore, files: Sequence[ImageFile], bodies: Sequence[bytes]) -> None:

@@ -16,6 +16,7 @@ _KINDS = (
     (stat.S_ISSOCK, "is a socket"),
     (stat.S_ISCHR, "is a device"),
     (stat.S_ISBLK, "is a device"),
+    (stat.S_ISLNK, "is a link"),
 )
 
 
@@ -46,13 +47,16 @@ class Writable(Protocol):
         """Append `data`."""
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
-    """Open the regular file at `path` for reading, following links and never blocking; returns its descriptor.
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """Open the regular file at `path` for reading, never blocking; returns its descriptor.
 
-    Raises NotRegularError if it isn't a regular file, OSError if it can't be opened, ValueError for a NUL character.
+    Raises NotRegularError if it isn't a regular file, which a link is unless it is to be followed; OSError if it can't
+    be opened, ValueError for a NUL character.
     """
-    check_regular(os.stat(path), path)  # noqa: PTH116 - opening a device may already do something
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # Opening a device may already do something.
+    check_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
     try:
         check_regular(os.fstat(descriptor), path)
     except OSError:

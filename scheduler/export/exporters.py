@@ -48,6 +48,8 @@ class Shard:
     """The image rows in manifest order, in `scheduler.export.image_arrow_schema.SCHEMA`; can be iterated once."""
     files: "Callable[[pa.RecordBatch], Iterator[bytes]]"
     """Reads image files of rows, in their order. Raises BadObjectError for one that is missing or isn't the row's."""
+    sidecars: "Callable[[pa.RecordBatch], Iterator[bytes | None]]"
+    """Reads the C2PA manifests beside them, in the same way; None for rows that have none."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,16 @@ class Exporter(ABC):
         """Return the names, or patterns, of what holds each split; `files` are those with images or rows."""
         return {"train": files}
 
-    def features(self, formats: Collection[str]) -> "pa.Schema | None":  # noqa: ARG002
-        """Return what `datasets` loads of a sample, where it can't infer it; `formats` are those of the images."""
+    def features(
+        self,
+        formats: Collection[str],  # noqa: ARG002
+        *,
+        has_sidecars: bool,  # noqa: ARG002
+    ) -> "pa.Schema | None":
+        """Return what `datasets` loads of a sample, where it can't infer it; `formats` are those of the images.
+
+        `has_sidecars`: some have a C2PA manifest beside them.
+        """
         return None
 
 

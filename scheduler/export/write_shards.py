@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from sqlalchemy import Connection, Engine
@@ -24,6 +24,7 @@ from jobs.feed.write_events import Event, add_event
 from jobs.job_dataclasses import BatchId
 from jobs.states import EventKind
 from jobs.storage.base import ObjectStore, digest_if_there
+from jobs.storage.image_files import read_file
 from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.webhook_events import EventType, emit
@@ -32,8 +33,10 @@ from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.rfc3161_time_stamps.stamp_shards import ShardStamper
-from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, read_image
+from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, sidecar_reader
 from scheduler.export.tables.export_table import ShardCommit, TablePlace
+
+T = TypeVar("T")
 
 _COPIERS = 8
 
@@ -92,11 +95,10 @@ class ShardWriter:
                 reading = reader.submit(shard_claims.read_shard, self.engine, shard, rows)
                 images, copies = CountedRows(rows, reading, self._on_rows), CopiesOfShard()
                 noted = copies.noting(images) if self.exporter.options.copy_images else iter(images)
-                written = self.exporter.write(
-                    folder, Shard(shard.number, shard.count, noted, self.image_reader(shard.batch_id))
-                )
+                written = self.exporter.write(folder, self._shard(shard, noted))
             snapshot = reading.result()
             own = [describe(folder, file) for file in written]
+            self._measure_sidecars(shard.batch_id, copies)
             files = [*own, *copies.files]
             self._stage(shard, snapshot, files)
             self._copy(shard.batch_id, copies)
@@ -156,13 +158,29 @@ class ShardWriter:
 
         def copy(source: tuple[str, File]) -> None:
             key, file = source
-            self._put_one(file, lambda: read_image(store, key, file["sha256"]), known)
+            self._put_one(file, lambda: read_file(store, key, file["sha256"]), known)
 
+        self._for_each(sources, copy)
+
+    def _measure_sidecars(self, batch: BatchId, copies: CopiesOfShard) -> None:
+        """Have the copies know how large the manifests are, of which rows have the digests alone."""
+        wanted = [source for source in copies.sources() if source[1]["bytes"] is None]
+        if not wanted:
+            return
+        store = self._open_batch(batch)
+
+        def measure(source: tuple[str, File]) -> None:
+            key, file = source
+            copies.measured(file["name"], len(read_file(store, key, file["sha256"])))
+
+        self._for_each(wanted, measure)
+
+    def _for_each(self, items: Sequence[T], do: Callable[[T], None]) -> None:
         with ThreadPoolExecutor(_COPIERS, "copy-images") as threads:
             for start in range(
-                0, len(sources), 4 * _COPIERS
+                0, len(items), 4 * _COPIERS
             ):  # few at a time: after an error none of the others
-                list(threads.map(copy, sources[start : start + 4 * _COPIERS]))
+                list(threads.map(do, items[start : start + 4 * _COPIERS]))
                 self._on_rows(0)  # which raises if the process is to stop
 
     def _abort_uploads(self, files: Sequence[File]) -> None:
@@ -244,6 +262,11 @@ class ShardWriter:
         key = self.export.prefix + file["name"]
         if digest_if_there(self.store, key) == file["sha256"]:
             self.store.delete(key)
+
+    def _shard(self, shard: ClaimedShard, images: Iterator[pa.RecordBatch]) -> Shard:
+        batch = shard.batch_id
+        sidecars = sidecar_reader(lambda: self._open_batch(batch))
+        return Shard(shard.number, shard.count, images, self.image_reader(batch), sidecars)
 
     def image_reader(self, batch: BatchId) -> Callable[[pa.RecordBatch], Iterator[bytes]]:
         """Return what reads the image files of a batch's rows, in their order, and compares them with the rows."""

@@ -99,7 +99,7 @@ def _traced(pictures: Sequence[Picture], tracer: "PictureTracer") -> Iterator[li
 
 def _trace(picture: Picture, tracer: "PictureTracer") -> dict[str, Any]:
     try:
-        return tracer.trace(picture.read(), picture.location)
+        return tracer.trace(picture.read(), picture.location, picture.read_sidecar)
     except PictureRefusedError as error:
         nothing = dict.fromkeys(("sha256", "manifest", "mark", "digest", "iscc", "warning", "row"))
         return nothing | {"verdict": "unreadable", "why": str(error), "found_by": []}

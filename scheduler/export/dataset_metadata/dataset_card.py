@@ -178,14 +178,15 @@ def _marks(facts: Facts) -> str:
         for (mark, method), groups in facts.by("mark", "watermark_method").items()
     ]
     header = ["mark", "method", "images", "fewest bits read back", "weak"]
-    signed, labelled = facts.total("signed"), facts.total("labelled")
+    signed, labelled, beside = (facts.total(name) for name in ("signed", "labelled", "beside"))
+    place = f"; of {beside:,} it is in a file beside the image (`c2pa_sidecar_sha256`)" if beside else ""
     lines = [
         "## Marks and signatures",
         "",
         table(header, rows),
         "",
-        f"{signed:,} of {facts.images:,} files bear a signed C2PA manifest (`c2pa_manifest_id`). {labelled:,} say in "
-        "their XMP metadata, as IPTC's DigitalSourceType, that a model made them.",
+        f"{signed:,} of {facts.images:,} files bear a signed C2PA manifest (`c2pa_manifest_id`){place}. {labelled:,} "
+        "say in their XMP metadata, as IPTC's DigitalSourceType, that a model made them.",
     ]
     if facts.total("weak"):
         lines += ["", "Weak marks may be lost when a file is compressed again (`watermark_strength`)."]

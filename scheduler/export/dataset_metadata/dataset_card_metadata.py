@@ -39,7 +39,7 @@ def card_metadata(dataset: Dataset, facts: Facts) -> dict[str, Any]:
             }
         ],
     }
-    schema = dataset.exporter.features(facts.formats)
+    schema = dataset.exporter.features(facts.formats, has_sidecars=facts.total("beside") > 0)
     if schema is not None and facts.images:
         found["dataset_info"] = {"features": _features(schema)}
     return found

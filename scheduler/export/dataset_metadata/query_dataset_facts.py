@@ -38,7 +38,8 @@ _GROUPS = f"""
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
         count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst,
         count(*) FILTER (WHERE watermark_strength = 'weak') AS weak, count(watermark_strength) AS judged,
-        count(c2pa_manifest_id) AS signed, count(pixels_sha256) AS labelled {{images}}
+        count(c2pa_manifest_id) AS signed, count(c2pa_sidecar_sha256) AS beside,
+        count(pixels_sha256) AS labelled {{images}}
     GROUP BY {", ".join(_GROUPED)}, mark, checker
 """
 _SAMPLERS = """

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
-from scheduler.export.rows.embedded_images import with_base64_images
+from scheduler.export.rows.embedded_images import with_base64_columns, with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.prefetch_iterator import read_ahead
 from scheduler.export.rows.spreadsheet_formulas import FORMULA
@@ -27,7 +27,7 @@ class CsvExporter(Exporter):
         path, rows = folder / f"part-{shard.number:05d}.csv", 0
         with pyarrow.csv.CSVWriter(path, self._schema()) as writer:
             for batch in read_ahead(shard.images):
-                for part in with_base64_images(self.options, batch, columns.of(batch), shard.files):
+                for part in with_base64_images(self.options, shard, batch, columns.of(batch)):
                     writer.write_batch(_harmless(part))
                 rows += batch.num_rows
         if not rows and shard.number:
@@ -39,13 +39,12 @@ class CsvExporter(Exporter):
         """Return what describes the files."""
         return RowFiles("part-*.csv", "text/csv", self._schema())
 
-    def features(self, formats: Collection[str]) -> pa.Schema:  # noqa: ARG002
+    def features(self, formats: Collection[str], *, has_sidecars: bool) -> pa.Schema:  # noqa: ARG002
         """Return the columns, whose types would be guessed from the first file."""
         return self._schema()
 
     def _schema(self) -> pa.Schema:
-        schema = ExportColumns(self.options).schema
-        return schema.append(pa.field("image", pa.string())) if self.options.embed_images else schema
+        return with_base64_columns(self.options, ExportColumns(self.options).schema)
 
 
 def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from jobs.states import ImageFormat
+from jobs.storage.image_files import SIDECAR_TYPE
+from jobs.storage.key_layout import sidecar_key
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
-from scheduler.export.rows.embedded_images import with_images
+from scheduler.export.rows.embedded_images import MANIFEST, RowsWithImages, with_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.hugging_face import IMAGE, with_features
 from scheduler.export.rows.splits import DEFAULT, parts
@@ -22,10 +24,11 @@ ROW_GROUP = 100
 
 @exporter("hf", shard_rows=1_000)
 class HuggingFaceExporter(Exporter):
-    """Writes `data/<split>-NNNNN-of-NNNNN.parquet`, with `image`, `text` (the caption) and the row's columns.
+    """Writes `data/<split>-NNNNN-of-NNNNN.parquet`, with `image`, `text` (the caption), `c2pa_manifest` (of
+    those that lie beside their images) and the row's columns.
 
-    In the layout `imagefolder`, `<split>/NNNNN/` has the images and `metadata.parquet`. A split without images
-    in a shard has no files there.
+    In the layout `imagefolder`, `<split>/NNNNN/` has the images, such manifests beside them, and `metadata.parquet`.
+    A split without images in a shard has no files there.
     """
 
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
@@ -37,7 +40,7 @@ class HuggingFaceExporter(Exporter):
             for part, split in self._parts(shard, columns):
                 if split not in files:
                     files[split] = stack.enter_context(writer(folder, split, shard, columns.schema))
-                files[split].add(*part)
+                files[split].add(part)
         written = [file for name in sorted(files) for file in files[name].written()]
         return [*(replace(file, unfit=columns.unfit.report) for file in written[:1]), *written[1:]]
 
@@ -60,15 +63,12 @@ class HuggingFaceExporter(Exporter):
         order = [name for name, _ in self.options.split or DEFAULT]
         return {name: found[name] for name in order if name in found}
 
-    def _parts(
-        self, shard: Shard, columns: ExportColumns
-    ) -> Iterator[tuple[tuple[pa.RecordBatch, pa.RecordBatch, Sequence[bytes]], str]]:
+    def _parts(self, shard: Shard, columns: ExportColumns) -> Iterator[tuple[RowsWithImages, str]]:
         """Yield image rows, their columns and files, and the split that they are in."""
         for batch in shard.images:
-            for rows, named, contents in with_images(batch, columns.of(batch), shard.files):
-                for split, numbers in parts(rows, self.options.split or DEFAULT).items():
-                    chosen = [contents[number] for number in numbers.to_pylist()]
-                    yield (rows.take(numbers), named.take(numbers), chosen), split
+            for part in with_images(shard, batch, columns.of(batch)):
+                for split, numbers in parts(part.rows, self.options.split or DEFAULT).items():
+                    yield part.take(numbers), split
 
 
 class _Writer:
@@ -85,16 +85,20 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def add(self, rows: pa.RecordBatch, columns: pa.RecordBatch, contents: Sequence[bytes]) -> None:
+    def add(self, part: RowsWithImages) -> None:
         """Append image rows with their columns in the export and their files."""
-        texts = pa.array(list(captions(rows)), pa.binary()).cast(pa.string())
-        values = [self.first_column(rows, contents), texts, *columns.columns]
+        texts = pa.array(list(captions(part.rows)), pa.binary()).cast(pa.string())
+        values = [self.first_column(part), texts, *self.more_columns(part), *part.columns.columns]
         fitting = [value.cast(field.type) for value, field in zip(values, self.schema, strict=True)]
         self.file.write(pa.RecordBatch.from_arrays(fitting, schema=self.schema))
 
-    def first_column(self, rows: pa.RecordBatch, contents: Sequence[bytes]) -> pa.Array:
+    def first_column(self, part: RowsWithImages) -> pa.Array:
         """Return the column that leads to the image."""
         raise NotImplementedError
+
+    def more_columns(self, part: RowsWithImages) -> list[pa.Array]:  # noqa: ARG002 - others need it
+        """Return those between the caption and the row's."""
+        return []
 
     def written(self) -> list[WrittenFile]:
         """Return the files."""
@@ -106,9 +110,12 @@ class _ParquetWriter(_Writer):
         name = f"data/{split}-{shard.number:05d}-of-{shard.count:05d}.parquet"
         super().__init__(folder / name, name, _parquet_schema(schema), ["image.bytes"])
 
-    def first_column(self, rows: pa.RecordBatch, contents: Sequence[bytes]) -> pa.Array:
-        names = pa.array(map(_file_name, rows.column("key").to_pylist()), pa.string())
-        return pa.StructArray.from_arrays([pa.array(contents, pa.binary()), names], fields=list(IMAGE))
+    def first_column(self, part: RowsWithImages) -> pa.Array:
+        names = pa.array(map(_file_name, part.rows.column("key").to_pylist()), pa.string())
+        return pa.StructArray.from_arrays([pa.array(part.images, pa.binary()), names], fields=list(IMAGE))
+
+    def more_columns(self, part: RowsWithImages) -> list[pa.Array]:
+        return [pa.array(part.manifests, MANIFEST.type)]
 
 
 class _FolderWriter(_Writer):
@@ -119,19 +126,25 @@ class _FolderWriter(_Writer):
         path = self.folder / "metadata.parquet"
         super().__init__(path, f"{self.place}/{path.name}", _folder_schema(schema))
 
-    def first_column(self, rows: pa.RecordBatch, contents: Sequence[bytes]) -> pa.Array:
-        names = [_file_name(key) for key in rows.column("key").to_pylist()]
-        for name, format, content in zip(names, rows.column("format").to_pylist(), contents, strict=True):
-            (self.folder / name).write_bytes(content)
-            self.images.append(WrittenFile(f"{self.place}/{name}", ImageFormat(format).media_type))
+    def first_column(self, part: RowsWithImages) -> pa.Array:
+        names = [_file_name(key) for key in part.rows.column("key").to_pylist()]
+        formats = part.rows.column("format").to_pylist()
+        for name, format, image, manifest in zip(names, formats, part.images, part.manifests, strict=True):
+            self._write(name, image, ImageFormat(format).media_type)
+            if manifest is not None:
+                self._write(sidecar_key(name), manifest, SIDECAR_TYPE)
         return pa.array(names, pa.string())
+
+    def _write(self, name: str, content: bytes, content_type: str) -> None:
+        (self.folder / name).write_bytes(content)
+        self.images.append(WrittenFile(f"{self.place}/{name}", content_type))
 
     def written(self) -> list[WrittenFile]:
         return [*super().written(), *self.images]
 
 
 def _parquet_schema(columns: pa.Schema) -> pa.Schema:
-    return pa.schema([("image", IMAGE), ("text", pa.string()), *columns])
+    return pa.schema([pa.field("image", IMAGE), pa.field("text", pa.string()), MANIFEST, *columns])
 
 
 def _folder_schema(columns: pa.Schema) -> pa.Schema:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.image_arrow_schema import JSON_COLUMNS, SCHEMA
-from scheduler.export.rows.embedded_images import with_base64_images
+from scheduler.export.rows.embedded_images import with_base64_columns, with_base64_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.rows.json_rows import json_rows
 from scheduler.export.rows.prefetch_iterator import read_ahead
@@ -26,7 +26,7 @@ class JsonLinesExporter(Exporter):
         path, rows = folder / f"part-{shard.number:05d}.jsonl", 0
         with path.open("wb") as stream:
             for batch in read_ahead(shard.images):
-                for part in with_base64_images(self.options, batch, columns.of(batch), shard.files):
+                for part in with_base64_images(self.options, shard, batch, columns.of(batch)):
                     stream.writelines(row + b"\n" for row in json_rows(part))
                 rows += batch.num_rows
         if not rows and shard.number:
@@ -38,7 +38,7 @@ class JsonLinesExporter(Exporter):
         """Return what describes the files."""
         return RowFiles("part-*.jsonl", "application/jsonlines", self._schema())
 
-    def features(self, formats: Collection[str]) -> pa.Schema:  # noqa: ARG002
+    def features(self, formats: Collection[str], *, has_sidecars: bool) -> pa.Schema:  # noqa: ARG002
         """Return the columns: what is nested may have other keys in each row, and Arrow reads large seeds as floats."""
         seed = pa.field("seed", pa.float64())
         return pa.schema([seed if field.name == "seed" else field for field in self._schema()])
@@ -46,4 +46,4 @@ class JsonLinesExporter(Exporter):
     def _schema(self) -> pa.Schema:
         known = ExportColumns(self.options, COLUMNS).schema
         nested = [field.with_type(pa.json_()) if field.name in JSON_COLUMNS else field for field in known]
-        return pa.schema([*nested, *([pa.field("image", pa.string())] if self.options.embed_images else [])])
+        return with_base64_columns(self.options, pa.schema(nested))

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.rows.captions import captions
-from scheduler.export.rows.embedded_images import with_images
+from scheduler.export.rows.embedded_images import MANIFEST, with_images
 from scheduler.export.rows.export_columns import ExportColumns
 from scheduler.export.tables.column_names_without_dots import without_dots
 from scheduler.export.tables.export_table import TablePlace, name_data_file
@@ -22,7 +22,8 @@ CONTENT_TYPE = "application/vnd.lance"
 
 @exporter("lance", shard_rows=1_000, extra="lance")
 class LanceExporter(Exporter):
-    """Writes `data/NNNNN-<first 12 of SHA-256>.lance`, with `image`, `text` (the caption) and the row's columns.
+    """Writes `data/NNNNN-<first 12 of SHA-256>.lance`, with `image`, `text` (the caption), `c2pa_manifest`
+    (of those that lie beside their images) and the row's columns.
 
     A shard without images has no file.
     """
@@ -55,13 +56,15 @@ class LanceExporter(Exporter):
     def _parts(self, shard: Shard, columns: ExportColumns) -> Iterator[pa.RecordBatch]:
         schema = self._schema()
         for batch in shard.images:
-            for rows, named, contents in with_images(batch, columns.of(batch), shard.files):
-                texts = pa.array(list(captions(rows)), pa.binary()).cast(pa.string())
-                values = [pa.array(contents, pa.large_binary()), texts, *named.columns]
+            for part in with_images(shard, batch, columns.of(batch)):
+                texts = pa.array(list(captions(part.rows)), pa.binary()).cast(pa.string())
+                images = pa.array(part.images, pa.large_binary())
+                manifests = pa.array(part.manifests, MANIFEST.type)
+                values = [images, texts, manifests, *part.columns.columns]
                 yield pa.RecordBatch.from_arrays(values, schema=schema)
 
     def _schema(self) -> pa.Schema:
-        own = [("image", pa.large_binary()), ("text", pa.string())]
+        own = [pa.field("image", pa.large_binary()), pa.field("text", pa.string()), MANIFEST]
         return pa.schema([*own, *without_dots(ExportColumns(self.options).schema)])
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from jobs.states import ImageFormat
+from jobs.storage.key_layout import SIDECAR
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
@@ -33,9 +34,13 @@ PLACES = pa.schema(
         pa.field("tar_offset", pa.int64(), nullable=False),
         pa.field("json_bytes", pa.int64(), nullable=False),
         pa.field("txt_bytes", pa.int64(), nullable=False),
+        pa.field("c2pa_bytes", pa.int64(), nullable=False),
     ]
 )
-"""Where a row's sample is in the archive: the name of its members, where it begins, and the size of its two texts."""
+"""Where a row's sample is in the archive: the name of its members, where it begins, and the size of its two texts.
+
+And that of the C2PA manifest, 0 where there is none beside the image.
+"""
 
 
 _TEXTS = [pa.field(name, pa.string()) for name in ("txt", "__key__", "__url__")]
@@ -46,14 +51,15 @@ class _Place(NamedTuple):
     offset: int
     json_bytes: int
     txt_bytes: int
+    c2pa_bytes: int
 
 
 @exporter("webdataset", shard_rows=10_000)
 class WebDatasetExporter(Exporter):
     """Writes `NNNNN.tar`, `NNNNN.tar.idx` and `NNNNN.parquet`; nothing for a shard without images.
 
-    An archive begins with each row's JSON (a JPEG before it), so that a sample's members are sorted by name; the
-    caption is the row's `meta.caption` where that is a text, else its prompt.
+    A sample's members are sorted by name: its C2PA manifest, if there is one beside the image, a JPEG, the row's JSON,
+    other images, and the caption, which is the row's `meta.caption` where that is a text, else its prompt.
     """
 
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
@@ -91,10 +97,11 @@ class WebDatasetExporter(Exporter):
         """Return what describes the tables beside the archives."""
         return RowFiles("*.parquet", CROISSANT_TYPE, self._schema())
 
-    def features(self, formats: Collection[str]) -> pa.Schema:
+    def features(self, formats: Collection[str], *, has_sidecars: bool) -> pa.Schema:
         """Return the members of a sample: its row is JSON, whose keys may differ from sample to sample."""
         images = [pa.field(ImageFormat(format).extension, IMAGE) for format in sorted(formats)]
-        return pa.schema([*images, pa.field("json", pa.json_()), *_TEXTS])
+        sidecars = [pa.field(SIDECAR, pa.binary())] if has_sidecars else []
+        return pa.schema([*sidecars, *images, pa.field("json", pa.json_()), *_TEXTS])
 
     def _schema(self) -> pa.Schema:
         return pa.schema([*PLACES, *ExportColumns(self.options).schema])
@@ -112,6 +119,7 @@ def _write(
                 keys,
                 batch.column("format").to_pylist(),
                 shard.files(batch),
+                shard.sidecars(batch),
                 json_rows(batch, as_text=BEYOND_INT64),
                 captions(batch),
                 strict=True,
@@ -123,12 +131,16 @@ def _write(
     writer.finish()
 
 
-def _add(writer: TarWriter, key: str, format: str, image: bytes, row: bytes, caption: bytes) -> _Place:
+def _add(
+    writer: TarWriter, key: str, format: str, image: bytes, sidecar: bytes | None, row: bytes, caption: bytes
+) -> _Place:
     offset, extension = writer.position, ImageFormat(format).extension
     members = {f"{key}.json": row, f"{key}.txt": caption, f"{key}.{extension}": image}
+    if sidecar is not None:
+        members[f"{key}.{SIDECAR}"] = sidecar
     for name in sorted(members):
         writer.add(name, members[name])
-    return _Place(key, offset, len(row), len(caption))
+    return _Place(key, offset, len(row), len(caption), len(sidecar or b""))
 
 
 def _keyed(shard: str, rows: RowSpool) -> Iterator[tuple[list[str], pa.RecordBatch]]:

@@ -1,4 +1,7 @@
-"""The image files that a shard's rows name, of which the export's folder gets copies: each picture once."""
+"""The image files that a shard's rows name, of which the export's folder gets copies: each picture once.
+
+Manifests that lie beside them are copied as well, and lie beside the copies.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,13 +9,14 @@ import pyarrow as pa
 
 from jobs.exports.records import File
 from jobs.states import ImageFormat
-from jobs.storage.key_layout import copy_name
+from jobs.storage.image_files import ImageFile, image_files
+from jobs.storage.key_layout import copy_name, sidecar_key
 
-_COLUMNS = ("key", "sha256", "bytes", "format")
+_COLUMNS = ("key", "sha256", "format", "c2pa_sidecar_sha256")
 
 
 class CopiesOfShard:
-    """Collects the files while a shard's rows are read; equal pictures, by their SHA-256, are one file."""
+    """Collects the files while a shard's rows are read; equal pictures with the same manifest are one file."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, File]] = {}
@@ -20,18 +24,19 @@ class CopiesOfShard:
     def noting(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the batches of image rows, having noted what files they name."""
         for batch in batches:
-            rows = zip(copy_names(batch), *(batch.column(n).to_pylist() for n in _COLUMNS), strict=True)
-            for name, key, sha256, size, format in rows:
-                content_type = ImageFormat(format).media_type
-                file = {
-                    "name": name,
-                    "content_type": content_type,
-                    "rows": None,
-                    "bytes": size,
-                    "sha256": sha256,
-                }
-                self._found.setdefault(name, (key, file))
+            sizes = batch.column("bytes").to_pylist()
+            rows = zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True)
+            for name, size, row in zip(copy_names(batch), sizes, rows, strict=True):
+                *sidecars, image = image_files(*row)
+                for sidecar in sidecars:
+                    self._note(sidecar_key(name), sidecar, None)
+                self._note(name, image, size)
             yield batch
+
+    def measured(self, name: str, size: int) -> None:
+        """Set the size of a sidecar, which rows don't tell."""
+        key, file = self._found[name]
+        self._found[name] = (key, {**file, "bytes": size})
 
     @property
     def files(self) -> Sequence[File]:
@@ -39,14 +44,24 @@ class CopiesOfShard:
         return [file for _, file in self._found.values()]
 
     def sources(self) -> Sequence[tuple[str, File]]:
-        """Return the key of an image with each copy's record."""
+        """Return the key of the file that each copy is made from, with the copy's record."""
         return list(self._found.values())
+
+    def _note(self, name: str, file: ImageFile, size: int | None) -> None:
+        record = {
+            "name": name,
+            "content_type": file.content_type,
+            "rows": None,
+            "bytes": size,
+            "sha256": file.sha256,
+        }
+        self._found.setdefault(name, (file.key, record))
 
 
 def copy_names(batch: pa.RecordBatch) -> list[str]:
     """Return the names of the copies of image rows, relative to the export's folder."""
-    digests, formats = (batch.column(name).to_pylist() for name in ("sha256", "format"))
+    columns = (batch.column(name).to_pylist() for name in ("sha256", "format", "c2pa_sidecar_sha256"))
     return [
-        copy_name(sha256, ImageFormat(format).extension)
-        for sha256, format in zip(digests, formats, strict=True)
+        copy_name(sha256, ImageFormat(format).extension, sidecar)
+        for sha256, format, sidecar in zip(*columns, strict=True)
     ]

@@ -1,15 +1,16 @@
 """What the writer of a shard reads: image rows, while they arrive from the database, and image files."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from jobs.storage.base import DamagedObjectError, ObjectStore
+from jobs.storage.base import ObjectStore
+from jobs.storage.image_files import read_file
+from jobs.storage.key_layout import sidecar_key
 from scheduler.export.read_image_rows import parse
 
 _CHUNK_BYTES = 1 << 18
@@ -22,26 +23,40 @@ def image_reader(open_images: Callable[[], ObjectStore]) -> Callable[[pa.RecordB
 
     The iterator raises DamagedObjectError for a file that differs from its row.
     """
-    store: list[ObjectStore] = []
+    opened = cache(open_images)
 
     def files(rows: pa.RecordBatch) -> Iterator[bytes]:
-        if not store:
-            store.append(open_images())
-        keys, digests = (rows.column(name).to_pylist() for name in ("key", "sha256"))
-        with ThreadPoolExecutor(_READERS) as threads:
-            for start in range(0, len(keys), 4 * _READERS):  # few at a time: they are held in memory
-                part = slice(start, start + 4 * _READERS)
-                yield from threads.map(partial(read_image, store[0]), keys[part], digests[part])
+        names = zip(*(rows.column(name).to_pylist() for name in ("key", "sha256")), strict=True)
+        return _read(opened(), list(names))
 
     return files
 
 
-def read_image(store: ObjectStore, key: str, sha256: str) -> bytes:
-    """Return the bytes of an image file. Raises DamagedObjectError if they differ from the row."""
-    body = store.get(key)
-    if hashlib.sha256(body).hexdigest() != sha256:
-        raise DamagedObjectError(f"{store.locate(key)} differs from its row")
-    return body
+def sidecar_reader(
+    open_images: Callable[[], ObjectStore],
+) -> Callable[[pa.RecordBatch], Iterator[bytes | None]]:
+    """Return what reads the C2PA manifests beside the images of rows, None for those without; as `image_reader`."""
+    opened = cache(open_images)
+
+    def sidecars(rows: pa.RecordBatch) -> Iterator[bytes | None]:
+        keys, digests = (rows.column(name).to_pylist() for name in ("key", "c2pa_sidecar_sha256"))
+        there = [
+            (sidecar_key(key), digest)
+            for key, digest in zip(keys, digests, strict=True)
+            if digest is not None
+        ]
+        bodies = _read(opened(), there) if there else iter(())
+        return (None if digest is None else next(bodies) for digest in digests)
+
+    return sidecars
+
+
+def _read(store: ObjectStore, files: Sequence[tuple[str, str]]) -> Iterator[bytes]:
+    """Yield the bytes of files that are given by their keys and digests."""
+    with ThreadPoolExecutor(_READERS) as threads:
+        for start in range(0, len(files), 4 * _READERS):  # few at a time: they are held in memory
+            keys, digests = zip(*files[start : start + 4 * _READERS], strict=True)
+            yield from threads.map(partial(read_file, store), keys, digests)
 
 
 class CountedRows:

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import yaml
 
 from jobs.states import ImageFormat
+from jobs.storage.key_layout import SIDECAR
 from scheduler.export.exporters import WrittenFile
 from scheduler.export.tar.ustar import BLOCK
 
 FOLDER = ".nv-meta"
 VERSION = "7.4.1"
 
-_COLUMNS = ["sample_key", "tar_offset", "json_bytes", "txt_bytes", "bytes", "format"]
+_COLUMNS = ["sample_key", "tar_offset", "json_bytes", "txt_bytes", "c2pa_bytes", "bytes", "format"]
 _TABLES = """
     CREATE TABLE samples (tar_file_id INTEGER NOT NULL, sample_key TEXT NOT NULL UNIQUE, sample_index INTEGER NOT NULL,
         byte_offset INTEGER, byte_size INTEGER);
@@ -101,6 +102,8 @@ def _members(row: dict[str, Any]) -> list[Member]:
         "txt": row["txt_bytes"],
         ImageFormat(row["format"]).extension: row["bytes"],
     }
+    if row["c2pa_bytes"]:
+        sizes[SIDECAR] = row["c2pa_bytes"]
     found, offset = [], row["tar_offset"]
     for extension in sorted(sizes):
         found.append((extension, offset + BLOCK, sizes[extension]))

@@ -24,6 +24,7 @@ from scheduler.export.dataset_metadata.write_dataset_metadata import write_index
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, WrittenFile, exporter_of
 from scheduler.export.read_image_rows import read_image_rows
+from scheduler.export.rows.read_shard_rows_and_images import sidecar_reader
 from tests.factories import image, lanes_of, make_batch, take
 
 SIZE = 24
@@ -74,7 +75,13 @@ def shard_of(
 
     first, end = (0, 2**62) if rows is None else (number * rows, (number + 1) * rows)
     with engine.connect() as connection:
-        yield Shard(number, count, read_image_rows(connection, batch.id, first, end), files)
+        yield Shard(
+            number,
+            count,
+            read_image_rows(connection, batch.id, first, end),
+            files,
+            sidecar_reader(lambda: store),
+        )
 
 
 def write(

@@ -37,7 +37,7 @@ first, second = take(engine, 1)
 transitions.complete(engine, [image(first, more={"grain": 3, "palette": ["red"]}), image(second)])
 fed = [{name: row[name] for name in ("grain", "palette", "lane_id")} for row in read(engine)]
 with engine.connect() as connection:
-    exporter_of("parquet")(ExportOptions()).write(Path(), Shard(0, 1, read_image_rows(connection, 1), iter))
+    exporter_of("parquet")(ExportOptions()).write(Path(), Shard(0, 1, read_image_rows(connection, 1), iter, iter))
 table = pq.read_table("part-00000.parquet").select(["grain", "palette", "lane_id"])
 lines = [line for line in page().splitlines() if "grain" in line]
 print(json.dumps({"fed": fed, "rows": table.to_pylist(), "types": [str(t) for t in table.schema.types], "page": lines}))

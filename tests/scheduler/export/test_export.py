@@ -280,7 +280,7 @@ def test_row_groups_are_of_a_size_to_work_with(engine: Engine, tmp_path: Path, f
     row["created_at"] = datetime.fromisoformat(row["created_at"])
     row |= {name: json.dumps(row[name]) for name in JSON_COLUMNS}
     rows = pa.RecordBatch.from_pylist([row] * (2 * ROW_GROUP + 1), SCHEMA)
-    (file,) = exporter_of("parquet")(ExportOptions()).write(tmp_path, Shard(0, 1, iter([rows]), iter))
+    (file,) = exporter_of("parquet")(ExportOptions()).write(tmp_path, Shard(0, 1, iter([rows]), iter, iter))
     assert file.rows == 2 * ROW_GROUP + 1
     groups = pq.read_metadata(tmp_path / file.name)
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [ROW_GROUP, ROW_GROUP, 1]

@@ -102,7 +102,13 @@ def test_a_shard_of_more_than_ten_thousand_images_has_longer_keys(engine: Engine
     (first,) = [rows for shard in shard_of(engine, batch) for rows in shard.images]
     for count, last in ((10_000, "000079999"), (10_001, "0000710000")):
         repeated = pa.Table.from_batches([first]).take([0] * count).combine_chunks().to_batches()
-        shard = Shard(7, 8, iter(repeated), lambda rows: repeat(b"", rows.num_rows))
+        shard = Shard(
+            7,
+            8,
+            iter(repeated),
+            lambda rows: repeat(b"", rows.num_rows),
+            lambda rows: repeat(None, rows.num_rows),
+        )
         exporter_of("webdataset")(ExportOptions()).write(tmp_path, shard)
         keys = pq.read_table(tmp_path / "00007.parquet").column("sample_key").to_pylist()
         assert keys == sorted(set(keys))
