@@ -16,10 +16,12 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from jobs.db.installation_id import this_installation
 from jobs.settings import Settings
+from jobs.storage.key_layout import quarantine_key
 from models.provenance.image_claim import SourceType
 from models.provenance.iscc_code import image_code
 from models.provenance.media_type import media_type_of
 from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState
+from models.provenance.sign_file import FileSigner
 from models.watermark.tiled.embed import embed
 from models.watermark.tiled.payload import Payload
 from scheduler.ingest.ingest import Ingested
@@ -35,6 +37,7 @@ from tests.worker.contexts import (
     submit,
     worker_context_for,
 )
+from tests.worker.test_judge import ALL, NOTHING, judged
 from worker.imaging.encode import decode
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -204,3 +207,140 @@ def test_pixels_do_not_depend_on_the_signature(
     other = images_of(engine, render(context, tmp_path, [FOX, FOX], reuse="off"))[0]
     assert (one["pixels_sha256"], one["iscc"]) == (other["pixels_sha256"], other["iscc"])
     assert one["sha256"] != other["sha256"], "the time and the signature differ"
+
+
+@pytest.fixture
+def beside(signing: Settings, model_cache: ModelCache, engine: Engine) -> Iterator[WorkerContext]:
+    """A worker that keeps manifests in files beside the images, and reuses images."""
+    own = signing.model_copy(update={"c2pa": "sidecar", "reuse": True})
+    with worker_context_for(own, engine, model_cache) as context:
+        yield context
+
+
+def state_of_files(output: Path, image: dict[str, Any], key: str = "") -> str:
+    """What c2pa says of an image and the manifest beside it, which are all that it is given."""
+    file = output / (key or image["key"])
+    media_type = media_type_of(file.read_bytes()) or ""
+    sidecar = file.with_suffix(".c2pa").read_bytes()
+    assert sha256(sidecar).hexdigest() == image["c2pa_sidecar_sha256"]
+    assert c2pa.Reader.try_create(media_type, io.BytesIO(file.read_bytes())) is None
+    with c2pa.Reader(media_type, io.BytesIO(file.read_bytes()), sidecar) as reader:
+        told = json.loads(reader.json())
+    assert told["active_manifest"] == image["c2pa_manifest_id"]
+    return str(told["validation_state"])
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_manifests_are_kept_beside_files_that_stay_as_they_are(
+    beside: WorkerContext, context: WorkerContext, engine: Engine, tmp_path: Path, format: str
+) -> None:
+    output = Path(beside.settings.output)
+    (image,) = images_of(engine, render(beside, tmp_path, [FOX], format=format, reuse=False))
+    body = (output / image["key"]).read_bytes()
+    assert state_of_files(output, image) == "Valid"
+    assert (image["sha256"], image["bytes"]) == (sha256(body).hexdigest(), len(body))
+    assert image["watermark_bit_accuracy"] == 1.0
+    assert b"trainedAlgorithmicMedia" in body
+    changed = bytearray(body)
+    changed[-40] ^= 1
+    found = ManifestReader().read(
+        bytes(changed), image_type(format), (output / image["key"]).with_suffix(".c2pa").read_bytes()
+    )
+    assert found is not None
+    assert (found.state, found.is_tampered) == (ManifestState.INVALID, True)
+    (embedded,) = images_of(engine, render(context, tmp_path, [FOX], format=format))
+    assert (embedded["c2pa_sidecar_sha256"], embedded["pixels_sha256"] is None) == (None, False)
+    with worker_context_for(
+        beside.settings.model_copy(update={"c2pa": "off"}), engine, beside.model_cache
+    ) as off:
+        (unsigned,) = images_of(engine, render(off, tmp_path, [FOX], format=format, watermark="off"))
+        (again,) = images_of(
+            engine, render(beside, tmp_path, [FOX], format=format, watermark="off", reuse=False)
+        )
+    assert again["sha256"] == unsigned["sha256"]
+    assert again["key"].split(".")[1] != unsigned["key"].split(".")[1]
+
+
+def image_type(format: str) -> str:
+    return f"image/{format}"
+
+
+def test_manifests_of_input_images_are_in_the_sidecar(
+    beside: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    signed = FileSigner(IDENTITY).sign(png_of(tmp_path), "image/png", claim())
+    source = tmp_path / "source.png"
+    source.write_bytes(signed.body)
+    row = {**FOX, "init_image": str(source), "mode": "image2image", "strength": 0.5}
+    (image,) = images_of(engine, render(beside, tmp_path, [row]))
+    file = Path(beside.settings.output, image["key"])
+    found = TRUSTING.read(file.read_bytes(), "image/png", file.with_suffix(".c2pa").read_bytes())
+    assert found is not None
+    assert (found.state, found.ingredients) == (ManifestState.TRUSTED, (signed.manifest.id,))
+
+
+def png_of(tmp_path: Path) -> bytes:
+    Image.fromarray(grainy(64)).save(tmp_path / "grainy.png")
+    return (tmp_path / "grainy.png").read_bytes()
+
+
+@pytest.mark.parametrize("harm", [None, "missing", "damaged"])
+def test_the_manifest_is_copied_with_a_reused_image(
+    beside: WorkerContext, engine: Engine, tmp_path: Path, harm: str | None
+) -> None:
+    output = Path(beside.settings.output)
+    (first,) = images_of(engine, render(beside, tmp_path, [FOX]))
+    sidecar = (output / first["key"]).with_suffix(".c2pa")
+    if harm == "missing":
+        sidecar.unlink()
+    elif harm == "damaged":
+        sidecar.write_bytes(sidecar.read_bytes()[:-1])
+    (second,) = images_of(engine, render(beside, tmp_path, [FOX], output=str(tmp_path / "other")))
+    assert second["reused_from"] == (None if harm else first["id"])
+    assert state_of_files(tmp_path / "other", second) == "Valid"
+    is_same = second["c2pa_sidecar_sha256"] == first["c2pa_sidecar_sha256"]
+    assert is_same == (harm is None)
+
+
+def test_a_file_with_its_manifest_inside_is_no_copy_of_one_with_it_beside(
+    beside: WorkerContext, context: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    render(context, tmp_path, [FOX])
+    (image,) = images_of(engine, render(beside, tmp_path, [FOX]))
+    assert (image["reused_from"], image["c2pa_sidecar_sha256"] is None) == (None, False)
+
+
+def test_manifests_go_into_quarantine_and_out_of_it(
+    beside: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    rows = [FOX | {"model": "flagged"}, FOX]
+    batch = render(beside, tmp_path, rows, safety="quarantine")
+    output = Path(beside.settings.output)
+
+    def lying() -> list[tuple[str, str]]:
+        return [(name.split("/")[1], name.rpartition(".")[2]) for name in files_in(output)]
+
+    flagged, fine = [("quarantine", "c2pa"), ("quarantine", "png")], [("images", "c2pa"), ("images", "png")]
+    assert lying() == [*fine, *flagged]
+    assert judged(beside, batch, NOTHING).restored == 1
+    assert lying() == [*fine, *fine]
+    assert [state_of_files(output, image) for image in images_of(engine, batch)] == ["Valid"] * 2
+    before = images_of(engine, batch)
+    assert judged(beside, batch, ALL).quarantined_files == 2
+    assert lying() == [*flagged, *flagged]
+    for image in before:
+        assert state_of_files(output, image, quarantine_key(image["key"])) == "Valid"
+    sidecar = (output / quarantine_key(before[0]["key"])).with_suffix(".c2pa")
+    sidecar.write_bytes(b"damaged")
+    freed = judged(beside, batch, NOTHING)
+    assert (freed.restored, freed.queued) == (1, 1)  # that of the damaged one is rendered again
+    assert [state_of_files(output, image) for image in images_of(engine, batch)] == ["Valid"]
+
+
+def test_blocked_images_that_arent_kept_go_with_their_manifests(
+    beside: WorkerContext, engine: Engine, tmp_path: Path
+) -> None:
+    batch = render(beside, tmp_path, [FOX], safety="block")
+    assert len(files_in(Path(beside.settings.output))) == 2
+    assert judged(beside, batch, ALL).deleted_files == 1
+    assert files_in(Path(beside.settings.output)) == []

@@ -4,7 +4,7 @@ import hashlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from jobs.batches import actions
 from jobs.batches.actions import BatchStatus
 from jobs.queue import transitions
+from jobs.storage.key_layout import sidecar_key
 from jobs.storage.open import S3Options, open_store
 from models.catalogue.catalogue import Catalogue
 from scheduler.export.dataset_metadata.dataset import Dataset
@@ -45,9 +46,10 @@ def with_pictures(
     rows: int | Sequence[Mapping[str, Any]],
     format: str = "png",
     changes: Mapping[str, Any] = {},
+    sidecars: Collection[int] = (),
     **options: Any,
 ) -> BatchStatus:
-    """A batch whose jobs are all done, and whose images lie in the output."""
+    """A batch whose jobs are all done, and whose images lie in the output; those of some rows with a manifest."""
     store = open_store(str(output), S3Options())
     batch = make_batch(engine, rows, output=str(output), **options)
     for lane in lanes_of(engine, batch):
@@ -59,9 +61,17 @@ def with_pictures(
                 key = f"{batch.name}/images/{job.ordinal:09d}-{job.index}.{digest[:12]}.{EXTENSIONS[format]}"
                 store.put(key, content, content_type=f"image/{format}")
                 about = {"key": key, "sha256": digest, "bytes": len(content), "format": format}
+                if job.ordinal in sidecars:
+                    store.put(sidecar_key(key), manifest_of(job.ordinal), content_type="application/c2pa")
+                    about["c2pa_sidecar_sha256"] = hashlib.sha256(manifest_of(job.ordinal)).hexdigest()
                 made.append(image(job, **about, width=SIZE, height=SIZE, **changes))
             transitions.complete(engine, made)
     return actions.status(engine, batch.name)
+
+
+def manifest_of(ordinal: int) -> bytes:
+    """Stands for the C2PA manifest beside the image of a row."""
+    return f"manifest of {ordinal}".encode()
 
 
 def shard_of(

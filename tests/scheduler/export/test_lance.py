@@ -163,7 +163,7 @@ class TestChanges:
     ) -> None:
         exported(engine, store, batch)
         exported(engine, store, batch, chosen={"columns": ("ordinal",)})
-        assert lance.dataset(store.uri).schema.names == ["image", "text", "ordinal"]
+        assert lance.dataset(store.uri).schema.names == ["image", "text", "c2pa_manifest", "ordinal"]
         assert (ordinals(store), len(list(store.list("data/")))) == ([0, 1, 2, 3, 4, 5], 3)
 
     def test_without_one_of_two_batches(self, engine: Engine, store: ObjectStore, batch: BatchStatus) -> None:

@@ -383,3 +383,83 @@ def test_a_compressed_gradient_is_like_its_row_by_the_perceptual_hash(
         change(engine, "UPDATE images SET phash = :phash", phash=phash)
         (found,) = trusting("verify", place, "--json", "--quick").json
         assert (found["verdict"], "looks like another picture" in found["why"]) == ("can't tell", True)
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """A folder with a picture and its manifest beside it."""
+    signed = FileSigner(IDENTITY, embeds=False).sign(png(grainy(64)), "image/png", claim())
+    assert signed.sidecar is not None
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(signed.body)
+    (folder / "a.c2pa").write_bytes(signed.sidecar)
+    return folder
+
+
+def told_of(typed: Typed, where: str) -> tuple[dict[str, object], str]:
+    """What `verify` says of the only picture's manifest, and the warning."""
+    told = typed("verify", where, "--quick", "--json")
+    (found,) = told.json
+    assert "not looked at" not in told.err
+    return found["manifest"] or {}, found["warning"] or ""
+
+
+def test_a_manifest_beside_a_picture_is_read_with_it(trusting: Typed, beside: Path) -> None:
+    for where in (beside, beside / "a.png"):
+        manifest, warning = told_of(trusting, str(where))
+        assert (manifest["state"], manifest["is_beside"], warning) == ("trusted", True, "")
+    (beside / "a.c2pa").rename(beside / "b.c2pa")
+    assert told_of(trusting, str(beside))[0] == {}
+
+
+def test_a_manifest_beside_an_object_is_read_with_it(
+    trusting: Typed, beside: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    own = trusting.settings.model_copy(update={"s3_endpoint_url": s3.endpoint_url, "s3_region": "us-east-1"})
+    typed = Typed(own, tmp_path)
+    store = open_store(f"{s3.uri}/{tmp_path.name}", S3Options(s3.endpoint_url, "us-east-1"))
+    store.put("a.png", (beside / "a.png").read_bytes(), content_type="image/png")
+    assert told_of(typed, f"{store.uri}/a.png")[0] == {}
+    store.put("a.c2pa", (beside / "a.c2pa").read_bytes(), content_type="application/c2pa")
+    for where in (f"{store.uri}/", f"{store.uri}/a.png"):
+        assert told_of(typed, where)[0]["state"] == "trusted"
+
+
+def test_a_manifest_in_the_file_is_the_one_that_counts(
+    trusting: Typed, beside: Path, signer: FileSigner
+) -> None:
+    signed = signer.sign(png(grainy(64)), "image/png", claim())
+    (beside / "a.png").write_bytes(signed.body)
+    manifest, _ = told_of(trusting, str(beside))
+    assert (manifest["id"], manifest["is_beside"]) == (signed.manifest.id, False)
+
+
+def test_changed_pictures_and_exchanged_manifests_are_told(trusting: Typed, beside: Path) -> None:
+    other = FileSigner(IDENTITY, embeds=False).sign(png(grainy(80)), "image/png", claim())
+    assert other.sidecar is not None
+    good = (beside / "a.c2pa").read_bytes()
+    (beside / "a.c2pa").write_bytes(other.sidecar)
+    manifest, warning = told_of(trusting, str(beside))
+    assert (manifest["state"], manifest["is_tampered"]) == ("invalid", True)
+    assert "changed since it was signed, or the manifest beside it is another picture's" in warning
+    (beside / "a.c2pa").write_bytes(good)
+    (beside / "a.png").write_bytes(png(grainy(80)))
+    assert told_of(trusting, str(beside))[0]["state"] == "invalid"
+
+
+def test_what_is_no_manifest_is_told_and_no_link_is_followed(
+    trusting: Typed, beside: Path, tmp_path: Path
+) -> None:
+    sidecar = beside / "a.c2pa"
+    sidecar.rename(tmp_path / "elsewhere.c2pa")
+    sidecar.symlink_to(tmp_path / "elsewhere.c2pa")
+    assert "a.c2pa is a link" in told_of(trusting, str(beside))[1]
+    sidecar.unlink()
+    sidecar.write_bytes(b"")
+    assert told_of(trusting, str(beside))[0]["state"] == "unreadable"
+    sidecar.write_bytes(b"\0" * ((2 << 20) + 1))
+    assert "has more than 2,097,152 bytes" in told_of(trusting, str(beside))[1]
+    sidecar.unlink()
+    sidecar.mkdir()
+    assert "a.c2pa is a folder" in told_of(trusting, str(beside))[1]
