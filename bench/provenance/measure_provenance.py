@@ -18,6 +18,8 @@ from bench.provenance.simulated_device import DEVICE_S, PacedDevice
 from bench.provenance.trace_changed_pictures import measure_traced
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import ImageFormat, WatermarkPolicy
+from jobs.storage.image_files import SIDECAR_TYPE
+from jobs.storage.open import S3Options, open_store
 from models.provenance.image_claim import ImageClaim
 from models.provenance.iscc_code import image_code
 from models.provenance.sign_file import FileSigner
@@ -37,23 +39,30 @@ def measure(place: Place, is_quick: bool) -> Mapping[str, Figure]:
     authority = Authority.create("nightmill bench", 30)
     identity = authority.issue(30)
     return {
-        **_signing(identity, rounds=2 if is_quick else 15),
+        **_signing(place, identity, rounds=2 if is_quick else 15),
         **_pace(place, identity, count=4 if is_quick else 80, rounds=1 if is_quick else 7),
         **measure_traced(authority, count=2 if is_quick else 1000),
     }
 
 
-def _signing(identity: SigningIdentity, rounds: int) -> dict[str, Figure]:
+def _signing(place: Place, identity: SigningIdentity, rounds: int) -> dict[str, Figure]:
     """Measure signing with reading back, and ISCC codes, for pictures with the grain of photographs."""
     signer, pixels = FileSigner(identity), grainy(SIDE)
+    beside = FileSigner(identity, embeds=False)
     files = {format: encode(pixels, format, parameters=None) for format in ImageFormat}
     work = {
         format.value: partial(signer.sign, file.body, file.content_type, _claim())
         for format, file in files.items()
     }
+    png = files[ImageFormat.PNG]
+    sidecar = beside.sign(png.body, png.content_type, _claim()).sidecar
+    assert sidecar is not None
+    store = open_store(str(place.folder / "signed"), S3Options())
     times = take_turns(
         rounds,
         {
+            "sidecar": _milliseconds(partial(beside.sign, png.body, png.content_type, _claim())),
+            "put": _milliseconds(partial(store.put, "a/a.c2pa", sidecar, content_type=SIDECAR_TYPE)),
             **{name: _milliseconds(sign) for name, sign in work.items()},
             "iscc": _milliseconds(partial(image_code, pixels)),
             "unsigned": _milliseconds(partial(encode, pixels, ImageFormat.PNG, parameters=None)),
@@ -62,6 +71,9 @@ def _signing(identity: SigningIdentity, rounds: int) -> dict[str, Figure]:
     encoding = f"encoding the PNG: {times.median('unsigned'):.2f} ms"
     found = {
         "iscc_ms": Figure(times.median("iscc"), "ms", f"{SIDE} x {SIDE}"),
+        "sign_sidecar_ms": Figure(times.median("sidecar"), "ms", "a PNG", at_most(_MOST_MS)),
+        "sign_sidecar_bytes": Figure(float(len(sidecar)), "bytes", "beside the file", at_most(_MOST_BYTES)),
+        "store_sidecar_ms": Figure(times.median("put"), "ms", "in a folder of this host"),
     }
     for format, file in files.items():
         added = len(signer.sign(file.body, file.content_type, _claim()).body) - len(file.body)
