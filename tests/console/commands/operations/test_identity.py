@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from console.commands.doctor import _signing
+from jobs.errors import UsageError
 from jobs.settings import Settings
 from models.provenance.signing_identity import SigningIdentity
 from tests.console.conftest import Typed
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, expired_identity
 from tests.models.provenance.soft_token import PIN, needs_softhsm, soft_token
+from worker.__main__ import _with_signing_decided
 
 
 @pytest.fixture
@@ -170,6 +173,20 @@ def test_a_setting_is_used_before_the_folder_and_never_shown(offline: Typed, tmp
         assert "PRIVATE KEY" not in told.out + told.err
     off = offline.settings.model_copy(update={"c2pa": "off"})
     assert Typed(off, tmp_path)("identity", "show", "--json").json["signs"] is False
+
+
+def test_manifests_beside_the_files_need_an_identity_as_on_does(offline: Typed, tmp_path: Path) -> None:
+    beside = offline.settings.model_copy(update={"c2pa": "sidecar"})
+    with pytest.raises(UsageError, match="NIGHTMILL_C2PA is sidecar, and there is no signing identity"):
+        _with_signing_decided(beside)
+    with pytest.raises(UsageError, match="NIGHTMILL_C2PA is sidecar"):
+        _signing(beside)
+    offline("identity", "create", "--organization", "Folder")
+    assert _with_signing_decided(beside).c2pa == "sidecar"
+    assert _with_signing_decided(offline.settings).c2pa == "on"
+    told = Typed(beside, tmp_path)("identity", "show", "--json").json
+    assert (told["signs"], told["manifests"]) == (True, "sidecar")
+    assert "in files beside the images" in _signing(beside)
 
 
 def test_what_cannot_be_used_is_told(offline: Typed, tmp_path: Path) -> None:
