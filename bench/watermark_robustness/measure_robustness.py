@@ -116,7 +116,7 @@ def _survival(
 
 def _small(pictures: Sequence[Pixels], payloads: Bits) -> dict[str, Figure]:
     """Return what is read of marks in pictures made smaller beforehand, and how often the text of dwtDctSvd is."""
-    found = {}
+    found: dict[str, Figure] = {}
     text = WATERMARK_TEXT.encode()
     for side in _SMALL_SIDES:
         plain = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for pixels in pictures]
