@@ -19,11 +19,11 @@ from models.watermark.blocks import Pixels
 from models.watermark.codec import Method
 from models.watermark.tiled.convolutional_code import encode
 from models.watermark.tiled.embed import embed
-from models.watermark.tiled.identify_mark import LEAST_PILOT, identify
+from models.watermark.tiled.identify_mark import identify
 from models.watermark.tiled.keyed_carriers import carriers
 from models.watermark.tiled.perceptual_analysis import framed, luma_of
 from models.watermark.tiled.predict_survival import LEAST_MARGIN, margin_after_jpeg
-from models.watermark.tiled.read import Reading, amplitudes_of, pilot_statistic, read, reading_of
+from models.watermark.tiled.read import LEAST_PILOT, Reading, amplitudes_of, pilot_statistic, read, reading_of
 from models.watermark.tiled.search_cropped_and_turned import search
 
 KEY = b"a key of the benchmark"

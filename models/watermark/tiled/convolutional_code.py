@@ -40,28 +40,46 @@ def encode(payload: Bits) -> Bits:
     return symbols.reshape(*payload.shape[:-1], SYMBOLS).astype(np.uint8)
 
 
-def decode(soft: Floats) -> tuple[Bits, npt.NDArray[np.bool_]]:
-    """Return the likeliest payload of (N, 352) soft symbols, below 0 for 0 and above 0 for 1, and whether its CRC fits.
+def decode(soft: Floats, paths: int = 1) -> tuple[Bits, npt.NDArray[np.bool_]]:
+    """Return the payload of (N, 352) soft symbols, below 0 for 0 and above 0 for 1, and whether its CRC fits.
 
-    Payloads are (N, 64), the others (N,). By Viterbi's algorithm over all 256 states, for N images at once.
+    Payloads are (N, 64), the others (N,). Of the likeliest `paths`, the first whose CRC fits is taken, or else the
+    first of all: by Viterbi's algorithm over all 256 states, which keeps so many ways to each (Seshadri, Sundberg 1994,
+    "List Viterbi Decoding Algorithms with Applications"). Noise has a CRC that fits by chance `paths` times as often.
     """
-    count = len(soft)
-    metrics = np.full((count, _STATES), -np.inf, np.float32)
-    metrics[:, 0] = 0
-    choices = np.empty((STEPS, count, _STATES), np.bool_)
-    signs = _branch_signs()
+    messages = _likeliest(soft, paths)
+    payloads, crcs = messages[..., :PAYLOAD_BITS], messages[..., PAYLOAD_BITS : PAYLOAD_BITS + _CRC_BITS]
+    fits = (crc16(payloads) == crcs).all(axis=-1)
+    return payloads[np.arange(len(soft)), fits.argmax(axis=1)], fits.any(axis=1)
+
+
+def _likeliest(soft: Floats, paths: int) -> Bits:
+    """Return the likeliest messages of (N, 352) soft symbols, the best first: (N, paths, 88)."""
+    count, signs = len(soft), _branch_signs()
+    metrics = np.full((count, _STATES, paths), -np.inf, np.float32)
+    metrics[:, 0, 0] = 0
+    choices = np.empty((STEPS, count, _STATES, paths), np.int64)  # of the paths of both predecessors
     for step, symbols in enumerate(soft.reshape(count, STEPS, -1).swapaxes(0, 1)):
-        branches = metrics[:, _PREDECESSORS] + (symbols @ signs).reshape(count, 2, _STATES)
-        choices[step] = branches[:, 1] > branches[:, 0]
-        metrics = branches.max(axis=1)
-    state = np.zeros(count, np.int64)
-    message = np.empty((count, STEPS), np.uint8)
-    rows = np.arange(count)
+        branches = metrics[:, _PREDECESSORS] + (symbols @ signs).reshape(count, 2, _STATES, 1)
+        ways = branches.swapaxes(1, 2).reshape(count, _STATES, 2 * paths)
+        choices[step] = _best(ways, paths)
+        metrics = np.take_along_axis(ways, choices[step], axis=-1)
+    rows, ranks = np.arange(count)[:, None], np.tile(np.arange(paths), (count, 1))
+    states = np.zeros_like(ranks)
+    messages = np.empty((count, paths, STEPS), np.uint8)
     for step in range(STEPS - 1, -1, -1):
-        message[:, step] = state & 1
-        state = _PREDECESSORS[choices[step, rows, state].astype(np.int64), state]
-    payload, crc = message[:, :PAYLOAD_BITS], message[:, PAYLOAD_BITS : PAYLOAD_BITS + _CRC_BITS]
-    return payload, (crc16(payload) == crc).all(axis=-1)
+        messages[..., step] = states & 1
+        origins, ranks = np.divmod(choices[step, rows, states, ranks], paths)
+        states = _PREDECESSORS[origins, states]
+    return messages
+
+
+def _best(ways: Floats, paths: int) -> npt.NDArray[np.int64]:
+    """Return the places of the largest (…, n) values, the largest first: (…, paths)."""
+    if paths == 1:  # of two; sorting would take as long as all else
+        return (ways[..., 1:] > ways[..., :1]).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.argsort(-ways, axis=-1, kind="stable")[..., :paths]
+    return found
 
 
 # The states that lead to each: a state is the last 8 bits, the newest lowest; the oldest bit, which falls out, is free.

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.payload import Payload
-from models.watermark.tiled.read import Reading, read
+from models.watermark.tiled.read import LEAST_PILOT, Reading, read
 from models.watermark.tiled.search_cropped_and_turned import Place, search
 
-LEAST_PILOT, LEAST_SEARCHED_PILOT = 3.5, 6.0
-"""A search looks at ten million places. With a checksum of 16 bits and the key's number of 8, a picture that knows
-nothing of the key is taken for marked with a probability below 1e-6: 12 exp(-3.5² / 2) / 2²⁴ and, for the four places
-that a search reads, 4e7 exp(-6² / 2) / 2²⁴ (Hoeffding 1963)."""
+LEAST_SEARCHED_PILOT = 6.0
+"""A search looks at ten million places. With a checksum of 16 bits, of which up to 16 readings are tried, and the key's
+number of 8, a picture that knows nothing of the key is taken for marked with a probability below 1e-6:
+16 * 12 exp(-3.5² / 2) / 2²⁴ and, for the four places that a search reads, 16 * 4e7 exp(-6² / 2) / 2²⁴ (Hoeffding
+1963)."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ _CLIP = 2.0
 _NEIGHBOURS = np.array([0.25, 0.5, 1, 0.5, 0.25])
 _LEAST_TRUST = 0.02
 _TINY = 1e-12
+_PATHS = 16
+LEAST_PILOT = 3.5
+"""A mark whose pilot is as sure as that is looked for among the likeliest 16 readings, not only in the first."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ def amplitudes_of(frame: Floats, at: Carriers, exponents: Sequence[float] = EXPO
 
 def reading_of(amplitudes: Complex, at: Carriers) -> Reading:
     """Decode whitened amplitudes (n,)."""
-    payload, is_intact = decode(soft_symbols(amplitudes, at)[None])
-    return Reading(payload[0], bool(is_intact[0]), pilot_statistic(amplitudes, at))
+    soft, pilot = soft_symbols(amplitudes, at)[None], pilot_statistic(amplitudes, at)
+    payload, is_intact = decode(soft)
+    if pilot >= LEAST_PILOT and not is_intact[0]:
+        payload, is_intact = decode(soft, _PATHS)
+    return Reading(payload[0], bool(is_intact[0]), pilot)
 
 
 def soft_symbols(amplitudes: Complex, at: Carriers) -> Floats:

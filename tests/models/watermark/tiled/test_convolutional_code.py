@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from models.watermark.tiled.convolutional_code import SYMBOLS, crc16, decode, encode
+from models.watermark.tiled.keyed_carriers import carriers
+from models.watermark.tiled.read import reading_of, soft_symbols
 
 
 def soft(symbols: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
@@ -40,3 +42,32 @@ def test_a_fifth_of_the_symbols_may_be_wrong_or_unknown() -> None:
 def test_noise_alone_has_no_checksum() -> None:
     rng = np.random.default_rng(3)
     assert decode(rng.standard_normal((50, SYMBOLS)).astype(np.float32))[1].sum() == 0
+
+
+def test_of_many_likely_readings_the_one_with_the_checksum_is_taken() -> None:
+    rng = np.random.default_rng(4)
+    payloads = rng.integers(0, 2, (60, 64)).astype(np.uint8)
+    noisy = soft(encode(payloads), 1.45, rng)
+    likeliest, is_intact = decode(noisy)
+    found, is_found = decode(noisy, 16)
+    assert 10 <= is_intact.sum() < is_found.sum() - 5
+    assert np.array_equal(found[is_intact], likeliest[is_intact])
+    assert np.array_equal(found[is_found], payloads[is_found])
+    assert np.array_equal(found[~is_found], likeliest[~is_found])
+
+
+def test_only_what_has_a_pilot_is_looked_for_among_many_readings() -> None:
+    at, rng = carriers(b"a key"), np.random.default_rng(5)
+    payload = rng.integers(0, 2, 64).astype(np.uint8)
+    signs = (2.0 * encode(payload) - 1)[at.symbols].reshape(-1, 2)
+    marked = np.concatenate([np.ones(at.pilots), signs[:, 0] + 1j * signs[:, 1]])
+    more = {1: 0, -1: 0}
+    for pilot in more:
+        for _ in range(40):
+            noise = rng.standard_normal(marked.shape) + 1j * rng.standard_normal(marked.shape)
+            amplitudes = (marked + 3.4 * noise).astype(np.complex64)
+            amplitudes[: at.pilots] *= pilot
+            alone = decode(soft_symbols(amplitudes, at)[None])[1]
+            more[pilot] += int(reading_of(amplitudes, at).is_intact) - int(alone[0])
+    assert more[1] > 0
+    assert more[-1] == 0
