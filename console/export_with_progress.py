@@ -146,7 +146,17 @@ def export_with_progress(
         note(f"{request.store.locate(request.prefix + name)} had been changed, and was {now}")
     _tell_unfit(request, done.unfit)
     _tell_unstamped(request, done)
+    if done.further_columns:
+        note(f"export {done.id} {further_columns(done.further_columns)}")
     return done
+
+
+def further_columns(names: Sequence[str]) -> str:
+    """Say of an export that this version knows columns that it was begun without."""
+    return (
+        f"keeps the columns that it was begun with: {', '.join(names)} {'is' if len(names) == 1 else 'are'} new since; "
+        "`nightmill export … --anew` writes all of it again, with every column"
+    )
 
 
 def _tell_unfit(request: ExportRequest, unfit: "Report") -> None:

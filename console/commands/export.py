@@ -1,5 +1,6 @@
 """`nightmill export`: write batches' image rows, and their images, as a dataset."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,6 +92,9 @@ def export(
     replace: Annotated[
         bool, typer.Option("--replace", help="write files of the export anew that you have changed since")
     ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="write all of it, with the columns that later versions have added")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write batches' image rows as a dataset, with `_SUCCESS` last; the same again writes what has changed."""
@@ -101,6 +105,7 @@ def export(
         request = _request(
             open_session, batches, to, format_, name, given, overwrite=overwrite, replace=replace
         )
+        request = dataclasses.replace(request, anew=anew)
         remaining = sum(batch.remaining for batch in request.batches)
         if require_complete and remaining and not follow:
             note(f"{remaining:,} jobs of {request.dataset} are not finished: nothing is exported")
@@ -165,6 +170,7 @@ def _report(request: ExportRequest, done: "Exported", remaining: int) -> dict[st
         "remaining": remaining,
         "unfit": done.unfit,
         "unstamped": done.unstamped,
+        "further_columns": done.further_columns,
         "files": [_place(request, file) for file in done.files],
         "index": [_place(request, file) for file in done.index],
     }

@@ -7,6 +7,7 @@ import typer
 
 from console.command_options import DontAsk, Json
 from console.commands.check_export import check_export
+from console.export_with_progress import further_columns
 from console.session import Session, session
 from console.terminal.confirm import ask
 from console.terminal.output import note, plural, print_json, print_table
@@ -56,7 +57,7 @@ def show(export: Number, as_json: Json = False) -> None:
     with session() as open_session:
         found = _get(open_session, export)
         shards = records.shards_of(open_session.engine, found.id)
-        report = _report(open_session, found)
+        report = _report(open_session, found) | _columns(found)
     told: list[dict[str, Any]] = [
         {
             "number": shard.number,
@@ -77,6 +78,8 @@ def show(export: Number, as_json: Json = False) -> None:
         return
     if found.error is not None:
         note(f"waits: {found.error}")
+    if report.get("further_columns"):
+        note(further_columns(report["further_columns"]))
     print_table(
         ("shard", "rows", "version", "state", "images", "files"),
         [
@@ -118,6 +121,12 @@ def forget(export: Number, yes: DontAsk = False, as_json: Json = False) -> None:
         print_json(report)
     else:
         note(f"forgot export {found.id}; its files stay in {_place(found)}")
+
+
+def _columns(export: Export) -> dict[str, Any]:
+    from scheduler.export.success_record import columns_report  # noqa: PLC0415 - imports pyarrow
+
+    return columns_report(export)
 
 
 def _names(files: Sequence[File]) -> str:

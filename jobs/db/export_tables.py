@@ -77,6 +77,11 @@ exports = Table(
         server_default=text("0"),
         comment="sealed shards that were to have a time stamp when it was finished, and had none",
     ),
+    Column(
+        "columns",
+        JSONB,
+        comment="names of those of its files; null: not noted yet, or its format has a table, which takes more",
+    ),
     CheckConstraint("shard_rows > 0", "shard_rows"),
     CheckConstraint("prefix = '' OR prefix LIKE '%/'", "prefix"),
     UniqueConstraint("output", "prefix"),
@@ -116,6 +121,13 @@ export_shards = Table(
     moment("lease_until"),
     Column(
         "timestamp", JSONB, comment="RFC 3161, of the digests and names of `files`; `sha256` says of which"
+    ),
+    Column(
+        "columns_version",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="the version that has the columns of the export; another one was written by a nightmill without these",
     ),
     CheckConstraint("end_ordinal > first_ordinal AND first_ordinal >= 0", "end_ordinal"),
     CheckConstraint("(lease IS NULL) = (lease_until IS NULL)", "lease_until"),

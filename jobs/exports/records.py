@@ -13,7 +13,13 @@ from sqlalchemy import Connection, Engine, Row, text
 from jobs.db.engine import run
 from jobs.job_dataclasses import BatchId
 
-IS_OUTDATED = "(s.written_generation IS DISTINCT FROM s.generation OR NOT s.is_sealed)"
+_HAS_OTHER_COLUMNS = """(
+    s.columns_version <> s.version
+    AND EXISTS (SELECT FROM exports WHERE exports.id = s.export_id AND exports.columns IS NOT NULL))"""
+
+IS_OUTDATED = (
+    f"(s.written_generation IS DISTINCT FROM s.generation OR NOT s.is_sealed OR {_HAS_OTHER_COLUMNS})"
+)
 """Whether the shard `s` has to be written, now or once its jobs have ended."""
 
 File = Mapping[str, Any]
@@ -22,7 +28,7 @@ File = Mapping[str, Any]
 _COLUMNS = """
     exports.id, installation, exports.name, output, prefix, format, options, shard_rows, is_live,
     exports.created_at, replaced, files, finished, finished_at, is_complete, error,
-    superseded, timestamps_missing"""
+    superseded, timestamps_missing, columns"""
 
 _AT = text(f"SELECT {_COLUMNS} FROM exports WHERE output = :output AND prefix = :prefix")
 _BY_ID = text(f"SELECT {_COLUMNS} FROM exports WHERE id = :id")
@@ -79,10 +85,11 @@ _ADD_SHARDS = text("""
 _BATCHES = text("""
     SELECT batch_id FROM export_shards WHERE export_id = :export GROUP BY batch_id ORDER BY min(number)
 """)
-_SHARDS = text("""
+_SHARDS = text(f"""
     SELECT number, batch_id, first_ordinal, end_ordinal, generation, written_generation, version, is_sealed, files,
-        pending, images, counts, cursor, written_at, lease_until > now() AS is_leased, timestamp
-    FROM export_shards WHERE export_id = :export AND (CAST(:number AS integer) IS NULL OR number = :number)
+        pending, images, counts, cursor, written_at, lease_until > now() AS is_leased, timestamp,
+        {_HAS_OTHER_COLUMNS} AS has_other_columns
+    FROM export_shards s WHERE export_id = :export AND (CAST(:number AS integer) IS NULL OR number = :number)
     ORDER BY number
 """)
 
@@ -95,6 +102,12 @@ _NOTE_REPLACED = text("""
     UPDATE exports SET replaced = CAST(:replaced AS jsonb), superseded = CAST(:superseded AS jsonb) WHERE id = :id
 """)
 _FINISH_AGAIN = text("UPDATE exports SET finished = NULL WHERE id = :id")
+_NOTE_COLUMNS = text("""
+    WITH noted AS (
+        UPDATE exports SET columns = CAST(:columns AS jsonb) WHERE id = :id AND columns IS NULL RETURNING id
+    )
+    UPDATE export_shards SET columns_version = version FROM noted WHERE export_id = noted.id RETURNING number
+""")
 _DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
 _DELETE_EMPTY = text("""
     DELETE FROM exports WHERE NOT EXISTS (SELECT FROM export_shards WHERE export_id = exports.id)
@@ -124,6 +137,8 @@ class Export:
     superseded: Sequence[File]
     """Further files like those in `replaced`, by name and sha256: a name may have several digests."""
     timestamps_missing: int
+    columns: Sequence[str] | None
+    """Names of those of its files; None: not noted yet, or its format has a table."""
 
     @property
     def former(self) -> dict[str, set[str]]:
@@ -157,11 +172,14 @@ class ShardRecord:
     written_at: datetime | None
     is_leased: bool | None
     timestamp: Mapping[str, str] | None
+    has_other_columns: bool
+    """Whether the files were written by a nightmill that didn't know the export's columns."""
 
     @property
     def is_current(self) -> bool:
         """Whether the files hold what the image rows say, and will as long as nothing is queued again or retracted."""
-        return self.is_sealed and self.written_generation == self.generation
+        is_written = self.is_sealed and self.written_generation == self.generation
+        return is_written and not self.has_other_columns
 
 
 def find_at(connection: Connection, output: str, prefix: str) -> Export | None:
@@ -237,6 +255,11 @@ def being_written(engine: Engine, batch: BatchId) -> str | None:
 def note_error(engine: Engine, export: int, error: str | None) -> None:
     """Store why an export's shards can't be written at present; None: they can."""
     run(engine, _NOTE_ERROR, {"id": export, "error": error})
+
+
+def note_columns(engine: Engine, export: int, columns: Sequence[str]) -> None:
+    """Store which columns the files of an export have, those that are there, too; what is stored stays."""
+    run(engine, _NOTE_COLUMNS, {"id": export, "columns": json.dumps(list(columns))})
 
 
 def add_shards_of(connection: Connection, batch: BatchId) -> int:

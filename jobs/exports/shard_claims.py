@@ -81,9 +81,10 @@ _STAGE = text(f"""
     RETURNING number
 """)
 
+_NEXT_VERSION = "version + CASE WHEN version = 0 OR files <> pending THEN 1 ELSE 0 END"
 _PUBLISH = text(f"""
     UPDATE export_shards SET files = pending, pending = NULL, written_generation = :generation, is_sealed = :is_sealed,
-        version = version + CASE WHEN version = 0 OR files <> pending THEN 1 ELSE 0 END,
+        version = {_NEXT_VERSION}, columns_version = {_NEXT_VERSION},
         images = :images, counts = CAST(:counts AS jsonb), cursor = :cursor, written_at = now(),
         lease = NULL, lease_until = NULL
     WHERE {_MINE} RETURNING version

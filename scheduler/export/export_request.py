@@ -24,6 +24,7 @@ class ExportRequest:
 
     `prefix` is empty or ends in a slash. `overwrite` allows deleting files there that have names of an export's and
     were written by somebody else; `replace` those of the export that were changed since it wrote them.
+    `anew` has an export that is there written from its beginning, with all columns of this version; it stays live.
     """
 
     batches: Sequence[BatchStatus]
@@ -35,6 +36,7 @@ class ExportRequest:
     is_live: bool = False
     overwrite: bool = False
     replace: bool = False
+    anew: bool = False
 
     @property
     def dataset(self) -> str:

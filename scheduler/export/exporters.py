@@ -73,9 +73,12 @@ class Exporter(ABC):
     """Manifest rows of a shard."""
     extra: ClassVar[str | None]
     """Of nightmill, that installs what the format needs."""
+    keeps_columns: ClassVar[bool] = True
+    """Whether all files of an export have the same columns. Table formats add columns to their table instead."""
 
-    def __init__(self, options: ExportOptions) -> None:
-        self.options = options
+    def __init__(self, options: ExportOptions, columns: Sequence[str] = ()) -> None:
+        """`columns`: the names of all that the files of rows have, in this order; none: all that this version knows."""
+        self.options, self.columns = options, tuple(columns)
 
     @property
     def rows_of_shard(self) -> int:

@@ -26,8 +26,7 @@ from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from models.errors import ModelError
-from scheduler.export.export_options import ExportOptions
-from scheduler.export.exporters import exporter_of
+from scheduler.export.columns_of_export import exporter_in_its_columns
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter
@@ -100,12 +99,11 @@ class LiveExports:
         return written
 
     def _open(self, export: Export) -> tuple[ShardWriter, ExportPlace]:
-        options = ExportOptions.model_validate(export.options)
         store = self._store(export)
         writer = ShardWriter(
             self.engine,
             export,
-            exporter_of(export.format)(options),
+            exporter_in_its_columns(self.engine, store, export),
             store,
             partial(_open_batch, self.engine, self._s3),
             self._go_on,

@@ -34,8 +34,8 @@ def open_export(engine: Engine, request: ExportRequest, on_changed: OnChanged = 
     """Return the export that the request asks for, with shards for all rows of its batches.
 
     The same request again continues the export at the place: shards whose files are gone are written again. An earlier
-    export of the same batches there, in another format or with other options, is replaced: its files are deleted when
-    the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
+    export of the same batches there, in another format, with other options or to be begun anew, is replaced: its files
+    are deleted when the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
     batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
     Files of the export that were changed are refused, too, if they would be replaced: without the request's `replace`.
     """
@@ -81,13 +81,15 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
     if found is not None and found.installation != place.installation:  # copied here with the database
         records.delete(connection, found.id)
         found = None
-    if found is not None and records.batches_of(connection, found.id) == batches and _is_same(found, request):
+    has_batches = found is not None and records.batches_of(connection, found.id) == batches
+    if found is not None and has_batches and _is_same(found, request) and not request.anew:
         compared = check_files(engine, connection, found, request)
         _require_room(request, Found(others=compared.others))
         records.add_shards(connection, found.id, batches)
         _settle_changes(connection, found, request, compared, on_changed)
     else:
         replaced = _make_room(engine, connection, place, found, request, on_changed)
+        goes_on_live = found is not None and found.is_live and request.anew
         found = records.create(
             connection,
             installation=place.installation,
@@ -96,7 +98,7 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
             format=request.format,
             options=request.options.model_dump(mode="json", exclude_defaults=True),
             shard_rows=request.exporter.rows_of_shard,
-            is_live=request.is_live,
+            is_live=request.is_live or goes_on_live,
             replaced=replaced,
         )
         records.add_shards(connection, found.id, batches)

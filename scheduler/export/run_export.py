@@ -12,6 +12,7 @@ from jobs.exports import records
 from jobs.exports.progress import progress_of
 from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
+from scheduler.export.columns_of_export import columns_of, exporter_in_its_columns
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import OnChanged, open_export, place_of
@@ -43,6 +44,8 @@ class Exported:
     """Sealed shards that were to have a time stamp and have none yet."""
     stamp_error: str | None = None
     """Why."""
+    further_columns: Sequence[str] = ()
+    """Those that this version knows, and that the export was begun without."""
 
 
 def export(
@@ -68,7 +71,7 @@ def export(
     writer = ShardWriter(
         engine,
         opened,
-        request.exporter,
+        exporter_in_its_columns(engine, request.store, opened),
         request.store,
         open_batch,
         on_rows,
@@ -103,6 +106,7 @@ def exported(engine: Engine, export: int) -> Exported:
         is_complete,
         summed(file.get("unfit", {}) for file in files),
         found.timestamps_missing,
+        further_columns=columns.further if (columns := columns_of(found)) else (),
     )
 
 

@@ -16,6 +16,7 @@ from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import ExportPlace
+from scheduler.export.columns_of_export import columns_of
 
 _MODELS = """
     SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images
@@ -56,6 +57,7 @@ def success_record(
         nightmill=version("nightmill"),
         models=_models(engine, batches, chosen_by(export.options.get("where"))),
         shards=[shard_report(shard) for shard in shards],
+        **columns_report(export),
         **({} if table is None else {"table": table}),
     )
 
@@ -80,6 +82,12 @@ def _first_cursor(shards: Sequence[ShardRecord]) -> str | None:
     """Return the smallest cursor: a reader of the feed who goes on from it misses no image that no shard holds."""
     cursors = [shard.cursor for shard in shards if shard.cursor is not None]
     return min(cursors, key=lambda cursor: [int(part) for part in cursor.split("-")], default=None)
+
+
+def columns_report(export: Export) -> dict[str, Any]:
+    """Return what records tell of the columns, of formats without a table: `further_columns` are in no file."""
+    found = columns_of(export)
+    return {} if found is None else {"columns": found.kept, "further_columns": found.further}
 
 
 def shard_report(shard: ShardRecord) -> dict[str, Any]:

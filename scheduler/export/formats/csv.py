@@ -9,7 +9,7 @@ import pyarrow.csv
 
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.rows.embedded_images import with_base64_columns, with_base64_images
-from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.export_columns import ExportColumns, kept_of
 from scheduler.export.rows.prefetch_iterator import read_ahead
 from scheduler.export.rows.spreadsheet_formulas import FORMULA
 
@@ -23,12 +23,12 @@ class CsvExporter(Exporter):
 
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file; the first one also where it has no rows."""
-        columns = ExportColumns(self.options)
+        columns, schema = ExportColumns(self.options, kept=self.columns), self._schema()
         path, rows = folder / f"part-{shard.number:05d}.csv", 0
-        with pyarrow.csv.CSVWriter(path, self._schema()) as writer:
+        with pyarrow.csv.CSVWriter(path, schema) as writer:
             for batch in read_ahead(shard.images):
                 for part in with_base64_images(self.options, shard, batch, columns.of(batch)):
-                    writer.write_batch(_harmless(part))
+                    writer.write_batch(_harmless(part.select(schema.names)))
                 rows += batch.num_rows
         if not rows and shard.number:
             path.unlink()
@@ -44,7 +44,8 @@ class CsvExporter(Exporter):
         return self._schema()
 
     def _schema(self) -> pa.Schema:
-        return with_base64_columns(self.options, ExportColumns(self.options).schema)
+        rows = ExportColumns(self.options, kept=self.columns).schema
+        return kept_of(with_base64_columns(self.options, rows), self.columns)
 
 
 def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -14,7 +14,7 @@ from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, e
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
 from scheduler.export.rows.embedded_images import MANIFEST, RowsWithImages, with_images
-from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.export_columns import ExportColumns, kept_of
 from scheduler.export.rows.hugging_face import IMAGE, with_features
 from scheduler.export.rows.splits import DEFAULT, parts
 
@@ -34,22 +34,22 @@ class HuggingFaceExporter(Exporter):
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as a file or a folder for each split."""
         writer = _FolderWriter if self.options.layout == "imagefolder" else _ParquetWriter
-        columns = ExportColumns(self.options)
+        columns = ExportColumns(self.options, kept=self.columns)
+        schema = self._schema(columns.schema)
         with ExitStack() as stack:
             files: dict[str, _Writer] = {}
             for part, split in self._parts(shard, columns):
                 if split not in files:
-                    files[split] = stack.enter_context(writer(folder, split, shard, columns.schema))
+                    files[split] = stack.enter_context(writer(folder, split, shard, schema))
                 files[split].add(part)
         written = [file for name in sorted(files) for file in files[name].written()]
         return [*(replace(file, unfit=columns.unfit.report) for file in written[:1]), *written[1:]]
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""
-        schema = ExportColumns(self.options).schema
-        if self.options.layout == "imagefolder":
-            return RowFiles("*/*/metadata.parquet", CROISSANT_TYPE, _folder_schema(schema))
-        return RowFiles("data/*.parquet", CROISSANT_TYPE, _parquet_schema(schema))
+        schema = self._schema(ExportColumns(self.options, kept=self.columns).schema)
+        pattern = "*/*/metadata.parquet" if self.options.layout == "imagefolder" else "data/*.parquet"
+        return RowFiles(pattern, CROISSANT_TYPE, schema)
 
     def splits(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Return the files of each split, or in folders the pattern of them."""
@@ -62,6 +62,11 @@ class HuggingFaceExporter(Exporter):
                 found.setdefault(second.partition("-")[0], []).append(name)
         order = [name for name, _ in self.options.split or DEFAULT]
         return {name: found[name] for name in order if name in found}
+
+    def _schema(self, columns: pa.Schema) -> pa.Schema:
+        """Return those of the files, whose rows have `columns`."""
+        full = _folder_schema if self.options.layout == "imagefolder" else _parquet_schema
+        return kept_of(full(columns), self.columns)
 
     def _parts(self, shard: Shard, columns: ExportColumns) -> Iterator[tuple[RowsWithImages, str]]:
         """Yield image rows, their columns and files, and the split that they are in."""
@@ -88,17 +93,14 @@ class _Writer:
     def add(self, part: RowsWithImages) -> None:
         """Append image rows with their columns in the export and their files."""
         texts = pa.array(list(captions(part.rows)), pa.binary()).cast(pa.string())
-        values = [self.first_column(part), texts, *self.more_columns(part), *part.columns.columns]
-        fitting = [value.cast(field.type) for value, field in zip(values, self.schema, strict=True)]
+        rows = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
+        values = {**self.own_columns(part), "text": texts, **rows}
+        fitting = [values[field.name].cast(field.type) for field in self.schema]
         self.file.write(pa.RecordBatch.from_arrays(fitting, schema=self.schema))
 
-    def first_column(self, part: RowsWithImages) -> pa.Array:
-        """Return the column that leads to the image."""
+    def own_columns(self, part: RowsWithImages) -> dict[str, pa.Array]:
+        """Return the columns by name that hold the images, or lead to them."""
         raise NotImplementedError
-
-    def more_columns(self, part: RowsWithImages) -> list[pa.Array]:  # noqa: ARG002 - others need it
-        """Return those between the caption and the row's."""
-        return []
 
     def written(self) -> list[WrittenFile]:
         """Return the files."""
@@ -108,14 +110,12 @@ class _Writer:
 class _ParquetWriter(_Writer):
     def __init__(self, folder: Path, split: str, shard: Shard, schema: pa.Schema) -> None:
         name = f"data/{split}-{shard.number:05d}-of-{shard.count:05d}.parquet"
-        super().__init__(folder / name, name, _parquet_schema(schema), ["image.bytes"])
+        super().__init__(folder / name, name, schema, ["image.bytes"])
 
-    def first_column(self, part: RowsWithImages) -> pa.Array:
+    def own_columns(self, part: RowsWithImages) -> dict[str, pa.Array]:
         names = pa.array(map(_file_name, part.rows.column("key").to_pylist()), pa.string())
-        return pa.StructArray.from_arrays([pa.array(part.images, pa.binary()), names], fields=list(IMAGE))
-
-    def more_columns(self, part: RowsWithImages) -> list[pa.Array]:
-        return [pa.array(part.manifests, MANIFEST.type)]
+        images = pa.StructArray.from_arrays([pa.array(part.images, pa.binary()), names], fields=list(IMAGE))
+        return {"image": images, MANIFEST.name: pa.array(part.manifests, MANIFEST.type)}
 
 
 class _FolderWriter(_Writer):
@@ -124,16 +124,16 @@ class _FolderWriter(_Writer):
         self.place = f"{split}/{shard.number:05d}"
         self.images: list[WrittenFile] = []
         path = self.folder / "metadata.parquet"
-        super().__init__(path, f"{self.place}/{path.name}", _folder_schema(schema))
+        super().__init__(path, f"{self.place}/{path.name}", schema)
 
-    def first_column(self, part: RowsWithImages) -> pa.Array:
+    def own_columns(self, part: RowsWithImages) -> dict[str, pa.Array]:
         names = [_file_name(key) for key in part.rows.column("key").to_pylist()]
         formats = part.rows.column("format").to_pylist()
         for name, format, image, manifest in zip(names, formats, part.images, part.manifests, strict=True):
             self._write(name, image, ImageFormat(format).media_type)
             if manifest is not None:
                 self._write(sidecar_key(name), manifest, SIDECAR_TYPE)
-        return pa.array(names, pa.string())
+        return {"file_name": pa.array(names, pa.string())}
 
     def _write(self, name: str, content: bytes, content_type: str) -> None:
         (self.folder / name).write_bytes(content)

@@ -25,6 +25,8 @@ class IcebergExporter(Exporter):
     A shard without rows has no file.
     """
 
+    keeps_columns = False
+
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file."""
         columns, schema = ExportColumns(self.options), self._schema()

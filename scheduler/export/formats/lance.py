@@ -28,6 +28,8 @@ class LanceExporter(Exporter):
     A shard without images has no file.
     """
 
+    keeps_columns = False
+
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file."""
         from scheduler.export.tables.lance_table import FILE_VERSION, LanceFileWriter  # noqa: PLC0415 - of an extra

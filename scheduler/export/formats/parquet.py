@@ -24,8 +24,8 @@ class ParquetExporter(Exporter):
     def write(self, folder: Path, shard: Shard) -> Sequence[WrittenFile]:
         """Write the shard as one file, or as one for each partition."""
         if self.options.partition_by:
-            return write_partitions(folder, shard, self.options, ROW_GROUP)
-        columns = ExportColumns(self.options)
+            return write_partitions(folder, shard, self.options, ROW_GROUP, self.columns)
+        columns = ExportColumns(self.options, kept=self.columns)
         path = folder / f"part-{shard.number:05d}.parquet"
         with ParquetFile(path, columns.schema, row_group=ROW_GROUP) as file:
             for batch in read_ahead(shard.images):
@@ -38,7 +38,7 @@ class ParquetExporter(Exporter):
 
     def row_files(self) -> RowFiles:
         """Return what describes the files."""
-        schema = ExportColumns(self.options).schema
+        schema = ExportColumns(self.options, kept=self.columns).schema
         if self.options.partition_by:
             return RowFiles(
                 "**/*.parquet", CROISSANT_TYPE, schema, list(PartitionColumns(self.options).schema)

@@ -6,6 +6,7 @@ five for the shard and four for the image. Beside them is Energon's index of eac
 
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,9 +15,10 @@ import pyarrow as pa
 from jobs.states import ImageFormat
 from jobs.storage.key_layout import SIDECAR
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
+from scheduler.export.image_arrow_schema import SCHEMA
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile
 from scheduler.export.rows.captions import captions
-from scheduler.export.rows.export_columns import ExportColumns
+from scheduler.export.rows.export_columns import ExportColumns, kept_of
 from scheduler.export.rows.hugging_face import IMAGE
 from scheduler.export.rows.json_rows import json_rows
 from scheduler.export.rows.row_spool import RowSpool, spooled
@@ -73,14 +75,16 @@ class WebDatasetExporter(Exporter):
                 (folder / f"{name}.tar.idx").open("wb") as index,
                 ParquetFile(folder / f"{name}.parquet", self._schema(), row_group=ROW_GROUP) as table,
             ):
-                columns = ExportColumns(self.options)
-                for batch, places in _write(tar, index, _keyed(name, rows), shard):
+                columns = ExportColumns(self.options, kept=self.columns)
+                schema = pa.schema([*PLACES, *columns.schema])
+                for batch, places in self._write(tar, index, _keyed(name, rows), shard):
                     firsts = [
                         pa.array(values, field.type)
                         for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
                     ]
                     found = [*firsts, *columns.of(batch).columns]
-                    table.write(pa.RecordBatch.from_arrays(found, schema=self._schema()))
+                    part = pa.RecordBatch.from_arrays(found, schema=schema)
+                    table.write(part.select(self._schema().names))
         return [
             WrittenFile(f"{name}.tar", "application/x-tar", rows.count),
             WrittenFile(f"{name}.tar.idx", "application/octet-stream"),
@@ -100,35 +104,45 @@ class WebDatasetExporter(Exporter):
     def features(self, formats: Collection[str], *, has_sidecars: bool) -> pa.Schema:
         """Return the members of a sample: its row is JSON, whose keys may differ from sample to sample."""
         images = [pa.field(ImageFormat(format).extension, IMAGE) for format in sorted(formats)]
-        sidecars = [pa.field(SIDECAR, pa.binary())] if has_sidecars else []
+        has_members = has_sidecars and self._has_sidecars
+        sidecars = [pa.field(SIDECAR, pa.binary())] if has_members else []
         return pa.schema([*sidecars, *images, pa.field("json", pa.json_()), *_TEXTS])
 
     def _schema(self) -> pa.Schema:
-        return pa.schema([*PLACES, *ExportColumns(self.options).schema])
+        schema = pa.schema([*PLACES, *ExportColumns(self.options, kept=self.columns).schema])
+        return kept_of(schema, self.columns)
 
+    @property
+    def _has_sidecars(self) -> bool:
+        """Whether manifests are members: tables without their size would tell wrong places of the others."""
+        return "c2pa_bytes" in self._schema().names
 
-def _write(
-    tar: BinaryIO, index: BinaryIO, keyed: Iterator[tuple[list[str], pa.RecordBatch]], shard: Shard
-) -> Iterator[tuple[pa.RecordBatch, list[_Place]]]:
-    """Write samples in the rows' order, and yield where they are; the index is the offset of each and of the end."""
-    writer = TarWriter(tar)
-    for keys, batch in keyed:
-        places = [
-            _add(writer, *sample)
-            for sample in zip(
-                keys,
-                batch.column("format").to_pylist(),
-                shard.files(batch),
-                shard.sidecars(batch),
-                json_rows(batch, as_text=BEYOND_INT64),
-                captions(batch),
-                strict=True,
-            )
-        ]
-        index.write(struct.pack(f"<{len(places)}Q", *(place.offset for place in places)))
-        yield batch, places
-    index.write(struct.pack("<Q", writer.position))
-    writer.finish()
+    def _write(
+        self,
+        tar: BinaryIO,
+        index: BinaryIO,
+        keyed: Iterator[tuple[list[str], pa.RecordBatch]],
+        shard: Shard,
+    ) -> Iterator[tuple[pa.RecordBatch, list[_Place]]]:
+        """Write samples in the rows' order and yield where they are; the index is the offset of each and of the end."""
+        writer, names = TarWriter(tar), [name for name in SCHEMA.names if name in self._schema().names]
+        for keys, batch in keyed:
+            places = [
+                _add(writer, *sample)
+                for sample in zip(
+                    keys,
+                    batch.column("format").to_pylist(),
+                    shard.files(batch),
+                    shard.sidecars(batch) if self._has_sidecars else repeat(None, batch.num_rows),
+                    json_rows(batch.select(names), as_text=BEYOND_INT64),
+                    captions(batch),
+                    strict=True,
+                )
+            ]
+            index.write(struct.pack(f"<{len(places)}Q", *(place.offset for place in places)))
+            yield batch, places
+        index.write(struct.pack("<Q", writer.position))
+        writer.finish()
 
 
 def _add(

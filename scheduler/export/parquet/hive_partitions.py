@@ -1,7 +1,7 @@
 """Writes a shard of image rows as a Hive-partitioned dataset: one Parquet file for each partition that it has."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,12 @@ Rows = dict[int, list[int]]
 """Rows of a partition: the numbers of record batches in the spool, and of rows in each."""
 
 
-def write_partitions(folder: Path, shard: Shard, options: ExportOptions, row_group: int) -> list[WrittenFile]:
+def write_partitions(
+    folder: Path, shard: Shard, options: ExportOptions, row_group: int, kept: Sequence[str] = ()
+) -> list[WrittenFile]:
     """Write `column=value/…/NNNNN.parquet` for each partition of the shard; of the first one at least one file.
 
+    `kept` are the columns of the files; none: all that the options choose.
     Rows are spooled to the disk, so that only one file is open and one row group in memory, however many partitions
     there are. Raises UsageError for too many, or for a value that has no room in a folder's name.
     """
@@ -39,7 +42,7 @@ def write_partitions(folder: Path, shard: Shard, options: ExportOptions, row_gro
                     folder,
                     f"{name}/{shard.number:05d}.parquet",
                     _read(reader, found[name]),
-                    options,
+                    ExportColumns(options, kept=kept),
                     row_group,
                 )
                 for name in sorted(found)
@@ -79,9 +82,9 @@ def _read(reader: pa.RecordBatchFileReader, rows: Rows) -> Iterator[pa.RecordBat
 
 
 def _write(
-    folder: Path, name: str, batches: Iterator[pa.RecordBatch], options: ExportOptions, row_group: int
+    folder: Path, name: str, batches: Iterator[pa.RecordBatch], columns: ExportColumns, row_group: int
 ) -> WrittenFile:
-    columns, path = ExportColumns(options), folder / name
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with ParquetFile(path, columns.schema, row_group=row_group) as file:
         for batch in batches:

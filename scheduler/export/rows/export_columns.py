@@ -41,13 +41,20 @@ class ExportColumns:
     Those that partitions are named by are in no file.
     """
 
-    def __init__(self, options: ExportOptions, default: Sequence[str] = ()) -> None:
-        """Choose the columns that the options name; if they name none the `default`, and if there is none, all."""
+    def __init__(
+        self, options: ExportOptions, default: Sequence[str] = (), *, kept: Sequence[str] = ()
+    ) -> None:
+        """Choose the columns that the options name; if they name none the `default`, and if there is none, all.
+
+        `kept` are those of the whole export, the format's own among them; none: all that are chosen.
+        """
         self._options = options
         known = export_schema(options)
         names = [
             name for name in options.columns or default or known.names if name not in options.partition_by
         ]
+        if kept:
+            names = [name for name in kept if name in names]
         self.schema = pa.schema([known.field(name) for name in names])
         self._read_json = [column for column in _json_columns(options) if column.name in names]
         self.unfit = UnfitValues()
@@ -71,6 +78,11 @@ class ExportColumns:
         if name == "path":
             return pc.binary_join_element_wise(self._options.path_prefix, batch.column("key"), "")
         return _DERIVATIONS[name](batch) if name in _DERIVATIONS else batch.column(name)
+
+
+def kept_of(schema: pa.Schema, kept: Sequence[str]) -> pa.Schema:
+    """Return the columns of a schema that an export has, in its order; `kept` has none: all."""
+    return pa.schema([schema.field(name) for name in kept]) if kept else schema
 
 
 def export_schema(options: ExportOptions) -> pa.Schema:

@@ -78,8 +78,7 @@ def _write_samples(
     try:
         database.executescript(_TABLES)
         for number, name in enumerate(archives):
-            table = pq.read_table(io.BytesIO(read(name.removesuffix(".tar") + ".parquet")), columns=_COLUMNS)
-            rows = table.to_pylist()
+            rows = _rows(read(name.removesuffix(".tar") + ".parquet"))
             counts.append(len(rows))
             extension = extension or ImageFormat(rows[0]["format"]).extension
             found = [_members(row) for row in rows]
@@ -92,6 +91,12 @@ def _write_samples(
     return counts, extension
 
 
+def _rows(table: bytes) -> list[dict[str, Any]]:
+    with pq.ParquetFile(io.BytesIO(table)) as file:
+        there = [name for name in _COLUMNS if name in file.schema_arrow.names]
+        return list(file.read(there).to_pylist())
+
+
 Member = tuple[str, int, int]
 """Its extension, where its content begins, and its size."""
 
@@ -102,7 +107,7 @@ def _members(row: dict[str, Any]) -> list[Member]:
         "txt": row["txt_bytes"],
         ImageFormat(row["format"]).extension: row["bytes"],
     }
-    if row["c2pa_bytes"]:
+    if row.get("c2pa_bytes"):  # not there in exports that an earlier version has begun
         sizes[SIDECAR] = row["c2pa_bytes"]
     found, offset = [], row["tar_offset"]
     for extension in sorted(sizes):
