@@ -3,13 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
 from pyarrow import fs
+from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from jobs.errors import NightmillError
@@ -18,6 +19,7 @@ from jobs.exports.records import Export
 from jobs.storage.base import ObjectStore
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Exporter, exporter_of
+from scheduler.export.rows.export_columns import export_schema
 from scheduler.export.tables.s3_access import s3_access
 
 _WITH_ROWS = (".parquet", ".csv", ".jsonl")
@@ -52,17 +54,27 @@ def exporter_in_its_columns(engine: Engine, store: ObjectStore, export: Export) 
         records.note_columns(engine, export.id, _columns_there(engine, store, export) or known)
         export = records.get(engine, export.id) or export  # another process may have noted them
     columns = export.columns or known
-    if unknown := [name for name in columns if name not in known]:
-        raise NightmillError(
-            f"export {export.id} of {export.name} has columns that this version of nightmill doesn't write: "
-            f"{', '.join(unknown)}. The version that has begun it goes on with it; `nightmill export … --anew` begins "
-            "it anew without them"
-        )
+    _require_known(export, columns, known)
     return type(exporter)(exporter.options, columns)
 
 
 def _exporter(export: Export) -> Exporter:
-    return exporter_of(export.format)(ExportOptions.model_validate(export.options))
+    try:
+        options = ExportOptions.model_validate(export.options)
+    except ValidationError as error:
+        _require_known(export, [str(each["loc"][0]) for each in error.errors()], ())
+        raise
+    _require_known(export, [*options.columns, *options.partition_by], export_schema(options).names)
+    return exporter_of(export.format)(options)
+
+
+def _require_known(export: Export, names: Sequence[str], known: Collection[str]) -> None:
+    """Raise NightmillError if a later version has begun the export with columns or options that this one lacks."""
+    if unknown := [name for name in names if name not in known]:
+        raise NightmillError(
+            f"export {export.id} of {export.name} was begun by a later nightmill, with what this version doesn't know: "
+            f"{', '.join(unknown)}. Let that version go on with it; `nightmill export … --anew` begins it anew"
+        )
 
 
 def _known(exporter: Exporter) -> Sequence[str]:

@@ -35,9 +35,10 @@ def open_export(engine: Engine, request: ExportRequest, on_changed: OnChanged = 
 
     The same request again continues the export at the place: shards whose files are gone are written again. An earlier
     export of the same batches there, in another format, with other options or to be begun anew, is replaced: its files
-    are deleted when the new one is finished. Raises UsageError if the place holds files that this installation didn't write for these
-    batches: other files are ignored beside the images, but elsewhere readers would take them for a part of the export.
-    Files of the export that were changed are refused, too, if they would be replaced: without the request's `replace`.
+    are deleted when the new one is finished. Raises UsageError if the place holds files that this installation didn't
+    write for these batches: other files are ignored beside the images, but elsewhere readers would take them for a part
+    of the export. Files of the export that were changed are refused, too, if they would be replaced: without the
+    request's `replace`.
     """
     opened = transact(engine, lambda connection: _open(engine, connection, request, on_changed))
     table = request.exporter.table(TablePlace(engine, request.store, opened))

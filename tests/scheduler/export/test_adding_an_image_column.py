@@ -10,7 +10,11 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
+from jobs.storage.open import S3Options, open_store
+from scheduler.export.export_request import ExportRequest
+from scheduler.export.run_export import export
 from tests.factories import change, look, make_batch
+from tests.scheduler.export.datasets import with_pictures
 from tests.source_overlay import overlay
 
 BEFORE = '    CheckConstraint("length(sha256) = 64", "sha256"),\n'
@@ -43,6 +47,20 @@ lines = [line for line in page().splitlines() if "grain" in line]
 print(json.dumps({"fed": fed, "rows": table.to_pylist(), "types": [str(t) for t in table.schema.types], "page": lines}))
 """
 
+GO_ON = """
+import json, sys
+from jobs.batches import actions
+from jobs.db.engine import connect
+from jobs.storage.open import S3Options, open_store
+from scheduler.export.export_request import ExportRequest
+from scheduler.export.run_export import export
+
+engine, store = connect(sys.argv[1]), open_store(sys.argv[2], S3Options())
+batch = actions.status(engine, "foxes")
+done = export(engine, ExportRequest([batch], "parquet", store), lambda _: open_store(batch.output, S3Options()))
+print(json.dumps([done.further_columns, done.is_complete, [file["sha256"] for file in done.files]]))
+"""
+
 
 @pytest.fixture
 def patched(tmp_path: Path) -> Path:
@@ -71,3 +89,18 @@ def test_a_new_column_is_stored_fed_exported_and_told(
     assert told["rows"] == [stored[0] | {"palette": '["red"]'}, stored[1]]
     assert told["types"] == ["int16", "string", "int64"]
     assert told["page"] == ["| `grain` | smallint | of the film |"]
+
+
+def test_an_export_goes_on_without_a_new_column(
+    patched: Path, engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    batch = with_pictures(engine, tmp_path / "output", 2, name="foxes")
+    store, images = open_store(str(tmp_path / "set"), S3Options()), open_store(batch.output, S3Options())
+    done = export(engine, ExportRequest([batch], "parquet", store), lambda _: images)
+    change(engine, "ALTER TABLE images ADD grain smallint, ADD palette jsonb, ADD lane_id bigint")
+    change(engine, "UPDATE export_shards SET generation = generation + 1")
+    command = [sys.executable, "-P", "-c", GO_ON, settings.database, store.uri]
+    environment = os.environ | {"PYTHONPATH": str(patched)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    digests = [file["sha256"] for file in done.files]
+    assert json.loads(ended.stdout) == [["grain", "palette", "lane_id"], True, digests]
