@@ -69,11 +69,11 @@ def _exporter(export: Export) -> Exporter:
 
 
 def _require_known(export: Export, names: Sequence[str], known: Collection[str]) -> None:
-    """Raise NightmillError if a later version has begun the export with columns or options that this one lacks."""
+    """Raise NightmillError if another version has begun the export with columns or options that this one lacks."""
     if unknown := [name for name in names if name not in known]:
         raise NightmillError(
-            f"export {export.id} of {export.name} was begun by a later nightmill, with what this version doesn't know: "
-            f"{', '.join(unknown)}. Let that version go on with it; `nightmill export … --anew` begins it anew"
+            f"export {export.id} of {export.name} was begun by another version of nightmill, with what this one doesn't "
+            f"know: {', '.join(unknown)}. Let that version go on with it, or begin it anew: `nightmill export … --anew`"
         )
 
 

@@ -92,9 +92,9 @@ def _write_samples(
 
 
 def _rows(table: bytes) -> list[dict[str, Any]]:
+    """Return the rows, with those of the columns that there are."""
     with pq.ParquetFile(io.BytesIO(table)) as file:
-        there = [name for name in _COLUMNS if name in file.schema_arrow.names]
-        return list(file.read(there).to_pylist())
+        return list(file.read(_COLUMNS).to_pylist())
 
 
 Member = tuple[str, int, int]
