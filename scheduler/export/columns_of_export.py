@@ -37,7 +37,10 @@ def columns_of(export: Export) -> Columns | None:
     """Return the columns of an export; None: they aren't noted, or its format has a table, which takes all."""
     if export.columns is None:
         return None
-    known = _known(_exporter(export))
+    try:
+        known = _known(_exporter(export))
+    except NightmillError:  # of another version: to be shown all the same
+        known = []
     return Columns(export.columns, [name for name in known if name not in export.columns])
 
 
@@ -72,8 +75,9 @@ def _require_known(export: Export, names: Sequence[str], known: Collection[str])
     """Raise NightmillError if another version has begun the export with columns or options that this one lacks."""
     if unknown := [name for name in names if name not in known]:
         raise NightmillError(
-            f"export {export.id} of {export.name} was begun by another version of nightmill, with what this one doesn't "
-            f"know: {', '.join(unknown)}. Let that version go on with it, or begin it anew: `nightmill export … --anew`"
+            f"export {export.id} of {export.name} was begun by another version of nightmill, with what this one "
+            f"doesn't know: {', '.join(unknown)}. Let that version go on with it, or begin it anew: "
+            "`nightmill export … --anew`"
         )
 
 

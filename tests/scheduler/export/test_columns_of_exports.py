@@ -164,7 +164,7 @@ def test_what_the_version_before_writes_in_between_is_written_again(
 
 
 def test_what_a_later_version_has_begun_is_left_to_it(
-    settings: Settings, engine: Engine, store: ObjectStore
+    settings: Settings, engine: Engine, store: ObjectStore, typed: Typed
 ) -> None:
     opened = open_export(engine, order(engine, store))
     records.make_live(engine, opened.id, is_live=True)
@@ -178,6 +178,7 @@ def test_what_a_later_version_has_begun_is_left_to_it(
         assert writer.step() == 0
         (found,) = records.exports_of(engine)
         assert f"with what this one doesn't know: {unknown}. Let that version go on" in str(found.error)
+        assert typed("exports", "show", str(found.id), "--json").json["columns"] == ["prompt", "grain"]
     assert list(store.list("")) == [next(store.list("_INCOMPLETE"))]
 
 
