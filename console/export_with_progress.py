@@ -9,10 +9,10 @@ from console.terminal.output import note, plural
 from console.terminal.progress import counting
 from jobs.batches.actions import BatchStatus, status
 from jobs.exports import records
-from jobs.exports.records import Export
+from jobs.exports.records import Export, File
 from jobs.exports.shard_claims import LEASE_S
 from jobs.job_dataclasses import BatchId
-from jobs.storage.key_layout import export_folder
+from jobs.storage.key_layout import SIDECAR, export_folder, is_copy
 from jobs.storage.open import ObjectStore
 from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.export_request import ExportRequest, dataset_name
@@ -149,6 +149,14 @@ def export_with_progress(
     if done.further_columns:
         note(f"export {done.id} {further_columns(done.further_columns)}")
     return done
+
+
+def summed_up_copies(files: Sequence[File]) -> str:
+    """Say how many copies of images are among the files of an export, and of manifests beside them; "" for none."""
+    copies = {file["name"] for file in files if is_copy(file["name"])}
+    manifests = sum(name.endswith(f".{SIDECAR}") for name in copies)
+    beside = f" and {plural(manifests, 'manifest')} beside them" if manifests else ""
+    return f"{plural(len(copies) - manifests, 'image file')}{beside}" if copies else ""
 
 
 def further_columns(names: Sequence[str]) -> str:

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from console.command_options import Json
-from console.export_with_progress import export_options, export_with_progress, request_beside_images
+from console.export_with_progress import (
+    export_options,
+    export_with_progress,
+    request_beside_images,
+    summed_up_copies,
+)
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json, print_line
 from jobs.batches import actions
@@ -120,8 +125,8 @@ def export(
     shown = [file for file in done.files if not is_copy(file["name"])]
     for file in shown[:MOST_SHOWN]:
         print_line(f"{_place(request, file)}\t{_size(file)}")
-    if copies := len({file["name"] for file in done.files}) - len(shown):
-        note(f"{plural(copies, 'image file')} in {request.store.uri}/_images")
+    if copies := summed_up_copies(done.files):
+        note(f"{copies} in {request.store.uri}/_images")
     if (more := len(shown) - MOST_SHOWN) > 0:
         note(f"and {more:,} files more: `nightmill exports show {done.id}`, or --json")
     if remaining:

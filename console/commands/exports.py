@@ -7,10 +7,10 @@ import typer
 
 from console.command_options import DontAsk, Json
 from console.commands.check_export import check_export
-from console.export_with_progress import further_columns
+from console.export_with_progress import further_columns, summed_up_copies
 from console.session import Session, session
 from console.terminal.confirm import ask
-from console.terminal.output import note, plural, print_json, print_table
+from console.terminal.output import note, print_json, print_table
 from jobs.batches import actions
 from jobs.db.engine import transact
 from jobs.errors import UsageError
@@ -131,8 +131,8 @@ def _columns(export: Export) -> dict[str, Any]:
 
 def _names(files: Sequence[File]) -> str:
     named = [file["name"] for file in files if not is_copy(file["name"])]
-    copies = len(files) - len(named)
-    return ", ".join([*named, *([plural(copies, "image file")] if copies else [])])
+    copies = summed_up_copies(files)
+    return ", ".join([*named, *([copies] if copies else [])])
 
 
 def _set_live(export: int, as_json: bool, *, is_live: bool) -> None:

@@ -33,13 +33,13 @@ class Picture:
 def pictures_in(given: Sequence[str], s3: S3Options) -> list[Picture]:
     """Return the pictures, those in folders by their names and without following links there; notes what is left out.
 
-    Contact sheets and hidden folders are left out.
+    Contact sheets and hidden folders are left out, and so are manifests beside pictures that are given.
 
     `s3://bucket/folder/` is a folder, `s3://bucket/name` an object. Raises UsageError if there are none.
     """
     found: list[Picture] = []
     left = 0
-    for location in given:
+    for location in _without_sidecars(given):
         for picture in _of_s3(location, s3) if location.startswith("s3://") else _of_path(Path(location)):
             if picture is None:
                 left += 1
@@ -69,8 +69,15 @@ def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
         yield _object(uri, s3)
         return
     for found in open_store(uri.rstrip("/"), s3).list(""):
-        if not _is_sidecar(found.key):
-            yield _object(uri + found.key, s3) if _is_picture(found.key.rpartition("/")[2]) else None
+        *folders, name = found.key.split("/")
+        if not _is_sidecar(name) and not any(folder.startswith(".") for folder in folders):
+            yield _object(uri + found.key, s3) if _is_picture(name) else None
+
+
+def _without_sidecars(given: Sequence[str]) -> list[str]:
+    """Return what was given, without manifests beside pictures that were, as the shell writes them for `folder/*`."""
+    stems = {location.rpartition(".")[0] for location in given if location.lower().endswith(SUFFIXES)}
+    return [name for name in given if not (_is_sidecar(name) and name.rpartition(".")[0] in stems)]
 
 
 def _is_picture(name: str) -> bool:

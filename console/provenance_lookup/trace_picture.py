@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import cv2
 import numpy as np
 
-from console.provenance_lookup.image_index import ImageIndex
+from console.provenance_lookup.image_index import ImageIndex, ImageRow
 from console.provenance_lookup.weigh_claims import Claim, Likeness, Verdict, weigh
 from jobs.images.decode_picture import decode_picture, flattened
 from jobs.input_image_access import PictureRefusedError
@@ -23,11 +24,16 @@ from models.provenance.read_manifest import Manifest, ManifestReader, ManifestSt
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.identify_mark import Mark, identify
 from models.watermark.tiled.payload import installation_number
+from models.watermark.tiled.perceptual_analysis import luma_of
 
 _IMAGE_URN = re.compile(r"urn:nightmill:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):job:\d{1,13}")
 _OTHER_PICTURE_BITS, _OTHER_PART_BITS = 20, 26
 """Of 64: codes of two pictures that have nothing in common differ in about 32 bits, those of a picture and a compressed
 or smaller copy in a few, and of a picture and a part of it in up to so many."""
+
+
+_PLAIN_SIDE, _LEAST_CONTRAST = 16, 2.0
+"""A picture of less contrast, in grey levels, when it has 16 x 16 pixels is plain: what its codes say is noise."""
 
 
 class PictureTracer:
@@ -58,7 +64,7 @@ class PictureTracer:
         if self._searches and not claims and (mark := identify(pixels, self._keys, searches=True)):
             claims = self._by_mark(mark)
         digest = claims[0].row if claims and claims[0].layer == "digest" else None
-        told = {
+        told: dict[str, Any] = {
             "sha256": sha256,
             "manifest": _told_of_manifest(manifest, problem, is_beside=is_beside),
             "mark": _told_of_mark(mark),
@@ -69,6 +75,8 @@ class PictureTracer:
         if not claims:
             return told | self._similar(code, pixels)
         verdict, row, why = weigh(claims, _likeness(pixels, code, mark))
+        if manifest is None and problem is None and row is not None:
+            told["warning"] = _missing(row, sha256)
         return told | {
             "verdict": verdict,
             "found_by": [claim.layer for claim in claims],
@@ -169,12 +177,19 @@ def _is_plain(pixels: Pixels) -> bool:
 
 def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
     """Return how like its row a picture must be; one whose mark was searched for may be a part of it, or mirrored."""
-    if mark is None or mark.place is None:
-        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels))
-    if mark.payload.key_id != PUBLIC.number:
-        return Likeness([code], BITS)  # some parts look like nothing of the whole, and few have the key
+    is_part, is_plain = mark is not None and mark.place is not None, _contrast(pixels) < _LEAST_CONTRAST
+    if mark is not None and mark.payload.key_id != PUBLIC.number and (is_part or is_plain):
+        return Likeness([code], BITS)  # some look like nothing of the whole, and few have the key
+    if not is_part:
+        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels), is_plain)
     mirrored = image_code(np.ascontiguousarray(pixels[:, ::-1]))
-    return Likeness([code, mirrored], _OTHER_PART_BITS)
+    return Likeness([code, mirrored], _OTHER_PART_BITS, is_plain=is_plain)
+
+
+def _contrast(pixels: Pixels) -> float:
+    """Return the standard deviation of the luma of a thumbnail, 0 to 128."""
+    thumbnail = cv2.resize(pixels, (_PLAIN_SIDE, _PLAIN_SIDE), interpolation=cv2.INTER_AREA)
+    return float(luma_of(thumbnail).std())
 
 
 def _told_of_manifest(
@@ -207,6 +222,12 @@ def _told_of_mark(mark: Mark | None) -> dict[str, Any] | None:
         "pilot": round(mark.pilot, 1),
         "was_searched_for": mark.place is not None,
     }
+
+
+def _missing(row: ImageRow, sha256: str) -> str | None:
+    """Return what is to be said of one of our files whose manifest was beside it, and isn't any more."""
+    has_lost = row["sha256"] == sha256 and row.get("c2pa_sidecar_sha256")
+    return "its row has a manifest (c2pa_sidecar_sha256), which isn't beside it" if has_lost else None
 
 
 def _warning(manifest: Manifest | None, problem: str | None, *, is_beside: bool) -> str | None:

@@ -11,6 +11,10 @@ from models.provenance.iscc_code import bits_of
 _OTHER_PICTURE = (
     "it looks like another picture than its row's: what says so may have been put there by somebody else"
 )
+_TOO_PLAIN = (
+    "it is too plain to be compared with its row's picture, and anybody can put a mark into a picture under the public "
+    "key; under one of your own (NIGHTMILL_WATERMARK_KEY) it would be taken for yours"
+)
 _HASH = re.compile("[0-9a-f]{16}")
 _MOST_HASH_BITS = 4
 """Of 64: JPEG and half the size changed the hashes of 350 pictures in up to so many."""
@@ -44,11 +48,13 @@ class Likeness:
     """The ISCC codes of a picture, and in how many bits the nearest may differ from that of its row.
 
     `phash` is its perceptual hash, which compression changes less in smooth pictures; none of what may be a part.
+    `is_plain`: codes and hashes of so plain a picture say nothing, as compression changes them.
     """
 
     codes: Sequence[str]
     most_bits: int
     phash: str | None = None
+    is_plain: bool = False
 
 
 def weigh(claims: Sequence[Claim], likeness: Likeness) -> tuple[Verdict, ImageRow | None, str | None]:
@@ -72,7 +78,7 @@ def _judged(
     if not rows:
         return Verdict.UNCLEAR, first.why
     if _is_other_picture(rows[0], likeness):
-        return Verdict.UNCLEAR, _OTHER_PICTURE
+        return Verdict.UNCLEAR, _TOO_PLAIN if likeness.is_plain else _OTHER_PICTURE
     return Verdict.OURS, next((claim.why for claim in claims if claim.row is rows[0]), None)
 
 

@@ -37,6 +37,7 @@ class Wrong:
     """An image row whose object, or sidecar, is missing (`is_missing`) or differs from the row, with the reason.
 
     `is_blocked`: something else occupies the object's key, so that no image can be stored there until it is removed.
+    The sidecar's may be occupied: another rendering has another manifest, and so another key.
     """
 
     image: int
@@ -131,9 +132,9 @@ def _compare(store: ObjectStore, batch: str, row: Any) -> Wrong | None:
             body = store.get(key)
         except MissingObjectError as error:
             reason = str(error) if error.is_blocked else f"{what} isn't there"
-            return wrong(reason, is_missing=True, is_blocked=error.is_blocked)
+            return wrong(reason, is_missing=True, is_blocked=error.is_blocked and key == row.key)
         except DamagedObjectError as error:
-            return wrong(str(error), is_blocked=error.is_blocked)
+            return wrong(str(error), is_blocked=error.is_blocked and key == row.key)
         if size not in (None, len(body)):
             return wrong(f"{what} has {len(body):,} bytes, the row says {size:,}")
         if hashlib.sha256(body).hexdigest() != digest:

@@ -19,7 +19,6 @@ from jobs.queue.sql_predicates import HAS_OPEN_JOBS
 from jobs.states import EventKind
 from jobs.storage.base import (
     BadObjectError,
-    DamagedObjectError,
     MissingObjectError,
     ObjectStore,
     digest_if_there,
@@ -84,7 +83,7 @@ def move(
 
     Exports beside the images are written anew there by the next export. Objects that are there already are kept, so
     that an interrupted call can be repeated. The files at the source stay: `delete_moved` deletes them. Raises
-    UsageError while jobs are unfinished, and DamagedObjectError for an image that differs from its row.
+    UsageError while jobs are unfinished, and BadObjectError for an image that is missing or differs from its row.
     """
     check_can_move(batch)
     while True:  # images that were added meanwhile are copied in another round
@@ -161,8 +160,4 @@ def _copy_contact_sheet(batch: BatchStatus, source: ObjectStore, target: ObjectS
 
 def _copy(source: ObjectStore, target: ObjectStore, row: Any) -> None:
     missing = [file for file in files_of_row(row) if digest_if_there(target, file.key) != file.sha256]
-    try:
-        bodies = read_files(source, missing)
-    except DamagedObjectError as error:
-        raise DamagedObjectError(f"{error}: `nightmill check --repair` renders it again") from None
-    put_files(target, missing, bodies)
+    put_files(target, missing, read_files(source, missing))

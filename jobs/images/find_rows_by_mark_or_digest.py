@@ -27,6 +27,7 @@ FIELDS = {
     "width": "i.width",
     "height": "i.height",
     "c2pa_manifest_id": "i.c2pa_manifest_id",
+    "c2pa_sidecar_sha256": "i.c2pa_sidecar_sha256",
     "created_at": "i.created_at",
 }
 """What is told of a row, with its SQL where the image is `i` and its batch `b`."""

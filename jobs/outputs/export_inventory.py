@@ -63,6 +63,11 @@ class Found:
     in_the_way: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
+    def add_foreign(self, name: str, formats: Collection[str]) -> None:
+        """Add a file that isn't ours: a data file of one of the `formats`, or one of an index, is in the way."""
+        is_in_the_way = part_format(name) in formats or name in RECORDS or _OTHER_NAMES.fullmatch(name)
+        (self.in_the_way if is_in_the_way else self.others).append(name)
+
     def take_changed(self) -> list[str]:
         """Return the names of files that own records list with other bytes; they are left in no other list."""
         changed = {*self.in_the_way, *self.others} & set(self.recorded)
@@ -92,8 +97,7 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
     for name in place.store.names(place.prefix.rstrip("/")):
         short = name.removeprefix(place.prefix)
         if short not in ours and not belongs_to_table(short):  # which goes with its table
-            is_in_the_way = part_format(short) in formats or short in RECORDS or _OTHER_NAMES.fullmatch(short)
-            (found.in_the_way if is_in_the_way else found.others).append(short)
+            found.add_foreign(short, formats)
     return found
 
 

@@ -6,10 +6,11 @@ from hashlib import sha256
 from typing import Any
 
 from jobs.states import ImageFormat
-from jobs.storage.base import DamagedObjectError, ObjectStore
+from jobs.storage.base import DamagedObjectError, MissingObjectError, ObjectStore
 from jobs.storage.key_layout import sidecar_key
 
 SIDECAR_TYPE = "application/c2pa"
+_REPAIR = "`nightmill check --repair` renders it again"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ def image_keys(key: str, sidecar_sha256: str | None) -> list[str]:
 
 def read_file(store: ObjectStore, key: str, digest: str) -> bytes:
     """Return a file's bytes. Raises BadObjectError if it is missing or has another SHA-256 than its row says."""
-    body = store.get(key)
+    try:
+        body = store.get(key)
+    except MissingObjectError as error:
+        raise MissingObjectError(f"{error}: {_REPAIR}", is_blocked=error.is_blocked) from error
     if sha256(body).hexdigest() != digest:
-        raise DamagedObjectError(f"{store.locate(key)} differs from its row")
+        raise DamagedObjectError(f"{store.locate(key)} differs from its row: {_REPAIR}")
     return body
 
 

@@ -71,7 +71,14 @@ def place_of(engine: Engine, request: ExportRequest) -> ExportPlace:
 
 def found_there(engine: Engine, request: ExportRequest) -> Found:
     """Return what the place holds: `in_the_way` is what `overwrite` would delete of files not written by us."""
-    return export_inventory.look(place_of(engine, request), format_names())
+    place = place_of(engine, request)
+    with engine.connect() as connection:
+        found = records.find_at(connection, request.store.uri, request.prefix)
+    is_ours = found is not None and found.installation == place.installation
+    known = records.recorded_digests(engine, found) if found is not None and is_ours else None
+    there = export_inventory.look(place, format_names(), known)
+    there.take_changed()
+    return there
 
 
 def _open(engine: Engine, connection: Connection, request: ExportRequest, on_changed: OnChanged) -> Export:
@@ -85,7 +92,7 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
     has_batches = found is not None and records.batches_of(connection, found.id) == batches
     if found is not None and has_batches and _is_same(found, request) and not request.anew:
         compared = check_files(engine, connection, found, request)
-        _require_room(request, Found(others=compared.others))
+        _make_room_beside(request, compared)
         records.add_shards(connection, found.id, batches)
         _settle_changes(connection, found, request, compared, on_changed)
     else:
@@ -171,6 +178,21 @@ def _make_room(
             f"another export is being written to {request.store.locate(request.prefix + INCOMPLETE)}"
         )
     return there.own
+
+
+def _make_room_beside(request: ExportRequest, compared: Compared) -> None:
+    """Delete what is named like files of the export, and isn't, if the request allows that, or refuse it.
+
+    Beside the images it is left: the export was there before, and `run` would fail at its end.
+    """
+    if request.is_beside_images and not request.overwrite:
+        return
+    there = Found()
+    for name in compared.others:
+        there.add_foreign(name, format_names())
+    _require_room(request, there)
+    for name in there.in_the_way if request.overwrite else ():
+        request.store.delete(request.prefix + name)
 
 
 def _require_room(request: ExportRequest, found: Found) -> None:

@@ -115,7 +115,7 @@ def test_strong_marks_that_private_workers_could_not_embed(shelf: Typed) -> None
         "--set watermark=require-strong is for tiled marks: set NIGHTMILL_WATERMARK_METHOD=tiled",
     )
     told = changed(shelf, database_url=None)(*asked)
-    assert (told.code, "watermark=require-strong: marks of pictures smaller than 128" in told.out) == (
+    assert (told.code, "watermark=require-strong: marks of pictures of less than 16,384" in told.out) == (
         1,
         True,
     )

@@ -26,8 +26,8 @@ _WEAK = (
     "the mark is weak: it may be lost when the file is compressed again; a higher quality keeps more of it"
 )
 _NO_TILED = (
-    "and it isn't known what such a mark survives: the picture can't hold another, or is smaller than "
-    f"{LEAST_TILED_SIDE} x {LEAST_TILED_SIDE}"
+    "and it isn't known what such a mark survives: the picture can't hold another, or has less than "
+    f"{LEAST_TILED_SIDE**2:,} pixels"
 )
 
 

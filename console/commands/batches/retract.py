@@ -77,7 +77,7 @@ def retract(
     if dry_run:
         note(f"{plural(taken, 'image')} would be retracted")
     else:
-        note(f"{plural(rows, 'image')} retracted, {plural(files, 'file')} deleted")
+        note(f"{plural(rows, 'image')} retracted, the files of {files:,} deleted")
     if same and not copies:
         note(f"{plural(len(same), 'copy', 'copies')} of them in other rows stay: --copies takes them, too")
 

@@ -219,7 +219,7 @@ def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
         )
     else:
         note(
-            f"{plural(done.blocked, 'image')} blocked, {plural(done.deleted_files, 'file')} deleted and "
+            f"{plural(done.blocked, 'image')} blocked, the files of {done.deleted_files:,} deleted and "
             f"{done.quarantined_files:,} moved into quarantine; {plural(done.restored, 'image')} moved out of it, "
             f"{plural(done.queued, 'job')} queued again"
         )

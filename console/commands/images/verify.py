@@ -47,8 +47,10 @@ def verify(
         ),
     ] = None,
     index: Annotated[
-        Path | None,
-        typer.Option("--index", metavar="EXPORT", help="look rows up in an export instead of the database"),
+        str | None,
+        typer.Option(
+            "--index", metavar="EXPORT", help="look rows up in an export here instead of the database"
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="don't search for marks of cropped, mirrored or turned pictures")
@@ -82,10 +84,14 @@ def verify(
 
 
 @contextmanager
-def _index(settings: Settings, export: Path | None) -> Iterator[ImageIndex | None]:
+def _index(settings: Settings, export: str | None) -> Iterator[ImageIndex | None]:
     """Open where rows are looked up: the export, or else the database; None if there is none."""
     if export is not None:
-        yield ExportIndex(export)
+        if "://" in export:
+            raise UsageError(
+                f"--index {export}: an index is read from a folder or file here; copy the export first"
+            )
+        yield ExportIndex(Path(export))
         return
     with installation(settings, "told without a database") as engine:
         yield DatabaseIndex(engine) if engine is not None else None

@@ -122,7 +122,7 @@ def _check_can_have_tiled_mark(width: int, height: int) -> None:
     """Raise ProblemError if a picture of this size gets no tiled mark; 0 x 0 is a size that isn't known yet."""
     side = LEAST_TILED_SIDE
     if 0 < width * height < side**2:
-        why = f"marks of pictures smaller than {side} x {side} aren't strong, and this one has {width} x {height}"
+        why = f"marks of pictures of less than {side**2:,} pixels aren't strong, and this one has {width} x {height}"
         raise ProblemError("width", f"watermark=require-strong: {why}; use watermark=require")
 
 

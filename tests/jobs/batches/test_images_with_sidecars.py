@@ -102,6 +102,20 @@ def test_check_tells_of_them_and_repair_renders_again(
     assert states(engine, foxes.id) == {"queued": 2, "done": 2}
 
 
+def test_what_stands_in_the_place_of_a_sidecar_is_in_nobodys_way(
+    engine: Engine, store: ObjectStore, foxes: Ingested, tmp_path: Path
+) -> None:
+    """Rendered again, the image has another manifest, and both of its files another name."""
+    first, second, *_ = (row["key"] for row in rows_of(engine))
+    for key in (sidecar_key(first), second):
+        store.delete(key)
+        (tmp_path / "output" / key).mkdir()
+    assert [(each.key, each.is_blocked) for each in problems(engine, store)] == [
+        (first, False),
+        (second, True),
+    ]
+
+
 @pytest.mark.parametrize("by_condition", [True, False])
 def test_they_are_retracted_with_their_images(
     engine: Engine, store: ObjectStore, foxes: Ingested, *, by_condition: bool

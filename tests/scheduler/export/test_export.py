@@ -328,6 +328,40 @@ def test_what_has_our_names_and_is_not_ours_goes_by_request_alone(
     assert names(store) == ["_SUCCESS", "part-00000.parquet"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-00007.parquet",
+        "README.md",
+        f"_images/3f/{'3f' * 32}.png",
+        f"_images/3f/{'3f' * 32}-{'0' * 12}.c2pa",
+    ],
+)
+def test_what_has_our_names_goes_by_request_from_an_export_that_is_there_too(
+    engine: Engine, store: ObjectStore, name: str
+) -> None:
+    batch = finished(engine)
+    export(engine, batch, "parquet", store)
+    own = names(store)
+    store.put(name, b"", content_type="text/plain")
+    with pytest.raises(UsageError, match=r"by this installation wrote: .* --overwrite, which deletes them"):
+        export(engine, batch, "parquet", store)
+    assert found_there(engine, order_of(batch, "parquet", store)).in_the_way == [name]
+    export(engine, batch, "parquet", store, overwrite=True)
+    assert names(store) == own
+
+
+def test_what_overwriting_deletes_of_others_is_told_without_what_is_ours(
+    engine: Engine, store: ObjectStore
+) -> None:
+    batch = finished(engine)
+    export(engine, batch, "parquet", store)
+    store.put("part-00000.parquet", b"mine", content_type="text/plain")
+    store.put("notes.txt", b"mine", content_type="text/plain")
+    there = found_there(engine, order_of(batch, "parquet", store))
+    assert (there.in_the_way, there.others) == ([], ["notes.txt"])
+
+
 def test_a_file_that_was_changed_since_is_not_ours_any_more(engine: Engine, store: ObjectStore) -> None:
     batch = finished(engine)
     export(engine, batch, "jsonl", store)

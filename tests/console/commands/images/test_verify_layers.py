@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from bench.image_files import grainy
@@ -333,6 +334,11 @@ def test_what_is_no_index_is_refused(trusting: Typed, ours: Ours, tmp_path: Path
         make_it(place)
         told = trusting("verify", path, "--index", str(place))
         assert (told.code, said in told.err) == (2, True), (name, told.err)
+    told = trusting("verify", path, "--index", "s3://bucket/export")
+    assert (told.code, "an index is read from a folder or file here; copy the export first" in told.err) == (
+        2,
+        True,
+    )
 
 
 def test_objects_in_s3_are_read(trusting: Typed, ours: Ours, s3: S3Server, tmp_path: Path) -> None:
@@ -341,6 +347,7 @@ def test_objects_in_s3_are_read(trusting: Typed, ours: Ours, s3: S3Server, tmp_p
     store = open_store(s3.uri, S3Options(s3.endpoint_url, "us-east-1"))
     store.put("pictures/a.png", ours.body, content_type="image/png")
     store.put("pictures/notes.txt", b"nothing", content_type="text/plain")
+    store.put("pictures/.hidden/a.png", ours.body, content_type="image/png")
     told = typed("verify", f"{s3.uri}/pictures/", "--json")
     assert told.code == 0, told.err
     assert [found["verdict"] for found in told.json] == ["ours"]
@@ -433,6 +440,46 @@ def test_a_manifest_in_the_file_is_the_one_that_counts(
     (beside / "a.png").write_bytes(signed.body)
     manifest, _ = told_of(trusting, str(beside))
     assert (manifest["id"], manifest["is_beside"]) == (signed.manifest.id, False)
+
+
+def test_manifests_that_are_given_with_their_pictures_are_no_pictures(trusting: Typed, beside: Path) -> None:
+    (beside / "lonely.c2pa").write_bytes(b"")
+    given = [str(beside / name) for name in ("a.c2pa", "a.png", "lonely.c2pa")]
+    found = trusting("verify", *given, "--quick", "--json").json
+    assert [Path(each["file"]).name for each in found] == ["a.png", "lonely.c2pa"]
+    assert found[1]["verdict"] == "unreadable"
+
+
+def test_a_manifest_that_is_no_longer_beside_its_picture_is_told(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+) -> None:
+    plain = png(ours.pixels)
+    path = save(tmp_path / "a.png", plain)
+    values = "sha256 = :sha256, c2pa_sidecar_sha256 = repeat('0', 64)"
+    change(engine, f"UPDATE images SET {values} WHERE ordinal = 0", sha256=sha256(plain).hexdigest())  # noqa: S608
+    (found,) = trusting("verify", path, "--quick", "--json").json
+    assert (found["verdict"], found["warning"]) == (
+        "ours",
+        "its row has a manifest (c2pa_sidecar_sha256), which isn't beside it",
+    )
+    change(engine, "UPDATE images SET c2pa_sidecar_sha256 = NULL")
+    assert trusting("verify", path, "--quick", "--json").json[0]["warning"] is None
+
+
+@pytest.mark.parametrize("key", [None, "7:a secret of the test"])
+def test_what_is_too_plain_to_be_compared_is_ours_under_a_secret_key_alone(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path, key: str | None
+) -> None:
+    """What differs in codes and hashes of one colour is noise."""
+    more = {"watermark_key": key and SecretStr(key)}
+    typed = Typed(trusting.settings.model_copy(update=more), tmp_path)
+    mark, here = typed.settings.mark_key, this_installation(engine).id
+    grey = np.full((512, 512, 3), (200, 120, 140), np.uint8)
+    pixels = embed(grey, Payload(mark.number, installation_number(here), ours.job).bits, mark.secret)
+    (found,) = typed("verify", save(tmp_path / "a.png", png(pixels)), "--quick", "--json").json
+    assert (found["found_by"], found["row"]["job"]) == (["mark"], ours.job)
+    assert found["verdict"] == ("ours" if key else "can't tell")
+    assert ("too plain to be compared" in (found["why"] or "")) == (key is None)
 
 
 def test_changed_pictures_and_exchanged_manifests_are_told(trusting: Typed, beside: Path) -> None:
