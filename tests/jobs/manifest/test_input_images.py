@@ -353,8 +353,8 @@ def test_a_strong_mark_that_is_insisted_on_needs_a_picture_that_can_have_one(tmp
     reject = only_reject(rows(tmp_path, small, by=by))
     assert (reject.column, reject.reason) == (
         "width",
-        "watermark=require-strong: marks of pictures of less than 16,384 pixels aren't strong, and this one has 64 x 192; "
-        "use watermark=require",
+        "watermark=require-strong: marks of pictures of less than 16,384 pixels aren't strong, and this one has "
+        "64 x 192; use watermark=require",
     )
     assert only_row(rows(tmp_path, small, by=given())).width == 64
     assert only_row(rows(tmp_path, {"width": 128, "height": 128}, by=by)).width == 128
