@@ -39,9 +39,9 @@ _ALL = text(f"""
     ORDER BY id
 """)
 _CREATE = text(f"""
-    INSERT INTO exports (installation, name, output, prefix, format, options, shard_rows, is_live, replaced)
+    INSERT INTO exports (installation, name, output, prefix, format, options, shard_rows, is_live, replaced, columns)
     VALUES (:installation, :name, :output, :prefix, :format, CAST(:options AS jsonb), :shard_rows, :is_live,
-        CAST(:replaced AS jsonb))
+        CAST(:replaced AS jsonb), CAST(:columns AS jsonb))
     RETURNING {_COLUMNS}
 """)
 # Live exports that have something to write. The last condition is of one whose writer died before it was finished.
@@ -107,6 +107,11 @@ _NOTE_COLUMNS = text("""
         UPDATE exports SET columns = CAST(:columns AS jsonb) WHERE id = :id AND columns IS NULL RETURNING id
     )
     UPDATE export_shards SET columns_version = version FROM noted WHERE export_id = noted.id RETURNING number
+""")
+# What is being written is written again, too: its generation is another one then.
+_BEGIN_ANEW = text(f"""
+    WITH outdated AS (UPDATE export_shards SET generation = generation + 1 WHERE export_id = :id)
+    UPDATE exports SET columns = CAST(:columns AS jsonb), finished = NULL WHERE id = :id RETURNING {_COLUMNS}
 """)
 _DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
 _DELETE_EMPTY = text("""
@@ -210,10 +215,12 @@ def create(
     shard_rows: int,
     is_live: bool,
     replaced: Mapping[str, str],
+    columns: Sequence[str],
 ) -> Export:
     """Store a new export at a place (output, prefix), without shards.
 
-    `replaced`: SHA-256 by name of files there that it replaces.
+    `replaced`: SHA-256 by name of files there that it replaces. `columns`: the names of those that its files get; none:
+    its format has a table.
     """
     output, prefix = place
     values = {
@@ -226,6 +233,7 @@ def create(
         "shard_rows": shard_rows,
         "is_live": is_live,
         "replaced": json.dumps(dict(replaced)),
+        "columns": json.dumps(list(columns)) if columns else None,
     }
     return _export(connection.execute(_CREATE, values).one())
 
@@ -260,6 +268,12 @@ def note_error(engine: Engine, export: int, error: str | None) -> None:
 def note_columns(engine: Engine, export: int, columns: Sequence[str]) -> None:
     """Store which columns the files of an export have, those that are there, too; what is stored stays."""
     run(engine, _NOTE_COLUMNS, {"id": export, "columns": json.dumps(list(columns))})
+
+
+def begin_anew(connection: Connection, export: Export, columns: Sequence[str]) -> Export:
+    """Have all shards of an export written again, with other columns (none: its format has a table); returns it."""
+    values = {"id": export.id, "columns": json.dumps(list(columns)) if columns else None}
+    return _export(connection.execute(_BEGIN_ANEW, values).one())
 
 
 def add_shards_of(connection: Connection, batch: BatchId) -> int:

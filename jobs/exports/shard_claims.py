@@ -84,7 +84,9 @@ _STAGE = text(f"""
 _NEXT_VERSION = "version + CASE WHEN version = 0 OR files <> pending THEN 1 ELSE 0 END"
 _PUBLISH = text(f"""
     UPDATE export_shards SET files = pending, pending = NULL, written_generation = :generation, is_sealed = :is_sealed,
-        version = {_NEXT_VERSION}, columns_version = {_NEXT_VERSION},
+        version = {_NEXT_VERSION}, columns_version = CASE
+            WHEN (SELECT columns FROM exports WHERE id = :export) IS NOT DISTINCT FROM CAST(:columns AS jsonb)
+            THEN {_NEXT_VERSION} ELSE 0 END,
         images = :images, counts = CAST(:counts AS jsonb), cursor = :cursor, written_at = now(),
         lease = NULL, lease_until = NULL
     WHERE {_MINE} RETURNING version
@@ -192,9 +194,16 @@ def stage(engine: Engine, shard: ClaimedShard, snapshot: ShardSnapshot, files: S
         raise ShardLostError(f"shard {shard.number} changed while it was written")
 
 
-def publish(connection: Connection, shard: ClaimedShard, snapshot: ShardSnapshot, images: int) -> int:
-    """Name the staged files as the shard's, and end the claim; returns their version. Raises ShardLostError."""
+def publish(
+    connection: Connection, shard: ClaimedShard, snapshot: ShardSnapshot, images: int, columns: Sequence[str]
+) -> int:
+    """Name the staged files as the shard's, and end the claim; returns their version. Raises ShardLostError.
+
+    `columns` are those that they were written with (none: their format has a table); if the export has got others
+    since, the shard is to be written again.
+    """
     values: dict[str, Any] = shard.key | {
+        "columns": json.dumps(list(columns)) if columns else None,
         "generation": shard.generation,
         "is_sealed": not snapshot.is_open,
         "images": images,

@@ -1,28 +1,20 @@
 """An export keeps the columns that it was begun with: a later version may know more, and all files are to be alike."""
 
-import csv
-import io
-import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow.parquet as pq
-from pyarrow import fs
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from jobs.errors import NightmillError
 from jobs.exports import records
 from jobs.exports.records import Export
-from jobs.storage.base import ObjectStore
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Exporter, exporter_of
 from scheduler.export.rows.export_columns import export_schema
-from scheduler.export.tables.s3_access import s3_access
 
-_WITH_ROWS = (".parquet", ".csv", ".jsonl")
+_NOT_BEFORE = ("c2pa_sidecar_sha256", "c2pa_manifest", "c2pa_bytes")
+"""Columns that came with the version that notes columns first: files of earlier ones lack them."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +30,26 @@ def columns_of(export: Export) -> Columns | None:
     if export.columns is None:
         return None
     try:
-        known = _known(_exporter(export))
+        known = known_columns(_exporter(export))
     except NightmillError:  # of another version: to be shown all the same
         known = []
     return Columns(export.columns, [name for name in known if name not in export.columns])
 
 
-def exporter_in_its_columns(engine: Engine, store: ObjectStore, export: Export) -> Exporter:
+def exporter_in_its_columns(engine: Engine, export: Export) -> Exporter:
     """Return what writes the export's files, in the columns that it was begun with, which are noted if they weren't.
 
     Raises NightmillError if this version doesn't know one of them.
     """
     exporter = _exporter(export)
-    known = _known(exporter)
+    known = known_columns(exporter)
     if not known:
         return exporter
-    if export.columns is None:
-        records.note_columns(engine, export.id, _columns_there(engine, store, export) or known)
+    if export.columns is None:  # begun by a version that notes none
+        has_files = any(shard.version for shard in records.shards_of(engine, export.id))
+        records.note_columns(
+            engine, export.id, [name for name in known if not (has_files and name in _NOT_BEFORE)]
+        )
         export = records.get(engine, export.id) or export  # another process may have noted them
     columns = export.columns or known
     _require_known(export, columns, known)
@@ -81,53 +76,7 @@ def _require_known(export: Export, names: Sequence[str], known: Collection[str])
         )
 
 
-def _known(exporter: Exporter) -> Sequence[str]:
-    """Return the columns that this version writes; none if they aren't the same in all files, or there is no table."""
+def known_columns(exporter: Exporter) -> Sequence[str]:
+    """Return the columns that an exporter writes; none if they aren't the same in all files, or there is no table."""
     rows = exporter.row_files() if exporter.keeps_columns else None
     return [] if rows is None else list(rows.schema.names)
-
-
-def _columns_there(engine: Engine, store: ObjectStore, export: Export) -> list[str]:
-    """Return the columns of the first shard that an earlier version has written; none if there is no such file."""
-    for shard in records.shards_of(engine, export.id):
-        for file in shard.files:
-            if file["name"].endswith(_WITH_ROWS) and (
-                names := _names_in(store, export.prefix + file["name"])
-            ):
-                return names
-    return []
-
-
-def _names_in(store: ObjectStore, key: str) -> list[str]:
-    """Return the names of a file's columns; none if it is gone, has no row that would tell, or can't be read."""
-    try:
-        with _opened(store, key) as file:
-            if key.endswith(".parquet"):
-                return list(pq.read_schema(file).names)
-            first = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            if key.endswith(".csv"):
-                return next(csv.reader(first), [])
-            return list(json.loads(first.readline() or "{}"))
-    except (FileNotFoundError, ValueError):  # pyarrow's are ValueErrors, too
-        return []
-    except OSError as error:
-        raise NightmillError(f"{store.locate(key)}: {error}") from error
-
-
-@contextmanager
-def _opened(store: ObjectStore, key: str) -> Iterator[Any]:
-    """Open a file to read parts of it: one with images may be larger than memory."""
-    access, place = s3_access(store), store.locate(key)
-    if access is None:
-        files, path = fs.LocalFileSystem(), place
-    else:
-        files = fs.S3FileSystem(
-            access_key=access.key_id,
-            secret_key=access.secret,
-            session_token=access.token,
-            region=access.region,
-            endpoint_override=access.endpoint_url,
-        )
-        path = place.removeprefix("s3://")
-    with files.open_input_file(path) as file:
-        yield file

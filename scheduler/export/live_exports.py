@@ -73,6 +73,11 @@ class LiveExports:
                 break
             except (NightmillError, ModelError) as error:  # the latter: an extra isn't installed
                 self._note(export, str(error))
+            except SQLAlchemyError:
+                raise  # all exports wait for the database
+            except Exception as error:  # the others go on
+                log.exception("export %d of %s", export.id, export.name)
+                self._note(export, f"{type(error).__name__}: {error}")
         return written
 
     def _run(self) -> None:
@@ -103,7 +108,7 @@ class LiveExports:
         writer = ShardWriter(
             self.engine,
             export,
-            exporter_in_its_columns(self.engine, store, export),
+            exporter_in_its_columns(self.engine, export),
             store,
             partial(_open_batch, self.engine, self._s3),
             self._go_on,

@@ -13,6 +13,7 @@ from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
+from scheduler.export.columns_of_export import known_columns
 from scheduler.export.compare_files_with_database import Compared, check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
@@ -33,12 +34,12 @@ OnChanged = Callable[[str, bool], object]
 def open_export(engine: Engine, request: ExportRequest, on_changed: OnChanged = lambda *_: None) -> Export:
     """Return the export that the request asks for, with shards for all rows of its batches.
 
-    The same request again continues the export at the place: shards whose files are gone are written again. An earlier
-    export of the same batches there, in another format, with other options or to be begun anew, is replaced: its files
-    are deleted when the new one is finished. Raises UsageError if the place holds files that this installation didn't
-    write for these batches: other files are ignored beside the images, but elsewhere readers would take them for a part
-    of the export. Files of the export that were changed are refused, too, if they would be replaced: without the
-    request's `replace`.
+    The same request again continues the export at the place: shards whose files are gone are written again; with `anew`
+    all are, with all columns of this version. An earlier export of the same batches there, in another format or with
+    other options, is replaced: its files are deleted when the new one is finished. Raises UsageError if the place holds
+    files that this installation didn't write for these batches: other files are ignored beside the images, but
+    elsewhere readers would take them for a part of the export. Files of the export that were changed are refused, too,
+    if they would be replaced: without the request's `replace`.
     """
     opened = transact(engine, lambda connection: _open(engine, connection, request, on_changed))
     table = request.exporter.table(TablePlace(engine, request.store, opened))
@@ -90,14 +91,15 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
         records.delete(connection, found.id)
         found = None
     has_batches = found is not None and records.batches_of(connection, found.id) == batches
-    if found is not None and has_batches and _is_same(found, request) and not request.anew:
+    if found is not None and has_batches and _is_same(found, request):
         compared = check_files(engine, connection, found, request)
         _make_room_beside(request, compared)
         records.add_shards(connection, found.id, batches)
         _settle_changes(connection, found, request, compared, on_changed)
+        if request.anew:
+            found = records.begin_anew(connection, found, known_columns(request.exporter))
     else:
         replaced = _make_room(engine, connection, place, found, request, on_changed)
-        goes_on_live = found is not None and found.is_live and request.anew
         found = records.create(
             connection,
             installation=place.installation,
@@ -106,8 +108,9 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
             format=request.format,
             options=request.options.model_dump(mode="json", exclude_defaults=True),
             shard_rows=request.exporter.rows_of_shard,
-            is_live=request.is_live or goes_on_live,
+            is_live=request.is_live,
             replaced=replaced,
+            columns=known_columns(request.exporter),
         )
         records.add_shards(connection, found.id, batches)
     return found

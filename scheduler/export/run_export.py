@@ -71,7 +71,7 @@ def export(
     writer = ShardWriter(
         engine,
         opened,
-        exporter_in_its_columns(engine, request.store, opened),
+        exporter_in_its_columns(engine, opened),
         request.store,
         open_batch,
         on_rows,

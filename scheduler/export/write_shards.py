@@ -28,6 +28,7 @@ from jobs.storage.image_files import read_file
 from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.webhook_events import EventType, emit
+from scheduler.export.columns_of_export import known_columns
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
@@ -222,7 +223,7 @@ class ShardWriter:
         files: Sequence[File],
     ) -> None:
         """Name the files as the shard's; tell readers of the feed and webhooks if it is sealed anew."""
-        version = shard_claims.publish(connection, shard, snapshot, images)
+        version = shard_claims.publish(connection, shard, snapshot, images, known_columns(self.exporter))
         if left_over := _left_over(
             shard, files
         ):  # known as ours, if this process ends before it has deleted them

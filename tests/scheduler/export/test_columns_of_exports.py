@@ -1,5 +1,6 @@
 """Exports that a nightmill with fewer columns has begun, or writes in between, have one schema in all files."""
 
+import dataclasses
 import json
 import tarfile
 from pathlib import Path
@@ -26,23 +27,22 @@ from scheduler.export.run_export import Exported, export
 from scheduler.export.write_shards import ShardWriter
 from tests.console.conftest import Typed
 from tests.factories import change
-from tests.s3 import S3Server
 from tests.scheduler.export.datasets import with_pictures
 
-NEW = ("c2pa_bytes", "c2pa_sidecar_sha256", "timings.sign", "c2pa_manifest")
+NEW = ("c2pa_bytes", "c2pa_sidecar_sha256", "c2pa_manifest")
 """Columns that the version before doesn't know."""
 FORMATS: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("parquet", {}, ["c2pa_sidecar_sha256", "timings.sign"]),
+    ("parquet", {}, ["c2pa_sidecar_sha256"]),
     (
         "parquet",
         {"partition_by": ("meta.label",), "meta_columns": (("label", "string"),)},
-        ["c2pa_sidecar_sha256", "timings.sign"],
+        ["c2pa_sidecar_sha256"],
     ),
-    ("csv", {"embed_images": True}, ["c2pa_sidecar_sha256", "timings.sign", "c2pa_manifest"]),
+    ("csv", {"embed_images": True}, ["c2pa_sidecar_sha256", "c2pa_manifest"]),
     ("jsonl", {"embed_images": True}, ["c2pa_sidecar_sha256", "c2pa_manifest"]),
-    ("hf", {}, ["c2pa_manifest", "c2pa_sidecar_sha256", "timings.sign"]),
-    ("hf", {"layout": "imagefolder"}, ["c2pa_sidecar_sha256", "timings.sign"]),
-    ("webdataset", {}, ["c2pa_bytes", "c2pa_sidecar_sha256", "timings.sign"]),
+    ("hf", {}, ["c2pa_manifest", "c2pa_sidecar_sha256"]),
+    ("hf", {"layout": "imagefolder"}, ["c2pa_sidecar_sha256"]),
+    ("webdataset", {}, ["c2pa_bytes", "c2pa_sidecar_sha256"]),
 ]
 
 TYPES = {
@@ -115,6 +115,8 @@ def exported_by_version_before(engine: Engine, request: ExportRequest, columns_v
     writer.write_all(unfinished=True)
     finish(writer, place_of(engine, request))
     change(engine, "UPDATE export_shards SET columns_version = :version", version=columns_version)
+    if not columns_version:
+        change(engine, "UPDATE exports SET columns = NULL")
 
 
 def outdate_second_shard(engine: Engine) -> None:
@@ -163,6 +165,27 @@ def test_what_the_version_before_writes_in_between_is_written_again(
     assert success(store)["complete"]
 
 
+def test_an_export_that_fails_unexpectedly_holds_up_no_other(
+    settings: Settings, engine: Engine, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_store(str(tmp_path / "other"), S3Options())
+    for each in (store, other):
+        records.make_live(engine, open_export(engine, order(engine, each)).id, is_live=True)
+    writer, write = LiveExports(settings, engine, SignalSafeEvent()), LiveExports._write
+    first = records.exports_of(engine)[0]
+
+    def failing(self: LiveExports, export: records.Export) -> int:
+        if export.id == first.id:
+            raise TypeError("of a library")
+        return write(self, export)
+
+    monkeypatch.setattr(LiveExports, "_write", failing)
+    assert writer.step() == 2
+    assert success(other)["complete"]
+    told = [each.error for each in records.exports_of(engine)]
+    assert told == ["TypeError: of a library", None]
+
+
 def test_what_a_later_version_has_begun_is_left_to_it(
     settings: Settings, engine: Engine, store: ObjectStore, typed: Typed
 ) -> None:
@@ -189,12 +212,9 @@ def test_an_export_that_is_begun_anew_has_all_columns_and_stays_live(
     done = exported(engine, store)
     records.make_live(engine, done.id, is_live=True)
     shown = typed("exports", "show", str(done.id))
-    assert (
-        "keeps the columns that it was begun with: c2pa_sidecar_sha256, timings.sign are new since"
-        in shown.err
-    )
+    assert "keeps the columns that it was begun with: c2pa_sidecar_sha256 is new since" in shown.err
     command = ("export", "foxes", "--name", "set", "--to", store.uri)
-    assert "are new since; `nightmill export … --anew`" in typed(*command).err
+    assert "is new since; `nightmill export … --anew`" in typed(*command).err
     ended = typed(*command, "--anew", "--json")
     assert (ended.code, ended.json["further_columns"]) == (0, [])
     (found,) = records.exports_of(engine)
@@ -209,25 +229,41 @@ def test_an_export_that_is_begun_anew_has_all_columns_and_stays_live(
 @pytest.mark.parametrize("format", ["iceberg", "lance"])
 def test_a_table_takes_further_columns_itself(engine: Engine, store: ObjectStore, format: str) -> None:
     opened = open_export(engine, order(engine, store, format))
-    assert exporter_in_its_columns(engine, store, opened).columns == ()
+    assert exporter_in_its_columns(engine, opened).columns == ()
     (found,) = records.exports_of(engine)
     assert (found.columns, columns_of(found)) == (None, None)
 
 
-def test_columns_are_read_of_files_in_s3(engine: Engine, s3: S3Server) -> None:
-    store = open_store(f"{s3.uri}/columns", S3Options(endpoint_url=s3.endpoint_url, region="us-east-1"))
-    for format in ("parquet", "jsonl", "csv"):
-        exported_by_version_before(engine, order(engine, store, format))
-        (found,) = records.exports_of(engine)
-        columns = exporter_in_its_columns(engine, store, found).columns
-        assert ("c2pa_sidecar_sha256" in columns, "prompt" in columns) == (False, True)
-
-
-def test_files_that_are_gone_tell_no_columns(engine: Engine, store: ObjectStore) -> None:
+def test_files_that_somebody_has_changed_decide_nothing(engine: Engine, store: ObjectStore) -> None:
     exported_by_version_before(engine, order(engine, store))
-    store.delete("part-00000.parquet")
-    (found,) = records.exports_of(engine)
-    assert not {*exporter_in_its_columns(engine, store, found).columns} & {*NEW}, "of the second shard"
+    table = pq.read_table(Path(store.uri, "part-00000.parquet"))
+    pq.write_table(table.select(["prompt", "seed"]), Path(store.uri, "part-00000.parquet"))
+    request = dataclasses.replace(order(engine, store), replace=True)
+    export(engine, request, lambda _: images(engine))
+    schemas = [pq.read_schema(file).names for file in sorted(Path(store.uri).glob("part-*.parquet"))]
+    assert schemas == 2 * [[name for name in export_schema(ExportOptions()).names if name not in NEW]]
+
+
+def test_who_still_writes_the_former_columns_when_an_export_is_begun_anew_is_overtaken(
+    engine: Engine, store: ObjectStore
+) -> None:
+    """Both the shard that it was writing then and those that it claims later are written again."""
+    exported_by_version_before(engine, order(engine, store))
+    slow = ShardWriter(
+        engine,
+        opened := open_export(engine, order(engine, store)),
+        exporter_in_its_columns(engine, opened),
+        store,
+        lambda _: images(engine),
+    )
+    exported(engine, store, anew=True)
+    before = files(store)
+    outdate_second_shard(engine)
+    assert slow.write_all(unfinished=True) == 1
+    assert files(store) != before
+    assert [each.is_current for each in records.shards_of(engine, opened.id)] == [True, False]
+    exported(engine, store)
+    assert files(store) == before
 
 
 def test_samples_have_the_members_that_the_table_beside_them_tells_of(

@@ -664,11 +664,11 @@ def test_a_publication_is_fenced(engine: Engine, store: ObjectStore) -> None:
     other = replace(mine, lease=type(mine.lease)(int=1))
     refused: list[Callable[[], object]] = [
         lambda: shard_claims.stage(engine, other, snapshot, []),
-        lambda: transact(engine, lambda connection: shard_claims.publish(connection, other, snapshot, 2)),
+        lambda: transact(engine, lambda connection: shard_claims.publish(connection, other, snapshot, 2, ())),
     ]
     for step in refused:
         with pytest.raises(ShardLostError):
             step()
     digest = hashlib.sha256(b"").hexdigest()
     shard_claims.stage(engine, mine, snapshot, [{"name": "x", "sha256": digest, "bytes": 0, "rows": 0}])
-    assert transact(engine, lambda connection: shard_claims.publish(connection, mine, snapshot, 2)) == 1
+    assert transact(engine, lambda connection: shard_claims.publish(connection, mine, snapshot, 2, ())) == 1

@@ -74,6 +74,7 @@ def make_export(engine: Engine, *batches: int) -> int:
             shard_rows=10,
             is_live=True,
             replaced={},
+            columns=(),
         )
         records.add_shards(connection, export.id, batches)  # type: ignore[arg-type]
     return export.id
