@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from console.terminal.output import note, plural
-from jobs.errors import NightmillError, UsageError
+from jobs.errors import NightmillError, StoreDeniedError, UsageError
 from jobs.input_image_access import MAX_BYTES, PictureRefusedError, read_picture
 from jobs.storage.key_layout import CONTACT_SHEET, SIDECAR
 from jobs.storage.open import MissingObjectError, S3Options, open_store, read_object
@@ -122,7 +122,10 @@ def _object(uri: str, s3: S3Options) -> Picture:
         sidecar = f"{folder}/{PurePosixPath(name).with_suffix(f'.{SIDECAR}')}"
         try:
             return read_object(sidecar, MOST_SIDECAR_BYTES, s3)
-        except MissingObjectError:
+        except (
+            MissingObjectError,
+            StoreDeniedError,
+        ):  # S3 denies what isn't there to who may not list the bucket
             return None
         except NightmillError as error:
             raise PictureRefusedError(str(error)) from None

@@ -176,10 +176,16 @@ def _is_plain(pixels: Pixels) -> bool:
 
 
 def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
-    """Return how like its row a picture must be; one whose mark was searched for may be a part of it, or mirrored."""
-    is_part, is_plain = mark is not None and mark.place is not None, _contrast(pixels) < _LEAST_CONTRAST
-    if mark is not None and mark.payload.key_id != PUBLIC.number and (is_part or is_plain):
-        return Likeness([code], BITS)  # some look like nothing of the whole, and few have the key
+    """Return how like its row a picture must be; one whose mark was searched for may be a part of it, or mirrored.
+
+    Some parts look like nothing of the whole, and so do plain pictures: there a mark under a secret key, which few
+    have, is enough, unless it isn't the likeliest reading.
+    """
+    if mark is None:
+        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels))
+    is_part, is_plain = mark.place is not None, _contrast(pixels) < _LEAST_CONTRAST
+    if (is_part or is_plain) and mark.payload.key_id != PUBLIC.number and mark.is_likeliest:
+        return Likeness([code], BITS)
     if not is_part:
         return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels), is_plain)
     mirrored = image_code(np.ascontiguousarray(pixels[:, ::-1]))

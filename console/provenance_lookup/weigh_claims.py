@@ -12,8 +12,8 @@ _OTHER_PICTURE = (
     "it looks like another picture than its row's: what says so may have been put there by somebody else"
 )
 _TOO_PLAIN = (
-    "it is too plain to be compared with its row's picture, and anybody can put a mark into a picture under the public "
-    "key; under one of your own (NIGHTMILL_WATERMARK_KEY) it would be taken for yours"
+    "it is too plain to be compared with its row's picture, and its mark alone says too little: under the public key "
+    "anybody can put it there"
 )
 _HASH = re.compile("[0-9a-f]{16}")
 _MOST_HASH_BITS = 4

@@ -8,6 +8,7 @@ from jobs.db.engine import transact
 from jobs.db.installation_id import this_installation
 from jobs.errors import UsageError
 from jobs.exports import records
+from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export
 from jobs.outputs import export_inventory
@@ -93,7 +94,7 @@ def _open(engine: Engine, connection: Connection, request: ExportRequest, on_cha
     has_batches = found is not None and records.batches_of(connection, found.id) == batches
     if found is not None and has_batches and _is_same(found, request):
         compared = check_files(engine, connection, found, request)
-        _make_room_beside(request, compared)
+        _make_room_beside(engine, found, request, compared)
         records.add_shards(connection, found.id, batches)
         _settle_changes(connection, found, request, compared, on_changed)
         if request.anew:
@@ -183,7 +184,7 @@ def _make_room(
     return there.own
 
 
-def _make_room_beside(request: ExportRequest, compared: Compared) -> None:
+def _make_room_beside(engine: Engine, export: Export, request: ExportRequest, compared: Compared) -> None:
     """Delete what is named like files of the export, and isn't, if the request allows that, or refuse it.
 
     Beside the images it is left: the export was there before, and `run` would fail at its end.
@@ -194,8 +195,11 @@ def _make_room_beside(request: ExportRequest, compared: Compared) -> None:
     for name in compared.others:
         there.add_foreign(name, format_names())
     _require_room(request, there)
-    for name in there.in_the_way if request.overwrite else ():
-        request.store.delete(request.prefix + name)
+    if request.overwrite:  # but what a shard has come to name meanwhile
+        gone = [{"name": name} for name in there.in_the_way]
+        delete_unnamed(
+            engine, export.id, gone, lambda file: request.store.delete(request.prefix + file["name"])
+        )
 
 
 def _require_room(request: ExportRequest, found: Found) -> None:

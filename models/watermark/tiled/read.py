@@ -33,6 +33,9 @@ LEAST_PILOT = 3.5
 class Reading:
     """What was read: (64,) bits, whether their checksum fits, and how surely the pilot was found.
 
+    `is_likeliest`: no other reading is likelier. Of the others, one that isn't what was embedded has a checksum that
+    fits by chance with a probability of up to 15 / 2¹⁶, and the key's number, as most of its bits are right.
+
     In a picture that knows nothing of the key, `pilot` is above x with a probability of at most 12 exp(-x² / 2): the
     phases are random, and there are up to 12 forms that the mark may have (Hoeffding 1963).
     """
@@ -40,6 +43,7 @@ class Reading:
     payload: Bits
     is_intact: bool
     pilot: float
+    is_likeliest: bool = True
 
 
 def read(pixels: Pixels, key: bytes) -> Reading:
@@ -62,9 +66,10 @@ def reading_of(amplitudes: Complex, at: Carriers) -> Reading:
     """Decode whitened amplitudes (n,)."""
     soft, pilot = soft_symbols(amplitudes, at)[None], pilot_statistic(amplitudes, at)
     payload, is_intact = decode(soft)
-    if pilot >= LEAST_PILOT and not is_intact[0]:
+    is_likeliest = bool(is_intact[0]) or pilot < LEAST_PILOT
+    if not is_likeliest:
         payload, is_intact = decode(soft, _PATHS)
-    return Reading(payload[0], bool(is_intact[0]), pilot)
+    return Reading(payload[0], bool(is_intact[0]), pilot, is_likeliest)
 
 
 def soft_symbols(amplitudes: Complex, at: Carriers) -> Floats:

@@ -15,16 +15,19 @@ from sqlalchemy import Engine
 
 from bench.image_files import grainy
 from console.provenance_lookup.export_index import ExportIndex
+from console.provenance_lookup.trace_picture import _likeness
 from jobs.db.installation_id import this_installation
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
 from models.assess.perceptual_hash import perceptual_hash
-from models.provenance.iscc_code import image_code
+from models.provenance.iscc_code import BITS, image_code
 from models.provenance.sign_file import FileSigner
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.embed import embed
+from models.watermark.tiled.identify_mark import Mark
 from models.watermark.tiled.payload import Payload, installation_number
+from models.watermark.tiled.search_cropped_and_turned import Place
 from tests.console.conftest import Typed
 from tests.factories import change, image, lanes_of, make_batch, take
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim
@@ -480,6 +483,17 @@ def test_what_is_too_plain_to_be_compared_is_ours_under_a_secret_key_alone(
     assert (found["found_by"], found["row"]["job"]) == (["mark"], ours.job)
     assert found["verdict"] == ("ours" if key else "can't tell")
     assert ("too plain to be compared" in (found["why"] or "")) == (key is None)
+
+
+@pytest.mark.parametrize("is_likeliest", [True, False])
+@pytest.mark.parametrize("pixels", [grainy(512), np.full((512, 512, 3), 90, np.uint8)], ids=["part", "plain"])
+def test_a_mark_that_may_be_misread_counts_only_with_what_looks_like_its_row(
+    pixels: Pixels, is_likeliest: bool
+) -> None:
+    place = Place(512, 0.0) if len(np.unique(pixels)) > 1 else None
+    mark = Mark(Payload(7, 1, 2), 9.0, place, is_likeliest)
+    likeness = _likeness(pixels, image_code(pixels), mark)
+    assert (likeness.most_bits == BITS) == is_likeliest
 
 
 def test_changed_pictures_and_exchanged_manifests_are_told(trusting: Typed, beside: Path) -> None:

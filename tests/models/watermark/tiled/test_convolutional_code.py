@@ -5,7 +5,7 @@ import pytest
 
 from models.watermark.tiled.convolutional_code import SYMBOLS, crc16, decode, encode
 from models.watermark.tiled.keyed_carriers import carriers
-from models.watermark.tiled.read import reading_of, soft_symbols
+from models.watermark.tiled.read import LEAST_PILOT, reading_of, soft_symbols
 
 
 def soft(symbols: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
@@ -68,6 +68,8 @@ def test_only_what_has_a_pilot_is_looked_for_among_many_readings() -> None:
             amplitudes = (marked + 3.4 * noise).astype(np.complex64)
             amplitudes[: at.pilots] *= pilot
             alone = decode(soft_symbols(amplitudes, at)[None])[1]
-            more[pilot] += int(reading_of(amplitudes, at).is_intact) - int(alone[0])
+            found = reading_of(amplitudes, at)
+            more[pilot] += int(found.is_intact) - int(alone[0])
+            assert found.is_likeliest == (alone[0] or found.pilot < LEAST_PILOT)
     assert more[1] > 0
     assert more[-1] == 0
