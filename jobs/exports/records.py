@@ -113,6 +113,12 @@ _BEGIN_ANEW = text(f"""
     WITH outdated AS (UPDATE export_shards SET generation = generation + 1 WHERE export_id = :id)
     UPDATE exports SET columns = CAST(:columns AS jsonb), finished = NULL WHERE id = :id RETURNING {_COLUMNS}
 """)
+_OUTDATE_NAMED = text("""
+    UPDATE export_shards SET generation = generation + 1
+    WHERE export_id = :id AND EXISTS (
+        SELECT FROM jsonb_array_elements(files || coalesce(pending, '[]')) AS file
+        WHERE file ->> 'name' = ANY (CAST(:names AS text[])))
+""")
 _DELETE_SHARDS = text("DELETE FROM export_shards WHERE batch_id = :batch")
 _DELETE_EMPTY = text("""
     DELETE FROM exports WHERE NOT EXISTS (SELECT FROM export_shards WHERE export_id = exports.id)
@@ -333,10 +339,14 @@ def finish_again(connection: Connection, export: int, left: Sequence[File]) -> N
 
 
 def note_files_of_replaced_export(connection: Connection, gone: Export, files: Sequence[File]) -> None:
-    """Let the export that has replaced one delete what a writer of that one has put there since, when it finishes."""
+    """Let the export that has replaced one delete what a writer of that one has put there since, when it finishes.
+
+    Its shards with files of these names are written again: theirs may have been overwritten.
+    """
     now = find_at(connection, gone.output, gone.prefix)
     if now is not None and now.id != gone.id:
         finish_again(connection, now.id, files)
+        connection.execute(_OUTDATE_NAMED, {"id": now.id, "names": [file["name"] for file in files]})
 
 
 def move_exports(connection: Connection, batch: BatchId, output: str, target: str, folder: str) -> None:

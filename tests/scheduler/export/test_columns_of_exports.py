@@ -266,6 +266,40 @@ def test_who_still_writes_the_former_columns_when_an_export_is_begun_anew_is_ove
     assert files(store) == before
 
 
+@pytest.mark.parametrize(
+    "change_to", [{"anew": True}, {"columns": ("prompt", "seed")}], ids=["anew", "options"]
+)
+def test_who_is_overtaken_in_an_upload_leaves_no_file_of_his(
+    settings: Settings,
+    engine: Engine,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    change_to: dict[str, Any],
+) -> None:
+    exported_by_version_before(engine, order(engine, store))
+    records.make_live(engine, records.exports_of(engine)[0].id, is_live=True)
+    change(engine, "UPDATE images SET prompt = 'owl' WHERE ordinal = 3")
+    outdate_second_shard(engine)
+    put, calls = type(store).put, []
+
+    def slow(self: ObjectStore, key: str, *given: Any, **named: Any) -> None:
+        if key == "part-00001.parquet" and not calls:
+            calls.append(key)
+            change(engine, "UPDATE export_shards SET lease_until = now() - interval '1 s' WHERE number = 1")
+            exported(engine, store, **change_to)
+        put(self, key, *given, **named)
+
+    monkeypatch.setattr(type(store), "put", slow)
+    writer = LiveExports(settings, engine, SignalSafeEvent())
+    writer.step()
+    records.make_live(engine, records.exports_of(engine)[0].id, is_live=True)
+    assert writer.step() == 1
+    told = {file["name"]: file["sha256"] for file in success(store)["files"]}
+    assert told == {name: store.digest(name) for name in told}
+    assert len({tuple(pq.read_schema(file).names) for file in Path(store.uri).glob("part-*.parquet")}) == 1
+    assert all(each.is_current for each in records.shards_of(engine, records.exports_of(engine)[0].id))
+
+
 def test_samples_have_the_members_that_the_table_beside_them_tells_of(
     engine: Engine, store: ObjectStore
 ) -> None:
