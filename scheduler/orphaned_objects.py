@@ -9,7 +9,8 @@ second safeguard, against writers that bypass the job table: it protects all rec
 Nothing is deleted where this installation isn't recorded as the folder's owner, and nothing older than that record:
 such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
 the job stay, and so do files of retracted images that were to be kept. Files in quarantine are swept in the same
-way: those that the row of a blocked job doesn't name, or no longer, as the job was queued again.
+way: those that the row of a blocked job doesn't name, or no longer, as the job was queued again. Manifests that
+nightmill can't have written stay (`jobs.storage.own_sidecars`): whoever signs the images put them beside these.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ from jobs.storage.key_layout import (
     sidecar_key_sql,
 )
 from jobs.storage.open import remove_temporaries
+from jobs.storage.own_sidecars import is_own_file
 
 OLD = timedelta(hours=1)
 PAGE = 100
@@ -46,10 +48,12 @@ _ENDED = sql_list(FINISHED)
 _BATCH = text(f"SELECT id, {FOLDER}, output, created_at, now() AS now FROM batches WHERE id = :batch")  # noqa: S608
 
 
-def _names(key: str, sidecar_sha256: str) -> str:
-    """Return the SQL of whether these columns of an image row name the object `g.key`, as image or as sidecar."""
-    is_sidecar = f"{sidecar_sha256} IS NOT NULL AND g.key = {sidecar_key_sql(key)}"
-    return f"coalesce(g.key = {key} OR ({is_sidecar}), false)"
+def _names(key: str) -> str:
+    """Return the SQL of whether the object `g.key` is the image that a row has by this key, or lies beside it.
+
+    If the row has no sidecar, there is none of ours by that name: the file is somebody else's, and needn't be read.
+    """
+    return f"coalesce(g.key IN ({key}, {sidecar_key_sql(key)}), false)"
 
 
 _UNNAMED = text(f"""
@@ -58,7 +62,7 @@ _UNNAMED = text(f"""
     JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
     LEFT JOIN images ON images.job_id = jobs.id
     WHERE state IN ({_ENDED}) AND (images.key IS NULL OR (
-        NOT {_names("images.key", "images.c2pa_sidecar_sha256")} AND starts_with(
+        NOT {_names("images.key")} AND starts_with(
             images.key,
             regexp_replace(g.key, '[0-9a-f]{{12}}[.]([a-z]+|{SIDECAR})$', '') || {digest_in_key_sql("images")} || '.')))
       AND NOT EXISTS (
@@ -73,7 +77,7 @@ _UNNAMED_QUARANTINED = text(f"""
     FROM unnest(CAST(:keys AS text[]), CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (key, ordinal, index)
     JOIN jobs ON jobs.batch_id = :batch AND jobs.ordinal = g.ordinal AND jobs.index = g.index
     LEFT JOIN quarantined_images q ON {in_quarantine()}
-    WHERE state IN ({_ENDED}) AND NOT {_names("q.key", "q.image ->> 'c2pa_sidecar_sha256'")}
+    WHERE state IN ({_ENDED}) AND NOT {_names("q.key")}
 """)  # noqa: S608
 
 _LOCK = text(f"""
@@ -104,8 +108,11 @@ class _Candidate:
     """An old object whose key identifies its job."""
 
     object: StoredObject
-    ordinal: int
-    index: int
+    key: ImageKey
+
+    def is_own(self, store: ObjectStore) -> bool:
+        """Whether nightmill can have written it."""
+        return is_own_file(store, self.object, self.key)
 
 
 def sweep_batch(
@@ -130,7 +137,8 @@ def sweep_batch(
             while page := list(islice(listing, PAGE)):
                 candidates = _candidates(folder, page, since, row.now - older_than)
                 with engine.begin() as connection:
-                    suspects = _unnamed(connection, batch, candidates, folder.unnamed)
+                    unnamed = _unnamed(connection, batch, candidates, folder.unnamed)
+                suspects = [suspect for suspect in unnamed if suspect[0].is_own(store)]
                 if dry_run:
                     yield [candidate.object for candidate, _ in suspects]
                 else:
@@ -141,7 +149,7 @@ def _candidates(
     folder: _Folder, page: Sequence[StoredObject], after: datetime, before: datetime
 ) -> list[_Candidate]:
     parsed = ((found, folder.parse(found.key)) for found in page if after <= found.modified < before)
-    return [_Candidate(found, key.ordinal, key.index) for found, key in parsed if key]
+    return [_Candidate(found, key) for found, key in parsed if key]
 
 
 def _unnamed(
@@ -152,8 +160,8 @@ def _unnamed(
     values = {
         "batch": batch,
         "keys": list(by_key),
-        "ordinals": [candidate.ordinal for candidate in candidates],
-        "indexes": [candidate.index for candidate in candidates],
+        "ordinals": [candidate.key.ordinal for candidate in candidates],
+        "indexes": [candidate.key.index for candidate in candidates],
     }
     return [(by_key[row.key], row.job) for row in connection.execute(unnamed, values)]
 

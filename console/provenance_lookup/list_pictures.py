@@ -11,11 +11,10 @@ from jobs.errors import NightmillError, StoreDeniedError, UsageError
 from jobs.input_image_access import MAX_BYTES, PictureRefusedError, read_picture
 from jobs.storage.key_layout import CONTACT_SHEET, SIDECAR
 from jobs.storage.open import MissingObjectError, S3Options, open_store, read_object
+from jobs.storage.own_sidecars import MOST_SIDECAR_BYTES
 from jobs.storage.safe_open import NotRegularError, open_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MOST_SIDECAR_BYTES = 2 << 20
-"""Of those that nightmill writes, the manifests of an input image have up to 1 MiB."""
 
 
 @dataclass(frozen=True)

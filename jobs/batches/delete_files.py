@@ -1,10 +1,11 @@
 """Delete the files that nightmill wrote for a batch, and nothing else in its folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import Engine, text
 
 from jobs.batches.status import BatchStatus
 from jobs.db.engine import run
@@ -27,24 +28,25 @@ from jobs.storage.key_layout import (
     is_table_metadata,
     parse_image_key,
     parse_quarantine_key,
-    stem,
 )
 from jobs.storage.open import remove_empty_folders, remove_temporaries
+from jobs.storage.own_sidecars import is_own_file
 
 PAGE = 500
 _ANY_AGE = timedelta(days=-1)  # negative, to allow for clock skew of the store
 GRAIN = timedelta(seconds=2)
 """Tolerance for modification times, which stores give in whole seconds."""
+_Page = Sequence[tuple[StoredObject, ImageKey]]
 
 _NAMED = text("""
     SELECT images.key, c2pa_sidecar_sha256
     FROM unnest(CAST(:ordinals AS bigint[]), CAST(:indexes AS int[])) AS g (ordinal, index)
     JOIN images ON images.batch_id = :batch AND images.ordinal = g.ordinal AND images.index = g.index
 """)
-# Their jobs may be gone. Those whose job was queued again since are the batch's as well.
+# All of the batch, once: no index finds them by their keys or ordinals, and their jobs may be gone. Those whose job was
+# queued again since are the batch's as well.
 _QUARANTINED = text("""
-    SELECT key, image ->> 'c2pa_sidecar_sha256' AS c2pa_sidecar_sha256 FROM quarantined_images
-    WHERE batch_id = :batch AND regexp_replace(key, '[.][a-z]+$', '') = ANY (CAST(:stems AS text[]))
+    SELECT key, image ->> 'c2pa_sidecar_sha256' AS c2pa_sidecar_sha256 FROM quarantined_images WHERE batch_id = :batch
 """)
 
 
@@ -54,9 +56,9 @@ def delete_files(
     """Delete a batch's images, those in quarantine, too, its export and its contact sheet, then folders now empty.
 
     Deleted are images named by rows, and those with a nightmill key that were uploaded after this installation
-    became the owner of the folder. An interrupted call can be repeated. Raises ForeignOutputError if the folder belongs
-    to another installation. `exports` are digests by name of the exports there, by prefix, if the database no longer
-    says that they are there.
+    became the owner of the folder; of the latter not the manifests that somebody else has put beside images. An
+    interrupted call can be repeated. Raises ForeignOutputError if the folder belongs to another installation.
+    `exports` are digests by name of the exports there, by prefix, if the database no longer says that they are there.
     """
     owner = owner_of(engine, store, batch.id, batch.folder)
     _delete_images(engine, store, batch, owner)
@@ -106,32 +108,36 @@ def since_when(batch_made: datetime, owner: Owner | None) -> datetime | None:
 
 def _delete_images(engine: Engine, store: ObjectStore, batch: BatchStatus, owner: Owner | None) -> None:
     since = since_when(batch.created_at, owner)
-    for folder, parse, statement in (
-        (IMAGES, parse_image_key, _NAMED),
-        (QUARANTINE, parse_quarantine_key, _QUARANTINED),
-    ):
-        listing = store.list(f"{batch.folder}/{folder}/")
-        while page := list(islice(listing, PAGE)):
-            parsed = [(found, key) for found in page if (key := parse(found.key))]
-            named = _named(engine, batch.id, parsed, statement)
-            for found, _ in parsed:
-                if found.key in named or _is_since(found, since):
-                    store.delete(found.key)
+    for page in _pages(store, f"{batch.folder}/{IMAGES}/", parse_image_key):
+        _delete_page(store, page, _named(engine, batch.id, page), since)
+    quarantined: set[str] | None = None
+    for page in _pages(store, f"{batch.folder}/{QUARANTINE}/", parse_quarantine_key):
+        if quarantined is None:
+            quarantined = _keys(run(engine, _QUARANTINED, {"batch": batch.id}))
+        _delete_page(store, page, quarantined, since)
+
+
+def _pages(store: ObjectStore, prefix: str, parse: Callable[[str], ImageKey | None]) -> Iterator[_Page]:
+    listing = store.list(prefix)
+    while page := list(islice(listing, PAGE)):
+        yield [(found, key) for found in page if (key := parse(found.key))]
+
+
+def _delete_page(store: ObjectStore, page: _Page, named: Set[str], since: datetime | None) -> None:
+    for found, key in page:
+        if found.key in named or (_is_since(found, since) and is_own_file(store, found, key)):
+            store.delete(found.key)
 
 
 def _is_since(found: StoredObject, since: datetime | None) -> bool:
     return since is not None and found.modified >= since
 
 
-def _named(
-    engine: Engine, batch: BatchId, files: Sequence[tuple[StoredObject, ImageKey]], statement: TextClause
-) -> set[str]:
-    """Return the keys that rows name, of these files or of others of the same jobs."""
-    values = {
-        "batch": batch,
-        "stems": [stem(found.key) for found, _ in files],
-        "ordinals": [key.ordinal for _, key in files],
-        "indexes": [key.index for _, key in files],
-    }
-    rows = run(engine, statement, values)
+def _named(engine: Engine, batch: BatchId, files: _Page) -> set[str]:
+    """Return the keys that image rows name, of these files or of others of the same jobs."""
+    ordinals, indexes = [key.ordinal for _, key in files], [key.index for _, key in files]
+    return _keys(run(engine, _NAMED, {"batch": batch, "ordinals": ordinals, "indexes": indexes}))
+
+
+def _keys(rows: Sequence[Any]) -> set[str]:
     return {key for row in rows for key in image_keys(row.key, row.c2pa_sidecar_sha256)}

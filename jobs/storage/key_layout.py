@@ -55,12 +55,18 @@ def image_key(
     The digest has 12 digits of the file's SHA-256. Where a sidecar is kept beside it, they are of both digests: the
     same picture, rendered twice, has another manifest each time, and no file that a row names may be overwritten.
     """
+    digest = digest_in_key(sha256, sidecar_sha256)
+    return f"{batch}/images/{ordinal // 1000:06d}/{ordinal:09d}-{index:05d}.{digest}.{extension}"
+
+
+def digest_in_key(sha256: str, sidecar_sha256: str | None) -> str:
+    """Return the 12 digits in an image's key."""
     digest = sha256 if sidecar_sha256 is None else sha256_of((sha256 + sidecar_sha256).encode()).hexdigest()
-    return f"{batch}/images/{ordinal // 1000:06d}/{ordinal:09d}-{index:05d}.{digest[:12]}.{extension}"
+    return digest[:12]
 
 
 def digest_in_key_sql(row: str) -> str:
-    """Return the SQL of the 12 digits in an image's key, by the columns of its row."""
+    """Return the SQL of `digest_in_key`, by the columns of the image's row."""
     both = f"{row}.sha256 || {row}.c2pa_sidecar_sha256"
     of_both = f"encode(sha256(convert_to({both}, 'UTF8')), 'hex')"
     return f"left(CASE WHEN {row}.c2pa_sidecar_sha256 IS NULL THEN {row}.sha256 ELSE {of_both} END, 12)"
@@ -74,11 +80,6 @@ def sidecar_key(image_key: str) -> str:
 def sidecar_key_sql(image_key: str) -> str:
     """Return the SQL of `sidecar_key`."""
     return f"regexp_replace({image_key}, '[.][a-z]+$', '.{SIDECAR}')"
-
-
-def stem(key: str) -> str:
-    """Return what the keys of an image and of its sidecar have in common."""
-    return key.rpartition(".")[0]
 
 
 def parse_image_key(key: str) -> ImageKey | None:

@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from jobs.db.installation_id import this_installation
 from jobs.settings import Settings
-from jobs.storage.key_layout import quarantine_key
+from jobs.storage.key_layout import digest_in_key, quarantine_key
+from jobs.storage.own_sidecars import is_own_sidecar
 from models.provenance.image_claim import SourceType
 from models.provenance.iscc_code import image_code
 from models.provenance.media_type import media_type_of
@@ -223,6 +224,10 @@ def state_of_files(output: Path, image: dict[str, Any], key: str = "") -> str:
     media_type = media_type_of(file.read_bytes()) or ""
     sidecar = file.with_suffix(".c2pa").read_bytes()
     assert sha256(sidecar).hexdigest() == image["c2pa_sidecar_sha256"]
+    assert is_own_sidecar(sidecar, digest_in_key(image["sha256"], image["c2pa_sidecar_sha256"]))
+    assert not is_own_sidecar(sidecar, digest_in_key(image["sha256"], None)), (
+        "as if it were signed by another"
+    )
     assert c2pa.Reader.try_create(media_type, io.BytesIO(file.read_bytes())) is None
     with c2pa.Reader(media_type, io.BytesIO(file.read_bytes()), sidecar) as reader:
         told = json.loads(reader.json())

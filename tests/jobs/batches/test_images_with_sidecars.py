@@ -6,19 +6,21 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from jobs.batches import actions, check_and_repair_objects, delete_files
 from jobs.batches.move_images_to_another_output import delete_moved, move
 from jobs.batches.retract_images import ImageRow, chosen_images, images_by_id, retract
 from jobs.images.where_expression import compile_condition
-from jobs.job_dataclasses import Job
+from jobs.job_dataclasses import Image, Job
 from jobs.outputs.ownership import OWNER, claim, owner_key
 from jobs.queue import transitions
+from jobs.storage import own_sidecars
 from jobs.storage.base import DamagedObjectError, MissingObjectError
 from jobs.storage.image_files import image_files, put_files
 from jobs.storage.key_layout import image_key, parse_image_key, quarantine_key, sidecar_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
+from jobs.storage.own_sidecars import MOST_SIDECAR_BYTES
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
 from tests.factories import change, failure, image, lanes_of, look, make_batch, states, take
@@ -37,17 +39,38 @@ def foxes(engine: Engine, store: ObjectStore, tmp_path: Path) -> Ingested:
     batch = make_batch(engine, 4, name="foxes", output=str(tmp_path / "output"))
     (lane,) = lanes_of(engine, batch)
     for job in take(engine, lane):
-        transitions.complete(engine, [stored(store, job, None if job.ordinal == 3 else b"a manifest")])
+        transitions.complete(engine, [stored(store, job, None if job.ordinal == 3 else "a manifest")])
     return batch
 
 
-def stored(store: ObjectStore, job: Job, manifest: bytes | None, folder: str = "foxes") -> object:
+def stored(store: ObjectStore, job: Job, manifest: str | None, folder: str = "foxes") -> Image:
     """What a worker brings of an image whose files it has stored."""
     body = f"picture {job.ordinal}".encode()
-    digest, sidecar = sha256(body).hexdigest(), manifest and sha256(manifest).hexdigest()
-    key = image_key(folder, job.ordinal, job.index, digest, "png", sidecar)
-    put_files(store, image_files(key, digest, "png", sidecar), [manifest, body] if manifest else [body])
+    key, sidecar = uploaded(store, job.ordinal, body, manifest and manifest_of(body, manifest), folder)
+    digest = sha256(body).hexdigest()
     return image(job, key=key, sha256=digest, bytes=len(body), c2pa_sidecar_sha256=sidecar)
+
+
+def uploaded(
+    store: ObjectStore, ordinal: int, body: bytes, manifest: bytes | None, folder: str = "foxes"
+) -> tuple[str, str | None]:
+    """Store the files of an image; returns its key, and the SHA-256 of its manifest."""
+    digest, sidecar = sha256(body).hexdigest(), manifest and sha256(manifest).hexdigest()
+    key = image_key(folder, ordinal, 0, digest, "png", sidecar)
+    put_files(store, image_files(key, digest, "png", sidecar), [manifest, body] if manifest else [body])
+    return key, sidecar
+
+
+def manifest_of(body: bytes, text: str) -> bytes:
+    """Stands for an image's manifest, in which its hash is."""
+    return b"jumb" + text.encode() + b"dhash\x58\x20" + sha256(body).digest()
+
+
+def signed_by_another(store: ObjectStore, key: str, body: bytes) -> str:
+    """Put a manifest beside an image, as `c2patool --sidecar` does; returns its key."""
+    beside = sidecar_key(key)
+    store.put(beside, manifest_of(body, "by c2patool"), content_type="application/c2pa")
+    return beside
 
 
 def files(store: ObjectStore) -> list[str]:
@@ -139,29 +162,63 @@ def test_a_sweep_takes_those_that_no_row_names(engine: Engine, store: ObjectStor
     chosen = images_by_id(engine, [int(retracted["id"])])[foxes.id]
     assert retract(engine, batch, chosen, "bad", None) == (1, 0)
     there = files(store)
-    lost = [f"foxes/images/000000/000000002-00000.{'a' * 12}.{end}" for end in ("c2pa", "png")]
-    for key in lost:
-        store.put(key, b"of a worker that died", content_type="image/png")
+    lost, _ = uploaded(store, 2, b"of a worker that died", manifest_of(b"of a worker that died", "lost"))
+    half, _ = uploaded(store, 2, b"of another", manifest_of(b"of another", "stored first"))
+    store.delete(half)
     mine = "foxes/images/000000/notes.c2pa"
     store.put(mine, b"a user's", content_type="application/c2pa")
-    assert swept(engine, store, foxes) == lost
+    assert swept(engine, store, foxes) == sorted([lost, sidecar_key(lost), sidecar_key(half)])
     assert files(store) == sorted([*there, mine])
-    # A sidecar that the row doesn't know of, beside an image that it names.
-    change(engine, "UPDATE images SET c2pa_sidecar_sha256 = NULL WHERE ordinal = 3")
-    (plain,) = look(engine, "SELECT key FROM images WHERE ordinal = 3")
-    store.put(sidecar_key(plain["key"]), b"of nobody", content_type="application/c2pa")
-    assert swept(engine, store, foxes) == [sidecar_key(plain["key"])]
     transitions.render_again(engine, foxes.id, [(int(again["id"]), again["key"])], "missing")
     (job,) = take(engine, lanes_of(engine, foxes)[0])
-    transitions.complete(engine, [stored(store, job, b"another manifest")])
+    transitions.complete(engine, [stored(store, job, "another manifest")])
     assert swept(engine, store, foxes) == sorted(names(again))
+
+
+def test_a_sweep_leaves_the_manifests_of_others(engine: Engine, store: ObjectStore, foxes: Ingested) -> None:
+    """Beside an image that a row names, beside those that none does, and once such an image is swept."""
+    *_, plain = rows_of(engine)
+    named = signed_by_another(store, plain["key"], b"picture 3")
+    lost, _ = uploaded(store, 3, b"of a worker that died", None)
+    beside_lost = signed_by_another(store, lost, b"of a worker that died")
+    huge, _ = uploaded(store, 3, b"another", manifest_of(b"another", "x" * MOST_SIDECAR_BYTES))
+    assert swept(engine, store, foxes) == sorted([lost, huge])
+    transitions.render_again(engine, foxes.id, [(int(plain["id"]), plain["key"])], "missing")
+    (job,) = take(engine, lanes_of(engine, foxes)[0])
+    transitions.complete(engine, [stored(store, job, "signed by now")])
+    for left in ([plain["key"]], []):
+        assert swept(engine, store, foxes) == left
+        assert {named, beside_lost, sidecar_key(huge)} < set(files(store))
+
+
+def test_rows_alone_tell_whose_the_manifests_beside_their_images_are(
+    engine: Engine, store: ObjectStore, foxes: Ingested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody signs all images, the hourly sweep doesn't read all those files."""
+    *_, plain = rows_of(engine)
+    signed_by_another(store, plain["key"], b"picture 3")
+    monkeypatch.setattr(own_sidecars, "is_own_sidecar", lambda *_: True)
+    assert swept(engine, store, foxes) == []
+
+
+def test_delete_files_leaves_the_manifests_of_others(
+    engine: Engine, store: ObjectStore, foxes: Ingested
+) -> None:
+    *_, plain = rows_of(engine)
+    claim(engine, store, foxes.id, "foxes")
+    named = signed_by_another(store, plain["key"], b"picture 3")
+    kept = signed_by_another(store, quarantine_key(plain["key"]), b"picture 3")
+    lost, _ = uploaded(store, 3, b"of a worker that died", manifest_of(b"of a worker that died", "lost"))
+    store.put(quarantine_key(sidecar_key(lost)), store.get(sidecar_key(lost)), content_type="image/png")
+    delete_files.delete_files(engine, store, actions.status(engine, "foxes"))
+    assert files(store) == [named, kept]
 
 
 def test_a_sweep_of_the_quarantine(engine: Engine, store: ObjectStore, tmp_path: Path) -> None:
     batch = make_batch(engine, 2, name="owls", output=str(tmp_path / "output"))
     first, second = take(engine, lanes_of(engine, batch)[0])
     for job in (first, second):
-        row = stored(store, job, b"a manifest", "owls")
+        row = stored(store, job, "a manifest", "owls")
         for key in (row.key, sidecar_key(row.key)):
             store.put(quarantine_key(key), store.get(key), content_type="image/png")
             store.delete(key)
@@ -169,8 +226,18 @@ def test_a_sweep_of_the_quarantine(engine: Engine, store: ObjectStore, tmp_path:
         transitions.block(engine, [replace(failure(job), **kept)])
     left = files(store)
     assert len(left) == 4
-    assert swept(engine, store, batch) == left[2:]
-    assert files(store) == left[:2]
+    # Signed by somebody else: a blocked image that no row names, and that which one names.
+    key, _ = uploaded(store, 1, b"plain", None, "owls")
+    plain = quarantine_key(key)
+    store.put(plain, store.get(key), content_type="image/png")
+    store.delete(key)
+    mine = signed_by_another(store, plain, b"plain")
+    assert swept(engine, store, batch) == sorted([*left[2:], plain])
+    change(engine, "UPDATE quarantined_images SET image = image - 'c2pa_sidecar_sha256'")
+    named = signed_by_another(store, left[1], b"picture 0")
+    assert named == left[0]
+    assert swept(engine, store, batch) == []
+    assert files(store) == [*left[:2], mine]
 
 
 def test_they_are_moved_to_another_output(
@@ -213,7 +280,10 @@ def test_they_are_deleted_with_the_batch(
     owner = claim(engine, store, foxes.id, "foxes")
     later = replace(owner, since=owner.since + timedelta(days=1))
     store.put(owner_key("foxes"), later.body(), content_type="application/json")
+    reads: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: reads.append(given[2]))
     delete_files.delete_files(engine, store, actions.status(engine, "foxes"))
+    assert sum("FROM quarantined_images" in statement for statement in reads) == 1, "not for each page"
     assert files(store) == [mine]
     with pytest.raises(MissingObjectError):
         store.get(sidecar_key(rows[0]["key"]))
