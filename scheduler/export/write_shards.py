@@ -99,7 +99,7 @@ class ShardWriter:
                 written = self.exporter.write(folder, self._shard(shard, noted))
             snapshot = reading.result()
             own = [describe(folder, file) for file in written]
-            self._measure_sidecars(shard.batch_id, copies)
+            self._measure_sidecars(shard, copies)
             files = [*own, *copies.files]
             self._stage(shard, snapshot, files)
             self._copy(shard.batch_id, copies)
@@ -163,12 +163,16 @@ class ShardWriter:
 
         self._for_each(sources, copy)
 
-    def _measure_sidecars(self, batch: BatchId, copies: CopiesOfShard) -> None:
-        """Have the copies know how large the manifests are, of which rows have the digests alone."""
+    def _measure_sidecars(self, shard: ClaimedShard, copies: CopiesOfShard) -> None:
+        """Have the copies know how large the manifests are, of which rows have the digests alone.
+
+        Only those are read that the shard hasn't had yet: else their copies are in place, and needn't be made.
+        """
+        copies.measured_before([*shard.files, *(shard.pending or ())])
         wanted = [source for source in copies.sources() if source[1]["bytes"] is None]
         if not wanted:
             return
-        store = self._open_batch(batch)
+        store = self._open_batch(shard.batch_id)
 
         def measure(source: tuple[str, File]) -> None:
             key, file = source

@@ -33,6 +33,13 @@ class CopiesOfShard:
                 self._note(name, image, size)
             yield batch
 
+    def measured_before(self, files: Iterable[File]) -> None:
+        """Set the sizes of sidecars that are among these files, which the shard had when it was written before."""
+        for file in files:
+            _, own = self._found.get(file["name"], ("", None))
+            if own is not None and own["bytes"] is None and own["sha256"] == file["sha256"]:
+                self.measured(file["name"], file["bytes"])
+
     def measured(self, name: str, size: int) -> None:
         """Set the size of a sidecar, which rows don't tell."""
         key, file = self._found[name]

@@ -141,6 +141,27 @@ class TestCopies:
         next(folder.glob("_images/*/*.c2pa")).write_bytes(b"changed")
         assert sum(len(each.changed) for each in check_export_folder(store, "", [])) == 1
 
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_a_shard_is_written_again_though_the_manifests_are_gone(
+        self, engine: Engine, tmp_path: Path, *, is_there: bool
+    ) -> None:
+        """As long as the copies are there."""
+        folder = exported(engine, tmp_path / "set", "jsonl", copy_images=True)
+        sums = (folder / "SHA256SUMS").read_text()
+        for each in (tmp_path / "output").rglob("*.c2pa"):
+            each.unlink()
+        change(engine, "UPDATE export_shards SET generation = generation + 1")
+        if is_there:
+            exported(engine, tmp_path / "set", "jsonl", copy_images=True)
+            assert (folder / "SHA256SUMS").read_text() == sums
+            (shard,) = look(engine, "SELECT files FROM export_shards")
+            sizes = [file["bytes"] for file in shard["files"] if file["name"].endswith("c2pa")]
+            assert sizes == [len(manifest_of(ordinal)) for ordinal in WITH]
+        else:
+            next(folder.glob("_images/*/*.c2pa")).unlink()
+            with pytest.raises(ObjectStoreError, match="c2pa"):
+                exported(engine, tmp_path / "set", "jsonl", copy_images=True)
+
     def test_equal_pictures_keep_each_its_manifest(self, engine: Engine, tmp_path: Path) -> None:
         """Also where shards are written one after the other."""
         first, _, third = rows_of(engine)
