@@ -32,6 +32,8 @@ _OTHER_PICTURE_BITS, _OTHER_PART_BITS = 20, 26
 or smaller copy in a few, and of a picture and a part of it in up to so many."""
 
 
+_MOST_TRIED = 4
+"""A wrong one of so many readings fits by chance in one of 16,000 pictures whose mark is too damaged to be read."""
 _PLAIN_SIDE, _LEAST_CONTRAST = 16, 2.0
 """A picture of less contrast, in grey levels, when it has 16 x 16 pixels is plain: what its codes say is noise."""
 
@@ -179,12 +181,12 @@ def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
     """Return how like its row a picture must be; one whose mark was searched for may be a part of it, or mirrored.
 
     Some parts look like nothing of the whole, and so do plain pictures: there a mark under a secret key, which few
-    have, is enough, unless it isn't the likeliest reading.
+    have, is enough, unless it was found among so many readings that a wrong one may fit.
     """
     if mark is None:
         return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels))
     is_part, is_plain = mark.place is not None, _contrast(pixels) < _LEAST_CONTRAST
-    if (is_part or is_plain) and mark.payload.key_id != PUBLIC.number and mark.is_likeliest:
+    if (is_part or is_plain) and mark.payload.key_id != PUBLIC.number and mark.tried <= _MOST_TRIED:
         return Likeness([code], BITS)
     if not is_part:
         return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels), is_plain)

@@ -19,13 +19,13 @@ number of 8, a picture that knows nothing of the key is taken for marked with a 
 class Mark:
     """A mark that was read in full; `place` is where it was found, None: where it was embedded.
 
-    One that isn't the likeliest reading is to be compared with the picture that it leads to (`read.Reading`).
+    One that was found among many `tried` readings is to be compared with the picture that it leads to (`read.Reading`).
     """
 
     payload: Payload
     pilot: float
     place: Place | None
-    is_likeliest: bool = True
+    tried: int = 1
 
 
 def identify(pixels: Pixels, keys: Mapping[int, bytes], *, searches: bool = True) -> Mark | None:
@@ -43,4 +43,4 @@ def identify(pixels: Pixels, keys: Mapping[int, bytes], *, searches: bool = True
 def _of(found: Reading, number: int, least: float, place: Place | None) -> Mark | None:
     payload = Payload.of_bits(found.payload)
     is_sure = found.is_intact and found.pilot >= least and payload.key_id == number
-    return Mark(payload, found.pilot, place, found.is_likeliest) if is_sure else None
+    return Mark(payload, found.pilot, place, found.tried) if is_sure else None

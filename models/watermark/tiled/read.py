@@ -24,17 +24,17 @@ _CLIP = 2.0
 _NEIGHBOURS = np.array([0.25, 0.5, 1, 0.5, 0.25])
 _LEAST_TRUST = 0.02
 _TINY = 1e-12
-_PATHS = 16
+_MORE_PATHS = (4, 16)
 LEAST_PILOT = 3.5
-"""A mark whose pilot is as sure as that is looked for among the likeliest 16 readings, not only in the first."""
+"""A mark whose pilot is as sure as that is looked for among the likeliest readings, not only in the first."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """What was read: (64,) bits, whether their checksum fits, and how surely the pilot was found.
 
-    `is_likeliest`: no other reading is likelier. Of the others, one that isn't what was embedded has a checksum that
-    fits by chance with a probability of up to 15 / 2¹⁶, and the key's number, as most of its bits are right.
+    It was looked for among the `tried` likeliest ones. Of a mark that is too damaged to be read, one of these has a
+    checksum that fits by chance with a probability of tried / 2¹⁶, and the key's number, as most of its bits are right.
 
     In a picture that knows nothing of the key, `pilot` is above x with a probability of at most 12 exp(-x² / 2): the
     phases are random, and there are up to 12 forms that the mark may have (Hoeffding 1963).
@@ -43,7 +43,7 @@ class Reading:
     payload: Bits
     is_intact: bool
     pilot: float
-    is_likeliest: bool = True
+    tried: int = 1
 
 
 def read(pixels: Pixels, key: bytes) -> Reading:
@@ -65,11 +65,13 @@ def amplitudes_of(frame: Floats, at: Carriers, exponents: Sequence[float] = EXPO
 def reading_of(amplitudes: Complex, at: Carriers) -> Reading:
     """Decode whitened amplitudes (n,)."""
     soft, pilot = soft_symbols(amplitudes, at)[None], pilot_statistic(amplitudes, at)
+    tried = 1
     payload, is_intact = decode(soft)
-    is_likeliest = bool(is_intact[0]) or pilot < LEAST_PILOT
-    if not is_likeliest:
-        payload, is_intact = decode(soft, _PATHS)
-    return Reading(payload[0], bool(is_intact[0]), pilot, is_likeliest)
+    for more in _MORE_PATHS if pilot >= LEAST_PILOT else ():
+        if not is_intact[0]:
+            tried = more
+            payload, is_intact = decode(soft, tried)
+    return Reading(payload[0], bool(is_intact[0]), pilot, tried)
 
 
 def soft_symbols(amplitudes: Complex, at: Carriers) -> Floats:
