@@ -11,7 +11,6 @@ from jobs.exports import records
 from jobs.exports.records import Export
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Exporter, exporter_of
-from scheduler.export.rows.export_columns import export_schema
 
 _NOT_BEFORE = ("c2pa_sidecar_sha256", "c2pa_manifest", "c2pa_bytes")
 """Columns that came with the version that notes columns first: files of earlier ones lack them."""
@@ -57,6 +56,8 @@ def exporter_in_its_columns(engine: Engine, export: Export) -> Exporter:
 
 
 def _exporter(export: Export) -> Exporter:
+    from scheduler.export.rows.export_columns import export_schema  # noqa: PLC0415 - imports pyarrow
+
     try:
         options = ExportOptions.model_validate(export.options)
     except ValidationError as error:

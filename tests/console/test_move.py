@@ -154,7 +154,9 @@ def test_exports_in_folders_of_other_batches_stay_where_they_are(engine: Engine,
     with engine.begin() as connection:
         for prefix in ("f_x/export-jsonl/", "fox/export-jsonl/"):
             place = (str(old), prefix)
-            export = create(connection, **given, place=place, shard_rows=10, is_live=False, replaced={})
+            export = create(
+                connection, **given, place=place, shard_rows=10, is_live=False, replaced={}, columns=()
+            )
             add_shards(connection, export.id, [batch.id])
         move_exports(connection, batch.id, str(old), "/new", "f_x/")
     found = {export.prefix: export.output for export in exports_of(engine, batch.id)}
