@@ -10,7 +10,7 @@ Nothing is deleted where this installation isn't recorded as the folder's owner,
 such objects may be images of another installation. Where a row's key isn't one that its job could have, all objects of
 the job stay, and so do files of retracted images that were to be kept. Files in quarantine are swept in the same
 way: those that the row of a blocked job doesn't name, or no longer, as the job was queued again. Manifests that
-nightmill can't have written stay (`jobs.storage.own_sidecars`): whoever signs the images put them beside these.
+nightmill can't have written stay (`jobs.storage.recognise_own_c2pa_sidecars`): whoever signs the images put them there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ from jobs.storage.key_layout import (
     sidecar_key_sql,
 )
 from jobs.storage.open import remove_temporaries
-from jobs.storage.own_sidecars import is_own_file
+from jobs.storage.recognise_own_c2pa_sidecars import is_own_file
 
 OLD = timedelta(hours=1)
 PAGE = 100

@@ -102,8 +102,8 @@ def _with_signing_decided(settings: Settings) -> Settings:
             SigningIdentity.parse_valid(found.pem)
     except SigningIdentityError as error:
         raise UsageError(f"{found.place if found else ''}: {error}") from None
-    decided = "off" if found is None else "sidecar" if settings.c2pa == "sidecar" else "on"
-    return settings.model_copy(update={"c2pa": decided})
+    wanted = "sidecar" if settings.c2pa == "sidecar" else "on"
+    return settings.model_copy(update={"c2pa": wanted if found else "off"})
 
 
 def _serve(settings: Settings, monitoring: ParentMonitoring, notifier: SystemdNotifier) -> None:

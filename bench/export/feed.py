@@ -8,7 +8,7 @@ from bench.harness.alternating_measurements import seconds, take_turns
 from bench.harness.results import Figure, at_least
 from jobs.feed.feed import Cursor, pages
 from jobs.feed.feed_query import FeedQuery
-from scheduler.feed_as_arrow import read_feed
+from scheduler.read_feed_as_arrow_tables import read_feed
 
 _START = Cursor(0, 0, 0)
 

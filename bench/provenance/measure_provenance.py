@@ -18,7 +18,7 @@ from bench.provenance.simulated_device import DEVICE_S, PacedDevice
 from bench.provenance.trace_changed_pictures import measure_traced
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.states import ImageFormat, WatermarkPolicy
-from jobs.storage.image_files import SIDECAR_TYPE
+from jobs.storage.image_and_c2pa_sidecar_files import SIDECAR_TYPE
 from jobs.storage.open import S3Options, open_store
 from models.provenance.image_claim import ImageClaim
 from models.provenance.iscc_code import image_code

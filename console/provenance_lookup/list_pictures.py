@@ -11,7 +11,7 @@ from jobs.errors import NightmillError, StoreDeniedError, UsageError
 from jobs.input_image_access import MAX_BYTES, PictureRefusedError, read_picture
 from jobs.storage.key_layout import CONTACT_SHEET, SIDECAR
 from jobs.storage.open import MissingObjectError, S3Options, open_store, read_object
-from jobs.storage.own_sidecars import MOST_SIDECAR_BYTES
+from jobs.storage.recognise_own_c2pa_sidecars import MOST_SIDECAR_BYTES
 from jobs.storage.safe_open import NotRegularError, open_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

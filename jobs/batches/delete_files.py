@@ -16,7 +16,7 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
-from jobs.storage.image_files import image_keys
+from jobs.storage.image_and_c2pa_sidecar_files import image_keys
 from jobs.storage.key_layout import (
     CONTACT_SHEET,
     IMAGES,
@@ -30,7 +30,7 @@ from jobs.storage.key_layout import (
     parse_quarantine_key,
 )
 from jobs.storage.open import remove_empty_folders, remove_temporaries
-from jobs.storage.own_sidecars import is_own_file
+from jobs.storage.recognise_own_c2pa_sidecars import is_own_file
 
 PAGE = 500
 _ANY_AGE = timedelta(days=-1)  # negative, to allow for clock skew of the store

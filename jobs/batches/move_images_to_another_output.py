@@ -23,7 +23,7 @@ from jobs.storage.base import (
     ObjectStore,
     digest_if_there,
 )
-from jobs.storage.image_files import files_of_row, put_files, read_files
+from jobs.storage.image_and_c2pa_sidecar_files import files_of_row, put_files, read_files
 from jobs.storage.key_layout import CONTACT_SHEET
 
 PAGE = 200

@@ -15,7 +15,7 @@ from jobs.job_dataclasses import BatchId, JobId
 from jobs.queue import transitions
 from jobs.states import JobState
 from jobs.storage.base import ObjectStore
-from jobs.storage.image_files import image_keys
+from jobs.storage.image_and_c2pa_sidecar_files import image_keys
 from jobs.storage.key_layout import parse_image_key
 
 PAGE = 500

@@ -26,7 +26,7 @@ from jobs.safety_reevaluation.block_and_unblock_jobs import (
 )
 from jobs.states import JobState
 from jobs.storage.base import BadObjectError, ObjectStore
-from jobs.storage.image_files import ImageFile, image_files, put_files, read_files
+from jobs.storage.image_and_c2pa_sidecar_files import ImageFile, image_files, put_files, read_files
 from jobs.storage.key_layout import parse_image_key, quarantine_key
 
 T = TypeVar("T")

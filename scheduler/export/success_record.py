@@ -16,7 +16,7 @@ from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import ExportPlace
-from scheduler.export.columns_of_export import columns_of
+from scheduler.export.keep_columns_of_export import columns_of
 
 _MODELS = """
     SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images

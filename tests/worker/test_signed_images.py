@@ -17,7 +17,7 @@ from bench.image_files import grainy
 from jobs.db.installation_id import this_installation
 from jobs.settings import Settings
 from jobs.storage.key_layout import digest_in_key, quarantine_key
-from jobs.storage.own_sidecars import is_own_sidecar
+from jobs.storage.recognise_own_c2pa_sidecars import is_own_sidecar
 from models.provenance.image_claim import SourceType
 from models.provenance.iscc_code import image_code
 from models.provenance.media_type import media_type_of

@@ -88,11 +88,9 @@ class WorkerContext:
     def signer(self) -> FileSigner | None:
         """What signs files; None: they aren't signed. Made here, as it is of no use in a process that forks from it."""
         found = read_signing_identity(self.settings)
-        return (
-            None
-            if found is None
-            else FileSigner(SigningIdentity.parse(found.pem), embeds=self.settings.c2pa != "sidecar")
-        )
+        if found is None:
+            return None
+        return FileSigner(SigningIdentity.parse(found.pem), embeds=self.settings.c2pa != "sidecar")
 
     @cached_property
     def content_safety(self) -> ContentSafetyRequests | None:

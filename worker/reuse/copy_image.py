@@ -12,7 +12,7 @@ from jobs.outputs.mount_marker import find_output
 from jobs.states import ImageFormat
 from jobs.storage import key_layout
 from jobs.storage.base import BadObjectError, ObjectStore
-from jobs.storage.image_files import image_files, put_files, read_files
+from jobs.storage.image_and_c2pa_sidecar_files import image_files, put_files, read_files
 from jobs.storage.open import S3Options
 from worker.item import PipelineItem
 from worker.liveness.lease_keeper import LeaseKeeper

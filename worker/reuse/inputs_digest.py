@@ -67,9 +67,9 @@ def _lane_inputs(context: StageContext, versions: Mapping[str, str]) -> dict[str
 def _signer(context: StageContext) -> str | list[str] | None:
     """Return who signs the lane's images, and that manifests are kept beside them: their files are others then."""
     signer = context.signer
-    return (
-        None if signer is None else signer.fingerprint if signer.embeds else [signer.fingerprint, "sidecar"]
-    )
+    if signer is None:
+        return None
+    return signer.fingerprint if signer.embeds else [signer.fingerprint, "sidecar"]
 
 
 def _service(context: StageContext) -> dict[str, str]:

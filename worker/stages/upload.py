@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jobs.monitoring import metrics
 from jobs.storage import key_layout
-from jobs.storage.image_files import image_files, put_files
+from jobs.storage.image_and_c2pa_sidecar_files import image_files, put_files
 from worker.item import PipelineItem
 from worker.stage import Place, Stage
 

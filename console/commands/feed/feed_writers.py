@@ -68,7 +68,7 @@ class ArrowStream(FeedOutput):
     def __init__(self, query: FeedQuery, file: BinaryIO | None) -> None:
         import pyarrow as pa  # noqa: PLC0415 - takes time to import
 
-        from scheduler.feed_as_arrow import feed_schema  # noqa: PLC0415
+        from scheduler.read_feed_as_arrow_tables import feed_schema  # noqa: PLC0415
 
         super().__init__(query, file)
         if file is None and sys.stdout.isatty():
@@ -96,7 +96,7 @@ class ParquetFile(FeedOutput):
     def __init__(self, query: FeedQuery, file: BinaryIO | None) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415
 
-        from scheduler.feed_as_arrow import feed_schema  # noqa: PLC0415
+        from scheduler.read_feed_as_arrow_tables import feed_schema  # noqa: PLC0415
 
         super().__init__(query, file)
         if file is None:
@@ -137,7 +137,7 @@ def feed_output(format: str, query: FeedQuery, out: Path | None) -> Iterator[Fee
 def _tables(
     engine: Engine, since: Cursor, query: FeedQuery, limit: int | None
 ) -> "Iterator[tuple[pa.Table, Cursor]]":
-    from scheduler.feed_as_arrow import read_feed  # noqa: PLC0415
+    from scheduler.read_feed_as_arrow_tables import read_feed  # noqa: PLC0415
 
     return read_feed(engine, since, query, limit=limit)
 

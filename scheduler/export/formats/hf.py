@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from jobs.states import ImageFormat
-from jobs.storage.image_files import SIDECAR_TYPE
+from jobs.storage.image_and_c2pa_sidecar_files import SIDECAR_TYPE
 from jobs.storage.key_layout import sidecar_key
 from scheduler.export.exporters import Exporter, RowFiles, Shard, WrittenFile, exporter
 from scheduler.export.parquet.parquet_file import CONTENT_TYPE, CROISSANT_TYPE, ParquetFile

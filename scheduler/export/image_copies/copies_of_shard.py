@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs.exports.records import File
 from jobs.states import ImageFormat
-from jobs.storage.image_files import ImageFile, image_files
+from jobs.storage.image_and_c2pa_sidecar_files import ImageFile, image_files
 from jobs.storage.key_layout import copy_name, sidecar_key
 
 _COLUMNS = ("key", "sha256", "format", "c2pa_sidecar_sha256")

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from jobs.storage.base import ObjectStore
-from jobs.storage.image_files import read_file
+from jobs.storage.image_and_c2pa_sidecar_files import read_file
 from jobs.storage.key_layout import sidecar_key
 from scheduler.export.read_image_rows import parse
 

@@ -15,12 +15,12 @@ from jobs.images.where_expression import compile_condition
 from jobs.job_dataclasses import Image, Job
 from jobs.outputs.ownership import OWNER, claim, owner_key
 from jobs.queue import transitions
-from jobs.storage import own_sidecars
+from jobs.storage import recognise_own_c2pa_sidecars
 from jobs.storage.base import DamagedObjectError, MissingObjectError
-from jobs.storage.image_files import image_files, put_files
+from jobs.storage.image_and_c2pa_sidecar_files import image_files, put_files
 from jobs.storage.key_layout import image_key, parse_image_key, quarantine_key, sidecar_key
 from jobs.storage.open import ObjectStore, S3Options, open_store
-from jobs.storage.own_sidecars import MOST_SIDECAR_BYTES
+from jobs.storage.recognise_own_c2pa_sidecars import MOST_SIDECAR_BYTES
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
 from tests.factories import change, failure, image, lanes_of, look, make_batch, states, take
@@ -197,7 +197,7 @@ def test_rows_alone_tell_whose_the_manifests_beside_their_images_are(
     """Where somebody signs all images, the hourly sweep doesn't read all those files."""
     *_, plain = rows_of(engine)
     signed_by_another(store, plain["key"], b"picture 3")
-    monkeypatch.setattr(own_sidecars, "is_own_sidecar", lambda *_: True)
+    monkeypatch.setattr(recognise_own_c2pa_sidecars, "is_own_sidecar", lambda *_: True)
     assert swept(engine, store, foxes) == []
 
 
