@@ -13,7 +13,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from jobs.services.postgres import start_postgres, stop_postgres
 from jobs.services.redis import start_redis, stop_redis
 from jobs.settings import Settings, load_settings
 from tests import other_postgres
+from tests.older_transactions import older_transactions
 
 TEMPLATE = "nightmill_template"
 _FOLDER = pytest.StashKey[Path]()
@@ -67,7 +68,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(pytestconfig: pytest.Config) -> Settings:
+def servers(pytestconfig: pytest.Config) -> Iterator[Settings]:
     """The settings of the running servers. Other tests use them at the same time: no test may stop or flush them."""
     folder = pytestconfig.stash[_FOLDER]
     with (folder / "lock").open("w") as lock:
@@ -77,10 +78,14 @@ def servers(pytestconfig: pytest.Config) -> Settings:
             database_url=SecretStr(_start_postgres(folder / "postgres")),
             broker_url=SecretStr(start_redis(folder / "redis")),
         )
-        if not (folder / "template").exists():
+        is_first = not (folder / "template").exists()
+        if is_first:
             _make_template(configured)
             (folder / "template").touch()
-    return configured
+    admin = connect(configured.database)
+    with older_transactions(admin) if is_first else nullcontext():
+        yield configured
+    admin.dispose()
 
 
 def _start_postgres(folder: Path) -> str:

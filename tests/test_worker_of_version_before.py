@@ -24,7 +24,7 @@ from jobs.queue import transitions
 from jobs.queue.worker_registry import workers
 from scheduler.loop import rescue_all
 from scheduler.monitoring.queue_figures import queue_figures
-from tests.factories import image, lane_differences, look, states, take
+from tests.factories import await_feed, image, lane_differences, look, states, take
 from tests.paths import ROOT
 from tests.queue_worker import BATCH, HELD, NAME, TAKEN
 
@@ -117,6 +117,7 @@ def test_it_finishes_beside_the_migrated_tables(old_worker: OldWorker, old_engin
     assert states(engine) == left | {"queued": JOBS - sum(left.values())}
     assert rescue_all(engine) == 0
     assert lane_differences(engine) == []
+    await_feed(engine)
     assert len(list(read(engine))) == done
     rest = take(engine, lane["id"], worker="new:1")
     assert len(rest) == JOBS - sum(left.values()), "what it gave back, and what nobody had taken"

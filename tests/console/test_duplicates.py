@@ -11,7 +11,7 @@ from jobs.feed import feed
 from jobs.queue import transitions
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
-from tests.factories import image, lanes_of, look, make_batch, take
+from tests.factories import await_feed, image, lanes_of, look, make_batch, take
 
 ALIKE = ["00000000000000ff", "f0f0f0f0f0f0f0f0", "000000000000000f", None, "f0f0f0f0f0f0f0f1"]
 
@@ -73,6 +73,7 @@ class TestDuplicates:
         assert "Traceback" not in ended.err
 
     def test_hashes_are_fed(self, engine: Engine) -> None:
+        await_feed(engine)
         assert [row["phash"] for row in feed.read(engine)] == ALIKE
 
 

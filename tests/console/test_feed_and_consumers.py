@@ -187,4 +187,5 @@ def test_consumers_that_are_not_there(typed: Typed) -> None:
     for options in (("--remove", "etl"), ("--reset", "etl", feed.START)):
         ended = typed("consumers", *options)
         assert (ended.code, "there is no consumer 'etl'" in ended.err) == (2, True)
-    assert typed("consumers", "--json").json == {"consumers": [], "held_back_by": None}
+    # Not what holds the feed back: that may be a transaction of another test, in a database of its own.
+    assert typed("consumers", "--json").json["consumers"] == []

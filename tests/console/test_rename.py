@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from jobs.storage.open import S3Options, open_store
 from tests.console.conftest import Typed
-from tests.factories import look, make_batch
+from tests.factories import await_feed, look, make_batch
 from tests.ownership import render
 
 
@@ -24,10 +24,13 @@ def output(typed: Typed, engine: Engine, tmp_path: Path) -> Path:
     return output
 
 
-def test_rows_exports_and_events_say_the_new_name(typed: Typed, output: Path, tmp_path: Path) -> None:
+def test_rows_exports_and_events_say_the_new_name(
+    typed: Typed, engine: Engine, output: Path, tmp_path: Path
+) -> None:
     before = {path for path in output.rglob("*") if path.is_file()}
     ended = typed("rename", "foxes", "owls", "--json")
     assert ended.json == {"batch": 1, "name": "owls", "former_name": "foxes", "folder": f"{output}/foxes"}
+    await_feed(engine)
     rows = [json.loads(line) for line in typed("feed", "--events", "image,batch").out.splitlines()]
     assert {row["batch"] for row in rows if row["event"] == "image"} == {"owls"}
     assert [row["detail"] for row in rows if row["event"] == "batch"][-1] == {"renamed_from": "foxes"}

@@ -22,6 +22,7 @@ from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
 from tests.console.conftest import Typed
 from tests.factories import (
+    await_feed,
     image,
     job_row,
     lane_differences,
@@ -61,6 +62,7 @@ def foxes(engine: Engine, store: ObjectStore, tmp_path: Path) -> Iterator[Ingest
 
 
 def events(engine: Engine) -> list[dict[str, Any]]:
+    await_feed(engine)
     query = FeedQuery((EventKind.RETRACTED, EventKind.BATCH))
     return [
         json.loads(line) for page in feed.pages(engine, feed.Cursor(0, 0, 0), query) for line in page.lines

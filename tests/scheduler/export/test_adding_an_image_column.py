@@ -31,7 +31,7 @@ from jobs.feed.feed import read
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.exporters import Shard, exporter_of
 from scheduler.export.read_image_rows import read_image_rows
-from tests.factories import image, take
+from tests.factories import await_feed, image, take
 from tests.image_rows_page import page
 import pyarrow.parquet as pq
 from jobs.queue import transitions
@@ -39,6 +39,7 @@ from jobs.queue import transitions
 engine = connect(sys.argv[1])
 first, second = take(engine, 1)
 transitions.complete(engine, [image(first, more={"grain": 3, "palette": ["red"]}), image(second)])
+await_feed(engine)
 fed = [{name: row[name] for name in ("grain", "palette", "lane_id")} for row in read(engine)]
 with engine.connect() as connection:
     exporter_of("parquet")(ExportOptions()).write(Path(), Shard(0, 1, read_image_rows(connection, 1), iter, iter))
