@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.secret_files import PREFIX, secret_files
 from jobs.settings import RENAMED, Settings
 

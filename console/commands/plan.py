@@ -27,6 +27,7 @@ from console.terminal.output import (
 )
 from console.terminal.progress import counting
 from jobs.forecast.forecast_result import Forecast
+from jobs.names_in_messages import some_of
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue.tenants import prompt_terms_by_tenant
 from jobs.settings import Settings, load_settings
@@ -167,7 +168,7 @@ def _remarks(report: dict[str, Any]) -> dict[str, str]:
             "jobs draw what another one draws: same seed, prompt, settings", report, "same_picture"
         ),
         "syntax": "; ".join([*syntax, "drawn as it stands"]) if report["prompt_syntax"] else "",
-        "meta": ", ".join(report["meta_columns"][:20]),
+        "meta": some_of(report["meta_columns"], 20),
         "left out": _left_out(report["left_out_columns"]),
         "--drop": f"no row has a column {', '.join(not_found)}"
         if (not_found := report["not_found_columns"])

@@ -17,7 +17,11 @@ from jobs.batches.status import BatchStatus, statuses
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
+from jobs.names_in_messages import some_of
 from jobs.states import EVERYBODY, BatchState
+
+MOST_NAMED = 20
+"""So many batches are named in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,8 @@ class BatchSelection(FilterOptions):
         shared = [each.name for each in found if each.tenants != [self.tenant]]
         if shared:
             note(
-                f"left out, as they have jobs of other tenants, too: {some_names(shared)}; name them if they are meant"
+                f"left out, as they have jobs of other tenants, too: {some_of(shared, MOST_NAMED)}; "
+                "name them if they are meant"
             )
         return [each for each in found if each.tenants == [self.tenant]]
 
@@ -133,12 +138,8 @@ def _named(engine: Engine, names: Sequence[str]) -> list[BatchStatus]:
     return list(found.values())
 
 
-def some_names(names: Sequence[str], most: int = 20) -> str:
-    """Join names by commas, the first ones if they are many."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
-
-
 def batches_said(chosen: Sequence[BatchStatus]) -> str:
     """Return how many batches there are and their names, as in: 2 batches (red, blue)."""
-    return f"{plural(len(chosen), 'batch', 'batches')} ({some_names([each.name for each in chosen])})"
+    return (
+        f"{plural(len(chosen), 'batch', 'batches')} ({some_of([each.name for each in chosen], MOST_NAMED)})"
+    )

@@ -7,6 +7,7 @@ from typing import Any
 from console.terminal.output import counted, duration, plural
 from console.terminal.schedule_text import clock
 from jobs.forecast.forecast_result import THIS_MACHINE
+from jobs.names_in_messages import some_of
 from jobs.policy.batch_policy import BatchPolicy
 
 _MEASURE_FIRST = (
@@ -147,10 +148,7 @@ def _ahead(found: Mapping[str, Any]) -> str:
     names = found["batches_ahead"]
     if not names:
         return ""
-    listed = ", ".join(names[:_MOST_NAMED]) + (
-        f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
-    )
-    text = f"{plural(found['jobs_ahead'], 'image')} of {listed}"
+    text = f"{plural(found['jobs_ahead'], 'image')} of {some_of(names, _MOST_NAMED)}"
     if found["jobs_ahead_unmeasured"]:
         text += f"; {found['jobs_ahead_unmeasured']:,} of them not counted, as no worker has measured them"
     return text

@@ -3,7 +3,7 @@
 from sqlalchemy import Engine
 
 from console.terminal.output import note
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.queue.tenants import tenant_names
 
 

@@ -43,7 +43,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(escape(visible("" if cell is None else " ".join(str(cell).split()))) for cell in row))
-    out.print(table)
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as printed:
+        out.print(table)
+    for line in printed.get().splitlines():
+        out.out(line.rstrip())  # cells are as wide as the widest of their column
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

@@ -16,7 +16,7 @@ from jobs.errors import UsageError
 from jobs.exports.mark_outdated_shards import outdating
 from jobs.job_dataclasses import BatchId
 from jobs.manifest.seeds import sql_step
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest, some_of
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
@@ -164,9 +164,7 @@ def check_target_per(connection: Connection, batch: BatchId, column: str) -> Non
 def refuse_target_per(column: str, columns: Sequence[str]) -> NoReturn:
     """Raise the UsageError for a `target_per` that is not among the columns of `meta`."""
     near = nearest(column, columns)
-    listed = (
-        f"those there are: {', '.join(sorted(columns)[:20])}" if columns else "there are none of your own"
-    )
+    listed = f"those there are: {some_of(sorted(columns), 20)}" if columns else "there are none of your own"
     hint = f"did you mean {near!r}?" if near else listed
     raise UsageError(f"--set target_per={column}: no row has a column {column!r}; {hint}")
 

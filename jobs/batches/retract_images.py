@@ -12,6 +12,7 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId, JobId
+from jobs.names_in_messages import some_of
 from jobs.queue import transitions
 from jobs.states import JobState
 from jobs.storage.base import ObjectStore
@@ -52,9 +53,8 @@ def images_by_id(engine: Engine, ids: Sequence[int]) -> dict[BatchId, list[Image
         found[row.batch_id].append(_image_row(row))
     there = {image.id for images in found.values() for image in images}
     if missing := [number for number in ids if number not in there]:
-        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
         raise UsageError(
-            f"there are no image rows {shown}: `image_id` in the feed and in exports is the number"
+            f"there are no image rows {some_of(missing, 10)}: `image_id` in the feed and in exports is the number"
         )
     return dict(found)
 

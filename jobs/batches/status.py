@@ -14,7 +14,7 @@ from jobs.batches.selection.batch_state_as_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.policy.stored_policy import report_of
 from jobs.queue.pauses import standing_pauses
 from jobs.queue.sql_predicates import FOLDER, IS_DRAINED_WORKER, IS_LIVE

@@ -10,7 +10,7 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.feed.feed import Cursor, check_cursor
 from jobs.feed.feed_query import FeedQuery
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.states import EventKind
 
 READERS = 0x6E6D7264

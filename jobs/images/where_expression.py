@@ -24,7 +24,7 @@ from sqlalchemy.types import Float, Integer
 
 from jobs.errors import UsageError
 from jobs.images.insert_and_public_columns import public_columns
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 
 LONGEST = 4_000
 """Characters of a condition."""

@@ -18,7 +18,7 @@ from jobs.manifest.reading.decompressed_lines import CHUNK
 from jobs.manifest.reading.spool import spooled
 from jobs.manifest.types import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.values import printable
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.storage.safe_open import (
     MANIFEST_LIMIT,
     NotRegularError,

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from jobs.db.engine import run
 from jobs.errors import UsageError
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.queue.sql_predicates import IS_DRAINED_WORKER
 from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import DEFAULT_POOL, NO_LIMIT

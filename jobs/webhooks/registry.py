@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest
 from jobs.outbound_http.refuse_private_addresses import check_url
 from jobs.webhooks.signatures import new_secret
 from jobs.webhooks.webhook_events import WANTABLE

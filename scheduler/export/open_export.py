@@ -11,6 +11,7 @@ from jobs.exports import records
 from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export
+from jobs.names_in_messages import some_of
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
@@ -145,8 +146,8 @@ def _require_unchanged(request: ExportRequest, changed: Sequence[str]) -> None:
         where = f"{request.store.uri}/{request.prefix}".rstrip("/")
         were = "was" if len(changed) == 1 else "were"
         raise UsageError(
-            f"{where}: {_some(changed)} {were} changed since an export of {request.dataset} wrote it. Keep what is "
-            "yours elsewhere and say --replace, which writes it anew, or export to another folder"
+            f"{where}: {some_of(changed, 5)} {were} changed since an export of {request.dataset} wrote it. Keep what "
+            "is yours elsewhere and say --replace, which writes it anew, or export to another folder"
         )
 
 
@@ -208,15 +209,11 @@ def _require_room(request: ExportRequest, found: Found) -> None:
     where = f"{request.store.uri}/{request.prefix}".rstrip("/")
     if found.in_the_way:
         raise UsageError(
-            f"{where} holds {_some(found.in_the_way)}, which no export of {request.dataset} by this installation "
+            f"{where} holds {some_of(found.in_the_way, 5)}, which no export of {request.dataset} by this installation "
             "wrote: export to another folder, or say --overwrite, which deletes them"
         )
     if found.others and not request.is_beside_images:
         raise UsageError(
-            f"{where} holds {_some(found.others)}, which readers would take for a part of the export: export to an "
-            "empty folder, or say --overwrite, which leaves them where they are"
+            f"{where} holds {some_of(found.others, 5)}, which readers would take for a part of the export: export to "
+            "an empty folder, or say --overwrite, which leaves them where they are"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

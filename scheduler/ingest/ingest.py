@@ -23,6 +23,7 @@ from jobs.job_dataclasses import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.seeds import Seeds
+from jobs.names_in_messages import some_of
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
@@ -201,7 +202,7 @@ def _check_strictly(batch: Ingested, request: SubmitRequest) -> None:
 def refuse_repeated(again: Repeated, label: str) -> None:
     """Raise ManifestError for ids that occur on earlier lines."""
     if again.number:
-        shown = f", lines {', '.join(map(str, again.lines[:10]))}" if again.lines else ""
+        shown = f", lines {some_of(again.lines, 10)}" if again.lines else ""
         raise ManifestError(
             f"{label}: {again.number:,} ids are repeated{shown}; nothing was ingested (--unique-ids)."
         )

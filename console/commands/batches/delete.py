@@ -16,6 +16,7 @@ from console.terminal.progress import counting
 from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch
 from jobs.batches.drop_jobs_and_delete_batches import why_not_ended
 from jobs.batches.status import BatchStatus
+from jobs.names_in_messages import some_of
 from scheduler.export.tables.drop_tables import drop_tables_beside_images
 
 
@@ -55,7 +56,9 @@ def _delete(
     stayed = list(store.names(found.folder)) if store else []
     note(f"{_one(found, files)} deleted")
     if stayed:
-        note(f"{len(stayed):,} files that nightmill didn't write stay in {found.output}: {_some(stayed)}")
+        note(
+            f"{len(stayed):,} files that nightmill didn't write stay in {found.output}: {some_of(stayed, 5)}"
+        )
     return {"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files, "stayed": stayed}
 
 
@@ -68,7 +71,3 @@ def _said(chosen: Sequence[BatchStatus], selection: BatchSelection, files: bool)
 def _one(found: BatchStatus, files: bool) -> str:
     what = f"{found.name} ({counted(found.counts) or 'no jobs'})"
     return f"{what} and its files in {found.output}/{found.folder}" if files else what
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -11,10 +11,11 @@ import typer
 from console.command_options import Json
 from console.command_options_from_dataclass import takes
 from console.session import Session
-from console.several_batches.batch_selection_options import BatchSelection, some_names
+from console.several_batches.batch_selection_options import MOST_NAMED, BatchSelection
 from console.several_batches.change_each_batch import BatchCommand, change_batches, has_open_jobs, told_state
 from console.terminal.output import note, plural
 from jobs.batches.status import BatchStatus, statuses
+from jobs.names_in_messages import some_of
 from jobs.queue import pauses
 from jobs.states import BatchState
 
@@ -94,7 +95,9 @@ def _end_beside_others(
             reasons[" and ".join(by)].append(found.name)
     for reason, names in reasons.items():
         stay = plural(len(names), "batch stays", "batches stay")
-        note(f"{stay} paused, {reason}: {some_names(names)}; `nightmill resume NAME` goes on with one")
+        note(
+            f"{stay} paused, {reason}: {some_of(names, MOST_NAMED)}; `nightmill resume NAME` goes on with one"
+        )
 
 
 def _said(by: str) -> str:

@@ -15,7 +15,7 @@ from console.command_options import Json, seconds
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json
 from jobs.errors import UsageError
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest, some_of
 from jobs.queue import worker_drains
 from jobs.queue.worker_drains import Drain, Holding, Target, drains, holding
 from jobs.queue.worker_registry import workers as all_workers
@@ -153,9 +153,8 @@ def _wait(open_session: Session, targets: Sequence[Target], limit_s: float | Non
 
 
 def _progress(left: Sequence[Holding]) -> str:
-    names = ", ".join(f"{one.worker} {plural(one.jobs, 'job')}" for one in left[:5])
-    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-    return f"{plural(len(left), 'worker')} still at work: {names}{more}"
+    names = some_of([f"{one.worker} {plural(one.jobs, 'job')}" for one in left], 5)
+    return f"{plural(len(left), 'worker')} still at work: {names}"
 
 
 def _user() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest.columns.spelling import suggest
 from jobs.manifest.values import NOT_STORABLE, printable, shown
-from jobs.name_suggestion import nearest
+from jobs.names_in_messages import nearest, some_of
 
 MAX_COLUMNS = 10_000
 NEAR = 0.65
@@ -186,7 +186,7 @@ def did_you_mean(text: str, choices: Collection[str]) -> str:
     lowered = {choice.lower(): choice for choice in choices}
     if near := nearest(text.strip().lower(), lowered, NEAR):
         return f"did you mean {lowered[near]!r}?"
-    return f"there are {', '.join(sorted(choices)[:30])}"
+    return f"there are {some_of(sorted(choices), 30)}"
 
 
 def _split(pair: str, option: str, form: str) -> tuple[str, str]:
@@ -224,6 +224,6 @@ def _separator(header: str, renames: Mapping[str, str]) -> str | None:
 
 
 def _seen(names: Sequence[str], wanted: str) -> str:
-    listed = ", ".join(printable(name, 40) or "''" for name in names[:20])
+    listed = some_of([printable(name, 40) or "''" for name in names], 20)
     near = nearest(wanted.lower(), [name.lower() for name in names]) if wanted else None
     return f"The columns are: {listed}." + (f" Did you mean {near!r}?" if near else "")

@@ -5,6 +5,7 @@ import re
 from jobs.manifest.columns.header import did_you_mean
 from jobs.manifest.types import LoraRules, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown
+from jobs.names_in_messages import some_of
 
 MAX_LORAS = 8
 _TAG = re.compile(r"\s*<lora:([^:<>]*)(?::([^<>]*))?>", re.IGNORECASE)
@@ -71,7 +72,7 @@ def _weight(id: str, text: str) -> float:
 
 def _misfit(lora: LoraRules, model: ModelRules) -> str:
     fits = (
-        f"models that it fits: {', '.join(sorted(lora.fits)[:10])}"
+        f"models that it fits: {some_of(sorted(lora.fits), 10)}"
         if lora.fits
         else "no model here has that base"
     )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from jobs.manifest.types import ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, missing, whole_number
+from jobs.names_in_messages import some_of
 from jobs.states import Mode
 
 _NEEDS = {
@@ -119,6 +120,6 @@ def _serves(model: ModelRules) -> str:
 
 def _not_served(mode: Mode, model: ModelRules, rules: RowRules) -> str:
     others = sorted({other.id for other in rules.models.values() if mode in other.modes})
-    hint = f"{mode} is served by {', '.join(others[:10])}" if others else f"no model here serves {mode}"
+    hint = f"{mode} is served by {some_of(others, 10)}" if others else f"no model here serves {mode}"
     needs = next(needs for served, needs in _NEEDS.items() if served in model.modes)
     return f"{_serves(model)}; {needs}, or choose another: {hint}"

@@ -12,6 +12,7 @@ from jobs.manifest.columns.header import locate_columns, promptless_hint
 from jobs.manifest.columns.spelling import OTHER_TOOLS, plain_name
 from jobs.manifest.raw_record import Broken, Record
 from jobs.manifest.values import printable, shown
+from jobs.names_in_messages import some_of
 
 
 class NoTableError(Exception):
@@ -127,7 +128,7 @@ def _indexed(values: Mapping[str, Any], inner: Sequence[dict[str, Any]]) -> list
 
 
 def _unknown(values: Mapping[str, Any]) -> str:
-    keys = ", ".join(printable(key, 40) for key in list(values)[:10])
+    keys = some_of([printable(key, 40) for key in values], 10)
     tables = [
         key for key, part in values.items() if isinstance(part, list) and part and isinstance(part[0], dict)
     ]

@@ -42,3 +42,8 @@ def test_neither_beside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_thing_is_one_thing() -> None:
     assert [output.plural(count, "job") for count in (0, 1, 2_000)] == ["0 jobs", "1 job", "2,000 jobs"]
+
+
+def test_lines_of_tables_in_a_file_end_with_their_text(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["name", "prompt"], [["a", "a fox"], ["b", "a very long prompt"], ["c", ""]])
+    assert capsys.readouterr().out == "name  prompt\na     a fox\nb     a very long prompt\nc\n"

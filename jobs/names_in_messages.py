@@ -1,6 +1,6 @@
-"""Suggestion of the name that a misspelt one was meant to be."""
+"""Names in messages: the one that a misspelt one was meant to be, and the first of many."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(text: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -14,3 +14,9 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
 
     found = extractOne(text[:100], list(names), scorer=Indel.normalized_similarity, score_cutoff=cutoff)
     return None if found is None else str(found[0])
+
+
+def some_of(names: Sequence[object], most: int) -> str:
+    """Return the first names and how many more there are, as in: a, b and 3 more."""
+    first = ", ".join(map(str, names[:most]))
+    return f"{first} and {len(names) - most:,} more" if len(names) > most else first
