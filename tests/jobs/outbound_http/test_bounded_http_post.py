@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
+from jobs.outbound_http import bounded_http_post
 from jobs.outbound_http.bounded_http_post import PostError, post
 from tests.receiver import Receiver, receiving
 
@@ -216,6 +218,18 @@ class TestTls:
         assert send(f"https://localhost:{port}/") == 204
         with pytest.raises(PostError, match="its certificate isn't valid"):
             send(f"https://127.0.0.1:{port}/")
+
+    def test_authorities_are_read_once_until_their_file_changes(
+        self, port: int, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        authorities = tmp_path / "authorities.pem"
+        authorities.write_bytes(Path(certifi.where()).read_bytes())
+        monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+        with pytest.raises(PostError, match="its certificate isn't valid"):
+            send(f"https://localhost:{port}/")
+        assert bounded_http_post._trusting_context() is bounded_http_post._trusting_context()
+        authorities.write_bytes(certificate.read_bytes())
+        assert send(f"https://localhost:{port}/") == 204
 
     def test_a_handshake_that_does_not_end(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
