@@ -78,19 +78,38 @@ class SafetyThresholds:
         return above
 
     def _concepts_above(self, scores: Mapping[str, Any]) -> dict[Concept, float]:
-        care = [round(score * 1000) for score in scores[CARE]]
-        was_adjusted = any(score > 0 for score in care)
-        plain = [
-            score - CARE_ADJUSTMENT * any(earlier > 0 for earlier in care[:number])
-            for number, score in enumerate(care)
-        ]
-        is_adjusted = any(score + added > 0 for score, added in zip(plain, self.special_care, strict=True))
-        shift = CARE_ADJUSTMENT * (is_adjusted - was_adjusted)
-        adjusted = (
-            round(score * 1000) + added + shift
-            for score, added in zip(scores[CONCEPT], self.concepts, strict=True)
-        )
+        concepts, care = _plain(scores)
+        is_adjusted = any(score + added > 0 for score, added in zip(care, self.special_care, strict=True))
+        shift = CARE_ADJUSTMENT * is_adjusted
+        adjusted = (score + added + shift for score, added in zip(concepts, self.concepts, strict=True))
         return {number: score / 1000 for number, score in enumerate(adjusted) if score > 0}
+
+
+def higher_scores(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Return the scores of an image with the higher scores of two, as the checker would compute them.
+
+    Whatever a policy flags one of the two for, it flags these for. `concepts` and `special_care` of an image row.
+    """
+    of_both = zip(_plain(one), _plain(other), strict=True)
+    concepts, plain_care = ([max(pair) for pair in zip(*scores, strict=True)] for scores in of_both)
+    care: list[int] = []
+    for score in plain_care:
+        care.append(score + CARE_ADJUSTMENT * any(earlier > 0 for earlier in care))
+    shift = CARE_ADJUSTMENT * any(score > 0 for score in care)
+    return {
+        CONCEPT: tuple((score + shift) / 1000 for score in concepts),
+        CARE: tuple(score / 1000 for score in care),
+    }
+
+
+def _plain(scores: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the scores of concepts and of special care without what special care has added, in thousandths."""
+    care = [round(score * 1000) for score in scores[CARE]]
+    shift = CARE_ADJUSTMENT * any(score > 0 for score in care)
+    return [round(score * 1000) - shift for score in scores[CONCEPT]], [
+        score - CARE_ADJUSTMENT * any(earlier > 0 for earlier in care[:number])
+        for number, score in enumerate(care)
+    ]
 
 
 def concept_name(number: int, names: Sequence[str] = ()) -> str:

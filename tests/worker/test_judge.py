@@ -23,6 +23,7 @@ from worker.item import PipelineItem
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
 from worker.stages.safety_checks.safety import Safety
+from worker.stages.safety_checks.safety_of_upscaled import SafetyOfUpscaled
 
 FOX = {"prompt": "a red fox", "steps": 2, "seed": 7}
 ALL, NOTHING = "all=2", "all=-2"
@@ -35,7 +36,8 @@ def judged(context: WorkerContext, batch: Ingested, thresholds: str | None, **po
     claim(context.engine, store, batch.id, status.folder)
     before = safety_policy(context.engine, status)
     action, checkers = policy.get("action", before.action), policy.get("checkers", before.checkers)
-    after = SafetyPolicy(action, SafetyStrength.STANDARD, thresholds, checkers)
+    strength = policy.get("strength", SafetyStrength.STANDARD)
+    after = SafetyPolicy(action, strength, thresholds, checkers)
     return apply(context.engine, store, status, judge(context.engine, batch.id, before, after))
 
 
@@ -108,6 +110,25 @@ def test_a_policy_that_changes_while_images_are_judged_holds_for_all(
     assert {job["error_text"][:23] for job in jobs_of(context.engine, batch)} == {"safety checker: concept"}
     assert {attempt["outcome"] for attempt in attempts_of(context.engine, batch)} == {"blocked"}
     assert lane_differences(context.engine) == []
+
+
+@pytest.mark.parametrize("safety", ["quarantine", "block"])
+def test_scores_of_two_checks_are_judged_as_the_worker_judged_them(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safety: str
+) -> None:
+    """The first check adds 0.01 for special care, the second doesn't."""
+    checks = {Safety: scores(-0.05, care=0.005), SafetyOfUpscaled: scores(0.025, care=-0.03)}
+    for check, found in checks.items():
+        monkeypatch.setattr(check, "_scores", lambda _, items, found=found: [found for _ in items])
+    batch = render(context, tmp_path, [FOX | {"upscale": 4}], safety=safety, safety_strength="lenient")
+    (job,) = jobs_of(context.engine, batch)
+    assert (job["state"], job["error_text"]) == ("blocked", "safety checker: concept 0 at +0.005")
+    same = judged(context, batch, None, strength=SafetyStrength.LENIENT)
+    assert (same.blocked, same.restored, same.queued) == (0, 0, 0)
+
+
+def scores(concept: float, care: float) -> dict[str, tuple[float, ...]]:
+    return {"concepts": (concept, *[-0.2] * 16), "special_care": (care, -0.2, -0.2)}
 
 
 def test_images_judged_by_another_policy_are_not_stored(context: WorkerContext, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
 from jobs.policy.read_safety_thresholds_file import thresholds_of_file
-from jobs.policy.safety_thresholds import SafetyThresholds, normalised, reason_of
+from jobs.policy.safety_thresholds import SafetyThresholds, higher_scores, normalised, reason_of
 from jobs.policy.stored_policy import row_of, safety_of
 from jobs.states import SafetyStrength
 
@@ -53,6 +55,29 @@ def test_special_care_adds_a_hundredth_as_the_new_policy_has_it() -> None:
     assert above("standard", "special_care.0=0.02", {3: -0.005}, {0: -0.01}) == {3: 0.005}
     # A later special-care score was stored with it, too: alone, it is at 0.004 - 0.01.
     assert above("standard", "special_care.0=-0.01", {3: 0.005}, {0: 0.002, 1: 0.004}) == {}
+
+
+THOUSANDTHS = st.integers(-40, 40).map(lambda number: number / 1000)
+SCORES = st.builds(
+    lambda concepts, care: {"concepts": concepts + [LOW] * 14, "special_care": care},
+    st.lists(THOUSANDTHS, min_size=3, max_size=3),
+    st.lists(THOUSANDTHS, min_size=3, max_size=3),
+)
+
+
+@given(SCORES, SCORES, st.sampled_from(SafetyStrength), THOUSANDTHS, THOUSANDTHS)
+def test_what_flags_one_of_two_checks_flags_the_higher_scores(
+    one: dict[str, list[float]],
+    other: dict[str, list[float]],
+    strength: SafetyStrength,
+    concept: float,
+    care: float,
+) -> None:
+    policy = SafetyThresholds.of(strength, f"0={concept},special_care.1={care}")
+    higher = higher_scores(one, other)
+    assert policy.above(higher).keys() >= policy.above(one).keys() | policy.above(other).keys()
+    assert higher == higher_scores(other, one)
+    assert higher_scores(one, one) == {name: tuple(values) for name, values in one.items()}
 
 
 def test_a_reason_names_each_concept_with_its_score() -> None:

@@ -187,9 +187,10 @@ def test_without_a_score_of_each_label_no_image_leaves_and_no_job_is_charged(
 
 
 def test_of_scores_that_both_have_the_higher_ones_are_kept() -> None:
-    before = {"concepts": (0.1, -0.2), "labels": {"a": {"x": 0.5, "y": 0.2}}}
-    now = {"concepts": (0.0, -0.1), "labels": {"a": {"x": 0.4, "y": 0.3}, "b": {"z": 2.0}}}
-    assert merged(before, now) == {
+    care = {"special_care": (-0.1, -0.1, -0.1)}
+    before = care | {"concepts": (0.1, -0.2), "labels": {"a": {"x": 0.5, "y": 0.2}}}
+    now = care | {"concepts": (0.0, -0.1), "labels": {"a": {"x": 0.4, "y": 0.3}, "b": {"z": 2.0}}}
+    assert merged(before, now) == care | {
         "concepts": (0.1, -0.1),
         "labels": {"a": {"x": 0.5, "y": 0.3}, "b": {"z": 2.0}},
     }

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.policy.safety_label_thresholds import LABELS
-from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, reason_of
+from jobs.policy.safety_thresholds import CARE, CONCEPT, CONCEPTS, SPECIAL_CARE, higher_scores, reason_of
 from jobs.states import ErrorKind, SafetyAction
 from models.errors import SafetyUnknownError
 from worker.health.error_classification import HostFaultError
@@ -16,6 +16,7 @@ from worker.stage import Place, Stage
 if TYPE_CHECKING:
     from models.assess.safety_checker import SafetyScores
 
+CheckerLabels = Mapping[str, Mapping[str, float]]
 Scores = dict[str, Any]
 """As image rows have them: `concepts` and `special_care`, and in `labels` for each further checker a score a label."""
 
@@ -28,11 +29,12 @@ class SafetyCheck(Stage):
     def scored(self, item: PipelineItem, scores: Scores) -> PipelineItem:
         """Return the item with its scores; a flagged one is blocked, marked, blackened or blurred.
 
-        Of an image that has scores already, the higher ones are kept: `judge` goes by what was worst.
+        Of an image that has scores already, the higher ones are kept and decide: `judge` has no others.
         Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
         """
+        scores = merged(item.safety_scores, scores)
         reason = item.flagged_for or self._finding(scores)
-        return self._acted_on(replace(item, safety_scores=merged(item.safety_scores, scores)), reason)
+        return self._acted_on(replace(item, safety_scores=scores), reason)
 
     def _finding(self, scores: Scores) -> str | None:
         above = self.context.lane.policy.checker_thresholds.above(scores)
@@ -92,18 +94,29 @@ class ModelSafetyCheck(SafetyCheck):
 
 
 def merged(before: Scores | None, now: Scores) -> Scores:
-    """Return both; of what both have, the higher score of each concept or label."""
+    """Return both; of what both have, the higher score of each concept and label."""
     if before is None:
         return now
-    return {name: _higher(before.get(name), now.get(name)) for name in before.keys() | now.keys()}
+    found = dict(before) | dict(now)
+    if CONCEPT in before and CONCEPT in now:
+        found |= higher_scores(before, now)
+    if LABELS in before and LABELS in now:
+        found[LABELS] = _higher_labels(before[LABELS], now[LABELS])
+    return found
 
 
-def _higher(before: Any, now: Any) -> Any:
-    if before is None or now is None:
-        return now if before is None else before
-    if isinstance(now, Mapping):
-        return {name: _higher(before.get(name), now.get(name)) for name in before.keys() | now.keys()}
-    return max(before, now) if isinstance(now, float) else tuple(map(max, before, now))
+def _higher_labels(before: CheckerLabels, now: CheckerLabels) -> dict[str, dict[str, float]]:
+    return {
+        checker: _higher(before.get(checker, {}), now.get(checker, {}))
+        for checker in before.keys() | now.keys()
+    }
+
+
+def _higher(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    return {
+        label: max(score[label] for score in (before, now) if label in score)
+        for label in before.keys() | now.keys()
+    }
 
 
 def _one_each(found: Sequence[Any], images: Sequence[object], checker: str) -> Sequence[Any]:
