@@ -1,6 +1,7 @@
 """Looks up pictures in an export, without a database."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from console.provenance_lookup.image_index import CodeTable, ImageRow
 from jobs.errors import UsageError
 from jobs.images.find_rows_by_mark_or_digest import FIELDS
 from jobs.outputs.export_inventory import RECORDS
+from jobs.storage.safe_open import open_regular
 
 _NAMES = {
     "image": "image_id",
@@ -26,6 +28,7 @@ _NAMES = {
 _WANTED = (*_NAMES.values(), "pixels_sha256")
 _NUMBERS = ("image", "job", "ordinal", "index", "width", "height", "seed")
 _ROWS_AT_ONCE = 20_000
+_LARGEST_RECORD = 256 << 20
 
 
 class ExportIndex:
@@ -99,6 +102,8 @@ def _number(text: str | None) -> int | None:
 def _read(path: Path) -> pa.Table:
     if not path.exists():
         raise UsageError(f"--index {path}: isn't there")
+    if not (path.is_dir() or path.is_file()):
+        raise UsageError(f"--index {path}: is neither a folder nor a file")
     files = sorted(each for each in path.rglob("*") if _is_data(each)) if path.is_dir() else [path]
     tables = [table for each in files if each.suffix in _READERS for table in _tables(each)]
     if not tables:
@@ -179,7 +184,8 @@ def _installations(path: Path) -> frozenset[UUID]:
     folder = path if path.is_dir() else path.parent
     for name in RECORDS:
         try:
-            return frozenset({UUID(str(json.loads((folder / name).read_bytes())["installation"]))})
-        except (OSError, ValueError, KeyError, TypeError):
+            with os.fdopen(open_regular(folder / name), "rb") as file:
+                return frozenset({UUID(str(json.loads(file.read(_LARGEST_RECORD))["installation"]))})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return frozenset()

@@ -14,7 +14,7 @@ import numpy as np
 
 from console.provenance_lookup.image_index import ImageIndex, ImageRow
 from console.provenance_lookup.weigh_claims import Claim, Likeness, Verdict, weigh
-from jobs.images.decode_picture import decode_picture, flattened
+from jobs.images.decode_picture import decode_picture, flattened, why_seen_otherwise
 from jobs.input_image_access import PictureRefusedError
 from jobs.setting_values.watermark_key import PUBLIC
 from models.assess.perceptual_hash import perceptual_hash
@@ -57,12 +57,15 @@ class PictureTracer:
         `read_sidecar` returns the manifest beside the file; it is asked where none is in the file. Raises
         PictureRefusedError if it is no picture.
         """
-        pixels = np.asarray(flattened(decode_picture(body, location)))
+        image = decode_picture(body, location)
+        pixels = np.asarray(flattened(image))
         code = image_code(pixels)
         manifest, problem, is_beside = self._manifest(body, read_sidecar)
         mark = identify(pixels, self._keys, searches=False)
         sha256 = hashlib.sha256(body).hexdigest()
-        claims = [*self._by_pixels(pixels, sha256), *self._by_manifest(manifest), *self._by_mark(mark)]
+        by_pixels = self._by_pixels(pixels, sha256)
+        by_manifest = self._by_manifest(manifest, None if by_pixels else sha256)
+        claims = [*by_pixels, *by_manifest, *self._by_mark(mark)]
         if self._searches and not claims and (mark := identify(pixels, self._keys, searches=True)):
             claims = self._by_mark(mark)
         digest = claims[0].row if claims and claims[0].layer == "digest" else None
@@ -77,6 +80,9 @@ class PictureTracer:
         if not claims:
             return told | self._similar(code, pixels)
         verdict, row, why = weigh(claims, _likeness(pixels, code, mark))
+        doubt = why_seen_otherwise(body, image)
+        if verdict is Verdict.OURS and doubt and row is not None and row["sha256"] != sha256:
+            verdict, why = Verdict.UNCLEAR, doubt
         if manifest is None and problem is None and row is not None:
             told["warning"] = _missing(row, sha256)
         return told | {
@@ -121,8 +127,12 @@ class PictureTracer:
         row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size, file)
         return [Claim("digest", is_ours=True, row=row)] if row else []
 
-    def _by_manifest(self, manifest: Manifest | None) -> list[Claim]:
-        """Return what a manifest of a trusted signer says: it is of the row that names it, whatever row it names."""
+    def _by_manifest(self, manifest: Manifest | None, sha256: str | None) -> list[Claim]:
+        """Return what a manifest of a trusted signer says: it is of the row that names it, whatever row it names.
+
+        Whoever is trusted can sign another picture under the same number: the file has to be the row's, too, of the
+        SHA-256. None if its pixels are a row's.
+        """
         if manifest is None or manifest.state is not ManifestState.TRUSTED:
             return []
         named = _IMAGE_URN.fullmatch(str((manifest.generation or {}).get("image", "")))
@@ -132,9 +142,7 @@ class PictureTracer:
             return [Claim("manifest", is_ours=None)]
         if UUID(named[1]) not in self._index.installations:
             return [Claim("manifest", is_ours=False)]
-        row = self._index.of_manifest(manifest.id)
-        why = None if row else "its manifest says so, and no row has this manifest, or it is gone"
-        return [Claim("manifest", is_ours=True, row=row, why=why)]
+        return [_claim_of(manifest, self._index.of_manifest(manifest.id), sha256)]
 
     def _by_mark(self, mark: Mark | None) -> list[Claim]:
         if mark is None:
@@ -170,6 +178,17 @@ class PictureTracer:
             "iscc": {"code": code, "bits": bits},
             "why": f"{bits} of 64 bits of its ISCC code differ from the row's",
         }
+
+
+def _claim_of(manifest: Manifest, row: ImageRow | None, sha256: str | None) -> Claim:
+    """Return what a manifest says that names an image here, of the row that has it."""
+    if row is None:
+        why = "its manifest says so, and no row has this manifest, or it is gone"
+        return Claim("manifest", is_ours=True, why=why)
+    if sha256 not in (None, row["sha256"]):
+        why = f"{manifest.signer} has signed another picture than that of the row that its manifest names"
+        return Claim("manifest", is_ours=None, row=row, why=why)
+    return Claim("manifest", is_ours=True, row=row)
 
 
 def _is_plain(pixels: Pixels) -> bool:

@@ -74,7 +74,7 @@ def _judged(
         return Verdict.UNCLEAR, f"{' and '.join(claim.layer for claim in claims)} contradict each other"
     if not first.is_ours:
         is_known = first.is_ours is not None
-        return (Verdict.OTHERS, None) if is_known else (Verdict.UNCLEAR, _NO_INDEX)
+        return (Verdict.OTHERS, None) if is_known else (Verdict.UNCLEAR, first.why or _NO_INDEX)
     if not rows:
         return Verdict.UNCLEAR, first.why
     if _is_other_picture(rows[0], likeness):

@@ -1,8 +1,6 @@
 """Decodes PNG, JPEG and WebP files of unknown origin, within limits."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,16 +9,10 @@ from jobs.input_image_access import PictureRefusedError
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_ANIMATED_FORMATS = ("PNG", "WEBP")
+_START_OF_SCAN = b"\xff\xda"
+_MOST_DECODED = 32 * MAX_PIXELS
+"""Pixels of all scans of a progressive JPEG, which may send the same ones over and over: a second's work."""
 
 
 def decode_picture(body: bytes, location: str) -> Image.Image:
@@ -28,16 +20,22 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
+            if width * height * max(1, _scans(image, body)) > _MOST_DECODED:
+                raise PictureRefusedError(f"{location} has too many scans; save it as a plain JPEG")
             if width * height <= MAX_PIXELS:
                 image.load()
                 return ImageOps.exif_transpose(image)
+    except PictureRefusedError:
+        raise
     except UnidentifiedImageError:
         raise PictureRefusedError(f"{location} is no PNG, JPEG or WebP picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureRefusedError(
             f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller"
         ) from None
-    except _UNREADABLE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything for what somebody has made up
         raise PictureRefusedError(f"{location} is damaged or cut off ({error}); copy it again") from None
     raise PictureRefusedError(
         f"{location} has {width}x{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
@@ -52,6 +50,21 @@ def flattened(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def why_seen_otherwise(body: bytes, image: Image.Image) -> str | None:
+    """Return why others may see something else in a file than `flattened` gives of the `image` decoded from it."""
+    with Image.open(io.BytesIO(body), formats=_FORMATS) as opened:
+        if opened.format in _ANIMATED_FORMATS and getattr(opened, "is_animated", False):
+            return "it is animated, and only its first picture was looked at"
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        return "it is transparent, and was looked at on white"
+    return None
+
+
+def _scans(image: Image.Image, body: bytes) -> int:
+    """Return how many scans a JPEG has, or a few more: in its data, these bytes are nothing else."""
+    return body.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
 
 
 def is_deep(image: Image.Image) -> bool:

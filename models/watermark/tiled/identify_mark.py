@@ -8,6 +8,8 @@ from models.watermark.tiled.payload import Payload
 from models.watermark.tiled.read import LEAST_PILOT, Reading, read
 from models.watermark.tiled.search_cropped_and_turned import Place, search
 
+LONGEST = 256
+"""A picture that is longer than so many times its width has no room for a tile, and isn't looked at."""
 LEAST_SEARCHED_PILOT = 6.0
 """A search looks at ten million places. With a checksum of 16 bits, of which up to 16 readings are tried, and the key's
 number of 8, a picture that knows nothing of the key is taken for marked with a probability below 1e-6:
@@ -30,6 +32,8 @@ class Mark:
 
 def identify(pixels: Pixels, keys: Mapping[int, bytes], *, searches: bool = True) -> Mark | None:
     """Return the mark of (H, W, 3) uint8 RGB, of keys by their numbers; None if there is none, or it can't be read."""
+    if max(pixels.shape[:2]) > LONGEST * min(pixels.shape[:2]):
+        return None
     for number, key in keys.items():
         if (mark := _of(read(pixels, key), number, LEAST_PILOT, None)) is not None:
             return mark

@@ -30,6 +30,7 @@ LEAST_KEPT = 0.25
 _SCALES = np.geomspace(1, LEAST_KEPT**0.5, 140).tolist()
 _TURNED_SCALES = [scale for scale in _SCALES if scale >= 0.85][::2]
 _ANGLES = (-2.0, -1.6, -1.2, -0.8, -0.4, 0.4, 0.8, 1.2, 1.6, 2.0)
+_LARGEST_SIDE = 4 * FRAMES[0]
 _SURE = 8.0
 _TRIED = 4
 """Places that are looked at more closely."""
@@ -52,7 +53,7 @@ class Place:
 
 def search(pixels: Pixels, key: bytes) -> tuple[Reading, Place]:
     """Return the surest reading of (H, W, 3) uint8 RGB, and where it was found."""
-    luma, at = luma_of(pixels), carriers(key)
+    luma, at = luma_of(_reduced(pixels)), carriers(key)
     frames = [side for side in FRAMES if side >= frame_side(*luma.shape)]
     upright = [(side * scale, 0.0) for side in frames for scale in _SCALES]
     found = _best(_peaks(luma, at, upright))
@@ -62,6 +63,17 @@ def search(pixels: Pixels, key: bytes) -> tuple[Reading, Place]:
     return max(
         (_closely(luma, at, place) for place in found), key=lambda each: (each[0].is_intact, each[0].pilot)
     )
+
+
+def _reduced(pixels: Pixels) -> Pixels:
+    """Make a large picture smaller once, not for each place: all frames are smaller still."""
+    height, width = pixels.shape[:2]
+    scale = _LARGEST_SIDE / (height * width) ** 0.5
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    found: Pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return found
 
 
 def _best(places: Sequence[Place]) -> list[Place]:

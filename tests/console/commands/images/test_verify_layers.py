@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +26,7 @@ from jobs.storage.open import S3Options, open_store
 from models.assess.perceptual_hash import perceptual_hash
 from models.provenance.iscc_code import BITS, image_code
 from models.provenance.sign_file import FileSigner
+from models.provenance.signing_identity import Authority
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.embed import embed
 from models.watermark.tiled.identify_mark import Mark
@@ -120,8 +124,9 @@ def test_each_layer_alone_finds_the_row(
     signed = signer.sign(png(plain), "image/png", claim(details={"image": ours.urn}))
     change(
         engine,
-        "UPDATE images SET c2pa_manifest_id = :id WHERE job_id = :job",
+        "UPDATE images SET c2pa_manifest_id = :id, sha256 = :file WHERE job_id = :job",
         id=signed.manifest.id,
+        file=sha256(signed.body).hexdigest(),
         job=ours.job,
     )
     cases = {
@@ -213,6 +218,95 @@ def test_a_signature_is_no_proof_but_for_the_picture_that_the_row_names(
     assert "no row has this manifest" in found["why"]
     refused = typed("verify", path, "--trust", save(tmp_path / "no.pem", b"nothing"))
     assert (refused.code, "holds no certificates" in refused.err) == (2, True)
+
+
+def test_another_picture_under_the_number_of_a_manifest_of_ours(
+    trusting: Typed, ours: Ours, tmp_path: Path
+) -> None:
+    """As somebody can sign whose authority is trusted, too: the number stands in our own files."""
+    stranger = Authority.create("Mallory", 100)
+    identity = stranger.issue(50)
+    info = c2pa.C2paSignerInfo(
+        alg=identity.algorithm.encode(), sign_cert=identity.chain, private_key=identity.key, ta_url=None
+    )
+    definition = claim(details={"image": ours.urn}).manifest(has_parent=False)
+    (found,) = trusting("verify", save(tmp_path / "ours.png", ours.body), "--json", "--quick").json
+    pixels = grainy(512)
+    pixels[100:400, 100:400] = 200
+    signed = io.BytesIO()
+    c2pa.Builder(definition | {"label": found["manifest"]["id"]}).sign(
+        c2pa.Signer.from_info(info), "image/png", io.BytesIO(png(pixels)), signed
+    )
+    trusted = save(tmp_path / "mallory.pem", stranger.certificate)
+    told = trusting(
+        "verify", save(tmp_path / "a.png", signed.getvalue()), "--json", "--quick", "--trust", trusted
+    )
+    (found,) = told.json
+    assert (told.code, found["verdict"], found["found_by"]) == (2, "can't tell", ["manifest"])
+    assert "Mallory has signed another picture" in found["why"]
+    assert (found["manifest"]["state"], found["row"]["job"]) == ("trusted", ours.job)
+
+
+def animated(pixels: Pixels, format: str) -> bytes:
+    stream, other = io.BytesIO(), Image.fromarray(255 - pixels)
+    options = {"default_image": True} if format == "PNG" else {"lossless": True, "duration": [1, 60_000]}
+    Image.fromarray(pixels).save(stream, format, save_all=True, append_images=[other], **options)
+    return stream.getvalue()
+
+
+def transparent(pixels: Pixels) -> bytes:
+    """The same on white, and another picture on black."""
+    missing = 255 - pixels.astype(float)
+    alpha = missing.max(axis=2)
+    colours = 255 - missing * 255 / np.maximum(alpha, 1)[..., None]
+    stream = io.BytesIO()
+    Image.fromarray(np.dstack([colours.round().clip(0, 255), alpha]).astype(np.uint8), "RGBA").save(
+        stream, "PNG"
+    )
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda pixels: animated(pixels, "PNG"), "it is animated, and only its first picture was looked at"),
+        (lambda pixels: animated(pixels, "WEBP"), "it is animated, and only its first picture was looked at"),
+        (transparent, "it is transparent, and was looked at on white"),
+    ],
+    ids=["png", "webp", "alpha"],
+)
+def test_what_shows_more_than_our_picture_is_not_said_to_be_it(
+    trusting: Typed, ours: Ours, tmp_path: Path, made: Callable[[Pixels], bytes], why: str
+) -> None:
+    told = trusting("verify", save(tmp_path / "a.png", made(ours.pixels)), "--json", "--quick")
+    (found,) = told.json
+    assert (told.code, found["verdict"], found["why"]) == (2, "can't tell", why)
+    assert found["row"]["job"] == ours.job
+    opaque = Image.fromarray(ours.pixels).convert("RGBA")
+    opaque.save(tmp_path / "b.png")
+    assert trusting("verify", str(tmp_path / "b.png"), "--quick").code == 0
+
+
+def with_far_exif() -> bytes:
+    """A JPEG whose EXIF is to be turned upright, and says that more of it lies at an address that no file has."""
+    entries = struct.pack("<HHIIHHII", 0x0112, 3, 1, 6, 0x8769, 16, 1, 38)
+    exif, stream = (
+        b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + b"\xff" * 8,
+        io.BytesIO(),
+    )
+    Image.new("RGB", (9, 9)).save(stream, "JPEG", exif=exif)
+    return stream.getvalue()
+
+
+def test_a_file_that_decoders_fail_at_leaves_the_others(trusting: Typed, ours: Ours, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    save(folder / "a.jpg", with_far_exif())
+    Image.new("L", (70_000, 1), 7).save(folder / "b.png")
+    save(folder / "c.png", ours.body)
+    told = trusting("verify", str(folder), "--json")
+    verdicts = {Path(found["file"]).name: found["verdict"] for found in told.json}
+    assert verdicts == {"a.jpg": "unreadable", "b.png": "no trace of ours", "c.png": "ours"}
 
 
 @pytest.mark.parametrize("id", ["-" * 36, "0" * 36, "0b8e2a50-4f0a-4c06-9a5c"])
@@ -331,6 +425,7 @@ def test_what_is_no_index_is_refused(trusting: Typed, ours: Ours, tmp_path: Path
         ("absent", Path.exists, "isn't there"),
         ("other.csv", lambda place: place.write_text("a,b\n1,2\n"), "has no column job_id, sha256"),
         ("broken.parquet", lambda place: place.write_bytes(b"PAR1 and no more"), "can't be read"),
+        ("pipe.jsonl", os.mkfifo, "is neither a folder nor a file"),
     ):
         place: Path = tmp_path / name
         make_it: Callable[[Path], object] = make
@@ -342,6 +437,24 @@ def test_what_is_no_index_is_refused(trusting: Typed, ours: Ours, tmp_path: Path
         2,
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda place: place.symlink_to("/dev/zero"),
+        lambda place: place.write_text("[" * 100_000 + "]" * 100_000),
+    ],
+    ids=["pipe", "device", "nested"],
+)
+def test_an_index_whose_record_is_none_is_nobodys(
+    settings: Settings, ours: Ours, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    (tmp_path / "index").mkdir()
+    save(tmp_path / "index" / "part-0.jsonl", b'{"job_id": 1, "sha256": "22"}\n')
+    make(tmp_path / "index" / "_SUCCESS")
+    assert ExportIndex(tmp_path / "index").installations == frozenset()
 
 
 def test_objects_in_s3_are_read(trusting: Typed, ours: Ours, s3: S3Server, tmp_path: Path) -> None:
