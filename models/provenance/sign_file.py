@@ -21,6 +21,9 @@ from models.provenance.read_manifest import (
 )
 from models.provenance.signing_identity import SigningIdentity, fingerprint
 
+MOST_SIGNED_BYTES = 3 << 19
+"""An input image's manifests, of which each image made from it has a copy, have up to 1 MiB."""
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -84,7 +87,8 @@ class FileSigner:
         """Return the file with a manifest; raises SigningError if it can't be signed, or isn't valid as it reads back.
 
         The bytes of a file whose manifest is kept beside it stay as they are. `parent` becomes an ingredient with its
-        own manifests, if it has some; not so one that c2pa can't read.
+        own manifests, if it has some; not so one that c2pa can't read, or whose manifests would make more than
+        `MOST_SIGNED_BYTES` of this one.
         """
         if parent is not None:
             with suppress(SigningError):
@@ -108,6 +112,8 @@ class FileSigner:
                 if self._token_error is not None:
                     raise self._token_error from None
                 raise SigningError(f"the file can't be signed: {first_line(error)}") from error
+        if parent is not None and len(store) > MOST_SIGNED_BYTES:
+            raise SigningError(f"with the input image's manifests it has {len(store):,} bytes")
         signed, sidecar = (out.getvalue(), None) if self.embeds else (body, store)
         manifest = self._read_back(signed, media_type, sidecar)
         if manifest is None or manifest.state is ManifestState.INVALID:

@@ -22,3 +22,10 @@ def test_manifests_are_measured_in_all_formats(format: str, media_type: str) -> 
 )
 def test_damaged_files_have_none(body: bytes) -> None:
     assert manifest_bytes(body) == 0
+
+
+@pytest.mark.parametrize("between", [b"\xff", b"\xff\xff\xff", b"\xff\xd0", b"\xff\x01", b"\x00"])
+def test_what_may_lie_between_the_segments_of_a_jpeg_hides_no_manifest(between: bytes) -> None:
+    signed = FileSigner(IDENTITY).sign(file("JPEG"), "image/jpeg", claim()).body
+    begin = 4 + int.from_bytes(signed[4:6], "big")  # the second segment
+    assert manifest_bytes(signed[:begin] + between + signed[begin:]) >= manifest_bytes(signed) > 0

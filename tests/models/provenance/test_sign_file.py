@@ -15,7 +15,7 @@ from models.provenance.image_claim import SourceType
 from models.provenance.media_type import media_type_of
 from models.provenance.parent_file import ParentFile
 from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState, UnreadableManifestError
-from models.provenance.sign_file import FileSigner
+from models.provenance.sign_file import MOST_SIGNED_BYTES, FileSigner
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim, expired_identity, file, repainted
 
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -127,6 +127,26 @@ def test_parents_without_a_manifest_and_damaged_ones(signer: FileSigner, parent:
         SourceType.EDITED,
         (),
     )
+
+
+@pytest.mark.parametrize("embeds", [True, False])
+def test_a_parent_whose_manifests_are_too_large_is_left_out(embeds: bool) -> None:
+    """However they are hidden from who measures them in the file."""
+    builder = c2pa.Builder(
+        claim().manifest(has_parent=False) | {"thumbnail": {"format": "image/jpeg", "identifier": "t"}}
+    )
+    builder.add_resource("t", io.BytesIO(bytes(MOST_SIGNED_BYTES)))
+    info = c2pa.C2paSignerInfo(
+        alg=IDENTITY.algorithm.encode(), sign_cert=IDENTITY.chain, private_key=IDENTITY.key, ta_url=None
+    )
+    parent = io.BytesIO()
+    builder.sign(c2pa.Signer.from_info(info), "image/jpeg", io.BytesIO(file("JPEG")), parent)
+    signer = FileSigner(IDENTITY, embeds=embeds)
+    edited = signer.sign(
+        file(), "image/png", claim(is_edited=True), ParentFile(parent.getvalue(), "image/jpeg")
+    )
+    assert edited.manifest.ingredients == ()
+    assert len(edited.body) + len(edited.sidecar or b"") < 20_000
 
 
 def test_a_tampered_parent_stays_known_as_tampered(signer: FileSigner) -> None:
