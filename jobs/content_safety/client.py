@@ -6,6 +6,7 @@ leaves.
 
 import base64
 import json
+import math
 import random
 import re
 import threading
@@ -205,6 +206,7 @@ def _code(answer: Answer) -> str:
 def _seconds(text: str | None) -> float:
     """Return how long to wait by the header Retry-After, 0.1 to 15 seconds; 1 if it names none."""
     try:
-        return min(max(float(text or 1), 0.1), _LONGEST_PAUSE_S)
+        named = float(text or 1)
     except ValueError:
         return 1.0  # a date
+    return 1.0 if math.isnan(named) else min(max(named, 0.1), _LONGEST_PAUSE_S)

@@ -35,14 +35,17 @@ class Pkcs11Uri:
     def parse(cls, text: str) -> "Pkcs11Uri":
         """Parse a URI; raises SigningIdentityError. A PIN in it is refused, and not told."""
         path, _, query = text.removeprefix(SCHEME).partition("?")
-        if not text.startswith(SCHEME) or not text.isascii() or not text.isprintable() or " " in text:
-            raise SigningIdentityError(f"the URI of its key can't be read; write {FORM}")
-        asked = _attributes(query, "&")
-        if "pin-value" in asked:
+        if (
+            "pin-value" in unquote(text).lower()
+        ):  # also where a wrong separator makes it a part of something else
             raise SigningIdentityError(
                 "the URI of its key has a PIN (pin-value), which others could see: write the PIN into a file, mode "
                 "0600, and name that by pin-source=file:/…"
             )
+        is_plain = text.isascii() and text.isprintable() and not {" ", "#"} & set(text)
+        if not text.startswith(SCHEME) or not is_plain or ";" in query:
+            raise SigningIdentityError(f"the URI of its key can't be read; write {FORM}")
+        asked = _attributes(query, "&")
         found = _attributes(path, ";")
         _check_known(found, _PATH)
         _check_known(asked, _QUERY)

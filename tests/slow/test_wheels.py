@@ -1,7 +1,11 @@
-"""Every pinned package has a wheel for each Python and system that the README names. Asks the package index."""
+"""Every pinned package has a wheel for each Python and system that the README names. Asks the package index.
+
+Or it is of Python alone, and its source is built anywhere.
+"""
 
 import subprocess
 import sys
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -19,12 +23,21 @@ SYSTEMS = {
     ],
 }
 
+SOURCES = ("data-url", "jsonpath-rw")
+"""What has no wheel on the index: both come with iscc-core."""
+
 pytestmark = [pytest.mark.slow_tier, pytest.mark.timeout(600)]
 
 
 def pins() -> list[str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and not line.startswith(("#", *(f"{name}==" for name in SOURCES)))]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_has_no_wheel_is_of_python_alone(name: str) -> None:
+    assert {file.suffix for file in files(name) or () if file.suffix in (".so", ".pyd", ".dylib")} == set()
+    assert any(file.suffix == ".py" for file in files(name) or ())
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

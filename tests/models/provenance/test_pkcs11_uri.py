@@ -46,6 +46,8 @@ def test_the_pin_s_file_may_be_a_path_or_a_url(source: str) -> None:
         (f"pkcs11:token=a{QUERY}&pin-source=file://host/pin", "must be an absolute path"),
         (f"pkcs11:token=a;token=b{QUERY}", "has an attribute twice"),
         (f"pkcs11:token{QUERY}", "can't be read"),
+        (f"pkcs11:token=a{QUERY};pin-source=/pin", "can't be read"),
+        (f"pkcs11:token=a{QUERY}#more", "can't be read"),
         (f"pkcs11:slot-id=3{QUERY}", "has the attribute slot-id, which isn't known here"),
         (f"pkcs11:token=a{QUERY}&module-name=x", "has the attribute module-name, which isn't known here"),
         (f"pkcs11:type=cert{QUERY}", "must be of a private one"),
@@ -56,8 +58,19 @@ def test_what_can_not_be_used_is_said(text: str, reason: str) -> None:
     assert reason in refused(text)
 
 
-def test_a_pin_in_the_uri_is_refused_and_not_told() -> None:
-    told = refused(f"pkcs11:token=a{QUERY}&pin-value=s3cret")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"pkcs11:token=a{QUERY}&pin-value=s3cret",
+        f"pkcs11:token=a{QUERY};pin-value=s3cret",
+        f"pkcs11:token=a{QUERY}#pin-value=s3cret",
+        f"pkcs11:token=a{QUERY}&PIN%2Dvalue=s3cret",
+        f"pkcs11:token=a&pin-value=s3cret{QUERY}",
+        f"pkcs11:token=a;pin-value=s3cret{QUERY}",
+    ],
+)
+def test_a_pin_in_the_uri_is_refused_and_not_told(text: str) -> None:
+    told = refused(text)
     assert "pin-source=file:/" in told
     assert "s3cret" not in told
 

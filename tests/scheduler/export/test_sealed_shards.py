@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from scheduler.export.open_export import open_export, place_of
 from scheduler.export.run_export import Exported, export
 from scheduler.export.write_shards import ShardWriter
 from scheduler.ingest.ingest import Ingested
-from tests.factories import change, failure, image, lanes_of, look, make_batch, take
+from tests.factories import await_feed, change, failure, image, lanes_of, look, make_batch, take
 from tests.ownership import render
 from tests.scheduler.export.datasets import with_pictures
 from tests.scheduler.ingest.test_update_batch_from_manifest import first, onto
@@ -140,10 +139,8 @@ class TestSealing:
         exported(engine, store, batch)
         cursor = success(store)["cursor"]
         transitions.complete(engine, [image(jobs[1]), image(jobs[2])])
-        deadline = threading.Event()
-        while len(rest := list(feed.read(engine, cursor))) < 2:
-            deadline.wait(0.05)
-        assert {row["ordinal"] for row in rest} >= {1, 2}
+        await_feed(engine)
+        assert {row["ordinal"] for row in feed.read(engine, cursor)} >= {1, 2}
 
     def test_an_unmet_target_is_said(self, engine: Engine, store: ObjectStore) -> None:
         met, unmet = (make_batch(engine, 2, target=2, max_replacement_ratio=0) for _ in range(2))
