@@ -5,9 +5,10 @@ from functools import cached_property
 
 from sqlalchemy import Engine
 
-from console.provenance_lookup.image_index import CodeTable, ImageRow
+from console.provenance_lookup.image_index import HAS_OTHER_IMAGE, CodeTable, ImageRow
 from jobs.db.installation_id import this_installation
 from jobs.images import find_rows_by_mark_or_digest
+from jobs.states import JobState
 
 
 class DatabaseIndex:
@@ -21,6 +22,16 @@ class DatabaseIndex:
     def of_job(self, job: int) -> ImageRow | None:
         """Return the row of a job's image."""
         return find_rows_by_mark_or_digest.image_of_job(self._engine, job)
+
+    def state_of_job(self, job: int) -> str | None:
+        """Return what has become of a job; None if there is none."""
+        found = find_rows_by_mark_or_digest.state_of_job(self._engine, job)
+        if found is None:
+            return None
+        state, reason = found
+        if state == JobState.DONE:
+            return HAS_OTHER_IMAGE if self.of_job(job) else None
+        return f"is {state}" + (f" ({reason})" if reason else "")
 
     def copy_with_mark(self, mark: str) -> ImageRow | None:
         """Return a row whose file bears the mark."""

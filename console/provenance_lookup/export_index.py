@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from console.provenance_lookup.image_index import CodeTable, ImageRow
+from console.provenance_lookup.image_index import HAS_OTHER_IMAGE, CodeTable, ImageRow
 from jobs.errors import UsageError
 from jobs.images.find_rows_by_mark_or_digest import FIELDS
 from jobs.outputs.export_inventory import RECORDS
@@ -47,6 +47,10 @@ class ExportIndex:
     def of_job(self, job: int) -> ImageRow | None:
         """Return the row of a job's image."""
         return self._found("job_id", str(job))
+
+    def state_of_job(self, job: int) -> str | None:
+        """Return that a job has another image than the one asked for; None if it has none here."""
+        return HAS_OTHER_IMAGE if self.of_job(job) else None
 
     def copy_with_mark(self, mark: str) -> ImageRow | None:
         """Return a row whose file bears the mark."""
@@ -104,11 +108,21 @@ def _read(path: Path) -> pa.Table:
         raise UsageError(f"--index {path}: isn't there")
     if not (path.is_dir() or path.is_file()):
         raise UsageError(f"--index {path}: is neither a folder nor a file")
-    files = sorted(each for each in path.rglob("*") if _is_data(each)) if path.is_dir() else [path]
+    files = sorted(each for each in _below(path) if _is_data(each)) if path.is_dir() else [path]
     tables = [table for each in files if each.suffix in _READERS for table in _tables(each)]
     if not tables:
         raise UsageError(f"--index {path}: holds no .parquet, .jsonl or .csv file of an export")
     return pa.concat_tables(tables)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its folders; raises UsageError if one of these can't be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"--index {error.filename}: can't be read: {error.strerror}")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
 
 
 def _is_data(path: Path) -> bool:

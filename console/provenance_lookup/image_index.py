@@ -7,6 +7,8 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+HAS_OTHER_IMAGE = "has another image now"
+
 MOST_BITS = 6
 """Of 64 bits of ISCC codes, by so many two pictures may differ to be said to be similar."""
 
@@ -22,6 +24,9 @@ class ImageIndex(Protocol):
 
     def of_job(self, job: int) -> ImageRow | None:
         """Return the row of a job's image."""
+
+    def state_of_job(self, job: int) -> str | None:
+        """Return what has become of a job, as in `is blocked (prompt holds …)`; None if nothing is known of it."""
 
     def copy_with_mark(self, mark: str) -> ImageRow | None:
         """Return a row whose file bears a mark, 16 hex digits: of a copy, where the job's own row is gone."""

@@ -57,10 +57,22 @@ def _of_path(path: Path) -> Iterator[Picture | None]:
     if not path.is_dir():
         yield _file(path.absolute())
         return
-    for folder, folders, names in os.walk(path.absolute()):
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(path.absolute(), onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for inside in (Path(folder) / name for name in sorted(names) if not _is_sidecar(name)):
             yield _file(inside) if _is_picture(inside.name) and not inside.is_symlink() else None
+    for error in unreadable:
+        yield _unreadable(error)
+
+
+def _unreadable(error: OSError) -> Picture:
+    """Return a folder that can't be read as a picture that can't: what is in it may be no picture of ours."""
+
+    def read() -> bytes:
+        raise PictureRefusedError(f"{error.filename} can't be read: {error.strerror}")
+
+    return Picture(str(error.filename), read, lambda: None)
 
 
 def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:

@@ -4,16 +4,15 @@ Imported where the worker's packages are.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 import cv2
 import numpy as np
 
 from console.provenance_lookup.image_index import ImageIndex, ImageRow
-from console.provenance_lookup.weigh_claims import Claim, Likeness, Verdict, weigh
+from console.provenance_lookup.look_up_claims import ClaimLookup, is_plain
+from console.provenance_lookup.weigh_claims import Likeness, Verdict, weigh
 from jobs.images.decode_picture import decode_picture, flattened, why_seen_otherwise
 from jobs.input_image_access import PictureRefusedError
 from jobs.setting_values.watermark_key import PUBLIC
@@ -23,10 +22,8 @@ from models.provenance.media_type import media_type_of
 from models.provenance.read_manifest import Manifest, ManifestReader, ManifestState, UnreadableManifestError
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.identify_mark import Mark, identify
-from models.watermark.tiled.payload import installation_number
 from models.watermark.tiled.perceptual_analysis import luma_of
 
-_IMAGE_URN = re.compile(r"urn:nightmill:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):job:\d{1,13}")
 _OTHER_PICTURE_BITS, _OTHER_PART_BITS = 20, 26
 """Of 64: codes of two pictures that have nothing in common differ in about 32 bits, those of a picture and a compressed
 or smaller copy in a few, and of a picture and a part of it in up to so many."""
@@ -34,6 +31,11 @@ or smaller copy in a few, and of a picture and a part of it in up to so many."""
 
 _MOST_TRIED = 4
 """A wrong one of so many readings fits by chance in one of 16,000 pictures whose mark is too damaged to be read."""
+_UNREADABLE_MANIFEST: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "is_tampered", "signer", "generator", "source_type", "generation")),
+    "failures": [],
+    "ingredients": [],
+}
 _PLAIN_SIDE, _LEAST_CONTRAST = 16, 2.0
 """A picture of less contrast, in grey levels, when it has 16 x 16 pixels is plain: what its codes say is noise."""
 
@@ -47,7 +49,7 @@ class PictureTracer:
         """`trusted` are PEM certificates; `searches`: look for marks of cropped, mirrored and turned pictures, too."""
         self._keys, self._index, self._searches = keys, index, searches
         self._manifests = ManifestReader(trusted)
-        self._numbers = {installation_number(each) for each in index.installations} if index else set()
+        self._lookup = ClaimLookup(index)
 
     def trace(
         self, body: bytes, location: str, read_sidecar: Callable[[], bytes | None] = lambda: None
@@ -63,11 +65,9 @@ class PictureTracer:
         manifest, problem, is_beside = self._manifest(body, read_sidecar)
         mark = identify(pixels, self._keys, searches=False)
         sha256 = hashlib.sha256(body).hexdigest()
-        by_pixels = self._by_pixels(pixels, sha256)
-        by_manifest = self._by_manifest(manifest, None if by_pixels else sha256)
-        claims = [*by_pixels, *by_manifest, *self._by_mark(mark)]
+        claims = self._lookup.claims(pixels, sha256, manifest, mark)
         if self._searches and not claims and (mark := identify(pixels, self._keys, searches=True)):
-            claims = self._by_mark(mark)
+            claims = self._lookup.by_mark(mark)
         digest = claims[0].row if claims and claims[0].layer == "digest" else None
         told: dict[str, Any] = {
             "sha256": sha256,
@@ -120,49 +120,12 @@ class PictureTracer:
             return None, str(error), True
         return found, None, found is not None
 
-    def _by_pixels(self, pixels: Pixels, file: str) -> list[Claim]:
-        if self._index is None or _is_plain(pixels):
-            return []
-        size = pixels.shape[1], pixels.shape[0]
-        row = self._index.of_pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), size, file)
-        return [Claim("digest", is_ours=True, row=row)] if row else []
-
-    def _by_manifest(self, manifest: Manifest | None, sha256: str | None) -> list[Claim]:
-        """Return what a manifest of a trusted signer says: it is of the row that names it, whatever row it names.
-
-        Whoever is trusted can sign another picture under the same number: the file has to be the row's, too, of the
-        SHA-256. None if its pixels are a row's.
-        """
-        if manifest is None or manifest.state is not ManifestState.TRUSTED:
-            return []
-        named = _IMAGE_URN.fullmatch(str((manifest.generation or {}).get("image", "")))
-        if named is None:
-            return []
-        if self._index is None or not self._index.installations:
-            return [Claim("manifest", is_ours=None)]
-        if UUID(named[1]) not in self._index.installations:
-            return [Claim("manifest", is_ours=False)]
-        return [_claim_of(manifest, self._index.of_manifest(manifest.id), sha256)]
-
-    def _by_mark(self, mark: Mark | None) -> list[Claim]:
-        if mark is None:
-            return []
-        if self._index is None or not self._numbers:
-            return [Claim("mark", is_ours=None)]
-        if mark.payload.installation not in self._numbers:
-            return [Claim("mark", is_ours=False)]
-        if row := self._index.of_job(mark.payload.job):
-            return [Claim("mark", is_ours=True, row=row)]
-        if row := self._index.copy_with_mark(mark.payload.hex):
-            return [Claim("mark", is_ours=True, row=row, why="the row is of a copy: that of the job is gone")]
-        return [Claim("mark", is_ours=True, why="its row is gone, if there was one")]
-
     def _similar(self, code: str, pixels: Pixels) -> dict[str, Any]:
         nothing: dict[str, Any] = {"found_by": [], "row": None, "why": None}
         if self._index is None:
             why = "there is no manifest or mark in it, and neither database nor index is here to look it up"
             return nothing | {"verdict": Verdict.UNCLEAR, "why": why}
-        if _is_plain(pixels):
+        if is_plain(pixels):
             return nothing | {
                 "verdict": Verdict.NONE,
                 "why": "it has one colour; blackened images have no mark",
@@ -178,22 +141,6 @@ class PictureTracer:
             "iscc": {"code": code, "bits": bits},
             "why": f"{bits} of 64 bits of its ISCC code differ from the row's",
         }
-
-
-def _claim_of(manifest: Manifest, row: ImageRow | None, sha256: str | None) -> Claim:
-    """Return what a manifest says that names an image here, of the row that has it."""
-    if row is None:
-        why = "its manifest says so, and no row has this manifest, or it is gone"
-        return Claim("manifest", is_ours=True, why=why)
-    if sha256 not in (None, row["sha256"]):
-        why = f"{manifest.signer} has signed another picture than that of the row that its manifest names"
-        return Claim("manifest", is_ours=None, row=row, why=why)
-    return Claim("manifest", is_ours=True, row=row)
-
-
-def _is_plain(pixels: Pixels) -> bool:
-    """Whether a picture has one colour, as blackened ones: it is like any other of this colour."""
-    return bool((pixels == pixels[0, 0]).all())
 
 
 def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
@@ -223,11 +170,13 @@ def _told_of_manifest(
     manifest: Manifest | None, problem: str | None, *, is_beside: bool
 ) -> dict[str, Any] | None:
     if manifest is None:
-        return {"state": "unreadable", "why": problem, "is_beside": is_beside} if problem else None
+        unreadable = {"state": "unreadable", "why": problem, "is_beside": is_beside}
+        return {**_UNREADABLE_MANIFEST, **unreadable} if problem else None
     return {
         "is_beside": is_beside,
         "id": manifest.id,
         "state": manifest.state,
+        "why": None,
         "is_tampered": manifest.is_tampered,
         "failures": list(manifest.failures),
         "signer": manifest.signer,

@@ -78,7 +78,8 @@ def _judged(
     if not rows:
         return Verdict.UNCLEAR, first.why
     if _is_other_picture(rows[0], likeness):
-        return Verdict.UNCLEAR, _TOO_PLAIN if likeness.is_plain else _OTHER_PICTURE
+        gone = next((claim.why for claim in claims if claim.row is None), None)
+        return Verdict.UNCLEAR, gone or (_TOO_PLAIN if likeness.is_plain else _OTHER_PICTURE)
     return Verdict.OURS, next((claim.why for claim in claims if claim.row is rows[0]), None)
 
 

@@ -1,6 +1,7 @@
 """Decodes PNG, JPEG and WebP files of unknown origin, within limits."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -8,6 +9,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jobs.input_image_access import PictureRefusedError
 
 MAX_PIXELS = 64_000_000
+# Users are told once what is wrong with a file, and not where Pillow has noticed it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _ANIMATED_FORMATS = ("PNG", "WEBP")
 _START_OF_SCAN = b"\xff\xda"

@@ -41,6 +41,7 @@ def _rows(condition: str) -> str:
 
 
 _OF_JOB = text(_rows("i.job_id = :job"))
+_STATE = text("SELECT state, error_text FROM jobs WHERE id = :job")
 _COPY = text(
     _rows(
         "i.watermark = :mark AND i.watermark_method = 'tiled' AND i.reused_from IS NOT NULL ORDER BY i.id LIMIT 1"
@@ -63,6 +64,12 @@ _CODES = text("SELECT id, iscc FROM images WHERE iscc IS NOT NULL")
 def image_of_job(engine: Engine, job: int) -> dict[str, Any] | None:
     """Return the row of a job's image; None if there is none."""
     return _first(engine, _OF_JOB, {"job": job})
+
+
+def state_of_job(engine: Engine, job: int) -> tuple[str, str | None] | None:
+    """Return a job's state and why it has failed or was blocked; None if there is no such job, or it is archived."""
+    found = _first(engine, _STATE, {"job": job})
+    return (found["state"], found["error_text"]) if found else None
 
 
 def copy_with_mark(engine: Engine, mark: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """`nightmill verify`: which job a picture is of, by its mark."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +100,34 @@ def test_what_cannot_be_told_and_what_is_not_ours(
     path = save(tmp_path / "d-ours.png", plain, Payload(0, ours, job))
     change(engine, "DELETE FROM images")
     told = typed("verify", path)
-    assert (told.code, f"installation {ours}, job {job}; its row is gone, if there was one" in told.out) == (
+    assert (
+        told.code,
+        f"job {job}; its mark says so, and there is no such row, or it is gone" in told.out,
+    ) == (
         2,
         True,
     )
     assert typed("verify", str(tmp_path / "empty"), "--quick").code == 2
     (tmp_path / "empty").mkdir()
     assert "no .png, .jpg" in typed("verify", str(tmp_path / "empty")).err
+
+
+def test_a_folder_that_can_not_be_read_is_told(
+    typed: Typed, plain: Pixels, tmp_path: Path, job: int, ours: int
+) -> None:
+    path = save(tmp_path / "a.png", plain, Payload(0, ours, job))
+    nested = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(17):  # until the path is longer than the system takes
+        os.mkdir("d" * 250, dir_fd=nested)
+        inside = os.open("d" * 250, os.O_RDONLY, dir_fd=nested)
+        os.close(nested)
+        nested = inside
+    os.close(nested)
+    told = typed("verify", str(tmp_path), "--quick", "--json")
+    assert (told.code, [found["verdict"] for found in told.json]) == (2, ["ours", "unreadable"])
+    assert "can't be read: File name too long" in told.json[1]["why"]
+    told = typed("verify", path, "--quick", "--index", str(tmp_path))
+    assert (told.code, "can't be read: File name too long" in told.err) == (2, True)
 
 
 def test_keys_of_ones_own(settings: Settings, plain: Pixels, tmp_path: Path, job: int, ours: int) -> None:

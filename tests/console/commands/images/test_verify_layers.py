@@ -130,14 +130,14 @@ def test_each_layer_alone_finds_the_row(
         job=ours.job,
     )
     cases = {
-        "signed.png": (signed.body, "manifest"),
-        "marked.png": (png(ours.pixels), "mark"),
-        "small.jpg": (stream.getvalue(), "iscc"),
+        "signed.png": (signed.body, ["digest", "manifest"]),
+        "marked.png": (png(ours.pixels), ["mark"]),
+        "small.jpg": (stream.getvalue(), ["iscc"]),
     }
-    for name, (body, layer) in cases.items():
+    for name, (body, layers) in cases.items():
         (found,) = trusting("verify", save(tmp_path / name, body), "--json", "--quick").json
-        assert (found["found_by"], found["row"]["job"]) == ([layer], ours.job), name
-        assert found["verdict"] == ("similar to ours" if layer == "iscc" else "ours")
+        assert (found["found_by"], found["row"]["job"]) == (layers, ours.job), name
+        assert found["verdict"] == ("similar to ours" if layers == ["iscc"] else "ours")
     for column, value, name in (("pixels_sha256", plain.tobytes(), "pixels"), ("sha256", png(plain), "file")):
         change(engine, "UPDATE images SET pixels_sha256 = NULL")
         change(
@@ -247,6 +247,33 @@ def test_another_picture_under_the_number_of_a_manifest_of_ours(
     assert (found["manifest"]["state"], found["row"]["job"]) == ("trusted", ours.job)
 
 
+def test_what_has_become_of_the_job_is_told(
+    trusting: Typed, engine: Engine, ours: Ours, tmp_path: Path
+) -> None:
+    """Of a picture whose row is gone, as after `judge`, `retract`, and `retry` with another seed."""
+    path = save(tmp_path / "a.png", ours.body)
+    change(
+        engine,
+        "UPDATE images SET sha256 = repeat('0', 64), pixels_sha256 = NULL, iscc = :other, "
+        "c2pa_manifest_id = NULL WHERE job_id = :job",
+        other=image_code(255 - grainy(512)[::-1]),
+        job=ours.job,
+    )
+    (found,) = trusting("verify", path, "--json", "--quick").json
+    assert (found["verdict"], found["row"]["job"]) == ("can't tell", ours.job)
+    said = "its manifest says so, and no row has this manifest: "
+    assert found["why"] == f"{said}job {ours.job} has another image now"
+    change(engine, "DELETE FROM images WHERE job_id = :job", job=ours.job)
+    change(
+        engine,
+        "UPDATE jobs SET state = 'blocked', error_kind = 'safety', error_text = 'concept 3 at +0.1' WHERE id = :job",
+        job=ours.job,
+    )
+    (found,) = trusting("verify", path, "--json", "--quick").json
+    assert (found["verdict"], found["row"]) == ("can't tell", None)
+    assert found["why"] == f"{said}job {ours.job} is blocked (concept 3 at +0.1)"
+
+
 def animated(pixels: Pixels, format: str) -> bytes:
     stream, other = io.BytesIO(), Image.fromarray(255 - pixels)
     options = {"default_image": True} if format == "PNG" else {"lossless": True, "duration": [1, 60_000]}
@@ -326,7 +353,7 @@ def test_marks_of_jobs_that_never_were(trusting: Typed, engine: Engine, tmp_path
     pixels = embed(grainy(512), Payload(0, here, 2**40 - 1).bits, b"nightmill")
     told = trusting("verify", save(tmp_path / "a.png", png(pixels)), "--json")
     assert (told.code, told.json[0]["verdict"]) == (2, "can't tell")
-    assert told.json[0]["why"] == "its row is gone, if there was one"
+    assert told.json[0]["why"] == "its mark says so, and there is no such row, or it is gone"
 
 
 def test_without_a_database_nothing_is_said_to_be_foreign(settings: Settings, tmp_path: Path) -> None:
