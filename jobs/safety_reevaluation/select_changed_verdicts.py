@@ -16,6 +16,7 @@ from jobs.safety_reevaluation.safety_thresholds_sql import (
     adjusted,
     has_any_scores,
     is_flagged,
+    is_flagged_for_prompt,
     is_judged_by_scores_alone,
     lacks_labels,
     reached_labels,
@@ -26,9 +27,10 @@ from jobs.states import EventKind, JobState
 
 PAGE = 500
 
-_DONE = """
+# What the prompt filter has flagged is blocked, whatever its scores: a batch that withholds has no such images.
+_DONE = f"""
     SELECT i.id, i.job_id, i.ordinal, i."index", i.row_id, i.key, i.safety_scores AS scores,
-        NULL::timestamptz AS blocked_at, i.c2pa_sidecar_sha256
+        NULL::timestamptz AS blocked_at, i.c2pa_sidecar_sha256, {is_flagged_for_prompt("i")} AS for_prompt
     FROM images i
     WHERE i.batch_id = :batch"""
 
@@ -37,7 +39,7 @@ _DONE = """
 _BLOCKED = f"""
     SELECT NULL::bigint AS id, jobs.id AS job_id, jobs.ordinal, jobs."index", row_id, told.scores,
         CASE WHEN NOT {lacks_labels("told.scores", ":labels")} THEN q.key END AS key,
-        jobs.finished_at AS blocked_at, NULL::text AS c2pa_sidecar_sha256
+        jobs.finished_at AS blocked_at, NULL::text AS c2pa_sidecar_sha256, false AS for_prompt
     FROM jobs
     LEFT JOIN quarantined_images q ON {in_quarantine()} AND {is_judged_by_scores_alone("q.image")}
     LEFT JOIN LATERAL (
@@ -68,13 +70,16 @@ class JudgedJob:
     blocked_at: datetime | None = None
     sidecar_sha256: str | None = None
     """Of the manifest beside the file of the image row; None if there is none."""
+    for_prompt: bool = False
+    """Whether the prompt filter has flagged the image."""
 
 
 @dataclass(frozen=True)
 class Counts:
     """How many jobs there are, how many the policy changes (by concept, too), and how many have no scores.
 
-    `with_file`: so many that the policy changes have a file, as an image or in quarantine.
+    `with_file`: so many that the policy changes have a file, as an image or in quarantine. `for_prompt`: so many that
+    it changes have been flagged by the prompt filter.
     """
 
     jobs: int
@@ -82,6 +87,7 @@ class Counts:
     without_scores: int
     by_concept: Mapping[Concept, int]
     with_file: int
+    for_prompt: int
 
 
 def count_blocked_images(engine: Engine, batch: BatchId, new: SafetyThresholds) -> Counts:
@@ -130,9 +136,10 @@ class _Selection:
         statement = text(f"""
             SELECT count(*) AS jobs, count(*) FILTER (WHERE is_changed) AS changed,
                 count(*) FILTER (WHERE NOT has_scores) AS without_scores,
-                count(*) FILTER (WHERE is_changed AND key IS NOT NULL) AS with_file, {by_concept}
+                count(*) FILTER (WHERE is_changed AND key IS NOT NULL) AS with_file,
+                count(*) FILTER (WHERE is_changed AND for_prompt) AS for_prompt, {by_concept}
             FROM (
-                SELECT key, concepts, reasons_shift, {self._is_changed()} AS is_changed,
+                SELECT key, for_prompt, concepts, reasons_shift, {self._is_changed()} AS is_changed,
                     {self._has_scores()} AS has_scores
                 FROM {self._scored()} OFFSET 0) AS judged
         """)
@@ -145,6 +152,7 @@ class _Selection:
             found["without_scores"],
             {concept: count for concept, count in counted.items() if count},
             found["with_file"],
+            found["for_prompt"],
         )
 
     def pages(self, limit: int) -> Iterator[list[JudgedJob]]:
@@ -180,7 +188,9 @@ class _Selection:
         """Return the SQL of whether the new policy changes a job's state. The service may have blocked a prompt."""
         labels = f"EXISTS {reached_labels('job.scores', ':labels')}" if self.new.labels else "false"
         flagged = is_flagged(self.new, labels)
-        return flagged if self.jobs == _DONE else f"({has_any_scores('job.scores')} AND NOT {flagged})"
+        if self.jobs == _DONE:
+            return f"(job.for_prompt OR {flagged})"
+        return f"({has_any_scores('job.scores')} AND NOT {flagged})"
 
     def _has_scores(self) -> str:
         """Return the SQL of whether a job can be judged; an image that is flagged can, whatever else it lacks."""
@@ -201,5 +211,5 @@ class _Selection:
 def _job(row: RowMapping, reasons: SafetyThresholds) -> JudgedJob:
     place = row["job_id"], row["ordinal"], row["index"], row["row_id"]
     scores = row["scores"]
-    of_image = row["id"], row["key"], row["blocked_at"], row["c2pa_sidecar_sha256"]
+    of_image = row["id"], row["key"], row["blocked_at"], row["c2pa_sidecar_sha256"], row["for_prompt"]
     return JudgedJob(*place, scores, reasons.above(scores), *of_image)

@@ -106,7 +106,8 @@ class TestDryRun:
             "safety_checkers": None,
         }
         assert told["after"]["safety_strength"] == "strong"
-        assert told["images"] == {"total": 4, "blocked": 2, "by_concept": {"2": 2}, "without_scores": 1}
+        images = {"total": 4, "blocked": 2, "by_concept": {"2": 2}, "without_scores": 1, "for_prompt": 0}
+        assert told["images"] == images
         jobs = {"total": 3, "freed": 0, "by_concept": {}, "without_scores": 1, "freed_from_quarantine": 0}
         assert told["blocked_jobs"] == jobs
         first, second = told["examples"]["blocked"]
@@ -134,6 +135,17 @@ class TestDryRun:
         assert "1 image can't be judged: no scores are stored with them" in ended.err
         assert "1 blocked job can't be judged: blocked for the prompt, or no scores are stored" in ended.err
         assert "nothing was changed: --apply does it" in ended.err
+
+    def test_what_the_prompt_filter_has_flagged_is_told(self, engine: Engine, typed: Typed) -> None:
+        flagged = "safety_verdict = 'flagged', safety_reason = 'prompt holds fox'"
+        change(engine, f"UPDATE images SET {flagged} WHERE row_id = 'r0'")  # noqa: S608
+        told = typed("judge", "foxes", "--safety", "block", "--json").json
+        assert (told["images"]["blocked"], told["images"]["for_prompt"]) == (1, 1)
+        (example,) = told["examples"]["blocked"]
+        assert (example["row_id"], example["above"], example["for_prompt"]) == ("r0", {}, True)
+        ended = typed("judge", "foxes", "--safety", "block")
+        assert ["blocked", "r0", "1", "its", "prompt"] in [line.split() for line in ended.out.splitlines()]
+        assert "1 of them for their prompts" in ended.err
 
     def test_a_file_says_which_concepts(self, typed: Typed, tmp_path: Path) -> None:
         path = tmp_path / "thresholds.toml"

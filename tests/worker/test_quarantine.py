@@ -314,12 +314,14 @@ def test_a_flagged_image_of_the_checker_is_restored(context: WorkerContext, tmp_
 
 
 @pytest.mark.parametrize("action", [SafetyAction.BLOCK, SafetyAction.QUARANTINE])
-@pytest.mark.parametrize("safety", ["flag", "blur"])
-def test_what_the_prompt_filter_flagged_is_never_freed_by_scores(
-    context: WorkerContext, tmp_path: Path, safety: str, action: SafetyAction
+@pytest.mark.parametrize(
+    ("safety", "row"), [("flag", FLAGGED), ("blur", FLAGGED), ("flag", FOX), ("blacken", FOX)]
+)
+def test_what_the_prompt_filter_flagged_is_blocked_and_never_freed_by_scores(
+    context: WorkerContext, tmp_path: Path, safety: str, row: dict[str, Any], action: SafetyAction
 ) -> None:
     engine = context.engine
-    batch = render(context, tmp_path, [FLAGGED | {"prompt": "a naked man"}], safety=safety)
+    batch = render(context, tmp_path, [row | {"prompt": "a naked man"}], safety=safety)
     assert judged(context, batch, None, action=action).blocked == 1
     (job,) = jobs_of(engine, batch)
     assert job["error_text"] == "prompt holds 'naked man'"

@@ -141,7 +141,7 @@ def _told(name: str, judgement: Judgement, done: Applied | None) -> dict[str, An
         "concepts": list(judgement.concept_names),
         "before": judgement.before.keys(),
         "after": judgement.after.keys(),
-        "images": _counts(judgement.images, "blocked"),
+        "images": _counts(judgement.images, "blocked") | {"for_prompt": judgement.images.for_prompt},
         "blocked_jobs": _counts(judgement.blocked_jobs, "freed")
         | {"freed_from_quarantine": judgement.blocked_jobs.with_file},
         "examples": {
@@ -170,6 +170,7 @@ def _example(judged: JudgedJob) -> dict[str, Any]:
         "image_id": judged.image,
         "key": judged.key,
         "above": {str(number): score for number, score in judged.above.items()},
+        "for_prompt": judged.for_prompt,
     }
 
 
@@ -194,10 +195,11 @@ def _show(judgement: Judgement) -> None:
 
 
 def _above(judged: JudgedJob, names: Sequence[str]) -> str:
-    return ", ".join(
+    above = [
         f"{_name(concept, names)} at {score:+.3f}" if isinstance(concept, int) else f"{concept} at {score:g}"
         for concept, score in judged.above.items()
-    )
+    ]
+    return ", ".join(["its prompt", *above] if judged.for_prompt else above)
 
 
 def _name(concept: Concept, names: Sequence[str]) -> str:
@@ -223,6 +225,8 @@ def _say(name: str, judgement: Judgement, done: Applied | None) -> None:
             f"{done.quarantined_files:,} moved into quarantine; {plural(done.restored, 'image')} moved out of it, "
             f"{plural(done.queued, 'job')} queued again"
         )
+    if images.for_prompt:
+        note(f"{images.for_prompt:,} of them for their prompts, which the prompt filter has flagged")
     if images.without_scores:
         note(f"{plural(images.without_scores, 'image')} can't be judged: no scores are stored with them")
     if jobs.without_scores:
