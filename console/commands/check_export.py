@@ -17,7 +17,9 @@ from scheduler.export.check_export_folder import CheckedFiles, StampState, check
 from scheduler.export.rfc3161_time_stamps.load_trusted_certificates import read_certificates
 
 MOST_NAMED = 5
-_UNSTAMPED = "all files are as `_SUCCESS` lists them; no shard has a time stamp"
+_RIGHT = "all files and time stamps are right"
+_UNSTAMPED = "all files are as they are listed; no shard has a time stamp"
+_UNFINISHED = "the export isn't finished: only shards that are sealed were checked"
 
 
 def check_export(
@@ -36,7 +38,8 @@ def check_export(
 ) -> None:
     """Compare an export's files with `_SUCCESS`, and check its time stamps, without a database or a connection.
 
-    Exit code 0 all is as it was stamped, 1 something isn't, 2 there are time stamps and no certificates to trust.
+    Exit code 0 all is as it was stamped, 1 something isn't or has no time stamp, 2 there are time stamps and no
+    certificates to trust.
     """
     settings = load_settings()
     s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
@@ -64,15 +67,21 @@ def check_export(
 
 def _checked(found: CheckedFiles) -> dict[str, Any]:
     told = asdict(found)
-    sealed, stamped_at = told.pop("is_sealed"), told.pop("stamped_at")
-    return {"sealed": sealed, "stamped_at": stamped_at and stamped_at.isoformat()} | told
+    sealed, finished, stamped_at = (told.pop(name) for name in ("is_sealed", "is_finished", "stamped_at"))
+    first = {"sealed": sealed, "finished": finished, "stamped_at": stamped_at and stamped_at.isoformat()}
+    return first | told
 
 
 def _cells_of_check(found: CheckedFiles) -> tuple[object, ...]:
     problems = [f"missing: {name}" for name in found.missing] + [f"changed: {name}" for name in found.changed]
     problems += [f"not listed: {name}" for name in found.unlisted]
+    problems += [f"of no shard: {name}" for name in found.of_no_shard]
     more = len(problems) - MOST_NAMED
     told = [*problems[:MOST_NAMED], *([f"and {more:,} more"] if more > 0 else [])]
+    if found.numbering is not None:
+        told.append(found.numbering)
+    if not found.is_finished:
+        told.append("not checked: the export isn't finished")
     if found.problem is not None:
         told.append(f"time stamp: {found.problem}")
     number = "other files" if found.number is None else found.number
@@ -83,24 +92,38 @@ def _cells_of_check(found: CheckedFiles) -> tuple[object, ...]:
 
 def _exit_code(found: Sequence[CheckedFiles], *, is_trusting: bool) -> int:
     """Say what is amiss, and return the exit code."""
-    damaged = sum(len(each.missing) + len(each.changed) for each in found)
-    unlisted = sum(len(each.unlisted) for each in found)
-    stamps = [each.stamp for each in found]
-    invalid, strange = stamps.count(StampState.INVALID), stamps.count(StampState.VALID)
-    is_stamped = any(stamp is not StampState.NONE for stamp in stamps)
-    lacking = sum(each.lacks_stamp for each in found) if is_trusting or is_stamped else 0
-    told = [
-        f"{plural(damaged, 'file')} missing or changed" if damaged else "",
-        f"{plural(unlisted, 'file')} that `_SUCCESS` doesn't list" if unlisted else "",
-        f"{plural(invalid, 'time stamp')} invalid" if invalid else "",
-        f"{plural(strange, 'time stamp')} by an authority that isn't trusted" if strange else "",
-        f"{plural(lacking, 'sealed shard')} without a time stamp" if lacking else "",
-    ]
-    if not is_trusting and strange:
+    is_stamped = any(each.stamp is not StampState.NONE for each in found)
+    is_asked = is_trusting or is_stamped
+    faults = [*_faults_of_files(found), *(_faults_of_stamps(found) if is_asked else [])]
+    strange = sum(each.stamp is StampState.VALID for each in found)
+    told = [f"{plural(strange, 'time stamp')} by an authority that isn't trusted"] if strange else []
+    if strange and not is_trusting:
         note("nothing says which authorities are trusted: name their certificates by --trust")
-    note(
-        "; ".join(filter(None, told)) or ("all files and time stamps are right" if is_stamped else _UNSTAMPED)
-    )
-    if damaged or unlisted or invalid or lacking or (strange and is_trusting):
+    if not all(each.is_finished for each in found):
+        note(_UNFINISHED)
+    note("; ".join([*faults, *told]) or (_RIGHT if is_stamped else _UNSTAMPED))
+    if faults or (strange and is_trusting):
         return 1
     return 2 if strange else 0
+
+
+def _faults_of_files(found: Sequence[CheckedFiles]) -> list[str]:
+    damaged = sum(len(each.missing) + len(each.changed) for each in found)
+    unlisted = sum(len(each.unlisted) for each in found)
+    return _told((damaged, "file", "missing or changed"), (unlisted, "file", "that `_SUCCESS` doesn't list"))
+
+
+def _faults_of_stamps(found: Sequence[CheckedFiles]) -> list[str]:
+    """Say what keeps time stamps from being those of the whole export."""
+    told = _told(
+        (sum(each.stamp is StampState.INVALID for each in found), "time stamp", "invalid"),
+        (sum(each.lacks_stamp for each in found), "sealed shard", "without a time stamp"),
+        (sum(each.lacks_seal for each in found), "shard", "not sealed"),
+        (sum(len(each.of_no_shard) for each in found), "file", "of no shard"),
+        (sum(not each.is_finished for each in found), "export", "not finished"),
+    )
+    return [*told, *(each.numbering for each in found if each.numbering is not None)]
+
+
+def _told(*counted: tuple[int, str, str]) -> list[str]:
+    return [f"{plural(count, thing)} {text}" for count, thing, text in counted if count]

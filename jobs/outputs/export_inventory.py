@@ -26,10 +26,24 @@ _OTHER_NAMES = re.compile(
 )
 """Files of exports that aren't named `part-NNNNN`: of other formats, of the index, and copies of images."""
 
+_OF_DATASET = re.compile(
+    r"_?(README\.md|SHA256SUMS|croissant\.json|datacontract\.yaml)|\.pictures/[0-9]\.[a-z]+"
+    r"|\.nv-meta/(\.info\.json|dataset\.yaml|index\.sqlite|split\.yaml)"
+)
+"""Files about an export as a whole, which are of no shard."""
+_ROWS_OF_FOLDER = re.compile(r"[A-Za-z0-9_]+/[0-9]{5,}/metadata\.parquet")
+"""Rows beside the images of `hf` in folders. They aren't in the way of an export: readers give their folder's name."""
+
+
+def is_about_dataset(name: str) -> bool:
+    """Whether a file's name, within an export's folder, is one of those that exports give to their index."""
+    return _OF_DATASET.fullmatch(name) is not None
+
 
 def is_named_like_export(name: str) -> bool:
     """Whether a file's name, within an export's folder, is one that exports give to rows, images or their index."""
-    return part_format(name) is not None or _OTHER_NAMES.fullmatch(name) is not None
+    patterns = (_OTHER_NAMES, _ROWS_OF_FOLDER)
+    return part_format(name) is not None or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 Digests = Mapping[str, Collection[str]]

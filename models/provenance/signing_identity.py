@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from models.errors import MissingPackagesError, SigningError, SigningIdentityError
 from models.optional_packages import require
+from models.provenance.parse_certificates import extensions_of, parse_certificates
 from models.provenance.pkcs11_signing_key import TokenKey
 from models.provenance.pkcs11_uri import Pkcs11Uri, uri_in
 from models.provenance.verify_raw_signature import verify_raw_signature
@@ -82,7 +83,7 @@ class SigningIdentity:
             raise SigningIdentityError("holds a private key, and the URI of another one (pkcs11:…)")
         private = _key_of(pem) if uri is None else None
         try:
-            certificates = x509.load_pem_x509_certificates(pem)
+            certificates = parse_certificates(pem)
         except ValueError:
             raise SigningIdentityError(
                 "holds no certificate that can be read (-----BEGIN CERTIFICATE-----)"
@@ -214,9 +215,11 @@ def fingerprint(certificate: x509.Certificate) -> str:
 def check_authorities(pem: bytes) -> None:
     """Raise SigningIdentityError unless a PEM file holds the certificate of an authority."""
     try:
-        found = x509.load_pem_x509_certificates(pem)
+        found = parse_certificates(pem)
     except ValueError:
-        raise SigningIdentityError("holds no certificates (-----BEGIN CERTIFICATE-----)") from None
+        raise SigningIdentityError(
+            "holds no certificates that can be read (-----BEGIN CERTIFICATE-----)"
+        ) from None
     if not any(map(_is_authority, found)):
         raise SigningIdentityError("holds no certificate of an authority, but those of signers alone")
 
@@ -233,8 +236,8 @@ def authority_of(identity: SigningIdentity, pem: bytes) -> bytes:
 
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
-        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
+        found = extensions_of(certificate).get_extension_for_class(x509.BasicConstraints)
+    except (x509.ExtensionNotFound, ValueError):
         return False
     return bool(found.value.ca)
 
@@ -313,7 +316,10 @@ def _is_self_signed(certificate: x509.Certificate) -> bool:
 
 def _check_leaf(leaf: x509.Certificate) -> None:
     """Raise SigningIdentityError for what readers of C2PA refuse only once something is signed."""
-    extensions = {extension.oid: extension.value for extension in leaf.extensions}
+    try:
+        extensions = {extension.oid: extension.value for extension in extensions_of(leaf)}
+    except ValueError:
+        raise SigningIdentityError(f"the certificate of {name_of(leaf)} can't be read") from None
     usage = extensions.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature:
         raise SigningIdentityError(f"the certificate of {name_of(leaf)} has no key usage digitalSignature")

@@ -1,4 +1,8 @@
-"""Checks an export by its files alone: those that `_SUCCESS` lists, and the time stamps of its shards."""
+"""Checks an export by its files alone: those that `_SUCCESS` lists, and the time stamps of its shards.
+
+A stamp is of one shard's files. That every file with data is in such a shard has to be checked besides: else whoever
+forges a file takes it out of its shard.
+"""
 
 import base64
 import binascii
@@ -13,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
 from jobs.exports.shard_time_stamp_tokens import stamped_digest
-from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_named_like_export
+from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset, is_named_like_export
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
 from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
@@ -66,6 +70,17 @@ class CheckedFiles:
     authority: str | None = None
     problem: str | None = None
     """What is wrong with the time stamp."""
+    of_no_shard: list[str] = field(default_factory=list)
+    """Files that may hold data and that no shard lists, so that no time stamp is of them."""
+    numbering: str | None = None
+    """What is wrong with the numbers of the shards, which are those from 0 on."""
+    is_finished: bool = True
+    """Whether there is `_SUCCESS`. In `_INCOMPLETE` are the shards that are sealed so far."""
+
+    @property
+    def lacks_seal(self) -> bool:
+        """Whether it is a shard that isn't sealed: its rows may change, and it gets no time stamp yet."""
+        return self.number is not None and not self.is_sealed
 
     @property
     def lacks_stamp(self) -> bool:
@@ -79,10 +94,11 @@ def check_export_folder(
     trusted: "Sequence[x509.Certificate]",
     on_file: Callable[[], object] = lambda: None,
 ) -> Iterator[CheckedFiles]:
-    """Check each shard of the export in a folder, and then the files about it as a whole, if it is finished.
+    """Check each shard of the export in a folder, and then what is of no shard; that only if it is finished.
 
-    `prefix` is empty or ends in a slash. Every file is read; `on_file` is called for each. Raises UsageError if there
-    is no export, or its record can't be read.
+    `prefix` is empty or ends in a slash. Every file is read; `on_file` is called for each. `of_no_shard` and
+    `numbering` are looked for if authorities are trusted or a shard has a time stamp. Raises UsageError if there is no
+    export, or its record can't be read.
     """
     name, record = _read(store, prefix)
     listed = {file.name: file for file in record.files}
@@ -101,11 +117,17 @@ def check_export_folder(
             sha256 = stamped_digest([listed[file].model_dump() for file in shard.files if file in listed])
             _check_stamp(found, shard.timestamp, sha256, trusted)
         yield found
-    if name == SUCCESS:  # the other one also lists files that an earlier export has left
-        of_shards = {file for shard in record.shards for file in shard.files}
-        others = _of_files([file for file in record.files if file.name not in of_shards], digest)
-        others.unlisted = _unlisted(store, prefix, {file.name: file.sha256 for file in record.files})
-        yield others
+    if name != SUCCESS:  # that one also lists files that an earlier export has left
+        yield CheckedFiles(None, is_finished=False)
+        return
+    of_shards = {file for shard in record.shards for file in shard.files}
+    rest = [file for file in record.files if file.name not in of_shards]
+    others = _of_files(rest, digest)
+    others.unlisted = _unlisted(store, prefix, {file.name: file.sha256 for file in record.files})
+    if trusted or any(shard.timestamp is not None for shard in record.shards):
+        others.of_no_shard = [file.name for file in rest if not is_about_dataset(file.name)]
+        others.numbering = _numbering([shard.number for shard in record.shards])
+    yield others
 
 
 def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
@@ -133,6 +155,18 @@ def _unlisted(store: ObjectStore, prefix: str, listed: Mapping[str, str]) -> lis
             sums = {of: sha256 for sha256, _, of in (line.partition("  ") for line in lines)}
             found |= {of for of, sha256 in sums.items() if listed.get(of) != sha256}
     return sorted(found)
+
+
+def _numbering(numbers: Sequence[int]) -> str | None:
+    """Say what is wrong with the numbers of an export's shards."""
+    if not numbers:
+        return "no shard is listed"
+    for wanted, number in enumerate(sorted(numbers)):
+        if number > wanted:
+            return f"shard {wanted} isn't listed"
+        if number < wanted:
+            return f"shard {number} is listed twice"
+    return None
 
 
 def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> CheckedFiles:

@@ -1,14 +1,17 @@
 """`nightmill exports check`, and what `export` and `doctor` say of time stamps."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
+from scheduler.export.exporters import exporter_of
 from tests.console.conftest import Typed
 from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
     Authority,
@@ -174,3 +177,112 @@ def test_what_the_record_doesnt_list_is_told(offline: Typed, folder: Path, own: 
     rows.unlink()
     told = offline("exports", "check", str(folder), "--trust", str(own.trust_file))
     assert (told.code, f"not listed: {gone}" in told.out) == (1, True), told.out
+
+
+def _unseal(shards: list[Any]) -> None:
+    shards[0]["sealed"] = False
+    del shards[0]["timestamp"]
+
+
+def _empty(shards: list[Any]) -> None:
+    shards[0]["files"] = []
+    del shards[0]["timestamp"]
+
+
+def _number_twice(shards: list[Any]) -> None:
+    shards[:] = [shards[1] | {"number": 0}] * 2
+
+
+def _take_out(number: int) -> Callable[[list[Any]], None]:
+    return lambda shards: shards.pop(number)
+
+
+def forge(folder: Path, name: str, change: Callable[[list[Any]], object]) -> None:
+    """Replace a file, correct its digest wherever it is told, and change what is told of the shards."""
+    digests = {}
+
+    def replace(name: str, content: str) -> None:
+        old = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        (folder / name).write_text(content)
+        digests[old] = hashlib.sha256(content.encode()).hexdigest()
+
+    def corrected(text: str) -> str:
+        for old, new in digests.items():
+            text = text.replace(old, new)
+        return text
+
+    replace(name, '{"image_id": 1, "prompt": "forged"}\n')
+    replace("SHA256SUMS", corrected((folder / "SHA256SUMS").read_text()))
+    record = json.loads(corrected((folder / "_SUCCESS").read_text()))
+    change(record["shards"])
+    (folder / "_SUCCESS").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def two_shards(engine: Engine, stamping: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(exporter_of("jsonl"), "shard_rows", ROWS)
+    name = rendered(engine, 2 * ROWS).name
+    ended = stamping("export", name, "--format", "jsonl", "--to", str(tmp_path / "two"), "--json")
+    assert (ended.code, ended.json["unstamped"]) == (0, 0), ended.err
+    return tmp_path / "two"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_unseal, ["1 shard not sealed"]),
+        (_empty, ["1 file of no shard"]),
+        (list.clear, ["2 files of no shard", "no shard is listed"]),
+        (_take_out(0), ["1 file of no shard", "shard 0 isn't listed"]),
+        (_number_twice, ["1 file of no shard", "shard 0 is listed twice"]),
+    ],
+)
+def test_a_forged_file_is_found_whatever_is_said_of_its_shard(
+    offline: Typed, two_shards: Path, own: Authority, change: Callable[[list[Any]], object], told: list[str]
+) -> None:
+    forge(two_shards, "part-00000.jsonl", change)
+    ended = offline("exports", "check", str(two_shards), "--trust", str(own.trust_file))
+    assert (ended.code, [each for each in told if each not in ended.err]) == (1, []), ended.err
+    if change is not list.clear:  # without a stamp that is left, nothing asks for one
+        assert offline("exports", "check", str(two_shards)).code == 1
+
+
+def test_a_forged_file_of_the_last_shard_is_found(offline: Typed, two_shards: Path, own: Authority) -> None:
+    forge(two_shards, "part-00001.jsonl", _take_out(1))
+    ended = offline("exports", "check", str(two_shards), "--trust", str(own.trust_file))
+    assert (ended.code, "1 file of no shard" in ended.err) == (1, True), ended.err
+    assert "of no shard: part-00001.jsonl" in ended.out
+
+
+def test_an_unfinished_export_is_said_to_be_one(offline: Typed, two_shards: Path, own: Authority) -> None:
+    (two_shards / "_SUCCESS").rename(two_shards / "_INCOMPLETE")
+    ended = offline("exports", "check", str(two_shards), "--trust", str(own.trust_file))
+    assert (ended.code, "1 export not finished" in ended.err) == (1, True), ended.err
+    assert "only shards that are sealed were checked" in ended.err
+    record = json.loads((two_shards / "_INCOMPLETE").read_text())
+    for shard in record["shards"]:
+        del shard["timestamp"]
+    (two_shards / "_INCOMPLETE").write_text(json.dumps(record))
+    ended = offline("exports", "check", str(two_shards), "--json")
+    assert (ended.code, "the export isn't finished" in ended.err) == (0, True), ended.err
+    assert [each["finished"] for each in ended.json] == [True, True, False]
+
+
+def test_rows_beside_images_in_folders_must_be_listed(
+    offline: Typed, two_shards: Path, own: Authority
+) -> None:
+    (two_shards / "train" / "00000").mkdir(parents=True)
+    (two_shards / "train" / "00000" / "metadata.parquet").write_bytes(b"forged")
+    ended = offline("exports", "check", str(two_shards), "--trust", str(own.trust_file))
+    assert (ended.code, "not listed: train/00000/metadata.parquet" in ended.out) == (1, True), ended.out
+
+
+def test_an_answer_with_a_certificate_that_is_none_holds_up_no_export(
+    engine: Engine, stamping: Typed, served: Served, tmp_path: Path
+) -> None:
+    served.change = lambda body: body.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020106"))
+    name = rendered(engine, ROWS).name
+    ended = stamping("export", name, "--format", "jsonl", "--to", str(tmp_path / "set"))
+    assert ended.code == 0, ended.err
+    assert "it doesn't hold the certificate that it was signed with" in ended.err
+    assert (tmp_path / "set" / "_SUCCESS").exists()

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 def read_certificates(path: Path, place: str | None = None) -> "list[x509.Certificate]":
     """Return the certificates in a PEM file. Raises UsageError, which names the `place`, if there are none."""
-    from cryptography import x509  # noqa: PLC0415 - needs the extra's packages
+    from models.provenance.parse_certificates import parse_certificates  # noqa: PLC0415 - needs the extra's packages
 
     place = place or f"NIGHTMILL_TIMESTAMP_TRUST {path}"
     try:
-        return x509.load_pem_x509_certificates(read_limited(path, place))
+        return parse_certificates(read_limited(path, place))
     except ValueError:
         raise UsageError(
             f"{place}: holds no certificates that can be read (-----BEGIN CERTIFICATE-----)"

@@ -6,19 +6,21 @@ asked: that would need a connection.
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from asn1crypto import algos, cms, core, tsp
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
+    Policy,
     PolicyBuilder,
     Store,
     VerificationError,
@@ -32,16 +34,6 @@ _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "sha384": hashes.SHA384,
     "sha512": hashes.SHA512,
 }
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    UnsupportedAlgorithm,
-)
-"""What asn1crypto and cryptography raise for what isn't built as it should be."""
 _GRANTED = ("granted", "granted_with_mods")
 _NONCE_BITS = 64
 
@@ -90,19 +82,29 @@ def check_response(
     UntrustedAuthorityError if all but the trust is right.
     """
     try:
-        answer = _Response.load(response, strict=True)
-        _check_status(answer["status"])
-        token = _signed_data(answer["time_stamp_token"])
-        content = token["encap_content_info"]
-        if content["content_type"].native != "tst_info":
-            raise TimeStampError("it isn't a time stamp token")
-        info = content["content"].parsed
-        _check_info(info, sha256, nonce)
-        time = info["gen_time"].native
-        certificates = _certificates(token)
-        signer = _check_signature(token, content["content"], certificates)
-    except _UNREADABLE as error:
+        return _checked(response, sha256, trusted, nonce)
+    except TimeStampError:
+        raise
+    except (
+        Exception
+    ) as error:  # what isn't built as it should be raises errors of a dozen kinds, of no common one
         raise TimeStampError(f"it can't be read ({type(error).__name__})") from None
+
+
+def _checked(
+    response: bytes, sha256: str, trusted: Sequence[x509.Certificate], nonce: int | None
+) -> TimeStamp:
+    answer = _Response.load(response, strict=True)
+    _check_status(answer["status"])
+    token = _signed_data(answer["time_stamp_token"])
+    content = token["encap_content_info"]
+    if content["content_type"].native != "tst_info":
+        raise TimeStampError("it isn't a time stamp token")
+    info = content["content"].parsed
+    _check_info(info, sha256, nonce)
+    time = info["gen_time"].native
+    certificates = _certificates(token)
+    signer = _check_signature(token, content["content"], certificates)
     _check_certificate(signer, time)
     if trusted:
         _check_chain(signer, certificates, trusted, time)
@@ -139,10 +141,8 @@ def _certificates(token: Any) -> list[x509.Certificate]:
     found = []
     for choice in token["certificates"] if token["certificates"] else ():
         if choice.name == "certificate":
-            try:
+            with suppress(Exception):  # InvalidVersion, say, is no ValueError
                 found.append(x509.load_der_x509_certificate(choice.chosen.dump()))
-            except ValueError:
-                continue
     return found
 
 
@@ -236,6 +236,7 @@ def _check_chain(
     authorities = ExtensionPolicy.permit_all().require_present(
         x509.BasicConstraints, Criticality.AGNOSTIC, None
     )
+    authorities = authorities.may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_signs_certificates)
     policy = PolicyBuilder().store(Store(list(trusted))).time(time)
     policy = policy.extension_policies(ca_policy=authorities, ee_policy=ExtensionPolicy.permit_all())
     others = [certificate for certificate in given if certificate != signer]
@@ -244,5 +245,10 @@ def _check_chain(
     except VerificationError:
         raise UntrustedAuthorityError(
             f"{signer.subject.rfc4514_string()} isn't an authority that is trusted here, or its certificates weren't "
-            f"valid at {time:%Y-%m-%d %H:%M} UTC"
+            f"valid at {time:%Y-%m-%d %H:%M} UTC, or by one that may issue none"
         ) from None
+
+
+def _require_signs_certificates(_: Policy, __: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("the key of an issuer isn't for certificates")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretStr
@@ -23,7 +23,7 @@ from tests.receiver import Receiver, receiving
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 _CONFIGURATION = """
 [tsa]
 default_tsa = own
@@ -97,8 +97,13 @@ def make_certificate(
     days: tuple[int, int] = (-1, 10),
     *,
     is_critical: bool = True,
+    path_length: int | None = None,
+    may_issue: bool | None = None,
 ) -> x509.Certificate:
-    """Make a certificate by an issuer, or a self-signed one; without usages that of an authority."""
+    """Make a certificate by an issuer, or a self-signed one; without usages that of an authority.
+
+    `may_issue`: whether its key usage is for certificates, or for other things; None: it has no such extension.
+    """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()
@@ -108,8 +113,21 @@ def make_certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) + timedelta(days[0]))
         .not_valid_after(datetime.now(UTC) + timedelta(days[1]))
-        .add_extension(x509.BasicConstraints(ca=not usages, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=not usages, path_length=path_length), critical=True)
     )
+    if may_issue is not None:
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=may_issue,
+            crl_sign=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = builder.add_extension(usage, critical=True)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=is_critical)
     return builder.sign(issuer_key, hashes.SHA256())
