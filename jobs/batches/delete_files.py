@@ -13,12 +13,12 @@ from jobs.db.installation_id import this_installation
 from jobs.exports.records import exports_of, recorded_digests
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
+from jobs.outputs.delete_contact_sheet import delete_contact_sheet
 from jobs.outputs.export_inventory import Digests, ExportPlace
 from jobs.outputs.ownership import Owner, disown, owner_of
 from jobs.storage.base import ObjectStore, StoredObject
 from jobs.storage.image_and_c2pa_sidecar_files import image_keys
 from jobs.storage.key_layout import (
-    CONTACT_SHEET,
     IMAGES,
     QUARANTINE,
     TABLE_METADATA_FOLDERS,
@@ -65,7 +65,7 @@ def delete_files(
     known = exports_in_folder(engine, store, batch) | dict(exports or {})
     _delete_exports(engine, store, batch, known, is_own=owner is not None)
     if owner is not None:
-        store.delete(f"{batch.folder}/{CONTACT_SHEET}")
+        delete_contact_sheet(store, batch.folder)
         disown(store, batch.folder, owner)
         remove_temporaries(store, batch.folder, _ANY_AGE)
     remove_empty_folders(store, batch.folder, is_batch_folder)

@@ -13,6 +13,7 @@ from jobs.errors import UsageError
 from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId, JobId
 from jobs.names_in_messages import some_of
+from jobs.outputs.delete_contact_sheet import delete_contact_sheet
 from jobs.queue import transitions
 from jobs.states import JobState
 from jobs.storage.base import ObjectStore
@@ -90,7 +91,7 @@ def _image_row(row: Any) -> ImageRow:
 def retract(
     engine: Engine, batch: BatchStatus, images: Sequence[ImageRow], reason: str, store: ObjectStore | None
 ) -> tuple[int, int]:
-    """Retract image rows of a batch, and delete their files unless `store` is None.
+    """Retract image rows of a batch, and delete their files and the contact sheet unless `store` is None.
 
     Returns the numbers of rows and of files; rows that are gone or changed meanwhile are skipped. Rows go first: a file
     that an interrupted call leaves is one that no row names, which a sweep deletes.
@@ -102,6 +103,8 @@ def retract(
     )
     if store is None:
         return len(retracted), 0
+    if retracted:
+        delete_contact_sheet(store, batch.folder)
     taken = [image for image in images if image.job in retracted]
     return len(retracted), delete_image_files(engine, store, batch, taken, JobState.RETRACTED)
 

@@ -13,6 +13,7 @@ from jobs.batches.status import BatchStatus
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId, JobId
+from jobs.outputs.delete_contact_sheet import delete_contact_sheet
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.change_policy import change_policy
 from jobs.policy.safety_thresholds import SafetyThresholds, reason_of
@@ -214,6 +215,8 @@ class _PolicyChange:
                 self._quarantine(page)
             else:
                 self._block(page)
+            if done.blocked:
+                delete_contact_sheet(self.store, self.batch.folder)
             on_jobs(done.blocked)
         for page in freed_jobs(self.engine, self.batch.id, after.adjustments, before.adjustments):
             self._free(page)

@@ -14,8 +14,8 @@ from jobs.job_dataclasses import Failure
 from jobs.queue import transitions
 from jobs.safety_reevaluation.block_and_unblock_jobs import hold
 from jobs.states import ErrorKind, EventKind
-from jobs.storage.key_layout import image_key
-from jobs.storage.open import ObjectStore, S3Options, open_store
+from jobs.storage.key_layout import CONTACT_SHEET, image_key
+from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from tests.console.conftest import Typed
 from tests.factories import (
@@ -239,8 +239,12 @@ class TestApply:
         self, engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore
     ) -> None:
         before = look(engine, "SELECT * FROM images ORDER BY ordinal")
+        sheet = f"foxes/{CONTACT_SHEET}"
+        store.put(sheet, b"four foxes", content_type="image/png")
         told = typed("judge", "foxes", "--strength", "strong", "--apply", "--json").json
         assert told["applied"] == NOTHING | {"blocked": 2, "deleted_files": 2}
+        with pytest.raises(MissingObjectError):
+            store.get(sheet)
         assert states(engine, foxes.id) == {"done": 2, "blocked": 5, "queued": 1}
         assert files(store) == [before[0]["key"], before[3]["key"]]
         gone = job_row(engine, before[1]["job_id"])

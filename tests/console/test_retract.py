@@ -16,8 +16,8 @@ from jobs.feed.feed_query import FeedQuery
 from jobs.images.where_expression import compile_condition
 from jobs.queue import transitions
 from jobs.states import EventKind
-from jobs.storage.key_layout import image_key
-from jobs.storage.open import ObjectStore, S3Options, open_store
+from jobs.storage.key_layout import CONTACT_SHEET, image_key
+from jobs.storage.open import MissingObjectError, ObjectStore, S3Options, open_store
 from scheduler.ingest.ingest import Ingested
 from scheduler.orphaned_objects import sweep_batch
 from tests.console.conftest import Typed
@@ -106,6 +106,18 @@ def test_retry_leaves_retracted_jobs_alone_unless_they_are_asked_for(
     assert [new["id"] > old["id"] for new, old in zip(after, before, strict=True)] == [False, True] * 3
     assert files(store) == [row["key"] for row in after]
     assert typed("retry", "foxes", "--retracted", "--only", "failed").code == 2
+
+
+def test_the_contact_sheet_goes_with_what_it_shows(typed: Typed, foxes: Ingested, store: ObjectStore) -> None:
+    sheet = f"foxes/{CONTACT_SHEET}"
+    store.put(sheet, b"six foxes", content_type="image/png")
+    assert typed("retract", "foxes", "--where", "ordinal = 9", *REASON).code == 0
+    assert typed("retract", "foxes", "--where", "ordinal = 1", *REASON, "--keep-files").code == 0
+    assert store.get(sheet) == b"six foxes"
+    assert typed("retract", "foxes", "--where", "ordinal = 2", *REASON).code == 0
+    with pytest.raises(MissingObjectError):
+        store.get(sheet)
+    assert typed("retract", "foxes", "--where", "ordinal = 3", *REASON).code == 0
 
 
 def test_files_that_are_kept_are_not_swept(
