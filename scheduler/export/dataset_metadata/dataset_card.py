@@ -6,7 +6,7 @@ from importlib.metadata import version
 import yaml
 
 from jobs.policy.batch_policy import BatchPolicy
-from jobs.states import SafetyStrength
+from jobs.states import FINISHED, OPEN, SafetyStrength
 from models.catalogue.card import Card
 from scheduler.export.dataset_metadata import data_contract
 from scheduler.export.dataset_metadata.dataset import Dataset
@@ -18,7 +18,7 @@ from scheduler.export.exporters import WrittenFile
 
 NAME = "README.md"
 
-_STATES = ("done", "failed", "blocked", "cancelled", "queued", "running")
+_STATES = (*FINISHED, *OPEN)
 
 
 def card(dataset: Dataset, facts: Facts, pictures: Sequence[WrittenFile]) -> str:
@@ -79,13 +79,15 @@ def _counts(dataset: Dataset, facts: Facts) -> str:
 def _classes(facts: Facts) -> list[str]:
     if facts.class_key is None:
         return []
-    rows = [_class(*row) for row in facts.classes]
+    open_states = [state for state in OPEN if any(getattr(row, state) for row in facts.classes)]
+    counted = ("jobs", *FINISHED, *open_states)
+    rows = [_class(row.class_, [getattr(row, name) for name in counted]) for row in facts.classes]
     most = f", the {MOST_CLASSES} most frequent" if len(rows) == MOST_CLASSES else ""
-    header = [escaped(facts.class_key), "wanted", "done", "failed", "blocked", "cancelled"]
+    header = [escaped(facts.class_key), "wanted", *FINISHED, *open_states]
     return ["", f"By `meta`'s {escaped(facts.class_key)}{most}:", "", table(header, rows)]
 
 
-def _class(name: str | None, *counts: int) -> Sequence[str]:
+def _class(name: str | None, counts: Sequence[int]) -> Sequence[str]:
     return ["(none)" if name is None else escaped(name), *(f"{count:,}" for count in counts)]
 
 

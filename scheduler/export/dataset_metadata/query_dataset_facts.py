@@ -12,6 +12,7 @@ from jobs.images.where_expression import ALL, Condition
 from jobs.job_dataclasses import BatchId
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of
+from jobs.states import JobState
 from models.catalogue.card import Card
 from models.catalogue.catalogue import Catalogue
 from models.errors import UnknownModelError
@@ -46,15 +47,16 @@ _SAMPLERS = """
     SELECT sampler, steps, guidance_scale, count(*) AS images {images}
     GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT 20
 """
-_CLASSES = """
+_CLASSES = f"""
     WITH outcomes AS (
-        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {states}
+        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {{states}}
         UNION ALL
-        SELECT meta, 'done' {images} AND {counted}
+        SELECT meta, state FROM archived_jobs WHERE batch_id = ANY (CAST(:batches AS bigint[]))
+        UNION ALL
+        SELECT meta, 'done' {{images}} AND {{counted}}
     )
-    SELECT meta ->> :key AS class, count(*) AS jobs, count(*) FILTER (WHERE state = 'done') AS done,
-        count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'blocked') AS blocked,
-        count(*) FILTER (WHERE state = 'cancelled') AS cancelled
+    SELECT meta ->> :key AS class_, count(*) AS jobs,
+        {", ".join(f"count(*) FILTER (WHERE state = '{state}') AS {state}" for state in JobState)}
     FROM outcomes WHERE json_typeof(meta) = 'object' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :most
 """
 _BATCHES = text("SELECT * FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id")

@@ -20,13 +20,17 @@ from huggingface_hub import DatasetCard
 from open_data_contract_standard.model import OpenDataContractStandard
 from sqlalchemy import Engine
 
+from jobs.batches import actions
+from jobs.batches.actions import BatchStatus
+from jobs.batches.drop_jobs_and_delete_batches import archive
+from jobs.queue import transitions
 from jobs.storage.open import S3Options, open_store
 from scheduler.export.dataset_metadata.column_descriptions import description
 from scheduler.export.dataset_metadata.dataset_card_metadata import size_category
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.rows.find_meta_columns import find_meta_columns
 from scheduler.export.run_export import export as run_export
-from tests.factories import change
+from tests.factories import change, look
 from tests.scheduler.export.datasets import SIZE, with_index, with_pictures
 
 LABELS = ["fox", "owl", "fox", "<b>|wolf*", "bear", "bear"]
@@ -45,6 +49,13 @@ def exported(engine: Engine, tmp_path: Path, format: str, **options: Any) -> Pat
     given = {"meta_columns": find_meta_columns(engine, [batch.id])} if format != "webdataset" else {}
     with_index(engine, [batch], format, tmp_path / "export", 2, **given, **options)
     return tmp_path / "export"
+
+
+def take_back(engine: Engine, batch: BatchStatus, *ordinals: int, is_archived: bool = False) -> None:
+    """Retract images by their rows of the manifest."""
+    rows = look(engine, "SELECT id, key FROM images WHERE ordinal = ANY (:ordinals)", ordinals=list(ordinals))
+    found = [(row["id"], row["key"]) for row in rows]
+    transitions.retract(engine, batch.id, found, "bad", is_archived=is_archived, keeps_file=True)
 
 
 def index_file(folder: Path, format: str, name: str) -> Path:
@@ -116,7 +127,7 @@ def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
     for told in (
         "6 synthetic images (2.4 MB)",
         "| 24 x 24 | png | 6 | 2.4 MB |",
-        "| bear | 2 | 2 | 0 | 0 | 0 |",
+        "| bear | 2 | 2 | 0 | 0 | 0 | 0 |",
         "| `sd-v1-4` | r1 | `0000000000000000…` |  | 6 | [CreativeML OpenRAIL-M](https://",
         "**Stable Diffusion v1-4**: Made for research.",
         "| `NMIL` | dwtDctSvd | 6 | 1.000 |",
@@ -130,6 +141,36 @@ def test_the_card_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
     pictures = re.findall(r'<img src="([^"]+)"', text)
     assert len(pictures) == 4
     assert all((folder / name).exists() for name in pictures)
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_every_job_is_counted_in_the_card(engine: Engine, tmp_path: Path, is_archived: bool) -> None:
+    batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
+    take_back(engine, batch, 2, 4)
+    if is_archived:
+        archive(engine, actions.status(engine, "foxes"))
+        take_back(engine, batch, 5, is_archived=True)
+    with_index(engine, [actions.status(engine, "foxes")], "jsonl", tmp_path / "export")
+    text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    bears = "| bear | 2 | 0 | 0 | 0 | 0 | 2 |" if is_archived else "| bear | 2 | 1 | 0 | 0 | 0 | 1 |"
+    gone = 3 if is_archived else 2
+    for told in (
+        f"| done | {6 - gone} |\n| retracted | {gone} |\n| rows rejected | 0 |",
+        "| label | wanted | done | failed | blocked | cancelled | retracted |",
+        "| fox | 2 | 1 | 0 | 0 | 0 | 1 |",
+        bears,
+    ):
+        assert told in text, text
+
+
+def test_unfinished_jobs_are_counted_by_class(engine: Engine, tmp_path: Path) -> None:
+    batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
+    take_back(engine, batch, 2)
+    actions.retry_retracted(engine, batch.id)
+    with_index(engine, [actions.status(engine, "foxes")], "jsonl", tmp_path / "export")
+    text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "| label | wanted | done | failed | blocked | cancelled | retracted | queued |" in text
+    assert "| fox | 2 | 1 | 0 | 0 | 0 | 0 | 1 |" in text
 
 
 def test_pictures_are_of_different_classes_and_safe(engine: Engine, tmp_path: Path) -> None:
