@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from jobs.queue.worker_health_reports import unhealthy_workers
 from jobs.settings import Settings, load_settings
 from models.catalogue.catalogue import Catalogue
+from models.provenance.image_claim import SourceType
 from models.store.resolve_checkpoint import resolve
 from tests.models.checkpoints import build
 from tests.models.tiny_clip import build_clip
@@ -312,6 +313,17 @@ def test_no_score_where_none_is_wanted_or_possible_or_the_picture_was_withheld(
     (image,) = images_of(context.engine, render(context, tmp_path, [FOX | row], **policy))
     assert image["quality"] is None
     assert image["safety_verdict"] == ("blackened" if "safety" in policy else "safe")
+
+
+@pytest.mark.parametrize("action", ["blacken", "blur"])
+def test_files_of_withheld_images_have_the_label_and_their_rows_a_time_that_tells_it(
+    context: WorkerContext, tmp_path: Path, action: str
+) -> None:
+    """The dataset card counts labels by the time, as these rows have no digest of pixels."""
+    nude = FOX | {"model": "judged", "prompt": "explicit nudity"}
+    (image,) = images_of(context.engine, render(context, tmp_path, [nude], safety=action))
+    assert (image["pixels_sha256"], "iscc_code" in image["timings"]) == (None, True)
+    assert SourceType.GENERATED.encode() in (Path(context.settings.output) / image["key"]).read_bytes()
 
 
 def test_jobs_wait_for_a_score_that_is_insisted_on_and_can_not_be_had(

@@ -34,13 +34,19 @@ _GROUPED = (
 )
 # Tiled marks differ from job to job, in all but the first 24 bits.
 _MARK = "CASE WHEN watermark_method = 'tiled' THEN left(watermark, 6) || '…' ELSE watermark END"
+# Rows of withheld images have no digest of their pixels. What tells that their files have the label is the time of a
+# stage that came with it; a copy's row has the times of copying, so the row that it was rendered for is asked.
+_LABELLED = """
+    pixels_sha256 IS NOT NULL OR c2pa_manifest_id IS NOT NULL OR timings ? 'iscc_code'
+    OR EXISTS (SELECT FROM images root WHERE root.id = i.reused_from AND root.timings ? 'iscc_code')
+"""
 _GROUPS = f"""
     SELECT {", ".join(_GROUPED)}, {_MARK} AS mark, versions ->> 'safety_checker_digest' AS checker, count(*) AS images,
         CAST(sum(bytes) AS bigint) AS bytes, min(created_at) AS first, max(created_at) AS last,
         count(*) FILTER (WHERE prompt_truncated) AS truncated, min(watermark_bit_accuracy) AS worst,
         count(*) FILTER (WHERE watermark_strength = 'weak') AS weak, count(watermark_strength) AS judged,
         count(c2pa_manifest_id) AS signed, count(c2pa_sidecar_sha256) AS beside,
-        count(pixels_sha256) AS labelled {{images}}
+        count(*) FILTER (WHERE {_LABELLED}) AS labelled {{images}}
     GROUP BY {", ".join(_GROUPED)}, mark, checker
 """
 _SAMPLERS = """
