@@ -16,15 +16,18 @@ _UNNEEDED = ("safety_checkers",)
 """They change no pixels of an image that was delivered as it was drawn, and may cost money, or be gone."""
 
 
-def manifest_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a manifest's row that asks for the image of a record."""
+def manifest_row(record: Mapping[str, Any], *, has_size: bool = True) -> dict[str, Any]:
+    """Return the columns of a manifest's row that asks for the image of a record.
+
+    `has_size`: at its width and height before enlargement; else at those of its picture, which may be any.
+    """
     row = {name: record[name] for name in _COPIED if record[name] not in (None, "")}
     row["seed"] = int(record["seed"])
-    if record["mode"] == Mode.UPSCALE:
-        return row | {"width": record["width"] // 4, "height": record["height"] // 4}
-    if record["upscale"]:
+    if record["mode"] != Mode.UPSCALE and record["upscale"]:
         row["upscale"] = record["upscale"]
-    return row | {"width": record["generated_width"], "height": record["generated_height"]}
+    if has_size:
+        row |= {"width": record["generated_width"], "height": record["generated_height"]}
+    return row
 
 
 def set_options(policy: BatchPolicy) -> list[str]:

@@ -68,6 +68,14 @@ class ManyJobsError(UsageError):
     """The manifest makes more jobs than its user may have intended; nothing was stored."""
 
 
+class RejectedRowError(ManifestError):
+    """A row can't be used, and the manifest is read strictly; nothing was stored. `reject` says why."""
+
+    def __init__(self, reject: Reject, label: str) -> None:
+        super().__init__(f"{describe(reject, label)}; nothing was ingested (--strict)")
+        self.reject = reject
+
+
 def ingest(
     engine: Engine,
     request: SubmitRequest,
@@ -184,10 +192,10 @@ def within_limits(
 
 
 def strictly(items: Iterator[ManifestRow | Reject], request: SubmitRequest) -> Iterator[ManifestRow | Reject]:
-    """Pass on rows; ManifestError at the first reject."""
+    """Pass on rows; RejectedRowError at the first reject."""
     for item in items:
         if isinstance(item, Reject):
-            raise ManifestError(f"{describe(item, request.manifest.label)}; nothing was ingested (--strict)")
+            raise RejectedRowError(item, request.manifest.label)
         yield item
 
 

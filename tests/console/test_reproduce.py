@@ -13,11 +13,13 @@ from tests.factories import change, look
 
 @pytest.fixture
 def images(typed: Typed, engine: Engine, tmp_path: Path) -> list[int]:
-    """The numbers of an image from a text, and of one from a picture."""
+    """The numbers of an image from a text, of one from a picture, and of a picture that is enlarged at its own size."""
     Image.fromarray(np.full((64, 64, 3), 120, np.uint8)).save(tmp_path / "from.png")
+    Image.fromarray(np.full((66, 70, 3), 120, np.uint8)).save(tmp_path / "small.png")
     (tmp_path / "a.jsonl").write_text(
         '{"prompt": "a red circle", "steps": 3}\n'
         f'{{"prompt": "a blue square", "steps": 4, "init_image": "{tmp_path}/from.png", "strength": 0.5}}\n'
+        f'{{"prompt": "a", "model": "tiny-random-x4", "init_image": "{tmp_path}/small.png"}}\n'
     )
     made = typed("run", "a.jsonl", "--set", "model=tiny-random")
     assert made.code == 0, made.err
@@ -27,13 +29,14 @@ def images(typed: Typed, engine: Engine, tmp_path: Path) -> list[int]:
 def test_images_are_rendered_again_and_compared(
     typed: Typed, engine: Engine, images: list[int], tmp_path: Path
 ) -> None:
-    told = typed("reproduce", str(images[1]), "--json")
-    assert told.code == 0, told.err
-    assert (told.json["image"], told.json["same_pixels"], told.json["made_otherwise"]) == (
-        images[1],
-        True,
-        {},
-    )
+    for image in images[1:]:
+        told = typed("reproduce", str(image), "--json")
+        assert told.code == 0, told.err
+        assert (told.json["image"], told.json["same_pixels"], told.json["made_otherwise"]) == (
+            image,
+            True,
+            {},
+        )
     assert [row["name"] for row in look(engine, "SELECT name FROM batches")] == ["a"], "it is deleted again"
     assert len(look(engine, "SELECT FROM images")) == len(images)
 
@@ -48,4 +51,6 @@ def test_images_are_rendered_again_and_compared(
     change(engine, "UPDATE images SET init_image = :gone WHERE id = :id", gone=gone, id=images[1])
     told = typed("reproduce", str(images[1]))
     assert (told.code, "gone.png" in told.err) == (2, True), told.err
+    assert "error: it can't be rendered again: init_image of its row: " in told.err
+    assert ("row.jsonl" in told.err, "--strict" in told.err) == (False, False), told.err
     assert len(look(engine, "SELECT FROM batches")) == 2

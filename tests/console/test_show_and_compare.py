@@ -8,6 +8,9 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from console.reproduction.compare_pictures import compare, compressed_as, made_otherwise, marked_as
 from console.reproduction.row_as_manifest import manifest_row, set_options
+from console.reproduction.size_of_lane import was_asked_at_a_size
+from jobs.batches import actions
+from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.errors import UsageError
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.parse_set_options import parse_policy
@@ -15,7 +18,7 @@ from jobs.queue import transitions
 from jobs.settings import load_settings
 from jobs.states import ImageFormat, WatermarkMethod
 from tests.console.conftest import Typed
-from tests.factories import image, lanes_of, make_batch, take
+from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.worker.contexts import stage_context
 from tests.worker.test_bisect import items
 from worker.imaging.encode import decode, encode
@@ -37,6 +40,24 @@ def test_a_row_is_shown_by_its_number(typed: Typed, engine: Engine) -> None:
     for given in ("absent.png", "99999999999999999999"):
         told = typed("show", given)
         assert (told.code, "Traceback" in told.err) == (2, False), told.err
+
+
+def test_it_is_told_whether_an_enlarged_image_was_asked_for_at_a_size(engine: Engine) -> None:
+    names = ("own", "set")
+    for name, width, height in zip(names, (0, 64), (0, 72), strict=True):
+        batch = make_batch(engine, name=name)
+        change(
+            engine,
+            "UPDATE lanes SET mode = 'upscale', upscale = 4, width = :width, height = :height WHERE batch_id = :id",
+            **{"width": width, "height": height, "id": batch.id},
+        )
+        (lane,) = lanes_of(engine, batch)
+        transitions.complete(engine, [image(job, width=256, height=288) for job in take(engine, lane)])
+    rows = look(engine, "SELECT id FROM images ORDER BY id")
+    found = [was_asked_at_a_size(engine, row["id"]) for row in rows]
+    for name in names:
+        archive(engine, actions.status(engine, name))
+    assert found == [was_asked_at_a_size(engine, row["id"]) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(("format", "quality"), [("png", 95), ("jpeg", 60), ("webp", 60), ("webp", 100)])
@@ -104,8 +125,10 @@ def test_rows_and_options_are_those_of_the_image() -> None:
     row = manifest_row(record)
     assert (row["width"], row["height"], row["upscale"], row["seed"]) == (64, 96, 4, 2**63)
     assert "negative_prompt" not in row
-    row = manifest_row(record | {"mode": "upscale", "upscale": 0})
+    enlarged = record | {"mode": "upscale", "upscale": 4}
+    row = manifest_row(enlarged)
     assert (row["width"], row["height"], "upscale" in row) == (64, 96, False)
+    assert manifest_row(enlarged, has_size=False).keys().isdisjoint(("width", "height", "upscale"))
     given = set_options(
         BatchPolicy(clip_score="off", deep_cache=2, parameters=True, max_attempts=9, format="webp")
     )

@@ -18,6 +18,7 @@ from console.process_control.run_batch_to_completion import work_at
 from console.provenance_lookup.resolve_image_argument import chosen_image, require_installation
 from console.provenance_lookup.watermark_keys import keys_to_try
 from console.reproduction.row_as_manifest import manifest_row, set_options
+from console.reproduction.size_of_lane import was_asked_at_a_size
 from console.session import Session, session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json, print_line
@@ -33,6 +34,7 @@ from jobs.policy.batch_policy import BatchPolicy
 from jobs.policy.stored_policy import policy_of
 from jobs.settings import load_settings
 from models.optional_packages import require
+from scheduler.ingest.ingest import RejectedRowError
 
 _BATCH = text("SELECT batches.* FROM batches JOIN images ON batch_id = batches.id WHERE images.id = :id")
 _IMAGE = text("SELECT id FROM images WHERE batch_id = :batch")
@@ -108,13 +110,26 @@ def _submitted(open_session: Session, record: Mapping[str, Any], out: str | None
         raise UsageError(f"its batch has policies of a later version: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as temporary:
         manifest = Path(temporary) / "row.jsonl"
-        manifest.write_text(json.dumps(manifest_row(record)) + "\n", encoding="utf-8")
+        has_size = was_asked_at_a_size(open_session.engine, record["image_id"])
+        row = manifest_row(record, has_size=has_size)
+        manifest.write_text(json.dumps(row) + "\n", encoding="utf-8")
         name = f"reproduce-{record['image_id']}-{secrets.token_hex(3)}"
         options = SubmitOptions(
             manifest=str(manifest), out=out, name=name, set_=set_options(policy), strict=True
         )
-        ingested = ingest_manifest(open_session, options)
+        try:
+            ingested = ingest_manifest(open_session, options)
+        except RejectedRowError as error:
+            column = f"{error.reject.column} of its row: " if error.reject.column else ""
+            raise UsageError(column + error.reject.reason) from None
+        except NightmillError as error:
+            raise UsageError(_of_its_row(str(error), str(manifest))) from None
     return actions.status(open_session.engine, ingested.name)
+
+
+def _of_its_row(message: str, manifest: str) -> str:
+    """Return a message without the name of the temporary file with the row."""
+    return message.replace(f"{manifest}, line 1", "its row").replace(manifest, "its row")
 
 
 def _policy_of(open_session: Session, record: Mapping[str, Any]) -> tuple[BatchPolicy, Sequence[str]]:
