@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from console.reproduction.row_as_manifest import LEFT_OUT
 from jobs.errors import UsageError
 from jobs.images.decode_picture import decode_picture, flattened
 from jobs.states import ImageFormat, WatermarkMethod
@@ -20,8 +21,11 @@ from models.watermark.tiled.payload import Payload
 
 _COMPARED = (
     *("model_revision", "model_digest", "upscaler_digest", "lora_digest", "init_image_sha256", "device"),
-    *("batch_rows", "safety_verdict"),
+    "batch_rows",
 )
+_WITHHELD = ("blackened", "blurred")
+_OF_FURTHER_CHECKER = "classifier_digest:"
+"""How notes in `versions` begin that are of further safety checkers, which are left out."""
 
 
 def pixels_of(body: bytes, location: str) -> Pixels:
@@ -65,8 +69,18 @@ def compare(one: Pixels, other: Pixels) -> dict[str, Any]:
 
 
 def made_otherwise(record: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return what differs in how two images were made, by its name: the first one's value and the other's."""
+    """Return what differs in how two images were made, by its name: the first one's value and the other's.
+
+    What changes no pixels isn't told: further safety checkers, which `reproduce` leaves out, and verdicts on images
+    that were delivered as they were drawn.
+    """
     pairs = {name: [record[name], again[name]] for name in _COMPARED}
-    versions = {**record["versions"], **again["versions"]}
-    pairs |= {name: [record["versions"].get(name), again["versions"].get(name)] for name in versions}
+    verdicts = [record["safety_verdict"], again["safety_verdict"]]
+    pairs |= {"safety_verdict": verdicts} if set(verdicts) & set(_WITHHELD) else {}
+    names = [name for name in {**record["versions"], **again["versions"]} if not _is_left_out(name)]
+    pairs |= {name: [record["versions"].get(name), again["versions"].get(name)] for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_left_out(name: str) -> bool:
+    return name in LEFT_OUT or name.startswith(_OF_FURTHER_CHECKER)

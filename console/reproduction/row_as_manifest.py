@@ -12,7 +12,7 @@ _COPIED = (
 )
 _OWN = {"watermark": "off", "format": "png", "parameters": "false", "reuse": "off"}
 """The mark is embedded afterwards, as the one of the image says which job that was; files are PNG, to be compared."""
-_UNNEEDED = ("safety_checkers",)
+LEFT_OUT = ("safety_checkers",)
 """They change no pixels of an image that was delivered as it was drawn, and may cost money, or be gone."""
 
 
@@ -32,7 +32,7 @@ def manifest_row(record: Mapping[str, Any], *, has_size: bool = True) -> dict[st
 
 def set_options(policy: BatchPolicy) -> list[str]:
     """Return the values of `--set` by which an image of another batch is drawn as this one's were."""
-    affecting = {name: value for name, value in policy.affecting_images().items() if name not in _UNNEEDED}
+    affecting = {name: value for name, value in policy.affecting_images().items() if name not in LEFT_OUT}
     given = {name: _text(value) for name, value in affecting.items() if value is not None}
     return [f"{name}={value}" for name, value in (given | _OWN).items()]
 

@@ -24,6 +24,15 @@ from tests.worker.test_bisect import items
 from worker.imaging.encode import decode, encode
 from worker.stages.watermark import Watermark
 
+COMPARED = (
+    "model_revision",
+    "model_digest",
+    "upscaler_digest",
+    "lora_digest",
+    "init_image_sha256",
+    "device",
+)
+
 
 def test_a_row_is_shown_by_its_number(typed: Typed, engine: Engine) -> None:
     batch = make_batch(engine, [{"prompt": "a red fox", "seed": 2**63 + 7}], name="foxes")
@@ -95,15 +104,7 @@ def test_differences_are_counted() -> None:
     other[0, 0, 1] ^= 4
     assert compare(one, other) == {"same_pixels": False, "most_levels": 4, "share": round(1 / 64**2, 6)}
     assert compare(one, grainy(96))["sizes"] == ["64x64", "96x96"]
-    names = (
-        "model_revision",
-        "model_digest",
-        "upscaler_digest",
-        "lora_digest",
-        "init_image_sha256",
-        "device",
-    )
-    made = dict.fromkeys((*names, "batch_rows", "safety_verdict"), "same")
+    made = dict.fromkeys((*COMPARED, "batch_rows", "safety_verdict"), "same")
     first, second = (
         {**made, "versions": {"torch": "1"}},
         {**made, "device": "other", "versions": {"numpy": "2"}},
@@ -113,6 +114,23 @@ def test_differences_are_counted() -> None:
         "torch": ["1", None],
         "numpy": [None, "2"],
     }
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (("flagged", "safe"), {}),
+        (("blurred", "safe"), {"safety_verdict": ["blurred", "safe"]}),
+        (("safe", "blackened"), {"safety_verdict": ["safe", "blackened"]}),
+    ],
+)
+def test_checkers_that_are_left_out_are_not_what_differs(
+    verdicts: tuple[str, str], told: dict[str, list[str]]
+) -> None:
+    made = dict.fromkeys((*COMPARED, "batch_rows"), "same") | {"versions": {"torch": "1"}}
+    checked = {"safety_checkers": "nsfw:porn=0.7", "classifier_digest:nsfw": "ab" * 32, "torch": "1"}
+    first = made | {"versions": checked, "safety_verdict": verdicts[0]}
+    assert made_otherwise(first, made | {"safety_verdict": verdicts[1]}) == told
 
 
 def test_rows_and_options_are_those_of_the_image() -> None:
@@ -130,8 +148,16 @@ def test_rows_and_options_are_those_of_the_image() -> None:
     assert (row["width"], row["height"], "upscale" in row) == (64, 96, False)
     assert manifest_row(enlarged, has_size=False).keys().isdisjoint(("width", "height", "upscale"))
     given = set_options(
-        BatchPolicy(clip_score="off", deep_cache=2, parameters=True, max_attempts=9, format="webp")
+        BatchPolicy(
+            clip_score="off",
+            deep_cache=2,
+            parameters=True,
+            max_attempts=9,
+            format="webp",
+            safety_checkers="nsfw-image-detection:nsfw=0.7",
+        )
     )
     parsed = parse_policy(dict(option.split("=", 1) for option in given))
     assert (parsed.deep_cache, parsed.clip_score, parsed.parameters) == (2, "off", False)
+    assert parsed.safety_checkers is None
     assert (parsed.format, parsed.watermark, parsed.reuse, parsed.max_attempts) == ("png", "off", False, 3)
