@@ -122,6 +122,11 @@ class FolderStore:
             if here is not None:
                 yield from folder_walk.names(here, f"{folder}/" if folder else "")
 
+    def has_folder(self, folder: str) -> bool:
+        """Whether there is such a folder, not reached by a symbolic link."""
+        with _explained(f"read {self.root / folder}"), self._opened(checked_key(folder)) as here:
+            return here is not None
+
     def remove_temporaries(self, older_than: timedelta, folder: str = "") -> int:
         """Delete temporary files of interrupted writes below a folder; returns the number deleted."""
         limit = datetime.now(UTC) - older_than

@@ -113,6 +113,11 @@ def remove_temporaries(store: ObjectStore, batch: str, older_than: timedelta) ->
     return store.remove_temporaries(older_than, batch) if isinstance(store, FolderStore) else 0
 
 
+def lacks_folder(store: ObjectStore, folder: str) -> bool:
+    """Whether the first object in this folder makes it; never in S3, which has no folders."""
+    return isinstance(store, FolderStore) and not store.has_folder(folder)
+
+
 def remove_empty_folders(store: ObjectStore, folder: str, is_ours: Callable[[str], bool]) -> None:
     """Remove a folder and those below it that are empty and whose path `is_ours` accepts; does nothing in S3."""
     if isinstance(store, FolderStore):

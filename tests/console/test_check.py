@@ -206,7 +206,18 @@ class TestFoldersOfOthers:
     def test_a_submit_that_comes_to_nothing_owns_nothing(self, typed: Typed, output: Path) -> None:
         (typed.folder / "bad.jsonl").write_text('{"prompt": "a fox"}\n{"prompt": 3}\n')
         assert typed("submit", "bad.jsonl", "--strict").code == 2
-        assert not list(output.glob("bad/*"))
+        assert not (output / "bad").exists()
+
+    @pytest.mark.parametrize("file", [None, "notes.txt"])
+    def test_a_folder_that_was_there_stays_if_a_submit_comes_to_nothing(
+        self, typed: Typed, output: Path, file: str | None
+    ) -> None:
+        (typed.folder / "bad.jsonl").write_text('{"prompt": 3}\n')
+        (output / "bad").mkdir(parents=True)
+        if file is not None:
+            (output / "bad" / file).touch()
+        assert typed("submit", "bad.jsonl", "--strict").code == 2
+        assert [path.name for path in (output / "bad").iterdir()] == ([] if file is None else [file])
 
 
 def test_a_users_files_stay_and_are_named(typed: Typed, output: Path, night: Ingested) -> None:

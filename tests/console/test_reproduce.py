@@ -47,6 +47,7 @@ def test_images_are_rendered_again_and_compared(
     assert f"the picture is in batch reproduce-{images[0]}-" in told.err
     assert len(look(engine, "SELECT FROM batches")) == 2
 
+    there = sorted((tmp_path / "output").rglob("*"))
     gone = str(tmp_path / "gone.png")
     change(engine, "UPDATE images SET init_image = :gone WHERE id = :id", gone=gone, id=images[1])
     told = typed("reproduce", str(images[1]))
@@ -54,3 +55,4 @@ def test_images_are_rendered_again_and_compared(
     assert "error: it can't be rendered again: init_image of its row: " in told.err
     assert ("row.jsonl" in told.err, "--strict" in told.err) == (False, False), told.err
     assert len(look(engine, "SELECT FROM batches")) == 2
+    assert sorted((tmp_path / "output").rglob("*")) == there
