@@ -27,7 +27,7 @@ from console.terminal.progress import summary
 from console.terminal.schedule_text import pause_reasons
 from jobs.batches import actions
 from jobs.batches.accepted_image_quotas import shortfall
-from jobs.batches.actions import BatchStatus
+from jobs.batches.actions import BatchStatus, why_archived
 from jobs.batches.manifest_reconciliation import sums
 from jobs.batches.record_batch_end_events import record_batch_events
 from jobs.batches.status import open_jobs
@@ -80,13 +80,20 @@ def _render(
         figures = work_at(open_session, status, workers)
         status = open_session.patiently(lambda: actions.status(open_session.engine, ingested.name))
     else:
-        again = "another --name makes a batch of its own, with `--reuse off` rendered anew"
-        if status.counts["failed"] or status.counts["blocked"]:
-            again = f"`nightmill retry {status.name}` queues what failed or was blocked; {again}"
-        note(f"nothing to render: {summary(status)}; {again}")
+        note(f"nothing to render: {summary(status)}; {_how_to_render(status)}")
     lacking = open_session.patiently(lambda: shortfall(open_session.engine, status.id))
     figures["short"] = lacking and lacking.report()
     return status.report() | figures | open_session.patiently(lambda: _results(open_session, status, formats))
+
+
+def _how_to_render(status: BatchStatus) -> str:
+    """Return what renders something of a manifest whose batch has ended."""
+    if status.archived_at is not None:
+        return why_archived(status.name)
+    another = "another --name makes a batch of its own, with `--reuse off` rendered anew"
+    if status.counts["failed"] or status.counts["blocked"]:
+        return f"`nightmill retry {status.name}` queues what failed or was blocked; {another}"
+    return another
 
 
 def _refuse_stopped(status: BatchStatus) -> None:
@@ -94,6 +101,8 @@ def _refuse_stopped(status: BatchStatus) -> None:
         reasons = pause_reasons(status)
         why = f" ({reasons})" if reasons else ""
         raise UsageError(f"batch {status.name} is paused{why}: `nightmill resume {status.name}` first")
+    if status.state == BatchState.CANCELLED and status.archived_at is not None:
+        raise UsageError(f"{why_archived(status.name)}; it was cancelled")
     if status.state == BatchState.CANCELLED:
         raise UsageError(
             f"batch {status.name} was cancelled: `nightmill retry {status.name}` brings its jobs back"

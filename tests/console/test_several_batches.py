@@ -217,6 +217,26 @@ def test_failures_of_an_archived_batch_are_told(typed: Typed, engine: Engine) ->
     )
 
 
+def test_nobody_is_sent_to_retry_for_jobs_that_are_archived(
+    typed: Typed, engine: Engine, tmp_path: Path
+) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / f"{name}.txt").write_text(f"a {name} fox\na {name} bird\n")
+        assert typed("submit", f"{name}.txt", "--model", "tiny-random").code == 0
+    failed = [failure(job, ErrorKind.BAD_INPUT) for job in take(engine, LaneId(1))]
+    transitions.fail(engine, failed, delay_s=0)
+    assert typed("cancel", "blue").code == 0
+    record_batch_events(engine)
+    assert typed("archive", "red", "blue", "--yes").code == 0
+    again = typed("run", "red.txt", "--model", "tiny-random")
+    assert "nothing to render: 0 done, 2 failed; batch red is archived, its jobs are gone" in again.err
+    stopped = typed("run", "blue.txt", "--model", "tiny-random")
+    assert (stopped.code, "batch blue is archived, its jobs are gone" in stopped.err) == (2, True)
+    paused = typed("pause", "blue")
+    assert (paused.code, "batch blue is archived, its jobs are gone" in paused.err) == (2, True)
+    assert "nightmill retry" not in again.err + stopped.err + paused.err
+
+
 def test_archive_by_age(typed: Typed, engine: Engine) -> None:
     named(engine, "old", "young", "open")
     finish(engine, "old", days_ago=31)

@@ -14,6 +14,7 @@ from console.session import Session
 from console.several_batches.batch_selection_options import MOST_NAMED, BatchSelection
 from console.several_batches.change_each_batch import BatchCommand, change_batches, has_open_jobs, told_state
 from console.terminal.output import note, plural
+from jobs.batches.actions import why_archived
 from jobs.batches.status import BatchStatus, statuses
 from jobs.names_in_messages import some_of
 from jobs.queue import pauses
@@ -37,7 +38,9 @@ def pause(
         return has_open_jobs(found) and found.state != BatchState.CANCELLED
 
     def why_not(found: BatchStatus) -> str | None:
-        return pauses.IS_CANCELLED if found.state == BatchState.CANCELLED else None
+        if found.state != BatchState.CANCELLED:
+            return None
+        return pauses.IS_CANCELLED if found.archived_at is None else why_archived(found.name)
 
     command = BatchCommand(done="paused", change=apply, can=can, why_not=why_not)
     change_batches(selection, command, as_json=as_json)
