@@ -143,7 +143,7 @@ def import_(
     folder.trust(authority)
     folder.write(folder.identity, found.pem, 0o600)
     _tell_made(settings, folder, as_json)
-    if not authority:
+    if not authority and not _trusts_authority_of(found, folder):
         note(
             f"{file} doesn't have the certificate of the authority itself: until `nightmill verify --trust` is given "
             "it, its signatures count as those of a stranger"
@@ -203,6 +203,16 @@ def _authority_of(former: Any, folder: IdentityFolder) -> Any:
         f"the certificate in {folder.identity} is by an authority whose key isn't in {folder.path}: that one makes the "
         "next certificate, which `nightmill identity import --replace` takes over; or --new-authority makes one here"
     )
+
+
+def _trusts_authority_of(found: Any, folder: IdentityFolder) -> bool:
+    """Return whether the authority that has issued an identity is trusted already, as by an import before."""
+    from models.provenance.signing_identity import authority_of  # noqa: PLC0415 - the same
+
+    trusted = read_if_there(folder.trusted, str(folder.trusted))
+    with suppress(ValueError):  # no certificates
+        return bool(authority_of(found, trusted or b""))
+    return False
 
 
 def _tell_made(settings: Settings, folder: IdentityFolder, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from console.commands.doctor import _signing
 from jobs.errors import UsageError
 from jobs.settings import Settings
-from models.provenance.signing_identity import SigningIdentity
+from models.provenance.signing_identity import Authority, SigningIdentity
 from tests.console.conftest import Typed
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, expired_identity
 from tests.models.provenance.soft_token import PIN, needs_softhsm, soft_token
@@ -93,6 +93,23 @@ def test_an_identity_of_ones_own_is_taken_over(offline: Typed, tmp_path: Path) -
     for name in ("absent.pem", "."):
         told = offline("identity", "import", str(tmp_path / name), "--replace")
         assert (told.code, "can't be read" in told.err) == (2, True)
+
+
+def test_a_chain_without_its_authority_is_a_stranger_s_unless_that_is_trusted_already(
+    offline: Typed, tmp_path: Path
+) -> None:
+    def imported(chain: bytes, *options: str) -> str:
+        (tmp_path / "chain.pem").write_bytes(IDENTITY.key + chain)
+        told = offline("identity", "import", str(tmp_path / "chain.pem"), *options)
+        assert told.code == 0, told.err
+        return told.err
+
+    warning = "its signatures count as those of a stranger"
+    assert warning in imported(IDENTITY.chain)
+    (folder(offline) / "trusted.pem").write_bytes(Authority.create("Example Studio", 100).certificate)
+    assert warning in imported(IDENTITY.chain, "--replace"), "another authority of the same name is trusted"
+    assert warning not in imported(IDENTITY.chain + AUTHORITY.certificate, "--replace")
+    assert warning not in imported(IDENTITY.chain, "--replace")
 
 
 @needs_softhsm
