@@ -2,11 +2,11 @@
 
 import stat
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from console.signing_identity.identity_folder import IdentityFolder
-from console.terminal.output import plural
+from console.terminal.output import duration, plural
 from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.signing_identity.find_identity_file import (
@@ -19,7 +19,8 @@ from jobs.signing_identity.find_identity_file import (
 from models.errors import SigningIdentityError
 from models.provenance.pkcs11_uri import Pkcs11Uri, uri_in
 
-SOON_DAYS = 30
+SOON = timedelta(days=30)
+_FEW_DAYS = timedelta(days=2)
 
 
 def described(settings: Settings) -> dict[str, Any]:
@@ -60,11 +61,11 @@ def _of_identity(found: IdentityText, settings: Settings) -> dict[str, Any]:
         parsed.check_signs()
     except SigningIdentityError as error:
         return {"is_usable": False, "problem": str(error)}
-    days = (parsed.expires_at - datetime.now(UTC)).days
+    left = parsed.expires_at - datetime.now(UTC)
     trusted = trusted_authorities(settings).count(b"-----BEGIN CERTIFICATE")
     return {
         "is_usable": True,
-        "problem": _problem(found, parsed.token, days),
+        "problem": _problem(found, parsed.token, left),
         "key": "in the file" if parsed.token is None else f"in a token: {parsed.token.place}",
         "organization": organization_of(parsed.leaf),
         "name": name_of(parsed.leaf),
@@ -84,8 +85,11 @@ def token_of(folder: IdentityFolder) -> str | None:
     return None
 
 
-def _problem(found: IdentityText, token: Pkcs11Uri | None, days: int) -> str | None:
+def _problem(found: IdentityText, token: Pkcs11Uri | None, left: timedelta) -> str | None:
     file, what = (found.file, "private key") if token is None else (token.pin_file, "PIN")
     if file is not None and stat.S_IMODE(file.stat().st_mode) & 0o004:
         return f"its {what} can be read by every user of this host: chmod 600 {file}"
-    return f"expires in {plural(days, 'day')}" if days < SOON_DAYS else None
+    if left >= SOON:
+        return None
+    is_soon = left < _FEW_DAYS
+    return f"expires in {duration(max(0.0, left.total_seconds())) if is_soon else plural(left.days, 'day')}"

@@ -1,7 +1,7 @@
 """Signed image files for tests."""
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +24,18 @@ def expired_identity() -> SigningIdentity:
     """An identity that expired years ago."""
     with patch.object(signing_identity, "datetime", _LongAgo):
         return Authority.create("Example Studio", 100).issue(5)
+
+
+def identity_valid_for(left: timedelta) -> SigningIdentity:
+    """An identity that expires so long from now, as one of 100 days does whose time has passed."""
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) - (timedelta(days=100) - left)
+
+    with patch.object(signing_identity, "datetime", Earlier), patch.object(signing_identity, "_BACKDATED", timedelta()):
+        return Authority.create("Example Studio", 100).issue(100)
 
 
 AUTHORITY = Authority.create("Example Studio", 100)

@@ -1,6 +1,8 @@
 """`nightmill identity`: signing identities are made, shown, renewed, taken over and deleted."""
 
+import re
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from jobs.errors import UsageError
 from jobs.settings import Settings
 from models.provenance.signing_identity import Authority, SigningIdentity
 from tests.console.conftest import Typed
-from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, expired_identity
+from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, expired_identity, identity_valid_for
 from tests.models.provenance.soft_token import PIN, needs_softhsm, soft_token
 from worker.__main__ import _with_signing_decided
 
@@ -73,6 +75,28 @@ def test_rotation_keeps_the_authority_or_adds_one(offline: Typed) -> None:
         None,
     )
     assert offline("identity", "rotate", "--json").json["trusted_authorities"] == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (timedelta(minutes=11, seconds=50), r"1[01]m\d\ds"),
+        (timedelta(hours=30, minutes=5), r"30h0\dm"),
+        (timedelta(days=2, minutes=5), "2 days"),
+        (timedelta(days=29, hours=23), "29 days"),
+        (timedelta(days=30, minutes=5), None),
+    ],
+)
+def test_how_long_a_certificate_is_still_valid(offline: Typed, left: timedelta, said: str | None) -> None:
+    pem = identity_valid_for(left).pem.decode()
+    given = offline.settings.model_copy(update={"signing_identity": SecretStr(pem)})
+    problem = Typed(given, offline.folder)("identity", "show", "--json").json["problem"]
+    if said is None:
+        assert problem is None
+        return
+    assert re.fullmatch(f"expires in {said}", problem), problem
+    with pytest.raises(UsageError, match=f"expires in {said}"):
+        _signing(given)
 
 
 def test_an_identity_of_ones_own_is_taken_over(offline: Typed, tmp_path: Path) -> None:
