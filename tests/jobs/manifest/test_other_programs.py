@@ -447,7 +447,8 @@ def test_a_file_in_another_encoding_is_refused_as_a_whole(tmp_path: Path, name: 
 
 
 def test_some_damaged_lines_are_rejected_alone(tmp_path: Path) -> None:
-    for data in (b"a\n" * 60 + b"\xe9\n" * 4, "é\n".encode() + b"\xe9\n" * 4, b"a\n\xe9\n"):
+    late = b"a fox in a wood, in the rain\n" * 3_000 + b"\xe9\n" * 40
+    for data in (b"a\n" * 60 + b"\xe9\n" * 4, "é\n".encode() + b"\xe9\n" * 4, b"a\n\xe9\n", late):
         items = read_bytes(tmp_path, "m.txt", data)
         rejects = [item for item in items if isinstance(item, Reject)]
         assert len(rejects) == data.count(b"\xe9")
