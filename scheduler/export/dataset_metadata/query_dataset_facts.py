@@ -53,16 +53,16 @@ _SAMPLERS = """
     SELECT sampler, steps, guidance_scale, count(*) AS images {images}
     GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT 20
 """
-_CLASSES = f"""
+_BY_STATE = ", ".join(f"count(*) FILTER (WHERE state = '{state}') AS {state}" for state in JobState)
+_CLASSES = """
     WITH outcomes AS (
-        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {{states}}
+        SELECT meta, state FROM jobs WHERE batch_id = ANY (CAST(:batches AS bigint[])) AND {states}
         UNION ALL
         SELECT meta, state FROM archived_jobs WHERE batch_id = ANY (CAST(:batches AS bigint[]))
         UNION ALL
-        SELECT meta, 'done' {{images}} AND {{counted}}
+        SELECT meta, 'done' {images} AND {counted}
     )
-    SELECT meta ->> :key AS class_, count(*) AS jobs,
-        {", ".join(f"count(*) FILTER (WHERE state = '{state}') AS {state}" for state in JobState)}
+    SELECT meta ->> :key AS class_, count(*) AS jobs, {by_state}
     FROM outcomes WHERE json_typeof(meta) = 'object' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :most
 """
 _BATCHES = text("SELECT * FROM batches WHERE id = ANY (CAST(:batches AS bigint[])) ORDER BY id")
@@ -163,8 +163,12 @@ def _classes_query(images: str, condition: Condition) -> TextClause:
     """Return the query of outcomes by class: of jobs by their state, and of images that have no job or are chosen."""
     if condition is ALL:
         gone = "NOT EXISTS (SELECT FROM jobs WHERE id = i.job_id)"  # of an archived batch
-        return text(_CLASSES.format(images=images, states="true", counted=gone))
-    return text(_CLASSES.format(images=images, states="state <> 'done'", counted="true"))
+        return _outcomes(images, states="true", counted=gone)
+    return _outcomes(images, states="state <> 'done'", counted="true")
+
+
+def _outcomes(images: str, *, states: str, counted: str) -> TextClause:
+    return text(_CLASSES.format(images=images, states=states, counted=counted, by_state=_BY_STATE))
 
 
 def _classes(

@@ -34,7 +34,10 @@ def identity_valid_for(left: timedelta) -> SigningIdentity:
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) - (timedelta(days=100) - left)
 
-    with patch.object(signing_identity, "datetime", Earlier), patch.object(signing_identity, "_BACKDATED", timedelta()):
+    with (
+        patch.object(signing_identity, "datetime", Earlier),
+        patch.object(signing_identity, "_BACKDATED", timedelta()),
+    ):
         return Authority.create("Example Studio", 100).issue(100)
 
 

@@ -198,18 +198,22 @@ def test_the_card_says_that_blackened_images_have_no_mark(engine: Engine, tmp_pa
 def test_the_card_counts_files_that_say_what_they_are(engine: Engine, tmp_path: Path) -> None:
     """Of a withheld image, a signed copy of one, a copy of one, a row of a version before and a copy of that."""
     batch = with_pictures(engine, tmp_path / "output", ROWS, name="foxes")
-    withheld = "safety_verdict = 'blackened', pixels_sha256 = NULL"
-    for ordinal, values in enumerate(
+    ids = [row["id"] for row in look(engine, "SELECT id FROM images ORDER BY ordinal")]
+    change(engine, "UPDATE images SET safety_verdict = 'blackened' WHERE ordinal > 0")
+    for id, values in zip(
+        ids,
         (
-            "pixels_sha256 = repeat('ab', 32)",
-            f"{withheld}, timings = '{{\"encode\": 0.1, \"iscc_code\": 0}}'",
-            f"{withheld}, reused_from = 0, c2pa_manifest_id = 'urn:c2pa:1'",
-            f"{withheld}, reused_from = (SELECT id FROM images WHERE ordinal = 1)",
-            f"{withheld}, timings = '{{\"encode\": 0.1}}'",
-            f"{withheld}, reused_from = (SELECT id FROM images WHERE ordinal = 4)",
-        )
+            {"pixels_sha256": "ab" * 32},
+            {"timings": '{"encode": 0.1, "iscc_code": 0}'},
+            {"reused_from": 0, "c2pa_manifest_id": "urn:c2pa:1"},
+            {"reused_from": ids[1]},
+            {"timings": '{"encode": 0.1}'},
+            {"reused_from": ids[4]},
+        ),
+        strict=True,
     ):
-        change(engine, f"UPDATE images SET {values} WHERE ordinal = :ordinal", ordinal=ordinal)  # noqa: S608
+        given = ", ".join(f"{name} = :{name}" for name in values)
+        change(engine, f"UPDATE images SET {given} WHERE id = :id", id=id, **values)  # noqa: S608
     with_index(engine, [batch], "jsonl", tmp_path / "export")
     text = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     assert " 4 say in their XMP metadata, as IPTC's DigitalSourceType, that a model made them." in text
