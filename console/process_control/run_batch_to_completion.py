@@ -1,5 +1,6 @@
 """Work at a batch until it has ended: by workers that are up, or by some that are started for it."""
 
+import shlex
 import time
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from jobs.storage.open import check_writable
 
 POLL_S = 0.25
 
+_STOPPING = "stopping: what isn't finished goes back to the queue, and the same command goes on from there"
+_UP_GO_ON = "no longer waiting: the workers that are up go on with it; `nightmill pause {name}` holds it"
 NO_WORKER_UP = (
     "no worker is up any more; `nightmill up --workers 1` starts one, and so does the same `run` again"
 )
@@ -38,9 +41,7 @@ def work_at(open_session: Session, status: BatchStatus, asked: int | None) -> di
         try:
             waited_for = _wait(open_session, status, members, needs_up=asked is None and workers == 0)
         except Stopped:
-            note(
-                "stopping: what isn't finished goes back to the queue, and the same command goes on from there"
-            )
+            note(_STOPPING if workers else _UP_GO_ON.format(name=shlex.quote(status.name)))
             raise
         memory = members.memory.report()
     made = open_session.patiently(lambda: effort(open_session.engine, status.id, since))

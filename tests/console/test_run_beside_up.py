@@ -1,6 +1,7 @@
 """`run` beside an `up`: whose workers do the work, and what it reports of them."""
 
 import os
+import signal
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from console.commands import run as run_command
 from console.process_control import background_up, run_batch_to_completion
 from console.process_control.background_up import UpReport
+from console.process_control.stop_by_signal import Stopped
 from tests.console.conftest import Typed
 
 HAS_WORKER = UpReport(workers=1, worker_pids=(os.getpid(),))
@@ -41,3 +43,18 @@ def test_a_run_whose_workers_are_taken_away_gives_up_and_tells_their_memory(
     assert ended.json["peak_memory"]["parent"] > 1_000_000
     assert "the workers that are up do the work" in ended.err
     assert f"foxes: waiting: no worker can go on: {run_batch_to_completion.NO_WORKER_UP}" in ended.err
+
+
+def test_a_run_that_is_interrupted_says_who_goes_on(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "foxes.txt").write_text("a fox\n")
+    monkeypatch.setattr(background_up, "report", lambda _: HAS_WORKER)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(run_batch_to_completion, "_wait", interrupted)
+    ended = typed("run", "foxes.txt")
+    assert "the workers that are up go on with it; `nightmill pause foxes` holds it" in ended.err
+    assert "goes back to the queue" not in ended.err

@@ -155,17 +155,25 @@ def test_without_an_identity_files_are_not_signed(
     assert TRUSTING.read(body, "image/png") is None
 
 
-def test_an_identity_that_expires_in_the_night_charges_no_job(
+def test_an_identity_that_expires_in_the_night_charges_no_job_and_a_new_one_is_taken_over(
     signing: Settings, model_cache: ModelCache, engine: Engine, tmp_path: Path
 ) -> None:
     assert signing.signing_identity is not None
-    Path(signing.signing_identity.get_secret_value()).write_bytes(expired_identity().pem)
+    file = Path(signing.signing_identity.get_secret_value())
+    file.write_bytes(expired_identity().pem)
     with worker_context_for(signing, engine, model_cache) as context:
         batch = submit(context.settings, engine, tmp_path, [FOX])
         work(context, only_lane(engine, batch))
         (job,) = jobs_of(engine, batch)
         assert (job["state"], attempts_of(engine, batch), context.is_unable()) == ("queued", [], True)
         assert files_in(Path(context.settings.output)) == []
+        file.write_bytes(IDENTITY.pem)
+        work(context, only_lane(engine, batch))
+        assert jobs_of(engine, batch)[0]["state"] == "done"
+        for unusable in (b"no identity", None):
+            file.unlink() if unusable is None else file.write_bytes(unusable)
+            (row,) = images_of(engine, render(context, tmp_path, [FOX]))
+            assert row["c2pa_manifest_id"] is not None
 
 
 @needs_softhsm

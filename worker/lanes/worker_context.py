@@ -17,14 +17,13 @@ from jobs.job_dataclasses import LaneId
 from jobs.monitoring import metrics
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
-from jobs.signing_identity.find_identity_file import read_signing_identity
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner
-from models.provenance.signing_identity import SigningIdentity
 from worker.concurrent_content_safety_requests import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
+from worker.lanes.current_signer import CurrentSigner
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache
@@ -84,13 +83,15 @@ class WorkerContext:
         id: UUID = this_installation(self.engine).id
         return id
 
-    @cached_property
+    @property
     def signer(self) -> FileSigner | None:
-        """What signs files; None: they aren't signed. Made here, as it is of no use in a process that forks from it."""
-        found = read_signing_identity(self.settings)
-        if found is None:
-            return None
-        return FileSigner(SigningIdentity.parse(found.pem), embeds=self.settings.c2pa != "sidecar")
+        """What signs files, by the identity as it is now; None: they aren't signed."""
+        return self._current_signer.get()
+
+    @cached_property
+    def _current_signer(self) -> CurrentSigner:
+        """Made here, as it is of no use in a process that forks from it."""
+        return CurrentSigner(self.settings)
 
     @cached_property
     def content_safety(self) -> ContentSafetyRequests | None:
