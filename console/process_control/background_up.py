@@ -130,6 +130,14 @@ def other_settings(settings: Settings) -> dict[str, tuple[str, str]]:
     return {name: (theirs[name], own[name]) for name in own if theirs.get(name, own[name]) != own[name]}
 
 
+def settings_without_effect(settings: Settings) -> list[str]:
+    """Say which settings the processes of `up` keep other values of, which they were started with."""
+    return [
+        f"NIGHTMILL_{name.upper()} is {theirs} for the workers that are up; {own}, as here, has no effect"
+        for name, (theirs, own) in other_settings(settings).items()
+    ]
+
+
 def _pixel_settings(settings: Settings) -> dict[str, str]:
     given = settings.watermark_key
     key = "" if given is None else MarkKey.parse(given.get_secret_value()).fingerprint

@@ -110,8 +110,6 @@ def _default_workers(open_session: Session) -> int:
             note("what is up has no workers: this run starts one of its own")
         return 1
     note("the workers that are up do the work")
-    for name, (theirs, own) in background_up.other_settings(open_session.settings).items():
-        note(
-            f"NIGHTMILL_{name.upper()} is {theirs} for the workers that are up; {own}, as here, has no effect"
-        )
+    for said in background_up.settings_without_effect(open_session.settings):
+        note(said)
     return 0

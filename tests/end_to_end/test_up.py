@@ -22,8 +22,11 @@ def test_up_restarts_and_changes_its_workers_without_losing_a_claim(
             assert typed("up").code == 0
             first = background_up.report(settings)
             until(lambda: states(engine).get("done"))
-            restarted = typed("up", "--restart")
+            # Not what would make the images others: `up` is to say so.
+            other = Typed(typed.settings.model_copy(update={"watermark": "MINE"}), tmp_path)
+            restarted = other("up", "--restart")
             assert restarted.code == 0, restarted.err
+            assert "MINE, as here, has no effect: `nightmill down` and" in " ".join(restarted.err.split())
             second = background_up.report(settings)
             assert first is not None
             assert second is not None

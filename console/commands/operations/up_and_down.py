@@ -87,6 +87,8 @@ def _change(settings: Settings, workers: int | None, *, restart: bool) -> None:
     request = up_requests.ask(settings, workers=workers, restart=restart)
     if restart:
         note("restarting the scheduler and the workers, one after the other")
+        for said in background_up.settings_without_effect(settings):
+            note(f"{said}: `nightmill down` and `nightmill up` take it over")
     if workers is not None and workers < told.workers:
         note(f"{plural(told.workers - workers, 'worker')} to stop: what is rendered is delivered first")
     while told is not None and told.answered != request.id:
