@@ -17,6 +17,9 @@ WHITE_ON_BLACK = {
 
 LATIN = "LATIN"
 
+BESIDE_LATIN = {"п": "n", "и": "nu", "я": "r", "ш": "w", "э": "e"}
+"""Cyrillic letters that only readers take for Latin ones: read so in words that have Latin letters, too."""
+
 _LATIN_NAME = re.compile(r"LATIN .*?LETTER (?:SMALL CAPITAL )?([A-Z])(?: WITH .*)?")
 
 

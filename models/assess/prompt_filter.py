@@ -1,26 +1,24 @@
 """The prompt filter: words and phrases that prompts must not contain, however they are spelt."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import islice, product
 from pathlib import Path
 
-from models.assess.prompt_words import (
-    Edge,
-    edges,
-    may_be_disguised,
-    normalized,
-    skeletons,
-    words_in,
-    words_of,
-)
+from models.assess.phrase_tree import Phrases, PhraseTree
+from models.assess.prompt_readings import Edge, PromptReader, sought_within
+from models.assess.prompt_words import normalized, words_in, words_of, words_with_digits
+from models.assess.word_readings import may_be_disguised, skeletons
 from models.errors import ModelError
 
 _MOST_SPELLINGS = 16
+_MOST_WORDS = 32
+"""Words of a term that are compared, so that the time for a prompt has a bound."""
 
-Sought = tuple[tuple[str, ...], str]
+Reached = dict[Phrases, bool]
+"""Phrases that have begun at a place in a prompt, and whether any of their words so far is disguised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +50,23 @@ class PromptTerms:
     """Terms of one or more words, matched as whole words regardless of case, character width and punctuation.
 
     They are also found where letters are replaced by others that look like them, by digits or by signs, have
-    diacritics, are repeated, or stand apart (`models.assess.prompt_words`).
+    diacritics, are repeated, or stand apart (`models.assess.prompt_readings`).
     """
 
     def __init__(self, terms: Mapping[tuple[str, ...], str], as_they_stand: Set[str] = frozenset()) -> None:
         """Take the terms, keyed by their words as `words_of` returns them, and words that are never a disguise."""
-        self._as_they_stand = as_they_stand
-        self._plain: dict[str, list[Sought]] = {}
-        self._spelt: dict[str, list[Sought]] = {}
+        self._listed = sorted(set(terms.values()))
+        self._plain = PhraseTree()
+        self._spelt = PhraseTree()
         self._joined: dict[str, str] = {}
+        sought: set[str] = set()
         for words, term in terms.items():
-            self._plain.setdefault(words[0], []).append((words, term))
-            for spelling in islice(product(*map(sorted, map(skeletons, words))), _MOST_SPELLINGS):
-                self._spelt.setdefault(spelling[0], []).append((spelling, term))
+            self._plain.add(words[:_MOST_WORDS], term)
+            for spelling in _spellings(words, term):
+                self._spelt.add(spelling, term)
                 self._joined.setdefault("".join(spelling), term)
+                sought.update(spelling)
+        self._reader = PromptReader(sought_within(sought | self._joined.keys()), as_they_stand)
 
     @classmethod
     def load(cls, path: Path | None) -> "PromptTerms":
@@ -92,7 +93,7 @@ class PromptTerms:
                     f"{source}, line {number}: {term!r} holds no word; remove it, or put # first"
                 )
             if term.startswith("!"):
-                as_they_stand.update(words)
+                as_they_stand.update(words_with_digits(normalized(term)))
             elif words:
                 terms[words] = term
         return cls(terms, as_they_stand)
@@ -100,37 +101,49 @@ class PromptTerms:
     @property
     def listed(self) -> list[str]:
         """The terms as they are written in the list, sorted."""
-        return sorted({term for alike in self._plain.values() for _, term in alike})
+        return self._listed.copy()
 
     def find(self, text: str) -> FoundTerm | None:
         """Return the first term that the text contains, or None; one that is spelt as in the list goes first."""
         normal = normalized(text)
-        words = words_in(normal)
-        for index, word in enumerate(words):
-            for sought, term in self._plain.get(word, ()):
-                if tuple(words[index : index + len(sought)]) == sought:
-                    return FoundTerm(term)
+        if term := self._plain.first(words_in(normal)):
+            return FoundTerm(term)
         return self._find_disguised(normal) if may_be_disguised(normal) else None
 
     def _find_disguised(self, normal: str) -> FoundTerm | None:
-        ways = edges(normal, self._as_they_stand)
-        for begin in ways:
-            for edge in begin:
-                for word in sorted(edge.words):
-                    if edge.is_joined and word in self._joined:
-                        return FoundTerm(self._joined[word], is_disguised=True)
-                    for sought, term in self._spelt.get(word, ()):
-                        if _goes_on(ways, edge, sought[1:], not edge.is_plain):
-                            return FoundTerm(term, is_disguised=True)
+        words, others = self._reader.read(normal)
+        if not others:
+            return None
+        reached: dict[int, Reached] = {}
+        for number, word in enumerate(words):
+            here = {self._spelt.root: False, **reached.pop(number, {})}
+            if term := _read_on(here, word, reached.setdefault(number + 1, {}), is_plain=True):
+                return FoundTerm(term, is_disguised=True)
+            for edge in others.get(number, ()):
+                if term := self._read_otherwise(here, edge, reached.setdefault(edge.end, {})):
+                    return FoundTerm(term, is_disguised=True)
+        return None
+
+    def _read_otherwise(self, here: Reached, edge: Edge, there: Reached) -> str | None:
+        for word in sorted(edge.words):
+            term = self._joined.get(word) if edge.is_joined else None
+            if term := term or _read_on(here, word, there, is_plain=False):
+                return term
         return None
 
 
-def _goes_on(ways: list[list[Edge]], edge: Edge, rest: tuple[str, ...], is_disguised: bool) -> bool:
-    """Return whether the text can be read as the rest of a term after an edge, with any of its words disguised."""
-    if not rest:
-        return is_disguised
-    return edge.end < len(ways) and any(
-        rest[0] in following.words
-        and _goes_on(ways, following, rest[1:], is_disguised or not following.is_plain)
-        for following in ways[edge.end]
-    )
+def _spellings(words: tuple[str, ...], term: str) -> Iterator[tuple[str, ...]]:
+    """Yield a term's words as they look, with digits apart from letters and, if it has any, beside them."""
+    for phrase in dict.fromkeys([words, tuple(words_with_digits(normalized(term)))]):
+        yield from islice(product(*map(sorted, map(skeletons, phrase[:_MOST_WORDS]))), _MOST_SPELLINGS)
+
+
+def _read_on(here: Reached, word: str, there: Reached, *, is_plain: bool) -> str | None:
+    """Note the phrases that go on with a word, and whether any of their words is disguised; return a term that ends."""
+    for phrases, was_disguised in here.items():
+        if longer := phrases.longer.get(word):
+            is_disguised = was_disguised or not is_plain
+            if is_disguised and longer.term is not None:
+                return longer.term
+            there[longer] = there.get(longer, False) or is_disguised
+    return None

@@ -13,7 +13,8 @@ boobs nipples ass asshole anal anus blowjob cum dildo orgy bdsm erotic slut whor
 bloody corpse suicide torture nazi gun bra stab hate god bob lose
 """
 TERMS = PromptTerms.parse(
-    "\n".join([*WORDS.split(), "naked woman", "hand job", "голая", "schön", "裸体"]), "list"
+    "\n".join([*WORDS.split(), "naked woman", "hand job", "4chan", "!cocktail", "голая", "schön", "裸体"]),
+    "list",
 )
 
 EVASIONS = {
@@ -62,12 +63,38 @@ EVASIONS = {
     "spaces and digits": ("n 4 k 3 d", "naked"),
     "a phrase with digits": ("a nak3d w0man", "naked"),
     "a phrase of single letters": ("h a n d j o b", "hand job"),
+    "spaces before a spaced word": ("n u d e w o m a n", "nude"),
+    "spaces before a spaced word after a comma": ("n u d e, w o m a n", "nude"),
+    "spaces after a single letter": ("x n u d e", "nude"),
+    "spaces after single letters": ("b&w n u d e", "nude"),
+    "spaces after a letter with a comma": ("size s, n u d e", "nude"),
+    "spaces before a number": ("n u d e 4 k", "nude"),
+    "spaces after a number": ("f 2 n u d e", "nude"),
+    "spaces and three letters between commas": ("size m, s e x, 4 k", "sex"),
+    "spaces and three letters between numbers": ("2 s e x 4", "sex"),
+    "spaces, digits and repeats in a longer run": ("x n n n 4 k 3 d y", "naked"),
+    "spaces in one word of a phrase, after a letter": ("b n a k e d woman", "naked"),
+    "spaces in a phrase with a short word": ("x h a n d j o b y", "hand job"),
+    "a word as it stands beside one within it": ("c o c k t a i l, c o c k s", "cock"),
+    "a look-alike with a digit after it": ("nud\u04352", "nude"),
+    "digits spelt for letters, and one after them": ("n4k3d2", "naked"),
+    "digits before digits that are spelt for letters": ("2n4k3d", "naked"),
+    "a sign spelt for a letter, and a digit": ("$ex2", "sex"),
+    "a phrase with digits at both words": ("h4nd job2", "hand job"),
+    "dimensions before a word": ("2dhentai", "hentai"),
+    "a resolution before a word": ("4knud\u00e9", "nude"),
+    "dashes and a digit": ("n-u-d-e2", "nude"),
+    "one dash and a digit": ("na-ked2", "naked"),
+    "Cyrillic that only readers take for Latin": ("\u043fude, \u043fak\u0435d", "nude"),
+    "other Cyrillic that only readers take for Latin": ("n\u0438d\u044d po\u044f\u043f", "nude"),
     "repeated letters": ("nuuuudeeee", "nude"),
     "repeated letters of a pair": ("pusssssy", "pussy"),
     "a letter that English doesn't double": ("nuude", "nude"),
     "several at once": ("N.Ü.D.3", "nude"),
     "Cyrillic and digits": ("рuѕ5у", "pussy"),
     "Chinese without spaces": ("一个nude女人", "nude"),
+    "a term with a digit": ("4ch\u00e1n", "4chan"),
+    "a term with a digit, spaces": ("x 4 c h a n", "4chan"),
     "German": ("sch\u00f6\u200bn", "schön"),
 }
 
@@ -146,6 +173,8 @@ INNOCENT = [
         "štáb, čaj a žena",
         "kæmpe hus",
     ),
+    *("c o c k t a i l", "the letters A S S E T", "T I T A N", "x + i + 1", "C(a, [-47, 0, 4], s)), s)"),
+    *("commit 7803fa6", "4kids", "T-образный дом", "3D-модель и IT-отдел"),
     *("", " ", ".", "a", "é", "$", "\u200b", "1 2 3 4"),
 ]
 
@@ -182,6 +211,25 @@ def test_words_after_an_exclamation_mark_are_read_as_they_stand() -> None:
     assert terms.find("p0re") == FoundTerm("pore", is_disguised=True)
     assert terms.find("pore") == FoundTerm("pore")
     assert terms.listed == ["pore"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["nude2", "2nude", "4k,nude8k", "nude\u00b2", "nude\u2460", "nude\u1369", "a nude1girl"]
+)
+def test_digits_are_words_apart_as_to_the_text_encoder(prompt: str) -> None:
+    assert TERMS.find(prompt) == FoundTerm("nude")
+
+
+@pytest.mark.parametrize("prompt", ["4chan", "4 chan", "4-chan"])
+def test_a_term_with_a_digit_is_found_as_the_text_encoder_reads_it(prompt: str) -> None:
+    assert TERMS.find(prompt) == FoundTerm("4chan")
+
+
+def test_numbers_are_whole_words() -> None:
+    terms = PromptTerms.parse("area 51\nb52", "list")
+    assert terms.find("area 510, b523, ab52") is None
+    assert terms.find("area51") == FoundTerm("area 51")
+    assert terms.find("b52s") == FoundTerm("b52")
 
 
 @given(st.text(max_size=60))
