@@ -13,6 +13,7 @@ from bench.watermark_robustness.photographs_and_drawings import drawings
 from bench.watermark_robustness.picture_changes import ALIGNED, SEARCHED
 from models.watermark.blocks import Pixels
 from models.watermark.tiled.embed import embed
+from models.watermark.tiled.identify_mark import identify
 from models.watermark.tiled.keyed_carriers import carriers
 from models.watermark.tiled.payload import Payload
 from models.watermark.tiled.read import read
@@ -58,6 +59,19 @@ def test_it_is_found_in_cropped_mirrored_and_turned_pictures(
     found, place = search(change(marked), KEY)
     assert (found.is_intact, Payload.of_bits(found.payload)) == (True, SAID)
     assert place.pilot > 6
+
+
+def test_it_is_found_in_a_part_of_a_large_picture(plain: Pixels) -> None:
+    """Which is made smaller before it is searched."""
+    large = embed(cv2.resize(plain, (2600, 2600), interpolation=cv2.INTER_CUBIC), SAID.bits, KEY)
+    found, _ = search(np.ascontiguousarray(large[200:-200, 150:-250]), KEY)
+    assert (found.is_intact, Payload.of_bits(found.payload)) == (True, SAID)
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 3), (40_000, 2, 3), (1, 1, 3)])
+def test_a_picture_with_no_room_for_a_tile_has_none(shape: tuple[int, int, int]) -> None:
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    assert identify(pixels, {3: KEY}) is None
 
 
 def test_nothing_is_found_without_the_key_or_the_mark(plain: Pixels, marked: Pixels) -> None:
