@@ -74,6 +74,7 @@ def _checked(found: CheckedFiles) -> dict[str, Any]:
 
 def _cells_of_check(found: CheckedFiles) -> tuple[object, ...]:
     problems = [f"missing: {name}" for name in found.missing] + [f"changed: {name}" for name in found.changed]
+    problems += found.unreadable.values()
     problems += [f"not listed: {name}" for name in found.unlisted]
     problems += [f"of no shard: {name}" for name in found.of_no_shard]
     more = len(problems) - MOST_NAMED
@@ -109,8 +110,13 @@ def _exit_code(found: Sequence[CheckedFiles], *, is_trusting: bool) -> int:
 
 def _faults_of_files(found: Sequence[CheckedFiles]) -> list[str]:
     damaged = sum(len(each.missing) + len(each.changed) for each in found)
+    unreadable = len({name for each in found for name in each.unreadable})
     unlisted = sum(len(each.unlisted) for each in found)
-    return _told((damaged, "file", "missing or changed"), (unlisted, "file", "that `_SUCCESS` doesn't list"))
+    return _told(
+        (damaged, "file", "missing or changed"),
+        (unreadable, "path", "that can't be read"),
+        (unlisted, "file", "that `_SUCCESS` doesn't list"),
+    )
 
 
 def _faults_of_stamps(found: Sequence[CheckedFiles]) -> list[str]:

@@ -1,13 +1,14 @@
 """The object store interface: the ObjectStore protocol, valid keys, options and errors."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from jobs.errors import ObjectStoreError
+from jobs.errors import ObjectStoreError, StoreDeniedError, StoreUnavailableError
 from jobs.storage.hive_folder_names import FOLDERS
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
@@ -92,11 +93,18 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects whose keys begin with these characters, sorted by key; ``""`` yields all."""
 
-    def names(self, folder: str) -> Iterator[str]:
-        """Yield all names below a folder (``""`` or ``a/b``) in display form, also those that aren't valid keys."""
+    def names(self, folder: str, on_closed: "OnClosed | None" = None) -> Iterator[str]:
+        """Yield all names below a folder (``""`` or ``a/b``) in display form, also those that aren't valid keys.
+
+        A folder below it that can't be read is left out if `on_closed` is there to be told of it.
+        """
 
     def locate(self, key: str) -> str:
         """Return the full path or ``s3://`` URI of the key, for messages and exports."""
+
+
+OnClosed = Callable[[str, ObjectStoreError], object]
+"""Called with the path, in display form, of a folder that can't be read, and why."""
 
 
 def digest_if_there(store: ObjectStore, key: str) -> str | None:
@@ -105,6 +113,17 @@ def digest_if_there(store: ObjectStore, key: str) -> str | None:
         return store.digest(key)
     except MissingObjectError:
         return None
+
+
+@contextmanager
+def note_unreadable(reasons: MutableMapping[str, str], name: str) -> Iterator[None]:
+    """Note under a name why the block couldn't read an object; raises what is of the store as a whole."""
+    try:
+        yield
+    except (StoreUnavailableError, StoreDeniedError):
+        raise
+    except ObjectStoreError as error:
+        reasons[name] = str(error)
 
 
 def is_key(key: str) -> bool:

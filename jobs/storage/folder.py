@@ -15,6 +15,7 @@ from jobs.storage import folder_descriptors, folder_walk
 from jobs.storage.base import (
     DamagedObjectError,
     MissingObjectError,
+    OnClosed,
     StoredObject,
     checked_key,
     checked_prefix,
@@ -113,14 +114,25 @@ class FolderStore:
         """Return the file's absolute path."""
         return str(self.root / checked_key(key))
 
-    def names(self, folder: str) -> Iterator[str]:
+    def names(self, folder: str, on_closed: OnClosed | None = None) -> Iterator[str]:
         """Yield all names below a folder (``""`` or ``a/b``) in display form.
 
-        Links are listed but not followed; temporary files are left out.
+        Links are listed but not followed; temporary files are left out. A folder below it that can't be read is left
+        out if `on_closed` is there to be told of it.
         """
+
+        def tell(path: str, error: OSError) -> None:
+            if on_closed is None:
+                raise error
+            try:
+                with _explained(f"list {self.root / path}"):
+                    raise error
+            except ObjectStoreError as explained:
+                on_closed(path, explained)
+
         with _explained(f"list {self.root / folder}"), self._opened(folder) as here:
             if here is not None:
-                yield from folder_walk.names(here, f"{folder}/" if folder else "")
+                yield from folder_walk.names(here, f"{folder}/" if folder else "", tell)
 
     def has_folder(self, folder: str) -> bool:
         """Whether there is such a folder, not reached by a symbolic link."""

@@ -29,14 +29,25 @@ def objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObje
                 yield StoredObject(key, state.st_size, _modified(state))
 
 
-def names(folder: int, above: str) -> Iterator[str]:
-    """Yield all names below an open folder in display form, without temporary files."""
+def names(folder: int, above: str, on_closed: Callable[[str, OSError], object]) -> Iterator[str]:
+    """Yield all names below an open folder in display form, without temporary files.
+
+    `on_closed` is called with each folder below it that can't be read, and may raise.
+    """
     for entry in folder_descriptors.entries(folder):
+        path = above + entry.name
         if entry.is_folder:
-            with _unless_gone(), folder_descriptors.entered(folder, entry.name) as below:
-                yield from names(below, f"{above}{entry.name}/")
+            try:
+                with _unless_gone(), folder_descriptors.entered(folder, entry.name) as below:
+                    yield from names(below, f"{path}/", on_closed)
+            except OSError as error:
+                on_closed(_shown(path), error)
         elif not IS_TEMPORARY.fullmatch(entry.name):
-            yield os.fsencode(above + entry.name).decode(errors="backslashreplace")
+            yield _shown(path)
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def remove_temporaries(folder: int, limit: datetime) -> Iterator[int]:

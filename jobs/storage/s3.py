@@ -13,7 +13,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from jobs.errors import ObjectStoreError, UsageError
-from jobs.storage.base import DamagedObjectError, StoredObject, checked_key, checked_prefix, is_key
+from jobs.storage.base import DamagedObjectError, OnClosed, StoredObject, checked_key, checked_prefix, is_key
 from jobs.storage.s3_connection import S3Connection
 from jobs.storage.safe_open import Writable
 
@@ -115,7 +115,7 @@ class S3Store:
                     if is_key(key):
                         yield StoredObject(key, found["Size"], found["LastModified"].astimezone(UTC))
 
-    def names(self, folder: str) -> Iterator[str]:
+    def names(self, folder: str, on_closed: OnClosed | None = None) -> Iterator[str]:  # noqa: ARG002 - it has no folders
         """Yield all keys below a folder (``""`` or ``a/b``), also those that aren't valid keys."""
         wanted = self._root + (f"{folder}/" if folder else "")
         with self._using("list", folder) as client:

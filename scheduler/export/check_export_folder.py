@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from jobs.errors import UsageError
+from jobs.errors import ObjectStoreError, UsageError
 from jobs.exports.shard_time_stamp_tokens import stamped_digest
 from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset, is_named_like_export
-from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
+from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key, note_unreadable
 from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
@@ -63,6 +63,8 @@ class CheckedFiles:
     files: int = 0
     missing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why, by the names of files and folders: links, and what may not be read."""
     unlisted: list[str] = field(default_factory=list)
     """Files named like those of exports, and lines of `SHA256SUMS`, that the record doesn't have."""
     stamp: StampState = StampState.NONE
@@ -98,7 +100,7 @@ def check_export_folder(
 
     `prefix` is empty or ends in a slash. Every file is read; `on_file` is called for each. `of_no_shard` and
     `numbering` are looked for if authorities are trusted or a shard has a time stamp. Raises UsageError if there is no
-    export, or its record can't be read.
+    export, or its record can't be read; StoreUnavailableError or StoreDeniedError if the store answers nothing more.
     """
     name, record = _read(store, prefix)
     listed = {file.name: file for file in record.files}
@@ -123,7 +125,9 @@ def check_export_folder(
     of_shards = {file for shard in record.shards for file in shard.files}
     rest = [file for file in record.files if file.name not in of_shards]
     others = _of_files(rest, digest)
-    others.unlisted = _unlisted(store, prefix, {file.name: file.sha256 for file in record.files})
+    others.unlisted = _unlisted(
+        store, prefix, {file.name: file.sha256 for file in record.files}, others.unreadable
+    )
     if trusted or any(shard.timestamp is not None for shard in record.shards):
         others.of_no_shard = [file.name for file in rest if not is_about_dataset(file.name)]
         others.numbering = _numbering([shard.number for shard in record.shards])
@@ -145,16 +149,32 @@ def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
     raise UsageError(f"{store.locate(prefix + SUCCESS)} isn't there: name the folder of an export")
 
 
-def _unlisted(store: ObjectStore, prefix: str, listed: Mapping[str, str]) -> list[str]:
-    """Return what the folder has that a reader may take for a part of the export, and `_SUCCESS` doesn't list."""
-    names = {found.key.removeprefix(prefix) for found in store.list(prefix)}
+def _unlisted(
+    store: ObjectStore, prefix: str, listed: Mapping[str, str], unreadable: dict[str, str]
+) -> list[str]:
+    """Return what the folder has that a reader may take for a part of the export, and `_SUCCESS` doesn't list.
+
+    Links are among it, as readers follow them. What can't be read is noted in `unreadable`.
+    """
+
+    def note(path: str, error: ObjectStoreError) -> None:
+        with note_unreadable(unreadable, path.removeprefix(prefix)):
+            raise error
+
+    names = {name.removeprefix(prefix) for name in store.names(prefix.rstrip("/"), note)}
     found = {name for name in names - listed.keys() if is_named_like_export(name)}
     for name in listed:
         if name.lstrip("_") == CHECKSUMS and name in names:
-            lines = store.get(prefix + name).decode("utf-8", "replace").splitlines()
-            sums = {of: sha256 for sha256, _, of in (line.partition("  ") for line in lines)}
-            found |= {of for of, sha256 in sums.items() if listed.get(of) != sha256}
+            with note_unreadable(unreadable, name):
+                found |= _wrong_sums(store.get(prefix + name), listed)
     return sorted(found)
+
+
+def _wrong_sums(checksums: bytes, listed: Mapping[str, str]) -> set[str]:
+    """Return the names that `SHA256SUMS` has with another digest than `_SUCCESS`, which may list none."""
+    lines = checksums.decode("utf-8", "replace").splitlines()
+    sums = {of: sha256 for sha256, _, of in (line.partition("  ") for line in lines)}
+    return {of for of, sha256 in sums.items() if listed.get(of) != sha256}
 
 
 def _numbering(numbers: Sequence[int]) -> str | None:
@@ -172,11 +192,12 @@ def _numbering(numbers: Sequence[int]) -> str | None:
 def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> CheckedFiles:
     found = CheckedFiles(None, files=len(files))
     for file in files:
-        there = digest(file.name)
-        if there is None:
-            found.missing.append(file.name)
-        elif there != file.sha256:
-            found.changed.append(file.name)
+        with note_unreadable(found.unreadable, file.name):
+            there = digest(file.name)
+            if there is None:
+                found.missing.append(file.name)
+            elif there != file.sha256:
+                found.changed.append(file.name)
     return found
 
 

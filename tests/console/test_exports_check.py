@@ -286,3 +286,18 @@ def test_an_answer_with_a_certificate_that_is_none_holds_up_no_export(
     assert ended.code == 0, ended.err
     assert "it doesn't hold the certificate that it was signed with" in ended.err
     assert (tmp_path / "set" / "_SUCCESS").exists()
+
+
+def test_a_link_is_told_with_what_else_is_wrong(offline: Typed, folder: Path) -> None:
+    (folder / "part-00000.jsonl").write_text("changed")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to("SHA256SUMS")
+    ended = offline("exports", "check", str(folder), "--json")
+    shard, rest = ended.json
+    assert (ended.code, shard["changed"], list(rest["unreadable"])) == (
+        1,
+        ["part-00000.jsonl"],
+        ["README.md"],
+    )
+    assert "1 file missing or changed; 1 path that can't be read" in ended.err
+    assert "README.md is a symbolic link" in offline("exports", "check", str(folder)).out
