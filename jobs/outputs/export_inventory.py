@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key
-from jobs.storage.key_layout import IMAGE_COPY, PARTITIONED, belongs_to_table, part_format
+from jobs.storage.key_layout import IMAGE_COPY, PARTITIONED, belongs_to_table, is_image_name, part_format
 
 SUCCESS = "_SUCCESS"
 INCOMPLETE = "_INCOMPLETE"
@@ -31,7 +31,8 @@ _OF_DATASET = re.compile(
     r"|\.nv-meta/(\.info\.json|dataset\.yaml|index\.sqlite|split\.yaml)"
 )
 """Files about an export as a whole, which are of no shard."""
-_ROWS_OF_FOLDER = re.compile(r"[A-Za-z0-9_]+/[0-9]{5,}/metadata\.parquet")
+_FOLDER_OF_IMAGES = re.compile(r"[A-Za-z0-9_]+/[0-9]{5,}")
+_ROWS_OF_FOLDER = re.compile(rf"{_FOLDER_OF_IMAGES.pattern}/metadata\.parquet")
 """Rows beside the images of `hf` in folders. They aren't in the way of an export: readers give their folder's name."""
 
 
@@ -41,9 +42,18 @@ def is_about_dataset(name: str) -> bool:
 
 
 def is_named_like_export(name: str) -> bool:
-    """Whether a file's name, within an export's folder, is one that exports give to rows, images or their index."""
+    """Whether a file's name, within an export's folder, is one that exports give to rows, images or their index.
+
+    Of images in folders, as `hf` has them, `is_in_folder_of_images` tells: a batch's own images have such names, too.
+    """
     patterns = (_OTHER_NAMES, _ROWS_OF_FOLDER)
     return part_format(name) is not None or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def is_in_folder_of_images(name: str) -> bool:
+    """Whether `hf` gives this name, within an export's folder, to an image or its sidecar in a folder of a split."""
+    folder, _, file = name.rpartition("/")
+    return _FOLDER_OF_IMAGES.fullmatch(folder) is not None and is_image_name(file)
 
 
 Digests = Mapping[str, Collection[str]]

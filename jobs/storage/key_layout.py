@@ -16,7 +16,8 @@ QUARANTINE = "quarantine"
 
 SIDECAR = "c2pa"
 """Extension of a manifest that is kept beside an image, under the image's name, as the C2PA specification says."""
-_NUMBERED = rf"([0-9]+)/([0-9]{{1,18}})-([0-9]{{1,9}})\.([0-9a-f]{{12}})\.(?:[a-z]+|{SIDECAR})"
+_NAME = rf"([0-9]{{1,18}})-([0-9]{{1,9}})\.([0-9a-f]{{12}})\.(?:[a-z]+|{SIDECAR})"
+_NUMBERED = rf"([0-9]+)/{_NAME}"
 _IMAGE = re.compile(rf"([^/]+)/{IMAGES}/{_NUMBERED}")
 _QUARANTINED = re.compile(rf"([^/]+)/{QUARANTINE}/{_NUMBERED}")
 _PART = re.compile(r"part-[0-9]{5,}\.([a-z0-9]{1,16})")
@@ -85,6 +86,11 @@ def sidecar_key_sql(image_key: str) -> str:
 def parse_image_key(key: str) -> ImageKey | None:
     """Parse the key of an image or of its sidecar; None if it isn't one."""
     return _image_key(_IMAGE.fullmatch(key))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether this is the last segment of the key of an image or of its sidecar."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 def quarantine_key(key: str) -> str:

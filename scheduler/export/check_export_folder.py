@@ -6,7 +6,7 @@ forges a file takes it out of its shard.
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from jobs.errors import ObjectStoreError, UsageError
+from jobs.errors import UsageError
 from jobs.exports.shard_time_stamp_tokens import stamped_digest
-from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset, is_named_like_export
+from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key, note_unreadable
-from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
+from scheduler.export.folder_checks.find_unlisted_files import find_unlisted_files
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class _Shard(BaseModel):
 
 
 class _Record(BaseModel):
+    batch: str = ""
+    format: str = ""
     files: list[_File]
     shards: list[_Shard] = []
 
@@ -66,7 +68,7 @@ class CheckedFiles:
     unreadable: dict[str, str] = field(default_factory=dict)
     """Why, by the names of files and folders: links, and what may not be read."""
     unlisted: list[str] = field(default_factory=list)
-    """Files named like those of exports, and lines of `SHA256SUMS`, that the record doesn't have."""
+    """Files that `find_unlisted_files` finds, and lines of `SHA256SUMS`, that the record doesn't have."""
     stamp: StampState = StampState.NONE
     stamped_at: datetime | None = None
     authority: str | None = None
@@ -125,9 +127,8 @@ def check_export_folder(
     of_shards = {file for shard in record.shards for file in shard.files}
     rest = [file for file in record.files if file.name not in of_shards]
     others = _of_files(rest, digest)
-    others.unlisted = _unlisted(
-        store, prefix, {file.name: file.sha256 for file in record.files}, others.unreadable
-    )
+    sums = {file.name: file.sha256 for file in record.files}
+    others.unlisted = find_unlisted_files(store, prefix, record.batch, record.format, sums, others.unreadable)
     if trusted or any(shard.timestamp is not None for shard in record.shards):
         others.of_no_shard = [file.name for file in rest if not is_about_dataset(file.name)]
         others.numbering = _numbering([shard.number for shard in record.shards])
@@ -147,34 +148,6 @@ def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
                 f"{store.locate(prefix + name)} isn't the record of an export: {where}: {first['msg']}"
             ) from None
     raise UsageError(f"{store.locate(prefix + SUCCESS)} isn't there: name the folder of an export")
-
-
-def _unlisted(
-    store: ObjectStore, prefix: str, listed: Mapping[str, str], unreadable: dict[str, str]
-) -> list[str]:
-    """Return what the folder has that a reader may take for a part of the export, and `_SUCCESS` doesn't list.
-
-    Links are among it, as readers follow them. What can't be read is noted in `unreadable`.
-    """
-
-    def note(path: str, error: ObjectStoreError) -> None:
-        with note_unreadable(unreadable, path.removeprefix(prefix)):
-            raise error
-
-    names = {name.removeprefix(prefix) for name in store.names(prefix.rstrip("/"), note)}
-    found = {name for name in names - listed.keys() if is_named_like_export(name)}
-    for name in listed:
-        if name.lstrip("_") == CHECKSUMS and name in names:
-            with note_unreadable(unreadable, name):
-                found |= _wrong_sums(store.get(prefix + name), listed)
-    return sorted(found)
-
-
-def _wrong_sums(checksums: bytes, listed: Mapping[str, str]) -> set[str]:
-    """Return the names that `SHA256SUMS` has with another digest than `_SUCCESS`, which may list none."""
-    lines = checksums.decode("utf-8", "replace").splitlines()
-    sums = {of: sha256 for sha256, _, of in (line.partition("  ") for line in lines)}
-    return {of for of, sha256 in sums.items() if listed.get(of) != sha256}
 
 
 def _numbering(numbers: Sequence[int]) -> str | None:

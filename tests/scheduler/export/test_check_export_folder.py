@@ -13,8 +13,10 @@ import pytest
 
 from jobs.errors import StoreDeniedError, StoreUnavailableError
 from jobs.storage.base import note_unreadable
+from jobs.storage.key_layout import export_folder
 from jobs.storage.open import S3Options, open_store
 from scheduler.export.check_export_folder import CheckedFiles, check_export_folder
+from scheduler.export.exporters import format_names
 from tests.s3 import start_s3
 
 TAR, INDEX = "00000.tar", "00000.tar.idx"
@@ -81,6 +83,62 @@ def _check_closed_folder(folder: Path) -> None:
     assert reasons(first.unreadable) == {"data/a.parquet": "Permission denied"}
     assert reasons(others.unreadable) == {"data": "Permission denied"}
     assert others.unlisted == ["part-00009.csv"]
+
+
+READ = {
+    "parquet": ["more.parquet", "label=fox/mine.parquet", "PART.PARQUET"],
+    "jsonl": ["more.jsonl", "part-x.jsonl", "part-00001.jsonl.gz"],
+    "csv": ["more.csv"],
+    "webdataset": ["more.tar", "more.parquet"],
+    "hf": ["data/more.parquet"],
+    "iceberg": [],
+    "lance": [],
+}
+PICTURE = "train/00000/000000005-00000.aaaaaaaaaaaa"
+USERS = ["notes.txt", ".more.parquet", ".more.tar", "more/a.csv", "pictures/a.png", "data/of-mine.lance"]
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+
+
+@pytest.mark.parametrize("format", format_names())
+def test_what_readers_would_take_is_told(tmp_path: Path, format: str) -> None:
+    folder = make_export(tmp_path / "set", [["part-00000.x"]], format=format, batch="foxes")
+    named = [
+        "_images/aa/" + "a" * 64 + ".png",
+        "00009.tar",
+        "data/00009-aaaaaaaaaaaa.lance",
+        "part-00009.csv",
+    ]
+    put(folder, *USERS, *READ[format], *named)
+    assert checked(folder)[-1].unlisted == sorted([*READ[format], *named])
+
+
+@pytest.mark.parametrize("format", format_names())
+def test_beside_the_images_only_names_of_exports_are_told(tmp_path: Path, format: str) -> None:
+    place = tmp_path / export_folder("foxes", format)
+    folder = make_export(place, [["part-00000.x"]], format=format, batch="foxes")
+    put(folder, *USERS, *READ[format], "part-00009.csv")
+    assert checked(folder)[-1].unlisted == ["part-00009.csv"]
+
+
+def test_pictures_slipped_into_folders_of_images_are_told(tmp_path: Path) -> None:
+    rows, image = "train/00000/metadata.parquet", PICTURE.replace("5-", "4-") + ".png"
+    for place in ("set", "foxes/export-hf"):
+        folder = make_export(tmp_path / place, [[rows, image]], format="hf", batch="foxes")
+        put(
+            folder,
+            f"{PICTURE}.png",
+            f"{PICTURE}.c2pa",
+            "train/more/A.JPG",
+            "train/more/note.txt",
+            "val/a.png",
+        )
+    assert checked(tmp_path / "set")[-1].unlisted == [f"{PICTURE}.c2pa", f"{PICTURE}.png", "train/more/A.JPG"]
+    assert checked(tmp_path / "foxes/export-hf")[-1].unlisted == [f"{PICTURE}.c2pa", f"{PICTURE}.png"]
 
 
 def test_a_store_that_is_gone_ends_the_check(tmp_path: Path) -> None:
