@@ -1,4 +1,4 @@
-"""Checks an export by its files alone: those that `_SUCCESS` lists, and the time stamps of its shards.
+"""Checks an export by its files alone: those that `_SUCCESS` lists, its table's metadata, and its shards' time stamps.
 
 A stamp is of one shard's files. That every file with data is in such a shard has to be checked besides: else whoever
 forges a file takes it out of its shard.
@@ -19,7 +19,12 @@ from jobs.errors import UsageError
 from jobs.exports.shard_time_stamp_tokens import stamped_digest
 from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key, note_unreadable
+from scheduler.export.folder_checks.find_missing_table_metadata import (
+    TableReport,
+    find_missing_table_metadata,
+)
 from scheduler.export.folder_checks.find_unlisted_files import find_unlisted_files
+from scheduler.export.folder_checks.listed_folder import ListedFolder
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 if TYPE_CHECKING:
@@ -53,6 +58,7 @@ class _Record(BaseModel):
     format: str = ""
     files: list[_File]
     shards: list[_Shard] = []
+    table: TableReport = TableReport()
 
 
 @dataclass
@@ -128,7 +134,9 @@ def check_export_folder(
     rest = [file for file in record.files if file.name not in of_shards]
     others = _of_files(rest, digest)
     sums = {file.name: file.sha256 for file in record.files}
-    others.unlisted = find_unlisted_files(store, prefix, record.batch, record.format, sums, others.unreadable)
+    folder = ListedFolder.of(store, prefix, others.unreadable)
+    others.unlisted = find_unlisted_files(folder, record.batch, record.format, sums)
+    others.missing += find_missing_table_metadata(folder, record.format, record.table)
     if trusted or any(shard.timestamp is not None for shard in record.shards):
         others.of_no_shard = [file.name for file in rest if not is_about_dataset(file.name)]
         others.numbering = _numbering([shard.number for shard in record.shards])

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from jobs.errors import ObjectStoreError
 from jobs.outputs.export_inventory import is_in_folder_of_images, is_named_like_export
-from jobs.storage.base import ObjectStore, note_unreadable
 from jobs.storage.key_layout import export_folder
 from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
+from scheduler.export.folder_checks.listed_folder import ListedFolder
 
 _READ = {
     "parquet": r"([^./][^/]*/)*[^./][^/]*\.parquet",
@@ -27,32 +26,21 @@ _ROWS_OF_SPLIT = re.compile(r"([A-Za-z0-9_]+)/[0-9]{5,}/metadata\.parquet")
 
 
 def find_unlisted_files(
-    store: ObjectStore,
-    prefix: str,
-    dataset: str,
-    format: str,
-    listed: Mapping[str, str],
-    unreadable: dict[str, str],
+    folder: ListedFolder, dataset: str, format: str, listed: Mapping[str, str]
 ) -> list[str]:
     """Return names that `listed`, SHA-256 by name, lacks: of files, and in `SHA256SUMS`, there also with other digests.
 
     A file is told if its name is one that exports give, or if readers of the format take it; in the folder that a
     batch has for its exports, only by its name: exports there, too, ignore whatever else there is. Links are among the
-    files, as readers follow them. What can't be read is noted in `unreadable`, with why.
+    files, as readers follow them.
     """
-
-    def note(path: str, error: ObjectStoreError) -> None:
-        with note_unreadable(unreadable, path.removeprefix(prefix)):
-            raise error
-
-    names = {name.removeprefix(prefix) for name in store.names(prefix.rstrip("/"), note)}
-    is_own = f"{store.uri}/{prefix}".rstrip("/").endswith(f"/{export_folder(dataset, format)}".rstrip("/"))
+    is_own = folder.uri.endswith(f"/{export_folder(dataset, format)}".rstrip("/"))
     read = [] if is_own else _patterns(format, listed)
-    found = {name for name in names - listed.keys() if _is_named(name, format) or _matches(name, read)}
+    found = {name for name in folder.names - listed.keys() if _is_named(name, format) or _matches(name, read)}
     for name in listed:
-        if name.lstrip("_") == CHECKSUMS and name in names:
-            with note_unreadable(unreadable, name):
-                found |= _wrong_sums(store.get(prefix + name), listed)
+        if name.lstrip("_") == CHECKSUMS and name in folder.names:
+            with folder.reading(name):
+                found |= _wrong_sums(folder.get(name), listed)
     return sorted(found)
 
 
