@@ -68,7 +68,7 @@ class ExportIndex:
             if exact and exact["pixels"] == pixels_sha256
             else self._found("pixels_sha256", pixels_sha256)
         )
-        return row if row and (row["width"], row["height"]) == size else None
+        return row if row and (row["width"], row["height"]) in (size, (None, None)) else None
 
     def of_files(self, sha256: Sequence[str]) -> Mapping[str, ImageRow]:
         """Return the rows of files by their SHA-256."""

@@ -96,6 +96,8 @@ def retract(
     Returns the numbers of rows and of files; rows that are gone or changed meanwhile are skipped. Rows go first: a file
     that an interrupted call leaves is one that no row names, which a sweep deletes.
     """
+    if store is not None:  # first, as an interrupted call that is repeated has nothing left to retract
+        delete_contact_sheet(store, batch.folder)
     rows = [(image.id, image.key) for image in images]
     is_archived = batch.archived_at is not None
     retracted = transitions.retract(
@@ -103,8 +105,6 @@ def retract(
     )
     if store is None:
         return len(retracted), 0
-    if retracted:
-        delete_contact_sheet(store, batch.folder)
     taken = [image for image in images if image.job in retracted]
     return len(retracted), delete_image_files(engine, store, batch, taken, JobState.RETRACTED)
 

@@ -1,6 +1,7 @@
 """Decodes PNG, JPEG and WebP files of unknown origin, within limits."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -14,7 +15,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _ANIMATED_FORMATS = ("PNG", "WEBP")
-_START_OF_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""A marker of a JPEG, but for those within the data of a scan."""
+_START_OF_SCAN, _END, _WITHOUT_LENGTH = b"\xff\xda", b"\xff\xd9", b"\xff\x01"
 _MOST_DECODED = 32 * MAX_PIXELS
 """Pixels of all scans of a progressive JPEG, which may send the same ones over and over: a second's work."""
 
@@ -24,7 +27,8 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
-            if width * height * max(1, _scans(image, body)) > _MOST_DECODED:
+            is_jpeg = image.format in ("JPEG", "MPO")
+            if is_jpeg and width * height * _scans(body) > _MOST_DECODED:
                 raise PictureRefusedError(f"{location} has too many scans; save it as a plain JPEG")
             if width * height <= MAX_PIXELS:
                 image.load()
@@ -66,9 +70,15 @@ def why_seen_otherwise(body: bytes, image: Image.Image) -> str | None:
     return None
 
 
-def _scans(image: Image.Image, body: bytes) -> int:
-    """Return how many scans a JPEG has, or a few more: in its data, these bytes are nothing else."""
-    return body.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
+def _scans(body: bytes) -> int:
+    """Return how many scans the picture of a JPEG has; what follows its end is not looked at."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(body, at)) and found[0] != _END:
+        scans += found[0] == _START_OF_SCAN
+        at = found.end()
+        if found[0] != _WITHOUT_LENGTH:
+            at += int.from_bytes(body[at : at + 2], "big")
+    return scans
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -7,6 +7,7 @@ from sqlalchemy import Engine, bindparam, text
 
 from jobs.db.engine import run
 from jobs.images.insert_and_public_columns import public_columns
+from jobs.states import EventKind
 
 FIELDS = {
     "image": "i.id",
@@ -41,7 +42,18 @@ def _rows(condition: str) -> str:
 
 
 _OF_JOB = text(_rows("i.job_id = :job"))
-_STATE = text("SELECT state, error_text FROM jobs WHERE id = :job")
+_STATE = text(f"""
+    SELECT state, coalesce(error_text, (
+        SELECT detail ->> 'reason' FROM events e
+        WHERE e.batch_id = j.batch_id AND e.ordinal = j.ordinal AND e."index" = j."index" AND e.job_id = :job
+          AND kind = '{EventKind.RETRACTED}'
+        ORDER BY e.id DESC LIMIT 1)) AS reason
+    FROM (
+        SELECT batch_id, ordinal, "index", state, error_text FROM jobs WHERE id = :job
+        UNION ALL
+        SELECT batch_id, ordinal, "index", state, error_text FROM archived_jobs WHERE job_id = :job) AS j
+    LIMIT 1
+""")
 _COPY = text(
     _rows(
         "i.watermark = :mark AND i.watermark_method = 'tiled' AND i.reused_from IS NOT NULL ORDER BY i.id LIMIT 1"
@@ -67,9 +79,12 @@ def image_of_job(engine: Engine, job: int) -> dict[str, Any] | None:
 
 
 def state_of_job(engine: Engine, job: int) -> tuple[str, str | None] | None:
-    """Return a job's state and why it has failed or was blocked; None if there is no such job, or it is archived."""
+    """Return a job's state and why it has failed, was blocked or retracted.
+
+    None if there is no such job; those that ended with an image are gone once their batch is archived.
+    """
     found = _first(engine, _STATE, {"job": job})
-    return (found["state"], found["error_text"]) if found else None
+    return (found["state"], found["reason"]) if found else None
 
 
 def copy_with_mark(engine: Engine, mark: str) -> dict[str, Any] | None:

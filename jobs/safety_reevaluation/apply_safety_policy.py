@@ -211,12 +211,13 @@ class _PolicyChange:
         """Block and free page by page. Raises OvertakenError once the batch isn't as it was judged."""
         done, after, before = self.done, self.judgement.after, self.judgement.before
         for page in blocked_images(self.engine, self.batch.id, after.adjustments):
+            delete_contact_sheet(
+                self.store, self.batch.folder
+            )  # first: a call that is repeated has nothing to block
             if after.action == SafetyAction.QUARANTINE:
                 self._quarantine(page)
             else:
                 self._block(page)
-            if done.blocked:
-                delete_contact_sheet(self.store, self.batch.folder)
             on_jobs(done.blocked)
         for page in freed_jobs(self.engine, self.batch.id, after.adjustments, before.adjustments):
             self._free(page)

@@ -120,6 +120,23 @@ def test_the_contact_sheet_goes_with_what_it_shows(typed: Typed, foxes: Ingested
     assert typed("retract", "foxes", "--where", "ordinal = 3", *REASON).code == 0
 
 
+def test_the_contact_sheet_goes_first(
+    engine: Engine, foxes: Ingested, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever repeats a call that was cut off has nothing left to retract."""
+    store.put(f"foxes/{CONTACT_SHEET}", b"six foxes", content_type="image/png")
+    (page,) = chosen_images(engine, foxes.id, compile_condition("ordinal = 1"))
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transitions, "retract", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        retract(engine, actions.status(engine, "foxes"), page, "wrong", store)
+    with pytest.raises(MissingObjectError):
+        store.get(f"foxes/{CONTACT_SHEET}")
+
+
 def test_files_that_are_kept_are_not_swept(
     engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore, tmp_path: Path
 ) -> None:

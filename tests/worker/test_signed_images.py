@@ -170,10 +170,24 @@ def test_an_identity_that_expires_in_the_night_charges_no_job_and_a_new_one_is_t
         file.write_bytes(IDENTITY.pem)
         work(context, only_lane(engine, batch))
         assert jobs_of(engine, batch)[0]["state"] == "done"
-        for unusable in (b"no identity", None):
+        for unusable in (expired_identity().pem, b"no identity", None):
             file.unlink() if unusable is None else file.write_bytes(unusable)
             (row,) = images_of(engine, render(context, tmp_path, [FOX]))
             assert row["c2pa_manifest_id"] is not None
+
+
+def test_a_worker_that_began_without_an_identity_stays_without(
+    signing: Settings, model_cache: ModelCache, engine: Engine, tmp_path: Path
+) -> None:
+    """Else it would name no installation, and leave out ingredients."""
+    own = signing.model_copy(update={"signing_identity": None, "c2pa": "auto", "data_dir": tmp_path / "own"})
+    with worker_context_for(own, engine, model_cache) as context:
+        assert images_of(engine, render(context, tmp_path, [FOX]))[0]["c2pa_manifest_id"] is None
+        (tmp_path / "own" / "identity").mkdir(parents=True)
+        (tmp_path / "own" / "identity" / "signing.pem").write_bytes(IDENTITY.pem)
+        assert context.signer is None
+    with worker_context_for(own, engine, model_cache) as context:
+        assert context.signer is not None
 
 
 @needs_softhsm

@@ -13,31 +13,50 @@ log = logging.getLogger(__name__)
 
 
 class CurrentSigner:
-    """The signer of an identity, made anew when that changes. For use in the process that made it."""
+    """The signer of an identity, made anew when that is replaced. For use in the process that made it.
+
+    Whether files are signed is decided at the first use.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._is_decided = False
         self._signer: FileSigner | None = None
-        self._pem: bytes | None = None
+        self._pem = b""
+        self._refused = b""
 
     def get(self) -> FileSigner | None:
         """Return the signer; None: files aren't signed.
 
-        Raises UsageError, SigningIdentityError or SigningError if there never was a usable identity. One that is
-        replaced by an unusable one, or gone, signs on until its certificate expires.
+        The first call raises UsageError, SigningIdentityError or SigningError if the identity can't be used. One that
+        is replaced by such a one, or gone, signs on.
         """
-        try:
-            self._read()
-        except (UsageError, SigningIdentityError, SigningError) as error:
-            if self._signer is None:
-                raise
-            log.warning("signing by the identity that was read before: %s", error)
+        if self._signer is not None:
+            self._renew()
+        elif not self._is_decided:
+            found = read_signing_identity(self._settings)
+            self._signer = self._made(found.pem) if found else None
+            self._is_decided = True
         return self._signer
 
-    def _read(self) -> None:
-        found = read_signing_identity(self._settings)
-        if found is None or found.pem == self._pem:
+    def _renew(self) -> None:
+        try:
+            found = read_signing_identity(self._settings)
+        except UsageError as error:
+            log.warning("signing by the identity that was read before: %s", error)
             return
-        identity = SigningIdentity.parse(found.pem)
-        self._signer = FileSigner(identity, embeds=self._settings.c2pa != "sidecar")
-        self._pem = found.pem
+        if found is None or found.pem in (self._pem, self._refused):
+            return
+        pem = self._pem
+        try:
+            SigningIdentity.parse_valid(found.pem).check_signs()
+            self._signer = self._made(found.pem)
+        except (SigningIdentityError, SigningError) as error:
+            log.warning("signing by the identity that was read before: %s: %s", found.place, error)
+            self._refused = found.pem
+            self._signer = self._made(pem)  # a token that is asked for another key forgets this one
+
+    def _made(self, pem: bytes) -> FileSigner:
+        signer = FileSigner(SigningIdentity.parse(pem), embeds=self._settings.c2pa != "sidecar")
+        self._pem = pem
+        return signer

@@ -51,7 +51,8 @@ class LaneSession:
         self._in_progress: dict[JobId, Job] = {}
         self._left: list[Job] = []
         self._is_checked = self._is_open = False
-        self._input_images = InputImageCache(context.settings, keeps_files=context.signer is not None)
+        self._signer = context.signer
+        self._input_images = InputImageCache(context.settings, keeps_files=self._signer is not None)
         self._reusable: ReusableImages | None = None
         self._model_lock = threading.Lock()
         self._prompt_terms = LanePromptTerms(context.model_cache.terms)
@@ -227,7 +228,7 @@ class LaneSession:
             self._input_images,
             self._check_stop,
             self.context.installation,
-            self.context.signer,
+            self._signer,
             self.context.content_safety,
             self._prompt_terms,
             self._model_lock,

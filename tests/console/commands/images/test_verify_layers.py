@@ -19,7 +19,9 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from console.provenance_lookup.export_index import ExportIndex
 from console.provenance_lookup.trace_picture import _likeness
+from jobs.batches import actions, drop_jobs_and_delete_batches
 from jobs.db.installation_id import this_installation
+from jobs.images.find_rows_by_mark_or_digest import state_of_job
 from jobs.queue import transitions
 from jobs.settings import Settings
 from jobs.storage.open import S3Options, open_store
@@ -33,7 +35,7 @@ from models.watermark.tiled.identify_mark import Mark
 from models.watermark.tiled.payload import Payload, installation_number
 from models.watermark.tiled.search_cropped_and_turned import Place
 from tests.console.conftest import Typed
-from tests.factories import change, image, lanes_of, make_batch, take
+from tests.factories import change, image, lanes_of, look, make_batch, take
 from tests.models.provenance.signed_files import AUTHORITY, IDENTITY, claim
 from tests.s3 import S3Server
 
@@ -272,6 +274,11 @@ def test_what_has_become_of_the_job_is_told(
     (found,) = trusting("verify", path, "--json", "--quick").json
     assert (found["verdict"], found["row"]) == ("can't tell", None)
     assert found["why"] == f"{said}job {ours.job} is blocked (concept 3 at +0.1)"
+    (other,) = look(engine, "SELECT id FROM images")
+    assert trusting("retract", str(other["id"]), "--reason", "not a bird", "--keep-files").code == 0
+    assert state_of_job(engine, ours.job + 1) == ("retracted", "not a bird")
+    drop_jobs_and_delete_batches.archive(engine, actions.status(engine, "foxes"))
+    assert state_of_job(engine, ours.job + 1) == ("retracted", "not a bird")
 
 
 def animated(pixels: Pixels, format: str) -> bytes:
@@ -443,6 +450,15 @@ def test_indexes_with_columns_of_several_types(settings: Settings, ours: Ours, t
         "verify", save(tmp_path / "a.png", png(ours.pixels)), "--index", str(folder), "--json"
     ).json
     assert (told["verdict"], told["digest"], told["row"]["seed"]) == ("ours", "pixels", 2**64 - 1)
+
+
+def test_an_index_without_sizes_finds_pixels(ours: Ours, tmp_path: Path) -> None:
+    digest = sha256(ours.pixels.tobytes()).hexdigest()
+    row = {"job_id": ours.job, "sha256": "0" * 64, "pixels_sha256": digest}
+    save(tmp_path / "part-0.jsonl", json.dumps(row).encode())
+    found = ExportIndex(tmp_path / "part-0.jsonl").of_pixels(digest, (512, 512), "1" * 64)
+    assert found is not None
+    assert found["job"] == ours.job
 
 
 def test_what_is_no_index_is_refused(trusting: Typed, ours: Ours, tmp_path: Path) -> None:
