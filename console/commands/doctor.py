@@ -180,7 +180,7 @@ def _signing(settings: Settings) -> str:
         return "files aren't signed: NIGHTMILL_C2PA is off"
     told = described(settings)
     if told["place"] is None and settings.c2pa == "auto":
-        return "files aren't signed: there is no signing identity"
+        return "workers that start now don't sign files: there is no signing identity"
     if told["problem"]:
         raise UsageError(f"{told['place'] or f'NIGHTMILL_C2PA is {settings.c2pa}'}: {told['problem']}")
     where = ", in files beside the images" if told["manifests"] == "sidecar" else ""

@@ -128,7 +128,7 @@ class PictureTracer:
         if is_plain(pixels):
             return nothing | {
                 "verdict": Verdict.NONE,
-                "why": "it has one colour; blackened images have no mark",
+                "why": "it has one colour, and so neither a mark nor a code to look up",
             }
         found = self._index.similar(code)
         if found is None:

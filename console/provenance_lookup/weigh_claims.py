@@ -9,7 +9,8 @@ from console.provenance_lookup.image_index import ImageRow
 from models.provenance.iscc_code import bits_of
 
 _OTHER_PICTURE = (
-    "it looks like another picture than its row's: what says so may have been put there by somebody else"
+    "it looks like another picture than its row's: its job had another image before, or what says so was put there by "
+    "somebody else"
 )
 _TOO_PLAIN = (
     "it is too plain to be compared with its row's picture, and its mark alone says too little: under the public key "

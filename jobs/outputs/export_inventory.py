@@ -119,7 +119,7 @@ def look(place: ExportPlace, formats: Collection[str] = (), known: Digests | Non
     found.own = {name: digest for name, digest in digests.items() if digest and digest in listed[name]}
     ours = {*found.own, *found.records}
     for name in place.store.names(place.prefix.rstrip("/")):
-        short = name.removeprefix(place.prefix)
+        short = name.removeprefix(place.prefix).rstrip("/")
         if short not in ours and not belongs_to_table(short):  # which goes with its table
             found.add_foreign(short, formats)
     return found

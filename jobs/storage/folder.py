@@ -117,8 +117,8 @@ class FolderStore:
     def names(self, folder: str, on_closed: OnClosed | None = None) -> Iterator[str]:
         """Yield all names below a folder (``""`` or ``a/b``) in display form.
 
-        Links are listed but not followed; temporary files are left out. A folder below it that can't be read is left
-        out if `on_closed` is there to be told of it.
+        Links are listed but not followed, those to folders with a slash at the end; temporary files are left out. A
+        folder below it that can't be read is left out if `on_closed` is there to be told of it.
         """
 
         def tell(path: str, error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ def objects(folder: int, above: str, beginning: str = "") -> Iterator[StoredObje
 
 
 def names(folder: int, above: str, on_closed: Callable[[str, OSError], object]) -> Iterator[str]:
-    """Yield all names below an open folder in display form, without temporary files.
+    """Yield all names below an open folder in display form, without temporary files; links to folders with a slash.
 
     `on_closed` is called with each folder below it that can't be read, and may raise.
     """
@@ -43,7 +44,16 @@ def names(folder: int, above: str, on_closed: Callable[[str, OSError], object]) 
             except OSError as error:
                 on_closed(_shown(path), error)
         elif not IS_TEMPORARY.fullmatch(entry.name):
-            yield _shown(path)
+            yield _shown(path) + ("/" if _leads_to_folder(folder, entry) else "")
+
+
+def _leads_to_folder(folder: int, entry: folder_descriptors.Entry) -> bool:
+    if entry.is_file:
+        return False
+    try:
+        return stat.S_ISDIR(os.stat(entry.name, dir_fd=folder).st_mode)
+    except OSError:
+        return False
 
 
 def _shown(path: str) -> str:

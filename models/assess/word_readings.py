@@ -53,11 +53,19 @@ def readings(part: str, scripts: Set[str], *, is_joined: bool = False) -> frozen
     part = _LONG_RUN.sub(r"\1\1\1", part)
     if len(part) > LONGEST or not (is_leet(part) and is_meant_as_latin(part, scripts)):
         return frozenset()
-    beside_latin = has_latin(part)
-    options = [letters_for(sign, beside_latin=beside_latin) for sign in part]
-    spelt = {"".join(letters) for letters in islice(product(*options), _MOST_READINGS)}
+    spelt = _spelt(part)
     read = {form for word in spelt for form in _without_repeats(word)}
     return frozenset(word for word in read if len(word) >= SHORTEST and (is_joined or word != part))
+
+
+def _spelt(part: str) -> set[str]:
+    """Return ways to read a part, up to 128: first with each sign as the same letter wherever it stands."""
+    beside_latin = has_latin(part)
+    options = {sign: letters_for(sign, beside_latin=beside_latin) for sign in part}
+    alike = (dict(zip(options, chosen, strict=True)) for chosen in product(*options.values()))
+    found = {"".join(map(letters.__getitem__, part)) for letters in islice(alike, _MOST_READINGS)}
+    each = product(*map(options.__getitem__, part))
+    return found | {"".join(letters) for letters in islice(each, _MOST_READINGS)}
 
 
 def letters_for(sign: str, *, beside_latin: bool) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def check_files(engine: Engine, connection: Connection, export: Export, request:
     is put there.
     """
     folder = request.prefix.rstrip("/")
-    names = [name.removeprefix(request.prefix) for name in request.store.names(folder)]
+    names = [name.removeprefix(request.prefix).rstrip("/") for name in request.store.names(folder)]
     listing = {found.key.removeprefix(request.prefix): found for found in request.store.list(request.prefix)}
     compared = Compared()
     for shard in records.shards_of(engine, export.id):

@@ -27,6 +27,10 @@ identity = typer.Typer(
 AUTHORITY_DAYS = 7300
 DAYS = 3650
 _LONGEST_NAME = 60
+_UNTIL_RESTART = (
+    "workers that start from then on don't sign; those that are up sign on by what they have read, until "
+    "`nightmill up --restart` or their end"
+)
 
 Days = Annotated[
     int, typer.Option(min=1, max=AUTHORITY_DAYS, metavar="N", help="how long the certificate is valid")
@@ -81,7 +85,7 @@ def rotate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a new key with a certificate by the same authority; workers use it after a restart."""
+    """Make a new key with a certificate by the same authority; workers take it over within an hour."""
     from models.provenance.signing_identity import Authority, organization_of  # noqa: PLC0415 - the same
 
     settings, folder = _opened()
@@ -160,7 +164,7 @@ def delete(yes: DontAsk = False, as_json: Json = False) -> None:
     if not folder.identity.exists():
         raise UsageError(f"{folder.identity} isn't there")
     if not yes:
-        ask(f"deletes the private keys in {folder.path}; files aren't signed from then on")
+        ask(f"deletes the private keys in {folder.path}; {_UNTIL_RESTART}")
     kept = token_of(folder)
     deleted = [str(file) for file in folder.delete_keys()]
     if as_json:
@@ -168,7 +172,7 @@ def delete(yes: DontAsk = False, as_json: Json = False) -> None:
     else:
         if kept is not None:
             note(f"the key stays in its token: {kept}")
-        note(f"{plural(len(deleted), 'file')} deleted; {folder.trusted} stays")
+        note(f"{plural(len(deleted), 'file')} deleted; {folder.trusted} stays; {_UNTIL_RESTART}")
 
 
 def _opened() -> tuple[Settings, IdentityFolder]:
@@ -222,7 +226,8 @@ def _tell_made(settings: Settings, folder: IdentityFolder, as_json: bool) -> Non
         print_json(told)
         return
     note(
-        f"{folder.identity}: signs as {told['organization']} until {told['expires_at']}; workers use it after a restart"
+        f"{folder.identity}: signs as {told['organization']} until {told['expires_at']}; workers that sign take it "
+        "over within an hour, others after a restart"
     )
     if folder.trusted.exists():
         note(f"{folder.trusted}: give a copy to whoever is to check your signatures")

@@ -9,7 +9,7 @@ from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
 from scheduler.export.folder_checks.listed_folder import ListedFolder
 
 _READ = {
-    "parquet": r"([^./][^/]*/)*[^./][^/]*\.parquet",
+    "parquet": r"([^./][^/]*/)*[^./][^/]*(\.parquet|/)",
     "jsonl": r"[^./][^/]*\.jsonl|part-[^/]*",
     "csv": r"[^./][^/]*\.csv|part-[^/]*",
     "webdataset": r"[^./][^/]*\.(tar|parquet)",
@@ -32,7 +32,7 @@ def find_unlisted_files(
 
     A file is told if its name is one that exports give, or if readers of the format take it; in the folder that a
     batch has for its exports, only by its name: exports there, too, ignore whatever else there is. Links are among the
-    files, as readers follow them.
+    files, as readers follow them; one to a folder ends in a slash, and readers of Parquet look into it.
     """
     is_own = folder.uri.endswith(f"/{export_folder(dataset, format)}".rstrip("/"))
     read = [] if is_own else _patterns(format, listed)

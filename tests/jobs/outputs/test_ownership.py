@@ -274,8 +274,8 @@ class TestDeletingFiles:
         assert (diary.read_text(), keys(place.store)) == ("mine", [])
         assert sorted(place.store.names(NAME)) == [
             f"{NAME}/images/000000/{diary.name}",
-            f"{NAME}/images/000001",
-            f"{NAME}/images/loop",
+            f"{NAME}/images/000001/",
+            f"{NAME}/images/loop/",
         ]
 
     def test_nothing_of_another_installation_goes(self, engine: Engine, place: Place) -> None:

@@ -299,7 +299,7 @@ class TestLinks:
                 store.put_new(key, b"2", content_type="text/plain")
         assert not store.put_new("a/file", b"2", content_type="text/plain")
         assert (diary.read_text(), list(diary.parent.iterdir())) == ("mine", [diary])
-        assert sorted(store.names("a")) == ["a/1", "a/file", "a/folder", "a/loop"]
+        assert sorted(store.names("a")) == ["a/1", "a/file", "a/folder/", "a/loop/"]
 
     def test_a_put_replaces_a_link_and_not_what_it_points_to(self, tmp_path: Path, diary: Path) -> None:
         store = open_store(str(tmp_path / "out"), S3Options())

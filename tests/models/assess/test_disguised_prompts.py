@@ -194,6 +194,13 @@ def test_a_disguise_is_told_from_a_term_as_it_is_listed() -> None:
     assert str(TERMS.find("a nude woman at the Louvre")) == "'nude'"
 
 
+@pytest.mark.parametrize("sign", "|$!@+€.-")
+@pytest.mark.parametrize("term", ["hentai", "pornography", "naked", "blowjob"])
+def test_a_sign_between_all_letters_is_left_out(term: str, sign: str) -> None:
+    found = TERMS.find(f"a {sign.join(term)} photo")
+    assert found == FoundTerm(term, is_disguised=True)
+
+
 @pytest.mark.parametrize("prompt", INNOCENT)
 def test_an_innocent_prompt_passes(prompt: str) -> None:
     assert TERMS.find(prompt) is None

@@ -125,6 +125,16 @@ def test_beside_the_images_only_names_of_exports_are_told(tmp_path: Path, format
     assert checked(folder)[-1].unlisted == ["part-00009.csv"]
 
 
+def test_a_link_to_a_folder_is_told_where_readers_look_into_it(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for format, told in (("parquet", ["label=owl/", "more/"]), ("csv", [])):
+        folder = make_export(tmp_path / format, [["part-00000.x"]], format=format, batch="foxes")
+        for name in ("label=owl", "more", ".hidden"):
+            (folder / name).symlink_to(tmp_path / "other")
+        (folder / "to-nothing").symlink_to(tmp_path / "nothing")
+        assert checked(folder)[-1].unlisted == told
+
+
 def test_pictures_slipped_into_folders_of_images_are_told(tmp_path: Path) -> None:
     rows, image = "train/00000/metadata.parquet", PICTURE.replace("5-", "4-") + ".png"
     for place in ("set", "foxes/export-hf"):

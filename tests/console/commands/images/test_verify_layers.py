@@ -527,7 +527,7 @@ def test_a_black_picture_is_not_taken_for_one_that_was_blackened(
     told = trusting("verify", save(tmp_path / "black.png", png(black)), "--json")
     (found,) = told.json
     assert (told.code, found["verdict"], found["row"], found["found_by"]) == (1, "no trace of ours", None, [])
-    assert found["why"] == "it has one colour; blackened images have no mark"
+    assert found["why"] == "it has one colour, and so neither a mark nor a code to look up"
 
 
 def test_a_compressed_gradient_is_like_its_row_by_the_perceptual_hash(
