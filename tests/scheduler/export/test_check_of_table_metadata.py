@@ -149,7 +149,7 @@ def test_a_table_that_another_catalog_keeps_elsewhere_is_not_looked_for(folder: 
 @pytest.mark.parametrize("format", ["lance", "iceberg"])
 def test_in_s3(engine: Engine, tmp_path: Path, s3: S3Server, format: str) -> None:
     options = S3Options(endpoint_url=s3.endpoint_url, region="eu-central-1")
-    place = f"{s3.uri}/{format}"
+    place = f"{s3.uri}/checked-{format}"
     found = exported(engine, tmp_path, format, place, options)
     assert (found.missing, found.unreadable, found.unlisted) == ([], {}, [])
     store = open_store(place, options)
