@@ -6,13 +6,14 @@ import random
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool
 
 from jobs.db.engine import connect
 from jobs.settings import Settings, load_settings
@@ -153,6 +154,10 @@ def engine(database: str) -> Iterator[Engine]:
     """An engine on the test's own database."""
     engine = connect(database, pool_size=10)
     yield engine
+    # A thread that has a query on its way gives its connection back to a pool that is gone, and nobody closes it.
+    deadline = time.monotonic() + 20
+    while isinstance(engine.pool, QueuePool) and engine.pool.checkedout() and time.monotonic() < deadline:
+        time.sleep(0.01)
     engine.dispose()
 
 

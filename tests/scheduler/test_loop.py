@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from scheduler.advance_time_windows import move_windows
 from scheduler.loop import PeriodicTask, Rescuer, periodic_tasks, rescue_all, run_duties
 from scheduler.send_wakeups import Dispatcher
+from tests.end_to_end.processes import until
 from tests.factories import change, held, image, look, make_batch, make_lane, states, take
 from tests.scheduler.broker import Broker
 
@@ -205,8 +206,10 @@ def test_an_idle_scheduler_writes_nothing(settings: Settings, engine: Engine) ->
 
 
 def written(engine: Engine) -> int:
-    """Rows that this database's tables have seen written; what connections have yet to report included."""
+    """Rows that this database's tables have seen written; connections report theirs at the latest when they end."""
     engine.dispose()
+    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    until(lambda: look(engine, others) == [])
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
         connection.commit()
