@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from jobs.names_in_messages import nearest
 from jobs.secret_files import PREFIX, secret_files
 from jobs.settings import RENAMED, Settings
+from jobs.suggest_and_shorten_names import nearest
 
 
 def misspelt_settings() -> dict[str, str | None]:

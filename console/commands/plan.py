@@ -27,11 +27,11 @@ from console.terminal.output import (
 )
 from console.terminal.progress import counting
 from jobs.forecast.forecast_result import Forecast
-from jobs.names_in_messages import some_of
 from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue.tenants import prompt_terms_by_tenant
 from jobs.settings import Settings, load_settings
 from jobs.states import SafetyAction
+from jobs.suggest_and_shorten_names import some_of
 from models.assess.prompt_filter import PromptTerms
 from models.assess.prompt_terms_by_tenant import PromptTermsByTenant
 from models.catalogue.catalogue import Catalogue

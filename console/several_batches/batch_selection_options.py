@@ -17,8 +17,8 @@ from jobs.batches.status import BatchStatus, statuses
 from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
-from jobs.names_in_messages import some_of
 from jobs.states import EVERYBODY, BatchState
+from jobs.suggest_and_shorten_names import some_of
 
 MOST_NAMED = 20
 """So many batches are named in a message."""

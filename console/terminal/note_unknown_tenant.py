@@ -3,8 +3,8 @@
 from sqlalchemy import Engine
 
 from console.terminal.output import note
-from jobs.names_in_messages import nearest
 from jobs.queue.tenants import tenant_names
+from jobs.suggest_and_shorten_names import nearest
 
 
 def note_unknown_tenant(engine: Engine, tenant: str | None) -> None:

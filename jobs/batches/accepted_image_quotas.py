@@ -16,10 +16,10 @@ from jobs.errors import UsageError
 from jobs.exports.mark_outdated_shards import outdating
 from jobs.job_dataclasses import BatchId
 from jobs.manifest.seeds import sql_step
-from jobs.names_in_messages import nearest, some_of
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
+from jobs.suggest_and_shorten_names import nearest, some_of
 
 _COPIED = """
     batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,

@@ -12,13 +12,13 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.images.where_expression import Condition
 from jobs.job_dataclasses import BatchId, JobId
-from jobs.names_in_messages import some_of
 from jobs.outputs.delete_contact_sheet import delete_contact_sheet
 from jobs.queue import transitions
 from jobs.states import JobState
 from jobs.storage.base import ObjectStore
 from jobs.storage.image_and_c2pa_sidecar_files import image_keys
 from jobs.storage.key_layout import parse_image_key
+from jobs.suggest_and_shorten_names import some_of
 
 PAGE = 500
 PORTION = 50

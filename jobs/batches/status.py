@@ -14,12 +14,12 @@ from jobs.batches.selection.batch_state_as_sql import COUNTS, state_sql
 from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
-from jobs.names_in_messages import nearest
 from jobs.policy.stored_policy import report_of
 from jobs.queue.pauses import standing_pauses
 from jobs.queue.sql_predicates import FOLDER, IS_DRAINED_WORKER, IS_LIVE
 from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import OPEN, BatchState, CanaryVerdict, JobState, sql_list
+from jobs.suggest_and_shorten_names import nearest
 
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"

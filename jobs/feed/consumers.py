@@ -10,8 +10,8 @@ from jobs.db.engine import run
 from jobs.errors import UsageError
 from jobs.feed.feed import Cursor, check_cursor
 from jobs.feed.feed_query import FeedQuery
-from jobs.names_in_messages import nearest
 from jobs.states import EventKind
+from jobs.suggest_and_shorten_names import nearest
 
 READERS = 0x6E6D7264
 """First key of the advisory locks of consumers that are being read; the second one is the consumer's id."""

@@ -18,7 +18,6 @@ from jobs.manifest.reading.decompressed_lines import CHUNK
 from jobs.manifest.reading.spool import spooled
 from jobs.manifest.types import OUTSIDE, Compression, Format, ManifestFile
 from jobs.manifest.values import printable
-from jobs.names_in_messages import nearest
 from jobs.storage.safe_open import (
     MANIFEST_LIMIT,
     NotRegularError,
@@ -27,6 +26,7 @@ from jobs.storage.safe_open import (
     open_regular,
     opened_path,
 )
+from jobs.suggest_and_shorten_names import nearest
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",

@@ -4,8 +4,13 @@ import re
 import unicodedata
 from functools import cache
 
-from models.assess.combining_marks import marks, numbers, without_invisible, without_marks_apart
 from models.assess.confusable_letters import DIACRITICS, WHITE_ON_BLACK
+from models.assess.strip_combining_and_invisible_characters import (
+    marks,
+    numbers,
+    without_invisible,
+    without_marks_apart,
+)
 
 SIGNS = "@$!|+€¢¥"
 """Signs that stand for letters."""

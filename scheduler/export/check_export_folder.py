@@ -24,7 +24,7 @@ from scheduler.export.folder_checks.find_missing_table_metadata import (
     find_missing_table_metadata,
 )
 from scheduler.export.folder_checks.find_unlisted_files import find_unlisted_files
-from scheduler.export.folder_checks.listed_folder import ListedFolder
+from scheduler.export.folder_checks.list_export_folder import ListedFolder
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 if TYPE_CHECKING:

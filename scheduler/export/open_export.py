@@ -11,10 +11,10 @@ from jobs.exports import records
 from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.mark_outdated_shards import mark_shard
 from jobs.exports.records import Export
-from jobs.names_in_messages import some_of
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
+from jobs.suggest_and_shorten_names import some_of
 from scheduler.export.compare_files_with_database import Compared, check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names

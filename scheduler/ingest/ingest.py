@@ -23,13 +23,13 @@ from jobs.job_dataclasses import BatchId
 from jobs.manifest import LineCounts, ManifestFile, Reject, RowRules, read_rows
 from jobs.manifest import Row as ManifestRow
 from jobs.manifest.seeds import Seeds
-from jobs.names_in_messages import some_of
 from jobs.policy.stored_policy import row_of
 from jobs.policy.time_windows import span
 from jobs.queue import canary_rollout
 from jobs.queue.tenant_queue_limits import QueueLimit, check_open_jobs, queue_limits
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
+from jobs.suggest_and_shorten_names import some_of
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources
 from scheduler.ingest.duplicate_detection import Repeated

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from console.reproduction.compare_pictures import compare, compressed_as, made_otherwise, marked_as
 from console.reproduction.row_as_manifest import manifest_row, set_options
-from console.reproduction.size_of_lane import was_asked_at_a_size
+from console.reproduction.was_upscaled_to_given_size import was_asked_at_a_size
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.errors import UsageError

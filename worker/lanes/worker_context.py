@@ -23,7 +23,7 @@ from models.provenance.sign_file import FileSigner
 from worker.concurrent_content_safety_requests import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
-from worker.lanes.current_signer import CurrentSigner
+from worker.lanes.take_over_new_signing_identity import CurrentSigner
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache

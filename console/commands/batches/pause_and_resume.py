@@ -16,9 +16,9 @@ from console.several_batches.change_each_batch import BatchCommand, change_batch
 from console.terminal.output import note, plural
 from jobs.batches.actions import why_archived
 from jobs.batches.status import BatchStatus, statuses
-from jobs.names_in_messages import some_of
 from jobs.queue import pauses
 from jobs.states import BatchState
+from jobs.suggest_and_shorten_names import some_of
 
 
 @takes(BatchSelection)

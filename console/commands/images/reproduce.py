@@ -18,7 +18,7 @@ from console.process_control.run_batch_to_completion import work_at
 from console.provenance_lookup.resolve_image_argument import chosen_image, require_installation
 from console.provenance_lookup.watermark_keys import keys_to_try
 from console.reproduction.row_as_manifest import manifest_row, set_options
-from console.reproduction.size_of_lane import was_asked_at_a_size
+from console.reproduction.was_upscaled_to_given_size import was_asked_at_a_size
 from console.session import Session, session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json, print_line

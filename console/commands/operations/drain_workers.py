@@ -15,11 +15,11 @@ from console.command_options import Json, seconds
 from console.session import Session, session
 from console.terminal.output import note, plural, print_json
 from jobs.errors import UsageError
-from jobs.names_in_messages import nearest, some_of
 from jobs.queue import worker_drains
 from jobs.queue.worker_drains import Drain, Holding, Target, drains, holding
 from jobs.queue.worker_registry import workers as all_workers
 from jobs.states import DrainKind
+from jobs.suggest_and_shorten_names import nearest, some_of
 
 TIMED_OUT = 124
 """The exit code when not all is finished after --timeout: that of timeout(1)."""

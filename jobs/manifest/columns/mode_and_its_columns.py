@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from jobs.manifest.types import ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, missing, whole_number
-from jobs.names_in_messages import some_of
 from jobs.states import Mode
+from jobs.suggest_and_shorten_names import some_of
 
 _NEEDS = {
     Mode.TEXT2IMAGE: "leave the pictures out",

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from jobs.errors import ObjectStoreError
-from scheduler.export.folder_checks.listed_folder import ListedFolder
+from scheduler.export.folder_checks.list_export_folder import ListedFolder
 from scheduler.export.tables.catalog_names import OWN
 
 _LARGEST = 2**64 - 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from jobs.outputs.export_inventory import is_in_folder_of_images, is_named_like_export
 from jobs.storage.key_layout import export_folder
 from scheduler.export.dataset_metadata.checksums import NAME as CHECKSUMS
-from scheduler.export.folder_checks.listed_folder import ListedFolder
+from scheduler.export.folder_checks.list_export_folder import ListedFolder
 
 _READ = {
     "parquet": r"([^./][^/]*/)*[^./][^/]*(\.parquet|/)",

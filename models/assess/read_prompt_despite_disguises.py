@@ -9,7 +9,7 @@ from itertools import chain, groupby, pairwise, product
 from typing import NamedTuple
 
 from models.assess.prompt_words import part_pattern, word_pattern
-from models.assess.word_readings import (
+from models.assess.read_word_despite_disguises import (
     LONGEST,
     REPEATED,
     SHORTEST,

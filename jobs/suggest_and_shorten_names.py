@@ -1,4 +1,4 @@
-"""Names in messages: the one that a misspelt one was meant to be, and the first of many."""
+"""Suggest the name that a misspelt one was meant to be, and shorten lists of names in messages."""
 
 from collections.abc import Iterable, Sequence
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.names_in_messages import some_of
+from jobs.suggest_and_shorten_names import some_of
 
 
 @pytest.mark.parametrize(

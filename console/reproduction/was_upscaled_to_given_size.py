@@ -1,4 +1,4 @@
-"""Whether an image that was only enlarged was asked for at a size, or at that of its picture."""
+"""Tell whether an image that was only upscaled was asked for at a size, or at that of its input image."""
 
 from sqlalchemy import Engine, text
 
