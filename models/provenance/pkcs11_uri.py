@@ -35,9 +35,8 @@ class Pkcs11Uri:
     def parse(cls, text: str) -> "Pkcs11Uri":
         """Parse a URI; raises SigningIdentityError. A PIN in it is refused, and not told."""
         path, _, query = text.removeprefix(SCHEME).partition("?")
-        if (
-            "pin-value" in unquote(text).lower()
-        ):  # also where a wrong separator makes it a part of something else
+        # Anywhere, as a wrong separator makes it a part of something else.
+        if "pin-value" in unquote(text).lower():
             raise SigningIdentityError(
                 "the URI of its key has a PIN (pin-value), which others could see: write the PIN into a file, mode "
                 "0600, and name that by pin-source=file:/…"

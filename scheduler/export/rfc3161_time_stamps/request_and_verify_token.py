@@ -85,9 +85,8 @@ def check_response(
         return _checked(response, sha256, trusted, nonce)
     except TimeStampError:
         raise
-    except (
-        Exception
-    ) as error:  # what isn't built as it should be raises errors of a dozen kinds, of no common one
+    # What isn't built as it should be raises errors of a dozen kinds, of no common one.
+    except Exception as error:
         raise TimeStampError(f"it can't be read ({type(error).__name__})") from None
 
 
