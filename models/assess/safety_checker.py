@@ -63,7 +63,7 @@ class SafetyChecker:
         bfloat16 is coarser than the thresholds; cosines and thresholds stay in float32.
         """
         known = [getattr(model, name).detach().float().to(device.name) for name in _EMBEDDINGS]
-        self._known = [normalize(embeddings) for embeddings in known]
+        self._known = normalize(torch.cat(known))
         self._thresholds = [getattr(model, f"{name}_weights").detach().numpy() for name in _EMBEDDINGS]
         self._dtype = torch.float32 if device.dtype == torch.float32 else torch.float16
         self._model = model.to(device.name, self._dtype).eval()
@@ -123,8 +123,9 @@ class SafetyChecker:
     def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the cosines of (N, D) embeddings with all known ones, and the norms of the normalised embeddings."""
         directions = normalize(embeddings.float())
-        cosines = [torch.mm(directions, known.t()) for known in self._known]
-        return torch.cat([*cosines, directions.norm(dim=1, keepdim=True)], dim=1)
+        # One product, as one with three columns may round a row by its position (`batch_invariant_cpu`).
+        cosines = torch.mm(directions, self._known.t())
+        return torch.cat([cosines, directions.norm(dim=1, keepdim=True)], dim=1)
 
     def _judge(self, compared: Floats) -> list[SafetyScores]:
         special, concepts, length = np.split(compared, [3, 20], axis=1)

@@ -1,4 +1,4 @@
-"""Activations and attention on the CPU whose result for a row doesn't depend on its position in the batch.
+"""Layers on the CPU whose result for a row doesn't depend on its position in the batch.
 
 PyTorch splits the values of an activation into one chunk per thread, and computes the remainder of a chunk that is
 shorter than two vectors one value at a time, which rounds differently. Where a chunk ends depends on the number of rows
@@ -6,6 +6,9 @@ and of threads: on three cores, or with images of 72 pixels, it may end inside a
 
 Attention is computed by blocks of queries in a buffer of which each thread has a part. With fewer queries than a block
 has, the parts of all threads but the first begin at unaligned addresses, where matrix products round differently.
+
+Matrix products with up to three columns, such as those of a classifier with two labels, sum some rows in another order
+than others on some processors.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,8 @@ _VECTORS = 64
 """More values than two vectors of any processor hold, and a multiple of every vector length."""
 _BLOCK = 32
 """Queries in the smallest full block (`cpu_flash_attention` in ATen/native/cpu/FlashAttentionKernel.cpp)."""
+_FEW_COLUMNS = 16
+"""Products with fewer are computed row by row: several times as many as have shown where a row stands."""
 _ATTENTIONS = ("Attention", "CLIPAttention", "ViTAttention")
 _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 
@@ -29,7 +34,7 @@ _KINDS = ("SiLU", "GELU", "GELUActivation", "QuickGELUActivation")
 def make_batch_invariant(network: torch.nn.Module) -> None:
     """Make activations of `network` compute a batch row by row where chunks would end inside a vector.
 
-    Likewise attention layers where there are few queries.
+    Likewise attention layers where there are few queries, and linear layers with few outputs.
     """
     module: Any
     for module in network.modules():
@@ -41,6 +46,8 @@ def make_batch_invariant(network: torch.nn.Module) -> None:
             module.gelu = steady(module.gelu)
         elif type(module).__name__ == "GroupNorm":
             _derive(module, lambda it, forward: steady(forward, partial(_groups_are_even, it.num_groups)))
+        elif type(module).__name__ == "Linear" and module.out_features < _FEW_COLUMNS:
+            _derive(module, lambda _, forward: steady(lambda values: forward(values.clone()), _is_one_row))
 
 
 def _derive(module: Any, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -106,7 +113,7 @@ def _has_blocks(values: torch.Tensor) -> bool:
 
 def _is_even(values: torch.Tensor) -> bool:
     """Whether all chunks consist of whole vectors."""
-    if values.shape[0] == 1:
+    if _is_one_row(values):
         return True
     threads, count = torch.get_num_threads(), values.numel()
     few = min(threads, -(-count // _AT_LEAST))  # GELU uses all threads, the others fewer for small tensors
@@ -114,6 +121,10 @@ def _is_even(values: torch.Tensor) -> bool:
     return is_one_line and count % (_VECTORS * few) == 0 == count % (_VECTORS * threads)
 
 
+def _is_one_row(values: torch.Tensor) -> bool:
+    return values.shape[0] == 1
+
+
 def _groups_are_even(groups: int, values: torch.Tensor) -> bool:
     """Whether all threads get the same number of channel groups."""
-    return values.shape[0] == 1 or values.shape[0] * groups % torch.get_num_threads() == 0
+    return _is_one_row(values) or values.shape[0] * groups % torch.get_num_threads() == 0

@@ -114,6 +114,32 @@ def test_attention_takes_few_queries_row_by_row() -> None:
             assert all(torch.equal(row, found[0]) for row in found) == is_steady
 
 
+class Linear(torch.nn.Linear):
+    """Rounds every second row otherwise, as some processors do where there are few outputs."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        found = super().forward(values)
+        found[1::2] *= 1 + 2.0**-10
+        return found
+
+
+@pytest.mark.parametrize("kind", [Linear, torch.nn.Linear])
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_linear_layers_with_few_outputs_are_the_same_anywhere(kind: type[Linear], outputs: int) -> None:
+    """Also where the rows are a part of others' tokens."""
+    generator = torch.Generator().manual_seed(0)
+    for inputs in (47, 48, 64, 768):
+        network = torch.nn.Sequential(kind(inputs, outputs))
+        values = torch.randn(1, inputs, generator=generator).repeat(8, 1)
+        make_batch_invariant(network)
+        with torch.inference_mode():
+            for rows in (values, values.unsqueeze(1).repeat(1, 5, 1)[:, 0]):
+                found = network(rows)
+                assert found.shape == (8, outputs)
+                assert all(torch.equal(row, found[0]) for row in found)
+                assert torch.equal(network(rows[5:6]), found[:1])
+
+
 @pytest.mark.usefixtures("threads")
 def test_the_values_are_those_of_torch() -> None:
     torch.set_num_threads(3)
