@@ -36,7 +36,12 @@ def decode_picture(body: bytes, location: str) -> Image.Image:
     except PictureRefusedError:
         raise
     except UnidentifiedImageError:
-        raise PictureRefusedError(f"{location} is no PNG, JPEG or WebP picture") from None
+        reason = (
+            "is damaged or cut off; copy it again"
+            if _has_signature(body)
+            else "is no PNG, JPEG or WebP picture"
+        )
+        raise PictureRefusedError(f"{location} {reason}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureRefusedError(
             f"{location} has more than {MAX_PIXELS:,} pixels; make it smaller"
@@ -68,6 +73,12 @@ def why_seen_otherwise(body: bytes, image: Image.Image) -> str | None:
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         return "it is transparent, and was looked at on white"
     return None
+
+
+def _has_signature(body: bytes) -> bool:
+    """Return whether a file begins like a PNG, JPEG or WebP file."""
+    recognisers = (Image.OPEN[name][1] for name in _FORMATS)
+    return any(recognises is not None and recognises(body[:16]) for recognises in recognisers)
 
 
 def _scans(body: bytes) -> int:

@@ -63,15 +63,17 @@ def test_others_are_not(format: str) -> None:
 def test_what_is_cut_off_is_said_so_wherever_the_cut_is(format: str) -> None:
     body = encoded(picture(), format)
     for length in (len(body) // 4, len(body) // 2, len(body) - 40):
-        with pytest.raises(InputImageError, match=r"^i\.png (is damaged or cut off|is no PNG)"):
+        with pytest.raises(InputImageError, match=r"^i\.png is damaged or cut off"):
             decode_image(body[:length], "i.png")
 
 
 def test_a_damaged_png_is_said_so() -> None:
     body = bytearray(encoded(picture()))
-    body[len(body) // 2] ^= 0xFF
-    with pytest.raises(InputImageError, match="damaged"):
-        decode_image(bytes(body), "i.png")
+    for place in (len(body) // 2, 18):  # in the pixels, in the width
+        body[place] ^= 0xFF
+        with pytest.raises(InputImageError, match="damaged"):
+            decode_image(bytes(body), "i.png")
+        body[place] ^= 0xFF
 
 
 @pytest.mark.parametrize("side", [8_001, 20_000])
