@@ -43,7 +43,8 @@ def check_export(
     """
     settings = load_settings()
     s3 = S3Options(endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-    require("timestamps")
+    if trust or settings.timestamp_trust is not None:
+        require("timestamps")
     store = open_store(folder, s3)
     trusted = [each for path in trust or () for each in read_certificates(path, f"--trust {path}")]
     if trust is None and settings.timestamp_trust is not None:

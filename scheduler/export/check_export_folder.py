@@ -19,6 +19,7 @@ from jobs.errors import UsageError
 from jobs.exports.shard_time_stamp_tokens import stamped_digest
 from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key, note_unreadable
+from models.optional_packages import require
 from scheduler.export.folder_checks.find_missing_table_metadata import (
     TableReport,
     find_missing_table_metadata,
@@ -108,7 +109,8 @@ def check_export_folder(
 
     `prefix` is empty or ends in a slash. Every file is read; `on_file` is called for each. `of_no_shard` and
     `numbering` are looked for if authorities are trusted or a shard has a time stamp. Raises UsageError if there is no
-    export, or its record can't be read; StoreUnavailableError or StoreDeniedError if the store answers nothing more.
+    export, or its record can't be read; MissingPackagesError where a shard has a time stamp and the extra `timestamps`
+    isn't installed; StoreUnavailableError or StoreDeniedError if the store answers nothing more.
     """
     name, record = _read(store, prefix)
     listed = {file.name: file for file in record.files}
@@ -185,6 +187,7 @@ def _of_files(files: Sequence[_File], digest: Callable[[str], str | None]) -> Ch
 def _check_stamp(
     found: CheckedFiles, stamp: dict[str, Any], sha256: str, trusted: "Sequence[x509.Certificate]"
 ) -> None:
+    require("timestamps")
     from scheduler.export.rfc3161_time_stamps.request_and_verify_token import check_response  # noqa: PLC0415 - needs an extra
 
     check = partial(check_response, sha256=sha256)

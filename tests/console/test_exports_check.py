@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from jobs.settings import Settings
+from models.optional_packages import EXTRAS
 from scheduler.export.exporters import exporter_of
 from tests.console.conftest import Typed
 from tests.scheduler.export.rfc3161_time_stamps.authority_server import (
@@ -73,6 +74,18 @@ def test_an_export_is_checked_without_a_database(offline: Typed, folder: Path, o
     shown = offline("exports", "check", str(folder), "--trust", str(own.trust_file))
     assert (shown.code, "all files and time stamps are right" in shown.err) == (0, True)
     assert "CN=Time" in shown.out
+
+
+def test_only_time_stamps_need_their_packages(
+    offline: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXTRAS, "timestamps", ("absent_here",))
+    told = offline("exports", "check", str(folder))
+    assert (told.code, "nightmill[timestamps]" in told.err) == (2, True)
+    record = json.loads((folder / "_SUCCESS").read_bytes())
+    del record["shards"][0]["timestamp"]
+    (folder / "_SUCCESS").write_text(json.dumps(record))
+    assert offline("exports", "check", str(folder)).code == 0
 
 
 def test_the_exit_code_says_whether_stamps_can_be_trusted(
