@@ -51,7 +51,7 @@ def check(result: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_all_benchmarks_give_figures_and_leave_nothing_behind(tmp_path: Path) -> None:
     ended = bench(tmp_path, "--quick", "--json")
     assert ended.returncode == 0, ended.stderr

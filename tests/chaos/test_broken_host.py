@@ -23,7 +23,7 @@ LANE = 5
 FAILS = {"load": "the model is not there", "device": "device-side assert"}
 """What the broken worker's log says, once it has tried."""
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ FAULTY_SHARE = 0.25
 AWAY_S = 4  # longer than a request is repeated
 JOBS = 24
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 class Unreliable:

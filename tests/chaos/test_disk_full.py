@@ -23,7 +23,7 @@ JOBS = scaled(120, 1000)
 MIB = scaled(3, 20)
 BALLAST = MIB * 700_000
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def differences(engine: Engine, export: Export, folder: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.timeout(scaled(120, 900))
+@pytest.mark.timeout(scaled(300, 900))
 def test_no_shard_is_torn_missing_or_out_of_date(engine: Engine, tmp_path: Path) -> None:
     batch = make_batch(engine, ROWS)
     folder, renderer = tmp_path / "out", Renderer(engine, batch)

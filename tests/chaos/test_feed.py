@@ -61,7 +61,7 @@ def write_for_long(engine: Engine, jobs: list[Job]) -> int:
     return 0
 
 
-@pytest.mark.timeout(scaled(60, 900))
+@pytest.mark.timeout(scaled(300, 900))
 def test_none_is_missed_and_none_comes_twice(engine: Engine, tmp_path: Path) -> None:
     lane = make_lane(engine, WRITERS * JOBS_EACH + 2)
     portions = [take(engine, lane, JOBS_EACH) for _ in range(WRITERS)]

@@ -19,7 +19,7 @@ from tests.worker.contexts import submit
 OLD, NEW = "AKIAOLDOLDOLDOLDOLD1", "AKIANEWNEWNEWNEWNEW2"
 JOBS = 40
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def reasons(engine: Engine, code: str) -> list[str]:

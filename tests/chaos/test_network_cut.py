@@ -24,7 +24,7 @@ CUTS_S = scaled((4.0,), (2.0, 5.0, 10.0, 25.0, 3.0, 15.0, 25.0))
 JOBS = scaled(40, 3000)
 
 pytestmark = [
-    pytest.mark.timeout(scaled(120, 3600)),
+    pytest.mark.timeout(scaled(300, 3600)),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 

@@ -25,7 +25,7 @@ AWAY_S = scaled(2.0, 120.0)
 BUFFER = 4 * (4 + 4 + 2)
 """Images of four at work, four that wait, one that is handed over and one that is drawn."""
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 @pytest.fixture

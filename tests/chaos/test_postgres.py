@@ -28,7 +28,7 @@ CRASHES, CUTS, COMMITS = scaled(3, 30), scaled(5, 100), scaled(3, 30)
 JOBS = scaled(200, 6000)
 AWAY_S = scaled(12.0, 120.0)
 
-pytestmark = pytest.mark.timeout(scaled(120, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ JOBS, KILLS, CLAIM = scaled(200, 5000), scaled(8, 200), 8
 UNFINISHED = "SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1"
 RUNNING = "SELECT FROM jobs WHERE state = 'running' LIMIT 1"
 
-pytestmark = pytest.mark.timeout(scaled(90, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ FLUSHES, RESTARTS, FROZEN_S = scaled(3, 20), scaled(2, 10), scaled(6, 60)
 JOBS = scaled(240, 6000)
 BACK_S = 10
 
-pytestmark = pytest.mark.timeout(scaled(120, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ ROUNDS = scaled(1, 20)
 HUGE = {"50 MB": b"x" * 50_000_000, "a bomb": bomb(scaled(64, 1024))}
 GROWTH = 20_000_000
 
-pytestmark = pytest.mark.timeout(scaled(120, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ MENDED = [f"{kind}:once" for kind in FAILS] + ["narrow", "none"]
 CRASHES = ["kill:once", "kill:once", "hang:once"]
 UNSAFE_SHARE = 0.4
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ BUSY = """
     WHERE state = 'running' AND lease_until > now() GROUP BY worker
 """
 
-pytestmark = pytest.mark.timeout(scaled(150, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @pytest.fixture

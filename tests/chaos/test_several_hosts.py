@@ -29,7 +29,7 @@ FEW, MANY = scaled(24, 2000), scaled(240, 4000)
 CUT_S, ROUNDS = scaled(5.0, 20.0), scaled(1, 6)
 
 pytestmark = [
-    pytest.mark.timeout(scaled(150, 3600)),
+    pytest.mark.timeout(scaled(300, 3600)),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 

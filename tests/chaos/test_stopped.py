@@ -20,7 +20,7 @@ from tests.worker.contexts import submit
 STOPS, JOBS = scaled(6, 200), scaled(90, 5000)
 EXIT_S, RELEASE_S = 30, 1
 
-pytestmark = pytest.mark.timeout(scaled(90, 3600))
+pytestmark = pytest.mark.timeout(scaled(300, 3600))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ POISON = "fault:segfault"
 ROUGH = ("fault:exit:once", "fault:stall:once", POISON, "fault:hang:once", "fault:segfault:once")
 ROUGH_ATTEMPTS = 4
 
-pytestmark = pytest.mark.timeout(scaled(120, 600))
+pytestmark = pytest.mark.timeout(scaled(300, 600))
 
 
 @pytest.fixture
