@@ -16,7 +16,7 @@ from tests.content_safety_server import KEY, Request, Service, content_safety_se
 from tests.factories import states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.stages.test_further_checkers import scores_of_block
-from tests.worker.test_judge import FOX, judged, work_off
+from tests.worker.test_judge import FOX, NOTHING, judged, work_off
 from worker import concurrent_content_safety_requests
 from worker.health import retry_while_service_is_unavailable
 from worker.lanes.lane_session import work
@@ -341,3 +341,18 @@ def test_what_was_withheld_is_not_sent(context: WorkerContext, service: Service,
     (row,) = images_of(context.engine, batch)
     assert row["safety_verdict"] == "blurred"
     assert images_sent(service) == []
+
+
+def test_what_goes_to_quarantine_is_sent_once_it_is_freed(
+    context: WorkerContext, service: Service, tmp_path: Path
+) -> None:
+    rows = [FOX | {"model": "flagged"}]
+    batch = render(context, tmp_path, rows, safety="quarantine", safety_checkers="content-safety")
+    assert (images_sent(service), states(context.engine)) == ([], {"blocked": 1})
+    (file,) = files_in(Path(context.settings.output))
+    assert "quarantine" in str(file)
+    freed = judged(context, batch, NOTHING)
+    assert (freed.restored, freed.queued) == (0, 1), "the service hasn't rated it"
+    work_off(context, batch)
+    (row,) = images_of(context.engine, batch)
+    assert (len(images_sent(service)), row["safety_scores"]["labels"]) == (1, {"content-safety": SAFE})

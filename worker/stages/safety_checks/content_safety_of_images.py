@@ -27,11 +27,12 @@ class ContentSafetyOfImages(SafetyCheck):
     def run(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         """Return the items with their severities, flagged ones as in `SafetyCheck`; what was withheld as it was.
 
-        What the service refuses is returned as ended.
+        What goes to quarantine isn't sent either: `judge` has it rendered again, and rated, once it is freed. What the
+        service refuses is returned as ended.
         """
-        withheld = [item for item in items if item.is_withheld]
-        shown = [item for item in items if not item.is_withheld]
-        return withheld + (self._rated(shown) if shown else [])
+        kept = [item for item in items if item.is_withheld or item.is_quarantined]
+        sent = [item for item in items if not (item.is_withheld or item.is_quarantined)]
+        return kept + (self._rated(sent) if sent else [])
 
     def _rated(self, items: Sequence[PipelineItem]) -> list[PipelineItem]:
         service, lane = self.context.content_safety, self.context.lane

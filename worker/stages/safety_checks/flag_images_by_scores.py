@@ -30,7 +30,7 @@ class SafetyCheck(Stage):
         """Return the item with its scores; a flagged one is blocked, marked, blackened or blurred.
 
         Of an image that has scores already, the higher ones are kept and decide: `judge` has no others.
-        Those that go to quarantine pass the other stages, too, so that nothing is left to do when they are freed.
+        Those that go to quarantine pass the other stages on this host, too, so that `judge` can free them as they are.
         """
         scores = merged(item.safety_scores, scores)
         reason = item.flagged_for or self._finding(scores)
