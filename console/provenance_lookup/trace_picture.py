@@ -150,14 +150,15 @@ def _likeness(pixels: Pixels, code: str, mark: Mark | None) -> Likeness:
     have, is enough, unless it was found among so many readings that a wrong one may fit.
     """
     if mark is None:
-        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels))
+        return Likeness(code, _OTHER_PICTURE_BITS, perceptual_hash(pixels))
     is_part, is_plain = mark.place is not None, _contrast(pixels) < _LEAST_CONTRAST
+    if mark.place is not None and mark.place.is_mirrored:
+        code = image_code(np.ascontiguousarray(pixels[:, ::-1]))
     if (is_part or is_plain) and mark.payload.key_id != PUBLIC.number and mark.tried <= _MOST_TRIED:
-        return Likeness([code], BITS)
+        return Likeness(code, BITS)
     if not is_part:
-        return Likeness([code], _OTHER_PICTURE_BITS, perceptual_hash(pixels), is_plain)
-    mirrored = image_code(np.ascontiguousarray(pixels[:, ::-1]))
-    return Likeness([code, mirrored], _OTHER_PART_BITS, is_plain=is_plain)
+        return Likeness(code, _OTHER_PICTURE_BITS, perceptual_hash(pixels), is_plain)
+    return Likeness(code, _OTHER_PART_BITS, is_plain=is_plain)
 
 
 def _contrast(pixels: Pixels) -> float:
@@ -208,8 +209,8 @@ def _missing(row: ImageRow, sha256: str) -> str | None:
 
 def _warning(manifest: Manifest | None, problem: str | None, *, is_beside: bool) -> str | None:
     """Return what is to be said of a manifest that doesn't fit the file, beside the verdict."""
-    if manifest is None and problem and is_beside:
-        return f"the manifest beside it can't be read: {problem}"
+    if manifest is None and problem:
+        return f"the manifest {'beside' if is_beside else 'in'} it can't be read: {problem}"
     if manifest is None or manifest.state is not ManifestState.INVALID:
         return None
     if not manifest.is_tampered:

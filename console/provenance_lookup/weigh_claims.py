@@ -46,13 +46,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Likeness:
-    """The ISCC codes of a picture, and in how many bits the nearest may differ from that of its row.
+    """The ISCC code of a picture, and in how many bits it may differ from that of its row.
 
     `phash` is its perceptual hash, which compression changes less in smooth pictures; none of what may be a part.
     `is_plain`: codes and hashes of so plain a picture say nothing, as compression changes them.
     """
 
-    codes: Sequence[str]
+    code: str
     most_bits: int
     phash: str | None = None
     is_plain: bool = False
@@ -94,7 +94,7 @@ def _is_other_picture(row: ImageRow, likeness: Likeness) -> bool:
         known = bits_of(str(row.get("iscc") or ""))
     except ValueError:
         return False  # nothing to compare with
-    is_near = min((known ^ bits_of(code)).bit_count() for code in likeness.codes) <= likeness.most_bits
+    is_near = (known ^ bits_of(likeness.code)).bit_count() <= likeness.most_bits
     return not is_near and not _has_same_hash(row, likeness)
 
 

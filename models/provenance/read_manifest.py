@@ -71,6 +71,8 @@ class ManifestReader:
         try:
             reader = c2pa.Reader.try_create(media_type, io.BytesIO(body), context=self._context)
             if reader is None and sidecar is not None:
+                if not sidecar:
+                    raise UnreadableManifestError("it is empty")
                 reader = c2pa.Reader(media_type, io.BytesIO(body), sidecar, context=self._context)
             if reader is None:
                 return None

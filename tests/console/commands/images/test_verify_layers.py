@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -202,6 +203,18 @@ def test_a_changed_picture_is_told_as_changed(trusting: Typed, ours: Ours, tmp_p
     assert (found["verdict"], found["found_by"]) == ("ours", ["mark"])
     assert (found["manifest"]["state"], found["manifest"]["is_tampered"]) == ("invalid", True)
     assert "was changed since it was signed (assertion.dataHash.mismatch)" in found["warning"]
+
+
+def test_a_manifest_that_was_cut_off_is_told(trusting: Typed, ours: Ours, tmp_path: Path) -> None:
+    begin = ours.body.index(b"caBX") - 4
+    end = begin + 12 + int.from_bytes(ours.body[begin : begin + 4], "big")
+    chunk = b"caBX" + ours.body[begin + 8 :][:100]
+    cut = b"".join([(100).to_bytes(4, "big"), chunk, zlib.crc32(chunk).to_bytes(4, "big")])
+    place = save(tmp_path / "a.png", ours.body[:begin] + cut + ours.body[end:])
+    (found,) = trusting("verify", place, "--quick", "--json").json
+    assert (found["verdict"], found["manifest"]["state"]) == ("ours", "unreadable")
+    assert found["warning"].startswith("the manifest in it can't be read: ")
+    assert "the manifest in it can't be read" in trusting("verify", place, "--quick").out
 
 
 def test_a_signature_is_no_proof_but_for_the_picture_that_the_row_names(
@@ -652,6 +665,17 @@ def test_a_mark_that_may_be_misread_counts_only_with_what_looks_like_its_row(
     assert (likeness.most_bits == BITS) == (tried < 16)
 
 
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_a_picture_is_compared_as_its_mark_stands_in_it(is_mirrored: bool) -> None:
+    """Not the other way round as well, in which what surrounds a picture that was pasted may look like its row."""
+    pixels = grainy(512)
+    mark = Mark(Payload(0, 1, 2), 9.0, Place(512, 0.0, is_mirrored=is_mirrored))
+    mirrored = image_code(np.ascontiguousarray(pixels[:, ::-1]))
+    assert image_code(pixels) != mirrored
+    likeness = _likeness(pixels, image_code(pixels), mark)
+    assert likeness.code == (mirrored if is_mirrored else image_code(pixels))
+
+
 def test_changed_pictures_and_exchanged_manifests_are_told(trusting: Typed, beside: Path) -> None:
     other = FileSigner(IDENTITY, embeds=False).sign(png(grainy(80)), "image/png", claim())
     assert other.sidecar is not None
@@ -674,7 +698,8 @@ def test_what_is_no_manifest_is_told_and_no_link_is_followed(
     assert "a.c2pa is a link" in told_of(trusting, str(beside))[1]
     sidecar.unlink()
     sidecar.write_bytes(b"")
-    assert told_of(trusting, str(beside))[0]["state"] == "unreadable"
+    manifest, warning = told_of(trusting, str(beside))
+    assert (manifest["state"], warning) == ("unreadable", "the manifest beside it can't be read: it is empty")
     sidecar.write_bytes(b"\0" * ((2 << 20) + 1))
     assert "has more than 2,097,152 bytes" in told_of(trusting, str(beside))[1]
     sidecar.unlink()
