@@ -31,12 +31,17 @@ def counting(verb: str, total: int | None = None, things: str = "rows") -> Itera
 
         def tell(rows: int) -> None:
             rate = rows / max(time.monotonic() - started, 1e-3)
-            progress.update(
-                task, completed=rows, description=f"{verb} {rows:,}{of_all} {things}, {rate:,.0f}/s"
-            )
+            told = f"{verb} {rows:,}{of_all} {things}, {_rate(rate)}"
+            progress.update(task, completed=rows, description=told)
 
         with _lines(lambda: f"{progress.tasks[0].description} ({duration(time.monotonic() - started)})"):
             yield tell
+
+
+def _rate(per_s: float) -> str:
+    if per_s >= 10:
+        return f"{per_s:,.0f}/s"
+    return f"{per_s:.1f}/s" if per_s >= 1 else f"{per_s * 60:.1f}/min"
 
 
 @contextmanager
