@@ -114,13 +114,13 @@ def forget(export: Number, yes: DontAsk = False, as_json: Json = False) -> None:
     with session() as open_session:
         found = _get(open_session, export)
         if not yes:
-            ask(f"forgets the export {found.id} of {found.name}; its files in {_place(found)} stay")
+            ask(f"forgets the export {found.id} of {found.name}; its files in {found.place} stay")
         transact(open_session.engine, lambda connection: records.delete(connection, found.id))
         report = _report(open_session, found)
     if as_json:
         print_json(report)
     else:
-        note(f"forgot export {found.id}; its files stay in {_place(found)}")
+        note(f"forgot export {found.id}; its files stay in {found.place}")
 
 
 def _columns(export: Export) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _report(open_session: Session, export: Export) -> dict[str, Any]:
         "name": export.name,
         "format": export.format,
         "options": dict(export.options),
-        "place": _place(export),
+        "place": export.place,
         "state": _state(export, progress),
         "is_live": export.is_live,
         "shards": progress.shards,
@@ -185,10 +185,6 @@ def _state(export: Export, progress: Progress) -> str:
 def _short(reason: str) -> str:
     """Return the beginning of a reason, which a table has room for; `exports show` and --json have all of it."""
     return reason if len(reason) <= MOST_OF_REASON else reason[:MOST_OF_REASON] + "…"
-
-
-def _place(export: Export) -> str:
-    return f"{export.output.rstrip('/')}/{export.prefix}".rstrip("/")
 
 
 def _cells(export: dict[str, Any]) -> tuple[object, ...]:

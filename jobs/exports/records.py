@@ -54,6 +54,12 @@ _DUE = text(f"""
         OR finished_at < (SELECT max(written_at) FROM export_shards WHERE export_id = exports.id))
     ORDER BY id
 """)
+_OUTDATED = text(f"""
+    SELECT {_COLUMNS} FROM exports
+    WHERE NOT is_live AND finished IS NOT NULL AND EXISTS (
+        SELECT FROM export_shards s WHERE s.export_id = exports.id AND s.batch_id = :batch AND {IS_OUTDATED})
+    ORDER BY id
+""")
 # Between two shards and while it is finished, no lease says so.
 _BEING_WRITTEN = text("""
     SELECT e.id, e.name FROM exports e
@@ -150,6 +156,11 @@ class Export:
     timestamps_missing: int
     columns: Sequence[str] | None
     """Names of those of its files; None: not noted yet, or its format has a table."""
+
+    @property
+    def place(self) -> str:
+        """The URI or path of its folder."""
+        return f"{self.output.rstrip('/')}/{self.prefix}".rstrip("/")
 
     @property
     def former(self) -> dict[str, set[str]]:
@@ -257,6 +268,11 @@ def live_exports(engine: Engine, installation: UUID, *, stamps: bool = False) ->
     With `stamps` also those that lack time stamps.
     """
     return [_export(row) for row in run(engine, _DUE, {"installation": installation, "stamps": stamps})]
+
+
+def outdated_exports(engine: Engine, batch: BatchId) -> list[Export]:
+    """Return the finished exports that aren't as the batch's rows are now, and that no scheduler writes."""
+    return [_export(row) for row in run(engine, _OUTDATED, {"batch": batch})]
 
 
 def being_written(engine: Engine, batch: BatchId) -> str | None:

@@ -331,7 +331,12 @@ class TestApply:
             return [json.loads(line)["row_id"] for line in lines]
 
         assert exported() == ["r0", "r1", "r2", "r3"]
-        typed("judge", "foxes", "--strength", "strong", "--apply")
+        ended = typed("judge", "foxes", "--strength", "strong", "--apply")
+        place = tmp_path / "exported"
+        assert (
+            f"until the next `nightmill export` what was taken out is still in: foxes (jsonl) in {place}"
+            in (ended.err.replace("\n", " "))
+        )
         assert exported() == ["r0", "r3"]
 
     def test_files_are_moved_into_quarantine_and_out_of_it(

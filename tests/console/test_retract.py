@@ -90,6 +90,23 @@ def test_images_by_number(engine: Engine, typed: Typed, foxes: Ingested, store: 
     assert (again.code, f"there are no image rows {before[1]['id']}" in again.err) == (2, True)
 
 
+@pytest.mark.usefixtures("foxes")
+def test_exports_that_still_hold_what_was_retracted_are_named(
+    engine: Engine, typed: Typed, tmp_path: Path
+) -> None:
+    assert typed("export", "foxes", "--format", "jsonl", "--to", str(tmp_path / "a")).code == 0
+    assert typed("export", "foxes", "--format", "csv", "--to", str(tmp_path / "b")).code == 0
+    one, other = look(engine, "SELECT id FROM exports ORDER BY id")
+    typed("exports", "live", str(other["id"]))
+    image = look(engine, "SELECT id FROM images ORDER BY id")[0]["id"]
+    assert typed("retract", str(image), *REASON, "--dry-run", "--json").json["outdated_exports"] == []
+    assert typed("retract", str(image), *REASON, "--json").json["outdated_exports"] == [one["id"]]
+    assert typed("export", "foxes", "--format", "jsonl", "--to", str(tmp_path / "a")).code == 0
+    ended = typed("retract", str(image + 1), *REASON)
+    assert f"is still in: foxes (jsonl) in {tmp_path / 'a'}" in ended.err.replace("\n", " ")
+    assert str(tmp_path / "b") not in ended.err
+
+
 def test_retry_leaves_retracted_jobs_alone_unless_they_are_asked_for(
     engine: Engine, typed: Typed, foxes: Ingested, store: ObjectStore
 ) -> None:

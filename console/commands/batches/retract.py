@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from console.command_options import DontAsk, Json
 from console.session import Session, session
 from console.terminal.confirm import ask
+from console.terminal.note_outdated_exports import find_outdated_exports, note_outdated_exports
 from console.terminal.output import note, plural, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
@@ -58,10 +59,13 @@ def retract(
         if taken > UNASKED and not (yes or dry_run):
             ask(f"retracts {plural(taken, 'image')} of {', '.join(batch.name for batch, _ in chosen)}")
         rows = files = 0
+        all_chosen: list[Chosen] = []
         if not dry_run:
             _, again = _chosen(open_session, what, condition)
             all_chosen = [*again, *_by_ids(open_session, same)] if copies else again
             rows, files = _retract(open_session, all_chosen, taken, reason, keep_files=keep_files)
+        batches = [batch.id for batch, _ in all_chosen] if rows else []
+        outdated = find_outdated_exports(open_session.engine, batches)
     told = {
         "batches": [batch.name for batch, _ in chosen],
         "reason": reason,
@@ -71,6 +75,7 @@ def retract(
         "deleted_files": files,
         "copies": len(same),
         "copy_ids": same[:MOST_NAMED],
+        "outdated_exports": [export.id for export in outdated],
     }
     if as_json:
         print_json(told)
@@ -78,6 +83,7 @@ def retract(
         note(f"{plural(taken, 'image')} would be retracted")
     else:
         note(f"{plural(rows, 'image')} retracted, the files of {files:,} deleted")
+    note_outdated_exports(outdated)
     if same and not copies:
         note(f"{plural(len(same), 'copy', 'copies')} of them in other rows stay: --copies takes them, too")
 

@@ -11,6 +11,7 @@ import typer
 from console.command_options import Batch, Json, one_of
 from console.complete_safety_checkers_option import changed_labels
 from console.session import Session, session
+from console.terminal.note_outdated_exports import find_outdated_exports, note_outdated_exports
 from console.terminal.output import note, plural, print_json, print_table
 from console.terminal.progress import counting
 from jobs.batches import actions
@@ -84,11 +85,16 @@ def judge(
         check_can_judge(found, after)
         judgement = judge_batch(open_session.engine, found.id, before, after, names)
         done = _applied(open_session, found, judgement) if apply_ else None
+        changed = [found.id] if done and done.blocked else []
+        outdated = find_outdated_exports(open_session.engine, changed)
     if as_json:
-        print_json(_told(found.name, judgement, done))
+        print_json(
+            _told(found.name, judgement, done) | {"outdated_exports": [export.id for export in outdated]}
+        )
     else:
         _show(judgement)
         _say(found.name, judgement, done)
+    note_outdated_exports(outdated)
     if done and done.is_overtaken:
         note(
             f"{found.name} got another safety policy, was moved or archived meanwhile: nothing more was done; "
