@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.secret_files import PREFIX, secret_files
 from jobs.settings import RENAMED, Settings
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 
 def misspelt_settings() -> dict[str, str | None]:

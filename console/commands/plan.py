@@ -31,7 +31,7 @@ from jobs.policy.batch_policy import BatchPolicy
 from jobs.queue.tenants import prompt_terms_by_tenant
 from jobs.settings import Settings, load_settings
 from jobs.states import SafetyAction
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 from models.assess.prompt_filter import PromptTerms
 from models.assess.prompt_terms_by_tenant import PromptTermsByTenant
 from models.catalogue.catalogue import Catalogue

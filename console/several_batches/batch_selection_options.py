@@ -18,7 +18,7 @@ from jobs.batches.tags import check_tag
 from jobs.errors import UsageError
 from jobs.job_dataclasses import BatchId
 from jobs.states import EVERYBODY, BatchState
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 MOST_NAMED = 20
 """So many batches are named in a message."""

@@ -8,7 +8,7 @@ from console.terminal.output import counted, duration, plural
 from console.terminal.schedule_text import clock
 from jobs.forecast.forecast_result import THIS_MACHINE
 from jobs.policy.batch_policy import BatchPolicy
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 _MEASURE_FIRST = (
     "render a few such rows first (`nightmill run` with a short manifest), or submit with `--canary 20` and look at "

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from console.terminal.output import note
 from jobs.exports.records import Export, outdated_exports
 from jobs.job_dataclasses import BatchId
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 MOST_NAMED = 5
 

@@ -4,7 +4,7 @@ from sqlalchemy import Engine
 
 from console.terminal.output import note
 from jobs.queue.tenants import tenant_names
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 
 def note_unknown_tenant(engine: Engine, tenant: str | None) -> None:

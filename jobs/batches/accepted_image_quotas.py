@@ -19,7 +19,7 @@ from jobs.manifest.seeds import sql_step
 from jobs.policy.stored_policy import sql_value
 from jobs.queue.sql_predicates import reopening
 from jobs.states import OPEN, WITH_ERROR, sql_list
-from jobs.suggest_and_shorten_names import nearest, some_of
+from jobs.suggest_names_and_shorten_lists import nearest, some_of
 
 _COPIED = """
     batch_id, lane_id, ordinal, row_id, prompt, negative_prompt, steps, guidance_scale, sampler, noise_level, tenant,

@@ -18,7 +18,7 @@ from jobs.states import JobState
 from jobs.storage.base import ObjectStore
 from jobs.storage.image_and_c2pa_sidecar_files import image_keys
 from jobs.storage.key_layout import parse_image_key
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 PAGE = 500
 PORTION = 50

@@ -19,7 +19,7 @@ from jobs.queue.pauses import standing_pauses
 from jobs.queue.sql_predicates import FOLDER, IS_DRAINED_WORKER, IS_LIVE
 from jobs.queue.worker_health_reports import SEEN_S, UnhealthyWorker, unhealthy_workers, waiting
 from jobs.states import OPEN, BatchState, CanaryVerdict, JobState, sql_list
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 RATE_WINDOW_S = 60
 _NUMBER = "0|[1-9][0-9]{0,17}"

@@ -11,7 +11,7 @@ from jobs.errors import UsageError
 from jobs.feed.feed import Cursor, check_cursor
 from jobs.feed.feed_query import FeedQuery
 from jobs.states import EventKind
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 READERS = 0x6E6D7264
 """First key of the advisory locks of consumers that are being read; the second one is the consumer's id."""

@@ -24,7 +24,7 @@ from sqlalchemy.types import Float, Integer
 
 from jobs.errors import UsageError
 from jobs.images.insert_and_public_columns import public_columns
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 LONGEST = 4_000
 """Characters of a condition."""

@@ -26,7 +26,7 @@ from jobs.storage.safe_open import (
     open_regular,
     opened_path,
 )
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",

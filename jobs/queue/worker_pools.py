@@ -11,7 +11,7 @@ from jobs.errors import UsageError
 from jobs.queue.sql_predicates import IS_DRAINED_WORKER
 from jobs.queue.worker_health_reports import SEEN_S
 from jobs.states import DEFAULT_POOL, NO_LIMIT
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 LONGEST_S = 1e7
 """The longest of a pool's times: 115 days."""

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from jobs.db.engine import run, transact
 from jobs.errors import UsageError
 from jobs.outbound_http.refuse_private_addresses import check_url
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 from jobs.webhooks.signatures import new_secret
 from jobs.webhooks.webhook_events import WANTABLE
 

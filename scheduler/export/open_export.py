@@ -14,11 +14,11 @@ from jobs.exports.records import Export
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
+from scheduler.export.columns_export_was_begun_with import known_columns
 from scheduler.export.compare_files_with_database import Compared, check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names
-from scheduler.export.keep_columns_of_export import known_columns
 from scheduler.export.tables.drop_tables import table_in_catalog
 from scheduler.export.tables.export_table import ExportTable, TablePlace
 

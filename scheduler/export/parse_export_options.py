@@ -12,7 +12,7 @@ from jobs.errors import UsageError
 from jobs.exports import records
 from jobs.images.where_expression import VERDICTS, compile_condition
 from jobs.job_dataclasses import BatchId
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 from scheduler.export.export_options import ExportOptions, GivenOptions
 from scheduler.export.rows.export_columns import export_schema
 from scheduler.export.rows.find_meta_columns import find_meta_columns

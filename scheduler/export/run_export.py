@@ -12,9 +12,9 @@ from jobs.exports import records
 from jobs.exports.progress import progress_of
 from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
+from scheduler.export.columns_export_was_begun_with import columns_of, exporter_in_its_columns
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
-from scheduler.export.keep_columns_of_export import columns_of, exporter_in_its_columns
 from scheduler.export.open_export import OnChanged, open_export, place_of
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.rows.unfit_values import Report, summed

@@ -28,10 +28,10 @@ from jobs.storage.image_and_c2pa_sidecar_files import read_file
 from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.webhook_events import EventType, emit
+from scheduler.export.columns_export_was_begun_with import known_columns
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard
-from scheduler.export.keep_columns_of_export import known_columns
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.rfc3161_time_stamps.stamp_shards import ShardStamper
 from scheduler.export.rows.read_shard_rows_and_images import CountedRows, image_reader, sidecar_reader

@@ -29,7 +29,7 @@ from jobs.queue import canary_rollout
 from jobs.queue.tenant_queue_limits import QueueLimit, check_open_jobs, queue_limits
 from jobs.queue.update_jobs_from_manifest import Difference
 from jobs.states import SeedSource
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 from scheduler.ingest.bulk_insert import Load
 from scheduler.ingest.choose_seed_source import UnfitIdsError, possible_sources
 from scheduler.ingest.duplicate_detection import Repeated

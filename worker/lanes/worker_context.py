@@ -20,7 +20,7 @@ from jobs.settings import Settings
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner
-from worker.concurrent_content_safety_requests import ContentSafetyRequests
+from worker.content_safety_ratings import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
 from worker.lanes.take_over_new_signing_identity import CurrentSigner

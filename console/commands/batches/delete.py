@@ -16,7 +16,7 @@ from console.terminal.progress import counting
 from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch
 from jobs.batches.drop_jobs_and_delete_batches import why_not_ended
 from jobs.batches.status import BatchStatus
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 from scheduler.export.tables.drop_tables import drop_tables_beside_images
 
 

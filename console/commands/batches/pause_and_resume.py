@@ -18,7 +18,7 @@ from jobs.batches.actions import why_archived
 from jobs.batches.status import BatchStatus, statuses
 from jobs.queue import pauses
 from jobs.states import BatchState
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 
 @takes(BatchSelection)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from console.add_thresholds_to_safety_checkers import changed_labels
 from console.command_options import Batch, Json, one_of
-from console.complete_safety_checkers_option import changed_labels
 from console.session import Session, session
 from console.terminal.note_outdated_exports import find_outdated_exports, note_outdated_exports
 from console.terminal.output import note, plural, print_json, print_table

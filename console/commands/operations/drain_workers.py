@@ -19,7 +19,7 @@ from jobs.queue import worker_drains
 from jobs.queue.worker_drains import Drain, Holding, Target, drains, holding
 from jobs.queue.worker_registry import workers as all_workers
 from jobs.states import DrainKind
-from jobs.suggest_and_shorten_names import nearest, some_of
+from jobs.suggest_names_and_shorten_lists import nearest, some_of
 
 TIMED_OUT = 124
 """The exit code when not all is finished after --timeout: that of timeout(1)."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from jobs.errors import ManifestError, UsageError
 from jobs.manifest.columns.spelling import suggest
 from jobs.manifest.values import NOT_STORABLE, printable, shown
-from jobs.suggest_and_shorten_names import nearest, some_of
+from jobs.suggest_names_and_shorten_lists import nearest, some_of
 
 MAX_COLUMNS = 10_000
 NEAR = 0.65

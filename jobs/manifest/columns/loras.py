@@ -5,7 +5,7 @@ import re
 from jobs.manifest.columns.header import did_you_mean
 from jobs.manifest.types import LoraRules, ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, free_text, missing, shown
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 MAX_LORAS = 8
 _TAG = re.compile(r"\s*<lora:([^:<>]*)(?::([^<>]*))?>", re.IGNORECASE)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jobs.manifest.types import ModelRules, RowRules
 from jobs.manifest.values import ProblemError, decimal_number, missing, whole_number
 from jobs.states import Mode
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 _NEEDS = {
     Mode.TEXT2IMAGE: "leave the pictures out",

@@ -12,7 +12,7 @@ from jobs.manifest.columns.header import locate_columns, promptless_hint
 from jobs.manifest.columns.spelling import OTHER_TOOLS, plain_name
 from jobs.manifest.raw_record import Broken, Record
 from jobs.manifest.values import printable, shown
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 
 class NoTableError(Exception):

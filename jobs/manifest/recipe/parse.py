@@ -15,7 +15,7 @@ from jobs.manifest.recipe.variables import read_variable
 from jobs.manifest.recipe.yaml_nodes import Node, Pairs, read_yaml
 from jobs.manifest.types import SEED_SPACE, Format, ManifestFile
 from jobs.manifest.values import shown
-from jobs.suggest_and_shorten_names import nearest
+from jobs.suggest_names_and_shorten_lists import nearest
 
 OpenFile = Callable[[str, Format | None], ManifestFile]
 

@@ -63,7 +63,7 @@ def stopped_where_nothing_can_be_raised() -> None:
 
 
 def test_in_a_query(database: str) -> None:
-    module = "tests.console.process_control.queries_until_stopped"
+    module = "tests.console.process_control.stop_itself_amid_queries"
     command = [sys.executable, "-m", module, database, "300", str(random.getrandbits(32))]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "300 1\n"), ended.stderr[-2000:]

@@ -18,7 +18,7 @@ from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, rende
 from tests.worker.test_judge import FOX, judged, work_off
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
-from worker.stages.safety_checks.flag_images_by_scores import merged
+from worker.stages.safety_checks.safety_check_base_classes import merged
 
 CLASSIFIER = "tiny-random-classifier"
 NEVER = f"{CLASSIFIER}:third=2"

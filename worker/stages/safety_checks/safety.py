@@ -1,6 +1,6 @@
 """Safety: score every image with the safety checker, and apply the batch's safety action to flagged ones."""
 
-from worker.stages.safety_checks.flag_images_by_scores import ModelSafetyCheck
+from worker.stages.safety_checks.safety_check_base_classes import ModelSafetyCheck
 
 
 class Safety(ModelSafetyCheck):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from worker.item import PipelineItem
 from worker.stage import StageContext
-from worker.stages.safety_checks.flag_images_by_scores import ModelSafetyCheck
+from worker.stages.safety_checks.safety_check_base_classes import ModelSafetyCheck
 
 
 class SafetyOfUpscaled(ModelSafetyCheck):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.suggest_and_shorten_names import some_of
+from jobs.suggest_names_and_shorten_lists import some_of
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from jobs.exports import records
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, open_store
+from scheduler.export.columns_export_was_begun_with import columns_of, exporter_in_its_columns
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of
 from scheduler.export.finish_export import finish
-from scheduler.export.keep_columns_of_export import columns_of, exporter_in_its_columns
 from scheduler.export.live_exports import LiveExports
 from scheduler.export.open_export import open_export, place_of
 from scheduler.export.rows.export_columns import export_schema
