@@ -51,9 +51,13 @@ _BATCH = text(f"SELECT id, {FOLDER}, output, created_at, now() AS now FROM batch
 def _names(key: str) -> str:
     """Return the SQL of whether the object `g.key` is the image that a row has by this key, or lies beside it.
 
-    If the row has no sidecar, there is none of ours by that name: the file is somebody else's, and needn't be read.
+    What lies beside it under its name and isn't the row's is somebody else's, such as a picture in another format.
     """
-    return f"coalesce(g.key IN ({key}, {sidecar_key_sql(key)}), false)"
+    return f"coalesce({_stem('g.key')} = {_stem(key)}, false)"
+
+
+def _stem(key: str) -> str:
+    return f"regexp_replace({key}, '[.][a-z0-9]+$', '')"
 
 
 _UNNAMED = text(f"""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from console.terminal.output import note, plural
@@ -34,7 +35,8 @@ def pictures_in(given: Sequence[str], s3: S3Options) -> list[Picture]:
 
     Contact sheets and hidden folders are left out, and so are manifests beside pictures that are given.
 
-    `s3://bucket/folder/` is a folder, `s3://bucket/name` an object. Raises UsageError if there are none.
+    `s3://bucket/folder/` is a folder, and so is `s3://bucket/name` if it hasn't the name of a picture and there are
+    objects below it. Raises UsageError if there are none.
     """
     found: list[Picture] = []
     left = 0
@@ -76,13 +78,17 @@ def _unreadable(error: OSError) -> Picture:
 
 
 def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
-    if not uri.endswith("/"):
+    folder = uri.rstrip("/")
+    is_folder = uri.endswith("/") or not (_is_picture(uri) or _is_sidecar(uri))
+    listing = open_store(folder, s3).list("") if is_folder else iter(())
+    first = next(listing, None)
+    if first is None and not uri.endswith("/"):
         yield _object(uri, s3)
         return
-    for found in open_store(uri.rstrip("/"), s3).list(""):
+    for found in chain([first] if first else [], listing):
         *folders, name = found.key.split("/")
-        if not _is_sidecar(name) and not any(folder.startswith(".") for folder in folders):
-            yield _object(uri + found.key, s3) if _is_picture(name) else None
+        if not _is_sidecar(name) and not any(each.startswith(".") for each in folders):
+            yield _object(f"{folder}/{found.key}", s3) if _is_picture(name) else None
 
 
 def _without_sidecars(given: Sequence[str]) -> list[str]:

@@ -124,9 +124,16 @@ def _pages(store: ObjectStore, prefix: str, parse: Callable[[str], ImageKey | No
 
 
 def _delete_page(store: ObjectStore, page: _Page, named: Set[str], since: datetime | None) -> None:
+    stems = {_stem(key) for key in named}
     for found, key in page:
-        if found.key in named or (_is_since(found, since) and is_own_file(store, found, key)):
+        is_beside = _stem(found.key) in stems  # somebody else's, such as the picture in another format
+        is_own = not is_beside and _is_since(found, since) and is_own_file(store, found, key)
+        if found.key in named or is_own:
             store.delete(found.key)
+
+
+def _stem(key: str) -> str:
+    return key.rpartition(".")[0]
 
 
 def _is_since(found: StoredObject, since: datetime | None) -> bool:

@@ -27,7 +27,7 @@ from jobs.job_dataclasses import BatchId
 from jobs.outputs.mount_marker import open_output
 from jobs.settings import without_password
 from jobs.storage.base import MissingObjectError, ObjectStore, S3Options
-from jobs.storage.key_layout import parse_image_key
+from jobs.storage.key_layout import is_sidecar_key, parse_image_key
 from jobs.storage.open import open_store, read_object
 
 OWNER = ".nightmill-owner.json"
@@ -194,7 +194,8 @@ def _require_ours(engine: Engine, store: ObjectStore, name: str, batch: BatchId,
 
 
 def _holds_images(store: ObjectStore, name: str) -> bool:
-    return any(parse_image_key(found.key) for found in store.list(f"{name}/images/"))
+    keys = (found.key for found in store.list(f"{name}/images/"))
+    return any(parse_image_key(key) and not is_sidecar_key(key) for key in keys)
 
 
 def _holds_image_of(engine: Engine, store: ObjectStore, batch: BatchId) -> bool:

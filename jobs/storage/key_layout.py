@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256 as sha256_of
 
+from jobs.states import ImageFormat
 from jobs.storage.hive_folder_names import FOLDERS
 
 CONTACT_SHEET = "contact-sheet.png"
@@ -16,7 +17,8 @@ QUARANTINE = "quarantine"
 
 SIDECAR = "c2pa"
 """Extension of a manifest that is kept beside an image, under the image's name, as the C2PA specification says."""
-_NAME = rf"([0-9]{{1,18}})-([0-9]{{1,9}})\.([0-9a-f]{{12}})\.(?:[a-z]+|{SIDECAR})"
+_EXTENSION = f"(?:{'|'.join([*(format.extension for format in ImageFormat), SIDECAR])})"
+_NAME = rf"([0-9]{{1,18}})-([0-9]{{1,9}})\.([0-9a-f]{{12}})\.{_EXTENSION}"
 _NUMBERED = rf"([0-9]+)/{_NAME}"
 _IMAGE = re.compile(rf"([^/]+)/{IMAGES}/{_NUMBERED}")
 _QUARANTINED = re.compile(rf"([^/]+)/{QUARANTINE}/{_NUMBERED}")
@@ -34,7 +36,7 @@ _EXPORTED = re.compile(
     rf"[^/]+/(export/(([^/]+/)*part-[0-9]{{5,}}\.[a-z0-9]{{1,16}}|{PARTITIONED})|export-[a-z0-9]+/.+)"
 )
 DEFAULT_FORMAT = "parquet"
-IMAGE_COPY = rf"_images/[0-9a-f]{{2}}/[0-9a-f]{{64}}(-[0-9a-f]{{12}})?\.([a-z]+|{SIDECAR})"
+IMAGE_COPY = rf"_images/[0-9a-f]{{2}}/[0-9a-f]{{64}}(-[0-9a-f]{{12}})?\.{_EXTENSION}"
 """A regular expression of copies of images and their sidecars in the folder of an export (`copy_name`)."""
 
 
@@ -86,6 +88,11 @@ def sidecar_key_sql(image_key: str) -> str:
 def parse_image_key(key: str) -> ImageKey | None:
     """Parse the key of an image or of its sidecar; None if it isn't one."""
     return _image_key(_IMAGE.fullmatch(key))
+
+
+def is_sidecar_key(key: str) -> bool:
+    """Whether a key, of an image or its sidecar, is the sidecar's."""
+    return key.endswith(f".{SIDECAR}")
 
 
 def is_image_name(name: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from hashlib import sha256
 
 from jobs.storage.base import BadObjectError, ObjectStore, StoredObject
-from jobs.storage.key_layout import SIDECAR, ImageKey, digest_in_key
+from jobs.storage.key_layout import ImageKey, digest_in_key, is_sidecar_key
 
 MOST_SIDECAR_BYTES = 2 << 20
 """Of those that nightmill writes, the manifests of an input image have up to 1 MiB."""
@@ -22,7 +22,7 @@ def is_own_file(store: ObjectStore, found: StoredObject, key: ImageKey) -> bool:
 
     A sidecar is read; one that is damaged, or gone by now, is taken for somebody else's.
     """
-    if not found.key.endswith(f".{SIDECAR}"):
+    if not is_sidecar_key(found.key):
         return True
     if found.bytes > MOST_SIDECAR_BYTES:
         return False

@@ -154,9 +154,8 @@ def _read(store: ObjectStore, prefix: str) -> tuple[str, _Record]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UsageError(
-                f"{store.locate(prefix + name)} isn't the record of an export: {where}: {first['msg']}"
-            ) from None
+            why = f"{where}: {first['msg']}" if where else first["msg"]
+            raise UsageError(f"{store.locate(prefix + name)} isn't the record of an export: {why}") from None
     raise UsageError(f"{store.locate(prefix + SUCCESS)} isn't there: name the folder of an export")
 
 

@@ -229,6 +229,6 @@ def test_a_users_files_stay_and_are_named(typed: Typed, output: Path, night: Ing
         0,
         ["night/images/000000/thoughts.txt", "night/my notes.txt"],
     )
-    assert "2 files that nightmill didn't write stay" in ended.err
+    assert "2 files not written by nightmill left in" in ended.err
     assert [note.read_text() for note in notes] == ["mine", "mine"]
     assert sorted(path for path in output.rglob("*") if path.is_file()) == sorted([*notes, output / MARKER])

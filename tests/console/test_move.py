@@ -55,7 +55,7 @@ class TestMove:
         ended = typed("move", "foxes", str(tmp_path / "new"), "--yes", "--json")
         assert (ended.code, ended.json["images"], ended.json["exports"]) == (0, 5, ["jsonl"]), ended.err
         assert files(old) == {"foxes/mine.txt": b"stays"}
-        assert "1 file that nightmill didn't write stay in" in ended.err
+        assert "1 file not written by nightmill left in" in ended.err
         after = files(tmp_path / "new")
         kept = {name: body for name, body in before.items() if "export" not in name}
         assert len(kept) == 6

@@ -92,6 +92,27 @@ def test_only_what_no_row_names_and_no_job_needs_goes(
     assert swept(engine, store, batch) == []
 
 
+def test_files_of_others_beside_images_stay(engine: Engine, output: tuple[str, S3Options]) -> None:
+    """Captions, for example, have the image's name, also when the image isn't there any more."""
+    store = open_store(*output)
+    batch = make_batch(engine, 2, output=output[0])
+    own(engine, batch, *output)
+    done, lost = claimed(engine, batch)
+    orphan = upload(store, batch, lost, b"lost").key
+    image_row = upload(store, batch, done)
+    transitions.complete(engine, [image_row])
+    transitions.complete(engine, [upload(store, batch, lost, b"again")])
+    kept = keys(store)
+    for key in (image_row.key, orphan):
+        for extension in ("txt", "json", "npz", "mine.png"):
+            kept.append(f"{key.removesuffix('png')}{extension}")
+    kept.append(f"{image_row.key.removesuffix('png')}jpg")
+    for key in kept[3:]:
+        store.put(key, b"a red fox", content_type="text/plain")
+    assert swept(engine, store, batch) == [orphan]
+    assert keys(store) == sorted(set(kept) - {orphan})
+
+
 def test_what_is_fresh_stays(engine: Engine, output: tuple[str, S3Options]) -> None:
     store = open_store(*output)
     batch = make_batch(engine, 1, output=output[0])

@@ -11,7 +11,7 @@ from console.command_options_from_dataclass import takes
 from console.session import Session
 from console.several_batches.batch_selection_options import BatchSelection, batches_said
 from console.several_batches.change_each_batch import BatchCommand, change_batches
-from console.terminal.output import counted, note
+from console.terminal.output import counted, note, plural
 from console.terminal.progress import counting
 from jobs.batches.drop_jobs_and_delete_batches import delete as delete_batch
 from jobs.batches.drop_jobs_and_delete_batches import why_not_ended
@@ -57,7 +57,7 @@ def _delete(
     note(f"{_one(found, files)} deleted")
     if stayed:
         note(
-            f"{len(stayed):,} files that nightmill didn't write stay in {found.output}: {some_of(stayed, 5)}"
+            f"{plural(len(stayed), 'file')} not written by nightmill left in {found.output}: {some_of(stayed, 5)}"
         )
     return {"batch": found.id, "name": found.name, "deleted_rows": rows, "files": files, "stayed": stayed}
 

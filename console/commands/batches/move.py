@@ -67,4 +67,4 @@ def _delete_old(open_session: Session, found: BatchStatus) -> None:
     drop_tables_beside_images(open_session.engine, open_session.claimed_store(found), found)
     delete_moved(open_session.engine, found, source)
     if stayed := list(source.names(found.folder)):
-        note(f"{plural(len(stayed), 'file')} that nightmill didn't write stay in {old}/{found.folder}")
+        note(f"{plural(len(stayed), 'file')} not written by nightmill left in {old}/{found.folder}")

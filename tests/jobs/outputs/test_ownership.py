@@ -171,7 +171,9 @@ class TestBatchesOfEarlierVersions:
 
     def test_a_folder_without_images_is_claimed(self, engine: Engine, place: Place) -> None:
         batch = unclaimed(engine, place)
-        place.store.put(f"{NAME}/notes.txt", b"mine", content_type="text/plain")
+        beside = f"{NAME}/images/000000/000000001-00000.{'0' * 12}"
+        for key in (f"{NAME}/notes.txt", f"{beside}.txt", f"{beside}.c2pa"):
+            place.store.put(key, b"mine", content_type="text/plain")
         assert claim(engine, place.store, batch.id, NAME).batch == batch.id
 
     def test_a_folder_with_images_of_others_alone_is_not(
@@ -236,10 +238,14 @@ class TestDeletingFiles:
     def test_only_what_nightmill_wrote_goes(self, engine: Engine, place: Place) -> None:
         batch = unclaimed(engine, place)
         claim(engine, place.store, batch.id, NAME)
-        render(engine, place.store, batch)
+        made = render(engine, place.store, batch)[0].removesuffix("png")
         orphan = f"{NAME}/images/000000/000000001-00000.{'0' * 12}.png"
         notes = [
             f"{NAME}/export/part-00000-c000.parquet",
+            f"{made}jpg",
+            f"{made}json",
+            f"{made}txt",
+            f"{orphan.removesuffix('png')}txt",
             f"{NAME}/images/000000/notes.txt",
             f"{NAME}/notes.txt",
         ]
@@ -248,6 +254,7 @@ class TestDeletingFiles:
         delete_files(engine, place.store, actions.status(engine, NAME))
         assert keys(place.store) == [*notes, "other/images/000000/notes.txt"]
         assert sorted(place.store.names(NAME)) == notes
+        place.store.delete(f"{made}jpg")  # else the folder, which is nobody's now, holds an unknown image
         delete_files(engine, place.store, actions.status(engine, NAME))
 
     def test_emptied_folders_go(self, engine: Engine, tmp_path: Path) -> None:

@@ -520,12 +520,17 @@ def test_objects_in_s3_are_read(trusting: Typed, ours: Ours, s3: S3Server, tmp_p
     store.put("pictures/a.png", ours.body, content_type="image/png")
     store.put("pictures/notes.txt", b"nothing", content_type="text/plain")
     store.put("pictures/.hidden/a.png", ours.body, content_type="image/png")
-    told = typed("verify", f"{s3.uri}/pictures/", "--json")
-    assert told.code == 0, told.err
-    assert [found["verdict"] for found in told.json] == ["ours"]
-    assert "1 file in folders not looked at" in told.err
+    for folder in ("pictures/", "pictures"):
+        told = typed("verify", f"{s3.uri}/{folder}", "--json")
+        assert told.code == 0, told.err
+        assert [found["verdict"] for found in told.json] == ["ours"]
+        assert "1 file in folders not looked at" in told.err
     (found,) = typed("verify", f"{s3.uri}/pictures/absent.png", "--json").json
     assert (found["verdict"], "absent.png" in found["why"]) == ("unreadable", True)
+    (found,) = typed("verify", f"{s3.uri}/absent", "--json").json
+    assert (found["verdict"], "absent" in found["why"]) == ("unreadable", True)
+    store.put("odd", ours.body, content_type="image/png")
+    assert typed("verify", f"{s3.uri}/odd", "--json").code == 0
 
 
 def test_a_black_picture_is_not_taken_for_one_that_was_blackened(
