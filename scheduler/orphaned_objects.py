@@ -36,6 +36,7 @@ from jobs.storage.key_layout import (
     parse_image_key,
     parse_quarantine_key,
     sidecar_key_sql,
+    without_extension_sql,
 )
 from jobs.storage.open import remove_temporaries
 from jobs.storage.recognise_own_c2pa_sidecars import is_own_file
@@ -53,11 +54,7 @@ def _names(key: str) -> str:
 
     What lies beside it under its name and isn't the row's is somebody else's, such as a picture in another format.
     """
-    return f"coalesce({_stem('g.key')} = {_stem(key)}, false)"
-
-
-def _stem(key: str) -> str:
-    return f"regexp_replace({key}, '[.][a-z0-9]+$', '')"
+    return f"coalesce({without_extension_sql('g.key')} = {without_extension_sql(key)}, false)"
 
 
 _UNNAMED = text(f"""

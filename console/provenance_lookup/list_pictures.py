@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from console.terminal.output import note, plural
@@ -78,17 +77,17 @@ def _unreadable(error: OSError) -> Picture:
 
 
 def _of_s3(uri: str, s3: S3Options) -> Iterator[Picture | None]:
-    folder = uri.rstrip("/")
-    is_folder = uri.endswith("/") or not (_is_picture(uri) or _is_sidecar(uri))
-    listing = open_store(folder, s3).list("") if is_folder else iter(())
-    first = next(listing, None)
-    if first is None and not uri.endswith("/"):
+    if _is_picture(uri) or _is_sidecar(uri):
         yield _object(uri, s3)
         return
-    for found in chain([first] if first else [], listing):
+    may_be_object, folder = not uri.endswith("/"), uri.rstrip("/")
+    for found in open_store(folder, s3).list(""):
+        may_be_object = False
         *folders, name = found.key.split("/")
         if not _is_sidecar(name) and not any(each.startswith(".") for each in folders):
             yield _object(f"{folder}/{found.key}", s3) if _is_picture(name) else None
+    if may_be_object:
+        yield _object(uri, s3)
 
 
 def _without_sidecars(given: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from jobs.storage.key_layout import (
     is_table_metadata,
     parse_image_key,
     parse_quarantine_key,
+    without_extension,
 )
 from jobs.storage.open import remove_empty_folders, remove_temporaries
 from jobs.storage.recognise_own_c2pa_sidecars import is_own_file
@@ -124,16 +125,14 @@ def _pages(store: ObjectStore, prefix: str, parse: Callable[[str], ImageKey | No
 
 
 def _delete_page(store: ObjectStore, page: _Page, named: Set[str], since: datetime | None) -> None:
-    stems = {_stem(key) for key in named}
+    images = {without_extension(key) for key in named}
     for found, key in page:
-        is_beside = _stem(found.key) in stems  # somebody else's, such as the picture in another format
+        is_beside = (
+            without_extension(found.key) in images
+        )  # somebody else's, such as the picture in another format
         is_own = not is_beside and _is_since(found, since) and is_own_file(store, found, key)
         if found.key in named or is_own:
             store.delete(found.key)
-
-
-def _stem(key: str) -> str:
-    return key.rpartition(".")[0]
 
 
 def _is_since(found: StoredObject, since: datetime | None) -> bool:

@@ -57,7 +57,7 @@ _DUE = text(f"""
 _OUTDATED = text(f"""
     SELECT {_COLUMNS} FROM exports
     WHERE NOT is_live AND finished IS NOT NULL AND EXISTS (
-        SELECT FROM export_shards s WHERE s.export_id = exports.id AND s.batch_id = :batch AND {IS_OUTDATED})
+        SELECT FROM export_shards s WHERE s.export_id = exports.id AND s.batch_id = ANY (:batches) AND {IS_OUTDATED})
     ORDER BY id
 """)
 # Between two shards and while it is finished, no lease says so.
@@ -270,9 +270,9 @@ def live_exports(engine: Engine, installation: UUID, *, stamps: bool = False) ->
     return [_export(row) for row in run(engine, _DUE, {"installation": installation, "stamps": stamps})]
 
 
-def outdated_exports(engine: Engine, batch: BatchId) -> list[Export]:
-    """Return the finished exports that aren't as the batch's rows are now, and that no scheduler writes."""
-    return [_export(row) for row in run(engine, _OUTDATED, {"batch": batch})]
+def outdated_exports(engine: Engine, batches: Sequence[BatchId]) -> list[Export]:
+    """Return the finished exports that aren't as the batches' rows are now, and that no scheduler writes."""
+    return [_export(row) for row in run(engine, _OUTDATED, {"batches": list(batches)})]
 
 
 def being_written(engine: Engine, batch: BatchId) -> str | None:

@@ -77,12 +77,22 @@ def digest_in_key_sql(row: str) -> str:
 
 def sidecar_key(image_key: str) -> str:
     """Return the key of the manifest beside an image, in quarantine or not; so, too, of a copy's name in an export."""
-    return f"{image_key.rpartition('.')[0]}.{SIDECAR}"
+    return f"{without_extension(image_key)}.{SIDECAR}"
+
+
+def without_extension(key: str) -> str:
+    """Return what the keys of an image and of its sidecar have in common."""
+    return key.rpartition(".")[0]
+
+
+def without_extension_sql(key: str) -> str:
+    """Return the SQL of `without_extension`."""
+    return f"regexp_replace({key}, '[.][a-z0-9]+$', '')"
 
 
 def sidecar_key_sql(image_key: str) -> str:
     """Return the SQL of `sidecar_key`."""
-    return f"regexp_replace({image_key}, '[.][a-z]+$', '.{SIDECAR}')"
+    return f"({without_extension_sql(image_key)} || '.{SIDECAR}')"
 
 
 def parse_image_key(key: str) -> ImageKey | None:

@@ -10,7 +10,7 @@ has, the parts of all threads but the first begin at unaligned addresses, where 
 Matrix products with up to three columns, such as those of a classifier with two labels, sum some rows in another order
 than others on some processors. With AVX2 alone, Intel's MKL computes the rows that are left over from its blocks by
 another kernel, which rounds differently; its strict reproducible mode doesn't (oneMKL developer guide, "Conditional
-Numerical Reproducibility"), and takes up to a third longer.
+Numerical Reproducibility"), and takes up to half as long again.
 """
 
 import os

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from console.command_options import DontAsk, Json
 from console.session import Session, session
 from console.terminal.confirm import ask
-from console.terminal.note_outdated_exports import find_outdated_exports, note_outdated_exports
+from console.terminal.note_outdated_exports import note_outdated_exports
 from console.terminal.output import note, plural, print_json
 from console.terminal.progress import counting
 from jobs.batches import actions
@@ -18,6 +18,7 @@ from jobs.batches.retract_images import ImageRow, chosen_images, count_chosen, i
 from jobs.batches.retract_images import retract as retract_images
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
+from jobs.exports.records import outdated_exports
 from jobs.images.find_copies_of_reused_images import copies_of
 from jobs.images.where_expression import VERDICTS, Condition, compile_condition
 from jobs.outputs.ownership import owner_of
@@ -65,7 +66,7 @@ def retract(
             all_chosen = [*again, *_by_ids(open_session, same)] if copies else again
             rows, files = _retract(open_session, all_chosen, taken, reason, keep_files=keep_files)
         batches = [batch.id for batch, _ in all_chosen] if rows else []
-        outdated = find_outdated_exports(open_session.engine, batches)
+        outdated = outdated_exports(open_session.engine, batches)
     told = {
         "batches": [batch.name for batch, _ in chosen],
         "reason": reason,

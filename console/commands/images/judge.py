@@ -11,12 +11,13 @@ import typer
 from console.add_thresholds_to_safety_checkers import changed_labels
 from console.command_options import Batch, Json, one_of
 from console.session import Session, session
-from console.terminal.note_outdated_exports import find_outdated_exports, note_outdated_exports
+from console.terminal.note_outdated_exports import note_outdated_exports
 from console.terminal.output import note, plural, print_json, print_table
 from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
+from jobs.exports.records import outdated_exports
 from jobs.outputs.ownership import owner_of
 from jobs.policy.read_safety_thresholds_file import FileThresholds, thresholds_of_file
 from jobs.policy.safety_label_thresholds import Thresholds
@@ -86,7 +87,7 @@ def judge(
         judgement = judge_batch(open_session.engine, found.id, before, after, names)
         done = _applied(open_session, found, judgement) if apply_ else None
         changed = [found.id] if done and done.blocked else []
-        outdated = find_outdated_exports(open_session.engine, changed)
+        outdated = outdated_exports(open_session.engine, changed)
     if as_json:
         print_json(
             _told(found.name, judgement, done) | {"outdated_exports": [export.id for export in outdated]}
