@@ -16,7 +16,7 @@ from jobs.storage.open import ObjectStore
 from models.assess.prompt_filter import PromptTerms
 from models.provenance.sign_file import FileSigner
 from models.watermark.tiled.payload import Payload, installation_number
-from worker.content_safety_ratings import ContentSafetyRequests
+from worker.content_safety_requests import ContentSafetyRequests
 from worker.health.retry_while_service_is_unavailable import ServiceRetry
 from worker.imaging.input_cache import InputImageCache
 from worker.item import PipelineItem

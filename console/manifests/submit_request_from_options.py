@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from console.add_thresholds_to_safety_checkers import check_is_here, with_thresholds_of_cards
 from console.session import s3_options
 from console.submit_options import ManifestOptions
 from console.terminal.progress import counting
+from console.validate_safety_checkers_option import check_is_here, with_thresholds_of_cards
 from jobs.batches.evaluate_accept_condition import check_accept
 from jobs.errors import UsageError
 from jobs.manifest import (

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from console.provenance_lookup.claims_of_digest_manifest_and_mark import ClaimLookup, is_plain
 from console.provenance_lookup.image_index import ImageIndex, ImageRow
+from console.provenance_lookup.look_up_rows_by_digest_c2pa_and_watermark import ClaimLookup, is_plain
 from console.provenance_lookup.weigh_claims import Likeness, Verdict, weigh
 from jobs.images.decode_picture import decode_picture, flattened, why_seen_otherwise
 from jobs.input_image_access import PictureRefusedError

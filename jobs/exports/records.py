@@ -175,7 +175,7 @@ class Export:
 class ShardRecord:
     """A shard as stored; `pending` are files that may have been put in place of `files`.
 
-    `timestamp` may be of files of an earlier version (`jobs.exports.shard_time_stamps`).
+    `timestamp` may be of files of an earlier version (`jobs.exports.shard_rfc3161_time_stamps`).
     """
 
     number: int

@@ -7,10 +7,10 @@ from importlib.resources.abc import Traversable
 from itertools import islice, product
 from pathlib import Path
 
-from models.assess.phrase_search_tree import Phrases, PhraseTree
+from models.assess.deobfuscate_prompt import Edge, PromptReader, sought_within
+from models.assess.deobfuscate_word import may_be_disguised, skeletons
+from models.assess.phrase_trie import Phrases, PhraseTree
 from models.assess.prompt_words import normalized, words_in, words_of, words_with_digits
-from models.assess.read_prompt_despite_disguises import Edge, PromptReader, sought_within
-from models.assess.read_word_despite_disguises import may_be_disguised, skeletons
 from models.errors import ModelError
 
 _MOST_SPELLINGS = 16
@@ -50,7 +50,7 @@ class PromptTerms:
     """Terms of one or more words, matched as whole words regardless of case, character width and punctuation.
 
     They are also found where letters are replaced by others that look like them, by digits or by signs, have
-    diacritics, are repeated, or stand apart (`models.assess.read_prompt_despite_disguises`).
+    diacritics, are repeated, or stand apart (`models.assess.deobfuscate_prompt`).
     """
 
     def __init__(self, terms: Mapping[tuple[str, ...], str], as_they_stand: Set[str] = frozenset()) -> None:

@@ -5,7 +5,7 @@ import unicodedata
 from functools import cache
 
 from models.assess.confusable_letters import DIACRITICS, WHITE_ON_BLACK
-from models.assess.strip_foreign_marks_and_invisible_characters import (
+from models.assess.strip_invisible_and_misplaced_combining_characters import (
     marks,
     numbers,
     without_invisible,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from jobs.errors import UsageError
-from jobs.exports.shard_time_stamps import stamped_digest
+from jobs.exports.shard_rfc3161_time_stamps import stamped_digest
 from jobs.outputs.export_inventory import RECORDS, SUCCESS, is_about_dataset
 from jobs.storage.base import MissingObjectError, ObjectStore, digest_if_there, is_key, note_unreadable
 from models.optional_packages import require

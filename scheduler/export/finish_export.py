@@ -19,7 +19,7 @@ from jobs.exports import records, shard_claims
 from jobs.exports.delete_unreferenced_files import delete_unnamed
 from jobs.exports.records import Export, File, ShardRecord
 from jobs.exports.renewed_lease import renewed
-from jobs.exports.shard_time_stamps import timestamp_of
+from jobs.exports.shard_rfc3161_time_stamps import timestamp_of
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, SUCCESS, ExportPlace
 from jobs.storage.base import digest_if_there

@@ -26,7 +26,7 @@ from jobs.rate_limited_log import RateLimitedLog
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, open_store
 from models.errors import ModelError
-from scheduler.export.columns_export_was_begun_with import exporter_in_its_columns
+from scheduler.export.columns_of_resumed_export import exporter_in_its_columns
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.rfc3161_time_stamps.authority_client import TimeStampAuthority
 from scheduler.export.write_shards import ShardWriter

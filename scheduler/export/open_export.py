@@ -15,7 +15,7 @@ from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import INCOMPLETE, ExportPlace, Found
 from jobs.storage.open import abort_uploads_of
 from jobs.suggest_names_and_shorten_lists import some_of
-from scheduler.export.columns_export_was_begun_with import known_columns
+from scheduler.export.columns_of_resumed_export import known_columns
 from scheduler.export.compare_files_with_database import Compared, check_files
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import format_names

@@ -12,7 +12,7 @@ from jobs.exports import records
 from jobs.exports.progress import progress_of
 from jobs.exports.records import File, ShardRecord
 from jobs.outputs.export_inventory import ExportPlace
-from scheduler.export.columns_export_was_begun_with import columns_of, exporter_in_its_columns
+from scheduler.export.columns_of_resumed_export import columns_of, exporter_in_its_columns
 from scheduler.export.export_request import ExportRequest, OpenBatch
 from scheduler.export.finish_export import finish, tell_progress
 from scheduler.export.open_export import OnChanged, open_export, place_of

@@ -11,12 +11,12 @@ from jobs.batches.accepted_image_quotas import shortfall
 from jobs.batches.actions import BatchStatus, status
 from jobs.db.engine import run
 from jobs.exports.records import Export, ShardRecord
-from jobs.exports.shard_time_stamps import timestamp_of
+from jobs.exports.shard_rfc3161_time_stamps import timestamp_of
 from jobs.images.where_expression import Condition, chosen_by
 from jobs.job_dataclasses import BatchId
 from jobs.outputs import export_inventory
 from jobs.outputs.export_inventory import ExportPlace
-from scheduler.export.columns_export_was_begun_with import columns_of
+from scheduler.export.columns_of_resumed_export import columns_of
 
 _MODELS = """
     SELECT model, model_revision AS revision, model_digest AS digest, count(*) AS images

@@ -28,7 +28,7 @@ from jobs.storage.image_and_c2pa_sidecar_files import read_file
 from jobs.storage.key_layout import is_copy
 from jobs.storage.open import abort_uploads_of
 from jobs.webhooks.webhook_events import EventType, emit
-from scheduler.export.columns_export_was_begun_with import known_columns
+from scheduler.export.columns_of_resumed_export import known_columns
 from scheduler.export.export_request import OpenBatch
 from scheduler.export.exporters import Exporter, Shard, WrittenFile
 from scheduler.export.image_copies.copies_of_shard import CopiesOfShard

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from bench.image_files import grainy
 from console.reproduction.compare_pictures import compare, compressed_as, made_otherwise, marked_as
 from console.reproduction.row_as_manifest import manifest_row, set_options
-from console.reproduction.was_upscaled_to_given_size import was_asked_at_a_size
+from console.reproduction.was_upscaled_to_requested_size import was_upscaled_to_requested_size
 from jobs.batches import actions
 from jobs.batches.drop_jobs_and_delete_batches import archive
 from jobs.errors import UsageError
@@ -63,10 +63,10 @@ def test_it_is_told_whether_an_enlarged_image_was_asked_for_at_a_size(engine: En
         (lane,) = lanes_of(engine, batch)
         transitions.complete(engine, [image(job, width=256, height=288) for job in take(engine, lane)])
     rows = look(engine, "SELECT id FROM images ORDER BY id")
-    found = [was_asked_at_a_size(engine, row["id"]) for row in rows]
+    found = [was_upscaled_to_requested_size(engine, row["id"]) for row in rows]
     for name in names:
         archive(engine, actions.status(engine, name))
-    assert found == [was_asked_at_a_size(engine, row["id"]) for row in rows] == [False, True]
+    assert found == [was_upscaled_to_requested_size(engine, row["id"]) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(("format", "quality"), [("png", 95), ("jpeg", 60), ("webp", 60), ("webp", 100)])

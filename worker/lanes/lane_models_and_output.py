@@ -15,7 +15,7 @@ from jobs.queue import lane_counts_and_low_watermarks
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, check_writable
 from models.errors import InterruptedRender
-from worker.content_safety_ratings import ContentSafetyRequests, uses_service
+from worker.content_safety_requests import ContentSafetyRequests, uses_service
 from worker.health.error_classification import HostFaultError, reason_of
 from worker.health.lane_backoff import Health
 from worker.health.what_a_lane_depends_on import (

@@ -15,7 +15,7 @@ from jobs.policy.stored_policy import safety_of
 from jobs.queue import transitions
 from jobs.states import WorkerActivity
 from models.errors import InterruptedRender
-from worker.content_safety_ratings import rates_prompts
+from worker.content_safety_requests import rates_prompts
 from worker.health.error_classification import HostFaultError
 from worker.imaging.input_cache import InputImageCache
 from worker.item import Inputs, PipelineItem

@@ -20,10 +20,10 @@ from jobs.settings import Settings
 from jobs.states import WorkerActivity
 from jobs.storage.open import ObjectStore
 from models.provenance.sign_file import FileSigner
-from worker.content_safety_ratings import ContentSafetyRequests
+from worker.content_safety_requests import ContentSafetyRequests
 from worker.health.fault_attribution import LATELY_S, CircuitBreaker
 from worker.health.lane_backoff import Health
-from worker.lanes.take_over_new_signing_identity import CurrentSigner
+from worker.lanes.reload_rotated_signing_identity import CurrentSigner
 from worker.liveness.lease_keeper import LeaseKeeper
 from worker.liveness.progress_heartbeat import Heartbeat
 from worker.model_cache.cache import ModelCache

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.job_dataclasses import Job
 from jobs.states import Mode
-from worker.content_safety_ratings import uses_service
+from worker.content_safety_requests import uses_service
 from worker.item import InputFiles, PipelineItem
 from worker.stage import StageContext
 

@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from console.command_options import DontAsk, Json
 from console.session import Session, session
 from console.terminal.confirm import ask
-from console.terminal.note_outdated_exports import note_outdated_exports
 from console.terminal.output import note, plural, print_json
+from console.terminal.print_outdated_exports import print_outdated_exports
 from console.terminal.progress import counting
 from jobs.batches import actions
 from jobs.batches.record_batch_end_events import record_batch_events
@@ -84,7 +84,7 @@ def retract(
         note(f"{plural(taken, 'image')} would be retracted")
     else:
         note(f"{plural(rows, 'image')} retracted, the files of {files:,} deleted")
-    note_outdated_exports(outdated)
+    print_outdated_exports(outdated)
     if same and not copies:
         note(f"{plural(len(same), 'copy', 'copies')} of them in other rows stay: --copies takes them, too")
 

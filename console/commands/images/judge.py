@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from console.add_thresholds_to_safety_checkers import changed_labels
 from console.command_options import Batch, Json, one_of
 from console.session import Session, session
-from console.terminal.note_outdated_exports import note_outdated_exports
 from console.terminal.output import note, plural, print_json, print_table
+from console.terminal.print_outdated_exports import print_outdated_exports
 from console.terminal.progress import counting
+from console.validate_safety_checkers_option import changed_labels
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
@@ -95,7 +95,7 @@ def judge(
     else:
         _show(judgement)
         _say(found.name, judgement, done)
-    note_outdated_exports(outdated)
+    print_outdated_exports(outdated)
     if done and done.is_overtaken:
         note(
             f"{found.name} got another safety policy, was moved or archived meanwhile: nothing more was done; "

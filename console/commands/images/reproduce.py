@@ -18,7 +18,7 @@ from console.process_control.run_batch_to_completion import work_at
 from console.provenance_lookup.resolve_image_argument import chosen_image, require_installation
 from console.provenance_lookup.watermark_keys import keys_to_try
 from console.reproduction.row_as_manifest import manifest_row, set_options
-from console.reproduction.was_upscaled_to_given_size import was_asked_at_a_size
+from console.reproduction.was_upscaled_to_requested_size import was_upscaled_to_requested_size
 from console.session import Session, session
 from console.submit_options import SubmitOptions
 from console.terminal.output import note, print_json, print_line
@@ -110,7 +110,7 @@ def _submitted(open_session: Session, record: Mapping[str, Any], out: str | None
         raise UsageError(f"its batch has policies of a later version: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as temporary:
         manifest = Path(temporary) / "row.jsonl"
-        has_size = was_asked_at_a_size(open_session.engine, record["image_id"])
+        has_size = was_upscaled_to_requested_size(open_session.engine, record["image_id"])
         row = manifest_row(record, has_size=has_size)
         manifest.write_text(json.dumps(row) + "\n", encoding="utf-8")
         name = f"reproduce-{record['image_id']}-{secrets.token_hex(3)}"

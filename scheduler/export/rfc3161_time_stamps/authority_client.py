@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import UsageError
-from jobs.exports.shard_time_stamps import TimeStamp
+from jobs.exports.shard_rfc3161_time_stamps import TimeStamp
 from jobs.outbound_http.bounded_http_post import PostError, post_and_read
 from jobs.settings import Settings
 from models.errors import MissingPackagesError

@@ -26,7 +26,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from jobs.exports.shard_time_stamps import TimeStamp
+from jobs.exports.shard_rfc3161_time_stamps import TimeStamp
 from scheduler.export.rfc3161_time_stamps.errors import TimeStampError, UntrustedAuthorityError
 
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {

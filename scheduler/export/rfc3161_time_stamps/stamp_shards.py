@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from jobs.exports import records
 from jobs.exports.records import ShardRecord
-from jobs.exports.shard_time_stamps import (
+from jobs.exports.shard_rfc3161_time_stamps import (
     needs_timestamp,
     note_missing,
     stamped_digest,

@@ -17,7 +17,7 @@ from tests.factories import states
 from tests.worker.contexts import files_in, images_of, jobs_of, only_lane, render, submit, worker_context_for
 from tests.worker.stages.test_further_checkers import scores_of_block
 from tests.worker.test_judge import FOX, NOTHING, judged, work_off
-from worker import content_safety_ratings
+from worker import content_safety_requests
 from worker.health import retry_while_service_is_unavailable
 from worker.lanes.lane_session import work
 from worker.lanes.worker_context import WorkerContext
@@ -202,7 +202,7 @@ def test_a_service_that_goes_while_prompts_are_rated_charges_no_job(
 def test_one_that_the_service_alone_fails_at_fails_its_own_job(
     context: WorkerContext, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(content_safety_ratings, "ALONE_S", 0.1)
+    monkeypatch.setattr(content_safety_requests, "ALONE_S", 0.1)
     poison: list[Request] = []
 
     def fails(request: Request) -> dict[str, int]:

@@ -6,7 +6,7 @@ from jobs.errors import ContentRefusedError
 from jobs.policy.safety_label_thresholds import LABELS, OF_IMAGES
 from models.errors import SafetyUnknownError
 from worker.bisect import ended
-from worker.content_safety_ratings import Ratings, rates_images
+from worker.content_safety_requests import Ratings, rates_images
 from worker.imaging.jpeg_for_content_safety import jpeg_for_content_safety
 from worker.item import PipelineItem
 from worker.stage import StageContext

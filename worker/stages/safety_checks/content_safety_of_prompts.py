@@ -10,7 +10,7 @@ from jobs.policy.safety_thresholds import reason_of
 from jobs.states import WITHHOLDING, ErrorKind
 from models.errors import SafetyUnknownError
 from worker.bisect import ended
-from worker.content_safety_ratings import Ratings, rates_prompts
+from worker.content_safety_requests import Ratings, rates_prompts
 from worker.item import PipelineItem
 from worker.stage import Place, Stage, StageContext
 

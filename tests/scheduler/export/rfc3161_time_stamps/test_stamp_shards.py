@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from jobs.batches import actions
 from jobs.exports import records
-from jobs.exports.shard_time_stamps import stamped_text
+from jobs.exports.shard_rfc3161_time_stamps import stamped_text
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.queue import transitions
 from jobs.settings import Settings

@@ -9,7 +9,7 @@ from jobs.suggest_names_and_shorten_lists import some_of
 MOST_NAMED = 5
 
 
-def note_outdated_exports(exports: Sequence[Export]) -> None:
+def print_outdated_exports(exports: Sequence[Export]) -> None:
     """Say which exports hold what was taken out, until they are written again."""
     if exports:
         named = [f"{export.name} ({export.format}) in {export.place}" for export in exports]

@@ -15,7 +15,7 @@ from jobs.exports import records
 from jobs.process_lifecycle import SignalSafeEvent
 from jobs.settings import Settings
 from jobs.storage.open import ObjectStore, S3Options, open_store
-from scheduler.export.columns_export_was_begun_with import columns_of, exporter_in_its_columns
+from scheduler.export.columns_of_resumed_export import columns_of, exporter_in_its_columns
 from scheduler.export.export_options import ExportOptions
 from scheduler.export.export_request import ExportRequest
 from scheduler.export.exporters import exporter_of

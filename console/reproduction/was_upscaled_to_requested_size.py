@@ -17,6 +17,6 @@ _LANE = text("""
 """)
 
 
-def was_asked_at_a_size(engine: Engine, image: int) -> bool:
+def was_upscaled_to_requested_size(engine: Engine, image: int) -> bool:
     """Return whether the row of an image had a width and height; if it hadn't, they were those of its picture."""
     return any(row.has_size for row in run(engine, _LANE, {"image": image}))

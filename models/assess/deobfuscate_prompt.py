@@ -8,8 +8,7 @@ from importlib.resources import files
 from itertools import chain, groupby, pairwise, product
 from typing import NamedTuple
 
-from models.assess.prompt_words import part_pattern, word_pattern
-from models.assess.read_word_despite_disguises import (
+from models.assess.deobfuscate_word import (
     LONGEST,
     REPEATED,
     SHORTEST,
@@ -20,6 +19,7 @@ from models.assess.read_word_despite_disguises import (
     readings,
     scripts_meant,
 )
+from models.assess.prompt_words import part_pattern, word_pattern
 
 _CONNECTORS = frozenset(".-_*~·•‐‑–—")
 _DIMENSION = re.compile(r"[dk](?=.{3})")
