@@ -17,7 +17,7 @@ from console.validate_safety_checkers_option import changed_labels
 from jobs.batches import actions
 from jobs.batches.status import BatchStatus
 from jobs.errors import UsageError
-from jobs.exports.records import outdated_exports
+from jobs.exports.records import Export, outdated_exports
 from jobs.outputs.ownership import owner_of
 from jobs.policy.read_safety_thresholds_file import FileThresholds, thresholds_of_file
 from jobs.policy.safety_label_thresholds import Thresholds
@@ -71,27 +71,16 @@ def judge(
         found = actions.status(open_session.engine, batch)
         before = safety_policy(open_session.engine, found)
         names = _concept_names(open_session, found)
-        if strength is None and thresholds is None:
-            after = replace(before, action=action)
-        else:
-            read = (
-                thresholds_of_file(str(thresholds), given, names) if thresholds else FileThresholds(None, {})
-            )
-            checkers = (
-                _with_labels(open_session, thresholds, before.checkers, read)
-                if read.labels
-                else before.checkers
-            )
-            after = SafetyPolicy(action if safety else before.action, level, read.added, checkers)
+        after = replace(before, action=action) if safety else before
+        if strength is not None or thresholds is not None:
+            after = _with_thresholds(open_session, after, level, thresholds, given, names)
         check_can_judge(found, after)
         judgement = judge_batch(open_session.engine, found.id, before, after, names)
         done = _applied(open_session, found, judgement) if apply_ else None
         changed = [found.id] if done and done.blocked else []
         outdated = outdated_exports(open_session.engine, changed)
     if as_json:
-        print_json(
-            _told(found.name, judgement, done) | {"outdated_exports": [export.id for export in outdated]}
-        )
+        print_json(_told(found.name, judgement, done, outdated))
     else:
         _show(judgement)
         _say(found.name, judgement, done)
@@ -102,6 +91,20 @@ def judge(
             "`nightmill judge` again for what is left"
         )
         raise typer.Exit(1)
+
+
+def _with_thresholds(
+    open_session: Session,
+    policy: SafetyPolicy,
+    strength: SafetyStrength,
+    file: Path | None,
+    given: str,
+    names: Sequence[str],
+) -> SafetyPolicy:
+    """Return the policy with another strength and the thresholds `given` in a file, or the default ones."""
+    read = thresholds_of_file(str(file), given, names) if file else FileThresholds(None, {})
+    checkers = _with_labels(open_session, file, policy.checkers, read) if read.labels else policy.checkers
+    return SafetyPolicy(policy.action, strength, read.added, checkers)
 
 
 def _applied(open_session: Session, batch: BatchStatus, judgement: Judgement) -> Applied:
@@ -142,7 +145,9 @@ def _read(path: Path) -> str:
         raise UsageError(f"--thresholds {path}: {why_unreadable(error)}") from None
 
 
-def _told(name: str, judgement: Judgement, done: Applied | None) -> dict[str, Any]:
+def _told(
+    name: str, judgement: Judgement, done: Applied | None, outdated: Sequence[Export]
+) -> dict[str, Any]:
     return {
         "batch": name,
         "concepts": list(judgement.concept_names),
@@ -156,6 +161,7 @@ def _told(name: str, judgement: Judgement, done: Applied | None) -> dict[str, An
             "freed": [_example(each) for each in judgement.examples_freed],
         },
         "applied": None if done is None else asdict(done),
+        "outdated_exports": [export.id for export in outdated],
     }
 
 
